@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +105,15 @@ def run(
     return Cost(best, peak)
 
 
-def seconds_to_first_line(argv: Sequence[str | os.PathLike[str]]) -> float:
+def seconds_to_first_line(
+    argv: Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = None
+) -> float:
     """Return how long a command takes to say its first line; it is then ended."""
     started = time.perf_counter()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    whole = {**os.environ, **(env or {})}
+    with subprocess.Popen(
+        argv, env=whole, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         elapsed = time.perf_counter() - started

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import inside
+from bench import buckets, inside
 from bench.door import clamd_door, our_door
 from bench.measure import (
     HASHCLIENT,
@@ -124,6 +124,28 @@ def scan_sha256(bench: Bench) -> Iterator[Row]:
 def scan_md5(bench: Bench) -> Iterator[Row]:
     """The same with an MD5 list."""
     yield from _scan(bench, "md5", hashdeep=False)
+
+
+def matches(bench: Bench) -> Iterator[Row]:
+    """What does it cost to record and report that every file matches, beside writing them down?"""
+    files = bench.count(100_000)
+    where = tree(bench.work, files=files, total_bytes=files * 4000)
+    with site(
+        bench.work, "every", entries=files, algorithms=ALL, sizes=True, tree_dir=where, share=1.0
+    ) as here:
+        out = bench.work / "found.db"
+        floor = run(
+            [PYTHON, "-m", "bench.floors", "record", where, out],
+            before=["rm", "-f", out, f"{out}-journal", f"{out}.log"],
+        )
+        left = [here.state / name for name in ("matches.db", "audit")]
+        for written in ("text", "jsonl", "csv"):
+            scan = hashclient(here.state, "scan", "--no-inventory", "--format", written, where)
+            ours = run(scan, expect=[10], before=["rm", "-rf", *left])
+            name = f"{files:,} matches, {written}"
+            yield time_row(name, ours.wall_s, floor.wall_s, "sha256, one table, two files")
+            if files >= 100_000:  # of fewer, the start of the program is much of it
+                yield time_row(name, ours.wall_s, 3 * files / 100_000, "3 s for 100,000", 1.0)
 
 
 def sizes_known(bench: Bench) -> Iterator[Row]:
@@ -313,11 +335,45 @@ def members(bench: Bench) -> Iterator[Row]:
     yield time_row(name, cpu("ours-no-size-fits", "zip"), cpu("infolist", "zip"), "infolist()")
 
 
+def objects(bench: Bench) -> Iterator[Row]:
+    """What does it cost to list a bucket and look it up, beside listing it, in CPU seconds?"""
+    entries, count = bench.count(10_000_000), bench.count(1_000_000)
+    program = [PYTHON, "-m", "bench.buckets"]
+    report = bench.work / f"report-{count}.parquet"
+    if not report.exists():
+        buckets.write_report(report, count)
+    with (
+        site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here,
+        buckets.served(count) as (url, reads),
+    ):
+        uri = f"s3://{buckets.BUCKET}"
+        with (here.state / "config.toml").open("a") as config:
+            config.write(f'[objects."{uri}"]\ntrust_etag = true\n')
+        scan = hashclient(here.state, "scan", "--no-members", f"{uri}/")
+        ours, memory = buckets.cost_of(scan, url)
+        read = reads()
+        listed, _ = buckets.cost_of([*program, "obstore", url], url)
+        paged, _ = buckets.cost_of([*program, "botocore", url], url)
+        env = {**buckets.ENVIRONMENT, "AWS_ENDPOINT_URL": url}
+        first = seconds_to_first_line([*scan, "--show-all"], env)
+        words = ("--no-read", "--inventory-report", report, f"{uri}/")
+        reported, _ = buckets.cost_of(hashclient(here.state, "scan", *words), url)
+        bare, _ = buckets.cost_of([*program, "parquet", report], url)
+    name = f"{count:,} objects"
+    yield time_row(f"{name}: CPU", ours, listed, "obstore, listing alone", 2.0)
+    yield time_row(f"{name}: CPU", ours, paged, "botocore's paginator", 0.1)
+    yield bytes_row(f"{name}: memory", memory, 150e6 + 10.0 * entries, "150 MB + index")
+    yield Row(f"{name}: read", f"{read:,}", f"{count // 500:,}", "0.2 %", read * 500 / count, 1.0)
+    yield time_row(f"{name}: first outcome", first, 1.0, "one second", 1.0)
+    yield time_row(f"{name} in a report: CPU", reported, bare, "reading the Parquet file", 3.0)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
     "scan-sha256": scan_sha256,
     "scan-md5": scan_md5,
+    "matches": matches,
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
@@ -327,4 +383,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "flat-memory": flat_memory,
     "serve": serve,
     "members": members,
+    "objects": objects,
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
+    from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
@@ -104,6 +105,7 @@ class Client:
         *paths: str | os.PathLike[str],
         sources: Sequence[Source] = (),
         stream: Stream | None = None,
+        objects: Objects | None = None,
         exclude: Collection[str] = (),
         one_file_system: bool = False,
         follow_symlinks: bool = False,
@@ -125,17 +127,17 @@ class Client:
         """Check files and trees; return the run, which does its work while it is iterated over.
 
         `paths` are files and trees, which the options are about; what `sources` list comes after
-        them, and `stream`, which is read once, before them. Clean files are counted, and given out
-        with `show_clean` only. With `act`, what the policy asks for is done about each match, and
-        with `quarantine` every match is taken away besides; with `only_tell` nothing is done, and
-        outcomes say what would be. With `all_digests`, all digests that the lists have are computed
-        of each file, not the cheapest alone. Without `inventory` every file is read, also those
-        that are known or believed unchanged; without `learn` the inventory is neither asked nor
-        written to. `jobs` is the number of worker processes, by default one a processor; with 0 all
-        is done in this process, which is slower and forks nothing. With `members`, what is in
-        archives and mail is checked, too; `verify_sizes` reads also what claims a size that no
-        entry has, and `passwords` are tried where something is encrypted. `lists` are those to
-        compare with, by default those that should be here.
+        them, then `objects`, which are in buckets; `stream` is read once, before all. Clean files
+        are counted, and given out with `show_clean` only. With `act`, what the policy asks for is
+        done about each match, and with `quarantine` every match is taken away besides; with
+        `only_tell` nothing is done, and outcomes say what would be. With `all_digests`, all digests
+        that the lists have are computed of each file, not the cheapest alone. Without `inventory`
+        every file is read, also those that are known or believed unchanged; without `learn` the
+        inventory is neither asked nor written to. `jobs` is the number of worker processes, by
+        default one a processor; with 0 all is done in this process, which is slower and forks
+        nothing. With `members`, what is in archives and mail is checked, too; `verify_sizes` reads
+        also what claims a size that no entry has, and `passwords` are tried where something is
+        encrypted. `lists` are those to compare with, by default those that should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -156,7 +158,7 @@ class Client:
         from hashclient.scan.sources.several import Several
         from hashclient.scan.whereabouts import Whereabouts
 
-        if not paths and not sources and stream is None:
+        if not paths and not sources and stream is None and objects is None:
             raise UsageError("nothing to scan", hint="give a path")
         front = front or FrontEnd()
         observer = front.observer
@@ -200,6 +202,7 @@ class Client:
             all_digests=all_digests,
             memory=memory,
             stream=stream,
+            objects=objects,
             containers=containers,
             accept=accepting(session.settings.config.accept, session.now().date()),
         )
@@ -224,7 +227,11 @@ class Client:
             progress,
             mounts,
             trees.coverage,
-            arguments=[*([] if stream is None else ["-"]), *source.arguments],
+            arguments=[
+                *([] if stream is None else ["-"]),
+                *source.arguments,
+                *([] if objects is None else objects.arguments),
+            ],
             actions=responder,
             front=front,
         )

@@ -25,6 +25,7 @@ from hashclient.configfile.tables import (
     InventoryConfig,
     KeepConfig,
     NoticesConfig,
+    ObjectsConfig,
     PolicyRule,
     ProviderConfig,
     QuarantineConfig,
@@ -32,7 +33,8 @@ from hashclient.configfile.tables import (
 )
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
-from hashclient.errors import ConfigError
+from hashclient.core.objecturi import parse_uri
+from hashclient.errors import ConfigError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
@@ -94,6 +96,7 @@ class Config(msgspec.Struct, frozen=True):
     notices: NoticesConfig = NoticesConfig()
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
+    objects: dict[str, ObjectsConfig] = {}
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -118,6 +121,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
+    objects: dict[str, ObjectsConfig] = {}
     notices: NoticesConfig = NoticesConfig()
 
 
@@ -307,6 +311,8 @@ def parse_config(
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
+    for name in known.objects:
+        _check_bucket(name, f"configuration {where}")
     _check_way_out(known, f"configuration {where}", complete=complete)
     _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
@@ -321,6 +327,7 @@ def parse_config(
         known.notices,
         scan.containers,
         scan.accept,
+        known.objects,
         commands,
         tuple(notes),
     )
@@ -358,6 +365,19 @@ def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
         # What is not a number fails every comparison.
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
+
+
+def _check_bucket(name: str, where: str) -> None:
+    """Check that a table of [objects] is of a bucket: one of a prefix would count nowhere."""
+    try:
+        uri = parse_uri(name)
+    except UsageError as error:
+        raise ConfigError(f"{where}: [objects]: {error.message}", hint=error.hint) from error
+    if uri.bucket_text != name:
+        raise ConfigError(
+            f"{where}: a table of [objects] is of a whole bucket, not of {printable(name)}",
+            hint=f'write [objects."{uri.bucket_text}"]',
+        )
 
 
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:

@@ -39,9 +39,11 @@ from hashclient.audit.record import (
     OWN_EVENTS,
     RECOVERED,
     SEGMENT,
+    Encoded,
     Event,
     Record,
     chain_record,
+    chain_unsigned,
     encode_body,
     finish_record,
     format_time,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuditLog",
+    "Encoded",
     "Event",
     "Record",
     "Report",
@@ -96,7 +99,11 @@ class AuditLog:
         self._max_bytes = max_bytes
 
     def append(
-        self, events: Sequence[Event], *, durable: bool = False, sign_each: bool = False
+        self,
+        events: Sequence[Event | Encoded],
+        *,
+        durable: bool = False,
+        sign_each: bool = False,
     ) -> None:
         """Record `events` as one signed batch; with `durable`, so that power may fail afterwards.
 
@@ -112,10 +119,12 @@ class AuditLog:
         """
         if not events:
             return
-        for event in events:
-            if event.event in OWN_EVENTS or not EVENT_PATTERN.fullmatch(event.event):
-                raise ValueError(f"not a name for an event: {event.event}")
-        bodies = [encode_body(event.event, event.data) for event in events]
+        for name in {event.event for event in events}:
+            if name in OWN_EVENTS or not EVENT_PATTERN.fullmatch(name):
+                raise ValueError(f"not a name for an event: {name}")
+        bodies = [
+            e.body if isinstance(e, Encoded) else encode_body(e.event, e.data) for e in events
+        ]
         path = self._directory / LOG_NAME
         with audit_errors("cannot write the audit log", path):
             files.make_private_dir(self._directory)
@@ -244,23 +253,7 @@ class AuditLog:
         else:
             verify_signature(tail.signed, public_key, "its last signed line")
             seq, prev = tail.last.seq, tail.last.hash
-        now = format_time(self._clock())
-        heads, hashes, signed = [], [], []
-        for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
-            seq += 1
-            # The last record of a batch is signed and covers the others; genesis stands alone.
-            # A very long record is signed as well: one more, with a copy of it, would be too long.
-            signed.append(sign_each or seq == 1 or not left or len(body) > _LONG_BODY_CHARS)
-            head, prev = chain_record(seq, now, body, prev, signed=signed[-1])
-            heads.append(head)
-            hashes.append(prev)
-        signatures = iter(
-            sign_all([h for h, is_signed in zip(hashes, signed, strict=True) if is_signed], key)
-        )
-        lines = [
-            finish_record(head, record_hash, next(signatures) if is_signed else None)
-            for head, record_hash, is_signed in zip(heads, hashes, signed, strict=True)
-        ]
+        lines = _chain(bodies, seq, format_time(self._clock()), prev, key, sign_each=sign_each)
         if tail.torn_bytes:
             os.ftruncate(fd, end)
         try:
@@ -311,3 +304,38 @@ class AuditLog:
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
             files.write_atomic(path, pem)
+
+
+def _chain(
+    bodies: Sequence[str],
+    seq: int,
+    time: str,
+    prev: str,
+    key: Ed25519PrivateKey,
+    *,
+    sign_each: bool,
+) -> list[bytes]:
+    """Return the lines of a batch that follows the record number `seq`, whose hash is `prev`.
+
+    The last record of a batch is signed and covers the others; genesis stands alone. A very long
+    record is signed as well: one more, with a copy of it, would be too long.
+
+    Raises:
+        AuditError: a line would be too long.
+    """
+    last = len(bodies) - 1
+    lines: list[bytes] = []
+    heads: list[tuple[int, bytes, str]] = []
+    begun = 0
+    for place, body in enumerate(bodies):
+        if not (sign_each or seq + place == 0 or place == last or len(body) > _LONG_BODY_CHARS):
+            continue
+        prev = chain_unsigned(seq + 1 + begun, time, bodies[begun:place], prev, lines)
+        head, prev = chain_record(seq + 1 + place, time, body, prev, signed=True)
+        heads.append((len(lines), head, prev))
+        lines.append(b"")
+        begun = place + 1
+    signatures = sign_all([record_hash for _, _, record_hash in heads], key)
+    for (at, head, record_hash), signature in zip(heads, signatures, strict=True):
+        lines[at] = finish_record(head, record_hash, signature)
+    return lines

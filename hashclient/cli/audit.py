@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,45 @@ def command() -> None:
     """
 
 
-@command.command()
-@format_option("text", "jsonl", help="For people, or the records as they stand in the log.")
-@click.option("--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable.")
-@click.option("--since", callback=_parse_since, metavar="DATE", help="Nothing older; UTC.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MAX_LIMIT),
-    metavar="N",
-    help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
+checkpoint_option = click.option(
+    "--checkpoint",
+    "checkpoint_path",
+    type=existing_path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="A checkpoint made before; its record must still be there, unaltered.",
 )
+output_option = click.option(
+    "-o",
+    "--output",
+    type=existing_path(dir_okay=False, allow_dash=True),
+    default="-",
+    metavar="FILE",
+    show_default=True,
+    help="Where to write it, - for stdout.",
+)
+
+
+def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which records are shown, and how."""
+    for option in (
+        click.option(
+            "--limit",
+            type=click.IntRange(1, MAX_LIMIT),
+            metavar="N",
+            help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
+        ),
+        click.option("--since", callback=_parse_since, metavar="DATE", help="Nothing older; UTC."),
+        click.option(
+            "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
+        ),
+        format_option("text", "jsonl", help="For people, or the records as they stand in the log."),
+    ):
+        function = option(function)
+    return function
+
+
+@command.command()
+@records_options
 @pass_app
 def show(
     app: App,
@@ -77,11 +107,27 @@ def show(
     \b
       hashclient audit show --event match --event conflict --since 2026-01-31
     """
+    show_records(app, app.settings.layout.audit, output_format, events, since, limit)
+
+
+def show_records(
+    app: App,
+    directory: Path,
+    output_format: str,
+    events: tuple[str, ...],
+    since: datetime | None,
+    limit: int | None,
+) -> None:
+    """Print records of the log in `directory`.
+
+    Raises:
+        AuditError: a record is broken.
+        StateError: there is no log yet.
+    """
     from hashclient.audit.log import read
 
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
-    directory = app.settings.layout.audit
     record = None
     for record in read(directory, event=events or None, since=since, limit=limit):
         app.out(_text(record) if output_format == "text" else record.line.decode())
@@ -90,13 +136,7 @@ def show(
 
 
 @command.command()
-@click.option(
-    "--checkpoint",
-    "checkpoint_path",
-    type=existing_path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="A checkpoint made before; its record must still be there, unaltered.",
-)
+@checkpoint_option
 @format_option("text", "json")
 @pass_app
 def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
@@ -107,10 +147,22 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
     \b
       hashclient audit verify --checkpoint /mnt/elsewhere/today.json
     """
+    show_verified(app, app.settings.layout.audit, checkpoint_path, output_format)
+
+
+def show_verified(
+    app: App, directory: Path, checkpoint_path: Path | None, output_format: str
+) -> None:
+    """Check the log in `directory`, and say what it is.
+
+    Raises:
+        AuditError: it does not verify.
+        StateError: there is no log yet.
+    """
     from hashclient.audit.log import verify as verify_log
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
-    report = verify_log(app.settings.layout.audit, checkpoint)
+    report = verify_log(directory, checkpoint)
     values = _report_values(report)
     if output_format == "json":
         app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
@@ -140,15 +192,7 @@ def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
 
 
 @command.command()
-@click.option(
-    "-o",
-    "--output",
-    type=existing_path(dir_okay=False, allow_dash=True),
-    default="-",
-    metavar="FILE",
-    show_default=True,
-    help="Where to write it, - for stdout.",
-)
+@output_option
 @pass_app
 def checkpoint(app: App, output: Path) -> None:
     """Print a signed statement of the log's last record.
@@ -159,9 +203,19 @@ def checkpoint(app: App, output: Path) -> None:
     \b
       hashclient audit checkpoint | ssh elsewhere 'cat > $(date +%F).json'
     """
+    write_checkpoint(app, app.settings.layout.audit, output)
+
+
+def write_checkpoint(app: App, directory: Path, output: Path) -> None:
+    """Write a checkpoint of the log in `directory`; `-` stands for stdout.
+
+    Raises:
+        AuditError: the log does not verify.
+        StateError: there is no log yet.
+    """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
-    document = make_checkpoint(app.settings.layout.audit)
+    document = make_checkpoint(directory)
     if str(output) == "-":
         app.out(document.decode().rstrip("\n"))
         return

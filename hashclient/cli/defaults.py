@@ -19,8 +19,10 @@ from hashclient.system.text import nearest, printable
 
 #: What the names of environment variables begin with.
 ENV_PREFIX = "HASHCLIENT"
+#: The passphrase of a provider's keys.
+KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
 #: Those that are no option of any command.
-OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG"})
+OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG", KEY_PASSPHRASE})
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
 _OF_SERVICES = re.compile(
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,28 @@ with Client("state").scan("files") as run:
         print(handled.outcome.kind, handled.outcome.path)
 sys.exit(run.exit_code)
 """
+
+
+#: The columns of an export of the ICSE database.
+_ICSE = (
+    "MD5;SHA1;PhotoDNA;Image ID;Is distributed;Victim identified;Offender identified;Series name;"
+    "Number of submissions;File Available;Media Type;Baseline"
+)
+
+
+def _digest(algorithm: str, text: str) -> str:
+    return hashlib.new(algorithm, text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _icse(texts: Mapping[str, str]) -> list[str]:
+    """Return an export of two dummy files, of which bodies agree upon one."""
+    rows = [_ICSE]
+    for name, is_agreed in (("notes/c.txt", True), ("notes/b.txt", False)):
+        md5, sha1 = (_digest(algorithm, texts[name]).upper() for algorithm in ("md5", "sha1"))
+        rows.append(
+            f"{md5};{sha1};;{500_000 + len(rows)};False;False;False;;1;True;text;{is_agreed}"
+        )
+    return rows
 
 
 class _StepError(HashclientError):
@@ -114,9 +136,13 @@ class _Demo:
         self._say("A provider: makes its keys, and publishes a list of three dummy files")
         self._step("provider init repo")
         self._step("provider publish repo --list baseline entries.csv")
+        self._say("An export of another body, as ICSE writes it: only what all bodies agree upon")
+        self._step("provider publish repo --list baseline --where 'Baseline = true' icse.csv")
+        self._step("provider show repo --list baseline")
+        self._say("Who may fetch gets a token, of which the provider keeps a hash")
+        self._step("provider client add repo example-ltd --output token")
         self._say("It serves the list over HTTPS on loopback, to whoever has the token")
         with self._server() as served:
-            shutil.copy(served["token_file"], self._directory / "token")
             (self._directory / "wrong-token").write_text("not-the-token\n")
             (self._directory / "wrong-token").chmod(0o600)
             shutil.copy(served["ca"], self._directory / "ca.pem")
@@ -134,7 +160,7 @@ class _Demo:
         self._say("It fetches, verifies and seals the list")
         self._step("fetch")
         self._step("status")
-        self._say("It checks files: two are on the list, whatever they are called and wherever")
+        self._say("It checks files: three are on the list, whatever they are called and wherever")
         self._step("scan files", ExitCode.MATCH)
         self._step("scan files/holiday.txt", ExitCode.OK)
         self._say("The same for a script, and for digests that were computed elsewhere")
@@ -165,8 +191,9 @@ class _Demo:
         timestamp.write_bytes(re.sub(rb'("version": ?)', rb"\g<1>9", original))
         self._step("fetch", ExitCode.UNVERIFIED)
         timestamp.write_bytes(original)
-        self._say("All of it is in a signed log that shows any change made to it")
+        self._say("All of it is in signed logs that show any change made to them")
         self._step("audit verify")
+        self._step("provider log verify repo")
 
     def _report_and_remove(self) -> None:
         self._say("An officer makes a pair of keys; this machine only gets the public one")
@@ -192,6 +219,7 @@ class _Demo:
             "notes/a.txt": "A dummy file that is on the list: one.\n",
             "notes/deep/er/renamed.bin": "A dummy file that is on the list: two.\n",
             "notes/b.txt": "A dummy file that nobody listed.\n",
+            "notes/c.txt": "A dummy file that another body listed.\n",
         }
         for name, text in texts.items():
             path = self._directory / "files" / name
@@ -199,14 +227,12 @@ class _Demo:
             path.write_text(text)
         rows = ["entry_id,md5,sha256,size,category"]
         for number in ("one", "two", "three"):
-            data = f"A dummy file that is on the list: {number}.\n".encode()
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            sha256 = hashlib.sha256(data).hexdigest()
-            rows.append(f"d-{len(rows)},{md5},{sha256},{len(data)},dummy")
+            text = f"A dummy file that is on the list: {number}.\n"
+            digests = f"{_digest('md5', text)},{_digest('sha256', text)}"
+            rows.append(f"d-{len(rows)},{digests},{len(text)},dummy")
         (self._directory / "entries.csv").write_text("\n".join(rows) + "\n")
-        sums = [
-            f"{hashlib.sha256(text.encode()).hexdigest()}  {name}" for name, text in texts.items()
-        ]
+        (self._directory / "icse.csv").write_text("\r\n".join([*_icse(texts), ""]))
+        sums = [f"{_digest('md5', text)}  {name}" for name, text in texts.items()]
         (self._directory / "sums.txt").write_text("\n".join(sums) + "\n")
 
     def _say(self, text: str) -> None:

@@ -141,15 +141,18 @@ def _refuse_choice(ctx: click.Context) -> None:
 def _choice(
     states: Sequence[str], paths: Sequence[str], list_name: str | None, since: datetime | None
 ) -> Choice:
+    from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
     if "" in paths:  # of a variable that is not set: it would be the current directory
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
     # Matches are on record by their paths without links, or, of earlier versions, with them.
-    forms = {form(path): None for path in paths for form in (os.path.realpath, os.path.abspath)}
+    files = [path for path in paths if not is_object_uri(path)]
+    forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
+    objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))
     return Choice(
         tuple(MatchState(state) for state in states),
-        tuple("/" + path.lstrip("/") for path in forms),
+        (*("/" + path.lstrip("/") for path in forms), *objects),
         list_name,
         None if since is None else since.replace(tzinfo=UTC),
     )

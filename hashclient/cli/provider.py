@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
-from hashclient.cli.completing import LISTS_OF_REPOSITORY, ROLES
 from hashclient.cli.importing import (
     check_category,
     make_reading,
@@ -21,17 +18,30 @@ from hashclient.cli.importing import (
     reading_options,
     say_remarks,
 )
+from hashclient.cli.provider_ask import diff, find, show
+from hashclient.cli.provider_clients import client, server_config
+from hashclient.cli.provider_drafts import draft
+from hashclient.cli.provider_keys import key
+from hashclient.cli.provider_log import log
+from hashclient.cli.provider_options import (
+    draft_option,
+    key_options,
+    keys_wanted,
+    list_option,
+    public_key_option,
+    repo_argument,
+    repository_at,
+    say_draft,
+    warn_closed,
+    warn_expiring,
+)
+from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
+from hashclient.cli.provider_roles import renew, rotate
 from hashclient.cli.providerexport import command as export
-from hashclient.cli.providernotice import command as notice_command
+from hashclient.cli.providernotice import command as notice
 from hashclient.cli.providerview import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
-from hashclient.system.times import for_people
-
-if TYPE_CHECKING:
-    from hashclient.provider.repository import Repository
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 @click.group("provider")
@@ -50,92 +60,44 @@ def command() -> None:
     """
 
 
-command.add_command(export)
-
-_repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
-_list = click.option(
-    "--list",
-    "list_name",
-    metavar="NAME",
-    required=True,
-    shell_complete=LISTS_OF_REPOSITORY,
-    help="The list.",
-)
-
-
-def _key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
-    """Return a decorator that adds `--keys` and `--threshold`."""
-
-    def decorate(function: _Decorated) -> _Decorated:
-        for flag, text in (
-            ("--threshold", "How many of them have to sign."),
-            ("--keys", f"How many keys to make for {whose}."),
-        ):
-            option = click.option(
-                flag,
-                type=click.IntRange(1, 16),
-                metavar="N",
-                default=1,
-                show_default=True,
-                help=text,
-            )
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def _warn_expiring(app: App, repository: Repository) -> bool:
-    """Warn of roles that expire soon; tell whether one has expired."""
-    expired = False
-    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
-    for role, at, wanting in repository.expiring():
-        left = at - app.now()
-        expired = expired or left.total_seconds() <= 0
-        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
-        app.warn(
-            f"role {role} {when}: {for_people(at)}",
-            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
-        )
-    return expired
-
-
-def _warn_closed(app: App, repository: Repository) -> None:
-    """Warn when a web server that has an account of its own cannot read what is published."""
-    if closed := repository.closed():
-        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
-        public = shlex.quote(str(repository.public))
-        app.warn(
-            f"closed to a web server of another account: {printable(closed[0])}{more}",
-            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
-        )
-
-
-def _repository(app: App, directory: Path) -> Repository:
-    from hashclient.provider.repository import Repository
-
-    return Repository(directory, clock=app.now)
-
-
 @command.command("init")
-@_repo
-@_key_options("the root role")
+@repo_argument
+@key_options("the root role")
+@click.option("--encrypt-keys", is_flag=True, help="Put all keys under a passphrase.")
+@click.option(
+    "--passphrase-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="That passphrase. [default: asked for at the terminal]",
+)
 @format_option("text", "json")
 @pass_app
-def init(app: App, directory: Path, keys: int, threshold: int, output_format: str) -> None:
+def init(
+    app: App,
+    directory: Path,
+    keys: int,
+    threshold: int,
+    encrypt_keys: bool,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
     """Make a repository in the new or empty directory REPO.
 
     Give the root role several keys and a threshold when nobody alone should be able to replace
     all other keys. The root's keys are needed for `rotate` and once in half a year for `renew`:
-    in between, keep their files (REPO/keys/root-*.pem) offline.
+    in between, keep their files (REPO/keys/root-*.pem) offline. With --encrypt-keys, new keys that
+    other commands make later are under the passphrase of those that they go with, too.
 
     \b
       hashclient provider init /srv/lists --keys 3 --threshold 2
     """
     from hashclient.provider.keys import Keys
 
-    repository = _repository(app, directory)
-    repository.create(root_keys=Keys(keys, threshold))
+    repository = repository_at(app, directory)
+    if passphrase_file is not None and not encrypt_keys:
+        raise UsageError("--passphrase-file is of use with --encrypt-keys only")
+    passphrase = new_passphrase(passphrase_file) if encrypt_keys else None
+    repository.create(root_keys=Keys(keys, threshold), passphrase=passphrase)
     if output_format == "json":
         found = repository.status()
         document = {"root": str(repository.root_file.absolute()), "root_sha256": found.root_sha256}
@@ -147,12 +109,12 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
         f"every account of this machine may read {printable(repository.public)}, as a web server"
         " has to; keys/ is yours alone"
     )
-    _warn_closed(app, repository)
+    warn_closed(app, repository)
 
 
 @command.command("publish")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @reading_options
 @publishing_options
@@ -162,7 +124,10 @@ def init(app: App, directory: Path, keys: int, threshold: int, output_format: st
     help="The files are all of the list: withdraw what they lack, leave alone what is listed.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
-@_key_options("a new list")
+@key_options("a new list")
+@public_key_option
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def publish(
@@ -178,9 +143,12 @@ def publish(
     max_bad: int,
     replace: bool,
     dry_run: bool,
+    passphrase_file: Path | None,
     output_format: str,
     keys: int,
     threshold: int,
+    public_keys: tuple[Path, ...],
+    draft: Path | None,
 ) -> None:
     """Add the entries of FILE... to a list, as its next generation.
 
@@ -193,7 +161,8 @@ def publish(
     among them, nothing is published. Entries whose digests are listed before are published, and
     counted.
 
-    The first publication makes the list and its keys.
+    The first publication makes the list and its keys. With --public-key, its keys are those of
+    people, who sign apart: a --draft is what they are given.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -201,25 +170,26 @@ def publish(
             --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
     """
-    from hashclient.provider.keys import Keys
-
     check_category(category)
+    if draft is not None and dry_run:
+        raise UsageError("give either --draft or --dry-run")
     if replace and max_bad:
         raise UsageError(
             "--replace takes no --max-bad: what was skipped would be withdrawn",
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
     done = repository.publish(
         list_name,
         open_files(files, sys.stdin.buffer),
-        list_keys=Keys(keys, threshold),
+        list_keys=keys_wanted(keys, threshold, public_keys),
         reading=reading,
         category=category,
         known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
         replace=replace,
         dry_run=dry_run,
+        draft=draft,
     )
     remarks = reading.remarks
     more: dict[str, Any] = {
@@ -229,38 +199,50 @@ def publish(
         "not_meant": remarks.not_meant,
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
+        "draft": None if draft is None or not draft.exists() else str(draft),
     }
-    what = "would be added" if dry_run else "added"
+    what = "would be added" if dry_run or draft else "added"
     show_change(app, done, what, output_format, more, with_withdrawn=replace)
     say_remarks(app, reading)
-    warn_doubles(app, done, dry_run=dry_run)
-    if not dry_run:
-        _warn_expiring(app, repository)
+    warn_doubles(app, done, dry_run=dry_run or draft is not None)
+    say_draft(app, draft)
+    if not dry_run and draft is None:
+        warn_expiring(app, repository)
 
 
 @command.command("withdraw")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def withdraw(
-    app: App, directory: Path, list_name: str, entry_ids: tuple[str, ...], output_format: str
+    app: App,
+    directory: Path,
+    list_name: str,
+    entry_ids: tuple[str, ...],
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
 ) -> None:
     """Take entries off a list, as its next generation.
 
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
     """
-    repository = _repository(app, directory)
-    done = repository.withdraw(list_name, entry_ids)
-    show_change(app, done, "withdrawn", output_format)
-    _warn_expiring(app, repository)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    done = repository.withdraw(list_name, entry_ids, draft=draft)
+    more = {"draft": None if draft is None else str(draft)}
+    show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format, more)
+    say_draft(app, draft)
+    warn_expiring(app, repository)
 
 
 @command.command("consolidate")
-@_repo
-@_list
+@repo_argument
+@list_option
 @click.option(
     "--keep-newest",
     type=click.IntRange(0, 1_000_000),
@@ -269,10 +251,18 @@ def withdraw(
     metavar="N",
     help="Leave the newest N generations as they are.",
 )
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def consolidate(
-    app: App, directory: Path, list_name: str, keep_newest: int, output_format: str
+    app: App,
+    directory: Path,
+    list_name: str,
+    keep_newest: int,
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
 ) -> None:
     """Join small segments of a list into few larger ones.
 
@@ -283,7 +273,8 @@ def consolidate(
     \b
       hashclient provider consolidate /srv/lists --list baseline
     """
-    done = _repository(app, directory).consolidate(list_name, keep_newest=keep_newest)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    done = repository.consolidate(list_name, keep_newest=keep_newest, draft=draft)
     if output_format == "json":
         document = {
             "list": done.list_name,
@@ -297,84 +288,11 @@ def consolidate(
             f"list {done.list_name}: generation {done.generation}: {done.before} segments"
             f" -> {done.after}"
         )
-
-
-@command.command("rotate")
-@_repo
-@click.argument("role", shell_complete=ROLES)
-@click.option(
-    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
-)
-@click.option(
-    "--threshold",
-    type=click.IntRange(1, 16),
-    metavar="N",
-    help="How many of them have to sign. [default: as before]",
-)
-@format_option("text", "json")
-@pass_app
-def rotate(
-    app: App,
-    directory: Path,
-    role: str,
-    keys: int | None,
-    threshold: int | None,
-    output_format: str,
-) -> None:
-    """Replace the keys of ROLE by new ones and remove the old ones.
-
-    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
-    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for a list, those of targets.
-
-    \b
-      hashclient provider rotate /srv/lists timestamp
-      hashclient provider rotate /srv/lists root --keys 3 --threshold 2
-    """
-    from hashclient.provider.keys import Keys
-
-    if (keys is None) != (threshold is None):
-        raise UsageError(
-            "`rotate` needs both --keys and --threshold, or neither",
-            hint="without them there will be as many keys as before",
-        )
-    wanted = None if keys is None or threshold is None else Keys(keys, threshold)
-    _repository(app, directory).rotate(role, wanted)
-    if output_format == "json":
-        app.out(json.dumps({"rotated": role}))
-    else:
-        app.say(f"role {role} has new keys")
-
-
-@command.command("renew")
-@_repo
-@format_option("text", "json")
-@pass_app
-def renew(app: App, directory: Path, output_format: str) -> None:
-    """Sign the timestamp again, and what is past half of its time.
-
-    Clients refuse a repository whose signatures have expired, so run this every day. A role
-    that is due but whose keys are kept elsewhere is named; bring them in time.
-
-    \b
-      hashclient provider renew /srv/lists
-    """
-    repository = _repository(app, directory)
-    done = repository.renew()
-    if output_format == "json":
-        app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
-    else:
-        app.say(f"signed again: {', '.join(done.signed)}")
-    _warn_expiring(app, repository)
-    if done.skipped:
-        app.warn(
-            f"due, but the keys are not here: {', '.join(done.skipped)}",
-            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
-        )
+    say_draft(app, draft)
 
 
 @command.command("status")
-@_repo
+@repo_argument
 @format_option("text", "json")
 @pass_app
 def status(app: App, directory: Path, output_format: str) -> ExitCode:
@@ -390,15 +308,15 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """
     from hashclient.cli.providerview import status_json, status_text
 
-    repository = _repository(app, directory)
+    repository = repository_at(app, directory)
     found = repository.status()
     app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
-    _warn_closed(app, repository)
-    return ExitCode.STALE if _warn_expiring(app, repository) else ExitCode.OK
+    warn_closed(app, repository)
+    return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
 
 
 @command.command("serve")
-@_repo
+@repo_argument
 @click.option(
     "--bind",
     metavar="HOST:PORT",
@@ -427,7 +345,7 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             app.debug(text)
 
     try:
-        with open_server(_repository(app, directory), bind, clock=app.now, log=log) as opened:
+        with open_server(repository_at(app, directory), bind, clock=app.now, log=log) as opened:
             server, at = opened
             # For a client that is started elsewhere.
             ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
@@ -440,4 +358,18 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
-command.add_command(notice_command)
+for _other in (
+    export,
+    draft,
+    rotate,
+    renew,
+    show,
+    find,
+    diff,
+    client,
+    server_config,
+    log,
+    key,
+    notice,
+):
+    command.add_command(_other)

@@ -12,6 +12,8 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.noticeview import document_of, line_of
+from hashclient.cli.provider_options import repository_at
+from hashclient.cli.provider_passphrase import passphrases
 from hashclient.errors import UsageError
 from hashclient.system.times import for_people
 
@@ -201,9 +203,8 @@ def _published(document: dict[str, Any]) -> dict[str, Any]:
 
 def _board(app: App, directory: Path) -> NoticeBoard:
     from hashclient.provider.notices import NoticeBoard
-    from hashclient.provider.repository import Repository
 
-    return NoticeBoard(Repository(directory, clock=app.now))
+    return NoticeBoard(repository_at(app, directory, passphrases(None)))
 
 
 def _draft(said: dict[str, Any]) -> Draft:

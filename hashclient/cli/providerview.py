@@ -59,11 +59,12 @@ def status_text(found: Status, now: datetime) -> str:
         ]
         for entry in found.lists
     ]
-    parts = [_aligned(rows), _aligned(lists) if found.lists else "no list yet"]
+    parts = [aligned(rows), aligned(lists) if found.lists else "no list yet"]
     return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Return a table whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

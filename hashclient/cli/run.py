@@ -7,6 +7,7 @@ summary comes last and says so.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, plural
-from hashclient.scan.pipeline import FrontEnd, Observer, Run
+from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -37,6 +38,8 @@ STOPS: Mapping[type[BaseException], ExitCode] = {
 
 #: What is counted, and listed with --show-all only.
 _COUNTED = frozenset({Kind.CLEAN, Kind.SKIPPED})
+#: Lines are written together that have so many characters.
+_CHARS_AT_ONCE = 4000
 #: Of the words that a line begins with, on a terminal: bold red, and yellow.
 _COLOURS = {Kind.MATCH: "1;31", Kind.CONFLICT: "33", Kind.UNREAD: "33"}
 
@@ -147,8 +150,8 @@ class Report(Observer):
         """Tell outcomes as they come, to the last; return what the run failed for."""
         while True:
             try:
-                for handled in run:
-                    self._tell(handled)
+                for portion in run.portions():
+                    self._tell(portion)
                 return None
             except (KeyboardInterrupt, Terminated) as error:
                 run.interrupt(error)
@@ -157,35 +160,49 @@ class Report(Observer):
                     raise
                 return error
 
-    def _tell(self, handled: Handled) -> None:
-        record = handled.record
-        if record is not None and record.state is MatchState.FOUND and not handled.acted:
-            self._is_open = True
-        if not self._show_all and handled.outcome.kind in _COUNTED:
-            return
-        if self._sorter is not None:
-            self._sorter.add(handled)
-        else:
-            self._put(self._written.outcome(handled), handled.outcome.kind)
+    def _tell(self, portion: Sequence[Handled]) -> None:
+        lines: list[str] = []
+        chars = 0
+        for handled in portion:
+            outcome, record = handled.outcome, handled.record
+            if record is not None and record.state is MatchState.FOUND and not handled.acted:
+                self._is_open = True
+            if not self._show_all and outcome.kind in _COUNTED:
+                continue
+            if self._sorter is not None:
+                self._sorter.add(handled)
+                continue
+            text = self._written.outcome(handled)
+            if text is not None:
+                lines.append(self._coloured(text, outcome.kind))
+                chars += len(text)
+                # What the buffer of a stream has room for is written whole, or not at all.
+                if chars >= _CHARS_AT_ONCE:
+                    self._put("\n".join(lines))
+                    lines.clear()
+                    chars = 0
+        if lines:
+            self._put("\n".join(lines))
 
     def _put_sorted(self) -> None:
         """Write what was kept back, by path; only once."""
         sorter, self._sorter = self._sorter, None
         if sorter is not None:
-            for handled in sorter:
-                self._put(self._written.outcome(handled), handled.outcome.kind)
+            ordered = iter(sorter)
+            while portion := list(itertools.islice(ordered, PORTION)):
+                self._tell(portion)
 
-    def _put(self, text: str | None, kind: Kind | None = None) -> None:
+    def _put(self, text: str | None) -> None:
         """Write what a formatter gives, after its beginning."""
         if not self._begun:
             self._begun = True
             self._put(self._written.begin())
         if text is not None:
-            self._write(self._coloured(text, kind))
+            self._write(text)
 
-    def _coloured(self, text: str, kind: Kind | None) -> str:
+    def _coloured(self, text: str, kind: Kind) -> str:
         """Return a line about an outcome with its first word in colour, on a terminal."""
-        colour = _COLOURS.get(kind) if kind is not None and self._has_colour else None
+        colour = _COLOURS.get(kind) if self._has_colour else None
         if colour is None:
             return text
         word, space, rest = text.partition(" ")

@@ -103,6 +103,29 @@ _path = click.Path(readable=False)
     help="Read every file, also those that the inventory knows unchanged.",
 )
 @click.option(
+    "--no-read",
+    is_flag=True,
+    help="Read no object: what neither its size nor a trusted digest of its store decides is"
+    " unread.",
+)
+@click.option(
+    "--all-versions",
+    is_flag=True,
+    help="Check every version of each object, not the latest alone; for S3.",
+)
+@click.option(
+    "--inventory-report",
+    metavar="REPORT",
+    help="Check the objects that REPORT names instead of a listing: the manifest.json of an S3"
+    " Inventory, as path or URI, or a Parquet or CSV file with columns key and size, and perhaps"
+    " etag and version.",
+)
+@click.option(
+    "--resume",
+    metavar="TOKEN",
+    help="Go on with a listing of objects that ended early, behind what was checked then.",
+)
+@click.option(
     "--quarantine",
     is_flag=True,
     help="Take every match away, sealed, whatever the policy says.",
@@ -143,6 +166,10 @@ def command(
     passwords_file: Path | None,
     all_digests: bool,
     no_inventory: bool,
+    no_read: bool,
+    all_versions: bool,
+    inventory_report: str | None,
+    resume: str | None,
     quarantine: bool,
     policy_check: bool,
     no_actions: bool,
@@ -156,7 +183,8 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.
 
-    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file.
+    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file. One that
+    begins with s3://, gs:// or az:// names objects in a bucket: one object, and what is below it.
 
     \b
       hashclient scan /srv/files
@@ -166,21 +194,26 @@ def command(
       find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
       zcat backup.gz | hashclient scan --stdin-name backup -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv
+      hashclient scan s3://bucket/uploads/
 
     Exit codes: 0 nothing found, 10 match, 11 match and something needs attention, 3 something
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
+    from hashclient.cli.buckets import Asked, split_paths
     from hashclient.cli.counting import files_counted
     from hashclient.cli.progress import scan_progress
     from hashclient.cli.run import Report, load_lists
     from hashclient.client import Client
     from hashclient.scan.sources.files import WalkOptions
 
-    if not paths and files_from is None:
+    if not paths and files_from is None and inventory_report is None:
         raise UsageError(
             "missing argument: nothing to check",
             hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
         )
+    paths, uris = split_paths(paths)
+    asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
+    asked.check(others=bool(paths) or files_from is not None, excludes=bool(exclude))
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
         raise UsageError("--null is about the names of --files-from", hint="give both")
@@ -197,8 +230,16 @@ def command(
         output,
         show_digests=show_digests,
         show_all=show_all,
-        paths=[*paths, *([] if files_from is None else [files_from])],
+        paths=[*paths, *([] if files_from is None else [files_from]), *asked.texts],
         sort=sort,
+    )
+    lists = load_lists(app)
+    objects = asked.objects(
+        app,
+        report.failed,
+        jobs=jobs,
+        key_id=lists.sealer.key_id,
+        use=not no_inventory and not show_digests,
     )
     sources: list[Source] = []
     if names_fd is not None:
@@ -209,6 +250,7 @@ def command(
         *(path for path in paths if path != "-"),
         sources=sources,
         stream=stream,
+        objects=objects,
         exclude=exclude,
         one_file_system=one_file_system,
         follow_symlinks=follow_symlinks,
@@ -221,22 +263,24 @@ def command(
         act=not no_actions,
         quarantine=quarantine,
         only_tell=policy_check,
-        members=not no_members,
+        members=not no_members and not no_read,
         verify_sizes=verify_sizes,
         passwords=() if passwords_file is None else _passwords(passwords_file),
-        lists=load_lists(app),
+        lists=lists,
         front=report.front,
     )
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
     # How many names come from elsewhere nobody knows.
-    countable = app.progress_wanted() and stream is None and files_from is None
+    countable = app.progress_wanted() and stream is None and files_from is None and not uris
     with (
         files_counted(paths if countable else (), options) as total,
         scan_progress(app, run.progress, total) as report.tick,
     ):
         code = report.write(run)
+    if objects is not None and objects.token is not None:
+        app.say(f"next: hashclient scan --resume {objects.token}, with the same options and URI")
     if run.is_mount_missing:
         app.say("next: mount what is missing; `hashclient inventory forget PATH` if it is given up")
     return code

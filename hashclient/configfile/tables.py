@@ -172,6 +172,19 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sandbox: Literal["auto", "require"] = "auto"
 
 
+class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of one bucket, and wanted there.
+
+    With `trust_etag`, an ETag that may be an MD5 is one. `isolate` says what is done to an object
+    that is taken away, once its sealed copy is complete: it is deleted, or put on legal hold. With
+    `conditional_delete`, the store heeds the condition under which an object is to be deleted.
+    """
+
+    trust_etag: bool = False
+    conditional_delete: bool = False
+    isolate: Literal["delete", "hold"] = "delete"
+
+
 class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
 

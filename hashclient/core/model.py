@@ -127,6 +127,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     in it and of what is in that, decoded in the same way. An empty name stands for whatever else
     is there. `size`, `digests` and `tags` are the member's; a match has its file in `outer`.
     `obstacle` says in one word why a member was not read.
+
+    With `is_object`, `path` is the URI of an object in a bucket, with its version where that is
+    known. `evidence` says in one word what an outcome rests on, where that is a question.
     """
 
     kind: Kind
@@ -141,6 +144,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     members: tuple[str, ...] = ()
     outer: Outer | None = None
     obstacle: str | None = None
+    is_object: bool = False
+    evidence: str | None = None
 
     @property
     def place(self) -> str:

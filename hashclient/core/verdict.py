@@ -23,8 +23,9 @@ class Summary(msgspec.Struct):
     An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
     no entry has, `ruled_out_by_claim` ones claim such a size in a container that might be wrong
     about it, and `known_unchanged` ones were read by an earlier scan and are unchanged since.
-    That is proven for all of these but the `believed_unchanged` ones. `members` of the inputs are
-    in containers; `members_read` of these were read. They are not looked for where
+    That is proven for all of these but the `believed_unchanged` ones. `by_store_digest` objects are
+    decided by a digest that their store gives; it is None where no store was asked. `members` of
+    the inputs are in containers; `members_read` of these were read. They are not looked for where
     `opens_containers` is False, which None says nothing about.
     """
 
@@ -36,6 +37,7 @@ class Summary(msgspec.Struct):
     known_unchanged: int = 0
     believed_unchanged: int = 0
     ruled_out_by_claim: int = 0
+    by_store_digest: int | None = None
     members: int = 0
     members_read: int = 0
     opens_containers: bool | None = None

@@ -12,9 +12,9 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.spool import Spooled
 from hashclient.index.matcher import Place
 from hashclient.scan.reading import StreamDigester
+from hashclient.scan.spool import Spooled
 from hashclient.scan.streaming import judge_hit
 
 

@@ -33,10 +33,10 @@ from hashclient.daemon.options import Options
 from hashclient.daemon.paths import DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
-from hashclient.daemon.spool import Spool
 from hashclient.daemon.turns import Turns
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.members import opens_as_container
+from hashclient.scan.spool import Spool
 from hashclient.session import Session
 from hashclient.system.log import Log
 

@@ -14,12 +14,12 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action
-from hashclient.core.model import Handled, Hit
+from hashclient.core.model import Handled, Hit, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
@@ -35,6 +35,7 @@ from hashclient.formats.fields import (
     run_text,
     words,
 )
+from hashclient.formats.ready import HitParts, RecordParts
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
@@ -42,20 +43,26 @@ if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
 #: What a row says of the file, then of the entry, then of what was done; digests come last.
+_RECORD_COLUMNS = ("id", "state", "in_place", "first_seen", "last_seen")
+_HIT_COLUMNS = ("list", "entry", "category", "generation", "algorithms", "complete")
 COLUMNS = (
     *("kind", "path", "path_b64", "size", "reason"),
-    *("id", "state", "in_place", "first_seen", "last_seen"),
-    *("list", "entry", "category", "generation", "algorithms", "complete"),
+    *_RECORD_COLUMNS,
+    *_HIT_COLUMNS,
     *(str(action) for action in Action),
     "actions",
-    "container",
+    *("container", "evidence"),
 )
+_NO_RECORD = ("",) * len(_RECORD_COLUMNS)
+_NO_HIT = ("",) * len(_HIT_COLUMNS)
+#: The cells of actions, and what is said of them.
+_NOT_ACTED = ("",) * (len(Action) + 1)
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
 #: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
 #: full width as well. Tabs and line ends are never there: `printable` has escaped them.
 _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-_FORMULA = re.compile(f"[{_TRIGGERS}]")
+_FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
 #: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: what follows
 #: one begins a cell.
 _SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
@@ -67,21 +74,32 @@ class CsvFormatter:
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
         self._context = context
+        self._digests = tuple(Algorithm) if context.show_digests else ()
         self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
+        self._line = io.StringIO()
+        self._writer = csv.writer(self._line, lineterminator="")
+        self._hits = HitParts(_around_entry)
+        self._records = RecordParts(_record_cells)
 
     def begin(self) -> str:
         """Return the header."""
-        return _row(self._columns)
+        return self._row(self._columns)
 
     def outcome(self, handled: Handled) -> str:
         """Return the rows of one outcome."""
-        file = _file_cells(handled)
-        rows = [{**file, **_hit_cells(hit)} for hit in handled.outcome.hits] or [file]
-        return self._rows(rows)
+        before, after = self._file_cells(handled)
+        hits = handled.outcome.hits
+        if len(hits) == 1:
+            return self._row([*before, *self._hit_cells(hits[0]), *after])
+        cells = [self._hit_cells(hit) for hit in hits] or [_NO_HIT]
+        return "\n".join(self._row([*before, *row, *after]) for row in cells)
 
     def end(self, summary: Summary | None) -> str | None:
         """Return the rows that tell of the run."""
-        return None if summary is None else self._rows(self._run_rows(summary))
+        if summary is None:
+            return None
+        rows = self._run_rows(summary)
+        return "\n".join(self._row([row.get(name, "") for name in self._columns]) for row in rows)
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
         """Yield what is to be said of a run, its end last; `kind` is none that an input has."""
@@ -113,48 +131,57 @@ class CsvFormatter:
         parts += filter(None, [rests_on(summary), inside_text(summary)])
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
-    def _rows(self, rows: Iterable[Mapping[str, str]]) -> str:
-        return "\n".join(_row([row.get(name, "") for name in self._columns]) for row in rows)
+    def _file_cells(self, handled: Handled) -> tuple[list[str], list[str]]:
+        """Return what comes before the cells of a hit, and what comes after them."""
+        outcome, record = handled.outcome, handled.record
+        place = outcome.place if outcome.members else outcome.path
+        path = text_cell(printable(place))
+        exact = "" if path == place else base64.b64encode(os.fsencode(place)).decode()
+        before = [
+            outcome.kind,
+            path,
+            text_cell(exact),  # it can begin with a plus
+            "" if outcome.size is None else str(outcome.size),
+            "" if outcome.reason is None else text_cell(words(outcome.reason)),
+            *(_NO_RECORD if record is None else (record.id, *self._records.of(record))),
+        ]
+        after = list(_NOT_ACTED)
+        if handled.acted:
+            done = {acted.action: done_word(acted) for acted in handled.acted}
+            after = [done.get(action, "") for action in Action]
+            after.append(text_cell(words("; ".join(acted.detail for acted in handled.acted))))
+        after.append(text_cell(printable(outcome.path)) if outcome.members else "")
+        after.append("" if outcome.evidence is None else text_cell(outcome.evidence))
+        after += [outcome.digests[a].hex() if a in outcome.digests else "" for a in self._digests]
+        return before, after
+
+    def _hit_cells(self, hit: Hit) -> tuple[str, ...]:
+        before, after = self._hits.of(hit)
+        return before, text_cell(hit.entry), *after
+
+    def _row(self, cells: Iterable[str]) -> str:
+        self._line.seek(0)
+        self._line.truncate()
+        self._writer.writerow(cells)
+        return self._line.getvalue()
 
 
 def text_cell(text: str) -> str:
     """Return a text for people as a cell that is text wherever it is opened."""
-    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text)
-    return f"'{shown}" if _FORMULA.match(shown) else shown
+    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text) if ";" in text else text
+    return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
 
 
-def _file_cells(handled: Handled) -> dict[str, str]:
-    outcome, record = handled.outcome, handled.record
-    path = text_cell(printable(outcome.place))
-    exact = "" if path == outcome.place else base64.b64encode(os.fsencode(outcome.place)).decode()
-    cells = {
-        "kind": str(outcome.kind),
-        "path": path,
-        "path_b64": text_cell(exact),  # it can begin with a plus
-        "size": "" if outcome.size is None else str(outcome.size),
-        "reason": text_cell(words(outcome.reason or "")),
-        "container": text_cell(printable(outcome.path)) if outcome.members else "",
-        **{str(acted.action): done_word(acted) for acted in handled.acted},
-        "actions": text_cell(words("; ".join(acted.detail for acted in handled.acted))),
-    }
-    if record is not None:
-        cells.update(record_fields(record))
-        cells["in_place"] = "yes" if record.in_place else "no"
-    return cells | {a.label: digest.hex() for a, digest in outcome.digests.items()}
+def _record_cells(record: MatchRef) -> tuple[str, ...]:
+    """Return the cells of a record after its id."""
+    fields = record_fields(record)
+    fields["in_place"] = "yes" if record.in_place else "no"
+    return tuple(fields[name] for name in _RECORD_COLUMNS[1:])
 
 
-def _hit_cells(hit: Hit) -> dict[str, str]:
-    return {
-        "list": text_cell(hit.list_name),
-        "entry": text_cell(hit.entry),
-        "category": text_cell(hit.category),
-        "generation": str(hit.generation),
-        "algorithms": " ".join(a.label for a in hit.algorithms),
-        "complete": "yes" if hit.complete else "no",
-    }
-
-
-def _row(cells: list[str] | tuple[str, ...]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+def _around_entry(hit: Hit) -> tuple[str, tuple[str, ...]]:
+    """Return the cell of a hit before its entry, and those after it."""
+    algorithms = " ".join(a.label for a in hit.algorithms)
+    complete = "yes" if hit.complete else "no"
+    after = (text_cell(hit.category), str(hit.generation), algorithms, complete)
+    return text_cell(hit.list_name), after

@@ -115,6 +115,8 @@ class EcsFormatter:
             # A label is a text: names in one another, as they are in the path.
             labels["container"] = path_fields(outcome.path)["path"]
             labels["members"] = "!/".join(path_fields(name)["path"] for name in outcome.members)
+        if outcome.evidence is not None:
+            labels["evidence"] = outcome.evidence
         labels |= {str(acted.action): done_word(acted) for acted in handled.acted}
         if handled.acted:
             labels["actions"] = "; ".join(acted.detail for acted in handled.acted)

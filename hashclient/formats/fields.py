@@ -41,6 +41,8 @@ def file_fields(handled: Handled) -> dict[str, Any]:
     outcome = handled.outcome
     fields: dict[str, Any] = {**path_fields(outcome.place), **member_fields(outcome)}
     fields["size"] = outcome.size
+    if outcome.evidence is not None:
+        fields["evidence"] = outcome.evidence
     if handled.record is not None:
         fields.update(record_fields(handled.record))
     return fields
@@ -75,7 +77,12 @@ def record_fields(record: MatchRef) -> dict[str, Any]:
 
 def entry_fields(hit: Hit) -> dict[str, Any]:
     """Return which entry was hit; `complete` is there only where some of its digests disagree."""
-    return hit_fields(hit, ENTRY_FIELDS if hit.complete else LOGGED_FIELDS)
+    return hit_fields(hit, entry_names(hit))
+
+
+def entry_names(hit: Hit) -> tuple[str, ...]:
+    """Return the names of these fields."""
+    return ENTRY_FIELDS if hit.complete else LOGGED_FIELDS
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:
@@ -170,6 +177,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
+        **({} if summary.by_store_digest is None else {"by_store_digest": summary.by_store_digest}),
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
@@ -256,7 +264,7 @@ def inside_text(summary: Summary) -> str | None:
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        return "archives and mail were not opened: --no-members"
+        return "archives and mail were not opened: --no-members or --no-read"
     if not summary.members:
         return None
     nouns = "input was" if summary.members == 1 else "inputs were"
@@ -268,6 +276,7 @@ def rests_on(summary: Summary) -> str:
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,
+        "decided by a digest of their store": summary.by_store_digest or 0,
         "known unchanged": summary.known_unchanged,
         "of them believed unchanged": summary.believed_unchanged,
     }

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hashclient.core.model import Handled
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled, Hit, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
     entry_fields,
+    entry_names,
     file_fields,
+    record_fields,
     run_fields,
     summary_fields,
 )
+from hashclient.formats.ready import HitParts, RecordParts, json_around_entry, quote
+from hashclient.system.text import is_unicode
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -31,12 +36,38 @@ class JsonlFormatter:
         """Write what `context` asks for."""
         self._context = context
         self._show_digests = context.show_digests
+        self._hits = HitParts(_around_entry)
+        self._records = RecordParts(_record_text)
+        self._heads = {kind: f'{{"type": "{kind}", "schema": {SCHEMA}, "path": ' for kind in Kind}
 
     def begin(self) -> None:
         """Begin with the first outcome."""
 
     def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line."""
+        outcome, record = handled.outcome, handled.record
+        if (
+            record is None
+            or len(outcome.hits) != 1
+            or handled.acted
+            or outcome.members
+            or outcome.reason is not None
+            or outcome.evidence is not None
+            or self._show_digests
+            or not is_unicode(outcome.path)
+        ):
+            return json.dumps(self._document(handled))
+        # Of these there may be very many: the same, without `json`.
+        hit = outcome.hits[0]
+        size = "null" if outcome.size is None else outcome.size
+        before, after = self._hits.of(hit)
+        return (
+            f'{self._heads[outcome.kind]}{quote(outcome.path)}, "size": {size},'
+            f' "id": {quote(record.id)}, {self._records.of(record)},'
+            f" {before}{quote(hit.entry)}{after}}}"
+        )
+
+    def _document(self, handled: Handled) -> dict[str, Any]:
         outcome = handled.outcome
         document: dict[str, Any] = {
             "type": str(outcome.kind),
@@ -53,7 +84,7 @@ class JsonlFormatter:
             document["reason"] = outcome.reason
         if self._show_digests and outcome.digests:
             document["digests"] = digest_fields(outcome)
-        return json.dumps(document)
+        return document
 
     def end(self, summary: Summary | None) -> str | None:
         """Return the summary as a line."""
@@ -61,3 +92,14 @@ class JsonlFormatter:
             return None
         about = {**run_fields(self._context), **summary_fields(summary)}
         return json.dumps({"type": "summary", "schema": SCHEMA, **about})
+
+
+def _around_entry(hit: Hit) -> tuple[str, str]:
+    return json_around_entry(hit, entry_names(hit))
+
+
+def _record_text(record: MatchRef) -> str:
+    """Return the fields of a record but its id, as the inside of a JSON object."""
+    fields = record_fields(record)
+    del fields["id"]
+    return json.dumps(fields).removeprefix("{").removesuffix("}")

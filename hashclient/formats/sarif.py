@@ -188,7 +188,7 @@ class SarifFormatter:
             "level": "note" if quiet else "error" if is_match else "warning",
             "message": {"text": _message(handled)},
             # Code hosts want a line, also of a file that has none.
-            "locations": [_location(outcome.path, region={"startLine": 1})],
+            "locations": [_location(outcome, region={"startLine": 1})],
             **self._inside(outcome),
             # The same for the same entry on any machine and in any run, and no digest.
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
@@ -207,7 +207,7 @@ class SarifFormatter:
             index = self._artifacts.get(key)
             if index is None:
                 index = self._artifacts[key] = len(self._described)
-                uri = uri_of(key[0]) if parent is None else _inner_uri(key[-1])
+                uri = _uri_of(outcome) if parent is None else _inner_uri(key[-1])
                 described: dict[str, Any] = {"location": {"uri": uri}}
                 if parent is not None:
                     described["parentIndex"] = parent
@@ -224,7 +224,7 @@ class SarifFormatter:
             return
         reason = outcome.reason or "no reason is known"
         notification = _notification(str(outcome.kind), _plain(reason))
-        notification["locations"] = [_location(outcome.path)]
+        notification["locations"] = [_location(outcome)]
         notification["properties"] = {**file_fields(handled), "reason": outcome.reason}
         self._notifications.append(notification)
 
@@ -297,13 +297,21 @@ def uri_of(path: str) -> str:
     return f"file:///{relative}" if raw.startswith(b"/") else relative or "./"
 
 
+def _uri_of(outcome: Outcome) -> str:
+    """Return the URI of the file of an outcome, or that of the object."""
+    if not outcome.is_object:
+        return uri_of(outcome.path)
+    # What is escaped in it is escaped already.
+    return quote(fsencode(outcome.path), safe="/:?=%")
+
+
 def _inner_uri(name: str) -> str:
     """Return the URI of a member: a path from the root of what it is in."""
     return "/" + quote(fsencode(name).lstrip(b"/"), safe="/")
 
 
-def _location(path: str, **more: Any) -> dict[str, Any]:
-    return {"physicalLocation": {"artifactLocation": {"uri": uri_of(path)}, **more}}
+def _location(outcome: Outcome, **more: Any) -> dict[str, Any]:
+    return {"physicalLocation": {"artifactLocation": {"uri": _uri_of(outcome)}, **more}}
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hashclient.core.model import Handled
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.model import Handled, Hit
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
@@ -24,6 +25,7 @@ from hashclient.formats.fields import (
     skipped_text,
     words,
 )
+from hashclient.formats.ready import HitParts
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
@@ -40,6 +42,9 @@ class TextFormatter:
         self._of_run = context.command != "matches"
         self._of_files = context.command != "lookup"
         self._show_digests = context.show_digests
+        self._hits = HitParts(_around_entry)
+        width = 8 if self._of_run else 12
+        self._words = {word: f"{word:<{width}}  " for word in (*Kind, *MatchState)}
 
     def begin(self) -> None:
         """Begin with the first outcome."""
@@ -47,20 +52,14 @@ class TextFormatter:
     def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line: kind, path, and why."""
         outcome, record = handled.outcome, handled.record
-        word = str(outcome.kind) if self._of_run or record is None else str(record.state)
-        line = f"{word:<{8 if self._of_run else 12}}  {printable(outcome.place)}"
+        word = outcome.kind if self._of_run or record is None else record.state
+        place = outcome.place if outcome.members else outcome.path
+        line = self._words[word] + printable(place)
         if record is not None:
-            place = "" if self._of_run or record.in_place else ", taken away"
-            line += f"  [{record.id}{place}]"
+            away = "" if self._of_run or record.in_place else ", taken away"
+            line += f"  [{record.id}{away}]"
         if outcome.hits:
-            whys = []
-            for hit in outcome.hits:
-                agreed = ", ".join([a.label for a in hit.algorithms])
-                verb = "agrees" if len(hit.algorithms) == 1 else "agree"
-                if not hit.complete:
-                    verb += ", others do not"
-                whys.append(f"{hit.list_name} {hit.entry} ({hit.category}; {agreed} {verb})")
-            line += "  " + "; ".join(whys)
+            line += "  " + "; ".join([hit.entry.join(self._hits.of(hit)) for hit in outcome.hits])
         for acted in handled.acted:
             line += f"  -> {words(acted.detail)}"
         if outcome.reason is not None:
@@ -107,6 +106,15 @@ class TextFormatter:
             yield f"failed: {words(text)}"
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"
+
+
+def _around_entry(hit: Hit) -> tuple[str, str]:
+    """Return what is written of a hit before its entry, and after it."""
+    agreed = ", ".join(a.label for a in hit.algorithms)
+    verb = "agrees" if len(hit.algorithms) == 1 else "agree"
+    if not hit.complete:
+        verb += ", others do not"
+    return f"{hit.list_name} ", f" ({hit.category}; {agreed} {verb})"
 
 
 def human_bytes(count: float) -> str:

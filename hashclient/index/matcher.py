@@ -50,6 +50,8 @@ class Judge:
         self._plans: dict[int | None, Plan] = {}
         #: Whether entries without a size make every file worth reading, whatever its size.
         self.reads_everything = any(index.unsized_masks for index in indexes)
+        #: All algorithms of which an entry has a digest.
+        self.every_algorithm = Algorithm.in_mask(EVERY_DIGEST[self._masks(None)])
         #: The plan of every file, if sizes make no difference to it.
         self._one_plan: Plan | None = None
         unsized = 0
@@ -79,6 +81,19 @@ class Judge:
                 self._plans.clear()
             self._plans[size] = plan
         return plan
+
+    def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
+        """Tell of many sizes which an entry may have, and the algorithms that all of those have.
+
+        The second is a mask for each size: with a digest of one of these, an input of this size is
+        decided.
+        """
+        possible, common = np.zeros(len(sizes), np.bool_), np.full(len(sizes), _EVERY, np.uint8)
+        for index in self._indexes:
+            of_list, masks = index.of_sizes(sizes)
+            possible |= of_list
+            common &= np.where(of_list, masks, np.uint8(_EVERY))
+        return possible, common
 
     def _masks(self, size: int | None) -> int:
         masks = 0
@@ -124,12 +139,19 @@ class Judge:
             mask |= int(self._indexes[number].runs[run].masks[row])
         return mask & _EVERY
 
+    def are_listed(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
+        """Tell of each of (n, 2) tags of one algorithm whether an entry has it."""
+        rows: Uint32 = np.arange(len(tags), dtype=np.uint32)
+        is_listed, _ = self.wanted_by_row({algorithm: (tags, rows)}, len(tags))
+        return is_listed
+
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
         """Return which of `count` inputs hit an entry, and what algorithms these entries have.
 
         The second is a mask for each input, zero for one that hits nothing.
         """
         is_hit, masks = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
+        columns, asked, first = self._different(columns, count)
         for index in self._indexes:
             for algorithm, (tags, rows) in columns.items():
                 found = index.find(algorithm, tags)
@@ -139,7 +161,45 @@ class Judge:
                     is_hit[inputs] = True
                     of_entries = index.runs[number].masks[found.rows[of_run]]
                     np.bitwise_or.at(masks, inputs, of_entries & np.uint8(_EVERY))
+        is_hit[asked], masks[asked] = is_hit[first], masks[first]
         return is_hit, masks
+
+    def _different(
+        self, columns: Columns, count: int, sizes: Uint64 | None = None
+    ) -> tuple[Columns, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return columns of those inputs that may hit something, each of its kind once.
+
+        Thousands of files may have one content, and thousands of entries its digest: what they hit
+        is found out once, and not once a file. The other two are the rows that may hit something,
+        ascending, and of each the row that stands for it, of which the same is known.
+        """
+        may = np.zeros(count, np.bool_)
+        for index in self._indexes:
+            for algorithm, (tags, rows) in columns.items():
+                may[rows[index.may_find(algorithm, tags)]] = True
+        asked = np.flatnonzero(may)
+        place = np.zeros(count, np.intp)
+        place[asked] = np.arange(len(asked))
+        known = np.zeros((len(asked), 2 * len(columns) + len(columns) + 1), np.uint64)
+        if sizes is not None:
+            known[:, -1] = sizes[asked]
+        chosen: Columns = {}
+        for number, (algorithm, (tags, rows)) in enumerate(columns.items()):
+            kept = may[rows]
+            tags, rows = chosen[algorithm] = tags[kept], rows[kept]
+            at = place[rows]
+            known[at, 3 * number : 3 * number + 2] = tags
+            known[at, 3 * number + 2] = 1
+        # Sums that are all different are of inputs that are; that is the rule, and soon found out.
+        if len(np.unique(known.sum(axis=1, dtype=np.uint64))) == len(asked):
+            return chosen, asked, asked
+        whole = known.view(np.dtype((np.void, known.shape[1] * known.itemsize))).ravel()
+        _, firsts, group = np.unique(whole, return_index=True, return_inverse=True)
+        first = asked[firsts[group.ravel()]]
+        for algorithm, (tags, rows) in chosen.items():
+            is_first = first[place[rows]] == rows
+            chosen[algorithm] = tags[is_first], rows[is_first]
+        return chosen, asked, first
 
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
         """Return every entry that one of an input's tags hits, complete ones first.
@@ -159,6 +219,7 @@ class Judge:
         available = np.zeros(len(sizes), np.uint8)
         for algorithm, (_, rows) in columns.items():
             available[rows] |= np.uint8(algorithm)
+        columns, asked, first = self._different(columns, len(sizes), sizes)
         hits: dict[int, list[Hit]] = {}
         for index in self._indexes:
             found = []
@@ -169,12 +230,16 @@ class Judge:
                     found.append((algorithm, Found(inputs, places.runs, places.rows)))
             for row, hit in index.hits(found, available, sizes) if found else ():
                 hits.setdefault(row, []).append(hit)
-        return {
+        judged = {
             row: tuple(of_row)
             if len(of_row) == 1
             else tuple(sorted(of_row, key=lambda hit: not hit.complete))
             for row, of_row in hits.items()
         }
+        if first is asked:
+            return judged
+        pairs = zip(asked.tolist(), first.tolist(), strict=True)
+        return {row: judged[of] for row, of in pairs if of in judged}
 
     def seal(self, digests: Mapping[Algorithm, bytes]) -> dict[Algorithm, Uint64]:
         """Return the tags of one input's digests."""

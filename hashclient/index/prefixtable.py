@@ -62,23 +62,30 @@ class TableWriter:
         return np.cumsum(self._counts, dtype=np.uint32)
 
 
-def find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows]:
+def find(
+    bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64, *, once: bool = False
+) -> tuple[Rows, Rows]:
     """Return (query, position) pairs where `column` equals `keys`, which come in any order.
+
+    With `once`, not all pairs are there of a key that occurs very often, but one at least.
 
     Raises:
         ValueError: the table is not that of the column; that is seen by chance only.
     """
     if len(keys) <= _PIECE_KEYS:
-        return _find(bits, starts, column, keys)
+        return _find(bits, starts, column, keys, once=once)
     found = []
     for start in range(0, len(keys), _PIECE_KEYS):
-        queries, positions = _find(bits, starts, column, keys[start : start + _PIECE_KEYS])
+        piece = keys[start : start + _PIECE_KEYS]
+        queries, positions = _find(bits, starts, column, piece, once=once)
         found.append((queries + start, positions))
     queries, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return queries, positions
 
 
-def _find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[Rows, Rows]:
+def _find(
+    bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64, *, once: bool
+) -> tuple[Rows, Rows]:
     place = keys >> shift_of(bits)
     word = (place >> _WORD_SHIFT).view(np.intp)
     bit = place & _IN_WORD
@@ -101,6 +108,8 @@ def _find(bits: Uint64, starts: Uint32, column: Uint64, keys: Uint64) -> tuple[R
         counts[crowded] = column.searchsorted(asked, "right") - first[crowded]
         if int(counts.min()) < 0:  # the column does not ascend
             raise ValueError("column")
+        if once:
+            np.minimum(counts, MOST_CROWDED, out=counts)
     queries, positions = _expand(queries, first, counts)
     equal = column.take(positions) == keys.take(queries)
     return queries[equal], positions[equal]

@@ -82,6 +82,20 @@ class RunSet:
             masks |= run.sized_masks if size is None else run.masks_of_size(size)
         return masks
 
+    def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
+        """Tell of many sizes which an entry may have, and the algorithms that all of those have.
+
+        The second is a mask for each size; of one that no entry has it means nothing. Withdrawn
+        entries may still count, as in `masks_of_size`.
+        """
+        possible = np.full(len(sizes), self.unsized_masks != 0)
+        common = np.full(len(sizes), _common_of(self.unsized_masks), np.uint8)
+        for run in self.runs:
+            rows, masks = run.of_sizes(sizes)
+            possible[rows] = True
+            common[rows] &= masks
+        return possible, common
+
     def may_miss(self, given: int) -> bool:
         """Tell, without reading, whether an entry may have no digest of the mask `given`."""
         return may_miss(self.runs, given)
@@ -119,6 +133,14 @@ class RunSet:
         if not parts:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def may_find(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
+        """Tell of each of (n, 2) tags whether `find` may find it; False is certain."""
+        may = np.zeros(len(tags), np.bool_)
+        for run in self.runs:
+            queries, _ = run.find(algorithm.label, tags[:, 0], once=True)
+            may[queries] = True
+        return may
 
     def tables(self, algorithm: Algorithm) -> list[Lookup]:
         """Return of each run what it takes to look up one key of `algorithm`."""
@@ -218,6 +240,15 @@ class Index(RunSet):
         for number, (entry, category), mask, whole in zip(*columns, strict=True):
             algorithms = Algorithm.in_mask(mask)
             yield number, Hit(list_name, entry, category, generation, algorithms, whole)
+
+
+def _common_of(masks: int) -> int:
+    """Return the algorithms that all masks of a set have."""
+    common = 7
+    for mask in range(1, 8):
+        if masks >> (mask - 1) & 1:
+            common &= mask
+    return common
 
 
 def _joined(

@@ -208,10 +208,37 @@ class Run:
             return self.sized_masks  # only one mask in the whole run
         return mask_set(self.masks[low:high])
 
-    def find(self, prefix: str, keys: Uint64) -> tuple[Rows, Rows]:
+    def of_sizes(self, sizes: Uint64) -> tuple[Rows, Uint8]:
+        """Return which of `sizes` entries have, by number, and the algorithms that all these have.
+
+        The second is a mask for each of the first.
+        """
+        column = self.sizes
+        if not len(column):
+            return NOTHING, np.zeros(0, np.uint8)
+        fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
+        # What is looked for in order is found near what was found last.
+        keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
+        low = column.searchsorted(keys, "left")
+        has = low < len(column)
+        has[has] = column[low[has]] == keys[has]
+        masks = np.zeros(len(keys), np.uint8)
+        low = low[has]
+        if self.sized_masks & (self.sized_masks - 1) == 0:
+            masks[has] = self.sized_masks.bit_length()
+        elif len(low):
+            # Each second part lies between two sizes, and is passed over. The last may be the end.
+            bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
+            parts = bounds if bounds[-1] < len(column) else bounds[:-1]
+            masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]
+        found = has[which]
+        return fits[found], masks[which[found]]
+
+    def find(self, prefix: str, keys: Uint64, *, once: bool = False) -> tuple[Rows, Rows]:
         """Return (query, position) pairs where the sorted keys of `prefix` equal `keys`.
 
-        A key that occurs several times gives several pairs; `keys` come in any order.
+        A key that occurs several times gives several pairs, or with `once` a few if it occurs very
+        often; `keys` come in any order.
 
         Raises:
             DamagedError: the sections do not fit each other; that is seen by chance only.
@@ -222,7 +249,8 @@ class Run:
         keys_column = column.view(np.uint64)
         bits, starts = (self._sections[f"{prefix}.{part}"] for part in TABLE)
         try:
-            return find(bits.view(np.uint64), starts.view(np.uint32), keys_column, keys)
+            table = bits.view(np.uint64), starts.view(np.uint32)
+            return find(*table, keys_column, keys, once=once)
         except ValueError as error:
             raise self.damaged() from error
 

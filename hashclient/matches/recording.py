@@ -7,7 +7,10 @@ that is met by two ways, is known when it comes again.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -18,7 +21,7 @@ import msgspec
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import IN_MEMBER, PROGRESS, STREAM_PREFIX, Match, Place, new_ids
-from hashclient.core.model import Hit, Outcome, hit_fields
+from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.selection import Selection
 from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, STREAMS, to_text
 from hashclient.system.text import path_fields, printable
@@ -29,6 +32,14 @@ MAX_NAME_CHARS = 1_000
 
 ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ALGORITHMS = tuple(Algorithm)
+_mask_of = functools.lru_cache(maxsize=64)(mask_of)
+#: SQLite's module binds values of its own types at once, and asks of others, such as `bytes` and
+#: enumerations, how they are adapted: so rows that come by the thousand have none of these.
+_FOUND = MatchState.FOUND.value
+_by_entry = operator.itemgetter(1, 2, 0)
+#: So many paths are asked for as one range.
+_SIDE_BY_SIDE = 64
+_ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
 _RENEW = (
     "UPDATE match SET path = ?, size = ?, state = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
     " last_seen = ?, standing = ? WHERE id = ?"
@@ -41,27 +52,21 @@ ON CONFLICT (list, entry, match) DO UPDATE SET
 """
 
 
+_Rows = Sequence[tuple[Any, ...]]
+
+
 class _Found(msgspec.Struct, frozen=True, gc=False):
-    """One outcome to be recorded: where it is, which entries it hit, and how it is written."""
+    """One outcome to be recorded: where it is, and which entries it hit, all of them complete."""
 
     outcome: Outcome
     place: Place
     hits: tuple[Hit, ...]
 
     @property
-    def paths(self) -> set[str]:
+    def paths(self) -> tuple[str, ...]:
         """Those under which it may be on record: an earlier version kept the one with links."""
-        return {self.place.path, self.place.reached or self.place.path}
-
-
-class _Changes(msgspec.Struct, frozen=True):
-    """The rows that a batch writes, by statement."""
-
-    added: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    renewed: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    hits: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    steps: list[tuple[Any, ...]] = msgspec.field(default_factory=list)
-    streams: list[tuple[str]] = msgspec.field(default_factory=list)
+        place = self.place
+        return (place.path,) if place.reached is None else (place.path, place.reached)
 
 
 class Recording(Selection):
@@ -73,7 +78,7 @@ class Recording(Selection):
         key_id: str,
         now: datetime,
         places: Sequence[Place] | None = None,
-    ) -> list[Match]:
+    ) -> list[MatchRef]:
         """Remember matches, all or none of them, and return their records in the same order.
 
         The tags of `outcomes` are sealed under the key `key_id`. `places` says where each is, and
@@ -85,43 +90,53 @@ class Recording(Selection):
         if places is None:
             places = [place_of(outcome) for outcome in outcomes]
         found = [
-            _Found(held_by(outcome), place, tuple(hit for hit in outcome.hits if hit.complete))
+            _Found(held_by(outcome), place, _complete(outcome.hits))
             for outcome, place in zip(outcomes, places, strict=True)
         ]
         with self._transaction():
-            return [m for part in _without_repeats(found) for m in self._record(part, key_id, now)]
+            return [r for part in _without_repeats(found) for r in self._record(part, key_id, now)]
 
-    def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[Match]:
+    def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
         """Write what is at different paths."""
-        known = self._at(set().union(*(one.paths for one in found)))
-        ids = iter(new_ids(len(found)))
-        time, changes = to_text(now), _Changes()
+        known = self._known_at([path for one in found for path in one.paths])
+        before = [_known(one, known, key_id) if known else None for one in found]
+        time = to_text(now)
         seen = datetime.fromisoformat(time)
-        recorded = []
-        for one in found:
-            before = _known(one, known, key_id)
-            if before is None:
-                match = _new(next(ids), one, key_id, seen)
-                changes.added.append((*_columns(match), time, time, one.place.standing))
-            else:
-                match = _renewed(before, one, key_id, seen)
-                head = (os.fsencode(match.path), match.size, match.state, key_id)
-                changes.renewed.append((*head, *_tags(match), time, one.place.standing, match.id))
-            if one.outcome.is_stream:
-                changes.streams.append((match.id,))
-            if before is None or before.state not in PROGRESS:
-                detail: dict[str, Any] = {} if before is None else {"again": True}
-                if one.place.reached is not None:
-                    detail["through"] = printable(one.place.reached)
-                text = json.dumps(detail) if detail else "{}"
-                changes.steps.append((match.id, time, MatchState.FOUND, text))
-            changes.hits.extend(hit_rows(match.id, one.hits))
-            recorded.append(match)
-        self._write(changes)
-        for one, match in zip(found, recorded, strict=True):
+        ids = iter(new_ids(before.count(None)))
+        recorded = [
+            MatchRef(next(ids), MatchState.FOUND, seen, seen) if old is None else _again(old, seen)
+            for old in before
+        ]
+        rows = list(zip([ref.id for ref in recorded], found, before, strict=True))
+        self._write(
+            added=[_new(i, one, key_id, time) for i, one, old in rows if old is None],
+            renewed=[_renewed(old, one, key_id, time) for _, one, old in rows if old is not None],
+            hits=[row for i, one, _ in rows for row in hit_rows(i, one.hits)],
+            streams=[(i,) for i, one, _ in rows if one.outcome.is_stream],
+            steps=[
+                (i, time, _FOUND, _detail(one, old))
+                for i, one, old in rows
+                if old is None or old.state not in PROGRESS
+            ],
+        )
+        for match_id, one, _ in rows:
             if one.outcome.members:
-                self._note_member(match.id, one, time)
+                self._note_member(match_id, one, time)
         return recorded
+
+    def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
+        """Return the matches that should be at `paths`, by path.
+
+        A first scan finds none. So some paths that lie side by side are asked for as one range, and
+        one by one only where something is in it.
+        """
+        ordered = sorted([os.fsencode(path) for path in paths])
+        wanted: list[bytes] = []
+        for start in range(0, len(ordered), _SIDE_BY_SIDE):
+            part = ordered[start : start + _SIDE_BY_SIDE]
+            if self._db.execute(_ANY_BETWEEN, (part[0], part[-1])).fetchone() is not None:
+                wanted += part
+        return self._at(wanted)
 
     def _note_member(self, match_id: str, one: _Found, time: str) -> None:
         """Note which member of a file matched, once, and of many only the first."""
@@ -133,16 +148,20 @@ class Recording(Selection):
         if text not in noted and len(noted) < MAX_MEMBERS_NOTED:
             self._db.execute(ADD_STEP, (match_id, time, IN_MEMBER, text))
 
-    def _write(self, changes: _Changes) -> None:
+    def _write(
+        self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
+    ) -> None:
         db = self._db
-        if changes.streams:
+        if streams:
             db.execute(STREAMS)
+        # In the order of their table, of which neighbours share a page.
+        hits = sorted(hits, key=_by_entry)
         for statement, rows in (
-            (ADD_MATCH, changes.added),
-            (_RENEW, changes.renewed),
-            (_ADD_HIT, changes.hits),
-            (SEEN_AGAIN, changes.streams),
-            (ADD_STEP, changes.steps),
+            (ADD_MATCH, added),
+            (_RENEW, renewed),
+            (_ADD_HIT, hits),
+            (SEEN_AGAIN, streams),
+            (ADD_STEP, steps),
         ):
             if rows:
                 db.executemany(statement, rows)
@@ -162,6 +181,8 @@ def place_of(outcome: Outcome) -> Place:
     """Return where an outcome says that it is; links in its path stay."""
     if outcome.is_stream:
         return Place(STREAM_PREFIX + outcome.path)
+    if outcome.is_object:
+        return Place(outcome.path)
     # One file has one path: `//srv` would stay what it is, where others are made plain.
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 
@@ -169,22 +190,31 @@ def place_of(outcome: Outcome) -> Place:
 def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[tuple[Any, ...]]:
     """Return entries that a match hit as rows."""
     return [
-        (match_id, h.list_name, h.entry, h.category, mask_of(h.algorithms), h.generation)
+        (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for h in hits
     ]
 
 
+def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
+    if len(hits) == 1 and hits[0].complete:
+        return hits
+    return tuple(hit for hit in hits if hit.complete)
+
+
 def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
     """Cut a batch where a path comes again."""
+    paths = list(itertools.chain.from_iterable([one.paths for one in found]))
+    if len(set(paths)) == len(paths):  # as mostly
+        yield found
+        return
     seen: set[str] = set()
     start = 0
     for number, one in enumerate(found):
         if not seen.isdisjoint(one.paths):
             yield found[start:number]
             start, seen = number, set()
-        seen |= one.paths
-    if start < len(found):
-        yield found[start:]
+        seen.update(one.paths)
+    yield found[start:]
 
 
 def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
@@ -201,53 +231,46 @@ def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Ma
     return None
 
 
-def _new(match_id: str, one: _Found, key_id: str, seen: datetime) -> Match:
-    outcome = one.outcome
-    return Match(
+def _new(match_id: str, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
+    """Return a match as a row of its table."""
+    outcome, place = one.outcome, one.place
+    tags = map(outcome.tags.get, _ALGORITHMS)
+    return (
         match_id,
-        one.place.path,
+        bytearray(os.fsencode(place.path)),
         outcome.size,
-        MatchState.FOUND,
-        in_place=True,
-        key_id=key_id,
-        tags=dict(outcome.tags),
-        first_seen=seen,
-        last_seen=seen,
-        hits=_joined((), one.hits),
-        times_seen=1 if outcome.is_stream else None,
+        _FOUND,
+        1,
+        key_id,
+        *[tag if tag is None else bytearray(tag) for tag in tags],
+        time,
+        time,
+        place.standing,
     )
 
 
-def _renewed(before: Match, one: _Found, key_id: str, seen: datetime) -> Match:
-    outcome = one.outcome
+def _again(before: Match, seen: datetime) -> MatchRef:
+    """Return the record of a match that is found again."""
+    state = before.state if before.state in PROGRESS else MatchState.FOUND
+    return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
+
+
+def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
+    """Return what is written of a match that is found again."""
+    outcome, place = one.outcome, one.place
     # What an earlier run has computed stays known.
-    tags = {**before.tags, **outcome.tags} if key_id == before.key_id else dict(outcome.tags)
-    return msgspec.structs.replace(
-        before,
-        path=one.place.path,
-        size=outcome.size,
-        state=before.state if before.state in PROGRESS else MatchState.FOUND,
-        key_id=key_id,
-        tags=tags,
-        last_seen=seen,
-        hits=_joined(before.hits, one.hits),
-        times_seen=None if before.times_seen is None else before.times_seen + 1,
-    )
+    earlier = before.tags if key_id == before.key_id else {}
+    tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
+    state = before.state if before.state in PROGRESS else MatchState.FOUND
+    head = (os.fsencode(place.path), outcome.size, state, key_id)
+    return (*head, *tags, time, place.standing, before.id)
 
 
-def _joined(before: Sequence[Hit], hits: Sequence[Hit]) -> tuple[Hit, ...]:
-    """Return the entries of a match in the order in which they are read back."""
-    if not before and len(hits) == 1:
-        return tuple(hits)
-    found = {(hit.list_name, hit.entry): hit for hit in (*before, *hits)}
-    return tuple(found[name] for name in sorted(found))
-
-
-def _columns(match: Match) -> tuple[Any, ...]:
-    """Return what stands before the times of a match."""
-    values = (match.id, os.fsencode(match.path), match.size, match.state, match.in_place)
-    return (*values, match.key_id, *_tags(match))
-
-
-def _tags(match: Match) -> list[bytes | None]:
-    return [match.tags.get(algorithm) for algorithm in _ALGORITHMS]
+def _detail(one: _Found, before: Match | None) -> str:
+    """Return what the story says of a file that is found, as JSON."""
+    if before is None and one.place.reached is None:
+        return "{}"
+    detail: dict[str, Any] = {} if before is None else {"again": True}
+    if one.place.reached is not None:
+        detail["through"] = printable(one.place.reached)
+    return json.dumps(detail)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +95,8 @@ _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _STREAM_PREFIX = STREAM_PREFIX.encode()
+#: Room for what a batch changes: a page that does not fit is written, and waited for, too early.
+_CACHE_KB = 8192
 
 
 class MatchStore:
@@ -114,6 +116,7 @@ class MatchStore:
             try:
                 # What was written stays written if the power fails: the directory is synced, too.
                 self._db.execute("PRAGMA synchronous = EXTRA")
+                self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
@@ -184,9 +187,9 @@ class MatchStore:
             self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
         )
 
-    def _at(self, paths: Collection[str]) -> dict[str, list[Match]]:
+    def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
         """Return the matches that should be at `paths`, by path, those seen last first."""
-        rows = self._many(MATCH + _IN_PLACE_AT, [os.fsencode(path) for path in paths])
+        rows = self._many(MATCH + _IN_PLACE_AT, paths)
         # The order holds within a path, since all of one are asked for at once.
         hits: dict[str, list[Hit]] = {}
         for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):

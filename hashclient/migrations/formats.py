@@ -57,6 +57,7 @@ FORMATS = (
         "`PRAGMA user_version`",
         "3: the next scan goes on with it, as with what is believed; before that it is emptied",
     ),
+    Format("`objects.db`", "1", "`PRAGMA user_version`", _AS_IT_IS),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`notices/*.json`", "hashclient-notices/1", "`format` of the first line", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),

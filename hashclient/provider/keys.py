@@ -9,19 +9,14 @@ by the old and the new keys. What a list holds is left to `provider`; locking, t
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
@@ -36,17 +31,11 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.errors import StateError, UsageError
+from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.published import Kind, parse_metadata, root_versions
-from hashclient.system.files import (
-    MAX_STATE_BYTES,
-    make_private_dir,
-    read_regular,
-    state_error,
-    write_atomic,
-)
-from hashclient.system.secrets import read_secret
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES, delegate, delegator_of, new_delegator
 
@@ -69,10 +58,14 @@ class Validity(msgspec.Struct, frozen=True):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """How many keys a role has, and how many of them have to sign."""
+    """How many keys a role has, and how many of them have to sign.
+
+    With `public`, these are its keys: of people who keep the private ones, and sign apart.
+    """
 
     count: int = 1
     threshold: int = 1
+    public: tuple[Key, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.threshold <= self.count <= 16:
@@ -80,91 +73,6 @@ class Keys(msgspec.Struct, frozen=True):
                 f"a threshold of {self.threshold} with {self.count} keys is not possible",
                 hint="1 <= threshold <= keys <= 16",
             )
-
-
-class KeyStore:
-    """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
-
-    A file may be kept elsewhere (offline) while nothing has to be signed with it.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        #: Names of the files that `generate` has written.
-        self.made: set[str] = set()
-
-    def _path(self, role: str, keyid: str) -> Path:
-        return self.directory / f"{role}-{keyid[:16]}.pem"
-
-    def generate(self, role: str, count: int) -> list[Key]:
-        """Make and store `count` new keys for `role`; return their public halves."""
-        make_private_dir(self.directory)
-        signers = [CryptoSigner.generate_ed25519() for _ in range(count)]
-        for signer in signers:
-            path = self._path(role, signer.public_key.keyid)
-            self.made.add(path.name)
-            write_atomic(path, signer.private_bytes)
-        return [signer.public_key for signer in signers]
-
-    def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
-
-        Raises:
-            StateError: fewer than `threshold` are here, or one is not usable.
-        """
-        found = self.present(role, keyids)
-        if len(found) < threshold:
-            paths = (self._path(role, keyid) for keyid in keyids)
-            missing = [path.name for path in paths if not path.exists()]
-            enough = threshold - len(found)
-            choice = f"{enough} of " if enough < len(missing) else ""
-            raise StateError(
-                f"role {role} needs {threshold} signing key(s), {len(found)} here",
-                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
-            )
-        return found
-
-    def present(self, role: str, keyids: Sequence[str]) -> list[Signer]:
-        """Return signers for those of `keyids` whose files are here.
-
-        Raises:
-            StateError: one is not usable.
-        """
-        paths = {keyid: self._path(role, keyid) for keyid in keyids}
-        return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
-
-    @staticmethod
-    def _load(path: Path, keyid: str) -> Signer:
-        try:
-            private = load_pem_private_key(read_secret(path, "signing key"), None)
-            if not isinstance(private, Ed25519PrivateKey):
-                raise TypeError
-            public = SSlibKey.from_crypto(private.public_key())
-        except ConfigError as error:
-            raise StateError(error.message, hint=error.hint) from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise StateError(f"not an Ed25519 key: {printable(path)}") from error
-        if public.keyid != keyid:
-            raise StateError(f"not the key that its name says: {printable(path)}")
-        return CryptoSigner(private, public)
-
-    def discard(self, names: Collection[str]) -> None:
-        """Remove key files, as far as that is possible."""
-        for name in names:
-            with contextlib.suppress(OSError):
-                (self.directory / name).unlink()
-
-    def name_of(self, role: str, keyid: str) -> str:
-        """Return the name of the file of a key."""
-        return self._path(role, keyid).name
-
-    def retire(self, role: str, keep: Collection[str]) -> None:
-        """Remove the keys of `role` that are not in `keep`."""
-        pattern = re.compile(re.escape(role) + r"-[0-9a-f]{16}\.pem")
-        kept = {self._path(role, keyid) for keyid in keep}
-        for path in self.directory.iterdir():
-            if pattern.fullmatch(path.name) and path not in kept:
-                path.unlink()
 
 
 class Roles:
@@ -195,6 +103,8 @@ class Roles:
         if self._delegator is not None:
             self.notices = roles.pop(NOTICES, None)
         self.lists: dict[str, Metadata[Targets]] = roles
+        #: Called before something is written that clients see at once.
+        self.announce: Callable[[], None] = lambda: None
 
     @classmethod
     def create(
@@ -273,6 +183,7 @@ class Roles:
         self.notices = Metadata(Targets())
         self.notices.signed.version = 0
         self._delegator = new_delegator(keys.threshold)
+        self.keys.protect_as("targets", self.key_policy("targets")[0])
         for key in self.keys.generate(NOTICES, keys.count):
             self._delegator.add_key(key, NOTICES)
         return self.notices
@@ -301,10 +212,18 @@ class Roles:
     def wanting(self, role: str) -> str | None:
         """Return what has to be done so that `role` can be signed; None if its keys are here."""
         try:
-            self.require_signers([role])
+            self.keys.check(role, *self.key_policy(role))
         except StateError as error:
             return error.hint or error.message
         return None
+
+    def can_sign(self, role: str) -> bool:
+        """Tell whether `role` can be signed here and now; a passphrase may be asked for."""
+        try:
+            self.require_signers([role])
+        except StateError:
+            return False
+        return True
 
     def key_files(self) -> set[str]:
         """Return the names of the key files that count for a role."""
@@ -321,8 +240,69 @@ class Roles:
         self.delegations()[name] = DelegatedRole(
             name, [], keys.threshold, terminating=True, paths=[f"lists/{name}/*"]
         )
-        for key in self.keys.generate(name, keys.count):
+        if not keys.public:
+            self.keys.protect_as("targets", self.key_policy("targets")[0])
+        for key in keys.public or self.keys.generate(name, keys.count):
             self.targets.signed.add_key(key, name)
+
+    def replace_keys(self, role: str, keys: Keys) -> None:
+        """Give the root or a list the keys of people; a draft has to follow."""
+        delegator = self._delegator_of(role)
+        for keyid in list(self.key_policy(role)[0]):
+            delegator.revoke_key(keyid, role)
+        for key in keys.public:
+            delegator.add_key(key, role)
+        self._described(role).threshold = keys.threshold
+
+    def published(self, role: str) -> bytes | None:
+        """Return the metadata of `role` as it is published, or None if it is not yet.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        version = self.metadata(role).signed.version
+        path = self.directory / f"{version}.{role}.json"
+        try:
+            return read_regular(path, MAX_STATE_BYTES) if version else None
+        except OSError as error:
+            raise state_error("cannot read published metadata", path, error) from error
+
+    def prepare(self, changed: Collection[str]) -> dict[str, Metadata[Any]]:
+        """Return the next versions of roles, for others to sign; nothing is written."""
+        found = {name: self.metadata(name) for name in sorted(changed)}
+        for name, metadata in found.items():
+            metadata.signed.version += 1
+            metadata.signed.expires = self._expiry(name)
+            metadata.signatures.clear()
+        return found
+
+    def take(self, signed: Mapping[str, Metadata[Any]]) -> None:
+        """Write and publish roles that others have signed; the root comes last.
+
+        Raises:
+            StateError: the keys of snapshot and timestamp are not here, or a file cannot be
+                written; nothing is published then.
+        """
+        below = [name for name in sorted(signed) if name not in ("root", "targets")]
+        below += ["targets"] if "targets" in signed else []
+        for name in below:
+            data = signed[name].to_bytes()
+            self._write(f"{signed[name].signed.version}.{name}", data)
+            if name == "targets":
+                self.targets = signed[name]
+            else:
+                self.lists[name] = signed[name]
+            self.snapshot.signed.meta[f"{name}.json"] = _meta_file(signed[name], data)
+        if below:
+            data = self._sign("snapshot", None)
+            self.timestamp.signed.snapshot_meta = _meta_file(self.snapshot, data)
+            self._sign("timestamp", None)
+        if "root" in signed:
+            self.root = signed["root"]
+            self.announce()
+            data = self.root.to_bytes()
+            self._write(f"{self.root.signed.version}.root", data)
+            self._write_root(data)
 
     def commit(
         self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
@@ -350,21 +330,31 @@ class Roles:
 
     def commit_root(self, signers: Sequence[Signer] | None = None) -> None:
         """Sign and write a new root, which clients see at once."""
-        data = self._sign("root", signers)
+        self._write_root(self._sign("root", signers))
+
+    def _write_root(self, data: bytes) -> None:
         write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
+
+    def _write(self, name: str, data: bytes) -> None:
+        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+
+    def _expiry(self, role: str) -> datetime:
+        return self._clock().replace(microsecond=0) + self._validity.of(role)
 
     def _sign(self, role: str, signers: Sequence[Signer] | None) -> bytes:
         metadata = self.metadata(role)
         if signers is None:
             signers = self.keys.signers(role, *self.key_policy(role))
         metadata.signed.version += 1
-        metadata.signed.expires = self._clock().replace(microsecond=0) + self._validity.of(role)
+        metadata.signed.expires = self._expiry(role)
         metadata.signatures.clear()
         for signer in signers:
             metadata.sign(signer, append=True)
         data = metadata.to_bytes()
         name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
-        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+        if role in ("timestamp", "root"):
+            self.announce()
+        self._write(name, data)
         return data
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
@@ -381,6 +371,8 @@ class Roles:
         # What has to sign in the end is looked for before anything is published.
         above = "targets" if role in self._delegated() else "root"
         self.keys.signers(above, *self.key_policy(above))
+        for protecting in (role, above):
+            self.keys.protect_as(protecting, self.key_policy(protecting)[0])
         old_signers = self.keys.present(role, old)
         delegator = self._delegator_of(role)
         for keyid in old:
@@ -413,6 +405,15 @@ class Roles:
         found = [(role, self.metadata(role).signed.expires) for role in self.names()]
         return [(role, at) for role, at in found if at - now < self._validity.of(role) / 4]
 
+    def due(self) -> list[str]:
+        """Return the roles past half of their validity."""
+        now = self._clock()
+        return [
+            role
+            for role in self.names()
+            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
+        ]
+
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp again, and each role past half of its validity.
 
@@ -421,14 +422,9 @@ class Roles:
         Raises:
             StateError: as `commit`.
         """
-        now = self._clock()
-        due = [
-            role
-            for role in self.names()
-            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
-        ]
+        due = self.due()
         elsewhere = set(due) - {"timestamp", "snapshot"}
-        skipped = [role for role in elsewhere if self.wanting(role) is not None]
+        skipped = [role for role in elsewhere if not self.can_sign(role)]
         due = [role for role in due if role not in skipped]
         self.commit(due)
         if "root" in due:

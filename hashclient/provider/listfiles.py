@@ -6,7 +6,7 @@ in `keys`. Segments never change, and one that no list names any more stays for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from hashclient.lists.wire import (
     MAX_LIST_ENTRIES,
     MAX_SEGMENT_BYTES,
     MAX_SEGMENTS,
+    AddBatch,
     ListIndex,
     Segment,
+    Strings,
     Uint64,
     encode_index,
     entry_hashes,
@@ -83,26 +85,37 @@ class ListFiles:
             StateError: a segment is corrupt or cannot be read.
         """
         added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for segment in index.segments:
-            data = self.read_segment(roles, index.list, segment)
-            try:
-                if segment.kind == "add":
-                    for batch in parse_add_segment(data, segment):
-                        added.append(entry_hashes(batch.ids))
-                        if doubles is not None:
-                            doubles.add(batch, added[-1])
-                    continue
-                for ids in parse_withdraw_segment(data, segment):
-                    withdrawn.append(entry_hashes(ids))
-                    if doubles is not None:
-                        doubles.withdraw(ids)
-            except VerificationError as error:
-                raise StateError(f"corrupt repository: {error.message}") from error
+        for _, batch in self.batches(roles, index.list, index.segments):
+            if isinstance(batch, AddBatch):
+                added.append(entry_hashes(batch.ids))
+                if doubles is not None:
+                    doubles.add(batch, added[-1])
+            else:
+                withdrawn.append(entry_hashes(batch))
+                if doubles is not None:
+                    doubles.withdraw(batch)
         values, counts = np.unique(np.concatenate(added), return_counts=True)
         gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
         counts[np.searchsorted(values, gone)] -= gone_counts
         live: Uint64 = values[counts > 0]
         return live
+
+    def batches(
+        self, roles: Roles, list_name: str, segments: Sequence[Segment]
+    ) -> Iterator[tuple[Segment, AddBatch | Strings]]:
+        """Yield what `segments` hold, in batches: entries that they add, or ids that they withdraw.
+
+        Raises:
+            StateError: a segment is corrupt or cannot be read, also while iterating.
+        """
+        for segment in segments:
+            data = self.read_segment(roles, list_name, segment)
+            parse = parse_add_segment if segment.kind == "add" else parse_withdraw_segment
+            try:
+                for batch in parse(data, segment):
+                    yield segment, batch
+            except VerificationError as error:
+                raise StateError(f"corrupt repository: {error.message}") from error
 
     def next_index(
         self, current: ListIndex, new: Sequence[NewSegment], entries: int, checksum: int

@@ -208,6 +208,7 @@ class NoticeBoard:
         make_folder_below(self._repository.public, self._directory)
         sweep_temporary(self._directory)
         write_atomic(self._path(target), data, mode=PUBLIC_MODE)
+        self._repository.announce(roles, "notice-published", notice=notice.id, type=type_.value)
         roles.commit({NOTICES, *(["targets"] if is_new else [])})
         self._remove_unreferenced(role, now)
         return notice

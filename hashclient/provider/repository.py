@@ -12,40 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import msgspec
-import numpy as np
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
-
-from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.wire import (
-    Segment,
-    Strings,
-    checksum_of,
-    entry_hashes,
-    is_category,
-    is_entry_id,
-    target_name,
-    withdraw_schema,
+from hashclient.provider.changelog import ChangeLog
+from hashclient.provider.changes import (
+    Change,
+    addition,
+    check_entry_ids,
+    check_list_name,
+    consolidation,
+    require_list,
+    withdrawal,
 )
-from hashclient.provider.consolidate import KEEP_NEWEST, join_ranges, ranges_to_join
-from hashclient.provider.doubles import Doubles, Int64
-from hashclient.provider.entries import (
-    DEFAULT_CATEGORY,
-    SEGMENT_ENTRIES,
-    Entries,
-    NewSegment,
-    new_segment,
-)
+from hashclient.provider.consolidate import KEEP_NEWEST
+from hashclient.provider.drafting import check_place, check_public, take_draft, write_draft
+from hashclient.provider.drafts import Draft
 from hashclient.provider.hints import own_hints
-from hashclient.provider.keys import Clock, Keys, KeyStore, Roles, Validity
+from hashclient.provider.keyfiles import Passphrases
+from hashclient.provider.keys import Clock, Keys, Roles, Validity
+from hashclient.provider.keystore import KeyStore
 from hashclient.provider.listfiles import ListFiles, read_public
 from hashclient.provider.public import (
     closed_folders,
@@ -53,14 +43,12 @@ from hashclient.provider.public import (
     make_open_dir,
     make_public_root,
 )
-from hashclient.provider.replace import Listed
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,
     Published,
     Renewed,
     RoleStatus,
-    Some,
     Status,
 )
 from hashclient.provider.screen import read_screened
@@ -69,8 +57,10 @@ from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES
 
-#: What a repository's directory holds.
-_OWN_NAMES = {"public", "keys", "lock", "root.json"}
+#: What to do when a key is here but cannot be opened.
+OPEN_KEY = "give the passphrase of its key"
+#: What a command that makes a repository leaves when it is killed. Clients come later.
+_OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()
 _DEFAULT_VALIDITY = Validity()
@@ -80,20 +70,31 @@ class Repository:
     """The repository in one directory. Each method that writes holds the lock for its time."""
 
     def __init__(
-        self, directory: Path, *, clock: Clock, validity: Validity = _DEFAULT_VALIDITY
+        self,
+        directory: Path,
+        *,
+        clock: Clock,
+        validity: Validity = _DEFAULT_VALIDITY,
+        operator: str | None = None,
+        passphrases: Passphrases | None = None,
     ) -> None:
-        """Name a repository; `create` makes it, the other methods find out whether it is there."""
+        """Name a repository; `create` makes it, the other methods find out whether it is there.
+
+        `operator` is who acts, in the words of the log; `passphrases` open its keys.
+        """
         self.directory = directory
         self.public = directory / "public"
         self.root_file = directory / "root.json"
-        self._clock = clock
+        self.clients_file = directory / "clients.json"
+        self.clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"
-        self._files = ListFiles(self.public / "targets", clock)
-        self._keys = KeyStore(directory / "keys")
+        self.files = ListFiles(self.public / "targets", clock)
+        self._keys = KeyStore(directory / "keys", passphrases or Passphrases())
+        self.log = ChangeLog(directory / "log", clock, operator)
 
-    def create(self, *, root_keys: Keys = _ONE_KEY) -> None:
-        """Make the repository: keys, roles, no list.
+    def create(self, *, root_keys: Keys = _ONE_KEY, passphrase: bytes | None = None) -> None:
+        """Make the repository: keys, roles, no list. All keys are put under `passphrase`, if any.
 
         Raises:
             UsageError: the directory holds a repository, or something else.
@@ -112,13 +113,17 @@ class Repository:
                 f" (there is {printable(min(present))})",
                 hint="a repository has a directory of its own",
             )
-        with self._locked():
+        with self.changing():
             if (self._metadata / "timestamp.json").exists():
                 raise UsageError(
                     f"already a repository: {printable(self.directory)}",
                     hint="`hashclient provider publish` adds a list to it",
                 )
-            Roles.create(self._metadata, self._keys, self._clock, self._validity, root_keys)
+            self.log.record(
+                "repository-created", keys=root_keys.count, threshold=root_keys.threshold
+            )
+            self._keys.passphrase = passphrase
+            Roles.create(self._metadata, self._keys, self.clock, self._validity, root_keys)
 
     def publish(
         self,
@@ -131,6 +136,7 @@ class Repository:
         known_good: Iterable[tuple[str, BinaryIO]] | None = None,
         replace: bool = False,
         dry_run: bool = False,
+        draft: Path | None = None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
@@ -140,7 +146,7 @@ class Repository:
         `known_good` are files of digests that must not be on a list. With `replace`, entries that
         the sources lack are withdrawn, and those that are listed as they are stay; without a
         difference there is no new generation. With `dry_run` all is checked, and nothing is
-        written.
+        written. With `draft`, a new directory, all of it is written there, for others to sign.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -148,159 +154,171 @@ class Repository:
             StateError: there is no repository, a key is missing, or a file cannot be written;
                 the old state is still published.
         """
-        _check_list_name(list_name)
+        check_list_name(list_name)
         self.require()
-        with self._locked():
-            roles = self._load()
-            current = self._files.current(roles, list_name)
+        with self.changing():
+            roles = self.load()
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
-            entries = Entries(current.generation + 1, category or _category_of(list_name))
             is_new = list_name not in roles.lists
-            if not dry_run:
+            check_public(list_keys, draft, is_new=is_new)
+            check_place(draft)
+            if not dry_run and draft is None:
                 signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
                 roles.require_signers(signers)
             batches = read_screened(sources, reading or Reading(), known_good)
-            withdrawn: Strings = np.zeros(0, "S1")
-            if replace:
-                listed = Listed()
-                self._files.live_hashes(roles, current, listed)
-                batches, withdrawn = listed.difference(list(batches), entries.category)
-            for name, batch in batches:
-                entries.add(batch, name)
-            entries.finish()
-            if replace and not entries.segments and not len(withdrawn):
-                return Published(list_name, current.generation, 0, current.entries)
-            if not entries.segments and not len(withdrawn):
-                raise UsageError(
-                    "no entries to publish", hint="give files that hold at least one digest"
-                )
-            doubles = Doubles(entries.digests, entries.rows)
-            live = self._files.live_hashes(roles, current, doubles)
-            doubles.withdraw(withdrawn)
-            gone = entry_hashes(withdrawn)
-            hashes = entries.hashes()
-            entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
-            entries.check_categories(doubles.categories, list_name)
-            # What goes comes before what is added: an id may be in both.
-            segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
-            change = entries.rows - len(withdrawn)
-            checksum = checksum_of(hashes) - checksum_of(gone)
-            index = self._files.next_index(current, segments, change, checksum)
-            if not dry_run:
-                changed = {list_name}
-                if is_new:
-                    roles.add_list(list_name, list_keys)
-                    changed.add("targets")
-                self._files.write(roles, index, segments)
-                roles.commit(changed)
-            return Published(
-                list_name,
-                index.generation,
-                entries.rows,
-                index.entries,
-                withdrawn=len(withdrawn),
-                listed=_some(entries, doubles.listed()),
-                repeated=_some(entries, doubles.repeated()),
+            done, change = addition(
+                self.files, roles, list_name, batches, category=category, replace=replace
             )
+            if change is not None and not dry_run:
+                self._apply(roles, change, draft, list_keys)
+            return done
 
-    def withdraw(self, list_name: str, entry_ids: Sequence[str]) -> Published:
-        """Take entries off a list, as a new generation.
+    def withdraw(
+        self, list_name: str, entry_ids: Sequence[str], *, draft: Path | None = None
+    ) -> Published:
+        """Take entries off a list, as a new generation; or write that as a `draft`.
 
         Raises:
             UsageError: there is no such list, an id is not on it or is given twice.
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
-            roles = self._load()
-            if list_name not in roles.lists:
-                raise _no_such_list(roles, list_name)
-            current = self._files.current(roles, list_name)
-            if not entry_ids:
-                raise UsageError("no entries to withdraw")
-            if wrong := [i for i in entry_ids if not is_entry_id(i)]:
-                position = list(entry_ids).index(wrong[0]) + 1
-                raise UsageError(f"not an entry id: number {position} of those given")
-            entry_id, times = Counter(entry_ids).most_common(1)[0]
-            if times > 1:
-                raise UsageError(f"entry id is given twice: {entry_id}")
-            roles.require_signers([list_name, "snapshot", "timestamp"])
-            ids = np.array([i.encode() for i in entry_ids])
-            hashes = entry_hashes(ids)
-            unknown = ~np.isin(hashes, self._files.live_hashes(roles, current))
-            if unknown.any():
-                raise UsageError(
-                    f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
-                    hint="it may be withdrawn already; nothing was changed",
-                )
-            generation = current.generation + 1
-            segments = _withdrawals(generation, ids)
-            index = self._files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
-            self._files.write(roles, index, segments)
-            roles.commit({list_name})
-            return Published(list_name, generation, len(entry_ids), index.entries)
+        with self.changing():
+            roles = self.load()
+            require_list(roles, list_name)
+            check_entry_ids(entry_ids)
+            check_place(draft)
+            if draft is None:
+                roles.require_signers([list_name, "snapshot", "timestamp"])
+            done, change = withdrawal(self.files, roles, list_name, entry_ids)
+            self._apply(roles, change, draft)
+            return done
 
-    def consolidate(self, list_name: str, *, keep_newest: int = KEEP_NEWEST) -> Consolidated:
+    def consolidate(
+        self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
+    ) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
 
         The `keep_newest` generations are left as they are. Files that no segment is in any more
-        stay for clients in the middle of a fetch, until the next consolidation a day later.
+        stay for clients in the middle of a fetch, until the next consolidation a day later. With
+        `draft`, it is written there, for others to sign.
 
         Raises:
             UsageError: there is no such list.
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
-            roles = self._load()
-            if list_name not in roles.lists:
-                raise _no_such_list(roles, list_name)
-            current = self._files.current(roles, list_name)
-            targets = roles.lists[list_name].signed.targets
+        with self.changing():
+            roles = self.load()
+            require_list(roles, list_name)
+            check_place(draft)
+            if draft is None:
+                roles.require_signers([list_name, "snapshot", "timestamp"])
+                self.files.remove_unreferenced(roles, list_name)
+            done, change = consolidation(self.files, roles, list_name, keep_newest)
+            if change is not None:
+                self._apply(roles, change, draft)
+            return done
 
-            def read(segment: Segment) -> bytes:
-                return self._files.read_segment(roles, list_name, segment)
+    def _apply(
+        self, roles: Roles, change: Change, draft: Path | None, list_keys: Keys = _ONE_KEY
+    ) -> None:
+        """Write a change of a list, record it and publish it; or write it as a draft."""
+        changed = {change.list_name}
+        if change.list_name not in roles.lists:
+            roles.add_list(change.list_name, list_keys)
+            changed.add("targets")
+        if draft is not None:
+            self._write_draft(draft, roles, changed, change)
+            return
+        change.write(self.files, roles)
+        self.announce(roles, change.event, **change.data)
+        roles.commit(changed)
 
-            roles.require_signers([list_name, "snapshot", "timestamp"])
-            self._files.remove_unreferenced(roles, list_name)
-            joined = ranges_to_join(current.segments, current.generation, keep_newest)
-            replaced = [segment for segments in joined for segment in segments]
-            if not replaced:
-                count = len(current.segments)
-                return Consolidated(list_name, current.generation, count, count)
-            new = join_ranges(joined, read)
-            start = current.segments.index(replaced[0])
-            segments = (
-                *current.segments[:start],
-                *(n.segment for n in new),
-                *current.segments[start + len(replaced) :],
-            )
-            for segment in replaced:
-                del targets[target_name(list_name, segment.name)]
-            index = msgspec.structs.replace(current, segments=segments)
-            self._files.write(roles, index, new)
-            roles.commit({list_name})
-            return Consolidated(list_name, current.generation, len(current.segments), len(segments))
+    def _write_draft(
+        self, draft: Path, roles: Roles, changed: set[str], change: Change | None = None
+    ) -> None:
+        self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
+        write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
 
-    def rotate(self, role: str, wanted: Keys | None = None) -> None:
+    def publish_draft(self, directory: Path) -> Draft:
+        """Publish a draft that enough people have signed, and return it.
+
+        Raises:
+            UsageError: there is no such draft.
+            VerificationError: it is refused: changed, of another generation, or signed by keys
+                that do not count.
+            StateError: too few have signed it, or as `publish`.
+        """
+        self.require()
+        with self.changing():
+            roles = self.load()
+            roles.require_signers(["snapshot", "timestamp"])
+            draft = take_draft(roles, self.files, directory, self.clock)
+            lists = {
+                name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
+                for name, c in draft.lists.items()
+            }
+            signers = {name: sorted(draft.signed_by(name)) for name in sorted(draft.roles)}
+            self.announce(roles, "draft-published", lists=lists, signers=signers)
+            roles.take(draft.signed())
+            for name in set(draft.with_other_keys()) & set(draft.before):
+                self._keys.retire(name, roles.key_policy(name)[0])
+            return draft
+
+    def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
 
         Clients follow by themselves. The old keys are removed; as many new ones are made, with
-        the same threshold, unless others are `wanted`.
+        the same threshold, unless others are `wanted`. Keys of people go into a `draft`, which they
+        sign.
 
         Raises:
-            UsageError: there is no such role.
+            UsageError: there is no such role, or people cannot have its keys.
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
-            roles = self._load()
+        with self.changing():
+            roles = self.load()
             if role not in roles.names():
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
-            roles.rotate(role, wanted)
+            if draft is None and not (wanted and wanted.public):
+                self.announce(roles, "keys-rotated", role=role)
+                roles.rotate(role, wanted)
+                return
+            if role not in ("root", *roles.lists):
+                raise UsageError(f"keys of people sign the root and lists, not {role}")
+            if wanted is None or not wanted.public:
+                raise UsageError(
+                    "a draft of new keys needs their public halves",
+                    hint="`hashclient provider key new` makes a pair",
+                )
+            check_public(wanted, draft, is_new=True)
+            assert draft is not None
+            roles.replace_keys(role, wanted)
+            self._write_draft(draft, roles, {"root"} if role == "root" else {"targets", role})
+
+    def draft_renewal(self, draft: Path) -> list[str]:
+        """Write a draft of the roles that are due and whose keys are elsewhere; return these.
+
+        Raises:
+            UsageError: there is none, or the draft cannot be written.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self.changing():
+            roles = self.load()
+            due = set(roles.due()) - {"snapshot", "timestamp", NOTICES}
+            elsewhere = {role for role in due if not roles.can_sign(role)}
+            if not elsewhere:
+                raise UsageError(
+                    "no role is due whose keys are elsewhere", hint="`renew` alone is enough"
+                )
+            self._write_draft(draft, roles, elsewhere)
+            return sorted(elsewhere)
 
     def renew(self) -> Renewed:
         """Sign the timestamp again, and whatever is past half of its validity, or expired.
@@ -309,10 +327,11 @@ class Repository:
             StateError: as `publish`.
         """
         self.require()
-        with self._locked():
-            roles = self._load()
+        with self.changing():
+            roles = self.load()
+            self.announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
-            wanting = [roles.wanting(role) or "" for role in skipped]
+            wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
 
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
@@ -323,7 +342,7 @@ class Repository:
         Raises:
             StateError: as `status`.
         """
-        roles = self._load()
+        roles = self.load()
         return [(role, at, roles.wanting(role)) for role, at in roles.expiring()]
 
     def status(self) -> Status:
@@ -332,14 +351,14 @@ class Repository:
         Raises:
             StateError: there is no repository, or it is corrupt.
         """
-        roles = self._load()
+        roles = self.load()
         role_states = []
         for name in roles.names():
             signed, (keyids, threshold) = roles.metadata(name).signed, roles.key_policy(name)
             role_states.append(
                 RoleStatus(name, signed.version, signed.expires, len(keyids), threshold)
             )
-        indexes = [self._files.current(roles, name) for name in sorted(roles.lists)]
+        indexes = [self.files.current(roles, name) for name in sorted(roles.lists)]
         return Status(
             hashlib.sha256(read_public(self.root_file)).hexdigest(),
             tuple(role_states),
@@ -357,25 +376,6 @@ class Repository:
         """
         return list(closed_folders(self.directory, self.public))
 
-    def load(self) -> Roles:
-        """Return what is published, and the means to change it.
-
-        Raises:
-            StateError: there is no repository, or it is corrupt.
-        """
-        return self._load()
-
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the lock for a change, and clear away what an earlier one has left.
-
-        Raises:
-            LockedError: another process holds it.
-            StateError: the disk fails.
-        """
-        with self._locked():
-            yield
-
     def require(self) -> None:
         """Check that there is a repository.
 
@@ -388,18 +388,36 @@ class Repository:
                 hint="`hashclient provider init` makes one",
             )
 
+    def announce(self, roles: Roles, event: str, **data: Any) -> None:
+        """Have a change recorded just before clients can see it, with the versions it has then."""
+
+        def with_versions() -> dict[str, Any]:
+            root, timestamp = roles.root.signed, roles.timestamp.signed
+            return {**data, "root": root.version, "timestamp": timestamp.version}
+
+        roles.announce = self.log.announcer(event, with_versions)
+
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def changing(self) -> Iterator[None]:
+        """Hold the lock for a change, and clear away what an earlier one has left.
+
+        Raises:
+            LockedError: another process holds it.
+            StateError: the disk fails.
+        """
         busy = f"another process is changing {printable(self.directory)}"
         lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
         with own_hints("cannot change", self.directory), lock:
             written = (self.directory, self._metadata, self._keys.directory)
-            for folder in (*written, *self._files.directory.glob("lists/*")):
+            for folder in (*written, *self.files.directory.glob("lists/*")):
                 sweep_temporary(folder)
             self._keys.made.clear()
+            self._keys.passphrase = None
+            self.log.begin()
             try:
                 yield
             except BaseException:
+                self.log.failed()
                 self._discard_keys()
                 raise
 
@@ -413,48 +431,20 @@ class Repository:
         published: set[str] = set()
         if (self._metadata / "timestamp.json").exists():
             try:
-                published = self._load().key_files()
+                published = self.load().key_files()
             except StateError:
                 return  # what is published is not known: a key too many does no harm
         self._keys.discard(self._keys.made - published)
 
-    def _load(self) -> Roles:
+    def load(self) -> Roles:
+        """Return what is published, and the means to change it.
+
+        Raises:
+            StateError: there is no repository, or it is corrupt.
+        """
         self.require()
         with own_hints("cannot read", self.directory):
-            return Roles.load(self._metadata, self._keys, self._clock, self._validity)
-
-
-def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
-    """Return the segments that withdraw entries."""
-    import pyarrow as pa
-
-    texts = [text.decode() for text in ids.tolist()]
-    table = pa.table([pa.array(texts, pa.string())], schema=withdraw_schema())
-    return [
-        new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
-        for number, start in enumerate(range(0, len(texts), SEGMENT_ENTRIES))
-    ]
-
-
-def _some(entries: Entries, rows: Int64) -> Some | None:
-    return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
-
-
-def _no_such_list(roles: Roles, name: str) -> UsageError:
-    return UsageError(
-        f"no such list: {printable(name)}", hint=f"lists: {', '.join(roles.lists) or 'none yet'}"
-    )
-
-
-def _check_list_name(name: str) -> None:
-    if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
-        raise UsageError(
-            f"not a name for a list: {printable(name)}",
-            hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
-            " role such as `targets`",
-        )
-
-
-def _category_of(list_name: str) -> str:
-    """Return the category of entries that have none: the list's name, if it may be one."""
-    return list_name if is_category(list_name) else DEFAULT_CATEGORY
+            roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
+        # Whoever publishes without a word of their own is recorded all the same.
+        self.announce(roles, "repository-changed")
+        return roles

@@ -77,3 +77,79 @@ class Renewed(msgspec.Struct, frozen=True):
     signed: tuple[str, ...]
     skipped: tuple[str, ...]
     wanting: tuple[str, ...] = ()
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What generations `first` to `last` of a list have added and withdrawn."""
+
+    first: int
+    last: int
+    added: int
+    withdrawn: int
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """A list in numbers: `live` entries, of which `sized` have a size.
+
+    `categories` and `algorithms` count the entries of each, by name; `steps` are its generations,
+    of which some may have been joined.
+    """
+
+    name: str
+    generation: int
+    published_at: datetime
+    live: int
+    sized: int
+    categories: dict[str, int]
+    algorithms: dict[str, int]
+    keys: int
+    threshold: int
+    steps: tuple[Step, ...]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What has changed from generation `first` to `last`: ids of entries, each sorted.
+
+    `renewed` were withdrawn and added again in between. `categories` counts those `added`.
+    """
+
+    list_name: str
+    first: int
+    last: int
+    added: tuple[str, ...]
+    withdrawn: tuple[str, ...]
+    renewed: tuple[str, ...]
+    categories: dict[str, int]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An entry that was asked for: where it is, and what is known of it, without its digests.
+
+    It came in one of the generations `first` to `last`, and was withdrawn in one of
+    `withdrawn`, if it was. `algorithms` are the labels of the digests that it has. When it was
+    asked for by digests, `agree` are the labels of those that are the same, and `differ` what both
+    have and is not, which may be `size`.
+    """
+
+    list_name: str
+    entry_id: str
+    category: str
+    size: int | None
+    algorithms: tuple[str, ...]
+    first: int
+    last: int
+    withdrawn: tuple[int, int] | None = None
+    agree: tuple[str, ...] = ()
+    differ: tuple[str, ...] = ()
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is on the list now, with nothing that differs."""
+        return self.withdrawn is None and not self.differ
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What was found for an id, or for a row of a file: `asked` is the id, or `file:line`."""
+
+    asked: str
+    entries: tuple[Entry, ...]

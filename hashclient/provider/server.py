@@ -2,7 +2,8 @@
 
 It shows a client the same interface as a real provider's web server, so that a client can be set
 up and tested on one machine. A repository for others belongs behind a real web server. Only
-regular files below `public/` are served, to those who know the token; nothing is listed.
+regular files below `public/` are served, to those who know the token that is made for trials, or
+have one as a client of the repository; nothing is listed.
 """
 
 from __future__ import annotations
@@ -25,13 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
+from hashclient.provider.clients import Doorkeeper
 from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.repository import Repository
@@ -70,18 +67,30 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         address: tuple[str, int],
         public: Path,
         token: bytes,
+        doorkeeper: Doorkeeper,
         context: ssl.SSLContext,
         log: Callable[[str], None],
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.public = Path(os.path.realpath(public))
         self.expected = b"Bearer " + token
+        self._doorkeeper = doorkeeper
         self.log = log
         super().__init__(address, _Handler)
         # The handshake is left to the thread of the connection: none can hold up the others.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
+
+    def is_allowed(self, header: bytes) -> bool:
+        """Tell whether a header is that of the trial, or of a client of the repository."""
+        if hmac.compare_digest(header, self.expected):
+            return True
+        try:
+            return self._doorkeeper.who(header) is not None
+        except StateError as error:
+            self.log(error.message)
+            return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note a broken connection; it concerns nobody else."""
@@ -106,7 +115,7 @@ def open_server(
     ca, pair, token_file = (directory / n for n in ("ca.pem", "server.pem", "token"))
     if not token_file.exists():
         write_atomic(token_file, secrets.token_urlsafe(32).encode() + b"\n")
-    if not _is_certificate_good(ca, clock()) or not pair.exists():
+    if not all(_is_certificate_good(path, clock()) for path in (ca, pair)):
         _make_certificates(ca, pair, clock())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -118,7 +127,8 @@ def open_server(
         context.load_cert_chain(pair)
     token = read_secret(token_file, "token file").strip()
     try:
-        server = TrialServer(address, repository.public, token, context, log)
+        doorkeeper = Doorkeeper(repository.clients_file, clock)
+        server = TrialServer(address, repository.public, token, doorkeeper, context, log)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {bind}: {error.strerror}", hint="port 0 takes a free one"
@@ -171,7 +181,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
             self.close_connection = True  # a body is not read, so what follows it is unknown
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, self.server.expected):
+        if not self.server.is_allowed(given):
             self._refuse(HTTPStatus.UNAUTHORIZED, ("WWW-Authenticate", "Bearer"))
             return
         fd = self._open()
@@ -251,9 +261,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _is_certificate_good(ca: Path, now: datetime) -> bool:
+def _is_certificate_good(path: Path, now: datetime) -> bool:
+    from cryptography.x509 import load_pem_x509_certificate
+
     try:
-        certificate = x509.load_pem_x509_certificate(read_regular(ca, MAX_TEXT_BYTES))
+        certificate = load_pem_x509_certificate(read_regular(path, MAX_TEXT_BYTES))
     except (OSError, ValueError):
         return False
     end = certificate.not_valid_after_utc
@@ -262,63 +274,14 @@ def _is_certificate_good(ca: Path, now: datetime) -> bool:
 
 def _make_certificates(ca_file: Path, pair_file: Path, now: datetime) -> None:
     """Make an authority and a server certificate of it; the authority's key is not kept."""
-    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    ca_name = _name("hashclient trial authority")
-    constraints = x509.BasicConstraints(ca=True, path_length=0)
-    ca_key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-    authority = (
-        _builder(ca_name, ca_name, ca_key.public_key(), now)
-        .add_extension(constraints, critical=True)
-        .add_extension(_key_usage(for_ca=True), critical=True)
-        .add_extension(ca_key_id, critical=False)
-        .sign(ca_key, hashes.SHA256())
+    from trustme import CA
+
+    authority = CA(organization_name="hashclient trial authority")
+    server = authority.issue_cert(
+        *("localhost", "127.0.0.1", "::1"),
+        organization_name="hashclient trial server",
+        not_before=now.astimezone(UTC) - timedelta(hours=1),
+        not_after=now.astimezone(UTC) + CERTIFICATE_VALIDITY,
     )
-    addresses = [ipaddress.ip_address(a) for a in ("127.0.0.1", "::1")]
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(a) for a in addresses)]
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_key_id)
-    key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    certificate = (
-        _builder(_name("hashclient trial server"), ca_name, key.public_key(), now)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(for_ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(key_id, critical=False)
-        .add_extension(issuer_id, critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_atomic(pair_file, private + certificate.public_bytes(Encoding.PEM))
-    write_atomic(ca_file, authority.public_bytes(Encoding.PEM), mode=PUBLIC_MODE)
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now.astimezone(UTC) - timedelta(hours=1))
-        .not_valid_after(now.astimezone(UTC) + CERTIFICATE_VALIDITY)
-    )
-
-
-def _key_usage(*, for_ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not for_ca,
-        key_cert_sign=for_ca,
-        crl_sign=for_ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    write_atomic(pair_file, server.private_key_and_cert_chain_pem.bytes())
+    write_atomic(ca_file, authority.cert_pem.bytes(), mode=PUBLIC_MODE)

@@ -20,6 +20,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import Match
+from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine.age import Chunks, unseal
@@ -149,7 +150,8 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
             f"match {match.id} was sealed with another key, so its file cannot be proven",
             hint="scan it again",
         )
-    with _in_place(match.path) as source:
+    is_object = is_object_uri(match.path)
+    with _object_in_place(match.path) if is_object else _in_place(match.path) as source:
         proven = prove(source)
         _check_tags(proven, match, sealer)
         yield proven
@@ -183,6 +185,28 @@ def _changed(name: str) -> StateError:
         f"not the file that matched any more: {name}",
         hint="scan it again; `hashclient matches close` settles what is gone",
     )
+
+
+@contextlib.contextmanager
+def _object_in_place(uri: str) -> Iterator[Source]:
+    """Give the object that a URI names: one version of it, whatever is stored meanwhile."""
+    from hashclient.quarantine.isolators.objects import Objects  # brings its libraries
+
+    shown = printable(uri)
+    try:
+        with Objects({}).open(uri) as spot, spot.hold() as held:
+
+            def read() -> Iterator[bytes]:
+                held.rewind()
+                try:
+                    while chunk := held.read(CHUNK_BYTES):
+                        yield chunk
+                except OSError as error:
+                    raise _unreadable(shown, error) from error
+
+            yield Source(shown, held.size, read)
+    except OSError as error:
+        raise _unreadable(shown, error) from error
 
 
 @contextlib.contextmanager

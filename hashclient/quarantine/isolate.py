@@ -282,14 +282,15 @@ def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> Taken:
     """Remove what was sealed from its place (step 9), and go on to the end."""
     removal = spot.remove(held, item.id)
     if not removal.done:
-        return _left(act, item, removal.why)
+        return _left(act, item, removal.why, is_meant=removal.is_meant)
     return _finish(act, item, spot, removal.remains)
 
 
-def _left(act: _Act, item: Item, why: str) -> Taken:
+def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> Taken:
     """Say that a file was sealed but not removed; the next act on it tries again."""
     act.room.log("quarantine-incomplete", item, act.mark, detail=why)
-    return Taken(taken=False, sealed=True, detail=f"sealed, but {why}", attention=True)
+    joined = f"sealed, {'and' if is_meant else 'but'} {why}"
+    return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
 
 
 def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> Taken:

@@ -22,6 +22,7 @@ import msgspec
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, hit_fields
+from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
 from hashclient.system.layout import EVIDENCE_NAME, ITEM_NAME
@@ -222,7 +223,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
         is_path = _is_whole_path(item.file)
         for value in item.origin.xattrs.values():
             base64.b64decode(value, validate=True)
-    except (ValueError, KeyError, RecursionError, binascii.Error) as error:
+    except (ValueError, KeyError, RecursionError, UsageError, binascii.Error) as error:
         raise _damaged(path, excerpt(error)) from error
     if item.format != FORMAT:
         raise StateError(
@@ -237,7 +238,12 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
 
 
 def _is_whole_path(path: str) -> bool:
-    """Tell whether a path is absolute, as a record has it: nothing in it leads back up."""
+    """Tell whether a path is absolute, as a record has it: nothing in it leads back up.
+
+    So is the URI of an object.
+    """
+    if is_object_uri(path):
+        return parse_uri(path).text == path
     components = path.lstrip("/").split("/")
     return path.startswith("/") and "\0" not in path and not {"", ".", ".."} & {*components}
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.kinds import MatchState
+from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
@@ -83,6 +84,11 @@ def restore(
             room.drop_restored(item, item.restored, matches)
             return Restored(item.file, ())
         _check(item, matches, allow_standing=allow_standing)  # 1
+        if to is None and is_object_uri(item.file):
+            raise UsageError(
+                f"{item.id} came from a bucket: {printable(item.file)}",
+                hint="give it back as a file, with --output, and put it there with your own tools",
+            )
         path = item.file if to is None else str(to.absolute())
         try:
             with open_place(path) if to is None else open_named(to.absolute()) as place:  # 2

@@ -32,7 +32,7 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.quarantine.isolate import Taken
-from hashclient.quarantine.isolators.files import Files
+from hashclient.quarantine.isolators.everywhere import Everywhere
 from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import Item, Mark, Stage, evidence_path, item_ids, load_item
 from hashclient.quarantine.reseal import Resealed
@@ -73,9 +73,11 @@ class Quarantine:
     ) -> None:
         """`on_bytes` is called with how many bytes were sealed, opened or checked, as they are.
 
-        `isolator` is for the kind of places that matches are in; files unless it is given.
+        `isolator` is for the kind of places that matches are in; files and objects by default.
         """
-        self._room = Room(session, on_bytes, isolator or Files())
+        self._room = Room(
+            session, on_bytes, isolator or Everywhere(session.settings.config.objects)
+        )
 
     def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
         """Seal the file of a match and remove it from its place; also finish what was interrupted.

@@ -66,6 +66,8 @@ class Responder:
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
         self._quarantine: Quarantine | None = None
+        #: What `want_reports` has noted: by the id of a match, whether a report is to be made.
+        self._noted: dict[str, bool] = {}
         #: The match whose file was taken away last, or is being taken.
         self._taking: str | None = None
         #: Why something that was to be done was not, if anything was: of the worst failure.
@@ -90,7 +92,8 @@ class Responder:
             only = msgspec.structs.replace(outcome, reason="would only be recorded")
             return Handled(only, record)
         in_order = tuple(acted[action] for action in Action if action in acted)
-        if record is not None and any(a.done for a in in_order):
+        # That a report is wanted leaves the match as it was.
+        if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
             with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
                 record = matches.get(record.id).ref
         return Handled(outcome, record, in_order)
@@ -100,6 +103,7 @@ class Responder:
 
         What cannot be noted is tried again, and told, with each outcome.
         """
+        self._noted.clear()
         ids = [
             recorded.record.id
             for recorded in found
@@ -107,13 +111,12 @@ class Responder:
         ]
         if not ids or self._only_tell:
             return
-        with (
-            contextlib.suppress(HashclientError),
-            Matches(self._settings.state_dir) as matches,
-            matches.batch(),
-        ):
-            for match_id in ids:
-                matches.want_report(match_id, self._destination, self._session.now())
+        now, noted = self._session.now(), {}
+        with contextlib.suppress(HashclientError):
+            with Matches(self._settings.state_dir) as matches, matches.batch():
+                for match_id in ids:
+                    noted[match_id] = matches.want_report(match_id, self._destination, now)
+            self._noted = noted
 
     def _wanted(self, outcome: Outcome) -> set[Action]:
         wanted = set(actions_for(outcome, self._settings.config.policy))
@@ -149,23 +152,27 @@ class Responder:
                 detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
             return Acted(action, done=False, detail=detail)
         try:
+            if action is Action.REPORT:
+                return Acted(action, done=True, detail=self._report(record))
             with Matches(self._settings.state_dir) as matches:
-                if action is Action.REPORT:
-                    return Acted(action, done=True, detail=self._report(record, matches))
                 match = matches.get(record.id)
                 self._taking = match.id
                 taken = self._open_quarantine().take(match, matches, reason=reason)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
-        if not taken.taken or taken.attention:
+        if taken.attention or not taken.sealed:
             self._note(ExitCode.INCOMPLETE)
         with_it = _with_it(outcome) if taken.taken else ""
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)
 
-    def _report(self, record: MatchRef, matches: Matches) -> str:
-        """Note that a report is wanted and say so, or that there is one."""
-        if matches.want_report(record.id, self._destination, self._session.now()):
+    def _report(self, record: MatchRef) -> str:
+        """Note that a report is wanted, unless that is done, and say so, or that there is one."""
+        wanted = self._noted.pop(record.id, None)
+        if wanted is None:
+            with Matches(self._settings.state_dir) as matches:
+                wanted = matches.want_report(record.id, self._destination, self._session.now())
+        if wanted:
             return f"to be reported to {self._destination}"
         told = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
         return f"{record.state} already" if told else "in a report already"

@@ -31,7 +31,9 @@ class File(msgspec.Struct, gc=False):
     `digests` are those of `plan` that were computed in this run: none, if it was not read. What the
     cache knows of a file is in `record`. `reliable` says whether its size and times are, and
     `unwritable` whether nobody could write to it when it was read, None if that is not known.
-    `is_plain` says that it was looked at and is no container.
+    `is_plain` says that it was looked at and is no container. `spare` are digests of the other
+    algorithms that entries have; they count when they are asked for, so that what becomes of a file
+    does not depend on the files before it.
     """
 
     group: Group
@@ -44,6 +46,7 @@ class File(msgspec.Struct, gc=False):
     unwritable: bool | None = None
     record: np.void | None = None
     is_plain: bool = False
+    spare: list[bytes] = []
 
     @property
     def path(self) -> str:

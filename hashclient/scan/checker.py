@@ -104,6 +104,9 @@ class Checker:
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
+        #: Whether most of what was read in the task before has matched: then the other digests of
+        #: entries are computed at once.
+        self._expects_hits = False
         #: Without these two nothing is gained by looking at a file before it is opened.
         self._looks_first = cache is not None or not judge.reads_everything
 
@@ -116,6 +119,7 @@ class Checker:
         # The clock that gives files their times lags behind, by more than a tick if it is held up.
         started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
         self._reader.begin_task()
+        self._reader.spare = self._judge.every_algorithm if self._expects_hits else ()
         self._identities.clear()
         self._plain.clear()
         self._inside.clear()
@@ -192,6 +196,9 @@ class Checker:
                 else:
                     plan, digests, length, status, reliable, free = read
                     file = File(group, name, status, length, plan, digests, reliable, free)
+                    if len(digests) > len(plan):
+                        file.spare = digests[len(plan) :]
+                        del digests[len(plan) :]
                     file.is_plain = is_plain
                     files.append(file)
             result.files_read += len(files) - known
@@ -416,6 +423,7 @@ class Checker:
     def _judge_files(self, files: list[File], records: Records, result: Result) -> None:
         """Judge all files of a task together; count the clean ones, and tell of the others."""
         outcomes = judge_files(self._judge, self._reader, files, records, result)
+        self._expects_hits = 2 * len(outcomes) > len(files)
         result.clean += len(files) - len(outcomes)
         for number in range(len(files)) if self._keep_clean else sorted(outcomes):
             if number in outcomes:

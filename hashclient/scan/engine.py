@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,6 +34,9 @@ from hashclient.scan.sources.interface import Source, Task
 from hashclient.scan.sources.stream import Stream
 from hashclient.scan.streaming import StreamChecker
 from hashclient.system.cgroups import usable_processors
+
+if TYPE_CHECKING:
+    from hashclient.scan.objects.objects import Objects
 
 #: Seconds between two looks at the progress display, and at what is to be written meanwhile.
 TICK_S = 0.2
@@ -73,6 +77,7 @@ def scan(
     memory: Memory | None = None,
     executor: Executor | None = None,
     stream: Stream | None = None,
+    objects: Objects | None = None,
     containers: Options | None = None,
     accept: Callable[[Outcome], Outcome] = lambda outcome: outcome,
 ) -> Generator[Outcome | Progress]:
@@ -83,7 +88,8 @@ def scan(
     a file's size has, and not the cheapest that suffice. With `memory`, files that are known or
     believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
     found so far when the iteration is ended early. What runs the checking is `executor`, by default
-    this process for a little and `jobs` others for more; a `stream` comes first, and is read here.
+    this process for a little and `jobs` others for more; a `stream` comes first, and is read here,
+    as `objects` are, which come last.
     What is in containers is checked as `containers` says, and not at all without it; `accept`
     changes what an outcome is taken for that something is accepted of.
 
@@ -97,6 +103,7 @@ def scan(
     judge = lists.judge(all_digests=all_digests)
 
     opened: list[Members] = []
+    opened_last: Generator[object] | None = None
 
     def members() -> Members | None:
         if containers is None:
@@ -130,6 +137,12 @@ def scan(
         if stream is not None:
             checker = StreamChecker(judge, keep_clean=keep_clean, members=members())
             results = itertools.chain(stream.check(checker), results)
+        if objects is not None:
+            summary.by_store_digest = 0
+            # After all that is forked: what their libraries begin lives in one process.
+            of_objects = objects.check(judge, members, keep_clean=keep_clean)
+            results = itertools.chain(results, of_objects)
+            opened_last = of_objects
         for item in results:
             if isinstance(item, Advance):
                 if item.path is not None:
@@ -149,6 +162,9 @@ def scan(
                 summary.known_unchanged += item.known_unchanged
                 summary.believed_unchanged += item.believed_unchanged
                 summary.ruled_out_by_claim += item.ruled_out_by_claim
+                if item.by_store_digest:
+                    told_by_store = summary.by_store_digest or 0
+                    summary.by_store_digest = told_by_store + item.by_store_digest
                 summary.members += item.members
                 summary.members_read += item.members_read
                 summary.counts[Kind.CLEAN] += item.clean
@@ -165,6 +181,8 @@ def scan(
                 ended = time.monotonic()
                 due = ended + max(TICK_S, TICK_SHARE * (ended - now))
     finally:
+        if opened_last is not None:
+            opened_last.close()
         memory.flush()
         close()
         source.close()

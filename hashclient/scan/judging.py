@@ -8,6 +8,7 @@ costs little more than one that does not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 
@@ -109,6 +110,10 @@ def _read_further(
             if not mask:
                 continue
             file, plan = files[number], Algorithm.in_mask(mask)
+            if file.spare:
+                _take_spare(judge, file, plan)
+                by_plan.setdefault(plan, []).append(number)
+                continue
             try:
                 if file.group.directory != directory:
                     stack.close()
@@ -128,6 +133,21 @@ def _read_further(
             by_plan.setdefault(plan, []).append(number)
     seal_digests(judge, files, records, by_plan)
     return ended
+
+
+def _take_spare(judge: Judge, file: File, plan: Plan) -> None:
+    """Let more digests of a file count that were computed when it was read."""
+    spare = file.spare
+    file.digests += [spare[place] for place in _places(judge.every_algorithm, file.plan, plan)]
+    file.plan += plan
+    file.spare = []
+
+
+@functools.lru_cache(maxsize=1 << 9)
+def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
+    """Return where the digests of `wanted` are among those of `every` that are not `computed`."""
+    spare = [algorithm for algorithm in every if algorithm not in computed]
+    return [spare.index(algorithm) for algorithm in wanted]
 
 
 def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> list[bytes]:
@@ -153,5 +173,5 @@ def listed_rows(judge: Judge, records: Records, masks: Uint8) -> set[int]:
         rows = np.flatnonzero(masks & np.uint8(algorithm))
         if len(rows):
             tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
-            listed.update(rows[list(judge.find(algorithm, tags))].tolist())
+            listed.update(rows[judge.are_listed(algorithm, tags)].tolist())
     return listed

@@ -273,7 +273,7 @@ class Members:
             rows = np.flatnonzero(masks & np.uint8(algorithm))
             if len(rows):
                 tags = np.ascontiguousarray(members["tags"][rows, SLOT[algorithm]])
-                doubtful[rows[list(self._judge.find(algorithm, tags))]] = True
+                doubtful[rows[self._judge.are_listed(algorithm, tags)]] = True
         open_ones = set(owners[doubtful].tolist())
         return [number not in open_ones for number in range(len(insides))]
 

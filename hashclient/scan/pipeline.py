@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
+#: So many are given out at once to who takes several.
+PORTION = 32
 
 
 class Guard(Protocol):
@@ -61,7 +63,7 @@ class Observer:
     """Is called with what happens in a run besides outcomes; this one ignores it all."""
 
     def progressed(self) -> None:
-        """An outcome has come, or time has passed."""
+        """Outcomes have come and were given out, or time has passed."""
 
     def failed(self, error: HashclientError) -> None:
         """Something besides the inputs failed, such as writing the log; the run goes on."""
@@ -124,14 +126,16 @@ class Run(Iterator[Handled]):
         self._arguments = arguments
         self._actions = actions
         self._guard, self._observer, self._stops = front.guard, front.observer, front.stops
-        #: What was found and is not recorded yet, and what is recorded and not given out yet.
+        #: What was found and is not recorded yet; what is recorded and not acted upon yet; and what
+        #: is not given out yet.
         self._waiting: list[Outcome] = []
         self._ready: collections.deque[Recorded] = collections.deque()
+        self._done: collections.deque[Handled] = collections.deque()
         self._found: collections.Counter[Kind] = collections.Counter()
         self._is_over = False
         self._cause: BaseException | None = None
+        #: Comes to a stop whenever something is in `_done`, until all of it is taken.
         self._results = self._handle()
-        self._next: list[Handled] = []
 
     @property
     def exit_code(self) -> ExitCode:
@@ -147,7 +151,21 @@ class Run(Iterator[Handled]):
         Raises:
             HashclientError: the run failed; after all that was found.
         """
-        return self._next.pop() if self._next else next(self._results)
+        while not self._done:
+            next(self._results)
+        return self._done.popleft()
+
+    def portions(self) -> Iterator[list[Handled]]:
+        """Yield outcomes in portions of those that are there, for who writes them together.
+
+        Raises:
+            HashclientError: the run failed; after all that was found.
+        """
+        for first in self:
+            portion = [first]
+            while self._done and len(portion) < PORTION:
+                portion.append(self._done.popleft())
+            yield portion
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +186,7 @@ class Run(Iterator[Handled]):
             BaseException: `error`, if the run was ending already or does not stop by it.
         """
         with contextlib.suppress(StopIteration):
-            self._next.append(self._results.throw(error))
+            self._results.throw(error)
 
     def give_up(self, error: BaseException) -> None:
         """End the run at once because of `error`; nothing more is given out.
@@ -179,7 +197,7 @@ class Run(Iterator[Handled]):
         self._results.close()
         self._give_up(error)
 
-    def _handle(self) -> Generator[Handled]:
+    def _handle(self) -> Generator[None]:
         ending: tuple[type[BaseException], ...]
         ending = (KeyboardInterrupt, GeneratorExit, HashclientError, *self._stops)
         try:
@@ -202,7 +220,7 @@ class Run(Iterator[Handled]):
         if self.failure is not None:
             raise self.failure
 
-    def _gather(self) -> Generator[Handled]:
+    def _gather(self) -> Generator[None]:
         """Give out outcomes as they come, until the last one, a signal or a failure."""
         try:
             # Whatever ends the loop, the workers end with it.
@@ -217,8 +235,9 @@ class Run(Iterator[Handled]):
                 for item in self._outcomes:
                     if isinstance(item, Outcome):
                         self._waiting.append(item)
-                    if len(self._waiting) >= BATCH or not isinstance(item, Outcome):
-                        yield from self._flush()
+                        if len(self._waiting) < BATCH:
+                            continue
+                    yield from self._flush()
                     self._observer.progressed()
             yield from self._flush()
         except tuple(self._stops) as error:
@@ -233,7 +252,7 @@ class Run(Iterator[Handled]):
             self._recorder.start(self._arguments)
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
-    def _flush(self) -> Generator[Handled]:
+    def _flush(self) -> Generator[None]:
         """Record what there is, act, and give it out.
 
         Acting can take long and may be interrupted; then nothing is left out, only that no more is
@@ -243,16 +262,17 @@ class Run(Iterator[Handled]):
             self._keep()
             if self._actions is not None:
                 self._actions.want_reports(self._ready)
-            while self._ready and self._actions is None:
-                recorded = self._ready.popleft()
-                yield Handled(recorded.outcome, recorded.record)
+            while self._done:
+                yield
         while self._ready and self._actions is not None:
             ended = self.summary.stopped is not None
             handled = self._actions.respond(self._ready[0], ended=ended)
             self._ready[0] = Recorded(self._ready[0].outcome, handled.record)
             with self._guard.held():
                 self._ready.popleft()
-                yield handled
+                self._done.append(handled)
+                while self._done:
+                    yield
 
     def _keep(self) -> None:
         # A second signal, too, would have them recorded and logged again.
@@ -262,7 +282,10 @@ class Run(Iterator[Handled]):
                 self._waiting.sort(key=lambda outcome: os.fsencode(outcome.path))
             kept = self._recorder.keep(self._waiting)
             self._found.update(recorded.outcome.kind for recorded in kept)
-            self._ready.extend(kept)
+            if self._actions is None:
+                self._done.extend([Handled(k.outcome, k.record) for k in kept])
+            else:
+                self._ready.extend(kept)
             self._waiting.clear()
 
     def _settle(self) -> None:
@@ -293,6 +316,7 @@ class Run(Iterator[Handled]):
         if isinstance(error, HashclientError):
             # Also what could not be written at the very end counts.
             self.summary.failed, self.summary.failure = error.exit_code, error.message
+        self._done.clear()
         if self._is_over:
             return
         self._is_over = True

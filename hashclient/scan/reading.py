@@ -52,6 +52,9 @@ UNSIZED_S = 60.0
 HELD_BYTES = 1 << 16
 HELD_S = 0.5
 
+#: To compute more digests of a shorter file at once costs less than to read it again for them.
+SPARE_BYTES = 1 << 16
+
 #: Bytes that are read of a file to look whether it is a container.
 LOOK_BYTES = 1 << 12
 #: So much of a stream is kept, so that it need not be digested in every way it could match.
@@ -212,6 +215,8 @@ class Reader:
         self.bytes_read = 0
         #: Whether the file that was read last may be a container.
         self.may_be_container = False
+        #: Digests to compute of short files besides the plan: `read` gives them after those of it.
+        self.spare: Plan = ()
         self._sniffs = sniffs
         self._first_bytes = 0
         self._may_front = False
@@ -268,7 +273,8 @@ class Reader:
         """Read a file that was just opened.
 
         Where its size and times can be relied on, the length is its size; where not, no more is
-        read than `bound_of` says.
+        read than `bound_of` says. Of a short file, the digests of the plan may be followed by those
+        of `spare` that are not in it.
 
         Raises:
             Deferred: it is not shorter than `defer_bytes`.
@@ -292,6 +298,9 @@ class Reader:
                 self.refuse_sparse(status)
             if defer_bytes is not None:
                 raise Deferred
+        computed = plan
+        if self.spare and status.st_size < SPARE_BYTES:
+            computed = plan + tuple([a for a in self.spare if a not in plan])
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         # The method is not kept: in a circle, all of this would stay until that is looked for.
         capped, on_first = trust is FULL, self._sniff if self._sniffs else None
@@ -308,7 +317,7 @@ class Reader:
                 unwritable = is_unwritable(fd)
         try:
             digests, length = digest_fd(
-                fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                fd, computed, size, on_bytes, self._buffer, capped=capped, on_first=on_first
             )
         except LengthError as error:
             self.bytes_read += error.length

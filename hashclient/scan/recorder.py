@@ -12,20 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from hashclient.audit.log import Event
+from hashclient.audit.log import Encoded, Event
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
+from hashclient.formats.ready import HitParts, json_around_entry, quote
 from hashclient.matches.recording import MAX_NAME_CHARS
 from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.log import Log
-from hashclient.system.text import MAX_LOGGED_PATH_CHARS, log_path_fields, path_fields
+from hashclient.system.text import (
+    MAX_LOGGED_PATH_CHARS,
+    is_unicode,
+    log_path_fields,
+    path_fields,
+)
 
 _log = Log("scan")
 
@@ -62,6 +68,7 @@ class RunRecord:
         self._on_failure = on_failure
         self._places_of = places_of
         self._started = session.now()
+        self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
 
     def start(self, arguments: Sequence[str]) -> None:
@@ -88,10 +95,8 @@ class RunRecord:
         match that the next scan logs.
         """
         kept = self._remember(outcomes)
-        events = [
-            Event(str(k.outcome.kind), _data(k))
-            for k in kept
-            if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
+        events: list[Event | Encoded] = [
+            self._events.of(k) for k in kept if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
         ]
         events += [
             Event("accepted", {**_place_fields(o), "reason": o.reason})
@@ -155,6 +160,8 @@ class RunRecord:
                 "members": summary.members,
                 "ruled_out_by_claim": summary.ruled_out_by_claim,
             }
+        if summary.by_store_digest is not None:
+            data["by_store_digest"] = summary.by_store_digest
         if summary.gaps:
             data |= {
                 "gaps": [gap_fields(gap) for gap in summary.gaps],
@@ -162,7 +169,9 @@ class RunRecord:
             }
         self._log([Event(f"{self._command}-end", data)])
 
-    def _log(self, events: list[Event], *, durable: bool = False, sign_each: bool = False) -> None:
+    def _log(
+        self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
+    ) -> None:
         if self._audit_failed:
             return
         try:
@@ -187,13 +196,37 @@ class RunRecord:
             self._failed(error)
             return kept
         _log.info("recorded %d matches", len(found))
-        for n, match in zip(places, found, strict=True):
-            kept[n] = Recorded(outcomes[n], match.ref)
+        for n, ref in zip(places, found, strict=True):
+            kept[n] = Recorded(outcomes[n], ref)
         return kept
 
     def _failed(self, error: AuditError | StateError) -> None:
         self._summary.fail(error)
         self._on_failure(error)
+
+
+class MatchEvents:
+    """What is logged of matches and conflicts. There may be very many, so most need no encoder."""
+
+    def __init__(self) -> None:
+        """Nothing is prepared yet."""
+        self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
+
+    def of(self, recorded: Recorded) -> Event | Encoded:
+        """Return what is logged of one."""
+        outcome, record = recorded.outcome, recorded.record
+        path = outcome.origin or outcome.path
+        kind = str(outcome.kind)
+        if outcome.members or len(path) > MAX_LOGGED_PATH_CHARS or not is_unicode(path):
+            return Event(kind, _data(recorded))
+        hits = []
+        for hit in outcome.hits:
+            before, after = self._hits.of(hit)
+            hits.append(f"{{{before}{quote(hit.entry)}{after}}}")
+        head = "" if record is None else f'"id":{quote(record.id)},'
+        size = "null" if outcome.size is None else outcome.size
+        data = f'{{{head}"path":{quote(path)},"size":{size},"hits":[{",".join(hits)}]}}'
+        return Encoded(kind, data)
 
 
 def _data(recorded: Recorded) -> dict[str, Any]:

@@ -8,15 +8,22 @@ vanished, say, is left as it was met: its place is unknown then.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
-from collections.abc import Sequence
-from typing import Protocol
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome
 from hashclient.matches.recording import place_of
 from hashclient.scan.sources.files import open_directory
+
+#: The names in a directory are read where so many files in it are asked about, and so many times
+#: as many names at most.
+LISTED_FROM = 16
+LISTED_TIMES = 4
 
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -33,6 +40,53 @@ class Grounds(Protocol):
         ...
 
 
+class _Directory(NamedTuple):
+    """Where a directory is, without links and without a slash at its end, and its standing."""
+
+    path: str
+    standing: str | None
+
+
+class _Links:
+    """Which of many files are links.
+
+    To ask the system about each takes longer than all else here. Of a directory in which there are
+    many of them its list of names tells, as far as that is read: it may be much longer.
+    """
+
+    def __init__(self, directories: Iterable[str]) -> None:
+        """Answer for files whose directories are `directories`, one a file."""
+        self._counts = Counter(directories)
+        #: By directory, the names that were seen there, and whether each is a link.
+        self._seen: dict[str, dict[str, bool]] = {}
+
+    def has(self, directory: str, name: str, path: str) -> bool:
+        """Tell whether the file `name` in `directory`, which is at `path`, is a link."""
+        seen = self._seen.get(directory)
+        if seen is None:
+            seen = self._seen[directory] = self._list(directory)
+        is_link = seen.get(name)
+        if is_link is not None:
+            return is_link
+        try:
+            return stat.S_ISLNK(os.lstat(path).st_mode)
+        except OSError:
+            # Too long for one call, or gone again: links are refused where it is isolated.
+            return False
+
+    def _list(self, directory: str) -> dict[str, bool]:
+        count = self._counts[directory]
+        # What has no slash is in the working directory, and `/` itself is cut off at the root.
+        if count < LISTED_FROM or not directory:
+            return {}
+        try:
+            with os.scandir(directory) as entries:
+                first = itertools.islice(entries, count * LISTED_TIMES)
+                return {entry.name: entry.is_symlink() for entry in first}
+        except OSError:
+            return {}
+
+
 class Whereabouts:
     """Says where files are, by what `grounds` know."""
 
@@ -42,30 +96,40 @@ class Whereabouts:
 
     def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
         """Return the places of outcomes, in their order."""
-        known: dict[str, tuple[str, str | None] | None] = {}
-        return [place_of(o) if o.is_stream else self._of(o.path, known) for o in outcomes]
+        files = [outcome.path.rpartition("/") for outcome in outcomes]
+        links = _Links(met for met, _, _ in files)
+        known: dict[str, _Directory | None] = {}
+        return [
+            place_of(outcome)
+            if outcome.is_stream or outcome.is_object
+            else self._of(outcome.path, file, known, links)
+            for outcome, file in zip(outcomes, files, strict=True)
+        ]
 
-    def _of(self, path: str, known: dict[str, tuple[str, str | None] | None]) -> Place:
-        met, slash, name = path.rpartition("/")
+    def _of(
+        self,
+        path: str,
+        file: tuple[str, str, str],
+        known: dict[str, _Directory | None],
+        links: _Links,
+    ) -> Place:
+        met, slash, name = file
         if name in ("", ".", ".."):
             return Place(_plain(path))
-        try:
-            if stat.S_ISLNK(os.lstat(path).st_mode):
-                met, slash, name = os.path.realpath(path).rpartition("/")
-        except OSError:
-            pass  # too long for one call, or gone again: links are refused where it is isolated
+        if links.has(met, name, path):
+            met, slash, name = os.path.realpath(path).rpartition("/")
         if met not in known:
             known[met] = self._directory(met + slash)
         found = known[met]
         if found is None:
             return Place(_plain(path))
-        directory, standing = found
-        real = f"{directory}/{name}"
-        if real == path or real == (plain := _plain(path)):
-            return Place(real, standing)
-        return Place(real, standing, plain)
+        real = f"{found.path}/{name}"
+        if real == path:
+            return Place(real, found.standing)
+        plain = _plain(path)
+        return Place(real, found.standing, None if real == plain else plain)
 
-    def _directory(self, path: str) -> tuple[str, str | None] | None:
+    def _directory(self, path: str) -> _Directory | None:
         try:
             fd = _open(path)
         except (OSError, ValueError):
@@ -74,7 +138,7 @@ class Whereabouts:
             real = self._grounds.path_of(fd)
             if real is None:
                 return None
-            return real.rstrip("/"), self._grounds.standing_of(fd)
+            return _Directory(real.rstrip("/"), self._grounds.standing_of(fd))
         finally:
             os.close(fd)
 

@@ -18,6 +18,7 @@ STATE_NAME = "state.json"
 SEAL_KEY_NAME = "seal.key"
 MATCHES_NAME = "matches.db"
 INVENTORY_NAME = "inventory.db"
+OBJECTS_NAME = "objects.db"
 MOUNTS_NAME = "mounts.json"
 #: In the folder of a list; the first of them in that of the known good files, too.
 MANIFEST_NAME = "manifest.json"
@@ -120,6 +121,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.root / INVENTORY_NAME
 
     @property
+    def objects(self) -> Path:
+        """What scans remember of objects in buckets."""
+        return self.root / OBJECTS_NAME
+
+    @property
     def notices(self) -> Path:
         """What providers have to say, one file each."""
         return self.root / "notices"
@@ -155,7 +161,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def spool(self) -> Path:
-        """Where a daemon keeps streams that may be containers, in files without a name."""
+        """Where what may be a container is kept for a moment, in files without a name."""
         return self.root / "spool"
 
     @property
@@ -187,6 +193,7 @@ FILES: Mapping[str, str] = {
     r"audit/key\.(pem|pub)": "the key that signs it",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
+    r"objects\.db(-wal|-shm)?": "what scans remember of objects in buckets",
     r"notices/lock": "the lock of whoever changes what is known of notices",
     rf"notices/{_NAME}\.json": "notices of a provider, and what became of them here",
     r"mounts\.json": "which file systems were mounted",
@@ -194,7 +201,7 @@ FILES: Mapping[str, str] = {
     r"quarantine/lock": "the lock of whoever changes the quarantine",
     rf"quarantine/{_ID}/item\.json": "what is known of a file that was taken away",
     rf"quarantine/{_ID}/evidence\.age": "that file, sealed",
-    r"spool/.+": "streams that a daemon keeps for a moment, on file systems without unnamed files",
+    r"spool/.+": "what may be a container, for a moment, on file systems without unnamed files",
     r"reports/lock": "the lock of whoever changes a report",
     r"reports/prepare\.lock": "the lock of whoever prepares one",
     rf"reports/r-{_ID}/report\.json": "how far a report has come",

@@ -36,6 +36,17 @@ def printable(path: str | os.PathLike[str]) -> str:
     return "".join(shown)
 
 
+def is_unicode(path: str) -> bool:
+    """Tell whether the bytes of a path are UTF-8, by its text with surrogateescape."""
+    if path.isascii():
+        return True
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def path_fields(path: str) -> dict[str, str]:
     """Return the fields that give `path` (decoded with surrogateescape) without loss, for JSON.
 

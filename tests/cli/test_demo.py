@@ -23,8 +23,10 @@ def test_every_step_ends_as_expected(tmp_path: Path) -> None:
     ends = [int(code) for code in re.findall(r"^\[exit (\d+)\]$", result.out, re.MULTILINE)]
     assert {0, 4, 5, 6, 10} == set(ends)
     assert len(ends) == result.out.count("\n$ ") - 1  # the server runs on beside it
+    assert "list baseline: generation 2: 1 added, 4 live" in result.out
+    assert "1 row was not meant, and left out" in result.out
     again = run("--state-dir", kept / "state", "scan", kept / "files")
-    assert again.code == 0  # one is in quarantine, the other not on the list any more
+    assert again.code == 0  # two are in quarantine, the other not on the list any more
 
 
 def test_it_works_in_no_directory_with_something_in_it(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_root_has_to_be_the_providers(
         case "huge":
             path.write_bytes(bytes(600_000))
         case "foreign":
-            repository = Repository(tmp_path / "foreign-repo", clock=site.repository._clock)
+            repository = Repository(tmp_path / "foreign-repo", clock=site.repository.clock)
             repository.create()
             path.write_bytes(repository.root_file.read_bytes())
     arguments = site.init_arguments()

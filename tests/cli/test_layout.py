@@ -54,7 +54,8 @@ def test_every_path_of_the_layout_is_one_of_its_files_or_above_one(state: Path) 
 def test_the_code_names_no_file_of_the_state_elsewhere() -> None:
     package = Path(__file__).parents[2] / "hashclient"
     names = (
-        r"seal\.key|matches\.db|inventory\.db|mounts\.json|manifest\.json|staging\.json|item\.json"
+        r"seal\.key|matches\.db|inventory\.db|objects\.db|mounts\.json|manifest\.json"
+        r"|staging\.json|item\.json"
     )
     for path in package.rglob("*.py"):
         if path.name != "layout.py":

@@ -72,6 +72,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
         "not_meant": 0,
         "skipped": [],
         "dry_run": False,
+        "draft": None,
     }
     off = (
         "hint: they were published all the same; `hashclient provider withdraw` takes entries off"
@@ -84,7 +85,13 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
         f" standard input:3\n{off}"
     )
     out, _ = run("withdraw", repo, "--list", "baseline", "1-1", "a-1", "--format", "json")
-    assert json.loads(out) == {"list": "baseline", "generation": 3, "withdrawn": 2, "live": 2}
+    assert json.loads(out) == {
+        "list": "baseline",
+        "generation": 3,
+        "withdrawn": 2,
+        "live": 2,
+        "draft": None,
+    }
     assert run("rotate", repo, "baseline")[1] == "role baseline has new keys\n"
     rotated = run("rotate", repo, "baseline", "--format", "json")[0]
     assert json.loads(rotated) == {"rotated": "baseline"}

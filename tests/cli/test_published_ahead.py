@@ -26,10 +26,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def publish_at(site: Site, moment: datetime) -> None:
     """Publish what bears another time; all else is signed at the present one."""
-    clock = site.repository._files._clock
-    site.repository._files._clock = lambda: moment
+    clock = site.repository.files._clock
+    site.repository.files._clock = lambda: moment
     site.publish(csv(range(3, 5)))
-    site.repository._files._clock = clock
+    site.repository.files._clock = clock
 
 
 def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:

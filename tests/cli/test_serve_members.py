@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.daemon import spool
-from hashclient.daemon.spool import Spool
+from hashclient.scan import spool
+from hashclient.scan.spool import Spool
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import csv_of, make_state, run, write_tree
 

@@ -1,6 +1,7 @@
 """What every isolator does: nothing is removed but what was sealed, and a kill loses nothing.
 
-The quarantine runs as it is, with each kind of places behind it: files, and a store of named blobs.
+The quarantine runs as it is, with each kind of places behind it: files, a store of named blobs, and
+a bucket of S3.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 
 from fixtures.blobs import Blobs, BlobStore
+from fixtures.buckets import Site, error
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import StateError
 from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator, hold_if_there
+from hashclient.quarantine.isolators.objects import Objects
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.vault import Stage, Taken
 from tests.kit import fast_directory
@@ -137,8 +140,54 @@ class BlobSide(Side):
         patch.setattr(self.store, "refuses", PermissionError(1, "permission denied"))
 
 
-@pytest.fixture(params=[FileSide, BlobSide])
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    with site.reached():
+        yield site
+    site.close()
+
+
+class ObjectSide(Side):
+    """An object in a bucket that keeps versions.
+
+    obstore cannot name its key, so what it begins, and no process that is forked should have, is
+    not begun in the process of the tests.
+    """
+
+    site: Site
+    KEY = "a//key"
+
+    def begin(self) -> None:
+        self.bucket = self.site.bucket()
+        self.bucket.keep_versions()
+        self.locator = f"{self.bucket.uri}/{self.KEY}"
+        self.isolator = Objects({})
+
+    def put(self, data: bytes) -> None:
+        self.bucket.put(self.KEY, data)
+
+    def content(self) -> bytes | None:
+        if self.KEY not in self.bucket.keys:
+            return None
+        where = {"Bucket": self.bucket.name, "Key": self.KEY}
+        found: bytes = self.site.client.get_object(**where)["Body"].read()
+        return found
+
+    def take_away(self) -> None:
+        for version in self.bucket.versions(self.KEY):
+            self.bucket.delete(self.KEY, VersionId=version)
+
+    def refuse(self, patch: pytest.MonkeyPatch) -> None:
+        denied = error("403 Forbidden", "AccessDenied")
+        answer = lambda request: denied if request[0] == "DELETE" else None  # noqa: E731
+        patch.setattr(self.site, "answer", answer)
+
+
+@pytest.fixture(params=[FileSide, BlobSide, ObjectSide])
 def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    if request.param is ObjectSide:
+        monkeypatch.setattr(ObjectSide, "site", request.getfixturevalue("site"), raising=False)
     monkeypatch.setattr(os, "fsync", lambda _fd: None)  # most of the time, and nothing to be seen
     with fast_directory() as directory:
         made: Side = request.param(directory)

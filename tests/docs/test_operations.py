@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
+from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
@@ -27,6 +28,7 @@ from hashclient.configfile.tables import (
     MirrorConfig,
     NoticesConfig,
     OAuthConfig,
+    ObjectsConfig,
     PackageDestination,
     PolicyRule,
     ProviderConfig,
@@ -36,7 +38,7 @@ from hashclient.configfile.tables import (
 )
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
-from hashclient.index.blinding import KEY_CREDENTIAL, KEY_ENV
+from hashclient.index.blinding import KEY_CREDENTIAL
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render
 from tests.docs.blocks import DOCS, DOCUMENTS, marked_blocks, run_command, run_script, table_rows
@@ -67,7 +69,7 @@ def variables() -> set[str]:
     """Return the names of all variables that the program reads."""
     context = click.Context(cli, auto_envvar_prefix="HASHCLIENT")
     named = {o.envvar or f"HASHCLIENT_{(o.name or '').upper()}" for o in options(cli, context)}
-    return {str(name) for name in named} | {KEY_ENV, "HASHCLIENT_DEBUG"}
+    return {str(name) for name in named} | OTHER_VARIABLES
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def variables() -> set[str]:
                 "notices",
                 "containers",
                 "accept",
+                "objects",
                 "commands",
                 "notes",
             },
@@ -97,6 +100,7 @@ def variables() -> set[str]:
         ("### `[quarantine]`", QuarantineConfig, set()),
         ("### `[scan.containers]`", ContainersConfig, set()),
         ("### `[[scan.accept]]`", AcceptRule, set()),
+        ('### `[objects."URI"]`', ObjectsConfig, set()),
         ("### `[inventory]`", InventoryConfig, set()),
         ("### `[keep]`", KeepConfig, set()),
         ("### `[notices]`", NoticesConfig, set()),

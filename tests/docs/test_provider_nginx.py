@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -21,11 +21,20 @@ import pytest
 
 from fixtures.client import csv
 from fixtures.tls import Authority
+from hashclient.provider.access import add_client, all_clients, revoke_client, rotate_client
+from hashclient.provider.clients import Clients
 from hashclient.provider.repository import Repository
+from hashclient.provider.serverconfig import MANY, Site, nginx_clients, nginx_server
 from tests.docs.blocks import DOCS, free_port, marked_blocks
 from tests.kit import Run, call, wait_until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+SITE = Site(
+    "lists.example.org",
+    Path("/srv/lists/public"),
+    Path("/etc/ssl/lists/server.pem"),
+    Path("/etc/ssl/lists/server.key"),
+)
 TOKEN = "5d0c9e1f6a7b4c38-alice-example"
 #: Around what is documented: all that it says nothing of stays in one directory.
 MAIN = """
@@ -66,7 +75,7 @@ class Nginx:
         finally:
             os.umask(umask)
         for path, here in {
-            "443 ssl": f"127.0.0.1:{self.port} ssl",
+            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
             "/etc/ssl/lists/server.pem": server.cert,
             "/etc/ssl/lists/server.key": server.key,
             "/etc/ssl/lists/clients-ca.pem": self.authority.ca,
@@ -156,14 +165,14 @@ def test_tokens(directory: Path) -> None:
         check_answers(nginx)
 
 
-def check_answers(nginx: Nginx) -> None:
+def check_answers(nginx: Nginx, token: str = TOKEN) -> None:
     """Check what docs/format.md asks of a server."""
     (segment,) = nginx.repository.public.glob("targets/lists/baseline/*.parquet")
     path = segment.relative_to(nginx.repository.public).as_posix()
     with httpx.Client(
         base_url=f"https://127.0.0.1:{nginx.port}",
         verify=ssl.create_default_context(cafile=str(nginx.authority.ca)),
-        headers={"Authorization": f"Bearer {TOKEN}", "Accept-Encoding": "gzip, br"},
+        headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "gzip, br"},
         trust_env=False,
     ) as browser:
         whole = browser.get(path)
@@ -179,6 +188,82 @@ def check_answers(nginx: Nginx) -> None:
         assert newest.headers["cache-control"] == "private, max-age=60"
         for hidden in ("", "metadata/", "targets/lists", "../keys", "..%2froot.json"):
             assert browser.get(hidden).status_code in {301, 400, 403, 404}, hidden
+
+
+def rendered(repository: Repository, now: datetime) -> str:
+    """Return what `server-config nginx` writes, under the paths that are documented."""
+    made = call(
+        *("provider", "server-config", "nginx", repository.directory),
+        *("--server-name", "lists.example.org", "--public", "/srv/lists/public"),
+    )
+    assert made.code == 0, made.err
+    begin = made.out.index("server {")
+    # As it was rendered at `now`: nginx has to see by itself what has expired since.
+    return nginx_clients(all_clients(repository), now) + made.out[begin:]
+
+
+def test_what_is_made_for_clients_is_what_nginx_understands(directory: Path) -> None:
+    """Tokens as hashes, some of them out of date or revoked."""
+    now = datetime.now(UTC)
+    moment = now
+    repository = Repository(directory / "clients", clock=lambda: moment)
+    repository.create()
+    year, day = timedelta(days=365), timedelta(days=1)
+    alice = add_client(repository, "alice", year, None).token
+    second = rotate_client(repository, "alice", year, day, None).token
+    carol = add_client(repository, "carol", year, None).token
+    revoke_client(repository, "carol")
+    moment = now - 2 * day
+    bob = add_client(repository, "bob", day, None).token
+    text = rendered(repository, moment)
+    for token in (alice, second, bob, carol):
+        assert token.split(".")[2] not in text
+    with Nginx(directory, text).serve() as nginx:
+        mixed = f"{alice[:21]}{second[21:]}"
+        wrong = [bob, carol, alice.upper(), f"{alice}=", alice[:-1], mixed, "none"]
+        with httpx.Client(
+            base_url=f"https://127.0.0.1:{nginx.port}",
+            verify=ssl.create_default_context(cafile=str(nginx.authority.ca)),
+            trust_env=False,
+        ) as browser:
+
+            def status(*headers: tuple[str, str]) -> int:
+                return browser.get("metadata/timestamp.json", headers=headers).status_code
+
+            def of(token: str) -> tuple[str, str]:
+                return "Authorization", f"Bearer {token}"
+
+            assert [status(of(token)) for token in (alice, second)] == [200, 200]
+            assert [status(of(token)) for token in wrong] == [401] * len(wrong)
+            assert status() == 401
+            assert status(("Authorization", f"bearer {alice}")) == 401
+            assert status(of(alice), of(bob)) in {400, 401}
+        assert nginx.init("--token-file", nginx.secret(f"{alice}\n")).code == 0
+        fetched = nginx.call("fetch")
+        assert fetched.code == 0, fetched.err
+        check_answers(nginx, alice)
+
+
+@pytest.mark.parametrize("count", [MANY, 3000])
+def test_many_clients_are_what_nginx_understands(directory: Path, count: int) -> None:
+    now = datetime.now(UTC)
+    repository = Repository(directory / "clients", clock=lambda: now)
+    tokens = Clients(directory / "clients.json", lambda: now)
+    clients = tuple(
+        tokens.with_added(f"client-{number:04}", timedelta(days=1))[1][0] for number in range(count)
+    )
+    repository.create()
+    text = nginx_clients(clients, now) + nginx_server(SITE)
+    nginx = Nginx(directory, text)
+    assert NGINX is not None
+    done = subprocess.run(
+        [NGINX, "-t", "-p", nginx.directory, "-c", "nginx.conf", "-e", "error.log"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr
 
 
 def test_client_certificates(directory: Path) -> None:

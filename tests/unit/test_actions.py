@@ -16,7 +16,9 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, ListState, Recorded
 from hashclient.errors import ConfigError, ExitCode
+from hashclient.matches.store import Matches
 from hashclient.quarantine.vault import item_ids
+from hashclient.scan import actions
 from hashclient.scan.actions import Responder
 
 REPORT = '[[policy]]\nactions = ["report"]\n'
@@ -68,6 +70,31 @@ def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: 
     apart = recorded(other, hits=(hit("baseline", "apart"),))
     responder(desk, rule).want_reports([unrecorded(one), recorded(one), apart])
     assert wanted(desk) == {one.id}
+
+
+def test_what_was_noted_together_is_told_without_asking_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of matches is opened once for all of them, and not once for each."""
+    found = [recorded(desk.find(name, A + name.encode())) for name in "abc"]
+    acting = responder(desk, REPORT)
+    opened: list[object] = []
+
+    class Counted(Matches):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            opened.append(self)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(actions, "Matches", Counted)
+    acting.want_reports(found)
+    told = [acting.respond(one) for one in found]
+    assert len(opened) == 1
+    assert [acted.detail for one in told for acted in one.acted] == ["to be reported to police"] * 3
+    assert [one.record for one in told] == [one.record for one in found]
+    assert wanted(desk) == {one.record.id for one in found if one.record is not None}
+    # What comes without having been noted is noted by itself.
+    (acted,) = acting.respond(found[0]).acted
+    assert acted.done and len(opened) == 2
 
 
 def test_what_is_only_told_leaves_nothing_behind(desk: Desk) -> None:

@@ -31,14 +31,15 @@ USES: Mapping[str, str] = {
     "containers": "__init__",
     "trust": "",
     "net": "__init__ configfile",
+    "objects": "__init__",
     "index": "config lists",
     "session": "audit config index migrations",
     "notices": "audit session",
-    "provider": "lists notices trust",
+    "provider": "audit lists notices trust",
     "fetch": "audit config configfile index lists matches migrations net notices session trust",
-    "quarantine": "audit config index matches session",
+    "quarantine": "audit config configfile index matches objects session",
     "reporting": "__init__ audit configfile index matches net quarantine session",
-    "scan": "audit config configfile containers formats index lists matches quarantine"
+    "scan": "audit config configfile containers formats index lists matches objects quarantine"
     " reporting session",
     "daemon": "__init__ config configfile containers index scan session",
     "status": "__init__ audit config fetch index matches notices quarantine reporting",
@@ -46,7 +47,7 @@ USES: Mapping[str, str] = {
     "client": "config fetch index lists scan session status upkeep",
     "watch": "client scan",
     "cli": "__init__ audit client config configfile daemon fetch formats index lists matches"
-    " migrations notices provider quarantine reporting scan session status watch",
+    " migrations notices objects provider quarantine reporting scan session status watch",
     "__init__": "",
     "__main__": "cli",
 }

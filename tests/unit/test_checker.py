@@ -138,6 +138,44 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
     assert (result.clean, result.files_read) == (0, 6)
 
 
+def test_after_a_task_that_matched_no_file_is_read_twice(
+    tmp_path: Path, read_algorithms: list[tuple[Algorithm, ...]]
+) -> None:
+    """Where files match, the next ones are likely to, and all digests come from one reading."""
+    contents = {name: b"content of " + name.encode() for name in ("a", "b", "c", "d")}
+    listed = {f"e-{name}": data for name, data in contents.items() if name != "d"}
+    lists = lists_of(tmp_path, base=csv_of(listed))
+    tree = write_tree(tmp_path / "t", contents)
+    one = checker(lists)
+    tasks = (["a"], ["b", "c", "d"], ["d"], ["a"])
+    results = [one.check([Group(str(tree), names, follow=False)]) for names in tasks]
+    readings = [len(read_algorithms)]
+    assert [r.bytes_read for r in results] == [24, 36, 12, 24]
+    assert [(r.files_read, r.clean) for r in results] == [(1, 0), (3, 1), (1, 1), (1, 0)]
+    assert readings == [2 + 3 + 1 + 2]
+    first, again = results[0].outcomes + results[3].outcomes
+    assert first == again
+    for outcome, name in zip(results[1].outcomes, "bc", strict=True):
+        assert outcome == check(lists, tree, name).outcomes[0]
+
+
+def test_what_a_file_is_does_not_depend_on_the_files_before_it(tmp_path: Path) -> None:
+    """Of digests that were computed on the chance, only those count that an entry asks for."""
+    md5, sha1, sha256 = digests_of(b"listed")
+    other = digests_of(b"something else")[0]
+    # By SHA-1 it would be a conflict with an entry that its MD5 does not lead to.
+    rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},,,synthetic\n"
+    rows += f"e-2,{other},{sha1},,synthetic\ne-3,{other},,{sha256},synthetic\n"
+    lists = lists_of(tmp_path, base=rows.encode())
+    tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"clean!"})
+    one = checker(lists, keep_clean=True)
+    groups = [[Group(str(tree), [name], follow=False)] for name in ("a", "a", "b", "b")]
+    first, second, third, fourth = (one.check(group).outcomes[0] for group in groups)
+    assert first == second and [hit.entry for hit in first.hits] == ["e-1"]
+    assert set(first.digests) == set(first.tags) == {Algorithm.MD5}
+    assert third == fourth and set(third.digests) == {Algorithm.MD5}
+
+
 def test_clean_files_are_named_when_asked_for(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"b": b"other", "d": b"LISTED"})

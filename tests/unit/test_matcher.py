@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fixtures.client import Client
@@ -16,6 +19,8 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit
 from hashclient.index import matcher as module
 from hashclient.index.matcher import Judge, verdict
+from hashclient.index.reader import Index
+from hashclient.lists.wire import NO_SIZE
 
 MD5, SHA1, SHA256 = Algorithm
 
@@ -173,3 +178,72 @@ def test_places_say_what_else_is_to_be_computed(tmp_path: Path) -> None:
 )
 def test_one_complete_hit_makes_a_match(complete: tuple[bool, ...], kind: Kind) -> None:
     assert verdict(tuple(Hit("l", "e", "c", 1, (MD5,), c) for c in complete)) is kind
+
+
+def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
+    """Whatever they have in common: contents, digests of some kinds, sizes, or nothing."""
+    contents = [b"a", b"b", b"c", b"d"]
+    rows = [
+        row(f"e-{n}", contents[n % 3], *kinds, size=size, wrong=wrong)
+        for n, (kinds, size, wrong) in enumerate(
+            (kinds, size, wrong)
+            for kinds in ((MD5,), (MD5, SHA1), (SHA1, SHA256), tuple(Algorithm))
+            for size in (None, 1, 2)
+            for wrong in (None, SHA1)
+        )
+    ]
+    asked = judge(tmp_path, base=rows, more=rows[::5])
+    chance = random.Random(3)
+    for _ in range(60):
+        count = chance.randrange(1, 40)
+        given = [
+            digests(
+                chance.choice(contents), *chance.sample(tuple(Algorithm), chance.randrange(1, 4))
+            )
+            for _ in range(count)
+        ]
+        sizes = [chance.choice((None, 1, 2)) for _ in range(count)]
+        columns = {}
+        for algorithm in Algorithm:
+            at = [n for n, one in enumerate(given) if algorithm in one]
+            if at:
+                tags = asked.sealer.tags_of(algorithm, [given[n][algorithm] for n in at])
+                columns[algorithm] = tags, np.array(at, np.uint32)
+        lengths = np.array([NO_SIZE if size is None else size for size in sizes], np.uint64)
+        alone = {
+            n: found
+            for n, (one, size) in enumerate(zip(given, sizes, strict=True))
+            if (found := asked.hits(asked.seal(one), size))
+        }
+        assert asked.hits_by_row(columns, lengths) == alone
+        is_hit, wanted = asked.wanted_by_row(columns, count)
+        for n, one in enumerate(given):
+            places = [
+                place
+                for algorithm, words in asked.seal(one).items()
+                for found in asked.find(algorithm, words.reshape(1, 2)).values()
+                for place in found
+            ]
+            assert (bool(is_hit[n]), int(wanted[n])) == (bool(places), asked.wanted(places))
+
+
+def test_what_a_thousand_files_of_one_content_hit_is_found_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, files = 300, 1000
+    asked = judge(tmp_path, base=[row(f"e-{n}", b"one", MD5) for n in range(entries)])
+    judged: list[int] = []
+    original = Index.hits
+
+    def counted(index: Index, found: Any, *rest: Any) -> Any:
+        judged.append(sum(len(one.queries) for _, one in found))
+        return original(index, found, *rest)
+
+    monkeypatch.setattr(Index, "hits", counted)
+    tags = asked.sealer.tags_of(MD5, [digests(b"one", MD5)[MD5]] * files)
+    columns = {MD5: (tags, np.arange(files, dtype=np.uint32))}
+    found = asked.hits_by_row(columns, np.full(files, 3, np.uint64))
+    assert judged == [entries]
+    assert list(found) == list(range(files)) and len(found[0]) == entries
+    assert all(of_file is found[0] for of_file in found.values())
+    assert asked.are_listed(MD5, tags).all()

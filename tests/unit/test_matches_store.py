@@ -99,10 +99,10 @@ def test_a_withdrawal_stands_until_the_entry_matches_again(record: Matches) -> N
 
 
 def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) -> None:
-    (found,) = record.record([match("/a", hit("e-1"), hit("e-2"))], KEY, NOW)
+    (made,) = record.record([match("/a", hit("e-1"), hit("e-2"))], KEY, NOW)
     record.withdraw("base", ["e-1"], 7, LATER)
     assert record.withdrawn() == []
-    found = record.get(found.id)
+    found = record.get(made.id)
     assert found.state is MatchState.FOUND
     assert [h.entry for h in found.standing] == ["e-2"]
     assert [h.withdrawn_generation for h in found.hits] == [7, None]
@@ -142,11 +142,8 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     first = match("/a", hit("e-1"), md5=b"m" * 16)
     (made,) = record.record([first], KEY, NOW)
     assert re.fullmatch(r"[a-z0-9]{10}", made.id)
-    assert (made.state, made.in_place, made.tags) == (
-        MatchState.FOUND,
-        True,
-        {Algorithm.MD5: b"m" * 16},
-    )
+    assert (made.state, made.in_place) == (MatchState.FOUND, True)
+    assert record.get(made.id).tags == {Algorithm.MD5: b"m" * 16}
     # By a common entry, by common tags; what was known of the tags stays known.
     (by_entry,) = record.record([match("/a", hit("e-1"), sha1=b"s" * 16)], KEY, LATER)
     by_tags = match("/a", hit("e-5", "other"), md5=b"m" * 16)
@@ -173,7 +170,8 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     # A key that was changed: the entry tells that it is the same; old tags go.
     (renewed,) = record.record([match("/a", hit("e-1"), md5=b"k" * 16)], "other", LATER)
     assert renewed.id == made.id
-    assert (renewed.key_id, renewed.tags) == ("other", {Algorithm.MD5: b"k" * 16})
+    found = record.get(renewed.id)
+    assert (found.key_id, found.tags) == ("other", {Algorithm.MD5: b"k" * 16})
 
 
 def test_what_is_found_where_a_file_was_taken_from_is_another_record(record: Matches) -> None:
@@ -248,7 +246,7 @@ def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
 
 def test_a_known_match_is_not_adopted(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
-    assert not record.adopt(made, LATER, {"by": "me"})
+    assert not record.adopt(record.get(made.id), LATER, {"by": "me"})
     assert [step.event for step in record.story(made.id)] == ["found"]
 
 
@@ -282,7 +280,7 @@ def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
 
 def test_a_record_is_an_outcome_for_formats(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"), hit("e-0", complete=False))], KEY, NOW)
-    handled = made.handled()
+    handled = record.get(made.id).handled()
     outcome = handled.outcome
     assert (outcome.kind, outcome.path, outcome.size) == (Kind.MATCH, "/a", 4)
     assert outcome.hits == (hit("e-1"),)
@@ -437,7 +435,7 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_a_file_has_one_record_however_its_path_is_written(record: Matches, path: str) -> None:
     [plain] = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
     [again] = record.record([match(path, hit("e-1"))], KEY, LATER)
-    assert (again.id, again.path) == (plain.id, "/srv/a")
+    assert (again.id, record.get(again.id).path) == (plain.id, "/srv/a")
 
 
 @pytest.mark.parametrize("detail", ["[]", "null", "7", '"to"', "{", ""])
@@ -472,7 +470,7 @@ def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
         made = record.record(found, chance.choice((KEY, "other")), NOW)
         # What comes again in one batch is renewed: the last of a file is what stands.
         last = {m.id: m for m in made}
-        assert {i: record.get(i) for i in last} == last
+        assert {i: record.get(i).ref for i in last} == last
 
 
 def test_many_ids_at_once_are_different_and_begin_alike() -> None:

@@ -19,7 +19,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.engine import Progress
-from hashclient.scan.pipeline import FrontEnd, Observer, Run, Scan
+from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run, Scan
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
@@ -137,8 +137,35 @@ def test_what_is_given_out_is_on_record_and_in_the_log(world: Recorded) -> None:
     assert paths(seen) == ["/a", "/b"]
     assert world.logged() == ["scan-start", "match", "match", "scan-end"]
     assert (run.exit_code, world.end()["exit_code"]) == (ExitCode.MATCH, 10)
-    assert watching.calls == ["progressed", "progressed", "ending 10"]
+    assert watching.calls == ["progressed", "ending 10"]
     assert world.is_closed and blocks.open == []
+
+
+def test_outcomes_can_be_taken_in_portions(world: Recorded) -> None:
+    names = [f"/{n:03d}" for n in range(PORTION + 5)]
+    run = world.run([*map(match, names), None, match("/last")])
+    given = list(run.portions())
+    assert [len(portion) for portion in given] == [PORTION, 5, 1]
+    assert [h.outcome.path for portion in given for h in portion] == [*names, "/last"]
+
+
+def test_what_fails_the_run_comes_after_the_last_portion(world: Recorded) -> None:
+    run = world.run([match("/a"), match("/b"), StateError("a worker has died")])
+    portions = run.portions()
+    assert paths(next(portions)) == ["/a", "/b"]
+    with pytest.raises(StateError, match="a worker has died"):
+        next(portions)
+
+
+def test_an_interruption_leaves_what_was_not_taken(world: Recorded) -> None:
+    stops = {KeyboardInterrupt: ExitCode.INTERRUPTED}
+    names = [f"/{n:03d}" for n in range(2 * PORTION)]
+    run = world.run([*map(match, names), None, match("/last")], stops=stops)
+    taken = paths(next(run.portions()))
+    run.interrupt(KeyboardInterrupt())
+    assert taken + paths(list(run)) == names
+    assert run.summary.stopped is ExitCode.INTERRUPTED
+    assert world.logged().count("match") == len(names)
 
 
 def test_nothing_is_done_before_it_is_asked_for(world: Recorded) -> None:

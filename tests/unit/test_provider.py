@@ -33,10 +33,10 @@ from hashclient.lists.wire import (
     parse_add_segment,
     parse_withdraw_segment,
 )
+from hashclient.provider import changes as provider_changes
 from hashclient.provider import entries as provider_entries
 from hashclient.provider import keys as provider_keys
-from hashclient.provider import listfiles
-from hashclient.provider import repository as provider_repository
+from hashclient.provider import keystore, listfiles
 from hashclient.provider.keys import Keys, Validity
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
@@ -88,6 +88,9 @@ def test_a_new_repository_has_the_documented_layout(simulator: Simulator) -> Non
     keys = {name for name in names if name.startswith("keys/")}
     assert names - keys == {
         "lock",
+        "log/key.pem",
+        "log/key.pub",
+        "log/log.jsonl",
         "root.json",
         "public/metadata/1.root.json",
         "public/metadata/1.snapshot.json",
@@ -222,7 +225,7 @@ def test_large_publications_are_cut_into_segments(
     simulator: Simulator, client: PlainClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider_entries, "SEGMENT_ENTRIES", 10)
-    monkeypatch.setattr(provider_repository, "SEGMENT_ENTRIES", 10)
+    monkeypatch.setattr(provider_changes, "SEGMENT_ENTRIES", 10)
     sources = [(f"{n}", io.BytesIO(f"{MD5}\n".encode() * 12)) for n in range(2)]
     simulator.repository.publish("baseline", sources)
     simulator.repository.withdraw("baseline", [f"1-{n}" for n in range(1, 13)])
@@ -617,6 +620,7 @@ def killed_before_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     with monkeypatch.context() as patch:
         patch.setattr(provider_keys, "write_atomic", write)
+        patch.setattr(keystore, "write_atomic", write)
         patch.setattr(listfiles, "write_atomic", write)
         yield
 

@@ -41,7 +41,7 @@ def keys_of(simulator: Simulator) -> set[str]:
 
 def named_keys(simulator: Simulator) -> set[str]:
     """Return the names of the key files that count in what is published."""
-    return simulator.repository._load().key_files()
+    return simulator.repository.load().key_files()
 
 
 class FailingDisk:

@@ -52,12 +52,13 @@ class Removed(msgspec.Struct, frozen=True):
     """What became of the removal of what was held.
 
     Where it is `done`, `remains` says what is left of it elsewhere. Otherwise it is in place, or
-    what is there is left alone, and `why` says so.
+    what is there is left alone, and `why` says so; with `is_meant`, that is how it should be.
     """
 
     done: bool
     why: str = ""
     remains: tuple[str, ...] = ()
+    is_meant: bool = False
 
 
 class Sight(enum.Enum):

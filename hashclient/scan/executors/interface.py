@@ -35,7 +35,8 @@ class Result(msgspec.Struct):
     Each file is counted or told once: it was read, ruled out by its size, known unchanged from an
     earlier run, or it is an outcome that is skipped or unread. So is each of the `members` of
     containers; `clean` and `outcomes` have them, too. Of those known unchanged,
-    `believed_unchanged` are without a proof. `told` is how much of it `Advance`s have told already,
+    `believed_unchanged` are without a proof. `by_store_digest` objects were decided by what their
+    store says. `told` is how much of it `Advance`s have told already,
     in all. `learned` are records for the inventory, by file system; `seen` its blocks that are in
     use, and `containers` what was found inside of files.
     """
@@ -55,6 +56,7 @@ class Result(msgspec.Struct):
     seen: list[Block] = msgspec.field(default_factory=list)
     containers: list[Container] = msgspec.field(default_factory=list)
     told: Advance = Advance()
+    by_store_digest: int = 0
 
 
 class Checks(Protocol):

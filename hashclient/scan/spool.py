@@ -1,13 +1,17 @@
 """Room for streams that may be containers: they are kept until what is in them was checked.
 
 Little of them is kept in memory, together for all streams; what goes beyond is moved to files
-without a name, which nobody can open and nothing outlives. What has no room has no verdict.
+without a name, which nobody can open and nothing outlives. What has no room has no verdict. Threads
+may share the room; a stream is one thread's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hashclient.scan.members import Kept
@@ -16,6 +20,8 @@ from hashclient.scan.reasons import reason_of
 #: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
+#: How often who waits for room looks whether that is still wanted.
+_LOOK_S = 0.2
 
 
 class Spool:
@@ -27,6 +33,9 @@ class Spool:
         self._most_bytes = most_bytes
         self.memory_bytes = 0
         self.disk_bytes = 0
+        self._lock = threading.Lock()
+        self._room = threading.Condition()
+        self._reserved = 0
 
     def keep(self) -> Spooled:
         """Return what keeps one stream, as far as it may be a container."""
@@ -34,17 +43,47 @@ class Spool:
 
     def has_memory(self, count: int) -> bool:
         """Take so many bytes of memory, if there are."""
-        if self.memory_bytes + count > MEMORY_BYTES:
-            return False
-        self.memory_bytes += count
-        return True
+        with self._lock:
+            if self.memory_bytes + count > MEMORY_BYTES:
+                return False
+            self.memory_bytes += count
+            return True
 
     def has_disk(self, count: int) -> bool:
         """Take so many bytes of disk, if there are."""
-        if self.disk_bytes + count > self._most_bytes:
-            return False
-        self.disk_bytes += count
-        return True
+        with self._lock:
+            if self.disk_bytes + count > self._most_bytes:
+                return False
+            self.disk_bytes += count
+            return True
+
+    def give_back(self, memory_bytes: int, disk_bytes: int) -> None:
+        """Take back what a stream had."""
+        with self._lock:
+            self.memory_bytes -= memory_bytes
+            self.disk_bytes -= disk_bytes
+
+    @contextlib.contextmanager
+    def reserved(self, count: int, is_stopped: Callable[[], bool]) -> Iterator[None]:
+        """Wait until there is room for one more stream of so many bytes, and keep it for the block.
+
+        Who knows how long a stream is need not find out in its middle that others have the room.
+        What has no room at all does not wait: it will be told so. The wait ends, too, when it
+        `is_stopped`.
+        """
+        count = min(count, self._most_bytes)
+        with self._room:
+            while self._reserved and self._reserved + count > self._most_bytes:
+                if is_stopped():
+                    break
+                self._room.wait(_LOOK_S)
+            self._reserved += count
+        try:
+            yield
+        finally:
+            with self._room:
+                self._reserved -= count
+                self._room.notify_all()
 
     def open(self) -> int:
         """Return a descriptor of an empty file without a name.
@@ -72,10 +111,18 @@ class Spooled(Kept):
 
     def close(self) -> None:
         """Let go of what was kept, and of the room that it had."""
-        self._spool.memory_bytes -= self._in_memory
-        self._spool.disk_bytes -= self._on_disk
+        self._spool.give_back(self._in_memory, self._on_disk)
         self._in_memory = self._on_disk = 0
         super().close()
+
+    def keep_all(self) -> None:
+        """Keep it whatever it begins with: before anything has come.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._head = None
+        self._fd = os.memfd_create("hashclient")
 
     def _write(self, chunk: memoryview) -> None:
         if not self._on_disk and self._spool.has_memory(len(chunk)):
@@ -97,7 +144,7 @@ class Spooled(Kept):
             except OSError as error:
                 self._fail(reason_of(error))
                 return False
-            self._spool.memory_bytes -= self._in_memory
+            self._spool.give_back(self._in_memory, 0)
             self._in_memory = 0
         return True
 

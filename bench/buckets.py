@@ -1,0 +1,224 @@
+"""A bucket of many objects on loopback, and what others need to list it.
+
+    python -m bench.buckets serve COUNT     a server: it writes its port, and how much was read
+    python -m bench.buckets obstore URL     list it by obstore, and do nothing else
+    python -m bench.buckets botocore URL    the same by botocore's paginator
+    python -m bench.buckets parquet FILE    read an inventory report, and do nothing else
+
+Content is made when it is asked for: a number and blanks, so that the MD5 of each is its ETag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socketserver
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+BUCKET = "many-objects"
+PAGE = 1_000
+#: Sizes of objects, in bytes; entries of the list have such sizes as well.
+SMALLEST, LARGEST = 1_000, 3_000
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+def size_of(number: int) -> int:
+    """Return the size of an object."""
+    return SMALLEST + number * 7919 % (LARGEST - SMALLEST)
+
+
+def content_of(number: int) -> bytes:
+    """Return the content of an object."""
+    return (b"%d" % number).ljust(size_of(number))
+
+
+def key_of(number: int) -> str:
+    """Return the key of an object; keys are in the order of numbers."""
+    return f"uploads/{number // 1_000:06d}/{number:09d}.jpg"
+
+
+def etag_of(number: int) -> str:
+    """Return the ETag of an object, without quotes."""
+    return hashlib.md5(content_of(number), usedforsecurity=False).hexdigest()
+
+
+def page_of(start: int, count: int) -> bytes:
+    """Return a page of the listing, from an object on."""
+    stop = min(start + PAGE, count)
+    rows = "".join(
+        f"<Contents><Key>{key_of(n)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<ETag>&quot;{etag_of(n)}&quot;</ETag><Size>{size_of(n)}</Size>"
+        "<StorageClass>STANDARD</StorageClass></Contents>"
+        for n in range(start, stop)
+    )
+    more = "" if stop == count else f"<NextContinuationToken>{stop}</NextContinuationToken>"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>{BUCKET}</Name><KeyCount>{stop - start}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{rows}</ListBucketResult>"
+    ).encode()
+
+
+EMPTY = page_of(0, 0)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """Answers one client until it goes away."""
+
+    server: Server
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            while self.rfile.readline() not in (b"\r\n", b""):
+                pass
+            self._answer(line.split()[1].decode())
+
+    def _answer(self, target: str) -> None:
+        parts = urlsplit(target)
+        query = parse_qs(parts.query)
+        extra = ""
+        if "list-type" in query:
+            start = int(query.get("continuation-token", ["0"])[0])
+            body = EMPTY if query.get("prefix") == ["/"] else self.server.pages[start // PAGE]
+            status = "200 OK"
+        else:
+            number = int(Path(parts.path).stem)
+            self.server.reads += 1
+            body, size = content_of(number), size_of(number)
+            status = "206 Partial Content"
+            extra = (
+                f'ETag: "{etag_of(number)}"\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n'
+                "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+            )
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
+        self.wfile.write(head.encode() + body)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """The server; its pages are made before anybody asks."""
+
+    daemon_threads = True
+
+    def __init__(self, count: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.pages = [page_of(start, count) for start in range(0, count, PAGE)]
+        self.reads = 0
+
+
+def serve(count: int) -> None:
+    """Serve until stdin ends."""
+    import threading
+
+    with Server(count) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(server.server_address[1], flush=True)
+        for _ in sys.stdin:
+            print(server.reads, flush=True)
+
+
+@contextlib.contextmanager
+def served(count: int) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Run the server; give its address, and what tells how many objects were read so far."""
+    words = [sys.executable, "-m", "bench.buckets", "serve", str(count)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        asking, answers = server.stdin, server.stdout
+
+        def reads() -> int:
+            asking.write("\n")
+            asking.flush()
+            return int(answers.readline())
+
+        try:
+            yield f"http://127.0.0.1:{int(answers.readline())}", reads
+        finally:
+            server.terminate()
+
+
+def cost_of(
+    words: Sequence[str | os.PathLike[str]], url: str, codes: Sequence[int] = (0,)
+) -> tuple[float, int]:
+    """Return how many CPU seconds a command takes, and its memory in bytes.
+
+    Raises:
+        RuntimeError: it ends with none of `codes`.
+    """
+    env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url}
+    with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in codes:
+        raise RuntimeError(f"{words}: exit {process.returncode}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+
+
+def by_obstore(url: str) -> None:
+    """List the bucket as fast as obstore does."""
+    import obstore
+    from obstore.store import S3Store
+
+    os.environ.update(ENVIRONMENT)
+    make: Any = S3Store
+    store = make(BUCKET, config={"endpoint": url}, client_options={"allow_http": True})
+    stream = obstore.list(store, chunk_size=PAGE, return_arrow=True)
+    print(sum(chunk.num_rows for chunk in stream))
+
+
+def by_botocore(url: str) -> None:
+    """List the bucket as botocore's paginator does."""
+    import botocore.session
+
+    os.environ.update(ENVIRONMENT)
+    client: Any = botocore.session.get_session().create_client("s3", endpoint_url=url)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    print(sum(len(page["Contents"]) for page in pages))
+
+
+def write_report(path: Path, count: int) -> None:
+    """Write a report of the bucket's objects, as S3 Inventory has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = range(count)
+    table = pa.table(
+        {
+            "key": [key_of(n) for n in numbers],
+            "size": np.array([size_of(n) for n in numbers], np.uint64),
+            "e_tag": [etag_of(n) for n in numbers],
+        }
+    )
+    pq.write_table(table, path)
+
+
+def read_report(path: str) -> None:
+    """Read a report and do nothing else."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        print(sum(batch.num_rows for batch in file.iter_batches(batch_size=10_000)))
+
+
+if __name__ == "__main__":
+    _, what, argument = sys.argv
+    if what == "serve":
+        serve(int(argument))
+    else:
+        {"obstore": by_obstore, "botocore": by_botocore, "parquet": read_report}[what](argument)

@@ -1,0 +1,141 @@
+"""What `scan` is asked about objects in buckets, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hashclient.cli.app import App
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.errors import StateError, UsageError
+
+if TYPE_CHECKING:
+    from hashclient.scan.objects.objects import Objects
+
+#: Disk that objects may take which may be containers, until they are opened.
+SPOOL_BYTES = 4 << 30
+
+
+def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
+    """Return the paths of files among arguments, and what names objects.
+
+    Raises:
+        UsageError: a URI is none.
+    """
+    files = tuple(path for path in paths if not is_object_uri(path))
+    return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
+
+
+def _is_installed(library: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(library) is not None
+    except ImportError:  # what it is a part of is not there
+        return False
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked: objects, whether they are read, which versions, and where to go on."""
+
+    uris: tuple[ObjectUri, ...]
+    reads: bool
+    all_versions: bool
+    resume: str | None
+    report: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The URIs as they are written, and the report."""
+        return [*(uri.text for uri in self.uris), *([] if self.report is None else [self.report])]
+
+    def check(self, *, others: bool, excludes: bool) -> None:
+        """Refuse what does not go together; `others` says whether files are asked for besides.
+
+        Raises:
+            UsageError: it does not.
+        """
+        given = {
+            "--no-read": not self.reads,
+            "--all-versions": self.all_versions,
+            "--resume": self.resume is not None,
+            "--inventory-report": self.report is not None,
+        }
+        options = ", ".join(name for name, is_given in given.items() if is_given)
+        if options and not self.uris and self.report is None:
+            raise UsageError(
+                f"{options}: there are no objects to check",
+                hint="give a URI, as s3://BUCKET/PREFIX",
+            )
+        if options and others:
+            raise UsageError(
+                f"{options}: files are checked besides", hint="scan the files by themselves"
+            )
+        if self.report is not None and (len(self.uris) > 1 or self.resume is not None):
+            raise UsageError(
+                "--inventory-report is about one bucket, from its beginning",
+                hint="leave out --resume, and give one URI at most",
+            )
+        if excludes and (self.uris or self.report):
+            raise UsageError(
+                "--exclude is not for objects", hint="give the prefixes that are meant, each as URI"
+            )
+        if self.resume is not None and len(self.uris) != 1:
+            raise UsageError("--resume is about one URI", hint="give the one that it was told of")
+
+    def objects(
+        self,
+        app: App,
+        failed: Callable[[StateError], None],
+        *,
+        jobs: int | None,
+        key_id: str,
+        use: bool,
+    ) -> Objects | None:
+        """Return what checks the objects, None if none are asked for.
+
+        `failed` is called with what is wrong with the cache, whose tags are sealed under the key
+        `key_id`, and which is asked with `use` only.
+
+        Raises:
+            UsageError: the token is of something else, or a library is missing.
+        """
+        if not self.uris and self.report is None:
+            return None
+        for library in ("obstore", "botocore", "arro3.core"):
+            if not _is_installed(library):  # better said now than in the middle
+                from hashclient.objects.failures import missing_extra
+
+                raise missing_extra(ImportError(name=library))
+        from hashclient.scan.objects.cache import ObjectCache
+        from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
+        from hashclient.scan.objects.token import read_token
+        from hashclient.scan.spool import Spool
+
+        after = None if self.resume is None else read_token(self.resume, self.uris[0])
+        settings = app.settings
+        spool = Spool(settings.layout.spool, SPOOL_BYTES)
+        uris, report = self.uris, None
+        if self.report is not None:
+            from hashclient.objects.report import Report
+
+            report = Report(self.report, uris[0] if uris else None, make_file=spool.open)
+            uris = (report.uri,)
+        config = settings.config
+        cache = ObjectCache(
+            settings.state_dir,
+            key_id,
+            reread_days=config.inventory.reread_days,
+            keep_days=config.keep.inventory_days,
+            use=use,
+            on_failure=failed,
+        )
+
+        def trusts(bucket: str) -> bool:
+            known = config.objects.get(bucket)
+            return known is not None and known.trust_etag
+
+        tools = Tools(spool, cache, trusts, jobs or READERS)
+        return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)

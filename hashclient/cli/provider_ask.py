@@ -1,0 +1,264 @@
+"""`provider show`, `find` and `diff`: what is published, without a digest of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
+from hashclient.cli.provider_options import list_option, repo_argument, repository_at
+from hashclient.cli.providerview import aligned
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.times import for_people, for_programs
+
+if TYPE_CHECKING:
+    from hashclient.provider.results import Answer, Difference, Entry, Overview, Step
+
+
+@click.command("show")
+@repo_argument
+@list_option
+@format_option("text", "json")
+@pass_app
+def show(app: App, directory: Path, list_name: str, output_format: str) -> None:
+    """Show a list in numbers: its categories, kinds of digests and generations.
+
+    Entries are counted and not shown; `find` tells about single ones.
+
+    \b
+      hashclient provider show /srv/lists --list baseline
+    """
+    from hashclient.provider.asking import overview
+
+    found = overview(repository_at(app, directory), list_name)
+    app.out(_overview_json(found) if output_format == "json" else _overview_text(found))
+
+
+@click.command("diff")
+@repo_argument
+@list_option
+@click.argument("first", metavar="FROM", type=click.IntRange(0))
+@click.argument("last", metavar="[TO]", required=False, type=click.IntRange(0))
+@click.option("--ids", "with_ids", is_flag=True, help="Name the entries, too, by their ids.")
+@format_option("text", "json")
+@pass_app
+def diff(
+    app: App,
+    directory: Path,
+    list_name: str,
+    first: int,
+    last: int | None,
+    with_ids: bool,
+    output_format: str,
+) -> None:
+    """Show what has changed in a list from generation FROM to TO.
+
+    Without TO, to the newest; before the first is 0. What was added and withdrawn in between
+    does not count; what was withdrawn and added again under its id is renewed. Generations that
+    `consolidate` has joined cannot be told apart any more.
+
+    \b
+      hashclient provider diff /srv/lists --list baseline 11
+      hashclient provider diff /srv/lists --list baseline 11 12 --ids
+    """
+    from hashclient.provider.asking import difference
+
+    found = difference(repository_at(app, directory), list_name, first, last)
+    if output_format == "json":
+        app.out(_difference_json(found, with_ids=with_ids))
+        return
+    app.out(
+        f"list {found.list_name}: generation {found.first} to {found.last}:"
+        f" {len(found.added):,} added, {len(found.withdrawn):,} withdrawn,"
+        f" {len(found.renewed):,} renewed"
+    )
+    for name, count in found.categories.items():
+        app.out(f"  added in category {name}: {count:,}")
+    if with_ids:
+        for sign, ids in (("+", found.added), ("-", found.withdrawn), ("~", found.renewed)):
+            for entry_id in ids:
+                app.out(f"{sign} {entry_id}")
+
+
+@click.command("find")
+@repo_argument
+@click.argument("entry_ids", metavar="[ENTRY_ID]...", nargs=-1)
+@click.option(
+    "--from",
+    "sources",
+    metavar="FILE|-",
+    multiple=True,
+    help="Find what has the digests in FILE, of any kind that `lookup` reads. Can be given several"
+    " times.",
+)
+@click.option(
+    "--list",
+    "lists",
+    metavar="NAME",
+    multiple=True,
+    help="Only in this list. Can be given several times. [default: all]",
+)
+@reading_options
+@format_option("text", "json")
+@pass_app
+def find(
+    app: App,
+    directory: Path,
+    entry_ids: tuple[str, ...],
+    sources: tuple[str, ...],
+    lists: tuple[str, ...],
+    where: str | None,
+    columns: tuple[str, ...],
+    output_format: str,
+) -> ExitCode:
+    """Find entries by their ids, or by digests that are in a file.
+
+    It says on which list an entry is or was, since which generation, its category and which kinds
+    of digests it has, and never a digest. Rows of a file are called by their numbers. A row with
+    several digests may agree with an entry in some and differ in others: that is said, and
+    worth a look.
+
+    \b
+      hashclient provider find /srv/lists 2024-00017
+      hashclient provider find /srv/lists --from complaint.txt
+
+    Exit codes: 0 each is listed, 3 one is not, was withdrawn, or differs; all are in
+    `hashclient --help`.
+    """
+    from hashclient.provider.asking import find as find_entries
+    from hashclient.provider.find import Questions
+
+    if not entry_ids and not sources:
+        raise UsageError(
+            "nothing to find", hint="give ids of entries, or a file of digests with --from"
+        )
+    questions = Questions(entry_ids)
+    reading = make_reading(where, columns, all_rows=True)
+    questions.ask(open_files(sources, sys.stdin.buffer), reading)
+    answers = find_entries(repository_at(app, directory), questions, lists)
+    is_whole = bool(answers) and all(map(_is_listed, answers))
+    if output_format == "json":
+        documents = [{"asked": a.asked, "entries": [*map(_entry_json, a.entries)]} for a in answers]
+        app.out(json.dumps({"answers": documents}, indent=2))
+    else:
+        for answer in answers:
+            for line in _answer_text(answer):
+                app.out(line)
+    say_remarks(app, reading)
+    if not answers:
+        app.warn("the files have no digest: nothing was asked for")
+    return ExitCode.OK if is_whole else ExitCode.INCOMPLETE
+
+
+def _is_listed(answer: Answer) -> bool:
+    """Tell whether an entry is listed that agrees, and none is that differs."""
+    listed = [entry for entry in answer.entries if entry.withdrawn is None]
+    return bool(listed) and all(entry.is_listed for entry in listed)
+
+
+def _answer_text(answer: Answer) -> list[str]:
+    if not answer.entries:
+        return [f"{answer.asked}: not found"]
+    return [f"{answer.asked}: {_entry_text(entry)}" for entry in answer.entries]
+
+
+def _entry_text(entry: Entry) -> str:
+    size = [] if entry.size is None else [f"{entry.size:,} byte{'s' * (entry.size != 1)}"]
+    has = ", ".join([*entry.algorithms, *size])
+    parts = [
+        f"list {entry.list_name}",
+        f"entry {entry.entry_id}",
+        f"category {entry.category}",
+        f"has {has}",
+        f"added in generation {_span(entry.first, entry.last)}",
+    ]
+    if entry.withdrawn is not None:
+        parts.append(f"withdrawn in generation {_span(*entry.withdrawn)}")
+    if entry.agree:
+        parts.append(f"agrees in {', '.join(entry.agree)}")
+    if entry.differ:
+        parts.append(f"differs in {', '.join(entry.differ)}")
+    return "; ".join(parts)
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "list": entry.list_name,
+        "entry_id": entry.entry_id,
+        "category": entry.category,
+        "size": entry.size,
+        "algorithms": entry.algorithms,
+        "added_in": {"first": entry.first, "last": entry.last},
+        "withdrawn_in": None
+        if entry.withdrawn is None
+        else {"first": entry.withdrawn[0], "last": entry.withdrawn[1]},
+        "agree": entry.agree,
+        "differ": entry.differ,
+    }
+
+
+def _overview_json(found: Overview) -> str:
+    document = {
+        "list": found.name,
+        "generation": found.generation,
+        "published_at": for_programs(found.published_at),
+        "live": found.live,
+        "with_size": found.sized,
+        "categories": found.categories,
+        "algorithms": found.algorithms,
+        "keys": found.keys,
+        "threshold": found.threshold,
+        "generations": [
+            {"first": s.first, "last": s.last, "added": s.added, "withdrawn": s.withdrawn}
+            for s in found.steps
+        ],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _overview_text(found: Overview) -> str:
+    facts = [
+        ["list", found.name],
+        ["generation", f"{found.generation} of {for_people(found.published_at)}"],
+        ["keys", f"{found.threshold} of {found.keys}"],
+        ["live", f"{found.live:,}"],
+        ["with size", f"{found.sized:,}"],
+        *([f"with {label}", f"{count:,}"] for label, count in found.algorithms.items()),
+    ]
+    categories = [["CATEGORY", "LIVE"]]
+    categories += [[name, f"{count:,}"] for name, count in found.categories.items()]
+    steps = [["GENERATION", "ADDED", "WITHDRAWN"]]
+    steps += [_step_row(step) for step in found.steps]
+    return "\n\n".join(aligned(rows) for rows in (facts, categories, steps) if len(rows) > 1)
+
+
+def _step_row(step: Step) -> list[str]:
+    return [_span(step.first, step.last), f"{step.added:,}", f"{step.withdrawn:,}"]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _difference_json(found: Difference, *, with_ids: bool) -> str:
+    document: dict[str, Any] = {
+        "list": found.list_name,
+        "from": found.first,
+        "to": found.last,
+        "added": len(found.added),
+        "withdrawn": len(found.withdrawn),
+        "renewed": len(found.renewed),
+        "added_by_category": found.categories,
+    }
+    if with_ids:
+        document["ids"] = {
+            "added": found.added,
+            "withdrawn": found.withdrawn,
+            "renewed": found.renewed,
+        }
+    return json.dumps(document, indent=2)

@@ -1,0 +1,349 @@
+"""`provider client` and `provider server-config`: who may fetch, and a web server that knows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.provider_options import repo_argument, repository_at
+from hashclient.cli.providerview import aligned
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+from hashclient.system.times import for_people, for_programs
+
+if TYPE_CHECKING:
+    from hashclient.provider.access import Given
+    from hashclient.provider.clients import Client
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+#: A token that expires sooner is worth a warning.
+SOON = timedelta(days=30)
+
+
+@click.group("client")
+def client() -> None:
+    """Say who may fetch: clients with a bearer token each.
+
+    The repository keeps hashes of tokens, so a token is shown once, when it is made. `serve` knows
+    all clients at once; a web server when it has a new configuration, which `server-config` makes.
+
+    \b
+      hashclient provider client add /srv/lists alice --output alice.token
+      hashclient provider client rotate /srv/lists alice --output alice.token.2
+      hashclient provider client revoke /srv/lists alice
+    """
+
+
+_name = click.argument("name")
+
+
+def _token_options(function: _Decorated) -> _Decorated:
+    """Add where the token goes, and how long it holds."""
+    for option in (
+        click.option(
+            "--valid-days",
+            type=click.IntRange(1, 3650),
+            metavar="N",
+            default=365,
+            show_default=True,
+            help="How long the token holds.",
+        ),
+        click.option(
+            "--output",
+            type=existing_path(dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            required=True,
+            help="Where to write the token, which must not exist; - for stdout, to encrypt it.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@client.command("add")
+@repo_argument
+@_name
+@_token_options
+@format_option("text", "json")
+@pass_app
+def add(
+    app: App, directory: Path, name: str, output: Path, valid_days: int, output_format: str
+) -> None:
+    """Let a client in, and write its token into a file.
+
+    NAME is for logs and for the other commands here. A client that was revoked is let in again,
+    with a new token. Hand the file over by a way that others cannot read, then delete it.
+
+    \b
+      hashclient provider client add /srv/lists alice --output alice.token
+      hashclient provider client add /srv/lists bob --output - \\
+            | age -r age1… > bob.age
+    """
+    from hashclient.provider.access import add_client
+
+    _check_output(output, output_format)
+    given = add_client(
+        repository_at(app, directory), name, timedelta(days=valid_days), _file(output)
+    )
+    _tell(app, directory, given, output, output_format)
+
+
+@client.command("rotate")
+@repo_argument
+@_name
+@_token_options
+@click.option(
+    "--overlap-days",
+    type=click.IntRange(0, 365),
+    metavar="N",
+    default=7,
+    show_default=True,
+    help="How long the token before still holds; 0 when it may have leaked.",
+)
+@format_option("text", "json")
+@pass_app
+def rotate(
+    app: App,
+    directory: Path,
+    name: str,
+    output: Path,
+    valid_days: int,
+    overlap_days: int,
+    output_format: str,
+) -> None:
+    """Give a client a new token; the one before holds for some days more.
+
+    \b
+      hashclient provider client rotate /srv/lists alice --output alice.token.2
+      hashclient provider client rotate /srv/lists bob --output b --overlap-days 0
+    """
+    from hashclient.provider.access import rotate_client
+
+    _check_output(output, output_format)
+    given = rotate_client(
+        repository_at(app, directory),
+        name,
+        timedelta(days=valid_days),
+        timedelta(days=overlap_days),
+        _file(output),
+    )
+    _tell(app, directory, given, output, output_format)
+
+
+@client.command("revoke")
+@repo_argument
+@_name
+@format_option("text", "json")
+@pass_app
+def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
+    """Keep a client out from now on.
+
+    Its tokens are forgotten; its name stays in `client list`. What it has fetched, it has.
+
+    \b
+      hashclient provider client revoke /srv/lists alice
+    """
+    from hashclient.provider.access import revoke_client
+
+    revoke_client(repository_at(app, directory), name)
+    if output_format == "json":
+        app.out(json.dumps({"client": name, "revoked": True}))
+    else:
+        app.out(f"client {name}: revoked")
+    _say_reload(app, directory)
+
+
+@client.command("list")
+@repo_argument
+@format_option("text", "json")
+@pass_app
+def list_clients(app: App, directory: Path, output_format: str) -> None:
+    """Show all clients, and until when each may fetch.
+
+    \b
+      hashclient provider client list /srv/lists
+    """
+    from hashclient.provider.access import all_clients
+
+    clients, now = all_clients(repository_at(app, directory)), app.now()
+    if output_format == "json":
+        app.out(
+            json.dumps({"clients": [_client_json(c, _state(c, app)) for c in clients]}, indent=2)
+        )
+    elif clients:
+        rows = [["CLIENT", "STATE", "TOKENS", "EXPIRES"]]
+        for c in clients:
+            expires = c.expires()
+            when = "-" if expires is None else for_people(expires)
+            rows.append([c.name, _state(c, app), str(len(c.valid_tokens(now))), when])
+        app.out(aligned(rows))
+    else:
+        app.say("no client yet")
+    for c in clients:
+        expires = c.expires()
+        if expires is not None and expires < now + SOON:
+            what = "has expired" if expires <= now else "expires soon"
+            app.warn(
+                f"the token of client {c.name} {what}: {for_people(expires)}",
+                hint="`hashclient provider client rotate` gives it a new one",
+            )
+
+
+@click.group("server-config")
+def server_config() -> None:
+    """Write the configuration of a web server that serves a repository to its clients.
+
+    \b
+      hashclient provider server-config nginx /srv/lists \\
+            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
+    """
+
+
+@server_config.command("nginx")
+@repo_argument
+@click.option("--server-name", metavar="NAME", help="The host name of the server.")
+@click.option(
+    "--public",
+    type=existing_path(),
+    metavar="DIR",
+    help="Where public/ is on the web server. [default: REPO/public]",
+)
+@click.option(
+    "--certificate",
+    type=existing_path(),
+    metavar="FILE",
+    default="/etc/ssl/lists/server.pem",
+    show_default=True,
+    help="The certificate of the web server.",
+)
+@click.option(
+    "--certificate-key",
+    type=existing_path(),
+    metavar="FILE",
+    default="/etc/ssl/lists/server.key",
+    show_default=True,
+    help="And its key.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=443,
+    show_default=True,
+    metavar="N",
+    help="Where it listens.",
+)
+@click.option(
+    "--only-clients",
+    is_flag=True,
+    help="Write who may fetch and no `server`, for one that is there already.",
+)
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="Replace FILE by it, for its owner alone to read. [default: stdout]",
+)
+@pass_app
+def nginx(
+    app: App,
+    directory: Path,
+    server_name: str | None,
+    public: Path | None,
+    certificate: Path,
+    certificate_key: Path,
+    port: int,
+    only_clients: bool,
+    output: Path | None,
+) -> None:
+    """Write a configuration for nginx that lets in the clients of REPO.
+
+    It holds hashes of tokens and no token, and ends each token in time by itself. Write it again
+    after each change of clients, and let nginx read it: a client that was revoked gets in until
+    then.
+
+    \b
+      hashclient provider server-config nginx /srv/lists \\
+            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
+      nginx -t && nginx -s reload
+    """
+    from hashclient.provider.access import all_clients
+    from hashclient.provider.serverconfig import Site, nginx_clients, nginx_server
+    from hashclient.system.files import write_atomic
+
+    if only_clients == (server_name is not None):
+        raise UsageError("give either --server-name or --only-clients")
+    repository = repository_at(app, directory)
+    clients = all_clients(repository)
+    text = nginx_clients(clients, app.now())
+    if server_name is not None:
+        where = (public or repository.public).absolute()
+        site = Site(server_name, where, certificate.absolute(), certificate_key.absolute(), port)
+        text += "\n" + nginx_server(site)
+    if output is None:
+        app.out(text.rstrip("\n"))
+    else:
+        write_atomic(output, text.encode())
+        app.say(f"written: {printable(output)}; let nginx read it with `nginx -s reload`")
+    if not any(client.valid_tokens(app.now()) for client in clients):
+        app.warn("nobody may fetch yet", "`hashclient provider client add` lets a client in")
+
+
+def _file(output: Path) -> Path | None:
+    return None if str(output) == "-" else output
+
+
+def _check_output(output: Path, output_format: str) -> None:
+    if str(output) == "-" and output_format != "text":
+        raise UsageError("the token goes to stdout: --format json has no place there")
+
+
+def _tell(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
+    """Say what became of a token: it goes to stdout itself, or what is said does."""
+    if str(output) == "-":
+        app.out(given.token)
+    elif output_format == "json":
+        document = {
+            "client": given.client,
+            "token_file": str(output),
+            "expires": for_programs(given.expires),
+        }
+        app.out(json.dumps(document))
+    else:
+        app.out(
+            f"client {given.client}: token in {printable(output)}, valid until"
+            f" {for_people(given.expires)}"
+        )
+    app.say("hand it over by a way that others cannot read; only its hash stays here")
+    _say_reload(app, directory)
+
+
+def _say_reload(app: App, directory: Path) -> None:
+    app.say(
+        "hint: a web server knows of it when it has the new configuration: `hashclient provider"
+        f" server-config nginx {printable(directory)} …`"
+    )
+
+
+def _state(c: Client, app: App) -> str:
+    if c.revoked is not None:
+        return "revoked"
+    return "valid" if c.valid_tokens(app.now()) else "expired"
+
+
+def _client_json(c: Client, state: str) -> dict[str, Any]:
+    return {
+        "name": c.name,
+        "state": state,
+        "added": for_programs(c.added),
+        "revoked": None if c.revoked is None else for_programs(c.revoked),
+        "tokens": [
+            {"id": t.id, "made": for_programs(t.made), "expires": for_programs(t.expires)}
+            for t in c.tokens
+        ],
+    }

@@ -1,0 +1,228 @@
+"""`provider draft`: what people sign apart, before it is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
+from hashclient.cli.provider_passphrase import passphrase_option, passphrases
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import printable
+from hashclient.system.times import for_people, for_programs
+
+if TYPE_CHECKING:
+    from hashclient.provider.drafts import Draft
+
+_draft = click.argument("draft", metavar="DRAFT", type=existing_path())
+
+
+def _root(*, required: bool) -> Callable[[Any], Any]:
+    return click.option(
+        "--root",
+        type=existing_path(dir_okay=False),
+        metavar="FILE",
+        required=required,
+        help="The root.json that you know: refuse a draft of another repository.",
+    )
+
+
+@click.group("draft")
+def draft() -> None:
+    """Look at a draft, sign it, and publish it when enough people have signed.
+
+    A draft is a directory that --draft of `publish`, `withdraw`, `consolidate`, `renew` or `rotate`
+    has made. Pass it on as it is, or give everybody a copy and gather the files in its
+    `signatures/`.
+
+    \b
+      hashclient provider draft show change
+      hashclient provider draft sign change --root root.json --key alice.pem
+      hashclient provider draft publish /srv/lists change
+    """
+
+
+@draft.command("show")
+@_draft
+@_root(required=False)
+@format_option("text", "json")
+@pass_app
+def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCode:
+    """Verify a draft, and show what it changes and who has signed it.
+
+    What is shown was counted in the files that are signed, not taken from words in the draft.
+
+    \b
+      hashclient provider draft show change --root root.json
+
+    Exit codes: 0 enough have signed, 3 not yet, 6 the draft is refused; all are in
+    `hashclient --help`.
+    """
+    found = _load(draft, root)
+    _show(app, found, output_format)
+    is_signed = all(not policy["missing"] for role in _roles(found) for policy in role["policies"])
+    return ExitCode.OK if is_signed else ExitCode.INCOMPLETE
+
+
+@draft.command("sign")
+@_draft
+@click.option(
+    "--key",
+    "key_file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Your private key.",
+)
+@_root(required=True)
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def sign(
+    app: App,
+    draft: Path,
+    key_file: Path,
+    root: Path,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
+    """Verify a draft, and add a signature with your key to each role that it counts for.
+
+    Look at it with `show` first. --root is the root.json that you know: without it, whoever has
+    made the draft could have made all that stands before it, too. A key that counts for nothing in
+    the draft is refused, and so is a draft that holds a signature that is none.
+
+    \b
+      hashclient provider draft sign change --root root.json --key alice.pem
+    """
+    from hashclient.provider.drafting import sign_draft
+
+    _load(draft, root)
+    found, roles = sign_draft(draft, key_file, passphrases(passphrase_file))
+    _show(app, found, output_format)
+    app.say(f"signed: {', '.join(roles)}")
+
+
+@draft.command("publish")
+@repo_argument
+@_draft
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def publish(
+    app: App, directory: Path, draft: Path, passphrase_file: Path | None, output_format: str
+) -> None:
+    """Publish a draft that enough people have signed.
+
+    Refused: a draft of another generation than the one that is published, a signature of a key that
+    does not count, two of one key, and whatever was changed after it was signed.
+
+    \b
+      hashclient provider draft publish /srv/lists change
+    """
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    found = repository.publish_draft(draft)
+    if output_format == "json":
+        app.out(json.dumps(_document(found), indent=2))
+    else:
+        for name, metadata in sorted(found.roles.items()):
+            app.out(f"role {name}: version {metadata.signed.version} is published")
+    warn_expiring(app, repository)
+
+
+def _load(draft: Path, root: Path | None) -> Draft:
+    """Load a draft, of the repository whose root is in a file.
+
+    Raises:
+        UsageError: the root, or the draft, cannot be read.
+        VerificationError: the draft is refused, or is of another repository.
+    """
+    from hashclient.provider.drafts import load_draft, verify_root
+    from hashclient.system.files import MAX_STATE_BYTES, read_regular
+
+    found = load_draft(draft)
+    if root is not None:
+        try:
+            known = read_regular(root, MAX_STATE_BYTES)
+        except OSError as error:
+            raise UsageError(f"cannot read {printable(root)}: {error.strerror or error}") from error
+        verify_root(found, known)
+    return found
+
+
+def _show(app: App, found: Draft, output_format: str) -> None:
+    if output_format == "json":
+        app.out(json.dumps(_document(found), indent=2))
+        return
+    by = "" if found.head.by is None else f" by {printable(found.head.by)}"
+    app.out(f"draft of {for_people(found.head.made)}{by}")
+    app.out(f"follows root.json sha256 {found.root_sha256}")
+    for name, change in found.lists.items():
+        app.out(
+            f"list {name}: generation {change.generation}: {change.added:,} added,"
+            f" {change.withdrawn:,} withdrawn, {change.live:,} live"
+        )
+        if change.replaced:
+            app.out(f"  in place of {change.replaced:,} files that are published: they are joined")
+        for category, count in change.categories.items():
+            app.out(f"  added in category {category}: {count:,}")
+    for name in found.with_other_keys():
+        what = "is new" if name not in found.before else "has other keys than before"
+        app.out(f"role {name} {what}")
+    for role in _roles(found):
+        until = for_people(found.roles[role["role"]].signed.expires)
+        app.out(f"role {role['role']}: version {role['version']}, until {until}")
+        for policy in role["policies"]:
+            signed, threshold = len(policy["signed"]), policy["threshold"]
+            app.out(f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys")
+            for keyid in policy["keys"]:
+                mark = "signed" if keyid in policy["signed"] else "not yet"
+                app.out(f"    {keyid[:16]} {mark}")
+
+
+def _document(found: Draft) -> dict[str, Any]:
+    return {
+        "made": for_programs(found.head.made),
+        "root_sha256": found.root_sha256,
+        "lists": [
+            {
+                "list": name,
+                "generation": change.generation,
+                "added": change.added,
+                "withdrawn": change.withdrawn,
+                "live": change.live,
+                "replaced_files": change.replaced,
+                "added_by_category": change.categories,
+            }
+            for name, change in found.lists.items()
+        ],
+        "other_keys": found.with_other_keys(),
+        "roles": _roles(found),
+    }
+
+
+def _roles(found: Draft) -> list[dict[str, Any]]:
+    from hashclient.provider.drafts import policies_of
+
+    return [
+        {
+            "role": name,
+            "version": metadata.signed.version,
+            "expires": for_programs(metadata.signed.expires),
+            "policies": [
+                {
+                    "threshold": policy.threshold,
+                    "keys": sorted(policy.keys),
+                    "signed": sorted(found.signed_by(name) & set(policy.keys)),
+                    "missing": policy.wanting(found.signed_by(name)),
+                }
+                for policy in policies_of(name, found.before, found.roles)
+            ],
+        }
+        for name, metadata in sorted(found.roles.items())
+    ]

@@ -1,0 +1,117 @@
+"""`provider key`: pairs of keys of people who sign apart, and passphrases of key files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+
+
+@click.group("key")
+def key() -> None:
+    """Make keys for people who sign apart, and put key files under a passphrase.
+
+    \b
+      hashclient provider key new --output alice.pem --public alice.pub
+      hashclient provider key passphrase /srv/lists/keys/root-0123456789abcdef.pem
+    """
+
+
+@key.command("new")
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write the private key; it must not exist.",
+)
+@click.option(
+    "--public",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="And the public one, for whoever keeps the repository.",
+)
+@click.option(
+    "--passphrase-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="The passphrase of the new key. [default: asked for at the terminal]",
+)
+@click.option("--no-passphrase", is_flag=True, help="Leave the private key without one.")
+@format_option("text", "json")
+@pass_app
+def new(
+    app: App,
+    output: Path,
+    public: Path,
+    passphrase_file: Path | None,
+    no_passphrase: bool,
+    output_format: str,
+) -> None:
+    """Make a pair of keys, the private one under a passphrase.
+
+    For a person who signs apart: the private key never leaves their machine. The public one is
+    given to `publish --public-key` of a new list, or to `rotate --public-key`.
+
+    \b
+      hashclient provider key new --output alice.pem --public alice.pub
+    """
+    from hashclient.provider.personkeys import make_pair
+
+    if no_passphrase and passphrase_file is not None:
+        raise UsageError("give either --passphrase-file or --no-passphrase")
+    passphrase = None if no_passphrase else new_passphrase(passphrase_file)
+    key_id = make_pair(output, public, passphrase)
+    if output_format == "json":
+        document = {"key_id": key_id, "private": str(output), "public": str(public)}
+        app.out(json.dumps(document))
+    else:
+        app.out(f"key {key_id}")
+    app.say(f"the private key is in {printable(output)}: keep it, and a copy in a safe")
+
+
+@key.command("passphrase")
+@click.argument("file", metavar="KEYFILE", type=existing_path(dir_okay=False))
+@passphrase_option
+@click.option(
+    "--new-passphrase-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="The new passphrase. [default: asked for at the terminal]",
+)
+@click.option("--remove", is_flag=True, help="Leave the key without a passphrase.")
+@pass_app
+def change(
+    app: App,
+    file: Path,
+    passphrase_file: Path | None,
+    new_passphrase_file: Path | None,
+    remove: bool,
+) -> None:
+    """Put a private key under a passphrase, or under another one.
+
+    The file is replaced; copies of it elsewhere stay as they are. Keys that sign every day,
+    unattended, get their passphrase from --passphrase-file, or have none.
+
+    \b
+      hashclient provider key passphrase /srv/lists/keys/root-0123456789abcdef.pem
+      hashclient provider key passphrase key.pem --remove
+    """
+    from hashclient.provider.personkeys import change_passphrase
+
+    if remove and new_passphrase_file is not None:
+        raise UsageError("give either --new-passphrase-file or --remove")
+
+    def wanted() -> bytes | None:
+        return None if remove else new_passphrase(new_passphrase_file)
+
+    change_passphrase(file, passphrases(passphrase_file), wanted)
+    done = "has no passphrase" if remove else "is under the new passphrase"
+    app.say(f"the key {done}: {printable(file)}")

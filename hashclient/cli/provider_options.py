@@ -1,0 +1,140 @@
+"""What the commands of a provider share: options, the repository that is meant, and warnings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hashclient.cli.app import App, existing_path
+from hashclient.cli.completing import LISTS_OF_REPOSITORY
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+from hashclient.system.times import for_people
+
+if TYPE_CHECKING:
+    from hashclient.provider.keyfiles import Passphrases
+    from hashclient.provider.keys import Keys
+    from hashclient.provider.repository import Repository
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+repo_argument = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
+list_option = click.option(
+    "--list",
+    "list_name",
+    metavar="NAME",
+    required=True,
+    shell_complete=LISTS_OF_REPOSITORY,
+    help="The list.",
+)
+
+
+draft_option = click.option(
+    "--draft",
+    type=existing_path(),
+    metavar="DIR",
+    help="Publish nothing: write it into a new directory, for people to sign apart.",
+)
+public_key_option = click.option(
+    "--public-key",
+    "public_keys",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    multiple=True,
+    help="A key of somebody who signs apart, as `key new` writes it. Can be given several times.",
+)
+
+
+def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ...]) -> Keys:
+    """Return the keys that options ask for.
+
+    Raises:
+        UsageError: the numbers do not fit, or a key cannot be read or is given twice.
+    """
+    from hashclient.provider.keyfiles import load_public
+    from hashclient.provider.keys import Keys
+
+    if not public:
+        return Keys(count or 1, threshold or 1)
+    if count not in (None, 1, len(public)):
+        raise UsageError("--keys is for keys that are made here, --public-key for those of people")
+    keys = tuple(load_public(path) for path in public)
+    if len({key.keyid for key in keys}) < len(keys):
+        raise UsageError("a key is given twice with --public-key")
+    return Keys(len(keys), threshold or 1, keys)
+
+
+def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
+    """Return a decorator that adds `--keys` and `--threshold`."""
+
+    def decorate(function: _Decorated) -> _Decorated:
+        for flag, text in (
+            ("--threshold", "How many of them have to sign."),
+            ("--keys", f"How many keys to make for {whose}."),
+        ):
+            option = click.option(
+                flag,
+                type=click.IntRange(1, 16),
+                metavar="N",
+                default=1,
+                show_default=True,
+                help=text,
+            )
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def warn_expiring(app: App, repository: Repository) -> bool:
+    """Warn of roles that expire soon; tell whether one has expired."""
+    expired = False
+    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
+    for role, at, wanting in repository.expiring():
+        left = at - app.now()
+        expired = expired or left.total_seconds() <= 0
+        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
+        app.warn(
+            f"role {role} {when}: {for_people(at)}",
+            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
+        )
+    return expired
+
+
+def warn_closed(app: App, repository: Repository) -> None:
+    """Warn when a web server that has an account of its own cannot read what is published."""
+    if closed := repository.closed():
+        more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
+        public = shlex.quote(str(repository.public))
+        app.warn(
+            f"closed to a web server of another account: {printable(closed[0])}{more}",
+            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
+        )
+
+
+def repository_at(app: App, directory: Path, passphrases: Passphrases | None = None) -> Repository:
+    """Return the repository in a directory, whose keys `passphrases` open."""
+    from hashclient.provider.repository import Repository
+    from hashclient.session import current_operator
+
+    return Repository(
+        directory, clock=app.now, operator=current_operator(), passphrases=passphrases
+    )
+
+
+def say_draft(app: App, draft: Path | None) -> None:
+    """Say that a draft was written, and what comes next."""
+    if draft is not None and not draft.exists():
+        app.say("nothing would change: there is no draft")
+    elif draft is not None:
+        where = shlex.quote(str(draft))
+        app.say(f"nothing is published; the draft is in {printable(draft)}")
+        app.say(
+            f"hint: each signs it with `hashclient provider draft sign {where} --root ROOT.JSON"
+            " --key FILE`"
+        )

@@ -1,0 +1,107 @@
+"""The name of one object in a bucket, as a URI: `s3://bucket/key`, perhaps with `?versionId=…`.
+
+A key may hold any character, and a URI must mean one key only. So of a key `%`, `?`, `#`, control
+characters and bytes that are no UTF-8 are written as `%XX`; everything else stands as it is. What
+this writes is what it reads. Nothing here talks to a store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal
+
+import msgspec
+
+from hashclient.errors import UsageError
+
+Scheme = Literal["s3", "gs", "az"]
+SCHEMES: tuple[Scheme, ...] = ("s3", "gs", "az")
+
+_URI = re.compile(r"(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?", re.DOTALL)
+_PREFIX = re.compile(r"(?:s3|gs|az)://")
+#: What buckets and containers may be called in the three stores, at most.
+_BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{1,221}")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+#: What is not written as it is: it would mean something else, or cannot be shown.
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f%?#\udc80-\udcff]")
+
+
+class ObjectUri(msgspec.Struct, frozen=True, gc=False):
+    """One object, one version of it, or a prefix: all keys that begin with `key`.
+
+    `key` is decoded with surrogateescape. `version` is None for whichever is the latest.
+    """
+
+    scheme: Scheme
+    bucket: str
+    key: str = ""
+    version: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The URI."""
+        return f"{self.scheme}://{self.bucket}/{key_text(self.key)}" + version_text(self.version)
+
+    @property
+    def bucket_text(self) -> str:
+        """The URI of the bucket alone, without a slash at its end."""
+        return f"{self.scheme}://{self.bucket}"
+
+
+def key_text(key: str) -> str:
+    """Return a key as it stands in a URI."""
+    return _ESCAPED.sub(lambda m: "".join(f"%{b:02X}" for b in os.fsencode(m[0])), key)
+
+
+def version_text(version: str | None) -> str:
+    """Return what stands for a version at the end of a URI."""
+    return "" if version is None else f"?versionId={key_text(version)}"
+
+
+def is_object_uri(text: str) -> bool:
+    """Tell whether an argument names objects; a file of such a name is given as `./s3:…`."""
+    return _PREFIX.match(text) is not None
+
+
+def _shown(text: str) -> str:
+    """Return what was given as a URI for a message, without what may be a secret in it."""
+    bare, mark, _ = re.sub(r"//[^/@]*@", "//…@", text).partition("?")
+    return key_text(bare) + ("?…" if mark else "")
+
+
+def parse_uri(text: str) -> ObjectUri:
+    """Return what a URI names.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _URI.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"not the URI of an object: {_shown(text)}",
+            hint="write s3://BUCKET/PREFIX; a ? in a key is %3F, a # is %23",
+        )
+    scheme, bucket, key, version = found.groups()
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(
+            f"not the URI of a bucket: {_shown(text)}",
+            hint="write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
+        )
+    name: Scheme = "s3" if scheme == "s3" else "gs" if scheme == "gs" else "az"
+    whole = None if version is None else _unescaped(version, text)
+    if whole == "":
+        raise UsageError(f"the version in a URI is empty: {_shown(text)}", hint="leave it out")
+    return ObjectUri(name, bucket, _unescaped(key or "", text), whole)
+
+
+def _unescaped(part: str, text: str) -> str:
+    def byte(found: re.Match[bytes]) -> bytes:
+        if found[1] is None:
+            raise UsageError(
+                f"a % in a URI begins no escape: {_shown(text)}",
+                hint="write %25 for a % that belongs to the key",
+            )
+        return bytes.fromhex(found[1].decode())
+
+    return os.fsdecode(_ESCAPE.sub(byte, os.fsencode(part)))

@@ -1,0 +1,1 @@
+"""Objects in buckets: naming a store, listing it, reading ranges of one object."""

@@ -1,0 +1,151 @@
+"""What went wrong at a store, in our own words.
+
+Errors of the clients hold addresses, headers, keys, and what a credential helper has printed: none
+of that is passed on. A failure is told by its class, the HTTP status, and the code that the store
+gives, as far as that is one of a known few.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any
+
+from hashclient.errors import UsageError
+
+HINT_EXTRA = "`pip install 'hashclient[objects]'` brings what reads object stores"
+
+
+class Trouble(enum.Enum):
+    """What kind of failure it is, as far as somebody acts on it."""
+
+    GONE = enum.auto()
+    CHANGED = enum.auto()
+    DENIED = enum.auto()
+    NAME = enum.auto()  # no client can ask for such a key
+    BUCKET = enum.auto()
+    OTHER = enum.auto()
+
+
+class StoreError(Exception):
+    """A request that a store has not answered as was hoped; the text is for people."""
+
+    def __init__(self, trouble: Trouble, reason: str) -> None:
+        super().__init__(reason)
+        self.trouble = trouble
+        self.reason = reason
+
+
+GONE = "vanished after it was listed"
+CHANGED = "changed after it was listed"
+DENIED = "permission denied"
+NAME = "no client can ask for a key like this"
+UNREACHABLE = "the store cannot be reached, or the connection broke"
+NO_CREDENTIALS = "no credentials were found"
+
+_BUSY = "the store is too busy"
+_ARCHIVED = "is in an archive storage class: it has to be restored before it can be read"
+_EXPIRED = "the credentials have expired"
+_REFUSED = "the credentials are not accepted"
+_KEY = "is encrypted, and its key cannot be used"
+
+_BY_CODE: dict[str, tuple[Trouble, str]] = {
+    "NoSuchBucket": (Trouble.BUCKET, "no such bucket"),
+    "ContainerNotFound": (Trouble.BUCKET, "no such bucket"),
+    "InvalidBucketName": (Trouble.BUCKET, "no such bucket"),
+    "NoSuchKey": (Trouble.GONE, GONE),
+    "NoSuchVersion": (Trouble.GONE, GONE),
+    "BlobNotFound": (Trouble.GONE, GONE),
+    "PreconditionFailed": (Trouble.CHANGED, CHANGED),
+    "ConditionNotMet": (Trouble.CHANGED, CHANGED),
+    "InvalidRange": (Trouble.CHANGED, CHANGED),
+    "AccessDenied": (Trouble.DENIED, DENIED),
+    "AllAccessDisabled": (Trouble.DENIED, DENIED),
+    "AuthorizationPermissionMismatch": (Trouble.DENIED, DENIED),
+    "InvalidObjectState": (Trouble.OTHER, _ARCHIVED),
+    "BlobArchived": (Trouble.OTHER, _ARCHIVED),
+    "ExpiredToken": (Trouble.OTHER, _EXPIRED),
+    "ExpiredTokenException": (Trouble.OTHER, _EXPIRED),
+    "TokenRefreshRequired": (Trouble.OTHER, _EXPIRED),
+    "InvalidToken": (Trouble.OTHER, _REFUSED),
+    "InvalidAccessKeyId": (Trouble.OTHER, _REFUSED),
+    "SignatureDoesNotMatch": (Trouble.OTHER, _REFUSED),
+    "AuthenticationFailed": (Trouble.OTHER, _REFUSED),
+    "SlowDown": (Trouble.OTHER, _BUSY),
+    "ServerBusy": (Trouble.OTHER, _BUSY),
+    "ServiceUnavailable": (Trouble.OTHER, _BUSY),
+    "TooManyRequests": (Trouble.OTHER, _BUSY),
+    "KMS.DisabledException": (Trouble.OTHER, _KEY),
+    "KMS.NotFoundException": (Trouble.OTHER, _KEY),
+    "KMS.AccessDeniedException": (Trouble.OTHER, _KEY),
+}
+_BY_STATUS: dict[int, tuple[Trouble, str]] = {
+    401: (Trouble.OTHER, _REFUSED),
+    403: (Trouble.DENIED, DENIED),
+    404: (Trouble.GONE, GONE),
+    412: (Trouble.CHANGED, CHANGED),
+    416: (Trouble.CHANGED, CHANGED),
+    429: (Trouble.OTHER, _BUSY),
+    503: (Trouble.OTHER, _BUSY),
+}
+#: As obstore repeats an answer: the status, and then its body.
+_STATUS = re.compile(r"status code: ([0-9]{3})\b")
+_CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
+
+
+def missing_extra(error: ImportError) -> UsageError:
+    """Return what is raised where a library is not installed that only object stores need."""
+    name = (error.name or "obstore").partition(".")[0]
+    return UsageError(f"object stores need {name}, which is not installed", hint=HINT_EXTRA)
+
+
+def of_obstore(error: BaseException) -> StoreError:
+    """Return what an error of obstore says; nothing of its text."""
+    # What the store said comes first: a 403 of an object in an archive is no want of permission.
+    text = str(error)
+    status = _STATUS.search(text)
+    if status is not None:
+        code = _CODE.search(text, status.end())
+        found = _told(None if code is None else code[1], int(status[1]))
+    else:
+        found = _BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE))
+    return StoreError(*found)
+
+
+#: Errors that come before any answer, by the name of their class.
+_BY_CLASS: dict[str, tuple[Trouble, str]] = {
+    "ValueError": (Trouble.NAME, NAME),
+    "InvalidPathError": (Trouble.NAME, NAME),
+    "UnauthenticatedError": (Trouble.OTHER, NO_CREDENTIALS),
+    "FileNotFoundError": (Trouble.GONE, GONE),
+    "PreconditionError": (Trouble.CHANGED, CHANGED),
+    "PermissionDeniedError": (Trouble.DENIED, DENIED),
+    # botocore's, before any answer
+    "ParamValidationError": (Trouble.NAME, NAME),
+    "UnicodeEncodeError": (Trouble.NAME, NAME),
+    "NoCredentialsError": (Trouble.OTHER, NO_CREDENTIALS),
+    "PartialCredentialsError": (Trouble.OTHER, NO_CREDENTIALS),
+    "CredentialRetrievalError": (Trouble.OTHER, NO_CREDENTIALS),
+    "TokenRetrievalError": (Trouble.OTHER, NO_CREDENTIALS),
+    "SSOTokenLoadError": (Trouble.OTHER, NO_CREDENTIALS),
+    "UnauthorizedSSOTokenError": (Trouble.OTHER, _EXPIRED),
+}
+
+
+def of_botocore(error: BaseException) -> StoreError:
+    """Return what an error of botocore says; nothing of its text."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return StoreError(*_told(str(response.get("Error", {}).get("Code", "")), int(status)))
+    found = _BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE))
+    return StoreError(*found)
+
+
+def _told(code: str | None, status: int) -> tuple[Trouble, str]:
+    known = _BY_CODE.get(code or "") or _BY_STATUS.get(status)
+    if known is not None:
+        return known
+    if status >= 500:
+        return Trouble.OTHER, f"the store failed: it answered {status}"
+    return Trouble.OTHER, f"the store refused: it answered {status}"

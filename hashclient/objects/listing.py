@@ -1,0 +1,272 @@
+"""What is in a bucket, page by page, as columns: nothing is made of a single object here.
+
+1. A URI names one object, and whatever lies below it, as of a file or a folder; with a slash at its
+   end only what lies below.
+2. obstore lists, since that costs a tenth of what botocore does. It fails where a key is no path to
+   it, and gives others back without their slash at the beginning. So a bucket of S3 that has such
+   keys is listed by botocore, from the last key on that obstore gave.
+3. Keys come in the order of their bytes. One that goes back shows a store that repeats itself: the
+   listing is over then, and not whole.
+
+Limits: in the other stores a key that obstore cannot name ends the listing. Directory buckets of S3
+have no order. A slash at the end of a key comes back as none: `scan` looks for both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashclient.core.objecturi import ObjectUri
+from hashclient.errors import UsageError
+from hashclient.objects.failures import StoreError, Trouble, of_obstore
+from hashclient.objects.stores import S3, Store, quoted
+
+#: Objects a page: as many as a store gives at a time.
+PAGE_OBJECTS = 1_000
+#: So many of them are handed on as one.
+TOGETHER = 4
+#: So many pages may have nothing in them: of much that was deleted, say.
+MAX_EMPTY = 1_000
+REPEATED = "the store repeats what it has listed"
+UNNAMABLE = "a key comes next that its client cannot name"
+
+#: One object a row; `note` says why it cannot be read, if that is known already.
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(), nullable=False),
+        pa.field("size", pa.uint64(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("note", pa.string()),
+    ]
+)
+
+
+class ListingEndedError(Exception):
+    """A listing ended before its end; the text says why."""
+
+
+def page_of(rows: Sequence[tuple[str, int, str | None, str | None, str | None]]) -> Any:
+    """Return a page of rows, each as `SCHEMA` has it; keys are decoded with surrogateescape."""
+    exact = [(key, size, quoted(etag), version, note) for key, size, etag, version, note in rows]
+    keys, *columns = zip(*exact, strict=True) if exact else ((),) * len(SCHEMA)
+    arrays = [pa.array([os.fsencode(key) for key in keys], pa.binary())]
+    for values, field in zip(columns, list(SCHEMA)[1:], strict=True):
+        arrays.append(pa.array(values, field.type))
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def quoted_etags(etags: Any) -> Any:
+    """Return a column of ETags in quotes, as `quoted` does it."""
+    if pc.all(pc.fill_null(pc.match_substring_regex(etags, '^(W/)?"'), fill_value=False)).as_py():
+        return etags  # as nearly every store gives them
+    bare = pc.utf8_trim(etags, '"')
+    return pc.if_else(
+        pc.equal(bare, ""),
+        pa.scalar(None, pa.string()),
+        pc.binary_join_element_wise('"', bare, '"', ""),
+    )
+
+
+def list_pages(
+    store: Store, uri: ObjectUri, *, after: str | None = None, all_versions: bool = False
+) -> Iterator[Any]:
+    """Yield pages of what `uri` names, in the order of keys; of what comes behind `after` only.
+
+    With `all_versions`, each version that an object ever had is a row, but for marks of deletion.
+
+    Raises:
+        ListingEndedError: it ended before its end, or could not begin.
+        UsageError: the store has no list of versions.
+    """
+    if all_versions and store.scheme != "s3":
+        raise UsageError(
+            f"versions are listed of S3 only: {uri.text}", hint="leave out --all-versions"
+        )
+    try:
+        if uri.version is not None:
+            yield _page_of_one(store, uri)
+            return
+        s3 = store.s3
+        if s3 is not None and all_versions:
+            yield from _together(_pages_of_s3(s3, uri, after, all_versions=True))
+            return
+        if uri.key and not uri.key.endswith("/") and (after is None or after < uri.key):
+            page = _page_of_one(store, uri)
+            if page.num_rows:
+                yield page
+        if s3 is not None and _has_leading_slash(s3, uri):
+            yield from _together(_pages_of_s3(s3, uri, after))
+            return
+        yield from _together(_pages(store, uri, after))
+    except StoreError as error:
+        raise ListingEndedError(error.reason) from None
+
+
+def _together(pages: Iterator[Any]) -> Iterator[Any]:
+    """Yield the first page, and then several as one: less is done for each.
+
+    What ends the pages early comes after what came before it.
+    """
+    waiting: list[Any] = []
+    try:
+        for number, page in enumerate(pages):
+            waiting.append(page)
+            if number == 0 or len(waiting) == TOGETHER:
+                yield pa.concat_batches(waiting)
+                waiting.clear()
+    except (StoreError, ListingEndedError):
+        if waiting:
+            yield pa.concat_batches(waiting)
+        raise
+    if waiting:
+        yield pa.concat_batches(waiting)
+
+
+def _page_of_one(store: Store, uri: ObjectUri) -> Any:
+    """Return a page of the object that `uri` names, or of nothing where there is none."""
+    try:
+        seen = store.head(uri)
+    except StoreError as error:
+        if error.trouble is Trouble.DENIED:  # it may be there
+            return page_of([(uri.key, 0, None, uri.version, error.reason)])
+        if error.trouble is Trouble.GONE:
+            return page_of([])
+        raise
+    # Which version is the latest may change until it is read: the ETag tells.
+    return page_of([(uri.key, seen.size, seen.etag, uri.version, None)])
+
+
+def _prefix_of(uri: ObjectUri) -> str:
+    return uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
+
+
+def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
+    """Tell whether obstore would leave out the beginning of some key."""
+    if uri.key:
+        return uri.key.startswith("/")
+    return bool(s3.call("list_objects_v2", Prefix="/", MaxKeys=1).get("KeyCount"))
+
+
+def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
+    """Yield pages as obstore lists them, and the rest by botocore where it cannot.
+
+    What obstore has got before it fails it keeps to itself: botocore is asked for that, too.
+    """
+    if uri.key.startswith("/"):
+        raise ListingEndedError(UNNAMABLE)
+    first = None
+    try:
+        for chunk in _chunks(store, uri, after):
+            begin = chunk.column("key")[0].as_py()
+            if first is not None and (begin == first if store.scheme == "az" else begin <= first):
+                raise ListingEndedError(REPEATED)
+            first, after = begin, os.fsdecode(chunk.column("key")[-1].as_py())
+            yield chunk
+    except (StoreError, ListingEndedError) as error:
+        if store.s3 is None:
+            is_name = isinstance(error, StoreError) and error.trouble is Trouble.NAME
+            raise ListingEndedError(UNNAMABLE if is_name else str(error)) from None
+        yield from _pages_of_s3(store.s3, uri, after)
+
+
+def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
+    """Yield what obstore lists.
+
+    Raises:
+        StoreError: the store failed, or there is a key that obstore cannot name.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    prefix = _prefix_of(uri)
+    try:
+        stream = obstore.list(
+            store.store,
+            prefix or None,
+            offset=after,
+            chunk_size=PAGE_OBJECTS,
+            return_arrow=True,
+        )
+        for chunk in stream:
+            batch = pa.record_batch(chunk)
+            if batch.num_rows:
+                columns = [
+                    batch.column("path").cast(pa.binary()),
+                    batch.column("size"),
+                    quoted_etags(batch.column("e_tag").cast(pa.string())),
+                    batch.column("version").cast(pa.string()),
+                    pa.nulls(batch.num_rows, pa.string()),
+                ]
+                yield pa.record_batch(columns, schema=SCHEMA)
+    except (BaseError, OSError, ValueError) as error:
+        raise of_obstore(error) from None
+
+
+def _pages_of_s3(
+    s3: S3, uri: ObjectUri, after: str | None, *, all_versions: bool = False
+) -> Iterator[Any]:
+    """Yield pages as botocore lists them: of every key, as it is.
+
+    Raises:
+        StoreError: the store failed.
+        ListingEndedError: it repeats itself.
+    """
+    # By strings, `a` would bring `ab`: it is asked for what lies below, and for the object itself.
+    prefix = _prefix_of(uri)
+    last = None if after is None else os.fsencode(after)
+    if prefix != uri.key and all_versions and (last is None or last < os.fsencode(uri.key)):
+        for rows in _versions(s3, uri.key, None):
+            own = [row for row in rows if row[0] == uri.key]
+            if own:
+                yield page_of(own)
+            if len(own) < len(rows):
+                break
+    empty = 0
+    rows_of = _versions(s3, prefix, after) if all_versions else _objects(s3, prefix, after)
+    for rows in rows_of:
+        if not rows:
+            empty += 1
+            if empty > MAX_EMPTY:
+                raise ListingEndedError(REPEATED)
+            continue
+        begin, end = os.fsencode(rows[0][0]), os.fsencode(rows[-1][0])
+        # The versions of one key may fill more than a page.
+        if last is not None and (begin < last or (begin == last and not all_versions)):
+            raise ListingEndedError(REPEATED)
+        last = end
+        yield page_of(rows)
+
+
+def _objects(s3: S3, prefix: str, after: str | None) -> Iterator[list[Any]]:
+    more: dict[str, Any] = {} if after is None else {"StartAfter": after}
+    while True:
+        got = s3.call("list_objects_v2", Prefix=prefix, **more)
+        yield [(o["Key"], o["Size"], o.get("ETag"), None, None) for o in got.get("Contents", ())]
+        if not got.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": got["NextContinuationToken"]}
+
+
+def _versions(s3: S3, prefix: str, after: str | None) -> Iterator[list[Any]]:
+    more: dict[str, Any] = {} if after is None else {"KeyMarker": after}
+    marker = None
+    while True:
+        got = s3.call("list_object_versions", Prefix=prefix, **more)
+        yield [
+            (o["Key"], o["Size"], o.get("ETag"), o.get("VersionId"), None)
+            for o in got.get("Versions", ())
+        ]
+        if not got.get("IsTruncated"):
+            return
+        more = {"KeyMarker": got["NextKeyMarker"]}
+        if got.get("NextVersionIdMarker"):
+            more["VersionIdMarker"] = got["NextVersionIdMarker"]
+        if more == marker:
+            raise ListingEndedError(REPEATED)
+        marker = more

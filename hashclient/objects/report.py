@@ -1,0 +1,319 @@
+"""Objects from a report instead of a listing: S3 Inventory, or any table of keys and sizes.
+
+1. A `manifest.json` names the bucket, the columns, and files with their MD5s. Each file is fetched
+   into a file without a name, compared with its MD5, and read piece by piece. It is Parquet, or CSV
+   in which keys are escaped as in a URL.
+2. Any other report is one Parquet or CSV file, by its path or its URI. It has columns `key` and
+   `size`, and perhaps `etag` and `version`; its keys stand as they are.
+3. Of versions, the latest counts unless all are asked for; marks of deletion are none.
+
+A report is as old as it is. What has changed since is found when it is read, and is unread then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.errors import UsageError
+from hashclient.objects.failures import StoreError
+from hashclient.objects.listing import SCHEMA, ListingEndedError, quoted_etags
+from hashclient.objects.stores import Store
+from hashclient.system.files import open_at_once, read_regular, refuse_irregular
+from hashclient.system.text import printable
+
+#: What S3 calls the file that names the others.
+_MANIFEST = re.compile(r"(?:.*/)?manifest\.json", re.DOTALL)
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_TABLE_BYTES = 1 << 40
+#: Rows that are read together.
+ROWS = 50_000
+_RANGE_BYTES = 16 << 20
+_BLOCK_BYTES = 4 << 20
+
+NO_SIZE = "the report does not say how long it is"
+DAMAGED = "the report cannot be read: {}"
+
+#: What columns are called in reports of S3, as CSV and as Parquet, and in tables of others.
+_NAMES = {
+    "key": ("key",),
+    "size": ("size",),
+    "etag": ("etag", "e_tag"),
+    "version": ("versionid", "version_id", "version"),
+    "latest": ("islatest", "is_latest"),
+    "marker": ("isdeletemarker", "is_delete_marker"),
+    "bucket": ("bucket",),
+}
+
+
+class _File(msgspec.Struct, frozen=True):
+    key: str
+    size: int
+    md5: str = msgspec.field(name="MD5checksum")
+
+
+class _Manifest(msgspec.Struct, frozen=True, rename="camel"):
+    source_bucket: str
+    destination_bucket: str
+    file_format: str
+    file_schema: str
+    files: tuple[_File, ...]
+
+
+class Report:
+    """A report of what is in one bucket."""
+
+    def __init__(self, where: str, uri: ObjectUri | None, *, make_file: Callable[[], int]) -> None:
+        """Read the manifest at `where`, a path or a URI, or take a table there as it is.
+
+        `uri` is the bucket that a table is of. `make_file` returns a descriptor of an empty file.
+
+        Raises:
+            UsageError: the report cannot be read, or it is not clear of which bucket it is.
+        """
+        self._where = where
+        self._make_file = make_file
+        self._manifest: _Manifest | None = None
+        if _MANIFEST.fullmatch(where):
+            self._manifest = self._read_manifest()
+            found = parse_uri(f"s3://{self._manifest.source_bucket}/")
+            if uri is not None and uri != found:
+                raise UsageError(
+                    f"the report is of {found.bucket_text}, not of {uri.text}",
+                    hint="leave the URI out",
+                )
+            self.uri = found
+        elif uri is None or uri.key or uri.version is not None:
+            raise UsageError(
+                f"it is not said of which bucket this is: {printable(where)}",
+                hint="give the bucket besides, as s3://BUCKET/",
+            )
+        else:
+            self.uri = uri
+
+    def _read_manifest(self) -> _Manifest:
+        try:
+            if is_object_uri(self._where):
+                uri = parse_uri(self._where)
+                found = bytearray()
+                _fetch(Store(uri.scheme, uri.bucket), uri, MAX_MANIFEST_BYTES, found.extend)
+                data = bytes(found)
+            else:
+                data = read_regular(Path(self._where), MAX_MANIFEST_BYTES)
+            return msgspec.json.decode(data, type=_Manifest)
+        except StoreError as error:
+            raise _unusable(self._where, error.reason) from None
+        except OSError as error:
+            raise _unusable(self._where, (error.strerror or "it fails").lower()) from error
+        except (ValueError, RecursionError) as error:
+            raise _unusable(self._where, "it is no manifest of S3 Inventory") from error
+
+    def pages(self, *, all_versions: bool) -> Iterator[Any]:
+        """Yield what the report lists, as pages with the columns of `listing.SCHEMA`.
+
+        Raises:
+            ListingEndedError: it cannot be read to its end.
+        """
+        try:
+            for batch, escaped in self._batches():
+                page = self._page(batch, escaped=escaped, all_versions=all_versions)
+                if page.num_rows:
+                    yield page
+        except StoreError as error:
+            raise ListingEndedError(DAMAGED.format(error.reason)) from None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            # Of Arrow's words none are passed on: they may hold anything that is in the file.
+            known = error.strerror if isinstance(error, OSError) and error.strerror else "damaged"
+            raise ListingEndedError(DAMAGED.format(known.lower())) from None
+
+    def _batches(self) -> Iterator[tuple[Any, bool]]:
+        manifest = self._manifest
+        if manifest is None:
+            yield from ((batch, False) for batch in self._table())
+            return
+        arn = manifest.destination_bucket.rpartition(":")[2]
+        store = Store("s3", arn)
+        names = [name.strip() for name in manifest.file_schema.split(",")]
+        for file in manifest.files:
+            fd = self._make_file()
+            try:
+                self._fetch_file(store, file, fd)
+                source = pa.memory_map(f"/proc/self/fd/{fd}")
+                if manifest.file_format.lower() == "parquet":
+                    yield from ((batch, False) for batch in _parquet(source))
+                elif manifest.file_format.lower() == "csv":
+                    stream = pa.input_stream(source, compression="gzip")
+                    yield from ((batch, True) for batch in _csv(stream, names))
+                else:
+                    raise ListingEndedError(DAMAGED.format("it is neither Parquet nor CSV"))
+            finally:
+                os.close(fd)
+
+    def _fetch_file(self, store: Store, file: _File, fd: int) -> None:
+        md5 = hashlib.md5(usedforsecurity=False)
+
+        def sink(chunk: memoryview) -> None:
+            md5.update(chunk)
+            while chunk:
+                chunk = chunk[os.write(fd, chunk) :]
+
+        _fetch(store, ObjectUri("s3", store.bucket, file.key), file.size, sink)
+        if md5.hexdigest() != file.md5.lower():
+            raise ListingEndedError(DAMAGED.format("a file of it is not what its manifest says"))
+
+    def _table(self) -> Iterator[Any]:
+        """Read one file that is here, or an object."""
+        with self._open_table() as stream:
+            is_parquet = stream.read(4) == b"PAR1"
+            stream.seek(0)
+            if is_parquet:
+                yield from _parquet(pa.PythonFile(stream))
+            else:
+                packed = "gzip" if self._where.endswith(".gz") else None
+                yield from _csv(pa.input_stream(stream, compression=packed), None)
+
+    def _open_table(self) -> IO[bytes]:
+        if not is_object_uri(self._where):
+            path = Path(self._where)
+            refuse_irregular(path)
+            return open_at_once(path)
+        uri = parse_uri(self._where)
+        stream = os.fdopen(self._make_file(), "w+b")
+        try:
+            _fetch(Store(uri.scheme, uri.bucket), uri, MAX_TABLE_BYTES, stream.write)
+            stream.seek(0)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _page(self, batch: Any, *, escaped: bool, all_versions: bool) -> Any:
+        columns = {}
+        for field, column in zip(batch.schema.names, batch.columns, strict=True):
+            for name, known in _NAMES.items():
+                if field.lower() in known:
+                    columns[name] = column
+        if "key" not in columns or "size" not in columns:
+            raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
+        keep = None
+        if "marker" in columns:
+            keep = pc.invert(_flags(columns["marker"]))
+        if "latest" in columns and not all_versions:
+            latest = _flags(columns["latest"])
+            keep = latest if keep is None else pc.and_(keep, latest)
+        if "bucket" in columns:
+            of_bucket = pc.equal(columns["bucket"].cast(pa.string()), self.uri.bucket)
+            if not pc.all(pc.fill_null(of_bucket, fill_value=False)).as_py():
+                raise ListingEndedError(DAMAGED.format("it has rows of another bucket"))
+        rows = pa.record_batch(list(columns.values()), names=list(columns))
+        if keep is not None:
+            rows = rows.filter(keep)
+        keys = rows.column("key").cast(pa.binary())
+        if keys.null_count:
+            raise ListingEndedError(DAMAGED.format("it has rows without a key"))
+        sizes = _sizes(rows.column("size"))
+        note = pc.if_else(pc.is_null(sizes), NO_SIZE, pa.scalar(None, pa.string()))
+        nothing = pa.nulls(rows.num_rows, pa.string())
+        parts = [
+            _unescaped(keys) if escaped else keys,
+            pc.fill_null(sizes, 0),
+            quoted_etags(_texts(rows.column("etag"))) if "etag" in columns else nothing,
+            _texts(rows.column("version")) if "version" in columns else nothing,
+            note,
+        ]
+        return pa.record_batch(parts, schema=SCHEMA)
+
+
+def _unusable(where: str, why: str) -> UsageError:
+    return UsageError(
+        f"cannot read the report {printable(where)}: {why}",
+        hint="give the manifest.json of an S3 Inventory, or a table with columns key and size",
+    )
+
+
+def _fetch(store: Store, uri: ObjectUri, most: int, sink: Callable[[memoryview], Any]) -> None:
+    """Give all bytes of an object, of up to `most`.
+
+    Raises:
+        StoreError: it cannot be read.
+        ValueError: it has more.
+    """
+    seen = store.head(uri)
+    if seen.size > most:
+        raise ValueError("too long")
+    for start in range(0, seen.size, _RANGE_BYTES):
+        stop = min(start + _RANGE_BYTES, seen.size)
+        store.read(
+            uri.key,
+            start,
+            stop,
+            sink,
+            etag=seen.etag,
+            version=seen.version,
+            is_all=stop - start == seen.size,
+        )
+
+
+def _parquet(source: Any) -> Iterator[Any]:
+    import pyarrow.parquet as pq  # takes memory that a listing has no use for
+
+    with pq.ParquetFile(source) as file:
+        wanted = {known for names in _NAMES.values() for known in names}
+        columns = [name for name in file.schema_arrow.names if name.lower() in wanted]
+        yield from file.iter_batches(batch_size=ROWS, columns=columns)
+
+
+def _csv(stream: Any, names: Sequence[str] | None) -> Iterator[Any]:
+    import pyarrow.csv
+
+    text = pa.string()
+    wanted = {known for known_names in _NAMES.values() for known in known_names}
+    reading = pyarrow.csv.ReadOptions(
+        column_names=list(names) if names is not None else None, block_size=_BLOCK_BYTES
+    )
+    found = list(names) if names is not None else None
+    types = dict.fromkeys(found or sorted(wanted), text)
+    converting = pyarrow.csv.ConvertOptions(
+        column_types=types,
+        strings_can_be_null=False,
+        include_columns=None if found is None else [n for n in found if n.lower() in wanted],
+    )
+    with pyarrow.csv.open_csv(stream, reading, convert_options=converting) as reader:
+        yield from reader
+
+
+def _flags(column: Any) -> Any:
+    """Return a column of yes and no, which CSV has as text."""
+    if not pa.types.is_boolean(column.type):
+        column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
+    return pc.fill_null(column, fill_value=False)
+
+
+def _sizes(column: Any) -> Any:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    return column.cast(pa.uint64())
+
+
+def _texts(column: Any) -> Any:
+    """Return a column of texts, in which nothing is none."""
+    column = column.cast(pa.string())
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+
+
+def _unescaped(keys: Any) -> Any:
+    """Return keys that were escaped as in a URL."""
+    if not pc.any(pc.match_substring_regex(keys, "[%+]")).as_py():
+        return keys
+    plain = [unquote_to_bytes(key.replace(b"+", b" ")) for key in keys.to_pylist()]
+    return pa.array(plain, pa.binary())

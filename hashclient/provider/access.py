@@ -1,0 +1,113 @@
+"""Changing who may fetch: under the repository's lock, and in its log before it counts.
+
+A new token is on the disk, in a file of its own, before the repository knows its hash: a kill in
+between leaves a file that lets nobody in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.provider.clients import Client, Clients, Token
+from hashclient.provider.newfiles import write_new
+from hashclient.provider.repository import Repository
+from hashclient.system.times import for_programs
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A token that a client was given; it is a secret."""
+
+    client: str
+    token: str
+    expires: datetime
+
+
+def all_clients(repository: Repository) -> tuple[Client, ...]:
+    """Return all clients, those that were revoked as well.
+
+    Raises:
+        StateError: there is no repository, or they cannot be read.
+    """
+    repository.require()
+    return Clients(repository.clients_file, repository.clock).all()
+
+
+def add_client(repository: Repository, name: str, valid: timedelta, output: Path | None) -> Given:
+    """Let a client in; its token is written into the new file `output`, if one is given.
+
+    Raises:
+        UsageError: there is a client of that name, it cannot be a name, or `output` exists.
+        StateError: there is no repository, or a file cannot be read or written.
+        AuditError: it cannot be recorded; nothing was changed.
+    """
+    return _give(repository, "client-added", name, output, lambda c: c.with_added(name, valid))
+
+
+def rotate_client(
+    repository: Repository, name: str, valid: timedelta, overlap: timedelta, output: Path | None
+) -> Given:
+    """Give a client a new token, as `add_client`; the ones before expire after `overlap`.
+
+    Raises:
+        UsageError: there is no such client, it was revoked, or `output` exists.
+        StateError, AuditError: as `add_client`.
+    """
+    return _give(
+        repository, "client-rotated", name, output, lambda c: c.with_rotated(name, valid, overlap)
+    )
+
+
+def revoke_client(repository: Repository, name: str) -> None:
+    """Keep a client out.
+
+    Raises:
+        UsageError: there is no such client, or it was revoked.
+        StateError, AuditError: as `add_client`.
+    """
+    repository.require()
+    with repository.changing():
+        clients = Clients(repository.clients_file, repository.clock)
+        changed = clients.with_revoked(name)
+        repository.log.announcer("client-revoked", lambda: {"client": name})()
+        clients.write(changed)
+
+
+def _give(
+    repository: Repository,
+    event: str,
+    name: str,
+    output: Path | None,
+    change: Callable[[Clients], tuple[str, tuple[Client, ...]]],
+) -> Given:
+    repository.require()
+    with repository.changing():
+        clients = Clients(repository.clients_file, repository.clock)
+        token, changed = change(clients)
+        (client,) = (client for client in changed if client.name == name)
+        newest = client.tokens[-1]
+        if output is not None:
+            write_new(output, token.encode() + b"\n")
+        try:
+            data = {"client": name, "token": newest.id, "expires": for_programs(newest.expires)}
+            repository.log.announcer(event, lambda: data)()
+            clients.write(changed)
+        except BaseException:
+            # A rename may have been done already: a token that may count stays.
+            if output is not None and not _may_count(clients, newest):
+                with contextlib.suppress(OSError):
+                    output.unlink()
+            raise
+        return Given(name, token, newest.expires)
+
+
+def _may_count(clients: Clients, token: Token) -> bool:
+    try:
+        return any(token in client.tokens for client in clients.all())
+    except StateError:
+        return True

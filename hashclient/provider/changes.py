@@ -1,0 +1,255 @@
+"""What a change of a list consists of: new segments, the index that names them, and words for it.
+
+A change is worked out here, and nothing is written before it is whole; who signs it, and when it
+becomes visible, is left to `repository`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
+
+from hashclient.core.model import is_name
+from hashclient.errors import UsageError
+from hashclient.lists.wire import (
+    ListIndex,
+    Segment,
+    Strings,
+    checksum_of,
+    entry_hashes,
+    is_category,
+    is_entry_id,
+    target_name,
+    withdraw_schema,
+)
+from hashclient.provider.consolidate import join_ranges, ranges_to_join
+from hashclient.provider.doubles import Doubles, Int64
+from hashclient.provider.entries import (
+    DEFAULT_CATEGORY,
+    SEGMENT_ENTRIES,
+    Entries,
+    NewSegment,
+    new_segment,
+)
+from hashclient.provider.keys import Roles
+from hashclient.provider.listfiles import ListFiles
+from hashclient.provider.replace import Listed
+from hashclient.provider.results import Consolidated, Published, Some
+from hashclient.provider.screen import Named
+from hashclient.system.text import printable
+
+#: So many ids of entries that were withdrawn are named in the log.
+MAX_LOGGED_IDS = 100
+
+
+class Change(msgspec.Struct, frozen=True):
+    """The next state of a list: its index, new segments, and those that they take the place of.
+
+    `event` and `data` are what the log says of it.
+    """
+
+    list_name: str
+    index: ListIndex
+    segments: list[NewSegment]
+    event: str
+    data: dict[str, Any]
+    replaced: tuple[Segment, ...] = ()
+
+    def write(self, files: ListFiles, roles: Roles) -> None:
+        """Write the files, and name them in the role of the list, which has to be there.
+
+        Raises:
+            StateError: one cannot be written.
+        """
+        for segment in self.replaced:
+            del roles.lists[self.list_name].signed.targets[
+                target_name(self.list_name, segment.name)
+            ]
+        files.write(roles, self.index, self.segments)
+
+
+def addition(
+    files: ListFiles,
+    roles: Roles,
+    list_name: str,
+    batches: Iterable[Named],
+    *,
+    category: str | None,
+    replace: bool,
+) -> tuple[Published, Change | None]:
+    """Work out what adding entries changes, or with `replace`, what makes them all of the list.
+
+    None says that they are all of the list already.
+
+    Raises:
+        UsageError: an entry breaks a rule of the format, or there is none.
+        StateError: what is published cannot be read.
+    """
+    current = files.current(roles, list_name)
+    entries = Entries(current.generation + 1, category or _category_of(list_name))
+    withdrawn: Strings = np.zeros(0, "S1")
+    if replace:
+        listed = Listed()
+        files.live_hashes(roles, current, listed)
+        batches, withdrawn = listed.difference(list(batches), entries.category)
+    for name, batch in batches:
+        entries.add(batch, name)
+    entries.finish()
+    if replace and not entries.segments and not len(withdrawn):
+        return Published(list_name, current.generation, 0, current.entries), None
+    if not entries.segments and not len(withdrawn):
+        raise UsageError("no entries to publish", hint="give files that hold at least one digest")
+    doubles = Doubles(entries.digests, entries.rows)
+    live = files.live_hashes(roles, current, doubles)
+    doubles.withdraw(withdrawn)
+    gone = entry_hashes(withdrawn)
+    hashes = entries.hashes()
+    entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
+    entries.check_categories(doubles.categories, list_name)
+    # What goes comes before what is added: an id may be in both.
+    segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
+    change = entries.rows - len(withdrawn)
+    checksum = checksum_of(hashes) - checksum_of(gone)
+    index = files.next_index(current, segments, change, checksum)
+    done = Published(
+        list_name,
+        index.generation,
+        entries.rows,
+        index.entries,
+        withdrawn=len(withdrawn),
+        listed=_some(entries, doubles.listed()),
+        repeated=_some(entries, doubles.repeated()),
+    )
+    data = {
+        "list": list_name,
+        "generation": index.generation,
+        "added": entries.rows,
+        "withdrawn": len(withdrawn),
+        "live": index.entries,
+    }
+    return done, Change(list_name, index, segments, "list-published", data)
+
+
+def withdrawal(
+    files: ListFiles, roles: Roles, list_name: str, entry_ids: Sequence[str]
+) -> tuple[Published, Change]:
+    """Work out what withdrawing entries changes; `check_entry_ids` has to come before.
+
+    Raises:
+        UsageError: an entry is not on the list.
+        StateError: what is published cannot be read.
+    """
+    current = files.current(roles, list_name)
+    ids = np.array([i.encode() for i in entry_ids])
+    hashes = entry_hashes(ids)
+    unknown = ~np.isin(hashes, files.live_hashes(roles, current))
+    if unknown.any():
+        raise UsageError(
+            f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
+            hint="it may be withdrawn already; nothing was changed",
+        )
+    segments = _withdrawals(current.generation + 1, ids)
+    index = files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
+    data = {
+        "list": list_name,
+        "generation": index.generation,
+        "withdrawn": len(entry_ids),
+        "entries": list(entry_ids[:MAX_LOGGED_IDS]),
+        "live": index.entries,
+    }
+    done = Published(list_name, index.generation, len(entry_ids), index.entries)
+    return done, Change(list_name, index, segments, "entries-withdrawn", data)
+
+
+def consolidation(
+    files: ListFiles, roles: Roles, list_name: str, keep_newest: int
+) -> tuple[Consolidated, Change | None]:
+    """Work out which segments are joined; None says that none is worth it.
+
+    Raises:
+        StateError: what is published cannot be read.
+    """
+    current = files.current(roles, list_name)
+    joined = ranges_to_join(current.segments, current.generation, keep_newest)
+    replaced = tuple(segment for segments in joined for segment in segments)
+    count = len(current.segments)
+    if not replaced:
+        return Consolidated(list_name, current.generation, count, count), None
+    new = join_ranges(joined, lambda segment: files.read_segment(roles, list_name, segment))
+    start = current.segments.index(replaced[0])
+    segments = (
+        *current.segments[:start],
+        *(n.segment for n in new),
+        *current.segments[start + len(replaced) :],
+    )
+    index = msgspec.structs.replace(current, segments=segments)
+    data = {"list": list_name, "segments_before": count, "segments": len(segments)}
+    done = Consolidated(list_name, current.generation, count, len(segments))
+    return done, Change(list_name, index, new, "list-consolidated", data, replaced)
+
+
+def check_entry_ids(entry_ids: Sequence[str]) -> None:
+    """Check ids of entries that are to be withdrawn.
+
+    Raises:
+        UsageError: there is none, one cannot be an id, or is given twice.
+    """
+    if not entry_ids:
+        raise UsageError("no entries to withdraw")
+    if wrong := [i for i in entry_ids if not is_entry_id(i)]:
+        position = list(entry_ids).index(wrong[0]) + 1
+        raise UsageError(f"not an entry id: number {position} of those given")
+    entry_id, times = Counter(entry_ids).most_common(1)[0]
+    if times > 1:
+        raise UsageError(f"entry id is given twice: {entry_id}")
+
+
+def require_list(roles: Roles, name: str) -> None:
+    """Check that there is a list of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in roles.lists:
+        hint = f"lists: {', '.join(roles.lists) or 'none yet'}"
+        raise UsageError(f"no such list: {printable(name)}", hint=hint)
+
+
+def check_list_name(name: str) -> None:
+    """Check that a list may have this name.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
+        raise UsageError(
+            f"not a name for a list: {printable(name)}",
+            hint="lower-case letters, digits, `.`, `_` and `-`, at most 64; not the name of a"
+            " role such as `targets`",
+        )
+
+
+def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
+    """Return the segments that withdraw entries."""
+    import pyarrow as pa
+
+    texts = [text.decode() for text in ids.tolist()]
+    table = pa.table([pa.array(texts, pa.string())], schema=withdraw_schema())
+    return [
+        new_segment(generation, "withdraw", number, table.slice(start, SEGMENT_ENTRIES))
+        for number, start in enumerate(range(0, len(texts), SEGMENT_ENTRIES))
+    ]
+
+
+def _some(entries: Entries, rows: Int64) -> Some | None:
+    return Some(len(rows), entries.where(int(rows[0]))) if len(rows) else None
+
+
+def _category_of(list_name: str) -> str:
+    """Return the category of entries that have none: the list's name, if it may be one."""
+    return list_name if is_category(list_name) else DEFAULT_CATEGORY

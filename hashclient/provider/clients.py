@@ -1,0 +1,277 @@
+"""Who may fetch: clients with bearer tokens of their own, of which a repository keeps hashes only.
+
+A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
+bits. So many bits cannot be guessed, and a plain hash of them is as good as one that takes long;
+salt is in it already, since the id is. Two hashes are kept. SHA-256 is what this program compares.
+The other is MD5 of the whole header, the one hash that nginx can compute without a module of
+others (`serverconfig`): what is needed of it is that nobody finds an input to a given output,
+which nobody can for MD5 either, however easily two inputs with one output are made.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from hashclient.core.model import is_name
+from hashclient.errors import StateError, UsageError
+from hashclient.provider.keys import Clock
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.strictjson import parse_json
+from hashclient.system.text import excerpt, printable
+
+FORMAT = "hashclient-clients/1"
+MAX_CLIENTS = 10_000
+_SECRET_BYTES = 32
+_ID_BYTES = 8
+
+TOKEN_PATTERN = r"hc1\.([0-9a-f]{16})\.[A-Za-z0-9_-]{43}"  # noqa: S105 - what tokens look like
+_HEADER = re.compile(rb"Bearer " + TOKEN_PATTERN.encode())
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a token: its id (16 hexadecimal digits), two hashes, and its time.
+
+    `sha256` is of the token, hexadecimal; `header_md5` of `Bearer <token>`, base64url.
+    """
+
+    id: str
+    sha256: str
+    header_md5: str
+    made: datetime
+    expires: datetime
+
+
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A client and its tokens: two while one takes the place of the other."""
+
+    name: str
+    added: datetime
+    tokens: tuple[Token, ...] = ()
+    #: Since when it may not fetch; it has no tokens then.
+    revoked: datetime | None = None
+
+    def expires(self) -> datetime | None:
+        """Return until when it may fetch."""
+        return max((token.expires for token in self.tokens), default=None)
+
+    def valid_tokens(self, now: datetime) -> tuple[Token, ...]:
+        """Return the tokens that have not expired."""
+        return tuple(token for token in self.tokens if token.expires > now)
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    clients: tuple[Client, ...]
+
+
+class Clients:
+    """The clients of a repository. Whoever changes them holds its lock from reading to writing."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Keep them in the file `path`, which need not be there yet."""
+        self._path = path
+        self._clock = clock
+
+    def all(self) -> tuple[Client, ...]:
+        """Return all clients, those that were revoked as well, by name.
+
+        Raises:
+            StateError: the file cannot be read, is damaged or of a newer version.
+        """
+        try:
+            data = read_regular(self._path, MAX_STATE_BYTES)
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise state_error("cannot read", self._path, error) from error
+        return _parse(data, self._path)
+
+    def with_added(self, name: str, valid: timedelta) -> tuple[str, tuple[Client, ...]]:
+        """Return a token for a new client, or for one that was revoked, and all clients with it.
+
+        Raises:
+            UsageError: there is a client of that name, or it cannot be a name.
+            StateError: the file cannot be read.
+        """
+        if not is_name(name):
+            raise UsageError(
+                f"not a name for a client: {printable(name)}",
+                hint="lower-case letters, digits, `.`, `_` and `-`, at most 64",
+            )
+        clients = {client.name: client for client in self.all()}
+        if name in clients and clients[name].revoked is None:
+            raise UsageError(
+                f"there is a client of that name: {name}",
+                hint="`hashclient provider client rotate` gives it a new token",
+            )
+        if len(clients) >= MAX_CLIENTS:
+            raise UsageError(f"more than {MAX_CLIENTS:,} clients")
+        text, token = self._new_token(valid)
+        added = clients[name].added if name in clients else token.made
+        return text, _with(clients, Client(name, added, (token,)))
+
+    def with_rotated(
+        self, name: str, valid: timedelta, overlap: timedelta
+    ) -> tuple[str, tuple[Client, ...]]:
+        """Return a new token for a client, and all with it; its others expire after `overlap`.
+
+        Raises:
+            UsageError: there is no such client, or it was revoked.
+            StateError: as `with_added`.
+        """
+        clients = {client.name: client for client in self.all()}
+        client = _existing(clients, name)
+        text, token = self._new_token(valid)
+        end = token.made + overlap
+        before = [
+            msgspec.structs.replace(old, expires=min(old.expires, end))
+            for old in client.valid_tokens(token.made)
+            if end > token.made
+        ]
+        changed = msgspec.structs.replace(client, tokens=(*before, token))
+        return text, _with(clients, changed)
+
+    def with_revoked(self, name: str) -> tuple[Client, ...]:
+        """Return all clients, one of them without its tokens.
+
+        Raises:
+            UsageError: there is no such client, or it was revoked.
+            StateError: as `with_added`.
+        """
+        clients = {client.name: client for client in self.all()}
+        client = _existing(clients, name)
+        now = self._clock().replace(microsecond=0)
+        return _with(clients, Client(name, client.added, (), now))
+
+    def _new_token(self, valid: timedelta) -> tuple[str, Token]:
+        now = self._clock().replace(microsecond=0)
+        token_id = secrets.token_hex(_ID_BYTES)
+        text = f"hc1.{token_id}.{secrets.token_urlsafe(_SECRET_BYTES)}"
+        md5 = hashlib.md5(f"Bearer {text}".encode(), usedforsecurity=False).digest()
+        return text, Token(
+            token_id,
+            hashlib.sha256(text.encode()).hexdigest(),
+            base64.urlsafe_b64encode(md5).decode().rstrip("="),
+            now,
+            now + valid,
+        )
+
+    def write(self, clients: tuple[Client, ...]) -> None:
+        """Let these be all clients, from now on.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
+        data = msgspec.json.format(msgspec.json.encode(_File(FORMAT, clients)), indent=1) + b"\n"
+        write_atomic(self._path, data)
+
+
+class Doorkeeper:
+    """Tells who may fetch, for a server that asks at each request; sees changes of the file."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Read the file `path` when it is asked for the first time, and when it has changed."""
+        self._path = path
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+        self._tokens: dict[str, tuple[str, Token]] = {}
+
+    def who(self, header: bytes) -> str | None:
+        """Return the name of the client that sends `header`, or None if nobody may.
+
+        Raises:
+            StateError: the file of clients cannot be read; then nobody may.
+        """
+        found = _HEADER.fullmatch(header)
+        if found is None:
+            return None
+        self._refresh()
+        name, token = self._tokens.get(found[1].decode(), ("", None))
+        digest = hashlib.sha256(header.removeprefix(b"Bearer ")).hexdigest()
+        if token is None or not hmac.compare_digest(digest, token.sha256):
+            return None
+        return name if token.expires > self._clock() else None
+
+    def _refresh(self) -> None:
+        try:
+            status = self._path.stat()
+            now = (status.st_ino, status.st_mtime_ns, status.st_size)
+        except FileNotFoundError:
+            self._seen, self._tokens = None, {}
+            return
+        except OSError as error:
+            raise state_error("cannot read", self._path, error) from error
+        if now != self._seen:
+            clients = Clients(self._path, self._clock).all()
+            self._tokens = {t.id: (c.name, t) for c in clients for t in c.tokens}
+            self._seen = now
+
+
+def _with(clients: dict[str, Client], changed: Client) -> tuple[Client, ...]:
+    together = {**clients, changed.name: changed}
+    return tuple(together[name] for name in sorted(together))
+
+
+def _existing(clients: dict[str, Client], name: str) -> Client:
+    if name not in clients:
+        raise UsageError(
+            f"no such client: {printable(name)}",
+            hint="`hashclient provider client list` shows all",
+        )
+    if clients[name].revoked is not None:
+        raise UsageError(
+            f"the client was revoked: {name}",
+            hint="`hashclient provider client add` lets it in again",
+        )
+    return clients[name]
+
+
+def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
+    """Read the file of clients.
+
+    Raises:
+        StateError: it is damaged, or of a newer version.
+    """
+    try:
+        document = parse_json(data)
+        version = document.get("format") if isinstance(document, dict) else None
+        if isinstance(version, str) and version != FORMAT:
+            raise StateError(
+                f"format of {printable(path)}: {excerpt(version)}, this one reads {FORMAT}",
+                hint="a newer hashclient has written it; use that",
+            )
+        clients = msgspec.convert(document, _File).clients
+    except ValueError as error:  # msgspec.ValidationError is one
+        raise _damaged(path) from error
+    tokens = [token for client in clients for token in client.tokens]
+    times = [t for token in tokens for t in (token.made, token.expires)]
+    times += [t for c in clients for t in (c.added, c.revoked) if t is not None]
+    well_formed = (
+        all(is_name(client.name) for client in clients)
+        and len({client.name for client in clients}) == len(clients)
+        and len({token.id for token in tokens}) == len(tokens)
+        and all(len(t.id) == 2 * _ID_BYTES and _HEX.fullmatch(t.id) for t in tokens)
+        and all(len(t.sha256) == 64 and _HEX.fullmatch(t.sha256) for t in tokens)
+        and all(re.fullmatch(r"[A-Za-z0-9_-]{22}", t.header_md5) for t in tokens)
+        and all(time.tzinfo is not None for time in times)
+        and not any(client.tokens for client in clients if client.revoked is not None)
+    )
+    if not well_formed:
+        raise _damaged(path)
+    return clients
+
+
+def _damaged(path: Path) -> StateError:
+    return StateError(
+        f"damaged: {printable(path)}",
+        hint="put it back from a copy; without the file there are no clients",
+    )

@@ -1,0 +1,245 @@
+"""Making drafts, signing them, and publishing those that enough people have signed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from securesystemslib.signer import Signature, Signer
+from tuf.api.metadata import Metadata
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.lists.wire import MAX_SEGMENT_BYTES
+from hashclient.provider.changes import Change
+from hashclient.provider.drafts import (
+    FORMAT,
+    Draft,
+    Head,
+    Policy,
+    SignatureFile,
+    load_draft,
+    policies_of,
+)
+from hashclient.provider.keyfiles import Passphrases, load_private
+from hashclient.provider.keys import Clock, Keys, Roles
+from hashclient.provider.listfiles import ListFiles
+from hashclient.provider.newfiles import write_new
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.system.files import (
+    TEMP_PREFIX,
+    fsync_dir,
+    make_private_dir,
+    read_regular,
+    state_error,
+    write_atomic,
+)
+from hashclient.system.text import printable
+
+
+def write_draft(
+    directory: Path,
+    roles: Roles,
+    changed: Collection[str],
+    change: Change | None,
+    *,
+    clock: Clock,
+    operator: str | None,
+) -> None:
+    """Write a draft of the roles `changed`, signed by those of their keys that are here.
+
+    `change` is that of a list, if there is one. The draft appears whole or not at all.
+
+    Raises:
+        UsageError: `directory` exists, or cannot be made.
+        StateError: a file cannot be written.
+    """
+    before = _published(roles, changed)
+    check_place(directory)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=directory.parent))
+    except OSError as error:
+        raise UsageError(
+            f"cannot make {printable(directory)}: {error.strerror or error}",
+            hint="choose another place for the draft",
+        ) from error
+    try:
+        for folder in ("before", "roles", "signatures", "files"):
+            make_private_dir(temporary / folder)
+        if change is not None:
+            change.write(ListFiles(temporary / "files", clock), roles)
+        for name, data in before.items():
+            write_atomic(temporary / "before" / f"{name}.json", data)
+        new = roles.prepare(changed)
+        known = {name: Metadata.from_bytes(data) for name, data in before.items()}
+        for name, metadata in new.items():
+            write_atomic(temporary / "roles" / f"{name}.json", metadata.to_bytes())
+            for signer in _signers_here(roles, name, policies_of(name, known, new)):
+                _write_signature(temporary, name, metadata, signer)
+        head = Head(FORMAT, clock(), operator)
+        write_atomic(temporary / "draft.json", msgspec.json.encode(head) + b"\n")
+        load_draft(temporary)
+        check_place(directory)
+        temporary.rename(directory)
+        fsync_dir(directory.parent)
+    except OSError as error:
+        raise state_error("cannot write", directory, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_place(directory: Path | None) -> None:
+    """Check that a draft may be written to `directory`; None is for no draft.
+
+    Raises:
+        UsageError: something is there already.
+    """
+    if directory is not None and (directory.exists() or directory.is_symlink()):
+        raise UsageError(
+            f"draft exists: {printable(directory)}", hint="give a directory that is not there yet"
+        )
+
+
+def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[Signer]:
+    """Return those who can sign a role here; a key that cannot be opened signs elsewhere."""
+    found = []
+    for keyid in {keyid: None for policy in policies for keyid in policy.keys}:
+        with contextlib.suppress(StateError):
+            found += roles.keys.present(name, [keyid])
+    return found
+
+
+def _published(roles: Roles, changed: Collection[str]) -> dict[str, bytes]:
+    """Return root, targets and the changed lists as they are published."""
+    names = {"root", "targets", *changed}
+    return {name: data for name in sorted(names) if (data := roles.published(name)) is not None}
+
+
+def sign_draft(
+    directory: Path, key_file: Path, passphrases: Passphrases
+) -> tuple[Draft, list[str]]:
+    """Add the signatures of a key to a draft; return it, and the roles that were signed.
+
+    Raises:
+        UsageError: the draft cannot be read, or the key has signed it already.
+        VerificationError: the draft is refused, or the key counts for none of its roles.
+        StateError: the key cannot be read or opened.
+    """
+    draft = load_draft(directory)
+    signer, _ = load_private(key_file, passphrases)
+    keyid = signer.public_key.keyid
+    counts = [
+        role
+        for role in draft.roles
+        if any(keyid in policy.keys for policy in policies_of(role, draft.before, draft.roles))
+    ]
+    if not counts:
+        raise VerificationError(
+            f"the key counts for no role of the draft: {printable(key_file)}",
+            hint=f"roles that have to be signed: {', '.join(sorted(draft.roles))}",
+        )
+    unsigned = [role for role in counts if keyid not in draft.signed_by(role)]
+    if not unsigned:
+        raise UsageError("the key has signed the draft already")
+    for role in unsigned:
+        _write_signature(directory, role, draft.roles[role], signer)
+    return load_draft(directory), unsigned
+
+
+def _write_signature(directory: Path, role: str, metadata: Metadata[Any], signer: Signer) -> None:
+    signature: Signature = signer.sign(metadata.signed_bytes)
+    file = SignatureFile(role, signature.keyid, signature.signature)
+    path = make_private_dir(directory / "signatures") / f"{role}-{signature.keyid[:16]}.json"
+    write_new(path, msgspec.json.encode(file) + b"\n")
+
+
+def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Draft:
+    """Verify a draft against what is published, and copy its files to where they are published.
+
+    1. It is whole, as `load_draft` says.
+    2. Each of its roles is the next version of what is published now, and no other.
+    3. Its signatures are of keys that count for what is published now, as many as have to sign.
+    4. None of its roles has expired.
+
+    Raises:
+        UsageError: the draft cannot be read.
+        VerificationError: it is refused, or of another generation.
+        StateError: too few have signed, it has expired, or a file cannot be written.
+    """
+    draft = load_draft(directory)  # 1
+    now = {name: roles.metadata(name) for name in ("root", "targets", *roles.lists)}
+    for name, metadata in draft.roles.items():
+        published = now.get(name)
+        before = draft.before.get(name)
+        if (published is None) != (before is None) or (
+            published is not None and before is not None and published.signed != before.signed
+        ):  # 2
+            version = 0 if published is None else published.signed.version
+            raise VerificationError(
+                f"the draft follows another version of role {printable(name)}: version"
+                f" {version} is published, the draft has {metadata.signed.version}",
+                hint="something was published since it was made; make the draft again",
+            )
+    for name, metadata in draft.roles.items():
+        policies = policies_of(name, now, draft.roles)
+        signed = draft.signed_by(name)
+        if foreign := signed - {key for policy in policies for key in policy.keys}:  # 3
+            raise VerificationError(
+                f"a key that does not count any more has signed the draft: {min(foreign)[:16]}",
+                hint="make the draft again",
+            )
+        for policy in policies:
+            if missing := policy.wanting(signed):
+                raise StateError(
+                    f"role {printable(name)} of the draft needs {policy.threshold} signature(s),"
+                    f" {missing} missing",
+                    hint="`hashclient provider draft show` says whose keys have not signed yet",
+                )
+        if metadata.signed.expires <= clock():  # 4
+            raise StateError(
+                f"role {printable(name)} of the draft has expired", hint="make the draft again"
+            )
+    for name in set(draft.lists) & set(roles.lists):
+        files.remove_unreferenced(roles, name)
+    for target, path in draft.files.items():
+        _copy(path, files.directory / target, files.directory.parent)
+    return draft
+
+
+def _copy(path: Path, target: Path, public: Path) -> None:
+    """Copy a new file of a list; its name says its digest, and both were verified.
+
+    Raises:
+        VerificationError: it has changed since.
+        StateError: it cannot be read or written.
+    """
+    try:
+        data = read_regular(path, MAX_SEGMENT_BYTES)
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    if not path.name.startswith(f"{hashlib.sha256(data).hexdigest()}."):
+        raise VerificationError(f"a file of the draft has changed: {printable(path)}")
+    make_folder_below(public, target.parent)
+    write_atomic(target.parent / path.name, data, mode=PUBLIC_MODE)
+
+
+def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
+    """Check that keys of people are asked for where they can be.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if keys.public and not is_new:
+        raise UsageError(
+            "the list has its keys already", hint="`hashclient provider rotate` gives it others"
+        )
+    if keys.public and draft is None:
+        raise UsageError(
+            "people who keep their keys sign apart: what they sign is a draft",
+            hint="give a new directory to --draft",
+        )

@@ -1,0 +1,137 @@
+"""The files of a list in a draft: those that are new are here, whole, and can be read.
+
+What is refused here is refused with the words of all drafts, which `drafts` uses as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+from tuf.api.metadata import Metadata, TargetFile
+
+from hashclient.core.model import is_name
+from hashclient.errors import UsageError, VerificationError
+from hashclient.lists.wire import (
+    MAX_SEGMENT_BYTES,
+    parse_add_segment,
+    parse_index,
+    parse_withdraw_segment,
+    target_name,
+)
+from hashclient.system.files import read_regular
+from hashclient.system.text import printable
+
+_HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ListChange(msgspec.Struct, frozen=True):
+    """What a draft changes in a list, counted in its files: `categories` are of what is added.
+
+    With `replaced` files of before, the new ones take their place, as a consolidation does.
+    """
+
+    generation: int
+    added: int
+    withdrawn: int
+    live: int
+    categories: dict[str, int]
+    replaced: int = 0
+
+
+def verify_list(
+    directory: Path,
+    name: str,
+    before: Metadata[Any] | None,
+    role: Metadata[Any],
+    files: dict[str, Path],
+) -> ListChange | None:
+    """Verify the new files of a list, and add them to `files`; None says that there are none.
+
+    One file at a time is in memory.
+    """
+    old = {} if before is None else before.signed.targets
+    new: dict[str, Path] = {}
+    index_name = target_name(name, "index.json")
+    for path, target in role.signed.targets.items():
+        folder, _, file_name = path.rpartition("/")
+        digest = target.hashes.get("sha256", "")
+        if folder != f"lists/{name}" or not is_name(file_name) or set(target.hashes) != {"sha256"}:
+            refuse(f"list {printable(name)} names a file that is not its own")
+        if not _HEX_SHA256.fullmatch(digest):
+            refuse(f"list {printable(name)} names a file by something else than a digest")
+        if old.get(path) == target:
+            continue
+        if path in old and path != index_name:
+            refuse(f"list {printable(name)} changes a file that is published")
+        new[path] = directory / "files" / folder / f"{digest}.{file_name}"
+    if index_name not in new:
+        if new or old.keys() != role.signed.targets.keys() or before is None:
+            refuse(f"list {printable(name)} has other files without a new index")
+        return None
+    files |= new
+    index_path = new.pop(index_name)
+    index = parse_index(_signed_file(index_path, role.signed.targets[index_name]), name)
+    named = {target_name(name, segment.name): segment for segment in index.segments}
+    if {*named, index_name} != set(role.signed.targets):
+        refuse(f"list {printable(name)} names other files than its index")
+    counts, categories = {"add": 0, "withdraw": 0}, Counter[str]()
+    for path, here in new.items():
+        segment = named[path]
+        counts[segment.kind] += segment.entries
+        data = _signed_file(here, role.signed.targets[path])
+        if segment.kind == "add":
+            for batch in parse_add_segment(data, segment):
+                numbers = np.bincount(batch.category_codes, minlength=len(batch.categories))
+                categories.update(dict(zip(batch.categories, numbers.tolist(), strict=True)))
+        else:
+            for _ in parse_withdraw_segment(data, segment):
+                pass
+    return ListChange(
+        index.generation,
+        counts["add"],
+        counts["withdraw"],
+        index.entries,
+        dict(sorted(categories.items())),
+        len(old.keys() - role.signed.targets.keys()),
+    )
+
+
+def _signed_file(path: Path, target: TargetFile) -> bytes:
+    data = read_file(path, MAX_SEGMENT_BYTES)
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != target.length or digest != target.hashes["sha256"]:
+        refuse(f"a file is not the one that is signed: {printable(path)}")
+    return data
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file of a draft.
+
+    Raises:
+        UsageError: it cannot be read, or is longer.
+    """
+    try:
+        return read_regular(path, max_bytes)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """Return the error that a draft cannot be read."""
+    return UsageError(
+        f"cannot read the draft: {printable(path)}: {error.strerror or error}",
+        hint="a draft is a directory that --draft has made",
+    )
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise the error that a draft is refused, and why."""
+    raise VerificationError(
+        f"the draft is refused: {what}", hint="it was changed, or is no draft; make it again"
+    )

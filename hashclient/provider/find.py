@@ -1,0 +1,184 @@
+"""Finding entries of the published lists, by their ids or by digests that somebody has.
+
+Who asks by digests has them; the answer says which entries they are of, and which kinds of digests
+agree, never a digest. Lists are read segment by segment, so memory grows with what is asked for
+and found, and not with the lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.errors import UsageError
+from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.wire import (
+    NO_SIZE,
+    AddBatch,
+    Segment,
+    Strings,
+    Uint8,
+    Uint64,
+    entry_hashes,
+    is_entry_id,
+)
+from hashclient.provider.results import Answer, Entry
+from hashclient.system.text import printable
+
+#: Some 600 bytes of memory each.
+MAX_ASKED = 1_000_000
+
+
+class _Hit(msgspec.Struct):
+    """An entry of a list that was asked for by question number `question`."""
+
+    question: int
+    entry: Entry
+
+
+class Questions:
+    """What is asked for: ids, and rows with digests."""
+
+    def __init__(self, ids: Sequence[str] = ()) -> None:
+        """Ask for the entries `ids`.
+
+        Raises:
+            UsageError: one cannot be an id.
+        """
+        for number, text in enumerate(ids, 1):
+            if not is_entry_id(text):
+                # It may be a digest, so it is not repeated.
+                raise UsageError(
+                    f"not an entry id: number {number} of those given",
+                    hint="digests are asked for with --from FILE",
+                )
+        self.asked: list[str] = list(ids)
+        self._ids: dict[bytes, list[int]] = {}
+        for number, text in enumerate(ids):
+            self._ids.setdefault(text.encode(), []).append(number)
+        self._hashes = np.unique(entry_hashes(np.array([*self._ids], "S64")))
+        #: By algorithm: the numbers of the questions that have a digest; and the first eight bytes.
+        self._digests: dict[Algorithm, dict[bytes, list[int]]] = {a: {} for a in Algorithm}
+        self._keys: dict[Algorithm, Uint64] = {}
+        self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}
+        self._hits: list[_Hit] = []
+        #: The hits in the list that is being read, by id: a withdrawal is of the latest.
+        self._here: dict[bytes, list[_Hit]] = {}
+
+    def ask(self, sources: Iterable[tuple[str, BinaryIO]], reading: Reading) -> None:
+        """Ask for the entries that have digests of the rows of files.
+
+        Raises:
+            UsageError: a file is not understood, or there are more than `MAX_ASKED` rows.
+        """
+        for name, stream in sources:
+            for batch in read_digests(stream, name, reading):
+                self._ask(batch, printable(name))
+        for algorithm, asked in self._digests.items():
+            data = b"".join(digest[:8] for digest in asked)
+            self._keys[algorithm] = np.unique(np.frombuffer(data, np.uint64))
+
+    def _ask(self, batch: DigestBatch, name: str) -> None:
+        start = len(self.asked)
+        if start + batch.count > MAX_ASKED:
+            raise UsageError(
+                f"{name}: more than {MAX_ASKED:,} rows to find", hint="ask for fewer at once"
+            )
+        self.asked += [f"{name}:{line}" for line in batch.lines.tolist()]
+        sizes = batch.sizes.tolist()
+        for row in range(batch.count):
+            self._rows[start + row] = {}, None if sizes[row] == int(NO_SIZE) else sizes[row]
+        for algorithm, (values, rows) in batch.digests.items():
+            for value, row in zip(values, rows.tolist(), strict=True):
+                digest = value.tobytes()
+                self._rows[start + row][0][algorithm] = digest
+                self._digests[algorithm].setdefault(digest, []).append(start + row)
+
+    def begin(self) -> None:
+        """Say that what is shown from now on is another list."""
+        self._here = {}
+
+    def add(self, batch: AddBatch, list_name: str, segment: Segment) -> None:
+        """Look for what is asked for among entries that were added to a list."""
+        pairs: set[tuple[int, int]] = set()
+        for row in np.flatnonzero(np.isin(entry_hashes(batch.ids), self._hashes)).tolist():
+            pairs |= {(row, n) for n in self._ids.get(bytes(batch.ids[row]), ())}
+        for algorithm, keys in self._keys.items():
+            if not len(keys) or algorithm not in batch.digests:
+                continue
+            values, rows = batch.digests[algorithm]
+            for place in np.flatnonzero(_is_in(_first_bytes(values), keys)).tolist():
+                asked = self._digests[algorithm].get(values[place].tobytes(), ())
+                pairs |= {(int(rows[place]), n) for n in asked}
+        for row, number in sorted(pairs):
+            hit = _Hit(number, self._entry(batch, row, number, list_name, segment))
+            self._hits.append(hit)
+            self._here.setdefault(bytes(batch.ids[row]), []).append(hit)
+
+    def _entry(
+        self, batch: AddBatch, row: int, number: int, list_name: str, segment: Segment
+    ) -> Entry:
+        size = None if batch.sizes[row] == NO_SIZE else int(batch.sizes[row])
+        agree: list[str] = []
+        differ: list[str] = []
+        if number in self._rows:
+            asked, asked_size = self._rows[number]
+            for algorithm, digest in sorted(asked.items()):
+                if (listed := _digest(batch, algorithm, row)) is not None:
+                    (agree if listed == digest else differ).append(algorithm.label)
+            if None not in (size, asked_size) and size != asked_size:
+                differ.append("size")
+        return Entry(
+            list_name,
+            bytes(batch.ids[row]).decode(),
+            batch.categories[batch.category_codes[row]],
+            size,
+            tuple(a.label for a in Algorithm.in_mask(int(batch.masks[row]))),
+            segment.first,
+            segment.last,
+            None,
+            tuple(agree),
+            tuple(differ),
+        )
+
+    def withdraw(self, ids: Strings, segment: Segment) -> None:
+        """Take note of entries that were withdrawn from the list."""
+        if not self._here:
+            return
+        names = np.array([*self._here], "S64")
+        for row in np.flatnonzero(np.isin(entry_hashes(ids), entry_hashes(names))).tolist():
+            for hit in self._here.pop(bytes(ids[row]), ()):
+                when = (segment.first, segment.last)
+                hit.entry = msgspec.structs.replace(hit.entry, withdrawn=when)
+
+    def answers(self) -> list[Answer]:
+        """Return an answer to each question, in the order in which they were asked."""
+        found: dict[int, list[Entry]] = {}
+        for hit in self._hits:
+            found.setdefault(hit.question, []).append(hit.entry)
+        return [Answer(asked, tuple(found.get(n, ()))) for n, asked in enumerate(self.asked)]
+
+
+def _digest(batch: AddBatch, algorithm: Algorithm, row: int) -> bytes | None:
+    if algorithm not in batch.digests:
+        return None
+    values, rows = batch.digests[algorithm]
+    place = int(np.searchsorted(rows, row))
+    is_there = place < len(rows) and int(rows[place]) == row
+    return values[place].tobytes() if is_there else None
+
+
+def _first_bytes(values: Uint8) -> Uint64:
+    return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
+
+
+def _is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    found: np.typing.NDArray[np.bool_] = ordered[places] == values
+    return found

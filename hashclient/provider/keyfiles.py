@@ -1,0 +1,163 @@
+"""Private and public keys as files: Ed25519 in PEM, the private ones under a passphrase or not.
+
+An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
+rounds slow nobody down who has the file, so the passphrase has to be long; one that was made with
+`openssl pkcs8 -topk8 -scrypt` is read as well. Where a passphrase comes from is the caller's
+choice, as a `Passphrases`; it is never an argument of a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from hashclient.errors import ConfigError, StateError, UsageError
+from hashclient.system.files import MAX_TEXT_BYTES, read_regular
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
+
+#: Of a passphrase that is given to a key here. Six words of a list of 7,776 have more.
+MIN_PASSPHRASE_BYTES = 16
+MAX_PASSPHRASE_BYTES = 1023
+
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+
+
+class Passphrases:
+    """The passphrases of one command: each is asked for once, and tried for the next key, too."""
+
+    def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
+        """`ask` is called with the name of a key file, and may know none."""
+        self._ask = ask
+        self._known: list[bytes] = []
+
+    def remember(self, passphrase: bytes) -> None:
+        """Try this one, too."""
+        self._known.append(passphrase)
+
+    def open(self, path: Path, data: bytes) -> tuple[Ed25519PrivateKey, bytes]:
+        """Return the private key in `data`, of the file `path`, and the passphrase that opens it.
+
+        Raises:
+            StateError: no passphrase is known, it is wrong, or the key is damaged.
+        """
+        for known in self._known:
+            if (key := _decrypted(data, known)) is not None:
+                return key, known
+        given = self._ask(path.name)
+        if given is None:
+            raise StateError(
+                f"key is under a passphrase: {printable(path)}",
+                hint="give it with --passphrase-file, in HASHCLIENT_KEY_PASSPHRASE, or at a"
+                " terminal",
+            )
+        if (key := _decrypted(data, given)) is None:
+            raise StateError(
+                f"wrong passphrase, or a damaged key: {printable(path)}",
+                hint="nothing was changed; try again",
+            )
+        self._known.append(given)
+        return key, given
+
+
+def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, bytes | None]:
+    """Read a private key; return it and the passphrase that it is under, if it is.
+
+    Raises:
+        StateError: it cannot be read or others can read it, it is no Ed25519 key, or it cannot be
+            decrypted.
+    """
+    try:
+        data = read_secret(path, "signing key")
+    except ConfigError as error:
+        raise StateError(error.message, hint=error.hint) from error
+    if is_encrypted(data):
+        private, passphrase = passphrases.open(path, data)
+        return CryptoSigner(private, SSlibKey.from_crypto(private.public_key())), passphrase
+    try:
+        plain = load_pem_private_key(data, None)
+        if not isinstance(plain, Ed25519PrivateKey):
+            raise TypeError
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StateError(f"not an Ed25519 key: {printable(path)}") from error
+    return CryptoSigner(plain, SSlibKey.from_crypto(plain.public_key())), None
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Tell whether a key file is under a passphrase."""
+    return data.lstrip().startswith(_ENCRYPTED)
+
+
+def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
+    """Return the file of a private key, under a passphrase unless that is None."""
+    how: KeySerializationEncryption = (
+        NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+
+
+def private_of(signer: CryptoSigner) -> Ed25519PrivateKey:
+    """Return the key of a signer that `load_private` has given."""
+    key = load_pem_private_key(signer.private_bytes, None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return key
+
+
+def public_bytes(key: Ed25519PublicKey) -> bytes:
+    """Return the file of a public key."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def load_public(path: Path) -> SSlibKey:
+    """Read a public key.
+
+    Raises:
+        UsageError: it cannot be read, or is no public Ed25519 key.
+    """
+    try:
+        key = load_pem_public_key(read_regular(path, MAX_TEXT_BYTES))
+        if not isinstance(key, Ed25519PublicKey):
+            raise TypeError
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror or error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(
+            f"not a public Ed25519 key: {printable(path)}",
+            hint="`hashclient provider key new` makes a pair",
+        ) from error
+    return SSlibKey.from_crypto(key)
+
+
+def check_passphrase(passphrase: bytes) -> None:
+    """Check a passphrase that is to be given to a key.
+
+    Raises:
+        UsageError: it is too short or too long.
+    """
+    if not MIN_PASSPHRASE_BYTES <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise UsageError(
+            f"a passphrase has {MIN_PASSPHRASE_BYTES} to {MAX_PASSPHRASE_BYTES:,} bytes",
+            hint="six words that were chosen by chance are good",
+        )
+
+
+def _decrypted(data: bytes, passphrase: bytes) -> Ed25519PrivateKey | None:
+    try:
+        key = load_pem_private_key(data, passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, Ed25519PrivateKey) else None

@@ -1,0 +1,134 @@
+"""The private keys of a repository: files in `keys/`, which may be kept elsewhere for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.signer import Key, Signer, SSlibKey
+
+from hashclient.errors import StateError
+from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private, private_bytes
+from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
+from hashclient.system.text import printable
+
+
+class KeyStore:
+    """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
+
+    A file may be kept elsewhere (offline) while nothing has to be signed with it.
+    """
+
+    def __init__(self, directory: Path, passphrases: Passphrases | None = None) -> None:
+        self.directory = directory
+        self._passphrases = passphrases or Passphrases()
+        #: Names of the files that `generate` has written.
+        self.made: set[str] = set()
+        #: New keys are put under this passphrase.
+        self.passphrase: bytes | None = None
+
+    def _path(self, role: str, keyid: str) -> Path:
+        return self.directory / f"{role}-{keyid[:16]}.pem"
+
+    def generate(self, role: str, count: int) -> list[Key]:
+        """Make and store `count` new keys for `role`; return their public halves."""
+        make_private_dir(self.directory)
+        made: list[Key] = []
+        if self.passphrase is not None:
+            self._passphrases.remember(self.passphrase)
+        for _ in range(count):
+            private = Ed25519PrivateKey.generate()
+            public = SSlibKey.from_crypto(private.public_key())
+            path = self._path(role, public.keyid)
+            self.made.add(path.name)
+            write_atomic(path, private_bytes(private, self.passphrase))
+            made.append(public)
+        return made
+
+    def signers(self, role: str, keyids: Sequence[str], threshold: int) -> list[Signer]:
+        """Return signers for those of `keyids` whose files are here.
+
+        Raises:
+            StateError: fewer than `threshold` are here, or one is not usable.
+        """
+        self._require(role, keyids, threshold)
+        return self.present(role, keyids)
+
+    def _require(self, role: str, keyids: Sequence[str], threshold: int) -> None:
+        paths = [self._path(role, keyid) for keyid in keyids]
+        missing = [path.name for path in paths if not path.exists()]
+        here = len(paths) - len(missing)
+        if here < threshold:
+            enough = threshold - here
+            choice = f"{enough} of " if enough < len(missing) else ""
+            raise StateError(
+                f"role {role} needs {threshold} signing key(s), {here} here",
+                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
+            )
+
+    def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:
+        """Do as `signers`, but leave closed what is under a passphrase.
+
+        Raises:
+            StateError: fewer than `threshold` are here, or one is not usable.
+        """
+        self._require(role, keyids, threshold)
+        for keyid in keyids:
+            path = self._path(role, keyid)
+            if not self._is_closed(path) and path.exists():
+                self._load(path, keyid)
+
+    @staticmethod
+    def _is_closed(path: Path) -> bool:
+        try:
+            return is_encrypted(read_regular(path, MAX_TEXT_BYTES))
+        except OSError:
+            return False
+
+    def present(self, role: str, keyids: Sequence[str]) -> list[Signer]:
+        """Return signers for those of `keyids` whose files are here.
+
+        Raises:
+            StateError: one is not usable.
+        """
+        paths = {keyid: self._path(role, keyid) for keyid in keyids}
+        return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
+
+    def protect_as(self, role: str, keyids: Sequence[str]) -> None:
+        """Have new keys put under the passphrase of those of `keyids` that are here.
+
+        Where these have none, or new keys have one already, nothing changes.
+
+        Raises:
+            StateError: one cannot be opened.
+        """
+        for path in [self._path(role, keyid) for keyid in keyids]:
+            if self.passphrase is None and self._is_closed(path):
+                self.passphrase = load_private(path, self._passphrases)[1]
+
+    def _load(self, path: Path, keyid: str) -> Signer:
+        signer, _ = load_private(path, self._passphrases)
+        if signer.public_key.keyid != keyid:
+            raise StateError(f"not the key that its name says: {printable(path)}")
+        return signer
+
+    def discard(self, names: Collection[str]) -> None:
+        """Remove key files, as far as that is possible."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.directory / name).unlink()
+
+    def name_of(self, role: str, keyid: str) -> str:
+        """Return the name of the file of a key."""
+        return self._path(role, keyid).name
+
+    def retire(self, role: str, keep: Collection[str]) -> None:
+        """Remove the keys of `role` that are not in `keep`."""
+        pattern = re.compile(re.escape(role) + r"-[0-9a-f]{16}\.pem")
+        kept = {self._path(role, keyid) for keyid in keep}
+        for path in self.directory.iterdir():
+            if pattern.fullmatch(path.name) and path not in kept:
+                path.unlink()

@@ -1,0 +1,47 @@
+"""Files and objects together: which of the two a match is, its locator says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from hashclient.configfile.tables import ObjectsConfig
+from hashclient.core.objecturi import is_object_uri
+from hashclient.quarantine.isolators.files import Files
+from hashclient.quarantine.isolators.interface import Isolator, Spot
+from hashclient.quarantine.item import Item
+
+if TYPE_CHECKING:
+    from hashclient.quarantine.isolators.objects import Objects
+
+
+class Everywhere:
+    """Whatever kind of place something is at."""
+
+    def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
+        """`configured` are the tables of buckets."""
+        self._files = Files()
+        self._configured = configured
+        self._objects: Objects | None = None
+
+    def _of(self, locator: str) -> Isolator:
+        if not is_object_uri(locator):
+            return self._files
+        if self._objects is None:
+            from hashclient.quarantine.isolators.objects import Objects  # brings its libraries
+
+            self._objects = Objects(self._configured)
+        return self._objects
+
+    def open(self, locator: str) -> AbstractContextManager[Spot]:
+        """Open the place of something.
+
+        Raises:
+            OSError: it is not there, or cannot be reached safely.
+        """
+        return self._of(locator).open(locator)
+
+    def whereabouts(self, item: Item) -> list[str]:
+        """Say in words what is where an item was found."""
+        return self._of(item.file).whereabouts(item)

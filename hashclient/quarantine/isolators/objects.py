@@ -1,0 +1,241 @@
+"""Objects in buckets: held by their version, deleted as exactly that version.
+
+1. What is held is one version, or what has one ETag: each range is read on that condition.
+2. It is deleted by its version, so whatever else has the key stays. Where a store keeps no
+   versions, it is deleted on the condition that its ETag is still the same; but not every store
+   heeds that. It is relied on with Amazon alone, and where the configuration says so.
+3. Where neither can be, nothing is deleted, and the sealed copy is all there is.
+4. Where the configuration asks for a legal hold instead, that is put on, and the object stays.
+
+Nothing is left in its place. What is given back is a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+from hashclient.configfile.tables import ObjectsConfig
+from hashclient.core.objecturi import ObjectUri, parse_uri
+from hashclient.errors import UsageError
+from hashclient.objects.failures import CHANGED, StoreError, Trouble
+from hashclient.objects.stores import Seen, Store
+from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
+from hashclient.quarantine.item import Item, Origin
+
+#: Bytes that are asked for at a time.
+RANGE_BYTES = 4 << 20
+#: How S3 calls the version of what was stored while none were kept.
+NO_VERSION = "null"
+
+ON_HOLD = "put on legal hold and left in place, as it is configured"
+NO_WAY = "still in place: its store keeps no versions, and may not delete on a condition"
+OTHER = "another version was stored meanwhile, and left alone"
+GONE = "somebody else had removed it"
+
+_ERRNO = {Trouble.GONE: errno.ENOENT, Trouble.DENIED: errno.EACCES, Trouble.CHANGED: errno.EAGAIN}
+
+
+@contextlib.contextmanager
+def _errors(uri: ObjectUri) -> Iterator[None]:
+    """Translate what went wrong at the store into an error of the system."""
+    try:
+        yield
+    except StoreError as error:
+        number = _ERRNO.get(error.trouble, errno.EIO)
+        raise OSError(number, error.reason, uri.text) from None
+
+
+class HeldObject:
+    """One version of an object, as it was when it was asked for."""
+
+    def __init__(self, spot: ObjectSpot, seen: Seen) -> None:
+        """Nothing is read yet."""
+        self.spot = spot
+        self.seen = seen
+        self._at = 0
+        self._part = b""
+        self._from = 0
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self.seen.size
+
+    def read(self, count: int) -> bytes:
+        """Return up to `count` bytes; none at the end.
+
+        Raises:
+            OSError: it cannot be read, or is another one now.
+        """
+        if self._at >= self.size:
+            return b""
+        if not self._from <= self._at < self._from + len(self._part):
+            self._part, self._from = self._range(self._at), self._at
+        begin = self._at - self._from
+        data = self._part[begin : begin + count]
+        self._at += len(data)
+        return data
+
+    def _range(self, start: int) -> bytes:
+        found = bytearray()
+        stop = min(start + RANGE_BYTES, self.size)
+        uri = self.spot.uri
+        with _errors(uri):
+            seen = self.spot.store.read(
+                uri.key,
+                start,
+                stop,
+                found.extend,
+                etag=self.seen.etag,
+                version=self.seen.version,
+                is_all=stop - start == self.size,
+            )
+            if len(found) != stop - start or seen.size != self.size:
+                raise StoreError(Trouble.CHANGED, CHANGED)
+        return bytes(found)
+
+    def rewind(self) -> None:
+        """Read from the beginning again."""
+        self._at = 0
+
+    def is_unchanged(self) -> bool:
+        """Tell whether it is still what is there."""
+        return self.spot.now() in (None, self.seen)
+
+
+class ObjectSpot:
+    """The name of an object, or of one version of it."""
+
+    def __init__(self, uri: ObjectUri, store: Store, config: ObjectsConfig) -> None:
+        """Nothing is asked for yet."""
+        self.uri = uri
+        self.store = store
+        self._config = config
+
+    def now(self) -> Seen | None:
+        """Return what is there; None if nothing is.
+
+        Raises:
+            OSError: that cannot be found out.
+        """
+        try:
+            with _errors(self.uri):
+                return self.store.head(self.uri)
+        except FileNotFoundError:
+            return None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[HeldObject]:
+        """Hold what is there.
+
+        Raises:
+            OSError: nothing is, or it cannot be asked for.
+        """
+        seen = self.now()
+        if seen is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.uri.text)
+        yield HeldObject(self, seen)
+
+    def origin(self, held: Held) -> Origin:
+        """Return what a file gets that is given back: it is private, of whoever runs this."""
+        return Origin(
+            device=0,
+            inode=0,
+            directory_inode=0,
+            links=1,
+            mode=0o600,
+            uid=os.getuid(),
+            gid=os.getgid(),
+            atime_ns=0,
+            mtime_ns=0,
+            xattrs={},
+        )
+
+    def remove(self, held: Held, match_id: str) -> Removed:
+        """Delete the version that is held, or put it on hold."""
+        assert isinstance(held, HeldObject), "what a spot gets, it has held itself"
+        try:
+            now = self.now()
+            if now is None:
+                return Removed(done=True, remains=(GONE,))
+            if now != held.seen:
+                return Removed(done=False, why=OTHER)
+            with _errors(self.uri):
+                return self._remove(held.seen)
+        except FileNotFoundError:
+            return Removed(done=True, remains=(GONE,))
+        except BlockingIOError:
+            return Removed(done=False, why=OTHER)
+        except OSError as error:
+            return Removed(done=False, why=f"still in place: {error.strerror}")
+
+    def _remove(self, seen: Seen) -> Removed:
+        s3, key = self.store.s3, self.uri.key
+        if s3 is None:
+            return Removed(done=False, why=NO_WAY)
+        version = seen.version if seen.version != NO_VERSION else None
+        if self._config.isolate == "hold":
+            named = {} if version is None else {"VersionId": version}
+            s3.call("put_object_legal_hold", Key=key, LegalHold={"Status": "ON"}, **named)
+            return Removed(done=False, why=ON_HOLD, is_meant=True)
+        if version is not None:
+            s3.call("delete_object", Key=key, VersionId=version)
+        elif seen.etag is not None and (s3.is_amazon or self._config.conditional_delete):
+            s3.call("delete_object", Key=key, IfMatch=seen.etag)
+        else:
+            return Removed(done=False, why=NO_WAY)
+        return Removed(done=True)
+
+    def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
+        """An object is deleted in one step: there is nothing to end."""
+
+    def look(self, item: Item, seen: Held | None) -> Sight:
+        """Tell what is there.
+
+        Raises:
+            OSError: that cannot be found out.
+        """
+        return Sight.NOTHING if self.now() is None else Sight.OTHER
+
+    def leave_tombstone(self, item: Item) -> str | None:
+        """Nothing is left in a bucket."""
+
+
+class Objects:
+    """Objects by their URIs; `configured` are the tables of buckets."""
+
+    def __init__(self, configured: Mapping[str, ObjectsConfig]) -> None:
+        """No store is opened yet."""
+        self._configured = configured
+        self._stores: dict[str, Store] = {}
+
+    @contextlib.contextmanager
+    def open(self, locator: str) -> Iterator[Spot]:
+        """Open the bucket of an object.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        yield self._spot(locator)
+
+    def _spot(self, locator: str) -> ObjectSpot:
+        uri = parse_uri(locator)
+        with _errors(uri):
+            store = self._stores.get(uri.bucket_text)
+            if store is None:
+                store = self._stores[uri.bucket_text] = Store(uri.scheme, uri.bucket)
+        config = self._configured.get(uri.bucket_text, ObjectsConfig())
+        return ObjectSpot(uri, store, config)
+
+    def whereabouts(self, item: Item) -> list[str]:
+        """Say whether the object is there."""
+        try:
+            now = self._spot(item.file).now()
+        except OSError as error:
+            return [f"its bucket cannot be looked at: {error.strerror}"]
+        except UsageError as error:
+            return [f"its bucket cannot be looked at: {error.message}"]
+        return [] if now is None else ["an object is at its URI"]

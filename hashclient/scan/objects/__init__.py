@@ -1,0 +1,1 @@
+"""Scans of buckets: which objects are read, and what becomes of each."""

@@ -1,0 +1,317 @@
+"""A scan of buckets: what is listed is sorted, read as far as it has to be, and told.
+
+Listing and reading happen in threads; sorting, the cache and all that is told in the thread that
+iterates. What is told of a bucket is in no order. A listing that ends early makes its URI unread,
+with a token to go on with; whatever was listed before counts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.objecturi import ObjectUri
+from hashclient.index.matcher import Judge
+from hashclient.objects.failures import StoreError
+from hashclient.objects.listing import ListingEndedError, list_pages
+from hashclient.objects.report import Report
+from hashclient.objects.stores import Store
+from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.members import Members
+from hashclient.scan.objects.cache import ObjectCache, row_id
+from hashclient.scan.objects.claims import EVIDENCE
+from hashclient.scan.objects.pending import Pending
+from hashclient.scan.objects.reader import ObjectReader, Opener
+from hashclient.scan.objects.sorting import Options, Sorter, clean_outcome
+from hashclient.scan.objects.threads import Page, Threads
+from hashclient.scan.objects.token import make_token
+from hashclient.scan.objects.wanted import Checked
+from hashclient.scan.spool import Spool
+from hashclient.system.cgroups import usable_processors
+
+#: Objects that are read at a time: a store takes long to answer, and many at once.
+READERS = 16
+#: How often it is told that time has passed.
+TICK_S = 0.2
+#: Outcomes that are told together.
+_TOGETHER = 1_000
+
+ENDED = "the listing ended early: {}"
+CONTRADICTED = "its {} was taken for its md5, and that of another object is none"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked for: objects by their URIs, and how.
+
+    Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
+    behind which the listing of the one URI goes on. With a `report`, what that says of the one URI
+    takes the place of its listing.
+    """
+
+    uris: tuple[ObjectUri, ...]
+    reads: bool = True
+    all_versions: bool = False
+    after: str | None = None
+    report: Report | None = None
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What a scan of buckets is done with.
+
+    `trusts` tells of a bucket, by its URI, whether its ETags are trusted; `readers` is how many
+    objects are read at a time.
+    """
+
+    spool: Spool
+    cache: ObjectCache | None = None
+    trusts: Callable[[str], bool] = lambda _bucket: False
+    readers: int = READERS
+    chance: Callable[[], int] = lambda: secrets.randbits(64)
+
+
+class Objects:
+    """The objects of one scan."""
+
+    def __init__(self, request: Request, tools: Tools) -> None:
+        """Nothing is asked of a store yet."""
+        self._request = request
+        self._tools = tools
+        #: Where an interrupted scan goes on, once that can be said.
+        self.token: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """What was asked for."""
+        return [uri.text for uri in self._request.uris]
+
+    def check(
+        self, judge: Judge, make_members: Callable[[], Members | None], *, keep_clean: bool
+    ) -> Generator[Result | Outcome | Advance]:
+        """Check all objects; `make_members` gives what opens containers, for each thread its own.
+
+        Raises:
+            StateError: an index cannot be read, or there is no room for what has to be kept.
+            UsageError: a library is missing, or what is asked for a store cannot do.
+        """
+        # Of many small pages, Arrow's own allocator keeps some 30 MB more than the system's.
+        pool = pa.default_memory_pool()
+        pa.set_memory_pool(pa.system_memory_pool())
+        try:
+            for uri in self._request.uris:
+                yield from self._check_uri(uri, judge, make_members, keep_clean=keep_clean)
+        finally:
+            pa.set_memory_pool(pool)
+            if self._tools.cache is not None:
+                self._tools.cache.close()
+
+    def _check_uri(
+        self,
+        uri: ObjectUri,
+        judge: Judge,
+        make_members: Callable[[], Members | None],
+        *,
+        keep_clean: bool,
+    ) -> Iterator[Result | Outcome | Advance]:
+        yield Advance()  # before anything is waited for
+        store = Store(uri.scheme, uri.bucket)
+        members = make_members if self._request.reads else lambda: None
+        run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
+        is_over = False
+        try:
+            yield from run.check()
+            is_over = True
+        except StoreError as error:
+            is_over = True
+            yield _ended(uri, error.reason, None)
+        finally:
+            self.token = None if is_over else run.token
+
+
+class _Bucket:
+    """One listing of one scan."""
+
+    def __init__(
+        self,
+        uri: ObjectUri,
+        store: Store,
+        judge: Judge,
+        request: Request,
+        tools: Tools,
+        make_members: Callable[[], Members | None],
+        *,
+        keep_clean: bool,
+    ) -> None:
+        self._uri = uri
+        self._store = store
+        self._judge = judge
+        self._tools = tools
+        self._keep_clean = keep_clean
+        first = make_members()
+        processors = usable_processors(len(os.sched_getaffinity(0)))
+        # As many processes open containers as there are processors, however many objects are read.
+        more = [] if first is None else [make_members() for _ in range(1, processors)]
+        members = [one for one in (first, *more) if one is not None]
+        self._opener = Opener(members, tools.spool) if members else None
+        every = request.all_versions
+        self._pages = (
+            list_pages(store, uri, after=request.after, all_versions=every)
+            if request.report is None
+            else request.report.pages(all_versions=every)
+        )
+        self._is_listing = request.report is None
+        self._after = request.after
+        self._all_versions = request.all_versions
+        options = Options(
+            store.text,
+            store.scheme,
+            lambda: store.namespace,
+            reads=request.reads,
+            trusts=store.scheme in EVIDENCE and tools.trusts(store.text),
+            looks=self._opener is not None,
+            keep_clean=keep_clean,
+        )
+        chance = np.random.default_rng(tools.chance())
+        are_clean = None if first is None else first.are_clean
+        self._sorter = Sorter(judge, options, tools.cache, chance, are_clean)
+        self._pending = Pending(tools.spool)
+        self._is_contradicted = False
+        self._open: deque[_OpenPage] = deque()
+        self._numbers = 0
+
+    @property
+    def token(self) -> str | None:
+        """Where it would go on; None where nothing is done yet, or what is done is not told."""
+        if self._after is None or self._pending.count or self._pending.has_few:
+            return None
+        return make_token(self._uri, self._after)
+
+    def check(self) -> Iterator[Result | Outcome | Advance]:
+        """List, read and tell."""
+        ended = None
+        pages = Threads(self._pages, self._reader, self._tools.readers)
+        try:
+            with pages as threads:
+                while not threads.is_over:
+                    try:
+                        event = threads.next(TICK_S)
+                    except ListingEndedError as error:
+                        ended = str(error)
+                        threads.end_listing()
+                        continue
+                    if event is None:
+                        yield Advance()
+                    elif isinstance(event, Page):
+                        if event.batch is not None:
+                            yield from self._sort(event, threads)
+                    else:
+                        yield from self._take(event)
+            yield from self._settle()
+            if ended is not None:
+                yield _ended(self._uri, ended, self._after)
+        finally:
+            self._pending.close()
+
+    def _reader(self, is_stopped: Callable[[], bool]) -> ObjectReader:
+        return ObjectReader(
+            self._store,
+            self._judge,
+            opener=self._opener,
+            keep_clean=self._keep_clean,
+            is_stopped=is_stopped,
+        )
+
+    def _sort(self, page: Page, threads: Threads) -> Iterator[Result | Outcome]:
+        done = self._sorter.sort(page.batch)
+        yield done.result
+        if done.by_store is not None:
+            self._pending.add_page(done.by_store)
+        for wanted in done.each_by_store:
+            self._pending.add(wanted)
+        self._numbers += 1
+        self._open.append(_OpenPage(self._numbers, len(done.wanted), self._last_key(page)))
+        for wanted in done.wanted:
+            wanted.page = self._numbers
+            threads.read(wanted)
+        self._move_on()
+
+    def _last_key(self, page: Page) -> str | None:
+        """Return the last key of a page behind which nothing is left out; None if there is none."""
+        assert page.batch is not None
+        keys = page.batch.column("key")
+        last = keys[-1].as_py()
+        if self._all_versions:  # the rest of its versions may come with the next page
+            last = next((key for key in reversed(keys.to_pylist()) if key != last), None)
+        return None if last is None else os.fsdecode(last)
+
+    def _take(self, checked: Checked) -> Iterator[Result | Outcome]:
+        wanted = checked.wanted
+        yield checked.result
+        if checked.by_store:
+            self._pending.add(wanted)
+        cache = self._tools.cache
+        has_name = wanted.version is not None or wanted.has_strong_etag
+        if cache is not None and has_name and checked.record is not None:
+            space = self._store.namespace
+            name = row_id(space, wanted.key, wanted.version, wanted.etag, wanted.size)
+            cache.learn(name, *checked.record)
+        if checked.contradicted:
+            self._sorter.trusts, self._is_contradicted = False, True
+        next(part for part in self._open if part.number == wanted.page).left -= 1
+        self._move_on()
+
+    def _move_on(self) -> None:
+        """Note behind which key everything is told."""
+        while self._open and not self._open[0].left:
+            key = self._open.popleft().last_key
+            if self._is_listing and key is not None:
+                self._after = key
+
+    def _settle(self) -> Iterator[Result | Outcome]:
+        """Tell of what is clean by what the store says, or was taken for that."""
+        pending = self._pending
+        if not pending.count and not pending.has_few:
+            return
+        evidence = EVIDENCE[self._store.scheme]
+        if not self._is_contradicted and not self._keep_clean:
+            count = pending.settle()
+            yield Result(clean=count, by_store_digest=count)
+            return
+        bucket, reason = self._store.text, CONTRADICTED.format(evidence)
+        together = Result()
+        for wanted in pending.take():
+            if self._is_contradicted:
+                path = wanted.uri(bucket)
+                outcome = Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
+            else:
+                outcome = clean_outcome(wanted, bucket, evidence)
+                together.clean += 1
+                together.by_store_digest += 1
+            together.outcomes.append(outcome)
+            if len(together.outcomes) >= _TOGETHER:
+                yield together
+                together = Result()
+        yield together
+
+
+class _OpenPage(msgspec.Struct):
+    """A page that is not done: how many of its objects are being read, and its last key."""
+
+    number: int
+    left: int
+    last_key: str | None
+
+
+def _ended(uri: ObjectUri, why: str, after: str | None) -> Outcome:
+    """Return that a listing ended early, and how to go on."""
+    reason = ENDED.format(why)
+    if after is not None and uri.version is None:
+        reason += f"; --resume {make_token(uri, after)} goes on"
+    return Outcome(Kind.UNREAD, uri.text, reason=reason, is_object=True)

@@ -1,0 +1,117 @@
+"""Objects that are clean by what their store says, until nothing can contradict it any more.
+
+One object whose content is not what the store said makes all of these unread. There may be
+millions, so they wait in a file without a name, and only their number is kept in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from hashclient.errors import StateError
+from hashclient.objects.listing import SCHEMA, page_of
+from hashclient.scan.objects.sorting import objects_of
+from hashclient.scan.objects.wanted import Wanted
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.spool import Spool
+
+#: Single objects that are written together.
+TOGETHER = 1_000
+
+
+class Pending:
+    """Objects that wait for the end of a run."""
+
+    def __init__(self, spool: Spool) -> None:
+        """Keep them in a file in the directory of `spool`, which is made when there is one."""
+        self._spool = spool
+        self._file: BinaryIO | None = None
+        self._writer: Any = None
+        self._few: list[Wanted] = []
+        self.count = 0
+
+    @property
+    def has_few(self) -> bool:
+        """Whether there are some that are not counted yet."""
+        return bool(self._few)
+
+    def add_page(self, page: Any) -> None:
+        """Add all objects of a page.
+
+        Raises:
+            StateError: there is no room.
+        """
+        try:
+            if self._file is None:
+                self._file = os.fdopen(self._spool.open(), "w+b")
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                self._writer = pa.ipc.new_stream(self._file, SCHEMA, options=options)
+            self._writer.write_batch(page)
+        except OSError as error:
+            raise StateError(
+                f"cannot keep what is known of objects: {reason_of(error)}",
+                hint="make room in the state directory, or scan with trust_etag off",
+            ) from error
+        self.count += page.num_rows
+
+    def add(self, wanted: Wanted) -> None:
+        """Add one object.
+
+        Raises:
+            StateError: there is no room.
+        """
+        self._few.append(wanted)
+        if len(self._few) >= TOGETHER:
+            self._write_few()
+
+    def _write_few(self) -> None:
+        rows = [(w.key, w.size, w.etag, w.version, None) for w in self._few]
+        self._few.clear()
+        if rows:
+            self.add_page(page_of(rows))
+
+    def take(self) -> Iterator[Wanted]:
+        """Yield all of them, and forget them.
+
+        Raises:
+            StateError: they cannot be read back.
+        """
+        self._write_few()
+        if self._file is None:
+            return
+        self._writer.close()
+        try:
+            self._file.seek(0)
+            with pa.ipc.open_stream(self._file) as stream:
+                for page in stream:
+                    yield from objects_of(page, np.arange(page.num_rows))
+        except (OSError, pa.ArrowException) as error:
+            raise StateError(
+                "what was known of objects cannot be read back", hint="scan them again"
+            ) from error
+        finally:
+            self.close()
+
+    def settle(self) -> int:
+        """Forget them and return how many they were.
+
+        Raises:
+            StateError: there is no room.
+        """
+        self._write_few()
+        count = self.count
+        self.close()
+        return count
+
+    def close(self) -> None:
+        """Let go of them."""
+        if self._file is not None:
+            self._file.close()
+        self._file = self._writer = None
+        self._few.clear()
+        self.count = 0

@@ -1,0 +1,316 @@
+"""Checking one object: it is read in ranges, digested as it comes, and judged.
+
+1. Each range is asked for on the condition that the object is the one that was listed, by its ETag
+   and, once that is known, by its version.
+2. What comes must be as long as the listing says: anything else is unread.
+3. One digest that hits tells which others the entry has: these are computed in a second read.
+4. What may be a container is kept while it is read, as far as there is room, and opened then.
+5. What no digest is needed of is only looked at, at its beginning and its end.
+
+A reader is used by one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+import msgspec
+import numpy as np
+
+from hashclient.containers.interface import ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.sniffing import (
+    END_BYTES,
+    ends_as_zip,
+    has_end_of_zip,
+    has_mark,
+    may_front,
+)
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.digests import Digester
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
+from hashclient.index.matcher import Judge, Place, Plan, verdict
+from hashclient.lists.wire import Uint64
+from hashclient.objects.failures import CHANGED, StoreError, Trouble
+from hashclient.objects.stores import Sink, Store
+from hashclient.scan.checked import SLOT
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.members import BEHIND, Kept, Members
+from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Record, Wanted
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.records import PLAIN
+from hashclient.scan.spool import Spool
+
+#: Bytes that are asked for at a time: a connection that breaks costs no more than that.
+RANGE_BYTES = 16 << 20
+#: What is longer is looked at before it is read: only what may be a container takes room.
+LARGE_BYTES = 1 << 20
+
+
+class StoppedError(Exception):
+    """The scan has ended: nobody waits for what is read."""
+
+
+class Opener:
+    """Opens what may be a container, for several threads, of which a few do so at a time.
+
+    Each container is opened by a process, which may take much memory.
+    """
+
+    def __init__(self, members: Sequence[Members], spool: Spool) -> None:
+        """Open with `members`, each of which serves one thread at a time; keep in `spool`."""
+        self._spool = spool
+        self._free: SimpleQueue[Members] = SimpleQueue()
+        for one in members:
+            self._free.put(one)
+
+    def watch(self, stack: contextlib.ExitStack) -> Kept:
+        """Return what keeps a short object if it may be a container, until `stack` is closed."""
+        kept = self._spool.keep()
+        stack.callback(kept.close)
+        return kept
+
+    def keep(self, stack: contextlib.ExitStack, size: int, is_stopped: Callable[[], bool]) -> Kept:
+        """Return what keeps an object of this size; this waits until there is room."""
+        stack.enter_context(self._spool.reserved(size, is_stopped))
+        kept = self._spool.keep()
+        stack.callback(kept.close)
+        kept.keep_all()
+        return kept
+
+    def open(self, kept: Kept, path: str, result: Result) -> tuple[bool, bytes]:
+        """Check what is in an object that was kept.
+
+        Return whether it is no container, and what a cache may know of what is in it.
+        """
+        members = self._free.get()
+        try:
+            opened = members.open_kept(kept, path)
+        finally:
+            self._free.put(members)
+        opened.outcomes = [
+            msgspec.structs.replace(o, is_stream=False, is_object=True, evidence=READ)
+            for o in opened.outcomes
+        ]
+        opened.add_to(result)
+        return not opened.is_container, opened.known() or b""
+
+
+class ObjectReader:
+    """Checks objects of one store, one after the other."""
+
+    def __init__(
+        self,
+        store: Store,
+        judge: Judge,
+        *,
+        opener: Opener | None = None,
+        keep_clean: bool = False,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Judge with `judge`; open containers with `opener`.
+
+        With `keep_clean`, clean objects are outcomes as well. What is read when the scan
+        `is_stopped` is given up.
+        """
+        self._store = store
+        self._bucket = store.text
+        self._judge = judge
+        self._opener = opener
+        self._keep_clean = keep_clean
+        self._is_stopped = is_stopped
+
+    def check(self, wanted: Wanted) -> Checked:
+        """Read an object and judge it, or say why it is unread.
+
+        Raises:
+            StateError: an index cannot be read.
+            StoppedError: the scan has ended.
+        """
+        try:
+            return self._check(wanted)
+        except StoreError as error:
+            if error.trouble is Trouble.GONE and (other := self._with_its_slash(wanted)):
+                return self.check(other)
+            return self._unread(wanted, error.reason)
+        except OSError as error:  # of what is kept of it here
+            return self._unread(wanted, reason_of(error))
+
+    def _check(self, wanted: Wanted) -> Checked:
+        result = Result()
+        read = _Read(self._store, wanted, self._is_stopped)
+        opener = self._opener if wanted.looks else None
+        with contextlib.ExitStack() as stack:
+            kept: Kept | None = None
+            is_large = opener is not None and wanted.size > LARGE_BYTES
+            digests: dict[Algorithm, bytes] = {}
+            plan = wanted.plan
+            if wanted.claimed is not None and Algorithm.MD5 not in plan:
+                plan = (*plan, Algorithm.MD5)
+            if opener is not None and (is_large or not plan) and self._looks_like_one(read):
+                kept = opener.keep(stack, wanted.size, self._is_stopped)
+            elif opener is not None and plan and not is_large:
+                kept = opener.watch(stack)
+            if plan or kept is not None:
+                digests = read.whole(plan, kept)
+            if opener is not None and kept is not None and self._is_behind(kept):
+                # Its end alone tells of an archive: it is read again, and kept as a whole.
+                kept = opener.keep(stack, wanted.size, self._is_stopped)
+                read.whole((), kept)
+            outcome = self._judge_digests(wanted, read, digests)
+            self._count(wanted, outcome, plan, result)
+            is_plain, inside = opener is not None, b""
+            if opener is not None and kept is not None:
+                is_plain, inside = opener.open(kept, outcome.path, result)
+        result.bytes_read = read.bytes_read
+        md5 = digests.get(Algorithm.MD5)
+        contradicted = wanted.claimed is not None and wanted.claimed != md5
+        record = self._record(digests, inside, is_plain=is_plain)
+        by_store = not plan and wanted.settled != BY_SIZE
+        return Checked(result, wanted, record, contradicted, by_store)
+
+    def _count(self, wanted: Wanted, outcome: Outcome, plan: Plan, result: Result) -> None:
+        if plan:
+            result.files_read = 1
+        elif wanted.settled == BY_SIZE:
+            result.ruled_out_by_size = 1
+        else:
+            return  # it is counted when nothing can contradict its store any more
+        if outcome.kind is Kind.CLEAN:
+            result.clean = 1
+        if outcome.kind is not Kind.CLEAN or self._keep_clean:
+            result.outcomes.append(outcome)
+
+    def _judge_digests(
+        self, wanted: Wanted, read: _Read, digests: dict[Algorithm, bytes]
+    ) -> Outcome:
+        """Judge an object by its digests; those that an entry has besides are computed first."""
+        places: list[Place] = []
+        for algorithm, words in self._judge.seal(digests).items():
+            found = self._judge.find(algorithm, words.reshape(1, 2))
+            places += [place for of_query in found.values() for place in of_query]
+        hits: tuple[Hit, ...] = ()
+        tags: dict[Algorithm, Uint64] = {}
+        if places:
+            missing = self._judge.wanted(places) & ~mask_of(digests)
+            if missing:
+                digests |= read.whole(Algorithm.in_mask(missing), None)
+            tags = self._judge.seal(digests)
+            hits = self._judge.hits(tags, wanted.size)
+        return Outcome(
+            verdict(hits),
+            wanted.uri(self._bucket, read.version),
+            wanted.size,
+            hits=hits,
+            digests=digests,
+            tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
+            is_object=True,
+            evidence=READ if digests else wanted.settled,
+        )
+
+    def _record(
+        self, digests: dict[Algorithm, bytes], inside: bytes, *, is_plain: bool
+    ) -> Record | None:
+        mask = mask_of(digests) | (PLAIN if is_plain else 0)
+        if not mask and not inside:
+            return None
+        tags = np.zeros((len(SLOT), 2), np.uint64)
+        for algorithm, words in self._judge.seal(digests).items():
+            tags[SLOT[algorithm]] = words
+        return mask, tags.tobytes(), inside
+
+    @staticmethod
+    def _is_behind(kept: Kept) -> bool:
+        """Tell whether what was let go ends as an archive does."""
+        return kept.finish() is None and kept.failure == BEHIND
+
+    def _looks_like_one(self, read: _Read) -> bool:
+        """Tell whether an object may be a container, by its beginning and its end."""
+        size = read.wanted.size
+        head = read.part(0, min(size, ISO_HEAD_BYTES))
+        if has_mark(head) or ends_as_zip(head):
+            return True
+        if size <= len(head):
+            return may_front(head) and has_end_of_zip(head)
+        count = TAIL_BYTES if may_front(head) else END_BYTES
+        return has_end_of_zip(read.part(max(0, size - count), size))
+
+    def _unread(self, wanted: Wanted, reason: str) -> Checked:
+        path = wanted.uri(self._bucket)
+        outcome = Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
+        return Checked(Result(outcomes=[outcome]), wanted)
+
+    def _with_its_slash(self, wanted: Wanted) -> Wanted | None:
+        """Return what a key may be that obstore has given without the slash at its end."""
+        s3 = self._store.s3
+        if s3 is None or wanted.key.endswith("/") or wanted.version is not None:
+            return None
+        other = msgspec.structs.replace(wanted, key=f"{wanted.key}/")
+        with contextlib.suppress(StoreError):
+            seen = s3.head(other.key, None)
+            if (seen.etag, seen.size) == (wanted.etag, wanted.size):
+                return other
+        return None
+
+
+class _Read:
+    """Reads of one object; `version` is the one that was read, as soon as that is known."""
+
+    def __init__(self, store: Store, wanted: Wanted, is_stopped: Callable[[], bool]) -> None:
+        self._store = store
+        self._is_stopped = is_stopped
+        self._etag = wanted.etag
+        self.wanted = wanted
+        self.version = wanted.version
+        self.bytes_read = 0
+
+    def whole(self, plan: Plan, kept: Kept | None) -> dict[Algorithm, bytes]:
+        """Read all of it once; return digests, and give it to `kept`."""
+        digester = Digester(plan)
+
+        def sink(chunk: memoryview) -> None:
+            digester.update(chunk)
+            if kept is not None:
+                kept.update(chunk)
+
+        for start in range(0, self.wanted.size, RANGE_BYTES):
+            self._get(start, min(start + RANGE_BYTES, self.wanted.size), sink)
+        return dict(zip(plan, digester.finish(), strict=True))
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return some of its bytes."""
+        found = bytearray()
+        self._get(start, stop, found.extend)
+        return bytes(found)
+
+    def _get(self, start: int, stop: int, sink: Sink) -> None:
+        count = 0
+
+        def counted(chunk: memoryview) -> None:
+            nonlocal count
+            if self._is_stopped():
+                raise StoppedError
+            count += len(chunk)
+            if count > stop - start:
+                raise StoreError(Trouble.CHANGED, CHANGED)
+            sink(chunk)
+
+        version = self.version
+        seen = self._store.read(
+            self.wanted.key,
+            start,
+            stop,
+            counted,
+            etag=self._etag,
+            version=version,
+            is_all=stop - start == self.wanted.size,
+        )
+        self.bytes_read += count
+        is_other = seen.size != self.wanted.size or count != stop - start
+        if is_other or (version is not None and seen.version not in (None, version)):
+            raise StoreError(Trouble.CHANGED, CHANGED)
+        # Where the listing has no ETag, all ranges are at least of one object.
+        self._etag = self._etag or seen.etag
+        self.version = version or seen.version

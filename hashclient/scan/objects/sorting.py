@@ -1,0 +1,318 @@
+"""What is to be done about each object of a page, as columns as long as that can be.
+
+1. What is known not to be readable is unread.
+2. A size that no entry has decides, and an object without any byte is on no list.
+3. Where ETags of the store are trusted, and every entry of its size has an MD5, an ETag that is no
+   entry's decides. One in a thousand is read all the same, and the first of a run.
+4. What was read before and has not changed since is looked up by its tags.
+5. The rest is read; without reading, it is unread, and the reason says what there is to go by.
+
+Where containers are opened, what 2 and 3 decide is looked at besides, unless the cache knows that
+there is nothing to be found in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.index.matcher import Judge
+from hashclient.lists.wire import Uint64
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import Inside
+from hashclient.scan.judging import listed_rows
+from hashclient.scan.objects.cache import ObjectCache, row_id
+from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
+from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted
+from hashclient.scan.records import PLAIN
+
+#: Of so many objects that their store's digests decide, one is read.
+SAMPLE = 1_000
+
+UNREAD = "--no-read: nothing but its content could tell"
+CANDIDATE = "--no-read: its {} is that of an entry, and only its content could tell"
+UNTRUSTED = "--no-read: what its store says of it is not trusted (trust_etag)"
+GAP = "--no-read: entries of its size have no md5"
+NO_DIGEST = "--no-read: its store gives no digest of it"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How objects of one bucket are dealt with.
+
+    `namespace` tells the bucket from those of the same name elsewhere: it may have to look first.
+    With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is read.
+    With `looks`, what is in containers counts.
+    """
+
+    bucket: str
+    scheme: str
+    namespace: Callable[[], str]
+    reads: bool = True
+    trusts: bool = False
+    looks: bool = False
+    keep_clean: bool = False
+
+
+class Sorted(msgspec.Struct):
+    """What became of a page: what is counted, what is to be read, what only its store decides.
+
+    The last are a page, and single objects besides.
+    """
+
+    result: Result
+    wanted: list[Wanted] = msgspec.field(default_factory=list)
+    by_store: Any | None = None
+    each_by_store: list[Wanted] = msgspec.field(default_factory=list)
+
+
+class Sorter:
+    """Sorts the objects of one bucket."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        options: Options,
+        cache: ObjectCache | None,
+        chance: np.random.Generator,
+        are_clean: Callable[[Sequence[Inside]], list[bool]] | None = None,
+    ) -> None:
+        """`chance` says which objects are read to check what their store says.
+
+        `are_clean` tells of containers whose members are known that none of these is listed.
+        """
+        self._judge = judge
+        self._options = options
+        self._cache = cache
+        self._chance = chance
+        self._are_clean = are_clean
+        self.trusts = options.trusts
+        self._is_first = True
+
+    def sort(self, page: Any) -> Sorted:
+        """Sort a page, with the columns of `objects.listing.SCHEMA`."""
+        options, judge = self._options, self._judge
+        count = page.num_rows
+        result = Result()
+        sizes: Uint64 = page.column("size").to_numpy()
+        is_open: Flags = np.ones(count, np.bool_)
+        if page.column("note").null_count < count:
+            is_open = ~np.array(page.column("note").is_valid().to_numpy(zero_copy_only=False))
+            self._tell_unreadable(page, ~is_open, result)
+        possible, common = judge.of_sizes(sizes)
+        possible &= sizes > 0
+        possible &= is_open
+        to_look: Flags = is_open & (sizes > 0) if options.looks else np.zeros(count, np.bool_)
+        ruled_out = is_open & ~possible & ~to_look
+        self._settle(page, ruled_out, BY_SIZE, result)
+        result.ruled_out_by_size += int(np.count_nonzero(ruled_out))
+        claims = _Claims(count)
+        if possible.any() and options.scheme in EVIDENCE and (self.trusts or not options.reads):
+            claims = self._look_up_claims(page, possible, common)
+        by_store = np.zeros(count, np.bool_)
+        if self.trusts:
+            by_store = claims.decides & ~claims.is_listed
+        sampled = self._sample(by_store)
+        only_by_store = by_store & ~sampled & ~to_look
+        left = (possible | to_look) & ~only_by_store
+        rows = np.flatnonzero(left)
+        done = Sorted(result)
+        if only_by_store.any():
+            done.by_store = page.filter(pa.array(only_by_store))
+        if len(rows):
+            work = _Work(page, rows, possible, by_store, sampled, claims)
+            self._go_through(work, done)
+        return done
+
+    def _look_up_claims(self, page: Any, possible: Flags, common: npt.NDArray[np.uint8]) -> _Claims:
+        claims = _Claims(page.num_rows)
+        claims.is_md5, digests = md5_claims(page.column("etag"))
+        chosen = np.flatnonzero(claims.is_md5)
+        keep = possible[chosen]
+        chosen, digests = chosen[keep], digests[keep]
+        claims.decides[chosen] = (common[chosen] & np.uint8(Algorithm.MD5)) != 0
+        claims.rows, claims.digests = chosen, digests
+        if len(chosen):
+            tags = self._judge.sealer.tags(Algorithm.MD5, digests)
+            claims.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
+        return claims
+
+    def _sample(self, by_store: Flags) -> Flags:
+        """Choose which objects are read although their store's digest decides."""
+        sampled: Flags = np.zeros(len(by_store), np.bool_)
+        rows = np.flatnonzero(by_store)
+        if len(rows) and self._options.reads:
+            sampled[rows] = self._chance.random(len(rows)) < 1 / SAMPLE
+            if self._is_first:
+                sampled[rows[0]] = True
+                self._is_first = False
+        return sampled
+
+    def _go_through(self, work: _Work, done: Sorted) -> None:
+        """Settle what was read before, and want or give up the rest."""
+        options, judge, result = self._options, self._judge, done.result
+        objects = list(objects_of(work.page, work.rows))
+        known = self._known(objects)
+        for number, (row, wanted) in enumerate(zip(work.rows.tolist(), objects, strict=True)):
+            by_store = bool(work.by_store[row])
+            if work.possible[row] and not by_store:
+                wanted.plan = judge.plan(wanted.size)
+            if work.sampled[row]:
+                wanted.claimed = work.claims.digest_of(row)
+            elif self._is_known(wanted, known.get(number)):
+                self._settle_known(wanted, known[number], done, by_store=by_store)
+                continue
+            if not options.reads:
+                reason = self._why_unread(work, row)
+                path = wanted.uri(options.bucket)
+                result.outcomes.append(
+                    Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
+                )
+                continue
+            wanted.looks = options.looks
+            wanted.settled = EVIDENCE[options.scheme] if by_store else BY_SIZE
+            done.wanted.append(wanted)
+
+    def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
+        """Tell whether all that is wanted of an object is known, and none of it listed."""
+        if known is None:
+            return False
+        has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0
+        needed = mask_of(wanted.plan)
+        return has_inside and known.mask & needed == needed
+
+    def _settle_known(self, wanted: Wanted, known: _Known, done: Sorted, *, by_store: bool) -> None:
+        """Count an object that was read before, and what is in it."""
+        result, members = done.result, known.members if self._options.looks else 0
+        result.members += members
+        count = members
+        if by_store:
+            done.each_by_store.append(wanted)
+        else:
+            count += 1
+            self._tell_clean(wanted, KNOWN, result)
+        result.clean += count
+        result.known_unchanged += count
+        result.believed_unchanged += count if known.is_believed else 0
+
+    def _known(self, objects: Sequence[Wanted]) -> dict[int, _Known]:
+        """Return what is known of objects that were read before, by their number.
+
+        Neither they nor anything in them is listed, as far as that is known.
+        """
+        if self._cache is None:
+            return {}
+        space = self._options.namespace()
+        ids = [row_id(space, w.key, w.version, w.etag, w.size) for w in objects]
+        found = self._cache.find(ids, are_versions=[w.version is not None for w in objects])
+        if found is None:
+            return {}
+        records, insides = found.records, found.insides
+        # What has neither ETag nor version may be anything.
+        has_name = [w.version is not None or w.has_strong_etag for w in objects]
+        records["mask"][~np.array(has_name)] = 0
+        tagged = records["mask"] & np.uint8(mask_of(Algorithm))
+        listed = listed_rows(self._judge, records, tagged)
+        if self._options.keep_clean or self._are_clean is None:
+            insides = {}  # the names of members are not known
+        clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
+        members = {
+            number: len(inside)
+            for (number, inside), is_clean in zip(insides.items(), clean, strict=True)
+            if is_clean
+        }
+        return {
+            number: _Known(
+                int(records[number]["mask"]),
+                bool(records[number]["read_day"]),
+                members.get(number, 0),
+            )
+            for number, is_named in enumerate(has_name)
+            if is_named and number not in listed and (records[number]["mask"] or number in members)
+        }
+
+    def _why_unread(self, work: _Work, row: int) -> str:
+        """Say of an object that is not read what there is to go by."""
+        name = EVIDENCE.get(self._options.scheme)
+        if name is None or not work.claims.is_md5[row]:
+            return NO_DIGEST
+        if work.claims.is_listed[row]:
+            return CANDIDATE.format(name)
+        if not work.claims.decides[row]:
+            return GAP
+        return UNREAD if self.trusts else UNTRUSTED
+
+    def _settle(self, page: Any, rows: Flags, evidence: str, result: Result) -> None:
+        count = int(np.count_nonzero(rows))
+        result.clean += count
+        if count and self._options.keep_clean:
+            for wanted in objects_of(page, np.flatnonzero(rows)):
+                self._tell_clean(wanted, evidence, result)
+
+    def _tell_clean(self, wanted: Wanted, evidence: str, result: Result) -> None:
+        if self._options.keep_clean:
+            result.outcomes.append(clean_outcome(wanted, self._options.bucket, evidence))
+
+    def _tell_unreadable(self, page: Any, rows: Flags, result: Result) -> None:
+        numbers = np.flatnonzero(rows)
+        notes = page.column("note").take(pa.array(numbers)).to_pylist()
+        for wanted, note in zip(objects_of(page, numbers), notes, strict=True):
+            path = wanted.uri(self._options.bucket)
+            result.outcomes.append(Outcome(Kind.UNREAD, path, reason=note, is_object=True))
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What is known of an object: a mask, whether it is only believed, how much is inside."""
+
+    mask: int
+    is_believed: bool
+    members: int
+
+
+class _Claims:
+    """What a store says of the objects of a page: which may be MD5s, decide, and are listed."""
+
+    def __init__(self, count: int) -> None:
+        self.is_md5: Flags = np.zeros(count, np.bool_)
+        self.decides: Flags = np.zeros(count, np.bool_)
+        self.is_listed: Flags = np.zeros(count, np.bool_)
+        self.rows: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self.digests: npt.NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
+
+    def digest_of(self, row: int) -> bytes:
+        """Return the digest that is claimed of an object."""
+        digest: bytes = self.digests[self.rows.searchsorted(row)].tobytes()
+        return digest
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """The rows of a page that columns have not settled, and what is known of each row."""
+
+    page: Any
+    rows: npt.NDArray[np.intp]
+    possible: Flags
+    by_store: Flags
+    sampled: Flags
+    claims: Any
+
+
+def objects_of(page: Any, rows: npt.NDArray[np.intp]) -> Iterator[Wanted]:
+    """Yield some objects of a page, with nothing asked of them yet."""
+    part = page.take(pa.array(rows))
+    columns = [part.column(name).to_pylist() for name in ("key", "size", "etag", "version")]
+    for key, size, etag, version in zip(*columns, strict=True):
+        yield Wanted(os.fsdecode(key), size, etag, version)
+
+
+def clean_outcome(wanted: Wanted, bucket: str, evidence: str) -> Outcome:
+    """Return that an object is clean, by `evidence`."""
+    path = wanted.uri(bucket)
+    return Outcome(Kind.CLEAN, path, wanted.size, is_object=True, evidence=evidence)

@@ -1,0 +1,156 @@
+"""Threads beside the one that hands work out: one lists a bucket, several read objects.
+
+Requests take their time and the libraries let other threads run, so processes would gain nothing;
+and what obstore has begun must not be forked. Everything comes back through one queue. The threads
+are daemons, and stop at the next chunk once the scan has ended: a server that gives nothing must
+not hold up Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from threading import Semaphore, Thread
+from typing import Any, Protocol
+
+import msgspec
+
+from hashclient.scan.objects.reader import StoppedError
+from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.system.background import start_thread
+
+#: Objects that wait to be read before more is listed.
+BACKLOG = 2_000
+#: How long a thread may take to stop before it is left alone.
+STOP_S = 2.0
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page of a listing; None at its end."""
+
+    batch: Any | None
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """What a thread has raised."""
+
+    error: BaseException
+
+
+Event = Page | Checked | Failed
+
+
+class Checks(Protocol):
+    """Checks objects in one thread."""
+
+    def check(self, wanted: Wanted) -> Checked:
+        """Check one."""
+        ...
+
+
+class Threads:
+    """The threads of one bucket; use it as a context manager."""
+
+    def __init__(
+        self, pages: Iterator[Any], make_reader: Callable[[Callable[[], bool]], Checks], most: int
+    ) -> None:
+        """List `pages`, and read with up to `most` readers, each with what `make_reader` gives.
+
+        That is called in the caller's thread, with what tells whether the scan has ended.
+        """
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._todo: SimpleQueue[Wanted | None] = SimpleQueue()
+        self._room = Semaphore(2)
+        self._pages = pages
+        self._make_reader = make_reader
+        self._most = most
+        self._readers: list[Thread] = []
+        self._lister: Thread | None = None
+        self._stopped = False
+        self._is_listed = False
+        self._owed = 0
+        #: Objects that wait or are being read.
+        self.backlog = 0
+
+    def __enter__(self) -> Threads:
+        """Begin to list.
+
+        Raises:
+            StateError: the system has no room for a thread.
+        """
+        self._lister = start_thread(self._list, "lister")
+        return self
+
+    def __exit__(self, *_ended: object) -> None:
+        self._stopped = True
+        self._room.release(2)
+        deadline = time.monotonic() + STOP_S
+        for _thread in self._readers:
+            self._todo.put(None)
+        for thread in [*self._readers, self._lister]:
+            if thread is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is listed and read, and taken."""
+        return self._is_listed and not self.backlog
+
+    def end_listing(self) -> None:
+        """Expect no more pages: the listing has failed."""
+        self._is_listed = True
+
+    def read(self, wanted: Wanted) -> None:
+        """Let an object be read.
+
+        Raises:
+            StateError: the system has no room for a thread.
+        """
+        if len(self._readers) < min(self._most, self.backlog + 1):
+            reader = self._make_reader(lambda: self._stopped)
+            self._readers.append(start_thread(lambda: self._read(reader), "reader"))
+        self.backlog += 1
+        self._todo.put(wanted)
+
+    def next(self, seconds: float) -> Page | Checked | None:
+        """Return what comes next, None if nothing does for so many seconds.
+
+        Raises:
+            BaseException: what a thread has raised.
+        """
+        try:
+            event = self._events.get(timeout=seconds)
+        except Empty:
+            return None
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Checked):
+            self.backlog -= 1
+        else:
+            self._owed += 1
+            self._is_listed = event.batch is None
+        if self._owed and self.backlog <= BACKLOG:
+            self._room.release(self._owed)
+            self._owed = 0
+        return event
+
+    def _list(self) -> None:
+        try:
+            for batch in self._pages:
+                self._events.put(Page(batch))
+                self._room.acquire()
+                if self._stopped:
+                    return
+            self._events.put(Page(None))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the page would be
+            self._events.put(Failed(error))
+
+    def _read(self, reader: Checks) -> None:
+        try:
+            while (wanted := self._todo.get()) is not None and not self._stopped:
+                self._events.put(reader.check(wanted))
+        except StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result would be
+            self._events.put(Failed(error))

@@ -1,0 +1,710 @@
+"""Signing by people apart: what enough of them have signed is published, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fixtures.client import csv
+from fixtures.simulator import PlainClient, Simulator
+from hashclient.audit import log as audit_log
+from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
+from hashclient.notices.document import Severity
+from hashclient.provider import drafting
+from hashclient.provider import keys as provider_keys
+from hashclient.provider.drafting import sign_draft
+from hashclient.provider.drafts import load_draft, verify_root
+from hashclient.provider.keyfiles import Passphrases, load_public
+from hashclient.provider.keys import Keys
+from hashclient.provider.notices import Draft as Said
+from hashclient.provider.notices import NoticeBoard
+from hashclient.provider.personkeys import make_pair
+from hashclient.system import files as system_files
+from tests.kit import call
+
+NONE = Passphrases()
+PEOPLE = ("alice", "bob", "carol")
+
+
+class World:
+    """A provider whose list has three keys, of people, of which two have to sign."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make keys and a repository, without a list."""
+        self.directory = directory
+        self.simulator = Simulator(directory / "repo")
+        self.repository = self.simulator.repository
+        for name in (*PEOPLE, "mallory"):
+            make_pair(self.key(name), directory / f"{name}.pub", None)
+        self.keys = self.public(*PEOPLE, threshold=2)
+        self._count = 0
+
+    def key(self, name: str) -> Path:
+        return self.directory / f"{name}.pem"
+
+    def public(self, *names: str, threshold: int) -> Keys:
+        keys = tuple(load_public(self.directory / f"{name}.pub") for name in names)
+        return Keys(len(keys), threshold, keys)
+
+    def place(self) -> Path:
+        """Return the path of a draft that is not there yet."""
+        self._count += 1
+        return self.directory / f"draft-{self._count}"
+
+    def draft(self, numbers: range, list_name: str = "baseline") -> Path:
+        where = self.place()
+        keys = {} if list_name in self.repository.load().lists else {"list_keys": self.keys}
+        self.simulator.publish(csv(numbers), list_name, draft=where, **keys)
+        return where
+
+    def sign(self, draft: Path, *names: str) -> None:
+        for name in names:
+            sign_draft(draft, self.key(name), NONE)
+
+    def publish(self, draft: Path) -> None:
+        self.repository.publish_draft(draft)
+        self.simulator.serve_published()
+
+    def published(self) -> dict[str, bytes]:
+        """Return all that is published, and the keys."""
+        return {
+            str(path): path.read_bytes()
+            for folder in ("public/metadata", "keys")
+            for path in (self.repository.directory / folder).iterdir()
+        }
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def world(empty: World) -> World:
+    """With the first generation of the list published."""
+    first = empty.draft(range(3))
+    empty.sign(first, "alice", "bob")
+    empty.publish(first)
+    return empty
+
+
+def test_two_of_three_publish_a_new_list_and_its_changes(world: World, tmp_path: Path) -> None:
+    client = PlainClient(tmp_path / "client", world.simulator)
+    assert client.generation() == 1
+    draft = world.draft(range(10, 15))
+    assert client.generation() == 1  # a draft changes nothing that is served
+    for names in (("carol",), ("alice",)):
+        world.sign(draft, *names)
+    world.publish(draft)
+    assert client.generation() == 2
+    gone = world.place()
+    world.repository.withdraw("baseline", ["e-1", "e-2"], draft=gone)
+    world.sign(gone, "bob", "carol")
+    world.publish(gone)
+    index, _ = client.fetch()
+    assert (index.generation, index.entries) == (3, 6)
+    # No key of the list was ever here.
+    assert not list((world.repository.directory / "keys").glob("baseline-*"))
+
+
+def test_one_signature_is_not_enough(world: World) -> None:
+    draft, before = world.draft(range(5, 6)), world.published()
+    for names, missing in (((), 2), (("alice",), 1)):
+        world.sign(draft, *names)
+        with pytest.raises(StateError, match=f"needs 2 signature\\(s\\), {missing} missing"):
+            world.publish(draft)
+        assert world.published() == before
+
+
+def test_signatures_may_be_gathered_from_copies(world: World) -> None:
+    """Each signs a copy of their own and sends back the one file."""
+    draft = world.draft(range(5, 6))
+    for name in ("alice", "carol"):
+        copy = world.place()
+        shutil.copytree(draft, copy)
+        world.sign(copy, name)
+        keyid = load_public(world.directory / f"{name}.pub").keyid
+        shutil.copy(copy / "signatures" / f"baseline-{keyid[:16]}.json", draft / "signatures")
+    world.publish(draft)
+    assert world.repository.status().lists[0].generation == 2
+
+
+def test_a_foreign_key_is_refused(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    with pytest.raises(VerificationError, match="the key counts for no role of the draft"):
+        world.sign(draft, "mallory")
+    # Nor does it help to write the file oneself, under the name of a key that counts or not.
+    world.sign(draft, "alice")
+    (alice,) = (draft / "signatures").iterdir()
+    document = json.loads(alice.read_bytes())
+    keyid = load_public(world.directory / "mallory.pub").keyid
+    (draft / "signatures" / "x.json").write_text(json.dumps({**document, "keyid": keyid}))
+    with pytest.raises(VerificationError, match="a signature of a key that does not count"):
+        world.publish(draft)
+    bob = load_public(world.directory / "bob.pub").keyid
+    (draft / "signatures" / "x.json").write_text(json.dumps({**document, "keyid": bob}))
+    with pytest.raises(VerificationError, match="the signature is not of this draft"):
+        world.publish(draft)
+
+
+def test_two_signatures_of_one_key_are_refused(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice")
+    with pytest.raises(UsageError, match="has signed the draft already"):
+        world.sign(draft, "alice")
+    (alice,) = (draft / "signatures").iterdir()
+    shutil.copy(alice, draft / "signatures" / "another.json")
+    with pytest.raises(VerificationError, match="a key has signed twice"):
+        world.publish(draft)
+
+
+def test_a_draft_of_another_generation_is_refused(world: World) -> None:
+    first, second = world.draft(range(5, 6)), world.draft(range(6, 7))
+    for draft in (first, second):
+        world.sign(draft, "alice", "bob")
+    world.publish(first)
+    for draft in (second, first):  # the first a second time, too
+        with pytest.raises(VerificationError, match="follows another version of role baseline"):
+            world.publish(draft)
+    assert world.repository.status().lists[0].live == 4
+
+
+def test_changes_of_other_lists_do_not_matter(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    world.simulator.publish(csv(range(3)), "other")
+    world.simulator.renew()
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    assert [found.generation for found in world.repository.status().lists] == [2, 1]
+
+
+def test_a_draft_of_another_repository_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    other = World(tmp_path / "elsewhere")
+    draft = other.draft(range(3))
+    other.sign(draft, "alice", "bob")
+    before = world.published()
+    with pytest.raises(VerificationError):
+        world.publish(draft)
+    assert world.published() == before
+
+
+def test_keys_that_do_not_count_any_more(world: World) -> None:
+    """A draft of before, when the list has other keys now."""
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    world.simulator.rotate("baseline")
+    with pytest.raises(VerificationError, match="follows another version"):
+        world.publish(draft)
+
+
+def edited(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def first_file(draft: Path, pattern: str) -> Path:
+    return next(iter(sorted(draft.glob(pattern))))
+
+
+def other_bytes(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def pipe_at(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def forget(draft: Path) -> None:
+    (draft / "before/baseline.json").unlink()
+    edited(draft / "roles/baseline.json", lambda m: m["signed"].update(version=1))
+
+
+CHANGED: dict[str, Callable[[Path], object]] = {
+    "a later expiry": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(expires="2099-01-01T00:00:00Z")
+    ),
+    "another version": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(version=9)
+    ),
+    "no segment": lambda d: first_file(d, "files/*/*/*.parquet").unlink(),
+    "a segment of other bytes": lambda d: other_bytes(first_file(d, "files/*/*/*.parquet")),
+    "an index of other bytes": lambda d: other_bytes(first_file(d, "files/*/*/*.index.json")),
+    "a target less": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"]["targets"].popitem()
+    ),
+    "a published file under another digest": lambda d: edited(
+        d / "roles/baseline.json",
+        lambda m: m["signed"]["targets"]["lists/baseline/g000001-add-000.parquet"].update(length=1),
+    ),
+    "a file of another list": lambda d: edited(
+        d / "roles/baseline.json",
+        lambda m: m["signed"]["targets"].update(
+            {"lists/other/x": {"length": 1, "hashes": {"sha256": "00" * 32}}}
+        ),
+    ),
+    "a file on the way up": lambda d: edited(
+        d / "roles/baseline.json",
+        lambda m: m["signed"]["targets"].update(
+            {"lists/baseline/../x": {"length": 1, "hashes": {"sha256": "00" * 32}}}
+        ),
+    ),
+    "what is before, not as it was": lambda d: edited(
+        d / "before/baseline.json", lambda m: m["signed"].update(expires="2099-01-01T00:00:00Z")
+    ),
+    "other keys before": lambda d: edited(
+        d / "before/targets.json",
+        lambda m: m["signed"]["delegations"]["roles"][0].update(threshold=1),
+    ),
+    "what is before, missing": forget,
+    "a field that nobody knows": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(note="x")
+    ),
+    "a fraction": lambda d: edited(
+        d / "roles/baseline.json", lambda m: m["signed"].update(note=1.5)
+    ),
+    "no root before": lambda d: (d / "before/root.json").unlink(),
+    "a role that is no role": lambda d: (d / "roles/snapshot.json").write_text("{}"),
+    "no role": lambda d: (d / "roles/baseline.json").unlink(),
+    "a role that is no JSON": lambda d: (d / "roles/baseline.json").write_text("nonsense"),
+    "a role that is deep": lambda d: (d / "roles/baseline.json").write_text("[" * 100_000),
+    "a signature that is no JSON": lambda d: (d / "signatures/x.json").write_text("nonsense"),
+    "a signature of no role": lambda d: (d / "signatures/x.json").write_text(
+        '{"role": "root", "keyid": "0", "sig": "0"}'
+    ),
+    "a signature of the wrong type": lambda d: (d / "signatures/x.json").write_text(
+        '{"role": "baseline", "keyid": 1, "sig": "0"}'
+    ),
+    "a head that is none": lambda d: (d / "draft.json").write_text("[]"),
+    "a head of a newer version": lambda d: edited(
+        d / "draft.json", lambda h: h.update(format="hashclient-draft/2")
+    ),
+    "a pipe": lambda d: pipe_at(d / "roles/baseline.json"),
+}
+
+
+class Prepared(NamedTuple):
+    """A provider, and a draft that it would publish, without signatures and with enough of them."""
+
+    world: World
+    drafts: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    world = World(tmp_path_factory.mktemp("world"))
+    first = world.draft(range(3))
+    world.sign(first, "alice", "bob")
+    world.publish(first)
+    signed = world.place()
+    unsigned = world.draft(range(5, 6))
+    shutil.copytree(unsigned, signed)
+    world.sign(signed, "alice", "bob")
+    return Prepared(world, {"before it is signed": unsigned, "after": signed})
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("when", ["before it is signed", "after"])
+def test_a_draft_that_was_changed_is_refused(
+    prepared: Prepared, tmp_path: Path, name: str, when: str
+) -> None:
+    """By whoever is to sign it, and by whoever is to publish it."""
+    world, draft = prepared.world, tmp_path / "draft"
+    shutil.copytree(prepared.drafts[when], draft)
+    CHANGED[name](draft)
+    before = world.published()
+    # A later expiry is no lie as long as nobody has signed.
+    if (name, when) != ("a later expiry", "before it is signed"):
+        with pytest.raises(HashclientError):
+            world.sign(draft, "carol")
+    with pytest.raises((VerificationError, UsageError, StateError)):
+        world.publish(draft)
+    assert world.published() == before
+
+
+def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
+    """A new list must not bring along other keys of one that is there."""
+    draft = world.draft(range(3), "second")
+
+    def weaken(document: Any) -> None:
+        for role in document["signed"]["delegations"]["roles"]:
+            if role["name"] == "baseline":
+                role["threshold"] = 1
+
+    edited(draft / "roles/targets.json", weaken)
+    for path in (draft / "signatures").iterdir():
+        path.unlink()
+    with pytest.raises(VerificationError, match="change list baseline, which is not in the draft"):
+        load_draft(draft)
+
+
+def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
+    """What is before may be made up, all of it; only the root tells."""
+    known = world.simulator.root
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), known)
+    (tmp_path / "elsewhere").mkdir()
+    other = World(tmp_path / "elsewhere")
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(other.draft(range(3))), known)
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(draft), other.simulator.root)
+    for nonsense in (b"", b"{}", world.repository.load().published("targets") or b""):
+        with pytest.raises(VerificationError):
+            verify_root(load_draft(draft), nonsense)
+
+
+def test_a_root_that_was_renewed_is_known_by_its_keys(world: World) -> None:
+    known = world.simulator.root
+    world.simulator.now += timedelta(days=200)
+    assert "root" in world.repository.renew().signed
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), known)
+    newest = world.simulator.root
+    world.simulator.rotate("root")
+    draft = world.draft(range(5, 6))
+    verify_root(load_draft(draft), newest)  # the old keys have signed the new root
+    # An older one than that has none of its keys: the newest has to come by hand.
+    world.simulator.rotate("root")
+    with pytest.raises(VerificationError, match="follows another root"):
+        verify_root(load_draft(world.draft(range(6, 7))), newest)
+
+
+def test_an_expired_draft_is_refused(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    world.simulator.now += timedelta(days=91)
+    world.simulator.renew()
+    with pytest.raises(StateError, match="role baseline of the draft has expired"):
+        world.publish(draft)
+
+
+def test_a_renewal_of_what_people_sign(world: World, tmp_path: Path) -> None:
+    client = PlainClient(tmp_path / "client", world.simulator)
+    client.generation()
+    where = world.place()
+    with pytest.raises(UsageError, match="no role is due whose keys are elsewhere"):
+        world.repository.draft_renewal(where)
+    world.simulator.now += timedelta(days=60)
+    assert world.repository.renew().skipped == ("baseline",)
+    assert world.repository.draft_renewal(where) == ["baseline"]
+    assert load_draft(where).lists == {}
+    world.sign(where, "bob", "carol")
+    world.publish(where)
+    assert world.repository.renew().skipped == ()
+    assert world.repository.status().lists[0].generation == 1
+
+
+def test_the_root_goes_to_people(world: World, tmp_path: Path) -> None:
+    """Its old key signs, and as many of the new ones as will have to."""
+    client = PlainClient(tmp_path / "client", world.simulator)
+    client.generation()
+    where = world.place()
+    world.repository.rotate("root", world.public(*PEOPLE, threshold=2), draft=where)
+    with pytest.raises(StateError, match="needs 2 signature"):
+        world.publish(where)
+    world.sign(where, "alice", "carol")
+    world.publish(where)
+    assert not list((world.repository.directory / "keys").glob("root-*"))
+    assert client.generation() == 1
+    # From now on they renew it, and replace themselves.
+    again = world.place()
+    world.repository.rotate("root", world.public("bob", "mallory", threshold=2), draft=again)
+    world.sign(again, "bob", "mallory")
+    with pytest.raises(StateError, match="needs 2 signature"):
+        world.publish(again)  # one of the old ones, two of the new ones
+    world.sign(again, "alice")
+    world.publish(again)
+    assert world.repository.status().roles[0].version == 3
+    assert client.generation() == 1
+
+
+def test_a_list_goes_to_people_and_to_others(world: World, tmp_path: Path) -> None:
+    client = PlainClient(tmp_path / "client", world.simulator)
+    world.simulator.publish(csv(range(3)), "local")
+    assert client.fetch("local")[0].generation == 1
+    where = world.place()
+    world.repository.rotate("local", world.public("alice", "bob", threshold=2), draft=where)
+    world.sign(where, "alice", "bob")
+    world.publish(where)
+    assert not list((world.repository.directory / "keys").glob("local-*"))
+    assert client.fetch("local")[0].generation == 1
+    with pytest.raises(StateError, match="role local needs 2 signing"):
+        world.simulator.publish(csv(range(5, 6)), "local")
+
+
+def test_key_files_that_do_not_count_are_left_alone(world: World) -> None:
+    """Only who gives a role other keys has the old ones removed."""
+    other = world.repository.directory / "keys" / f"baseline-{'0' * 16}.pem"
+    other.write_text("of an earlier time")
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    assert other.read_text() == "of an earlier time"
+
+
+def test_drafts_and_notices_leave_each_other_alone(world: World, tmp_path: Path) -> None:
+    """The role of notices stands beside the lists; a draft of targets brings it along unchanged."""
+    client = PlainClient(tmp_path / "client", world.simulator)
+    board = NoticeBoard(world.repository)
+    said = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
+    board.publish(said, world.simulator.now)
+    draft = world.draft(range(3), "second")
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    board.publish(said, world.simulator.now)
+    assert len(board.standing(world.simulator.now)) == 2
+    assert client.fetch("second")[0].generation == 1
+    with pytest.raises(UsageError, match="keys of people sign the root and lists, not notices"):
+        world.repository.rotate("notices", world.keys, draft=world.place())
+
+
+def test_small_segments_are_joined_by_people(world: World) -> None:
+    for start in range(10, 40, 10):
+        draft = world.draft(range(start, start + 5))
+        world.sign(draft, "alice", "bob")
+        world.publish(draft)
+    where = world.place()
+    world.repository.consolidate("baseline", keep_newest=0, draft=where)
+    change = load_draft(where).lists["baseline"]
+    assert (change.replaced, change.generation, change.live) == (4, 4, 18)
+    world.sign(where, "alice", "bob")
+    world.publish(where)
+    assert world.repository.status().lists[0].segments == 1
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp"])
+def test_the_other_roles_stay_here(world: World, role: str) -> None:
+    with pytest.raises(UsageError, match=f"keys of people sign the root and lists, not {role}"):
+        world.repository.rotate(role, world.keys, draft=world.place())
+
+
+def test_keys_of_people_need_a_draft(empty: World) -> None:
+    with pytest.raises(UsageError, match="people who keep their keys sign apart"):
+        empty.simulator.publish(csv(range(3)), list_keys=empty.keys)
+    with pytest.raises(UsageError, match="people who keep their keys sign apart"):
+        empty.repository.rotate("root", empty.keys)
+    with pytest.raises(UsageError, match="needs their public halves"):
+        empty.repository.rotate("root", draft=empty.place())
+
+
+def test_a_list_that_is_there_keeps_its_keys(world: World) -> None:
+    with pytest.raises(UsageError, match="the list has its keys already"):
+        world.simulator.publish(csv(range(5, 6)), list_keys=world.keys, draft=world.place())
+
+
+def test_what_changes_nothing_is_no_draft(world: World, tmp_path: Path) -> None:
+    where = world.place()
+    same = tmp_path / "same.csv"
+    same.write_bytes(csv(range(3)))
+    done = call(
+        *("provider", "publish", world.repository.directory, "--list", "baseline", "--replace"),
+        *("--draft", where, same, "--format", "json"),
+    )
+    assert (done.code, json.loads(done.out)["draft"], where.exists()) == (0, None, False)
+    assert "nothing would change: there is no draft" in done.err
+
+
+def test_other_keys_are_shown_to_who_signs(world: World) -> None:
+    where = world.place()
+    world.repository.rotate("baseline", world.public("alice", "mallory", threshold=1), draft=where)
+    shown = call("provider", "draft", "show", where)
+    assert "role baseline has other keys than before\n" in shown.out
+    assert load_draft(world.draft(range(3), "second")).with_other_keys() == ["second"]
+    assert load_draft(world.draft(range(5, 6))).with_other_keys() == []
+
+
+def test_files_that_people_have_replaced_go_after_a_day(world: World) -> None:
+    for start in (10, 20, 30):
+        draft = world.draft(range(start, start + 5))
+        world.sign(draft, "alice", "bob")
+        world.publish(draft)
+    joined = world.place()
+    world.repository.consolidate("baseline", keep_newest=0, draft=joined)
+    world.sign(joined, "alice", "bob")
+    world.publish(joined)
+    folder = world.repository.public / "targets/lists/baseline"
+    before = len(list(folder.glob("*.parquet")))
+    assert before == 5
+    world.simulator.now += timedelta(days=2)
+    world.simulator.renew()
+    draft = world.draft(range(40, 41))
+    world.sign(draft, "alice", "bob")
+    world.publish(draft)
+    assert len(list(folder.glob("*.parquet"))) == 2
+
+
+def test_a_draft_takes_the_place_of_nothing(world: World) -> None:
+    where = world.place()
+    where.mkdir()
+    with pytest.raises(UsageError, match="draft exists"):
+        world.simulator.publish(csv(range(5, 6)), draft=where)
+    assert list(where.iterdir()) == []
+    link = world.place()
+    link.symlink_to(world.directory / "elsewhere")
+    with pytest.raises(UsageError, match="draft exists"):
+        world.simulator.publish(csv(range(5, 6)), draft=link)
+
+
+def test_a_draft_is_whole_or_not_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, left = world.place(), 0
+    real = system_files.fsync_dir
+    for step in range(100):
+        left = step
+
+        def fsync_dir(path: Path) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            real(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(system_files, "fsync_dir", fsync_dir)
+            try:
+                world.simulator.publish(csv(range(5, 6)), draft=where)
+                break
+            except Killed:
+                assert not where.exists()
+    assert step > 3
+    assert load_draft(where).lists["baseline"].added == 1
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_a_kill_while_a_draft_is_published_leaves_the_old_state_or_the_new(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = PlainClient(tmp_path / "client", world.simulator)
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "bob")
+    real = system_files.write_atomic
+    for writes in range(20):
+        left = writes
+
+        def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            real(path, data, mode=mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(provider_keys, "write_atomic", write)
+            patch.setattr(drafting, "write_atomic", write)
+            try:
+                world.publish(draft)
+                break
+            except Killed:
+                world.simulator.serve_published()
+                assert client.generation() == 1
+    assert writes > 3
+    assert client.generation() == 2
+
+
+def test_a_key_from_the_vault_signs_as_those_of_people_do(empty: World) -> None:
+    """A new list changes targets, whose key need not be on the machine that publishes."""
+    (targets,) = (empty.repository.directory / "keys").glob("targets-*.pem")
+    vault = empty.directory / "vault.pem"
+    targets.rename(vault)
+    draft = empty.draft(range(3))
+    empty.sign(draft, "alice", "bob")
+    with pytest.raises(StateError, match="role targets of the draft needs 1 signature"):
+        empty.publish(draft)
+    sign_draft(draft, vault, NONE)
+    empty.publish(draft)
+    assert empty.repository.status().lists[0].live == 3
+
+
+def test_a_draft_is_for_its_owner_alone(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    assert stat.S_IMODE(draft.stat().st_mode) == 0o700
+
+
+def test_what_people_have_signed_is_in_the_log(world: World) -> None:
+    draft = world.draft(range(5, 6))
+    world.sign(draft, "alice", "carol")
+    world.publish(draft)
+    made, published = list(audit_log.read(world.repository.log.directory))[-2:]
+    assert (made.event, made.data["roles"]) == ("draft-made", ["baseline"])
+    assert published.event == "draft-published"
+    assert published.data["lists"] == {"baseline": {"generation": 2, "added": 1, "withdrawn": 0}}
+    ids = {load_public(world.directory / f"{n}.pub").keyid for n in ("alice", "carol")}
+    assert set(published.data["signers"]["baseline"]) == ids
+
+
+# The commands
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    repo, draft = tmp_path / "repo", tmp_path / "draft"
+    entries = tmp_path / "entries.csv"
+    entries.write_bytes(csv(range(3)))
+    assert call("provider", "init", repo).code == 0
+    people: list[object] = []
+    for name in PEOPLE:
+        key, public = tmp_path / f"{name}.pem", tmp_path / f"{name}.pub"
+        words = ("--output", key, "--public", public, "--no-passphrase")
+        assert call("provider", "key", "new", *words).code == 0
+        people += ["--public-key", public]
+    made = call(
+        *("provider", "publish", repo, "--list", "baseline", "--threshold", "2", *people),
+        *("--draft", draft, entries),
+    )
+    assert made.code == 0, made.err
+    assert "generation 1: 3 would be added, 3 live" in made.out
+    assert "nothing is published" in made.err
+    shown = call("provider", "draft", "show", draft, "--root", repo / "root.json")
+    assert shown.code == 3
+    assert "list baseline: generation 1: 3 added, 0 withdrawn, 3 live" in shown.out
+    assert "  0 of 2 signatures of 3 keys" in shown.out
+    assert call("provider", "draft", "sign", draft, "--key", tmp_path / "alice.pem").code == 2
+    sign = ("provider", "draft", "sign", draft, "--root", repo / "root.json", "--key")
+    assert call(*sign, tmp_path / "alice.pem").code == 0
+    assert call(*sign, tmp_path / "alice.pem").code == 2
+    early = call("provider", "draft", "publish", repo, draft)
+    assert (early.code, "1 missing" in early.err) == (8, True)
+    assert call(*sign, tmp_path / "bob.pem", "--format", "json").code == 0
+    document = json.loads(call("provider", "draft", "show", draft, "--format", "json").out)
+    (policy,) = next(r for r in document["roles"] if r["role"] == "baseline")["policies"]
+    assert (policy["missing"], len(policy["signed"])) == (0, 2)
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    assert call("provider", "draft", "show", draft, "--root", other).code == 6
+    published = call("provider", "draft", "publish", repo, draft)
+    assert (
+        published.out
+        == "role baseline: version 1 is published\nrole targets: version 2 is published\n"
+    )
+    assert call("provider", "draft", "publish", repo, draft).code == 6
+    assert call("provider", "draft", "show", tmp_path / "nothing").code == 2
+    gone = call(
+        *("provider", "withdraw", repo, "--list", "baseline", "e-1"),
+        *("--draft", tmp_path / "second", "--format", "json"),
+    )
+    assert json.loads(gone.out)["withdrawn"] == 1
+    rotated = call(
+        *("provider", "rotate", repo, "root", "--threshold", "2", *people),
+        *("--draft", tmp_path / "third", "--format", "json"),
+    )
+    assert json.loads(rotated.out) == {"drafted": ["root"]}
+    assert call("provider", "rotate", repo, "root", *people, "--draft", tmp_path / "x").code == 2
+    nothing = call("provider", "renew", repo, "--draft", tmp_path / "fourth")
+    assert (nothing.code, (tmp_path / "fourth").exists()) == (2, False)
+    twice = call(
+        *("provider", "rotate", repo, "root", "--threshold", "1", *people, *people),
+        *("--draft", tmp_path / "x"),
+    )
+    assert (twice.code, "given twice" in twice.err) == (2, True)

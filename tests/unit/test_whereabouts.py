@@ -1,0 +1,85 @@
+"""Where files are: links are found out with few questions, and none is missed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hashclient.core.kinds import Kind
+from hashclient.core.match import Place
+from hashclient.core.model import Outcome
+from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES, Whereabouts
+
+
+class Grounds:
+    """Directories are where the kernel says; all stand at one place."""
+
+    def path_of(self, fd: int) -> str | None:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+
+    def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
+        return "here"
+
+
+def places(paths: list[str]) -> list[Place]:
+    return Whereabouts(Grounds()).of([Outcome(Kind.MATCH, path) for path in paths])
+
+
+@pytest.mark.parametrize("count", [LISTED_FROM - 1, LISTED_FROM, 5 * LISTED_FROM])
+@pytest.mark.parametrize("others", [0, 3 * LISTED_FROM * LISTED_TIMES])
+def test_a_link_among_many_files_is_the_file_it_leads_to(
+    tmp_path: Path, count: int, others: int
+) -> None:
+    """However many names there are beside them, so that not all are seen in the list."""
+    (tmp_path / "far").mkdir()
+    directory = tmp_path / "many"
+    directory.mkdir()
+    for number in range(others):
+        (directory / f"other-{number}").touch()
+    for number in range(count):
+        (directory / f"f{number}").touch()
+        (tmp_path / f"far/{number}").touch()
+        if number % 3 == 0:
+            (directory / f"l{number}").symlink_to(f"../far/{number}")
+    names = sorted(n for n in os.listdir(directory) if not n.startswith("other"))  # noqa: PTH208
+    found = places([f"{directory}/{name}" for name in names])
+    for name, place in zip(names, found, strict=True):
+        met = f"{directory}/{name}"
+        if name.startswith("l"):
+            assert place == Place(f"{tmp_path}/far/{name[1:]}", "here", met)
+        else:
+            assert place == Place(met, "here")
+
+
+def test_of_many_files_in_a_directory_none_is_asked_about_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(LISTED_FROM):
+        (tmp_path / f"{number}").touch()
+    asked: list[str] = []
+    monkeypatch.setattr(os, "lstat", asked.append)
+    paths = [f"{tmp_path}/{number}" for number in range(LISTED_FROM)]
+    assert [place.path for place in places(paths)] == paths
+    assert asked == []
+
+
+def test_paths_that_lead_elsewhere_or_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "way").symlink_to("sub")
+    for number in range(LISTED_FROM):
+        (tmp_path / f"sub/{number}").touch()
+    monkeypatch.chdir(tmp_path / "sub")
+    names = [f"{number}" for number in range(LISTED_FROM)]
+    real = [f"{tmp_path}/sub/{name}" for name in names]
+    # Without a slash, by the working directory's own name, and by a link to it.
+    assert [place.path for place in places(names)] == real
+    assert [place.path for place in places([f"./{name}" for name in names])] == real
+    by_link = [f"{tmp_path}/way/{name}" for name in names]
+    assert places(by_link) == [Place(r, "here", w) for r, w in zip(real, by_link, strict=True)]
+    gone = [f"{tmp_path}/gone/{name}" for name in names]
+    assert places(gone) == [Place(path) for path in gone]
+    assert places([f"{tmp_path}/sub/.."]) == [Place(str(tmp_path))]
