@@ -73,7 +73,8 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     says so. The same repository gives the same bytes.
 
     Raises:
-        UsageError: there is no such list or generation, or `to` is something else than a file.
+        UsageError: there is no such list or generation, or `to` is something else than a file, or
+            lies in the repository.
         StateError: there is no repository, it is being changed or is corrupt, or `to` cannot be
             written; the file that was there before is there then.
     """
@@ -87,6 +88,11 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
         refuse_irregular(to)
     except OSError as error:
         raise UsageError(f"cannot write {printable(to)}: {error.strerror}") from error
+    if to.parent.resolve().is_relative_to(directory.resolve()):
+        raise UsageError(
+            f"a bundle does not belong into the repository: {printable(to)}",
+            hint="it could replace what is published, or be published itself: write it elsewhere",
+        )
     busy = f"another process is changing {printable(directory)}"
     # The lock keeps a new root from being taken together with an old timestamp. What lists are made
     # of never changes, and stays long enough.

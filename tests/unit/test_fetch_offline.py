@@ -363,6 +363,23 @@ def test_metadata_of_another_role_is_not_exported(world: Exporting, name: str) -
     assert not list(world.directory.glob("*.bundle"))
 
 
+def test_nothing_in_the_repository_is_replaced(world: Exporting) -> None:
+    repository = world.public.parent
+    (world.directory / "way").symlink_to(world.public / "metadata")
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    for to in (
+        world.public / "metadata" / "timestamp.json",
+        world.public / "a.bundle",
+        repository / "root.json",
+        world.directory / "way" / "timestamp.json",
+        repository / ".." / repository.name / "lock",
+    ):
+        with pytest.raises(UsageError, match="does not belong into the repository"):
+            export_bundle(repository, to, {})
+    after = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_only_a_file_is_replaced(world: Exporting) -> None:
     os.mkfifo(world.directory / "a.bundle")
     with pytest.raises(UsageError, match="cannot write"):
