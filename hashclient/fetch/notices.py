@@ -35,8 +35,9 @@ from hashclient.trust.noticerole import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
-#: So many times as long as one answer may take to begin, all notices together may take to come.
-PATIENCE = 8
+#: So many times as long as one answer may take to begin, all notices together may take to come from
+#: one address: a part of what all addresses have, so that others are asked.
+PATIENCE = 2
 
 
 class FetchedNotices(msgspec.Struct, frozen=True):

@@ -63,7 +63,7 @@ def fetch_in_turn(
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
     """
-    notices = _Notices(on_notices)
+    notices = _Notices(on_notices, monotonic)
     try:
         yield from _in_turn(
             session,
@@ -85,11 +85,14 @@ def fetch_in_turn(
 class _Notices:
     """What became of notices at all places that were asked, handed on as one once none is left."""
 
-    def __init__(self, on_notices: OnNotices) -> None:
+    def __init__(self, on_notices: OnNotices, monotonic: Callable[[], float]) -> None:
         self._on_notices = on_notices
+        self._monotonic = monotonic
+        self._told_at = 0.0
         self._so_far: FetchedNotices | None = None
 
     def __call__(self, fetched: FetchedNotices) -> None:
+        self._told_at = self._monotonic()
         self._so_far = fetched if self._so_far is None else _both(self._so_far, fetched)
 
     @property
@@ -97,6 +100,13 @@ class _Notices:
         """What is wrong with them where another place may do better."""
         error = self._so_far.error if self._so_far else None
         return error if error is not None and _is_of_place(error) else None
+
+    def failed_s(self, started: float) -> float:
+        """Return how long they have taken, since `started`, to come or not from the last place.
+
+        0 if another one cannot do better: then it was not the place that kept the lists waiting.
+        """
+        return 0.0 if self.fault is None else max(0.0, self._told_at - started)
 
     def hand_on(self) -> None:
         """Call for what has become of them, if there are any."""
@@ -145,6 +155,7 @@ def _in_turn(
     for number, place in enumerate(places, 1):
         timed: TimedSource | None = None
         failed: HashclientError | None = None
+        started = monotonic()
         # 1
         try:
             with place.open() as source:
@@ -173,7 +184,7 @@ def _in_turn(
             # Once it is open, the fetcher logs what it refuses.
             if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
-            if not is_unset and not has_lists and not _is_of_place(error):
+            if not is_unset and not _is_of_place(error):
                 yield from held.values()
                 raise
             failed = error
@@ -194,7 +205,7 @@ def _in_turn(
                 if fault is not None:
                     on_failure(_passed_over(place, fault))
             # 3
-            patience_s -= timed.failed_s if timed else 0.0
+            patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
                 on_failure(
                     UnreachableError(

@@ -604,7 +604,7 @@ def test_notices_that_drip_keep_no_list_waiting(
     clock = [0.0]
 
     def slow(_url: str, data: bytes, _max_bytes: int) -> bytes:
-        clock[0] += client.settings.provider("main").timeout_s * 3
+        clock[0] += client.settings.provider("main").timeout_s * 0.75
         return data
 
     simulator.faults["targets/notices/*"] = slow

@@ -11,9 +11,9 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, status, truncated
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.fetch.fetcher import Fetched
-from hashclient.fetch.notices import FetchedNotices
+from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.migrations.migrate import writing
@@ -155,6 +155,42 @@ def test_an_address_that_lags_is_no_failure_of_the_lists(world: World) -> None:
     (fetched,) = world.fetch(world.mirror(notices=status(404)), old)
     assert fetched.error is None
     assert len(world.notices) == 1
+
+
+def test_addresses_whose_notices_drip_do_not_add_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    for number in range(2, 9):
+        world.say(f"n-{number}")
+
+    def slow(_url: str, data: bytes, _max_bytes: int) -> bytes:
+        clock[0] += 50.0
+        return data
+
+    for function in (fetch_in_turn, fetch_notices):
+        monkeypatch.setitem(function.__kwdefaults__ or {}, "monotonic", lambda: clock[0])
+    drips = {"parquet": status(404), "n-": slow}
+    mirrors = [world.mirror(**drips) for _ in range(5)]
+    world.fetch(*mirrors)
+    assert [bool(mirror.requests) for mirror in mirrors] == [True, True, True, False, False]
+    assert "not asked: m-4, m-5" in world.passed_over[-1].message
+    # What has come in the meantime is here.
+    assert len(world.ids) == 6
+
+
+def test_a_disk_that_fails_at_the_second_address_is_not_passed_over(
+    world: World,
+) -> None:
+    def full(_url: str, _data: bytes, _max_bytes: int) -> bytes:
+        raise StateError("no space left")
+
+    one, two = world.mirror(**{"n-1": status(404)}), world.mirror()
+    two.faults["*timestamp*"] = full
+    with pytest.raises(StateError, match="no space left"):
+        world.fetch(one, two)
+    (notices,) = world.notices
+    assert notices.error is not None
 
 
 def test_a_bundle_has_notices(world: World, tmp_path: Path) -> None:
