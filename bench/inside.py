@@ -65,6 +65,19 @@ def make(directory: Path, members: int) -> None:
         path.unlink()
 
 
+def make_small(directory: Path, count: int) -> None:
+    """Make so many zips of three members each, and as many files that are no archives."""
+    chance = random.Random(2)
+    for number in range(count):
+        folder = f"d{number // 500:04d}"
+        for kind in ("zips", "files"):
+            (directory / kind / folder).mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(directory / "zips" / folder / f"f{number}", "w") as archive:
+            for member in range(3):
+                archive.writestr(f"m{member}", chance.randbytes(200))
+        (directory / "files" / folder / f"f{number}").write_bytes(chance.randbytes(900))
+
+
 def ours(path: Path, *, is_sized: bool = False) -> None:
     """Read all members; where a list has sizes, none fits."""
     size = path.stat().st_size

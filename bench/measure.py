@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -125,3 +126,17 @@ def seconds_to_first_line(
 def hashclient(state: Path, *words: str | os.PathLike[str]) -> list[str | os.PathLike[str]]:
     """Return the argument list of our command with its own state directory."""
     return [*HASHCLIENT, "--state-dir", state, *words]
+
+
+def cpu_seconds(argv: Sequence[str | os.PathLike[str]], *, expect: Sequence[int] = (0,)) -> float:
+    """Run a command and return its processor time in seconds, with that of its children.
+
+    Raises:
+        RuntimeError: it ended with a code that is not in `expect`.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(argv, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in expect:
+        raise RuntimeError(f"{argv}: exit code {done.returncode}: {done.stderr!r}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

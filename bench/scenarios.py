@@ -6,6 +6,7 @@ Targets are ratios of two figures of the same run, so they hold on any machine.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -19,17 +20,22 @@ from bench.measure import (
     HASHCLIENT,
     Row,
     bytes_row,
+    cpu_seconds,
     hashclient,
     run,
     seconds_to_first_line,
     time_row,
 )
-from bench.site import publish_delta, site, tree, write_digests
+from bench.site import publish_delta, settle, site, tree, write_digests
+from fixtures.cluster import started
+from fixtures.faulty_fs import File, Pace, mounted, why_not
 from fixtures.generate import make_list
 from hashclient.core.algorithms import Algorithm
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")
+#: Numbers of workers that the default is compared with, where storage is slow.
+_JOBS = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +213,36 @@ def large_files(bench: Bench) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.1)
 
 
+def slow_storage(bench: Bench) -> Iterator[Row]:
+    """Are many requests under way where a file system answers each in 5 ms?"""
+    if why_not() is not None:
+        return
+    files, folders = 1_500, 20
+    rng = random.Random(files)
+    tree_of = {
+        f"d{n % folders}/f{n}": File(rng.randbytes(rng.randrange(100, 20_000)), direct_io=False)
+        for n in range(files)
+    }
+    where = bench.work / "slow"
+    where.mkdir(exist_ok=True)
+    with site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here:
+        for kept, valid_s, types in (("nothing", 0, False), ("names and status", 1, True)):
+            with mounted(where, tree_of, pace=Pace(0.005, valid_s, types)):
+                scan = hashclient(here.state, "scan", where)
+                ours = run(scan).wall_s
+                name = f"{files:,} files, 5 ms a request, {kept} kept"
+                jobs = {n: run([*scan, "--jobs", str(n)], repeat=1).wall_s for n in _JOBS}
+                best = min(jobs, key=jobs.__getitem__)
+                peer = run([*scan, "--jobs", str(best)])
+                yield time_row(name, ours, peer.wall_s, f"--jobs {best}, the best", 1.2)
+                shell = f"find {where} -type f -print0 | xargs -0 -P16 -n50 sha256sum"
+                peer = run(["sh", "-c", shell])
+                yield time_row(name, ours, peer.wall_s, "xargs -P16 sha256sum", 1.0)
+                if shutil.which("hashdeep") is not None:
+                    peer = run(["hashdeep", "-j16", "-c", "sha256", "-r", where], repeat=1)
+                    yield time_row(name, ours, peer.wall_s, "hashdeep -j16", 1.0)
+
+
 def fetch(bench: Bench) -> Iterator[Row]:
     """What does a first fetch cost, beside parsing and sorting the same Parquet files?"""
     entries = bench.count(10_000_000)
@@ -368,6 +404,49 @@ def objects(bench: Bench) -> Iterator[Row]:
     yield time_row(f"{name} in a report: CPU", reported, bare, "reading the Parquet file", 3.0)
 
 
+def known_archives(bench: Bench) -> Iterator[Row]:
+    """What does a scan of archives cost that are known unchanged, beside as many plain files?"""
+    count = bench.count(100_000)
+    where = bench.work / f"known-{count}"
+    if not where.exists():
+        inside.make_small(where, count)
+        settle()
+    with site(
+        bench.work, "unsized", entries=bench.count(1_000_000), algorithms=("sha256",)
+    ) as here:
+        costs = []
+        for kind in ("zips", "files"):
+            run(hashclient(here.state, "scan", where / kind), repeat=1)
+            costs.append(run(hashclient(here.state, "scan", where / kind)).wall_s)
+        name = f"nothing changed, {count:,} archives"
+        yield time_row(name, costs[0], costs[1], "as many plain files", 1.3)
+
+
+def cluster(bench: Bench) -> Iterator[Row]:
+    """What does a cluster cost, in CPU seconds of all its processes, beside one machine?
+
+    What it costs to start (importing Dask, comparing lists) is most of it for a small tree.
+    """
+    files = bench.count(1_000_000)
+    where = tree(bench.work, files=files, total_bytes=files * 4096)
+    with (
+        site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here,
+        started(bench.jobs, {"HASHCLIENT_STATE_DIR": str(here.state)}) as dask,
+    ):
+        scan = hashclient(here.state, "scan", "--no-inventory")
+        there = [*scan, "--executor", dask.url]
+        cpu_seconds(
+            [*there, bench.work / "no such file"], expect=[3]
+        )  # workers import what they need
+        alone, together = [], []
+        for _ in range(3):
+            alone.append(cpu_seconds([*scan, where]))
+            before = dask.cpu_s()
+            together.append(cpu_seconds([*there, where]) + dask.cpu_s() - before)
+        name = f"cluster, {files:,} files: CPU"
+        yield time_row(name, min(together), min(alone), "processes of one machine", 1.1)
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -377,6 +456,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
+    "slow-storage": slow_storage,
     "fetch": fetch,
     "delta": delta,
     "lookup": lookup,
@@ -384,4 +464,6 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "serve": serve,
     "members": members,
     "objects": objects,
+    "known-archives": known_archives,
+    "cluster": cluster,
 }

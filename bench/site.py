@@ -34,9 +34,13 @@ def tree(work: Path, *, files: int, total_bytes: int) -> Path:
     path = work / f"tree-{files}-{total_bytes}"
     if not path.exists():
         make_tree(path, files=files, total_bytes=total_bytes, seed=files)
-        # Scans remember only what has not changed for so long.
-        time.sleep((FRESH_NS + COARSE_NS) / 1e9)
+        settle()
     return path
+
+
+def settle() -> None:
+    """Wait until scans remember the files just made: only what has not changed for so long."""
+    time.sleep((FRESH_NS + COARSE_NS) / 1e9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
+    from hashclient.scan.executors.interface import Executor
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from hashclient.status.status import Status
 
 __all__ = ["Client"]
-
-#: Tables of config.toml that hold defaults of commands, which are no matter of a program.
-COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 
 
 class Client:
@@ -112,6 +110,7 @@ class Client:
         sparse: bool = False,
         all_digests: bool = False,
         jobs: int | None = None,
+        executor: str | None = None,
         inventory: bool = True,
         learn: bool = True,
         show_clean: bool = False,
@@ -134,10 +133,13 @@ class Client:
         that the lists have are computed of each file, not the cheapest alone. Without `inventory`
         every file is read, also those that are known or believed unchanged; without `learn` the
         inventory is neither asked nor written to. `jobs` is the number of worker processes, by
-        default one a processor; with 0 all is done in this process, which is slower and forks
-        nothing. With `members`, what is in archives and mail is checked, too; `verify_sizes` reads
-        also what claims a size that no entry has, and `passwords` are tried where something is
-        encrypted. `lists` are those to compare with, by default those that should be here.
+        default one a processor, and more as long as they wait for storage; with 0 all is done in
+        this process, which is slower and forks nothing. With `executor`, other machines check the
+        files: `dask://HOST:PORT`, or `local-cluster:N` for a trial; it takes paths only, and
+        outcomes have no digests then. With `members`, what is in archives and mail is checked, too;
+        `verify_sizes` reads also what claims a size that no entry has, and `passwords` are tried
+        where something is encrypted. `lists` are those to compare with, by default those that
+        should be here.
 
         Raises:
             UsageError: there is nothing to check.
@@ -146,7 +148,7 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.accept import accepting
-        from hashclient.scan.engine import Progress, default_jobs, scan
+        from hashclient.scan.engine import Progress, scan
         from hashclient.scan.executors.inline import Inline
         from hashclient.scan.members import container_options
         from hashclient.scan.memory import Memory
@@ -190,13 +192,44 @@ class Client:
         )
         options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
         trees = Trees(names, options, mounts)
+        runs_at: Executor | None = Inline() if jobs == 0 else None
+        if executor is not None:
+            from hashclient.scan.cluster.address import parse_executor
+
+            where = parse_executor(executor, session.settings.config.cluster)
+            if where is not None:
+                if sources or follow_symlinks or jobs is not None:
+                    raise UsageError(
+                        "a cluster takes no list of names, follows no links and has workers of its"
+                        " own number",
+                        hint="give paths that are the same on every machine, or let processes of"
+                        " this one check the files",
+                    )
+                from hashclient.scan.cluster.assembly import on_cluster
+                from hashclient.scan.cluster.trees import ClusterTrees
+
+                trees = ClusterTrees(names, options, mounts)
+                runs_at = on_cluster(
+                    where,
+                    session,
+                    lists,
+                    trees,
+                    exclude=options.exclude,
+                    keep_clean=show_clean,
+                    sparse=sparse,
+                    all_digests=all_digests,
+                    learn=learn,
+                    inventory=inventory,
+                    containers=containers,
+                    on_notice=observer.noticed,
+                )
         source = Several([trees, *sources])
         outcomes = scan(
             source,
             lists,
             progress,
-            jobs=jobs or default_jobs(),
-            executor=Inline() if jobs == 0 else None,
+            jobs=jobs,
+            executor=runs_at,
             keep_clean=show_clean,
             sparse=sparse,
             all_digests=all_digests,
@@ -299,7 +332,7 @@ class Client:
 
 
 def _session_of(state_dir: Path) -> Session:
-    from hashclient.config import resolve_settings
+    from hashclient.config import COMMAND_TABLES, resolve_settings
 
     return Session(
         resolve_settings(

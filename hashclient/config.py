@@ -21,6 +21,7 @@ from hashclient.configfile.faults import Fault, find_fault, unknown_key, wrong_t
 from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
     AcceptRule,
+    ClusterConfig,
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
@@ -40,6 +41,8 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
+#: Tables of config.toml that hold defaults of commands, which are no matter of a program.
+COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
 #: All of them may have to be tried.
 MAX_MIRRORS = 16
 #: Ten years: more is a mistake, and no date to reckon with.
@@ -97,6 +100,7 @@ class Config(msgspec.Struct, frozen=True):
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
     objects: dict[str, ObjectsConfig] = {}
+    cluster: ClusterConfig = ClusterConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -122,6 +126,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
     objects: dict[str, ObjectsConfig] = {}
+    cluster: ClusterConfig = ClusterConfig()
     notices: NoticesConfig = NoticesConfig()
 
 
@@ -328,6 +333,7 @@ def parse_config(
         scan.containers,
         scan.accept,
         known.objects,
+        known.cluster,
         commands,
         tuple(notes),
     )

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.kit import restored_signals
 from tests.kit.depth import count_of, set_depth
+
+if TYPE_CHECKING:
+    from tests.kit.cluster import SharedCluster
 
 # The same examples in every run; a busy machine must not make a test fail.
 settings.register_profile(
@@ -83,3 +87,18 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def _own_signals() -> Iterator[None]:
     with restored_signals():
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    """A Dask cluster that is started when the first test needs it."""
+    from tests.kit import cluster
+
+    with cluster.shared_cluster(tmp_path_factory.mktemp("cluster")) as shared:
+        yield shared
+
+
+@pytest.fixture
+def cluster(shared_cluster: SharedCluster) -> SharedCluster:
+    """A Dask cluster, all of whose workers run."""
+    return shared_cluster.whole()

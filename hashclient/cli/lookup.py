@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, pass_app
+from hashclient.cli.early import load_numpy
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
 from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
@@ -68,6 +69,7 @@ def command(
     something undecided or nothing to check, 7 stale list, 8 a list is missing; all are
     in `hashclient --help`.
     """
+    load_numpy()
     from hashclient.cli.run import Report, load_lists
     from hashclient.client import Client
 

@@ -327,7 +327,7 @@ def _protect_process() -> None:
     end_at_bad_pages()
 
 
-#: SIGINT, once it has come.
+#: SIGINT or SIGTERM, once it has come.
 _interrupts: list[int] = []
 
 
@@ -336,7 +336,8 @@ def _on_sigint(signum: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _on_sigterm(_signum: int, _frame: FrameType | None) -> NoReturn:
+def _on_sigterm(signum: int, _frame: FrameType | None) -> NoReturn:
+    _interrupts.append(signum)
     raise Terminated
 
 
@@ -371,7 +372,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
     gc.freeze()
     if _interrupts:
         # Python ends itself by SIGINT where an interruption came through its `exec`, as in modules
-        # that were being loaded, whatever became of it then. All has been written by now.
+        # that were being loaded, whatever became of it then; and it waits for each worker, also for
+        # one that hangs in some server and cannot be ended. All has been written by now.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(int(code))

@@ -112,7 +112,7 @@ def init(
     warn_closed(app, repository)
 
 
-@command.command("publish")
+@command.command("publish", short_help="Add the entries of FILE... to a list.")
 @repo_argument
 @list_option
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hashclient.provider.results import Answer, Difference, Entry, Overview, Step
 
 
-@click.command("show")
+@click.command("show", short_help="Show a list in numbers.")
 @repo_argument
 @list_option
 @format_option("text", "json")
@@ -85,7 +85,7 @@ def diff(
                 app.out(f"{sign} {entry_id}")
 
 
-@click.command("find")
+@click.command("find", short_help="Find entries by their ids, or by digests in a file.")
 @repo_argument
 @click.argument("entry_ids", metavar="[ENTRY_ID]...", nargs=-1)
 @click.option(

@@ -195,7 +195,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
             )
 
 
-@click.group("server-config")
+@click.group("server-config", short_help="Write the configuration of a web server.")
 def server_config() -> None:
     """Write the configuration of a web server that serves a repository to its clients.
 

@@ -32,7 +32,7 @@ def _root(*, required: bool) -> Callable[[Any], Any]:
     )
 
 
-@click.group("draft")
+@click.group("draft", short_help="Look at a draft, sign it, and publish it.")
 def draft() -> None:
     """Look at a draft, sign it, and publish it when enough people have signed.
 

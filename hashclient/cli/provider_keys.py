@@ -13,7 +13,7 @@ from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
 
-@click.group("key")
+@click.group("key", short_help="Make keys for people who sign apart.")
 def key() -> None:
     """Make keys for people who sign apart, and put key files under a passphrase.
 

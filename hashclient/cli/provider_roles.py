@@ -22,7 +22,7 @@ from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import UsageError
 
 
-@click.command("rotate")
+@click.command("rotate", short_help="Replace the keys of ROLE by new ones.")
 @repo_argument
 @click.argument("role", shell_complete=ROLES)
 @click.option(
@@ -79,7 +79,7 @@ def rotate(
     say_draft(app, draft)
 
 
-@click.command("renew")
+@click.command("renew", short_help="Sign again what is due.")
 @repo_argument
 @click.option(
     "--draft",

@@ -13,7 +13,7 @@ from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people, for_programs
 
 
-@click.command("export")
+@click.command("export", short_help="Write what REPO publishes to one file.")
 @click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 @click.option(
     "--to",

@@ -110,8 +110,7 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     Raises:
         ConfigError: it cannot be read, or that has to be done by hand.
     """
-    from hashclient.client import COMMAND_TABLES
-    from hashclient.config import parse_config
+    from hashclient.config import COMMAND_TABLES, parse_config
     from hashclient.configfile.edit import read_config_text, with_recipient
 
     path = app.settings_to_edit().config_path

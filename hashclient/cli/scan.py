@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.early import load_numpy
 from hashclient.cli.options import report_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -54,7 +55,15 @@ _path = click.Path(readable=False)
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Worker processes. [default: as many as there are processors, or as a quota is worth]",
+    help="Worker processes. [default: as many as there are processors, or as a quota is worth, and"
+    " more as long as they wait for storage]",
+)
+@click.option(
+    "--executor",
+    metavar="WHERE",
+    help="What checks the files: `processes` of this machine; the workers of a cluster,"
+    " `dask://HOST:PORT`; or `local-cluster:N`, for a trial. [default: that of config.toml, or"
+    " `processes`]",
 )
 @click.option(
     "--exclude",
@@ -157,6 +166,7 @@ def command(
     show_digests: bool,
     sort: bool,
     jobs: int | None,
+    executor: str | None,
     exclude: tuple[str, ...],
     one_file_system: bool,
     follow_symlinks: bool,
@@ -214,6 +224,13 @@ def command(
     paths, uris = split_paths(paths)
     asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
     asked.check(others=bool(paths) or files_from is not None, excludes=bool(exclude))
+    executor = executor or app.settings.config.cluster.scheduler or "processes"
+    if show_digests and executor != "processes":
+        raise UsageError(
+            "digests stay on the machine where they were computed",
+            hint="leave out --show-digests, or give `--executor processes`",
+        )
+    load_numpy()
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
         raise UsageError("--null is about the names of --files-from", hint="give both")
@@ -257,6 +274,7 @@ def command(
         sparse=sparse,
         all_digests=all_digests,
         jobs=jobs,
+        executor=executor,
         # The inventory knows tags, not digests: to show these, files are read.
         inventory=not no_inventory and not show_digests,
         show_clean=show_all,
@@ -273,7 +291,13 @@ def command(
         run.summary.failed, run.summary.failure = failed, None
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
     # How many names come from elsewhere nobody knows.
-    countable = app.progress_wanted() and stream is None and files_from is None and not uris
+    countable = (
+        app.progress_wanted()
+        and stream is None
+        and files_from is None
+        and not uris
+        and executor == "processes"
+    )
     with (
         files_counted(paths if countable else (), options) as total,
         scan_progress(app, run.progress, total) as report.tick,

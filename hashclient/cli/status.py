@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.early import load_numpy
 from hashclient.cli.noticeview import severity_of
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
@@ -68,6 +69,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     stale, 8 a list or something else is missing or damaged, 9 so is the audit log; all are in
     `hashclient --help`.
     """
+    load_numpy()
     from hashclient.client import Client
 
     settings = app.settings

@@ -210,6 +210,19 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audit_mib: float = 64
 
 
+class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cluster that scans run on, and what proves each side of a connection to the other.
+
+    `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed those
+    of scheduler and workers; `cert` and `key` are the client's own.
+    """
+
+    scheduler: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
 class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What notices of providers ask of us.
 

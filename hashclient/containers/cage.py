@@ -22,7 +22,7 @@ import msgspec
 
 import hashclient
 from hashclient.containers.interface import NotReadError, Why
-from hashclient.containers.limits import MAX_CONTAINERS, Limits
+from hashclient.containers.limits import MAX_CONTAINERS, Options
 from hashclient.containers.protocol import (
     MAX_NAME_BYTES,
     Ask,
@@ -58,18 +58,6 @@ _BOOT = (
     " from hashclient.containers.child import main; main(int(sys.argv[1]))"
 )
 _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask in range(8)]
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How containers are opened. With `requires_sandbox`, not at all where the kernel lacks some.
-
-    With `verify_sizes`, a size that a container claims rules nothing out unless it cannot lie.
-    """
-
-    limits: Limits = Limits()
-    requires_sandbox: bool = False
-    verify_sizes: bool = False
-    passwords: tuple[bytes, ...] = ()
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):

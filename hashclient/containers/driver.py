@@ -24,7 +24,13 @@ from hashclient.containers.interface import (
 )
 from hashclient.containers.limits import Budget, LimitError, Limits
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
-from hashclient.containers.sniffing import has_end_of_zip, may_front, wants_more_head
+from hashclient.containers.sniffing import (
+    has_end_of_zip,
+    has_mark,
+    may_bear,
+    may_front,
+    wants_more_head,
+)
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
@@ -206,6 +212,9 @@ class Driver:
                     continue
                 for member, mask in zip(found, self._masks(found, expander), strict=True):
                     self._budget.member()
+                    if not mask and member.head is not None and self._is_plain(member, member.head):
+                        self._rule_out(member, container)
+                        continue
                     self._guarded(
                         container,
                         _name(member),
@@ -213,6 +222,23 @@ class Driver:
                     )
 
         self._guarded(container, b"", work)
+
+    def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
+        """Tell by its first bytes alone that a member is no container, and none stands behind it.
+
+        Of others, and of what cannot be read, nothing is known: they are read as any other.
+        """
+        if member.kind or member.size is None:
+            return False
+        count = ISO_HEAD_BYTES if wants_more_head(member.size) else HEAD_BYTES
+        try:
+            head = head_of(count)
+        except LimitError:
+            raise
+        except Exception:  # noqa: BLE001 - whoever reads it says what is wrong
+            return False
+        self._budget.take(len(head))
+        return not may_bear(head) or not (has_mark(head) or may_front(head))
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
         """Do something of which a failure is a row.

@@ -82,7 +82,8 @@ class Member(msgspec.Struct, frozen=True):
     no entry has then rules it out, and otherwise only as far as a claim does. `chunks` reads it,
     once; of a container that is read as a stream, before the next member is asked for. `kind` is
     the name of the expander that opens the member however it begins, where its container says
-    what it is (a message in a message); empty where its bytes have to say so.
+    what it is (a message in a message); empty where its bytes have to say so. `head` returns the
+    first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
     """
 
     name: bytes
@@ -91,6 +92,7 @@ class Member(msgspec.Struct, frozen=True):
     chunks: Callable[[], Iterator[bytes]]
     offset: int = 0
     kind: str = ""
+    head: Callable[[int], bytes] | None = None
 
 
 class Unlisted(msgspec.Struct, frozen=True):

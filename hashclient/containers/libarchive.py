@@ -176,6 +176,7 @@ class _Archive:
             raise MemoryError
         _OPEN[self._key] = self._input
         library, archive = self._library, self._archive
+        self._is_open = False
         try:
             for kind, names in (("format", formats), ("filter", filters)):
                 for name in names:
@@ -194,6 +195,7 @@ class _Archive:
                 library.archive_read_set_skip_callback(archive, _SKIP)
                 library.archive_read_set_seek_callback(archive, _SEEK)
             self._check(library.archive_read_open1(archive))
+            self._is_open = True
         except BaseException:
             self.close()
             raise
@@ -251,9 +253,11 @@ class _Archive:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        if self._library.archive_read_has_encrypted_entries(self._archive) > 0 or re.search(
-            "crypt|passphrase|password", text
-        ):
+        # Asked of what it has not recognized, the library ends the process.
+        is_encrypted = self._is_open and (
+            self._library.archive_read_has_encrypted_entries(self._archive) > 0
+        )
+        if is_encrypted or re.search("crypt|passphrase|password", text):
             return NotReadError(Why.ENCRYPTED, text)
         if re.search("memory|allocat", text):
             return MemoryError()

@@ -37,6 +37,18 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
         return self.memory_mib * MIB // 2
 
 
+class Options(msgspec.Struct, frozen=True):
+    """How containers are opened. With `requires_sandbox`, not at all where the kernel lacks some.
+
+    With `verify_sizes`, a size that a container claims rules nothing out unless it cannot lie.
+    """
+
+    limits: Limits = Limits()
+    requires_sandbox: bool = False
+    verify_sizes: bool = False
+    passwords: tuple[bytes, ...] = ()
+
+
 class LimitError(NotReadError):
     """A bound for the whole file is met: nothing more of it is read."""
 

@@ -14,8 +14,9 @@ from functools import partial
 
 from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.mailmarks import BYTE_ORDER_MARK, begins_as_mail
 from hashclient.containers.mimedecode import GoesOnError, UuFile, UuFinder, base64, quoted_printable
-from hashclient.containers.mimeheaders import FIELD, Collector, Fields
+from hashclient.containers.mimeheaders import Collector, Fields
 from hashclient.containers.mimelines import Lines
 
 #: The kind of a member that is a message, however it begins.
@@ -26,7 +27,6 @@ MAX_DEPTH = 100
 MAX_TEXT_BYTES = 8 << 20
 #: A text with colons is no mail if none of its first fields is one of mail.
 _MAX_UNTOLD_BYTES = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _BASE64, _QUOTED = b"base64", b"quoted-printable"
 #: Encodings that no client undoes, or that are found in the text.
@@ -71,19 +71,7 @@ class Eml(Message):
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
         """Tell by lines that are all header fields, some of mail as far as they are there."""
-        text = head.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n")
-        collector = Collector()
-        lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        for number, line in enumerate(lines):
-            if not line and number + 1 < len(lines):
-                return collector.is_mail
-            # The last line may be cut off.
-            if not collector.add(line) and (not number or number + 1 < len(lines)):
-                return collector.is_mail  # clients pass over a line that is no field
-        if not text or FIELD.match(text) is None:
-            return False
-        # Whatever is not known yet may still follow; in a short text nothing does.
-        return collector.is_mail or len(head) >= 512
+        return begins_as_mail(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the parts one by one; none where the header turns out to be of no mail."""
@@ -112,9 +100,9 @@ class _Walk:
         """Yield all parts. With `most`, it must be a mail: its header says so within that."""
         lines = self._lines
         start = lines.peek(512)
-        if start.startswith(_BYTE_ORDER_MARK):
-            start = start.removeprefix(_BYTE_ORDER_MARK)
-            lines.skip(len(_BYTE_ORDER_MARK))
+        if start.startswith(BYTE_ORDER_MARK):
+            start = start.removeprefix(BYTE_ORDER_MARK)
+            lines.skip(len(BYTE_ORDER_MARK))
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         if b"\r" in start and b"\n" not in start:
             yield from self._old_mac(start, most)

@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator
 
 from hashclient.containers.forward import Forward
-from hashclient.containers.interface import Data, Member, Stream, Unlisted
+from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mail import MESSAGE
-from hashclient.containers.mimeheaders import FIELD, Collector
+from hashclient.containers.mailmarks import FIELD
+from hashclient.containers.mboxhalves import Halves
+from hashclient.containers.mimeheaders import Collector
 
 _BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10
@@ -54,12 +56,16 @@ class Mbox:
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the messages one by one, each to be read before the next is asked for."""
         box = _Box(Forward(data))
+        halves = Halves()
         number = 0
         box.skip_blank()
         while box.first_line():
             number += 1
-            message = box.message()
             name = b"message-%d" % number
+            if number > 1:
+                halves.end()
+            halves.begin(name)
+            message = _watched(box.message(), halves)
             yield [
                 Member(
                     name,
@@ -72,6 +78,17 @@ class Mbox:
             ]
             for _ in message:  # what was not asked for
                 pass
+            while halves.found:
+                half = halves.found.pop()
+                yield Unlisted(
+                    half, Why.DAMAGED, "mbox: a line in it seems to begin another message"
+                )
+
+
+def _watched(message: Iterator[bytes], halves: Halves) -> Iterator[bytes]:
+    for piece in message:
+        halves.watch(piece)
+        yield piece
 
 
 class _Box:

@@ -13,28 +13,15 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from hashclient.containers.mailmarks import FIELD, MailMarks
+
 #: Of a field more is not kept; none that says where bytes are is so long.
 MAX_FIELD_BYTES = 64 << 10
 MAX_BOUNDARIES = 16
 MAX_REPEATED = 16
 _MAX_NAME_BYTES = 1024
 
-FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _KEPT = frozenset((b"content-type", b"content-transfer-encoding", b"content-disposition"))
-
-#: Fields of mail alone: one of them is enough. Of the others, two.
-_STRONG = frozenset(
-    b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
-    b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
-    b" arc-message-signature arc-authentication-results dkim-signature authentication-results"
-    b" received-spf message-id mime-version content-transfer-encoding x-mailer x-sender x-receiver"
-    b" newsgroups snapshot-content-location".split()
-)
-_WEAK = frozenset(
-    b"from to cc bcc subject date sender reply-to in-reply-to references content-type"
-    b" content-disposition thread-topic thread-index importance user-agent list-id status"
-    b" x-status path lines organization".split()
-)
 
 #: The value of a parameter, behind its name: its number and mark of encoding, quoted or bare.
 _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"""
@@ -74,14 +61,14 @@ class Collector:
         """No line was seen."""
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
-        self._seen: set[bytes] = set()
+        self._marks = MailMarks()
         #: Whether it holds lines of which clients do not agree whether they end it.
         self.is_broken = False
 
     @property
     def is_mail(self) -> bool:
         """Whether the fields are those of mail, and not of any text with colons."""
-        return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1
+        return self._marks.is_mail
 
     def add(self, line: bytes) -> bool:
         """Take a line; return False where it is neither a field nor goes on with one."""
@@ -95,8 +82,7 @@ class Collector:
             return False
         name = found[1].lower()
         self._current = None
-        if name in _STRONG or name in _WEAK:
-            self._seen.add(name)
+        self._marks.add(name)
         if name in _KEPT:
             self._current = bytearray(line[found.end() :].strip()[:MAX_FIELD_BYTES])
             kept = self._fields[name]

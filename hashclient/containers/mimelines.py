@@ -12,10 +12,9 @@ import msgspec
 
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Data, Stream
+from hashclient.containers.mailmarks import MAX_LINE_BYTES  # longer ones are no boundary either
 from hashclient.containers.mimeheaders import Collector, is_kept
 
-#: Longer lines are no header, and no boundary.
-MAX_LINE_BYTES = 64 << 10
 _BLOCK_BYTES = 64 << 10
 _BOUNDARY_LINE_BYTES = 2048
 _DASHES = b"\n--"

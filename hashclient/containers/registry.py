@@ -50,7 +50,9 @@ class Registry:
 
         There are several where a beginning fits several kinds: each is opened. The end counts where
         the beginning says nothing: an archive whose last member is a zip ends as a zip does, too.
+        It counts as well where a text with colons is all that the beginning says.
         """
+        found: list[Expander] = []
         if has_mark(head):
             # Only the mark of an image of a disk lies further behind.
             begin = head[:HEAD_BYTES]
@@ -61,8 +63,8 @@ class Registry:
             ]
             if len(found) > 1 and found[-1].name == "lzma":
                 found.pop()  # a guess, where something has a mark
-            if found:
+            if any(expander.name != Eml.name for expander in found):
                 return found
         if has_end_of_zip(tail):
-            return [expander for expander in self._expanders if expander.sniff(b"", tail)]
-        return []
+            found += [expander for expander in self._expanders if expander.sniff(b"", tail)]
+        return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.mail import Eml
+from hashclient.containers.mailmarks import MAX_LINE_BYTES, begins_as_mail, can_be_mail
 from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
 #: Bytes of the end of a zip archive that has no comment behind it.
@@ -28,9 +28,10 @@ _MARKS = re.compile(
     rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
     rb"|[\r\n]*From ",
 )
-#: How a mail may begin, perhaps behind a byte order mark: a field of a header.
-_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]+[ \t]*:")
-_is_mail = Eml().sniff
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the bytes that
+#: tell. A word is taken as a whole: to try its parts takes long where it is all of a large file.
+_BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
+_FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
 #: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
@@ -57,16 +58,49 @@ def _begins_of() -> bytes:
 
 
 _BEGINS = _begins_of()
+#: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
+_begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)).match
+_begins_with_field = _FIELD.match
 #: The first digit of the sum in a header of tar, and what ends it.
 _TAR_BEGINS = frozenset(b" 01234567\x00\x80")
 _TAR_ENDS = frozenset(b" \x00")
-_DASH, _LETTER_C, _LETTER_U, _LETTER_P = b"-CuP"
+_DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
 
 
-def has_mark(head: bytes | memoryview) -> bool:
+def may_bear(head: bytes | memoryview) -> bool:
+    """Tell whether a file that begins like this is worth a closer look by the rules below.
+
+    Most files of a tree end here. No rule of `has_mark`, `may_front` or `ends_as_zip` accepts what
+    this refuses: it looks at one byte where they look at several.
+    """
+    length = len(head)
+    if not length:
+        return False
+    kinds = _BEGINS[head[0]]
+    if kinds and (_begins_with_field(head) if kinds == _TEXT else _begins(head)):
+        return True
+    if length < END_BYTES:
+        return (
+            (length > 5 and head[2] == _DASH)
+            or (length > 8 and head[4] == _LETTER_F)
+            or (length >= _LZMA_BYTES and not head[13])
+        )
+    if head[2] == _DASH or not head[13] or head[4] == _LETTER_F or head[-END_BYTES] == _LETTER_P:
+        return True
+    if length < HEAD_BYTES:
+        return False
+    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
+        return True
+    if head[257] == _LETTER_U:
+        return True
+    return length >= _ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
+
+
+def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     """Tell whether a file that begins like this may be a container, as far as its head tells.
 
-    Single bytes are looked at first: nothing is copied of most files.
+    Single bytes are looked at first: nothing is copied of most files. With `is_all` there is no
+    more of it: so a short text with colons that says nowhere that it is mail is known to be none.
     """
     length = len(head)
     if length < 3:
@@ -74,7 +108,12 @@ def has_mark(head: bytes | memoryview) -> bool:
     kinds = _BEGINS[head[0]]
     if kinds & _MARK and _MARKS.match(head):
         return True
-    if kinds & _TEXT and _FIELD.match(head) and _is_mail(bytes(head[:HEAD_BYTES]), b""):
+    if (
+        kinds & _TEXT
+        and _FIELD.match(head)
+        and begins_as_mail(bytes(head[:HEAD_BYTES]))
+        and not (is_all and length < MAX_LINE_BYTES and not can_be_mail(head))
+    ):
         return True
     if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
         return True
@@ -111,7 +150,7 @@ def may_front(head: bytes | memoryview) -> bool:
     if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
         return True
     # A film has its mark behind four bytes of anything.
-    return len(head) > 8 and head[4] == 0x66 and head[4:8] == b"ftyp"
+    return len(head) > 8 and head[4] == _LETTER_F and head[4:8] == b"ftyp"
 
 
 def ends_as_zip(end: bytes | memoryview) -> bool:

@@ -30,6 +30,7 @@ from hashclient.containers.zipdirectory import (
 )
 from hashclient.containers.ziphidden import Search
 from hashclient.containers.zipmember import (
+    DEFLATED,
     IS_ENCRYPTED,
     IS_PATCH,
     LOCAL,
@@ -39,6 +40,8 @@ from hashclient.containers.zipmember import (
     UNUSUAL,
     agree,
     encrypted,
+    first_inflated,
+    first_stored,
     stored,
     unpacked,
     unsupported,
@@ -232,12 +235,16 @@ class _Archive:
                 if method == STORED and packed == size:
                     if size or not name.endswith(b"/"):
                         chunks = partial(stored, self._data, start, size, crc)
-                        members.append(Member(name, size, is_exact=True, chunks=chunks))
+                        head = partial(first_stored, self._data, start, entry)
+                        members.append(Member(name, size, is_exact=True, chunks=chunks, head=head))
                 elif method == STORED or method not in METHODS:
                     raise damaged("its sizes do not agree") if not method else unsupported(method)
                 else:
                     chunks = partial(unpacked, self._data, start, entry)
-                    members.append(Member(name, size, is_exact=False, chunks=chunks))
+                    head = None
+                    if method == DEFLATED:
+                        head = partial(first_inflated, self._data, start, entry)
+                    members.append(Member(name, size, is_exact=False, chunks=chunks, head=head))
             except NotReadError as error:
                 if error.why is Why.LIMIT:
                     raise

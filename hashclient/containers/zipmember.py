@@ -41,6 +41,8 @@ METHODS = frozenset((STORED, LZMA, *_DECODERS))
 #: Of a member that has no more than this, all is read at once.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
+#: The header of a block with codes of its own, and what codes of rare bytes take.
+_HEAD_EXTRA_BYTES = 512
 
 
 def agree(data: Data, entry: Entry) -> tuple[int, int]:
@@ -183,11 +185,10 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
     """Yield what a small deflated member decodes to: most are such, so it is done in few steps."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
-    most = decoding.FIRST_PIECE_BYTES
     count = found = 0
     while not inflater.eof:
         try:
-            piece = inflater.decompress(rest, most)
+            piece = inflater.decompress(rest, PIECE_BYTES)
         except decoding.ERRORS as error:
             raise decoding.not_read(error) from error
         if piece:
@@ -196,11 +197,53 @@ def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
             yield piece
         elif not inflater.eof and not inflater.unconsumed_tail:
             raise damaged("compressed data ends too early")
-        most = PIECE_BYTES
         rest = inflater.unconsumed_tail
     if inflater.unused_data or len(rest):
         raise damaged("bytes behind its compressed data")
     _check(entry, count, found)
+
+
+def first_stored(data: Data, start: int, entry: Entry, count: int) -> bytes:
+    """Return the first `count` bytes of a member that is not compressed, or all of it, checked.
+
+    Raises:
+        NotReadError: the file ends before, or their sum is another.
+    """
+    size = entry[2]
+    head = data.read_at(start, min(count, size))
+    if len(head) == size:
+        _check(entry, size, crc32(head, 0))
+    elif len(head) < count:
+        raise damaged("ends beyond the end of the file")
+    return head
+
+
+def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
+    """Return the first `count` bytes of a deflated member, or all of it, which is checked then.
+
+    Raises:
+        NotReadError: they are damaged.
+    """
+    inflater = decoding.inflater(-15)
+    position, end = start, start + entry[1]
+    # As much as that should take, by what is claimed; if it is not enough, there is a next time.
+    step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
+    head = b""
+    while len(head) < count and not inflater.eof:
+        packed = data.read_at(position, min(step, end - position))
+        if not packed:
+            raise damaged("compressed data ends too early")
+        position += len(packed)
+        step = min(2 * step, PIECE_BYTES)  # empty blocks without end are passed over soon
+        try:
+            head += inflater.decompress(packed, count - len(head))
+        except decoding.ERRORS as error:
+            raise decoding.not_read(error) from error
+    if inflater.eof:
+        if position - len(inflater.unused_data) != end:
+            raise damaged("bytes behind its compressed data")
+        _check(entry, len(head), crc32(head, 0))
+    return head
 
 
 def _check(entry: Entry, count: int, found: int) -> None:

@@ -87,8 +87,7 @@ def digest_fd(
     size: int | None,
     on_bytes: Callable[[int], None] | None = None,
     buffer: memoryview | None = None,
-    *,
-    capped: bool = True,
+    capped: bool = True,  # noqa: FBT001, FBT002 - by position, since it is called for every file
     on_first: Callable[[memoryview], None] | None = None,
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
@@ -107,10 +106,10 @@ def digest_fd(
     if buffer is None:
         buffer = new_buffer()
     count = os.readv(fd, [buffer])
+    data = buffer[:count]
     if on_first is not None:
-        on_first(buffer[:count])
+        on_first(data)
     if count == size and capped and count < len(buffer):
-        data = buffer[:count]
         if len(algorithms) == 1:  # as mostly; a comprehension costs half as much as the digest
             return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()], count
         digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]

@@ -40,5 +40,6 @@ def unknown(word: str, reason: str, rule: NoVerdict) -> str:
     if rule is NoVerdict.FOUND:
         return f"{no_verdict(word)} FOUND"
     if rule is NoVerdict.ERROR:
-        return f"{reason}. ERROR"
+        # Clients take what stands before the last colon for the name of the input.
+        return f"{reason.replace(': ', ', ')}. ERROR"
     return OK

@@ -73,6 +73,7 @@ class Connection:
         self._reading = self._writing = False
         self._corked = False  # answers wait, since more may come of what was read
         self._ending = False  # nothing more is read; closed when all is answered
+        self._is_cut = False  # the client may still be sending what is not wanted
         self._drained = 0
         self._drain_until: float | None = None
         self.last = time.monotonic()
@@ -351,12 +352,12 @@ class Connection:
             self._worker.loop.remove_reader(self._socket)
 
     def _bare(self) -> None:
-        """Take an old command for complete, if nothing has come since.
-
-        One with a path is not: what comes late would make it another path.
-        """
+        """Take an old command for complete, if nothing has come since."""
         self._bare_is_due = False
-        if self._is_told_all or not self._parser.holds_bare or self._parser.holds_path:
+        parser = self._parser
+        # What comes late would make it another path; where it was written at once, nothing does.
+        is_whole = self._is_unix and not self._in_session and parser.holds_path_of_one_piece
+        if self._is_told_all or not parser.holds_bare or (parser.holds_path and not is_whole):
             return
         if time.monotonic() < self.last + BARE_S:
             self._bare_is_due = True
@@ -396,6 +397,7 @@ class Connection:
             said = [f"{reason} ERROR"]
             self._pending += 1
         self._in_session = self._is_awaiting = False
+        self._is_cut = True
         self.answer(form, said)
 
     def give_up(self, reason: str) -> None:
@@ -407,7 +409,7 @@ class Connection:
         """Close, once the client has had the time to read what was said."""
         if self._drain_until is not None:
             return
-        if self._is_unix:  # what was sent stays readable there
+        if self._is_unix and not self._is_cut:  # what was sent stays readable there
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S

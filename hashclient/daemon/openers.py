@@ -13,7 +13,7 @@ import msgspec
 
 from hashclient.config import Config
 from hashclient.configfile.tables import AcceptRule
-from hashclient.containers.cage import Options as ContainerOptions
+from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse

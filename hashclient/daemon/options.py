@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.containers.cage import Options as ContainerOptions
+from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 

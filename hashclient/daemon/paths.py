@@ -18,10 +18,10 @@ from hashclient.containers.sniffing import END_BYTES, ends_as_zip
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.daemon.answers import answer, unknown
+from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.openers import Openers
+from hashclient.daemon.openers import Openers, worst
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
@@ -151,14 +151,28 @@ class PathJob:
             self._records.add(found, self._lists)
         if outcomes:
             self._is_clean = False
-        lines = [
-            f"{self._shown(outcome.place)}: {text}"
-            for outcome in found + [o for o in outcomes if o not in found]
-            for text in answer(outcome, self._lists.doubt, rule, every=self._every)
-        ]
+        # Those first that a client must not miss.
+        lines = self._lines(found + [o for o in outcomes if o not in found])
         if self._first_only and found:
             return lambda: self._tell(lines[:1], outcomes, last=True)
         return lambda: self._tell(lines, outcomes, last=False)
+
+    def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Return what is said of files, each by its own path: no client knows those of members."""
+        by_path: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            by_path.setdefault(outcome.path, []).append(outcome)
+        doubt, rule = self._lists.doubt, self._office.options.no_verdict
+        lines = []
+        for path, of_file in by_path.items():
+            told = of_file if self._every else [worst(of_file)]
+            said = dict.fromkeys(
+                text for outcome in told for text in answer(outcome, doubt, rule, every=self._every)
+            )
+            if len(said) > 1:
+                said.pop(OK, None)
+            lines += [f"{self._shown(path)}: {text}" for text in said]
+        return lines
 
     def drop(self) -> None:
         """Check no more."""

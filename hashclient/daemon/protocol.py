@@ -110,6 +110,7 @@ class Parser:
         """Take streams of at most `max_stream_bytes`."""
         self._max = max_stream_bytes
         self._held = b""  # the beginning of a command, or of a length
+        self._is_one_piece = False  # whether that came at once
         self._in_stream = False
         self._stream_bytes = 0
         self.chunk_left = 0
@@ -135,6 +136,11 @@ class Parser:
     def holds_path(self) -> bool:
         """Whether an argument was begun; where it is cut, it names something else."""
         return b" " in self._held
+
+    @property
+    def holds_path_of_one_piece(self) -> bool:
+        """Whether an absolute path was begun, and came together with its command."""
+        return b" /" in self._held and self._is_one_piece
 
     def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
         """Take the next bytes and return what they complete, at most `most` events.
@@ -226,6 +232,7 @@ class Parser:
         if place < 0:
             if len(line) >= MAX_COMMAND_BYTES:
                 raise BrokenError("COMMAND TOO LONG.")
+            self._is_one_piece = not self._held
             self._held = line
             return at + len(piece)
         used = place + 1 - len(self._held)

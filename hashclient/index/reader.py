@@ -216,7 +216,7 @@ class Index(RunSet):
         """
         inputs, runs, rows, agreed = _joined(found)
         entry_sizes = np.full(len(rows), NO_SIZE, np.uint64)
-        for number in np.unique(runs).tolist():
+        for number in sorted(set(runs.tolist())):
             run = self.runs[number]
             sized = np.flatnonzero((runs == number) & (rows < len(run.sizes)))
             entry_sizes[sized] = run.sizes[rows[sized]]
@@ -225,7 +225,7 @@ class Index(RunSet):
         inputs, runs, rows, agreed = (column[fits] for column in (inputs, runs, rows, agreed))
         complete = np.zeros(len(rows), np.bool_)
         names: list[tuple[str, str]] = [("", "")] * len(rows)
-        for number in np.unique(runs).tolist():
+        for number in sorted(set(runs.tolist())):
             run, at = self.runs[number], np.flatnonzero(runs == number)
             of = rows[at]
             complete[at] = agreed[at] == run.masks[of] & available[inputs[at]]

@@ -44,8 +44,8 @@ class File(msgspec.Struct, gc=False):
     digests: list[bytes]
     reliable: bool
     unwritable: bool | None = None
-    record: np.void | None = None
     is_plain: bool = False
+    record: np.void | None = None
     spare: list[bytes] = []
 
     @property
@@ -103,31 +103,39 @@ def learned_of(
 
     What somebody had open for writing is none that a cache may know.
     """
-    by_device: dict[int, list[int]] = {}
     day = today()
-    for number, file in enumerate(files):
-        if file.digests and file.reliable:
-            by_device.setdefault(file.status.st_dev, []).append(number)
-    for device, numbers in by_device.items():
+    statuses = [file.status for file in files]
+    for device in {status.st_dev for status in statuses}:
         identity = identities.get(device)
         if identity is None:
             continue
-        if identity.is_local:
-            numbers = [n for n in numbers if files[n].unwritable is not False]
-        records = records_of([files[n].status for n in numbers])
+        is_local = identity.is_local
+        numbers = [
+            number
+            for number, file in enumerate(files)
+            if file.digests
+            and file.reliable
+            and not (is_local and file.unwritable is False)
+            and file.status.st_dev == device
+        ]
         rows = np.array(numbers, np.intp)
+        chosen, of_chosen = files, statuses
+        if len(numbers) < len(files):
+            chosen, of_chosen = [files[n] for n in numbers], [statuses[n] for n in numbers]
+        records = records_of(of_chosen)
         for column in ("tags", "mask"):
             records[column] = tags[column].take(rows, axis=0)
-        plain = np.array([PLAIN if files[n].is_plain else 0 for n in numbers], np.uint8)
-        records["mask"] |= plain
+        is_plain = np.fromiter([file.is_plain for file in chosen], np.bool_, len(chosen))
+        records["mask"] |= np.where(is_plain, np.uint8(PLAIN), np.uint8(0))
+        is_proven = np.zeros(len(chosen), np.bool_)
+        if identity.proves:
+            is_proven[:] = [file.unwritable is True for file in chosen]
+        records["read_day"] = np.where(is_proven, 0, day)
         # What the cache knew and was read again in part rests on what it rested on before.
-        proven = 0 if identity.proves else day
-        records["read_day"] = [
-            (proven if file.unwritable else day)
-            if (old := file.record) is None
-            else old["read_day"]
-            for file in map(files.__getitem__, numbers)
-        ]
+        was_known = [number for number in numbers if files[number].record is not None]
+        if was_known:
+            at = np.searchsorted(rows, was_known)
+            records["read_day"][at] = tags["read_day"].take(was_known)
         yield from _settled(identity, records, started_ns)
 
 

@@ -36,6 +36,7 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import FILE_FLAGS, judge_files, listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
+from hashclient.scan.opening import OpenedAhead, Waits
 from hashclient.scan.reading import (
     Deferred,
     Reader,
@@ -96,6 +97,7 @@ class Checker:
             clock=clock,
             sniffs=members is not None,
         )
+        self._waits = Waits()
         self._file_systems = Identities()
         #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self._identities: dict[int, Identity | None] = {}
@@ -120,6 +122,7 @@ class Checker:
         started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
         self._reader.begin_task()
         self._reader.spare = self._judge.every_algorithm if self._expects_hits else ()
+        self._waits.begin()
         self._identities.clear()
         self._plain.clear()
         self._inside.clear()
@@ -128,10 +131,11 @@ class Checker:
         self._bytes_before = 0 if self._members is None else self._members.bytes_out
         try:
             for group in task:
-                if self._is_enough():
+                if self._reader.bytes_read >= self._most_bytes():
                     result.deferred.append(group)
                 else:
                     self._check_group(group, result, files, whole=alone)
+            self._waits.end(len(files))
             records = records_of_tags(self._judge, files)
             self._judge_files(files, records, result)
         finally:
@@ -157,33 +161,38 @@ class Checker:
             for name in group.names:
                 self._set_aside(group, name, error, result)
             return
+        ahead = None
         try:
             names = group.names
             if self._looks_first:
                 names, looks = self._look(fd, group, result, files)
                 names = self._look_inside(fd, group, looks, result, whole=whole) + names
-            learn, identities, members = self._learn, self._identities, self._members
+            learn, identities = self._learn, self._identities
             flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
+            ahead = OpenedAhead(names, flags, fd) if self._waits.often else None
+            # Where files are read, this loop is most of a scan: what it calls is in reach.
+            open_file, close_file, read = os.open, os.close, reader.read
+            sniffs, most_bytes = self._members is not None, self._most_bytes()
             for position, name in enumerate(names):
-                if self._is_enough():
+                if reader.bytes_read >= most_bytes:
                     result.deferred.append(group._replace(names=names[position:]))
                     break
                 try:
-                    file_fd = os.open(name, flags, dir_fd=fd)
+                    file_fd = ahead.take() if ahead else open_file(name, flags, dir_fd=fd)
                     try:
-                        read = reader.read(file_fd, defer_bytes)
-                        status = read[3]
+                        plan, digests, length, status, reliable, free = read(file_fd, defer_bytes)
                         if learn and (device := status.st_dev) not in identities:
                             identities[device] = self._file_systems.of(file_fd, device)
-                        is_plain = members is not None and not reader.may_be_container
+                        is_plain = sniffs
                         if reader.may_be_container:
-                            seen = (status, read[5]) if read[4] else None
+                            seen = (status, free) if reliable else None
                             is_plain = self._open(
-                                file_fd, group, name, status, read[2], seen, result
+                                file_fd, group, name, status, length, seen, result
                             )
+                            most_bytes = self._most_bytes()
                     finally:
-                        os.close(file_fd)
+                        close_file(file_fd)
                 except Deferred:
                     result.deferred.append(group._replace(names=[name]))
                 except RuledOut as error:
@@ -194,23 +203,24 @@ class Checker:
                 except (OSError, SetAside) as error:
                     self._set_aside(group, name, error, result)
                 else:
-                    plan, digests, length, status, reliable, free = read
-                    file = File(group, name, status, length, plan, digests, reliable, free)
+                    file = File(
+                        group, name, status, length, plan, digests, reliable, free, is_plain
+                    )
                     if len(digests) > len(plan):
                         file.spare = digests[len(plan) :]
                         del digests[len(plan) :]
-                    file.is_plain = is_plain
                     files.append(file)
             result.files_read += len(files) - known
         finally:
+            if ahead is not None:
+                ahead.close()
             os.close(fd)
 
-    def _is_enough(self) -> bool:
-        """Tell whether a task has taken so long that the rest is handed back."""
-        count = self._reader.bytes_read
-        if self._members is not None:
-            count += self._members.bytes_out - self._bytes_before
-        return count >= TASK_BYTES
+    def _most_bytes(self) -> int:
+        """Return how much a task may read until the rest is handed back: less, if it opened any."""
+        if self._members is None:
+            return TASK_BYTES
+        return TASK_BYTES - (self._members.bytes_out - self._bytes_before)
 
     def _open(
         self,
@@ -228,12 +238,14 @@ class Checker:
         these can be relied on.
         """
         assert self._members is not None
+        waits = self._waits.count()
         opened = self._members.open(
             fd,
             size,
             join(group.directory, name),
             lambda: same_content(status, os.fstat(fd)),
         )
+        self._waits.leave_out(waits)  # of the process that opens it
         opened.add_to(result)
         if seen is not None and (known := opened.known()) is not None:
             self._inside.append((*seen, known))
@@ -249,7 +261,7 @@ class Checker:
         looks = self._not_known_inside(group, looks, result)
         for position, look in enumerate(looks):
             name = look.name
-            if self._is_enough():
+            if reader.bytes_read >= self._most_bytes():
                 rest = [other.name for other in looks[position:]]
                 result.deferred.append(group._replace(names=rest))
                 break
@@ -399,7 +411,9 @@ class Checker:
                 settled[row] = False
                 size, record = statuses[row].st_size, records[row]
                 files.append(
-                    File(group, names[row], statuses[row], size, (), [], True, None, record)  # noqa: FBT003 - fields
+                    File(
+                        group, names[row], statuses[row], size, (), [], reliable=True, record=record
+                    )
                 )
         believed = records["read_day"] != 0
         is_read = wanted != 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hashclient.containers.cage import Options
+from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
@@ -30,7 +30,7 @@ from hashclient.scan.executors.interface import (
 )
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
-from hashclient.scan.sources.interface import Source, Task
+from hashclient.scan.sources.interface import Source, Task, divided
 from hashclient.scan.sources.stream import Stream
 from hashclient.scan.streaming import StreamChecker
 from hashclient.system.cgroups import usable_processors
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 TICK_S = 0.2
 #: And how many times as long as such a look takes, if it takes long: a twentieth of the time.
 TICK_SHARE = 20
+#: Little work is done in this process if so many names of it take less than so many seconds.
+PROBE_NAMES, PROBE_S = 16, 0.1
 
 
 class Progress(msgspec.Struct):
@@ -70,7 +72,7 @@ def scan(
     lists: OpenLists,
     progress: Progress,
     *,
-    jobs: int,
+    jobs: int | None = None,
     keep_clean: bool = False,
     sparse: bool = False,
     all_digests: bool = False,
@@ -88,10 +90,10 @@ def scan(
     a file's size has, and not the cheapest that suffice. With `memory`, files that are known or
     believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
     found so far when the iteration is ended early. What runs the checking is `executor`, by default
-    this process for a little and `jobs` others for more; a `stream` comes first, and is read here,
-    as `objects` are, which come last.
-    What is in containers is checked as `containers` says, and not at all without it; `accept`
-    changes what an outcome is taken for that something is accepted of.
+    this process for a little and `jobs` others for more. Without `jobs` there is one a processor,
+    and more as long as they wait for storage. A `stream` comes first, and is read here, as
+    `objects` are, which come last. What is in containers is checked as `containers` says, and not
+    at all without it; `accept` changes what an outcome is taken for that something is accepted of.
 
     Raises:
         StateError: worker processes keep dying.
@@ -189,10 +191,21 @@ def scan(
         summary.elapsed_s = time.monotonic() - started
 
 
+def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
+    """Yield the first names of a task, and the rest if these were quick; it is `left` otherwise."""
+    first, rest = divided(task, PROBE_NAMES)
+    began = time.monotonic()
+    yield first
+    if rest and time.monotonic() - began < PROBE_S:
+        yield rest
+    elif rest:
+        left.append(rest)
+
+
 def _results(
     items: Iterator[Task | Outcome],
     make_checker: MakeChecker,
-    jobs: int,
+    jobs: int | None,
     close: Callable[[], None],
 ) -> Iterator[Result | Outcome | Advance]:
     """Run a single task in this process, and more than that, and large files, in others."""
@@ -205,14 +218,18 @@ def _results(
         if len(tasks) == 2:
             break
     if len(tasks) == 1:
-        for result in Inline(hand_back=True).run(iter([tasks.pop()]), make_checker):
+        little = _as_long_as_it_is_quick(tasks.pop(), left=tasks)
+        for result in Inline(hand_back=True).run(little, make_checker):
             if isinstance(result, Result):
                 tasks += single_tasks(result.deferred)
             yield result
     if tasks:
         # It brings multiprocessing, which little work never needs.
+        from hashclient.scan.executors.pacing import most_workers
         from hashclient.scan.executors.processes import Processes
 
         close()
         work = itertools.chain(tasks, items)
-        yield from Processes(jobs, TICK_S).run(work, make_checker)
+        processors = default_jobs()
+        most = most_workers(processors) if jobs is None else jobs
+        yield from Processes(jobs or processors, TICK_S, most).run(work, make_checker)

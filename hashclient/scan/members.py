@@ -11,15 +11,14 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from hashclient.configfile.tables import ContainersConfig
-from hashclient.containers.cage import Cage, Chain, Found, Options
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
-from hashclient.containers.limits import Limits
-from hashclient.containers.protocol import Job
+from hashclient.containers.limits import Limits, Options
 from hashclient.containers.sandbox import kernel_locks
 from hashclient.containers.sniffing import END_BYTES, ends_as_zip, has_mark, may_front
 from hashclient.core.algorithms import Algorithm, mask_of
@@ -32,6 +31,10 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
 from hashclient.scan.reasons import CHANGED, reason_of
 from hashclient.system.text import MAX_EXCERPT_CHARS
+
+if TYPE_CHECKING:
+    from hashclient.containers.cage import Cage, Chain, Found
+    from hashclient.containers.protocol import Job
 
 #: What is told of one file, member by member, besides what is clean: more would only fill memory.
 MAX_TOLD = 10_000
@@ -85,16 +88,16 @@ class Opened(msgspec.Struct):
     clean: int = 0
     read: int = 0
     members: int = 0
-    by_size: int = 0
-    by_claim: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     told: int = 0
     #: Whether a digest is missing that could tell more about a member.
     lacks: bool = False
     #: How many more would have been told.
     untold: int = 0
-    #: What a cache may know of it, in parts.
+    #: What a cache may know of it, in parts; and of what was not read, the sizes that are claimed.
     columns: list[Inside] = msgspec.field(default_factory=list)
+    exact_sizes: list[int] = msgspec.field(default_factory=list)
+    claimed_sizes: list[int] = msgspec.field(default_factory=list)
 
     @property
     def is_container(self) -> bool:
@@ -112,18 +115,21 @@ class Opened(msgspec.Struct):
 
     def known(self) -> bytes | None:
         """Return what a cache may know of it; None where that would not be all, or too much."""
-        count = sum(map(len, self.columns))
+        sizes = self.exact_sizes + self.claimed_sizes
+        count = sum(map(len, self.columns)) + len(sizes)
         if not 0 < count == self.members <= MAX_KNOWN:
             return None
-        return b"".join(part.tobytes() for part in self.columns)
+        unread = np.zeros(len(sizes), MEMBER)
+        unread["size"], unread["exact"][: len(self.exact_sizes)] = sizes, 1
+        return b"".join(part.tobytes() for part in [*self.columns, unread])
 
     def add_to(self, result: Result) -> None:
         """Count it in the result of a task."""
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
-        result.ruled_out_by_size += self.by_size
-        result.ruled_out_by_claim += self.by_claim
+        result.ruled_out_by_size += len(self.exact_sizes)
+        result.ruled_out_by_claim += len(self.claimed_sizes)
         result.outcomes += self.outcomes
 
 
@@ -209,20 +215,21 @@ class Members:
         `keep_clean` gives out clean members one by one as well.
         """
         self._judge = judge
-        # Not a method of this: in a circle, the lists would stay open until that is looked for.
-        self._cage = Cage(options, functools.partial(_masks_of, judge))
+        self._options = options
+        self._cage: Cage | None = None
         self._keep_clean = keep_clean
         #: Bytes that have come out of containers.
         self.bytes_out = 0
 
     def close(self) -> None:
         """End the process that opens containers, if there is one."""
-        self._cage.close()
+        if self._cage is not None:
+            self._cage.close()
 
     @property
     def memory_bytes(self) -> int:
         """How much of a stream is kept at most."""
-        return self._cage.options.limits.memory_mib << 20
+        return self._options.limits.memory_mib << 20
 
     def open_kept(self, kept: Kept, name: str) -> Opened:
         """Open a stream that was kept; `name` is what it is called."""
@@ -260,14 +267,15 @@ class Members:
         """
         if not insides:
             return []
-        members = np.concatenate(insides)
+        # Not `np.concatenate`, which looks at each field of each of them.
+        members = np.frombuffer(b"".join([inside.tobytes() for inside in insides]), MEMBER)
         owners = np.repeat(np.arange(len(insides)), [len(inside) for inside in insides])
         masks = members["mask"]
         sizes, of_size = np.unique(members["size"], return_inverse=True)
         plans = [mask_of(self._judge.plan(int(size))) for size in sizes]
         needed = np.array(plans, np.uint8)[of_size]
         doubtful = needed & ~masks != 0
-        if self._cage.options.verify_sizes:
+        if self._options.verify_sizes:
             doubtful |= (masks == 0) & (members["exact"] == 0)
         for algorithm in Algorithm:
             rows = np.flatnonzero(masks & np.uint8(algorithm))
@@ -289,11 +297,8 @@ class Members:
                 self._judge_rows(waiting, path, namer, opened, forced=forced)
                 waiting.clear()
 
-        any_mask = mask_of(self._judge.plan(None))
-        one_mask = any_mask if self._judge.has_one_plan else None
-        job = Job(size, _ALL if forced else any_mask, one_mask, forced)
         try:
-            self.bytes_out += self._cage.open(fd, size, job, on_found)
+            self.bytes_out += self._open_cage().open(fd, size, self._job(size, forced), on_found)
         except NotReadError as error:
             opened.outcomes.append(_unread(path, ("",), str(error.why), error.detail))
             opened.members += 1
@@ -305,6 +310,22 @@ class Members:
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
         return opened
 
+    def _job(self, size: int, forced: bool) -> Job:  # noqa: FBT001 - a field
+        from hashclient.containers.protocol import Job
+
+        any_mask = mask_of(self._judge.plan(None))
+        one_mask = any_mask if self._judge.has_one_plan else None
+        return Job(size, _ALL if forced else any_mask, one_mask, forced)
+
+    def _open_cage(self) -> Cage:
+        """Return what opens containers, made when the first one comes: most trees have none."""
+        if self._cage is None:
+            from hashclient.containers.cage import Cage
+
+            # Not a method of this: in a circle, the lists would stay open until that is looked for.
+            self._cage = Cage(self._options, functools.partial(_masks_of, self._judge))
+        return self._cage
+
     def _count(
         self, found: Found, path: str, namer: _Namer, opened: Opened, waiting: list[Found]
     ) -> None:
@@ -315,14 +336,8 @@ class Members:
             members = namer.members(found.chain, is_whole=not row.name)
             opened.tell(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
-            column = np.zeros(1, MEMBER)
-            column["size"], column["exact"] = row.size or 0, row.exact
-            opened.columns.append(column)
             opened.clean += 1
-            if row.exact:
-                opened.by_size += 1
-            else:
-                opened.by_claim += 1
+            (opened.exact_sizes if row.exact else opened.claimed_sizes).append(row.size or 0)
             if self._keep_clean:
                 members = namer.members(found.chain)
                 outcome = Outcome(Kind.CLEAN, path, row.size, members=members)

@@ -23,6 +23,7 @@ from hashclient.containers.sniffing import (
     ends_as_zip,
     has_end_of_zip,
     has_mark,
+    may_bear,
     may_front,
 )
 from hashclient.core.algorithms import Algorithm
@@ -219,6 +220,8 @@ class Reader:
         self.spare: Plan = ()
         self._sniffs = sniffs
         self._first_bytes = 0
+        #: How long the file is that is read, as far as that can be relied on.
+        self._size: int | None = None
         self._may_front = False
 
     def begin_task(self) -> None:
@@ -283,17 +286,18 @@ class Reader:
             OSError: it cannot be read; if it is an `EndlessError`, to its end.
         """
         status = os.fstat(fd)
+        claimed, device = status.st_size, status.st_dev
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
-        device = status.st_dev
         trust = self._trusts.get(device)
         if trust is None:
             trust = self._trust_of(fd, device)
-        size = status.st_size if trust is FULL else relied_size(status, trust)
+        capped = trust is FULL
+        size = claimed if capped else relied_size(status, trust)
         plan = self._plan_of(size)
         if not plan:
-            raise RuledOut(status.st_size)
-        if defer_bytes is None or status.st_size >= defer_bytes:
+            raise RuledOut(claimed)
+        if defer_bytes is None or claimed >= defer_bytes:
             if size is not None:
                 self.refuse_sparse(status)
             if defer_bytes is not None:
@@ -303,21 +307,21 @@ class Reader:
             computed = plan + tuple([a for a in self.spare if a not in plan])
         on_bytes = self._on_bytes if size is not None else self._bounded(status, defer_bytes)
         # The method is not kept: in a circle, all of this would stay until that is looked for.
-        capped, on_first = trust is FULL, self._sniff if self._sniffs else None
+        on_first, self._size = self._sniff if self._sniffs else None, size
         unwritable: bool | None = None
         is_held = False
-        if self._leases and capped:
+        if capped and self._leases:
             # Before the first byte is read: afterwards it would prove nothing.
             may_hold = self._holds.get(device)
             if may_hold is None:
                 may_hold = self._holds[device] = keeps_out(fd)
-            if may_hold and status.st_size < HELD_BYTES:
+            if may_hold and claimed < HELD_BYTES:
                 is_held = bool(unwritable := hold(fd))
             else:
                 unwritable = is_unwritable(fd)
         try:
             digests, length = digest_fd(
-                fd, computed, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                fd, computed, size, on_bytes, self._buffer, capped, on_first
             )
         except LengthError as error:
             self.bytes_read += error.length
@@ -362,6 +366,7 @@ class Reader:
         # Of a short file that is all; a longer one is looked at in two places more.
         wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
         first = memoryview(os.pread(fd, wanted, 0))
+        self._size = status.st_size
         self._sniff(first)
         if len(first) != status.st_size:
             self._sniff_again(fd, status.st_size)
@@ -369,9 +374,13 @@ class Reader:
 
     def _sniff(self, first: memoryview) -> None:
         """Look at the first bytes of a file, which mostly are all."""
-        self.may_be_container = is_one = has_mark(first) or ends_as_zip(first)
+        self._first_bytes = length = len(first)
+        if not may_bear(first):
+            self.may_be_container = self._may_front = False
+            return
+        is_one = has_mark(first, is_all=length == self._size) or ends_as_zip(first)
+        self.may_be_container = is_one
         self._may_front = not is_one and may_front(first)
-        self._first_bytes = len(first)
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look at what the first bytes did not show: a mark further behind, or at the end."""
@@ -395,13 +404,13 @@ class Reader:
             if size is not None:
                 self.refuse_sparse(before)
             on_bytes = self._on_bytes if size is not None else self._bounded(before)
-            on_first = self._sniff if self._sniffs else None
+            on_first, self._size = self._sniff if self._sniffs else None, size
             os.lseek(fd, 0, os.SEEK_SET)
             unwritable = is_unwritable(fd) if self._leases and capped else None
             failure = None
             try:
                 digests, length = digest_fd(
-                    fd, plan, size, on_bytes, self._buffer, capped=capped, on_first=on_first
+                    fd, plan, size, on_bytes, self._buffer, capped, on_first
                 )
             except LengthError as error:
                 digests, length, failure = [], error.length, error.strerror
@@ -429,7 +438,7 @@ class Reader:
         trust = self._trusts.get(status.st_dev) or trust_of(fd, status.st_dev)
         size, capped = relied_size(status, trust), trust is FULL
         on_bytes = self._on_bytes if size is not None else self._bounded(status)
-        digests, found = digest_fd(fd, plan, size, on_bytes, self._buffer, capped=capped)
+        digests, found = digest_fd(fd, plan, size, on_bytes, self._buffer, capped)
         self.bytes_read += found
         if found != length or not same_content(os.fstat(fd), status):
             raise SetAside(Kind.UNREAD, CHANGED)

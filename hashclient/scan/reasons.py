@@ -19,3 +19,7 @@ def reason_of(error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return "no such file or directory"
     return (error.strerror or str(error)).lower()
+
+
+WORKER_FAILED = "the worker that was checking it failed"
+CLUSTER_GONE = "the cluster could not be reached any more"

@@ -8,6 +8,8 @@ each day has its share.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 from collections.abc import Sequence
 
@@ -36,15 +38,20 @@ RECORD = np.dtype([*_FIELDS_BEFORE, ("read_day", "<u4")])
 RECORD_BEFORE = np.dtype(_FIELDS_BEFORE)
 
 _WORD = 2**64 - 1
+_values_of = operator.attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 def records_of(statuses: Sequence[os.stat_result]) -> Records:
     """Return records of files as they are, without any tag."""
     records = np.zeros(len(statuses), RECORD)
-    records["ino"] = [s.st_ino for s in statuses]
-    records["size"] = [s.st_size for s in statuses]
-    records["mtime"] = [s.st_mtime_ns & _WORD for s in statuses]
-    records["ctime"] = [s.st_ctime_ns & _WORD for s in statuses]
+    values = itertools.chain.from_iterable(map(_values_of, statuses))
+    try:
+        columns = np.fromiter(values, np.int64, 4 * len(statuses)).reshape(-1, 4)
+    except OverflowError:
+        words = [value & _WORD for status in statuses for value in _values_of(status)]
+        columns = np.array(words, np.uint64).view(np.int64).reshape(-1, 4)
+    for place, name in enumerate(("ino", "size", "mtime", "ctime")):
+        records[name] = columns[:, place]
     return records
 
 

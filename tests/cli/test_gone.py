@@ -13,6 +13,7 @@ from hashclient.audit import log
 from hashclient.client import Client
 from hashclient.core.match import Place
 from hashclient.scan.sources import files
+from hashclient.scan.sources.listing import Frame
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.status.prometheus import render
 from hashclient.system.layout import MATCHES_NAME
@@ -198,7 +199,7 @@ def test_an_interrupted_scan_says_nothing(state: State, monkeypatch: pytest.Monk
     (state.tree / FILE).unlink()
     real = files._Tree._advance
 
-    def interrupted(self: files._Tree, frame: files._Frame) -> object:
+    def interrupted(self: files._Tree, frame: Frame) -> object:
         yield from real(self, frame)
         raise KeyboardInterrupt
 

@@ -130,7 +130,11 @@ def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs:
     assert (summary["inputs"], summary["members"]) == (1_000 + 999 * 2 + 5, 999 * 2 + 5)
 
 
-@pytest.mark.parametrize("prefix", [b"", b"#!/bin/sh\n", b"\xff\xd8\xff" + bytes(300_000), b"x"])
+@pytest.mark.parametrize(
+    "prefix",
+    [b"", b"#!/bin/sh\n", b"\xff\xd8\xff" + bytes(300_000), b"x", b"key: value\n" * 90],
+    ids=["nothing", "script", "picture", "letter", "text with colons"],
+)
 def test_an_archive_is_opened_behind_something_else(
     state: Path, tmp_path: Path, prefix: bytes
 ) -> None:

@@ -173,15 +173,27 @@ def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) 
             assert everything(sock) == b""
 
 
-def test_a_path_that_comes_slowly_is_not_cut(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tcp", "first", "second"),
+    [(True, b"", b"SCAN "), (False, b"SCAN ", b""), (False, b"nIDSESSION\n", b"SCAN ")],
+    ids=["tcp", "in pieces", "in a session"],
+)
+def test_a_path_that_comes_slowly_is_not_cut(
+    daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
+) -> None:
+    """What was written at once, at a socket in the file system, as all there is, was not cut."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
-    with daemon.connect() as sock:
-        sock.sendall(b"SCAN " + os.fsencode(tree / "clean"))
+    with daemon.connect(tcp=tcp) as sock:
+        sock.sendall(first)
+        sock.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sock.recv(100)
         sock.settimeout(0.3)
+        sock.sendall(second + os.fsencode(tree / "clean"))
         with pytest.raises(TimeoutError):
             sock.recv(100)
         sock.settimeout(20)
-        sock.sendall(b".b\n")
+        sock.sendall(b".b\n" + (b"nEND\n" if first.startswith(b"n") else b""))
         assert everything(sock).endswith(b"clean.b: Hashclient.base.e-1 FOUND\n")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.archives import STORED, Zip
 from hashclient.scan import spool
 from hashclient.scan.spool import Spool
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
@@ -121,8 +122,39 @@ def test_descriptors_and_paths(daemon: Daemon, tmp_path: Path) -> None:
     assert os.lseek(fd, 0, os.SEEK_CUR) == 5
     os.close(fd)
     assert daemon.ask(b"zCONTSCAN %s\0" % os.fsencode(tree)) == (
-        b"%s/a.zip!/in/x: Hashclient.base.e-1 FOUND\0" % os.fsencode(tree)
+        b"%s/a.zip: Hashclient.base.e-1 FOUND\0" % os.fsencode(tree)
     )
+
+
+SEALED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("found", b"Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"),
+        ("error", b"encrypted, zip, encrypted. ERROR"),
+        ("ok", b"OK"),
+    ],
+)
+def test_a_path_is_answered_by_its_own_name(
+    state: Path, tmp_path: Path, rule: str, said: bytes
+) -> None:
+    """Clients look for the name that they have asked about: one of a member they do not know."""
+    mixed = zipped({"a": LISTED, "b": LISTED, "c.zip": SEALED})
+    tree = write_tree(tmp_path / "t", {"sealed": SEALED, "mixed": mixed})
+    sealed, mixed_path = os.fsencode(tree / "sealed"), os.fsencode(tree / "mixed")
+    found = b"Hashclient.base.e-1 FOUND"
+    with serving(state, tmp_path / "run", "--no-verdict", rule) as daemon:
+        for command in (b"SCAN", b"CONTSCAN", b"MULTISCAN", b"ALLMATCHSCAN"):
+            answer = daemon.ask(b"z%s %s\0" % (command, sealed))
+            assert answer == b"%s: %s\0" % (sealed, said)
+        for command in (b"SCAN", b"CONTSCAN", b"MULTISCAN"):
+            answer = daemon.ask(b"z%s %s\0" % (command, mixed_path))
+            assert answer == b"%s: %s\0" % (mixed_path, found)
+        lines = daemon.ask(b"zALLMATCHSCAN %s\0" % mixed_path).split(b"\0")[:-1]
+        every = [found] if rule == "ok" else [found, said]
+        assert lines == [b"%s: %s" % (mixed_path, each) for each in every]
 
 
 def test_a_descriptor_of_an_archive_behind_other_bytes(daemon: Daemon, tmp_path: Path) -> None:

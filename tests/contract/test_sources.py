@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.sources import files as files_module
+from hashclient.scan.sources import interface
 from hashclient.scan.sources import names as module
 from hashclient.scan.sources.files import Trees, WalkOptions, join
 from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
+from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
 from tests.kit import environment, open_files, write_tree
@@ -50,8 +54,24 @@ def _names(paths: list[str], *, null: bool) -> Source:
     return Names(opened(b"".join(os.fsencode(p) + end for p in paths)), "names", null=null)
 
 
+class Waiting(Lister):
+    """Takes every step for one that waits, and has threads from the beginning."""
+
+    is_slow = property(lambda _: True, lambda _, __: None)
+    may_thread = property(lambda _: True, lambda _, __: None)
+
+
+class SlowTrees(Trees):
+    """Trees that are listed ahead, as where that takes its time."""
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        with mock.patch.object(files_module, "Lister", Waiting):
+            yield from super().batches()
+
+
 MAKERS: dict[str, Make] = {
     "trees": lambda paths: Trees(paths, WalkOptions()),
+    "trees-ahead": lambda paths: SlowTrees(paths, WalkOptions()),
     "names": lambda paths: _names(paths, null=False),
     "names-null": lambda paths: _names(paths, null=True),
     "several": lambda paths: Several(
@@ -73,7 +93,10 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
 
 
 @each_source
-def test_each_input_is_named_once_in_batches_of_a_useful_size(make: Make, tmp_path: Path) -> None:
+def test_each_input_is_named_once_in_batches_of_a_useful_size(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interface, "TASK_S", 600.0)  # however busy the machine is
     names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
     paths = [f"{tree}/{name}" for name in names]

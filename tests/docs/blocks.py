@@ -48,7 +48,7 @@ def names_of_tests(folder: Path) -> set[str]:
     """Return the names of all tests in the files below `folder`."""
     names = set()
     for path in folder.rglob("test_*.py"):
-        names.update(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
+        names.update(re.findall(r"^ *def (test_\w+)\(", path.read_text(), re.MULTILINE))
     return names
 
 

@@ -22,6 +22,7 @@ from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
+    ClusterConfig,
     ContainersConfig,
     InventoryConfig,
     KeepConfig,
@@ -89,6 +90,7 @@ def variables() -> set[str]:
                 "containers",
                 "accept",
                 "objects",
+                "cluster",
                 "commands",
                 "notes",
             },
@@ -103,6 +105,7 @@ def variables() -> set[str]:
         ('### `[objects."URI"]`', ObjectsConfig, set()),
         ("### `[inventory]`", InventoryConfig, set()),
         ("### `[keep]`", KeepConfig, set()),
+        ("### `[cluster]`", ClusterConfig, set()),
         ("### `[notices]`", NoticesConfig, set()),
         ("### `[report]`", ReportConfig, {"to"}),
         ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),

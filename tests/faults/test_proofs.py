@@ -243,7 +243,7 @@ def test_status_and_metrics_count_what_the_last_scan_believed(state: Path, tmp_p
     document = json.loads(call("--state-dir", state, "status", "--format", "json").out)
     assert document["last_scan"]["believed_unchanged"] == 2
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
-    assert "\nhashclient_last_scan_believed_unchanged 2\n" in metrics
+    assert "\nhashclient_last_scan_believed_unchanged 2.0\n" in metrics
     stats = call("--state-dir", state, "inventory", "stats", "--format", "json")
     assert json.loads(stats.out)["believed"] == 2
 

@@ -39,8 +39,8 @@ USES: Mapping[str, str] = {
     "fetch": "audit config configfile index lists matches migrations net notices session trust",
     "quarantine": "audit config configfile index matches objects session",
     "reporting": "__init__ audit configfile index matches net quarantine session",
-    "scan": "audit config configfile containers formats index lists matches objects quarantine"
-    " reporting session",
+    "scan": "__init__ audit config configfile containers formats index lists matches objects"
+    " quarantine reporting session",
     "daemon": "__init__ config configfile containers index scan session",
     "status": "__init__ audit config fetch index matches notices quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",

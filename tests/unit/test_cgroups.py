@@ -9,7 +9,7 @@ import pytest
 
 from hashclient.scan.engine import default_jobs
 from hashclient.system import cgroups
-from hashclient.system.cgroups import usable_processors
+from hashclient.system.cgroups import available_memory, usable_processors
 
 V2 = "0::/a.slice/b.service\n"
 V1 = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n0::/docker/x\n"
@@ -89,3 +89,64 @@ def test_a_scan_starts_no_more_workers_than_the_quota_is_worth(
     monkeypatch.setattr(cgroups, "MOUNTED", there["mounted"])
     monkeypatch.setattr(cgroups, "OWN_GROUPS", there["own_groups"])
     assert default_jobs() == 1
+
+
+MEMINFO = "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (V2, {}, 4000 << 10),
+        (V2, {"a.slice/b.service/memory.max": "max\n"}, 4000 << 10),
+        (
+            V2,
+            {
+                "a.slice/b.service/memory.max": "1000000\n",
+                "a.slice/b.service/memory.current": "600000\n",
+                "a.slice/b.service/memory.stat": "anon 1\ninactive_file 100000\nodd\n",
+            },
+            500_000,
+        ),
+        # A group above has less left, and one may have passed its limit.
+        (
+            V2,
+            {
+                "a.slice/b.service/memory.max": "1000000\n",
+                "a.slice/b.service/memory.current": "600000\n",
+                "a.slice/memory.max": "700000\n",
+                "a.slice/memory.current": "800000\n",
+            },
+            0,
+        ),
+        (
+            V1,
+            {
+                "memory/docker/x/memory.limit_in_bytes": "2000000\n",
+                "memory/docker/x/memory.usage_in_bytes": "500000\n",
+                "memory/docker/x/memory.stat": "total_inactive_file 7\n",
+            },
+            1_500_007,
+        ),
+        # No limit, as version 1 writes it.
+        (
+            V1,
+            {
+                "memory/docker/x/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/docker/x/memory.usage_in_bytes": "500000\n",
+            },
+            4000 << 10,
+        ),
+    ],
+)
+def test_memory_is_what_the_machine_and_each_group_have_left(
+    tmp_path: Path, own: str, files: Mapping[str, str], expected: int
+) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    where = groups(tmp_path, own, files)
+    assert available_memory(**where, meminfo=tmp_path / "meminfo") == expected
+
+
+def test_memory_is_unknown_where_nothing_says_it(tmp_path: Path) -> None:
+    nowhere = {"mounted": tmp_path / "x", "own_groups": tmp_path / "y"}
+    assert available_memory(**nowhere, meminfo=tmp_path / "z") is None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hashclient import Client, ConfigError, ExitCode, Kind, StateError, UsageError
 from hashclient.audit import log as audit_log
-from tests.kit import Site, csv_of, digests_of, make_state, write_tree
+from tests.kit import Site, csv_of, digests_of, environment, make_state, write_tree
 
 LISTED = b"a file that is listed"
 POLICY = '[[policy]]\nactions = ["report"]\n[report.to.police]\nkind = "package"\n'
@@ -33,6 +35,30 @@ def test_a_scan_in_this_process_forks_nothing(
         assert sum(handled.record is not None for handled in run) == 600
     assert run.exit_code is ExitCode.MATCH
     assert run.progress.summary is run.summary and not run.is_mount_missing
+
+
+LOADED = """
+import sys
+from hashclient import Client
+for _ in range(2):
+    list(Client(sys.argv[1]).scan(sys.argv[2], jobs=0))
+print("numpy.ma" in sys.modules)
+"""
+
+
+def test_looking_digests_up_and_asking_the_inventory_does_not_load_numpy_ma(
+    state: Path, tmp_path: Path
+) -> None:
+    """It takes 15 ms in each process that does, and some functions of numpy do it."""
+    tree = write_tree(tmp_path / "t", {"a": LISTED[::-1], "b": b"x" * len(LISTED), "c": b"x"})
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, state, tree],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
 
 
 def test_the_state_directory_can_be_given_as_text_and_paths_too(

@@ -18,9 +18,9 @@ import pytest
 
 from hashclient.containers import cage as cage_module
 from hashclient.containers import protocol, sandbox
-from hashclient.containers.cage import Cage, Found, Options
+from hashclient.containers.cage import Cage, Found
 from hashclient.containers.interface import NotReadError, Why
-from hashclient.containers.limits import Limits
+from hashclient.containers.limits import Limits, Options
 from hashclient.containers.protocol import Channel, Done, Job, Ready, Row, Rows
 from hashclient.containers.sandbox import Locks, kernel_locks
 

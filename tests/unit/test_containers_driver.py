@@ -223,6 +223,39 @@ def test_one_question_a_directory() -> None:
     assert ruled_out == {(b"b",), (b"c",), (b"d",), (b"d", b"f")}
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_of_members_whose_size_no_entry_has_only_the_beginning_is_read(method: int) -> None:
+    content = random.Random(4).randbytes(30_000)
+    outer = zip_of(method, **{f"m{n}": content for n in range(20)})
+    found = drive(outer, one_mask=None)
+    assert [row.ruled_out for row in found.rows] == [True] * 20
+    driver = Driver(
+        Registry(), Limits(), Job(len(outer), 4, None, forced=False), Found(), verify_sizes=False
+    )
+    driver.run(lambda: Spool(bytearray(outer)))
+    assert driver.bytes_out == 20 * 512
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_that_is_a_container_is_opened_whatever_its_size(method: int) -> None:
+    listed = zip_of(l=X)
+    for inner in (listed, b"#!/bin/sh\n" + listed, b"\xff\xd8\xff" + bytes(40_000) + listed):
+        found = drive(zip_of(method, o=inner, p=bytes(9_000)), one_mask=None)
+        assert found.places_of(X) == [(b"o", b"l")]
+    image = bytes(32_768) + b"\x01CD001\x01" + bytes(30_000)
+    found = drive(zip_of(method, o=image), one_mask=None)
+    assert [chain[0] for chain, _, _ in found.unread] == [b"o"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_whose_beginning_is_damaged_is_unread_whatever_its_size(method: int) -> None:
+    outer = bytearray(zip_of(method, bad=b"short " * 20, good=b"short " * 30))
+    outer[40] ^= 0xFF
+    found = drive(bytes(outer), one_mask=None)
+    assert [(chain, why) for chain, why, _ in found.unread] == [((b"bad",), "damaged")]
+    assert [row.name for row in found.rows if row.ruled_out] == [b"good"]
+
+
 def test_a_claim_is_exact_only_where_it_cannot_lie() -> None:
     def exact(method: int) -> list[bool]:
         found = drive(zip_of(method, b=b"other"), one_mask=None)

@@ -71,6 +71,47 @@ def test_a_line_with_a_time_needs_no_empty_line_before_and_one_without_does() ->
     assert len(messages(first + b"From somebody\nSubject: y\n\n")) == 1
 
 
+HALF = b"From x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("fill", [0, 70_000, 200_000])
+def test_parts_behind_a_line_that_seems_to_begin_a_message_are_not_lost(
+    end: bytes, fill: int
+) -> None:
+    """Of two parts, the second would be read as the text of another message."""
+    mail = multipart(f"\n\nbenign {'x ' * fill}", base64_part("a", A))
+    head, middle, tail = mail.partition(b"\n--=-=-=\nContent")
+    split = FROM_LINE + head + b"\n\n" + HALF + middle + tail
+    for data in (split, split + b"\n" + mbox_of([mail])):
+        text = data.replace(b"\n", end)
+        out = opened(Mbox(), text)
+        assert out.unread == [(b"message-1", Why.DAMAGED)]
+        for step in (997, 5000):
+            assert opened(Mbox(), Once(text, step)).unread == out.unread
+
+
+def test_a_message_in_a_message_that_is_split_is_unread() -> None:
+    mail = multipart(base64_part("a", A)).partition(b"MIME-Version: 1.0\n")[2]
+    data = FROM_LINE + b"Subject: benign\nContent-Type: message/rfc822\n\n" + HALF + mail
+    assert opened(Mbox(), data).unread == [(b"message-1", Why.DAMAGED)]
+
+
+def test_a_message_that_lacks_its_end_is_no_half() -> None:
+    mail = multipart(base64_part("a", A))
+    cut = mail[: mail.rindex(b"--=-=-=--")]
+    other = mail.replace(b"=-=-=", b"another")
+    assert not opened(Mbox(), mbox_of([cut, other, cut])).unread
+    assert not opened(Mbox(), mbox_of([mail, mail, other])).unread
+
+
+def test_an_end_before_the_first_part_is_none() -> None:
+    mail = multipart(base64_part("a", A))
+    head, middle, tail = mail.partition(b"\n--=-=-=\n")
+    data = FROM_LINE + head + b"\n--=-=-=--\n\n" + HALF + middle + tail
+    assert opened(Mbox(), data).unread
+
+
 def test_a_text_that_begins_with_from_is_no_mailbox() -> None:
     for text in (
         b"From here on\nall is well\n",

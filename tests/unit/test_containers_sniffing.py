@@ -6,8 +6,21 @@ import io
 import random
 import tarfile
 
-from hashclient.containers.sniffing import has_mark
+from fixtures import archives, mails
+from hashclient.containers.mail import Eml
+from hashclient.containers.mailmarks import can_be_mail
+from hashclient.containers.sniffing import has_mark, may_bear, may_front
 from hashclient.containers.tar import Tar
+from tests.opened import opened
+
+#: What a mark or a front of an archive may consist of.
+LETTERS = bytes(
+    set(
+        b'PK\x03\x04\x05\x06\x07\x0800\x1f\x8b\x9dBZh\xfd7zX\x00(\xb5/\xfd*M\x18"LIRar!E~^SCF<xbmlD'
+        b"\xed\xab\xee\xdbWHC24\x9f>From \r\n:MZ\x7f#\xca\xfe\xba\xbe\xce\xcf\xfa\xed\xff\xd8"
+        b"\x89NGO8"
+    )
+)
 
 
 def test_hardly_any_file_of_anything_is_taken_for_a_container() -> None:
@@ -28,3 +41,59 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
             damaged[broken] ^= 0x41
             if Tar().sniff(bytes(damaged), b""):
                 assert has_mark(memoryview(bytes(damaged))), broken
+
+
+def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
+    chance = random.Random(3)
+    plain = bytes(chance.choices(range(256), k=33_000))
+    planted = {0: archives.lzma_of(b"x" * 50), 2: b"-lh5-", 4: b"ftypisom", 257: b"ustar"}
+    planted[32_769] = b"CD001"
+    heads = [plain[:at] + mark + plain[at + len(mark) :] for at, mark in planted.items()]
+    tar = archives.tar_of({"a": b"b"})
+    heads += [tar, b"\xef\xbb\xbf" + mails.mail_of({"a": b"b"}).as_bytes(), b"\n\nFrom: a\nTo: b\n"]
+    heads += [bytes(chance.choices(LETTERS, k=9)) + plain[:600] for _ in range(30_000)]
+    for head in list(heads[:8]):
+        for at in range(min(len(head), 600)):
+            for value in (0, 0x20, 0x37, 0x80, 0xFF, chance.randrange(256)):
+                heads.append(head[:at] + bytes([value]) + head[at + 1 :])
+    heads += [head[: chance.randrange(30)] for head in heads[:10_000]]
+    found = 0
+    for head in heads:
+        if has_mark(head) or may_front(head):
+            found += 1
+            assert may_bear(memoryview(head)), head[:600]
+    assert found > 5_000
+    ordinary = [memoryview(b"\xa5" + chance.randbytes(600)) for _ in range(2_000)]
+    assert sum(map(may_bear, ordinary)) < 100
+
+
+def test_a_text_that_cannot_be_mail_is_found_none_by_whoever_reads_it() -> None:
+    chance = random.Random(5)
+    seeds = [mails.mail_of({"a": b"b"}).as_bytes(), b"From: a\r\n\tb\rTo : c\r\n" + b"x: y\n" * 200]
+    seeds += [b"\xef\xbb\xbf\r\nTo: a\nX: b\nsubject: c\n\nbody", b"a: b\rFrom: c\rTo: d\r\rbody"]
+    told = 0
+    for _ in range(4_000):
+        text = bytearray(chance.choice(seeds))
+        for _ in range(chance.choice((1, 2, 30))):
+            at = chance.randrange(min(len(text), 400))
+            text[at : at + chance.choice((0, 1, 3))] = chance.choice(
+                (b"\n", b"\r", b":", b" ", b"\0", b"x", b"\n-", b"To:", b"\nreceived:", b"\xff")
+            )
+        if not can_be_mail(bytes(text)):
+            told += 1
+            found = opened(Eml(), bytes(text))
+            assert not found.contents and not found.unread, bytes(text)
+    assert told > 500
+
+
+def test_a_text_with_colons_that_is_all_there_is_need_not_be_opened() -> None:
+    text = b"key: value\nother:\n  - more\n" * 40
+    assert has_mark(text)
+    assert not has_mark(text, is_all=True)
+    for mail in (
+        text + b"Subject: x\nTo: y\n",
+        text + b"Received: x\n",
+        b"\nFROM: a\nto :b\n" + text,
+    ):
+        assert has_mark(mail, is_all=True)
+    assert has_mark(b"a: b\n" * 20_000, is_all=True)  # of longer lines, pieces are read as lines

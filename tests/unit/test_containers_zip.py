@@ -14,7 +14,7 @@ import pytest
 
 from fixtures import archives
 from fixtures.archives import DEFLATED, STORED
-from hashclient.containers.interface import Unlisted, Why
+from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
 from hashclient.containers.zip import Zip
 from hashclient.containers.zipdirectory import MAX_DIRECTORIES
 from tests.opened import Opened, Whole, each, opened, sniffs
@@ -26,6 +26,11 @@ NOISE = random.Random(7).randbytes(5000)
 def look(data: bytes) -> Opened:
     assert sniffs(Zip(), data)
     return opened(Zip(), data)
+
+
+def look_only(data: bytes) -> list[Member]:
+    """List the members, and read none."""
+    return [found for found in each(Zip(), Whole(data)) if isinstance(found, Member)]
 
 
 def two() -> archives.Zip:
@@ -403,6 +408,50 @@ def test_a_directory_is_listed_without_reading_its_members() -> None:
     whole = Whole(made.end())
     assert len(list(each(Zip(), whole))) == 40
     assert whole.given < 200_000
+
+
+def test_the_first_bytes_of_a_member_are_those_that_it_begins_with() -> None:
+    noise = random.Random(3).randbytes(40_000)
+    for content in (b"", b"x", A, noise, bytes(200_000), noise + bytes(90_000) + noise):
+        for method in (STORED, DEFLATED):
+            (member,) = look(archives.Zip().add(b"a", content, method).end()).listed
+            assert member.head is not None
+            for count in (1, 512, 33 << 10, 1 << 20):
+                assert member.head(count) == content[:count]
+
+
+def test_empty_blocks_in_front_of_a_member_are_passed_over_in_few_steps() -> None:
+    class Counted(Whole):
+        reads = 0
+
+        def read_at(self, offset: int, count: int) -> bytes:
+            self.reads += 1
+            return super().read_at(offset, count)
+
+    packed = b"\0\0\0\xff\xff" * 200_000 + archives.raw_deflate(A)
+    whole = Counted(archives.Zip().add(b"a", A, data=packed).end())
+    (member,) = (found for found in each(Zip(), whole) if isinstance(found, Member))
+    before = whole.reads
+    assert member.head is not None
+    assert member.head(512) == A[:512]
+    assert whole.reads - before < 20
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+def test_a_short_member_is_checked_where_only_its_first_bytes_are_read(method: int) -> None:
+    lies: list[dict[str, int]] = [{"crc": 1}]
+    bodies: list[bytes | None] = [None]
+    if method == DEFLATED:
+        packed = archives.raw_deflate(A)
+        lies.append({"size": len(A) + 1})
+        bodies += [packed + b"x", packed[:-1], b"\xff" + packed[1:]]
+    for body in bodies:
+        for lie in lies if body is None else [{}]:
+            made = archives.Zip().add(b"a", A, method, local=lie, directory=lie, data=body)
+            (member,) = look_only(made.end())
+            assert member.head is not None
+            with pytest.raises(NotReadError):
+                member.head(512)
 
 
 # What ordinary programs write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -17,13 +18,10 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
-from hashclient.scan.executors.processes import (
-    MAX_AHEAD_BYTES,
-    MAX_REPLACED,
-    PROGRESS_BYTES,
-    TASKS_AHEAD,
-    Pool,
-)
+from hashclient.scan.executors.nursery import Nursery
+from hashclient.scan.executors.pacing import TASKS_AHEAD
+from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, Pool
+from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
 from tests.kit import environment
@@ -301,6 +299,71 @@ def test_an_early_end_ends_the_workers() -> None:
         results = pool.run(iter([task("a"), task("b"), task("c")]), 0.01)
         assert next(results) == Advance()
     assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 3
+
+
+def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
+    """What they are made of is what was there at the start, whatever the parent has by then."""
+    made_of = ["of the start"]
+
+    class Waiting:
+        def __init__(self, _: OnBytes) -> None:
+            self.made_of = made_of[0]
+
+        def check(self, items: Task) -> Result:
+            signal.sigtimedwait([], 0.05)
+            number = f"{self.made_of} {os.getpid()}"
+            return Result(
+                outcomes=[Outcome(Kind.UNREAD, path, reason=number) for path in paths(items)]
+            )
+
+    with Pool(1, cast("MakeChecker", Waiting), 8) as pool:
+        made_of[0] = "of later"
+        found = outcomes(list(pool.run(iter([task(str(n)) for n in range(60)]), 0.05)))
+        pids = {worker.process.pid for worker in pool._workers}
+    assert set(found) == {f"d/{n}" for n in range(60)}
+    reasons = {reason for _, reason in found.values() if reason is not None}
+    assert {reason.rpartition(" ")[0] for reason in reasons} == {"of the start"}
+    assert len(reasons) > 2
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_one_that_is_replaced_is_made_of_what_was_there_at_the_start() -> None:
+    made_of = ["of the start"]
+
+    class Dying:
+        def __init__(self, _: OnBytes) -> None:
+            self.made_of = made_of[0]
+
+        def check(self, items: Task) -> Result:
+            if "d/3" in paths(items):
+                os._exit(9)
+            return Result(
+                outcomes=[Outcome(Kind.CLEAN, p, reason=self.made_of) for p in paths(items)]
+            )
+
+    with Pool(1, cast("MakeChecker", Dying)) as pool:
+        made_of[0] = "of later"
+        found = outcomes(list(pool.run(iter([task(str(n)) for n in range(9)]), 0.05)))
+    dead = {path for path, outcome in found.items() if outcome == (Kind.UNREAD, WORKER_DIED)}
+    assert "d/3" in dead
+    assert {found[path] for path in found.keys() - dead} == {(Kind.CLEAN, "of the start")}
+
+
+def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(items: Task, on_bytes: OnBytes) -> Result:
+        signal.sigtimedwait([], 0.02)
+        return all_clean(items, on_bytes)
+
+    def refuse(_: Nursery) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Nursery, "ask_for_one", refuse)
+    with Pool(1, maker(check), 8) as pool:
+        found = outcomes(list(pool.run(iter([task(str(n)) for n in range(20)]), 0.05)))
+        assert len(pool._workers) == 1
+    assert set(found.values()) == {(Kind.CLEAN, None)}
+    assert len(found) == 20
 
 
 def test_the_walk_goes_no_further_than_the_workers_need() -> None:

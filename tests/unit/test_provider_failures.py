@@ -189,3 +189,11 @@ def test_a_repository_that_lost_a_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="No such file") as caught:
         Repository(tmp_path / "repo", clock=lambda: simulator.now).status()
     assert caught.value.hint == "something was removed from the repository; restore it from a copy"
+
+
+def test_a_file_called_nearly_like_a_root_is_passed_over(simulator: Simulator) -> None:
+    metadata = simulator.repository.public / "metadata"
+    for name in ("1x", "2.bak", "²"):
+        (metadata / f"{name}.root.json").write_bytes(b"?")
+    simulator.repository.renew()
+    assert simulator.repository.load().root.signed.version == 1

@@ -1,27 +1,25 @@
 """Worker processes: tasks go out, results come back, and nothing is lost when one dies.
 
 Workers are forked with the lists already mapped, so they start at once and share the pages. The
-parent walks only when a worker has room, which keeps memory flat. Messages are msgpack with paths
-as bytes. A worker that dies turns the files it had into unread ones and is replaced. One that
-cannot read an index ends the run, since no other can either.
+parent walks only when a worker has room, which keeps memory flat. There are as many as processors,
+and more as long as they wait for storage (`pacing`). A worker that dies turns the files it had into
+unread ones and is replaced. One that cannot read an index ends the run, since no other can either.
 """
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import os
+import contextlib
 import signal
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Protocol
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.model import Outcome
 from hashclient.errors import ExitCode, StateError
 from hashclient.scan.executors.interface import (
     Advance,
@@ -29,226 +27,88 @@ from hashclient.scan.executors.interface import (
     Result,
     single_tasks,
 )
+from hashclient.scan.executors.nursery import Nursery, forked
+from hashclient.scan.executors.pacing import Pacing, Times
+from hashclient.scan.executors.wire import decode_message, encode_task
+from hashclient.scan.executors.worker import serve
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.interface import Task
 from hashclient.system.log import Log
-from hashclient.system.process import bad_page, end_at_bad_pages, forget_exit_codes, is_debugged
+from hashclient.system.process import bad_page
 
-#: Tasks that wait at a worker, so that it never waits for the parent.
-TASKS_AHEAD = 3
 #: Longest message that waits at a worker: a socket takes three of them without anybody reading.
 MAX_AHEAD_BYTES = 32 << 10
-#: Bytes of a large file between two notes of progress.
-PROGRESS_BYTES = 32 << 20
 #: How often workers are replaced before something is held to be wrong with the machine.
 MAX_REPLACED = 16
+#: Seconds that workers have to end when the run does.
+END_S = 3.0
 _log = Log("scan")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: How a worker ends that cannot read an index: in its handler, or without one.
 _BAD_PAGE_CODES = (ExitCode.STATE, -signal.SIGBUS)
 
 
-class _WireGroup(msgspec.Struct, array_like=True):
-    directory: bytes
-    names: bytes  # joined by NUL, which no name holds
-    follow: bool
+class _Process(Protocol):
+    """A process that was forked, by this one or by the nursery."""
 
-
-class _WireOutcome(msgspec.Struct, array_like=True):
-    kind: Kind
-    path: bytes
-    size: int | None
-    reason: str | None
-    hits: tuple[Hit, ...]
-    digests: Mapping[Algorithm, bytes]
-    tags: Mapping[Algorithm, bytes]
-    members: list[bytes]
-    outer: Outer | None
-    obstacle: str | None
-
-
-class _WireResult(msgspec.Struct, array_like=True):
-    clean: int
-    files_read: int
-    bytes_read: int
-    ruled_out_by_size: int
-    known_unchanged: int
-    believed_unchanged: int
-    ruled_out_by_claim: int
-    members: int
-    members_read: int
-    outcomes: list[_WireOutcome]
-    deferred: list[_WireGroup]
-    learned: list[tuple[int, bytes]]
-    seen: list[tuple[int, int]]
-    containers: list[tuple[int, bytes, bytes]]
-
-
-_decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
-#: Besides results there are bytes read of a large file, and the two lines of an error.
-_decode_message = msgspec.msgpack.Decoder(int | str | _WireResult).decode
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def _pack_task(task: Task) -> list[_WireGroup]:
-    return [
-        _WireGroup(os.fsencode(g.directory), os.fsencode("\0".join(g.names)), g.follow)
-        for g in task
-    ]
-
-
-def _unpack_task(groups: list[_WireGroup]) -> Task:
-    return [
-        Group(os.fsdecode(g.directory), os.fsdecode(g.names).split("\0"), g.follow) for g in groups
-    ]
-
-
-def _pack_result(result: Result) -> _WireResult:
-    outcomes = [
-        _WireOutcome(
-            o.kind,
-            os.fsencode(o.path),
-            o.size,
-            o.reason,
-            o.hits,
-            o.digests,
-            o.tags,
-            [os.fsencode(name) for name in o.members],
-            o.outer,
-            o.obstacle,
-        )
-        for o in result.outcomes
-    ]
-    return _WireResult(
-        result.clean,
-        result.files_read,
-        result.bytes_read,
-        result.ruled_out_by_size,
-        result.known_unchanged,
-        result.believed_unchanged,
-        result.ruled_out_by_claim,
-        result.members,
-        result.members_read,
-        outcomes,
-        _pack_task(result.deferred),
-        result.learned,
-        result.seen,
-        result.containers,
-    )
-
-
-def _unpack_result(wire: _WireResult) -> Result:
-    outcomes = [
-        Outcome(
-            o.kind,
-            os.fsdecode(o.path),
-            o.size,
-            o.reason,
-            o.hits,
-            o.digests,
-            tags=o.tags,
-            members=tuple([os.fsdecode(name) for name in o.members]),
-            outer=o.outer,
-            obstacle=o.obstacle,
-        )
-        for o in wire.outcomes
-    ]
-    return Result(
-        wire.clean,
-        wire.files_read,
-        wire.bytes_read,
-        wire.ruled_out_by_size,
-        wire.known_unchanged,
-        wire.believed_unchanged,
-        wire.ruled_out_by_claim,
-        wire.members,
-        wire.members_read,
-        outcomes,
-        _unpack_task(wire.deferred),
-        wire.learned,
-        wire.seen,
-        wire.containers,
-    )
-
-
-def _work(connection: Connection, parent_ends: list[Connection], make: MakeChecker) -> None:
-    """Serve tasks until the parent closes its end."""
-    # The terminal sends Ctrl-C to the whole group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    forget_exit_codes()
-    end_at_bad_pages()
-    # What goes wrong here ends as unread files; only who looks for a bug wants to see more.
-    if not is_debugged():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    for end in parent_ends:
-        end.close()
-    # What was inherited lives as long as the worker: looking through it again and again is in vain.
-    # Measured with two workers and 40,000 small files: 587 ms of CPU time in all instead of 599.
-    gc.freeze()
-    unsaid = 0
-
-    def on_bytes(count: int) -> None:
-        nonlocal unsaid
-        unsaid += count
-        if unsaid >= PROGRESS_BYTES:
-            connection.send_bytes(_encode(unsaid))
-            unsaid = 0
-
-    checker = make(on_bytes)
-    try:
-        while True:
-            task = _unpack_task(_decode_task(connection.recv_bytes()))
-            try:
-                result = checker.check(task)
-            except StateError as error:  # an index is damaged; any other worker would see the same
-                connection.send_bytes(_encode(f"{error.message}\n{error.hint or ''}"))
-                return
-            connection.send_bytes(_encode(_pack_result(result)))
-            unsaid = 0
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def join(self, timeout: float | None = None) -> None: ...
 
 
 class _Worker(msgspec.Struct):
-    process: BaseProcess
+    process: _Process
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
     #: How much of the first of them it has told of.
     told: Advance = Advance()
+    times: Times = msgspec.field(default_factory=Times)
 
 
 class Processes:
     """Runs batches in processes of their own, which end with the run."""
 
-    def __init__(self, jobs: int, tick_s: float) -> None:
-        """Run `jobs` at a time, and tell that time has passed every `tick_s` seconds."""
+    def __init__(self, jobs: int, tick_s: float, most: int | None = None) -> None:
+        """Run `jobs` at a time, and up to `most` as long as they wait for storage.
+
+        That time has passed is told every `tick_s` seconds.
+        """
         self._jobs = jobs
         self._tick_s = tick_s
+        self._most = most
 
     def run(
         self, work: Iterator[Task | Outcome], make_checker: MakeChecker
     ) -> Iterator[Result | Outcome | Advance]:
         """Yield what `work` comes to, as it comes; see `Executor`."""
-        with Pool(self._jobs, make_checker) as pool:
+        with Pool(self._jobs, make_checker, self._most) as pool:
             yield from pool.run(work, self._tick_s)
 
 
 class Pool:
     """Runs tasks in worker processes; use it as a context manager."""
 
-    def __init__(self, jobs: int, make: MakeChecker) -> None:
-        """Start `jobs` workers, each with a checker from `make`."""
+    def __init__(self, jobs: int, make: MakeChecker, most: int | None = None) -> None:
+        """Start `jobs` workers, each with a checker from `make`, and later up to `most`."""
         self._make = make
-        self._jobs = jobs
+        self._pacing = Pacing(jobs, most)
         self._workers: list[_Worker] = []
+        self._nursery: Nursery | None = None
         self._replaced = 0
+        #: Large files, and tasks too long to wait at a worker: they go to one that is idle.
+        self._waiting: deque[Task] = deque()
+        #: What is left of a task that was divided.
+        self._rest: Task = []
+        self._walking = True
 
     def __enter__(self) -> Pool:
         try:
-            for _ in range(self._jobs):
+            with contextlib.suppress(OSError):  # without one, what is forked is forked here
+                self._nursery = Nursery(self._make)
+            for _ in range(self._pacing.jobs):
                 self._start()
         except BaseException:
             self.__exit__()
@@ -259,8 +119,12 @@ class Pool:
         for worker in self._workers:
             worker.process.terminate()
             worker.connection.close()
+        # One that waits for a server which never answers cannot be ended, by nothing.
+        until = time.monotonic() + END_S
         for worker in self._workers:
-            worker.process.join()
+            worker.process.join(max(0.0, until - time.monotonic()))
+        if self._nursery is not None:
+            self._nursery.close(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
         """Start one more worker.
@@ -278,19 +142,34 @@ class Pool:
 
     def _fork(self) -> None:
         # Forking is safe here: the parent has one thread, and the lists are mapped already.
-        context = multiprocessing.get_context("fork")
-        ours, theirs = context.Pipe()
-        ends = [w.connection for w in self._workers] + [ours]
-        process = context.Process(target=_work, args=(theirs, ends, self._make), daemon=True)
-        # A signal before the worker has its own handlers would run the parent's in it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        ours, theirs = Pipe()
+        ends = [*(w.connection for w in self._workers), ours]
+        nursery = [] if self._nursery is None else [self._nursery.end]
         try:
-            process.start()
+            process = forked(serve, theirs, [*ends, *nursery], self._make)
+        except OSError:
+            ours.close()
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        self._workers.append(_Worker(process, ours))
+            theirs.close()
+        self._add(process, ours)
+
+    def _add(self, process: _Process, connection: Connection) -> None:
+        self._workers.append(_Worker(process, connection))
         _log.debug("started worker process %d", process.pid)
+
+    def _start_late(self) -> bool:
+        """Start one more worker, in a run that has begun; return whether there is one."""
+        if self._nursery is None:
+            return False
+        try:
+            self._nursery.ask_for_one()
+            for process, connection in self._nursery.born(wait=True):
+                self._add(process, connection)
+        except OSError as error:
+            _log.info("no worker process: %s", error.strerror)
+            return False
+        return True
 
     def run(
         self, tasks: Iterator[Task | Outcome], tick_s: float
@@ -303,36 +182,28 @@ class Pool:
         Raises:
             StateError: workers keep dying, or one cannot read an index.
         """
-        # Large files, and tasks too long to wait at a worker: they go to one that has nothing else.
-        waiting: deque[Task] = deque()
-        walking, begun = True, False
+        begun = False
         while True:
-            while True:
-                # The one that has least to do: at the end, all of them end together.
-                worker = min(self._workers, key=lambda w: len(w.tasks))
-                if len(worker.tasks) >= (1 if waiting else TASKS_AHEAD):
-                    break
-                item = waiting.popleft() if waiting else next(tasks, None) if walking else None
-                if item is None:
-                    walking = False
-                    break
-                if isinstance(item, Outcome):
-                    yield item
-                elif not self._send(worker, item):
-                    waiting.append(item)
+            yield from self._hand_out(tasks)
             busy = {w.connection: w for w in self._workers if w.tasks}
             if not busy:
                 return
             if not begun:
                 begun = True
                 yield Advance()
-            ready = wait(list(busy), tick_s)
-            if not ready:
+            asked = [self._nursery.end] if self._nursery is not None and self._nursery.asked else []
+            left_s = self._pacing.due - time.monotonic()
+            ready = wait([*busy, *asked], max(0, min(tick_s, left_s)))
+            if time.monotonic() >= self._pacing.due:
+                self._look()
+            elif not ready:
                 yield Advance()
+            self._grow()
             dead: list[_Worker] = []
             failure: StateError | None = None
             for connection in ready:
-                assert isinstance(connection, Connection)
+                if not isinstance(connection, Connection):
+                    continue
                 message = self._receive(busy[connection])
                 if message is None:
                     dead.append(busy[connection])
@@ -342,7 +213,7 @@ class Pool:
                     continue
                 if isinstance(message, Result):
                     # A large file is a task of its own, and so is the rest of a directory.
-                    waiting.extend(single_tasks(message.deferred))
+                    self._waiting.extend(single_tasks(message.deferred))
                     message.deferred = []
                 yield message
             # What others have found comes before what ends the run.
@@ -351,26 +222,82 @@ class Pool:
             for worker in dead:
                 yield self._bury(worker)
 
+    def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
+        """Send tasks as long as a worker has room; yield outcomes among them."""
+        while True:
+            # The one that has least to do: at the end, all of them end together.
+            worker = min(self._workers[: self._pacing.wanted], key=lambda w: len(w.tasks))
+            if len(worker.tasks) >= (1 if self._waiting else self._pacing.ahead):
+                return
+            if self._waiting:
+                task, rest = self._pacing.divide(self._waiting.popleft())
+                if rest:
+                    self._waiting.appendleft(rest)
+            elif self._rest:
+                task, self._rest = self._pacing.divide(self._rest)
+            else:
+                item = next(tasks, None) if self._walking else None
+                if item is None:
+                    self._walking = False
+                    return
+                if isinstance(item, Outcome):
+                    yield item
+                    continue
+                task, self._rest = self._pacing.divide(item)
+            if not self._send(worker, task):
+                self._waiting.append(task)
+
     def _send(self, worker: _Worker, task: Task) -> bool:
         """Send a task; False if it is too long to wait at a worker that is busy.
 
         Such a worker may be sending a long result itself: each would wait for the other to read.
         """
-        message = _encode(_pack_task(task))
+        message = encode_task(task)
         if worker.tasks and len(message) > MAX_AHEAD_BYTES:
             return False
         worker.tasks.append(task)
+        self._pacing.sent(worker.times)
         try:
             worker.connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it died; reading from it will say so
         return True
 
-    @staticmethod
-    def _receive(worker: _Worker) -> Result | StateError | Advance | None:
+    def _grow(self) -> None:
+        """Ask for workers that are lacking, and have those work that are there by now."""
+        if self._nursery is None or not (self._nursery.asked or self._lacks_workers):
+            return
+        try:
+            for process, connection in self._nursery.born():
+                self._add(process, connection)
+            while self._lacks_workers:
+                self._nursery.ask_for_one()
+        except OSError as error:
+            _log.info("no more worker processes: %s", error.strerror)
+            self._pacing.limit(len(self._workers))
+
+    @property
+    def _lacks_workers(self) -> bool:
+        """Whether there should be more workers, and there is something for them to do."""
+        asked = 0 if self._nursery is None else self._nursery.asked
+        return len(self._workers) + asked < self._pacing.wanted and bool(
+            self._walking or self._rest or self._waiting
+        )
+
+    def _look(self) -> None:
+        """Look how workers spend their time; those that are not needed any more end."""
+        self._pacing.look([(w.process.pid or 0, w.times) for w in self._workers])
+        # From behind: the first ones were there from the beginning, and stay.
+        for worker in self._workers[: self._pacing.wanted - 1 : -1]:
+            if not worker.tasks:
+                self._workers.remove(worker)
+                worker.connection.close()
+                worker.process.join()
+
+    def _receive(self, worker: _Worker) -> Result | StateError | Advance | None:
         """Return what a worker says, None if it has died; the error is that of an index."""
         try:
-            message = _decode_message(worker.connection.recv_bytes())
+            message = decode_message(worker.connection.recv_bytes())
         except (EOFError, OSError):  # perhaps in the middle of a message
             return None
         if isinstance(message, int):
@@ -378,13 +305,10 @@ class Pool:
             path = join(group.directory, group.names[0])
             worker.told = Advance(worker.told.bytes_ahead + message, path)
             return Advance(message, path)
-        if isinstance(message, str):
-            text, _, hint = message.partition("\n")
-            return StateError(text, hint=hint or None)
-        worker.tasks.popleft()
-        result = _unpack_result(message)
-        result.told, worker.told = worker.told, Advance()
-        return result
+        if isinstance(message, Result):
+            self._pacing.ended(worker.times, worker.tasks.popleft(), is_last=not worker.tasks)
+            message.told, worker.told = worker.told, Advance()
+        return message
 
     def _bury(self, worker: _Worker) -> Result:
         """Replace a dead worker and return its files as unread.
@@ -404,7 +328,8 @@ class Pool:
                 f"worker processes keep dying (exit code {worker.process.exitcode})",
                 hint="the machine may be out of memory; try fewer --jobs",
             )
-        self._start()
+        if not self._start_late():
+            self._start()
         return Result(
             outcomes=[
                 Outcome(Kind.UNREAD, join(group.directory, name), reason=WORKER_DIED)

@@ -13,7 +13,7 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -22,6 +22,14 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
+from hashclient.scan.sources.listing import (
+    DIRECTORY_FLAGS,
+    Entry,
+    Frame,
+    Lister,
+    Listing,
+    with_status,
+)
 
 #: Directories held open at a time; what is left of those further up is read to its end.
 OPEN_DEPTH = 32
@@ -39,8 +47,6 @@ _NOWHERE = {
     errno.ENOTDIR: "dangling symbolic link",
 }
 
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
-
 
 class WalkOptions(msgspec.Struct, frozen=True):
     """What a walk leaves out. `exclude` are shell patterns, as `compile_excludes` reads them."""
@@ -56,11 +62,11 @@ def open_directory(path: str, *, follow: bool = False) -> int:
     Raises:
         OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
     """
-    flags = _DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
+    flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
     rest, fd = os.fsencode(path), None
     try:
         while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
-            inner = os.open(rest[:end], _DIRECTORY_FLAGS, dir_fd=fd)
+            inner = os.open(rest[:end], DIRECTORY_FLAGS, dir_fd=fd)
             if fd is not None:
                 os.close(fd)
             fd, rest = inner, rest[end:].lstrip(b"/")
@@ -187,7 +193,29 @@ def walk(
     between now and their being opened they may change or vanish. What is not what it was before, as
     `places` knows, is unread, and what is in it now is listed all the same.
     """
-    tasks = TaskBuilder()
+    tasks, lister = TaskBuilder(), Lister()
+    try:
+        for item in _walk(paths, options, places, coverage, lister):
+            if isinstance(item, Outcome):
+                yield item
+            elif (task := tasks.add(item)) is not None:
+                yield task
+                # Who gets a second one has forked, for the first two, what it needs.
+                lister.may_thread = tasks.full >= 2
+        if tasks.groups:
+            yield tasks.groups
+    finally:
+        lister.close()
+
+
+def _walk(
+    paths: Sequence[str],
+    options: WalkOptions,
+    places: Places | None,
+    coverage: Coverage | None,
+    lister: Lister,
+) -> Iterator[Group | Outcome]:
+    """Yield groups of names, and outcomes; see `walk`."""
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116 - a path may be any bytes
@@ -198,21 +226,15 @@ def walk(
             tree = path.rstrip("/") or "/"
             if coverage is not None:
                 coverage.begin(tree)
-            for item in _Tree(options, places).walk(tree):
-                if isinstance(item, Outcome):
-                    if coverage is not None and item.kind is Kind.UNREAD:
-                        coverage.fail(item.path)
-                    yield item
-                elif (task := tasks.add(item)) is not None:
-                    yield task
+            for item in _Tree(options, places, lister).walk(tree):
+                if coverage is not None and isinstance(item, Outcome) and item.kind is Kind.UNREAD:
+                    coverage.fail(item.path)
+                yield item
         elif stat.S_ISREG(status.st_mode):
             directory, name = os.path.split(path)
-            if (task := tasks.add(Group(directory, [name], follow=True))) is not None:
-                yield task
+            yield Group(directory, [name], follow=True)
         else:
             yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
-    if tasks.groups:
-        yield tasks.groups
 
 
 def kind_of(mode: int) -> str:
@@ -230,53 +252,19 @@ def kind_of(mode: int) -> str:
     return "not a regular file"
 
 
-class _Frame(msgspec.Struct):
-    """A directory being read: what is left of it, and the files found since the last task.
-
-    Without `fd` it is closed, and what is left of it is in memory.
-    """
-
-    path: str
-    fd: int | None
-    identity: tuple[int, int]
-    entries: Iterator[tuple[str, int]]
-    names: list[str]
-
-
-def _entries(fd: int) -> Iterator[tuple[str, int]]:
-    """Yield the names in a directory and their types, as in `st_mode`.
-
-    The type that a directory has for a name is believed where it leads to a look at what has that
-    name: whoever opens it sees what it is. What is to be passed over is looked at first, since a
-    disk that somebody has prepared may call a file a link. What has no type that can be found out,
-    since it has vanished, say, passes for a file.
-    """
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            mode = stat.S_IFREG
-            try:
-                if not entry.is_file(follow_symlinks=False):
-                    if entry.is_dir(follow_symlinks=False):
-                        mode = stat.S_IFDIR
-                    else:
-                        mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-            except OSError:
-                pass
-            yield entry.name, mode
-
-
 class _Tree:
     """The walk of one tree, depth first."""
 
-    def __init__(self, options: WalkOptions, places: Places | None) -> None:
+    def __init__(self, options: WalkOptions, places: Places | None, lister: Lister) -> None:
         self._options = options
+        self._lister = lister
         #: That of the tree's own directory, once it is open.
         self._device: int | None = None
         self._places = places
         #: Directories that are looked at when they are entered: they are mount points, or were.
         self._watched: frozenset[str] = frozenset()
         self._excluded = compile_excludes(options.exclude) if options.exclude else None
-        self._stack: list[_Frame] = []
+        self._stack: list[Frame] = []
         #: Directories entered through links: each is entered so once, which ends every loop.
         self._followed: set[tuple[int, int]] = set()
 
@@ -295,24 +283,35 @@ class _Tree:
                 if frame.fd is not None:
                     os.close(frame.fd)
 
-    def _advance(self, frame: _Frame) -> Iterator[Group | Outcome]:
+    def _advance(self, frame: Frame) -> Iterator[Group | Outcome]:
         """Read on in `frame` until a directory in it is entered or it is at its end."""
         depth = len(self._stack)
         try:
-            for name, mode in frame.entries:
-                if self._excluded is not None and self._excluded(frame.path, name):
-                    yield Outcome(Kind.SKIPPED, join(frame.path, name), reason="excluded")
-                elif mode == stat.S_IFREG:
-                    frame.names.append(name)
-                else:
-                    outcome = self._special(frame, name, mode)
-                    if outcome is not None:
-                        yield outcome
-                    if len(self._stack) > depth:
-                        return
-                if len(frame.names) >= TASK_NAMES:
+            while True:
+                for name, mode in frame.rest:
+                    if self._excluded is not None and self._excluded(frame.path, name):
+                        yield Outcome(Kind.SKIPPED, join(frame.path, name), reason="excluded")
+                    elif mode == stat.S_IFREG:
+                        frame.names.append(name)
+                    else:
+                        outcome = self._special(frame, name, mode)
+                        if outcome is not None:
+                            yield outcome
+                        if len(self._stack) > depth:
+                            return
+                    if len(frame.names) >= TASK_NAMES:
+                        yield self._group(frame)
+                        frame.names = []
+                if frame.names and self._lister.is_slow:
+                    # Nobody waits for the rest of a directory that takes its time.
                     yield self._group(frame)
                     frame.names = []
+                chunk = next(frame.chunks, None)
+                if chunk is None:
+                    break
+                frame.rest = iter(chunk)
+                if self._lister.is_slow:
+                    self._look_ahead(frame, chunk)
         except OSError as error:
             # The directory was removed, or its medium fails, in the middle of it.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
@@ -322,27 +321,38 @@ class _Tree:
         if frame.fd is not None:
             os.close(frame.fd)
 
-    def _park(self, frame: _Frame) -> Iterator[Outcome]:
+    def _look_ahead(self, frame: Frame, chunk: Iterable[Entry]) -> None:
+        """Have the directories of a new chunk read ahead, but for those that are left out."""
+        for name, mode in chunk:
+            if mode == stat.S_IFDIR and not (
+                self._excluded is not None and self._excluded(frame.path, name)
+            ):
+                frame.later.append(name)
+        frame.look_ahead(self._lister, len(self._stack))
+
+    def _park(self, frame: Frame) -> Iterator[Outcome]:
         """Close a directory until the walk comes back to it."""
         if frame.fd is None:
             return
-        rest: list[tuple[str, int]] = []
+        rest = list(frame.rest)
         try:
-            rest.extend(frame.entries)
+            for chunk in frame.chunks:
+                rest += chunk
         except OSError as error:
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
-        frame.entries = iter(rest)
+        frame.rest, frame.chunks = iter(rest), iter(())
         os.close(frame.fd)
         frame.fd = None
 
-    def _group(self, frame: _Frame) -> Group:
+    def _group(self, frame: Frame) -> Group:
         return Group(frame.path, frame.names, self._options.follow_symlinks)
 
-    def _special(self, frame: _Frame, name: str, mode: int) -> Outcome | None:
+    def _special(self, frame: Frame, name: str, mode: int) -> Outcome | None:
         """Deal with what is not a file; None if it was listed or entered."""
         path = join(frame.path, name)
         if stat.S_ISDIR(mode):
-            return self._enter(path, parent=frame.fd, follow=False)
+            listing = frame.listing_of(name, self._lister, len(self._stack))
+            return self._enter(path, parent=frame.fd, follow=False, listing=listing)
         if not stat.S_ISLNK(mode) or not self._options.follow_symlinks:
             return Outcome(Kind.SKIPPED, path, reason=kind_of(mode))
         try:
@@ -365,7 +375,7 @@ class _Tree:
         return self._enter(path, parent=frame.fd, follow=True)
 
     @staticmethod
-    def _stat_link(frame: _Frame, name: str) -> os.stat_result:
+    def _stat_link(frame: Frame, name: str) -> os.stat_result:
         """Return the status of what a link in `frame` leads to."""
         if frame.fd is not None:
             return os.stat(name, dir_fd=frame.fd)
@@ -375,24 +385,30 @@ class _Tree:
         finally:
             os.close(fd)
 
-    def _enter(self, path: str, *, follow: bool, parent: int | None = None) -> Outcome | None:
+    def _enter(
+        self,
+        path: str,
+        *,
+        follow: bool,
+        parent: int | None = None,
+        listing: Listing | None = None,
+    ) -> Outcome | None:
         """Put directory `path` on the stack, or return why not; `parent` is the one it is in.
 
-        One that is not what it was before is put there, too, and the outcome says so.
+        It may have been opened ahead, as `listing`. One that is not what it was before is put
+        there, too, and the outcome says so.
         """
+        opened = None if listing is None else listing.take()
         try:
-            if parent is None:
-                fd = open_directory(path, follow=follow)
-            else:
-                flags = _DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-                fd = os.open(path.rpartition("/")[2], flags, dir_fd=parent)
+            if opened is None:
+                listing = None
+                if parent is None:
+                    opened = with_status(open_directory(path, follow=follow))
+                else:
+                    opened = self._lister.open(parent, path.rpartition("/")[2], follow=follow)
         except OSError as error:
             return Outcome(Kind.UNREAD, path, reason=reason_of(error))
-        try:
-            status = os.fstat(fd)
-        except OSError as error:
-            os.close(fd)
-            return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+        fd, status = opened
         if self._device is None:
             # Not before it is open: only that makes an automount come.
             self._device = status.st_dev
@@ -405,7 +421,9 @@ class _Tree:
         is_watched = (
             is_root or path in self._watched or status.st_dev != self._stack[-1].identity[0]
         )
-        self._stack.append(_Frame(path, fd, identity, _entries(fd), []))
+        lister = self._lister
+        chunks = lister.read(fd) if listing is None else listing.read(lister)
+        self._stack.append(Frame(path, fd, identity, chunks))
         if is_watched and self._places is not None:
             if is_root and not self._options.one_file_system:
                 self._watched = self._places.watched(path, fd)

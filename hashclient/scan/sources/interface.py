@@ -3,7 +3,8 @@
 A source runs in the process that hands work out, and it lists: it names inputs, in batches, and
 never looks at one or opens it; whoever checks a batch does. Its contract, which
 `tests/contract/test_sources.py` holds each one to: every input is named once or is an outcome; what
-cannot be listed is unread; a batch is of a useful size; and memory does not grow with the number of
+cannot be listed is unread; a batch is of a useful size, or what was listed in a useful time; and
+memory does not grow with the number of
 inputs.
 
 To add one: a module here with a class, a row in `tests/contract/test_sources.py`, and where it is
@@ -12,7 +13,8 @@ asked for, in `cli/scan` or through `Client.scan(sources=…)`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from hashclient.core.model import Outcome
@@ -21,6 +23,8 @@ from hashclient.core.model import Outcome
 TASK_NAMES = 512
 #: Length of the directories in a task, in characters: deep trees have long ones.
 TASK_CHARS = 1 << 14
+#: Seconds that somebody waits for a task to be full, where it takes long to list inputs.
+TASK_S = 0.05
 
 
 class Group(NamedTuple):
@@ -33,6 +37,19 @@ class Group(NamedTuple):
 
 #: What is handed to a worker at a time.
 Task = list[Group]
+
+
+def divided(task: Task, names: int) -> tuple[Task, Task]:
+    """Return the first so many names of a task, one at least, and the rest of it."""
+    for place, group in enumerate(task):
+        if len(group.names) >= names:
+            first = [*task[:place], group._replace(names=group.names[:names])]
+            rest = task[place + 1 :]
+            if len(group.names) > names:
+                rest = [group._replace(names=group.names[names:]), *rest]
+            return first, rest
+        names -= len(group.names)
+    return task, []
 
 
 class Source(Protocol):
@@ -53,20 +70,28 @@ class Source(Protocol):
 
 
 class TaskBuilder:
-    """Joins small groups into tasks of a useful size."""
+    """Joins small groups into tasks of a useful size, or what has come in a useful time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         #: What was added since the last full task.
         self.groups: Task = []
+        #: How many tasks were full.
+        self.full = 0
+        self._clock = clock
+        self._until = 0.0
         self._names = 0
         self._chars = 0
 
     def add(self, group: Group) -> Task | None:
         """Add a group; return the task if it is full now, and begin the next."""
+        now = self._clock()
+        if not self.groups:
+            self._until = now + TASK_S
         self.groups.append(group)
         self._names += len(group.names)
         self._chars += len(group.directory)
-        if self._names < TASK_NAMES and self._chars < TASK_CHARS:
+        if self._names < TASK_NAMES and self._chars < TASK_CHARS and now < self._until:
             return None
         full, self.groups, self._names, self._chars = self.groups, [], 0, 0
+        self.full += 1
         return full

@@ -1,0 +1,102 @@
+"""Messages of a mailbox that are only halves: a line in the middle of one seems to begin the next.
+
+A mail server that keeps one mail as a mailbox does not mark such lines in it, so whoever sends the
+mail could hide its parts behind one. A multipart that was begun and not ended before the line, and
+whose boundary stands behind it, is told: nobody knows then what its parts are. A message that
+merely lacks its end, as many do, has no boundary there.
+"""
+
+from __future__ import annotations
+
+from hashclient.containers.mimeheaders import Collector
+
+#: A header may be longer; what says of what kind it is comes before.
+MAX_HEADER_BYTES = 64 << 10
+#: More boundaries than that are not looked for: then any of those messages may be a half.
+MAX_OPEN = 256
+
+
+class Halves:
+    """Sees all bytes of all messages; `found` are the names of those that are halves."""
+
+    def __init__(self) -> None:
+        self.found: list[bytes] = []
+        self._open: dict[bytes, bytes] = {}  # delimiters that are looked for, and whose they are
+        self._name = b""
+        self._header: bytearray | None = None
+        self._is_message = False
+        self._delimiters: dict[bytes, bool] = {}  # its own, and whether a part was begun
+        self._tail = b""
+
+    def begin(self, name: bytes) -> None:
+        """Begin with a message."""
+        self._name, self._header = name, bytearray()
+        self._is_message, self._delimiters = False, {}
+        self._tail = b"\n"
+
+    def watch(self, piece: bytes) -> None:
+        """Take the next bytes of the message."""
+        if self._header is not None:
+            self._header += piece
+            recent = bytes(self._header[-len(piece) - len(b"\n\r\n") :])
+            if _body_at(recent) < 0 and len(self._header) < MAX_HEADER_BYTES:
+                return
+            header = bytes(self._header)
+            self._end_header(header)
+            piece = header
+        if not (self._open or self._delimiters):
+            return
+        text = self._tail + piece
+        for delimiter in [each for each in self._open if each in text]:
+            self.found.append(self._open.pop(delimiter))
+        for delimiter in list(self._delimiters):
+            # Of what was there before, only what may not have been whole.
+            self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
+        self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
+
+    def end(self) -> None:
+        """End the message, since another one begins."""
+        if self._header is not None:
+            header = bytes(self._header)
+            self._end_header(header)
+            self.watch(header)
+        if self._is_message or len(self._open) + len(self._delimiters) > MAX_OPEN:
+            self.found.append(self._name)
+            return
+        self._open.update(dict.fromkeys(self._delimiters, self._name))
+
+    def _look(self, delimiter: bytes, text: bytes) -> None:
+        """Note whether a part begins, and whether the last one has ended."""
+        at = text.find(delimiter)
+        while at >= 0:
+            end = at + len(delimiter)
+            behind = text[end : end + len(b"--")]
+            if len(behind) < len(b"--"):
+                return  # it is seen again with the next bytes
+            if behind != b"--":
+                self._delimiters[delimiter] = True
+            elif self._delimiters[delimiter]:
+                del self._delimiters[delimiter]
+                return
+            at = text.find(delimiter, at + 1)
+
+    def _end_header(self, text: bytes) -> None:
+        self._header = None
+        collector = Collector()
+        at = _body_at(text)
+        for line in (text if at < 0 else text[:at]).replace(b"\r\n", b"\n").split(b"\n"):
+            collector.add(line)
+        fields = collector.fields()
+        if fields.is_multipart:
+            self._delimiters = {b"\n--" + boundary: False for boundary in fields.boundaries}
+        for delimiter in self._delimiters:
+            # Its parts are found here; what it leaves open is its own.
+            self._open.pop(delimiter, None)
+        # What is in a message that is in a message is not looked at here.
+        self._is_message = fields.kind.startswith(b"message/")
+
+
+def _body_at(text: bytes) -> int:
+    """Return where the line that ends a header stands, or -1."""
+    places = [at for at in (text.find(b"\n\n"), text.find(b"\n\r\n")) if at >= 0]
+    return min(places, default=-1)

@@ -1,0 +1,116 @@
+"""Where a scan runs, as it is asked for: `processes`, `local-cluster:N` or `dask://HOST:PORT`.
+
+Nothing here imports Dask: what is wrong with an address is known before anything is started.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+
+import msgspec
+
+from hashclient.configfile.tables import ClusterConfig
+from hashclient.errors import ConfigError, UsageError
+from hashclient.system.files import user_path
+from hashclient.system.secrets import read_secret
+from hashclient.system.text import printable
+
+PROCESSES = "processes"
+DEFAULT_PORT = 8786
+MOST_WORKERS = 256
+FORMS = "`processes`, `local-cluster:N` or `dask://HOST:PORT`"
+
+_REMOTE = re.compile(
+    r"dask://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,252}))(:(?P<port>[0-9]{1,5}))?/?"
+)
+
+
+class LocalCluster(msgspec.Struct, frozen=True):
+    """A cluster of so many workers on this machine, for as long as the scan."""
+
+    workers: int
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """What proves the client to the cluster, and the cluster to the client."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+class Scheduler(msgspec.Struct, frozen=True):
+    """A scheduler that somebody else has started; without `tls` it is on this very machine."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as Dask calls it."""
+        return f"{'tcp' if self.tls is None else 'tls'}://{self.host}:{self.port}"
+
+
+def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler | None:
+    """Return what runs a scan that is asked to run at `text`; None for processes of its own.
+
+    Raises:
+        UsageError: `text` is none of the forms.
+        ConfigError: certificates are missing, or cannot be used.
+    """
+    if text == PROCESSES:
+        return None
+    kind, _, rest = text.partition(":")
+    if kind == "local-cluster" and rest.isascii() and rest.isdigit():
+        if 1 <= int(rest) <= MOST_WORKERS:
+            return LocalCluster(int(rest))
+        raise UsageError(f"a local cluster has from 1 to {MOST_WORKERS} workers: {rest[:20]}")
+    found = _REMOTE.fullmatch(text)
+    if found is None or not 0 < (port := int(found["port"] or DEFAULT_PORT)) < 1 << 16:
+        raise UsageError(
+            f"not an executor: {printable(text[:200])}", hint=f"an executor is {FORMS}"
+        )
+    tls = _tls_of(config)
+    if tls is None and not is_loopback(found["host"]):
+        raise ConfigError(
+            f"a cluster beyond this machine needs TLS and a client certificate: {found['host']}",
+            hint="set ca, cert and key in [cluster] of config.toml; docs/cluster.md has the steps",
+        )
+    return Scheduler(found["host"], port, tls)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its very name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def problem_with_worker(address: str) -> str | None:
+    """Return why a worker may not be used at an address that Dask has told; None if it may."""
+    scheme, _, rest = address.partition("://")
+    host = rest.rpartition(":")[0]
+    if scheme == "tls" or (scheme == "tcp" and is_loopback(host)):
+        return None
+    return "it is reached without TLS"
+
+
+def _tls_of(config: ClusterConfig) -> Tls | None:
+    given = {name: getattr(config, name) for name in ("ca", "cert", "key")}
+    if not any(given.values()):
+        return None
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"[cluster] lacks {' and '.join(missing)}",
+            hint="ca, cert and key are needed together: each side proves itself to the other",
+        )
+    tls = Tls(*(user_path(value).absolute() for value in given.values()))
+    read_secret(tls.key, "key of the cluster")
+    read_secret(tls.cert, "certificate of the cluster", forbidden=0o022)
+    read_secret(tls.ca, "certificates of the cluster", forbidden=0o022)
+    return tls

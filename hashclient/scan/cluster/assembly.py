@@ -1,0 +1,72 @@
+"""What a scan on a cluster is put together from: settings, lists and an address."""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+from collections.abc import Callable, Sequence
+
+from hashclient import __version__
+from hashclient.containers.limits import Options
+from hashclient.errors import UsageError
+from hashclient.index.open_lists import OpenLists
+from hashclient.scan.cluster.address import LocalCluster, Scheduler
+from hashclient.scan.cluster.connection import connected, environment_of
+from hashclient.scan.cluster.messages import PROTOCOL, Spec
+from hashclient.scan.cluster.trees import ClusterTrees
+from hashclient.scan.cluster.worker import pins_of
+from hashclient.scan.engine import TICK_S
+from hashclient.scan.executors.dask import Dask
+from hashclient.session import Session
+
+
+def on_cluster(
+    where: LocalCluster | Scheduler,
+    session: Session,
+    lists: OpenLists,
+    trees: ClusterTrees,
+    *,
+    exclude: Sequence[str],
+    keep_clean: bool,
+    sparse: bool,
+    all_digests: bool,
+    learn: bool,
+    inventory: bool,
+    containers: Options | None,
+    on_notice: Callable[[str], None],
+) -> Dask:
+    """Return what runs a scan at `where`; nothing is connected to or started yet.
+
+    Raises:
+        UsageError: the current directory is gone.
+    """
+    settings = session.settings
+    try:
+        base = os.fsencode(os.getcwd())  # noqa: PTH109 - any bytes
+    except OSError as error:
+        raise UsageError("the current directory is gone", hint="change to another one") from error
+    spec = Spec(
+        PROTOCOL,
+        __version__,
+        secrets.token_hex(8),
+        lists.sealer.key_id,
+        pins_of(lists),
+        base,
+        exclude=tuple(map(os.fsencode, exclude)),
+        keep_clean=keep_clean,
+        sparse=sparse,
+        all_digests=all_digests,
+        learn=learn,
+        reread_days=settings.config.inventory.reread_days,
+        containers=containers,
+    )
+    environment = environment_of(settings.state_dir, settings.config_path, settings.seal_key_file)
+    return Dask(
+        functools.partial(connected, where, environment),
+        spec,
+        trees,
+        tick_s=TICK_S,
+        asks_inventory=inventory,
+        on_notice=on_notice,
+    )

@@ -1,0 +1,341 @@
+"""The one module that knows Dask: a connection to its scheduler, or a small cluster of our own.
+
+Dask pickles what it sends and runs what it receives: the exception from our rule, made bearable by
+TLS with certificates on both sides wherever others could connect. What it would log or store is
+turned off, as far as a client can; exceptions of its own become ours here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import socket
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hashclient.errors import ConfigError, StateError, UnreachableError, UsageError
+from hashclient.scan.cluster.address import LocalCluster, Scheduler
+from hashclient.system.log import Log
+from hashclient.system.process import is_debugged
+
+_log = Log("cluster")
+
+CONNECT_S = 10.0
+_MUTE = logging.CRITICAL + 1
+#: For the scheduler to answer, with results of batches, say.
+ANSWER_S = 60.0
+#: For a call to workers to come back; they give up before that.
+CALL_S = 150.0
+#: For what is told to workers when a scan is over: nobody waits for it.
+GOODBYE_S = 2.0
+
+#: What costs time in each process, or shows to others what runs there. Measured with a scheduler
+#: and two workers that have nothing to do: 10 ms of CPU time a second instead of 66.
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "2s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.admin.log-length": 100,
+    # After 15 seconds, a worker that is slow to start again would be given up.
+    "distributed.deploy.lost-worker-timeout": "600s",
+}
+#: A batch during which three workers have died is not tried again.
+_ALLOWED_FAILURES = 2
+#: Whatever Dask raises of its own accord: whether a scheduler is there cannot be told by the class.
+_GONE = (Exception, asyncio.CancelledError)
+
+
+class GoneError(Exception):
+    """The scheduler does not answer any more."""
+
+
+class Connection:
+    """What a scan needs of a cluster; for one thread."""
+
+    def __init__(self, client: Any, *, shares_state: bool) -> None:
+        """Use a client of Dask. With `shares_state`, the workers have the client's directory."""
+        import distributed as untyped
+
+        distributed: Any = untyped
+        self._client: Any = client
+        self.shares_state = shares_state
+        #: What was asked and has no answer yet, by key.
+        self._asked: dict[str, Any] = {}
+        #: Batches that have ended, one way or the other, come into its queue. No call-back of a
+        #: batch is used: that would leave a thread behind.
+        self._done: Any = distributed.as_completed(
+            loop=client.loop, with_results=True, raise_errors=False
+        )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the scheduler was there a moment ago."""
+        return bool(self._client.status == "running")
+
+    def workers(self) -> dict[str, int]:
+        """Return the addresses of all workers, with how many batches each can run at a time.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        with _told():
+            info: Mapping[str, Any] = self._sync(self._client.scheduler.identity, n_workers=-1)
+            return {address: int(one["nthreads"]) for address, one in info["workers"].items()}
+
+    def call(
+        self, function: Callable[..., Any], *args: object, workers: Collection[str]
+    ) -> dict[str, Any]:
+        """Call a function in the process of each of `workers`; return what each has answered.
+
+        An exception is an answer, too: the worker has died, or has no such function.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        if not workers:
+            return {}
+        with _told():
+            answers: dict[str, Any] = self._client.run(
+                function,
+                *args,
+                workers=list(workers),
+                on_error="return",
+                callback_timeout=CALL_S,
+            )
+            return answers
+
+    def submit(self, function: Callable[..., bytes], *args: object, key: str, resource: str) -> Any:
+        """Have a function called by some worker that has `resource`; return what stands for it.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        with _told():
+            future = self._client.submit(
+                function, *args, key=key, pure=False, resources={resource: 1}
+            )
+            self._asked[key] = future
+            self._done.add(future)
+            return future
+
+    def ended(self, timeout_s: float) -> dict[str, bytes | None]:
+        """Return the answers to what has ended since the last call, by key; wait for the first.
+
+        One is None where no worker could do it. An answer that is lost with its worker on the way
+        here is made again elsewhere, and comes later.
+
+        Raises:
+            GoneError: the scheduler has gone, or has forgotten what was asked.
+        """
+        found: dict[str, bytes | None] = {}
+        try:
+            future, answer = self._done.queue.get(timeout=timeout_s)
+            while True:
+                if self._asked.pop(future.key, None) is not None:
+                    if isinstance(answer, BaseException):  # it was cancelled, and not here
+                        raise GoneError
+                    found[future.key] = answer if isinstance(answer, bytes) else None
+                future, answer = self._done.queue.get_nowait()
+        except queue.Empty:
+            pass
+        # Where an answer was lost and could not be made again, Dask may say nothing more.
+        for key in [] if found else [k for k, f in self._asked.items() if f.status == "error"]:
+            del self._asked[key]
+            found[key] = None
+        return found
+
+    def stuck(self) -> set[str]:
+        """Return the keys of what no worker may do just now.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        if not self._asked:
+            return set()
+        with _told():
+            ask = self._client.scheduler.get_task_status
+            states: Mapping[str, str] = self._sync(ask, keys=list(self._asked))
+            return {key for key, state in states.items() if state == "no-worker"}
+
+    def abandon(self, futures: Collection[Any]) -> None:
+        """Want no answer any more to what was asked.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        for future in futures:
+            self._asked.pop(future.key, None)
+        with _told():
+            self._cancel(futures, ANSWER_S)
+
+    def goodbye(
+        self, futures: Collection[Any], function: Callable[..., Any], *args: object
+    ) -> None:
+        """Cancel what is not done, and call a function in all workers, without waiting for long."""
+        if not self.is_up:
+            return
+        with contextlib.suppress(*_GONE):
+            self._cancel(futures, GOODBYE_S)
+            self._client.run(function, *args, on_error="ignore", callback_timeout=GOODBYE_S)
+
+    def _cancel(self, futures: Collection[Any], limit_s: float) -> None:
+        cancel = self._client.cancel
+        self._sync(cancel, list(futures), force=True, asynchronous=True, limit_s=limit_s)
+
+    def _sync(self, function: Any, *args: Any, limit_s: float = ANSWER_S, **named: Any) -> Any:
+        """Let the thread of Dask do something, and wait for it: no longer than `limit_s`."""
+        from distributed import utils as untyped
+
+        utils: Any = untyped
+        return utils.sync(self._client.loop, function, *args, callback_timeout=limit_s, **named)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except _GONE as error:
+        _log.info("the cluster does not answer: %s", type(error).__name__)
+        raise GoneError from error
+
+
+@contextlib.contextmanager
+def connected(
+    where: LocalCluster | Scheduler, environment: Mapping[str, str]
+) -> Iterator[Connection]:
+    """Connect to a scheduler, or start a cluster here whose workers have `environment` besides.
+
+    Raises:
+        UsageError: Dask is not installed.
+        UnreachableError: the scheduler does not answer.
+        ConfigError: a certificate cannot be used.
+        StateError: the machine has no room for workers.
+    """
+    try:
+        import dask
+        import distributed as untyped
+    except ImportError as error:
+        raise UsageError(
+            "a cluster needs Dask, which is not installed",
+            hint="pip install 'hashclient[cluster]'",
+        ) from error
+    distributed: Any = untyped
+    with contextlib.ExitStack() as stack:
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        stack.callback(_pass_on, warned)
+        stack.enter_context(_hushed())
+        stack.enter_context(dask.config.set(QUIET))
+        if isinstance(where, LocalCluster):
+            stack.enter_context(
+                dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES})
+            )
+            address: Any = stack.enter_context(_started(distributed, where, environment))
+            security = address.security
+        else:
+            address, security = where.url, _security(distributed, where)
+        try:
+            if isinstance(where, Scheduler):
+                # Dask would try for long what is refused at once.
+                socket.create_connection((where.host.strip("[]"), where.port), CONNECT_S).close()
+            client = distributed.Client(
+                address, security=security, timeout=CONNECT_S, set_as_default=False
+            )
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise UnreachableError(
+                f"the scheduler cannot be reached: {getattr(where, 'url', 'local cluster')}",
+                hint="is it running, and are the certificates of the same authority?",
+            ) from error
+        stack.callback(_close, client)
+        yield Connection(client, shares_state=isinstance(where, LocalCluster))
+
+
+@contextlib.contextmanager
+def _started(
+    distributed: Any, where: LocalCluster, environment: Mapping[str, str]
+) -> Iterator[Any]:
+    """Start workers on this machine; end them in the end."""
+    try:
+        cluster = distributed.LocalCluster(
+            n_workers=where.workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # it answers nothing there
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,  # nothing is written to disk when memory is short
+            # Others on this machine could connect as well: they have no certificate.
+            security=distributed.Security.temporary(),
+            silence_logs=_MUTE,
+            env=dict(environment),
+            preload=["hashclient.scan.cluster.quiet"],
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise StateError(
+            "a local cluster cannot be started",
+            hint="try fewer workers, or raise the limits of processes and open files",
+        ) from error
+    try:
+        yield cluster
+    finally:
+        with contextlib.suppress(*_GONE):
+            cluster.close(timeout=CONNECT_S)
+
+
+def _security(distributed: Any, where: Scheduler) -> Any:
+    if where.tls is None:
+        return None
+    security = distributed.Security(
+        tls_ca_file=os.fspath(where.tls.ca),
+        tls_client_cert=os.fspath(where.tls.cert),
+        tls_client_key=os.fspath(where.tls.key),
+        require_encryption=True,
+    )
+    try:
+        security.get_connection_args("client")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "certificates of the cluster cannot be used: no PEM, or key and certificate differ",
+            hint="check ca, cert and key in [cluster] of config.toml",
+        ) from error
+    return security
+
+
+def _close(client: Any) -> None:
+    with contextlib.suppress(*_GONE):
+        client.close(timeout=GOODBYE_S)
+
+
+def _pass_on(warned: Sequence[warnings.WarningMessage]) -> None:
+    """Tell who listens what Dask has warned of, such as versions that differ."""
+    for warning in warned:
+        _log.info("Dask warns: %s", warning.message)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Let Dask say nothing by itself; who looks for a bug wants to see all."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = [logging.getLogger(name) for name in {"distributed", *names}]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in () if is_debugged() else loggers:
+            logger.setLevel(_MUTE)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def environment_of(state_dir: Path, config: Path | None, key_file: Path | None) -> dict[str, str]:
+    """Return what tells workers on this machine to use the client's own state directory."""
+    found = {"HASHCLIENT_STATE_DIR": state_dir, "HASHCLIENT_SEAL_KEY_FILE": key_file}
+    if config is not None and config.is_file():
+        found["HASHCLIENT_CONFIG"] = config
+    return {name: os.fspath(path) for name, path in found.items() if path is not None}

@@ -1,0 +1,189 @@
+"""Which workers of a cluster may be given batches: those that would find what the client finds.
+
+A worker that was made ready tells the scheduler that it has a resource with the name of the scan,
+and batches ask for that. So one that comes later, or that is started again after it died, gets
+nothing before it was looked at as the first ones were. Of those that are there at the start each
+has to be right; a later one that is not is passed over, and that is said once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from hashclient.errors import ConfigError, StateError, UnreachableError
+from hashclient.scan.cluster import worker
+from hashclient.scan.cluster.address import problem_with_worker
+from hashclient.scan.cluster.connection import Connection
+from hashclient.scan.cluster.messages import Names, Setup, Spec, decode_problems, encode
+from hashclient.scan.cluster.probes import without, written
+from hashclient.system.text import printable
+
+#: For the first worker to come.
+FIRST_S = 30.0
+POLL_S = 1.0
+SAME_HASHCLIENT = "install the same hashclient, with its extra `cluster`, for every worker"
+
+
+class Crew:
+    """The workers of one scan; for one thread."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        spec: Spec,
+        places: Sequence[str],
+        on_notice: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Nobody is ready. `places` are directories that have to be the same everywhere."""
+        self._connection = connection
+        self._spec = spec
+        self._places = list(places)
+        self._on_notice = on_notice
+        self._clock = clock
+        self._wait = wait
+        self._ready: dict[str, int] = {}
+        self._refused: set[str] = set()
+        #: Those that were there at the last look.
+        self._seen: set[str] = set()
+        self._due = 0.0
+        #: What all probes of this scan are called.
+        self._probes: set[bytes] = set()
+        #: As many as were ready at a time.
+        self.most = 0
+        #: Since when nobody is ready.
+        self.idle_since: float | None = None
+
+    @property
+    def resource(self) -> str:
+        """What workers have that are ready for this scan."""
+        return f"hashclient-{self._spec.run}"
+
+    @property
+    def slots(self) -> int:
+        """How many batches can be checked at a time."""
+        return sum(self._ready.values())
+
+    def muster(self) -> None:
+        """Make all workers ready that are there.
+
+        Raises:
+            UnreachableError: there is none.
+            StateError, ConfigError: one of them would not find what the client finds.
+            GoneError: the scheduler does not answer.
+        """
+        until = self._clock() + FIRST_S
+        while not self._ready:
+            refusals = self._make_ready(self._connection.workers())
+            for address, (message, hint) in sorted(refusals.items()):
+                more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+                kind = ConfigError if problem_with_worker(address) else StateError
+                raise kind(f"worker {printable(address)}: {message}{more}", hint=hint)
+            if not self._ready:
+                if self._clock() >= until:
+                    raise UnreachableError(
+                        "the cluster has no worker", hint="start some: `dask worker`, say"
+                    )
+                self._wait(0.1)
+
+    def look(self) -> bool:
+        """Now and then, see which workers have gone and which have come; return whether it did.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        now = self._clock()
+        if now < self._due:
+            return False
+        there = self._connection.workers()
+        self._ready = {a: count for a, count in self._ready.items() if a in there}
+        self._refused &= there.keys()
+        # What looks after a worker gives up one that dies while it starts: it is left that time.
+        new = {a: n for a, n in there.items() if a in self._seen - self._refused}
+        new = {a: n for a, n in new.items() if a not in self._ready}
+        self._seen = set(there)
+        for address, (message, _) in self._make_ready(new).items():
+            self._refused.add(address)
+            self._on_notice(f"cluster: worker {printable(address)} is not used: {message}")
+        if self._ready:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = now
+        self._due = self._clock() + POLL_S
+        return True
+
+    def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
+        """See whether directories are the same everywhere; return what is wrong with each.
+
+        What is right is looked at in every worker that comes later.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        found: dict[str, str | None] = dict.fromkeys(directories, "it cannot be opened")
+        with written(directories) as probes:
+            self._probes.update(probe.name for probe in probes)
+            answers = self._connection.call(
+                worker.look_at, self._spec.run, encode(probes), workers=list(self._ready)
+            )
+            names = [probe.directory.decode(errors="surrogateescape") for probe in probes]
+            found.update(dict.fromkeys(names))
+            for address, answer in sorted(answers.items()):
+                # One that has died is looked at again when it comes back.
+                problems = decode_problems(answer) if isinstance(answer, bytes) else None
+                for name, problem in zip(names, problems or (), strict=False):
+                    if problem is not None and found[name] is None:
+                        found[name] = f"{problem}, on worker {printable(address)}"
+        self._places += [name for name, problem in found.items() if problem is None]
+        return found
+
+    def without_probes(self, names: Names) -> Names | None:
+        """Return a group of names without what this scan has left there itself."""
+        return without(names, self._probes)
+
+    def _make_ready(self, new: dict[str, int]) -> dict[str, tuple[str, str | None]]:
+        """Make workers ready; return why some cannot be, with what helps."""
+        refusals: dict[str, tuple[str, str | None]] = {}
+        for address in new:
+            problem = problem_with_worker(address)
+            if problem is not None:
+                refusals[address] = problem, "start it with certificates: docs/cluster.md"
+        asked = {address: count for address, count in new.items() if address not in refusals}
+        if not asked:
+            return refusals
+        with written(self._places) as probes:
+            self._probes.update(probe.name for probe in probes)
+            payload = encode(Setup(self._spec, tuple(probes)))
+            answers = self._connection.call(
+                worker.prepare, payload, self.resource, workers=list(asked)
+            )
+        for address, answer in answers.items():
+            refusal = _refusal(answer)
+            if refusal is not None:
+                refusals[address] = refusal
+            elif answer == b"":
+                self._ready[address] = asked[address]
+        self.most = max(self.most, len(self._ready))
+        return refusals
+
+
+def _refusal(answer: Any) -> tuple[str, str | None] | None:
+    """Return why a worker cannot be used, by its answer; None if it can, or has died."""
+    if isinstance(answer, bytes):
+        message, _, hint = answer.decode(errors="replace").partition("\n")
+        return (message, hint or None) if message else None
+    if isinstance(answer, OSError):
+        return None
+    # It could not even call the function. What an exception says is not for the user.
+    return f"it cannot run this hashclient ({type(answer).__name__})", SAME_HASHCLIENT
+
+
+def with_points(spec: Spec, points: Sequence[bytes], *, asks_inventory: bool) -> Spec:
+    """Return what workers check with, once it is known where they have to stop."""
+    return msgspec.structs.replace(spec, points=tuple(points), asks_inventory=asks_inventory)

@@ -1,0 +1,138 @@
+"""What is still to be done on a cluster: directories to be listed, and files to be checked.
+
+The newest comes first, so that a tree is gone through depth first and little of it is held at a
+time. Batches have as many files as are checked in about `BATCH_S`, by what batches took before; one
+has either absolute or relative paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from hashclient.core.model import Outcome
+from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList, names_of
+from hashclient.scan.sources.interface import Group
+
+#: So long a batch should take: handing one out costs some 2 ms in all.
+BATCH_S = 0.75
+FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
+#: Directories in one task of listing, if there are many.
+MOST_STARTS = 64
+
+Wide = Iterator[Group | Outcome | Start]
+
+
+class Frontier:
+    """Directories and files that nobody works on yet."""
+
+    def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:
+        """Nothing is to be done. Of files that are added, those are kept that `kept` returns."""
+        self._kept = kept
+        self._groups: deque[Names] = deque()
+        self._large: list[Names] = []
+        #: How many files are waiting, without those that are batches of their own.
+        self.names = 0
+        self._starts: list[Start] = []
+        self._wide: list[tuple[str, Wide]] = []
+        self._per_s = FIRST_NAMES / BATCH_S
+
+    @property
+    def batch_names(self) -> int:
+        """How many files a batch should have."""
+        return min(MOST_NAMES, max(LEAST_NAMES, round(self._per_s * BATCH_S)))
+
+    def took(self, names: int, elapsed_s: float) -> None:
+        """Note how long a batch of `names` files took."""
+        if names:
+            self._per_s = (3 * self._per_s + names / max(elapsed_s, 0.001)) / 4
+
+    def add_groups(self, groups: list[Names], *, first: bool = False) -> None:
+        """Add files; `first` ones were handed out before and come next."""
+        groups = [left for group in groups if (left := self._kept(group)) is not None]
+        self.names += sum(group.count for group in groups)
+        if first:
+            self._groups.extendleft(reversed(groups))
+        else:
+            self._groups.extend(groups)
+
+    def add_large(self, groups: list[Names]) -> None:
+        """Add files that are batches of their own, and come next."""
+        self._large += groups
+
+    def add_starts(self, starts: list[Start]) -> None:
+        """Add directories, of which the first is to be next."""
+        self._starts += reversed(starts)
+
+    def add_wide(self, path: str, wide: Wide) -> None:
+        """Add a directory that is listed here, as far as there is room."""
+        self._wide.append((path, wide))
+
+    def wants_names(self) -> bool:
+        """Tell whether there is not enough to be checked."""
+        return not self._large and self.names < self.batch_names
+
+    def read_wide(self) -> list[Outcome]:
+        """Read on in wide directories until there is work for some time; return outcomes."""
+        outcomes: list[Outcome] = []
+        while self._wide and not self._starts and self.wants_names():
+            item = next(self._wide[-1][1], None)
+            if item is None:
+                self._wide.pop()
+            elif isinstance(item, Outcome):
+                outcomes.append(item)
+            elif isinstance(item, Start):
+                self._starts.append(item)
+            else:
+                self.add_groups([names_of(item)])
+            if len(outcomes) >= FIRST_NAMES:
+                break
+        return outcomes
+
+    def take_files(self) -> ToCheck | None:
+        """Take the next batch of files."""
+        if self._large:
+            return ToCheck((self._large.pop(),))
+        groups: list[Names] = []
+        count = 0
+        while self._groups and count < self.batch_names:
+            if groups and self._groups[0].is_relative != groups[0].is_relative:
+                break
+            groups.append(self._groups.popleft())
+            count += groups[-1].count
+        self.names -= count
+        return ToCheck(tuple(groups)) if groups else None
+
+    def take_directories(self, slots: int) -> ToList | None:
+        """Take the next directories to be listed: few if there are few, so that all have some."""
+        count = min(MOST_STARTS, max(1, len(self._starts) // max(1, 2 * slots)))
+        taken = self._starts[-count:]
+        del self._starts[-count:]
+        taken.reverse()
+        return ToList(tuple(taken)) if taken else None
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether there are directories to be listed."""
+        return bool(self._starts)
+
+    @property
+    def has_wide(self) -> bool:
+        """Whether there are directories that are listed here."""
+        return bool(self._wide)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not (self._large or self._groups or self._starts or self._wide)
+
+    def empty(self) -> tuple[list[Names], list[str]]:
+        """Return the files, and the paths of directories, that are left; forget them."""
+        directories = [os.fsdecode(start.path) for start in self._starts]
+        directories += [path for path, _ in self._wide]
+        groups = [*self._large, *self._groups]
+        self._large.clear()
+        self._groups.clear()
+        self._starts, self._wide, self.names = [], [], 0
+        return groups, directories

@@ -1,0 +1,175 @@
+"""Listing directories on a worker: names by the thousand, and what is left goes back.
+
+A worker lists what it is given and what is below it, until it has names for a batch or its time is
+over; the rest is for whoever has room. It never leaves the file system that it began on: where
+another one begins is told to the client, which has that compared on all workers first. Links are
+never followed. A directory with very many names is handed back as a whole, so that no message and
+no memory grows with it; the client lists that one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.cluster.messages import Listed, Start, names_of, pack_outcome
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.files import compile_excludes, join, kind_of, open_directory
+from hashclient.scan.sources.interface import TASK_NAMES, Group
+
+#: A task of listing ends with so many names, or after so many seconds.
+LIST_NAMES, LIST_S = 5_000, 0.5
+#: Names in one directory; of more, none is sent.
+WIDE_NAMES = 50_000
+
+Excludes = Callable[[str, str], bool]
+
+
+class _Place(msgspec.Struct):
+    """A directory to be listed; `device` is that of the one it is in, if that is known."""
+
+    path: str
+    verified: bool = False
+    is_root: bool = False
+    device: int | None = None
+
+
+def entries_of(fd: int) -> Iterator[tuple[str, int]]:
+    """Yield the names in a directory and their types, as in `st_mode`.
+
+    What has no type that can be found out, since it has vanished, say, passes for a file. What the
+    directory calls neither a file nor a directory is looked at: it may lie.
+
+    Raises:
+        OSError: the directory cannot be read to its end.
+    """
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            mode = stat.S_IFREG
+            try:
+                if not entry.is_file(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
+                        mode = stat.S_IFDIR
+                    else:
+                        mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+            except OSError:
+                pass
+            yield entry.name, mode
+
+
+def passed_over(directory: str, name: str, mode: int, excluded: Excludes | None) -> Outcome | None:
+    """Return how a name ends that is neither a file nor a directory to be listed."""
+    if excluded is not None and excluded(directory, name):
+        return Outcome(Kind.SKIPPED, join(directory, name), reason="excluded")
+    if mode not in {stat.S_IFREG, stat.S_IFDIR}:
+        return Outcome(Kind.SKIPPED, join(directory, name), reason=kind_of(mode))
+    return None
+
+
+class Lister:
+    """Lists directories for one batch."""
+
+    def __init__(
+        self,
+        base: str,
+        points: frozenset[str],
+        exclude: Sequence[str],
+        *,
+        most_names: int = LIST_NAMES,
+        wide_names: int = WIDE_NAMES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """List what is below `base`, if it is not absolute, and stay out of `points`."""
+        self._base = base
+        self._points = points
+        self._excluded = compile_excludes(exclude) if exclude else None
+        self._most_names = most_names
+        self._wide_names = wide_names
+        self._clock = clock
+        self._names = 0
+        self._listed = Listed()
+
+    def run(self, starts: Sequence[Start]) -> Listed:
+        """List directories and what is below them, the first ones first."""
+        until = self._clock() + LIST_S
+        self._listed, self._names = Listed([], [], [], [], []), 0
+        waiting = [
+            _Place(os.fsdecode(start.path), start.verified, start.is_root)
+            for start in reversed(starts)
+        ]
+        while waiting and self._names < self._most_names and self._clock() < until:
+            waiting += self._list_one(waiting.pop())
+        self._listed.rest = [
+            Start(os.fsencode(place.path), place.verified, place.is_root)
+            for place in reversed(waiting)
+        ]
+        return self._listed
+
+    def _list_one(self, place: _Place) -> list[_Place]:
+        """List one directory; return those in it, the last one first."""
+        path = place.path
+        try:
+            fd = open_directory(self._where(path), follow=place.is_root)
+        except OSError as error:
+            self._tell(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+            return []
+        try:
+            device = os.fstat(fd).st_dev
+            if not place.verified and (
+                path in self._points or device != self._device_above(place, fd)
+            ):
+                self._listed.borders.append(os.fsencode(path))
+                return []
+            return self._list_open(path, fd, device)
+        except OSError as error:
+            self._tell(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+            return []
+        finally:
+            os.close(fd)
+
+    def _list_open(self, path: str, fd: int, device: int) -> list[_Place]:
+        names: list[str] = []
+        directories: list[_Place] = []
+        outcomes: list[Outcome] = []
+        try:
+            for count, (name, mode) in enumerate(entries_of(fd)):
+                if count >= self._wide_names:
+                    self._listed.wide.append(os.fsencode(path))
+                    return []
+                outcome = passed_over(path, name, mode, self._excluded)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                elif mode == stat.S_IFDIR:
+                    directories.append(_Place(join(path, name), device=device))
+                else:
+                    names.append(name)
+        except OSError as error:
+            # The directory was removed, or its medium fails, in the middle of it.
+            outcomes.append(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+        for outcome in outcomes:
+            self._tell(outcome)
+        for first in range(0, len(names), TASK_NAMES):
+            group = Group(path, names[first : first + TASK_NAMES], follow=False)
+            self._listed.groups.append(names_of(group))
+        self._names += len(names)
+        directories.reverse()
+        return directories
+
+    @staticmethod
+    def _device_above(place: _Place, fd: int) -> int:
+        """Return the device of the directory that an open one is in."""
+        if place.device is not None:
+            return place.device
+        return os.stat("..", dir_fd=fd).st_dev
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._listed.outcomes.append(pack_outcome(outcome))
+
+    def _where(self, path: str) -> str:
+        return path if path.startswith("/") else f"{self._base}/{path}"

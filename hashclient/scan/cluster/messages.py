@@ -1,0 +1,296 @@
+"""What a scan and its workers say to each other: msgpack in bytes, inside of whatever Dask sends.
+
+Paths are bytes. Tags cross the wire and digests never do: an outcome that comes from a worker has
+none. Nothing of ours is pickled; what Dask itself pickles are the names of our functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from hashclient.containers.limits import Options
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import Group, Task
+
+#: Both sides have to speak the same.
+PROTOCOL = 1
+
+
+class Pin(msgspec.Struct, frozen=True, array_like=True):
+    """One list as the client has it; `index_hash` is signed by its provider."""
+
+    name: str
+    provider: str
+    generation: int
+    index_hash: str
+
+
+class Spec(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker checks with, said once before the first batch.
+
+    `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
+    directories where a file system is mounted, or was: these are not entered unasked. A worker
+    `asks_inventory` where its state directory is that of the client.
+    """
+
+    protocol: int
+    version: str
+    run: str
+    key_id: str
+    lists: tuple[Pin, ...]
+    base: bytes
+    points: tuple[bytes, ...] = ()
+    exclude: tuple[bytes, ...] = ()
+    keep_clean: bool = False
+    sparse: bool = False
+    all_digests: bool = False
+    learn: bool = False
+    asks_inventory: bool = False
+    reread_days: int = 0
+    containers: Options | None = None
+
+
+class Sign(msgspec.Struct, frozen=True, array_like=True):
+    """What tells a file or a directory from others, where nothing can be written beside it."""
+
+    name: bytes
+    inode: int
+    mode: int
+    size: int
+    mtime_ns: int
+
+
+class Probe(msgspec.Struct, frozen=True, array_like=True):
+    """What every worker has to find in a directory: a file with a token in it, or else signs."""
+
+    directory: bytes
+    name: bytes = b""
+    token: bytes = b""
+    signs: tuple[Sign, ...] = ()
+
+
+class Setup(msgspec.Struct, frozen=True, array_like=True):
+    """The first message to a worker: what it checks with, and what it has to find."""
+
+    spec: Spec
+    probes: tuple[Probe, ...] = ()
+
+
+class Names(msgspec.Struct, frozen=True, array_like=True):
+    """A group of names on its way: `names` are joined by NUL, which no name holds."""
+
+    directory: bytes
+    names: bytes
+    count: int
+    follow: bool
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the directory depends on where the client is."""
+        return not self.directory.startswith(b"/")
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """A directory to be listed, with all that is below it.
+
+    One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
+    place where another file system begins.
+    """
+
+    path: bytes
+    verified: bool = False
+    is_root: bool = False
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the path depends on where the client is."""
+        return not self.path.startswith(b"/")
+
+
+class ToCheck(msgspec.Struct, frozen=True, array_like=True):
+    """A batch of files."""
+
+    groups: tuple[Names, ...]
+
+
+class ToList(msgspec.Struct, frozen=True, array_like=True):
+    """A batch of directories."""
+
+    starts: tuple[Start, ...]
+
+
+class _WireOutcome(msgspec.Struct, array_like=True):
+    kind: Kind
+    path: bytes
+    size: int | None
+    reason: str | None
+    hits: tuple[Hit, ...]
+    tags: Mapping[Algorithm, bytes]
+    members: list[bytes]
+    outer: Outer | None
+    obstacle: str | None
+
+
+class Checked(msgspec.Struct, array_like=True, tag="checked"):
+    """What a batch of files came to, and how long it took.
+
+    `deferred` was not checked for want of time; each of the `large` ones is to be a batch of its
+    own.
+    """
+
+    elapsed_s: float
+    counts: tuple[int, ...]
+    outcomes: list[_WireOutcome]
+    deferred: list[Names]
+    learned: list[tuple[int, bytes]]
+    seen: list[tuple[int, int]]
+    containers: list[tuple[int, bytes, bytes]]
+    large: list[Names] = []
+
+
+class Listed(msgspec.Struct, array_like=True, tag="listed"):
+    """What a batch of directories came to.
+
+    `rest` was not listed for want of time. At `borders` another file system begins. `wide`
+    directories have too many names for one message, and none of them is in `groups`.
+    """
+
+    groups: list[Names] = []
+    outcomes: list[_WireOutcome] = []
+    rest: list[Start] = []
+    borders: list[bytes] = []
+    wide: list[bytes] = []
+
+
+class Failed(msgspec.Struct, array_like=True, tag="failed"):
+    """A worker cannot read an index: the run ends."""
+
+    message: str
+    hint: str | None
+
+
+class Lost(msgspec.Struct, array_like=True, tag="lost"):
+    """A worker could not check a batch at all."""
+
+    reason: str
+
+
+Answer = Checked | Listed | Failed | Lost
+
+_COUNTS = (
+    *("clean", "files_read", "bytes_read", "ruled_out_by_size", "known_unchanged"),
+    *("believed_unchanged", "ruled_out_by_claim", "members", "members_read", "by_store_digest"),
+)
+encode = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_setup = msgspec.msgpack.Decoder(Setup).decode
+decode_probes = msgspec.msgpack.Decoder(list[Probe]).decode
+decode_problems = msgspec.msgpack.Decoder(list[str | None] | None).decode
+decode_files = msgspec.msgpack.Decoder(ToCheck).decode
+decode_directories = msgspec.msgpack.Decoder(ToList).decode
+
+
+def names_of(group: Group) -> Names:
+    """Return a group as it is sent."""
+    directory, names = os.fsencode(group.directory), os.fsencode("\0".join(group.names))
+    return Names(directory, names, len(group.names), group.follow)
+
+
+def group_of(names: Names) -> Group:
+    """Return a group as it was before it was sent."""
+    found = os.fsdecode(names.names).split("\0")
+    return Group(os.fsdecode(names.directory), found, names.follow)
+
+
+def paths_of(groups: Sequence[Names]) -> Iterator[str]:
+    """Yield the path of each file."""
+    for group in map(group_of, groups):
+        for name in group.names:
+            yield join(group.directory, name)
+
+
+def pack_outcome(outcome: Outcome) -> _WireOutcome:
+    """Return an outcome as it is sent: without its digests."""
+    return _WireOutcome(
+        outcome.kind,
+        os.fsencode(outcome.path),
+        outcome.size,
+        outcome.reason,
+        outcome.hits,
+        outcome.tags,
+        [os.fsencode(name) for name in outcome.members],
+        outcome.outer,
+        outcome.obstacle,
+    )
+
+
+def unpack_outcome(wire: _WireOutcome) -> Outcome:
+    """Return an outcome as it was before it was sent, but for its digests."""
+    return Outcome(
+        wire.kind,
+        os.fsdecode(wire.path),
+        wire.size,
+        wire.reason,
+        wire.hits,
+        tags=wire.tags,
+        members=tuple([os.fsdecode(name) for name in wire.members]),
+        outer=wire.outer,
+        obstacle=wire.obstacle,
+    )
+
+
+def pack_result(result: Result, elapsed_s: float) -> Checked:
+    """Return a result as it is sent."""
+    return Checked(
+        elapsed_s,
+        tuple([getattr(result, name) for name in _COUNTS]),
+        [pack_outcome(outcome) for outcome in result.outcomes],
+        [names_of(group) for group in result.deferred],
+        result.learned,
+        result.seen,
+        result.containers,
+    )
+
+
+def unpack_result(wire: Checked) -> Result:
+    """Return a result as it was before it was sent, without what was handed back."""
+    result = Result(
+        outcomes=[unpack_outcome(outcome) for outcome in wire.outcomes],
+        learned=wire.learned,
+        seen=wire.seen,
+        containers=wire.containers,
+    )
+    for name, count in zip(_COUNTS, wire.counts, strict=True):
+        setattr(result, name, count)
+    return result
+
+
+def add_result(total: Result, result: Result) -> None:
+    """Add a result to those before it in the same batch."""
+    for name in _COUNTS:
+        setattr(total, name, getattr(total, name) + getattr(result, name))
+    total.outcomes += result.outcomes
+    total.learned += result.learned
+    total.seen += result.seen
+    total.containers += result.containers
+
+
+def parts_of(task: Task, most_names: int) -> Iterator[Task]:
+    """Yield the groups of a long task as tasks of some `most_names` names."""
+    part: Task = []
+    count = 0
+    for group in task:
+        part.append(group)
+        count += len(group.names)
+        if count >= most_names:
+            yield part
+            part, count = [], 0
+    if part:
+        yield part

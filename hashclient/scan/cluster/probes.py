@@ -1,0 +1,177 @@
+"""Whether a path means the same on every machine: the client leaves something there, workers look.
+
+In each PATH, and wherever another file system begins below it, the client writes a small file with
+a random token, and removes it when all workers have read it. Where it may not write, the directory
+and some of what is in it have to be the same: inode, type, size and time. So a share that is not
+mounted on one machine, or another directory of the same name, is found before anything in it
+counts as checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from hashclient.scan.cluster.messages import Names, Probe, Sign
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.files import open_directory
+
+#: What a probe is called, before its random part.
+PREFIX = ".hashclient-probe-"
+#: Entries of a directory that are compared where nothing can be written.
+MOST_SIGNS = 16
+#: A network file system may show a new file late.
+TRIES, WAIT_S = 8, 0.25
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+_WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@contextlib.contextmanager
+def written(directories: Sequence[str]) -> Iterator[list[Probe]]:
+    """Leave a probe in each directory, and take it away again.
+
+    A directory that cannot be opened here has no probe: whoever lists it says so.
+    """
+    probes: list[Probe] = []
+    try:
+        for directory in directories:
+            with contextlib.suppress(OSError):
+                probes.append(_leave(directory))
+        yield probes
+    finally:
+        for probe in probes:
+            if probe.name:
+                with contextlib.suppress(OSError):
+                    os.unlink(probe.directory + b"/" + probe.name)  # noqa: PTH108 - bytes
+
+
+def _leave(directory: str) -> Probe:
+    """Write a probe, or else describe the directory.
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
+    raw = os.fsencode(directory)
+    fd = open_directory(directory, follow=True)
+    try:
+        name, token = f"{PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(16)
+        if not _write(fd, name, token):
+            return Probe(raw, signs=tuple(_signs(fd)))
+        return Probe(raw, os.fsencode(name), token)
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, name: str, token: bytes) -> bool:
+    """Write a probe into an open directory; return whether that could be done."""
+    try:
+        file_fd = os.open(name, _WRITE_FLAGS, 0o644, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        os.fchmod(file_fd, 0o644)  # a worker may run as somebody else
+        os.write(file_fd, token)
+        os.fsync(file_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=fd)
+        return False
+    finally:
+        os.close(file_fd)
+    return True
+
+
+def _signs(fd: int) -> Iterator[Sign]:
+    """Yield what tells an open directory from others; the first one is of itself."""
+    own = os.fstat(fd)
+    entries: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(fd) as found:
+        entries += [entry.name for entry in itertools.islice(found, MOST_SIGNS)]
+    # The time of the directory tells most where there is nothing in it.
+    yield Sign(b"", own.st_ino, stat.S_IFMT(own.st_mode), 0, 0 if entries else own.st_mtime_ns)
+    for name in entries:
+        with contextlib.suppress(OSError):
+            yield _sign_of(name, os.stat(name, dir_fd=fd, follow_symlinks=False))
+
+
+def _sign_of(name: str, status: os.stat_result) -> Sign:
+    mode = stat.S_IFMT(status.st_mode)
+    if mode == stat.S_IFDIR:  # one that something may be mounted on tells nothing here
+        return Sign(os.fsencode(name), 0, mode, 0, 0)
+    return Sign(os.fsencode(name), status.st_ino, mode, status.st_size, status.st_mtime_ns)
+
+
+def without(names: Names, probes: Collection[bytes]) -> Names | None:
+    """Return a group without the names of `probes`, None if nothing is left.
+
+    A directory may be listed just while a worker that has come later looks at the probe in it.
+    Whatever else is called so is a file like any other.
+    """
+    if PREFIX.encode() not in names.names:
+        return names
+    kept = [name for name in names.names.split(b"\0") if name not in probes]
+    if not kept:
+        return None
+    return Names(names.directory, b"\0".join(kept), len(kept), names.follow)
+
+
+def problem_with(
+    probe: Probe, base: str, sleep: Callable[[float], None] = time.sleep
+) -> str | None:
+    """Return why a directory is not the one in which the client has left a probe; None if it is."""
+    directory = os.fsdecode(probe.directory)
+    try:
+        fd = open_directory(
+            directory if directory.startswith("/") else f"{base}/{directory}", follow=True
+        )
+    except OSError as error:
+        return reason_of(error)
+    try:
+        if probe.signs:
+            return None if _has_signs(fd, probe.signs) else "is another directory there"
+        for attempt in range(TRIES):
+            if attempt:
+                sleep(WAIT_S)
+            found = _token_in(fd, os.fsdecode(probe.name))
+            if found == probe.token:
+                return None
+        return "is another directory there"
+    finally:
+        os.close(fd)
+
+
+def _token_in(fd: int, name: str) -> bytes | None:
+    try:
+        file_fd = os.open(name, _READ_FLAGS, dir_fd=fd)
+    except OSError:
+        return None
+    try:
+        return os.read(file_fd, 64) if stat.S_ISREG(os.fstat(file_fd).st_mode) else None
+    except OSError:
+        return None
+    finally:
+        os.close(file_fd)
+
+
+def _has_signs(fd: int, signs: Sequence[Sign]) -> bool:
+    own, *others = signs
+    status = os.fstat(fd)
+    if status.st_ino != own.inode or (own.mtime_ns and status.st_mtime_ns != own.mtime_ns):
+        return False
+    if own.mtime_ns:  # there it is empty
+        with os.scandir(fd) as found:
+            return next(found, None) is None
+    for sign in others:
+        name = os.fsdecode(sign.name)
+        try:
+            found_status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError:
+            return False
+        if _sign_of(name, found_status) != sign:
+            return False
+    return True

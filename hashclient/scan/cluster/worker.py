@@ -1,0 +1,357 @@
+"""What a worker of a cluster does for a scan: all of it is called by Dask, by name.
+
+A worker has lists and key of its own, as any client has; nothing that matters is sent to it. Before
+its first batch it is `prepare`d: it opens its lists, sees that they and the key are those that the
+client has, and that each path is what it is at the client. Only then it says to the scheduler that
+it has what batches of this scan need. What goes wrong is an answer: an exception would be logged
+with what it was called with.
+
+A process serves several scans, and Dask calls functions only: so what it has open is kept here, by
+the name of the scan. Each thread has a checker of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hashclient import __version__
+from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
+from hashclient.errors import HashclientError, StateError
+from hashclient.index.open_lists import OpenLists
+from hashclient.scan.checker import Checker
+from hashclient.scan.cluster.listing import Lister
+from hashclient.scan.cluster.messages import (
+    PROTOCOL,
+    Answer,
+    Failed,
+    Lost,
+    Pin,
+    Setup,
+    Spec,
+    add_result,
+    decode_directories,
+    decode_files,
+    decode_probes,
+    decode_setup,
+    encode,
+    group_of,
+    names_of,
+    pack_result,
+    parts_of,
+)
+from hashclient.scan.cluster.probes import problem_with
+from hashclient.scan.executors.interface import Checks, Result, single_tasks
+from hashclient.scan.members import Members
+from hashclient.scan.memory import Memory
+from hashclient.scan.place import InventoryPlace
+from hashclient.scan.reasons import WORKER_FAILED
+from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
+from hashclient.session import Session
+from hashclient.system.log import Log
+from hashclient.system.text import printable
+
+#: A batch that has taken so long hands the rest back, so that no worker ends late.
+BATCH_MOST_S = 2.0
+#: A file of at least this size is a batch of its own.
+LARGE_BYTES = 256 << 20
+#: Scans that one process is ready for; of more, the one that was used least lately is dropped.
+MOST_RUNS = 16
+#: How long a worker may take to open its lists and look at paths.
+PREPARE_S = 120.0
+#: More of a resource than a worker ever uses: it says who may be given batches, not how many.
+PLENTY = 1e9
+_log = Log("cluster")
+
+_runs: dict[str, Work] = {}
+_lock = threading.Lock()
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the scan is over
+    """The scan was ended while a large file was read."""
+
+
+class Work:
+    """What a process has open for one scan."""
+
+    def __init__(self, spec: Spec, lists: OpenLists, state_dir: Path) -> None:
+        """Nothing is opened besides `lists` before a thread needs it."""
+        self.spec = spec
+        self._lists = lists
+        self._state_dir = state_dir
+        self._of_thread = threading.local()
+        self._opened: list[Members] = []
+        self.is_over = False
+        self.used = time.monotonic()
+        self.base = os.fsdecode(spec.base)
+        self.points = frozenset(map(os.fsdecode, spec.points))
+
+    def checker(self) -> Checks:
+        """Return the checker of this thread."""
+        found: Checks | None = getattr(self._of_thread, "checker", None)
+        if found is None:
+            found = self._of_thread.checker = self._make()
+        return found
+
+    def lister(self) -> Lister:
+        """Return what lists directories."""
+        return Lister(self.base, self.points, [os.fsdecode(p) for p in self.spec.exclude])
+
+    def close(self) -> None:
+        """End what was started; a batch that is being checked ends as soon as it can."""
+        self.is_over = True
+        for members in self._opened:
+            members.close()
+
+    def _make(self) -> Checker:
+        spec = self.spec
+        judge = self._lists.judge(all_digests=spec.all_digests)
+        memory = Memory()
+        if spec.asks_inventory:
+            place = InventoryPlace(self._state_dir, self._lists.sealer.key_id, spec.reread_days)
+            memory = Memory(place)
+        members = None
+        if spec.containers is not None:
+            members = Members(judge, spec.containers, keep_clean=spec.keep_clean)
+            self._opened.append(members)
+        return Checker(
+            judge,
+            cache=memory.open(),
+            learn=spec.learn,
+            keep_clean=spec.keep_clean,
+            sparse=spec.sparse,
+            on_bytes=self._on_bytes,
+            members=members,
+        )
+
+    def _on_bytes(self, _: int) -> None:
+        if self.is_over:
+            raise Stopped
+
+
+async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
+    """Make this process ready for a scan, if it can check as the client would.
+
+    Returns an empty answer, or why it cannot: a message, and a hint in the second line.
+    """
+    try:
+        problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
+    except TimeoutError:
+        problem = f"not ready after {PREPARE_S:.0f} seconds", "see whether a file system hangs"
+    except HashclientError as error:
+        problem = error.message, error.hint
+    except Exception as error:  # noqa: BLE001 - what it was called with would be logged
+        problem = f"{type(error).__name__} while it was made ready", None
+    if problem is None:
+        await dask_worker.set_resources(**{resource: PLENTY})
+        return b""
+    message, hint = problem
+    return f"{message}\n{hint or ''}".encode(errors="replace")
+
+
+async def look_at(run: str, payload: bytes) -> bytes:
+    """Look where the client has left probes; return what is wrong with each, None if nothing."""
+    work = _runs.get(run)
+    if work is None:
+        return encode(None)
+    probes, base = decode_probes(payload), work.base
+
+    def look() -> list[str | None]:
+        return [problem_with(probe, base) for probe in probes]
+
+    try:
+        return encode(await asyncio.wait_for(asyncio.to_thread(look), PREPARE_S))
+    except TimeoutError:
+        return encode(["not looked at in time"] * len(probes))
+
+
+async def forget(run: str, resource: str, dask_worker: Any) -> None:
+    """Close what this process has open for a scan, which is over."""
+    with _lock:
+        work = _runs.pop(run, None)
+    if work is not None:
+        await asyncio.to_thread(work.close)
+        await dask_worker.set_resources(**{resource: 0})
+
+
+def _prepare(payload: bytes) -> tuple[str, str | None] | None:
+    """Open lists and look at probes; return what is wrong and what helps.
+
+    Raises:
+        HashclientError: the lists cannot be used.
+    """
+    setup: Setup = decode_setup(payload)
+    spec = setup.spec
+    if (spec.protocol, spec.version) != (PROTOCOL, __version__):
+        text = f"it has hashclient {__version__}, and the client {spec.version}"
+        return text, "install the same version everywhere"
+    with _lock:
+        work = _runs.get(spec.run)
+    if work is None:
+        settings = own_settings(os.environ)
+        session = Session(settings)
+        lists = session.open_lists()
+        problem = problem_with_lists(spec, lists)
+        if problem is not None:
+            return problem
+        work = Work(spec, lists, settings.state_dir)
+    for probe in setup.probes:
+        wrong = problem_with(probe, work.base)
+        if wrong is not None:
+            path = printable(os.fsdecode(probe.directory))
+            return f"{path}: {wrong}", "every machine must have the same files at the same path"
+    with _lock:
+        _runs[spec.run] = work
+        dropped = sorted(_runs.values(), key=lambda w: w.used)[: max(0, len(_runs) - MOST_RUNS)]
+        for old in dropped:
+            del _runs[old.spec.run]
+    for old in dropped:
+        old.close()
+    # What is here now lives long: looking through it again and again is in vain.
+    gc.freeze()
+    return None
+
+
+def own_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings of this machine, as its environment says them.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    state_dir, config, key_file = (
+        Path(value) if (value := environ.get(f"HASHCLIENT_{name}")) else None
+        for name in ("STATE_DIR", "CONFIG", "SEAL_KEY_FILE")
+    )
+    return resolve_settings(
+        state_dir=state_dir,
+        config_path=config,
+        seal_key_file=key_file,
+        command_names=COMMAND_TABLES,
+        environ=environ,
+    )
+
+
+def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
+    """Return which lists these are, and of which generation."""
+    manifests = [index.manifest for index in lists.indexes]
+    return tuple(
+        sorted(
+            (Pin(m.list, m.provider, m.generation, m.index_hash) for m in manifests),
+            key=lambda pin: pin.name,
+        )
+    )
+
+
+def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
+    """Return why these lists do not find what those of the client find; None if they do."""
+    if lists.sealer.key_id != spec.key_id:
+        return (
+            f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
+            "give every worker the seal key of the client, as a credential or a file",
+        )
+    here, there = {pin.name: pin for pin in pins_of(lists)}, {pin.name: pin for pin in spec.lists}
+    for name in sorted(here.keys() | there.keys()):
+        mine, wanted = here.get(name), there.get(name)
+        hint = "run `hashclient fetch` on every worker and on the client"
+        if mine is None:
+            return f"list {name}: it is not there, or cannot be used", hint
+        if wanted is None:
+            return f"list {name}: the client does not use it", hint
+        if mine.generation != wanted.generation:
+            return f"list {name}: generation {mine.generation}, not {wanted.generation}", hint
+        if mine != wanted:
+            return f"list {name}: it is another list of the same name and generation", hint
+    return None
+
+
+def check(run: str, payload: bytes) -> bytes:
+    """Check a batch of files."""
+    work = _runs.get(run)
+    if work is None:
+        return encode(Lost(WORKER_FAILED))
+    work.used = time.monotonic()
+    return check_with(work.checker, work.base, payload)
+
+
+def check_with(make: Callable[[], Checks], base: str | None, payload: bytes) -> bytes:
+    """Check a batch of files with what `make` returns.
+
+    Relative paths are relative to `base`, or to where this process is.
+    """
+    return encode(_caught(lambda: _check(make(), base, payload)))
+
+
+def list_directories(run: str, payload: bytes) -> bytes:
+    """List a batch of directories, and what is below them."""
+    work = _runs.get(run)
+    if work is None:
+        return encode(Lost(WORKER_FAILED))
+    work.used = time.monotonic()
+    return encode(_caught(lambda: work.lister().run(decode_directories(payload).starts)))
+
+
+def _caught(do: Callable[[], Answer]) -> Answer:
+    try:
+        return do()
+    except StateError as error:  # an index is damaged
+        return Failed(error.message, error.hint)
+    except Exception as error:  # noqa: BLE001 - of a batch that is lost, every file is unread
+        _log.info("a batch has failed: %s", type(error).__name__)
+        return Lost(WORKER_FAILED)
+
+
+def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
+    """Check as much of a batch as fits into the time, and hand the rest back."""
+    started = time.monotonic()
+    groups = [group_of(names) for names in decode_files(payload).groups]
+    prefix = ""
+    if base is not None and groups and not groups[0].directory.startswith("/"):
+        prefix = f"{base}/"
+        groups = [group._replace(directory=prefix + group.directory) for group in groups]
+    waiting: list[Task] = list(parts_of(groups, TASK_NAMES))
+    waiting.reverse()
+    is_alone = sum(len(group.names) for group in groups) == 1
+    total, large = Result(), list[Group]()
+    while waiting:
+        task = waiting.pop()
+        if not is_alone and _is_large(task):
+            large += task
+            continue
+        result = checker.check(task)
+        add_result(total, result)
+        waiting += reversed(list(single_tasks(result.deferred)))
+        if time.monotonic() - started >= BATCH_MOST_S:
+            break
+    total.deferred = [group for task in reversed(waiting) for group in task]
+    if prefix:
+        _strip(total, len(prefix))
+        large = [group._replace(directory=group.directory[len(prefix) :]) for group in large]
+    checked = pack_result(total, time.monotonic() - started)
+    checked.large = [names_of(group) for group in large]
+    return checked
+
+
+def _is_large(task: Task) -> bool:
+    """Tell whether a task is one file that takes so long that others must not wait for it."""
+    if len(task) != 1 or len(task[0].names) != 1:
+        return False
+    try:
+        status = os.stat(join(task[0].directory, task[0].names[0]))  # noqa: PTH116 - any bytes
+        return status.st_size >= LARGE_BYTES
+    except OSError:
+        return False  # whoever checks it says what is wrong
+
+
+def _strip(result: Result, length: int) -> None:
+    """Call everything again as the client does: a path is relative to where that is."""
+    from msgspec.structs import replace
+
+    result.outcomes = [replace(o, path=o.path[length:]) for o in result.outcomes]
+    result.deferred = [Group(g.directory[length:], g.names, g.follow) for g in result.deferred]

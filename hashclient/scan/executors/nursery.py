@@ -1,0 +1,206 @@
+"""A process that forks workers later in a run, as the one that hands work out was at its start.
+
+That one has threads by then, which list directories, and SQLite open, which writes what was
+learned: a fork would carry both into a worker that can use neither. The nursery is forked before
+any of that. It has the lists mapped as well, so what it forks starts at once and shares the pages.
+It does nothing but fork and wait, and ends with its workers when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import struct
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.process import BaseProcess
+from socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
+
+from hashclient.scan.executors.interface import MakeChecker
+from hashclient.scan.executors.worker import SIGNALS, become_child, serve
+
+#: What is asked: to fork, with a descriptor to serve; to end a process, or to wait for it.
+_FORK, _END, _WAIT = range(3)
+#: Of a question: which one, and the process. Of an answer: a process or an exit code, and the
+#: number of an error.
+_QUESTION = struct.Struct("=qq")
+_ANSWER = struct.Struct("=qi")
+
+
+class Late:
+    """A worker that the nursery has forked; it stays to be waited for until `join`."""
+
+    def __init__(self, ask: Callable[[int, int], int], pid: int) -> None:
+        self._ask = ask
+        self.pid: int | None = pid
+        self.exitcode: int | None = None
+
+    def terminate(self) -> None:
+        """Tell it to end."""
+        with contextlib.suppress(OSError):  # the nursery has ended, and ends its workers
+            self._ask(_END, self.pid or 0)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, unless there is a `timeout`: then the nursery waits for it.
+
+        Its exit code stays unknown if the nursery has ended, too.
+        """
+        if timeout is None and self.exitcode is None:
+            with contextlib.suppress(OSError):
+                self.exitcode = self._ask(_WAIT, self.pid or 0)
+
+
+class Nursery:
+    """Forks workers with checkers from `make`."""
+
+    def __init__(self, make: MakeChecker) -> None:
+        """Fork it, which is to be done as long as this process has one thread.
+
+        Raises:
+            OSError: the system has no room for it.
+        """
+        #: The connections to workers that were asked for; those that are there; the last error.
+        self._asked: deque[Connection] = deque()
+        self._born: list[tuple[Late, Connection]] = []
+        self._error = 0
+        self.end, its_end = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        try:
+            # Not a daemon, which could have no children.
+            self._process = forked(_tend, its_end, self.end, make, daemon=False)
+        except OSError:
+            self.end.close()
+            raise
+        finally:
+            its_end.close()
+
+    @property
+    def asked(self) -> int:
+        """How many workers were asked for that have not been born."""
+        return len(self._asked)
+
+    def ask_for_one(self) -> None:
+        """Ask for a worker, and do not wait for it; `born` has it when it is there.
+
+        Raises:
+            OSError: the system has no room for it, or the nursery has ended.
+        """
+        ours, its = Pipe()
+        try:
+            send_fds(self.end, [_QUESTION.pack(_FORK, 0)], [its.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            its.close()
+        self._asked.append(ours)
+
+    def born(self, *, wait: bool = False) -> list[tuple[Late, Connection]]:
+        """Return the workers that are there since the last time, with the connections to them.
+
+        With `wait`, all that were asked for are waited for.
+
+        Raises:
+            OSError: the system has no room for one, or the nursery has ended.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self._asked:
+                self._take_one(0 if wait else MSG_DONTWAIT)
+        if self._error and not self._born:
+            error, self._error = self._error, 0
+            raise OSError(error, os.strerror(error))
+        born, self._born = self._born, []
+        return born
+
+    def _take_one(self, flags: int) -> None:
+        """Take the answer about the first worker that was asked for.
+
+        Raises:
+            BlockingIOError: it is not there yet.
+        """
+        pid, error = self._answer(flags)
+        connection = self._asked.popleft()
+        if error:
+            connection.close()
+            self._error = error
+        else:
+            self._born.append((Late(self._ask, pid), connection))
+
+    def _ask(self, what: int, pid: int) -> int:
+        """Ask, and wait for the answer.
+
+        Raises:
+            OSError: what the nursery has met, or that it has ended.
+        """
+        self.end.send(_QUESTION.pack(what, pid))
+        while self._asked:  # these were asked before
+            self._take_one(0)
+        number, error = self._answer(0)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return number
+
+    def _answer(self, flags: int) -> tuple[int, int]:
+        try:
+            answer = self.end.recv(_ANSWER.size, flags)
+        except ConnectionError:
+            answer = b""
+        number, error = _ANSWER.unpack(answer or _ANSWER.pack(0, errno.ECHILD))
+        return int(number), int(error)
+
+    def close(self, wait_s: float | None = None) -> None:
+        """End it, and what it has forked and is still there; wait for it, or for so long."""
+        for connection in [*self._asked, *(born for _, born in self._born)]:
+            connection.close()
+        self.end.close()
+        self._process.join(wait_s)
+        if self._process.exitcode is not None:
+            self._process.close()
+
+
+def forked(work: Callable[..., None], *args: object, daemon: bool = True) -> BaseProcess:
+    """Run `work` in a process of its own.
+
+    Raises:
+        OSError: the system has no room for it.
+    """
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=args, daemon=daemon)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
+
+
+def _tend(end: socket, not_ours: socket, make: MakeChecker) -> None:
+    """Answer until the parent is gone; what was forked ends with this process."""
+    become_child([not_ours])
+    born: dict[int, BaseProcess] = {}
+    while True:
+        message, fds, _, _ = recv_fds(end, _QUESTION.size, 1)
+        if not message:
+            return
+        what, pid = _QUESTION.unpack(message)
+        number, error = 0, 0
+        try:
+            if what == _FORK:
+                with Connection(fds[0]) as connection:
+                    process = forked(serve, connection, [end], make)
+                number = process.pid or 0
+                born[number] = process
+            elif what == _END:
+                born[pid].terminate()
+            else:
+                process = born.pop(pid)
+                process.join()
+                number = process.exitcode or 0
+                process.close()
+        except OSError as failure:
+            error = failure.errno or errno.EIO
+        with contextlib.suppress(BrokenPipeError):
+            end.send(_ANSWER.pack(number, error))

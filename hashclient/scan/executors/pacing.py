@@ -1,0 +1,201 @@
+"""How many workers a run has, and how many names each is given at a time: by what was measured.
+
+A worker that computes needs a processor, so there are as many as processors. One that waits for
+storage leaves its processor to others: there may be many more. How it is, is seen in the run, in
+what the scheduler says of each worker: it runs, it waits for a processor, or for something else.
+If it runs for the share f of the time in which it does not wait for a processor, n processors are
+kept busy by n / f workers. As they do not wait evenly, the time that they wait counts twice:
+n (2 / f - 1), at most `MOST`, and what memory and descriptors are there for.
+
+A batch is a measure of time. Where a name takes long, few are handed over at once, so that all end
+together; where it takes microseconds, as many as the source gives.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Collection, Iterable
+
+import msgspec
+
+from hashclient.scan.sources.interface import TASK_NAMES, Task, divided
+from hashclient.system.cgroups import available_memory
+from hashclient.system.processors import busy_s, children_of, is_runnable
+
+#: Workers at most, unless there are more processors, or somebody asks for more.
+MOST = 64
+#: Tasks that wait at a worker, so that it never waits for the parent.
+TASKS_AHEAD = 3
+#: Names in the first tasks, as long as nobody knows how long one takes.
+FIRST_NAMES = 8
+#: Fewer names than that cost more to hand over than to check, unless each takes a second.
+FEW_NAMES = 4
+#: Seconds that a task should take, and how much longer it may be before it is divided.
+BATCH_S = 0.25
+BATCH_SLACK = 2.0
+#: Where a task takes longer, waiting for the next one costs nothing beside it.
+LONG_S = 0.05
+#: How much a new measurement of the time of a name says.
+_WEIGHT = 0.3
+#: The first look at what workers do, after so many seconds, and the longest time between two.
+FIRST_LOOK_S = 0.005
+LOOK_S = 0.25
+#: How many times as many workers there may be after a look.
+GROWTH = 4
+#: Too small a difference is none: this many times more, or less.
+MORE, FEWER = 1.25, 0.5
+#: Memory of its own that a worker may need, with the process that opens containers for it, and the
+#: share of what is free that all of them may take.
+WORKER_BYTES = 32 << 20
+MEMORY_SHARE = 0.25
+#: The share of its descriptors that the parent may spend on connections to workers.
+DESCRIPTOR_SHARE = 0.25
+
+
+class Times(msgspec.Struct):
+    """When a worker began what it does now, and for how long it had run at the last look."""
+
+    #: None while it has nothing to do.
+    busy_since: float | None = None
+    ran_s: float = 0.0
+    queued_s: float = 0.0
+
+
+def most_workers(jobs: int) -> int:
+    """Return how many workers there may be where `jobs` are enough as long as none waits."""
+    most = max(MOST, jobs)
+    if (free := available_memory()) is not None:
+        most = min(most, int(free * MEMORY_SHARE / WORKER_BYTES))
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors != resource.RLIM_INFINITY:
+        most = min(most, int(descriptors * DESCRIPTOR_SHARE))
+    return max(jobs, most)
+
+
+class Pacing:
+    """Decides for a pool of workers; it starts none and sends nothing."""
+
+    def __init__(
+        self, jobs: int, most: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Have `jobs` workers, and up to `most` as long as they wait for storage."""
+        self.jobs = jobs
+        self.most = jobs if most is None else most
+        #: How many workers there should be.
+        self.wanted = jobs
+        self._clock = clock
+        self._name_s: float | None = None
+        #: What workers have started, and for how long it had run.
+        self._started: dict[int, float] = {}
+        #: Whether there were too few or too many at the last look.
+        self._too_few = self._too_many = False
+        self._looked = clock()
+        self._pause_s = FIRST_LOOK_S
+        #: When to look at the workers next.
+        self.due = self._looked + FIRST_LOOK_S if self.most > jobs else math.inf
+
+    @property
+    def ahead(self) -> int:
+        """How many tasks are sent to a worker, with the one that it is at."""
+        if self._name_s is None:
+            return 1
+        whole = min(self.names, TASK_NAMES)
+        return TASKS_AHEAD if self._name_s * whole < LONG_S else 1
+
+    @property
+    def names(self) -> int:
+        """How many names make a task of a useful time."""
+        if self._name_s is None:
+            return FIRST_NAMES
+        least = FEW_NAMES if self._name_s < 1 else 1
+        return max(least, int(BATCH_S / max(self._name_s, 1e-9)))
+
+    def divide(self, task: Task) -> tuple[Task, Task]:
+        """Return what of a task to send now, and what is left for the next time."""
+        names = self.names
+        if sum(len(group.names) for group in task) <= names * BATCH_SLACK:
+            return task, []
+        return divided(task, names)
+
+    def sent(self, times: Times) -> None:
+        """Note that a worker has something to do."""
+        if times.busy_since is None:
+            times.busy_since = self._clock()
+
+    def ended(self, times: Times, task: Task, *, is_last: bool) -> None:
+        """Note that a worker has done a task, and whether it was the last that it had."""
+        now = self._clock()
+        began, times.busy_since = times.busy_since, None if is_last else now
+        names = sum(len(group.names) for group in task)
+        if began is not None and names:
+            taken = (now - began) / names
+            old = taken if self._name_s is None else self._name_s
+            self._name_s = old + _WEIGHT * (taken - old)
+
+    def look(self, workers: Iterable[tuple[int, Times]]) -> None:
+        """Look at workers, each a process and its times, and decide how many there should be."""
+        now = self._clock()
+        self._pause_s = min(LOOK_S, 2 * self._pause_s)
+        since, self._looked, self.due = self._looked, now, now + self._pause_s
+        wall_s = ran_s = queued_s = 0.0
+        busy: dict[int, float] = {}
+        for pid, times in workers:
+            used = _used(pid, times)
+            if used is not None and times.busy_since is not None:
+                passed_s = now - max(since, times.busy_since)
+                wall_s += passed_s
+                ran_s += used[0]
+                queued_s += used[1]
+                busy[pid] = max(0.0, passed_s - used[0] - used[1])
+        if wall_s <= 0:
+            return
+        enough = self._enough(wall_s - queued_s, ran_s)
+        if enough > self.wanted * MORE and self.wanted < self.most:
+            # They may wait for a processor still, or for what computes for them.
+            queued_s += sum(rest_s for pid, rest_s in busy.items() if is_runnable(pid))
+            ran_s += self._ran_for(busy, wall_s)
+            enough = self._enough(wall_s - queued_s, ran_s)
+        # Twice: one look alone may have come at a bad moment.
+        too_few, too_many = enough > self.wanted * MORE, enough < self.wanted * FEWER
+        if too_few and self._too_few:
+            self.wanted = min(enough, self.wanted * GROWTH)
+        elif too_many and self._too_many:
+            self.wanted = enough
+        self._too_few, self._too_many = too_few, too_many
+
+    def limit(self, most: int) -> None:
+        """Have no more than so many workers: there is no room for others."""
+        self.most = max(self.jobs, most)
+        self.wanted = min(self.wanted, self.most)
+
+    def _enough(self, apart_s: float, ran_s: float) -> int:
+        """Return how many workers keep the processors busy, if they ran for so long of so long."""
+        if ran_s * MOST * 2 <= apart_s:
+            return self.most
+        share = min(1.0, ran_s / apart_s) if apart_s > 0 else 1.0
+        return min(self.most, max(self.jobs, int(self.jobs * (2 / share - 1))))
+
+    def _ran_for(self, workers: Collection[int], unknown_s: float) -> float:
+        """Return for how long what `workers` have started ran since this was last asked.
+
+        What is seen for the first time counts as `unknown_s`: the next look knows.
+        """
+        total_s = 0.0
+        before, self._started = self._started, {}
+        for _, pid in children_of(workers):
+            if (busy := busy_s(pid)) is not None:
+                self._started[pid] = sum(busy)
+                total_s += sum(busy) - before[pid] if pid in before else unknown_s
+        return total_s
+
+
+def _used(pid: int, times: Times) -> tuple[float, float] | None:
+    """Return for how long a worker has run, and has waited to run, since the last look."""
+    busy = busy_s(pid)
+    if busy is None:
+        return None
+    before = times.ran_s, times.queued_s
+    times.ran_s, times.queued_s = busy
+    return busy[0] - before[0], busy[1] - before[1]

@@ -1,0 +1,71 @@
+"""The loop of a worker process: tasks come in, results go out, until the parent is gone."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from socket import socket
+
+from hashclient.errors import StateError
+from hashclient.scan.executors.interface import MakeChecker
+from hashclient.scan.executors.wire import decode_task, encode_count, encode_error, encode_result
+from hashclient.system.process import end_at_bad_pages, forget_exit_codes, is_debugged
+
+#: Bytes of a large file between two notes of progress.
+PROGRESS_BYTES = 32 << 20
+#: What the parent decides about. They are blocked around a fork: in the child, before it has
+#: handlers of its own, those of the parent would run.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def become_child(not_ours: Sequence[Connection | socket]) -> None:
+    """Be a process of its own, just forked: with its own signals, and without `not_ours`."""
+    # The terminal sends Ctrl-C to the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    forget_exit_codes()
+    end_at_bad_pages()
+    # Whoever reads what the run writes does not wait for this process, which may hang in a server.
+    # What goes wrong here ends as unread files; only who looks for a bug wants to see more.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if is_debugged() else (0, 1, 2):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+    for end in not_ours:
+        end.close()
+    # What was inherited lives as long as the process: looking through it again and again is in
+    # vain. Measured with two workers and 40,000 small files: 587 ms of CPU time in all, not 599.
+    gc.freeze()
+
+
+def serve(
+    connection: Connection, not_ours: Sequence[Connection | socket], make: MakeChecker
+) -> None:
+    """Serve tasks until the parent closes its end; this process has just been forked."""
+    become_child(not_ours)
+    unsaid = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal unsaid
+        unsaid += count
+        if unsaid >= PROGRESS_BYTES:
+            connection.send_bytes(encode_count(unsaid))
+            unsaid = 0
+
+    checker = make(on_bytes)
+    try:
+        while True:
+            task = decode_task(connection.recv_bytes())
+            try:
+                result = checker.check(task)
+            except StateError as error:  # an index is damaged; any other worker would see the same
+                connection.send_bytes(encode_error(error))
+                return
+            connection.send_bytes(encode_result(result))
+            unsaid = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return

@@ -1,0 +1,101 @@
+"""Opening files ahead of the one that is read, so that the storage works while this one computes.
+
+A worker reads one file after the other. Where what it reads is not in memory, each costs a wait,
+and a disk that could do thirty reads at a time does one. So the next files are opened, and the
+kernel is told that they will be read, while the first is. Measured with 20,000 files of 20 kB on a
+disk of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of
+1.4, since it is put to sleep and woken a twentieth as often. In the order of inodes it was no
+faster.
+
+What is in memory already is read as it was: opening ahead costs some microseconds a file. Whether
+it pays, the kernel says of the thread after each task: how often it waited, and what it read of
+disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from hashclient.core.digests import CHUNK_BYTES
+
+#: Files that are open ahead.
+FILES_AHEAD = 32
+#: It pays where a thread has waited more often than this, for each task and for each of its files.
+WAITS, WAITS_A_FILE = 4, 0.2
+#: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
+_BLOCKS = 8
+#: What there is too little of to open a file ahead, which is no reason for its being unread.
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Waits:
+    """Whether this thread has waited for files that it read, task by task."""
+
+    def __init__(self) -> None:
+        """It has not."""
+        self.often = False
+        self._before = 0
+
+    def begin(self) -> None:
+        """Note that a task begins."""
+        self._before = self.count()
+
+    def end(self, files: int) -> None:
+        """Note that it has ended, after so many files were read."""
+        if files:
+            self.often = self.count() - self._before > WAITS + WAITS_A_FILE * files
+
+    def leave_out(self, count: int) -> None:
+        """Leave out of a task what has come since there was this `count`."""
+        self._before += self.count() - count
+
+    @staticmethod
+    def count() -> int:
+        """Return how often this thread has waited, or would have without reading ahead."""
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return used.ru_nvcsw + used.ru_inblock // _BLOCKS
+
+
+class OpenedAhead:
+    """Opens files of a directory in their order, some ahead of those that are taken."""
+
+    def __init__(self, names: Sequence[str], flags: int, directory_fd: int) -> None:
+        """Open `names` with `flags` in an open directory."""
+        self._names: Iterator[str] = iter(names)
+        self._flags, self._directory_fd = flags, directory_fd
+        self._opened: deque[int | OSError] = deque()
+        self._next: str | None = next(self._names, None)
+
+    def take(self) -> int:
+        """Return the descriptor of the next file, which is the caller's now.
+
+        Raises:
+            OSError: it could not be opened.
+        """
+        while self._next is not None and len(self._opened) < FILES_AHEAD:
+            try:
+                fd = os.open(self._next, self._flags, dir_fd=self._directory_fd)
+            except OSError as error:
+                if self._opened and error.errno in _NO_ROOM:
+                    break
+                self._opened.append(error)
+            else:
+                self._opened.append(fd)
+                with contextlib.suppress(OSError):  # a pipe, say, cannot be read ahead
+                    os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
+            self._next = next(self._names, None)
+        opened = self._opened.popleft()
+        if isinstance(opened, OSError):
+            raise opened
+        return opened
+
+    def close(self) -> None:
+        """Close what was not taken."""
+        while self._opened:
+            if not isinstance(opened := self._opened.popleft(), OSError):
+                os.close(opened)

@@ -1,0 +1,423 @@
+"""Reading directories, some entries at a time, and several directories at once where that waits.
+
+A walk reads one directory after the other, which costs nothing where the kernel has them at hand.
+Where each request takes milliseconds, threads open and read those ahead that the walk will come to
+next, and find out the types that a directory does not tell. What they cannot open or read, the walk
+tries by itself: so nothing is reported that it has not met, and in no other order.
+
+Limits: so many directories are open ahead, and so many names of each are kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import resource
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.system.background import start_thread
+
+if TYPE_CHECKING:
+    _Entries = os._ScandirIterator[str]  # noqa: SLF001 - it has no other name
+
+#: A name in a directory, and its type as in `st_mode`.
+Entry = tuple[str, int]
+
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+
+#: Entries that are read at a time: at first, at most, and at most where each takes long.
+FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
+#: A step of the walk waits if it takes longer than so many seconds, and so many more an entry.
+STEP_S, ENTRY_S = 0.0005, 0.000005
+#: Listing waits if more of the last steps did than did not, by so many; more are not counted.
+SLOW_STEPS, MOST_STEPS = 3, 8
+#: Threads that read ahead, directories they are at or have read of one directory, and of all.
+THREADS, OF_ONE, OF_ALL = 32, 16, 64
+#: Names of a directory that are read ahead.
+NAMES_AHEAD = 512
+#: The share of the descriptors of this process that directories read ahead may take, two for each.
+_DESCRIPTOR_SHARE = 0.125
+#: Entries of unknown type that one thread is given at a time.
+_SLICE = 4
+
+
+def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
+    """Return names and their types, as in `st_mode`.
+
+    The type that a directory has for a name is believed where it leads to a look at what has that
+    name: whoever opens it sees what it is. What is to be passed over is looked at first, since a
+    disk that somebody has prepared may call a file a link. What has no type that can be found out,
+    since it has vanished, say, passes for a file.
+    """
+    found: list[Entry] = []
+    for entry in entries:
+        mode = stat.S_IFREG
+        try:
+            if not entry.is_file(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False):
+                    mode = stat.S_IFDIR
+                else:
+                    mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+        except OSError:
+            pass
+        found.append((entry.name, mode))
+    return found
+
+
+class Lister:
+    """Reads directories for one walk, and knows whether that waits for the storage."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without a thread; there is none before `may_thread` is set."""
+        self._clock = clock
+        self._steps = 0
+        self._count = FIRST_ENTRIES
+        self._threads: _Threads | None = None
+        #: Set by the walk when whoever uses it has forked what it needs.
+        self.may_thread = False
+        #: Whether listing has waited of late.
+        self.is_slow = False
+
+    def note(self, seconds: float, entries: int = 0) -> None:
+        """Note how long a step has taken: to open a directory, or to read so many entries."""
+        if seconds > STEP_S + ENTRY_S * entries:
+            self._steps = min(MOST_STEPS, self._steps + 2)
+            self.is_slow = self.is_slow or self._steps > SLOW_STEPS
+            self._count = FIRST_ENTRIES
+        elif self._steps:
+            self._steps -= 1
+            self.is_slow = self.is_slow and self._steps > 0
+        elif self._count < MOST_ENTRIES:
+            self._count *= 2
+
+    def open(
+        self, directory_fd: int | None, name: str, *, follow: bool
+    ) -> tuple[int, os.stat_result]:
+        """Open a directory in an open one.
+
+        Raises:
+            OSError: it cannot be opened, is none, or is a link and `follow` is not set.
+        """
+        began = self._clock()
+        opened = open_in(directory_fd, name, follow=follow)
+        self.note(self._clock() - began)
+        return opened
+
+    def read(self, fd: int) -> Iterator[list[Entry]]:
+        """Yield the entries of an open directory, some at a time.
+
+        Raises:
+            OSError: it cannot be read on, after what could be read of it.
+        """
+        with os.scandir(fd) as entries:
+            yield from self.read_on(iter(entries))
+
+    def read_on(self, entries: Iterator[os.DirEntry[str]]) -> Iterator[list[Entry]]:
+        """Yield what is left of a directory; see `read`."""
+        while True:
+            raw: list[os.DirEntry[str]] = []
+            began, failure, threads = self._clock(), None, self._at_hand()
+            try:
+                raw.extend(
+                    itertools.islice(entries, self._count if threads is None else SLOW_ENTRIES)
+                )
+            except OSError as error:  # what came before it is in the list
+                failure = error
+            if raw:
+                chunk = typed(raw) if threads is None else threads.typed(raw, self._clock)
+                self.note(self._clock() - began, len(raw))
+                yield chunk
+            if failure is not None:
+                raise failure
+            if not raw:
+                return
+
+    def ahead(self, directory_fd: int, name: str, depth: int) -> Listing | None:
+        """Begin to open and read a directory in an open one; None where that is not done ahead.
+
+        Those at the greatest `depth` come first: a walk needs them first.
+        """
+        threads = self._at_hand()
+        return None if threads is None else threads.begin(directory_fd, name, depth)
+
+    def _at_hand(self) -> _Threads | None:
+        """Return the threads, where listing waits and there may be some."""
+        if not (self.is_slow and self.may_thread):
+            return None
+        if self._threads is None:
+            self._threads = _Threads()
+        return self._threads
+
+    def close(self) -> None:
+        """Let go of all that was opened ahead."""
+        if self._threads is not None:
+            self._threads.close()
+
+
+def open_in(directory_fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+    """Open a directory in an open one, and return its status as well.
+
+    Raises:
+        OSError: it cannot be opened, is none, or is a link and `follow` is not set.
+    """
+    flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
+    return with_status(os.open(name, flags, dir_fd=directory_fd))
+
+
+def with_status(fd: int) -> tuple[int, os.stat_result]:
+    """Return an open directory and its status.
+
+    Raises:
+        OSError: there is none; it is closed then.
+    """
+    try:
+        return fd, os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+class Listing:
+    """A directory that a thread opens and reads; whoever asked for it takes it or leaves it."""
+
+    def __init__(self, threads: _Threads, directory_fd: int, name: str) -> None:
+        self._threads = threads
+        self._directory_fd, self._name = directory_fd, name
+        self._opened: SimpleQueue[tuple[int, os.stat_result] | None] = SimpleQueue()
+        #: Chunks; then what is left to be read, an error, or None at the end.
+        self._chunks: SimpleQueue[list[Entry] | _Entries | OSError | None] = SimpleQueue()
+        #: Of what follows: whether it was begun, and whether it is not wanted any more.
+        self._lock = threading.Lock()
+        self._begun = self._left = False
+        self._fd = -1
+
+    def run(self) -> None:
+        """Open and read it, in a thread."""
+        with self._lock:
+            if self._begun:  # or left, which counts as that
+                return
+            self._begun = True
+        try:
+            opened = open_in(self._directory_fd, self._name, follow=False)
+        except OSError:
+            opened = None
+        with self._lock:
+            os.close(self._directory_fd)
+            if opened is not None and self._left:
+                os.close(opened[0])
+                return
+            self._fd = -1 if opened is None else opened[0]
+        self._opened.put(opened)
+        if opened is not None:
+            self._read(opened[0])
+
+    def _read(self, fd: int) -> None:
+        try:
+            entries = os.scandir(fd)
+        except OSError as error:
+            self._chunks.put(error)
+            return
+        last: _Entries | OSError | None = entries
+        for _ in range(0, NAMES_AHEAD, SLOW_ENTRIES):
+            raw: list[os.DirEntry[str]] = []
+            if self._left:
+                break
+            try:
+                raw.extend(itertools.islice(entries, SLOW_ENTRIES))
+            except OSError as error:
+                last = error
+            if raw:
+                self._chunks.put(typed(raw))
+            elif last is entries:
+                last = None
+            if last is not entries:
+                entries.close()
+                break
+        with self._lock:
+            if self._left:
+                entries.close()
+            self._chunks.put(last)
+
+    def take(self) -> tuple[int, os.stat_result] | None:
+        """Return the open directory, which is the caller's now; None if the caller is to open it.
+
+        That is so where it could not be opened, or where no thread has come to it yet.
+        """
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                os.close(self._directory_fd)
+                self._threads.gave_up(self)
+                return None
+        opened = self._opened.get()
+        self._threads.gave_up(self)
+        return opened
+
+    def read(self, lister: Lister) -> Iterator[list[Entry]]:
+        """Yield its entries, some at a time; see `Lister.read`."""
+        try:
+            while isinstance(item := self._chunks.get(), list):
+                yield item
+            if isinstance(item, OSError):
+                raise item
+            if item is not None:
+                with item as entries:
+                    yield from lister.read_on(entries)
+        finally:
+            self._drop()
+
+    def leave(self) -> None:
+        """Close it; it was not taken."""
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                os.close(self._directory_fd)
+            elif self._fd >= 0 and not self._left:
+                os.close(self._fd)
+            self._left = True
+        self._threads.gave_up(self)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Close what is left to be read, now or when the thread has come to its end."""
+        with self._lock:
+            self._left = True
+            while not self._chunks.empty():
+                item = self._chunks.get()
+                if item is not None and not isinstance(item, (list, OSError)):
+                    item.close()
+
+
+class Frame(msgspec.Struct):
+    """A directory that a walk is in: what is left of it, and the files found since the last group.
+
+    Without `fd` it is closed, and what is left of it is in memory. `rest` are entries that were
+    read, `chunks` those that are still to be read. Directories in it that were begun ahead are in
+    `ahead`, and names of those that may be in `later`.
+    """
+
+    path: str
+    fd: int | None
+    identity: tuple[int, int]
+    chunks: Iterator[list[Entry]]
+    names: list[str] = msgspec.field(default_factory=list)
+    rest: Iterator[Entry] = iter(())
+    ahead: dict[str, Listing] = msgspec.field(default_factory=dict)
+    later: deque[str] = msgspec.field(default_factory=deque)
+
+    def look_ahead(self, lister: Lister, depth: int) -> None:
+        """Have the next directories in it read ahead, as many as there is room for."""
+        while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
+            listing = lister.ahead(self.fd, self.later[0], depth)
+            if listing is None:
+                return
+            self.ahead[self.later.popleft()] = listing
+
+    def listing_of(self, name: str, lister: Lister, depth: int) -> Listing | None:
+        """Return a directory in it that was begun ahead, if it was; the next ones are."""
+        listing = self.ahead.pop(name, None)
+        if self.later:
+            if self.later[0] == name:
+                self.later.popleft()
+            self.look_ahead(lister, depth)
+        return listing
+
+
+class _Threads:
+    """Threads that list and look: what is waited for first, and then the deepest directory."""
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[int, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._ready = threading.Condition()
+        self._count = self._idle = 0
+        self._closed = False
+        self._listings: set[Listing] = set()
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._room = OF_ALL
+        if descriptors != resource.RLIM_INFINITY:
+            self._room = min(OF_ALL, int(descriptors * _DESCRIPTOR_SHARE / 2))
+
+    def begin(self, directory_fd: int, name: str, depth: int) -> Listing | None:
+        """Begin to list a directory; None where there is no room for it."""
+        if len(self._listings) >= self._room:
+            return None
+        try:
+            listing = Listing(self, os.dup(directory_fd), name)
+        except OSError:
+            return None
+        self._listings.add(listing)
+        self._do(-depth, listing.run)
+        return listing
+
+    def gave_up(self, listing: Listing) -> None:
+        """Forget a listing: it is taken."""
+        self._listings.discard(listing)
+
+    def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> list[Entry]:
+        """Return names and types, as `typed` does; each is looked at where the first takes long."""
+        began = clock()
+        found = typed(entries[:1])
+        rest = entries[1:]
+        if clock() - began < STEP_S:
+            return found + typed(rest)
+        slices = [rest[at : at + _SLICE] for at in range(0, len(rest), _SLICE)]
+        parts: list[list[Entry] | None] = [None] * len(slices)
+        done: SimpleQueue[None] = SimpleQueue()
+
+        def look(number: int) -> None:
+            parts[number] = typed(slices[number])
+            done.put(None)
+
+        for number in range(len(slices)):
+            self._do(-1 << 30, lambda number=number: look(number))  # type: ignore[misc]
+        for _ in slices:
+            done.get()
+        return found + [entry for part in parts if part for entry in part]
+
+    def _do(self, rank: int, job: Callable[[], None]) -> None:
+        with self._ready:
+            heapq.heappush(self._jobs, (rank, next(self._numbers), job))
+            wanted = len(self._jobs) > self._idle and self._count < THREADS
+            self._count += wanted
+            self._ready.notify()
+        if wanted:
+            try:
+                start_thread(self._work, "list")
+            except StateError:
+                with self._ready:
+                    self._count -= 1
+                    alone = not self._count
+                if alone:
+                    job()
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not self._jobs:
+                    if self._closed:
+                        return
+                    self._idle += 1
+                    self._ready.wait()
+                    self._idle -= 1
+                _, _, job = heapq.heappop(self._jobs)
+            job()
+
+    def close(self) -> None:
+        """Let go of what was listed and not taken, and let the threads end."""
+        with self._ready:
+            self._closed = True
+            self._jobs.clear()
+            self._ready.notify_all()
+        for listing in list(self._listings):
+            listing.leave()

@@ -1,0 +1,57 @@
+"""How other processes spend their time: running, waiting for a processor, or for something else.
+
+Both times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. So a machine
+that is busy with other work is told from storage that is slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+#: As linux/posix-timers.h has it: the clock of a process is its number's complement and this.
+_PROCESS_CLOCK = 2
+
+
+def busy_s(pid: int) -> tuple[float, float] | None:
+    """Return for how long a process has run, and for how long it has waited for a processor.
+
+    The second is 0 where the kernel does not keep it. None if there is no such process.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        ran, queued, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
+        return int(ran) / 1e9, int(queued) / 1e9
+    try:
+        return time.clock_gettime(~pid << 3 | _PROCESS_CLOCK), 0.0
+    except OSError:
+        return None
+
+
+def is_runnable(pid: int) -> bool:
+    """Tell whether a process runs, or could run if there was a processor for it.
+
+    For how long it could, its times say only when it runs again.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"R"
+    return False
+
+
+def children_of(parents: Collection[int]) -> list[tuple[int, int]]:
+    """Return the processes that `parents` have started, each after the one that has started it.
+
+    It looks at every process, so it is not to be asked often.
+    """
+    found: list[tuple[int, int]] = []
+    for name in os.listdir("/proc"):  # noqa: PTH208 - not sorted, and no objects
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name of a program, in parentheses, may hold anything.
+            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            if (parent := int(fields[1])) in parents:
+                found.append((parent, int(name)))
+    return found

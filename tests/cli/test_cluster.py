@@ -1,0 +1,188 @@
+"""`scan --executor`: other machines check the files, and the answer is that of one machine."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator
+from hashclient.scan.cluster.probes import PREFIX
+from tests.kit import Run, csv_of, environment, make_state, run, write_tree
+from tests.kit.cluster import LISTED, SharedCluster
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return out.getvalue()
+
+
+def make_tree(directory: Path) -> Path:
+    tree = write_tree(
+        directory / "tree",
+        {
+            "a/listed": LISTED["e-1"],
+            "a/b/other": b"content 99",
+            "a/b/\udcff": b"no name in UTF-8",
+            "a/inner.zip": archive({"x/listed": LISTED["e-2"], "y": b"something"}),
+            "c/excluded.iso": LISTED["e-3"],
+            "empty": b"",
+            **{f"many/{n}/{k}": f"file {n} {k}".encode() for n in range(8) for k in range(30)},
+        },
+    )
+    (tree / "link").symlink_to("a")
+    os.mkfifo(tree / "pipe")
+    return tree
+
+
+def scan(state: Path, *args: object, **kwargs: object) -> Run:
+    return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
+
+
+#: What differs from run to run.
+VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started"}
+
+
+def told(result: Run) -> list[str]:
+    """Return each line without what differs from run to run, in order."""
+    lines = [
+        {name: value for name, value in line.items() if name not in VARYING}
+        for line in result.lines
+    ]
+    return sorted(map(repr, lines))
+
+
+def test_a_cluster_finds_what_one_machine_finds(cluster: SharedCluster, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    args = ("--all", "--exclude", "*.iso", tree, tree / "a" / "listed", tmp_path / "nowhere")
+    here = scan(cluster.client_state(tmp_path), *args)
+    there = scan(cluster.client_state(tmp_path), "--executor", cluster.url, *args)
+    assert told(there) == told(here)
+    assert there.code == here.code == 11
+    assert there.summary["match"] == 3
+    assert not list(tmp_path.rglob(f"{PREFIX}*"))
+
+
+def test_paths_are_called_as_the_user_calls_them(cluster: SharedCluster, tmp_path: Path) -> None:
+    tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
+    here = scan(state, "--all", "a", ".", "empty", cwd=tree)
+    there = scan(state, "--all", "--executor", cluster.url, "a", ".", "empty", cwd=tree)
+    assert told(there) == told(here)
+    assert {"a/listed", "./a/listed", "empty", "./empty"} <= {
+        line["path"] for line in there.lines[:-1]
+    }
+
+
+def test_matches_are_recorded_and_logged_by_the_client_alone(
+    cluster: SharedCluster, tmp_path: Path
+) -> None:
+    tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
+    before = sorted(path.name for path in cluster.state.iterdir())
+    assert scan(state, "--executor", cluster.url, tree).code == 10
+    found = run("--state-dir", state, "matches", "--format", "jsonl")
+    assert len(found.out.splitlines()) == 3
+    assert run("--state-dir", state, "audit", "verify").code == 0
+    assert sorted(path.name for path in cluster.state.iterdir()) == before
+    # What was away is gone, by what the workers have listed.
+    (tree / "a" / "listed").unlink()
+    assert scan(state, "--executor", cluster.url, tree).summary["gone"] == 1
+
+
+def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path) -> None:
+    tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
+    here = scan(cluster.client_state(tmp_path), tree)
+    there = scan(state, "--executor", "local-cluster:1", tree)
+    assert told(there) == told(here)
+
+
+@pytest.mark.parametrize(
+    ("published", "same_key", "message"),
+    [
+        ({"base": [b"x"]}, False, ": its seal key is another one: key id "),
+        ({"base": [b"x"]}, True, ": list base: it is another list of the same name and generation"),
+        ({"base": [b"x", b"y"]}, True, ": list base: generation 1, not 2"),
+        pytest.param(
+            {"base": [b"x"], "more": [b"y"]},
+            True,
+            ": list base: it is another",
+            marks=pytest.mark.deep,
+        ),
+        pytest.param(
+            {"more": [b"y"]},
+            True,
+            ": list base: the client does not use it",
+            marks=pytest.mark.deep,
+        ),
+        ({"a-list": [b"y"]}, True, ": list a-list: it is not there, or cannot be used"),
+    ],
+)
+def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
+    cluster: SharedCluster,
+    tmp_path: Path,
+    published: dict[str, list[bytes]],
+    same_key: bool,
+    message: str,
+) -> None:
+    simulator = Simulator(tmp_path / "provider")
+    for name, contents in published.items():
+        for number, content in enumerate(contents):
+            simulator.publish(csv_of({f"e-{number}": content}), name)
+    state = tmp_path / "state"
+    if same_key:
+        state.mkdir(mode=0o700)
+        shutil.copy(cluster.state / "seal.key", state / "seal.key")
+    Client(state, simulator, simulator.root).fetch()
+    result = scan(state, "--executor", cluster.url, tmp_path)
+    assert result.code == 8
+    assert result.out == ""
+    assert "hashclient: error: worker tcp://127.0.0.1:" in result.err
+    assert message in result.err
+    assert "(and 2 more)\nhint: " in result.err
+
+
+@pytest.mark.parametrize("option", [("--jobs", "2"), ("--follow-symlinks",), ("--show-digests",)])
+def test_what_a_cluster_cannot_do_is_said_at_once(
+    cluster: SharedCluster, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    state = cluster.client_state(tmp_path)
+    result = run("--state-dir", state, "scan", *option, "--executor", cluster.url, tmp_path)
+    assert result.code == 2
+    (state / "config.toml").write_text(f'[cluster]\nscheduler = "{cluster.url}"\n')
+    assert run("--state-dir", state, "scan", *option, tmp_path).code == 2
+    back = run("--state-dir", state, "scan", *option, "--executor", "processes", tmp_path)
+    assert back.code == 0, back.err
+
+
+def test_nobody_answers(cluster: SharedCluster, tmp_path: Path) -> None:
+    result = scan(cluster.client_state(tmp_path), "--executor", "dask://127.0.0.1:9", tmp_path)
+    assert result.code == 4
+    assert "the scheduler cannot be reached: tcp://127.0.0.1:9" in result.err
+
+
+def test_without_dask_it_says_what_to_install(cluster: SharedCluster, tmp_path: Path) -> None:
+    write_tree(tmp_path / "stub", {"distributed/__init__.py": b"raise ImportError\n"})
+    path = f"{tmp_path / 'stub'}:{environment()['PYTHONPATH']}"
+    state = cluster.client_state(tmp_path)
+    result = scan(state, "--executor", cluster.url, tmp_path, env={"PYTHONPATH": path})
+    assert result.code == 2
+    assert "hint: pip install 'hashclient[cluster]'" in result.err
+
+
+def test_a_scan_without_a_cluster_never_imports_dask(tmp_path: Path) -> None:
+    state = make_state(tmp_path, {"base": csv_of(LISTED)})
+    code = (
+        "import sys; from hashclient.cli.main import _run;"
+        f" _run(['--state-dir', {str(state)!r}, 'scan', {str(state)!r}]);"
+        " assert not {'dask', 'distributed', 'hashclient.scan.cluster.worker'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment())

@@ -1,0 +1,72 @@
+"""What is brought to the door: files and mails of each kind that a gateway can meet.
+
+`FILES` are for programs that ask about files, `MAILS` for those that ask about mail. A
+ door is set up with `CONFIGURATION` and `OPTIONS`, so that
+what is over a limit stays small.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+
+from fixtures.archives import STORED, Zip, many_empty, zip_of
+from fixtures.mails import mail_of
+
+LISTED = b"a benign dummy that the list names " * 20
+#: The same of other kinds, by the bytes that they begin with.
+FILM = b"\0\0\0\x18ftypmp42" + LISTED
+PICTURE = b"RIFF\xd0\x02\0\0WEBPVP8 " + LISTED
+#: An archive that is listed itself; what is in it is not.
+LISTED_ARCHIVE = zip_of({"a": b"benign"})
+ENTRIES = {"e-1": LISTED, "e-zip": LISTED_ARCHIVE, "e-film": FILM, "e-picture": PICTURE}
+#: Bounds that `over` and `long` exceed.
+CONFIGURATION = "[scan.containers]\nmembers = 1000\n"
+OPTIONS = ("--max-stream-mib", 1)
+
+_NOISE = random.Random(14).randbytes(2 << 20)
+_ENCRYPTED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
+_MANY = many_empty(1200)
+
+FILES = {
+    "clean": b"a benign dummy",
+    "match": LISTED,
+    "film": FILM,
+    "picture": PICTURE,
+    "archive": zip_of({"a": b"benign", "b": LISTED}),
+    "whole": LISTED_ARCHIVE,
+    "mail": bytes(mail_of({"a.bin": LISTED})),
+    "unread": _ENCRYPTED,
+    "over": _MANY,
+    "long": _NOISE,
+}
+
+#: In mail, all of these are attachments; `mail` is a mail that is forwarded, with one of its own.
+MAILS = {
+    "clean": bytes(mail_of({"a.bin": b"a benign dummy"})),
+    "match": bytes(mail_of({"a.bin": LISTED})),
+    "archive": bytes(mail_of({"a.zip": FILES["archive"]})),
+    "whole": bytes(mail_of({"a.zip": LISTED_ARCHIVE})),
+    "mail": bytes(mail_of({}, inner=[mail_of({"a.bin": LISTED})])),
+    "unread": bytes(mail_of({"a.zip": _ENCRYPTED})),
+    "over": bytes(mail_of({"a.zip": _MANY})),
+    "long": bytes(mail_of({"a.bin": _NOISE})),
+}
+
+FOUND = ("match", "archive", "whole", "mail")
+FOUND_FILES = (*FOUND, "film", "picture")
+WITHOUT_VERDICT = ("unread", "over")
+
+#: A part that is no attachment by its header, and of no kind that its bytes tell.
+INLINE = (
+    b"From: sender@example.org\nTo: receiver@example.org\nSubject: benign\n"
+    b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
+    b"--xx\nContent-Type: text/plain\n\nbenign\n"
+    b"--xx\nContent-Type: text/plain\nContent-Transfer-Encoding: base64\n\n"
+    + base64.encodebytes(LISTED)
+    + b"--xx--\n"
+)
+
+#: A mail that looks like two to whoever takes its file for a mailbox, and hides an attachment so.
+_HEAD, _FIRST, _SECOND = MAILS["match"].partition(b"benign text\n")
+SPLIT = _HEAD + _FIRST + b"\nFrom x@example.org Fri May  1 12:00:00 2026\nX-A: b\n\n" + _SECOND

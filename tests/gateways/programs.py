@@ -1,0 +1,109 @@
+"""Programs that ask: found, set up by the recipes of the document, started and ended again.
+
+A recipe is used as it stands there; only paths, ports and users are replaced, each of which must
+occur. A program runs in a session of its own, and what is left of that is killed in the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import DOCS, marked_blocks
+from tests.kit import wait_until
+
+DOCUMENT = DOCS / "daemon.md"
+SOCKET = "/run/hashclient/clamd.sock"
+#: Directories of programs that are for root, and not in everybody's path.
+_SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
+TIMEOUT_S = 60
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the program has to be started by root")
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program, or None where it is not installed."""
+    return shutil.which(name, path=_SEARCHED)
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Return a mark that skips tests where one of these programs is missing."""
+    missing = [name for name in names if program(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {' '.join(missing)}")
+
+
+def recipe(name: str, places: Mapping[str, object]) -> str:
+    """Return the block of the document that is marked with `name`, with its places replaced."""
+    (text,) = marked_blocks(DOCUMENT, name)
+    for old, new in places.items():
+        assert old in text, (name, old)
+        text = text.replace(old, str(new))
+    return text
+
+
+def give(path: Path, user: str) -> None:
+    """Let a user of the machine own a file or directory, where that can be."""
+    if os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def listens(address: tuple[str, int] | str) -> bool:
+    """Tell whether somebody listens at a port, or at a socket in the file system."""
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
+        return probe.connect_ex(address) == 0
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[object], ready: Callable[[], bool], log: Path, **environ: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program that stays in the foreground, from when it is ready; its output is in `log`."""
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env={**os.environ, **environ},
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+
+            def is_ready() -> bool:
+                assert process.poll() is None, log.read_text(errors="replace")
+                return ready()
+
+            wait_until(is_ready, process.pid)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def output_of(*command: object, data: bytes | None = None) -> tuple[int, str]:
+    """Run a program to its end; return its exit code and all that it prints."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        input=data if data is not None else b"",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(errors="replace")

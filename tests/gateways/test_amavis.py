@@ -1,0 +1,96 @@
+"""amavis asks about the directory into which it has taken a mail apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docs.blocks import free_port
+from tests.gateways.door import Door
+from tests.gateways.mails import sent
+from tests.gateways.objects import FOUND, MAILS, WITHOUT_VERDICT
+from tests.gateways.programs import (
+    SOCKET,
+    give,
+    listens,
+    needs,
+    needs_root,
+    program,
+    recipe,
+    running,
+)
+
+pytestmark = [pytest.mark.deep, needs("amavisd"), needs_root]
+
+USUAL = """
+use strict;
+$file = 'file';
+$path = '/usr/bin:/bin';
+$daemon_user = 'amavis';
+$daemon_group = 'amavis';
+$MYHOME = '{place}';
+$TEMPBASE = '{place}';
+$pid_file = '{place}/pid';
+$lock_file = '{place}/lock';
+$QUARANTINEDIR = undef;
+$virus_quarantine_method = undef;
+$mydomain = 'example.org';
+$myhostname = 'gate.example.org';
+$inet_socket_bind = '127.0.0.1';
+$inet_socket_port = {port};
+$max_servers = 1;
+$max_requests = 1000;
+$enable_db = 0;
+$enable_zmq = 0;
+$log_level = 2;
+$do_syslog = 0;
+$LOGFILE = '{place}/mail.log';
+@bypass_spam_checks_maps = (1);
+$virus_admin = undef;
+$final_virus_destiny = D_REJECT;
+$final_banned_destiny = D_PASS;
+$final_bad_header_destiny = D_PASS;
+$forward_method = 'pipe:argv=/usr/bin/sha256sum';
+$notify_method = 'pipe:argv=/usr/bin/sha256sum';
+"""
+
+
+@pytest.fixture(scope="module")
+def port(gate: Door) -> Iterator[int]:
+    port, place = free_port(), gate.directory / "amavis"
+    place.mkdir()
+    give(place, "amavis")
+    configuration = gate.directory / "amavis.conf"
+    usual = USUAL.format(port=port, place=place)
+    configuration.write_text(f"{usual}{recipe('recipe-amavis', {SOCKET: gate.socket})}1;\n")
+    command = [program("amavisd"), "-c", configuration, "foreground"]
+    with running(command, lambda: listens(("127.0.0.1", port)), gate.directory / "log"):
+        yield port
+
+
+@pytest.mark.parametrize("rule", ["found", "error", "ok"])
+def test_mails(gate: Door, port: int, rule: str) -> None:
+    gate.open(rule)
+    made = {what: sent(port, MAILS[what]) for what in MAILS}
+    unknown = {"found": "refused", "error": "put off", "ok": "taken"}[rule]
+    assert made == {
+        "clean": "taken",
+        **dict.fromkeys(FOUND, "refused"),
+        **dict.fromkeys(WITHOUT_VERDICT, unknown),
+        "long": "taken",  # a limit for streams, and these are files
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "made"), [("found", "refused"), ("error", "put off"), ("ok", "taken")]
+)
+def test_stale_lists(gate: Door, port: int, rule: str, made: str) -> None:
+    gate.open(rule, stale=True)
+    assert sent(port, MAILS["clean"]) == made
+    assert sent(port, MAILS["match"]) == "refused"
+
+
+def test_nobody_there(gate: Door, port: int) -> None:
+    gate.close()
+    assert sent(port, MAILS["clean"]) == "put off"

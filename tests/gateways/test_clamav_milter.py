@@ -1,0 +1,69 @@
+"""clamav-milter asks for a mail server, which is a plain client here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fixtures.mails import mail_of
+from tests.gateways.door import Door
+from tests.gateways.milter import asked
+from tests.gateways.objects import FOUND, LISTED, MAILS, WITHOUT_VERDICT
+from tests.gateways.programs import SOCKET, listens, needs, program, recipe, running
+
+pytestmark = [pytest.mark.deep, needs("clamav-milter")]
+
+USUAL = """
+Foreground yes
+MilterSocket {place}/milter
+TemporaryDirectory {place}
+LogFile {place}/milter.log
+"""
+
+
+@pytest.fixture(scope="module")
+def milter(gate: Door) -> Iterator[str]:
+    place = gate.directory / "milter"
+    place.mkdir()
+    gate.open()
+    configuration = place / "clamav-milter.conf"
+    usual = USUAL.format(place=place)
+    configuration.write_text(usual + recipe("recipe-clamav-milter", {SOCKET: gate.socket}))
+    command = [program("clamav-milter"), "-c", configuration]
+    path = str(place / "milter")
+    with running(command, lambda: listens(path), gate.directory / "log"):
+        yield path
+
+
+@pytest.mark.parametrize("rule", ["found", "error", "ok"])
+def test_mails(gate: Door, milter: str, rule: str) -> None:
+    gate.open(rule)
+    made = {what: asked(milter, mail) for what, mail in MAILS.items()}
+    unknown = {"found": "refused", "error": "put off", "ok": "taken"}[rule]
+    assert made == {
+        "clean": "taken",
+        **dict.fromkeys(FOUND, "refused"),
+        **dict.fromkeys(WITHOUT_VERDICT, unknown),
+        "long": "taken",  # a limit for streams, and it hands a file over
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "made"), [("found", "refused"), ("error", "put off"), ("ok", "taken")]
+)
+def test_stale_lists(gate: Door, milter: str, rule: str, made: str) -> None:
+    gate.open(rule, stale=True)
+    assert asked(milter, MAILS["clean"]) == made
+    assert asked(milter, MAILS["match"]) == "refused"
+
+
+def test_it_asks_about_large_mails(gate: Door, milter: str) -> None:
+    """It would leave out those of more than 100 MB."""
+    gate.open()
+    assert asked(milter, bytes(mail_of({"a.bin": bytes(80 << 20), "b.bin": LISTED}))) == "refused"
+
+
+def test_nobody_there(gate: Door, milter: str) -> None:
+    gate.close()
+    assert asked(milter, MAILS["clean"]) == "put off"

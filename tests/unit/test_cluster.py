@@ -1,0 +1,420 @@
+"""The parts of a scan on a cluster, each by itself and without Dask."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hashclient.configfile.tables import ClusterConfig
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.errors import ConfigError, UsageError
+from hashclient.scan.checker import Checker
+from hashclient.scan.cluster import probes, worker
+from hashclient.scan.cluster.address import (
+    LocalCluster,
+    Scheduler,
+    parse_executor,
+    problem_with_worker,
+)
+from hashclient.scan.cluster.frontier import BATCH_S, FIRST_NAMES, MOST_NAMES, Frontier
+from hashclient.scan.cluster.listing import Lister
+from hashclient.scan.cluster.messages import (
+    Checked,
+    Listed,
+    Names,
+    Start,
+    ToCheck,
+    decode_answer,
+    encode,
+    group_of,
+    names_of,
+    pack_outcome,
+    pack_result,
+    paths_of,
+    unpack_outcome,
+    unpack_result,
+)
+from hashclient.scan.cluster.trees import ClusterTrees
+from hashclient.scan.executors.dask import _Run
+from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.interface import Group
+from tests.kit import State, write_tree
+
+NO_CLUSTER = ClusterConfig()
+
+
+def names(directory: str, *found: str) -> Names:
+    return names_of(Group(directory, list(found), follow=False))
+
+
+class TestAddress:
+    def test_what_it_can_be(self) -> None:
+        assert parse_executor("processes", NO_CLUSTER) is None
+        assert parse_executor("local-cluster:3", NO_CLUSTER) == LocalCluster(3)
+        for text, url in {
+            "dask://127.0.0.1": "tcp://127.0.0.1:8786",
+            "dask://localhost:1/": "tcp://localhost:1",
+            "dask://[::1]:9": "tcp://[::1]:9",
+        }.items():
+            found = parse_executor(text, NO_CLUSTER)
+            assert isinstance(found, Scheduler)
+            assert found.url == url
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "dask", "dask://", "dask://a:b", "dask://h:0", "dask://h:65536", "dask://-h"),
+            *("local-cluster", "local-cluster:0", "local-cluster:257", "local-cluster:²"),
+            *("dask://u:p@h", "dask://h/path", "tcp://127.0.0.1", "processes:2", "dask://h\n"),
+        ],
+    )
+    def test_what_it_cannot_be(self, text: str) -> None:
+        with pytest.raises(UsageError):
+            parse_executor(text, NO_CLUSTER)
+
+    def test_beyond_loopback_there_is_no_cluster_without_certificates(self, tmp_path: Path) -> None:
+        for host in ("files.example", "10.0.0.1", "[2001:db8::1]", "localhost.example", "127.1x"):
+            with pytest.raises(ConfigError, match="needs TLS and a client certificate"):
+                parse_executor(f"dask://{host}:1", NO_CLUSTER)
+        for name in ("ca", "cert", "key"):
+            (tmp_path / name).touch(0o600)
+        paths = {name: str(tmp_path / name) for name in ("ca", "cert", "key")}
+        found = parse_executor("dask://files.example:1", ClusterConfig(**paths))
+        assert isinstance(found, Scheduler)
+        assert found.url == "tls://files.example:1"
+        for name in paths:
+            with pytest.raises(ConfigError, match=rf"^\[cluster\] lacks {name}$"):
+                parse_executor("dask://h", ClusterConfig(**paths | {name: None}))
+        (tmp_path / "key").chmod(0o644)
+        with pytest.raises(ConfigError, match="can be read by others"):
+            parse_executor("dask://files.example:1", ClusterConfig(**paths))
+
+    def test_a_worker_without_tls_is_refused(self) -> None:
+        for address in ("tls://10.0.0.1:1", "tcp://127.0.0.1:1", "tcp://[::1]:5"):
+            assert problem_with_worker(address) is None
+        for address in ("tcp://10.0.0.1:1", "ucx://10.0.0.1:1", "inproc://1", "tcp://host:1", ""):
+            assert problem_with_worker(address) == "it is reached without TLS"
+
+
+class TestMessages:
+    def test_an_outcome_comes_back_as_it_was_but_for_digests(self) -> None:
+        hit = Hit("base", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
+        outcome = Outcome(
+            Kind.MATCH,
+            "/a\udcff/b\n",
+            7,
+            "reason",
+            (hit,),
+            {Algorithm.MD5: b"d" * 16},
+            tags={Algorithm.MD5: b"t" * 16},
+            members=("x", "\udcfe"),
+            outer=Outer(9, {Algorithm.SHA1: b"o" * 16}, 2),
+            obstacle="damaged",
+        )
+        raw = encode(pack_result(Result(outcomes=[outcome]), 0.5))
+        assert b"d" * 16 not in raw
+        answer = decode_answer(raw)
+        assert isinstance(answer, Checked)
+        (found,) = unpack_result(answer).outcomes
+        assert found == msgspec.structs.replace(outcome, digests={})
+        # What a worker never has: streams, objects, and what is said of these.
+        kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
+        assert set(Outcome.__struct_fields__) - kept == {
+            *("digests", "origin", "is_stream", "is_object", "evidence")
+        }
+
+    def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
+        fields = Result.__struct_fields__
+        result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")])
+        others = ("outcomes", "deferred", "learned", "seen", "containers", "told")
+        assert set(others) < set(fields)
+        for number, name in enumerate(name for name in fields if name not in others):
+            setattr(result, name, number + 1)
+        answer = decode_answer(encode(pack_result(result, 0.5)))
+        assert isinstance(answer, Checked)
+        assert unpack_result(answer) == result
+        assert result.told == Advance()
+
+    def test_names_come_back_whatever_their_bytes(self) -> None:
+        group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True)
+        assert group_of(names_of(group)) == group
+        assert list(paths_of([names_of(group)])) == [f"/d\udcff/{name}" for name in group.names]
+
+
+class TestLister:
+    def listed(self, tree: Path, starts: Sequence[Start] | None = None, **how: object) -> Listed:
+        points = how.pop("points", frozenset())
+        exclude = how.pop("exclude", ())
+        lister = Lister("/nowhere", points, exclude, **how)  # type: ignore[arg-type]
+        return lister.run(starts or [Start(os.fsencode(tree), verified=True, is_root=True)])
+
+    def test_it_finds_what_a_walk_finds(self, tmp_path: Path) -> None:
+        files = {f"{n}/{k}/{m}": b"" for n in range(3) for k in range(3) for m in range(3)}
+        tree = write_tree(tmp_path / "t", files | {"0/x.iso": b"", "\udcff/\udcfe": b""})
+        (tree / "link").symlink_to("0")
+        os.mkfifo(tree / "pipe")
+        options = WalkOptions(exclude=("*.iso",))
+        walked = list(Trees([str(tree)], options).batches())
+        files_walked = {
+            f"{group.directory}/{name}"
+            for item in walked
+            if not isinstance(item, Outcome)
+            for group in item
+            for name in group.names
+        }
+        listed = self.listed(tree, exclude=options.exclude)
+        assert set(paths_of(listed.groups)) == files_walked
+        told = {(o.path, o.kind, o.reason) for o in walked if isinstance(o, Outcome)}
+        outcomes = map(unpack_outcome, listed.outcomes)
+        assert {(o.path, o.kind, o.reason) for o in outcomes} == told
+        assert not listed.rest + listed.borders + listed.wide
+
+    def test_it_hands_back_what_does_not_fit(self, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path / "t", {f"{n}/{k}": b"" for n in range(9) for k in range(4)})
+        waiting: list[Start] = [Start(os.fsencode(tree), verified=True, is_root=True)]
+        found: list[str] = []
+        rounds = 0
+        while waiting:
+            listed = self.listed(tree, waiting, most_names=10)
+            found += paths_of(listed.groups)
+            waiting, rounds = listed.rest, rounds + 1
+        assert sorted(found) == sorted(str(p) for p in tree.rglob("*") if p.is_file())
+        assert rounds == 3
+
+    def test_where_another_file_system_begins_a_worker_stops(self, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path / "t", {"a/in": b"", "b/in": b""})
+        point = f"{tree}/a"
+        listed = self.listed(tree, points=frozenset({point}))
+        assert listed.borders == [point.encode()]
+        assert list(paths_of(listed.groups)) == [f"{tree}/b/in"]
+        verified = [Start(point.encode(), verified=True)]
+        listed = self.listed(tree, verified, points=frozenset({point}))
+        assert list(paths_of(listed.groups)) == [f"{point}/in"]
+        # By its device, too, also where it is the first directory of a batch.
+        if Path("/proc").stat().st_dev != Path("/").stat().st_dev:
+            assert self.listed(tree, [Start(b"/proc")]).borders == [b"/proc"]
+
+    def test_a_wide_directory_goes_back_as_a_whole(self, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path / "t", {**{f"w/{n}": b"" for n in range(30)}, "w/d/x": b""})
+        (tree / "w" / "link").symlink_to("x")
+        listed = self.listed(tree, wide_names=20)
+        assert listed.wide == [f"{tree}/w".encode()]
+        assert not listed.groups + listed.outcomes + listed.rest
+        trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
+        items = list(trees.list_wide(f"{tree}/w"))
+        groups = [item for item in items if isinstance(item, Group)]
+        assert sum(len(group.names) for group in groups) == 29
+        assert Start(f"{tree}/w/d".encode()) in items
+        told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
+        assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
+
+    def test_what_cannot_be_listed_is_unread(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path)
+        starts = [Start(os.fsencode(tmp_path / name)) for name in ("gone", "link")]
+        listed = self.listed(tmp_path, starts)
+        outcomes = [unpack_outcome(outcome) for outcome in listed.outcomes]
+        assert [o.kind for o in outcomes] == [Kind.UNREAD, Kind.UNREAD]
+        assert not listed.groups
+
+
+class TestProbes:
+    def test_a_probe_is_found_and_taken_away(self, tmp_path: Path) -> None:
+        with probes.written([str(tmp_path), str(tmp_path / "gone")]) as left:
+            (probe,) = left
+            assert len(list(tmp_path.iterdir())) == 1
+            assert probes.problem_with(probe, "/nowhere") is None
+        assert not list(tmp_path.iterdir())
+
+    def test_a_directory_that_is_another_one_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").mkdir()
+        waited: list[float] = []
+        with probes.written([str(tmp_path / "a")]) as (probe,):
+            other = msgspec.structs.replace(probe, directory=os.fsencode(tmp_path / "b"))
+            assert probes.problem_with(other, "/", waited.append) == "is another directory there"
+            (tmp_path / "b" / os.fsdecode(probe.name)).write_bytes(b"another token")
+            assert probes.problem_with(other, "/", waited.append) == "is another directory there"
+            gone = msgspec.structs.replace(probe, directory=b"gone")
+            assert probes.problem_with(gone, str(tmp_path)) == "no such file or directory"
+        assert len(waited) == 2 * (probes.TRIES - 1)
+
+    def test_a_directory_that_is_listed_meanwhile_has_no_probe(self, tmp_path: Path) -> None:
+        (tmp_path / f"{probes.PREFIX}of-others").touch()
+        with probes.written([str(tmp_path)]) as (probe,):
+            listed = Lister("/", frozenset(), ()).run([Start(os.fsencode(tmp_path))])
+            (group,) = listed.groups
+            assert group.count == 2
+            left = probes.without(group, {probe.name})
+        assert left is not None
+        assert list(paths_of([left])) == [f"{tmp_path}/{probes.PREFIX}of-others"]
+        only = names("/d", os.fsdecode(probe.name))
+        assert probes.without(only, {probe.name}) is None
+        frontier = Frontier(lambda group: probes.without(group, {probe.name}))
+        frontier.add_groups([only, names("/d", "x")])
+        assert frontier.names == 1
+
+    def test_where_nothing_can_be_written_signs_are_compared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probes, "_WRITE_FLAGS", os.O_WRONLY)  # as on a read-only file system
+        for name in ("a", "b", "empty", "empty-too"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "a" / "x").write_bytes(b"1")
+        (tmp_path / "b" / "x").write_bytes(b"1")
+        (tmp_path / "a" / "d").mkdir()
+        with probes.written([str(tmp_path / "a"), str(tmp_path / "empty")]) as (full, empty):
+            assert not full.name
+            assert probes.problem_with(full, "/") is None
+            assert probes.problem_with(empty, "/") is None
+            for probe, name in ((full, "b"), (full, "empty"), (empty, "b"), (empty, "empty-too")):
+                other = msgspec.structs.replace(probe, directory=os.fsencode(tmp_path / name))
+                assert probes.problem_with(other, "/") == "is another directory there"
+            (tmp_path / "a" / "x").write_bytes(b"22")
+            assert probes.problem_with(full, "/") == "is another directory there"
+
+
+class TestFrontier:
+    def test_batches_grow_and_shrink_with_the_time_they_take(self) -> None:
+        frontier = Frontier()
+        assert frontier.batch_names == FIRST_NAMES
+        for _ in range(50):
+            frontier.took(100, 10.0)
+        assert frontier.batch_names == 500
+        for _ in range(50):
+            frontier.took(10_000, BATCH_S)
+        assert frontier.batch_names == pytest.approx(10_000, rel=0.01)
+        for _ in range(50):
+            frontier.took(10_000, 0.0)
+        assert frontier.batch_names == MOST_NAMES
+
+    def test_a_batch_has_paths_of_one_kind(self) -> None:
+        frontier = Frontier()
+        frontier.add_groups([names("/a", "x"), names("b", "y"), names("b/c", "z")])
+        frontier.add_groups([names("/d", "first")], first=True)
+        frontier.add_large([names("/l", "large")])
+        taken = []
+        while (batch := frontier.take_files()) is not None:
+            taken.append(list(paths_of(batch.groups)))
+        assert taken == [["/l/large"], ["/d/first", "/a/x"], ["b/y", "b/c/z"]]
+        assert frontier.names == 0
+        assert frontier.is_empty
+
+    def test_directories_come_depth_first_and_few_at_a_time(self) -> None:
+        frontier = Frontier()
+        frontier.add_starts([Start(b"/a"), Start(b"/b")])
+        frontier.add_starts([Start(b"/a/x"), Start(b"/a/y")])
+        taken = []
+        while (batch := frontier.take_directories(4)) is not None:
+            taken += [start.path for start in batch.starts]
+            assert len(batch.starts) == 1
+        assert taken == [b"/a/x", b"/a/y", b"/a", b"/b"]
+
+    def test_a_wide_directory_is_read_no_further_than_is_needed(self) -> None:
+        read = 0
+
+        def endless() -> Iterator[Group | Outcome | Start]:
+            nonlocal read
+            while True:
+                read += 1
+                yield Group("/w", [str(n) for n in range(500)], follow=False)
+
+        frontier = Frontier()
+        frontier.add_wide("/w", endless())
+        assert not frontier.read_wide()
+        assert read == FIRST_NAMES // 500
+        groups, directories = frontier.empty()
+        assert (len(groups), directories) == (read, ["/w"])
+
+
+class TestWorker:
+    def test_no_digest_is_in_an_answer(self, tmp_path: Path) -> None:
+        content = b"a listed file"
+        state = State(tmp_path, {"base": {"e-1": content}}, {"a": content, "b": b"another file!"})
+        lists = state.client.open()
+        checker = Checker(lists.judge(), keep_clean=True, learn=True)
+        payload = encode(ToCheck((names(str(state.tree), "a", "b"),)))
+        raw = worker.check_with(lambda: checker, "/", payload)
+        answer = decode_answer(raw)
+        assert isinstance(answer, Checked)
+        match, clean = unpack_result(answer).outcomes
+        assert (match.kind, clean.kind) == (Kind.MATCH, Kind.CLEAN)
+        assert match.tags and not match.digests
+        for algorithm in Algorithm:
+            for data in (content, b"another file!"):
+                digest = hashlib.new(algorithm.label, data).digest()
+                assert digest[:8] not in raw and digest.hex().encode() not in raw
+
+    def test_a_large_file_goes_back_to_be_a_batch_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "LARGE_BYTES", 5 << 20)
+        state = State(tmp_path, {"base": {"e-1": b"x"}}, sized=False)
+        for name, size in (("a", 5 << 20), ("b", 1), ("c", 5 << 20)):
+            (state.tree / name).write_bytes(b"y" * size)
+        checker = Checker(state.client.open().judge())
+
+        def check(*found: str) -> Checked:
+            payload = encode(ToCheck((names(str(state.tree), *found),)))
+            answer = decode_answer(worker.check_with(lambda: checker, "/", payload))
+            assert isinstance(answer, Checked)
+            return answer
+
+        together = check("a", "b", "c")
+        assert unpack_result(together).clean == 1
+        assert list(paths_of(together.large)) == [f"{state.tree}/a", f"{state.tree}/c"]
+        alone = check("a")
+        assert unpack_result(alone).clean == 1
+        assert not alone.large
+
+    def test_who_is_not_ready_has_lost_the_batch(self) -> None:
+        for function in (worker.check, worker.list_directories):
+            answer = decode_answer(function("no such scan", encode(ToCheck(()))))
+            assert not isinstance(answer, Checked | Listed)
+
+
+class _Verdicts:
+    """Stands for workers on which a directory is something else."""
+
+    slots = 1
+    resource = "r"
+
+    def without_probes(self, found: Names) -> Names | None:
+        return found
+
+    def verify(self, directories: Sequence[str]) -> dict[str, str | None]:
+        return {
+            path: None if path.endswith("same") else "is another directory there"
+            for path in directories
+        }
+
+
+def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, {"same/x": b"", "other/x": b""})
+    trees = ClusterTrees([str(tree)], WalkOptions())
+    assert trees.begin() == [str(tree)]
+    run = _Run(trees, None, _Verdicts(), "name", worker.check)  # type: ignore[arg-type]
+    run._cross([f"{tree}/same", f"{tree}/other", f"{tree}/gone"])
+    told = {outcome.path: (outcome.kind, outcome.reason) for outcome in run._told}
+    assert told == {
+        f"{tree}/gone": (Kind.UNREAD, "no such file or directory"),
+        f"{tree}/other": (
+            Kind.UNREAD,
+            "not the same everywhere: is another directory there",
+        ),
+    }
+    batch = run._frontier.take_directories(9)
+    assert batch is not None
+    assert batch.starts == (Start(f"{tree}/same".encode(), verified=True),)
+    assert trees.coverage.has_failed(f"{tree}/other")
+
+
+def test_an_outcome_of_a_worker_is_packed_without_its_digest() -> None:
+    assert not hasattr(pack_outcome(Outcome(Kind.CLEAN, "/a")), "digests")

@@ -1,0 +1,271 @@
+"""Directories read ahead: what is found, in which order, and what is left open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.errors import StateError
+from hashclient.scan.sources import files, listing
+from hashclient.scan.sources.files import OPEN_DEPTH, WalkOptions, join, walk
+from hashclient.scan.sources.interface import TASK_S, Group, TaskBuilder
+from hashclient.scan.sources.listing import (
+    FIRST_ENTRIES,
+    MOST_ENTRIES,
+    STEP_S,
+    Lister,
+)
+from tests.kit import open_files, wait_until, write_tree
+
+
+class Waiting(Lister):
+    """Takes every step for one that waits, and has threads from the beginning."""
+
+    is_slow = property(lambda _: True, lambda _, __: None)
+    may_thread = property(lambda _: True, lambda _, __: None)
+
+
+@pytest.fixture
+def _ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "Lister", Waiting)
+
+
+def listed(top: Path, **options: object) -> tuple[list[str], list[tuple[str, Kind]]]:
+    """Return what a walk lists, in its order."""
+    found: list[str] = []
+    outcomes: list[tuple[str, Kind]] = []
+    for item in walk([str(top)], WalkOptions(**options)):  # type: ignore[arg-type]
+        if isinstance(item, Outcome):
+            outcomes.append((item.path, item.kind))
+        else:
+            found += [join(group.directory, name) for group in item for name in group.names]
+    return found, outcomes
+
+
+def test_what_is_listed_ahead_is_what_is_there_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{a}/{b}/{n}" for a in range(40) for b in range(5) for n in range(3)]
+    names += ["f", "0/g", *("i/" * n + "f" for n in range(1, 9))]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
+    (tree / "3" / "link").symlink_to("/nowhere")
+    os.mkfifo(tree / "4" / "0" / "pipe")
+    before = open_files()
+    plain = listed(tree, exclude=("17",))
+    monkeypatch.setattr(files, "Lister", Waiting)
+    assert listed(tree, exclude=("17",)) == plain
+    assert set(plain[0]) == {f"{tree}/{name}" for name in names if "17" not in name.split("/")}
+    assert open_files() == before
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> None:
+    top = tmp_path / "t"
+    deep = top
+    for _ in range(2 * OPEN_DEPTH):
+        for side in range(4):
+            (deep / f"s{side}").mkdir(parents=True)
+            (deep / f"s{side}" / "f").touch()
+        deep /= "d"
+    before, most = open_files(), 0
+    count = 0
+    for item in walk([str(top)], WalkOptions()):
+        most = max(most, open_files())
+        assert not isinstance(item, Outcome)
+        count += sum(len(group.names) for group in item)
+    assert count == 8 * OPEN_DEPTH
+    assert most - before <= OPEN_DEPTH * 2 + 3 * listing.OF_ALL
+    assert open_files() == before
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_what_cannot_be_opened_ahead_is_reported_by_the_walk_itself(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a/f": b"", "b/f": b"", "c/f": b""})
+
+    def failing(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+        if name == "b" or (
+            name == "c" and threading.current_thread() is not threading.main_thread()
+        ):
+            raise OSError(errno.EACCES if name == "b" else errno.EMFILE, "no")
+        return opened(fd, name, follow=follow)
+
+    opened = listing.open_in
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "open_in", failing)
+        found, outcomes = listed(tmp_path)
+    assert sorted(found) == [f"{tmp_path}/a/f", f"{tmp_path}/c/f"]
+    assert outcomes == [(f"{tmp_path}/b", Kind.UNREAD)]
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_a_link_that_takes_the_place_of_a_directory_is_not_followed_ahead(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
+    write_tree(tmp_path / "elsewhere", {"secret": b""})
+
+    def swapping(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+        if name == "b" and not (tree / "b").is_symlink():
+            (tree / "b").rename(tmp_path / "away")
+            (tree / "b").symlink_to("../elsewhere")
+        return opened(fd, name, follow=follow)
+
+    opened = listing.open_in
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "open_in", swapping)
+        found, outcomes = listed(tree)
+    assert sorted(found) == [f"{tree}/a/f", f"{tree}/c/f"]
+    assert outcomes == [(f"{tree}/b", Kind.UNREAD)]
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_a_directory_longer_than_is_kept_ahead_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "NAMES_AHEAD", 10)
+    monkeypatch.setattr(listing, "SLOW_ENTRIES", 4)
+    names = [f"{d}/{n}" for d in range(3) for n in range(50)]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
+    before = open_files()
+    assert sorted(listed(tree)[0]) == sorted(f"{tree}/{name}" for name in names)
+    assert open_files() == before
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_reading_that_fails_keeps_what_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {f"{d}/{n}": b"" for d in range(3) for n in range(9)})
+    bad, scandir = (tree / "1").stat().st_ino, os.scandir
+
+    class Failing:
+        def __init__(self, fd: int) -> None:
+            self._entries = scandir(fd)
+            self._fails = os.fstat(fd).st_ino == bad
+            self._count = 0
+
+        def __iter__(self) -> Failing:
+            return self
+
+        def __next__(self) -> os.DirEntry[str]:
+            self._count += 1
+            if self._fails and self._count > 5:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return next(self._entries)
+
+        def __enter__(self) -> Failing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            self._entries.close()
+
+    monkeypatch.setattr(os, "scandir", Failing)
+    found, outcomes = listed(tree)
+    assert outcomes == [(f"{tree}/1", Kind.UNREAD)]
+    assert len(found) == 9 + 5 + 9
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_who_gives_up_in_the_middle_leaves_nothing_open(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {f"{a}/{b}/f": b"" for a in range(30) for b in range(3)})
+    before = open_files()
+    items = walk([str(tree)], WalkOptions())
+    next(items)
+    assert isinstance(items, Generator)
+    items.close()
+    wait_until(lambda: open_files() == before, os.getpid())
+
+
+@pytest.mark.usefixtures("_ahead")
+def test_a_system_without_room_for_threads_lists_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(work: object, name: str) -> None:
+        raise StateError("cannot start a thread")
+
+    monkeypatch.setattr(listing, "start_thread", refuse)
+    names = {f"{a}/{b}/f": b"" for a in range(8) for b in range(3)}
+    tree = write_tree(tmp_path / "t", names)
+    assert sorted(listed(tree)[0]) == sorted(f"{tree}/{name}" for name in names)
+
+
+def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
+    """Whoever takes tasks forks what it needs before it takes a third one."""
+    clock = iter(range(1_000_000))
+    lister = Lister(lambda: float(next(clock)))  # each step takes a second
+    fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)
+    before = threading.active_count()
+    for _ in range(3):
+        list(lister.read(fd))
+    assert lister.is_slow
+    assert lister.ahead(fd, "a", 1) is None
+    assert threading.active_count() == before
+    lister.may_thread = True
+    ahead = lister.ahead(fd, "a", 1)
+    assert ahead is not None
+    lister.close()
+    os.close(fd)
+
+
+def test_listing_is_slow_after_steps_that_wait_and_quick_again_after_others() -> None:
+    lister = Lister()
+    seen = []
+    for seconds in (1.0, 1.0, *[STEP_S / 10] * 10):
+        lister.note(seconds, entries=100)
+        seen.append(lister.is_slow)
+    assert seen[:3] == [False, True, True]  # one alone may be a pause
+    assert not seen[-1]
+
+
+def test_more_entries_are_read_at_a_time_as_long_as_that_is_quick(tmp_path: Path) -> None:
+    names = dict.fromkeys(map(str, range(2_000)), b"")
+    fd = os.open(write_tree(tmp_path / "t", names), os.O_RDONLY)
+    sizes = [len(chunk) for chunk in Lister(lambda: 0.0).read(fd)]
+    os.close(fd)
+    assert sizes[:3] == [FIRST_ENTRIES * 2**n for n in range(3)]
+    assert max(sizes) == MOST_ENTRIES
+    assert sum(sizes) == 2_000
+
+
+def test_types_that_take_long_are_looked_at_side_by_side() -> None:
+    at_once = threading.Barrier(4)
+
+    class Slow:
+        def __init__(self, number: int) -> None:
+            self.name = str(number)
+
+        def is_file(self, *, follow_symlinks: bool) -> bool:
+            if self.name != "0" and int(self.name) % 4 == 1:
+                at_once.wait(20)  # until others are at it as well
+            return True
+
+    clock = iter(range(100))
+    threads = listing._Threads()
+    entries = [Slow(n) for n in range(17)]
+    found = threads.typed(entries, lambda: float(next(clock)))  # type: ignore[arg-type]
+    threads.close()
+    assert found == [(str(n), stat.S_IFREG) for n in range(17)]
+
+
+def test_a_task_is_full_after_some_time() -> None:
+    now = 0.0
+    tasks = TaskBuilder(lambda: now)
+    one, two, three = (Group("d", [name], follow=False) for name in "abc")
+    assert tasks.add(one) is None
+    now = TASK_S / 2
+    assert tasks.add(two) is None
+    now = TASK_S
+    assert tasks.add(three) == [one, two, three]
+    assert tasks.full == 1
+    # The next one has its own time.
+    now = 10.0
+    assert tasks.add(one) is None

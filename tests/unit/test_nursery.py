@@ -1,0 +1,124 @@
+"""Workers that are forked late: as if at the start, and gone with the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.executors.interface import MakeChecker, OnBytes, Result
+from hashclient.scan.executors.nursery import Nursery
+from hashclient.scan.executors.wire import decode_message, encode_task
+from hashclient.scan.sources.interface import Group, Task
+from tests.kit import open_files, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+STATE = {"value": "of the start"}
+
+
+class Telling:
+    """Says what it was told at the start, and ends as it is asked to."""
+
+    def __init__(self, _: OnBytes | None) -> None:
+        self.made_of = STATE["value"]
+
+    def check(self, task: Task) -> Result:
+        name = task[0].names[0]
+        if name == "die":
+            os._exit(7)
+        if name == "wait":
+            signal.pause()
+        return Result(outcomes=[Outcome(Kind.UNREAD, name, reason=self.made_of)])
+
+
+TASK: Task = [Group("d", ["f"], follow=False)]
+
+
+def nursery() -> Nursery:
+    return Nursery(cast("MakeChecker", Telling))
+
+
+def test_what_it_forks_is_as_it_was_at_the_start_and_serves() -> None:
+    files, before = open_files(), STATE["value"]
+    one = nursery()
+    STATE["value"] = "of later"
+    try:
+        one.ask_for_one()
+        one.ask_for_one()
+        assert one.asked == 2
+        born = one.born(wait=True)
+        assert len({process.pid for process, _ in born}) == 2
+        for _, connection in born:
+            connection.send_bytes(encode_task(TASK))
+            result = decode_message(connection.recv_bytes())
+            assert isinstance(result, Result)
+            assert result.outcomes == [Outcome(Kind.UNREAD, "f", reason="of the start")]
+        for process, connection in born:
+            connection.close()
+            process.join()
+            assert process.exitcode == 0
+    finally:
+        STATE["value"] = before
+        one.close()
+    assert open_files() == files
+
+
+def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
+    one = nursery()
+    one.ask_for_one()
+    one.ask_for_one()
+    (dying, connection), (waiting, other) = one.born(wait=True)
+    connection.send_bytes(encode_task([Group("d", ["die"], follow=False)]))
+    dying.join()
+    assert dying.exitcode == 7
+    other.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
+    waiting.terminate()
+    waiting.join()
+    assert waiting.exitcode == -signal.SIGTERM
+    connection.close()
+    other.close()
+    one.close()
+
+
+def test_what_it_has_forked_ends_with_it() -> None:
+    one = nursery()
+    one.ask_for_one()
+    ((process, connection),) = one.born(wait=True)
+    connection.send_bytes(encode_task([Group("d", ["wait"], follow=False)]))
+    one.close()
+    assert not Path(f"/proc/{process.pid}").exists()
+    connection.close()
+
+
+def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
+    files, one = open_files(), nursery()
+    one.ask_for_one()
+    ((late, connection),) = one.born(wait=True)
+    pid = one._process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    one._process.join()
+
+    def another() -> None:
+        one.ask_for_one()
+        one.born(wait=True)
+
+    with pytest.raises(OSError, match=r"child|pipe"):
+        another()
+    assert one.asked == 0
+    late.terminate()
+    late.join()
+    assert late.exitcode is None
+    # Its worker goes on, and ends when its connection does.
+    connection.send_bytes(encode_task(TASK))
+    assert isinstance(decode_message(connection.recv_bytes()), Result)
+    connection.close()
+    wait_until(lambda: not Path(f"/proc/{late.pid}").exists(), os.getpid())
+    one.close()
+    assert open_files() == files

@@ -1,0 +1,65 @@
+"""How processes spend their time, by processes that do nothing else than run or wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hashclient.system.processors import busy_s, children_of, is_runnable
+from tests.kit import wait_until
+
+
+@contextmanager
+def started(code: str) -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def ran(pid: int) -> float:
+    used = busy_s(pid)
+    assert used is not None
+    return used[0]
+
+
+def test_one_that_runs_is_told_from_one_that_waits() -> None:
+    with started("while True: pass") as running, started("import signal; signal.pause()") as idle:
+        wait_until(lambda: not is_runnable(idle), idle)
+        before, start = ran(idle), ran(running)
+        wait_until(lambda: ran(running) > start + 0.05, running)
+        assert is_runnable(running)
+        assert ran(idle) == before
+
+
+def test_without_statistics_of_the_scheduler_the_clock_says_how_long_one_ran(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = busy_s(os.getpid())
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"")
+    used = busy_s(os.getpid())
+    assert known is not None
+    assert used is not None
+    assert used[0] >= known[0] - 0.01
+    assert used[1] == 0.0
+
+
+def test_one_that_has_ended_has_no_times() -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert busy_s(process.pid) is None
+    assert not is_runnable(process.pid)
+
+
+def test_children_are_those_of_the_processes_that_are_asked_about() -> None:
+    with started("import signal; signal.pause()") as child:
+        assert (os.getpid(), child) in children_of({os.getpid()})
+        assert children_of({child}) == []
+        assert children_of(set()) == []
