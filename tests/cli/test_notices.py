@@ -156,6 +156,13 @@ def test_status_shows_open_ones_and_ends_with_3_where_it_is_asked_to(
     assert site.call("status", state=state).code == 0
 
 
+def test_a_provider_that_is_not_known_is_none_without_notices(site: Site, state: Path) -> None:
+    none = site.call("notices", "list", "--provider", "main", state=state)
+    assert (none.code, "no notice stands" in none.err) == (0, True)
+    wrong = site.call("notices", "list", "--provider", "mian", state=state)
+    assert (wrong.code, wrong.out) == (2, "") and "no provider called 'mian'" in wrong.err
+
+
 def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> None:
     first = publish(site, "--severity", "extreme", "--status", "test")
     site.call("fetch", state=state)
