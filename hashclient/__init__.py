@@ -1,12 +1,12 @@
 """Check files against signed hash lists from an authorised provider.
 
-What is named in `__all__` is the public API; `docs/api.md` shows how it is used. Each name is
-loaded when it is first asked for, so that importing the package costs nothing.
+The names in `__all__` are the public API; `docs/api.md` has examples. Each name is loaded when it
+is first asked for, so that importing the package costs nothing.
 """
 
 __version__ = "0.1.0"
 
-#: Where each public name is. What begins with an underscore, or is not named here, may change.
+#: The module of each public name. Names with an underscore, or not in this table, may change.
 _MODULES = {
     "hashclient.client": ("Client",),
     "hashclient.session": ("Session",),
@@ -115,7 +115,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a checker knows the names from above, and should miss all others
+if not TYPE_CHECKING:  # a type checker knows the names from above, and should report all others
 
     def __getattr__(name: str) -> object:
         """Load a public name."""

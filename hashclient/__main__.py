@@ -1,8 +1,8 @@
 """The program's entry, for the console script and for `python -m hashclient`.
 
-Loading the command line takes a tenth of a second, in which Ctrl-C and SIGTERM must end the program
-as they do later: with a word and an exit code. So this module sees to that first, and imports
-nothing else at its top. What Python itself does before is out of reach.
+Loading the command line takes a tenth of a second. During this time Ctrl-C and SIGTERM must end the
+program as they do later: with a message and an exit code. So this module sets the handlers first,
+and imports nothing else at its top. The start of Python itself is out of reach.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # `typing` itself would take a while to load
     from types import FrameType
     from typing import NoReturn
 
-#: What to say, and the exit code (128 and the number, as everywhere): `errors` is not loaded yet.
+#: The message and the exit code (128 plus the number, as usual): `errors` is not loaded yet.
 _ENDS = {signal.SIGINT: b"hashclient: interrupted\n", signal.SIGTERM: b"hashclient: terminated\n"}
 
 
@@ -23,14 +23,14 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
     try:
         os.write(2, _ENDS[signal.Signals(number)])
     finally:
-        # Not by an exception, which the modules that are being loaded would get.
+        # Not by an exception: it would be raised inside a module that is being loaded.
         os._exit(128 + number)
 
 
 def main() -> NoReturn:
     """Run the program and exit with a code of `ExitCode`."""
     for number in _ENDS:
-        # What is ignored, as in the background of a shell, stays so.
+        # An ignored signal, as in the background of a shell, stays ignored.
         if callable(signal.getsignal(number)) or number is signal.SIGTERM:
             signal.signal(number, _end)
     from hashclient.cli.main import main as run

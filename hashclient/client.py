@@ -1,7 +1,7 @@
 """`Client`: fetch, scan, look up, and ask for the state, from a program as from the command line.
 
-It talks to no terminal and handles no signals. What it yields is typed, and already recorded,
-logged and acted upon. `docs/api.md` shows how it is used.
+It uses no terminal and handles no signals. Each outcome it yields is typed, and already recorded,
+logged and acted upon. `docs/api.md` has examples.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Client:
     """
 
     def __init__(self, state: Session | str | os.PathLike[str]) -> None:
-        """Use a state directory with its own `config.toml`, as `--state-dir` does, or a session.
+        """Use a state directory with its own `config.toml`, like `--state-dir`, or a session.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -59,22 +59,22 @@ class Client:
         on_wait: Callable[[], None] = lambda: None,
         on_notices: Callable[[FetchedNotices], None] | None = None,
     ) -> Iterator[Fetched]:
-        """Fetch all lists, or those named in `only`; yield what became of each.
+        """Fetch all lists, or those named in `only`; yield the result for each.
 
-        One that was refused stays as it was, and has an `error`. With a `copy`, which is a bundle
-        or a directory, that is read and no network used. `rebuild` builds the lists again
-        from what is signed; `accept_churn` takes a change that the configured `max_churn` refuses.
-        `progress` is called with a list's name, and the bytes done and in all. Another fetch in
-        this state directory is waited for `wait_s` seconds; `on_wait` is called when that begins.
-        `on_notices` is called for each provider that has notices; without it, `on_failure` is
-        called with what was refused of them.
+        A refused list stays as it was, and its result has an `error`. With a `copy` (a bundle or a
+        directory), no network is used. `rebuild` builds the lists again from the provider's signed
+        files; `accept_churn` accepts a change that the configured `max_churn` refuses. `progress`
+        is called with a list's name, the bytes done and the bytes in all. If another fetch runs in
+        this state directory, the wait is up to `wait_s` seconds; `on_wait` is called when it
+        begins. `on_notices` is called for each provider that has notices; without it, `on_failure`
+        is called with the errors of refused notices.
 
         Raises:
             LockedError: another fetch takes longer than that.
-            HashclientError: a provider could not be fetched from; after all others were tried. Of
+            HashclientError: the fetch from a provider failed; all others were tried first. Of
                 several failures the worst is raised; `on_failure` is called with the others, and
-                with those of addresses that another one has made up for.
-            UsageError: a list in `only` is offered by none of them.
+                with failures of an address if another address succeeded.
+            UsageError: no provider offers a list in `only`.
         """
         from hashclient.fetch.providers import fetch_all
         from hashclient.upkeep import tidy
@@ -123,28 +123,28 @@ class Client:
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
     ) -> Scan:
-        """Check files and trees; return the run, which does its work while it is iterated over.
+        """Check files and trees; return the run, which works while the caller iterates over it.
 
-        `paths` are files and trees, which the options are about; what `sources` list comes after
-        them, then `objects`, which are in buckets; `stream` is read once, before all. Clean files
-        are counted, and given out with `show_clean` only. With `act`, what the policy asks for is
-        done about each match, and with `quarantine` every match is taken away besides; with
-        `only_tell` nothing is done, and outcomes say what would be. With `all_digests`, all digests
-        that the lists have are computed of each file, not the cheapest alone. Without `inventory`
-        every file is read, also those that are known or believed unchanged; without `learn` the
-        inventory is neither asked nor written to. `jobs` is the number of worker processes, by
-        default one a processor, and more as long as they wait for storage; with 0 all is done in
-        this process, which is slower and forks nothing. With `executor`, other machines check the
-        files: `dask://HOST:PORT`, or `local-cluster:N` for a trial; it takes paths only, and
-        outcomes have no digests then. With `members`, what is in archives and mail is checked, too;
-        `verify_sizes` reads also what claims a size that no entry has, and `passwords` are tried
-        where something is encrypted. `lists` are those to compare with, by default those that
-        should be here.
+        `paths` are files and trees, to which the options apply. Inputs from `sources` come after
+        them, then `objects`, which are in buckets; `stream` is read once, before all others. Clean
+        files are counted, and yielded only with `show_clean`. With `act`, the policy's actions are
+        done about each match; with `quarantine`, every match is isolated, too; with `only_tell`,
+        nothing is done, and outcomes say what would be done. With `all_digests`, all digests that
+        the lists have are computed for each file, not only the cheapest. Without `inventory`, every
+        file is read, even if it is known or believed unchanged; without `learn`, the inventory is
+        neither read nor written. `jobs` is the number of worker processes, by default one for each
+        processor, and more while they wait for storage; with 0 all work is done in this process,
+        which is slower and does not fork. With `executor`, other machines check the files:
+        `dask://HOST:PORT`, or `local-cluster:N` for a trial; it takes paths only, and outcomes then
+        have no digests. With `members`, members of archives and mail are checked, too;
+        `verify_sizes` also reads members whose claimed size no entry has, and `passwords` are tried
+        on encrypted members. `lists` are the lists to compare with, by default those that should be
+        here.
 
         Raises:
             UsageError: there is nothing to check.
             StateError: no list can be used.
-            ConfigError: the seal key or, where files are to be taken away, a recipient is wrong.
+            ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
         from hashclient.scan.accept import accepting
@@ -282,13 +282,14 @@ class Client:
     ) -> Run:
         """Check digests, in hexadecimal, and those in `files`; return the run.
 
-        `-` among the files is `stdin`, if that is given. Inputs that cannot be judged, for
-        want of digests of other kinds, are unread, or with `accept_gaps` clean. Clean inputs are
-        counted, and given out with `show_clean` only. `reading` says which rows of files are meant,
-        and how their columns are called.
+        `-` among the files is `stdin`, if that is given. Inputs that cannot be decided without
+        digests of other kinds are unread, or clean with `accept_gaps`. Clean inputs are counted,
+        and yielded only with `show_clean`. `reading` chooses the rows of files and names their
+        columns.
 
         Raises:
-            UsageError: there is nothing to look up. What cannot be read is raised in the end.
+            UsageError: there is nothing to look up. The error of an unreadable file is raised in
+                the end.
             StateError: no list can be used.
             ConfigError: the seal key is missing or malformed.
         """
@@ -315,13 +316,13 @@ class Client:
         )
 
     def status(self, *, verify: bool = False) -> Status:
-        """Return everything that the state directory holds; nothing is fetched.
+        """Return the state of everything in the state directory; nothing is fetched.
 
-        With `verify`, every byte of the indexes is read and compared with its digest, and all of
-        the record of matches is read.
+        With `verify`, every byte of the indexes is read and compared with its digest, and the whole
+        record of matches is read.
 
         Raises:
-            ConfigError: a rule of the policy is for a list that is not known.
+            ConfigError: a rule of the policy names an unknown list.
         """
         from hashclient.scan.policy import check_policy
         from hashclient.status.status import read_status

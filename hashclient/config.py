@@ -1,4 +1,4 @@
-"""Settings, resolved once into frozen values: where the state lives and what providers there are.
+"""Settings, resolved once into frozen values: the places of the state, and the providers.
 
 `config.toml` is decoded strictly: an unknown key, a wrong type or a missing value is an error that
 names it. Secrets are never in it, only references to them. Tables named after a command hold
@@ -41,24 +41,24 @@ from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
 CONFIG_NAME = "config.toml"
-#: Tables of config.toml that hold defaults of commands, which are no matter of a program.
+#: Tables of config.toml with defaults of commands; they do not apply to programs.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
-#: All of them may have to be tried.
+#: A cap, since one fetch may have to try all of them.
 MAX_MIRRORS = 16
-#: Ten years: more is a mistake, and no date to reckon with.
+#: Ten years: a longer time is a mistake, and its dates may be out of range.
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
 MAX_RETENTION_DAYS = 36_500
-#: As long as the inventory may believe what it cannot prove.
+#: The longest time for which the inventory may believe a file unchanged without proof.
 MAX_REREAD_DAYS = 3_650
 
-#: What helps where nobody is named to seal to.
+#: The hint where no recipient is configured.
 HINT_RECIPIENTS = (
     "`hashclient quarantine keygen` makes a pair of keys on the officer's machine; `hashclient"
     " quarantine add-recipient` names the public one here"
 )
 
-#: What numbers may be, both ends included: of a provider, and of what is kept.
+#: The allowed ranges of numbers, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
     "timeout_s": (0.05, 3600),
@@ -76,16 +76,16 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
-#: Keys that are called otherwise now, and work on: the old key by its place in the file (`*` stands
-#: for any name), and the new one, in the same table.
+#: Renamed keys, whose old names still work: the place of the old key in the file (`*` stands for
+#: any name), and the new key, in the same table.
 RENAMED: Mapping[tuple[str, ...], str] = {}
 
 
 class Config(msgspec.Struct, frozen=True):
     """The content of `config.toml`.
 
-    `commands` holds the tables named after commands, unchecked; `notes` what should be changed in
-    the file.
+    `commands` holds the tables named after commands, unchecked; `notes` says which parts of the
+    file should be changed.
     """
 
     state_dir: str | None = None
@@ -106,7 +106,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class _Scan(msgspec.Struct, frozen=True):
-    """What the table of `scan` has besides defaults of options."""
+    """The keys of the table `scan` that are not defaults of options."""
 
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
@@ -131,7 +131,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Where this run keeps and finds things."""
+    """The places and the configuration of this run."""
 
     state_dir: Path
     config_path: Path
@@ -188,12 +188,12 @@ def resolve_settings(
 ) -> Settings:
     """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
 
-    Without `config_path`, a state directory that was given holds its own `config.toml`, so that
-    it is complete in itself; otherwise the user's or, for root, the system's is read. One that is
+    Without `config_path`, a given state directory has its own `config.toml`, so that it is complete
+    in itself; otherwise the user's file or, for root, the system's file is read. A file that is
     about to be changed need not be `complete`: its recipients may be missing.
 
     Raises:
-        ConfigError: the file is broken, or was named and does not exist though it must.
+        ConfigError: the file is broken, or a named file is missing though it must exist.
     """
     if config_path is not None:
         config = load_config(
@@ -210,7 +210,7 @@ def resolve_settings(
         )
     if seal_key_file is None and config.seal_key_file is not None:
         seal_key_file = user_path(config.seal_key_file)
-    # The current directory may change hands; what is trusted is never relative to it later.
+    # Made absolute now, since the current directory may later belong to somebody else.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
 
 
@@ -347,7 +347,7 @@ def _not_valid(where: str, fault: Fault) -> ConfigError:
 
 
 def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
-    """Call a key by its new `name` wherever it stands; yield what to say about each."""
+    """Rename a key to its new `name` everywhere; yield a note about each place."""
     if not isinstance(table, dict):
         return
     key, *below = place
@@ -368,7 +368,7 @@ def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
     for key in _RANGES.keys() & set(table.__struct_fields__):
         low, high = _RANGES[key]
         value = getattr(table, key)
-        # What is not a number fails every comparison.
+        # NaN fails every comparison.
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
 
@@ -387,7 +387,7 @@ def _check_bucket(name: str, where: str) -> None:
 
 
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
-    """Check what says how matches are dealt with."""
+    """Check the tables for the handling of matches."""
     actions = {action for rule in known.policy for action in rule.actions}
     days = known.quarantine.retention_days
     if days is not None and not 0 <= days <= MAX_RETENTION_DAYS:

@@ -70,7 +70,7 @@ class HashclientError(Exception):
 
 
 class UsageError(HashclientError):
-    """The command line asks for something that cannot be."""
+    """The command line asks for something impossible or wrong."""
 
     exit_code = ExitCode.USAGE
 
@@ -98,7 +98,7 @@ class VerificationError(HashclientError):
 
 
 class DeliveryError(VerificationError):
-    """What came is not what was signed; another address of the provider may have that."""
+    """The bytes that came are not the signed ones; another address may have those."""
 
 
 class StaleError(HashclientError):
@@ -124,7 +124,7 @@ class AuditError(HashclientError):
 
 
 def out_of_memory() -> StateError:
-    """Return the error that stands for a MemoryError, whoever has raised it."""
+    """Return the error for a MemoryError from any module or library."""
     return StateError(
         "there is not enough memory",
         hint="raise the memory limit of this process (`ulimit -d`, `MemoryMax=`), or end others;"

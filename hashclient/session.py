@@ -1,7 +1,7 @@
-"""What belongs together in one use of a state directory: settings, clock, operator, log and key.
+"""One use of a state directory: its settings, clock, operator, audit log and key.
 
-A front end makes one `Session` and hands it on; whoever acts takes from it what used to be passed
-one by one. Nothing but the version of the state is read or made before it is asked for.
+A front end makes one `Session` and passes it on. At first only the version of the state is read;
+everything else is read or made when it is used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
 
 
-#: So many of the paths that a command was given are logged.
+#: How many of a command's paths are logged.
 MAX_PATHS = 100
 
 
 def utc_now() -> datetime:
-    """Return the time; the clock of a session that is given none."""
+    """Return the time in UTC; the default clock of a session."""
     return datetime.now(UTC)
 
 
@@ -43,7 +43,7 @@ def current_operator() -> str:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = f"uid {uid}"
-    # What sudo says is as good as the rights of who calls us: root can say anything.
+    # The caller sets this variable, and root can set it to any name.
     sudo = os.environ.get("SUDO_USER")
     return f"{name} (sudo: {printable(sudo)})" if sudo and uid == 0 else name
 
@@ -59,7 +59,7 @@ class Session:
         operator: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Act for `operator`, by default who runs this process, with the process's `environ`.
+        """Act for `operator`; the defaults are the user of this process and its environment.
 
         Raises:
             StateError: the state directory is of a newer version, or cannot be brought to today's.
@@ -72,11 +72,11 @@ class Session:
 
     @functools.cached_property
     def operator(self) -> str:
-        """Who acts, in the words of the audit log."""
+        """The operator, as the audit log names them."""
         return self._operator or current_operator()
 
     def invocation(self, paths: Sequence[str] = ()) -> Invocation:
-        """Return where and by whom this runs, for `paths`, of which the first are kept."""
+        """Return who runs this, where, and for which `paths`; only the first paths are kept."""
         try:
             directory = os.getcwd()  # noqa: PTH109 - any bytes
         except OSError:
@@ -97,7 +97,7 @@ class Session:
         )
 
     def sealer(self, *, create: bool = False) -> Sealer:
-        """Return the sealer under this machine's key; with `create`, the key is made if need be.
+        """Return the sealer with this machine's key; with `create`, a missing key is made.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -120,9 +120,9 @@ class Session:
         return open_lists(self.settings, self.environ, self.now())
 
     def list_folders(self) -> list[tuple[str, int, int]]:
-        """Return what changes with a new generation, or of a list that has come or gone.
+        """Return a value that changes with each new generation, and when a list comes or goes.
 
-        It is cheap, so that whoever goes on for long can ask often.
+        The call is cheap, so a long-running program can make it often.
         """
         found = []
         try:

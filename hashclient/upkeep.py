@@ -1,7 +1,7 @@
-"""What keeps the state directory from growing for ever, a little at a time and unasked.
+"""Forgets old matches and old cache records, so that the state directory stays bounded.
 
-Matches whose story has ended long ago are forgotten, as the configuration says, and so are files
-that no scan has come across for long. Each call does a bounded part of it; the next goes on.
+Matches whose story ended long ago and files that no scan has met for long are forgotten, as the
+configuration says. Each call does a bounded part of the work; the next call goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INVENTORY_S = 2.0
 
 
 def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> None:
-    """Do a part of what is due; what fails stops nothing else and is reported."""
+    """Do a part of the work that is due; a failure is reported and does not stop the rest."""
     for part in (prune_matches, prune_inventory):
         try:
             part(session)
@@ -29,10 +29,10 @@ def tidy(session: Session, on_failure: Callable[[HashclientError], None]) -> Non
 
 
 def prune_matches(session: Session) -> int:
-    """Forget matches that were settled so long ago as `[keep]` says; return how many.
+    """Forget matches that were settled longer ago than `[keep]` allows; return how many.
 
-    What is in quarantine, or in a report that is not acknowledged or retracted, stays. That they
-    go is logged first.
+    Matches stay whose file is in quarantine, or whose report is not acknowledged or retracted. The
+    deletion is logged first.
 
     Raises:
         StateError, AuditError: they cannot be read, logged or forgotten.
@@ -65,7 +65,7 @@ def prune_matches(session: Session) -> int:
 
 
 def prune_inventory(session: Session) -> int:
-    """Forget files that no scan has come across for so long as `[keep]` says; return how many.
+    """Forget files that no scan has met for longer than `[keep]` allows; return how many.
 
     Raises:
         StateError: it cannot be written.
@@ -78,10 +78,10 @@ def prune_inventory(session: Session) -> int:
 
     try:
         key_id = session.sealer().key_id
-        inventory = Inventory(settings.state_dir, key_id)  # one under another key is made again
+        inventory = Inventory(settings.state_dir, key_id)  # a scan remakes that of another key
         inventory.close()
     except (StateError, ConfigError):
-        return 0  # whoever needs it says so
+        return 0  # the command that needs the inventory reports this
     reread_days = settings.config.inventory.reread_days
     inventory = Inventory(settings.state_dir, key_id, write=True, reread_days=reread_days)
     try:

@@ -1,7 +1,7 @@
-"""What every command shares: the resolved settings, the two output streams, and signals.
+"""The parts that every command shares: the resolved settings and the two output streams.
 
-Stdout is data, stderr is talk. `-q` silences talk that is not an error. Commands get the one `App`
-of a run through `pass_app`.
+Stdout is for data, stderr for messages. `-q` silences messages other than errors and warnings.
+Commands get the one `App` of a run through `pass_app`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, no handler of errors may swallow it."""
+    """SIGTERM arrived; like KeyboardInterrupt, it must pass all handlers of errors."""
 
 
 class App:
@@ -37,9 +37,9 @@ class App:
         output: Output | None = None,
         load_to_edit: Callable[[], Settings] | None = None,
     ) -> None:
-        """`load_settings` is called when a command first needs settings; -1 is quiet.
+        """`load_settings` is called when a command first needs settings; verbosity -1 is quiet.
 
-        `load_to_edit` does the same for a command that adds what may be missing in config.toml.
+        `load_to_edit` does the same for a command that adds missing parts of config.toml.
         """
         self._load_settings = load_settings
         self._load_to_edit = load_to_edit or load_settings
@@ -52,7 +52,7 @@ class App:
 
     @property
     def settings(self) -> Settings:
-        """Where things are, resolved on first use.
+        """The settings, resolved on first use.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -62,16 +62,16 @@ class App:
         return self._settings
 
     def settings_to_edit(self) -> Settings:
-        """Return where things are, for a command that completes config.toml.
+        """Return the settings, for a command that completes config.toml.
 
         Raises:
-            ConfigError: the configuration is wrong; that something is missing in it is no error.
+            ConfigError: the configuration is wrong; a missing part of it is no error.
         """
         return self._load_to_edit()
 
     @functools.cached_property
     def session(self) -> Session:
-        """The use of the state directory that this run is.
+        """The session of this run.
 
         Raises:
             ConfigError: the configuration is wrong.
@@ -82,7 +82,7 @@ class App:
 
     @staticmethod
     def now() -> datetime:
-        """The clock that commands hand to the core."""
+        """The clock that commands pass to the core."""
         return datetime.now(UTC)
 
     def operator(self) -> str:
@@ -104,17 +104,17 @@ class App:
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        """Tell the user something on stderr, unless they asked for quiet."""
+        """Print a message on stderr, unless `-q` was given."""
         if self.verbosity >= 0:
             self._talk(text)
 
     def debug(self, text: str) -> None:
-        """Tell the user a detail on stderr when they asked for it with -v."""
+        """Print a detail on stderr if `-v` was given."""
         if self.verbosity > 0:
             self._talk(text)
 
     def warn(self, text: str, hint: str | None = None) -> None:
-        """Tell the user about something wrong that does not stop the run, even with -q."""
+        """Print a warning on stderr, even with `-q`; the run goes on."""
         self._talk(f"hashclient: warning: {text}")
         if hint and self.verbosity >= 0:
             self._talk(f"hint: {hint}")
@@ -125,12 +125,12 @@ class App:
 
     @staticmethod
     def has_terminal() -> bool:
-        """Tell whether somebody sees stderr."""
+        """Tell whether stderr is a terminal."""
         return sys.stderr.isatty()
 
     @staticmethod
     def has_colour() -> bool:
-        """Tell whether stdout is a terminal that shows colours, and nobody minds (no-color.org)."""
+        """Tell whether stdout is a terminal with colours, without NO_COLOR (no-color.org)."""
         return (
             sys.stdout.isatty()
             and not os.environ.get("NO_COLOR")
@@ -138,7 +138,7 @@ class App:
         )
 
     def progress_wanted(self) -> bool:
-        """Tell whether a progress bar on stderr would be seen, and be in nobody's way."""
+        """Tell whether a progress bar on stderr would be visible and not disturb other output."""
         return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -146,7 +146,7 @@ pass_app = click.make_pass_decorator(App)
 
 
 def format_option(*choices: str, help: str | None = None) -> Callable[[Any], Any]:  # noqa: A002 - click's word
-    """Return the `--format` option with `choices`, the first being the default."""
+    """Return the `--format` option with `choices`; the first one is the default."""
     return click.option(
         "--format",
         "output_format",

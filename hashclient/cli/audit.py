@@ -18,9 +18,9 @@ from hashclient.system.text import path_of, printable
 if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
 
-#: What a person wants to see without asking for more; other programs get everything.
+#: How many records people see by default; programs get all of them.
 DEFAULT_LIMIT = 50
-#: More than any log holds, and few enough for everything that counts.
+#: More records than any log has, and a number that all counters can hold.
 MAX_LIMIT = 1_000_000_000
 
 
@@ -41,15 +41,15 @@ def _parse_since(
 def command() -> None:
     """Show and verify the log of fetches, scans, matches, refusals.
 
-    Each record holds the hash of the one before it and the log is signed, so changes show.
-    A checkpoint, kept on another machine, also shows that the end was cut off or the whole
+    Each record holds the hash of the record before it, and the log is signed, so every change can
+    be noticed. A checkpoint on another machine also shows whether the end was cut off or the whole
     log replaced.
 
     \b
       hashclient audit show --event match           what was found lately
       hashclient audit verify                       is the log intact?
-      hashclient audit checkpoint -o today.json     keep this one elsewhere
-      hashclient audit rotate                       go on in another file
+      hashclient audit checkpoint -o today.json     keep this file elsewhere
+      hashclient audit rotate                       continue in a new file
     """
 
 
@@ -58,7 +58,7 @@ checkpoint_option = click.option(
     "checkpoint_path",
     type=existing_path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="A checkpoint made before; its record must still be there, unaltered.",
+    help="An earlier checkpoint; the log must still hold its record, unchanged.",
 )
 output_option = click.option(
     "-o",
@@ -84,7 +84,7 @@ def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
         ),
-        format_option("text", "jsonl", help="For people, or the records as they stand in the log."),
+        format_option("text", "jsonl", help="text for people; jsonl: the records as they are."),
     ):
         function = option(function)
     return function
@@ -102,7 +102,7 @@ def show(
 ) -> None:
     """Print records, the oldest first.
 
-    Lines are read one by one; whether the log as a whole is intact, `verify` says.
+    This does not check whether the log is intact; `hashclient audit verify` does.
 
     \b
       hashclient audit show --event match --event conflict --since 2026-01-31
@@ -197,8 +197,8 @@ def show_verified(
 def checkpoint(app: App, output: Path) -> None:
     """Print a signed statement of the log's last record.
 
-    The log is verified first. Keep the statement where whoever can write to this machine
-    cannot: that is its worth.
+    The log is verified first. Keep the statement on another machine, where nobody who can change
+    this log can change the statement.
 
     \b
       hashclient audit checkpoint | ssh elsewhere 'cat > $(date +%F).json'
@@ -229,11 +229,11 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
 @format_option("text", "json")
 @pass_app
 def rotate(app: App, output_format: str) -> None:
-    """Close the file of the log, and go on in another.
+    """Close the file of the log, and continue in a new file.
 
-    This is done unasked when the file has audit_mib of [keep] in config.toml. The closed ones
-    belong to the log: `verify` checks all of them. The oldest may be moved to an archive, and
-    none from between; `verify` says which are not there.
+    This happens by itself when the file has the size audit_mib of [keep] in config.toml. Closed
+    files still belong to the log, and `verify` checks all of them. The oldest files may be moved to
+    an archive; a file between others must stay. `verify` says which files are missing.
 
     \b
       hashclient audit rotate
@@ -246,7 +246,7 @@ def rotate(app: App, output_format: str) -> None:
             f"no audit log yet: {printable(layout.audit)}",
             hint="it starts with the first fetch or scan; or check --state-dir",
         )
-    with writing(layout):  # who knows only logs in one file refuses the state from now on
+    with writing(layout):  # earlier versions refuse it from now on
         rotated = app.audit_log().rotate()
     if output_format == "json":
         closed = None
@@ -298,7 +298,7 @@ def _report_values(report: Report) -> dict[str, Any]:
 def _text(record: Record) -> str:
     data = dict(record.data)
     if record.event == "segment":
-        data.pop("genesis", None)  # for verifiers; people have seen it as the first record
+        data.pop("genesis", None)  # for programs that verify; people see it as the first record
     raw = data.pop("path_b64", None)
     if isinstance(raw, str):
         data["path"] = _path(raw, data.get("path"))
@@ -308,7 +308,7 @@ def _text(record: Record) -> str:
 
 
 def _path(encoded: str, text: Any) -> Any:
-    """Return the path that `path_fields` encoded, or `text` if this is something else."""
+    """Return the path that `path_fields` encoded, or `text` if it is not such a path."""
     try:
         return path_of("", encoded)
     except ValueError:

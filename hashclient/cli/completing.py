@@ -1,7 +1,7 @@
-"""What a shell offers for an argument: ids of matches, reports, notices, names of lists and roles.
+"""Completion of arguments in a shell: ids of matches, reports, notices; names of lists, roles.
 
-It reads the state that the words before the cursor name, offers what it can, and nothing where that
-fails: whoever presses a key wants no message.
+It reads the state that the words before the cursor name. On an error it offers nothing and prints
+no message.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from hashclient.errors import HashclientError
 from hashclient.system.files import user_path
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
-#: More than a person looks through.
+#: The most words offered; nobody reads more.
 MOST = 200
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 def _offering(names: Callable[[click.Context], list[str]]) -> Complete:
-    """Return what click asks: those of `names` that begin like the word at the cursor."""
+    """Return the completions for click: the `names` that begin with the word at the cursor."""
 
     def complete(context: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
         with contextlib.suppress(HashclientError, OSError):
@@ -82,7 +82,7 @@ def _lists(context: click.Context) -> list[str]:
 
 
 def _lists_of_repository(context: click.Context) -> list[str]:
-    # Behind an option without its value yet, click has not taken the words apart.
+    # After an option whose value is missing, click has not parsed the words yet.
     given = context.params.get("directory") or next(iter(context.args), ".")
     lists = Path(given, "public", "targets", "lists")
     return sorted(path.name for path in lists.iterdir())

@@ -1,9 +1,9 @@
-"""How many files a scan will meet, counted ahead of it: for the share that a terminal shows.
+"""Counts the files of a scan ahead of it, for the share that a terminal shows.
 
-The scan itself walks only as far as its workers need, so that its memory stays flat, and knows how
-much there is when it has nearly done. So another process walks the same trees and only counts,
-which takes a small part of the time of a scan, and is what the kernel has at hand afterwards. It is
-for a display alone: nothing is decided by it, and whatever becomes of it changes no verdict.
+The scan walks only as far as its workers need, so that its memory stays flat; it knows the total
+only near its end. So another process walks the same trees and counts. This takes a small part of
+the time of a scan, and brings the directories into the kernel's cache. The count is for display
+only; it never changes a verdict.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import NoReturn
 
 from hashclient.scan.sources.files import WalkOptions
 
-#: Of the number that is sent in the end.
+#: The format of the number that the process sends in the end.
 _NUMBER_BYTES = 8
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callable[[], int | None]]:
-    """Count the inputs at `paths` meanwhile; yield a function that gives their number.
+    """Count the inputs at `paths` in another process; yield a function that returns the number.
 
-    It gives None until all are counted, and for ever where that cannot be done, or without paths.
+    It returns None until all are counted; always None if counting fails, or without paths.
     """
     if not paths:
         yield lambda: None
         return
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
-    # A signal before the process has handlers of its own would run ours in it.
+    # A signal before the process has its own handlers would run ours in it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()  # before any worker or thread
@@ -64,12 +64,12 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
         os.close(ours)
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-            # One that hangs in a dead file system is not waited for.
+            # A process that hangs in a dead file system is not waited for.
             os.waitpid(pid, os.WNOHANG)
 
 
 def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
-    """Count, and end this process, in which nothing else of ours may run."""
+    """Count, and end this process; no other code of ours may run in it."""
     try:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -1,9 +1,10 @@
-"""Values of options that nobody typed: from the environment, and from tables of config.toml.
+"""Default values of options from the environment and from tables of config.toml.
 
-What is misspelt there would be passed over in silence, and a machine would do something else than
-it was told: so a wrong key, a wrong type and a wrong value in a table are errors that name the key,
-and a variable that is nearly one of ours is warned of. Others that begin as ours do may belong to
-anybody: jobs of a CI keep the address of a provider in one, say.
+A misspelt name must not be ignored silently, since the machine would then do something else than
+the operator wants. So a wrong key, a wrong type and a wrong value in a table are errors that name
+the key, and a variable whose name is nearly one of ours causes a warning. Other variables with our
+prefix may belong to other programs; a CI job, for example, may keep the address of a provider in
+one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import click
 from hashclient.errors import ConfigError
 from hashclient.system.text import nearest, printable
 
-#: What the names of environment variables begin with.
+#: The prefix of our environment variables.
 ENV_PREFIX = "HASHCLIENT"
 #: The passphrase of a provider's keys.
 KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
-#: Those that are no option of any command.
+#: Variables that do not belong to an option.
 OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG", KEY_PASSPHRASE})
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
 _OF_SERVICES = re.compile(
@@ -63,10 +64,10 @@ def unknown_variables(
     commands: Collection[str],
     load: Callable[[str], click.Command | None],
 ) -> Iterator[tuple[str, str]]:
-    """Yield those of the environment's `names` that are none of ours, but nearly one of them.
+    """Yield the environment's `names` that are nearly, but not exactly, one of ours.
 
-    Each comes with the name that may be meant. `load` returns a command of `top` by its name; none
-    is loaded for a variable that belongs to another one.
+    Each comes with the name that may be meant. `load` returns a command of `top` by its name; only
+    the commands to which a variable may belong are loaded.
     """
     of_top = {
         f"{ENV_PREFIX}_{option_name(p)}".upper() for p in top.params if isinstance(p, click.Option)
@@ -83,7 +84,7 @@ def unknown_variables(
         word = name.split("_")[1].lower()
         own = of_command(word) if word in commands else set[str]().union(*map(of_command, commands))
         if name not in own:
-            # What they all begin with makes no two of them alike.
+            # The common prefix must not count as similarity.
             words = [other.removeprefix(f"{ENV_PREFIX}_") for other in sorted(known | own)]
             meant = nearest(name.removeprefix(f"{ENV_PREFIX}_"), words)
             if meant is not None:
@@ -124,7 +125,7 @@ def command_defaults(
             raise _not_valid(where, wrong_type(key, f"in [{name}]", expected, value))
         for item in values:
             _check_value(option, item, key, name, where)
-        # From here on they are checked as if they had been typed.
+        # From here on they are checked like typed values.
         typed = [str(item) for item in values]
         defaults[option.name] = typed if option.multiple else typed[0]
     return defaults
@@ -172,7 +173,7 @@ def _not_valid(where: str, fault: Any) -> ConfigError:
 def tell_unknown_variables(
     unknown: Iterable[tuple[str, str]], mentioned: Collection[str]
 ) -> Iterator[str]:
-    """Yield a sentence for each unknown variable but those that are `mentioned` as a secret's."""
+    """Yield a warning for each unknown variable, except those `mentioned` as holding a secret."""
     for name, meant in unknown:
         if name not in mentioned:
             yield f"environment variable is not known: {printable(name)}; did you mean {meant}?"

@@ -1,4 +1,4 @@
-"""`demo`: the whole way from a signed list to an exit code, on this machine, with dummy files.
+"""`demo`: all steps from a signed list to an exit code, on this machine, with dummy files.
 
 Every step is the real command in a process of its own, as a user would type it, with its real
 output and exit code. Only benign files made here and a list made of them are used.
@@ -31,7 +31,7 @@ from hashclient.system.files import make_private_dir
 STEP_TIMEOUT_S = 60
 
 
-#: What the demo adds to its configuration: the officer's key, a recipient of reports, a policy.
+#: The demo adds this to its configuration: the officer's key, a recipient of reports, a policy.
 _CONFIG = """
 [quarantine]
 recipients = ["{public}"]
@@ -50,7 +50,7 @@ actions = ["quarantine", "report"]
 """
 
 
-#: The program that does what the commands do.
+#: A program that uses the library in place of the commands.
 _PROGRAM = """\
 import sys
 from hashclient import Client
@@ -85,7 +85,7 @@ def _icse(texts: Mapping[str, str]) -> list[str]:
 
 
 class _StepError(HashclientError):
-    """A step ended otherwise than it has to."""
+    """A step ended in another way than expected."""
 
     exit_code = ExitCode.BUG
 
@@ -95,16 +95,16 @@ class _StepError(HashclientError):
     "--keep",
     metavar="DIR",
     type=existing_path(file_okay=False),
-    help="Work in DIR, which must be new or empty, and leave everything there to look at.",
+    help="Work in DIR, which must be new or empty, and leave all files there.",
 )
 @pass_app
 def command(app: App, keep: Path | None) -> ExitCode:
     """Show the whole tool at work on this machine, on dummy files.
 
-    A provider on loopback publishes a signed list and serves it over HTTPS behind a token; the
-    client pins it, fetches, scans, takes away what matched, reports it, puts it back when the
-    entry is withdrawn, and refuses what it must. Each step is the command you would type, with
-    its real output and exit code.
+    A provider on loopback publishes a signed list and serves it over HTTPS with a token. The client
+    pins the provider, fetches the list, scans files, isolates and reports files that match,
+    restores a file after its entry is withdrawn, and refuses a list that was tampered with. Each
+    step is the command that you would type, with its real output and exit code.
 
     \b
       hashclient demo
@@ -141,7 +141,7 @@ class _Demo:
         self._step("provider show repo --list baseline")
         self._say("Who may fetch gets a token, of which the provider keeps a hash")
         self._step("provider client add repo example-ltd --output token")
-        self._say("It serves the list over HTTPS on loopback, to whoever has the token")
+        self._say("It serves the list over HTTPS on loopback, to clients with the token")
         with self._server() as served:
             (self._directory / "wrong-token").write_text("not-the-token\n")
             (self._directory / "wrong-token").chmod(0o600)
@@ -153,7 +153,7 @@ class _Demo:
         self._app.out("\nEvery step ended as expected.")
 
     def _client(self, url: str) -> None:
-        self._say("A client: pins the provider and its root; a wrong token gets nowhere")
+        self._say("A client: pins the provider and its root; a wrong token is refused")
         access = f"init {url} --root repo/root.json --ca ca.pem --token-file"
         self._step(f"{access} wrong-token", ExitCode.UNAUTHORISED)
         self._step(f"{access} token")
@@ -171,7 +171,7 @@ class _Demo:
         self._app.out(_PROGRAM.strip("\n"))
         self._run("python scan.py", [sys.executable, "-P", "scan.py"], ExitCode.MATCH)
         self._report_and_remove()
-        self._say("The provider has something to say to all clients; somebody deals with it")
+        self._say("The provider publishes a notice; an operator acknowledges it")
         self._step(
             "provider notice publish repo --id n-1 --sender lists@example.org --severity severe"
             " --event correction --list baseline --headline 'entry d-2 is not what it should be'"
@@ -202,7 +202,7 @@ class _Demo:
         with (self._directory / "state/config.toml").open("a") as config:
             config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
         make_private_dir(self._directory / "handover")
-        self._say("The policy says what is to be done about matches: first a look, then the act")
+        self._say("The policy names the actions on matches: first a dry run, then the scan")
         self._step("scan --policy-check files", ExitCode.MATCH)
         self._step("scan files", ExitCode.MATCH)
         self._step("quarantine list")
@@ -264,7 +264,7 @@ class _Demo:
 
     @staticmethod
     def _argv(words: str) -> list[str]:
-        # Our own code, isolated from the directory that the demo works in.
+        # Our own code, not modules from the directory that the demo works in.
         return [sys.executable, "-P", "-m", "hashclient", *shlex.split(words)]
 
     @contextlib.contextmanager

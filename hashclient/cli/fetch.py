@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
 
 
-#: A fetch that takes longer than a day is not waited for.
+#: The longest wait for another fetch: a day, in seconds.
 MAX_WAIT_S = 86_400.0
 
 
@@ -47,7 +47,7 @@ MAX_WAIT_S = 86_400.0
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="Build the lists again from what is signed, not from what is here.",
+    help="Build the lists again from the provider's signed files.",
 )
 @click.option(
     "--accept-churn", is_flag=True, help="Take a generation that `max_churn` would refuse."
@@ -76,20 +76,20 @@ def command(
 ) -> ExitCode:
     """Fetch what is new, verify it, seal it, and switch to it.
 
-    Signatures, expiry and age are checked first; a list that fails any check is left as it was.
-    With nothing new this costs two small requests, so it may well run every few minutes. Where a
-    provider has `mirrors` in the configuration, these are asked in their order for what the one
-    before does not have, or not as it was signed.
+    Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
+    nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
+    has `mirrors` in the configuration, they are tried in their order: each is asked for files that
+    the one before lacks, or has in another form than signed.
 
-    Without a network, --from reads what `hashclient provider export` has written, or a copy of a
-    provider's public/. It is verified in the same way: what has expired has expired there, too.
+    Without a network, --from reads a file from `hashclient provider export`, or a copy of a
+    provider's public/. It is verified in the same way, and expiry counts there, too.
 
     \b
       hashclient fetch
       hashclient fetch --list baseline
       hashclient fetch --wait 600
       hashclient fetch --from /media/usb/lists.bundle
-      hashclient --quiet fetch          from cron: speaks only of errors
+      hashclient --quiet fetch          from cron: prints only errors
 
     Exit codes: 0 all lists are up to date, 4 provider unreachable, 5 not authorised, 6 failed
     verification, 7 expired; all are in `hashclient --help`.
@@ -124,7 +124,7 @@ def command(
             if (wrong := fetched.error or fetched.problem) is not None:
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
-        # The worst decides: who goes on after a 4 must not miss what is no matter of the network.
+        # The worst code counts: a script that ignores a 4 must not miss another error.
         if error.exit_code >= _worst(code, of_notices):
             raise
         app.warn(error.message, error.hint)
@@ -138,7 +138,7 @@ def command(
 
 
 def fetch_and_tell(app: App) -> ExitCode | None:
-    """Fetch for another command, which goes on with what is there; return the worst failure."""
+    """Fetch for another command, which goes on with the present lists; return the worst failure."""
     failed = ExitCode.OK
     of_notices: dict[str, FetchedNotices] = {}
 
@@ -167,7 +167,7 @@ def fetch_and_tell(app: App) -> ExitCode | None:
 
 
 def _worst(code: ExitCode, of_notices: Mapping[str, FetchedNotices]) -> ExitCode:
-    """Return the worst of a code and of what was refused of notices."""
+    """Return the worst of a code and of the failures with notices."""
     return max([code, *(n.error.exit_code for n in of_notices.values() if n.error)])
 
 
@@ -182,10 +182,10 @@ def fetch_lists(
     wait_s: float = 0.0,
     on_notices: Callable[[FetchedNotices], None] | None = None,
 ) -> Iterator[Fetched]:
-    """Yield what becomes of every list of one provider or of all.
+    """Yield the result for every list of one provider or of all.
 
     Raises:
-        HashclientError: as `Client.fetch`.
+        HashclientError: as for `Client.fetch`.
     """
     from hashclient.cli.progress import fetch_progress
     from hashclient.client import Client
@@ -211,7 +211,7 @@ def _show(app: App, fetched: Fetched) -> None:
         app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
         return
     live = counted(fetched.entries or 0, "live entry", "live entries")
-    assert fetched.expires is not None  # it is of each generation that is here
+    assert fetched.expires is not None  # both are the same for each generation that is here
     state = f"{live}, fresh until {for_people(fetched.expires)}"
     if fetched.source != app.settings.provider(fetched.provider).url:
         state += f"; from {fetched.source}"
@@ -231,7 +231,7 @@ def _show(app: App, fetched: Fetched) -> None:
 
 
 def _refusal(fetched: Fetched, error: HashclientError) -> str:
-    # Most messages say themselves what they are about.
+    # Most messages name the list themselves.
     if error.message.startswith(("list ", "provider ")):
         return error.message
     return f"list {fetched.list_name}: {error.message}"
@@ -244,7 +244,7 @@ def _warn_problem(app: App, problem: HashclientError) -> None:
 
 
 def _warn_ahead(app: App, fetched: Fetched) -> None:
-    """Warn of a generation that says it will be published, which is no reason to refuse it."""
+    """Warn of a generation whose publication is in the future; this is no reason to refuse it."""
     if fetched.is_ahead and fetched.published_at is not None:
         app.warn(
             f"list {fetched.list_name}: its published_at is in the future:"

@@ -1,8 +1,8 @@
-"""SIGHUP during a run that writes to a file: who rotates logs wants that file opened again.
+"""SIGHUP during a run that writes to a file: a log rotator asks to open the file again.
 
-Other programs say so by this signal, after they have renamed the file. It also comes when the
-terminal of a run goes away; that ends the run, as ever. Where the signal was ignored or handled
-when the run began, it stays so.
+Log rotators send this signal after they have renamed the file. The signal also comes when the
+terminal of a run closes; then it ends the run, as usual. If the signal was ignored or handled when
+the run began, this does not change.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from types import FrameType
 
 
 class Hangup:
-    """Notes that the signal came; nothing else is done in its handler."""
+    """Notes that the signal came; its handler does nothing else."""
 
     def __init__(self) -> None:
-        """The signal means what it meant, until `watch`."""
+        """Change nothing until `watch`."""
         #: Whether it came since this was set to False.
         self.is_asked = False
         self._is_watching = self._had_terminal = False
@@ -32,7 +32,7 @@ class Hangup:
             self._is_watching = True
 
     def end(self) -> None:
-        """Let the signal mean what it meant before."""
+        """Restore the former meaning of the signal."""
         if self._is_watching:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
             self._is_watching = False
@@ -46,7 +46,7 @@ class Hangup:
 
 
 def _has_terminal() -> bool:
-    """Tell whether this process has a terminal that controls it, and that is there."""
+    """Tell whether this process has a controlling terminal that is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

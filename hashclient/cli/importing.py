@@ -1,4 +1,4 @@
-"""Options of commands that read files of digests, and what is said of what was read."""
+"""Options of commands that read files of digests, and the remarks after reading."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.lists.importers.reading import Reading
 
-#: Places that are named in text; `--format json` has all.
+#: How many places are named in text; `--format json` has all.
 SHOWN = 20
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which rows of a file are meant, and what its columns are."""
+    """Add the options that choose the rows of a file and name its columns."""
     for option in (
         click.option(
             "--column",
@@ -42,7 +42,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what becomes of rows that are published."""
+    """Add the options for rows that are published."""
     for option in (
         click.option(
             "--max-bad",
@@ -57,8 +57,7 @@ def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--known-good",
             metavar="FILE",
             multiple=True,
-            help="Skip what this file of digests has, such as the NSRL's. Can be given several"
-            " times.",
+            help="Skip digests in this file, such as the NSRL's. Can be given several times.",
         ),
         click.option(
             "--category-map",
@@ -70,7 +69,7 @@ def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--category",
             metavar="NAME",
-            help="Of entries that have none. [default: the list's name]",
+            help="The category of entries that have none. [default: the list's name]",
         ),
     ):
         function = option(function)
@@ -85,10 +84,10 @@ def make_reading(
     max_bad: int = 0,
     all_rows: bool = False,
 ) -> Reading:
-    """Return what the options ask for.
+    """Return the `Reading` for the options.
 
     Raises:
-        UsageError: one of them is not understood.
+        UsageError: an option is not understood.
     """
     from hashclient.lists.importers.categories import load_category_map
     from hashclient.lists.importers.reading import Reading, parse_columns
@@ -119,7 +118,7 @@ def check_category(category: str | None) -> None:
 
 
 def say_remarks(app: App, reading: Reading) -> None:
-    """Say what was ignored, left out and skipped."""
+    """Print what was ignored, left out and skipped."""
     remarks = reading.remarks
     for note in remarks.notes:
         app.say(note)

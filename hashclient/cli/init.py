@@ -24,7 +24,7 @@ _file = existing_path(dir_okay=False)
     metavar="FILE",
     required=True,
     type=_file,
-    help="The provider's root metadata, got by a way you trust.",
+    help="The provider's root metadata, from a source that you trust.",
 )
 @click.option(
     "--from",
@@ -39,7 +39,7 @@ _file = existing_path(dir_okay=False)
     metavar="NAME",
     default="main",
     show_default=True,
-    help="What to call the provider here.",
+    help="The name of the provider on this machine.",
 )
 @click.option(
     "--list",
@@ -77,7 +77,7 @@ _file = existing_path(dir_okay=False)
     multiple=True,
     metavar="FILE",
     type=existing_path(exists=True, dir_okay=False),
-    help="Digests of files known to be benign: a list that holds one is refused.",
+    help="Digests of files known to be benign: a list with one of them is refused.",
 )
 @click.option(
     "--max-churn",
@@ -141,11 +141,11 @@ def command(
     allow_http: bool,
     output_format: str,
 ) -> ExitCode:
-    """Pin a provider and its root of trust, and prove that it works.
+    """Pin a provider and its root of trust, and check that it works.
 
-    The provider is contacted once, or what it has exported is read; only when everything verifies
-    is the configuration written. Secrets are referenced, never copied: keep them in
-    files that only you can read.
+    The provider is contacted once, or its exported file is read. The configuration is written only
+    if everything verifies. Secrets are referenced, never copied: keep them in files that only you
+    can read.
 
     \b
       hashclient init https://lists.example.org/v1 --root root.json \\

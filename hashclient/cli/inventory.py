@@ -1,4 +1,4 @@
-"""`inventory`: look after what scans remember of files already read, and of file systems."""
+"""`inventory`: manage the cache of files already read, and the record of file systems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hashclient.system.text import log_path_fields, path_fields, printable
 if TYPE_CHECKING:
     from hashclient.scan.cache import Inventory
 
-#: How long what no scan has come across is kept by default.
+#: Days that a file without a scan is kept by default.
 DEFAULT_DAYS = 90
 #: A hundred years.
 MAX_DAYS = 36_500
@@ -26,14 +26,14 @@ DAY_S = 86_400
 
 @click.group("inventory")
 def command() -> None:
-    """Look after what scans remember of files already read.
+    """Manage what scans remember of files already read.
 
-    A scan keeps sealed tags of every file that it reads, so that the next one reads only what is
-    new or has changed. The inventory may be removed at any time; `scan --no-inventory` does
-    without.
+    A scan keeps tags (digests under the local key) of every file that it reads, so that the next
+    scan reads only new and changed files. The inventory may be removed at any time; `scan
+    --no-inventory` does not use it.
 
-    Apart from that, scans remember which file systems were mounted where they went: what is not
-    mounted any more is unread, until `inventory forget` says that it has been given up.
+    Scans also remember which file systems were mounted below their paths. A file system that is not
+    mounted any more is reported as unread, until `inventory forget` says that it is gone for good.
     """
 
 
@@ -41,10 +41,10 @@ def command() -> None:
 @format_option("text", "json")
 @pass_app
 def stats(app: App, output_format: str) -> ExitCode:
-    """Show how much is remembered.
+    """Show the size of the inventory.
 
-    Of files that are believed, nothing proves that no one could change them without a trace; scans
-    read them again, within `reread_days` of the configuration.
+    For files counted as believed, there is no proof that nobody could change them unnoticed; scans
+    read them again within `reread_days` of the configuration.
 
     \b
       hashclient inventory stats
@@ -81,14 +81,14 @@ def stats(app: App, output_format: str) -> ExitCode:
     metavar="N",
     default=DEFAULT_DAYS,
     show_default=True,
-    help="Forget files that no scan has come across for so many days.",
+    help="Forget files that no scan has met for this many days.",
 )
 @format_option("text", "json")
 @pass_app
 def prune(app: App, days: int, output_format: str) -> ExitCode:
-    """Forget files that no scan has come across for long.
+    """Forget files that no scan has met for long.
 
-    Those are removed ones, mostly.
+    Most of these files no longer exist.
 
     \b
       hashclient inventory prune
@@ -148,9 +148,9 @@ def mounts(app: App, output_format: str) -> ExitCode:
 def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     """Forget the file systems that were mounted at PATH or below.
 
-    This says that they have been given up for good: scans then take whatever directory they find
-    there for what it is. The audit log says who has done this. What is still mounted will be
-    remembered again by the next scan.
+    Use this for file systems that are gone for good: scans then accept the directory that they find
+    there. The audit log records who has done this. The next scan remembers file systems again that
+    are still mounted.
 
     \b
       hashclient inventory forget /srv/share
@@ -158,7 +158,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     from hashclient.audit.log import Event
     from hashclient.scan.sources.mounts import below, forget_all, load
 
-    # As it was typed, and where that leads to today.
+    # The path as typed, and the path without links.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}
     gone = below((record.real_path for record in load(app.settings.state_dir)), roots)
     if not gone:

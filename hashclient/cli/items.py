@@ -1,4 +1,4 @@
-"""What commands on many items share: going on after a failure, and telling all in one form."""
+"""Shared by commands on many items: going on after a failure, and printing the results."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hashclient.cli.app import App
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.text import path_fields, printable
 
-#: What stops a command, since it would happen with every other item, too.
+#: Errors that stop a command, since they would come with every other item, too.
 _FATAL = (AuditError, ConfigError, LockedError)
 
 
 class Results:
-    """Tells what became of items, as lines or as one document, and keeps the worst exit code."""
+    """Prints the results of items, as lines or as one document; keeps the worst exit code."""
 
     def __init__(self, app: App, output_format: str, ids: Sequence[str] = ()) -> None:
-        """`output_format` is `text` or `json`; `ids` are the items that are asked for."""
+        """`output_format` is `text` or `json`; `ids` are the requested items."""
         self._app = app
         self._is_json = output_format == "json"
         self._is_single = len(ids) == 1
@@ -28,10 +28,10 @@ class Results:
 
     @contextlib.contextmanager
     def item(self, item_id: str) -> Iterator[None]:
-        """Deal with one item; if that fails, say so, and go on if there are others.
+        """Process one item in the block; report a failure, and go on if there are other items.
 
         Raises:
-            HashclientError: there are no others, or it would be the same with them.
+            HashclientError: there are no other items, or they would fail in the same way.
         """
         try:
             yield
@@ -54,7 +54,7 @@ class Results:
         attention: bool = False,
         **more: Any,
     ) -> None:
-        """Tell what became of one item; `attention` makes the command end as incomplete."""
+        """Print the result of one item; `attention` makes the command end as incomplete."""
         if attention:
             self.count(ExitCode.INCOMPLETE)
         where = {} if path is None else path_fields(path)
@@ -63,17 +63,17 @@ class Results:
         self.put_document("  ".join(shown), document | more)
 
     def put_document(self, line: str, document: dict[str, Any]) -> None:
-        """Tell about one item: `line` to people, `document` to programs."""
+        """Print one item: `line` for people, `document` for programs."""
         self._documents.append(document)
         if not self._is_json:
             self._app.out(line)
 
     def count(self, code: ExitCode) -> None:
-        """Let the command end with `code`, unless it ends with something worse."""
+        """End the command with `code`, unless its code is already worse."""
         self.code = max(code, self.code)
 
     def end(self, nothing: str) -> ExitCode:
-        """Write the document; say `nothing` where there was nothing to tell. Return the code."""
+        """Write the document, or the message `nothing` if there is no item. Return the code."""
         if self._is_json:
             self._app.out(json.dumps({"items": self._documents}))
         elif not self._documents:

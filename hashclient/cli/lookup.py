@@ -21,16 +21,16 @@ from hashclient.errors import ExitCode, UsageError
     "sources",
     metavar="FILE|-",
     multiple=True,
-    # One that cannot be read must not keep the others from being looked up. Kept as it was typed:
-    # a Path makes `-`, which is stdin, of `./-`, which is a file.
+    # A file that cannot be read must not stop the lookup of the others. The name stays as typed: a
+    # Path would turn `./-`, which is a file, into `-`, which is stdin.
     type=click.Path(allow_dash=True, readable=False),
     help="Read digests from FILE, or from stdin. Can be given several times.",
 )
 @click.option(
     "--accept-gaps",
     is_flag=True,
-    help="Count as clean what cannot be decided since entries lack digests of the kind given. It is"
-    " said all the same.",
+    help="Count inputs as clean that cannot be decided, since entries lack such digests. They are"
+    " still named.",
 )
 @reading_options
 @report_options("text", "jsonl", "csv")
@@ -53,12 +53,13 @@ def command(
     of md5sum, sha1sum or sha256sum (GNU or BSD style), of hashdeep, CSV or TSV with a header, JSONL
     or Parquet, ICSE exports, VICS JSON of Project VIC or CAID, NCMEC hash sharing XML, ClamAV
     signatures (.hdb, .hsb), or it is the NSRL database (RDSv3) or its NSRLFile.txt; in gzip or
-    zstd, too. All rows are looked up, but for --where. Whatever is not understood is refused.
-    Outcomes and exit codes are those of `scan`; a row with several digests has to agree in all.
+    zstd, too. All rows are looked up, unless --where chooses some. A line that is not understood is
+    refused. Outcomes and exit codes are those of `scan`; a row with several digests must agree in
+    all of them.
 
-    A list can only be asked by digests that its entries have: `status` says which these are. An
-    input that matches nothing, and may be an entry without a digest of its kinds, is unread. A
-    size, where a file gives one, rules out entries of another.
+    A lookup can only find entries that have a digest of the given kind; `status` shows how many do.
+    An input without a match is unread if some entry has no digest of its kinds, since it may be
+    that entry. A size, if the file gives one, rules out entries with another size.
 
     \b
       hashclient lookup 9d9b4dd7a5b5ac4d0c6f8e3ba3f66f8c

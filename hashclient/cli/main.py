@@ -1,6 +1,6 @@
-"""The entry point: global options, the commands, and the one place where errors become exit codes.
+"""The entry point: global options, the commands, and the one place that maps errors to exit codes.
 
-Commands are imported only when they are run or listed, so that a start costs what it uses.
+A command is imported only when it is run or listed, to keep the start fast.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ WITHOUT_DEFAULTS = frozenset(
     {"audit", "inventory", "matches", "quarantine", "report", "notices", "provider", "demo"}
 )
 
-#: Objects that are made before a garbage collection looks for cycles among them: more than a start
-#: makes, almost all of which stay. Measured in CPU time against Python's 700: a scan of one file
-#: 336 ms instead of 353, of 40,000 files 554 instead of 634.
+#: How many objects are made before the garbage collector looks for cycles: more than a start makes,
+#: since almost all of these stay. Measured in CPU time against Python's 700: a scan of one file 336
+#: ms instead of 353, of 40,000 files 554 instead of 634.
 GC_THRESHOLD = 200_000
 
 #: Command name to module; each module has a click command called `command`. In order of use.
@@ -70,19 +70,19 @@ COMMANDS = {
     "demo": "hashclient.cli.demo",
 }
 
-#: The command that is run and the words it is called with, in click's notes of a run.
+#: The keys, in click's data of a run, of the command and of its words.
 _CALLED = "hashclient.called"
-#: What takes the log off stderr again.
+#: The key of the function that ends logging to stderr.
 _LOG = "hashclient.log"
 
 
 def exit_code_table() -> str:
-    """Return the table of exit codes as lines of text, from the one enum."""
+    """Return the table of exit codes as lines of text."""
     return "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
 
 
 class _Process:
-    """What a run needs before its command is known: where its report goes, and what comes first."""
+    """The steps of a run before its command is known: its output, and protection of the process."""
 
     def __init__(
         self, output: Output | None = None, before_command: Callable[[], None] = lambda: None
@@ -92,7 +92,7 @@ class _Process:
 
 
 class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are needed."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -117,7 +117,7 @@ class _LazyGroup(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError:
-            # The report says so as well: which command it is of is plain enough.
+            # The output names the command, too.
             for number, word in enumerate(given):
                 if (command := self.get_command(ctx, word)) is not None:
                     process = ctx.ensure_object(_Process)
@@ -139,7 +139,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            if error.ctx is None:  # click's parser does not know whose options it parses
+            if error.ctx is None:  # click's parser does not know the command
                 name, command, _ = ctx.meta[_CALLED]
                 error.ctx = click.Context(command, parent=ctx, info_name=name)
             raise
@@ -165,7 +165,7 @@ def _command_defaults(app: App, name: str, command: click.Command) -> dict[str, 
 
 
 def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> None:
-    """Warn of environment variables that begin as ours do, and that nothing reads."""
+    """Warn of environment variables with our prefix that no option reads."""
     group = ctx.command
     assert isinstance(group, click.Group)
     unknown = list(
@@ -173,9 +173,9 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
     )
     if not unknown:
         return
-    # A secret may be in a variable of any name: of the configuration, or of `init --token-env`.
+    # A secret may be in a variable of any name, by the configuration or by `init --token-env`.
     mentioned = set(words) | {word.partition("=")[2] for word in words}
-    with contextlib.suppress(HashclientError):  # it comes when the settings are needed
+    with contextlib.suppress(HashclientError):  # the error is raised when the settings are needed
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
             mentioned |= {name for name in secrets if name}
@@ -185,16 +185,17 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
 
 _HELP = """Check files against signed hash lists from an authorised provider.
 
-A provider signs lists of file signatures; hashclient fetches and verifies them, keeps
-them sealed, and tells which files of yours are on them.
+A provider signs lists of file signatures. hashclient fetches and verifies the lists, stores them
+unreadable for others, and tells which of your files are on a list.
 
 \b
   hashclient init URL --root ROOT.json --token-file FILE  once
   hashclient fetch                                        every hour, say
   hashclient scan /srv/files                              as often as you like
 
-Every option can be set in the environment (HASHCLIENT_STATE_DIR, HASHCLIENT_SCAN_JOBS, …),
-and those of a command in config.toml; flags outrank the environment, which outranks the file.
+Every option can be set in the environment (HASHCLIENT_STATE_DIR, HASHCLIENT_SCAN_JOBS, …); options
+of a command can also be set in config.toml. Flags outrank the environment, and the environment
+outranks the file.
 """
 
 
@@ -224,24 +225,24 @@ and those of a command in config.toml; flags outrank the environment, which outr
 @click.option(
     "--seal-key-file",
     metavar="FILE",
-    help="The key that seals lists at rest, when it is kept outside the state directory.",
+    help="The key that protects stored lists, if it is outside of the state directory.",
 )
 @click.option(
     "--local-time",
     is_flag=True,
-    help="Show people times of this machine's zone; what programs read is always in UTC.",
+    help="Show times in this machine's zone; output for programs is always in UTC.",
 )
 @click.option(
     "-v",
     "--verbose",
     count=True,
-    help="Say more on stderr; -vv: in detail. It can stand behind the command, too.",
+    help="Print more on stderr; -vv prints details. Works after the command, too.",
 )
 @click.option(
     "-q",
     "--quiet",
     is_flag=True,
-    help="Say nothing on stderr but errors and warnings. As -v, anywhere.",
+    help="Print only errors and warnings on stderr. Works after the command, too.",
 )
 @click.version_option(__version__, prog_name="hashclient", message="%(prog)s %(version)s")
 @click.pass_context
@@ -254,12 +255,12 @@ def cli(
     verbose: int,
     quiet: bool,
 ) -> None:
-    """Resolve the global options once; the text users see is `_HELP`."""
+    """Resolve the global options once; users see the text `_HELP`."""
     process = ctx.ensure_object(_Process)
-    # Here, and not at the very start: what only says its version needs no protection.
+    # Here, and not at the very start, since `--version` needs no protection.
     process.before_command()
     name, command, words = ctx.meta[_CALLED]
-    process.output.prepare(ctx, name, command, words)  # before anything that can fail
+    process.output.prepare(ctx, name, command, words)  # before the first step that can fail
 
     show_local_time(wanted=local_time)
 
@@ -284,18 +285,18 @@ def cli(
 
     ctx.obj = app = App(load, 0, process.output, functools.partial(load, complete=False))
     _change_verbosity(app, -1 if quiet else verbose)
-    # Help, and what takes nothing from config.toml, has to work with a broken one.
+    # Help and commands that do not use config.toml must work with a broken file.
     if not {"-h", "--help"}.isdisjoint(words):
         return
     _warn_of_variables(ctx, app, words)
     if name not in WITHOUT_DEFAULTS:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
-        if ctx.default_map:  # the output may be one of them
+        if ctx.default_map:  # the output file may be one of them
             process.output.prepare(ctx, name, command, words)
 
 
 def _change_verbosity(app: App, change: int) -> None:
-    """Say more on stderr, or with -1 less: `-q` outranks `-v`, wherever they stand."""
+    """Print more on stderr, or less with -1; `-q` outranks `-v` in any position."""
     if app.verbosity < 0 or change < 0:
         app.verbosity = -1
         return
@@ -315,7 +316,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _protect_process() -> None:
-    """Do what holds for the whole process, before a command has read anything."""
+    """Protect the whole process, before a command reads anything."""
     from hashclient.system.process import (
         end_at_bad_pages,
         keep_memory_private,
@@ -342,7 +343,7 @@ def _on_sigterm(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _handle_signals() -> None:
-    """Let SIGINT and SIGTERM raise; SIGINT only where it is not ignored, as in the background."""
+    """Make SIGINT and SIGTERM raise; an ignored SIGINT (as in the background) stays ignored."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _on_sigint)
@@ -350,30 +351,30 @@ def _handle_signals() -> None:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the program and exit with a code of `ExitCode`, whatever happens."""
-    # One BLAS thread: nothing here does linear algebra, its pool only costs time and memory and
-    # would make forking workers unsafe. It has to be said before numpy is first imported.
+    # One BLAS thread: there is no linear algebra here, a pool would only cost time and memory, and
+    # would make forking unsafe. This must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GC_THRESHOLD)
     open_streams()
     code: int
     try:
         code = _run(argv, before_command=_protect_process, handle_signals=_handle_signals)
-    except (KeyboardInterrupt, Terminated) as error:  # in its very last moment
+    except (KeyboardInterrupt, Terminated) as error:  # in the last moment of the process
         ignore_signals()
         code, _ = _explain(error)
     try:
         sys.stdout.flush()
     except OutputError:
-        # The reader has gone; what was found is in the exit code already, or it is this.
+        # The reader of stdout has gone; the exit code already says what was found, or it says this.
         code = code or ExitCode.STATE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # The process ends: looking for garbage once more is in vain. Measured in CPU time: `--version`
+    # The process ends, so a last garbage collection is useless. Measured in CPU time: `--version`
     # takes 87 ms instead of 100, a scan of one file 368 instead of 417.
     gc.freeze()
     if _interrupts:
-        # Python ends itself by SIGINT where an interruption came through its `exec`, as in modules
-        # that were being loaded, whatever became of it then; and it waits for each worker, also for
-        # one that hangs in some server and cannot be ended. All has been written by now.
+        # If an interruption came while a module was loading, Python ends itself by SIGINT, even if
+        # the exception was handled. And Python waits for each worker, even for one that hangs in a
+        # server and cannot be ended. All output has been written by now.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(int(code))
@@ -384,13 +385,13 @@ def _run(
     before_command: Callable[[], None] = lambda: None,
     handle_signals: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a command and return its exit code; the callables are for a process of our own.
+    """Run a command and return its exit code; the callables act on the whole process.
 
-    In the end SIGINT and SIGTERM are ignored: what ends anyway must not change what it says.
+    In the end SIGINT and SIGTERM are ignored, so that a late signal cannot change the exit code.
     """
     output = Output()
     try:
-        # Until now they have ended the process at once, and from here on they are errors.
+        # Until here a signal ends the process at once; from here on it raises an exception.
         handle_signals()
         result = cli.main(
             args=argv,
@@ -400,7 +401,7 @@ def _run(
         )
     except click.exceptions.Exit as request:
         return request.exit_code
-    # The last resort: a bug must not look like a verdict.
+    # The last resort: a bug must not end with the exit code of a verdict.
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
         code, message = _explain(error)
@@ -413,7 +414,7 @@ def _run(
 
 
 def _explain(error: Exception | KeyboardInterrupt | Terminated) -> tuple[ExitCode, str]:
-    """Tell of an error on stderr; return the exit code that it leads to, and what it says."""
+    """Print an error on stderr; return its exit code and its message."""
     match error:
         case click.ClickException():
             return ExitCode.USAGE, _show_click_error(error)
@@ -443,7 +444,7 @@ def _show_click_error(error: click.ClickException) -> str:
     text = error.format_message().rstrip(".")
     message = f"{text[:1].lower()}{text[1:]}"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()  # the whole help
+        error.show()  # the message is the whole help
         return message
     click.echo(f"hashclient: error: {message}", err=True)
     context = getattr(error, "ctx", None)

@@ -1,8 +1,9 @@
-"""Man pages and completion scripts, made from the commands themselves so that they cannot differ.
+"""Man pages and completion scripts, made from the commands, so that they always agree.
 
-`hatch_build.py` puts them into the wheel; nothing at run time uses this. A page a command, with the
-commands of a group in it, in the man macros that groff and mandoc share. Help texts follow a form
-that `tests/docs/test_help.py` keeps: paragraphs, blocks of examples after `\\b`, exit codes last.
+`hatch_build.py` puts them into the wheel; the module is not used at run time. Each command has a
+page, which includes the commands of a group, in the man macros that groff and mandoc share.
+`tests/docs/test_help.py` checks the form of help texts: paragraphs, blocks of examples after `\\b`,
+exit codes last.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def data_files(made: date) -> dict[str, str]:
     found = {f"share/man/man1/{name}.1": text for name, text in pages(made).items()}
     for path, shell in COMPLETIONS.items():
         completion = shell(cli, {}, NAME, f"_{NAME.upper()}_COMPLETE")
-        # Not the shell's own method: bash's asks the bash of this machine for its version.
+        # Not click's method for the shell: for bash it would run the bash of this machine.
         found[path] = ShellComplete.source(completion)
     return found
 
@@ -68,7 +69,7 @@ def pages(made: date) -> dict[str, str]:
 
 
 def _context(command: click.Command, parent: click.Context | None = None) -> click.Context:
-    # As wide as it takes: lines are the reader's affair.
+    # Without line breaks: the reader's program breaks lines.
     name = NAME if parent is None else command.name
     settings = command.context_settings
     return click.Context(command, parent, name, terminal_width=10_000, **settings)
@@ -90,7 +91,7 @@ def _title(context: click.Context) -> str:
 
 
 def page(context: click.Context, made: date) -> str:
-    """Return the page of the program, which names the commands, or of one of its commands."""
+    """Return the page of the program, with its commands, or of one of its commands."""
     is_program = context.parent is None
     title, children = _title(context), _children(context)
     paragraphs = _paragraphs(context.command)
@@ -133,7 +134,7 @@ def page(context: click.Context, made: date) -> str:
 
 
 def _section(context: click.Context) -> Iterator[str]:
-    """Yield what a group's page has of one of its commands, and of those below it."""
+    """Yield the part of a group's page for one of its commands and those below it."""
     paragraphs = _paragraphs(context.command)
     yield f".SS {_escape(context.command_path)}"
     yield from _synopsis(context)
@@ -175,10 +176,10 @@ def _options(context: click.Context) -> Iterator[str]:
 
 
 def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
-    """Yield how options are set in the environment, with one of these commands as the example."""
+    """Yield the section on environment variables, with one of these commands as the example."""
     for option in (option for context in contexts for option in _variables(context)):
         yield bold_quoted(
-            f"Every option has a variable: {option.envvar} for {option.opts[-1]}, say."
+            f"Every option has a variable, such as {option.envvar} for {option.opts[-1]}."
         )
         yield "A flag outranks the environment, which outranks the configuration."
         return
@@ -206,14 +207,14 @@ def _blocks(texts: Iterable[str]) -> Iterator[str]:
 
 
 def example(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines that are shown as they are."""
+    """Yield lines of preformatted text."""
     yield from (".PP", ".RS 4", ".nf")
     yield from (_guard(_escape(line)) for line in lines)
     yield from (".fi", ".RE")
 
 
 def bold_quoted(text: str) -> str:
-    """Return a paragraph on one line, with what stands between backticks in bold."""
+    """Return a paragraph on one line, with text between backticks in bold."""
     return _bold_matches(_QUOTED, " ".join(text.split()))
 
 
@@ -223,7 +224,7 @@ def bold(text: str) -> str:
 
 
 def _bold_matches(pattern: re.Pattern[str], text: str) -> str:
-    """Return `text` with what the one group of `pattern` matches in bold."""
+    """Return `text` with each match of the one group of `pattern` in bold."""
     pieces = pattern.split(text)
     pieces[0::2] = map(_escape, pieces[0::2])
     pieces[1::2] = map(bold, pieces[1::2])
@@ -231,11 +232,11 @@ def _bold_matches(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    r"""Return `text` so that roff shows it as it is, but for what `_guard` does."""
+    r"""Return `text` escaped for roff; `_guard` escapes the beginnings of lines."""
     shown = "".join(_ESCAPES.get(char, char) for char in text)
     return "".join(c if c.isascii() else rf"\[u{ord(c):04X}]" for c in shown)
 
 
 def _guard(line: str) -> str:
-    """Return a line of text that roff cannot take for a request."""
+    """Return a line of text escaped so that roff does not read it as a request."""
     return rf"\&{line}" if line.startswith((".", "'")) else line

@@ -1,7 +1,7 @@
-"""The man page of config.toml, made from the chapter of the manual that describes every key.
+"""The man page of config.toml, made from the manual's chapter on the configuration.
 
-That chapter is compared with the code by a test, so the page cannot differ from it either. It is
-Markdown of a plain kind: headings, paragraphs, tables of two columns, and fenced examples.
+A test compares that chapter with the code, so the page agrees with the code, too. The chapter is
+plain Markdown: headings, paragraphs, tables of two columns, and fenced examples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CHAPTER = re.compile(r"^## Configuration\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
 _BLOCKS = re.compile(r"(```.*?^```$|^#+ .*?$)", re.MULTILINE | re.DOTALL)
-#: A cell ends at a bar, unless that is written `\|`.
+#: A cell ends at a bar; a bar inside is written `\|`.
 _BAR = re.compile(r"(?<!\\)\|")
 
 

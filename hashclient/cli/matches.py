@@ -1,4 +1,4 @@
-"""`matches`: what scans have found, and what became of it."""
+"""`matches`: the matches of all scans, and their stories."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
 
-#: So many matches are closed by one change of the record, and one of the log.
+#: How many matches are closed by one change of the record and one record of the log.
 _AT_ONCE = 512
 
 
 def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which matches are meant."""
+    """Add the options that choose matches."""
     for option in (
         click.option(
             "--since",
@@ -81,13 +81,13 @@ def command(
     output_format: str,
     output: Path | None,
 ) -> ExitCode | None:
-    """List what scans have found, and what became of it.
+    """List the matches of all scans, and what was done about them.
 
-    Every match of a scan is remembered under an id; the same file found again is the same match.
-    A match is found, then perhaps quarantined, reported, acknowledged by whom it was reported to,
-    and purged; or its entry is withdrawn by the provider, and the file restored. It is gone when a
-    scan sees that the file is away, until one finds it again. What was dealt with by other means
-    can be closed.
+    Every match is recorded under an id; the same file found again is the same match. The first
+    state of a match is found. Later it may be quarantined, reported, acknowledged by the recipient
+    of the report, and purged. If the provider withdraws its entry, the file can be restored. A
+    match is gone when a scan sees that its file is away, until a scan finds it again. A match that
+    was handled by other means can be closed.
 
     \b
       hashclient matches
@@ -106,7 +106,8 @@ def command(
     about = app.session.invocation(paths)
     written = formatter(output_format, Context("matches", app.now(), about=about))
     with open_record(app) as record:
-        # All before the first is written: while it is read, no scan can write to it.
+        # All are read before the first is written: during reading, scans cannot write to the
+        # record.
         found = [written.outcome(m.handled()) for m in record.find(choice=choice)]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
@@ -123,10 +124,10 @@ def command(
 
 
 def _refuse_choice(ctx: click.Context) -> None:
-    """Refuse options that choose matches before a subcommand, to which they would mean nothing.
+    """Refuse options that choose matches before a subcommand, which would ignore them.
 
     Raises:
-        UsageError: there are some.
+        UsageError: there are such options.
     """
     from click.core import ParameterSource
 
@@ -144,9 +145,9 @@ def _choice(
     from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.matches.selection import Choice
 
-    if "" in paths:  # of a variable that is not set: it would be the current directory
+    if "" in paths:  # of an unset variable: it would mean the current directory
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
-    # Matches are on record by their paths without links, or, of earlier versions, with them.
+    # The record has paths without links; earlier versions recorded paths with links.
     files = [path for path in paths if not is_object_uri(path)]
     forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
     objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))
@@ -203,7 +204,9 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 @click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option("--withdrawn", is_flag=True, help="As --state withdrawn.")
 @choice_options
-@click.option("--dry-run", is_flag=True, help="Say which would be closed, and close none.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print which matches would be closed, and close none."
+)
 @click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
 @format_option("text", "json")
 @pass_app
@@ -219,12 +222,11 @@ def close(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Say that matches have been dealt with by other means, or need nothing.
+    """Close matches that were handled by other means, or need no action.
 
-    They are not named as open any more; when a scan finds the file again, the match is open again.
-    Besides single ones, all can be closed that the options choose together, as `hashclient matches`
-    lists them, and that are open: nothing was done about them, and they are not closed. Try it with
-    --dry-run.
+    A closed match is not shown as open any more; when a scan finds the file again, the match is
+    open again. Give ids, or options as for `hashclient matches`: these close all matches that all
+    given options choose and that are open. Try it with --dry-run.
 
     \b
       hashclient matches close 3kdz7wnq2m --reason 'removed by hand, ticket 4711'
@@ -273,7 +275,7 @@ def close(
 
 
 def _is_closable(match: Match) -> bool:
-    """Tell whether a match that was not named is closed with others: it is open, and in place."""
+    """Tell whether the options may close a match: it is open, and its file is in place."""
     return match.in_place and match.state in (
         MatchState.FOUND,
         MatchState.GONE,
@@ -282,10 +284,11 @@ def _is_closable(match: Match) -> bool:
 
 
 def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> set[str]:
-    """Close matches, some at a time, and return the ids of those that were closed.
+    """Close matches in batches, and return the ids of the closed ones.
 
-    They are logged first, so that a kill leaves none closed unlogged. One that has another state
-    than when it was chosen is left as it is: it may have been taken away meanwhile.
+    The log is written first, so that a kill cannot leave a match closed but not logged. A match
+    whose state has changed since it was chosen stays as it is: its file may have been isolated
+    meanwhile.
     """
     from hashclient.audit.log import Event
 
@@ -303,15 +306,15 @@ def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> s
 
 
 def _is_unchanged(match: Match, record: Matches) -> bool:
-    """Tell whether a match is still as it was when it was chosen."""
+    """Tell whether a match is unchanged since it was chosen."""
     now = record.look_up(match.id)
     return now is not None and (now.state, now.in_place) == (match.state, match.in_place)
 
 
 def open_record(app: App) -> Matches:
-    """Open the record of matches, which is empty where no scan has found anything yet.
+    """Open the record of matches; it is empty where no scan has found anything yet.
 
-    Only scans make it.
+    Only scans make the file.
 
     Raises:
         StateError: it cannot be opened.

@@ -25,7 +25,7 @@ def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[...
             click.option(
                 "--show-digests",
                 is_flag=True,
-                help="Add the digests that were computed to each line.",
+                help="Add the computed digests to each line.",
             ),
             click.option(
                 "--show-all",
@@ -63,10 +63,10 @@ _SOURCES = (
 
 
 class _Renamed(click.Option):
-    """An option under the name that it had in the last release, on its way out of use.
+    """An option under its name in the last release; this name will be removed.
 
-    It stands for the option of today wherever that can be given: as a word, in the environment, in
-    config.toml. Who uses it is told the new name.
+    The old name works wherever the new one does: on the command line, in the environment and in
+    config.toml. A message then gives the new name.
     """
 
     def __init__(self, *names: Any, new: str, **attributes: Any) -> None:
@@ -96,13 +96,13 @@ class _Renamed(click.Option):
 
 
 def renamed(old: str, new: str, **attributes: Any) -> Callable[[Any], Any]:
-    """Return the option `old`, which is called `new` now; its parameter is called after `new`."""
+    """Return the option `old`, now called `new`; its parameter is named after `new`."""
     name = f"old_{old.removeprefix('--').replace('-', '_')}"
     return click.option(old, name, cls=_Renamed, new=new, **attributes)
 
 
 class _Anywhere(click.Option):
-    """`-q` or `-v` behind the name of a command, where it does what it does before it."""
+    """`-q` or `-v` after the name of a command, with the same effect as before the name."""
 
     def __init__(self, *names: str, change: Callable[[App, int], None], **attributes: Any) -> None:
         def apply(ctx: click.Context, _parameter: click.Parameter, value: int) -> None:
@@ -122,9 +122,9 @@ class _Anywhere(click.Option):
 
 
 def add_verbosity(command: click.Command, change: Callable[[App, int], None]) -> None:
-    """Let `-q` and `-v` stand behind `command` and all below it, too.
+    """Accept `-q` and `-v` after `command` and all commands below it.
 
-    `change` is called with -1 for `-q`, else with how often `-v` was given.
+    `change` is called with -1 for `-q`, else with the number of `-v`.
     """
     taken = {flag for parameter in command.params for flag in parameter.opts}
     for flags, attributes in _VERBOSITY.items():

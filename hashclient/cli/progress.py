@@ -1,4 +1,4 @@
-"""Progress bars on stderr, drawn by rich, when somebody is there to see them."""
+"""Progress bars on stderr, drawn by rich, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.scan.engine import Progress as ScanProgress
 
-#: Seconds between two pictures of a scan.
+#: Seconds between two updates of the bar of a scan.
 INTERVAL_S = 0.1
-#: From when on the time that is left can be estimated: not from the first few files.
+#: Seconds of a scan before its remaining time is estimated: the first few files say too little.
 MIN_SHARE = 0.01
 MIN_ELAPSED_S = 2.0
 
@@ -58,7 +58,7 @@ def scan_progress(
 ) -> Iterator[Callable[[], None]]:
     """Yield a function that draws how far a scan has come, or does nothing.
 
-    `total` is how many inputs there are in all, None while that is not known.
+    `total` returns the number of all inputs, None while it is not known.
     """
     if not app.progress_wanted():
         yield lambda: None
@@ -76,7 +76,7 @@ def scan_progress(
             if now - last < INTERVAL_S:
                 return
             last = now
-            # What is read a second time, since it has changed, was counted before: never go back.
+            # A changed file is read again, but was counted before: the number must not go back.
             most = max(most, progress.summary.bytes_read + progress.bytes_ahead)
             large.look(now)
             draw(_scan_line(progress.summary, most, now - started, total(), large))
@@ -85,20 +85,20 @@ def scan_progress(
 
 
 class _LargeFiles:
-    """The large files that are being read: how far the one is that takes the longest."""
+    """The large files that are being read, and the progress of the slowest one."""
 
     def __init__(self, reading: Mapping[str, int]) -> None:
-        """`reading` is how many bytes of each were read so far; it changes."""
+        """`reading` has the number of bytes read so far of each file; it changes."""
         self._reading = reading
-        #: When each was first seen, how much of it was read by then, and its size if that is known.
+        #: For each file: when it was first seen, the bytes read by then, and its size if known.
         self._seen: dict[str, tuple[float, int, int]] = {}
-        #: The one that takes the longest, with its share if that is known.
+        #: The slowest file, with its share if known.
         self.shown = ""
-        #: Seconds until all of them have been read, as far as that can be estimated.
+        #: Estimated seconds until all of them are read; None without an estimate.
         self.left_s = 0.0
 
     def look(self, now: float) -> None:
-        """Find out how far they are, at the time `now`."""
+        """Update the progress, at the time `now`."""
         self._seen = {path: seen for path, seen in self._seen.items() if path in self._reading}
         self.shown, self.left_s = "", 0.0
         for path, done in self._reading.items():
@@ -115,17 +115,17 @@ class _LargeFiles:
 
 
 def _size_of(path: str) -> int:
-    """Return the size of a file of which something was just read; 0 if it is not known."""
+    """Return the size of a file that is being read; 0 if it is not known."""
     try:
         return os.stat(path).st_size  # noqa: PTH116 - a path may be any bytes
-    except (OSError, ValueError):  # a stream has a name, and is no file
+    except (OSError, ValueError):  # a stream has a name, but is not a file
         return 0
 
 
 def _scan_line(
     summary: Summary, read: int, elapsed_s: float, total: int | None, large: _LargeFiles
 ) -> RenderableType:
-    """Return the picture of a scan that has `read` so many bytes of so many inputs in `total`."""
+    """Return the line for a scan that has `read` so many bytes, of `total` inputs."""
     from rich.text import Text
 
     from hashclient.core.kinds import Kind
@@ -134,11 +134,11 @@ def _scan_line(
     matches = summary.counts[Kind.MATCH]
     shown = Text(no_wrap=True, overflow="ellipsis")
     if total:
-        # Files come and go: what is found beyond the count is no more than all.
+        # Files come and go: the share never exceeds 100 %.
         share = min(1.0, summary.inputs / total)
         shown.append(f"{math.floor(100 * share)} %, ")
         if MIN_SHARE <= share < 1 and elapsed_s >= MIN_ELAPSED_S:
-            # By the number of files; the last of them may be large ones.
+            # Estimated by the number of files; the last files may be large.
             left_s = max(elapsed_s / share - elapsed_s, large.left_s)
             shown.append(f"{human_time(left_s)} left, ")
     shown.append(f"{counted(summary.inputs, 'file')}, ")
@@ -151,7 +151,7 @@ def _scan_line(
 
 
 def human_time(seconds: float) -> str:
-    """Return a time that is left, in the largest unit that gives two or more of it."""
+    """Return a remaining time in the largest unit of which it has two or more."""
     for unit, length_s in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length_s:
             return f"{seconds / length_s:,.0f} {unit}"
@@ -160,7 +160,7 @@ def human_time(seconds: float) -> str:
 
 @contextlib.contextmanager
 def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes counts of bytes and draws how many were `what` so far."""
+    """Yield a function that adds counts of bytes and draws how many were `what` so far."""
     if not app.progress_wanted():
         yield lambda _count: None
         return
@@ -189,12 +189,12 @@ def bytes_progress(app: App, what: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _screen(app: App) -> Iterator[Callable[[RenderableType], None]]:
-    """Yield a function that draws in place of what it drew before; `app` erases it to write."""
+    """Yield a function that replaces its last drawing; `app` erases it before it writes."""
     from rich.console import Console
     from rich.live import Live
 
-    # Without a thread of rich's own: a process with threads should not fork. And stdout is not
-    # rich's to redirect: data would end on stderr, folded to the width of the terminal.
+    # Without rich's thread: a process with threads should not fork. rich must not redirect stdout
+    # either: data would go to stderr, folded to the width of the terminal.
     live = Live(
         console=Console(stderr=True),
         auto_refresh=False,

@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: take away what matched, give it back, destroy it; see what there is."""
+"""`hashclient quarantine`: isolate files that matched, restore them, destroy them, list them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MAT
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
     if not reason.strip():
-        raise UsageError("--reason is empty", hint="say why: the audit log is for that")
+        raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
     return reason
 
 
 def _reason(**default: Any) -> Callable[[Any], Any]:
-    # To click, a default of None is one.
+    # For click, a default of None counts as a default.
     required = not default
     return click.option(
         "--reason",
@@ -46,11 +46,11 @@ def _reason(**default: Any) -> Callable[[Any], Any]:
 
 @click.group("quarantine")
 def command() -> None:
-    """Take files that matched away, sealed, and keep them.
+    """Isolate files that matched: seal them and keep them.
 
-    A file is encrypted to the public keys in the configuration, proven to be the one that
-    matched, and only then removed from its place. This machine cannot read it then; whoever
-    has the secret key can have it restored. Nothing is ever shown of its content.
+    A file is encrypted to the public keys in the configuration, proven to be the file that matched,
+    and then removed from its place. After that this machine cannot read the file; the owner of a
+    secret key can restore it. The content is never shown.
 
     \b
       hashclient quarantine keygen --output officer.key  once; see what it says
@@ -68,18 +68,18 @@ def command() -> None:
 def add(
     app: App, match_ids: tuple[str, ...], take_all: bool, reason: str, output_format: str
 ) -> ExitCode:
-    """Take the files of matches away: seal, prove, remove.
+    """Isolate the files of matches: seal, prove, remove.
 
-    Nothing is lost whenever this is interrupted; the same command finishes it. A file that
-    is not the one that matched any more stays, and so does one that cannot be removed: a
-    complete sealed copy of it is kept then.
+    An interruption loses nothing; the same command then finishes the work. A file that has changed
+    since it matched stays in place. A file that cannot be removed stays, too; then a complete
+    sealed copy of it is kept.
 
     \b
       hashclient quarantine add 3kdz7wnq2m --reason 'ticket 4711'
       hashclient quarantine add --all
 
-    Exit codes: 0 all are taken away, 3 one is not, or a copy of it is elsewhere (other names
-    of the same file, programs that have it open).
+    Exit codes: 0 all files are isolated, 3 a file is not, or other names of it exist or programs
+    have it open.
     """
     if not match_ids and not take_all:
         raise UsageError("no match to take", hint="give ids, or --all")
@@ -90,13 +90,14 @@ def add(
         quarantine = open_quarantine(app, on_bytes)
         chosen = list(match_ids)
         if take_all:
-            # Also where an act was killed after the record had it that the file is gone.
+            # This includes acts that were killed after the record noted the removal.
             sealed = quarantine.unfinished()
             open_ones = (
                 m.id
                 for m in record.find()
                 if not m.is_stream
-                # What is away already needs only to be noted as such, even if it was withdrawn.
+                # The removal of a file that is away already is only noted, even if its entry was
+                # withdrawn.
                 if (not m.ended if m.in_place else m.id in sealed and m.state not in SETTLED)
             )
             chosen += [match_id for match_id in open_ones if match_id not in match_ids]
@@ -124,12 +125,14 @@ def add(
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="The secret key, as `keygen` or age-keygen wrote it, or an SSH key.",
+    help="The secret key: a file of `keygen` or age-keygen, or an SSH key.",
 )
 @click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
 @click.option("--output", type=existing_path(), metavar="FILE", help="Put it here instead.")
 @renamed("--to", "--output", type=existing_path(), metavar="FILE")
-@click.option("--force", is_flag=True, help="Also what is not withdrawn.")
+@click.option(
+    "--force", is_flag=True, help="Restore files even if their entries are not withdrawn."
+)
 @_reason()
 @format_option("text", "json")
 @pass_app
@@ -145,9 +148,9 @@ def restore(
 ) -> ExitCode:
     """Put files back where they were.
 
-    This is for what the provider has withdrawn. Owner, mode, times and attributes come back,
-    too. A restored file is proven to be the one that was sealed before the sealed copy is
-    dropped, and never replaces another.
+    This is for files whose entries the provider has withdrawn. Owner, mode, times and attributes
+    are restored, too. The restored file is proven to be the sealed one before the sealed copy is
+    dropped, and it never replaces another file.
 
     \b
       hashclient quarantine restore 3kdz7wnq2m --identity officer.key \\
@@ -192,7 +195,7 @@ def restore(
 
 @command.command("reseal")
 @_ids
-@click.option("--all", "reseal_all", is_flag=True, help="All that is in quarantine.")
+@click.option("--all", "reseal_all", is_flag=True, help="All items in quarantine.")
 @click.option(
     "--identity",
     "identity_files",
@@ -221,18 +224,18 @@ def reseal(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Seal what is there again, for other officers.
+    """Seal the items again, for other officers.
 
-    What was sealed before the recipients in config.toml were changed can be opened by the old ones
-    alone. With an old key it is opened in memory, proven, and sealed to the new ones, and to nobody
-    else. What is sealed to exactly these already is left alone. The files stay in quarantine.
+    If the recipients in config.toml have changed, only the old recipients can open older items.
+    With an old key, each item is opened in memory, proven, and sealed to the new recipients alone.
+    Items that already have exactly these recipients stay as they are. The files stay in quarantine.
 
     \b
       hashclient quarantine reseal --all --identity old-officer.key
       hashclient quarantine reseal 3kdz7wnq2m --identity officer.key \\
           --recipient age1… --recipient age1… --reason 'for the police'
 
-    Exit codes: 0 all are sealed to these, 5 the key does not open one.
+    Exit codes: 0 all items are sealed to these recipients, 5 the key does not open an item.
     """
     from hashclient.cli.progress import bytes_progress
     from hashclient.quarantine.vault import item_ids, load_identities
@@ -263,11 +266,13 @@ def reseal(
 
 @command.command("purge")
 @_ids
-@click.option("--dry-run", is_flag=True, help="Say what would be destroyed and what not, and why.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be destroyed and what not, with reasons."
+)
 @click.option(
     "--force",
     is_flag=True,
-    help="Destroy the given items before they are due; never what is on hold.",
+    help="Destroy the given items before they are due, unless they are on hold.",
 )
 @_reason(default="the retention period is over")
 @format_option("text", "json")
@@ -282,19 +287,18 @@ def purge(
     reason: str,
     output_format: str,
 ) -> ExitCode:
-    """Destroy what is due.
+    """Destroy items that are due.
 
-    An item is due when a report of it was acknowledged and it was kept for as long as is
-    configured: retention_days in [quarantine], from the acknowledgement. A report that is
-    retracted does not count any more. What is on hold or withdrawn is never due. --force is for
-    a destruction that a competent authority has asked for.
+    An item is due when a report of it was acknowledged retention_days ago (in [quarantine] of
+    config.toml). A retracted report does not count. An item that is on hold or withdrawn is never
+    due. --force is for a destruction that a competent authority has ordered.
 
     \b
       hashclient quarantine purge --dry-run
       hashclient quarantine purge
       hashclient quarantine purge --force 3kdz7wnq2m --reason 'order 17/4'
 
-    Exit codes: 0 done, 3 one that was named was not due.
+    Exit codes: 0 done, 3 a given item was not due.
     """
     from click.core import ParameterSource
 
@@ -331,10 +335,10 @@ def purge(
 @format_option("text", "json")
 @pass_app
 def recover(app: App, output_format: str) -> ExitCode:
-    """Record again what is in quarantine, when the record of matches was lost.
+    """Record items again, after the record of matches was lost.
 
-    Withdrawals reach these files again with the next fetch, and they can be reported. What was
-    reported of them before is not recorded again; `hashclient report status` still knows.
+    The next fetch then notices withdrawals for these files, and they can be reported. Their earlier
+    reports are not recorded again; `hashclient report status` still shows them.
 
     \b
       hashclient quarantine recover
@@ -354,7 +358,7 @@ def recover(app: App, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
-    """Forbid destroying or giving back, until it is released.
+    """Forbid destroying or restoring items until a release.
 
     \b
       hashclient quarantine hold 3kdz7wnq2m --reason 'court order 12/34'

@@ -1,4 +1,4 @@
-"""`hashclient quarantine`: keys. The secret one is an officer's, the public one every machine's."""
+"""`hashclient quarantine`: keys. An officer has the secret key, each machine the public key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import ConfigError, ExitCode
 from hashclient.system.text import printable
 
-#: Stands for a key that is not made yet. It is nobody's, and is never written.
+#: A placeholder for a key that is not made yet. Nobody owns it, and it is never written.
 _ANY_KEY = "age1" + "q" * 58
 
 
@@ -32,11 +32,12 @@ _ANY_KEY = "age1" + "q" * 58
 @format_option("text", "json")
 @pass_app
 def keygen(app: App, output: Path, write_config: bool, output_format: str) -> ExitCode:
-    """Make a pair of keys; the secret one goes into a file, the public one is printed.
+    """Make a pair of keys, and print the public one.
 
-    Do it on the machine of the officer who may open what is quarantined: the secret key must never
-    be on a machine that quarantines. It is written as age-keygen writes it, and can be used with
-    the age tool. `add-recipient` makes the public key known to each machine that quarantines.
+    The secret key goes into a file. Do this on the machine of the officer who may open quarantined
+    files: the secret key must never be on a machine that quarantines. The file has the format of
+    age-keygen, and works with the age tool. `add-recipient` adds the public key on each machine
+    that quarantines.
 
     \b
       hashclient quarantine keygen --output officer.key   there
@@ -45,7 +46,7 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> Ex
     from hashclient.quarantine.vault import write_identity
 
     if write_config:
-        _edited(app, _ANY_KEY)  # what cannot be done is known before there is a key
+        _edited(app, _ANY_KEY)  # before a key is made, to find errors early
     public = write_identity(output, app.now())
     if write_config:
         _add(app, public)
@@ -68,17 +69,17 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> Ex
 @click.argument("keys", metavar="KEY…", nargs=-1, required=True)
 @pass_app
 def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
-    """Add public keys to those that config.toml names under [quarantine].
+    """Add public keys to the recipients in config.toml.
 
-    A KEY is a public key of age or SSH; whoever has the secret key to any of them can open what is
-    taken away from then on. All else in the file, comments included, stays as it is. A key that is
-    there already is not added again.
+    The keys go into the table [quarantine]. A KEY is a public key of age or SSH. The owner of a
+    matching secret key can open files that are isolated from then on. The rest of the file,
+    comments included, stays as it is. A key that is there already is not added again.
 
     \b
       hashclient quarantine add-recipient age1…
       hashclient quarantine add-recipient "$(cat officer.pub)"
 
-    Exit codes: 2 a KEY is no public key, or the file is written so that it has to be done by hand.
+    Exit codes: 2 a KEY is no public key, or the key must be added to this file by hand.
     """
     from hashclient.quarantine.age import parse_recipients
 
@@ -89,7 +90,7 @@ def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
 
 
 def _add(app: App, *keys: str) -> None:
-    """Add public keys to the configuration, under the lock of whoever else writes to it."""
+    """Add public keys to the configuration, under the lock of all its writers."""
     from hashclient.configfile.edit import write_config_text
     from hashclient.migrations.migrate import writing
 
@@ -105,10 +106,10 @@ def _add(app: App, *keys: str) -> None:
 
 
 def _edited(app: App, *keys: str) -> tuple[str, str]:
-    """Return the text of the configuration as it is, and with `keys` added.
+    """Return the present text of the configuration, and the text with `keys` added.
 
     Raises:
-        ConfigError: it cannot be read, or that has to be done by hand.
+        ConfigError: it cannot be read, or the keys must be added by hand.
     """
     from hashclient.config import COMMAND_TABLES, parse_config
     from hashclient.configfile.edit import read_config_text, with_recipient

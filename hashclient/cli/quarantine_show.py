@@ -58,7 +58,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:
-    """Show all about one item but its content.
+    """Show one item, without its content.
 
     \b
       hashclient quarantine show 3kdz7wnq2m
@@ -99,15 +99,15 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
 @format_option("text", "json")
 @pass_app
 def verify(app: App, output_format: str) -> ExitCode:
-    """Check that all is whole; change nothing.
+    """Check that every item is whole; change nothing.
 
-    This reads every sealed copy. What only the secret key could tell is not checked.
+    This reads every sealed copy. It does not open copies, since only the secret key can do that.
 
     \b
       hashclient quarantine verify
 
-    Exit codes: 0 all is well, 3 an interrupted command is to be finished, 8 something is
-    damaged or missing.
+    Exit codes: 0 all is well, 3 an interrupted command must be finished, 8 an item is damaged or
+    missing.
     """
     from hashclient.cli.progress import bytes_progress
 
@@ -121,7 +121,7 @@ def verify(app: App, output_format: str) -> ExitCode:
 
 
 def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, Any]:
-    """Return what `list` and `show` say about an item."""
+    """Return the facts of an item for `list` and `show`."""
     match = record.look_up(item.id)
     state = "unrecorded" if match is None else str(match.state)
     due = quarantine.due(item.id, record)

@@ -1,4 +1,4 @@
-"""`report`: hand over what was found, and keep track of it until it is confirmed."""
+"""`report`: hand matches over, and track the report until it is confirmed."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 @click.group("report")
 def command() -> None:
-    """Report matches to whom they have to go, once and provably.
+    """Report matches to a body, once and provably.
 
-    A report is prepared from matches, then submitted: as a package that is put into a directory
-    to be handed over, or over the network to a reporting service, as config.toml says of its
-    destination. Nothing is sent before `submit`. What was not sent can be retracted.
+    A report is prepared from matches, then submitted. By its destination in config.toml it is a
+    package in a directory, or goes to a reporting service over the network. Nothing is sent before
+    `submit`. An unsent report can be retracted.
 
     \b
       hashclient report prepare 3kdz7wnq2m 7rwtb2c9xh
@@ -51,10 +51,17 @@ def command() -> None:
 @command.command("prepare")
 @click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 @click.option(
-    "--all", "all_matches", is_flag=True, help="All that stand and are in no report there yet."
+    "--all",
+    "all_matches",
+    is_flag=True,
+    help="All matches that are not withdrawn or settled, and in no report there yet.",
 )
-@click.option("--to", "destination", metavar="NAME", help="To whom. [default: the usual one]")
-@click.option("--again", is_flag=True, help="Also what is in a report to the same already.")
+@click.option(
+    "--to", "destination", metavar="NAME", help="The destination. [default: the one in config.toml]"
+)
+@click.option(
+    "--again", is_flag=True, help="Report matches again that are in a report there already."
+)
 @click.option(
     "--seal-evidence",
     is_flag=True,
@@ -109,7 +116,10 @@ def prepare(
 @click.argument("report_ids", metavar="REPORT…", nargs=-1, shell_complete=REPORTS)
 @click.option("--all", "all_reports", is_flag=True, help="All that wait, now.")
 @click.option(
-    "--due", "due_reports", is_flag=True, help="All that wait and are due; for cron and timers."
+    "--due",
+    "due_reports",
+    is_flag=True,
+    help="All waiting reports that are due; for cron and timers.",
 )
 @click.option(
     "--identity",
@@ -117,12 +127,12 @@ def prepare(
     metavar="FILE",
     multiple=True,
     type=existing_path(dir_okay=False),
-    help="Secret key that opens what is in quarantine, for services that want it open.",
+    help="Secret key that opens items in quarantine, for services that need plain files.",
 )
 @click.option(
     "--again",
     is_flag=True,
-    help="Begin again at the service: you made sure that it has nothing.",
+    help="Begin again at the service; only if you know that it does not have the report.",
 )
 @renamed("--anew", "--again", is_flag=True)
 @click.option(
@@ -144,10 +154,10 @@ def submit(
 ) -> ExitCode:
     """Send reports.
 
-    A report that is named is sent now; with --all, every report that waits is, also one that has
-    just failed. With --due, those that are due: new ones at once, those that failed after a while,
-    which grows from 5 minutes to a day. Nothing is said and the exit code is 0 where nothing is
-    due. What was interrupted is taken up where it was.
+    Given reports are sent now. --all sends every waiting report, even one that has just failed.
+    --due sends new reports at once, and failed ones after a pause, which grows from 5 minutes to a
+    day; if none is due, nothing is printed and the exit code is 0. An interrupted report continues
+    where it stopped.
 
     \b
       hashclient report submit r-3kdz7wnq2m
@@ -177,10 +187,10 @@ def submit(
 @format_option("text", "json")
 @pass_app
 def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
-    """Show all reports and how far they have come, or one with its history.
+    """Show all reports with their states, or one with its history.
 
-    Of one that failed: why, and when it is tried next; of one that is or was retracted: by whom,
-    and why.
+    For a failed report, this shows why it failed and when it is tried next; for a retracted one,
+    who retracted it and why.
 
     \b
       hashclient report status
@@ -212,14 +222,17 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
 @command.command("acknowledge")
 @click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
 @click.option(
-    "--reference", metavar="TEXT", required=True, help="What the recipient calls it: a case number."
+    "--reference",
+    metavar="TEXT",
+    required=True,
+    help="The recipient's name for it, such as a case number.",
 )
 @format_option("text", "json")
 @pass_app
 def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> ExitCode:
     """Note that the recipient of a package has confirmed it.
 
-    The time that files are kept in quarantine counts from this. Services confirm by themselves.
+    The retention time of files in quarantine begins now. Services confirm by themselves.
 
     \b
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
@@ -239,11 +252,11 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
 @format_option("text", "json")
 @pass_app
 def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCode:
-    """Take a report back, as far as that still can be done.
+    """Take a report back, as far as this is still possible.
 
-    What was not sent is dropped, and what a service has but is not finished is retracted there.
-    Beside a package that was handed over, a signed note is put that says that it is retracted.
-    What a service has as finished cannot be changed.
+    An unsent report is dropped. An unfinished report at a service is retracted there. For a package
+    that was handed over, a signed note of retraction is put beside it. A finished report at a
+    service cannot be changed.
 
     \b
       hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn'
@@ -263,7 +276,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
     help="The recipient's secret key, for a package that is sealed.",
 )
 @click.option(
-    "--public-key", metavar="HEX", help="The reporter's audit key, got from them in another way."
+    "--public-key", metavar="HEX", help="The reporter's audit key, received in another way."
 )
 @format_option("text", "json")
 @pass_app
@@ -274,12 +287,12 @@ def verify(
     public_key: str | None,
     output_format: str,
 ) -> ExitCode:
-    """Verify a package, or a note of retraction, that somebody has handed over.
+    """Verify a package or a note of retraction, on any machine.
 
-    This works on any machine; nothing has to be set up, and nothing is written. Document, chain of
-    custody, checkpoint and evidence are checked against each other and against one signature. Whose
-    key that is, only a comparison shows: ask the reporter by telephone, say. `hashclient audit
-    verify` shows it there.
+    No set-up is needed, and nothing is written to disk. Document, chain of custody, checkpoint and
+    evidence are checked against each other and against one signature. To know whose key it is,
+    compare it with the reporter's key, by telephone for example. On the reporter's machine
+    `hashclient audit verify` shows the key.
 
     \b
       hashclient report verify hashclient-report-r-3kdz7wnq2m
@@ -336,14 +349,14 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
 
 
 def _prepare_wanted(app: App) -> list[HashclientError]:
-    """Prepare what scans want reported and were killed before; return what kept it from that."""
+    """Prepare the reports that killed scans have not prepared; return the failure, or None."""
     from hashclient.scan.actions import prepare_wanted
 
     return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:
-    """Yield attempts; what was sent is shown also where something else fails in the end."""
+    """Yield attempts; sent reports are shown even if a later one fails."""
     try:
         yield from attempts
     except LockedError:
@@ -355,7 +368,7 @@ def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientEr
 def _one_by_one(
     sender: Sender, report_ids: Sequence[str], again: bool
 ) -> Iterator[Sent | HashclientError]:
-    """Send named reports; what cannot be sent does not keep the others back."""
+    """Send the given reports; a failure does not stop the others."""
     for report_id in report_ids:
         try:
             yield sender.send(report_id, again=again)

@@ -1,4 +1,4 @@
-"""Reports as `report` shows them: lines for people, JSON values for other programs."""
+"""Shows reports: lines for people, JSON values for programs."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def report_document(report: Report) -> dict[str, Any]:
 
 
 def count_of(report: Report) -> str:
-    """Say how many matches are in a report."""
+    """Return how many matches are in a report."""
     return f"{len(report.matches)} match{'es' if len(report.matches) != 1 else ''}"
 
 
 def _next(report: Report, now: datetime) -> str:
-    """Say when a report is tried again without being asked for."""
+    """Return when a report is tried again by itself."""
     if not report.is_open and not report.is_retracting:
         return ""
     if report.next_attempt is None:
@@ -76,7 +76,7 @@ def _next(report: Report, now: datetime) -> str:
 
 
 def _retraction(report: Report, *, when: bool = False) -> str:
-    """Say who wants or wanted a report taken back, and why; with `when`, also when."""
+    """Return who has decided to retract a report, and why; with `when`, also when."""
     decision = report.retraction
     if decision is None:
         return ""
@@ -85,7 +85,7 @@ def _retraction(report: Report, *, when: bool = False) -> str:
 
 
 def note_of(report: Report, now: datetime) -> str:
-    """Say in one line what a report waits for, how its recipient calls it, or why it is none."""
+    """Return in one line what a report waits for, its reference, or why it was retracted."""
     notes = []
     if report.retraction is not None:
         being = "being retracted " if report.is_retracting else ""
@@ -100,9 +100,9 @@ def note_of(report: Report, now: datetime) -> str:
 def tell_all(
     app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
 ) -> ExitCode:
-    """Tell what becomes of attempts while they are made; return the worst exit code.
+    """Print the results of attempts as they come; return the worst exit code.
 
-    Where there are none, say `nothing`.
+    Without attempts, print `nothing`.
     """
     code = ExitCode.OK
     documents = []

@@ -1,4 +1,4 @@
-"""`serve`: a daemon that other programs ask about content, by clamd's protocol."""
+"""`serve`: a daemon that checks content for other programs, with clamd's protocol."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     metavar="OCTAL",
     default="660",
     show_default=True,
-    help="Who may use a socket in the file system: its mode.",
+    help="The mode of a socket in the file system, that is, who may use it.",
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
 @click.option(
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 24),
     default=16_384,
     show_default=True,
-    help="Longest stream; a longer one has no verdict.",
+    help="The longest stream; a longer one gets no verdict.",
 )
 @click.option(
     "--max-connections",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 16),
     default=4096,
     show_default=True,
-    help="Most connections of one process; more are closed at once.",
+    help="The most connections of one process; further ones are closed at once.",
 )
 @click.option(
     "--idle",
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="120",
     show_default=True,
-    help="Close a connection on which nothing comes for so long.",
+    help="Close a connection that was silent for this time.",
 )
 @click.option(
     "--stream-time",
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="1h",
     show_default=True,
-    help="Longest time that one stream may take.",
+    help="The longest time for one stream.",
 )
 @click.option(
     "--metrics", metavar="HOST:PORT", help="Answer Prometheus there, over HTTP, at /metrics."
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     "--fetch-every",
     metavar="TIME",
     type=DURATION,
-    help="Run `fetch` every so often, such as 1h.",
+    help="Run `fetch` at this interval, such as 1h.",
 )
 @click.option(
     "--no-members",
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     " what has no room has no verdict.",
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
-@format_option("text", "json", help="How to say where it listens, once it is ready.")
+@format_option("text", "json", help="How to print the addresses when it is ready.")
 @pass_app
 def command(
     app: App,
@@ -127,20 +127,20 @@ def command(
     no_actions: bool,
     output_format: str,
 ) -> ExitCode:
-    """Answer programs that ask about content as they ask a clamd.
+    """Check content for programs that speak clamd's protocol.
 
-    Mail gateways, proxies, file servers and upload sites that can ask ClamAV's daemon can ask this
-    one: it speaks the same protocol. A match is answered as `stream: Hashclient.LIST.ENTRY FOUND`.
-    It is recorded, logged and acted upon before the answer is given. What could not be checked is
-    not answered as clean, unless --no-verdict says so. New generations on the disk are used at
-    once; SIGHUP or RELOAD does the same.
+    Mail gateways, proxies, file servers and upload sites that can use ClamAV's daemon can use this
+    one: it speaks the same protocol. The answer to a match is `stream: Hashclient.LIST.ENTRY
+    FOUND`; the match is recorded, logged and acted upon before the answer is sent. Content that
+    could not be checked is never answered as clean, unless --no-verdict says so. The daemon notices
+    new generations of lists by itself; SIGHUP or RELOAD makes it look at once.
 
     \b
       hashclient serve --fetch-every 1h
       hashclient serve --bind 127.0.0.1:3310 --metrics 127.0.0.1:9310
 
-    Exit codes: 0 it was stopped by SIGTERM or SIGINT, 2 an address is wrong, 8 no list can be used,
-    or it cannot listen; all are in `hashclient --help`.
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 an address is wrong, 8 no list can be used, or it
+    cannot listen; all are in `hashclient --help`.
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening

@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM during a run: held back while something is done that must not be torn apart.
+"""SIGINT and SIGTERM during a run: they are held back during a step that must not be interrupted.
 
-Handlers are installed once a run, and ask what is going on. Outside of any step they do what was
-done before, so it makes no difference if one of them stays: to install others for each step would
-leave moments in which one signal has its new handler and the other its old one.
+Handlers are installed once a run and check the current step. Outside of a step they call the former
+handlers, so it does no harm if one of them stays. Installing handlers for each step would leave
+moments in which one signal has the new handler and the other the old one.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 def ignore_signals() -> None:
-    """Ignore both from here on: the process ends with the code that it has come to."""
+    """Ignore both signals from here on: the process ends with its present code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Signals:
-    """Passes signals on to the handlers that were there before, or holds them back.
+    """Passes signals on to the former handlers, or holds them back.
 
     Use it as a context manager around the whole run.
     """
 
     def __init__(self) -> None:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        #: How many signals wait until a step has ended; one more, and the last comes through.
+        #: How many signals wait for the end of a step; the next one comes through.
         self._patience = 0
         self._kept: list[tuple[int, FrameType | None]] = []
         self._is_over = False
@@ -47,14 +47,15 @@ class Signals:
             signal.signal(number, signal.SIG_IGN if self._is_over else handler)
 
     def _callable(self) -> dict[signal.Signals, _Handler]:
-        """Return the handlers that were there before; what is ignored stays so."""
+        """Return the former handlers; ignored signals stay ignored."""
         return {number: handler for number, handler in self._before.items() if callable(handler)}
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Let the first signal wait until the end.
 
-        The second comes through at once: whoever reads the output may have stopped for good.
+        The second signal comes through at once, since the reader of the output may have stopped for
+        good.
         """
         before = self._patience
         with self._waiting(1):
@@ -63,7 +64,7 @@ class Signals:
 
     @contextlib.contextmanager
     def barred(self) -> Iterator[None]:
-        """Let all signals wait until the end: for steps that end by themselves, and soon."""
+        """Let all signals wait until the end; for short steps only."""
         before = self._patience
         with self._waiting(1 << 30):
             yield
@@ -71,7 +72,7 @@ class Signals:
 
     @contextlib.contextmanager
     def last(self) -> Iterator[None]:
-        """Drop the first signal, and after the end all: what ends the run anyway comes too late."""
+        """Drop the first signal, and all after the end, since the run ends anyway."""
         with self._waiting(1):
             yield
             self._is_over = True
@@ -90,7 +91,7 @@ class Signals:
             self._release(self._patience)
 
     def _release(self, patience: int) -> None:
-        """Handle the last of the signals that wait, if more of them wait than may."""
+        """Handle the last waiting signal if too many are waiting."""
         if not self._is_over and len(self._kept) > patience:
             number, frame = self._kept[-1]
             self._kept.clear()

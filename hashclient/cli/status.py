@@ -1,4 +1,4 @@
-"""`status`: what is here, and whether it can be relied on."""
+"""`status`: the lists and records here, and whether they can be relied on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hashclient.status.notices import NoticesStatus
     from hashclient.status.status import ListStatus, Status
 
-#: More open notices than these are counted.
+#: How many open notices are shown; further ones are only counted.
 MOST_NOTICES = 20
 
 
@@ -49,25 +49,26 @@ MOST_NOTICES = 20
 )
 @pass_app
 def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
-    """Show how old and fresh the lists are, and what was found.
+    """Show the state of the lists, and what scans have found.
 
-    Ends with 0 only when every list that should be here is, usable and fresh, and whatever else
-    is kept can be read, so that a monitor can call it. What should be here is what `lists` in the
-    configuration names or, without that, what the provider offered at the last fetch, and every
-    folder of a list. It needs no network: it shows what the last fetch found.
+    The exit code is 0 only if every list that should be here is usable and fresh, and all other
+    state can be read; so a monitor can call this command. These lists should be here: those named
+    by `lists` in the configuration or, without `lists`, those that the provider offered at the last
+    fetch; and every folder of a list. No network is used: the state is that of the last fetch.
 
-    A list is `recognised by` md5, say, as far as its entries have an MD5: `lookup` can decide
-    nothing about the others by that. By size+md5 also entries without one are ruled out that have
-    a size, and another one. Scans compute whatever digests a list needs.
+    `recognised by` shows which share of the entries has a digest of each kind, such as MD5: a
+    `lookup` of an MD5 cannot decide about the others. size+md5 also counts entries without an MD5
+    that have a size, since another size rules them out. Scans compute all digests that a list
+    needs.
 
     \b
       hashclient status
       hashclient status --format json
       hashclient status --format prometheus --output metrics/hashclient.prom
 
-    Exit codes: 3 a notice is open that `alert_from` in the configuration is about, 7 a list is
-    stale, 8 a list or something else is missing or damaged, 9 so is the audit log; all are in
-    `hashclient --help`.
+    Exit codes: 3 a notice of the severity `alert_from` in the configuration, or worse, is open, 7 a
+    list is stale, 8 a list or other state is missing or damaged, 9 the audit log is damaged; all
+    are in `hashclient --help`.
     """
     load_numpy()
     from hashclient.client import Client
@@ -139,9 +140,9 @@ def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
 
 
 def _providers(settings: Settings, status: Status) -> list[tuple[str, list[str] | None]]:
-    """Return the providers by name, with their addresses in the order in which they are tried.
+    """Return the providers by name, with their addresses in the order of use.
 
-    One of None is not configured, and there is something wrong with it.
+    A provider with None is not configured, and has a problem.
     """
     unconfigured: dict[str, list[str] | None] = dict.fromkeys(status.providers)
     configured = {
@@ -184,7 +185,7 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
 
 
 def _shares(status: ListStatus, entries: int) -> str:
-    """Return what part of a list digests of each kind can decide about; with a size if it helps."""
+    """Return the share of a list that each kind of digest decides about; with size if it helps."""
     counts = status.recognised
     shown = []
     for by, count in counts.items():
@@ -194,7 +195,7 @@ def _shares(status: ListStatus, entries: int) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Return a share in percent, rounded down, with digits enough to tell it from none and all."""
+    """Return a share in percent, rounded down, with enough digits to differ from 0 and 100."""
     if part in {0, whole}:
         return "100 %" if part else "0 %"
     digits = 0
@@ -205,8 +206,8 @@ def percent(part: int, whole: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Return how long ago something was, in the largest unit that gives two or more of it."""
-    from hashclient.index.reader import CLOCK_TOLERANCE  # brings numpy
+    """Return how long ago a time was, in the largest unit of which there are two or more."""
+    from hashclient.index.reader import CLOCK_TOLERANCE  # imports numpy
 
     if age < -CLOCK_TOLERANCE:
         return "published in the future: check this machine's clock, or tell the provider"

@@ -1,4 +1,4 @@
-"""The standard streams: a failure to write to stdout is our error, one of stderr is none."""
+"""The standard streams: a failure to write to stdout is an error, one on stderr is ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashclient.cli.output import output_error
 
 
 class _Bytes(io.BufferedWriter):
-    """What is below stdout: click writes some of what it prints as bytes, and all ends here."""
+    """The raw stream below stdout; all output, click's bytes included, goes through it."""
 
     def write(self, data: Any) -> int:
         try:
@@ -27,9 +27,9 @@ class _Bytes(io.BufferedWriter):
 
 
 class _Talk(io.TextIOWrapper):
-    """Stderr: a message that nobody can read is no reason to fail.
+    """Stderr, without errors: a message that nobody can read is no reason to fail.
 
-    It may be flushed when the interpreter has taken down all that this module had imported.
+    At the end, the interpreter may flush it after this module's imports are gone.
     """
 
     def write(self, text: str) -> int:
@@ -47,11 +47,12 @@ class _Talk(io.TextIOWrapper):
 
 
 def open_streams() -> None:
-    """Make the standard streams usable, whatever we were started with.
+    """Make the standard streams usable, even if some are closed.
 
-    Names of files may be any bytes; they are written as they came or escaped, never a crash.
+    Names of files may have any bytes; they are written unchanged or escaped, without an error.
     """
-    # A file that we open must not become stdout: what is closed is opened so that its use fails.
+    # A file opened later must not become stdout, so a closed stream is opened such that writes
+    # fail.
     for fd, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(fd)

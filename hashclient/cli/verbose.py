@@ -1,4 +1,4 @@
-"""What `-v` shows: what the program logs, on stderr."""
+"""`-v`: shows the internal log on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashclient.system.text import printable
 
 
 class _Handler(logging.Handler):
-    """Hands each record on as a line. `of` is the process that shows them; forked ones do not."""
+    """Passes each record on as a line. Only the process `of` shows lines, not its forks."""
 
     def __init__(self, talk: Callable[[str], None], of: int) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.process != self._of:
             return
-        with contextlib.suppress(OSError):  # nobody reads stderr any more: no reason to end
+        with contextlib.suppress(OSError):  # nobody reads stderr any more; the run goes on
             self._talk(printable(self.format(record)))
 
 
 def show_log(talk: Callable[[str], None], *, details: bool, process: int) -> Callable[[], None]:
-    """Show what is logged from now on by `talk`, a line each; return how to end that.
+    """Pass each new log record to `talk` as a line; return a function that ends this.
 
-    Without `details`, only what was done is shown. `process` is the id of this process.
+    Without `details`, only finished steps are shown. `process` is the id of this process.
     """
     logger = logging.getLogger(NAME)
     handler = _Handler(talk, process)

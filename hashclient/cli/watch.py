@@ -1,4 +1,4 @@
-"""`watch`: check what changes in folders, as it changes."""
+"""`watch`: check files in folders when they change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=DURATION,
     default="1s",
     show_default=True,
-    help="Look at a file when nothing has changed in it for so long.",
+    help="Check a file when it was unchanged for this time.",
 )
 @click.option(
     "--rescan-every",
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     type=DURATION,
     default="24h",
     show_default=True,
-    help="Look at everything so often: the kernel does not report every change.",
+    help="Check everything at this interval, since the kernel does not report every change.",
 )
 @click.option(
     "--exclude",
     metavar="PATTERN",
     multiple=True,
-    help="Skip what matches when everything is looked at. Can be given several times.",
+    help="Skip paths that match in scans of everything. Can be given several times.",
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
@@ -53,19 +53,18 @@ def command(
     no_actions: bool,
     output_format: str,
 ) -> ExitCode:
-    """Check what is written to folders, or moved there, at once.
+    """Check files at once when they are written or moved to folders.
 
-    It begins with a scan of everything, by what the inventory knows, and repeats that whenever
-    changes may have been missed. What matches is recorded, logged and acted upon as by `scan`, and
-    shown on stdout. Network file systems and FUSE do not report what others change: they are
-    refused.
+    The first step is a scan of everything, with the inventory; it is repeated whenever changes may
+    have been missed. Matches are recorded, logged and acted upon as by `scan`, and printed on
+    stdout. Network file systems and FUSE are refused, since they do not report changes by others.
 
     \b
       hashclient watch /srv/upload /home
       hashclient watch --settle 10s --format jsonl /srv/upload
 
-    Exit codes: 0 it was stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list
-    can be used, or too many directories; all are in `hashclient --help`.
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
+    used, or there are too many directories; all are in `hashclient --help`.
     """
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
@@ -93,9 +92,9 @@ def command(
 
     def untold(path: str) -> None:
         app.warn(
-            f"cannot watch {printable(path)}: what others change on this kind of file system is not"
-            " told to this machine",
-            "it is looked at with everything: --rescan-every",
+            f"cannot watch {printable(path)}: this machine does not see changes by others on this"
+            " kind of file system",
+            "it is checked in scans of everything: --rescan-every",
         )
 
     watch = Watch(

@@ -1,8 +1,8 @@
-"""Changes to the text of `config.toml`: what an operator wrote in it, comments included, stays.
+"""Edits the text of `config.toml` and keeps everything else in it, comments included.
 
-tomlkit keeps the text of what is not changed. What it makes is parsed again, and is taken only if
-it says exactly what the old text said and what was to be added; else the file is left alone. A file
-that is reached through a link is changed where it lies; its mode and owner stay.
+tomlkit keeps the text of unchanged parts. Its result is parsed again, and is used only if it has
+exactly the old values and the added ones; otherwise the file stays as it is. If the path is a link,
+the file that it leads to is changed; mode and owner stay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TABLE, _KEY = "quarantine", "recipients"
 
 
 def read_config_text(path: Path) -> str:
-    """Return the text of a configuration; of one that is not there, nothing.
+    """Return the text of a configuration; empty if the file is missing.
 
     Raises:
         ConfigError: it cannot be read.
@@ -42,10 +42,10 @@ def read_config_text(path: Path) -> str:
 
 
 def write_config_text(path: Path, text: str) -> None:
-    """Replace the text of a configuration in one step; the caller keeps others from doing so.
+    """Replace the text of a configuration in one step; the caller holds the lock.
 
     Raises:
-        StateError: it cannot be written; it is as it was.
+        StateError: it cannot be written; it is unchanged.
     """
     make_public_dir(path.parent)
     path = path.resolve()
@@ -90,12 +90,12 @@ def with_provider(text: str, name: str, table: str, where: str) -> str:
 
 
 def with_recipient(text: str, recipient: str, where: str) -> str:
-    """Return the `text` of a configuration in which `recipient` is one of those of quarantine.
+    """Return the `text` of a configuration with `recipient` among those of quarantine.
 
-    One that is there already is not added. `where` names the file in messages.
+    A present recipient is not added again. `where` names the file in messages.
 
     Raises:
-        ConfigError: the text is no TOML, or is written so that this has to be done by hand.
+        ConfigError: the text is not TOML, or the change must be made by hand.
     """
     wanted = _parsed(text, where)
     table = wanted.setdefault(_TABLE, {})
@@ -133,8 +133,8 @@ def _says(text: str, wanted: Mapping[str, Any]) -> bool:
 
 
 def _appended(text: str, recipient: str) -> str | None:
-    """Return what tomlkit makes of `text` and one recipient more; None if it cannot do that."""
-    import tomlkit  # 27 ms: only who changes a configuration pays for it
+    """Return tomlkit's text with one more recipient; None if tomlkit cannot add it."""
+    import tomlkit  # 27 ms, so imported only for a change
     from tomlkit.exceptions import TOMLKitError
 
     try:
@@ -162,7 +162,7 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
     """
     import tomlkit
 
-    # The address first, whatever the order of the fields; `dumps` puts tables last.
+    # The address comes first, whatever the order of the fields; `dumps` puts tables last.
     values = _without_none(msgspec.to_builtins(provider))
     ordered = {"url": values.pop("url")} if "url" in values else {}
     text = tomlkit.dumps({"providers": {name: ordered | values}})
@@ -176,7 +176,7 @@ def provider_table(name: str, provider: msgspec.Struct) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Return a decoded `value` without the keys that have none: TOML has no word for it."""
+    """Return a decoded `value` without its None values, which TOML cannot express."""
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):

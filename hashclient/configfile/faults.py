@@ -1,9 +1,9 @@
-"""What is wrong with a decoded `config.toml`: which key, where, and what it should be.
+"""Finds the fault in a decoded `config.toml`: which key, where, and the right form.
 
-Decoding stops at the first fault and words it for programmers. Only then is the document looked
-through here, by the same types, for a sentence that an administrator can act upon. No value is
-repeated but one that should have been one of a few words: anything else may be a secret in the
-wrong place.
+Decoding stops at the first fault, with a message for programmers. Then this module searches the
+document, by the same types, and makes a sentence that an administrator can act upon. A value is
+repeated only where one of a few words is expected: any other value may be a secret in the wrong
+place.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 
 from hashclient.system.text import excerpt, nearest, printable
 
-#: The keys that lead to a value; a number is a place in a list, from 0.
+#: The keys that lead to a value; a number is an index in a list.
 Place = tuple[str | int, ...]
 
-#: What TOML has: what is expected, how many of it, and what was found.
+#: The types of TOML: as expected, in the plural, and as found.
 _WORDS: Mapping[type, tuple[str, str, str]] = {
     bool: ("true or false", "booleans", "a boolean"),
     int: ("a whole number", "whole numbers", "a whole number"),
@@ -30,21 +30,21 @@ _WORDS: Mapping[type, tuple[str, str, str]] = {
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One fault, as a message without the name of the file, and what helps."""
+    """One fault: a message without the name of the file, and a hint."""
 
     message: str
     hint: str | None = None
 
 
 def find_fault(document: Any, kind: type) -> Fault | None:
-    """Return the first thing in a decoded `document` that does not fit the struct `kind`."""
+    """Return the first fault in a decoded `document` that does not fit the struct `kind`."""
     from msgspec import inspect
 
     return next(_faults(document, inspect.type_info(kind), ()), None)
 
 
 def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
-    """Return the fault of a `key` that is none of `known`, the keys that there are at `where`."""
+    """Return the fault of a `key` that is not among `known`, the keys allowed at `where`."""
     meant = nearest(key, known)
     meant = f"did you mean {meant!r}? " if meant else ""
     return Fault(
@@ -53,14 +53,14 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
 
 
 def wrong_type(key: str, where: str, expected: str, value: Any) -> Fault:
-    """Return the fault of a `key` at `where` whose `value` is not what is `expected`."""
+    """Return the fault of a `key` at `where` whose `value` is not of the `expected` type."""
     return Fault(
         f"wrong type of {printable(key)!r} {where}: expected {expected}, not {_word_of(value)}"
     )
 
 
 def not_one_of(value: Any, allowed: Iterable[Any], key: str, where: str) -> Fault:
-    """Return the fault of a `value` of `key` at `where` that is none of the `allowed` ones."""
+    """Return the fault of a `value` of `key` at `where` that is not `allowed`."""
     words = sorted(str(word) for word in allowed)
     shown = repr(excerpt(value)) if isinstance(value, str) else _word_of(value)
     meant = nearest(value, words) if isinstance(value, str) else None
@@ -72,7 +72,7 @@ def not_one_of(value: Any, allowed: Iterable[Any], key: str, where: str) -> Faul
 
 
 def in_table(place: Place) -> str:
-    """Return where a table is, in the words of the file."""
+    """Return the place of a table, in the words of the file."""
     names, number = [], ""
     for step in place:
         if isinstance(step, int):
@@ -92,7 +92,7 @@ def _word_of(value: Any) -> str:
 
 
 def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
-    """Yield what is wrong with `value`, which `info` says how to decode."""
+    """Yield the faults of `value`, whose type is `info`."""
     from msgspec import inspect
 
     match info:
@@ -129,7 +129,7 @@ def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
     if len(kinds) == 1:
         yield from _faults(value, kinds[0], place)
         return
-    # Structs that say by one key which of them they are.
+    # A union of structs: one key says which of them it is.
     if not isinstance(value, dict):
         yield _wrong_type(value, "a table", place)
         return
@@ -172,7 +172,7 @@ def _not_one_of(value: Any, allowed: Iterable[Any], place: Place) -> Fault:
 
 
 def _split(place: Place) -> tuple[str, Place]:
-    """Return the key that a value belongs to, and the table that this is in."""
+    """Return the key that a value belongs to, and the table of this key."""
     *above, last = place
     while isinstance(last, int) and above:  # an item of a list belongs to the key of the list
         *above, last = above

@@ -1,10 +1,10 @@
-"""One `config.toml` for clients of several versions: tables that count from a version on.
+"""One `config.toml` for clients of several versions: tables that apply from a version on.
 
-An unknown key is an error, since it may be a misspelt one, and since an older client that passes
-over a key that it does not know may do more than was meant: a rule of a policy without the key that
-limits it, say. So it is the file that says what is not for older clients: all below
-`[since."0.3"]` is as if it stood at the top, for a client of 0.3 or later, and outranks that; an
-earlier one passes over it. Within it an unknown key is an error as anywhere else.
+An unknown key is an error for two reasons. It may be misspelt; and an older client that ignores it
+may do more than intended, for example apply a rule of a policy without the key that limits the
+rule. So the file itself says which parts are not for older clients. For a client of 0.3 or later,
+everything below `[since."0.3"]` counts as if it were at the top of the file, and outranks it; an
+earlier client ignores it. Below it an unknown key is an error, too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ KEY = "since"
 
 Version = tuple[int, int, int]
 
-#: One number alone is none: it is what TOML makes of `[since.0.3]`, without quotes.
+#: One number alone is no version: TOML reads `[since.0.3]`, without quotes, like that.
 _VERSION = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})(?:\.([0-9]{1,6}))?", re.ASCII)
 
 
 def parse_version(text: str, *, whole: bool = True) -> Version | None:
-    """Return a version as three numbers, None if it is none; what is missing is 0.
+    """Return a version as three numbers, None if it is none; a missing number is 0.
 
-    Unless it has to be that as a `whole`, what comes after the numbers is passed over.
+    Text after the numbers is ignored, unless `whole` is set.
     """
     found = _VERSION.fullmatch(text) if whole else _VERSION.match(text)
     if found is None:
@@ -38,10 +38,10 @@ def parse_version(text: str, *, whole: bool = True) -> Version | None:
 
 
 def apply_since(document: dict[str, Any], own: str) -> Fault | None:
-    """Merge into `document` what counts for a client of version `own`; return what is wrong.
+    """Merge into `document` the parts for a client of version `own`; return notes.
 
-    A later version outranks an earlier one. Tables are merged; of anything else, lists included,
-    the value of the later one is all that counts.
+    A later version outranks an earlier one. Tables are merged; any other value, a list included,
+    replaces the earlier value.
     """
     tables = document.pop(KEY, {})
     if not isinstance(tables, dict):
@@ -62,7 +62,7 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
         if version <= mine:
             _merge(document, table)
         else:
-            # Meant so, or a version that was mistyped: then what it says is done nowhere.
+            # This may be intended, or a mistyped version whose tables then apply nowhere.
             _log.info("passed over, for later versions: [%s.%s]", KEY, ".".join(map(str, version)))
     return None
 

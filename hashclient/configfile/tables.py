@@ -1,6 +1,6 @@
 """The tables of config.toml as values: their keys, types and defaults.
 
-What a value may be beyond its type, and how tables depend on each other, `config` checks.
+`config` checks the ranges of values, and how tables depend on each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How to get in at one address: with a credential of its own, which no other address gets."""
+    """The credentials for one address; no other address gets them."""
 
     token_file: str | None = None
     token_env: str | None = None
@@ -41,21 +41,20 @@ class AccessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class MirrorConfig(AccessConfig, frozen=True, kw_only=True):
-    """Another address of a provider, and how to get in there; nothing is taken from the first."""
+    """A further address of a provider with its own credentials."""
 
     url: str
 
 
 class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
-    """One provider: where it is, how to get in, and the root of trust that was pinned.
+    """One provider: its address, the credentials, and the pinned root of trust.
 
-    Without a `url` or `mirrors`, what it publishes comes as a file or a directory. `mirrors` are
-    further addresses, in the order in which they are tried after `url`. `lists` restricts what is
-    fetched; without it, every list of the provider is. `grace_hours` is how long past its expiry a
-    list still counts as usable. The poison guard refuses a generation that adds a digest in one of
-    the files `known_good`, or that adds and withdraws more than the share `max_churn` of the
-    entries that were live before. `timeout_s`, `min_rate_kib_s` and `attempts` say how patient the
-    transport is, with each address.
+    Without a `url` or `mirrors`, its files come as a bundle or a directory. `mirrors` are further
+    addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
+    list of the provider is fetched. `grace_hours` is how long past its expiry a list still counts.
+    The poison guard refuses a generation that adds a digest in one of the files `known_good`, or
+    that adds and withdraws more than the share `max_churn` of the entries that were live before.
+    `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
     """
 
     root_sha256: str
@@ -71,15 +70,15 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 
     @property
     def addresses(self) -> tuple[tuple[str, AccessConfig], ...]:
-        """Every address, and how to get in there, in the order in which they are tried."""
+        """Every address with its credentials, in the order in which they are tried."""
         first = () if self.url is None else ((self.url, self),)
         return (*first, *((mirror.url, mirror) for mirror in self.mirrors))
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to do about matches of a list, of a category, or of both; what is not named fits all.
+    """The actions on matches of a list, of a category, or of both; a missing key fits all.
 
-    Every match is recorded; `record` is for saying that this is all, as no action at all is.
+    Every match is recorded; `record` says that this is all that is done, as no action does.
     """
 
     actions: tuple[Literal["record", "report", "quarantine"], ...]
@@ -88,12 +87,12 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How files are taken away: to whom they are sealed, and for how long they are kept.
+    """How files are isolated: the recipients they are sealed to, and how long they are kept.
 
-    `recipients` are age public keys; one of their owners is needed to open anything again.
-    `tombstone` is the text of a file that is left in place of the one taken. `retention_days`
-    counts from the acknowledgement of the report; without it nothing is ever due. Without
-    `isolate_containers`, a file is not taken away for what is in it.
+    `recipients` are age public keys; the owner of one of them is needed to open a file again.
+    `tombstone` is the text of a file that is left in place of the isolated one. `retention_days`
+    counts from the acknowledgement of the report; without it no item is ever due. Without
+    `isolate_containers`, a file is not isolated because of its members.
     """
 
     recipients: tuple[str, ...] = ()
@@ -103,7 +102,7 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What scans remember of files: what is believed unchanged is read again in so many days."""
+    """The inventory: a file believed unchanged is read again after this many days."""
 
     reread_days: int = 14
 
@@ -111,7 +110,7 @@ class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
-    """A body that takes packages: the directory they are put in, and its age public keys."""
+    """A body that takes packages: the directory for them, and the body's age public keys."""
 
     directory: str
     recipients: tuple[str, ...] = ()
@@ -122,7 +121,7 @@ class ServiceDestination(
 ):
     """A reporting service with an API of the CyberTipline's kind.
 
-    `evidence` says what is uploaded: the `file` itself, its `sealed` form, or `none`.
+    `evidence` chooses the upload: the `file` itself, its `sealed` form, or `none`.
     """
 
     url: str
@@ -139,7 +138,7 @@ class ServiceDestination(
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who reports, and to whom; `default` names the destination that is meant if none is named."""
+    """The reporter and the destinations; `default` names the default destination."""
 
     organisation: str | None = None
     contact: str | None = None
@@ -148,19 +147,19 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: dict[str, PackageDestination | ServiceDestination] = {}
 
     def destination(self) -> str | None:
-        """Return the name of the destination that is meant if none is named, if there is one."""
+        """Return the name of the default destination, or None."""
         if self.default is None and len(self.to) == 1:
             return next(iter(self.to))
         return self.default
 
 
 class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far containers are opened: bounds for one file and all that is in it.
+    """How far containers are opened: bounds for one file and all its members.
 
-    `depth` counts containers in one another, `members` members, `bytes_out` the bytes that come out
-    and `ratio` these against the bytes of the file. `time_s` is how long it may take, `memory_mib`
-    what a process that opens containers may use. `sandbox` says what happens where the kernel lacks
-    what locks that process up: with `require`, no container is opened there.
+    `depth` limits containers within containers, `members` the number of members, `bytes_out` the
+    unpacked bytes, and `ratio` these divided by the bytes of the file. `time_s` limits the time,
+    and `memory_mib` the memory of a process that opens containers. `sandbox` says what happens
+    where the kernel cannot lock that process up: with `require`, no container is opened there.
     """
 
     depth: int = 32
@@ -186,9 +185,9 @@ class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may stay unread in a container: of a path, for a reason, until the end of a day in UTC.
+    """Members that may stay unread: by path and reason, until the end of a day in UTC.
 
-    `path` is a pattern as those of `--exclude`, for the whole path with the names of members.
+    `path` is a pattern like those of `--exclude`, for the whole path with the names of members.
     """
 
     path: str
@@ -197,12 +196,12 @@ class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For how long what grows by itself is kept.
+    """How long records that grow by themselves are kept.
 
-    `matches_days` counts from the last step of a match that is settled (restored, purged or
-    closed); without it they are kept for ever. `inventory_days` counts from the last scan that came
-    across a file. A file of the audit log that has `audit_mib` MiB is closed, and the next begun;
-    with 0 it never is.
+    `matches_days` counts from the last step of a settled match (restored, purged or closed);
+    without it matches are kept for ever. `inventory_days` counts from the last scan that met a
+    file. A file of the audit log with `audit_mib` MiB is closed, and the next one begins; with 0 it
+    is never closed.
     """
 
     matches_days: float | None = None
@@ -224,10 +223,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What notices of providers ask of us.
+    """The effect of providers' notices.
 
-    While one of the severity `alert_from` or a worse one is open, `status` ends with 3; without it,
-    none changes how it ends.
+    While a notice of the severity `alert_from`, or worse, is open, `status` ends with 3; without
+    `alert_from`, notices do not change its exit code.
     """
 
     alert_from: Literal["minor", "moderate", "severe", "extreme"] | None = None

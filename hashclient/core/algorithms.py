@@ -13,7 +13,8 @@ class Algorithm(enum.IntEnum):
     SHA1 = 2
     SHA256 = 4
 
-    # Algorithms are keys of many small dictionaries, and the hash of an enumeration is Python code.
+    # Algorithms are keys of many small dictionaries; the hash of an enumeration is slow Python
+    # code.
     __hash__ = int.__hash__
 
     @property
@@ -31,7 +32,7 @@ class Algorithm(enum.IntEnum):
         """Return the algorithm called `label`.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: no algorithm has that name.
         """
         return _BY_LABEL[label]
 

@@ -1,6 +1,6 @@
-"""Digests of files in one pass, and which set of algorithms is the cheapest that suffices.
+"""Digests of files in one pass, and the cheapest set of algorithms that suffices.
 
-Only OpenSSL's implementations (through hashlib) are used; nothing here knows about lists.
+Only OpenSSL's implementations (through hashlib) are used. Lists are left to `index`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hashclient.core.algorithms import Algorithm
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-#: Bytes a read: large enough to hide the call's cost, small enough to stay in the cache.
+#: Bytes for each read: enough to hide the cost of the call, few enough to stay in the cache.
 CHUNK_BYTES = 1 << 18
 
-#: Seconds a gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order matters:
-#: it decides which algorithm is computed where several would do.
+#: Seconds for each gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order
+#: matters: it decides which algorithm is computed where several suffice.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
 
 LONGER = "gives more bytes than its size says"
@@ -30,7 +30,7 @@ SHORTER = "gives fewer bytes than its size says"
 class LengthError(OSError):
     """A file ended before its size, or went on beyond it; `length` bytes were read.
 
-    It is an OSError, so that whoever does not know it takes the file for one that cannot be read.
+    It is an OSError, so that other code treats the file as one that cannot be read.
     """
 
     def __init__(self, length: int, size: int) -> None:
@@ -46,17 +46,17 @@ _CONSTRUCTORS = {
 
 
 def new_hash(algorithm: Algorithm) -> _Hash:
-    """Return a hashlib object; MD5 and SHA-1 are asked for as identifiers, not as security."""
+    """Return a hashlib object; MD5 and SHA-1 serve as identifiers here, not for security."""
     return _CONSTRUCTORS[algorithm](usedforsecurity=False)
 
 
 def digest_of(algorithm: Algorithm, data: memoryview) -> bytes:
-    """Return the digest of bytes that are all there."""
+    """Return the digest of bytes in memory."""
     return _CONSTRUCTORS[algorithm](data, usedforsecurity=False).digest()
 
 
 class Digester:
-    """Digests of bytes that are pushed into it, chunk by chunk; `length` is how many there were."""
+    """Computes digests of bytes given chunk by chunk; `length` is the number of bytes so far."""
 
     __slots__ = ("_hashes", "length")
 
@@ -72,12 +72,12 @@ class Digester:
         self.length += len(chunk)
 
     def finish(self) -> list[bytes]:
-        """Return the digests of what there was, in the order of the algorithms."""
+        """Return the digests of all bytes given, in the order of the algorithms."""
         return [computed.digest() for computed in self._hashes]
 
 
 def new_buffer() -> memoryview:
-    """Return a buffer for `digest_fd`; whoever reads many files keeps one, which stays cached."""
+    """Return a buffer for `digest_fd`; use one buffer for many files, so that it stays cached."""
     return memoryview(bytearray(CHUNK_BYTES))
 
 
@@ -92,15 +92,14 @@ def digest_fd(
 ) -> tuple[list[bytes], int]:
     """Read `fd` from its position to its end, once, and return its digests and its length.
 
-    `size` is how many bytes there must be, None where any number will do. With `capped`, no read
-    goes beyond it, so that one that gives them all has come to the end. Nothing else is taken for
-    the end than a read that gives nothing: a network file system or FUSE may give less than was
-    asked for, and so does a disk before a block that it cannot read. `on_bytes` is called with the
-    length of each chunk of a long read, `on_first` with the first bytes. What `buffer` holds is
-    overwritten.
+    `size` is the required number of bytes; None accepts any number. With `capped`, the kernel never
+    reads beyond `size`, so a read that gives all these bytes has reached the end. Otherwise only an
+    empty read is the end: a network file system or FUSE may give fewer bytes than requested, and so
+    does a disk before a block that it cannot read. `on_bytes` is called with the length of each
+    chunk of a long read, `on_first` with the first bytes. The content of `buffer` is overwritten.
 
     Raises:
-        LengthError: there are more or fewer bytes than `size`. No more are read then.
+        LengthError: there are more or fewer bytes than `size`; reading stops there.
         OSError: reading failed.
     """
     if buffer is None:
@@ -110,7 +109,7 @@ def digest_fd(
     if on_first is not None:
         on_first(data)
     if count == size and capped and count < len(buffer):
-        if len(algorithms) == 1:  # as mostly; a comprehension costs half as much as the digest
+        if len(algorithms) == 1:  # the usual case; a comprehension costs half as much as the digest
             return [_CONSTRUCTORS[algorithms[0]](data, usedforsecurity=False).digest()], count
         digests = [_CONSTRUCTORS[a](data, usedforsecurity=False).digest() for a in algorithms]
         return digests, count
@@ -120,7 +119,7 @@ def digest_fd(
         if on_bytes is not None:
             on_bytes(count)
         if size is not None and digester.length > size:
-            # It is being written to: there may be no end as long as that goes on.
+            # Somebody is writing to the file: there may be no end for as long as they do.
             raise LengthError(digester.length, size)
         count = os.readv(fd, [buffer])
     if size is not None and digester.length != size:

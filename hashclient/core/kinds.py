@@ -1,4 +1,4 @@
-"""The closed sets of words: how an input ends, how far a match has come, what may be done."""
+"""The closed sets of words: how an input ends, the states of a match, and the actions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import enum
 class Kind(enum.StrEnum):
     """How an input ends. There is no seventh way.
 
-    What is accepted was not read, and the configuration says that this is known and may stay so.
+    An accepted input was not read; the configuration says that this is known and may stay so.
     """
 
     CLEAN = "clean"
@@ -20,7 +20,7 @@ class Kind(enum.StrEnum):
 
 
 class MatchState(enum.StrEnum):
-    """How far the story of a remembered match has come; `docs/operations.md` has the picture."""
+    """The state of a recorded match; `docs/operations.md` has the picture."""
 
     FOUND = "found"
     QUARANTINED = "quarantined"
@@ -34,7 +34,7 @@ class MatchState(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What a policy may ask for when something matches, besides recording it."""
+    """What a policy may do about a match besides recording it."""
 
     QUARANTINE = "quarantine"
     REPORT = "report"

@@ -1,6 +1,6 @@
-"""A match as a value: one file that matched, what of, and its story from found to dealt with.
+"""A match as a value: one file that matched, the entries that it matched, and its story.
 
-Frozen, and without I/O; `matches` keeps them.
+Frozen, and without I/O; `matches` stores matches.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome
 
-#: Letters and digits that no two look alike and that spell no word; 27^10 ids are enough for ever.
+#: Letters and digits of which no two look alike and which spell no word; 27^10 ids are enough.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
 _EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
 _TO_LETTERS = bytes(ord(_ID_ALPHABET[byte % len(_ID_ALPHABET)]) for byte in range(256))
 _LEFT_OUT = bytes(range(_EVEN, 256))
-#: Of so many ids that are made at once, so many letters are the same.
+#: When this many ids are made at once, this many of their letters are the same.
 _MANY = 32
 _COMMON = 4
 
-#: Events of a story that say that a report is to be made of a match, and that one was.
+#: Events of a story: a report of the match is about to be made; it was made.
 REPORT_WANTED = "report-wanted"
 REPORT_PREPARED = "report-prepared"
-#: Events that say that a report of it is about to be taken back, and that one was.
+#: Events of a story: a report of the match is about to be taken back; it was taken back.
 REPORT_RETRACTING = "report-retracting"
 REPORT_RETRACTED = "report-retracted"
-#: An event that says that what a match was withdrawn for is on a list again.
+#: The event of a match that was withdrawn: its entry is on a list again.
 LISTED_AGAIN = "listed-again"
-#: An event that says which member of a container it was that matched.
+#: The event that names the member of a container that matched.
 IN_MEMBER = "in-member"
-#: An event that says that the record of the match had been lost.
+#: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 
-#: The way a match takes while its entry stands, in this order; nothing leads back but to be found
-#: again, and to have a report taken back.
+#: The usual states of a match, in their order, while its entry is on the list. Only two things lead
+#: back: the file is found again, or a report is taken back.
 PROGRESS = (
     MatchState.FOUND,
     MatchState.QUARANTINED,
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,
 )
-#: In these a match needs nobody's attention any more, unless it is found again.
+#: In these states a match needs no attention, unless its file is found again.
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
-#: From these a match comes to be gone: nobody has done anything about it. What is reported stays
+#: Only from these states can a match become gone: nobody has acted on it. A reported match stays
 #: reported.
 LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)
 
 
-#: How the path begins on record of what came as a stream; that of a file begins with a slash.
+#: How the recorded path of a stream begins; the path of a file begins with a slash.
 STREAM_PREFIX = "stdin:"
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a file is: its path without links, and what stands for the directory and file system.
+    """Where a file is: its path without links, and words that identify directory and file system.
 
-    `standing` is None where that is not known; else words of which the first stands for the
-    directory inside of its file system, and each of the others for the file system. `reached` is
-    the path by which it was met, where that leads through a link.
+    `standing` is None where it is not known. Otherwise its first word identifies the directory in
+    its file system, and each other word identifies the file system. `reached` is the path by which
+    the scan reached the file, where that path leads through a link.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     reached: str | None = None
 
     def is_at(self, other: str | None) -> bool:
-        """Tell whether `other` stands for the same directory of the same file system."""
+        """Tell whether `other` is the same directory of the same file system."""
         if self.standing is None or other is None:
             return False
         (inner, *names), (other_inner, *others) = self.standing.split(), other.split()
@@ -81,10 +81,10 @@ class Place(msgspec.Struct, frozen=True, gc=False):
 class Match(msgspec.Struct, frozen=True, gc=False):
     """One file that matched. Times are in UTC.
 
-    `in_place` tells whether it is where it was found, as far as this program has done anything
-    about it. `tags` are 16 bytes each, sealed under the key `key_id`. `hits` are all complete, and
-    hold what was withdrawn as well. What came as a stream has no file: its `path` is its name after
-    `STREAM_PREFIX`, and `times_seen` is how often it has come; None for a file.
+    `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
+    made with the key `key_id`. `hits` are all complete; withdrawn ones are included. A stream has
+    no file: its `path` is its name after `STREAM_PREFIX`, and `times_seen` is how often it has come
+    (None for a file).
     """
 
     id: str
@@ -101,7 +101,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_stream(self) -> bool:
-        """Whether it came as a stream, so that there is no file to do anything about."""
+        """Whether the match was a stream, so that there is no file to act on."""
         return self.path.startswith(STREAM_PREFIX)
 
     @property
@@ -116,7 +116,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ended(self) -> MatchState | None:
-        """The state in which nothing is to be done about it any more; None while it is open."""
+        """The state that ended the match; None while the match is open."""
         if self.state in SETTLED:
             return self.state
         stands = self.standing and self.state is not MatchState.WITHDRAWN
@@ -124,18 +124,18 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> MatchRef:
-        """What is said of the record beside an outcome."""
+        """The part of the record that an outcome carries."""
         return MatchRef(self.id, self.state, self.first_seen, self.last_seen, self.in_place)
 
     def handled(self) -> Handled:
-        """Return the match as a scan gives it, with every entry that it ever matched."""
+        """Return the match as an outcome of a scan, with every entry that it ever matched."""
         return Handled(Outcome(Kind.MATCH, self.path, self.size, hits=self.hits), self.ref)
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step of a match's story: a state it came to, or something else that was done.
+    """One step of a match's story: a new state, or another event.
 
-    `detail` holds JSON values that say more: who, why, under which report; never a digest.
+    `detail` holds JSON values with details: who, why, in which report; never a digest.
     """
 
     time: datetime
@@ -150,9 +150,9 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:
-    """Return the steps on the usual way since a match was last found, as far as they count.
+    """Return the steps on the usual way since the file was last found, as far as they count.
 
-    What a report did does not count once that report is taken back, wherever in the story that is.
+    The steps of a report that was taken back do not count, wherever in the story that stands.
     """
     gone = taken_back(story)
     steps: list[Step] = []
@@ -165,22 +165,22 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
 
 
 def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
-    """Return how far a match has come on the usual way; what is not in its place was taken away."""
+    """Return the state of a match on the usual way; a file that is not in place was isolated."""
     states = [MatchState(step.event) for step in standing_steps(story)]
     states.append(MatchState.FOUND if in_place else MatchState.QUARANTINED)
     return max(states, key=PROGRESS.index)
 
 
 def new_id() -> str:
-    """Return a random id, of a match or of what else people have to type."""
+    """Return a random id, for a match or anything else whose id people type."""
     return _letters(ID_LENGTH)
 
 
 def new_ids(count: int) -> list[str]:
-    """Return `count` ids of matches that are recorded together, no two of them equal, ascending.
+    """Return `count` distinct ids, ascending, for matches that are recorded together.
 
-    Many have a beginning in common, which is random as well: so they come to lie side by side in
-    the record, and writing them touches few of its pages.
+    Many ids share a random beginning, so that they lie side by side in the record and writing them
+    touches few of its pages.
     """
     beginning = _letters(_COMMON) if count >= _MANY else ""
     found: set[str] = set()
@@ -194,6 +194,6 @@ def new_ids(count: int) -> list[str]:
 def _letters(count: int) -> str:
     found = b""
     while len(found) < count:
-        # Bytes that would make some letters likelier than others are left out.
+        # Bytes that would make some letters more likely than others are dropped.
         found += secrets.token_bytes(count + 4).translate(_TO_LETTERS, _LEFT_OUT)
     return found[:count].decode("ascii")

@@ -1,7 +1,7 @@
-"""The values that the rest of the project speaks in: algorithms, hits, outcomes, summaries.
+"""The values that all rooms share: hits, outcomes, lists and their problems.
 
-All are frozen. Those that a run has many of are no business of the garbage collector: such a value
-is in no circle. Nothing here does I/O or knows a format.
+All are frozen. Values that a run has many of are hidden from the garbage collector (`gc=False`),
+since they are never part of a reference cycle. Nothing here does I/O or knows a format.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import msgspec
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
 
-#: Names of lists, providers, roles and parts of target names. Target names go into URLs
-#: unescaped, so nothing that a URL or a file system could read as something else is allowed.
+#: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
+#: so characters with a meaning in a URL or a file system are not allowed.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -31,8 +31,8 @@ class Hit(msgspec.Struct, frozen=True, gc=False):
 
     `algorithms` are those whose digests agree. `complete` is True when every digest that both
     the entry and the input have agrees: a match; otherwise the digests of the entry disagree.
-    `withdrawn_*` are None while the provider stands by the entry: always in what a run finds, and
-    in what is on record until a later generation withdraws the entry.
+    `withdrawn_*` are None until a later generation withdraws the entry; they are always None in the
+    hits that a run finds.
     """
 
     list_name: str
@@ -46,22 +46,22 @@ class Hit(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stands(self) -> bool:
-        """Whether the provider has not withdrawn the entry since."""
+        """Whether the entry is still on the list, that is, was not withdrawn."""
         return self.withdrawn_generation is None
 
 
-#: The fields of a hit that are written of it everywhere: which entry was hit, and by what.
+#: The fields of a hit that are written everywhere: the entry, and the algorithms that agree.
 ENTRY_FIELDS = ("list", "entry", "category", "generation", "algorithms")
-#: And those of the audit log, which has complete and partial hits side by side.
+#: The fields of a hit in the audit log, which has complete and partial hits side by side.
 LOGGED_FIELDS = (*ENTRY_FIELDS, "complete")
 
 
 def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any]:
-    """Return the fields of `hit` called `names`, in this order, as JSON values; never a digest.
+    """Return the fields `names` of `hit`, in this order, as JSON values; never a digest.
 
-    This is the only place that renders a hit. What differs from use to use is which fields are
-    written: `ENTRY_FIELDS` where all hits are complete, `LOGGED_FIELDS` where they need not be, and
-    with `withdrawn_generation` where the hit is one on record.
+    This is the only place that renders a hit. The fields depend on the use: `ENTRY_FIELDS` where
+    all hits are complete, `LOGGED_FIELDS` where some are partial, and `withdrawn_generation`
+    besides where the hit is from the record.
     """
     fields = {
         "list": hit.list_name,
@@ -71,16 +71,16 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
         "algorithms": [a.label for a in hit.algorithms],
         "complete": hit.complete,
     }
-    if names is LOGGED_FIELDS:  # all of these, in this order; a scan may log very many
+    if names is LOGGED_FIELDS:  # the usual case, made fast: a scan may log very many hits
         return fields
     fields["withdrawn_generation"] = hit.withdrawn_generation
     return {name: fields[name] for name in names}
 
 
 class MatchRef(msgspec.Struct, frozen=True, gc=False):
-    """What the record of matches says of one outcome: its id there, and its story so far.
+    """The recorded match of one outcome: its id, and its story so far.
 
-    `in_place` is False once the file was taken away from where it was found.
+    `in_place` is False once the file was isolated.
     """
 
     id: str
@@ -91,10 +91,10 @@ class MatchRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class Acted(msgspec.Struct, frozen=True):
-    """What became of an action on one match.
+    """The result of an action on one match.
 
-    `done` is None where nothing was tried, since only the policy was asked. `detail` says what was
-    done, or why not, for people.
+    `done` is None in a dry run, where only the policy is evaluated. `detail` says for people what
+    was done, or why it was not done.
     """
 
     action: Action
@@ -103,10 +103,10 @@ class Acted(msgspec.Struct, frozen=True):
 
 
 class Outer(msgspec.Struct, frozen=True):
-    """The file that a member is in, as far as what is done about a match needs it.
+    """The file that holds a matching member, with the facts that actions need.
 
-    `size` is its length in bytes, `tags` are its own sealed ones, and `members` is how many members
-    there are in it, at all depths.
+    `size` is its length in bytes, `tags` are the tags of the file itself, and `members` is the
+    number of its members, at all depths.
     """
 
     size: int
@@ -115,21 +115,21 @@ class Outer(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What was found of one input. What is recorded and done comes after: `Recorded`, `Handled`.
+    """The outcome of one input; `Recorded` and `Handled` add what is recorded and done about it.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
-    bytes, None where it is not known. `digests` holds what was computed and is shown only when
-    the user asks for it; `tags` are the sealed ones of what matched, 16 bytes each, and are never
-    shown. `origin` says where an input without a path came from, for logs, which never hold a
-    digest. With `is_stream`, `path` is what a stream is called: there is no file.
+    bytes, None where it is not known. `digests` holds the computed digests, which are shown only on
+    request; `tags` are the tags of a match, 16 bytes each, and are never shown. `origin` says where
+    an input without a path came from, for logs, which never hold a digest. With `is_stream`, `path`
+    is the name of a stream: there is no file.
 
-    Of something in a container `path` is that of the file, and `members` are the names of what is
-    in it and of what is in that, decoded in the same way. An empty name stands for whatever else
-    is there. `size`, `digests` and `tags` are the member's; a match has its file in `outer`.
-    `obstacle` says in one word why a member was not read.
+    For a member of a container, `path` is the path of the file, and `members` are the names of the
+    members that lead to it, from the outermost inwards, decoded in the same way. An empty name
+    stands for all other members. `size`, `digests` and `tags` are the member's; a match has its
+    file in `outer`. `obstacle` says in one word why a member was not read.
 
-    With `is_object`, `path` is the URI of an object in a bucket, with its version where that is
-    known. `evidence` says in one word what an outcome rests on, where that is a question.
+    With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
+    `evidence` says in one word what an outcome rests on, if not on reading.
     """
 
     kind: Kind
@@ -151,16 +151,16 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     def place(self) -> str:
         """The path with the names of members, as it is shown: `outer.zip!/inner/a.jpg`.
 
-        Each `!` in a name of a member is doubled, so that an odd number of them before a slash ends
-        a name.
+        Each `!` in the name of a member is doubled, so an odd number of `!` before a slash ends a
+        name.
         """
         return "!/".join((self.path, *(name.replace("!", "!!") for name in self.members)))
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An outcome that is recorded and logged as far as it has to be.
+    """An outcome that is recorded and logged, as far as it must be.
 
-    `record` is None for what is no match, has no file, or could not be recorded.
+    `record` is None for an outcome that is no match, has no file, or could not be recorded.
     """
 
     outcome: Outcome
@@ -168,9 +168,9 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Handled(msgspec.Struct, frozen=True, gc=False):
-    """An outcome after all that is done about it: what may be shown.
+    """An outcome after all actions on it; it may now be shown.
 
-    `record` is as in `Recorded`, as the actions have left it; `acted` is what became of these.
+    `record` is as in `Recorded`, after the actions; `acted` has the results of the actions.
     """
 
     outcome: Outcome
@@ -179,9 +179,9 @@ class Handled(msgspec.Struct, frozen=True, gc=False):
 
 
 class ListState(msgspec.Struct, frozen=True):
-    """What a scan or `status` says of one list it used.
+    """A list that a scan or `status` used.
 
-    `fresh` is False past its expiry; `in_grace` is True while the operator lets it count then.
+    `fresh` is False past its expiry; `in_grace` is True while it still counts by configuration.
     """
 
     name: str
@@ -192,17 +192,17 @@ class ListState(msgspec.Struct, frozen=True):
 
     @property
     def stale(self) -> bool:
-        """Whether a verdict that rests on this list needs attention."""
+        """Whether the list is past its expiry and its grace, so that a verdict needs attention."""
         return not self.fresh and not self.in_grace
 
 
 class MissingList(msgspec.Struct, frozen=True):
-    """A list that should be here and cannot be used, so that nothing was compared with it.
+    """A list that should be here and cannot be used, so no input was compared with it.
 
-    It should be here since the configuration or the provider's last verified metadata names it.
-    `name` is None where nothing was ever fetched from `provider`, so that its lists are not known;
-    `provider` is None where the list is damaged in a way that hides whose it is. `problem` says in
-    a few words what is wrong, such as "never fetched".
+    The configuration or the provider's last verified metadata names the list. `name` is None where
+    nothing was ever fetched from `provider`, so that its lists are not known; `provider` is None
+    where damage hides the list's provider. `problem` says in a few words what is wrong, such as
+    "never fetched".
     """
 
     name: str | None
@@ -211,10 +211,10 @@ class MissingList(msgspec.Struct, frozen=True):
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """Where, by whom and for what a command was called.
+    """Who called a command, where, and for which paths.
 
-    `user` is in the words of the audit log. `directory` is the working directory, None where that
-    is gone. `paths` are those that were given, or the first of them; `omitted` is how many more.
+    `user` is spelled as in the audit log. `directory` is the working directory, None where it is
+    gone. `paths` are the given paths, or the first of them; `omitted` is the number of the others.
     """
 
     host: str
@@ -225,10 +225,10 @@ class Invocation(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """What digests of some algorithms cannot tell about one list.
+    """Entries of one list that digests of some algorithms cannot rule out.
 
-    `rows` inputs came with digests of `algorithms` alone; of the list's `live` entries `entries`
-    have a digest of none of these, so such an input may be one of them.
+    `rows` inputs came with digests of `algorithms` only. `entries` of the list's `live` entries
+    have no digest of these algorithms, so such an input may be one of them.
     """
 
     list_name: str

@@ -1,4 +1,4 @@
-"""How patient the network is if nothing else is said; `net.deadline` says what the numbers mean."""
+"""Default time limits for the network; `net.deadline` says what the numbers mean."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The counts of a run and the one place where they become an exit code.
+"""The counts of a run, and the one place that turns them into an exit code.
 
-Nothing unknown may end as `OK`, whichever way a run went; so the rule stands here, apart from
-pipelines and formats, and is small enough to be read.
+An unknown input must never end as `OK`. So the rule stands here, apart from pipelines and formats,
+and is short enough to check by reading.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
 
-#: Reasons that are counted one by one; there are a dozen.
+#: At most this many reasons are counted one by one; there are a dozen.
 MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
@@ -20,13 +20,13 @@ OTHER_REASONS = "other reasons"
 class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
-    An answer may rest on something else than reading: `ruled_out_by_size` inputs have a size that
-    no entry has, `ruled_out_by_claim` ones claim such a size in a container that might be wrong
-    about it, and `known_unchanged` ones were read by an earlier scan and are unchanged since.
-    That is proven for all of these but the `believed_unchanged` ones. `by_store_digest` objects are
-    decided by a digest that their store gives; it is None where no store was asked. `members` of
-    the inputs are in containers; `members_read` of these were read. They are not looked for where
-    `opens_containers` is False, which None says nothing about.
+    Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
+    `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
+    wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
+    last, `believed_unchanged` inputs are unproven, all others are proven. `by_store_digest` objects
+    are decided by a digest from their store; it is None where no store was asked. `members` of the
+    inputs are in containers; `members_read` of these were read. With `opens_containers` False,
+    containers are not opened; None means that it is not known.
     """
 
     lists: tuple[ListState, ...]
@@ -41,22 +41,22 @@ class Summary(msgspec.Struct):
     members: int = 0
     members_read: int = 0
     opens_containers: bool | None = None
-    #: Matches of earlier scans that this one has seen to be away.
+    #: Matches of earlier scans whose files this scan found to be gone.
     gone: int = 0
-    #: How many inputs were skipped, by reason; together they are the count of skipped inputs.
+    #: How many inputs were skipped, by reason; the sum is the count of skipped inputs.
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
-    #: Lists that should be here and could not be asked.
+    #: Lists that should be here and cannot be used.
     missing: tuple[MissingList, ...] = ()
-    #: What a lookup could not tell, for want of the digests that lists have. Its inputs are unread,
-    #: or, with `gaps_accepted`, clean as far as is known.
+    #: Gaps: inputs of a lookup that lack the digests that some entries have. These inputs are
+    #: unread or, with `gaps_accepted`, clean as far as is known.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
     elapsed_s: float = 0.0
-    #: Why the run ended early, if it did: `INTERRUPTED` or `TERMINATED`.
+    #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it did not.
     stopped: ExitCode | None = None
-    #: Whether something besides the inputs failed, such as writing the audit log.
+    #: Whether something other than an input failed, such as writing the audit log.
     failed: ExitCode | None = None
-    #: What failed, in the words of its error, where there was one.
+    #: The message of that error, where there is one.
     failure: str | None = None
 
     @property
@@ -66,7 +66,7 @@ class Summary(msgspec.Struct):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The verdict; a match outranks everything, and nothing unknown ends as `OK`."""
+        """The verdict: a match outranks everything, and an unknown input never gives `OK`."""
         stale = any(state.stale for state in self.lists)
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
         decided = self.counts[Kind.CLEAN] + self.counts[Kind.MATCH]
@@ -95,6 +95,6 @@ class Summary(msgspec.Struct):
             self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
     def fail(self, error: HashclientError) -> None:
-        """Take note of a failure besides the inputs; of several, the first counts."""
+        """Note a failure of something other than an input; of several, the first is kept."""
         if self.failed is None:
             self.failed, self.failure = error.exit_code, error.message

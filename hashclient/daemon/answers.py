@@ -1,8 +1,8 @@
-"""What is answered about an input: from its outcome to the words of a reply.
+"""Turns the outcome of an input into the words of a reply.
 
-Nothing that is not known passes as clean. Clients take any name before `FOUND` for a virus, except
-that some know those which begin with `Heuristics.Limits.Exceeded` for what could not be looked
-through; so an input without a verdict is called that, unless the operator wants an error or a pass.
+An unknown input never passes as clean. For clients, any name before `FOUND` is a virus; but some
+treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So an
+input without a verdict gets such a name, unless the operator wants an error or a pass.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ OK = "OK"
 def answer(
     outcome: Outcome | None, doubt: str | None, rule: NoVerdict, *, every: bool = False
 ) -> list[str]:
-    """Return what is said of one input, after its name; with `every`, a line for each entry.
+    """Return the reply about one input, after its name; with `every`, a line for each entry.
 
-    `outcome` is None where it is clean. `doubt` says in a word why a clean one may not be.
+    `outcome` is None for a clean input. `doubt` is one word that says why it may not be clean.
     """
     kind = Kind.CLEAN if outcome is None else outcome.kind
     if outcome is not None and kind is Kind.MATCH:
@@ -36,7 +36,7 @@ def answer(
 
 
 def unknown(word: str, reason: str, rule: NoVerdict) -> str:
-    """Return what is said of an input without a verdict, as the operator wants it."""
+    """Return the reply about an input without a verdict, as the operator has chosen."""
     if rule is NoVerdict.FOUND:
         return f"{no_verdict(word)} FOUND"
     if rule is NoVerdict.ERROR:

@@ -1,8 +1,8 @@
 """One client: its bytes become requests, and its answers go back in the form it speaks.
 
-A connection never waits: it is called when there is something to read or room to write. It holds no
-more than one command, what a stream keeps of itself, and answers that the client has not read yet;
-while there are such, or many that are still to come, nothing more is read.
+A connection never waits: it is called when there are bytes to read or there is room to write. It
+holds at most one command, the kept part of one stream, and answers that the client has not read
+yet. While there are such answers, or many answers are still to come, it reads nothing more.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from hashclient.daemon.uploads import Upload
 if TYPE_CHECKING:
     from hashclient.daemon.host import Form, Host
 
-#: Answers of one session that may be missing before no more commands are read from it.
+#: How many answers of one session may be outstanding before no more commands are read.
 MAX_PENDING = 64
 #: Bytes of answers that a client may leave unread before no more commands are read from it.
 MAX_OUT_BYTES = 1 << 16
-#: Events that are taken at a time, and in one turn of the loop: others want to be served as well.
+#: Events handled at a time, and in one turn of the loop, so that other clients get their turn.
 _EVENTS = 64
 _TURN_EVENTS = 512
-#: An old command without a delimiter counts as complete when nothing has come for so long.
+#: An old command without a delimiter counts as complete after this many silent seconds.
 BARE_S = 0.1
-#: For so long, and so many bytes, a client that is sent away may go on sending: closing at once
-#: would take the answer from it.
+#: For this long, and this many bytes, a dismissed client may go on sending: closing at once could
+#: destroy the answer before the client reads it.
 DRAIN_S = 2.0
 DRAIN_BYTES = 16 << 20
 
@@ -66,7 +66,7 @@ class Connection:
         self._descriptors: list[int] = []
         self._is_last_event = False
         self._is_awaiting = False  # FILDES, before its descriptor has come
-        #: What was read and has to wait, since there is too much to do already.
+        #: Bytes that were read and have to wait, since too much work is open.
         self._rest = b""
         self._goes_on = self._bare_is_due = False
         self._out = bytearray()
@@ -82,25 +82,25 @@ class Connection:
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client that keeps us waiting."""
+        """Whether the daemon is waiting for the client."""
         return bool(self._out) or self._is_fed or not self._pending
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing is begun, and nothing is left to be said."""
+        """Whether no request is open, and no answer is left to send."""
         return not (self._pending or self._out)
 
     @property
     def has_room(self) -> bool:
-        """Whether more can be said."""
+        """Whether there is room for more answers."""
         return len(self._out) <= MAX_OUT_BYTES
 
     def stream_took(self, now: float) -> float:
-        """Return for how many seconds a stream has been coming; 0 without one."""
+        """Return the age of the present stream in seconds; 0 without one."""
         return 0.0 if self._upload is None else now - self._upload.began
 
     def readable(self) -> None:
-        """Read what there is, once."""
+        """Read the available bytes, once."""
         buffer = self._worker.buffer
         try:
             if self._is_unix:
@@ -124,7 +124,7 @@ class Connection:
             return
         parser, upload = self._parser, self._upload
         if upload is not None and parser.chunk_left >= count:
-            # Most of a long stream: nothing to be looked at.
+            # Most of a long stream needs no parsing.
             parser.chunk_left -= count
             upload.update(buffer[:count])
             self._drop_descriptors()
@@ -132,7 +132,7 @@ class Connection:
         self._feed(buffer[:count])
 
     def _feed(self, data: memoryview) -> None:
-        """Do what bytes ask for, as far as there is not too much to do already."""
+        """Handle the bytes' requests, unless too much work is open already."""
         parser, used, events, broken = self._parser, 0, 0, None
         self._corked = True
         while used < len(data) and broken is None and not self._is_busy:
@@ -147,7 +147,7 @@ class Connection:
             events += len(some)
             is_last = used == len(data) and parser.is_between
             for event in some:
-                if type(event) is Whole:  # nearly all of what nearly all clients send
+                if type(event) is Whole:  # the usual case by far
                     self._whole(event)
                 else:
                     self._is_last_event = is_last and event is some[-1]
@@ -177,7 +177,7 @@ class Connection:
             self._worker.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Go on with what was read and had to wait."""
+        """Go on with bytes that were read and had to wait."""
         self._goes_on = False
         rest, self._rest = self._rest, b""
         if rest and not self.is_closed:
@@ -187,7 +187,7 @@ class Connection:
         close_all(self._descriptors)
 
     def _take(self, event: Event) -> None:
-        """Do what one event asks for."""
+        """Handle one event."""
         if isinstance(event, Chunk):
             if self._upload is not None:
                 self._upload.update(event.data)
@@ -201,7 +201,7 @@ class Connection:
             self._descriptor()
 
     def _whole(self, event: Whole) -> None:
-        """Answer a stream that is there as a whole, at once if it is clean."""
+        """Answer a stream that has arrived whole; at once if it is clean."""
         prefix = b""
         if self._in_session:
             self._number += 1
@@ -217,7 +217,7 @@ class Connection:
         self._worker.ended(upload, self)
 
     def _begin(self, form: Form) -> Upload:
-        """Begin a stream, that is answered in `form`."""
+        """Begin a stream; its answer has the form `form`."""
 
         def answered(found: Outcome | None) -> None:
             said = self._worker.answers(upload, found)
@@ -255,10 +255,10 @@ class Connection:
             self.answer(form, [said])
 
     def _descriptor(self) -> None:
-        """Take up the descriptor that FILDES has announced.
+        """Receive the descriptor that FILDES has announced.
 
-        It comes with a byte of its own, and the kernel gives no more than that byte at once. Any
-        other might be meant for another command.
+        It comes with one byte of its own, and the kernel returns only that byte with it. A
+        descriptor with other bytes might be for another command.
         """
         form, self._is_awaiting = self._upload_form, False
         if len(self._descriptors) != 1 or not self._is_last_event:
@@ -282,7 +282,7 @@ class Connection:
             self._worker.flush(self)
 
     def writable(self) -> None:
-        """Write what there is to say, as far as there is room."""
+        """Send waiting answers, as far as there is room."""
         sent = 0
         if self._out:
             try:
@@ -325,20 +325,20 @@ class Connection:
 
     @property
     def _is_busy(self) -> bool:
-        """Whether nothing more is to be asked for now."""
+        """Whether no more requests are accepted for now."""
         return self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._is_told_all
 
     @property
     def _is_told_all(self) -> bool:
-        """Whether nothing more is to be asked for at all."""
+        """Whether no more requests are accepted at all."""
         if self._ending or self.is_closed:
             return True
-        # Outside of a session one command is all there is; its stream is still to be read.
+        # Outside of a session a client sends one command; its stream is still to be read.
         return bool(self._pending) and not self._in_session and not self._is_fed
 
     @property
     def _is_fed(self) -> bool:
-        """Whether the client still has to send what its command announced."""
+        """Whether the client still has to send the rest of its command."""
         return self._upload is not None or self._is_awaiting
 
     def _listen(self) -> None:
@@ -352,10 +352,10 @@ class Connection:
             self._worker.loop.remove_reader(self._socket)
 
     def _bare(self) -> None:
-        """Take an old command for complete, if nothing has come since."""
+        """Treat an old command as complete, if no bytes have come since."""
         self._bare_is_due = False
         parser = self._parser
-        # What comes late would make it another path; where it was written at once, nothing does.
+        # Late bytes would make it another path; after a path that was written at once, none come.
         is_whole = self._is_unix and not self._in_session and parser.holds_path_of_one_piece
         if self._is_told_all or not parser.holds_bare or (parser.holds_path and not is_whole):
             return
@@ -371,21 +371,21 @@ class Connection:
         if self._parser.holds_bare:
             self._take(self._parser.bare())
         if self._is_fed:
-            # Cut short: nothing is known of it.
+            # The stream is cut short, so it has no verdict.
             self._worker.counts.add(Count.BROKEN)
             self.close()
             return
         self._finish()
 
     def _finish(self) -> None:
-        """Read no more, answer what is open, and close."""
+        """Read no more, answer open requests, and close."""
         self._ending = True
         self._stop_listening()
         if self.is_silent:
             self.close()
 
     def _broken(self, reason: str) -> None:
-        """Send a client away that does not keep to the protocol, or to the limits."""
+        """Dismiss a client that breaks the protocol or the limits."""
         form = self._upload_form if self._upload is not None else (b"", b"\0")
         if self._upload is not None:
             self._worker.release(self._upload)
@@ -401,15 +401,15 @@ class Connection:
         self.answer(form, said)
 
     def give_up(self, reason: str) -> None:
-        """Send a client away whose stream takes too long."""
+        """Dismiss a client whose stream takes too long."""
         if self._upload is not None:
             self._broken(reason)
 
     def _hang_up(self) -> None:
-        """Close, once the client has had the time to read what was said."""
+        """Close, after the client has had time to read the answer."""
         if self._drain_until is not None:
             return
-        if self._is_unix and not self._is_cut:  # what was sent stays readable there
+        if self._is_unix and not self._is_cut:  # sent bytes stay readable
             self.close()
             return
         self._drain_until = time.monotonic() + DRAIN_S
@@ -422,7 +422,7 @@ class Connection:
         self._worker.later(DRAIN_S, self.close)
 
     def close_if_gone(self) -> None:
-        """Close if the client has closed, which only reading from it would show."""
+        """Close if the client has closed; only a read shows this."""
         if self.is_closed or self._reading:
             return
         poll = select.poll()
@@ -431,7 +431,7 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Close; answers that come later go nowhere."""
+        """Close; later answers are dropped."""
         if self.is_closed:
             return
         self._stop_listening()

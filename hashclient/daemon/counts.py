@@ -1,7 +1,7 @@
-"""What a daemon counts: one row of numbers a process, in memory that all of them share.
+"""The counters of a daemon: one row of numbers for each process, in shared memory.
 
-Each process writes its own row only, so nothing is locked; whoever reads adds the rows up. A number
-is written at once, as one machine word.
+Each process writes only its own row, so there are no locks; a reader adds the rows up. A number is
+written atomically, as one machine word.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Count(enum.IntEnum):
-    """What is counted; the value is its place in a row."""
+    """The counters; the value is the index in a row."""
 
     CLEAN = 0
     MATCH = 1
     CONFLICT = 2
     UNREAD = 3
-    NO_VERDICT = 4  # of the inputs that would be clean, if all lists could be asked
+    NO_VERDICT = 4  # inputs that would be clean, if all lists could be used
     BYTES = 5
     CONNECTIONS = 6  # opened since the start
     OPEN = 7  # open now
     REFUSED = 8  # there were too many
-    IDLE = 9  # closed, since they said nothing for too long
-    BROKEN = 10  # closed, since what they said was not the protocol
+    IDLE = 9  # closed, since they were silent for too long
+    BROKEN = 10  # closed, since they broke the protocol
     TOO_LONG = 11  # streams beyond the limit of bytes or time
-    FAILURES = 12  # matches that could not be recorded, and acts that could not be done
+    FAILURES = 12  # matches that could not be recorded, and failed actions
     RELOADS = 13
-    STARTED = 14  # the process of this row was started so often
+    STARTED = 14  # how often the process of this row was started
 
 
 _FIRST_CLASS = len(Count)
-#: After the classes of time: how many there were, and microseconds in all.
+#: After the classes of time: the number of answers, and their microseconds in all.
 _TIMED = _FIRST_CLASS + len(BOUNDS_S) + 1
 _MICROSECONDS = _TIMED + 1
 _ROW = _MICROSECONDS + 1
@@ -47,7 +47,7 @@ class Counts:
     """The rows of all processes; make it before they are forked."""
 
     def __init__(self, rows: int) -> None:
-        """Have `rows` rows, all zero."""
+        """Make `rows` rows of zeros."""
         self._rows = rows
         self._memory = mmap.mmap(-1, rows * _ROW * _WORD_BYTES)
         self._words = memoryview(self._memory).cast("Q")
@@ -82,22 +82,22 @@ class Row:
         self._words = words
 
     def add(self, count: Count, number: int = 1) -> None:
-        """Count `number` more; for what goes down, less than zero."""
+        """Add `number` to a counter; a negative number lowers it."""
         self._words[count] += number
 
     def clear(self, count: Count) -> None:
-        """Set a count to zero: a process that has died had left it."""
+        """Set a counter to zero, after its process has died."""
         self._words[count] = 0
 
     def timed(self, seconds: float) -> None:
-        """Count an answer that took so long."""
+        """Count an answer with its time."""
         words = self._words
         words[_FIRST_CLASS + bisect.bisect_left(BOUNDS_S, seconds)] += 1
         words[_TIMED] += 1
         words[_MICROSECONDS] += int(seconds * 1e6)
 
     def clean(self, verdict: Count, length: int) -> None:
-        """Count a stream of `length` bytes that matches nothing, and was answered at once."""
+        """Count a stream of `length` bytes without a match that was answered at once."""
         words = self._words
         words[verdict] += 1
         words[_BYTES] += length

@@ -1,8 +1,8 @@
-"""The daemon: sockets, the processes that serve them, and what keeps these going.
+"""The daemon: its sockets, the processes that serve them, and their supervision.
 
-The parent listens, starts one process a core, and starts one again that has died; it keeps no list
-open and reads no client. SIGHUP goes on to all, and so does RELOAD from any client; a second daemon
-at the same socket is refused.
+The parent listens, starts one process for each core, and restarts a process that has died; it opens
+no list and reads from no client. SIGHUP is passed on to all processes, and so is RELOAD from any
+client. A second daemon at the same socket is refused.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 _log = Log("daemon")
 
 BACKLOG = 1024
-#: A process that is killed is started again so long after its last start at the soonest.
+#: The shortest time in seconds between two starts of a process that is killed.
 RESTART_S = 0.2
-#: One that ends by itself so soon after its start ends early; so many in a row end the daemon.
+#: A process that ends by itself within this time ends early; this many in a row end the daemon.
 EARLY_S = 2.0
 MAX_EARLY_DEATHS = 16
-#: Seconds between two times that the lists are opened again for who asks for that.
+#: Seconds between two reloads of the lists on request.
 RELOAD_S = 1.0
-#: Seconds between two looks at what has to be done now and then.
+#: Seconds between two rounds of regular work.
 WATCH_S = 0.5
-#: Seconds that the processes have to end.
+#: Seconds in which the processes must end.
 STOP_S = 10.0
-#: How a process tells its parent that everybody is to stop.
+#: The exit code by which a process asks its parent to stop all.
 _STOP = signal.SIGUSR1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _STOP)
 _DEAD_HINT = "`hashclient status` tells whether the lists can be used; -v shows more"
@@ -76,7 +76,7 @@ class Daemon:
         """Listen at `addresses`, besides the sockets that systemd passes.
 
         `fetch` is the command that is run every `fetch_every_s` seconds. A socket in the file
-        system gets `mode`. `metrics` is where Prometheus may ask.
+        system gets `mode`. `metrics` is the address for Prometheus.
         """
         self._session = session
         self._addresses = addresses
@@ -101,7 +101,7 @@ class Daemon:
             StateError: it cannot listen, or its processes keep dying.
         """
         with contextlib.ExitStack() as stack:
-            # What cannot be opened is said here, before anybody is served.
+            # Lists that cannot be opened are an error here, before any client is served.
             Lists(self._session)
             listeners = [stack.enter_context(sock) for sock in passed_sockets(os.environ)]
             if not listeners:
@@ -110,7 +110,7 @@ class Daemon:
                 ]
             exposition = None
             if self._metrics is not None:
-                # It brings an HTTP server, which most daemons never need.
+                # Its import brings an HTTP server, which most daemons never need.
                 from hashclient.daemon.metrics import Exposition
 
                 exposition = stack.enter_context(Exposition(self._metrics, self._counts))
@@ -132,7 +132,7 @@ class Daemon:
             signal.SIGCHLD: lambda _signal, _frame: None,
         }
         before = {number: signal.signal(number, do) for number, do in handlers.items()}
-        # Whatever signal comes ends a wait, at once.
+        # Any signal ends a wait at once.
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         names = [_name_of(listener) for listener in listeners]
@@ -172,10 +172,10 @@ class Daemon:
             ) from error
 
     def _listen_unix(self, path: Path, stack: contextlib.ExitStack) -> socket.socket:
-        """Listen at a path; a socket that nobody listens at any more is taken over."""
+        """Listen at a path; a socket without a listener is replaced."""
         if not path.parent.exists():
             make_private_dir(path.parent)
-        # Two that start at once must not each remove the other's socket.
+        # Two daemons that start at once must not remove each other's socket.
         lock = path.with_name(f"{path.name}.lock")
         stack.enter_context(writer_lock(lock))
         with contextlib.suppress(FileNotFoundError):
@@ -183,7 +183,7 @@ class Daemon:
                 raise OSError(errno.EEXIST, "a file that is no socket is in its place")
             path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        # Nobody must get in before the mode is what it should be.
+        # No client may connect before the mode is right.
         umask = os.umask(0o777)
         try:
             listener.bind(os.fspath(path))
@@ -238,7 +238,7 @@ class Daemon:
         waited = [woken] if exposition is None else [woken, exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
-                # Who asks for it meanwhile is answered the next time.
+                # Requests that come meanwhile are served the next time.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
                 self._tell(signal.SIGHUP)
@@ -253,7 +253,7 @@ class Daemon:
                 exposition.answer()
 
     def _restart_dead(self, listeners: list[socket.socket], names: list[str]) -> None:
-        """Start again what has died; what cannot serve is given up after some attempts.
+        """Restart dead processes; give up after some attempts if they cannot serve.
 
         Raises:
             StateError: processes keep ending by themselves, soon after their start.
@@ -266,7 +266,7 @@ class Daemon:
             if lived_s >= EARLY_S:
                 self._early_deaths = 0
             elif code < 0:
-                # Killed, or by a bug in what it calls: not over and over at full speed.
+                # Killed, or a bug in a library: do not restart at full speed.
                 if lived_s < RESTART_S:
                     continue
             else:
@@ -279,7 +279,7 @@ class Daemon:
             _log.info("process %d has ended: %d", process.pid, code)
             try:
                 self._start(row, listeners, names)
-            except StateError as error:  # there may be room for it later
+            except StateError as error:  # there may be memory for it later
                 _log.info("%s", error.message)
 
     def _begin_fetch(self) -> None:
@@ -303,7 +303,7 @@ class Daemon:
                 os.kill(process.pid or 0, number)
 
     def _end(self) -> None:
-        """End the processes, and those that do not end by force."""
+        """End the processes; those that do not end are killed."""
         self._stopping = True
         self._tell(signal.SIGTERM)
         until = time.monotonic() + STOP_S
@@ -317,7 +317,7 @@ class Daemon:
             try:
                 self._fetching.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                self._fetching.kill()  # what it was writing is the old or the new
+                self._fetching.kill()  # its files are then the old or the new ones
                 self._fetching.wait()
 
     def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
@@ -339,7 +339,7 @@ def _work(
     """Serve, in a process of its own.
 
     Raises:
-        SystemExit: it cannot, with the exit code of what is wrong.
+        SystemExit: it cannot serve; the exit code is that of the error.
     """
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
@@ -362,7 +362,7 @@ def _work(
 
 
 def _wait(descriptors: list[int], seconds: float) -> list[int]:
-    """Wait for one of these to be readable, or for a signal; `descriptors[0]` is read empty."""
+    """Wait for a readable descriptor, or for a signal; `descriptors[0]` is read until empty."""
     ready, _, _ = select.select(descriptors, [], [], seconds)
     if descriptors[0] in ready:
         with contextlib.suppress(BlockingIOError):

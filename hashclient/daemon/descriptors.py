@@ -1,4 +1,4 @@
-"""Reading from a socket of this machine, over which open files can be handed."""
+"""Reads from a local socket that can carry open files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import array
 import os
 import socket
 
-#: Descriptors that are taken at once: one more than there may be, to see that there are too many.
+#: Descriptors received at once: one more than allowed, to notice that there are too many.
 _MOST = 2
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 
@@ -14,7 +14,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST * array.array("i").itemsize)
 def receive(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
     """Read bytes into `buffer`; return how many, and the descriptors that came with them.
 
-    There are none where more came than are taken, or than this process may have.
+    There are no descriptors if more came than are received, or than this process may have.
 
     Raises:
         OSError: nothing can be read, or not now.

@@ -1,4 +1,4 @@
-"""What a connection and the process that has it ask of each other."""
+"""The interfaces between a connection and its process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from hashclient.daemon.counts import Row
     from hashclient.daemon.options import Options
 
-#: What a stream is called.
+#: The name of a stream in answers.
 STREAM = "stream"
-#: What a reply begins and ends with.
+#: The beginning and the end of a reply.
 Form = tuple[bytes, bytes]
 
 
 class Client(Protocol):
-    """Who is connected: `Connection` is the one there is."""
+    """A client; `Connection` implements it."""
 
     is_closed: bool
     #: When something was read or written, in seconds as `time.monotonic` gives them.
@@ -30,21 +30,21 @@ class Client(Protocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client that keeps us waiting."""
+        """Whether the daemon is waiting for the client."""
         ...
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing is begun, and nothing is left to be said."""
+        """Whether no request is open, and no answer is left to send."""
         ...
 
     @property
     def has_room(self) -> bool:
-        """Whether more can be said."""
+        """Whether there is room for more answers."""
         ...
 
     def stream_took(self, now: float) -> float:
-        """Return for how many seconds a stream has been coming; 0 without one."""
+        """Return the age of the present stream in seconds; 0 without one."""
         ...
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
@@ -52,37 +52,37 @@ class Client(Protocol):
         ...
 
     def writable(self) -> None:
-        """Write what there is to say, as far as there is room."""
+        """Send waiting answers, as far as there is room."""
         ...
 
     def give_up(self, reason: str) -> None:
-        """Send a client away whose stream takes too long."""
+        """Dismiss a client whose stream takes too long."""
         ...
 
     def close_if_gone(self) -> None:
-        """Close if nobody is there any more."""
+        """Close if the client has closed."""
         ...
 
     def close(self) -> None:
-        """Close; answers that come later go nowhere."""
+        """Close; later answers are dropped."""
         ...
 
 
 class Host(Protocol):
-    """Who has the connections: `Worker` is the one there is."""
+    """The owner of the connections; `Worker` implements it."""
 
     options: Options
     counts: Row
-    #: What every connection reads into; it is used up before the next one reads.
+    #: The read buffer of all connections; its bytes are handled before the next connection reads.
     buffer: memoryview
     loop: asyncio.AbstractEventLoop
 
     def clean_answer(self, data: memoryview) -> bytes | None:
-        """Return what is said of most streams that match nothing, and count it; None of others."""
+        """Return and count the answer to an ordinary stream without a match; None for others."""
         ...
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
-        """Call `do` after so many seconds."""
+        """Call `do` after this many seconds."""
         ...
 
     def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
@@ -90,27 +90,27 @@ class Host(Protocol):
         ...
 
     def ended(self, upload: Upload, client: Client) -> None:
-        """Take a stream that has come to its end, of a client."""
+        """Accept a client's stream that has ended."""
         ...
 
     def release(self, upload: Upload) -> None:
-        """Forget a stream that never comes to its end."""
+        """Drop a stream that never ends."""
         ...
 
     def answers(self, upload: Upload, outcome: Outcome | None) -> list[str]:
-        """Return what is said of a stream; None is a clean one."""
+        """Return the answer to a stream; the outcome None means clean."""
         ...
 
     def without_verdict(self, word: str, reason: str) -> list[str]:
-        """Return what is said of an input that was not read for a reason of the daemon's."""
+        """Return the answer to an input that the daemon did not read, for its own reasons."""
         ...
 
     def say(self, command: Command | None, *, is_unix: bool) -> str:
-        """Return the answer to a command that is about the daemon itself."""
+        """Return the answer to a command about the daemon itself."""
         ...
 
     def check_path(self, connection: Client, command: Command, path: str, form: Form) -> None:
-        """Check what is at a path, and answer."""
+        """Check the file or tree at a path, and answer."""
         ...
 
     def check_descriptor(self, connection: Client, fd: int, form: Form) -> None:
@@ -118,13 +118,13 @@ class Host(Protocol):
         ...
 
     def flush(self, connection: Client) -> None:
-        """Let a connection write what it has to say, soon."""
+        """Let a connection send its answers soon."""
         ...
 
     def has_room(self, connection: Client) -> None:
-        """Go on with what had to wait until a connection could say more."""
+        """Go on with work that waited for room in a connection's answers."""
         ...
 
     def closed(self, connection: Client) -> None:
-        """Take note that a connection is closed."""
+        """Note that a connection is closed."""
         ...

@@ -1,7 +1,8 @@
-"""What a daemon finds is recorded, logged and acted upon before anybody gets an answer.
+"""Records, logs and acts upon the matches of a daemon before they are answered.
 
-Many at once, so that the disk is waited for once. What cannot be written is counted and tried again
-with the next match; the answer is given all the same, since a match that is not recorded is one.
+Many are recorded at once, so that they wait for the disk once. A failed write is counted and tried
+again with the next match; the answer is sent all the same, since an unrecorded match is still a
+match.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hashclient.system.log import Log
 _log = Log("daemon")
 
 COMMAND = "serve"
-#: Seconds between two times that reports which matches want are prepared.
+#: Seconds between two preparations of reports.
 REPORTS_S = 60.0
 
 
@@ -33,7 +34,7 @@ class Ledger:
     def __init__(
         self, session: Session, counts: Row, arguments: Sequence[str], lists: InUse, *, act: bool
     ) -> None:
-        """Log that it starts; with `act`, do with matches what the policy says."""
+        """Log the start; with `act`, apply the policy to matches."""
         self._session = session
         self._counts = counts
         self._arguments = arguments
@@ -45,7 +46,7 @@ class Ledger:
         self._begin()
 
     def use(self, lists: InUse) -> None:
-        """Go on with other lists: where they differ, the log says from when on, and with which."""
+        """Go on with other lists; if they differ, the log says from when on, and which."""
         if lists is self._lists:
             return
         same = lists.same_lists(self._lists)
@@ -54,7 +55,7 @@ class Ledger:
             return
         self._recorder.end()
         if self._act:
-            # What a policy is for must be known, or nothing is done about matches but a record.
+            # If a policy names unknown lists, matches are recorded only.
             self._responder = None
             try:
                 self._responder = self._respond()
@@ -79,7 +80,7 @@ class Ledger:
     def add(self, found: Sequence[Outcome]) -> None:
         """Record matches and conflicts, and act on them."""
         if self.summary.failed is not None:
-            # The recorder has given up; the disk may have room again.
+            # The recorder has failed; the disk may have room again.
             self._renew()
         for outcome in found:
             self.summary.add(outcome)
@@ -95,7 +96,7 @@ class Ledger:
         self._wants_reports = True
 
     def prepare_reports(self) -> None:
-        """Prepare the reports that matches want, now and then."""
+        """Prepare reports of matches from time to time."""
         now = time.monotonic()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
             return
@@ -105,7 +106,7 @@ class Ledger:
                 self._failed(made)
 
     def end(self) -> None:
-        """Log that it ends, and what there was."""
+        """Log the end, with the counts."""
         self._recorder.end()
 
     def _failed(self, error: HashclientError | AuditError | StateError) -> None:

@@ -1,7 +1,7 @@
-"""The lists that a daemon answers with: opened once, and again when there are others on the disk.
+"""The lists of a daemon: opened once, and again when the lists on the disk have changed.
 
-What was begun with the former ones ends with them. A list that is stale, or that should be here and
-is not, keeps an input that matches nothing from being called clean: nobody knows.
+A check that has begun with the former lists ends with them. While a list is stale or missing, an
+input without a match is not called clean, since it is unknown.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Seconds between two looks at the disk, and after which lists are opened again in any case: their
-#: age counts, and folders may have come.
+#: Seconds between two looks at the disk, and seconds after which lists are opened again in any
+#: case, since they age and folders may have come.
 LOOK_S = 1.0
 REOPEN_S = 60.0
 
@@ -30,16 +30,16 @@ STALE = "Stale"
 
 
 class InUse:
-    """One state of the lists: what judges, and whether its answer is whole."""
+    """One state of the lists: their judge, and whether its answers are complete."""
 
     def __init__(self, lists: OpenLists, session: Session) -> None:
-        """Ask `lists`, for as long as the clock of `session` says that they count."""
+        """Use `lists`; they count by the clock of `session`."""
         self.lists = lists
         self.judge: Judge = lists.judge()
         #: For the thread that reads streams.
         self.may_be_listed = self.judge.screen()
         self.key_id = lists.sealer.key_id
-        #: What keeps the answer from being whole, as far as that does not come with time.
+        #: Why answers are not complete, apart from age.
         self.known_doubt: str | None = None
         if lists.missing:
             self.known_doubt = MISSING
@@ -53,23 +53,23 @@ class InUse:
 
     @property
     def doubt(self) -> str | None:
-        """Why what matches nothing may be listed all the same, as one word for clients.
+        """Why an input without a match may be listed all the same, as one word for clients.
 
-        It is asked for with each answer, since a list goes stale while the daemon runs. A clock
-        that was set back cannot tell whether one has.
+        This is checked with each answer, since a list can become stale while the daemon runs. After
+        the clock was set back, this is not known.
         """
         if self.known_doubt is None and not self._since <= self._clock() < self._until:
             return STALE
         return self.known_doubt
 
     def doubted(self) -> InUse:
-        """Return the same, but not whole any more: others should be here and are not."""
+        """Return the same state, marked as incomplete, since lists are missing."""
         other = copy.copy(self)
         other.known_doubt = MISSING
         return other
 
     def same_lists(self, other: InUse) -> bool:
-        """Tell whether a log need not say that one follows the other."""
+        """Tell whether both states are equal for the log."""
         return (self.states, self.lists.missing, self.key_id) == (
             other.states,
             other.lists.missing,
@@ -94,7 +94,7 @@ class Lists:
         """Open them.
 
         Raises:
-            StateError: none can be used.
+            StateError: no list can be used.
             ConfigError: the seal key is missing or malformed.
         """
         self._session = session
@@ -103,10 +103,10 @@ class Lists:
         self._opened = self._looked = time.monotonic()
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Open them again if there may be others; return whether they were.
+        """Open the lists again if they may have changed; return whether they were opened.
 
-        Where that fails, those that are in use go on finding matches. Nothing is called clean then,
-        as no scan would say so either, and it is tried again after `LOOK_S`.
+        If this fails, the present lists still find matches. No input is called clean then, as in a
+        scan, and the next try is after `LOOK_S` seconds.
         """
         moment = time.monotonic()
         if not force and moment < self._looked + LOOK_S:

@@ -1,8 +1,7 @@
 """The counts of a daemon over HTTP, in Prometheus' text format, from the parent.
 
-Nothing is asked of the processes: their counts lie in memory that the parent sees as well. The
-parent has one thread, since it forks, so requests are answered one after the other, each within a
-second or so.
+The counts of the processes are in memory shared with the parent. The parent has one thread, since
+it forks, so requests are answered one after the other, each within a second or so.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _TOTALS = {
     Count.RELOADS: ("reloads", "How often a process has opened the lists again."),
 }
 _PREFIX = "hashclient_serve"
-#: Seconds and bytes that a request may take.
+#: The limits of a request, in seconds and bytes.
 REQUEST_S = 1.0
 MAX_REQUEST_BYTES = 1 << 14
 
@@ -85,7 +84,7 @@ def _families(counts: Counts) -> Iterator[Metric]:
 
 
 def _request(sock: socket.socket) -> bytes:
-    """Return what is sent within `REQUEST_S`, up to the end of a request."""
+    """Return the bytes received within `REQUEST_S`, up to the end of a request."""
     data, until = b"", time.monotonic() + REQUEST_S
     while b"\r\n\r\n" not in data and len(data) < MAX_REQUEST_BYTES:
         left = until - time.monotonic()
@@ -104,13 +103,13 @@ def _request(sock: socket.socket) -> bytes:
 
 
 class Exposition:
-    """Listens for Prometheus; who waits for `fileno` to be readable calls `answer` then."""
+    """Listens for Prometheus; call `answer` when `fileno` is readable."""
 
     def __init__(self, address: TcpAddress, counts: Counts) -> None:
         """Listen.
 
         Raises:
-            StateError: that cannot be.
+            StateError: it cannot listen.
         """
 
         class Server(HTTPServer):
@@ -118,17 +117,17 @@ class Exposition:
             timeout = 0
 
             def server_bind(self) -> None:
-                """Bind, without asking anybody for the name of this machine."""
+                """Bind, without a look-up of this machine's name."""
                 TCPServer.server_bind(self)
 
             def handle_error(self, *_: object) -> None:
-                """Say nothing: whoever asked is gone, or has asked for nonsense."""
+                """Print nothing: the client is gone, or its request was invalid."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_S
 
             def setup(self) -> None:
-                """Read the request first: however slowly it comes, the daemon has to go on."""
+                """Read the whole request first, so that a slow client cannot stop the daemon."""
                 super().setup()
                 self.rfile = io.BufferedReader(io.BytesIO(_request(self.connection)))
 
@@ -142,7 +141,7 @@ class Exposition:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's word
-                """Say nothing: stderr is for what matters."""
+                """Print nothing: stderr is for important messages."""
 
         try:
             self._server = Server((address.host, address.port), Handler)
@@ -158,12 +157,12 @@ class Exposition:
         return TcpAddress(str(host), port)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when somebody asks."""
+        """Return the descriptor that is readable when a request comes."""
         return self._server.fileno()
 
     def answer(self) -> None:
         """Answer one request."""
-        with contextlib.suppress(OSError):  # whoever asked has gone
+        with contextlib.suppress(OSError):  # the client has gone
             self._server.handle_request()
 
     def __enter__(self) -> Self:

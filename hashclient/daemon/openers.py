@@ -1,6 +1,6 @@
-"""What is inside of streams and open files: containers are opened in threads, one in each.
+"""Opens containers in streams and open files, in threads, one container in each.
 
-Each thread that opens one needs a process of its own to open it in; these stay, for the next.
+Each thread needs a process of its own that opens the container; processes are kept and used again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from hashclient.scan.members import Members, container_options
 if TYPE_CHECKING:
     from hashclient.daemon.uploads import Upload
 
-#: An input is answered by the worst of what is in it.
+#: The answer to an input is its worst outcome.
 _BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
 
 
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
     """Return how containers are opened, none of them for longer than `most_s` seconds.
 
-    `noticed` is called with what the kernel lacks to do that safely.
+    `noticed` is called with the protections that the kernel lacks.
     """
     options = container_options(config.containers, noticed)
     limits = msgspec.structs.replace(
@@ -40,7 +40,7 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
 
 
 class Openers:
-    """Opens containers; one of them is at work in a thread at a time."""
+    """Opens containers, for one thread at a time."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Openers:
         rules: Sequence[AcceptRule],
         today: Callable[[], date],
     ) -> None:
-        """Open as `options` say; `rules` tell what may be unread until when."""
+        """Open with `options`; `rules` say what may be unread and until when."""
         self._options = options
         self._rules = rules
         self._today = today
         self._idle: list[tuple[InUse, Members]] = []
 
     def take(self, lists: InUse) -> Members:
-        """Return what opens containers and judges with these lists; give it back to `put_back`."""
+        """Return an opener that judges with these lists; return it to `put_back`."""
         while self._idle:
             known, members = self._idle.pop()
             if known is lists:
@@ -64,22 +64,22 @@ class Openers:
         return self.new(lists)
 
     def put_back(self, lists: InUse, members: Members) -> None:
-        """Take back what is not needed any more."""
+        """Take an unused opener back."""
         self._idle.append((lists, members))
 
     def new(self, lists: InUse) -> Members:
-        """Return one that the caller closes."""
+        """Return an opener that the caller closes."""
         return Members(lists.judge, self._options)
 
     def accepted(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return what counts of outcomes: not what is clean, or accepted."""
+        """Return the outcomes that are neither clean nor accepted."""
         if not outcomes:
             return []
         accept = accepting(self._rules, self._today())
         return [o for o in map(accept, outcomes) if o.kind in _BY_WORST]
 
     def open(self, upload: Upload, fd: int | None, size: int) -> list[Outcome]:
-        """Return what counts of what is inside of a stream, or of an open file."""
+        """Return those outcomes for the members of a stream or an open file."""
         members = self.take(upload.lists)
         try:
             if upload.kept is not None:
@@ -105,11 +105,11 @@ class Office(Protocol):
     openers: Openers | None
 
     def looked_inside(self, upload: Upload) -> None:
-        """Take a stream of which it is known what is in it."""
+        """Accept a stream whose members are judged."""
         ...
 
     def release(self, upload: Upload) -> None:
-        """Forget a stream that never comes to its end."""
+        """Drop a stream that never ends."""
         ...
 
 
@@ -133,13 +133,13 @@ class OpeningJob:
         return False
 
     def drop(self) -> None:
-        """Let it go."""
+        """Drop it."""
         if not self._is_over:
             self._office.release(self._upload)
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the outcome that an input is answered by; None where it is clean."""
+    """Return the outcome that decides the answer; None if the input is clean."""
     for kind in _BY_WORST:
         for outcome in outcomes:
             if outcome.kind is kind:

@@ -1,4 +1,4 @@
-"""How a daemon works: where it listens, how long it waits, what it says without a verdict."""
+"""The options of a daemon: addresses, time limits, and the answer without a verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hashclient.system.text import printable
 
 
 class NoVerdict(enum.StrEnum):
-    """What is answered for an input that cannot be judged."""
+    """The answer to an input that cannot be judged."""
 
     FOUND = "found"
     ERROR = "error"
@@ -33,7 +33,7 @@ class UnixAddress(msgspec.Struct, frozen=True):
 
 
 class TcpAddress(msgspec.Struct, frozen=True):
-    """A port at an address; 0 is any that is free."""
+    """A port at an address; 0 means any free port."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ class TcpAddress(msgspec.Struct, frozen=True):
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return self.host == "localhost"  # another name may stand for any address
+            return self.host == "localhost"  # another name may mean any address
 
 
 Address = UnixAddress | TcpAddress
@@ -81,10 +81,10 @@ def parse_address(text: str) -> Address:
 class Options(msgspec.Struct, frozen=True):
     """How the daemon answers.
 
-    `max_stream_bytes` bounds a stream, `idle_s` the wait for a client that says nothing, and
-    `stream_s` the time that one stream may take. `max_connections` and `kept` are of each process:
-    beyond `kept` open connections less of each stream is kept. What is in containers is checked as
-    `containers` says, of streams with `spool_bytes` of disk for all of one process.
+    `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, and `stream_s` the
+    time of one stream. `max_connections` and `kept` apply to each process: beyond `kept` open
+    connections, less of each stream is kept. Containers are opened by the options in `containers`;
+    the streams of one process may use `spool_bytes` of disk for this.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND

@@ -1,7 +1,7 @@
-"""What a client names instead of sending it: paths that the daemon can read, and descriptors.
+"""Checks paths that a client names, and open files that it hands over as descriptors.
 
-Both are read in threads, in pieces. What matches at a path is recorded apart from streams: to take
-a file away may take its time.
+Both are read in threads, in pieces. Matches at paths are recorded apart from those of streams,
+since isolating a file may take long.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from hashclient.daemon.host import Client, Form
     from hashclient.daemon.options import Options
 
-#: Bytes of a descriptor that are read in one piece.
+#: Bytes of an open file that are read in one piece.
 PIECE_BYTES = 32 << 20
 
 
 class Office(Protocol):
-    """Who has the clients: `Worker` is the one there is."""
+    """The owner of the clients; `Worker` implements it."""
 
     options: Options
     is_stopping: bool
@@ -52,7 +52,7 @@ class Office(Protocol):
         ...
 
     def count(self, outcome: Outcome | None, lists: InUse) -> None:
-        """Count an input by its verdict; None is a clean one."""
+        """Count an input by its verdict; None means clean."""
         ...
 
     openers: Openers | None
@@ -67,7 +67,7 @@ class Office(Protocol):
 
 
 class _DroppedError(Exception):
-    """Nobody waits for this any more."""
+    """The client does not wait for this any more."""
 
 
 def check_path(
@@ -76,11 +76,11 @@ def check_path(
     on_bytes: Callable[[int], None] | None = None,
     openers: Openers | None = None,
 ) -> Iterator[list[Outcome]]:
-    """Check the file or the tree at `path`; yield what is not clean, as it is found.
+    """Check the file or the tree at `path`; yield outcomes that are not clean, as they come.
 
-    Links below it are not followed, and no file is skipped for what it is: what is no regular file
-    has no content to check, unless `path` itself is one. `on_bytes` is called now and then while a
-    file is read. What is in containers is checked by one of the `openers`.
+    Links below it are not followed. Other files than regular ones have no content to check and are
+    passed over, unless `path` itself is one. `on_bytes` is called from time to time while a file is
+    read. One of the `openers` opens containers.
     """
     options = WalkOptions((), one_file_system=False, follow_symlinks=False)
     members = None if openers is None else openers.new(lists)
@@ -99,7 +99,7 @@ def check_path(
 
 
 def _told(outcome: Outcome, path: str) -> Outcome | None:
-    """Return an outcome as it counts here: what was asked for by name is never skipped."""
+    """Return an outcome as it counts here: a path that was named is never skipped."""
     if outcome.kind is not Kind.SKIPPED:
         return outcome
     if outcome.path != path:
@@ -108,7 +108,7 @@ def _told(outcome: Outcome, path: str) -> Outcome | None:
 
 
 class PathJob:
-    """A path that a client has asked about."""
+    """A path that a client has named."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class PathJob:
         )
 
     def piece(self) -> Callable[[], bool]:
-        """Check some of it."""
+        """Check the next piece."""
         rule = self._office.options.no_verdict
         if not self._path.startswith("/"):
             text = unknown("Path", "not an absolute path", rule)
@@ -175,7 +175,7 @@ class PathJob:
         return lines
 
     def drop(self) -> None:
-        """Check no more."""
+        """Stop checking."""
         if isinstance(self._found, Generator):
             self._found.close()
         self._found = iter(())
@@ -187,7 +187,7 @@ class PathJob:
         return not last
 
     def _shown(self, path: str) -> str:
-        """Return a path as it stands in an answer: whoever names files must not end its line."""
+        """Return a path escaped for an answer, so that a file name cannot end the line."""
         return path.replace(self._form[1].decode(), "_")
 
     def _on_bytes(self, _: int) -> None:
@@ -196,10 +196,10 @@ class PathJob:
 
 
 class PathRecords:
-    """The records of what matches at paths, for several threads."""
+    """The records of matches at paths, for several threads."""
 
     def __init__(self, make: Callable[[InUse], Ledger]) -> None:
-        """`make` begins a ledger, at the first match."""
+        """Keep `make`, which begins a ledger at the first match."""
         self._make = make
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
@@ -213,12 +213,12 @@ class PathRecords:
             self._ledger.add(found)
 
     def prepare_reports(self) -> None:
-        """Prepare the reports that matches want, now and then."""
+        """Prepare reports of matches from time to time."""
         if self._ledger is not None:
             self._ledger.prepare_reports()
 
     def end(self) -> None:
-        """Log that it ends."""
+        """Log the end."""
         with self._lock:
             if self._ledger is not None:
                 self._ledger.end()
@@ -241,7 +241,7 @@ class DescriptorJob:
         self._opens = False
 
     def piece(self) -> Callable[[], bool]:
-        """Read some of it; at the end, what is in it."""
+        """Read the next piece; at the end, open it if it is a container."""
         try:
             failed = self._read()
         except OSError as error:
@@ -275,7 +275,7 @@ class DescriptorJob:
                     return self._unread(CHANGED)
                 end = os.pread(fd, END_BYTES, max(0, self._at - END_BYTES))
                 if self._office.openers is not None and (self._opens or ends_as_zip(end)):
-                    # The client has the same offset.
+                    # The client shares the offset.
                     at = os.lseek(fd, 0, os.SEEK_CUR)
                     self._upload.inside = self._office.openers.open(self._upload, fd, self._at)
                     os.lseek(fd, at, os.SEEK_SET)

@@ -1,13 +1,13 @@
 """clamd's protocol as values: what a client sends becomes requests and chunks. No I/O.
 
-clamd(8) describes it. A command begins with `z` and ends with NUL, or with `n` and ends with a
-newline; an old one has no such letter and ends with a newline, or, as clamd reads it, where what
-was sent at once ends. Replies end as the command did. After INSTREAM come chunks, each a length of
-four bytes in network order and so many bytes; a length of zero ends the stream. After FILDES comes
-a descriptor with one byte. IDSESSION keeps the connection open for many commands, whose replies
-begin with their number and come in any order.
+clamd(8) describes it. A command begins with `z` and ends with NUL, or begins with `n` and ends with
+a newline. An old command has no such letter; it ends with a newline or, as in clamd, at the end of
+the bytes that were sent together. Replies end like the command. After INSTREAM come chunks: a
+length of four bytes in network order, then that many bytes; a length of zero ends the stream. After
+FILDES comes a descriptor with one byte. IDSESSION keeps the connection open for many commands,
+whose replies begin with their number and come in any order.
 
-Bytes come in pieces of any size, also one by one.
+Bytes may come in pieces of any size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DELIMITERS = {ord("z"): b"\0", ord("n"): b"\n"}
 
 
 class Command(enum.Enum):
-    """What may be asked; the value is the word on the wire."""
+    """The commands; the value is the word on the wire."""
 
     PING = b"PING"
     VERSION = b"VERSION"
@@ -50,7 +50,7 @@ _INSTREAM, _FILDES = Command.INSTREAM, Command.FILDES
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A command: `command` is None where there is none of that name; replies end as it did."""
+    """A command: `command` is None for an unknown name; replies end like the command."""
 
     command: Command | None
     argument: bytes
@@ -58,29 +58,29 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Bytes of the stream that INSTREAM began; they are gone when the next piece is read."""
+    """Bytes of the stream that INSTREAM began; they are valid until the next read."""
 
     data: memoryview
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """INSTREAM and all of a stream of one chunk; its bytes are gone as those of a chunk are."""
+    """INSTREAM with a whole stream of one chunk; its bytes are valid until the next read."""
 
     data: memoryview
     delimiter: bytes
 
 
 class Mark(enum.Enum):
-    """What else may come."""
+    """The other events."""
 
     STREAM_END = enum.auto()
     DESCRIPTOR = enum.auto()  # the byte that comes with it
 
 
 class BrokenError(Exception):
-    """What came is no such protocol; nothing more can be read from there. The reply is the text.
+    """The client breaks the protocol, so no more can be read from it. The text is the reply.
 
-    `events` are those before it.
+    `events` are the events before that.
     """
 
     def __init__(self, text: str) -> None:
@@ -90,7 +90,7 @@ class BrokenError(Exception):
 
 Event = Request | Chunk | Whole | Mark
 
-#: How nearly every client begins a stream, by the first byte.
+#: How nearly every client begins a stream, by its first byte.
 _BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
 _BEGINNING_BYTES = 10
 _DATA_AT = _BEGINNING_BYTES + _LENGTH_BYTES
@@ -101,9 +101,9 @@ _NO_MORE = b"\0\0\0\0"
 class Parser:
     """Turns the bytes of one connection into events.
 
-    `chunk_left` is what is still to come of a chunk: whoever has so many bytes at hand may take
-    them without asking the parser. After FILDES, `wants_descriptor` is set until the byte that
-    comes with one was seen. `used` is how many bytes the last call of `feed` has taken.
+    `chunk_left` is the number of bytes still to come of a chunk: the caller may handle that many
+    bytes without the parser. After FILDES, `wants_descriptor` is set until the byte of the
+    descriptor has come. `used` is the number of bytes that the last call of `feed` has used.
     """
 
     def __init__(self, max_stream_bytes: int | None = None) -> None:
@@ -134,7 +134,7 @@ class Parser:
 
     @property
     def holds_path(self) -> bool:
-        """Whether an argument was begun; where it is cut, it names something else."""
+        """Whether an argument was begun; a cut argument names another file."""
         return b" " in self._held
 
     @property
@@ -143,7 +143,7 @@ class Parser:
         return b" /" in self._held and self._is_one_piece
 
     def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
-        """Take the next bytes and return what they complete, at most `most` events.
+        """Take the next bytes and return the events that they complete, at most `most`.
 
         Chunks are views of `data`.
 
@@ -180,7 +180,7 @@ class Parser:
         self.used = at
 
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
-        """Return a stream of one chunk that is there from its command to its end, as most are."""
+        """Return a stream of one chunk that is present whole, like most streams; else None."""
         if end - at < _DATA_AT + _LENGTH_BYTES:
             return None
         first = data[at]
@@ -188,14 +188,14 @@ class Parser:
             return None
         after = at + _DATA_AT + int.from_bytes(data[at + _BEGINNING_BYTES : at + _DATA_AT], "big")
         if data[after : after + _LENGTH_BYTES] != _NO_MORE:
-            return None  # it has another chunk, or its end has not come; or it is empty
+            return None  # it has more chunks, its end has not come, or it is empty
         chunk = data[at + _DATA_AT : after]
         if not chunk or (self._max is not None and len(chunk) > self._max):
             return None
         return Whole(chunk, _DELIMITERS[first])
 
     def bare(self) -> Request:
-        """Return the command that was begun and is not followed by anything for a while."""
+        """Return a begun command, after a silence."""
         line, self._held = self._held, b""
         return self._request(line, b"\n")
 
@@ -220,13 +220,13 @@ class Parser:
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
         """Read a command, or go on with one that was begun."""
-        # A command is short, and what follows it may be long.
+        # A command is short, but the bytes after it may be many.
         piece = bytes(data[at : at + MAX_COMMAND_BYTES])
         line = self._held + piece
         delimiter = _DELIMITERS.get(line[0], b"\n")
         if line[0] in _DELIMITERS:
             place = line.find(delimiter, len(self._held))
-        else:  # whichever comes first, or it would depend on where the bytes are cut
+        else:  # whichever comes first, so that the result does not depend on the pieces
             found = _BARE_END.search(line, len(self._held))
             place = -1 if found is None else found.start()
         if place < 0:
@@ -257,23 +257,23 @@ class Parser:
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 PREFIX = "Hashclient"
-#: How clamd calls what it could not look through; clients know it, and take it for no virus.
+#: clamd's name for content that it could not check; clients do not take it for a virus.
 NO_VERDICT = f"Heuristics.Limits.Exceeded.{PREFIX}"
 
 
 def signature(*words: str) -> str:
-    """Return what a match is called: words joined by dots, with nothing that ends a name."""
+    """Return the name of a match: words joined by dots, without characters that end a name."""
     return ".".join([PREFIX, *(_NOT_IN_NAMES.sub("_", word) for word in words)])
 
 
 def no_verdict(reason: str) -> str:
-    """Return what an input without a verdict is called; `reason` is one word."""
+    """Return the name for an input without a verdict; `reason` is one word."""
     return f"{NO_VERDICT}.{reason}"
 
 
 def encoded(line: str) -> bytes:
-    """Return a line of an answer as bytes: names of files as they are on the disk."""
+    """Return a line of an answer as bytes; file names have their bytes from the disk."""
     try:
         return line.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a character, as a name in an archive may have
+    except UnicodeEncodeError:  # a lone surrogate, which a name in an archive may have
         return line.encode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""What streams match is recorded in a thread, many at a time: who is clean waits for no disk.
+"""Records the matches of streams in a thread, many at a time; clean streams do not wait.
 
-What matches while others are being recorded is recorded next, together, so that the disk is waited
-for once for all of it.
+Matches that come during a write are recorded together in the next write, so that they wait for the
+disk once.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 _log = Log("daemon")
 
 Found = tuple[Upload, Outcome]
-#: What is on record of what is in a stream.
+#: The recorded outcomes of the members of a stream.
 RECORDED = (Kind.MATCH, Kind.CONFLICT)
 
 
 class StreamRecords:
-    """The records of the streams of one process; all is called in the thread of the loop."""
+    """The records of the streams of one process; call all methods in the thread of the loop."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class StreamRecords:
         counts: Row,
         tell: Callable[[list[Found]], None],
     ) -> None:
-        """Record in `ledger`, and `tell` what is recorded."""
+        """Record in `ledger`; call `tell` with the recorded streams."""
         self._loop = loop
         self._ledger = ledger
         self._counts = counts
@@ -47,12 +47,12 @@ class StreamRecords:
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._waiting: list[Found] = []
         self._is_recording = False
-        #: Preparing a report may take its time: it has a thread of its own.
+        #: Preparing a report may take long, so it has a thread of its own.
         self._reporter = ThreadPoolExecutor(1, "reporter")
         self._reporting: Future[None] | None = None
 
     def add(self, found: list[Found]) -> None:
-        """Record these soon, and tell them then."""
+        """Record these soon, then call `tell`."""
         self._waiting += found
         self._go()
 
@@ -61,12 +61,12 @@ class StreamRecords:
         self._thread.submit(self._safely, lambda: self._ledger.use(lists))
 
     def prepare_reports(self, *others: Callable[[], None]) -> None:
-        """Prepare the reports that matches want, and `others`, unless that is being done."""
+        """Prepare reports of matches, and call `others`, unless this is running already."""
         if self._reporting is None or self._reporting.done():
             self._reporting = self._reporter.submit(self._prepare, others)
 
     def end(self) -> None:
-        """Record what is left, and log that it ends."""
+        """Record the rest, and log the end."""
         self._thread.shutdown(wait=True)
         self._safely(lambda: self._ledger.add(_all(self._waiting)))
         self._ledger.end()
@@ -93,7 +93,7 @@ class StreamRecords:
             self._safely(prepare)
 
     def _safely(self, do: Callable[[], None]) -> None:
-        """Do something whose failure is counted: a match is answered as one all the same."""
+        """Call a function and count its failure; a match is answered as a match in any case."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
@@ -102,7 +102,7 @@ class StreamRecords:
 
 
 def _all(found: list[Found]) -> list[Outcome]:
-    """Return all that is to be recorded of streams: what they are answered by, and the rest."""
+    """Return all outcomes of streams to record: those that decide the answers, and the rest."""
     outcomes: list[Outcome] = []
     for upload, outcome in found:
         outcomes.append(outcome)

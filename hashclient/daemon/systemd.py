@@ -1,7 +1,6 @@
-"""What systemd and a daemon say to each other: sockets that are open already, and being ready.
+"""The interface to systemd: sockets that it passes, and the message that the daemon is ready.
 
-sd_listen_fds(3) and sd_notify(3) describe both; without systemd neither is there, and nothing is
-done.
+sd_listen_fds(3) and sd_notify(3) describe both; without systemd the functions do nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _FIRST_DESCRIPTOR = 3
 
 
 def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the listening sockets that were passed to this process; children get none of them."""
+    """Return the listening sockets passed to this process; children do not inherit them."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -30,7 +29,7 @@ def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def notify(environ: MutableMapping[str, str], state: str) -> None:
-    """Tell systemd something, such as `READY=1`."""
+    """Send systemd a message, such as `READY=1`."""
     address = environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,9 +1,9 @@
-"""Long work in threads, a piece at a time and in turn: who asks for much waits longest.
+"""Long work in threads, a piece at a time and in turn, so that large requests wait longest.
 
-A disk may take its time, and a tree may be the whole disk. So whatever is read for a client is cut
-into pieces; after each, the next piece is that of another client. Of one client, one request is at
-work at a time, and none while it does not read its answers. All but the pieces themselves happens
-in the thread of the loop.
+A disk may be slow, and a tree may be the whole disk. So reading for a client is cut into pieces;
+after each piece, another client has its turn. Each client has one request at work at a time, and
+none while it does not read its answers. Only the pieces themselves run outside of the thread of the
+loop.
 
 Limit: a piece that the kernel never answers keeps its thread.
 """
@@ -25,21 +25,21 @@ _log = Log("daemon")
 
 
 class Owner(Protocol):
-    """Who waits for work to be done."""
+    """The client of some work."""
 
     is_closed: bool
 
     @property
     def has_room(self) -> bool:
-        """Whether what comes next can be answered."""
+        """Whether there is room for the next answer."""
         ...
 
     def close_if_gone(self) -> None:
-        """Close if nobody is there any more."""
+        """Close if the client has closed."""
         ...
 
     def close(self) -> None:
-        """Take note that the work has failed."""
+        """Note that the work has failed."""
         ...
 
 
@@ -47,19 +47,19 @@ class Job(Protocol):
     """Work in pieces."""
 
     def piece(self) -> Callable[[], bool]:
-        """Do the next piece, in a thread; return what is then called in the loop.
+        """Do the next piece, in a thread; return a function that is then called in the loop.
 
-        That returns whether there is more to do.
+        The function returns whether there is more to do.
         """
         ...
 
     def drop(self) -> None:
-        """Do no more; called in the loop, and never while a piece is done."""
+        """Stop; called in the loop, and never during a piece."""
         ...
 
 
 class Turns:
-    """Gives turns to those who have work to be done."""
+    """Gives turns to the owners of work."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int, name: str) -> None:
         """Do at most `threads` pieces at the same time."""
@@ -71,7 +71,7 @@ class Turns:
         self._parked: set[Owner] = set()
 
     def add(self, owner: Owner, job: Job) -> None:
-        """Have something done, after whatever else `owner` has asked for."""
+        """Queue work, after all earlier work of `owner`."""
         waiting = self._jobs.get(owner)
         if waiting is None:
             self._jobs[owner] = deque([job])
@@ -81,14 +81,14 @@ class Turns:
             waiting.append(job)
 
     def resume(self, owner: Owner) -> None:
-        """Go on with work that had no room for what came of it."""
+        """Go on with work that waited for room for its answers."""
         if owner in self._parked:
             self._parked.discard(owner)
             self._ring.append(owner)
             self._go()
 
     def close(self) -> None:
-        """Begin no more, and wait for what is at work."""
+        """Begin no more work, and wait for the running pieces."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _go(self) -> None:
@@ -128,7 +128,7 @@ class Turns:
             self._go()
 
     def closed(self, owner: Owner) -> None:
-        """Drop what an owner that has closed was waiting for."""
+        """Drop the work of an owner that has closed."""
         if owner in self._parked:
             self._parked.discard(owner)
             self._forget(owner)

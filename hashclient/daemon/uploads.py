@@ -1,7 +1,7 @@
-"""Streams that clients send: digested as they come, and judged together with others.
+"""Streams from clients: digested as they arrive, and judged together with others.
 
-A stream keeps the lists that it began with. One lookup answers for all that end at about the same
-time, which is what makes many small ones cheap.
+A stream keeps the lists that it began with. One lookup serves all streams that end at about the
+same time, which makes many small streams cheap.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hashclient.scan.streaming import judge_hit
 
 
 class Upload:
-    """One stream: what is known of it, and who is answered; `name` is what it is called.
+    """One stream: its state, and the function for its answer; `name` is its name.
 
-    `answered` is called with the outcome once it is recorded, or None where it is clean.
-    `reserved_bytes` are what it may keep of itself. Of what was found in it, the worst counts.
+    `answered` is called with the outcome once it is recorded, or with None if it is clean.
+    `reserved_bytes` is how much of it may be kept. The worst outcome of its members counts.
     """
 
     __slots__ = (
@@ -44,7 +44,8 @@ class Upload:
         self.began = began
         self.reserved_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
-        #: Where it is kept, as long as it may be a container; and what was found in it.
+        #: Its place in the spool, as long as it may be a container; and the outcomes of its
+        #: members.
         self.kept = kept
         self.inside: list[Outcome] = []
 
@@ -55,7 +56,7 @@ class Upload:
             self.kept.update(chunk)
 
     def may_be_container(self) -> bool:
-        """Tell of a stream at its end whether it has to be opened, too."""
+        """Tell, at the end of a stream, whether it must be opened, too."""
         kept = self.kept
         if kept is None:
             return False
@@ -65,18 +66,18 @@ class Upload:
         return False
 
     def let_go(self) -> None:
-        """Keep it no more."""
+        """Drop its kept bytes."""
         if self.kept is not None:
             self.kept.close()
             self.kept = None
 
     def is_surely_clean(self) -> bool:
-        """Tell of most streams that match nothing, at their end and in a few microseconds."""
+        """Tell in a few microseconds that a stream has no match; False if this is not sure."""
         lists, digester = self.lists, self.digester
         if self.inside:
             return False
         if not lists.judge.plan(digester.length):
-            return True  # no entry has this size, and none is without one
+            return True  # no entry has this size, and all entries have a size
         may_be_listed = lists.may_be_listed
         for algorithm, digest in digester.finish().items():
             if may_be_listed(algorithm, digest):
@@ -85,7 +86,7 @@ class Upload:
 
 
 def judge(uploads: Sequence[Upload]) -> list[Outcome | None]:
-    """Return the outcome of each upload that was read to its end; None where it is clean."""
+    """Return the outcome of each upload that was read to its end; None if it is clean."""
     outcomes: list[Outcome | None] = [None] * len(uploads)
     by_lists: dict[int, list[int]] = {}
     for number, upload in enumerate(uploads):
@@ -98,7 +99,7 @@ def judge(uploads: Sequence[Upload]) -> list[Outcome | None]:
 def _judge(
     uploads: Sequence[Upload], numbers: Sequence[int], outcomes: list[Outcome | None]
 ) -> None:
-    """Judge uploads that have the same lists."""
+    """Judge uploads with the same lists."""
     ask = uploads[numbers[0]].lists.judge
     digests = [uploads[n].digester.finish() for n in numbers]
     places: dict[int, list[Place]] = {}

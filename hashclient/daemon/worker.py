@@ -1,7 +1,7 @@
 """One process of a daemon: it accepts, reads, judges, records and answers.
 
-One thread does all that must be quick; paths and descriptors are read in others. What ends at about
-the same time is judged together and recorded together, before anybody is answered.
+One thread does the quick work; other threads read paths and descriptors. Streams that end at about
+the same time are judged and recorded together, before they are answered.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ from hashclient.system.log import Log
 
 _log = Log("daemon")
 
-#: Bytes of a stream that are kept, so that it need not be digested in every way it could match; and
-#: how many where more connections than `MANY` are open.
+#: Bytes of a stream that are kept, so that not all digests must be computed as it arrives; and how
+#: many if more than `MANY` connections are open.
 KEPT_BYTES = 1 << 20
 KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
-#: Connections that are accepted at a time: other processes want some as well.
+#: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: And how many are kept at most of all streams; what is left is shared out by this share.
+#: The most bytes kept of all streams together; a stream gets this share of the rest.
 ALL_KEPT_BYTES = 32 << 20
 KEPT_SHARE = 8
-#: Less is not worth keeping.
+#: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
-#: Threads that read paths, and those that read descriptors.
+#: Threads that read paths, and threads that read descriptors.
 _READERS = 8
-#: Descriptors that are left for what is not a connection: files that are read and written.
+#: Descriptors reserved for files that are read and written, besides connections.
 SPARE_DESCRIPTORS = 128
 MOST_DESCRIPTORS = 1 << 17
-#: One that has said nothing for so long is closed, if there are too many and others come; and
-#: seconds between two searches for such.
+#: A connection that was silent for this long is closed if there are too many and others come; and
+#: the seconds between two searches for such connections.
 SILENT_S = 1.0
 SEARCH_S = 0.05
-#: Seconds between two looks at what has gone idle, and at the lists.
+#: Seconds between two checks for idle connections and for new lists.
 SWEEP_S = 1.0
-#: Seconds that open requests have to end when the daemon is stopped.
+#: Seconds in which open requests must end when the daemon is stopped.
 GRACE_S = 5.0
 
 _KINDS = {
@@ -87,7 +87,7 @@ class Worker:
         arguments: Sequence[str],
         parent: int,
     ) -> None:
-        """Open the lists, and log that the daemon starts, whose process is `parent`.
+        """Open the lists, and log the start of the daemon, whose process is `parent`.
 
         Raises:
             StateError: no list can be used.
@@ -95,7 +95,8 @@ class Worker:
         """
         self.options = options
         self.counts = counts
-        #: What every connection reads into; it is used up before the next one reads.
+        #: The read buffer of all connections; its bytes are handled before the next connection
+        #: reads.
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._session = session
@@ -114,7 +115,7 @@ class Worker:
         self._of_paths = PathRecords(ledger)
         self._paths = Turns(self.loop, _READERS, "path")
         self._files = Turns(self.loop, _READERS, "descriptor")
-        #: By age: the oldest come first.
+        #: By age, the oldest first.
         self._connections: dict[Client, None] = {}
         self._kept_bytes = 0
         self.openers: Openers | None = None
@@ -124,7 +125,7 @@ class Worker:
         self._spool = Spool(session.settings.layout.spool, options.spool_bytes)
         self._ended: list[Upload] = []
         self._corked: set[Client] | None = None
-        #: What is said of a stream that matches nothing, by why it may be listed all the same.
+        #: The answer to a stream without a match, by the reason why it may be listed all the same.
         self._said: dict[str | None, bytes] = {}
         self.reload_all: Callable[[], None] = self.reload
         self.stop_all: Callable[[], None] = self.stop
@@ -140,7 +141,7 @@ class Worker:
         for listener in self._listeners:
             loop.add_reader(listener, self._accept, listener)
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)  # the parent decides what it means
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # the parent decides about it
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.call_later(SWEEP_S, self._sweep)
         loop.set_exception_handler(self._failed)
@@ -159,15 +160,15 @@ class Worker:
             loop.close()
 
     def _failed(self, _: object, context: dict[str, Any]) -> None:
-        """Take note that something was not done as it should: whoever waits for it may do so long.
+        """Note an unexpected failure, which may leave a client waiting for ever.
 
-        Nobody knows what it leaves behind, so the process ends, and another one takes its place.
+        The state after it is unknown, so this process ends, and another one takes its place.
         """
         _log.info("failed: %s", type(context.get("exception")).__name__)
         self.loop.stop()
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
-        """Call `do` after so many seconds."""
+        """Call `do` after this many seconds."""
         self.loop.call_later(seconds, do)
 
     def stop(self) -> None:
@@ -196,7 +197,7 @@ class Worker:
 
     def _sweep(self) -> None:
         if os.getppid() != self._parent:
-            self.stop()  # the daemon is gone: nobody would restart this, or could stop it
+            self.stop()  # the parent is gone: nobody could restart or stop this process
         now = time.monotonic()
         for connection in list(self._connections):
             if connection.stream_took(now) > self.options.stream_s:
@@ -204,7 +205,7 @@ class Worker:
             elif connection.waits_for_client and now > connection.last + self.options.idle_s:
                 self.counts.add(Count.IDLE)
                 connection.close()
-        # Nothing is taken away on the word of a list that has gone stale.
+        # No file is isolated because of a list that has become stale.
         self._refresh(force=self.lists.doubt != self._doubt)
         self._records.prepare_reports(self._of_paths.prepare_reports)
         self.later(SWEEP_S, self._sweep)
@@ -215,7 +216,7 @@ class Worker:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:  # out of descriptors, say: those that are open go on
+            except OSError as error:  # for example no descriptors left: open connections go on
                 _log.info("cannot accept: %s", error.strerror)
                 self.loop.remove_reader(listener)
                 self.later(SWEEP_S, functools.partial(self._listen_again, listener))
@@ -227,14 +228,14 @@ class Worker:
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
             is_unix = sock.family == socket.AF_UNIX
             if not is_unix:
-                with contextlib.suppress(OSError):  # gone again: reading tells
+                with contextlib.suppress(OSError):  # gone again: a read will show it
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts.add(Count.CONNECTIONS)
             self.counts.add(Count.OPEN)
             self._connections[Connection(self, sock, is_unix=is_unix)] = None
 
     def _has_place(self) -> bool:
-        """Tell whether one more may connect; one that says nothing makes place for it."""
+        """Tell whether one more client may connect; a silent one is closed for it."""
         if len(self._connections) < self._max_connections:
             return True
         now = time.monotonic()
@@ -253,7 +254,7 @@ class Worker:
             self.loop.add_reader(listener, self._accept, listener)
 
     def closed(self, connection: Client) -> None:
-        """Take note that a connection is closed."""
+        """Note that a connection is closed."""
         self._connections.pop(connection, None)
         self.counts.add(Count.OPEN, -1)
         self._paths.closed(connection)
@@ -272,18 +273,18 @@ class Worker:
         return Upload(self.lists, name, answered, time.monotonic(), kept, spooled)
 
     def release(self, upload: Upload) -> None:
-        """Forget a stream: there is room to keep more of others."""
+        """Drop a stream; its room is free for others."""
         self._kept_bytes -= upload.reserved_bytes
         upload.reserved_bytes = 0
         upload.let_go()
 
     def has_room(self, connection: Client) -> None:
-        """Go on with what had to wait until a connection could say more."""
+        """Go on with work that waited for room in a connection's answers."""
         self._paths.resume(connection)
         self._files.resume(connection)
 
     def clean_answer(self, data: memoryview) -> bytes | None:
-        """Return what is said of most streams that match nothing, and count it; None of others."""
+        """Return and count the answer to an ordinary stream without a match; None for others."""
         if self.openers is not None and (opens_as_container(data) or ends_as_zip(data)):
             return None
         lists = self._lists.now
@@ -300,14 +301,14 @@ class Worker:
         return said
 
     def ended(self, upload: Upload, client: Client) -> None:
-        """Take a stream that has come to its end; one that may be a container is opened first."""
+        """Accept a stream that has ended; a possible container is opened first."""
         if upload.may_be_container():
             self._files.add(client, OpeningJob(self, upload))
         else:
             self.looked_inside(upload)
 
     def looked_inside(self, upload: Upload) -> None:
-        """Take a stream of which it is known what is in it; what may match is judged soon."""
+        """Accept a stream whose members are judged; the stream itself is judged soon."""
         self.release(upload)
         if upload.is_surely_clean():
             doubt = upload.lists.doubt
@@ -320,7 +321,7 @@ class Worker:
         self._ended.append(upload)
 
     def _judge(self) -> None:
-        """Judge what has ended; answer what is clean, and record what is not."""
+        """Judge the ended streams; answer clean ones, and record the others."""
         uploads, self._ended = self._ended, []
         started = time.monotonic()
         outcomes = [
@@ -337,7 +338,7 @@ class Worker:
             self._records.add(found)
 
     def _tell(self, told: Sequence[tuple[Upload, Outcome | None]]) -> None:
-        """Answer; all that a client is told goes out at once."""
+        """Answer; all answers to one client are sent together."""
         self._corked = set()
         for upload, outcome in told:
             self.count(outcome, upload.lists)
@@ -347,14 +348,14 @@ class Worker:
             connection.writable()
 
     def flush(self, connection: Client) -> None:
-        """Write what a connection has to say, soon."""
+        """Send a connection's answers soon."""
         if self._corked is None:
             connection.writable()
         else:
             self._corked.add(connection)
 
     def count(self, outcome: Outcome | None, lists: InUse) -> None:
-        """Count an input by its verdict; None is a clean one."""
+        """Count an input by its verdict; None means clean."""
         if outcome is not None:
             self.counts.add(_KINDS[outcome.kind])
         elif lists.doubt is None:
@@ -363,19 +364,20 @@ class Worker:
             self.counts.add(Count.NO_VERDICT)
 
     def answers(self, upload: Upload, outcome: Outcome | None) -> list[str]:
-        """Return what is said of a stream; None is a clean one.
+        """Return the answer to a stream; the outcome None means clean.
 
-        It rests on the lists that it began with, however whole those are that came since.
+        It depends on the lists that the stream began with, even if more complete ones have come
+        since.
         """
         return answer(outcome, upload.lists.doubt, self.options.no_verdict)
 
     def without_verdict(self, word: str, reason: str) -> list[str]:
-        """Return what is said of an input that was not read for a reason of the daemon's."""
+        """Return the answer to an input that the daemon did not read, for its own reasons."""
         self.counts.add(Count.UNREAD)
         return [unknown(word, reason.rstrip("."), self.options.no_verdict)]
 
     def check_path(self, connection: Client, command: Command, path: str, form: Form) -> None:
-        """Check what is at a path, and answer with what is not clean there."""
+        """Check the file or tree at a path, and answer with all that is not clean."""
         job = PathJob(self, self._of_paths, connection, command, path, form)
         self._paths.add(connection, job)
 
@@ -390,7 +392,7 @@ class Worker:
         self._files.add(connection, DescriptorJob(self, fd, upload))
 
     def say(self, command: Command | None, *, is_unix: bool) -> str:
-        """Return the answer to a command that is about the daemon itself."""
+        """Return the answer to a command about the daemon itself."""
         match command:
             case Command.PING:
                 return "PONG"
@@ -413,7 +415,7 @@ class Worker:
         return f"hashclient {__version__}/{self.lists.generations}/{time.ctime()}"
 
     def _stats(self) -> str:
-        """Return the state in the form that programs which watch a clamd read."""
+        """Return the state in the form for programs that watch a clamd."""
         return (
             "POOLS: 1\n\nSTATE: VALID PRIMARY\n"
             f"THREADS: live {len(self._connections)}  idle 0 max {self.options.max_connections}"
@@ -425,7 +427,7 @@ class Worker:
 
 
 def _descriptors() -> int:
-    """Have as many descriptors as this process may, and return how many."""
+    """Raise the limit of descriptors as far as allowed, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

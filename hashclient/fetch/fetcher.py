@@ -6,7 +6,7 @@ noted, once what nothing vouched for is compared with it; 3 it is downloaded, ve
 refused if it goes back; 4 the segments that are new to us are downloaded, verified, parsed, guarded
 and sealed, in order; 5 the result must have the signed count and checksum, else the list is built
 again from its base; 6 the manifest is replaced: that is the switch; 7 what no manifest names is
-swept; 8 the audit log hears of it, and of what it says of earlier matches (`withdrawals`). A kill
+swept; 8 the audit log records it, and what it says of earlier matches (`withdrawals`). A kill
 at any point leaves the old generation or the new one; runs that were finished before it are used by
 the next attempt at the same generation.
 """
@@ -119,11 +119,11 @@ class Fetcher:
         """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
 
         Addresses that `source` is asked for begin with `base`, by default the provider's own; the
-        log says that they come from `origin`, by default the same. `progress` hears of segments,
-        and of parts of them if `received` counts what `source` gets, `on_notices` of notices if
-        there are any. `accept_churn` lets pass what the provider's `max_churn` would refuse.
-        `rebuild` builds lists from their first segment even where what is here looks sound; of
-        that, only the manifest is read.
+        log says that they come from `origin`, by default the same. `progress` is called with
+        segments, and with parts of them if `received` counts what `source` gets, `on_notices` with
+        notices if there are any. `accept_churn` lets pass what the provider's `max_churn` would
+        refuse. `rebuild` builds lists from their first segment even where what is here looks sound;
+        of that, only the manifest is read.
 
         Raises:
             ConfigError: the key is missing or malformed.

@@ -178,7 +178,7 @@ def _download(
                 error.message = f"notice {notice_id}: {error.message}"
             come.refused.append(Refused(notice_id, error.message))
             come.errors.append(error)
-            # What failed once for want of a network, or of a credential, fails again.
+            # What failed once without a network, or without a credential, fails again.
             is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
             goes_on = isinstance(error, VerificationError) or is_missing
     return come

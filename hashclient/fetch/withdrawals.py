@@ -1,8 +1,8 @@
 """What a new generation of a list says about earlier matches: whose entry is gone, or is back.
 
 It is asked at every fetch, so that one which was killed between the switch and the note is made up
-for; the cost follows what was ever matched, not the list. The log hears first: a kill between log
-and record repeats a line, and loses none.
+for; the cost follows what was ever matched, not the list. The log is written first: a kill between
+log and record repeats a line, and loses none.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Documents of ours that the seal key vouches for: JSON with a message authentication code inside.
+"""JSON documents with a message authentication code (MAC) inside, made with the seal key.
 
-The code covers every byte of the document but its own digits, which count as zeros. So whatever the
-disk makes of such a document is refused, wherever it happens; and so is what somebody writes who
-does not have the key, which they do where it lies beside the document. What a document says is left
-to its module; the format it has is what its code is for, so that none can pass for another.
+The code covers every byte of the document; its own digits count as zeros. So a document with any
+changed byte is refused, and so is a document that somebody without the key has written. (Where the
+key lies beside the document, whoever can write the document has the key, too.) The content of a
+document is left to its module. Each format has a subkey of its own, so that no document can pass
+for one of another format.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ def authenticate(document: bytes, format_: str, sealer: Sealer) -> bytes:
 
 
 def verify_document(document: bytes, mac: str, format_: str, sealer: Sealer) -> None:
-    """Make sure that `document`, which says that `mac` is its code, is what was authenticated.
+    """Verify that `mac`, which `document` contains, is the code of `document`.
 
     Raises:
-        ValueError: it is not.
+        ValueError: `mac` is not the code of `document`.
     """
     digits = mac.encode()
     if len(digits) != len(NO_MAC) or document.count(digits) != 1:
         raise ValueError("a document without its code")
     expected = sealer.mac(format_, document.replace(digits, NO_MAC.encode()))
-    # In constant time: who could measure how many digits are right would find the others.
+    # In constant time: an attacker who can measure how many digits are right finds the others.
     if not compare_digest(digits, expected.encode()):
         raise ValueError("a code that is not the document's")

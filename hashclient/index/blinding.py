@@ -1,10 +1,10 @@
-"""Sealing: what turns a digest into a tag that says nothing without the local key.
+"""Turns a digest into a tag, which says nothing without the local key.
 
 A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
 permutation, so equal digests have equal tags and different ones never collide beyond what their
-first 16 bytes do. This protects a stolen index. It does not protect against a thief who has index
-and key: they can test guesses. The same key vouches for documents of ours (`mac`), by subkeys of
-their own. Nothing here knows what an index looks like.
+first 16 bytes do. This protects a stolen index. A thief who has both index and key can test
+guesses. The same key authenticates documents (`mac`), with a subkey for each format. The layout of
+an index is left to `run`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Sealer:
     def __init__(self, key: bytes) -> None:
         """Derive the subkeys; `key` has `KEY_BYTES` bytes."""
         self._subkeys = {a: _derive(key, f"tag {a.label}") for a in Algorithm}
-        #: Says which key sealed an index, and nothing about the key: a search under the wrong
-        #: key finds nothing, which must not look like "no match".
+        #: The id of the key; it reveals nothing about the key. A search under the wrong key finds
+        #: nothing, and that must not look like "no match".
         self.key_id = _derive(key, "key id")[:8].hex()
         self._mac_key = _derive(key, "mac")
 
@@ -61,7 +61,7 @@ class Sealer:
         return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
 
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Tell whether digests of one input have these tags: all of them, and at least one."""
+        """Tell whether all digests of one input have these tags; False without any digest."""
         return bool(tags) and all(
             a in digests and self.tags_of(a, [digests[a]]).tobytes() == tag
             for a, tag in tags.items()
@@ -74,8 +74,8 @@ class Sealer:
         return mac.finalize().hex()
 
     def encryptor(self, algorithm: Algorithm) -> CipherContext:
-        """Return what turns the first 16 bytes of a digest into its tag, for one thread's use."""
-        # ECB is what is wanted here: one independent block a digest, equal in, equal out.
+        """Return the encryptor that turns 16 bytes of a digest into a tag; for one thread."""
+        # ECB on purpose: each digest is one independent block, and equal digests give equal tags.
         return Cipher(algorithms.AES(self._subkeys[algorithm]), modes.ECB()).encryptor()  # noqa: S305 - see above
 
     def _encrypt(self, algorithm: Algorithm, blocks: bytes | memoryview) -> Uint64:
@@ -97,17 +97,17 @@ def load_sealer(
     The key comes from, in this order: the environment variable `KEY_ENV` (64 hexadecimal digits),
     the systemd credential `KEY_CREDENTIAL`, `key_file`, the file `seal.key` in the state
     directory. Files hold 64 hexadecimal digits and must be readable by their owner only. With
-    `create`, the last one is made when it is missing.
+    `create`, a missing `seal.key` is made.
 
     Raises:
-        ConfigError: a key that was named is missing, malformed or readable by others.
+        ConfigError: a named key is missing, malformed or readable by others.
         StateError: there is no key in the state directory, or it is malformed.
     """
     if environ.get(KEY_ENV):
         return Sealer(_parse(environ[KEY_ENV].encode(), f"environment variable {KEY_ENV}"))
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and is_there(credential := Path(directory) / KEY_CREDENTIAL):
-        # systemd gives credentials to the service's user alone, with modes of its own choosing.
+        # systemd gives credentials to the service's user alone, and chooses their modes itself.
         try:
             return Sealer(
                 _parse(read_regular(credential, MAX_TEXT_BYTES), "the systemd credential")

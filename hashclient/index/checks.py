@@ -1,17 +1,18 @@
-"""Which pieces of an index were compared with their digests, and when; and comparing those due.
+"""Compares pieces of an index with their digests in turn, and notes when each was compared.
 
-Opening an index does not read it, so bytes that change on the disk are seen by chance at best. Each
-fetch therefore compares some pieces with their digests, first those for which that is longest ago:
-of all pieces the share that the time since the last such comparison is of `ROUND`, and what is
-behind that. So in each `ROUND` all of them have their turn, however often lists are fetched, unless
-the time that a fetch takes for it (`LIMIT_S`) does not suffice; `status` says so then.
+Opening an index does not read it, so a lookup sees changed bytes on the disk by chance only. Each
+fetch therefore compares some pieces with their digests; the pieces that were compared longest ago
+come first. The share of pieces is the time since the last comparison divided by `ROUND`; all pieces
+that were last compared more than `ROUND` ago are due in any case. So each piece is compared once in
+each `ROUND`, however often lists are fetched. A fetch compares for `LIMIT_S` seconds at most; if
+that is too little, `status` says so.
 
-`checks.json` beside the manifest has the digests and the times. It says nothing that the runs could
-not say again: the roots in the manifest vouch for the digests, and without the file a run is read
-as a whole, once.
+`checks.json` beside the manifest has the digests and the times. The file can be lost without harm:
+the roots in the manifest authenticate the digests, and without the file each run is read whole,
+once.
 
-A run that is found to be something else than what was written is named in the manifest before
-anything else happens, and the list is damaged from then on.
+When a run differs from what was written, the manifest is changed first: it names the run as
+damaged, and the list counts as damaged from then on.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ from hashclient.system.log import Log
 _log = Log("lists")
 
 CHECKS_FORMAT: Final = "hashclient-checks/1"
-#: In which time each piece has its turn; and after which time something keeps that from happening.
+#: Each piece is compared once within `ROUND`. A piece that was not compared for `OVERDUE` shows
+#: that something prevents the comparison.
 ROUND = timedelta(days=7)
 OVERDUE = timedelta(days=14)
-#: Within this time after a comparison a fetch makes no other.
+#: The shortest time between two comparisons.
 LEAST = timedelta(minutes=30)
 #: For how long a fetch compares, in seconds.
 LIMIT_S = 2.0
@@ -52,7 +54,7 @@ Times = npt.NDArray[np.int64]
 
 
 class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a run: its root, the digests of its pieces, and when each was compared, as `Times`."""
+    """One run: its root, the digests of its pieces, and when each was compared (`Times`)."""
 
     name: RunName
     root: str
@@ -61,7 +63,7 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is in the file. `at` is when pieces were last compared, in seconds since 1970."""
+    """The content of the file. `at` is when pieces were last compared, in seconds since 1970."""
 
     format: Literal["hashclient-checks/1"]
     key_id: str
@@ -85,11 +87,11 @@ def note_pieces(
     sealer: Sealer,
     now: datetime,
 ) -> Manifest:
-    """Note the digests of runs that were written or read just now; return the manifest with times.
+    """Store digests of runs that were just written or read; return the manifest with times.
 
     `manifest` is about to take the place of `base`, and has runs of it and new ones; `pieces` has
-    the digests of the latter, by name. What is known of the runs of `base` is kept: it stays the
-    manifest if this process ends now.
+    the digests of the new runs, by name. The digests of the runs of `base` are kept, since `base`
+    stays the manifest if this process ends now.
 
     Raises:
         StateError: it cannot be written.
@@ -117,12 +119,12 @@ def verify_due(
 ) -> Manifest:
     """Compare the pieces that are due with their digests; return the manifest with the new times.
 
-    It takes `limit_s` at most, but for a piece that is compared in any case, and for a run whose
-    digests are not known, which is read as a whole. The caller holds the writers' lock, and writes
-    the manifest.
+    It takes `limit_s` seconds at most, with two exceptions: one piece is always compared, and a run
+    whose digests are not known is read whole. The caller holds the writers' lock, and writes the
+    manifest.
 
     Raises:
-        DamagedError: a run is not what was written. The manifest on the disk says so.
+        DamagedError: a run differs from what was written. The manifest on the disk now says so.
         StateError: a run cannot be read, or something cannot be written.
     """
     if _since(manifest.verified_at, now) < LEAST:
@@ -138,10 +140,10 @@ def verify_due(
         runs[ref.name, ref.root] = found
     counts = [len(found.times) for found in runs.values()]
     times = np.concatenate([np.zeros(0, np.int64), *(found.times for found in runs.values())])
-    # What was compared later than now was not: the clock was wrong then. So it is due.
+    # A time in the future comes from a wrong clock, so the piece is due.
     times[times > _seconds(now)] = _seconds(now - ROUND)
     elapsed = min(_since(datetime.fromtimestamp(at, UTC), now), ROUND)
-    # Its share by the time that has passed, and whatever earlier fetches had no time for.
+    # The share for the time that has passed, and the pieces that earlier fetches had no time for.
     due = max(-(-len(times) * elapsed // ROUND), int((times <= _seconds(now - ROUND)).sum()))
     starts = np.cumsum([0, *counts])
     compared = 0
@@ -173,7 +175,7 @@ def verify_due(
 
 
 def _since(at: datetime | None, now: datetime) -> timedelta:
-    """Return for how long nothing was compared; all of `ROUND` if the clock was ahead then."""
+    """Return the time since the last comparison; `ROUND` if that lies in the future."""
     if at is None or at > now:
         return ROUND
     return now - at
@@ -181,7 +183,7 @@ def _since(at: datetime | None, now: datetime) -> timedelta:
 
 @contextlib.contextmanager
 def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> Iterator[None]:
-    """Name `ref` in the manifest if the block finds that it is damaged."""
+    """Mark `ref` as damaged in the manifest if the block raises `DamagedError`."""
     try:
         yield
     except DamagedError:
@@ -190,7 +192,7 @@ def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) ->
 
 
 def mark_rotten(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> None:
-    """Note in the manifest of a list that its run `ref` is damaged, and so the list.
+    """Mark the run `ref`, and so the list, as damaged in the manifest of the list.
 
     Raises:
         StateError: it cannot be written.
@@ -214,9 +216,9 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 
 def _load(directory: Path, sealer: Sealer) -> tuple[int, dict[tuple[str, str], _Pieces]]:
-    """Return when pieces were last compared, and what is known of each run by name and root.
+    """Return when pieces were last compared, and the checks of each run by name and root.
 
-    Nothing, if the file is not there, or not what was written.
+    Empty if the file is missing or damaged.
     """
     try:
         data = read_regular(directory / CHECKS_NAME, MAX_STATE_BYTES)

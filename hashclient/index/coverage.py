@@ -1,7 +1,8 @@
-"""How many live entries of an index have no digest of some kind: what such a digest cannot tell.
+"""Counts the live entries of an index that lack digests of some algorithms.
 
-Counted when it is asked for, from the column of masks, and only in runs whose header says that
-there may be such entries. The columns are read in blocks, so that memory does not follow the list.
+A digest of those algorithms cannot rule such an entry out. The entries are counted on request, from
+the column of masks, and only in runs whose header says that there may be such entries. The columns
+are read in blocks, so that memory does not grow with the list.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from hashclient.index.run import Run
 from hashclient.lists.wire import Uint8, Uint32
 
-#: Rows that are looked at together.
+#: Rows in one block.
 BLOCK_ROWS = 1 << 20
 
 Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
@@ -55,7 +56,7 @@ def sizes_missed(runs: Sequence[Run], dead: Sequence[Uint32], given: int) -> Siz
         for start, missed in _blocks(run, withdrawn, given, 0, len(run.sizes)):
             sizes = run.sizes[start : start + len(missed)][missed]
             if len(sizes):
-                # They are in order: what is equal is adjacent.
+                # They are sorted, so equal sizes are adjacent.
                 found.append(sizes[np.append(True, sizes[1:] != sizes[:-1])])
     return np.unique(np.concatenate(found))
 

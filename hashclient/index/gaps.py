@@ -1,9 +1,9 @@
-"""What a lookup cannot tell: rows whose digests are of kinds that some entries of a list lack.
+"""Finds inputs of a lookup whose digests cannot rule out every entry of a list.
 
-An entry that shares no kind of digest with a row can neither match it nor be ruled out by it,
-unless both have a size and these differ. Such a row is not clean. Where every entry has every
-digest, this costs nothing; else it is done by the column, and counted once for a list and a set of
-kinds.
+If an entry and a row share no algorithm, the entry neither matches the row nor is ruled out, unless
+both have a size and the sizes differ. Such a row is not clean. This costs nothing where every entry
+has every digest. Otherwise whole columns are compared, and the entries are counted once for each
+list and set of algorithms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Undecided(msgspec.Struct, frozen=True):
-    """The rows of a batch that nobody can decide, and why: parts of them, each with a sentence."""
+    """The undecided rows of a batch in parts, each with a sentence that says why."""
 
     rows: Flags
     parts: list[tuple[Flags, str]] = msgspec.field(default_factory=list)
@@ -35,12 +35,12 @@ class Undecided(msgspec.Struct, frozen=True):
 
 
 class Gaps:
-    """Finds the rows that gaps of some lists concern, and counts them."""
+    """Finds the rows that gaps in some lists leave undecided, and counts these rows."""
 
     def __init__(self, indexes: Sequence[Index]) -> None:
         """Look for the gaps of `indexes`."""
         self._indexes = indexes
-        #: Inputs that are concerned, by the number of the list and the mask of their digests.
+        #: How many inputs are undecided, by the number of the list and the mask of their digests.
         self._rows: dict[tuple[int, int], int] = {}
         #: For each mask of digests, the lists that may have a gap.
         self._suspects = [
@@ -77,7 +77,7 @@ class Gaps:
         return undecided if undecided.parts else None
 
     def _concerned(self, number: int, mask: int, batch: DigestBatch) -> Flags | None:
-        """Return which rows would be concerned if their digests were of `mask`; None if none."""
+        """Return which rows would be undecided if their digests were of `mask`; None if none."""
         index = self._indexes[number]
         sized, unsized = index.count_missed(mask)
         if unsized:
@@ -103,5 +103,5 @@ class Gaps:
         )
 
     def found(self) -> tuple[Gap, ...]:
-        """Return the gaps that have concerned any row so far."""
+        """Return the gaps that have left any row undecided so far."""
         return tuple(self._gap(number, mask) for number, mask in sorted(self._rows))

@@ -1,9 +1,9 @@
-"""The manifest of a list: which generation is here, in which runs, and what vouches for it.
+"""The manifest of a list: its generation, the runs that make it, and a code over both.
 
-It is replaced as a whole by one rename, which is the switch from one generation to the next. It
-carries a message authentication code under the seal key, so that none of what it says, its expiry
-included, can become something else on the disk. A manifest of version 1 has none; it is read as it
-is, and the next fetch writes one of today's version (`upgrade`).
+One rename replaces the manifest, and so switches from one generation to the next. A message
+authentication code under the seal key covers the whole manifest, its expiry included, so that
+changed bytes on the disk are noticed. A manifest of version 1 has no code; it is read as it is, and
+the next fetch writes one of today's version (`upgrade`).
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
 
 MANIFEST_FORMAT = "hashclient-index/2"
-#: What releases before wrote: without a code, and with a SHA-256 of each run in place of a root.
+#: The format of earlier releases: without a code, and with a SHA-256 of each run, not a root.
 FORMAT_1 = "hashclient-index/1"
 
-#: What the disk may have garbled must not come in as a value that nobody expects.
+#: Strict, since the disk may have garbled the file.
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 RunName = Annotated[str, msgspec.Meta(pattern=r"^run-[0-9]{8,18}\Z")]
 _Checksum = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class OtherKeyError(StateError):
-    """Another key sealed a list: nothing would be found in it, and nothing vouches for it."""
+    """Another key sealed a list, so no lookup can find an entry of the list."""
 
 
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
     `root` is that of its pieces, in hexadecimal; a manifest of version 1 has the `sha256` of the
-    file instead. Without either, nobody relies on the run.
+    file instead. A run without either is not relied on.
     """
 
     name: RunName
@@ -57,17 +57,18 @@ class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One generation of one list, as it is on disk.
 
-    `mac` is the code of the document that it was read from. `expires` is the earliest expiry of the
-    metadata that vouched for it. `index_hash` is the signed hash of the `index.json` it was made
-    from. `with_digest` counts live entries by algorithm, `with_size` those with a size. `epoch`
-    stands for the keys under which generations are counted, see `Trust.epoch`.
+    `mac` is the code in the document that the manifest was read from. `expires` is the earliest
+    expiry of the metadata that signed the generation. `index_hash` is the signed hash of its
+    `index.json`. `with_digest` counts live entries by algorithm, `with_size` those with a size.
+    `epoch` stands for the keys under which generations are counted, see `Trust.epoch`.
 
-    `verified_at` is when a fetch last compared pieces of the runs with their digests, and
-    `oldest_verified` when that was for the piece for which it is longest ago. `rotten` names a run
-    that was found to be something else than what was written: the list is damaged.
+    `verified_at` is when a fetch last compared pieces of the runs with their digests;
+    `oldest_verified` is when the piece was compared that was compared longest ago. `rotten` names a
+    run that differs from what was written: the list is damaged.
 
-    `offered` are the lists that the provider offered when it was last checked, this one among them.
-    The provider's metadata says it, too; but no scan verifies that, and for this the key vouches.
+    `offered` are the lists that the provider offered at the last check, this list included. The
+    provider's metadata names them, too, but scans do not verify metadata; the code covers
+    `offered`.
     """
 
     format: str
@@ -94,7 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def is_old(self) -> bool:
-        """Whether it was read from a document without a code."""
+        """Whether the manifest was read from a document without a code (version 1)."""
         return self.format == FORMAT_1
 
     @property
@@ -104,16 +105,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A manifest that nothing vouches for yet, and the bytes that it was read from."""
+    """A manifest that is not verified yet, and the bytes that it was read from."""
 
     manifest: Manifest
     data: bytes
     path: Path
 
     def verify(self, sealer: Sealer) -> Manifest:
-        """Return the manifest, if the key of `sealer` vouches for it.
+        """Return the manifest, verified with the key of `sealer`.
 
-        One of version 1 has no code; that of the key alone is compared.
+        A manifest of version 1 has no code; only the id of its key is compared.
 
         Raises:
             OtherKeyError: another key sealed the list.
@@ -135,7 +136,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 def read_manifest(directory: Path) -> Document | None:
-    """Read the manifest in a list's folder, which nothing vouches for yet; None if there is none.
+    """Read the manifest in a list's folder without verifying it; None if there is none.
 
     Raises:
         StateError: it is damaged or cannot be read.
@@ -146,7 +147,7 @@ def read_manifest(directory: Path) -> Document | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.EIO:  # what the disk has lost, a fetch builds again
+        if error.errno == errno.EIO:  # a fetch builds again what the disk has lost
             raise DamagedError(
                 f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
             ) from error
@@ -158,7 +159,7 @@ def read_manifest(directory: Path) -> Document | None:
             raise newer(path) from error
         raise _damaged(path) from error
     if is_newer(manifest.format, MANIFEST_FORMAT):
-        # One byte that has changed is no later version: nobody but us has its code.
+        # A changed byte must not look like a later version: only this program can make the code.
         if manifest.mac:
             raise _damaged(path)
         raise newer(path)
@@ -166,7 +167,7 @@ def read_manifest(directory: Path) -> Document | None:
         raise DamagedError(
             f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT
         )
-    # What has a code is of today's version, whatever it says: else one byte would make it old.
+    # A document with a code is of today's version: one changed byte must not make it an old one.
     of_today = bool(manifest.mac) and not any(run.sha256 for run in manifest.runs)
     of_before = not (manifest.mac or manifest.rotten or any(run.root for run in manifest.runs))
     if not (of_before if manifest.is_old else of_today):
@@ -186,7 +187,7 @@ def load_manifest(directory: Path, sealer: Sealer) -> Manifest | None:
 
 
 def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
-    """Switch readers to the generation of `manifest`, whole or not at all.
+    """Switch readers to the generation of `manifest` with one rename.
 
     Raises:
         StateError: it cannot be written; the old generation stays.
@@ -201,12 +202,12 @@ def verify_runs(
 ) -> Mapping[str, bytes]:
     """Read every one of `runs` and compare its digest; 2 GB a second or so.
 
-    Finds what opening an index does not: bytes that have changed in place. Returns the digests of
+    This finds bytes that have changed in place; opening an index does not. Returns the digests of
     the pieces of each run, by its name. `cold` is as for `digest_pieces`.
 
     Raises:
-        DamagedError: one is not what the writer wrote.
-        StateError: one cannot be read.
+        DamagedError: a run differs from what the writer wrote.
+        StateError: a run cannot be read.
     """
     found = {}
     for ref in runs:

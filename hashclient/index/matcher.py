@@ -1,6 +1,6 @@
-"""Judging inputs by their sealed tags: what could match, what does, and what that makes of them.
+"""Judges inputs by their tags: which digests to compute, which entries match, and the outcome.
 
-The one place that asks the lists, for files and for digests alike. It reads nothing.
+This is the one place that asks the lists, for files and for digests alike. It reads no file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hashclient.index.prefixtable import may_have
 from hashclient.index.reader import Found, Index
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
 
-#: Sizes whose plan is remembered; bounds the memory that a tree of many sizes takes.
+#: How many sizes keep their plan; this bounds memory for a tree of many sizes.
 PLANS_KEPT = 1 << 16
 
-#: The row of an input that is asked about alone.
+#: The row of an input that is judged alone.
 _FIRST = np.zeros(1, np.uint32)
 
 _EVERY = mask_of(Algorithm)
@@ -30,7 +30,7 @@ _EVERY = mask_of(Algorithm)
 #: An entry of one of the lists: number of the list, run in it, row of the run.
 Place = tuple[int, int, int]
 Plan = tuple[Algorithm, ...]
-#: By algorithm, the (m, 2) tags that are known of inputs and the (m,) rows that these have.
+#: By algorithm, the (m, 2) known tags of inputs and the (m,) rows of these inputs.
 Columns = dict[Algorithm, tuple[Uint64, Uint32]]
 
 
@@ -42,7 +42,7 @@ class Judge:
     ) -> None:
         """Ask `indexes`, all sealed under the key of `sealer`.
 
-        With `all_digests`, plans have every algorithm that an entry left has, not the cheapest.
+        With `all_digests`, a plan has every algorithm that a remaining entry has, not the cheapest.
         """
         self._indexes = indexes
         self._suffices = EVERY_DIGEST if all_digests else CHEAPEST_COVER
@@ -68,9 +68,10 @@ class Judge:
     def plan(self, size: int | None) -> Plan:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
 
-        Empty if no entry could match. The cheapest set that touches every entry left suffices:
-        one digest that hits tells which others are to be computed. It does not where the digests of
-        an entry are of several files: only all of them find such an entry whatever file it is.
+        Empty if no entry could match. The cheapest set with one digest of each remaining entry
+        suffices: a digest that hits tells which others to compute. It does not suffice where the
+        digests of one entry are of several files: only all digests find such an entry for each of
+        its files.
         """
         if self._one_plan is not None:
             return self._one_plan
@@ -115,8 +116,8 @@ class Judge:
     def screen(self) -> Callable[[Algorithm, bytes], bool]:
         """Return a quick test of one digest: whether an entry may have it.
 
-        False is certain. It takes some three microseconds, where `find` of a single tag takes
-        thirty; of what is not listed next to nothing passes. It is for one thread.
+        False is certain, and next to no unlisted digest gives True. It takes some three
+        microseconds; `find` of a single tag takes thirty. For one thread.
         """
         ciphers = {a: self.sealer.encryptor(a) for a in Algorithm}
         tables = {
@@ -146,9 +147,9 @@ class Judge:
         return is_listed
 
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of `count` inputs hit an entry, and what algorithms these entries have.
+        """Return which of `count` inputs hit an entry, and the algorithms of these entries.
 
-        The second is a mask for each input, zero for one that hits nothing.
+        The second value is a mask for each input, zero for an input without a hit.
         """
         is_hit, masks = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
         columns, asked, first = self._different(columns, count)
@@ -205,14 +206,14 @@ class Judge:
     def hits(self, tags: Mapping[Algorithm, Uint64], size: int | None) -> tuple[Hit, ...]:
         """Return every entry that one of an input's tags hits, complete ones first.
 
-        `tags` has two words for each algorithm that is known of the input.
+        `tags` has two words for each algorithm whose digest of the input is known.
         """
         columns = {a: (words.reshape(1, 2), _FIRST) for a, words in tags.items()}
         sizes = np.array([NO_SIZE if size is None else size], np.uint64)
         return self.hits_by_row(columns, sizes).get(0, ())
 
     def hits_by_row(self, columns: Columns, sizes: Uint64) -> dict[int, tuple[Hit, ...]]:
-        """Return what many inputs hit, by the input's row; rows that hit nothing are left out.
+        """Return the hits of many inputs, by the input's row; rows without a hit are left out.
 
         `columns` has for each algorithm the (m, 2) tags that are known and the (m,) rows they
         belong to; `sizes` has the size of each input or `NO_SIZE`.

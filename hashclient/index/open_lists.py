@@ -1,16 +1,16 @@
-"""Which lists should be here, and which of them can be used: the one place for that rule.
+"""Decides which lists should be here and which of these can be used; the rule stands only here.
 
-What should be here is, of each provider, what `lists` in its configuration names or, where that is
-not set, what the provider's last verified metadata delegates; and every folder below `lists/`. The
-configuration may be another one than the lists were fetched with, so a provider counts without it,
-too, as long as it has a folder below `trust/` or a list that is here. Each list says besides which
-others its provider offered; the seal key vouches for that. A list that should be here
-and cannot be used is missing. Scans and lookups go on with the others and say so; `status` shows
-it.
+These lists should be here: of each provider those that `lists` in its configuration names or, where
+`lists` is not set, those that the provider's last verified metadata delegates; and every folder
+below `lists/`. The lists may have been fetched with another configuration. So a provider counts
+without a configuration, too, as long as it has a folder below `trust/` or a list is here from it.
+Each manifest also says which lists its provider offered, and the seal key authenticates the
+manifest. A list that should be here and cannot be used is missing. Scans and lookups go on with the
+other lists and name the missing one; `status` shows it.
 
-The metadata is read as python-tuf has left it. It was verified when it was written, so nothing is
-verified here, and the modules that could are not loaded. A name that somebody has taken out of it
-is missed all the same, by what the lists say that are here.
+The metadata is read as python-tuf has left it. It was verified when it was written; it is not
+verified here, and the modules for that are not loaded. If somebody removes a name from the
+metadata, the manifests of the other lists still name the list.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from hashclient.system.text import printable
 
 _log = Log("lists")
 
-#: Where python-tuf keeps the metadata that delegates the lists, and that which expires first; and
-#: its own cap for the former.
+#: The files in which python-tuf keeps the metadata that delegates the lists, and the metadata that
+#: expires first; and python-tuf's cap on the length of the former.
 MAX_TARGETS_BYTES = 5_000_000
 
-#: What is said of a list without a folder.
+#: The message about a list without a folder.
 NEVER = "has never been fetched"
 
 FETCH_HINT = (
@@ -92,9 +92,9 @@ class _Timestamp(msgspec.Struct, frozen=True):
 class ExpectedList(msgspec.Struct, frozen=True):
     """A list that should be here: `index` if it can be used, else `error`.
 
-    `name` is None where it is not known which lists of `provider` should be here; `provider` is
-    None where it is not known whose list it is. `short` is what is wrong in a few words, where the
-    message of `error` is not that.
+    `name` is None where the lists of `provider` are not known; `provider` is None where the list's
+    provider is not known. `short` says in a few words what is wrong, where the message of `error`
+    is longer.
     """
 
     name: str | None
@@ -105,7 +105,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """What is wrong, for whoever knows which list it is about."""
+        """What is wrong, without the name of the list."""
         return self.short or (self.error.message if self.error else "")
 
     @property
@@ -124,7 +124,7 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
 
 class OpenLists(msgspec.Struct, frozen=True):
-    """The lists of a state directory that can be used, open for one run, and those that cannot."""
+    """The lists of a state directory: the usable ones, open for one run, and the others."""
 
     indexes: tuple[Index, ...]
     states: tuple[ListState, ...]
@@ -133,7 +133,7 @@ class OpenLists(msgspec.Struct, frozen=True):
 
     @property
     def missing(self) -> tuple[MissingList, ...]:
-        """What should be here and cannot be used, as a summary names it."""
+        """The lists that should be here and cannot be used, as a summary names them."""
         return tuple(MissingList(e.name, e.provider, e.problem) for e in self.unusable)
 
     @property
@@ -149,8 +149,8 @@ class OpenLists(msgspec.Struct, frozen=True):
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:
     """Open every list that should be here; needs no lock and writes nothing.
 
-    What cannot be used is in `unusable`, as long as there is anything that can. The seal key may
-    come from `environ`, as `load_sealer` says.
+    Lists that cannot be used are in `unusable`, as long as one list can be used. The seal key may
+    come from `environ`, see `load_sealer`.
 
     Raises:
         StateError: no list can be used, or there is no seal key.
@@ -198,11 +198,11 @@ def _nothing_usable(settings: Settings, expected: Sequence[ExpectedList]) -> Sta
 def expected_lists(
     settings: Settings, sealer: Sealer | None, *, verify: bool = False
 ) -> list[ExpectedList]:
-    """Open every list that should be here, by name; whatever cannot be used says why.
+    """Open every list that should be here, by name; a list that cannot be used says why.
 
-    Those of a provider whose lists are not known come first, under no name. What the key of
-    `sealer` does not vouch for cannot be used; without a key, nothing is asked of it, and nobody
-    can look anything up. With `verify`, all of the indexes is read and compared with its digests.
+    A provider whose lists are not known comes first, without a name. A list whose manifest fails
+    verification with the key of `sealer` cannot be used. Without a key nothing is verified, and no
+    lookup is possible. With `verify`, every index is read whole and compared with its digests.
 
     Raises:
         StateError: the folder of all lists cannot be read.
@@ -259,9 +259,9 @@ def expected_lists(
 def _left_out(
     settings: Settings, named: Sequence[ExpectedList], wanted: Collection[str]
 ) -> list[ExpectedList]:
-    """Return the lists that only those of `named` say should be here; others are in `wanted`.
+    """Return the lists that only the manifests of `named` offer; all others are in `wanted`.
 
-    Of each provider the list that was checked last says it. What it offered before does not count.
+    For each provider the most recently checked list counts; earlier offers do not count.
     """
     newest: dict[str, Manifest] = {}
     for entry in named:
@@ -291,7 +291,7 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     """Return the names of the lists that a provider's metadata delegates; None without metadata.
 
     Raises:
-        StateError: it cannot be read, or is not what a fetch would have accepted.
+        StateError: the metadata cannot be read, or a fetch would not have accepted it.
     """
     try:
         data = read_regular(path, MAX_TARGETS_BYTES)
@@ -311,9 +311,10 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:
-    """Return the names of the lists that anything here names; None if that is not known.
+    """Return the names of all lists known here; None if they are not known.
 
-    The configuration names a list, a provider's verified metadata offers it, or it is here.
+    A list is known if the configuration names it, a provider's verified metadata offers it, or it
+    is here.
 
     Raises:
         StateError: the folder of all lists, or that of all providers, cannot be read.
@@ -333,11 +334,11 @@ def known_lists(settings: Settings) -> frozenset[str] | None:
 
 
 def _bound_expiry(settings: Settings, index: Index) -> None:
-    """Let a list be fresh for no longer than its provider's last verified metadata.
+    """Limit the freshness of a list to that of its provider's last verified metadata.
 
-    What vouches for a list is never later than that when its manifest is written. Where it is, the
-    manifest is of version 1 and the disk has garbled it, or a provider has taken to shorter terms
-    since. The metadata can only take time away: it is not verified here, and the manifest is.
+    When a manifest is written, its expiry is not later than that of the metadata. If it is later
+    now, the manifest is of version 1 and the disk has garbled it, or the provider has shortened its
+    terms since. The metadata is not verified here, so it can only shorten the time.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):
@@ -347,7 +348,7 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
         data = read_regular(path, MAX_TARGETS_BYTES)
         until = msgspec.json.decode(data, type=_Timestamp).signed.expires
     except (OSError, ValueError, RecursionError):
-        return  # a fetch gets it again; what the manifest says is all there is
+        return  # a fetch gets it again; until then only the manifest says when the list expires
     if until < manifest.expires:
         index.manifest = msgspec.structs.replace(manifest, expires=until)
 
@@ -358,12 +359,12 @@ def _of_provider(provider: str, problem: str, hint: str) -> ExpectedList:
 
 
 def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]:
-    """Return the providers that the configuration does not name, and that nobody has given up.
+    """Return the providers that the configuration does not name but the state directory has.
 
     `here` are those of which a list is here.
 
     Raises:
-        StateError: the folder of those that are trusted cannot be read.
+        StateError: the folder of trusted providers cannot be read.
     """
     found = {provider or "" for provider in here}
     trusted = settings.layout.trust
@@ -373,7 +374,7 @@ def _unconfigured(settings: Settings, here: Collection[str | None]) -> list[str]
         pass
     except OSError as error:
         raise state_error("cannot read", trusted, error) from error
-    # What is no name is no provider: the disk may have garbled it.
+    # A folder whose name is no name of a provider does not count: the disk may have garbled it.
     return sorted(filter(is_name, found - settings.config.providers.keys()))
 
 
@@ -392,10 +393,10 @@ def _open(
     *,
     verify: bool,
 ) -> Iterator[ExpectedList]:
-    """Open one list that `providers` should have given us; a mere folder has none.
+    """Open one list that comes from `providers`; a folder alone has no provider.
 
-    There is one entry, unless several providers offer a list of that name: it is here from one at
-    most.
+    The result has one entry, unless several providers offer a list of that name: at most one of
+    these is here.
     """
     document, manifest, index = None, None, None
     try:
@@ -403,7 +404,7 @@ def _open(
         if document is not None:
             manifest = document.manifest if sealer is None else document.verify(sealer)
             index = open_index(directory, sealer, verify=verify)
-            # Of the manifest that was opened: by now it may be another one than that above.
+            # From the manifest that was opened: another one may have replaced the one read above.
             if index is not None and index.manifest.list != name:
                 raise StateError(
                     f"the folder of list {name} holds list {index.manifest.list}",

@@ -1,9 +1,9 @@
-"""Digests of a run, piece by piece, so that a part of it can be verified without reading the rest.
+"""Digests of the pieces of a run, so that one piece can be verified without reading the rest.
 
-A run is cut into pieces of `PIECE_BYTES`, the last of which may be shorter. Its *root* is the
-SHA-256 of the SHA-256 of each, in their order: the manifest has the root, and `checks` the digests
-of the pieces, which the root vouches for. So verifying all of a run costs as much as one digest of
-it, and verifying a piece as much as one of the piece.
+A run is cut into pieces of `PIECE_BYTES`; the last one may be shorter. Its *root* is the SHA-256 of
+the SHA-256 digests of all pieces, in their order. The manifest has the root; `checks` has the
+digests of the pieces, which are compared with the root. So verifying a whole run costs as much as
+one digest of it, and verifying a piece as much as one digest of the piece.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def root_of(digests: bytes) -> str:
 
 
 def digest_pieces(path: Path, *, whole: str = "", cold: bool = False) -> bytes:
-    """Return the digests of the pieces of a run, joined; with `whole`, that is its own SHA-256.
+    """Return the joined digests of a run's pieces; `whole` is the expected SHA-256 of the file.
 
-    It is read to its end, once, and without a map: there a bad block would be a signal. With
-    `cold`, what the kernel has of it in memory is dropped first, as `verify_piece` does.
+    The run is read to its end, once, and without a memory map: with a map a bad block would be a
+    signal. With `cold`, the kernel's cached pages are dropped first, as `verify_piece` does.
 
     Raises:
-        DamagedError: it is gone, or has another SHA-256.
+        DamagedError: the run is gone, or has another SHA-256 than `whole`.
         StateError: it cannot be read.
     """
     digests = []
@@ -64,11 +64,11 @@ def digest_pieces(path: Path, *, whole: str = "", cold: bool = False) -> bytes:
 def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -> None:
     """Read a piece of a run of `length` bytes from the disk, and compare it with its digest.
 
-    `fd` has it open. What the kernel still has of it in memory would hide what the disk has made of
-    it, and is dropped first; it keeps pages that another process has mapped.
+    `fd` is the open run. The kernel's cached pages would hide damage on the disk, so they are
+    dropped first; the kernel keeps pages that another process has mapped.
 
     Raises:
-        DamagedError: it is not what the writer wrote.
+        DamagedError: the piece differs from what the writer wrote.
         StateError: it cannot be read.
     """
     offset = number * PIECE_BYTES
@@ -89,8 +89,8 @@ def damaged(path: Path) -> DamagedError:
 
 
 def _drop(fd: int, offset: int, count: int) -> None:
-    """Let the kernel forget what it has of a file in memory; with no `count`, up to the end."""
-    with contextlib.suppress(OSError):  # a file system may not know how
+    """Drop the kernel's cached pages of a file; without `count`, up to the end."""
+    with contextlib.suppress(OSError):  # some file systems do not support it
         os.posix_fadvise(fd, offset, count, os.POSIX_FADV_DONTNEED)
 
 

@@ -1,10 +1,11 @@
-"""A prefix table: where in a sorted column of 64-bit keys to look for one, by how it begins.
+"""A prefix table: where in a sorted column of 64-bit keys a key may be, by its leading bits.
 
-Two arrays. `bits` has a bit for each value of a key's leading bits, set if any key begins so: there
-are four to eight times as many as keys, so few of the keys that are not there pass. `starts` has
-for each word of `bits` the position of the first key that begins as one of its bits says, and at
-its end the number of keys: a key is not before that position plus the number of lower bits that are
-set in its word. Keys have to be spread evenly, as tags and hashes are.
+The table is a rank/select bitmap of two arrays. `bits` has one bit for each prefix (value of the
+leading bits), set if a key has this prefix. There are four to eight bits for each key, so the test
+of one bit rules out most keys that are not in the column. `starts` has, for each word of `bits`,
+the position of the first key whose prefix belongs to the word, and at its end the number of keys. A
+key's position is at least that position plus the number of lower bits set in its word. Keys must be
+evenly distributed, as tags and hashes are.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from hashclient.lists.wire import Uint32, Uint64
 
 #: How many bits there are for each key, at least; the number of bits is a power of two.
 BITS_A_KEY = 4
-#: One or two keys come into question for a query. So many do where keys are the same, not by
-#: chance: these are looked for by a search.
+#: A query usually has one or two candidate keys. More candidates than this come from equal keys,
+#: not from chance; then a binary search finds the key.
 MOST_CROWDED = 80
 _WORD_BITS = 64
 _WORD_SHIFT = np.uint64(_WORD_BITS.bit_length() - 1)
 _IN_WORD = np.uint64(_WORD_BITS - 1)
-#: Keys that are handled at a time, so that what is made of them stays in the cache.
+#: Keys that are handled at a time, so that intermediate arrays stay in the processor's cache.
 _PIECE_KEYS = 1 << 16
 
 Rows = npt.NDArray[np.intp]
@@ -58,7 +59,7 @@ class TableWriter:
             self._counts[at + 1] += np.diff(np.append(first, len(word))).astype(np.uint32)
 
     def starts(self) -> Uint32:
-        """Return the other array, once all keys are in."""
+        """Return `starts`, after all keys were added."""
         return np.cumsum(self._counts, dtype=np.uint32)
 
 
@@ -70,7 +71,7 @@ def find(
     With `once`, not all pairs are there of a key that occurs very often, but one at least.
 
     Raises:
-        ValueError: the table is not that of the column; that is seen by chance only.
+        ValueError: the table does not belong to the column; this is noticed by chance only.
     """
     if len(keys) <= _PIECE_KEYS:
         return _find(bits, starts, column, keys, once=once)
@@ -94,7 +95,7 @@ def _find(
     if not len(queries):
         return NOTHING, NOTHING
     word, bit, shifted = word.take(queries), bit.take(queries), shifted.take(queries)
-    # For each bit that is set below or above, there is a key at least that is none of these.
+    # Each bit set below or above stands for at least one key outside this range.
     below = np.bitwise_count(bits.take(word) ^ shifted << bit)
     first = starts.take(word).astype(np.intp) + below
     end = starts.take(word + 1).astype(np.intp) - np.bitwise_count(shifted) + 1
@@ -132,9 +133,10 @@ class Lookup(NamedTuple):
 
 
 def may_have(lookup: Lookup, key: int) -> bool:
-    """Tell whether a column has one key. It takes a microsecond, where `find` takes twenty.
+    """Tell whether a column may have one key: a microsecond, where `find` takes twenty.
 
-    Where that would take long, or the table is not that of the column, it says yes: `find` knows.
+    False is certain. True may be wrong where a sure answer would take long, or where the table does
+    not belong to the column: then `find` decides.
     """
     bits, shift, starts, column = lookup
     place = key >> shift
@@ -151,5 +153,5 @@ def may_have(lookup: Lookup, key: int) -> bool:
 
 
 def shift_of(bits: Uint64) -> np.uint64:
-    """Return by how many bits a key is shifted to be the place of its bit."""
+    """Return by how many bits a key is shifted right to give the number of its bit."""
     return np.uint64(64 - (_WORD_BITS * len(bits)).bit_length() + 1)

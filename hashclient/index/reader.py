@@ -42,10 +42,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class RunSet:
-    """Runs, oldest first, seen as one set of entries: what later ones withdraw is left out."""
+    """Runs, oldest first, as one set of entries; entries that later runs withdraw are left out."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        """Join runs and what later runs say of older ones."""
+        """Join runs, and collect the rows that later runs withdraw from older ones."""
         self.runs = list(runs)
         number = {run.name: i for i, run in enumerate(runs)}
         dead: list[list[Uint32]] = [[] for _ in runs]
@@ -73,9 +73,10 @@ class RunSet:
     def masks_of_size(self, size: int | None) -> int:
         """Return the set of algorithm masks that an input of `size` bytes could still match.
 
-        Bit m-1 stands for entries with algorithm mask m. Zero says that nothing can match, so
-        nothing need be read (DESIGN: an entry with a size rules out every other size). An unknown
-        size rules out nothing. Withdrawn entries may still count: that costs work, not truth.
+        Bit m-1 stands for entries with algorithm mask m. Zero means that no entry can match, so the
+        input need not be read: an entry with a size rules out every other size. An unknown size
+        rules out nothing. Withdrawn entries may still count: this costs work but gives no wrong
+        answer.
         """
         masks = self.unsized_masks
         for run in self.runs:
@@ -103,14 +104,14 @@ class RunSet:
     def count_missed(self, given: int) -> tuple[int, int]:
         """Count the live entries without a digest of the mask `given`: with a size, and without.
 
-        Digests of these algorithms cannot tell whether they are of such an entry.
+        Digests of these algorithms cannot rule such an entry out.
         """
         if given not in self._missed:
             self._missed[given] = count_missed(self.runs, self.dead, given)
         return self._missed[given]
 
     def sizes_missed(self, given: int) -> Sizes:
-        """Return the sizes of those with a size that `count_missed` counts; distinct, ascending."""
+        """Return the sizes of the sized entries that `count_missed` counts; distinct, ascending."""
         if given not in self._sizes_missed:
             self._sizes_missed[given] = sizes_missed(self.runs, self.dead, given)
         return self._sizes_missed[given]
@@ -143,7 +144,7 @@ class RunSet:
         return may
 
     def tables(self, algorithm: Algorithm) -> list[Lookup]:
-        """Return of each run what it takes to look up one key of `algorithm`."""
+        """Return for each run the object that looks up one key of `algorithm`."""
         return [table for run in self.runs if (table := run.table(algorithm.label)) is not None]
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
@@ -167,7 +168,7 @@ class RunSet:
         for number, run in enumerate(self.runs):
             hashes = run.section("id.hash")
             if hashes is None:
-                continue  # it only withdraws
+                continue  # the run only withdraws
             rows = run.rows_at("id", np.arange(len(hashes)))
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
@@ -208,11 +209,11 @@ class Index(RunSet):
     ) -> Iterator[tuple[int, Hit]]:
         """Judge many inputs against every entry that one of their digests hit.
 
-        `found` says by algorithm which entries were hit, its queries being the numbers of inputs.
-        Of each input, `available` has the mask of the algorithms whose digests are known, `sizes`
+        `found` says by algorithm which entries were hit; its queries are the numbers of inputs. For
+        each input, `available` has the mask of the algorithms whose digests are known, and `sizes`
         the size in bytes or `NO_SIZE`. An entry of another size is ruled out. A hit is complete
         when all digests that both have agree. Yields the number of the input with each hit, in the
-        order of inputs, and of an input in that of the entries.
+        order of inputs, then of entries.
         """
         inputs, runs, rows, agreed = _joined(found)
         entry_sizes = np.full(len(rows), NO_SIZE, np.uint64)
@@ -254,7 +255,7 @@ def _common_of(masks: int) -> int:
 def _joined(
     found: Sequence[tuple[Algorithm, Found]],
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], Uint8]:
-    """Return inputs with the runs and rows they hit, each once, and the mask of what agreed."""
+    """Return inputs with the runs and rows they hit, each once, and the masks that agree."""
     inputs = np.concatenate([one.queries for _, one in found])
     runs = np.concatenate([one.runs for _, one in found])
     rows = np.concatenate([one.rows for _, one in found])
@@ -269,7 +270,7 @@ def _joined(
     return inputs[first], runs[first], rows[first], np.bitwise_or.reduceat(bits, first)
 
 
-#: Rows that are looked at together where all of them are.
+#: Rows that are read together where all rows are read.
 _BLOCK_ROWS = 1 << 20
 _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 
@@ -277,9 +278,9 @@ _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) -> Index | None:
     """Open the index in a list's folder; None if the list was never fetched.
 
-    Its manifest is verified with `sealer`; where there is no key, nothing vouches for it, and
-    nothing is found in it either. With `verify`, the runs are read to their end first, from the
-    disk, as `verify_runs` does.
+    Its manifest is verified with `sealer`; without a key it is not verified, and no lookup finds an
+    entry. With `verify`, the runs are read to their end first, from the disk, as `verify_runs`
+    does.
 
     A writer may switch generations and sweep the old runs between the reading of the manifest and
     the opening of a run; then the new manifest is there, and reading it again succeeds.
@@ -319,7 +320,7 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
     """
     runs = [Run(directory / ref.name, length=ref.length) for ref in manifest.runs]
     index = Index(manifest, runs)
-    # A manifest that leaves a run out would make every file clean that only that run lists.
+    # If a manifest lacked a run, every file that only that run lists would be clean.
     if index.live_entries != manifest.entries:
         raise DamagedError(
             f"index has {index.live_entries} entries, its manifest says {manifest.entries}:"
@@ -330,10 +331,10 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
 
 def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
-    """Tell whether a list can be relied on at `now`, or still counts for `grace` after its expiry.
+    """Tell whether a list is fresh at `now`, or still counts for `grace` after its expiry.
 
-    A clock that shows a time before the last check cannot tell what has expired: then no list
-    is fresh, nor in its grace.
+    If the clock shows a time before the last check, expiry is unknown: then no list is fresh or in
+    its grace.
     """
     clock_is_right = manifest.checked_at - CLOCK_TOLERANCE <= now
     fresh = clock_is_right and now < manifest.expires
@@ -342,15 +343,15 @@ def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
 
 
 def list_folders(lists_dir: Path) -> list[str]:
-    """Return the names of the folders that lists have, sorted, whatever is in them.
+    """Return the names of the folders of lists, sorted, whatever is in them.
 
-    A link counts wherever it leads. What cannot be the name of a list is not ours.
+    A link counts wherever it leads. A folder whose name cannot be that of a list is left out.
 
     Raises:
         StateError: `lists_dir` cannot be read.
     """
     try:
-        # Not by a pattern: pathlib leaves out what it may not read, without a word.
+        # Not with a glob pattern: pathlib silently leaves out folders that it may not read.
         with os.scandir(lists_dir) as entries:
             found = [e.name for e in entries if is_name(e.name) and (e.is_symlink() or e.is_dir())]
     except FileNotFoundError:
@@ -374,6 +375,6 @@ def _may_exist(directory: Path) -> bool:
         (directory / MANIFEST_NAME).stat()
     except FileNotFoundError:
         return False
-    except OSError:  # who may not look cannot say that there is none
+    except OSError:  # a user who may not look cannot say that there is none
         return True
     return True

@@ -1,4 +1,4 @@
-"""A run: one immutable file of sorted, memory-mapped arrays, the piece that an index is made of.
+"""A run: one immutable file of sorted, memory-mapped arrays; an index consists of runs.
 
 Magic, length of a JSON header, header, then sections, each aligned to 64 bytes and named by the
 header with type, offset from the first and count:
@@ -11,7 +11,7 @@ header with type, offset from the first and count:
     md5.bits, md5.starts     their prefix table; ids have one too
     dead.<run>               rows of an older run that this one withdraws, ascending
 
-`runwriter` makes them. What several runs make together is left to `index`.
+`runwriter` makes runs. `reader` joins several runs to an index.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from hashclient.system.text import printable
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
-#: What is read at first of a run, and the longest header: names of categories and of older runs.
+#: How much of a run is read first, and the longest header (names of categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
-#: For what a fetch sees when it opens an index, and for what it sees only when it is asked to.
+#: The hint where each fetch notices the damage, and the hint where only `--rebuild` helps.
 REBUILD_HINT = "run `hashclient fetch` to build it again"
 ROT_HINT = "run `hashclient fetch --rebuild`"
-#: The parts of each sorted key: the key, what goes with it, the row it belongs to.
+#: The sections of each sorted key: first word, second word (tags only), row.
 KEY_SECTIONS = {"id": ("hash", "row")} | {a.label: ("hi", "lo", "row") for a in Algorithm}
-#: The parts of the prefix table that each has besides.
+#: The sections of its prefix table.
 TABLE = {"bits": "<u8", "starts": "<u4"}
-#: The types that sections may have; what numpy makes of other words is not our concern. `dead`
-#: stands for all of its kind.
+#: The types that sections may have; numpy would accept other words. `dead` stands for every section
+#: `dead.<run>`.
 _TYPES = {
     "masks": re.compile(r"\|u1"),
     "categories": re.compile(r"\|u1"),
@@ -62,13 +62,13 @@ _TYPES = {
 }
 
 
-#: What the disk may have garbled must not come in as a value that nobody expects.
+#: Strict, since the disk may have garbled the file.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _MaskSet = Annotated[int, msgspec.Meta(ge=0, lt=128)]
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run says of itself.
+    """The header of a run.
 
     `count` is of entries; `sections` have a name, a type, an offset in bytes and a count each.
     `sized_masks` and `unsized_masks` are the distinct algorithm masks of the entries with and
@@ -83,7 +83,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DamagedError(StateError):
-    """An index is not what a writer left; `fetch` builds it again."""
+    """An index differs from what the writer wrote; `fetch` builds it again."""
 
 
 class Run:
@@ -93,8 +93,9 @@ class Run:
         """Map `path`.
 
         Raises:
-            FileNotFoundError: it is gone (a writer has replaced it since the manifest was read).
-            StateError: it is not a run, or not of `length`.
+            FileNotFoundError: the run is gone (a writer has replaced it since the manifest was
+                read).
+            StateError: the file is not a run, or has another length than `length`.
         """
         self.name = path.name
         try:
@@ -114,8 +115,8 @@ class Run:
             raise
         except OSError as error:
             raise unreadable(path, error) from error
-        # A later version and a changed byte look the same here: the version of the whole state
-        # says which it is.
+        # A later version and a changed byte look the same here; `state.json` says whether the state
+        # is of a later version.
         if head[:8] != RUN_MAGIC and head[:6] == RUN_MAGIC[:6]:
             raise DamagedError(
                 f"index file is of another version: {printable(path)}", hint=REBUILD_HINT
@@ -160,7 +161,7 @@ class Run:
         self.sized_masks = header.sized_masks
 
     def forget(self) -> None:
-        """Let go of the pages touched so far; touching them again brings them back."""
+        """Release the pages read so far; they are mapped again when they are read again."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def section(self, name: str) -> npt.NDArray[np.generic] | None:
@@ -179,11 +180,11 @@ class Run:
         return rows
 
     def damaged(self) -> DamagedError:
-        """Return the error that says that the run is not what was written."""
+        """Return the error for a run that differs from what was written."""
         return DamagedError(f"index file is damaged: {self.name}", hint=ROT_HINT)
 
     def dead_sections(self) -> dict[str, Uint32]:
-        """Return the rows of older runs that this run withdraws, by the name of the run."""
+        """Return the rows that this run withdraws from older runs, by the name of the older run."""
         return {
             name.removeprefix("dead."): rows.view(np.uint32)
             for name, rows in self._sections.items()
@@ -217,7 +218,7 @@ class Run:
         if not len(column):
             return NOTHING, np.zeros(0, np.uint8)
         fits = np.flatnonzero(sizes <= np.iinfo(column.dtype).max)
-        # What is looked for in order is found near what was found last.
+        # Keys in order are found near the last one that was found.
         keys, which = np.unique(sizes[fits].astype(column.dtype), return_inverse=True)
         low = column.searchsorted(keys, "left")
         has = low < len(column)
@@ -241,7 +242,7 @@ class Run:
         often; `keys` come in any order.
 
         Raises:
-            DamagedError: the sections do not fit each other; that is seen by chance only.
+            DamagedError: the sections do not fit each other; this is noticed by chance only.
         """
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column) or not len(keys):
@@ -255,7 +256,7 @@ class Run:
             raise self.damaged() from error
 
     def table(self, prefix: str) -> Lookup | None:
-        """Return what it takes to look up one key of `prefix`; None without keys."""
+        """Return the object that looks up one key of `prefix`; None without keys."""
         column = self._sections.get(f"{prefix}.{KEY_SECTIONS[prefix][0]}")
         if column is None or not len(column):
             return None
@@ -281,7 +282,7 @@ def mask_set(masks: Uint8) -> int:
 
 
 def open_run(path: Path) -> int:
-    """Open a run; a pipe in its place would keep us waiting, and a device has no end.
+    """Open a run, which must be a regular file: a pipe would block, and a device has no end.
 
     Raises:
         OSError: it cannot be opened.
@@ -295,7 +296,7 @@ def open_run(path: Path) -> int:
 
 
 def unreadable(path: Path, error: OSError) -> StateError:
-    """Translate an error of the system; what the disk has lost, a fetch builds again."""
+    """Translate an error of the system; a fetch builds again what the disk has lost."""
     if error.errno in {errno.EIO, errno.ENOENT}:
         return DamagedError(
             f"cannot read index file: {printable(path)}: {error.strerror}", hint=ROT_HINT
@@ -310,7 +311,7 @@ def _header_end(head: bytes) -> int:
 def _read_head(fd: int) -> bytes:
     """Read a run up to the end of its header, or `HEAD_BYTES` of something else.
 
-    Not through the map: what cannot be read is an error here, and a signal there.
+    Not through the map: a bad block is an error here, but a signal with a map.
     """
     head = os.pread(fd, HEAD_BYTES, 0)
     if head[:8] == RUN_MAGIC and len(head) < (end := _header_end(head)) <= MAX_HEADER_BYTES:

@@ -1,7 +1,7 @@
-"""Writing a run: from sealed batches, or from runs that it takes the place of.
+"""Writes a run: from batches of tags, or by merging older runs.
 
-Both are columns to one writer: small ones whole, large ones in pieces, so that merging takes as
-much memory as `MERGE_ROWS` rows do, whatever the runs hold.
+Either way the writer gets columns: small columns whole, large ones in pieces. So merging takes the
+memory of `MERGE_ROWS` rows, however large the runs are.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from hashclient.system.files import atomic_file
 #: Rows handled at a time while merging.
 MERGE_ROWS = 500_000
 
-#: Marks a row that does not survive a merge.
+#: Marks a row that a merge drops.
 _GONE = np.uint32(2**32 - 1)
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ Array = npt.NDArray[Any]
 
 
 class SealedBatch:
-    """A batch of which only tags are left; the digests can be forgotten."""
+    """A batch with tags in place of its digests."""
 
     def __init__(self, batch: AddBatch, sealer: Sealer) -> None:
         self.ids = batch.ids
@@ -70,9 +70,9 @@ class SealedBatch:
 
 
 class Columns(Protocol):
-    """What a run is written from: small columns whole, in row order, and large ones in pieces.
+    """The columns of a run: small columns whole, in row order, and large ones in pieces.
 
-    `sizes` are those of the first rows, ascending.
+    `sizes` has the sizes of the first rows, ascending; the other rows have no size.
     """
 
     masks: Uint8
@@ -88,7 +88,7 @@ class Columns(Protocol):
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
         """Yield the arrays of the sections `KEY_SECTIONS[prefix]`, in pieces.
 
-        Over all pieces the keys, which come first, ascend.
+        The first array of each piece has the keys, which ascend over all pieces.
         """
         ...
 
@@ -141,7 +141,7 @@ class BatchColumns:
 
 
 class MergedColumns:
-    """The columns of a run that takes the place of several; dead rows are left out."""
+    """The columns of a run merged from several runs; dead rows are left out."""
 
     def __init__(self, runs: list[Run], dead: list[Uint32]) -> None:
         self._runs = runs
@@ -198,7 +198,7 @@ class MergedColumns:
         columns = [[run.section(name) for name in names] for run in self._runs]
         total = sum(len(c[0]) for c in columns if c[0] is not None)
         pieces = -(-total // MERGE_ROWS)
-        # Keys are spread evenly over 64 bits, so equal ranges of them are about equally full.
+        # Keys are evenly distributed over 64 bits, so equal ranges hold about equally many keys.
         for piece in range(pieces):
             parts = []
             for run_columns, mapping, alive in zip(
@@ -225,7 +225,7 @@ class MergedColumns:
 
 
 def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None:
-    """Write one run file, durable before it has its name.
+    """Write one run file; it is durable before it gets its name.
 
     Raises:
         DamagedError: the columns do not fit each other.
@@ -286,14 +286,14 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
 
 
 def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array, ...]]:
-    """Yield the `sorted_keys` of each prefix, and an empty tuple after those of each."""
+    """Yield the `sorted_keys` of each prefix; an empty tuple ends each prefix."""
     for prefix in prefixes:
         yield from columns.sorted_keys(prefix)
         yield ()
 
 
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield `items`, each made by another thread while the one before it is used."""
+    """Yield `items`; another thread makes the next item while one is used."""
     with ThreadPoolExecutor(1) as maker:
         ahead = maker.submit(next, items, None)
         while (item := ahead.result()) is not None:
@@ -302,14 +302,14 @@ def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
 
 
 def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array) -> None:
-    """Write the next piece of section `name` and move its place on."""
+    """Write the next piece of section `name` and advance its offset."""
     stream.seek(places[name])
     stream.write(np.ascontiguousarray(array).data.cast("B") if len(array) else b"")
     places[name] += array.nbytes
 
 
 def _concatenate(arrays: list[Array], dtype: Any) -> Array:
-    """Join arrays as `dtype`; none give an empty one."""
+    """Join arrays as `dtype`; without arrays the result is empty."""
     if not arrays:
         return np.zeros(0, dtype)
     return np.concatenate([a.astype(dtype, copy=False) for a in arrays])

@@ -1,7 +1,7 @@
-"""From a manifest of version 1, for which no code vouches, to one of today's version.
+"""Turns a manifest of version 1, which has no authentication code, into one of today's version.
 
-What it says of its runs is compared with these, byte by byte; what it says of their entries is
-counted again. Whether that is what the provider has signed is for `fetch` to compare.
+Its digests are compared with the runs, byte by byte, and the entries are counted again. `fetch`
+compares the result with what the provider has signed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hashclient.index.run import DamagedError
 def upgrade(directory: Path, old: Manifest, sealer: Sealer) -> tuple[Index, Mapping[str, bytes]]:
     """Open the index of a manifest of version 1; return it, and the digests of its pieces by run.
 
-    Its manifest is of today's version, and not on the disk.
+    The new manifest is in the index only, not yet on the disk.
 
     Raises:
-        DamagedError: a run is not what was written; the manifest on the disk says so then. Or the
-            runs do not hold as many entries as the manifest says.
+        DamagedError: a run differs from what was written (the manifest on the disk then says so),
+            or the runs hold another number of entries than the manifest says.
         StateError: a run cannot be read, or the manifest cannot be written.
     """
     pieces: dict[str, bytes] = {}

@@ -1,9 +1,10 @@
-"""The sealed index of a list, for the one writer: add batches, withdraw entries, switch.
+"""Writes the index of a list: adds batches, withdraws entries, switches generations.
 
-Cost follows the change: a generation adds one run, and runs are merged only so that each is at
-least `MERGE_RATIO` times as large as all that follow it; their number stays logarithmic. Memory
-follows `RUN_ROWS`, not the list: a first fetch writes runs of that size and merges them by ranges
-of keys. Nothing is visible to readers before the new manifest is renamed into place.
+The cost grows with the change, not with the list. A generation adds one run; runs are merged only
+until each is at least `MERGE_RATIO` times as large as all later runs together, so their number
+stays logarithmic. Memory is that of `RUN_ROWS` rows: a first fetch writes runs of that size and
+merges them by ranges of keys. Readers see the new generation when its manifest is renamed into
+place.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ from hashclient.system.text import printable
 
 _log = Log("index")
 
-#: Rows that are sealed in memory before they become a run; about 100 bytes each while building.
+#: Rows that are collected in memory before they become a run; about 100 bytes each.
 RUN_ROWS = 2_000_000
 #: A run is merged with those after it unless it is more than this many times their size.
 MERGE_RATIO = 4
 
 
 class InconsistentError(VerificationError):
-    """A change does not fit the entries it is made to; a build from the base may still succeed."""
+    """A change does not fit the present entries; a build from the base may still succeed."""
 
 
 class IndexWriter:
     """Builds the next generation of one list beside the present one.
 
-    It holds the totals that the manifest and the list's checksum need, kept up to date by every
-    change. The caller holds the writers' lock.
+    Each change updates the totals for the manifest and the list's checksum. The caller holds the
+    writers' lock.
     """
 
     def __init__(
@@ -62,16 +63,17 @@ class IndexWriter:
     ) -> None:
         """Start from `base`, or from nothing.
 
-        `pieces` has the digests of the pieces of runs of `base`, by name, as far as they are known.
+        `pieces` has the known digests of the pieces of runs of `base`, by name.
         """
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
-        #: Finished runs, of which the digest is known.
+        #: Finished runs whose digest is known.
         self._finished = {r.name: r for r in base.manifest.runs if r.root} if base else {}
-        #: Runs of our own that were given out; what a merge reads was written a moment ago.
+        #: Runs written here that `runs` has returned. A merge reads other new runs soon after
+        #: writing.
         self._written: dict[str, RunRef] = {}
-        #: The digests of the pieces of runs, by name, as far as they are known.
+        #: The known digests of the pieces of runs, by name.
         self.pieces: dict[str, bytes] = dict(pieces or {})
         self._next_number = _next_run_number(directory)
         self._pending: list[SealedBatch] = []
@@ -87,7 +89,7 @@ class IndexWriter:
         """Seal a batch of entries and queue it.
 
         Raises:
-            VerificationError: an id of it is live already.
+            VerificationError: an id of the batch is live already.
             StateError: a run could not be written.
         """
         sealed = SealedBatch(batch, self._sealer)
@@ -134,7 +136,7 @@ class IndexWriter:
 
     @property
     def is_flushed(self) -> bool:
-        """Whether everything that was added is in a run."""
+        """Whether all added entries are in a run."""
         return not self._pending_rows
 
     def flush(self) -> None:
@@ -149,7 +151,7 @@ class IndexWriter:
         batches, self._pending, self._pending_rows = self._pending, [], 0
         self._refuse_known_ids(batches)
         self._append_run(BatchColumns(batches), {})
-        # Two entries may share a hash, so a doubled id is looked for where hashes are doubled.
+        # Equal hashes may be of different ids, so ids are compared where hashes are equal.
         hashes = self._runs[-1].section("id.hash")
         assert hashes is not None
         for position in np.flatnonzero(hashes[1:] == hashes[:-1]):
@@ -167,7 +169,7 @@ class IndexWriter:
                 )
 
     def _refuse_doubled_id(self, position: int) -> None:
-        """Compare the id at `position` of the last run's hash order with all of its hash."""
+        """Compare the id at `position` of the last run's hash order with all ids of equal hash."""
         run = self._runs[-1]
         hashes, rows = run.section("id.hash"), run.section("id.row")
         assert hashes is not None and rows is not None
@@ -187,8 +189,8 @@ class IndexWriter:
 
         Raises:
             VerificationError, StateError: as `flush`.
-            DamagedError: a run that was merged is not what was written, or the runs do not hold
-                as many live entries as were counted.
+            DamagedError: a merged run differs from what was written, or the runs hold another
+                number of live entries than was counted.
         """
         self.flush()
         start = self._merge_start()
@@ -204,13 +206,13 @@ class IndexWriter:
         return self.run_refs()
 
     def run_refs(self) -> tuple[RunRef, ...]:
-        """Return the runs that there are now, also for a manifest that is not final.
+        """Return the present runs; the manifest may be final or not.
 
-        Each with the digest that it had when it was first asked for, here or by whoever wrote it:
-        who goes on from them sees what has changed since.
+        Each run has the digest that was computed first, here or by its writer, so that a later
+        reader notices a change since then.
 
         Raises:
-            StateError: one cannot be read.
+            StateError: a run cannot be read.
         """
         for run in self._runs:
             if run.name not in self._finished and run.name not in self._written:
@@ -222,10 +224,10 @@ class IndexWriter:
         return tuple(known[run.name] for run in self._runs)
 
     def _merge_start(self) -> int:
-        """Return the first run that does not outweigh those after it; all from there on merge.
+        """Return the first run that does not outweigh all later runs; it and they are merged.
 
-        It is looked for from the front, not from the end: a generation that adds much and then
-        withdraws little ends with a small run, which must not keep the others apart for good.
+        The search begins at the oldest run: a generation that adds many entries and then withdraws
+        few ends with a small run, and that must not prevent merging the others for ever.
         """
         weights = [_weight(run) for run in self._runs]
         for start, weight in enumerate(weights):
@@ -236,12 +238,12 @@ class IndexWriter:
     def _merge_from(self, start: int) -> None:
         all_dead = RunSet(self._runs).dead
         merged = self._runs[start:]
-        # What has rotted would come out under a digest that is right.
+        # A merge of a damaged run would get a correct digest, which would hide the damage.
         finished = [self._finished[run.name] for run in merged if run.name in self._finished]
         verify_runs(self._directory, finished)
         _log.info("merging %d runs of %d entries", len(merged), sum(run.count for run in merged))
         names = {run.name for run in merged}
-        # What the merged runs withdraw among themselves is carried out now; the rest stays.
+        # Withdrawals among the merged runs are applied now; those from older runs stay.
         dead: dict[str, list[Rows]] = {}
         for run in merged:
             for name, rows in run.dead_sections().items():
@@ -250,19 +252,19 @@ class IndexWriter:
         self._runs = self._runs[:start]
         try:
             self._append_run(MergedColumns(merged, all_dead[start:]), dead)
-        except IndexError as error:  # a row that is none
+        except IndexError as error:  # a row number outside a run
             raise merged[0].damaged() from error
 
 
 def _weight(run: Run) -> int:
-    """Count what a merge of `run` has to touch; withdrawals alone weigh something too."""
+    """Return the work that a merge of `run` causes: its entries and its withdrawals."""
     return run.count + sum(len(rows) for rows in run.dead_sections().values()) + 1
 
 
 def sweep(directory: Path, keep: frozenset[str]) -> None:
-    """Remove runs that no manifest names, and what killed writers left.
+    """Remove runs that are not in the manifest, and files left by killed writers.
 
-    Readers that still have a run mapped keep it until they end.
+    A reader that has such a run mapped can use it until the reader ends.
     """
     sweep_temporary(directory)
     for path in directory.glob("run-*"):
@@ -272,7 +274,7 @@ def sweep(directory: Path, keep: frozenset[str]) -> None:
 
 
 def _next_run_number(directory: Path) -> int:
-    """Return a number that no run in `directory` has, orphans of a killed writer included."""
+    """Return a run number that is unused in `directory`, also by runs of killed writers."""
     numbers = [int(p.name[4:]) for p in directory.glob("run-*") if p.name[4:].isdigit()]
     return max(numbers, default=0) + 1
 

@@ -1,1 +1,1 @@
-"""Hash lists: the wire format, and files of digests that are read into it."""
+"""Hash lists: the wire format, and importers of files of digests."""

@@ -1,8 +1,8 @@
-"""A bundle: what a provider publishes, as one file for clients without a network.
+"""A bundle: a provider's published files in one file, for clients without a network.
 
-It is a tar archive of the plainest kind (ustar: no extended headers, no links), read without being
-unpacked: a file of it is read into memory by its name, and whoever asks for it verifies it. What is
-here finds the files and takes nothing on trust but their places. `docs/format.md` has the rules.
+It is a plain tar archive (ustar: no extended headers, no links) that is never unpacked: a member is
+read into memory by its name, and the caller verifies its bytes. This module trusts the archive only
+for the places of its members. `docs/format.md` has the rules.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 
 FORMAT = "hashclient-bundle/1"
-#: The first member: which format this is, and where what is in it begins.
+#: The first member, with the format, and the generations from which the changes in it lead on.
 MARK_NAME = "hashclient-bundle.json"
 MAX_MARK_BYTES = 1 << 20
-#: Far more than a repository of many lists has.
+#: The cap on members; a repository of many lists has far fewer.
 MAX_MEMBERS = 100_000
-#: Of zeros at the end, far more than a record of `tar` has.
+#: The cap on zeros after the end; a record of `tar` has far fewer.
 MAX_REST_BYTES = 1 << 20
 _MAX_GENERATION = 2**53 - 1
 
 _BLOCK = tarfile.BLOCKSIZE
-#: What may be the name of a member: of plain parts, and none of them `.` or `..`.
+#: The names allowed for members: plain parts, none of them `.` or `..`.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 _HINT = "copy it again, or have it exported again; nothing was changed"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What a bundle says of itself: `since` has the lists of which it has the later changes only.
+    """The mark of a bundle; `since` has the lists of which the bundle has only later changes.
 
-    Each with the generation that a client has to have. Nobody signs this: it is for messages.
+    Each list comes with the generation that a client must have. The mark is not signed; it is for
+    messages only.
     """
 
     format: str = FORMAT
@@ -60,7 +61,7 @@ def write_bundle(stream: IO[bytes], mark: Mark, members: Iterable[tuple[str, byt
 
 
 def _write_member(stream: IO[bytes], name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # without times, owners and whatever else could differ
+    info = tarfile.TarInfo(name)  # without times, owners and other things that could differ
     info.size = len(data)
     stream.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
     stream.write(data)
@@ -68,7 +69,7 @@ def _write_member(stream: IO[bytes], name: str, data: bytes) -> None:
 
 
 class Bundle:
-    """The members of a bundle, found once; several threads may read at once."""
+    """The members of a bundle; several threads may read at once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         """Find the members of the bundle in `stream`, a regular file that stays open.
@@ -87,7 +88,7 @@ class Bundle:
         """Return the bytes of a member, None if there is none of that name.
 
         Raises:
-            VerificationError: it is longer than `max_bytes`, or not there any more.
+            VerificationError: it is longer than `max_bytes`, or the bundle was cut short since.
             OSError: it cannot be read.
         """
         if name not in self._members:
@@ -120,9 +121,9 @@ class Bundle:
             raise _not_a_bundle()
         offset += _BLOCK
         rest = max(self._bytes - offset, _BLOCK)
-        # The rest of a record of tar; and it may take no hours to make sure that it is zeros.
+        # Zeros that fill a record of tar. The cap keeps a huge rest from being read.
         if rest > MAX_REST_BYTES or any(self._read(offset, rest)):
-            raise VerificationError("it goes on behind its end", hint=_HINT)
+            raise VerificationError("it has bytes after its end", hint=_HINT)
 
     def _read_mark(self) -> Mark:
         try:
@@ -157,17 +158,17 @@ class Bundle:
 
 
 def _parse_header(header: bytes) -> tuple[str, int]:
-    """Return the name and the size that a header gives."""
+    """Return the name and the size in a header."""
     try:
         info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
     except (tarfile.TarError, ValueError) as error:
         raise _not_a_bundle() from error
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.linkname:
-        raise VerificationError("it has something else than plain files in it", hint=_HINT)
+        raise VerificationError("it has other members than plain files", hint=_HINT)
     if not NAME.fullmatch(info.name):
         raise VerificationError(f"it has a file of the name {excerpt(info.name)!r}", hint=_HINT)
     if info.size < 0:
-        raise VerificationError(f"{info.name} has less than no bytes", hint=_HINT)
+        raise VerificationError(f"{info.name} has a negative size", hint=_HINT)
     return info.name, info.size
 
 

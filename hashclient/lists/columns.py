@@ -1,8 +1,8 @@
-"""The columns of a segment as Parquet has them: those of the format, or a sentence why not.
+"""Checks that the Parquet columns of a segment are those of the format, or says why not.
 
-A column is judged by its physical type, its length, its logical type and whether it repeats, which
-every writer of Parquet can set, and never by what Arrow would make of it. Otherwise a segment would
-do until the first value comes that cannot be converted. Reading values is left to `wire`.
+A column is judged by its physical type, its length, its logical type and its repetition, which
+every writer of Parquet can set. The type that Arrow would choose does not count: otherwise a
+segment would be accepted until its first value that cannot be converted. `wire` reads the values.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _HINT = "the provider has to write the column as docs/format.md says"
-#: What the logical types of the format say of themselves (parquet-format, LogicalTypes.md). Old
-#: writers have the converted types, which Arrow translates to the same.
+#: The logical types of the format (parquet-format, LogicalTypes.md). Old writers use the converted
+#: types, which Arrow translates to these.
 _NONE = {"Type": "NONE"}
 _STRING = {"Type": "STRING"}
 _SIGNED = {"Type": "INT", "bitWidth": 64, "isSigned": True}
@@ -27,11 +27,11 @@ _INSTANT = {"Type": "TIMESTAMP", "isAdjustedToUTC": True, "timeUnit": "milliseco
 
 
 def check_columns(found: pq.ParquetSchema, schema: pa.Schema, what: str) -> None:
-    """Check that a file has the columns of `schema`, one of the format's, and no others.
+    """Check that a file has exactly the columns of `schema`.
 
     Raises:
-        VerificationError: it has not; the message names the first column that is wrong, what it is
-            and what it should be. `what` names the file.
+        VerificationError: it has others; the message names the first wrong column, its type and the
+            right type. `what` names the file.
     """
     columns: dict[str, pq.ColumnSchema] = {}
     for position in range(len(found)):
@@ -87,7 +87,7 @@ def _logical(column: pq.ColumnSchema) -> dict[str, Any]:
     """Return the logical type of a column, as a name and its parameters."""
     logical_type = column.logical_type
     parameters = {}
-    # Of other types nothing more is needed, and some hold text of whoever wrote the file.
+    # Other types need no parameters, and some contain text of the file's writer.
     if logical_type.type in {"INT", "TIMESTAMP", "TIME"}:
         parameters = json.loads(logical_type.to_json())
     return {**parameters, "Type": logical_type.type}

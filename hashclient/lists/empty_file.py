@@ -21,7 +21,7 @@ def rows_of_the_empty_file(digests: Mapping[Algorithm, tuple[Uint8, Uint32]]) ->
     found = [np.zeros(0, np.uint32)]
     for algorithm, (values, rows) in digests.items():
         empty = np.frombuffer(EMPTY_DIGESTS[algorithm], np.uint8)
-        # Comparing the first byte alone spares most of the rest.
+        # Comparing the first byte first avoids most full comparisons.
         suspects = np.flatnonzero(values[:, 0] == empty[0])
         found.append(rows[suspects[(values[suspects] == empty).all(axis=1)]])
     return np.unique(np.concatenate(found))

@@ -1,8 +1,8 @@
 """The wire format of a hash list: `index.json` and Parquet segments, as in `docs/format.md`.
 
-Parsing is strict and bounded: every rule of the format is checked here, once, and what comes out
-is valid columnar data. Bytes are expected to be verified already (trust does that); a broken rule
-is still an error of its own, since a provider can sign a mistake. No I/O, no keys, no state.
+Parsing is strict and bounded: every rule of the format is checked here, once, and the result is
+valid columnar data. The bytes must be verified already (by `trust`); a broken rule is still an
+error, since a provider can sign a mistake. No I/O, no keys, no state.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ MAX_ENTRY_ID_BYTES = 64
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
-#: Rows decoded at a time: bounds the memory a segment takes, whatever its size …
+#: Rows decoded at a time; this bounds memory for an honest segment of any size …
 BATCH_ROWS = 1 << 20
-#: … if it is what it says; this bounds it if it is not. The largest segments take a third of it.
+#: … and this bounds memory for a dishonest one. The largest segments need a third of it.
 MAX_DECODING_BYTES = 2 << 30
 
 #: The size of an entry that has none. No file has it: Linux file sizes are below 2**63.
@@ -71,9 +71,9 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ListIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`index.json`: one generation of a list and the segments that make it up, in order.
 
-    `published_at` is in UTC, whatever zone was written; nothing is judged by it.
-    `entries` counts the live entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64,
-    as 16 lower-case hexadecimal digits.
+    `published_at` is converted to UTC; no decision depends on it. `entries` counts the live
+    entries, `checksum` is the sum of their `entry_hashes`, modulo 2**64, as 16 lower-case
+    hexadecimal digits.
     """
 
     format: str
@@ -190,8 +190,8 @@ def entry_hashes(ids: Strings) -> Uint64:
 
     Defined by `docs/format.md`: the id's bytes in little-endian words of eight, the last padded
     with zeros; for each word, h = mix(h XOR word) from h = 0, where mix is the finaliser of
-    SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014). It is
-    no protection against forgery, which signatures give; it finds a state that has drifted.
+    SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    Signatures protect against forgery; the checksum finds a state that has drifted.
     """
     width = -(-max(ids.dtype.itemsize, 1) // 8) * 8
     words = ids.astype(f"S{width}").view("<u8").reshape(len(ids), width // 8)
@@ -203,7 +203,7 @@ def entry_hashes(ids: Strings) -> Uint64:
         z ^= z >> np.uint64(27)
         z *= np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
-        # An id holds no NUL, so a word of zero lies beyond its end.
+        # An id has no NUL, so a zero word is beyond its end.
         h = np.where(column != 0, z, h)
     return h
 
@@ -242,7 +242,7 @@ def encode_segment(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     out = io.BytesIO()
-    # Digests do not compress and dictionaries of them only cost; categories do both well.
+    # Digests do not compress, and a dictionary of them only costs; categories profit from both.
     pq.write_table(
         table,
         out,
@@ -302,10 +302,10 @@ def _read_batches(
                     raise VerificationError(f"{what} has more rows than it says")
                 columns = [batch.column(field.name).cast(field.type) for field in schema]
                 batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-                # Reading takes it on trust that text is UTF-8.
+                # Reading does not check that text is UTF-8.
                 batch.validate(full=True)
             yield batch
-    except MemoryError as error:  # Arrow's own is one, too
+    except MemoryError as error:  # Arrow's own memory error is a subclass
         raise VerificationError(f"{what} asks for too much memory") from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
@@ -369,7 +369,7 @@ def _entry_ids(column: pa.Array, what: str) -> Strings:
     padded = pc.ascii_rpad(column, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
     matrix = _fixed_width(padded, width)
     length_array = lengths.to_numpy()
-    # The padding is NUL; an id that holds one has fewer other bytes than its length says.
+    # The padding is NUL; an id with a NUL inside has fewer other bytes than its length says.
     if not _ID_BYTES[matrix].all() or (np.count_nonzero(matrix, axis=1) != length_array).any():
         raise VerificationError(f"{what} has an entry id with a character that is not allowed")
     ids = matrix.reshape(-1).view(f"S{width}")
@@ -418,6 +418,6 @@ def _byte_table(characters: bytes) -> npt.NDArray[np.bool_]:
 
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-#: NUL is here as the padding of fixed-width ids; inside an id it is refused.
+#: NUL is allowed here as the padding of fixed-width ids; inside an id it is refused.
 _ID_BYTES = _byte_table(_LETTERS + b"0123456789._:-\0")
 _HEX_BYTES = _byte_table(b"0123456789abcdefABCDEF")

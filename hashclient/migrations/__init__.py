@@ -1,1 +1,1 @@
-"""State of every earlier version is brought to today's form; that of a later one is refused."""
+"""Brings the state of every earlier version to today's form; refuses that of a later version."""

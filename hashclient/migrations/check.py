@@ -1,4 +1,4 @@
-"""What every command does before all else: see whether the state is one that it can work on."""
+"""The first step of every command: check that it can use the state."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from hashclient.system.layout import Layout
 
 
 def check_state(layout: Layout) -> int:
-    """Make sure that this hashclient can work on a state directory, which need not exist.
+    """Check that this hashclient can use a state directory, which need not exist.
 
     Return its version.
 
-    State that it could not read as it is, it brings forward.
+    State that it cannot read as it is, is migrated.
 
     Raises:
-        StateError: it is newer, and needs another hashclient; or it cannot be brought forward.
-        LockedError: it is being written to, and has to be brought forward first.
+        StateError: the state is newer and needs a later hashclient; or the migration failed.
+        LockedError: another process writes to the state, which must first be migrated.
     """
     version = read_version(layout)
     refuse_newer(layout, version, CURRENT)

@@ -1,8 +1,8 @@
 """The formats on disk, their versions, and how earlier versions of each are read.
 
-A table for people and for tests: `docs/operations.md` shows it, and a test holds it against the
-constants in the modules that write the files. Who changes a format raises its version and the
-state's, adds a `Step`, and keeps a state directory of the release before for the tests.
+A table for people and for tests: `docs/operations.md` shows it, and a test compares it with the
+constants in the modules that write the files. To change a format, raise its version and the
+state's, add a `Step`, and keep a state directory of the release before for the tests.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 
 class Format(NamedTuple):
-    """One format: its files below the state directory, today's version, and where that stands.
+    """One format: its files below the state directory, its version, and where the version stands.
 
-    `before` says what becomes of files of earlier versions.
+    `before` says how files of earlier versions are treated.
     """
 
     files: str

@@ -1,11 +1,13 @@
-"""Bringing state forward, one step a version, so that a kill at any instant loses nothing.
+"""Migrates state, one step for each version, so that a kill at any instant loses nothing.
 
-A step changes files in place. Under the writers' lock, what it may change is copied first, into a
-folder that gets its name once it is complete. Then the version says that a migration has begun, the
-step is done, and the new version is written, which is the moment that it has succeeded; the backup
-goes last. Whoever finds a migration begun puts the backup back, and begins the step again.
+A step changes files in place, under the writers' lock. First the files that it may change are
+copied into a folder, which gets its name once it is complete. Then the version says that a
+migration has begun, the step is done, and the new version is written: at this moment the migration
+has succeeded. The backup is removed last. A command that finds an unfinished migration restores the
+backup, and begins the step again.
 
-Databases are copied by SQLite, so also those that scans, which take no lock, are writing to.
+SQLite copies databases, so that a database can be copied while scans, which take no lock, write to
+it.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ _LIST_NAME = "files.json"
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: the version of the state after it, and the lowest hashclient that reads that.
+    """One step: the version of the state after it, and the lowest hashclient that reads this state.
 
-    `files` gives what `change` may change or make. What it may not touch are the audit log, the
-    keys, and what is sealed. With `readable`, this hashclient reads the state before the step as
-    well as after it, so that commands that only read need not wait for it.
+    `files` returns the files that `change` may change or make. It must not touch the audit log, the
+    keys and sealed files. With `readable`, this hashclient reads the state before the step as well
+    as after it, so commands that only read need not wait for the step.
     """
 
     version: int
@@ -78,21 +80,21 @@ def _bring_matches_forward(layout: Layout) -> None:
 
 #: The steps, in order; the number of the last one is `version.CURRENT`.
 STEPS: tuple[Step, ...] = (
-    # The state says which version it has. All else is as 0.1.0 wrote it.
+    # The state gets a version. Everything else is as 0.1.0 wrote it.
     Step(1, "0.1.0", _nothing, _no_change, readable=True),
-    # Manifests have a code of their own. Each list's is written by the next fetch of that list,
-    # since it takes the seal key, and what the provider has signed.
+    # Manifests get an authentication code. The next fetch of each list writes it, since this needs
+    # the seal key and the provider's signed files.
     Step(2, "0.1.0", _nothing, _no_change, readable=True),
-    # The audit log may be in several files. That it is in one stays right.
+    # The audit log may be in several files. A log in one file stays valid.
     Step(3, "0.1.0", _nothing, _no_change, readable=True),
-    # A match says where it is in which file system, and may be gone. A scan, which takes no lock,
-    # does the same to the record of matches when it opens it.
+    # A match records its place and file system, and may be gone. A scan, which takes no lock, makes
+    # the same change when it opens the record of matches.
     Step(4, "0.1.0", _matches, _bring_matches_forward, readable=True),
 )
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is in a backup: of which step it is, the files there were, and those there were not."""
+    """The content of a backup: its step, the files that existed, and the files that did not."""
 
     version: int
     kept: tuple[str, ...]
@@ -100,7 +102,7 @@ class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them."""
+        """All these files."""
         return self.kept + self.absent
 
 
@@ -114,7 +116,7 @@ def writing(
 
     Raises:
         LockedError: another process holds it for longer.
-        StateError: the state is newer; or it cannot be brought forward.
+        StateError: the state is newer; or the migration failed.
     """
     make_private_dir(layout.root)
     with writer_lock(layout.lock, wait_s=wait_s, on_wait=on_wait):
@@ -123,10 +125,11 @@ def writing(
 
 
 def migrate(layout: Layout, steps: Sequence[Step]) -> None:
-    """Bring a state directory forward by those of `steps` that it lacks. The lock is held.
+    """Migrate a state directory by the `steps` that it lacks. The caller holds the lock.
 
     Raises:
-        StateError: it is newer; or it cannot be written to. What it was is in the backup then.
+        StateError: the state is newer; or it cannot be written. The old state is then in the
+            backup.
     """
     version = read_version(layout)
     refuse_newer(layout, version, steps[-1].version)
@@ -210,7 +213,7 @@ def _read_backup(layout: Layout) -> _Backup | None:
 
 
 def _discard_backup(layout: Layout) -> None:
-    """Remove the backup; it has lost its name before anything in it is gone."""
+    """Remove the backup; it loses its name before any file in it is removed."""
     if layout.backup.exists():
         _rename(layout.backup, layout.new_backup)
         _drop(layout.new_backup)
@@ -225,7 +228,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _drop(folder: Path) -> None:
-    import shutil  # brings much, and most starts migrate nothing
+    import shutil  # its import is slow, and most commands migrate nothing
 
     try:
         shutil.rmtree(folder)
@@ -236,7 +239,7 @@ def _drop(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, or a database with all that was committed to it."""
+    """Copy a file, or a database with all committed changes."""
     if source.suffix == _DATABASE_SUFFIX:
         copy_database(source, target)
         return

@@ -1,7 +1,8 @@
-"""Which version a state directory has: `state.json`, which every command reads before all else.
+"""The version of a state directory: `state.json`, which every command reads first.
 
-It says what form the whole has and which hashclient that needs, so that an older one can refuse it
-with the version to get. State without the file is of version 0: 0.1.0 wrote none at first.
+It has the version of the state and the hashclient that this needs, so an older hashclient can
+refuse the state and name the version to install. State without the file is of version 0: 0.1.0
+wrote none at first.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ FORMAT = "hashclient-state"
 _FORMAT = re.compile(rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})", re.ASCII)
 
 
-#: Today's version, and the lowest that this hashclient reads without bringing it forward first: the
-#: steps of `migrate` say both, and are not loaded by who only looks.
+#: Today's version, and the lowest version that this hashclient reads without a migration. The steps
+#: of `migrate` say the same, but are not loaded just to check.
 CURRENT = 4
 READABLE = 0
-#: From this version on the audit log may be in several files; who knows only earlier ones would
-#: take such a log for altered.
+#: From this version on the audit log may be in several files; an earlier hashclient would take such
+#: a log for altered.
 SEGMENTS = 3
 
 
@@ -41,7 +42,7 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class _Document(msgspec.Struct, frozen=True):
-    """What is in the file; later versions may say more."""
+    """The content of the file; later versions may add to it."""
 
     format: str
     needs: str
@@ -88,7 +89,7 @@ def refuse_newer(layout: Layout, version: Version, known: int) -> None:
     """Refuse a state whose version is above `known`.
 
     Raises:
-        StateError: it is; the message says which hashclient it needs.
+        StateError: the version is above it; the message says which hashclient it needs.
     """
     if version.number > known:
         raise StateError(

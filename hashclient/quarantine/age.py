@@ -1,9 +1,9 @@
-"""The age format, by pyrage: keys as they are written down, sealing and opening of streams.
+"""The age format, through pyrage: reading and writing keys, sealing and opening streams.
 
-The one place that knows pyrage. Its errors become ours here, and what it does not say is found out:
-it words errors of the streams again, and drops one that happens when its last buffer is written, so
-the streams note their errors themselves. Whoever seals has to check the length of what was written
-(`sealed_bytes`); a truncated age file is otherwise only noticed by who opens it.
+This is the only module that uses pyrage, and it translates pyrage's errors into ours. pyrage
+rewords errors of the streams, and drops an error in the write of its last buffer, so the streams
+keep their own errors. After sealing, the caller must compare the length of the file with
+`sealed_bytes`; otherwise a truncated age file is noticed only when it is opened.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from hashclient.system.text import excerpt, printable
 CHUNK_BYTES = 1 << 16
 _NONCE_BYTES = 16
 _TAG_BYTES = 16
-#: No header of ours comes near; the format itself sets no limit.
+#: Our headers are much shorter; the format itself sets no limit.
 MAX_HEADER_BYTES = 1 << 16
 
 _VERSION_LINE = b"age-encryption.org/v1"
 _END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
-#: Stanzas without meaning that implementations put in, so that readers learn to skip any.
+#: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
 _GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 
 
-#: The public key in the examples of the documents. Nobody has the secret one: what is sealed to it
+#: The public key in the examples of the documents. Nobody has its secret key: a file sealed to it
 #: is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What is to be seen of an age file without a key: its length in bytes, and for how many."""
+    """What an age file shows without a key: the length of its header and its recipients' number."""
 
     header_bytes: int
     recipients: int
@@ -54,7 +54,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     """Return the recipients that the public keys `texts` stand for: age's own, or SSH keys.
 
     Raises:
-        ConfigError: there is none, or one is not a public key.
+        ConfigError: there are no recipients, or one is not a public key.
     """
     from pyrage import RecipientError, ssh, x25519
 
@@ -62,7 +62,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     for text in texts:
         text = text.strip()
         if text.upper().startswith("AGE-SECRET-KEY-"):
-            # Not repeated in the message: this one must not get into any log.
+            # The message does not repeat the key: a secret key must not get into any log.
             raise ConfigError(
                 "a secret key stands where the public key of a recipient belongs",
                 hint="it begins with age1; make a new pair, this one has been in a configuration",
@@ -71,7 +71,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
             raise ConfigError(
                 "the public key of an example in the documents is no recipient: nobody could open"
                 " what is sealed to it",
-                hint="put the public key of whoever is to open it in its place",
+                hint="replace it with the public key of an officer",
             )
         kind = ssh if text.startswith(_SSH_TYPES) else x25519
         try:
@@ -86,9 +86,9 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
 
 
 def canonical_recipient(text: str) -> str:
-    """Return the one spelling of a public key by which two of them are compared.
+    """Return the normal form of a public key, for comparing keys.
 
-    An SSH key may be followed by a comment, and age's own may be in capitals.
+    An SSH key may have a comment at its end, and a key of age may be in capitals.
     """
     text = text.strip()
     if text.startswith(_SSH_TYPES):
@@ -127,10 +127,10 @@ def write_identity(path: Path, now: datetime) -> str:
 
 
 def load_identities(path: Path) -> list[Any]:
-    """Read the secret keys in a file as `age-keygen` or `ssh-keygen` writes it.
+    """Read the secret keys in a file of `age-keygen` or `ssh-keygen`.
 
     Raises:
-        ConfigError: it cannot be read or others can read it, is encrypted, or holds no key.
+        ConfigError: the file cannot be read, others can read it, it is encrypted, or it has no key.
     """
     from pyrage import IdentityError, ssh, x25519
 
@@ -148,7 +148,7 @@ def load_identities(path: Path) -> list[Any]:
         lines = (line.strip() for line in text.splitlines())
         keys = [line for line in lines if line and not line.startswith("#")]
         identities = [x25519.Identity.from_str(key) for key in keys]
-    except IdentityError as error:  # its words hold nothing of the key
+    except IdentityError as error:  # the text of the error holds no part of the key
         raise ConfigError(
             f"not an identity file: {where}: {excerpt(error)}",
             hint="give a file that `hashclient quarantine keygen` or `age-keygen` wrote",
@@ -159,10 +159,10 @@ def load_identities(path: Path) -> list[Any]:
 
 
 class Chunks:
-    """Bytes that come in chunks of any size, taken in pieces of the reader's choice."""
+    """Reads an iterator of chunks of any size in pieces of the requested size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Nothing is taken yet."""
+        """Start before the first chunk."""
         self._chunks = chunks
         self._rest = b""
 
@@ -178,7 +178,7 @@ class Chunks:
 
 
 class _Streams:
-    """The two ends that pyrage works between. It keeps the first error of either."""
+    """The source and the sink that pyrage works between. It keeps the first error of either."""
 
     def __init__(self, source: Callable[[int], bytes], sink: Callable[[bytes], object]) -> None:
         self._source = source
@@ -207,7 +207,7 @@ class _Streams:
 def seal(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
 ) -> None:
-    """Encrypt what `source` gives, up to so many bytes a call, and hand it to `sink`.
+    """Encrypt the bytes that `source` returns, and pass the result to `sink`.
 
     Raises:
         StateError: it cannot be encrypted.
@@ -228,7 +228,7 @@ def seal(
 def unseal(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], identities: Sequence[Any]
 ) -> None:
-    """Decrypt what `source` gives and hand it to `sink`; each chunk is proven before it comes.
+    """Decrypt the bytes that `source` returns; `sink` gets each chunk after it was authenticated.
 
     Raises:
         AuthorisationError: none of `identities` opens it.
@@ -242,7 +242,7 @@ def unseal(
         decrypt_io(streams, streams, identities)
     except (DecryptError, OSError, ValueError) as error:
         if streams.error is None:
-            # There is no class for it; the other errors are about the format.
+            # pyrage has no class for this error; its other errors are about the format.
             if "No matching keys" in str(error):
                 raise AuthorisationError(
                     "none of the identities opens it",

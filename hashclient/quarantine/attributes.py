@@ -1,8 +1,8 @@
-"""What a file has besides its content: recorded when it is sealed, given back when it is restored.
+"""The attributes of a file: recorded when it is sealed, set again when it is restored.
 
-Owner, mode, times and extended attributes, among which Linux keeps access control lists,
-capabilities and security labels. What this process may not read, has no name in UTF-8, or is more
-than a description should hold, is not recorded. Attributes of a file system's own (`chattr`), holes
+These are owner, mode, times and extended attributes; Linux keeps access control lists, capabilities
+and security labels in the last. An extended attribute is not recorded if this process may not read
+it, if its name is not UTF-8, or if it is too large. Attributes of the file system (`chattr`), holes
 and the time of birth are not kept.
 """
 
@@ -16,19 +16,19 @@ import stat
 
 from hashclient.quarantine.item import Origin
 
-#: Of a file that changes hands: what must not be given to another owner than the one it was for.
+#: The mode bits that must not be given to another owner than the original one.
 _POWERS = stat.S_ISUID | stat.S_ISGID
 
 _ACCESS_LIST = "system.posix_acl_access"
-#: The other kind of power.
+#: The extended attribute that likewise gives power: capabilities.
 _CAPABILITIES = "security.capability"
 
-#: Some file systems let anybody give a file half a gigabyte of attributes.
+#: A cap, since some file systems allow half a gigabyte of attributes on one file.
 MAX_XATTR_BYTES = 1 << 23
 
 
 def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin:
-    """Return what is to be known of the file open as `fd`, whose status is `status`."""
+    """Return the attributes of the file open as `fd`, whose status is `status`."""
     return Origin(
         device=status.st_dev,
         inode=status.st_ino,
@@ -46,12 +46,12 @@ def read_origin(fd: int, status: os.stat_result, directory_inode: int) -> Origin
 def _read_xattrs(fd: int) -> dict[str, str]:
     found: dict[str, str] = {}
     left = MAX_XATTR_BYTES
-    with contextlib.suppress(OSError):  # a file system that has none
-        # Those that only the system's own programs set come first.
+    with contextlib.suppress(OSError):  # a file system without extended attributes
+        # Attributes that only system programs can set come first.
         for name in sorted(os.listxattr(fd), key=lambda name: name.startswith("user.")):
             if not _is_text(name):
                 continue
-            with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
+            with contextlib.suppress(OSError):  # removed meanwhile, or this process may not read it
                 value = os.getxattr(fd, name)
                 left -= len(name) + len(value)
                 if left < 0:
@@ -61,7 +61,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
 
 
 def _is_text(name: str) -> bool:
-    """Tell whether a name can stand in a document: it is made of whole characters."""
+    """Tell whether a name can be written in a document, that is, consists of whole characters."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -70,10 +70,10 @@ def _is_text(name: str) -> bool:
 
 
 def give_back(fd: int, origin: Origin) -> list[str]:
-    """Give the file open as `fd` what `origin` says, but times; return what could not be given.
+    """Set the attributes in `origin`, except times, on the file `fd`; return what could not be set.
 
-    The order matters: a change of owner takes powers away, and a change of an access control list
-    changes the mode.
+    The order matters: a change of owner removes capabilities, and a change of an access control
+    list changes the mode.
     """
     missing = []
     mode, xattrs = origin.mode, dict(origin.xattrs)
@@ -86,7 +86,7 @@ def give_back(fd: int, origin: Origin) -> list[str]:
             if xattrs.pop(_CAPABILITIES, None) is not None:
                 missing.append(f"its attribute {_CAPABILITIES}")
     with contextlib.suppress(OSError):
-        for name in os.listxattr(fd):  # a new file gets the default list of its directory
+        for name in os.listxattr(fd):  # a new file inherits one from its directory
             if name not in xattrs and name == _ACCESS_LIST:
                 os.removexattr(fd, name)
     for name, value in xattrs.items():
@@ -104,14 +104,14 @@ def give_back(fd: int, origin: Origin) -> list[str]:
 
 
 def give_times_back(fd: int, origin: Origin) -> None:
-    """Give the file open as `fd` its times, once nothing else is to be done with it.
+    """Set the times of the file open as `fd`; call this as the last change.
 
     Raises:
-        OSError: that cannot be.
+        OSError: the times cannot be set.
     """
     try:
         os.utime(fd, ns=(origin.atime_ns, origin.mtime_ns))
-    except OverflowError as error:  # no file ever had these
+    except OverflowError as error:  # no real file can have these times
         raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW)) from error
 
 

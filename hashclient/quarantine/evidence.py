@@ -1,9 +1,9 @@
-"""Evidence: the sealed or plain bytes of a file, proven to be those that matched.
+"""Evidence: the sealed or plain bytes of a file, proven to be the file that matched.
 
-A source can be read more than once. It is read to its end and proven before the first byte of it
-goes anywhere, so that nobody can have another file sent by putting it in place of the one that
-matched; and again while it is sent. Plain bytes of a sealed file exist in memory only, and only
-where an identity is given. Nothing here writes.
+A source can be read more than once. It is read to its end and proven before its first byte is sent,
+and proven again while it is sent. So nobody can replace the file that matched and have another file
+sent. Plain bytes of a sealed file exist in memory only, and only where an identity is given.
+Nothing here writes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHUNK_BYTES = 1 << 18
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where bytes come from: what it is for people, its length, and a way to read it again."""
+    """A source of bytes: its name for people, its length, and a way to read it again."""
 
     name: str
     size: int
@@ -42,10 +42,10 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Proven:
-    """A source whose content is known: its digests, and how many bytes it has."""
+    """A source whose digests and length are known."""
 
     def __init__(self, source: Source, digester: Digester) -> None:
-        """`digester` has read all of `source`."""
+        """Keep `source`, which `digester` has read to its end."""
         self.source = source
         self.digester = digester
         self.digests = digester.digests()
@@ -59,7 +59,7 @@ class Proven:
         """Yield the content again.
 
         Raises:
-            StateError: it is not the same any more; the last bytes were not given then.
+            StateError: the content has changed; its last bytes were not yielded.
         """
         computed = hashlib.sha256()
         left = self.size
@@ -79,10 +79,10 @@ class Proven:
 
 
 def find_item(quarantine_dir: Path, match_id: str) -> Item | None:
-    """Return what is in quarantine of a match, if anything is.
+    """Return the item of a match in quarantine, or None.
 
     Raises:
-        StateError: it cannot be read, or is damaged.
+        StateError: the item cannot be read, or is damaged.
     """
     try:
         return load_item(quarantine_dir, match_id)
@@ -91,10 +91,10 @@ def find_item(quarantine_dir: Path, match_id: str) -> Item | None:
 
 
 def sealed_source(path: Path, sha256: str, length: int) -> Proven:
-    """Return the sealed copy at `path`, proven to have this SHA-256, hexadecimal, and length.
+    """Return the sealed copy at `path`, proven to have this SHA-256 (hexadecimal) and length.
 
     Raises:
-        StateError: it is not.
+        StateError: it has another SHA-256 or length, or cannot be read.
     """
     proven = prove(Source(printable(path), length, lambda: file_chunks(path)))
     if proven.digests[Algorithm.SHA256].hex() != sha256:
@@ -109,10 +109,10 @@ def sealed_source(path: Path, sha256: str, length: int) -> Proven:
 def plain_source(
     match: Match, quarantine_dir: Path, identities: Sequence[Any], sealer: Sealer
 ) -> Iterator[Proven]:
-    """Give the file of a match, from where it was found or else out of quarantine, proven.
+    """Return the file of a match, proven: from its place or else from quarantine.
 
     Raises:
-        StateError: it is not the file that matched, or not there.
+        StateError: the file is not the one that matched, or is missing.
         AuthorisationError: none of `identities` opens the sealed copy.
     """
     item = find_item(quarantine_dir, match.id)
@@ -126,8 +126,7 @@ def plain_source(
     opened = prove(
         Source(printable(path), item.size, lambda: unsealed(file_chunks(path), identities))
     )
-    # Under another key than the file matched under, tags prove nothing; but what is in quarantine
-    # was proven when it was sealed.
+    # Tags under another key prove nothing; but a file in quarantine was proven when it was sealed.
     if match.key_id == sealer.key_id:
         _check_tags(opened, match, sealer)
     yield opened
@@ -135,10 +134,10 @@ def plain_source(
 
 @contextlib.contextmanager
 def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
-    """Give the file of a match from where it was found, proven.
+    """Return the file of a match from its place, proven.
 
     Raises:
-        StateError: it is not the file that matched, not there, or cannot be proven.
+        StateError: the file is not the one that matched, is missing, or cannot be proven.
     """
     if match.is_stream:
         raise StateError(
@@ -175,7 +174,7 @@ def prove(source: Source) -> Proven:
 
 def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
     if not match.tags:
-        raise StateError(f"nothing is known to prove the file by: {proven.source.name}")
+        raise StateError(f"there is no digest to prove the file by: {proven.source.name}")
     if not is_what_matched(proven.digester, proven.size, match.tags, sealer):
         raise _changed(proven.source.name)
 
@@ -211,9 +210,9 @@ def _object_in_place(uri: str) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def _in_place(path: str) -> Iterator[Source]:
-    """Give the regular file at `path`, which is no link itself.
+    """Open the regular file at `path`, which must not be a link.
 
-    It is opened once: what is sent is what was proven, whatever is at the path by then.
+    The file is opened once: the proven file is sent, even if another file is at the path by then.
     """
     shown = printable(path)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -269,7 +268,7 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
         StateError: it is damaged.
         HashclientError: what reading `sealed` raised.
     """
-    # pyrage pushes, the caller pulls: each needs a thread of its own.
+    # pyrage writes and the caller reads, so pyrage runs in a thread of its own.
     source, sink = os.pipe()
     failures: list[HashclientError | OSError] = []
 
@@ -294,6 +293,6 @@ def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[by
         if failures:
             raise failures[0]
     finally:
-        # Whoever still writes into the pipe then fails and ends.
+        # A thread that still writes into the pipe then fails and ends.
         os.close(source)
         thread.join()

@@ -1,7 +1,7 @@
-"""Taking a file away: sealed first, proven to be the one that matched, and only then removed.
+"""Isolates a file: seals it, proves that it is the file that matched, and then removes it.
 
-Whatever ends an act, the file is in its place or its sealed copy is complete. An act on a match
-that was interrupted is finished by the next one on it.
+At any kill, the file is in its place or its sealed copy is complete. The next act on the same match
+finishes an interrupted one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _CHANGED = "changed: it is not the file that matched any more"
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What became of the file of a match.
+    """The result of isolating the file of a match.
 
-    `sealed` says whether there is a complete sealed copy, `taken` whether the file is away from its
-    place besides. `detail` says it for people. `attention` is set where somebody should look.
+    `sealed` says whether there is a complete sealed copy, `taken` whether the file was also removed
+    from its place. `detail` says this for people. `attention` is set where a person should look.
     """
 
     taken: bool
@@ -58,7 +58,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class _Act(msgspec.Struct, frozen=True):
-    """What the steps of one act share."""
+    """The values that the steps of one act share."""
 
     room: Room
     match: Match
@@ -69,22 +69,22 @@ class _Act(msgspec.Struct, frozen=True):
 def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
     """Seal the file of a match and remove it from its place.
 
-    1. It stands to reason: the match is where it was found, not withdrawn, its story has not ended,
-       and there are recipients to seal to.
+    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, and there
+       are recipients to seal to.
     2. The path is opened without following a link at any of its components.
-    3. What is there is a regular file of the right size.
-    4. It is read once, to be sealed into a new folder and digested at the same time.
-    5. It is the file that matched: the sealed digests are those of the record, and nothing about it
-       has changed meanwhile.
-    6. The sealed copy is on the disk: it was synced, and reads back as what was written.
-    7. The folder gets its document and then its name, durably.
-    8. That it is sealed is logged.
-    9. The name of the file is removed, if it is still that of the file that was sealed.
-    10. A tombstone is put in its place, where one is configured.
-    11. The record, the log and last the document say that it is removed.
+    3. At the path is a regular file of the right size.
+    4. The file is read once; it is sealed into a new folder and digested at the same time.
+    5. It is the file that matched: its tags are those of the record, and the file has not changed
+       meanwhile.
+    6. The sealed copy is on the disk: it was synced, and reads back as written.
+    7. The folder gets its document, and then its name, durably.
+    8. The sealing is logged.
+    9. The name of the file is removed, if it still belongs to the sealed file.
+    10. A tombstone is put in its place, if one is configured.
+    11. The removal is noted in the record, the log and, last, the document.
 
     Raises:
-        UsageError, ConfigError, StateError, AuditError: as `Quarantine.take` says.
+        UsageError, ConfigError, StateError, AuditError: as for `Quarantine.take`.
     """
     with room.locked():
         match = matches.get(match_id)
@@ -94,7 +94,7 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
             if item.stage is not Stage.REMOVED:
                 _record(act, item, [])
             return Taken(taken=True, sealed=True, detail="in quarantine already")
-        # What another seal key made proves nothing. The file is sealed again, if it is there.
+        # Tags of another seal key prove nothing. The file is sealed again, if it is there.
         can_resume = item is not None and room.can_prove(item.key_id)
         recipients = _check(act, item if can_resume else None)  # 1
         try:
@@ -116,11 +116,11 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
 
 
 def _taken_as_another(act: _Act) -> Taken | None:
-    """Settle a match whose file another run has found and taken away while this one looked at it.
+    """Settle a match whose file another run has found and isolated at the same time.
 
-    Each of two runs at once has its own record then, since the file was not in its place any more
-    when the second one was made. The file is the same: path and tags are. Return None where nothing
-    in quarantine is that.
+    Each of the two runs then has a record of its own, since the file was already away when the
+    second record was made. Equal path and tags show that the file is the same. Return None if no
+    item in quarantine is this file.
     """
     match = act.match
     for known in act.matches.find(_KEPT):
@@ -147,7 +147,7 @@ def _not_sealed(why: str) -> Taken:
 
 
 def _check(act: _Act, item: Item | None) -> list[Any]:
-    """Refuse what is not to be taken (step 1), and return the recipients."""
+    """Refuse a match that must not be isolated (step 1), and return the recipients."""
     match = act.match
     if match.is_stream:
         raise UsageError(
@@ -187,9 +187,9 @@ def _seal(
     recipients: Sequence[Any],
     replaced: Item | None,
 ) -> Item | Taken:
-    """Make a sealed copy (steps 3 to 8); return the item that it is, or why there is none.
+    """Make a sealed copy (steps 3 to 8); return its item, or why there is none.
 
-    It takes the place of `replaced`, if that is given.
+    The new item takes the place of `replaced`, if that is given.
     """
     room, match = act.room, act.match
     if match.size not in (None, held.size):  # 3
@@ -220,7 +220,7 @@ def _seal(
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
             hold=None if replaced is None else replaced.hold,
         )
-        # One that is replaced may go: the file is in its place, is open, and was proven just now.
+        # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     _log_sealed(act, item)  # 8
     return item
@@ -240,10 +240,10 @@ def _log_sealed(act: _Act, item: Item) -> None:
 
 
 def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
-    """Finish what an earlier act on the match has begun, after a look at what there is now.
+    """Look at the present state, and finish what an earlier act on the match has begun.
 
     Raises:
-        OSError: what there is cannot be found out.
+        OSError: the present state is not known.
     """
     verify_evidence(act.room, item)
     _log_sealed(act, item)  # 8
@@ -266,10 +266,10 @@ def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
 
 
 def _is_proven(act: _Act, item: Item, held: Held) -> bool:
-    """Tell whether what is held is what was sealed.
+    """Tell whether the held file is the sealed one.
 
     Raises:
-        OSError: it cannot be read, or somebody has changed it meanwhile: nobody knows what it is.
+        OSError: the file cannot be read, or changed while it was read, so that this is not known.
     """
     tags = item.tags_by_algorithm()
     digester = digest_all(held, tags, item.size)
@@ -279,7 +279,7 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
 
 
 def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> Taken:
-    """Remove what was sealed from its place (step 9), and go on to the end."""
+    """Remove the sealed file from its place (step 9), and go on to the end."""
     removal = spot.remove(held, item.id)
     if not removal.done:
         return _left(act, item, removal.why, is_meant=removal.is_meant)
@@ -287,14 +287,14 @@ def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> Taken:
 
 
 def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> Taken:
-    """Say that a file was sealed but not removed; the next act on it tries again."""
+    """Return the result for a file that was sealed but not removed; the next act tries again."""
     act.room.log("quarantine-incomplete", item, act.mark, detail=why)
     joined = f"sealed, {'and' if is_meant else 'but'} {why}"
     return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
 
 
 def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> Taken:
-    """Leave the tombstone, if there is a `spot` for it, and write down that the file is gone."""
+    """Leave the tombstone, if there is a `spot` for it, and note the removal (steps 10, 11)."""
     if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
         remains = (*remains, failure)
     _record(act, item, remains)  # 11
@@ -303,9 +303,9 @@ def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) 
 
 
 def _record(act: _Act, item: Item, remains: Sequence[str]) -> None:
-    """Write down that the file is gone.
+    """Note the removal of the file (step 11).
 
-    The document is the last, since what the next act does rests on it.
+    The document is written last, since the next act relies on it.
     """
     mark = act.mark
     if act.match.in_place:

@@ -1,9 +1,9 @@
-"""What the quarantine holds: a folder for each item, with the sealed copy and all about it.
+"""The items in quarantine: a folder for each, with the sealed copy and its description.
 
 `STATE/quarantine/<match id>/` has `evidence.age`, the file sealed in the age format, and
-`item.json`, which says what it was, where, and how to put it back. A folder is complete in itself:
-with the officer's key it can be opened by hand even where the rest of the state is lost.
-`docs/quarantine.md` specifies the document. Nothing here changes anything but `item.json`.
+`item.json`, which says what the file was, where, and how to restore it. A folder is complete in
+itself: with the officer's key it can be opened by hand even if the rest of the state is lost.
+`docs/quarantine.md` specifies the document. This module changes only `item.json`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ MAX_ITEM_BYTES = 1 << 25
 _ID = re.compile(f"[a-z0-9]{{{ID_LENGTH}}}")
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-#: What the system takes: the one above, which is -1, would leave an owner as it is.
+#: Up to the highest id of a user: the next number means -1, which leaves an owner unchanged.
 _Owner = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 2)]
 _Mode = Annotated[int, msgspec.Meta(ge=0, le=0o7777)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Stage(enum.StrEnum):
-    """How far the taking of a file has come: its copy is sealed; it is removed from its place."""
+    """How far isolating a file has come: the copy is sealed; the file is removed from its place."""
 
     SEALED = "sealed"
     REMOVED = "removed"
@@ -61,18 +61,18 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, by: str, reason: str, time: datetime) -> Mark:
-        """Return a mark that can be written down, whatever bytes the texts came from."""
+        """Return a mark whose texts are printable, whatever bytes they came from."""
         return cls(_text(by), _text(reason), time)
 
 
 class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
-    """That the file was given back: where it was, or somewhere else."""
+    """A note that the file was restored, and where."""
 
     in_place: bool = True
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An entry that the file matched: a `Hit` as `item.json` has it, and back."""
+    """An entry that the file matched: the form of a `Hit` in `item.json`."""
 
     list: str
     entry: str
@@ -82,20 +82,20 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, hit: Hit) -> ItemHit:
-        """Return the form of `hit` that is kept."""
+        """Return the stored form of `hit`."""
         return msgspec.convert(hit_fields(hit), cls)
 
     def value(self) -> Hit:
-        """Return the hit that was kept."""
+        """Return the stored hit."""
         algorithms = tuple(Algorithm.from_label(label) for label in self.algorithms)
         return Hit(self.list, self.entry, self.category, self.generation, algorithms, complete=True)
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file was when it was sealed; `xattrs` are base64, times nanoseconds since 1970.
+    """The attributes of a file when it was sealed; `xattrs` base64, times in ns since 1970.
 
-    `device`, `inode` and `directory_inode` tell, after an interruption, whether what is at the path
-    is still the same. `links` counts all names that the file had.
+    After an interruption, `device`, `inode` and `directory_inode` tell whether the same file is
+    still at the path. `links` counts all names that the file had.
     """
 
     device: int
@@ -113,9 +113,9 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `item.json`.
 
-    `size` and `evidence_bytes` are in bytes, `tags` hexadecimal and sealed under the key `key_id`.
-    `tombstone` is the text that is left in place of the file, if any is. `restored` is set where
-    the file was given back and the folder only waits to be dropped.
+    `size` and `evidence_bytes` are in bytes; `tags` are hexadecimal, made with the key `key_id`.
+    `tombstone` is the text left in place of the file, if any. `restored` is set where the file was
+    restored and only the folder is still to be dropped.
     """
 
     format: str = FORMAT
@@ -142,7 +142,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return path_of(self.path, self.path_b64)
 
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
-        """Return the sealed tags as a match has them."""
+        """Return the tags in the form of a match."""
         return {Algorithm.from_label(a): bytes.fromhex(tag) for a, tag in self.tags.items()}
 
 
@@ -208,10 +208,10 @@ def load_item(directory: Path, match_id: str) -> Item:
 
 
 def parse_item(data: bytes, match_id: str, path: Path) -> Item:
-    """Decode a document strictly; `path` names it in messages.
+    """Decode a document strictly; `path` is for messages.
 
     Raises:
-        StateError: it is not one of ours, or of another item.
+        StateError: the document is not in our format, or belongs to another item.
     """
     if len(data) > MAX_ITEM_BYTES:
         raise _damaged(path, "too large")
@@ -238,9 +238,9 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
 
 
 def _is_whole_path(path: str) -> bool:
-    """Tell whether a path is absolute, as a record has it: nothing in it leads back up.
+    """Tell whether a path is absolute and without `..`, like every recorded path.
 
-    So is the URI of an object.
+    The URI of an object counts, too.
     """
     if is_object_uri(path):
         return parse_uri(path).text == path
@@ -249,7 +249,7 @@ def _is_whole_path(path: str) -> bool:
 
 
 def encode_item(item: Item) -> bytes:
-    """Return the document, readable for people too."""
+    """Return the document as text that people can read."""
     return msgspec.json.format(msgspec.json.encode(item), indent=2) + b"\n"
 
 

@@ -1,8 +1,8 @@
-"""Sealing what is kept to other public keys: for an officer who comes, or one who goes.
+"""Seals the items in quarantine to other public keys, when officers change.
 
-The sealed copy is opened with an old key, in memory, and what comes out is encrypted again at the
-same time, so nothing in plain is ever on a disk. The new copy takes the place of the old one in one
-step; whatever ends an act, one of them is there, whole, with the document that belongs to it.
+The sealed copy is opened with an old key, in memory, and encrypted again at the same time, so plain
+bytes are never on a disk. The new copy takes the place of the old one in one step. At any kill, one
+of the two copies is there, whole, with the document that belongs to it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from hashclient.quarantine.sealing import Digester, check_space, is_what_matched
 from hashclient.quarantine.store import Room
 from hashclient.system.text import printable
 
-#: The event of a match's story; it leaves its state as it is.
+#: The event in a match's story; it does not change the state of the match.
 RESEALED = "resealed"
 
 
 class Resealed(msgspec.Struct, frozen=True):
-    """The item as it is now, and whether it was sealed again or was sealed to these already."""
+    """The item as it is now, and whether it was sealed again or already had these recipients."""
 
     item: Item
     done: bool
@@ -44,22 +44,22 @@ def reseal(
     matches: Matches,
     mark: Mark,
 ) -> Resealed:
-    """Seal what is kept of a match to `recipients`, and to nobody else.
+    """Seal the item of a match to `recipients`, and to nobody else.
 
-    1. It is here and not about to go, and not sealed to exactly these already. There is room.
-    2. That its copy is going to be opened is logged, and for whom.
-    3. It is opened in memory and sealed into a new folder, as it comes.
-    4. It is the file: the old copy was unchanged, the size is right, and so are the sealed digests,
-       where the seal key is still the same.
-    5. The new copy is on the disk, and reads back as it was written.
-    6. That it is complete, and about to take the place of the old one, is logged.
-    7. It takes its place, with its document, in one step, durably.
-    8. The old copy is removed, and the story of the match says so.
+    1. The item is here, is not being destroyed, and has other recipients. There is room.
+    2. The intent to open the copy, and the new recipients, are logged.
+    3. The copy is opened in memory and sealed into a new folder at the same time.
+    4. It is the file: the old copy was unchanged, the size is right, and so are the tags, where the
+       seal key is still the same.
+    5. The new copy is on the disk, and reads back as written.
+    6. It is logged that the new copy is complete, and about to take the place of the old one.
+    7. The new copy with its document takes that place in one step, durably.
+    8. The old copy is removed, and the story of the match records the change.
 
-    A hold does not keep from this: nothing of what is kept is lost.
+    An item on hold can be sealed again, too, since nothing of it is lost.
 
     Raises:
-        UsageError, AuthorisationError, StateError, AuditError: as `Quarantine.reseal` says.
+        UsageError, AuthorisationError, StateError, AuditError: as for `Quarantine.reseal`.
     """
     texts = tuple({age.canonical_recipient(text): text.strip() for text in recipients}.values())
     keys = age.parse_recipients(texts)
@@ -113,7 +113,7 @@ def _same(recipients: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[bytes]:
-    """Yield the file of an item out of its sealed copy; it ends only if that is what was sealed.
+    """Yield the file of an item from its sealed copy; raise in the end if it is another file.
 
     Raises:
         AuthorisationError: none of `identities` opens it.

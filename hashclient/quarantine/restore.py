@@ -1,7 +1,7 @@
-"""Giving a file back: opened with the officer's key, proven, put in its place, then dropped.
+"""Restores a file: opens it with the officer's key, proves it, puts it in place, drops the item.
 
-What is written has no name before it is complete, where the file system can do that, and never
-replaces what is there. The sealed copy goes last.
+The new file has no name before it is complete, where the file system supports that, and never
+replaces another file. The sealed copy is removed last.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.files import state_error, write_all
 from hashclient.system.text import log_path_fields, printable
 
-#: What a file that was restored has in common with one that is restored again.
+#: The attributes that show that a file in place was restored by an interrupted act.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
-#: A file system on which no file can be without a name.
+#: The errors of a file system that does not support files without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """Where a file was restored, and what of it could not be given back (`missing`)."""
+    """Where a file was restored, and which of its attributes could not be set (`missing`)."""
 
     path: str
     missing: tuple[str, ...]
@@ -64,19 +64,19 @@ def restore(
 ) -> Restored:
     """Open a sealed copy and put the file back.
 
-    1. It may be: it is not on hold, and its entries are withdrawn, or that is overruled.
-    2. The place is there, reached through no link unless the user has just named it, and free.
-    3. That it is going to be opened is logged, and the copy is decrypted into a file without a
-       name, or with one that nobody uses.
-    4. It is the file: the copy was unchanged, the size is right, and so are the sealed digests,
-       where the seal key is still the same.
-    5. It gets its attributes, it is on the disk, and reads back as it was decrypted.
-    6. Our tombstone goes away, and the file gets its name, replacing nothing, durably.
-    7. That it is restored is logged, then noted with the item, then in the record.
+    1. It may be restored: it is not on hold, and its entries are withdrawn or `force` is set.
+    2. The place exists and is free; no link leads to it, unless the user has just named it.
+    3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
+       or with an unused name.
+    4. It is the file: the copy was unchanged, the size is right, and so are the tags, where the
+       seal key is still the same.
+    5. The file gets its attributes, is on the disk, and reads back as decrypted.
+    6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
+    7. The restoring is logged, then noted in the item, then in the record.
     8. The item is dropped.
 
     Raises:
-        UsageError, AuthorisationError, StateError, AuditError: as `Quarantine.restore` says.
+        UsageError, AuthorisationError, StateError, AuditError: as for `Quarantine.restore`.
     """
     with room.locked():
         item = room.load(match_id)
@@ -123,11 +123,11 @@ def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
 
 
 def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark) -> list[str]:
-    """Put the file in its place (steps 2 to 6); return what of it could not be given back.
+    """Put the file in its place (steps 2 to 6); return which attributes could not be set.
 
     Raises:
         OSError: the place cannot be used.
-        HashclientError: it is taken, or the sealed copy cannot be opened.
+        HashclientError: the place is taken, or the sealed copy cannot be opened.
     """
     before = place.status()
     if before is not None and before.st_size != item.size and not has_tombstone(place, item):
@@ -152,12 +152,12 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
             except FileExistsError as error:
                 raise _is_taken(place) from error
         hidden = place.at(PRIVATE_NAME.format(item.id))
-        if has_tombstone(hidden, item):  # moved aside by an act that was killed
+        if has_tombstone(hidden, item):  # moved aside by a killed act
             os.unlink(hidden.name, dir_fd=hidden.fd)
         try:
             os.fsync(fd)
             place.sync()
-        except OSError as error:  # the sealed copy stays until the file is sure to
+        except OSError as error:  # the sealed copy stays until the file is durable
             raise state_error("cannot write", Path(place.path), error) from error
     return missing
 
@@ -171,7 +171,7 @@ def _is_taken(place: Place) -> UsageError:
 
 @contextlib.contextmanager
 def _new_file(place: Place, match_id: str) -> Iterator[tuple[int, str | None]]:
-    """Open a new private file in the directory of a place; yield its name, too, if it has one."""
+    """Open a new private file in the directory of a place; yield it, and its name or None."""
     flags, name = os.O_RDWR | os.O_CLOEXEC, None
     try:
         fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=place.fd)
@@ -244,10 +244,10 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
 
 def _is_there(place: Place, fd: int, sha256: str) -> bool:
-    """Tell whether the file open as `fd` is in its place already, by an act that was interrupted.
+    """Tell whether an interrupted act has already put the file open as `fd` in its place.
 
-    It is then on the disk. A file of the same content that differs in owner, mode or time is
-    somebody else's.
+    The file in place is then durable. A file of the same content with another owner, mode or time
+    belongs to somebody else.
     """
     expected = os.fstat(fd)
     try:

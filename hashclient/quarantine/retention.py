@@ -1,8 +1,8 @@
-"""Keeping and destroying: holds, when an item is due, and purging what is.
+"""Holds, due dates and purging: how long an item is kept, and how it is destroyed.
 
-What is due is policy, in the configuration: a period from the acknowledgement of a report, as long
-as that report is not taken back. A hold outranks everything. Destroying is logged before and after,
-and an interrupted one is finished by the next purge.
+The configuration sets the period from the acknowledgement of a report after which an item is due,
+unless that report is taken back. A hold outranks everything. A purge is logged before and after;
+the next purge finishes an interrupted one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from hashclient.system.times import for_people
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 
-#: Events of a match's story; they leave its state as it is.
+#: Events in a match's story; they do not change the state of the match.
 HELD = "held"
 RELEASED = "released"
 
 
 class Due(msgspec.Struct, frozen=True):
-    """Whether an item may be destroyed now, when it may be if that is known, and why (not)."""
+    """Whether an item may be destroyed now, when it may be (if known), and why or why not."""
 
     is_due: bool
     at: datetime | None
@@ -39,7 +39,7 @@ class Due(msgspec.Struct, frozen=True):
 
 
 class Purged(msgspec.Struct, frozen=True):
-    """What became of an item; `done` is None where it was only asked about and may be destroyed."""
+    """The result of a purge; `done` is None in a dry run for an item that may be destroyed."""
 
     item: Item
     done: bool | None
@@ -47,10 +47,10 @@ class Purged(msgspec.Struct, frozen=True):
 
 
 def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
-    """Put an item on hold; an earlier hold stays, with this reason besides.
+    """Put an item on hold; this reason is added to an earlier hold.
 
     Raises:
-        UsageError, StateError, AuditError: as `Quarantine.hold` says.
+        UsageError, StateError, AuditError: as for `Quarantine.hold`.
     """
     with room.locked():
         item = room.need(match_id, matches)
@@ -65,10 +65,10 @@ def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
 
 
 def recover(room: Room, matches: Matches, mark: Mark) -> Iterator[Item]:
-    """Record again the matches of items that the record of matches does not know; yield the items.
+    """Record again the matches of items that the record of matches lacks; yield the items.
 
     Raises:
-        StateError, AuditError: as `Quarantine.recover` says.
+        StateError, AuditError: as for `Quarantine.recover`.
     """
     for match_id in item_ids(room.directory):
         with room.locked():
@@ -101,7 +101,7 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """End the hold on an item.
 
     Raises:
-        UsageError, StateError, AuditError: as `Quarantine.release` says.
+        UsageError, StateError, AuditError: as for `Quarantine.release`.
     """
     with room.locked():
         item = room.need(match_id, matches)
@@ -134,7 +134,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
-    # The story, for it alone says which report that was, and whether it is taken back.
+    # Only the story says which report it was, and whether it was taken back.
     story = standing_steps(matches.story(item.id))
     times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
     if match.state is not MatchState.ACKNOWLEDGED or not times:
@@ -149,7 +149,7 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
 
 
 def _obstacle(item: Item, match: Match | None) -> str | None:
-    """Return what keeps an item from ever becoming due as it is."""
+    """Return why an item cannot become due in its present state, or None."""
     if item.hold is not None:
         return f"on hold since {item.hold.time:%Y-%m-%d}, by {printable(item.hold.by)}"
     if match is not None and match.state is MatchState.WITHDRAWN:
@@ -168,19 +168,19 @@ def purge(
     force: bool,
     dry_run: bool,
 ) -> Purged:
-    """Destroy an item, if it is due or `force` says so and it is not on hold.
+    """Destroy an item that is due, or with `force` any item that is not on hold.
 
-    1. It may be, as the item and the record say under the lock.
-    2. That it is going to be destroyed is logged. Where that cannot be, nothing is.
+    1. It may be destroyed, by the item and the record, read under the lock.
+    2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
     3. The record says that it is purged, unless the file is still in its place. If it is not due
-       any more, since a report was taken back meanwhile, nothing is done.
+       any more, since a report was taken back meanwhile, the purge ends here.
     4. The sealed copy is unlinked.
-    5. That it is destroyed is logged, and the rest of the item dropped.
+    5. The destruction is logged, and the rest of the item is dropped.
 
     A kill after 3 leaves an item that is due: the next purge goes on.
 
     Raises:
-        UsageError, StateError, AuditError: as `Quarantine.purge` says.
+        UsageError, StateError, AuditError: as for `Quarantine.purge`.
     """
     with room.locked() if not dry_run else contextlib.nullcontext():
         item = room.load(match_id)

@@ -1,9 +1,9 @@
-"""The place of a file: a directory that was reached through no link, and a name in it.
+"""The place of a file: an open directory that was reached through no link, and a name in it.
 
-All that is done at a place is done through the open directory, so nothing that happens to the path
-above it leads elsewhere. Names are moved without replacing anything, and nothing is unlinked before
-it is known, under a name that nobody else uses, to be the very file that is meant. Errors are the
-system's; `reason_of` puts them in words.
+All operations use the open directory, so a change of the path above it cannot lead them elsewhere.
+A name is moved without replacing another file. A file is unlinked only under a private name, which
+nobody else uses, and after proof that it is the right file. Errors are the system's; `reason_of`
+puts them in words.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from hashclient.system.text import printable
 
 #: The name that a file has for the moment between being moved aside and being unlinked.
 PRIVATE_NAME = ".hashclient-{}"
-#: The name of a file that is being written. What a kill leaves of it is replaced.
+#: The name of a file while it is written. A leftover of a kill is replaced.
 NEW_NAME = ".hashclient-{}.new"
 
-#: Of Linux's fs.h; Python names neither.
+#: From Linux's fs.h; Python defines neither.
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
 
-#: A file system, or a kernel, that cannot rename without replacing: NFS and some FUSE ones.
+#: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
 _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-#: One that has no hard links says so in one of these ways.
+#: The errors of a file system without hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 
-#: What is said of a place where nothing is.
+#: The words for an empty place.
 GONE = "not there any more"
 _WORDS = {
     errno.ENOENT: GONE,
@@ -70,7 +70,7 @@ class Place(msgspec.Struct, frozen=True):
         return Place(self.fd, self.directory, name)
 
     def status(self) -> os.stat_result | None:
-        """Return what is there, be it a link; None if nothing is.
+        """Return the status of the file there, or of a link itself; None if the place is empty.
 
         Raises:
             OSError: it cannot be found out.
@@ -109,7 +109,7 @@ class Place(msgspec.Struct, frozen=True):
             os.close(fd)
 
     def try_sync(self) -> None:
-        """Make changes of names durable, if that can be: where all is well without, too."""
+        """Make changes of names durable if possible; for use where failure does no harm."""
         with contextlib.suppress(OSError):
             self.sync()
 
@@ -117,8 +117,8 @@ class Place(msgspec.Struct, frozen=True):
 class Removal(enum.Enum):
     """How the removal of a file ends.
 
-    Other than REMOVED, what was found is back under its name; STRANDED where that was taken again
-    meanwhile, so that it keeps the private name.
+    Except after REMOVED, the file found is back under its name; or it is STRANDED under the private
+    name, since its name was taken again meanwhile.
     """
 
     REMOVED = enum.auto()
@@ -128,7 +128,7 @@ class Removal(enum.Enum):
 
 
 def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
-    """Tell whether a file is the same and nothing about it has changed, as far as is known."""
+    """Tell whether a file is the same and unchanged, as far as is known."""
     return all(
         getattr(before, name) == getattr(after, name)
         for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
@@ -164,7 +164,7 @@ def open_place(path: str) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def open_named(path: Path) -> Iterator[Place]:
-    """Open the directory of a path that the user has just named, who may go through links.
+    """Open the directory of a path that the user has just named; links are followed.
 
     Raises:
         OSError: it cannot be opened.
@@ -181,10 +181,11 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
     """Open the regular file at a place for reading; yield its descriptor and its status.
 
     Raises:
-        OSError: it cannot be opened, is a link (ELOOP) or no regular file (EISDIR stands for all).
+        OSError: it cannot be opened, is a link (ELOOP) or not a regular file (EISDIR for all
+            types).
     """
-    # Looked at before it is opened, since opening a device may do something. What was looked at is
-    # what is opened, so this may wait: for a lease that somebody has on the file to be broken.
+    # The type is checked before opening, since opening a device may have effects. The checked file
+    # itself is opened, so this may block: until a lease on the file is broken.
     known = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.fd)
     try:
         mode = os.fstat(known).st_mode
@@ -195,8 +196,8 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
         try:
             fd = os.open(f"/proc/self/fd/{known}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            # It is there. What its file system says here, or a system without /proc, must not be
-            # taken for another answer to what is at the place.
+            # The file is there. An error of its file system, or of a system without /proc, must not
+            # mean that the place is empty.
             if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
                 raise
             raise OSError(errno.EIO, "it cannot be opened", place.path) from error
@@ -211,24 +212,24 @@ def open_file(place: Place) -> Iterator[tuple[int, os.stat_result]]:
 def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) -> Removal:
     """Unlink the name at a place if it is the file open as `fd`, unchanged since `status`.
 
-    1. Nothing about the file has changed, as far as the system knows.
-    2. The name is moved to the name `private` in the same directory, replacing nothing; to one that
-       nobody can foresee, where somebody has taken that. From here on nobody who works with the old
-       name can exchange it.
-    3. What lies there now is the same inode, and its content was not changed meanwhile. Otherwise
-       it is moved back.
+    1. The file is unchanged, as far as the system knows.
+    2. The name is moved to the name `private` in the same directory, without replacing a file; if
+       `private` is taken, to a random name. From here on nobody can exchange the file through its
+       old name.
+    3. The moved file has the same inode, and its content was not changed meanwhile. Otherwise it is
+       moved back.
     4. The private name is unlinked.
 
-    A kill in between leaves the file under the private name, and whoever comes next deals with it.
+    A kill in between leaves the file under the private name; the next act deals with it.
 
     Raises:
-        OSError: the name cannot be moved or unlinked; it is where it was, if that can be.
+        OSError: the name cannot be moved or unlinked; it was moved back, if possible.
     """
     if not is_unchanged(status, os.fstat(fd)):  # 1
         return Removal.CHANGED
     try:
         hidden = _move_aside(place, private)  # 2
-    except NotADirectoryError:  # there is one, which does not take the place of a file
+    except NotADirectoryError:  # a directory, which cannot take the place of a file
         return Removal.OTHER
     try:
         found = os.stat(hidden.name, dir_fd=place.fd, follow_symlinks=False)  # 3
@@ -240,17 +241,17 @@ def remove_exactly(place: Place, private: str, fd: int, status: os.stat_result) 
     except BaseException:
         put_back(hidden, place.name)
         raise
-    place.try_sync()  # the name is gone; only a power loss can bring it back
+    place.try_sync()  # the name is removed; only a power loss can bring it back
     return Removal.REMOVED
 
 
 def put_back(hidden: Place, name: str) -> bool:
-    """Move what lies at `hidden` back to `name`; False if that cannot be, as when it is taken."""
+    """Move the file at `hidden` back to `name`; False if this fails, as when `name` is taken."""
     try:
         rename_noreplace(hidden.fd, hidden.name, name)
     except OSError:
         return False
-    hidden.try_sync()  # it has one of its two names
+    hidden.try_sync()  # the file has one of its two names
     return True
 
 
@@ -264,10 +265,10 @@ def _move_aside(place: Place, private: str) -> Place:
 
 
 def move_aside(directory: int, name: str, private: str) -> None:
-    """Rename `name` to `private`, which nobody else uses, without replacing what is there.
+    """Rename `name` to `private`, which nobody else uses, without replacing a file.
 
-    Where the file system cannot do that, `private` is made first and then replaced. A hard link and
-    an unlink would not do: whatever takes the old name in between would be unlinked.
+    If the file system cannot do this, `private` is made first and then replaced. A hard link and an
+    unlink would be wrong: a file that takes the old name in between would be unlinked.
 
     Raises:
         FileExistsError: `private` exists.
@@ -291,11 +292,11 @@ def move_aside(directory: int, name: str, private: str) -> None:
 
 
 def rename_noreplace(directory: int, source: str, target: str) -> None:
-    """Rename a private name in its directory, without ever replacing what is there.
+    """Rename a private name in its directory, without ever replacing a file.
 
-    Where the file system cannot do that, a hard link and an unlink are the same in two steps, since
-    nobody else uses the private name. Where it has no hard links either, somebody could make
-    `target` between a look at it and the rename.
+    If the file system cannot do this, a hard link and an unlink have the same effect in two steps,
+    since nobody else uses the private name. Without hard links, too, somebody could make `target`
+    between the check and the rename.
 
     Raises:
         FileExistsError: `target` exists.
@@ -339,7 +340,7 @@ def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOR
     """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
 
     Raises:
-        OSError: it failed; EINVAL or ENOSYS where that cannot be done.
+        OSError: the call failed; EINVAL or ENOSYS where it is not supported.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     function = getattr(libc, "renameat2", None)  # glibc 2.28, musl 1.2.6
@@ -352,7 +353,7 @@ def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOR
 
 
 def reason_of(error: OSError, place: Place | None = None) -> str:
-    """Return in words why something could not be done at a place."""
+    """Return in words why an operation at a place failed."""
     if error.errno == errno.ELOOP:
         where = printable(os.fsdecode(error.filename)) if error.filename else "it is one"
         return f"a link leads to it ({where}): scan it by its real path"
@@ -362,7 +363,7 @@ def reason_of(error: OSError, place: Place | None = None) -> str:
 
 
 def _flag(place: Place) -> str | None:
-    """Return which attribute forbids that a file is removed from its directory, if one does."""
+    """Return which attribute forbids removing a file from its directory, or None."""
     for name, what in ((place.name, "file"), (".", "directory")):
         with contextlib.suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

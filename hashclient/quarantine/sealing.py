@@ -1,6 +1,6 @@
-"""Sealing a file: read once, digested and encrypted at the same time, read back from the disk.
+"""Seals a file: reads it once, digests and encrypts it at the same time, and reads the copy back.
 
-Here is also what proves that a file is the one that matched.
+This module also proves that a file is the one that matched.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from hashclient.system.files import write_all
 from hashclient.system.layout import EVIDENCE_NAME
 from hashclient.system.text import printable
 
-#: What a sealed copy takes besides its content: headers, and the document with it.
+#: The room for a sealed copy besides its content: headers, and its document.
 _OVERHEAD_BYTES = 1 << 20
-#: What is read at a time where nothing else says so.
+#: The default number of bytes for one read.
 READ_BYTES = 1 << 20
 
 
 class Digester:
-    """Digests of what passes by: in clear for proofs, never kept anywhere."""
+    """Computes digests of passing bytes, for proofs; the digests are never stored."""
 
     def __init__(self, algorithms: Iterable[Algorithm]) -> None:
-        """Compute these."""
+        """Compute digests of these algorithms."""
         self._hashes = {a: new_hash(a) for a in algorithms}
         self.count = 0
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes in."""
+        """Take the next bytes."""
         for h in self._hashes.values():
             h.update(data)
         self.count += len(data)
 
     def digests(self) -> dict[Algorithm, bytes]:
-        """Return the digests of all so far."""
+        """Return the digests of all bytes so far."""
         return {a: h.digest() for a, h in self._hashes.items()}
 
 
 def digest_all(held: Held, algorithms: Iterable[Algorithm], limit: int) -> Digester:
-    """Read what is held from its beginning, to one byte past `limit` at most.
+    """Yield the held file from its beginning, up to one byte past `limit` at most.
 
     Raises:
         OSError: it cannot be read.
@@ -72,7 +72,7 @@ def sha256_on_disk(
     Raises:
         OSError: it cannot be read.
     """
-    # Otherwise what is read would be what is in memory, which nobody doubts.
+    # Otherwise the read would come from memory and prove nothing about the disk.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.lseek(fd, 0, os.SEEK_SET)
     digest, length = hashlib.sha256(), 0
@@ -86,15 +86,15 @@ def sha256_on_disk(
 def is_what_matched(
     digester: Digester, size: int, tags: Mapping[Algorithm, bytes], sealer: Sealer
 ) -> bool:
-    """Tell whether what was digested is what matched.
+    """Tell whether the digested file is the one that matched.
 
-    It has `size` bytes, and its digests are those of `tags`: all of them, and at least one.
+    It must have `size` bytes, and all its digests, at least one, must have the given `tags`.
     """
     return digester.count == size and sealer.proves(digester.digests(), tags)
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What was sealed: the SHA-256 of the age file, hexadecimal, and its length in bytes."""
+    """A sealed copy: the SHA-256 of the age file, hexadecimal, and its length in bytes."""
 
     sha256: str
     length: int
@@ -103,10 +103,10 @@ class Written(msgspec.Struct, frozen=True):
 def seal_stream(
     source: Callable[[int], bytes], sink: Callable[[bytes], object], recipients: Sequence[Any]
 ) -> Written:
-    """Encrypt what `source` gives, as `age.seal` does, and say what was written.
+    """Encrypt the bytes of `source` as `age.seal` does; return digest and length of the output.
 
     Raises:
-        StateError: it cannot be encrypted, or lacks its end.
+        StateError: it cannot be encrypted, or the output lacks its end.
         BaseException: what `source` or `sink` raised.
     """
     sealed, head = hashlib.sha256(), bytearray()
@@ -126,17 +126,17 @@ def seal_stream(
         sink(data)
 
     age.seal(read, write, recipients)
-    # The library drops an error of the last write.
+    # pyrage drops an error of the last write.
     if length != age.sealed_bytes(age.parse_header(bytes(head)), plain_bytes):
         raise StateError("what was sealed lacks its end", hint="nothing was removed; try again")
     return Written(sealed.hexdigest(), length)
 
 
 def check_space(room: Room, size: int) -> None:
-    """Refuse, before anything is written, a file of `size` bytes that would fill the disk up.
+    """Check, before writing, that the disk has room for a file of `size` bytes.
 
     Raises:
-        StateError: there is no room for it.
+        StateError: there is too little room.
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)
@@ -151,9 +151,9 @@ def seal(
     folder: Path,
     recipients: Sequence[Any],
 ) -> tuple[Digester, Written]:
-    """Seal what is `held` into `folder`, durably.
+    """Seal the `held` file into `folder`, durably.
 
-    Return what digested it, and what was written.
+    Return the digester that has read the file, and the sealed copy.
 
     A file that grows is read to one byte past its size.
 
@@ -175,7 +175,7 @@ def seal(
 def write_sealed(
     room: Room, source: Callable[[int], bytes], folder: Path, recipients: Sequence[Any]
 ) -> Written:
-    """Seal what `source` gives into a new file in `folder`, durably, and read it back.
+    """Seal the bytes of `source` into a new file in `folder`, durably, and read it back.
 
     Raises:
         StateError: the copy cannot be written, or does not read back as it was written.
@@ -205,10 +205,10 @@ def write_sealed(
 
 
 def verify_evidence(room: Room, item: Item) -> None:
-    """Make sure that a sealed copy is what was written, before a file goes that it stands for.
+    """Verify that a sealed copy is unchanged, before the file in place is removed.
 
     Raises:
-        StateError: it is not, or cannot be read.
+        StateError: the copy is damaged, or cannot be read.
     """
     path = room.evidence(item.id)
     with room.errors("cannot read", path):

@@ -1,7 +1,7 @@
-"""What all acts of the quarantine share: its directory, its lock, its log, and what proves a file.
+"""The parts that all acts of the quarantine share: directory, lock, log, and proof of files.
 
-One act at a time changes the quarantine. What a kill leaves behind is a folder with a temporary
-name, which the next act removes; a folder under an id is complete.
+One act at a time changes the quarantine. A kill leaves a folder with a temporary name, which the
+next act removes; a folder under an id is complete.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields, printable
 
-#: How long an act waits for another. One that seals a very large file takes longer.
+#: Seconds that an act waits for another one. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
 
 
@@ -49,7 +49,7 @@ class Room:
         on_bytes: Callable[[int], None],
         isolator: Isolator,
     ) -> None:
-        """Nothing is made or read before the first act."""
+        """Keep the arguments; nothing is made or read before the first act."""
         self.isolator = isolator
         self.session = session
         self.config = session.settings.config.quarantine
@@ -57,12 +57,12 @@ class Room:
         self.now = session.now
         self.on_bytes = on_bytes
         self._swept = False
-        #: Folders whose removal could take the only copy along, as it may not be on the disk.
+        #: Folders that must not be removed, since the copy that replaces them may not be durable.
         self._unsure: set[Path] = set()
 
     @functools.cached_property
     def sealer(self) -> Sealer:
-        """What compares digests with tags; only some acts need it.
+        """The sealer, which compares digests with tags; only some acts need it.
 
         Raises:
             StateError, ConfigError: the key is missing or malformed.
@@ -70,15 +70,15 @@ class Room:
         return self.session.sealer()
 
     def mark(self, reason: str) -> Mark:
-        """Return who acts, and when, for this `reason`."""
+        """Return a mark: who acts, when, and for which `reason`."""
         return Mark.of(self.session.operator, reason, self.now())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the quarantine for one act; its directory is made if need be.
+        """Lock the quarantine for one act; a missing directory is made.
 
         Raises:
-            LockedError: another process kept it for long.
+            LockedError: another process holds the lock for too long.
             StateError: it cannot be made.
         """
         files.make_private_dir(self.directory)
@@ -87,7 +87,7 @@ class Room:
                 with self.errors("cannot read the quarantine", self.directory):
                     names = os.listdir(self.directory)  # noqa: PTH208 - names
                     leftover = [n for n in names if n.startswith(files.TEMP_PREFIX)]
-                    if leftover:  # an exchange may have given one its name: that goes first
+                    if leftover:  # finish first an exchange of two folders
                         files.fsync_dir(self.directory)
                 for name in leftover:
                     remove_folder(self.directory / name)
@@ -112,9 +112,9 @@ class Room:
         return load_item(self.directory, match_id)
 
     def find(self, match_id: str, matches: Matches) -> Item | None:
-        """Return an item if there is one, for an act on it. The lock is held.
+        """Return an item, or None, for an act on it. The caller holds the lock.
 
-        One that was given back, but not dropped since that was interrupted, is dropped now.
+        If the item was restored but not dropped, since the act was interrupted, it is dropped now.
 
         Raises:
             StateError: it cannot be read or is damaged.
@@ -128,7 +128,7 @@ class Room:
         return None
 
     def need(self, match_id: str, matches: Matches) -> Item:
-        """Return an item, for an act on it. The lock is held.
+        """Return an item for an act on it. The caller holds the lock.
 
         Raises:
             UsageError: there is none with this id.
@@ -137,13 +137,13 @@ class Room:
         return self.find(match_id, matches) or self.load(match_id)
 
     def drop_restored(self, item: Item, mark: Restoration, matches: Matches) -> None:
-        """Let the record of matches know that an item was given back, and drop it.
+        """Note in the record of matches that an item was restored, and drop the item.
 
         Raises:
             StateError: it cannot be written.
         """
         match = matches.look_up(item.id)
-        # What is in its place may have been found again since, which is another story.
+        # A scan may have found the restored file again since; that has a story of its own.
         if match is not None and (
             match.state is MatchState.WITHDRAWN
             or (match.state is not MatchState.RESTORED and not match.in_place)
@@ -173,9 +173,9 @@ class Room:
 
     @contextlib.contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """Make a folder for an item under a temporary name; it goes away unless it is admitted.
+        """Make a folder for an item under a temporary name; it is removed unless it is admitted.
 
-        So does the item that it replaces, which has the temporary name then.
+        An item that it has replaced then has the temporary name, and is removed, too.
         """
         with self.errors("cannot write to the quarantine", self.directory):
             folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
@@ -188,7 +188,8 @@ class Room:
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
         """Write the document into a new folder and give it the item's id, durably.
 
-        With `replaces` it takes the place of the item that has the id, which stays if that fails.
+        With `replaces`, it takes the place of the present item with that id, which stays on
+        failure.
 
         Raises:
             StateError: it cannot be written.
@@ -202,12 +203,13 @@ class Room:
             files.fsync_dir(self.directory)
 
     def exchange(self, folder: Path, item: Item) -> None:
-        """Let a new folder take the place of the only copy of an item, in one step, durably.
+        """Replace the only copy of an item by a new folder, in one step, durably.
 
-        The document is written first. Afterwards `folder` is what was replaced.
+        The document is written first. Afterwards `folder` holds the replaced item.
 
         Raises:
-            StateError: it cannot be written, or the file system cannot do that in one step.
+            StateError: it cannot be written, or the file system cannot exchange folders in one
+                step.
         """
         files.write_atomic(folder / ITEM_NAME, encode_item(item))
         with self.errors("cannot write to the quarantine", self.directory):
@@ -223,7 +225,7 @@ class Room:
             self._unsure.discard(folder)
 
     def _exchange(self, folder: Path, match_id: str) -> bool:
-        """Give a folder the name of an item, and that one the name of the folder, in one step."""
+        """Exchange the names of a folder and of an item's folder, in one step."""
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return exchange(fd, folder.name, self.folder(match_id).name)
@@ -231,7 +233,7 @@ class Room:
             os.close(fd)
 
     def drop(self, match_id: str) -> None:
-        """Remove the folder of an item: all of it is gone for everybody at once, or nothing.
+        """Remove the folder of an item, in one step for every observer.
 
         Raises:
             StateError: it cannot be removed.
@@ -244,7 +246,7 @@ class Room:
         remove_folder(doomed)
 
     def log(self, event: str, item: Item, mark: Mark, **data: Any) -> None:
-        """Log what is or was done with an item, durably.
+        """Log an act on an item, durably.
 
         Raises:
             AuditError: it cannot be logged.
@@ -258,7 +260,7 @@ class Room:
         self.session.audit.append([Event(event, fields | data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
-        """Tell whether tags that were sealed under the key `key_id` can be compared with.
+        """Tell whether the present key can check tags that were made with the key `key_id`.
 
         Raises:
             ConfigError: the key that the configuration names is missing or malformed.
@@ -269,7 +271,7 @@ class Room:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove what is left of an item's folder, as far as that is possible."""
+    """Remove the rest of an item's folder, as far as possible."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):  # noqa: PTH208 - names
             with contextlib.suppress(OSError):

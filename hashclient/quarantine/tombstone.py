@@ -1,4 +1,4 @@
-"""The text that is left in place of a file, where the configuration asks for one."""
+"""The tombstone: a text left in place of an isolated file, where the configuration has one."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _MODE = 0o644
 
 
 def tombstone_text(template: str | None, match_id: str, time: datetime) -> str | None:
-    """Return the text for one file; `{id}` and `{time}` in `template` stand for what they say."""
+    """Return the text for one file; `{id}` and `{time}` in `template` are replaced."""
     if template is None:
         return None
-    # Not str.format: the template is the operator's, and other braces in it are just braces.
+    # Not str.format: the operator's template may have other braces, which stay.
     stamp = time.astimezone(UTC).isoformat(timespec="seconds")
     text = template.replace("{id}", match_id).replace("{time}", stamp)
     return text if text.endswith("\n") else text + "\n"
 
 
 def put_tombstone(place: Place, item: Item) -> str | None:
-    """Leave the tombstone of an item, if it has one; return why that could not be, if so."""
+    """Leave the tombstone of an item, if it has one; return why not if this fails."""
     if item.tombstone is None:
         return None
     name = NEW_NAME.format(item.id)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with contextlib.suppress(FileNotFoundError):  # of an act that was killed
+        with contextlib.suppress(FileNotFoundError):  # left by a killed act
             os.unlink(name, dir_fd=place.fd)
         fd = os.open(name, flags, 0o600, dir_fd=place.fd)
         try:
@@ -62,7 +62,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
 
 
 def has_tombstone(place: Place, item: Item) -> bool:
-    """Tell whether what is at a place is the tombstone of an item, unchanged."""
+    """Tell whether the file at a place is the unchanged tombstone of an item."""
     with contextlib.suppress(OSError), open_file(place) as (fd, _):
         return _is_tombstone(fd, item)
     return False

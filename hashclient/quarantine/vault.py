@@ -1,22 +1,22 @@
-"""The quarantine: files that matched, sealed to somebody else's key and taken away.
+"""The quarantine: isolated files that matched, sealed to an officer's public key.
 
-`Quarantine` is what the rest of the program uses. Its acts serialise on a lock of their own, so a
-scan can take files away while others fetch. What it holds is described by `item`, one folder a
-match under the match's id:
+The rest of the program uses `Quarantine`. Its acts take a lock of their own, one at a time, so a
+scan can isolate files during a fetch. Each match has one folder, named by the match's id; see
+`item`:
 
 * `Quarantine(session)`
 * `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place.
-* `.unfinished() -> frozenset[str]`: ids of what was sealed, and not yet noted as taken.
+* `.unfinished() -> frozenset[str]`: ids of items that are sealed but not yet noted as taken.
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
-* `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow that it goes.
+* `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy what is due.
 * `.verify(matches)`: check everything that is here.
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
   is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
 
-Nothing here ever opens a sealed copy without an identity that the caller gives, and nothing here
-shows or writes content but `restore`, to the place it is given. Removal is not secure erasure.
+A sealed copy is opened only with an identity from the caller. Only `restore` writes content, to the
+given place; nothing shows content. Removal is not secure erasure.
 """
 
 from __future__ import annotations
@@ -71,28 +71,28 @@ class Quarantine:
         on_bytes: Callable[[int], None] = lambda _count: None,
         isolator: Isolator | None = None,
     ) -> None:
-        """`on_bytes` is called with how many bytes were sealed, opened or checked, as they are.
+        """Call `on_bytes` with the number of bytes after each part is sealed, opened or checked.
 
-        `isolator` is for the kind of places that matches are in; files and objects by default.
+        `isolator` is for the kind of place of the matches; the default is for files and objects.
         """
         self._room = Room(
             session, on_bytes, isolator or Everywhere(session.settings.config.objects)
         )
 
     def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
-        """Seal the file of a match and remove it from its place; also finish what was interrupted.
+        """Seal the file of a match and remove it from its place; also finish an interrupted act.
 
         Raises:
             UsageError: the match is withdrawn, or its story has ended.
             ConfigError: there are no recipients to seal to, or one is not usable.
-            StateError: the sealed copy cannot be written, or what proves the file is missing; the
+            StateError: the sealed copy cannot be written, or there is no proof of the file; the
                 file is in place. Or the record cannot be written; the next act goes on there.
-            AuditError: the audit log cannot be written; nothing was removed since.
+            AuditError: the audit log cannot be written; nothing was removed after that.
         """
         return isolate.take(self._room, match.id, matches, self._room.mark(reason))
 
     def unfinished(self) -> frozenset[str]:
-        """Return the ids of items whose taking was not finished; what is damaged is left out.
+        """Return the ids of items whose isolation is not finished, without damaged items.
 
         Raises:
             StateError: the quarantine cannot be read at all.
@@ -117,11 +117,11 @@ class Quarantine:
     ) -> Restored:
         """Open a sealed copy, put the file back where it was or at `to`, and drop the copy.
 
-        `identities` come from `load_identities`. With `force`, also what is not withdrawn.
+        `identities` come from `load_identities`. With `force`, the match need not be withdrawn.
 
         Raises:
             UsageError: there is no such item, it is on hold or not withdrawn, or the place is taken
-                or cannot be written to.
+                or not writable.
             AuthorisationError: none of the identities opens it.
             StateError: the sealed copy is damaged, or what is restored cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
@@ -140,7 +140,7 @@ class Quarantine:
         *,
         reason: str,
     ) -> Resealed:
-        """Seal what is kept of a match again, to `recipients` alone: public keys.
+        """Seal the item of a match again, to the public keys `recipients` alone.
 
         `identities` come from `load_identities` and open it as it is.
 
@@ -149,14 +149,14 @@ class Quarantine:
             ConfigError: there are no recipients, or one is not a public key.
             AuthorisationError: none of the identities opens it.
             StateError: the sealed copy is damaged, or the new one cannot be written or put in its
-                place; what is there is whole.
+                place; the present item is whole.
             AuditError: the audit log cannot be written; nothing was changed.
         """
         mark = self._room.mark(reason)
         return reseal.reseal(self._room, match_id, identities, recipients, matches, mark)
 
     def hold(self, match_id: str, matches: Matches, *, reason: str) -> Item:
-        """Forbid that an item is destroyed or given back; return what it is now.
+        """Forbid destroying or restoring an item; return the changed item.
 
         Raises:
             UsageError: there is no such item.
@@ -165,7 +165,7 @@ class Quarantine:
         return retention.hold(self._room, match_id, matches, self._room.mark(reason))
 
     def release(self, match_id: str, matches: Matches, *, reason: str) -> Item:
-        """End a hold; return what the item is now.
+        """End a hold; return the changed item.
 
         Raises:
             UsageError: there is no such item, or it is not on hold.
@@ -174,7 +174,7 @@ class Quarantine:
         return retention.release(self._room, match_id, matches, self._room.mark(reason))
 
     def recover(self, matches: Matches) -> Iterator[Item]:
-        """Record again what is here and not in the record of matches, which was lost; yield it.
+        """Record again, after the record of matches was lost, the items that it lacks; yield them.
 
         Raises:
             StateError: an item is damaged, or the record cannot be written.
@@ -205,13 +205,13 @@ class Quarantine:
 
         Raises:
             UsageError: there is no such item.
-            StateError, AuditError: it cannot be written; whatever is left is dealt with next time.
+            StateError, AuditError: it cannot be written; the next purge deals with the rest.
         """
         mark = self._room.mark(reason)
         return retention.purge(self._room, match_id, matches, mark, force=force, dry_run=dry_run)
 
     def verify(self, matches: Matches) -> Iterator[Finding]:
-        """Check every item and everything else in the quarantine; yield a finding for each.
+        """Check every item and all other files in the quarantine; yield a finding for each.
 
         Raises:
             StateError: the quarantine or the record of matches cannot be read at all.

@@ -1,7 +1,7 @@
-"""Checking the quarantine: that each item is whole, and that nothing is missing or left over.
+"""Checks the quarantine: each item is whole, and nothing is missing or left over.
 
-It changes nothing and needs no lock and no key: what it cannot check is whether the officer still
-has theirs. An item that goes while it is looked at is none.
+The check changes nothing and needs no lock and no key. It cannot tell whether the officer still has
+the secret key. An item that is removed during the check is ignored.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _NOT_FOR_OTHERS = 0o077
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What was found of one item, or of something else in the quarantine under that name.
+    """The finding about one item, or about another file in the quarantine with that name.
 
-    `ok` is False where something is damaged or missing, `attention` is set where an act is to be
-    finished. `detail` says it for people.
+    `ok` is False where something is damaged or missing; `attention` is set where an act must be
+    finished. `detail` says this for people.
     """
 
     name: str
@@ -49,14 +49,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def verify(room: Room, matches: Matches) -> Iterator[Finding]:
-    """Check every item, look for what is left over, and for what should be there and is not.
+    """Check every item, and look for leftover files and missing items.
 
     1. Its document is well-formed and of this id.
     2. Nobody but the owner may read any of it.
     3. The sealed copy has the length and the SHA-256 that it was written with.
-    4. It is in the age format, for as many recipients as it was sealed to, and of the length that
-       such a copy of so many bytes has.
-    5. The file was removed from its place; otherwise, where it is.
+    4. It is in the age format, and its number of recipients and its length are right for the item.
+    5. The file was removed from its place; otherwise the finding says where it is.
 
     Raises:
         StateError: the quarantine or the record of matches cannot be read at all.
@@ -104,7 +103,7 @@ def _check(room: Room, match_id: str, matches: Matches) -> Finding | None:
 
 
 def _check_files(room: Room, item: Item) -> str | None:
-    """Return what is wrong with the files of an item (2 to 4), if anything is."""
+    """Return what is wrong with the files of an item (steps 2 to 4), or None."""
     folder, evidence = room.folder(item.id), room.evidence(item.id)
     try:
         for path in (folder, folder / ITEM_NAME, evidence):  # 2
@@ -137,7 +136,7 @@ def _check_files(room: Room, item: Item) -> str | None:
 
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
-    """Return what is still to be done about an item, and where its file is, if anything is."""
+    """Return what is still to be done about an item, and where its file is; None if nothing."""
     match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but not dropped: `hashclient quarantine purge` finishes that"

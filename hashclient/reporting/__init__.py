@@ -1,1 +1,1 @@
-"""Reports: what was found, handed over to whom it has to go, once and provably."""
+"""Reports: matches handed over to a body, once and provably."""

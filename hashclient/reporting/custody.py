@@ -1,9 +1,9 @@
-"""The chain of custody: the records of the audit log that concern one report, and their check.
+"""The chain of custody of a report: its records of the audit log, and their verification.
 
-Records are handed over line by line as they stand in the log, each with its hash and a signature
-of its own, so whoever gets them needs neither the log nor this machine. A record without one is
-covered by a later record, which is about other matches; so a copy of it is logged and signed, and
-handed over. The last one is the record that the report was packaged; it names the hash of every
+Records are handed over line by line as they stand in the log, each with its hash and its own
+signature, so the recipient needs neither the log nor this machine. A record without a signature is
+covered by a later record about other matches; so a copy of the record is logged and signed, and the
+copy is handed over. The last record says that the report was packaged. It has the hash of every
 file of the package and of the lines before it, so one signature of the audit key covers all.
 """
 
@@ -37,19 +37,19 @@ from hashclient.errors import AuditError, VerificationError
 from hashclient.session import Session
 from hashclient.system.strictjson import parse_json
 
-#: The event whose record binds a package, and the one that takes a report back.
+#: The event of the record that binds a package, and the event of a retraction.
 PACKAGED = "report-packaged"
 RETRACTED = "report-retracted"
-#: The event of a signed copy of one earlier record, whole, in `record` of its data.
+#: The event of a signed copy; `record` of its data holds one whole earlier record.
 COPIED = "record-signed"
-#: So many copies are logged at once, which bounds the memory that they take.
+#: How many copies are logged at once; this bounds memory.
 COPIES_AT_ONCE = 512
 
 NOTE_FORMAT = "hashclient-retraction/1"
 
 
 class Custody(msgspec.Struct, frozen=True):
-    """A verified chain of custody: whose log it is, its last record, how many there are."""
+    """A verified chain of custody: the identity of the log, the last record, their number."""
 
     identity: Identity
     last: Record
@@ -57,11 +57,11 @@ class Custody(msgspec.Struct, frozen=True):
 
 
 def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
-    """Return the genesis record and all that name one of `ids`, as lines without newlines.
+    """Return the genesis record and all records with one of `ids`, as lines without newlines.
 
-    A record without a signature is left out if its hash is in `copied`: the log has a signed copy
-    of it. Else all records up to the next signature follow it, which covers them. What was archived
-    away is not among them, but the genesis record is: each file of the log has it.
+    A record without a signature is left out if its hash is in `copied`, since the log has a signed
+    copy of it. Otherwise all records up to the next signature, which covers them, follow it.
+    Archived records are left out, but not the genesis record, which each file of the log has.
 
     Raises:
         AuditError: the log is broken.
@@ -84,13 +84,13 @@ def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ())
 
 
 def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
-    """Log a signed copy of each record that names one of `ids` and has no signature of its own.
+    """Log a signed copy of each record that has one of `ids` and no signature.
 
-    Returns the hashes of all records that the log has a copy of then, also from before.
+    Returns the hashes of all records of which the log now has a copy, older copies included.
 
-    Such a record is copied only if the next signature in the log covers it: it is right, and the
-    records between are joined to it by their hashes. After the last signature there is what a
-    killed command has left; the append of the copies adopts it, as any other would.
+    A record is copied only if the next signature in the log covers it: the signature is right, and
+    the hashes join the records in between. Records after the last signature come from a killed
+    command; the append of the copies adopts them, as any append would.
 
     Raises:
         AuditError: the log is broken or cannot be written.
@@ -99,7 +99,7 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
     wanted = frozenset(ids)
     copied: set[str] = set()
     copies: dict[str, Record] = {}
-    #: Of the records since the last signature, those that are wanted.
+    #: The wanted records since the last signature.
     waiting: list[Record] = []
     identity: Identity | None = None
     previous: Record | None = None
@@ -128,13 +128,13 @@ def sign_copies(session: Session, ids: Collection[str]) -> set[str]:
 
 
 def _hash_of_copy(record: Record) -> str:
-    """Return the hash of the record that `record` is a copy of; empty if it is none."""
+    """Return the hash of the record that `record` copies; empty if it is no copy."""
     copy = record.data.get("record")
     return str(copy.get("hash", "")) if isinstance(copy, dict) else ""
 
 
 def _names(value: Any, wanted: frozenset[str]) -> bool:
-    """Tell whether one of `wanted` stands anywhere in JSON values."""
+    """Tell whether one of `wanted` is anywhere in JSON values."""
     if isinstance(value, str):
         return value in wanted
     if isinstance(value, dict):
@@ -150,8 +150,8 @@ def bind(
 ) -> bytes:
     """Log that a report was packaged, and return its chain of custody, which ends with that record.
 
-    `ids` are those of the report and of its matches, `data` says more of the report, `files` are
-    the SHA-256 of the files of the package, hexadecimal, by name.
+    `ids` are the ids of the report and of its matches, `data` has further facts about the report,
+    `files` has the SHA-256 of each file of the package, hexadecimal, by name.
 
     Raises:
         AuditError: the log is broken or cannot be written.
@@ -161,7 +161,7 @@ def bind(
     before = b"".join(line + b"\n" for line in collect(audit_dir, ids, copied))
     bound = {**data, "files": dict(files), "custody_sha256": hashlib.sha256(before).hexdigest()}
     archived = parse_head(next(read(audit_dir)), "line 1").before
-    if archived is not None:  # what was recorded up to then is not in the chain
+    if archived is not None:  # records before that time are not in the chain
         bound["archived_seq"] = archived.seq
     session.audit.append([Event(PACKAGED, bound)], durable=True)
     for record in read(audit_dir, event=PACKAGED, limit=1):
@@ -171,15 +171,15 @@ def bind(
 
 
 def verify_custody(text: bytes) -> Custody:
-    """Check a chain of custody by itself.
+    """Verify a chain of custody by itself.
 
-    1. Each line is what the writer of the log writes for its content, and its hash is right.
+    1. Each line is spelled as the writer of the log spells its content, and its hash is right.
     2. The first record, and no other, is a genesis record, signed by the key it names.
-    3. Records come in their order in the log, none twice.
+    3. Records are in their order in the log, and none comes twice.
     4. Each signature is right, and a record without one is joined to the next by its hash. A copy
-       is of a record before it, spelled as the log spells it, with the right hash.
-    5. The last record says that a report was packaged, is signed, and names the hash of the lines
-       before it, so that none of them is missing.
+       holds an earlier record, spelled as the log spells it, with the right hash.
+    5. The last record says that a report was packaged, is signed, and has the hash of the lines
+       before it, so none of them is missing.
 
     Raises:
         VerificationError: a check failed.
@@ -234,10 +234,10 @@ def _verify_copy(record: Record, number: int) -> None:
 
 
 def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
-    """Check that a checkpoint is of the same log and vouches for the last record of `custody`.
+    """Verify that a checkpoint is of the same log and covers the last record of `custody`.
 
     Raises:
-        VerificationError: it is not, or does not.
+        VerificationError: it is of another log, or does not cover the record.
     """
     try:
         checkpoint = parse_checkpoint(text)
@@ -248,12 +248,12 @@ def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
     if checkpoint.seq < custody.last.seq or (
         checkpoint.seq == custody.last.seq and checkpoint.hash != custody.last.hash
     ):
-        raise VerificationError("the checkpoint does not vouch for the chain of custody")
+        raise VerificationError("the checkpoint does not cover the chain of custody")
     return checkpoint
 
 
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
-    """Return a document that says that a package is retracted: the records that say so, signed.
+    """Return the note that a package is retracted: the signed records that say so.
 
     Raises:
         AuditError: the log is broken.
@@ -279,15 +279,15 @@ def _spelled(note: Any) -> bytes:
 
 
 def verify_note(text: bytes) -> tuple[Identity, Record]:
-    """Check a retraction note; return whose log it is from and the record of the retraction.
+    """Verify a retraction note; return the identity of its log and the record of the retraction.
 
     1. It is spelled as the writer spells it, byte for byte.
-    2. Its records verify as those of a log do, and the first is the genesis record.
-    3. The others are about this report, in their order in the log, and say that it was packaged,
-       and in the end that it is retracted.
+    2. Its records verify like those of a log, and the first is the genesis record.
+    3. The other records are about this report, in their order in the log; they say that it was
+       packaged and, in the end, that it is retracted.
 
     Raises:
-        VerificationError: it is not such a note, or something in it was changed.
+        VerificationError: the document is no such note, or was changed.
     """
     try:
         document = parse_json(text)

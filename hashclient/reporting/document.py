@@ -1,8 +1,9 @@
-"""The report document: what is said of each file, in JSON with a published schema.
+"""The report document: the facts about each file, in JSON with a published schema.
 
-It names files by path and entry, never by digest, and says of each that it matched by digest alone
-and that nobody viewed it. `docs/report.schema.json` is the schema; this module makes documents and
-reads those of others, strictly. Everything else that is sent anywhere is made from it.
+It names files by path and entry, never by digest, and says of each file that it matched by digest
+alone and that nobody viewed it. `docs/report.schema.json` is the schema; this module makes
+documents, and reads foreign documents strictly. All other forms of a report are made from the
+document.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from hashclient.system.text import path_fields, path_of
 
 FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
 
-#: What a document may take in memory while it is read: some ten times the longest there is.
+#: How much memory reading a document may take: some ten times the longest document.
 MAX_PARSING_BYTES = 3 << 30
 
-#: The schema's patterns; what is used as a name of a file must be one of these. They end with `\Z`,
-#: since `$` is fine with a newline here.
+#: The schema's patterns; a value used as a file name must match one of these. They end with `\Z`,
+#: since `$` would accept a newline at the end.
 _MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
 _ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -49,7 +50,7 @@ class Reporter(_Strict, frozen=True):
 
 
 class Tool(_Strict, frozen=True):
-    """What made the report."""
+    """The program that made the report."""
 
     name: str
     version: str
@@ -58,7 +59,7 @@ class Tool(_Strict, frozen=True):
 class Entry(_Strict, frozen=True):
     """One entry of a list that the file matched, and the algorithms whose digests agreed.
 
-    `provider` is whose list it is, where that is known by the name the reporter has for it.
+    `provider` is the list's provider, by the reporter's name for it, where it is known.
     """
 
     list: str
@@ -71,7 +72,7 @@ class Entry(_Strict, frozen=True):
 
 
 class Evidence(_Strict, frozen=True):
-    """The sealed file: where it is in the package, and to whom it is sealed."""
+    """The sealed file: its place in the package, and the keys it is sealed to."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^evidence/[a-z0-9]{10}\.age\Z")]
     sha256: _Sha256
@@ -80,7 +81,7 @@ class Evidence(_Strict, frozen=True):
 
 
 class StoryStep(_Strict, frozen=True):
-    """One step of what happened to the file."""
+    """One step in the story of the file."""
 
     time: _Time
     event: str
@@ -88,7 +89,7 @@ class StoryStep(_Strict, frozen=True):
 
 
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
-    """One file that matched; `path_b64` is there where its path is not UTF-8."""
+    """One file that matched; `path_b64` is set where its path is not UTF-8."""
 
     id: _MatchId
     path: str
@@ -125,7 +126,7 @@ def make_document(
 ) -> Document:
     """Return the document about `matches`, given with their stories.
 
-    `evidence` is what is sealed, by match; `provider_of` names the provider of a list.
+    `evidence` has the sealed files, by match; `provider_of` returns the provider of a list.
     """
     return Document(
         FORMAT,
@@ -168,7 +169,7 @@ def _entry(hit: Hit, provider_of: Callable[[str], str | None]) -> Entry:
 
 
 def encode_document(document: Document) -> bytes:
-    """Return the document as JSON, for people to read as well."""
+    """Return the document as JSON that people can read, too."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""What a document says of the evidence: the sealed copies in quarantine, and those made for it."""
+"""The evidence in a document: sealed copies in quarantine, and copies made for the report."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hashclient.system.files import atomic_file
 
 
 def sealed_evidence(quarantine_dir: Path, ids: Sequence[str]) -> dict[str, Evidence]:
-    """Return what is in quarantine of the matches `ids`, by match.
+    """Return the items in quarantine of the matches `ids`, by match.
 
     Raises:
-        StateError: what is there cannot be read, or is damaged.
+        StateError: an item cannot be read, or is damaged.
     """
     found = {}
     for match_id in ids:
@@ -32,7 +32,7 @@ def sealed_evidence(quarantine_dir: Path, ids: Sequence[str]) -> dict[str, Evide
 
 
 def evidence_of(item: Item) -> Evidence:
-    """Return what a document says of the sealed copy of an item."""
+    """Return the description of an item's sealed copy for a document."""
     return Evidence(
         evidence_name(item.id), item.evidence_sha256, item.evidence_bytes, item.recipients
     )
@@ -46,9 +46,9 @@ def evidence_name(match_id: str) -> str:
 def seal_in_place(
     match: Match, path: Path, recipients: Sequence[str], sealer: Sealer
 ) -> Evidence | str:
-    """Seal the file of a match from where it was found into `path`; it stays where it is.
+    """Seal the file of a match into `path`; the file itself stays in its place.
 
-    Return why that cannot be, if it is not there any more or cannot be proven.
+    Return why this is not possible, if the file is gone or cannot be proven; else None.
 
     Raises:
         StateError: the copy cannot be written.

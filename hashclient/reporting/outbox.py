@@ -1,9 +1,9 @@
-"""The outbox: reports on disk, who may change them, and where else they are recorded.
+"""The outbox: makes and changes reports on disk, and records their states.
 
 A report is made under `prepare.lock` and appears as a whole. Once the audit log and the record of
-matches have it (`settled`), only the holder of `lock` changes it. Each state is written to disk
-first and to these two then, again if a kill came between: it is settled once both have it. `submit`
-sends reports.
+matches have it (`settled`), only the holder of `lock` changes it. Each state is written to the
+report on disk first, then to the log and the record; after a kill in between, the next command
+writes it there again. A state is settled once both have it. `submit` sends reports.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
-#: A record of the audit log names all matches of a report, and has to stay below its limit.
+#: One record of the audit log names all matches of a report, and its length is limited.
 MAX_MATCHES = 10_000
-#: How long a command that prepares a report waits for another; very many matches take a minute.
+#: Seconds that a command waits to prepare a report; very many matches take a minute.
 PREPARE_WAIT_S = 120.0
 
 
@@ -63,7 +63,7 @@ class Outbox:
     """The reports of one state directory."""
 
     def __init__(self, session: Session) -> None:
-        """Nothing is read or made yet."""
+        """Keep the arguments; nothing is read or made yet."""
         self.session = session
         self.settings = session.settings
         self.now = session.now
@@ -84,7 +84,7 @@ class Outbox:
         """Return one report.
 
         Raises:
-            UsageError: there is none with this id.
+            UsageError: no report has this id.
             StateError: it cannot be read, or is damaged.
         """
         return load(self.settings.layout.reports, report_id)
@@ -108,14 +108,14 @@ class Outbox:
     ) -> Report:
         """Make a report of `matches`, to be sent later.
 
-        `record` is the open record of matches. None means the usual destination. With `again`, what
-        was reported there before is reported once more. `seal_evidence` says that files which are
-        not in quarantine are sealed for the package.
+        `record` is the open record of matches. None means the usual destination. With `again`,
+        matches that were reported there before are reported again. With `seal_evidence`, files that
+        are not in quarantine are sealed for the package.
 
         Raises:
             UsageError, ConfigError: these matches cannot be reported there.
-            StateError, AuditError: it cannot be written; or it is, and will be sent, but the record
-                of matches or the audit log does not know of it yet.
+            StateError, AuditError: it cannot be written; or it is written and will be sent, but the
+                record of matches or the audit log does not have it yet.
         """
         name, where = find_destination(self.settings.config.report, destination)
         chosen = {match.id: match for match in matches}
@@ -136,14 +136,14 @@ class Outbox:
             return self.settle(report, record)
 
     def prepare_wanted(self, destination: str, record: Matches, *, most: int) -> Report | None:
-        """Make a report of up to `most` matches that scans want reported there, if there are any.
+        """Make a report of up to `most` matches that scans marked for reporting; None if none is.
 
         Raises:
-            ConfigError: the destination is not configured any more, or lacks something.
+            ConfigError: the destination is not configured any more, or a setting is missing.
             StateError, AuditError: as `prepare`.
         """
         with self._preparing():
-            # What a kill kept the record from hearing of is not wanted a second time.
+            # Matches in a report that a kill kept from the record must not be reported twice.
             self._settle_new(record)
             reported = self.reported(destination)
             wanting = record.wanting_report().get(destination, [])
@@ -181,7 +181,7 @@ class Outbox:
         )
 
     def settle_new(self, record: Matches) -> None:
-        """Tell of the reports that a kill has kept from being known.
+        """Settle the reports that a kill has kept from the log and the record of matches.
 
         Raises:
             AuditError, StateError: log or record cannot be written.
@@ -192,14 +192,14 @@ class Outbox:
 
     def _settle_new(self, record: Matches) -> None:
         for report_id in self.ids():
-            # A damaged one is an error where reports are sent or listed.
+            # A damaged report is an error where reports are sent or listed.
             with contextlib.suppress(StateError):
                 report = self.get(report_id)
                 if report.settled is None:
                     self.settle(report, record)
 
     def reported(self, destination: str) -> dict[str, Report]:
-        """Return the matches in reports to a destination that were not taken back, with these.
+        """Return the matches in reports to a destination that were not taken back, by their report.
 
         Raises:
             StateError: a report cannot be read.
@@ -227,7 +227,7 @@ class Outbox:
         directory = self.settings.layout.reports
         temporary = directory / f"{TEMP_PREFIX}{report.id}"
         try:
-            # What was in the middle of being made when it was killed was never known to anybody.
+            # A report whose making was killed was never recorded anywhere.
             for leftover in directory.glob(f"{TEMP_PREFIX}*"):
                 shutil.rmtree(leftover)
             temporary.mkdir(mode=0o700)
@@ -245,12 +245,12 @@ class Outbox:
         record: Matches,
         more_evidence: Mapping[str, Evidence] = MappingProxyType({}),
     ) -> Document:
-        """Write the document of a report as things stand now, and return it.
+        """Write the document of a report from the present state, and return it.
 
-        `more_evidence` is what is sealed, but not in quarantine, by match.
+        `more_evidence` has the sealed files outside of the quarantine, by match.
 
         Raises:
-            StateError: it cannot be written, or what is in quarantine cannot be read.
+            StateError: it cannot be written, or the quarantine cannot be read.
         """
         sealed = sealed_evidence(self.settings.layout.quarantine, report.matches)
         document = make_document(
@@ -265,7 +265,7 @@ class Outbox:
         return document
 
     def _provider_of(self, list_name: str) -> str | None:
-        """Return the provider of a list, by our name for it, if the list is still there."""
+        """Return our name for the provider of a list, or None if the list is gone."""
         from hashclient.index.manifest import load_manifest
 
         try:
@@ -304,7 +304,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Hold the lock under which reports are sent and decided about.
+        """Hold the lock under which reports are sent and changed.
 
         Raises:
             LockedError: another command holds it.
@@ -315,10 +315,10 @@ class Outbox:
             yield
 
     def acknowledge(self, report_id: str, reference: str, record: Matches) -> Report:
-        """Note that the recipient of a package has confirmed it under `reference`.
+        """Note that the recipient has confirmed a package under `reference`.
 
         Raises:
-            UsageError: there is no such report, or it was not handed over.
+            UsageError: no report has this id, or it was not handed over.
             LockedError, StateError, AuditError: it cannot be noted.
         """
         with self.working():
@@ -341,17 +341,17 @@ class Outbox:
             return self.settle(self.save(noted), record)
 
     def reopen(self, report: Report, record: Matches, *, reason: str) -> None:
-        """Let a report that was handed over count no more; it is about to be taken back.
+        """Make a report that was handed over count no more; it is about to be taken back.
 
         Raises:
-            AuditError, StateError: that cannot be noted; nothing is done then.
+            AuditError, StateError: this cannot be noted; nothing is changed.
         """
         reopen(self.session, report, record, reason=reason)
 
     def decide_retraction(self, report: Report, *, reason: str, by: str | None = None) -> Report:
-        """Note, before anything is done about it, that a report is to be taken back.
+        """Note the decision to take a report back, before the act.
 
-        `by` is who wants that, if not the operator.
+        `by` has decided this; the default is the operator.
         """
         if report.retraction is not None:
             return report
@@ -359,7 +359,7 @@ class Outbox:
         return self.save(report.replace(retraction=decision, next_attempt=None))
 
     def retracted(self, report: Report, record: Matches) -> Report:
-        """Note that a report is taken back, in the log and the record of matches as well.
+        """Note in the report, the log and the record of matches that a report is taken back.
 
         Raises:
             StateError, AuditError: it cannot be noted.
@@ -368,7 +368,7 @@ class Outbox:
         return self.settle(self.save(done.noted(self.now(), "retracted")), record)
 
     def leave_out_withdrawn(self, report: Report, record: Matches) -> Report:
-        """Leave out of an unsent report what was withdrawn or settled since it was prepared.
+        """Drop from an unsent report the matches that were withdrawn or settled meanwhile.
 
         Raises:
             StateError: it cannot be noted.
@@ -381,7 +381,7 @@ class Outbox:
         return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
 
     def settle(self, report: Report, record: Matches) -> Report:
-        """Tell the audit log and the record of matches of the states that a report has come to.
+        """Write the new states of a report to the audit log and the record of matches.
 
         Raises:
             AuditError, StateError: they cannot be written; the next command that sends tries again.

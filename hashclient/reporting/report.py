@@ -1,9 +1,9 @@
-"""What is on disk of one report: its record, from being prepared to being acknowledged.
+"""One report on disk: its record, from prepared to acknowledged.
 
-One folder a report, `STATE/reports/<report id>/`: `report.json` is the record, replaced as a whole
-before and after each step that others see; `document.json` is what is reported. The record never
-holds a credential, a digest or what a service has said beyond ids and codes. Values only: who may
-change what, and when, is said in `outbox`.
+Each report has a folder, `STATE/reports/<report id>/`. `report.json` is the record, replaced as a
+whole before and after each step that is visible outside; `document.json` is the document. The
+record never holds a credential or a digest, and of a service's answers only ids and codes. This
+module has values only; `outbox` changes reports under its locks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.system.text import printable
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
 
-#: Pauses between attempts double from the first to the last.
+#: Pauses between attempts double, from the first to the last of these.
 BACKOFF_FIRST = timedelta(minutes=5)
 BACKOFF_LAST = timedelta(hours=24)
 
@@ -35,7 +35,7 @@ BACKOFF_LAST = timedelta(hours=24)
 class State(enum.StrEnum):
     """How far a report has come; `docs/reporting.md` has the picture.
 
-    FAILED is a report that waits like one PREPARED, but needs a person to mend something first.
+    A FAILED report waits like a PREPARED one, but a person must first mend something.
     """
 
     PREPARED = "prepared"
@@ -47,7 +47,7 @@ class State(enum.StrEnum):
 
 
 class Call(enum.StrEnum):
-    """A call of a reporting service that changes something there."""
+    """A call that changes something at a reporting service."""
 
     OPEN = "open"
     UPLOAD = "upload"
@@ -66,7 +66,7 @@ class Problem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The id that a service gave to one of our requests, by which its operators find it again."""
+    """The id that a service gave to one of our requests; its operators can look it up."""
 
     time: datetime
     call: str
@@ -74,10 +74,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of the report at a service.
+    """The known state of a report at a service.
 
-    `in_doubt` is a call that was made, or was about to be, and whose answer is not known. `files`
-    are those that are uploaded and described, by match; `past` are reports that were given up.
+    `in_doubt` is a call whose answer is not known; it may not even have been made. `files` has the
+    uploaded and described files, by match; `past` has reports that were given up.
     """
 
     report_id: str | None = None
@@ -88,9 +88,9 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is about to be put, or was put, into a directory, by its name there.
+    """A package that is about to be put, or was put, into a directory, by its name there.
 
-    `sha256` is that of the file, or of the `custody.jsonl` in a directory.
+    `sha256` is that of the archive or, for a directory, of its `custody.jsonl`.
     """
 
     name: str
@@ -116,9 +116,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One report. Times are in UTC.
 
-    `matches` are the ids of what it reports; `left_out` of those that were withdrawn or settled
-    before it was sent. `settled` is the state up to which the audit log and the record of matches
-    know of it. `reference` is how the recipient calls it.
+    `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
+    withdrawn or settled before sending. `settled` is the last state that the audit log and the
+    record of matches have. `reference` is the recipient's name for the report.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -143,14 +143,14 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_open(self) -> bool:
-        """Whether it still is to be sent."""
+        """Whether it still has to be sent."""
         return self.state in (State.PREPARED, State.SUBMITTING, State.FAILED)
 
     @property
     def is_retracting(self) -> bool:
-        """Whether a person wants it taken back, and that is not done yet and can be done.
+        """Whether a person wants it taken back, and this is possible and not done yet.
 
-        Some kinds of destinations can take nothing back that was handed over.
+        Some kinds of destinations cannot take back a report that was handed over.
         """
         handed_over = self.state in (State.SUBMITTED, State.ACKNOWLEDGED)
         can_be = self.is_open or (handed_over and KINDS[self.kind].takes_back)
@@ -158,7 +158,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nobody outside can know of it."""
+        """Whether nobody outside can have it."""
         remote = self.remote
         return (
             self.is_open
@@ -168,9 +168,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
 
     def is_due(self, now: datetime) -> bool:
-        """Tell whether it is time to send it or to take it back, or to try that again.
+        """Tell whether it is time to send it, to take it back, or to try again.
 
-        No pause is longer than the longest: a later time was noted under a clock that was wrong.
+        A time further away than the longest pause was noted by a wrong clock, and does not count.
         """
         waits = self.is_open or self.is_retracting
         if self.next_attempt is None:
@@ -182,26 +182,26 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return msgspec.structs.replace(self, **changes)
 
     def noted(self, time: datetime, event: str, **detail: Any) -> Report:
-        """Return the report with a step more in its history."""
+        """Return the report with one more step in its history."""
         return self.replace(history=(*self.history, Step(time, event, detail)))
 
     def failed(
         self, problem: Problem, *, person: bool = False, retry_after_s: float | None = None
     ) -> Report:
-        """Return the report after an attempt that failed, with the time of the next.
+        """Return the report after a failed attempt, with the time of the next attempt.
 
-        `person` says that waiting alone will not help; such a report is tried but once a day.
+        `person` says that a person must act; such a report is tried once a day only.
         """
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
         if not self.is_open and not self.is_retracting:
             return noted
         state, pause = self.state, BACKOFF_LAST
         if person:
-            # What was handed over stays so until it is taken back.
+            # A report that was handed over keeps that state until it is taken back.
             state = State.FAILED if self.is_open else state
         else:
             state = State.PREPARED if state is State.FAILED else state
-            # The power is bounded: a report may be tried for years.
+            # The exponent is bounded, since a report may be tried for years.
             pause = min(BACKOFF_FIRST * 2 ** min(self.attempts, 20), BACKOFF_LAST)
             asked = timedelta(seconds=min(retry_after_s or 0.0, BACKOFF_LAST.total_seconds()))
             pause = max(pause, asked)
@@ -214,10 +214,10 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """The report after an attempt to send it or to take it back, and what to tell people.
+    """The report after an attempt to send it or to take it back, and messages for people.
 
-    `error` is why it failed, `retry_after_s` how long the other side wants to be left alone then,
-    in seconds. `notes` are things that need a person's attention all the same.
+    `error` is why it failed; `retry_after_s` is the pause in seconds that the other side asks for.
+    `notes` need a person's attention even after success.
     """
 
     report: Report
@@ -228,12 +228,12 @@ class Sent(msgspec.Struct, frozen=True):
 
     @classmethod
     def not_done(cls, report: Report, error: HashclientError) -> Sent:
-        """Say that an attempt failed; it may be that only log or matches could not be written."""
+        """Keep the result; an error may mean only that the log or the record was not written."""
         return cls(report, "not sent" if report.is_open else str(report.state), error)
 
 
 def new_report_id() -> str:
-    """Return a random id that no match can have."""
+    """Return a random id; ids of matches have another form."""
     return ID_PREFIX + new_id()
 
 
@@ -241,7 +241,7 @@ def save(folder: Path, report: Report) -> Report:
     """Write the record of a report into its folder and return it.
 
     Raises:
-        StateError: it cannot be written; the one before is unchanged.
+        StateError: it cannot be written; the earlier record is unchanged.
     """
     document = msgspec.json.format(msgspec.json.encode(report), indent=1)
     write_atomic(folder / RECORD_NAME, document + b"\n")
@@ -282,7 +282,7 @@ def load(reports_dir: Path, report_id: str) -> Report:
     unknown = UsageError(
         f"no report has the id {printable(report_id)}", hint="`hashclient report status` lists them"
     )
-    # What a user typed must not lead anywhere else.
+    # A text typed by a user must not lead to another directory.
     if not ID_PATTERN.fullmatch(report_id):
         raise unknown
     path = reports_dir / report_id / RECORD_NAME

@@ -1,7 +1,8 @@
-"""Settling a state of a report: it is written into the audit log and into the record of matches.
+"""Settles states of reports: writes them to the audit log and to the record of matches.
 
-The report on disk comes first, so a kill may leave one of which the others do not know; the next
-command settles it. The log may then say the same twice, the story of a match does not.
+The report on disk is written first, so a kill may leave a state that the log and the record lack;
+the next command settles it. The log may then have the event twice; the story of a match has it
+once.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from hashclient.reporting.custody import RETRACTED
 from hashclient.reporting.report import Report, State
 from hashclient.session import Session
 
-#: The event of the audit log when a report that was handed over counts no more.
+#: The event in the audit log when a report that was handed over counts no more.
 REOPENED = "matches-reopened"
-#: By state: the event of the audit log, and the step in the story of a match.
+#: By state: the event in the audit log, and the step in the story of a match.
 _WRITTEN: dict[State, tuple[str, str]] = {
     State.PREPARED: ("report-prepared", REPORT_PREPARED),
     State.SUBMITTED: ("report-submitted", str(MatchState.REPORTED)),
     State.ACKNOWLEDGED: ("report-acknowledged", str(MatchState.ACKNOWLEDGED)),
     State.RETRACTED: (RETRACTED, REPORT_RETRACTED),
 }
-#: By state: the steps of a report's own history that lead to it and say who took them.
+#: By state: the steps in the report's own history that lead to it and name the operator.
 _LEADS_TO = {
     State.SUBMITTED: ("submitted", "finished"),
     State.ACKNOWLEDGED: ("acknowledged", "finished"),
@@ -40,7 +41,7 @@ _LEADS_TO = {
 
 
 def unsettled(report: Report) -> list[State]:
-    """Return the states that a report has come to and that are not settled, in order."""
+    """Return the states of a report that are not settled yet, in order."""
     states = []
     if report.settled is None:
         states.append(State.PREPARED)
@@ -67,7 +68,7 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
     session.audit.append([Event(event, logged)], durable=True)
     with record.batch():
         for match_id in report.matches:
-            # A record of matches that was begun again does not know of old ones.
+            # A new record of matches, begun after a loss, lacks old matches.
             with contextlib.suppress(UsageError):
                 told = record.story(match_id)
                 if any(s.event == step and s.detail.get("report") == report.id for s in told):
@@ -85,13 +86,13 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
 
 
 def reopen(session: Session, report: Report, record: Matches, *, reason: str) -> None:
-    """Let a report that was handed over count no more, before anything is done to take it back.
+    """Make a report that was handed over count no more, before it is taken back.
 
-    The matches are open again then, and what is in quarantine of them is not due for destruction.
-    This comes first, so that a kill leaves nothing due for a report that is being taken back.
+    Its matches are open again, and their items in quarantine are not due for destruction. This
+    comes first, so that after a kill no item is due because of a report that is being taken back.
 
     Raises:
-        AuditError, StateError: it cannot be noted; all counts as before.
+        AuditError, StateError: this cannot be noted; the report counts as before.
     """
     matches = []
     for match_id in report.matches:
@@ -114,7 +115,7 @@ def reopen(session: Session, report: Report, record: Matches, *, reason: str) ->
 
 
 def is_reopened(report: Report, record: Matches) -> bool:
-    """Tell whether `reopen` was called for a report; that was for all of its matches at once."""
+    """Tell whether `reopen` was called for a report; it covers all matches of the report."""
     for match_id in report.matches:
         with contextlib.suppress(UsageError):
             return report.id in taken_back(record.story(match_id))

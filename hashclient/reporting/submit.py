@@ -1,8 +1,8 @@
-"""Sending what waits in the outbox, each report to its destination.
+"""Sends the reports that wait in the outbox, each to its destination.
 
-One attempt at a report at a time, under the outbox's lock. The audit log has to take the intent
-before anything is sent. An attempt that fails is noted with its error and the time of the next one;
-the error of one report does not keep others from being sent.
+One attempt at one report is made at a time, under the outbox's lock. The intent is written to the
+audit log before anything is sent. A failed attempt is noted with its error and the time of the next
+attempt. A failure does not stop the other reports.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Problem, Remote, Report, Sent, State
 from hashclient.system.files import sweep_temporary
 
-#: Who takes a report back of which nothing is left, in the audit log.
+#: The operator, in the audit log, of the retraction of a report without remaining matches.
 NOBODY = "hashclient"
 
 
@@ -52,11 +52,11 @@ class Sender:
         allow_closed: bool = False,
         load: Callable[[str], Factory] = load,
     ) -> None:
-        """`record` is the open record of matches; `identities` open what is in quarantine.
+        """Keep the open record of matches, and the `identities` that open items in quarantine.
 
-        `on_bytes` is called with how many bytes were sent, as they are; with `allow_closed`,
-        evidence goes also to who cannot open it. `load` gives what implements a kind of
-        destination.
+        `on_bytes` is called with the number of bytes after each part is sent. With `allow_closed`,
+        evidence is sent even to a recipient who cannot open it. `load` returns the implementation
+        of a kind of destination.
         """
         self._outbox = outbox
         self._record = record
@@ -66,9 +66,9 @@ class Sender:
         self._load = load
 
     def send_due(self) -> Iterator[Sent]:
-        """Send what is due, one by one; nothing is yielded where nothing is due.
+        """Send all due reports, one by one; yield the result of each.
 
-        A report that failed is due when its pause is over: this is for timers.
+        A failed report is due after its pause. This call is for timers.
 
         Raises:
             LockedError: another command is working on reports.
@@ -77,7 +77,7 @@ class Sender:
         return self._send_all(self._is_due)
 
     def send_waiting(self) -> Iterator[Sent]:
-        """Send all that waits now, one by one, as `send` does: a person wants it.
+        """Send all waiting reports now, due or not, one by one: a person asks for it.
 
         Raises:
             LockedError: another command is working on reports.
@@ -97,7 +97,7 @@ class Sender:
                     damaged = error
             for report in sorted(reports, key=lambda r: (r.created, r.id)):
                 if report.settled is None:
-                    continue  # another command makes it at this moment, and is not done with it
+                    continue  # another command is making it at this moment
                 if not report.is_open and not report.is_retracting:
                     self._outbox.settle(report, self._record)
                 elif is_wanted(report):
@@ -108,8 +108,8 @@ class Sender:
     def send(self, report_id: str, *, again: bool = False) -> Sent:
         """Send one report now, whether it is due or not.
 
-        With `again`, what a service may have of it is forgotten first: a person has made sure that
-        it has nothing.
+        With `again`, the journal of the report at a service is dropped first: a person has made
+        sure that the service does not have the report.
 
         Raises:
             LockedError: another command is working on reports.
@@ -125,21 +125,21 @@ class Sender:
             return self._send(report)
 
     def retract(self, report_id: str, *, reason: str) -> Sent:
-        """Take a report back, as far as it still can be.
+        """Take a report back, as far as this is still possible.
 
-        What was not sent is dropped; what a service has of it and is not finished is retracted
-        there; for a package that was handed over, a signed note is put beside it.
+        An unsent report is dropped; an unfinished report at a service is retracted there; beside a
+        package that was handed over, a signed note is put.
 
-        1. What was handed over counts no more: the log and the record of matches say so, and it
-           makes nothing due for destruction.
-        2. That it is to be taken back is decided, on disk. A kill from here on is made up for by
-           whatever sends next.
-        3. It is taken back, and noted as such.
+        1. A report that was handed over counts no more: the log and the record of matches say so,
+           and no item is due for destruction because of it.
+        2. The decision to take it back is written to disk. After a kill from here on, the next
+           command that sends goes on.
+        3. The report is taken back, and this is noted.
 
         Raises:
             LockedError: another command is working on reports.
             UsageError: there is no such report, or it is finished.
-            AuditError, StateError: 1 or 2 cannot be noted.
+            AuditError, StateError: step 1 or 2 cannot be noted.
         """
         with self._outbox.working():
             report = self._take_up(report_id)
@@ -167,7 +167,8 @@ class Sender:
         return report
 
     def _is_due(self, report: Report) -> bool:
-        # With the key at hand, what waits for it, or has seen a wrong one, need not wait longer.
+        # With an identity at hand, reports that wait for a key, or failed with a wrong one, are
+        # due.
         waits = report.problem is not None and report.problem.exit_code in (
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
@@ -183,7 +184,7 @@ class Sender:
         )
 
     def _send(self, report: Report) -> Sent:
-        """Make one attempt, and note what became of it."""
+        """Make one attempt, and note its result."""
         try:
             intent = "report-submitting" if report.retraction is None else "report-retracting"
             self._log(intent, report, attempt=report.attempts + 1)
@@ -194,7 +195,7 @@ class Sender:
             failed = self._failed(report.id, sent.error, sent.retry_after_s)
             return Sent.not_done(failed, sent.error)
         except AuditError as error:
-            # Not the report's fault, and no reason to wait: it is sent once the log is mended.
+            # Not the report's fault, so without a pause: it is sent once the log works again.
             return Sent.not_done(self._outbox.get(report.id), error)
         except HashclientError as error:
             return Sent.not_done(self._failed(report.id, error), error)
@@ -213,10 +214,10 @@ class Sender:
         return destination.send(report)
 
     def _destination(self, report: Report) -> Destination:
-        """Return where a report goes.
+        """Return the destination of a report.
 
         Raises:
-            UsageError, ConfigError: it is not configured any more, or is something else now.
+            UsageError, ConfigError: it is not configured any more, or is of another kind now.
         """
         _, table = find_destination(self._session.settings.config.report, report.destination)
         if kind_of(table) != report.kind:
@@ -237,7 +238,8 @@ class Sender:
         return self._session.settings.config.report.to
 
     def _take_back(self, report: Report) -> Sent:
-        # What nobody knows of needs no destination, but what a kill has left there is removed.
+        # A report that nobody outside has needs no destination; but leftovers of a kill are
+        # removed.
         if not report.is_untouched:
             return self._destination(report).take_back(report)
         table = self._tables.get(report.destination)
@@ -248,12 +250,12 @@ class Sender:
     def _failed(
         self, report_id: str, error: HashclientError, retry_after_s: float | None = None
     ) -> Report:
-        """Note an attempt that failed, upon what it has left in the journal."""
+        """Note a failed attempt in the latest journal of the report."""
         report = self._outbox.get(report_id)
         problem = Problem(self._session.now(), error.message, error.hint, int(error.exit_code))
         person = isinstance(error, UsageError | AuthorisationError)
         changed = report.failed(problem, person=person, retry_after_s=retry_after_s)
-        with contextlib.suppress(StateError):  # the first error is the one to show
+        with contextlib.suppress(StateError):  # the first error is shown
             changed = self._outbox.save(changed)
         with contextlib.suppress(AuditError):
             requests = [r.id for r in report.remote.requests[-3:]]

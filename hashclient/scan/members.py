@@ -61,7 +61,7 @@ def container_options(
     *,
     verify_sizes: bool = False,
 ) -> Options:
-    """Return how containers are opened; `noticed` hears what the kernel lacks to do that safely."""
+    """Return how containers are opened; `noticed` is called with what the kernel lacks."""
     requires = config.sandbox == "require"
     if missing := kernel_locks().missing:
         end = "none is opened" if requires else "what opens them is less confined"

@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:
-    """Run `work`, which raises nothing, in a thread of its own.
+    """Run `work`, which must not raise, in a thread of its own.
 
     Raises:
-        StateError: the system has no room for one.
+        StateError: the system has no room for a thread.
     """
     thread = Thread(target=work, name=f"hashclient-{name}", daemon=True)
     try:
@@ -53,12 +53,12 @@ class Task(Generic[T]):
             self._error = error
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most so many seconds; return whether it is done."""
+        """Wait for at most this many seconds; return whether the work is done."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def result(self) -> T:
-        """Wait for it to its end; return its result, or raise what it has raised."""
+        """Wait for the end of the work; return its result, or raise its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -66,10 +66,10 @@ class Task(Generic[T]):
 
 
 def ahead(items: Iterator[T], room: int) -> Generator[T]:
-    """Yield `items`, of which a thread makes up to `room` ahead of the one that is in use.
+    """Yield `items`; a thread makes up to `room` of them ahead of the one in use.
 
-    What making one raises is raised in its place. It pays where the time goes to libraries that
-    let other threads run.
+    An exception while an item is made is raised in its place. This helps where the time is spent in
+    libraries that release Python's lock.
 
     Raises:
         StateError: the system has no room for a thread.

@@ -1,9 +1,9 @@
-"""How much processor time and memory a control group lets this process have, as a container says.
+"""The quotas of processor time and memory that a control group gives this process.
 
-The kernel still shows all processors and all memory then. A quota of processor time is no set of
-processors: whoever starts a process for each that it may run on gets them all throttled together.
-Both hierarchies of groups are read: the one of version 2, and those of version 1. A group can have
-no more than those above it, so each of them is looked at. What cannot be read limits nothing.
+With a quota the kernel still shows all processors and all memory. If a program starts one process
+for each processor, the kernel throttles all of these together. Both hierarchies of groups are read:
+version 2 and version 1. A group cannot have more than the groups above it, so each of these is
+read. A file that cannot be read sets no limit.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: Where the groups are mounted on any system of today, and what says which of them we are in.
+#: Where the groups are mounted on today's systems, and the file that names our groups.
 MOUNTED = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-#: What the kernel says of the memory of the machine.
+#: The kernel's numbers on the memory of the machine.
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -34,9 +34,10 @@ def usable_processors(
 def available_memory(
     *, mounted: Path | None = None, own_groups: Path | None = None, meminfo: Path | None = None
 ) -> int | None:
-    """Return how many bytes of memory may still be taken without anybody being hurt.
+    """Return how many bytes of memory can still be used without harm to other programs.
 
-    It is what the kernel says of the machine, or what a group has left. None if neither is known.
+    It is the lowest of the kernel's number for the machine and the rests of the groups. None if
+    none is known.
     """
     left = [
         free
@@ -50,12 +51,12 @@ def available_memory(
 
 
 def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
-    """Yield the directory of each group that we are in, innermost first, of both versions.
+    """Yield the directory of each of our groups, innermost first, of both versions.
 
-    Those of version 1 are of `controller`.
+    The groups of version 1 are those of `controller`.
 
-    Within a container, the path of a group may be the one outside of it: then only the directories
-    that are there are those of our groups.
+    In a container, the path of a group may be its path outside; then only those directories exist
+    here that belong to our groups.
     """
     try:
         lines = own_groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -65,14 +66,14 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if (number, controllers) == ("0", ""):
-            # Beside groups of version 1, that of version 2 may have a place of its own.
+            # Where groups of version 1 are in use, version 2 may be mounted elsewhere.
             roots = [mounted, mounted / "unified"]
         elif controller in controllers.split(","):
             roots = [mounted / controllers, mounted / controller]
         else:
             continue
         inner = PurePosixPath(path.lstrip("/"))
-        if ".." in inner.parts:  # outside of what this namespace shows
+        if ".." in inner.parts:  # outside of this namespace
             inner = PurePosixPath()
         for root in roots:
             for group in (inner, *inner.parents):
@@ -82,10 +83,10 @@ def _groups(controller: str, mounted: Path, own_groups: Path) -> Iterator[Path]:
 def _quota(group: Path) -> float | None:
     """Return the quota of one group in processors, None if it has none."""
     try:
-        # Version 2: `max 100000`, or how many microseconds of so many.
+        # Version 2: `max 100000`, or microseconds of processor time and of the period.
         used, period = (group / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        # Version 1: two files, and -1 is no quota.
+        # Version 1: two files; -1 means no quota.
         share = _number(group / "cpu.cfs_quota_us")
         of = _number(group / "cpu.cfs_period_us")
     else:

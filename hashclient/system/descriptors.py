@@ -1,7 +1,7 @@
-"""Reading open descriptors that may be pipes: what is not there yet is waited for.
+"""Reads open descriptors that may be pipes, and waits for bytes that have not come yet.
 
-A pipe that somebody else has set not to block, which holds for all who share it, says "not now"
-where there is nothing yet. That is not its end.
+Another process that shares a pipe can make it non-blocking for all. Such a pipe answers "not now"
+while it is empty; this is not its end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import select
 
 
 def read_some(fd: int, count: int) -> bytes:
-    """Return the next bytes, `count` at most; none are the end.
+    """Return the next bytes, `count` at most; an empty result is the end.
 
     Raises:
         OSError: reading failed.

@@ -1,9 +1,9 @@
-"""Whether a directory tells its names: one that is encrypted, and whose key is away, denies them.
+"""Tells whether a directory shows its real names; an encrypted one without its key hides them.
 
-Directories of ext4, f2fs, UBIFS and CephFS may be encrypted one by one (fscrypt), as homes are that
-are opened when their users log in. Without the key there are other names in them, and the kernel
-says of every real one that there is no such file. What was encrypted under a policy of version 1
-counts as locked, since its key may lie where nobody else can ask for it.
+Single directories of ext4, f2fs, UBIFS and CephFS may be encrypted (fscrypt), such as home
+directories that are unlocked at login. Without the key, such a directory has other names, and the
+kernel reports every real name as missing. A directory encrypted under a policy of version 1 counts
+as locked, since its key may be where no other process can see it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from hashclient.system.identity import attributes
 
 #: From linux/stat.h.
 _STATX_ATTR_ENCRYPTED = 0x800
-#: From linux/fscrypt.h: the policy of a directory, after the room for it; in one of version 2, the
-#: key's identifier comes last.
+#: From linux/fscrypt.h: the policy of a directory, after the size of the buffer; in a policy of
+#: version 2, the key's identifier comes last.
 _GET_POLICY, _POLICY, _VERSION_2 = 0xC0096616, struct.Struct("=QB7x16s"), 2
-#: From there, too: which key is asked for, by its identifier, and what is said of it.
+#: From linux/fscrypt.h, too: the request for the status of a key, and the answer.
 _GET_KEY_STATUS, _KEY_STATUS = 0xC080661A, struct.Struct("=II32s24xI60x")
 _BY_IDENTIFIER, _PRESENT = 2, 2
 
 
 def tells_names(fd: int) -> bool:
-    """Tell whether an open directory says the truth of names that it does not have."""
+    """Tell whether a name that an open directory does not show is really not there."""
     if not attributes(fd) & _STATX_ATTR_ENCRYPTED:
         return True
     try:

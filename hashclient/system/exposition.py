@@ -1,4 +1,4 @@
-"""Metrics as text: what prometheus_client makes of them, without its own about this process."""
+"""Metrics as text, made by prometheus_client, without its own metrics about this process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def expose(metrics: Iterable[Metric]) -> str:
-    """Return metrics in Prometheus' text format, in their order."""
-    from prometheus_client.exposition import generate_latest  # 56 ms, so where it is needed
+    """Return metrics in Prometheus' text format, in the given order."""
+    from prometheus_client.exposition import generate_latest  # 56 ms, so imported here
     from prometheus_client.registry import Collector, CollectorRegistry
 
     class Given(Collector):

@@ -22,9 +22,9 @@ TEMP_PREFIX = ".tmp-"
 #: The device /dev/null, on any Linux.
 _DEV_NULL = os.makedev(1, 3)
 _PIECE_BYTES = 1 << 16
-#: Longest file that people write for us and that is read whole: a configuration, a key, a secret.
+#: Longest file written by people that is read whole: a configuration, a key, a secret.
 MAX_TEXT_BYTES = 1 << 20
-#: And longest file of our own state.
+#: Longest file of our own state that is read whole.
 MAX_STATE_BYTES = 1 << 28
 
 
@@ -44,7 +44,7 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
     """
-    import tempfile  # brings much, and most starts write no file
+    import tempfile  # its import is slow, and most commands write no file
 
     temporary: Path | None = None
     try:
@@ -77,7 +77,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, with one system call unless it takes less than that.
+    """Write all of `data`, with one system call if the kernel takes all at once.
 
     Raises:
         OSError: it cannot be written.
@@ -88,10 +88,10 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether something of the state is at `path`.
+    """Tell whether `path` exists in the state directory.
 
     Raises:
-        StateError: that cannot be found out: a directory on the way may not be entered, say.
+        StateError: this is not known, for example since a parent directory may not be entered.
     """
     try:
         path.stat()
@@ -105,8 +105,8 @@ def is_there(path: Path) -> bool:
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Read all of a file that is at most `max_bytes` long.
 
-    A pipe could keep us waiting for ever and a device has no end, so neither is read; but for the
-    one that people name to say "nothing".
+    Pipes and devices are refused, since a pipe could block for ever and a device has no end. Only
+    `/dev/null` is read, which people name to say "nothing".
 
     Raises:
         OSError: it cannot be read, is no regular file, or is longer.
@@ -124,10 +124,10 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def refuse_irregular(path: Path) -> None:
-    """Refuse what is at `path` if it is something else than a file: a pipe holds up its readers.
+    """Refuse `path` unless it is a regular file or missing: a pipe would block its reader.
 
     Raises:
-        OSError: it is no regular file, or cannot be looked at. That there is nothing is no error.
+        OSError: it is not a regular file, or its status cannot be read.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.stat().st_mode):
@@ -137,8 +137,8 @@ def refuse_irregular(path: Path) -> None:
 def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     """Read a file of `size` bytes to its end, or beyond `max_bytes`.
 
-    A file may have more than its size says, and memory for more than there is would be taken at
-    once if all that it may have were asked for.
+    A file may be longer than its size says. One read of `max_bytes` would allocate all that memory
+    at once, so the file is read in steps.
     """
     data = stream.read(min(size, max_bytes) + 1)
     while len(data) <= max_bytes and (more := stream.read(_PIECE_BYTES)):
@@ -147,7 +147,7 @@ def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
 
 
 def open_at_once(path: Path) -> IO[bytes]:
-    """Open a file for reading without waiting: for whoever writes to a pipe, say."""
+    """Open a file for reading without blocking, even if it is a pipe without a writer."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags), "rb")
 
@@ -155,8 +155,8 @@ def open_at_once(path: Path) -> IO[bytes]:
 def make_private_dir(path: Path) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 
-    What is made is on the disk afterwards: a name that a power loss takes away takes along whatever
-    was synced below it.
+    New directories are synced: if a power loss removed their names, synced files below them would
+    be lost, too.
 
     Raises:
         StateError: it cannot be made.
@@ -167,7 +167,7 @@ def make_private_dir(path: Path) -> Path:
 def make_public_dir(path: Path) -> Path:
     """Create directory `path`, and parents it lacks, for all to read and its owner to write to.
 
-    Whatever the umask: with 000 a plain `mkdir` makes what everybody may write to.
+    The umask does not matter: with 000 a plain `mkdir` would let everybody write to it.
 
     Raises:
         StateError: it cannot be made.
@@ -182,7 +182,7 @@ def _make_dir(path: Path, mode: int) -> Path:
                 directory.mkdir(mode=mode, exist_ok=True)
                 try:
                     fsync_dir(directory.parent)
-                except PermissionError:  # it may be written to, but not read
+                except PermissionError:  # a directory with write but no read permission
                     os.sync()
     except OSError as error:
         raise state_error("cannot make directory", path, error) from error
@@ -190,17 +190,17 @@ def _make_dir(path: Path, mode: int) -> Path:
 
 
 def sweep_temporary(directory: Path) -> None:
-    """Remove what killed writers left in `directory`; call it only with the lock held."""
+    """Remove temporary files of killed writers in `directory`; hold the lock for this call."""
     for leftover in directory.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 
 
 def user_path(text: str) -> Path:
-    """Return the path that a user wrote, which may begin with `~`.
+    """Return the path for a text from a user, which may begin with `~`.
 
     Raises:
-        ConfigError: it cannot be a path, or the home directory is not known.
+        ConfigError: the text cannot be a path, or the home directory is not known.
     """
     if "\0" in text:
         raise ConfigError(f"not a path: {printable(text)}")
@@ -214,7 +214,7 @@ def user_path(text: str) -> Path:
 
 
 def state_error(what: str, path: Path, error: OSError) -> StateError:
-    """Translate an operating system's error on a state file into ours."""
+    """Translate an error of the system on a state file into one of ours."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",

@@ -1,18 +1,19 @@
-"""Which file systems have sizes and times that can be relied on.
+"""Tells which file systems have sizes and times that can be relied on.
 
-A scan does not open a file whose size no entry has, and does not read one again whose status is
-unchanged. Both are sound only where the kernel vouches for the status. Files of proc and sysfs say
-0 or 4,096 whatever they hold, and what FUSE says comes from a program, which an ordinary user may
-have mounted. What is not known here is not relied on: that costs reading, and hides nothing.
+A scan does not open a file whose size no entry has, and does not read a file again whose status is
+unchanged. Both are sound only where the kernel keeps the status itself. Files of proc and sysfs
+have size 0 or 4,096 whatever they hold, and the status of a FUSE file comes from a program that an
+ordinary user may have mounted. A file system that is not known here is not relied on: its files are
+read, so no match is missed.
 
-Times say less than sizes. An unchanged status tells an unchanged file only where each change sets
-ctime and nobody else can. FAT has none, FUSE what its program likes, an image of squashfs or of
-iso9660 whatever its maker chose; and on tmpfs a map that is made for writing and first read from is
-stored into without setting any time, however late it was made. Which file system it is says
-`identity`, since the number of a device is given again.
+Times are less reliable than sizes. An unchanged status means an unchanged file only where each
+change sets ctime and nobody can set ctime otherwise. FAT has no ctime; with FUSE a program chooses
+it; in an image of squashfs or iso9660 its maker chose it. On tmpfs, a writable memory map that was
+first read from can be written to without any change of times, however late the map was made.
+`identity` tells which file system it is, since device numbers are used again.
 
-Limits: a file system that root has laid upon another one (overlay, a loop device) is trusted for
-itself, and a server of NFS or SMB like a disk.
+Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
+like any other of its type, and a server of NFS or SMB is trusted like a disk.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ class SizeTrust(enum.Enum):
 
     #: Not at all: a file may hold any number of bytes, and may change without a trace.
     NONE = enum.auto()
-    #: As far as its server is: whoever scans has mounted it. Size 0 may stand for "not known", and
-    #: a read may go beyond the size.
+    #: As far as its server, since the scanning user has mounted it. Size 0 may mean "not known",
+    #: and a read may go beyond the size.
     NONZERO = enum.auto()
     #: The kernel keeps the sizes: no read goes beyond them.
     FULL = enum.auto()
 
 
-#: By themselves, since looking up a member of an enumeration costs as much as ten other names.
+#: As plain names, since looking up a member of an enumeration is ten times as slow.
 NONE, NONZERO, FULL = SizeTrust
 
-#: Those without a block device whose sizes are trusted, those whose ctime shows each change, and
-#: those whose changes this kernel tells.
+#: The types without a block device whose sizes are trusted, the types whose ctime shows each
+#: change, and the types whose changes this kernel reports.
 _TRUSTED, _KEEP_CTIME, _TELL_OF_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 
 
@@ -57,10 +58,10 @@ def keeps_ctime(kind: int) -> bool:
 
 
 def tells_of_changes(fd: int) -> bool:
-    """Tell whether the kernel learns of each change below an open directory, whoever makes it.
+    """Tell whether the kernel sees each change below an open directory, whoever makes it.
 
-    What another machine changes on a network file system, or a program behind FUSE in its own
-    store, this kernel does not see.
+    The kernel does not see changes by another machine on a network file system, or by a program
+    behind FUSE in its own store.
     """
     try:
         return kind_of(fd) in _TELL_OF_CHANGES
@@ -78,13 +79,13 @@ def trust_of(fd: int, device: int) -> SizeTrust:
         return NONE
     if kind == NINE_P:
         return NONZERO
-    # What lies on a block device is a disk, of whatever format.
+    # A file system on a block device counts as a disk, of whatever format.
     return FULL if kind in _TRUSTED or os.major(device) else NONE
 
 
 @functools.cache
 def _fstatfs() -> Callable[[int, array[int]], int] | None:
-    """Return the function of the C library; None in a Python without foreign functions."""
+    """Return the function of the C library; None in a Python without ctypes."""
     try:
         import ctypes
 
@@ -102,10 +103,10 @@ def kind_of(fd: int) -> int:
     """Return the number of the type of the file system that an open file is on.
 
     Raises:
-        OSError: it cannot be found out.
+        OSError: the type is not known.
     """
     fstatfs = _fstatfs()
-    # The type is the first field of struct statfs, a long, and the whole is much shorter than this.
+    # The type is the first field of struct statfs, a long; the struct is much shorter than this.
     status = array("l", bytes(512))
     if fstatfs is None or fstatfs(fd, status) != 0:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -122,7 +123,7 @@ def ask_at(
 ) -> _T:
     """Ask about the file system of a file in an open directory, whose `st_dev` just was `device`.
 
-    `ask` gets a descriptor, which may be one of a path alone, and `device`; the answer is
+    `ask` is called with a descriptor, which may be of type O_PATH, and `device`; the answer is
     `otherwise` if another file system is there by now.
 
     Raises:
@@ -130,7 +131,7 @@ def ask_at(
     """
     if os.fstat(directory_fd).st_dev == device:
         return ask(directory_fd, device)
-    # Something is mounted on the file itself, or it is overlay's.
+    # Something is mounted on the file itself, or the file system is an overlay.
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     fd = os.open(name, flags, dir_fd=directory_fd)
     try:
@@ -143,7 +144,7 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
     """Tell how far a FUSE file system is trusted by `user`.
 
     `mounts` is `/proc/self/mountinfo`, as in proc_pid_mountinfo(5), and `uid_map` is
-    `/proc/self/uid_map`. Whoever is not root can mount FUSE, and is named there.
+    `/proc/self/uid_map`. A user other than root can mount FUSE, and is named there.
     """
     wanted = b"%d:%d" % (os.major(device), os.minor(device))
     for line in mounts.split(b"\n"):
@@ -152,9 +153,9 @@ def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTru
         if mount.split(b" ")[2:3] != [wanted]:
             continue
         kind, _, options = (file_system + b"   ").split(b" ")[:3]
-        if kind == b"virtiofs":  # of the machine that this one runs on; only root mounts it
+        if kind == b"virtiofs":  # shared by the host of a virtual machine
             return NONZERO
-        # In another user namespace than the first, the number may be one of the world outside.
+        # In a user namespace other than the first, the number may be one from outside.
         same_numbers = uid_map.split() == [b"0", b"0", b"4294967295"]
         if same_numbers and b"user_id=%d" % user in options.split(b","):
             return NONZERO

@@ -1,7 +1,7 @@
-"""The types of file systems, by the number that statfs(2) gives them, and what is known of each.
+"""The types of file systems, by their number in statfs(2), with the traits of each.
 
 The numbers are from linux/magic.h, and from the file systems' own headers where they are not part
-of Linux. What is not in the table has no trait: nothing is relied on there.
+of Linux. A type that is not in the table has no trait, so nothing about it is relied on.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 EXT, BTRFS, XFS = 0xEF53, 0x9123683E, 0x58465342
 FUSE, NINE_P = 0x65735546, 0x01021997
 
-#: Sizes can be relied on also without a block device below.
+#: Sizes can be relied on even without a block device below.
 SIZES = 1
 #: Each change of a file sets its ctime, in the kernel or at a server. Not so on bcachefs: its
 #: snapshots share the numbers of device and inode.
 CTIME = 2
-#: This kernel makes each change, so that it can report them.
+#: This kernel makes each change itself, so it can report changes.
 TELLS = 4
-#: Other machines change files without this one's kernel being asked first: through a server, or on
-#: a disk that all of them have.
+#: Other machines can change files without asking this kernel: through a server, or on a shared
+#: disk.
 NETWORK, CLUSTER = 8, 16
-#: It lies upon others, and has no disk of its own.
+#: It lies on top of other file systems, and has no disk of its own.
 STACKED = 32
 
 _TRAITS = {

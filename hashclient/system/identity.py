@@ -1,21 +1,21 @@
-"""Which file system a file is on, by a number that no other one gets, as far as that can be had.
+"""Identifies the file system of a file by a number that no other file system gets.
 
-`st_dev` is no such number: it is given again to whatever is mounted next, and where there is no
-single block device (btrfs, overlay, a network) it may be another one after each start. So a file
-system is known, whichever of these comes first,
+`st_dev` is no such number: the next mount may get it again, and without a single block device
+(btrfs, overlay, a network) it may change at each start. So a file system is identified by the first
+of these that it has:
 
-1. by its UUID, if it lies on disks that are built in;
-   on btrfs that of the subvolume besides: a snapshot has the inodes of its source;
-2. on ext4, if the kernel does not say the UUID, by the number that statfs(2) makes of it;
-3. on a network, by its type, what was mounted, and which directory of that;
-4. else by its mount, which has a number that is not given again until the machine is started.
+1. its UUID, if it lies on built-in disks;
+   on btrfs the UUID of the subvolume, too, since a snapshot has the inodes of its source;
+2. on ext4, if the kernel does not give the UUID, the number that statfs(2) makes of it;
+3. on a network, its type, the mounted source, and the directory of the source;
+4. else the number of its mount, which is not used again until the machine is restarted.
 
-A UUID is forged as easily as times are. So media that somebody may bring along are known by their
-mount only: loop devices, and what can be taken out or is on a bus for such. Of what a user has
-mounted nothing is known at all: the image that it lies in may be theirs to write to, beside the
-file system. Nor where none of this can be had.
+A UUID can be forged as easily as times. So portable media are identified by their mount only: loop
+devices, removable media, and devices on a bus for these. A file system mounted by a user is not
+identified at all, since the user may be able to write to its image past the file system. Neither is
+a file system without any of the above.
 
-Limits: a disk that was copied bit by bit, and takes the place of the first one, is that one.
+Limits: a bit-by-bit copy of a disk that takes the place of the original counts as the original.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ from hashclient.system.fstypes import BTRFS, CLUSTER, EXT, NETWORK, STACKED, XFS
 from hashclient.system.mountinfo import mount_of, unescaped
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
-#: Where a lease was tried, on each of these, against stores through maps made before and after. Not
-#: xfs: whoever may write to two files can exchange their contents there, and no time changes
-#: (`XFS_IOC_SWAPEXT`). Not overlay: a map of a file of it is none for the kernel.
+#: Types on which leases were tested against writes through maps made before and after the lease.
+#: Not xfs: a user who may write to two files can exchange their contents without a change of times
+#: (`XFS_IOC_SWAPEXT`). Not overlay: the kernel does not count a map of its files.
 _LEASES_PROVE = frozenset({EXT, BTRFS})
 
-#: From linux/fs.h: the request, and the length of what it fills in.
+#: From linux/fs.h: the request, and the length of its answer.
 _GET_UUID, _UUID_BYTES = 0x80111500, 17
-#: From linux/btrfs.h: the same, and where the UUID is in it.
+#: From linux/btrfs.h: the same, and the offset of the UUID in it.
 _BTRFS_INFO, _BTRFS_INFO_BYTES, _BTRFS_UUID = 0x8400941F, 1024, slice(16, 32)
-#: And of the subvolume that a file is in. Its number is given again once it has been deleted and
-#: the file system was mounted again; but for that of the first one, which may have no UUID.
+#: And the same for the subvolume of a file. Its number may be used again after it was deleted and
+#: the file system was mounted again. This is not so for the first subvolume, which may have no
+#: UUID.
 _SUBVOLUME_INFO, _SUBVOLUME_INFO_BYTES, _SUBVOLUME_UUID = 0x81F8943C, 504, slice(296, 312)
 _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
-#: From xfs/xfs_fs.h: the same of its geometry, for kernels before 6.9.
+#: From xfs/xfs_fs.h: the same for its geometry, for kernels before 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _AT_EMPTY_PATH = 0x4000, 0x1000
@@ -60,18 +61,18 @@ _SYS, _BOOT_ID, _UTAB = (
     Path("/proc/sys/kernel/random/boot_id"),
     Path("/run/mount/utab"),
 )
-#: What has one of these on its way through /sys can be pulled out, or is no disk.
+#: A device with one of these in its path in /sys can be pulled out, or is no disk.
 _LOOSE = re.compile(r"/(usb|mmc|fw|pcmcia|virtual)", re.ASCII)
-#: Layers of device mapper and RAID that are looked through.
+#: How many layers of device mapper and RAID are followed.
 _MAX_LAYERS = 16
 
 
 class Identity(NamedTuple):
     """A file system: its number, of 63 bits, under which its files are remembered.
 
-    `before` is the number that it had until version 3 of the inventory, where that was good enough.
+    `before` is its number up to version 3 of the inventory, where that number was good enough.
     `proves` says whether a lease proves that nobody can change a file without a trace; where
-    `is_local` is unset, that none is given says nothing either.
+    `is_local` is False, a refused lease says nothing either.
     """
 
     number: int
@@ -81,19 +82,20 @@ class Identity(NamedTuple):
 
 
 class Identities:
-    """The file systems that one process comes across.
+    """The file systems that one process meets.
 
-    What was found out about a mount holds as long as the process: its number is not given again.
+    The facts about a mount hold as long as the process, since its number is not used again.
     """
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Start without any file system."""
         self._known: dict[tuple[int, int, int], Identity | None] = {}
 
     def of(self, fd: int, device: int) -> Identity | None:
         """Return the file system of an open file, whose `st_dev` is `device`.
 
-        None where an unchanged status does not tell an unchanged file, or it cannot be named.
+        None where an unchanged status does not mean an unchanged file, or the file system cannot be
+        identified.
         """
         try:
             kind = kind_of(fd)
@@ -117,7 +119,7 @@ class Identities:
 
 
 def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Identity | None:
-    """Name a file system; the numbers are the module's."""
+    """Identify a file system; the numbers are those of the module's docstring."""
     name, before = None, None
     if kind in _NETWORK:
         name = _export_of(fd)  # 3
@@ -125,7 +127,7 @@ def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Ident
         return None
     elif kind not in _STACKED:
         name = _uuid_of(fd, kind, device, number)  # 1, 2
-        # Until now it was the number of the device, with that of statfs(2): good for a fixed disk.
+        # Earlier versions used the device number with that of statfs(2): good for a fixed disk.
         before = None if name is None else _number_of(b"%d %d" % (device, number))
     if name is None and mount:
         boot = _read(_BOOT_ID)
@@ -141,12 +143,12 @@ def _number_of(name: bytes) -> int:
 
 
 def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
-    """Return what stands for a file system for good, if it lies on disks that are built in."""
+    """Return a lasting identification of a file system on built-in disks; else None."""
     within: bytes | None = b""
     try:
         if kind == BTRFS:
             within = _subvolume_of(fd)
-            # Its files are on devices that are none, and it may have any number of disks.
+            # Its files have device numbers without a device, and it may have any number of disks.
             uuid = ioctl(fd, _BTRFS_INFO, bytes(_BTRFS_INFO_BYTES))[_BTRFS_UUID]
             text = uuid.hex()
             parts = (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
@@ -166,10 +168,10 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
 
 
 def _subvolume_of(fd: int) -> bytes | None:
-    """Return what stands for a subvolume of btrfs for good; None if it has no such thing.
+    """Return a lasting identification of a btrfs subvolume; None if it has none.
 
     Raises:
-        OSError: the kernel does not say it (it does from version 4.18 on).
+        OSError: the kernel does not tell (it does from version 4.18 on).
     """
     told = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
     uuid = told[_SUBVOLUME_UUID]
@@ -177,9 +179,9 @@ def _subvolume_of(fd: int) -> bytes | None:
 
 
 def told_uuids(directory_fd: int) -> list[bytes]:
-    """Return the UUID of the file system of an open directory, if the kernel says it: one or none.
+    """Return the UUID of the file system of an open directory; empty if the kernel does not tell.
 
-    It need not be open for reading; that it can be opened so is needed.
+    The descriptor need not be open for reading, but the directory must be readable.
     """
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory_fd)
@@ -195,7 +197,7 @@ def told_uuids(directory_fd: int) -> list[bytes]:
 
 
 def _asked_uuid(fd: int, kind: int) -> bytes:
-    """Return the UUID that the kernel says; nothing if it does not, which is no error."""
+    """Return the UUID from the kernel; empty, without an error, if the kernel does not tell."""
     with contextlib.suppress(OSError):
         return ioctl(fd, _GET_UUID, bytes(_UUID_BYTES))[1:]
     with contextlib.suppress(OSError):
@@ -205,7 +207,7 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
 
 
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:
-    """Return what tells a block device from its copies, mostly nothing; None if it is not built in.
+    """Return text that tells a block device from its copies, usually empty; None if not built in.
 
     `path` is its place in /sys. A volume of the device mapper has a number of its own there, which
     a snapshot of it does not share.
@@ -220,7 +222,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     if below and layers < _MAX_LAYERS:
         names = [_disk_name(disk, layers + 1) for disk in below]
         own = _read(path / "dm/uuid")
-        # A volume of the device mapper without one may be a snapshot of another of these disks.
+        # A volume of the device mapper without a UUID may be a snapshot of another of these disks.
         if None in names or (not own and (path / "dm").exists()):
             return None
         return b" ".join(filter(None, [own, *sorted(filter(None, names))]))
@@ -233,7 +235,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
 
 
 def _is_users(fd: int) -> bool:
-    """Tell whether a user has mounted it, as far as mount(8) and udisks note that."""
+    """Tell whether a user has mounted it, as far as mount(8) and udisks record this."""
     mount = mount_of(fd)
     if mount is None:
         return True
@@ -249,7 +251,7 @@ def _is_users(fd: int) -> bool:
 
 
 def _export_of(fd: int) -> bytes | None:
-    """Return what was mounted of a network: type, source, and directory of it."""
+    """Return the type, source and directory of a network mount."""
     mount = mount_of(fd)
     if mount is None:
         return None
@@ -257,25 +259,25 @@ def _export_of(fd: int) -> bytes | None:
 
 
 def unique_mount(fd: int) -> int | None:
-    """Return the number of the mount that a file was opened on, which is not given again.
+    """Return the number of the mount that a file was opened on; it is not used again.
 
-    None if the kernel does not say it (it does from version 6.8 on).
+    None if the kernel does not tell (it does from version 6.8 on).
     """
     status = _status(fd)
     if status is None:
         return None
-    # The mask is the first word of 32 bits, whichever way round; the number of the mount is at 144.
+    # The mask is the first word of 32 bits in either byte order; the mount's number is at 144.
     return status[18] if memoryview(status).cast("B").cast("I")[0] & _STATX_MNT_ID_UNIQUE else None
 
 
 def attributes(fd: int) -> int:
-    """Return the attributes of an open file, as statx(2) has them; of a kernel without it, none."""
+    """Return the statx(2) attributes of an open file; none if the kernel does not have the call."""
     status = _status(fd)
     return 0 if status is None else status[1]
 
 
 def _status(fd: int) -> array[int] | None:
-    """Return what statx(2) says of an open file, in words of 64 bits; None if it says nothing."""
+    """Return the answer of statx(2) about an open file in words of 64 bits; None without one."""
     statx = _statx()
     status = array("Q", bytes(256))
     return status if statx is not None and statx(fd, status) == 0 else None
@@ -299,7 +301,7 @@ def _statx() -> Callable[[int, array[int]], int] | None:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what a file of the kernel says, without white space around it; None if it cannot."""
+    """Return the stripped text of a kernel file; None if it cannot be read."""
     try:
         return path.read_bytes().strip()
     except OSError:

@@ -1,7 +1,7 @@
-"""Where everything is in a state directory: each path below it is named here and nowhere else.
+"""The paths in a state directory; each of them is named here and nowhere else.
 
-Whoever needs a path asks the `Layout` of the settings for it. `FILES` says what each file is for;
-a test holds the files of a real state against it, and `docs/operations.md` has it as a table.
+Other modules get a path from the `Layout` in the settings. `FILES` says what each file is for; a
+test compares it with the files of a real state, and `docs/operations.md` has it as a table.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def state(self) -> Path:
-        """The version of the whole, and which hashclient can read it."""
+        """The version of the state, and which hashclient can read it."""
         return self.root / STATE_NAME
 
     @property
     def backup(self) -> Path:
-        """What a migration that has not succeeded yet found."""
+        """The backup of a migration that has not succeeded yet."""
         return self.root / "migration"
 
     @property
     def new_backup(self) -> Path:
-        """The same while it is being made or removed: nothing relies on it."""
+        """The same backup while it is made or removed; nothing relies on it."""
         return self.root / "migration.new"
 
     @property
@@ -77,26 +77,26 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def seal_key(self) -> Path:
-        """The key that seals digests, where no other is named."""
+        """The key that turns digests into tags, unless another key is configured."""
         return self.root / SEAL_KEY_NAME
 
     @property
     def lists(self) -> Path:
-        """The sealed indexes, one folder a list."""
+        """The indexes, one folder for each list."""
         return self.root / "lists"
 
     @property
     def known_good(self) -> Path:
-        """The sealed index of known good files."""
+        """The index of known good files."""
         return self.root / "known-good"
 
     @property
     def trust(self) -> Path:
-        """What is trusted, one folder a provider."""
+        """Roots of trust and verified metadata, one folder for each provider."""
         return self.root / "trust"
 
     def provider(self, name: str) -> Path:
-        """Return the folder of what is trusted of a provider: the pinned root, and metadata."""
+        """Return the folder with the pinned root and the metadata of a provider."""
         return self.trust / name
 
     def pinned_root(self, provider: str) -> Path:
@@ -106,7 +106,7 @@ class Layout(msgspec.Struct, frozen=True):
     def metadata(self, provider: str) -> Path:
         """Return the folder of the verified metadata of a provider.
 
-        It is apart from the pinned root, for a file in there may have the name of any role.
+        It is apart from the pinned root, since a file in it may have the name of any role.
         """
         return self.provider(provider) / "metadata"
 
@@ -117,17 +117,17 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def inventory(self) -> Path:
-        """What scans remember of files."""
+        """The cache (inventory): what scans remember of files."""
         return self.root / INVENTORY_NAME
 
     @property
     def objects(self) -> Path:
-        """What scans remember of objects in buckets."""
+        """The cache of objects: what scans remember of objects in buckets."""
         return self.root / OBJECTS_NAME
 
     @property
     def notices(self) -> Path:
-        """What providers have to say, one file each."""
+        """Notices, one file for each provider."""
         return self.root / "notices"
 
     @property
@@ -141,7 +141,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def mounts(self) -> Path:
-        """What scans remember of mounted file systems."""
+        """The mounted file systems that earlier scans have seen."""
         return self.root / MOUNTS_NAME
 
     @property
@@ -156,24 +156,24 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def quarantine(self) -> Path:
-        """The sealed files that were taken away, one folder an item."""
+        """The quarantine: isolated, sealed files, one folder for each item."""
         return self.root / "quarantine"
 
     @property
     def spool(self) -> Path:
-        """Where what may be a container is kept for a moment, in files without a name."""
+        """Unnamed files that hold possible containers for a moment."""
         return self.root / "spool"
 
     @property
     def reports(self) -> Path:
-        """Reports: those that wait, and those that were sent, one folder each."""
+        """Waiting and sent reports, one folder for each."""
         return self.root / "reports"
 
 
 _NAME = r"[a-z0-9][a-z0-9._-]*"
 _ID = r"[a-z0-9]{10}"
 
-#: What each file is, by a pattern of its path below the state directory.
+#: What each file is for, by a pattern of its path below the state directory.
 FILES: Mapping[str, str] = {
     r"config\.toml": "the configuration, where --state-dir was given and --config was not",
     r"state\.json": "the version of the whole",
@@ -212,9 +212,9 @@ FILES: Mapping[str, str] = {
 
 
 def purpose_of(path: str) -> str | None:
-    """Return what the file at `path` is for, relative to the state directory; None if unknown.
+    """Return the purpose of the file at `path`, relative to the state directory; None if unknown.
 
-    Unfinished files, whose writers were killed, count as known.
+    Unfinished files of killed writers count as known.
     """
     if any(part.startswith(TEMP_PREFIX) for part in path.split("/")):
         return "unfinished: the next writer removes it"

@@ -13,7 +13,7 @@ from hashclient.errors import LockedError
 from hashclient.system.files import state_error
 from hashclient.system.text import printable
 
-#: Between two looks at a lock that somebody else holds: at first, and in the end.
+#: Seconds between two tries to get a lock that is held: at first, and later.
 FIRST_PAUSE_S = 0.001
 LAST_PAUSE_S = 0.02
 
@@ -25,10 +25,10 @@ def acquire(
     wait_s: float = 0.0,
     on_wait: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Lock an open file for this process alone or, with `shared`, for all that only read.
+    """Lock an open file for this process alone or, with `shared`, for all readers.
 
-    Return False if others have kept it locked for `wait_s`. Closing the file unlocks it. `on_wait`
-    is called once when there is something to wait for.
+    Return False if others keep it locked for `wait_s` seconds. Closing the file unlocks it.
+    `on_wait` is called once when the wait begins.
 
     Raises:
         OSError: it cannot be locked; not every file system has locks.
@@ -71,13 +71,13 @@ def writer_lock(
     busy: str | None = None,
     hint: str | None = None,
 ) -> Iterator[None]:
-    """Hold the lock file `path`, which is made if need be, alone.
+    """Hold the lock file `path` alone; a missing file is made.
 
-    `on_wait` is as for `acquire`. `busy` and `hint` are what to tell when another process holds it,
-    in place of what fits a state directory.
+    `on_wait` is as for `acquire`. `busy` and `hint` are the message and hint when another process
+    holds the lock; the defaults are for a state directory.
 
     Raises:
-        LockedError: another process holds it, for longer than `wait_s`.
+        LockedError: another process holds it for longer than `wait_s` seconds.
         StateError: it cannot be opened or locked.
     """
     try:

@@ -1,11 +1,11 @@
-"""What happens inside, for whoever listens: the standard `logging` below the name `hashclient`.
+"""Internal log messages, through the standard `logging` below the name `hashclient`.
 
-Nothing here is for the user of a command, which the command line serves, or for the record, which
-is the audit log. Never a digest, a credential or what a file holds is said; counts, names of lists
-and providers are. Only `info` and `debug` are used: what is wrong is an error or an outcome.
+Messages for users come from the command line, and permanent records go to the audit log. A log
+message may hold counts and the names of lists and providers, but never a digest, a credential or
+content of a file. Only `info` and `debug` are used: a fault is an error or an outcome.
 
-To import `logging` takes longer than some starts may, and nobody can listen who has not done so. So
-it is not imported here.
+Importing `logging` is slow, and a listener must have imported it. So this module uses `logging`
+only if the program has imported it already.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Log:
     __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        """Name the part of the program that speaks."""
+        """Name the part of the program that logs."""
         self._name = f"{NAME}.{name}"
 
     def info(self, message: str, *values: object) -> None:
-        """Say what was done; `message` is formatted with `values` by `%` if anybody listens."""
+        """Log a finished step; `message` is formatted with `values` by `%` if anybody listens."""
         self._say(_INFO, message, values)
 
     def debug(self, message: str, *values: object) -> None:
-        """Say a detail."""
+        """Log a detail."""
         self._say(_DEBUG, message, values)
 
     def _say(self, level: int, message: str, values: tuple[object, ...]) -> None:
         logging = sys.modules.get("logging")
-        # Another thread may just be importing it: then nobody listens yet.
+        # Another thread may be importing `logging` at this moment: then nobody listens yet.
         get_logger = getattr(logging, "getLogger", None)
         if get_logger is not None:
             get_logger(self._name).log(level, message, *values)

@@ -1,8 +1,9 @@
-"""A cap on memory while bytes are decoded that could ask for any amount of it.
+"""A cap on memory while untrusted bytes are decoded.
 
-A few kilobytes of Parquet can stand for terabytes: a long value in a dictionary, named by a million
-rows; a page of zeros that expands. The library that decodes them has no limit of its own, so the
-kernel's is used. It is the whole process's, all threads included, for the time of the block.
+A few kilobytes of Parquet can decode to terabytes: a long value in a dictionary that a million rows
+refer to, or a compressed page of zeros. The library that decodes Parquet has no limit of its own,
+so the kernel's limit is used. It applies to the whole process, all threads included, during the
+block.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ _DATA_FIELD = 5
 
 @contextlib.contextmanager
 def memory_cap(more_bytes: int) -> Iterator[None]:
-    """Let the process have `more_bytes` more memory of its own than now; mapped files are free.
+    """Limit the process to `more_bytes` more private memory than now; mapped files do not count.
 
-    An allocation beyond that fails: Python, numpy and Arrow raise MemoryError.
+    A larger allocation fails: Python, numpy and Arrow raise MemoryError.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     pages = int(_STATM.read_text(encoding="ascii").split()[_DATA_FIELD])
     cap = pages * resource.getpagesize() + more_bytes
     for limit in (soft, hard):
-        # A limit that somebody has set for us stays.
+        # A lower limit that was set from outside stays.
         if limit != resource.RLIM_INFINITY:
             cap = min(cap, limit)
     resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))

@@ -1,4 +1,4 @@
-"""What is mounted, as the kernel tells it in `/proc/self/mountinfo` (proc_pid_mountinfo(5))."""
+"""Mounted file systems, read from `/proc/self/mountinfo` (proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo: where it is, which directory of what it shows, its type."""
+    """A line of /proc/self/mountinfo: mount point, directory of the source, type, source."""
 
     point: str
     root: bytes
@@ -20,7 +20,7 @@ class Mount(NamedTuple):
 
 
 def parse_mountinfo(text: bytes) -> dict[int, Mount]:
-    """Read what the kernel writes, by the number of the mount."""
+    """Read all mounts, by the number of the mount."""
     mounts = {}
     for line in text.split(b"\n"):
         left, _, right = line.partition(b" - ")
@@ -33,12 +33,12 @@ def parse_mountinfo(text: bytes) -> dict[int, Mount]:
 
 
 def unescaped(raw: bytes) -> bytes:
-    """Return a field as it is: the kernel and mount(8) write white space and `\\` in octal."""
+    """Return a field unescaped: the kernel and mount(8) write white space and `\\` in octal."""
     return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
 
 
 def mount_number(fd: int) -> int | None:
-    """Return by which number the mount that a file was opened on is listed; None if untold."""
+    """Return the number in that list of the mount that a file was opened on; None if untold."""
     try:
         text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
     except OSError:

@@ -1,16 +1,17 @@
-"""What may happen to a process of ours: nobody reads its memory, and a bad page ends it in words.
+"""Protects the memory of a process, and ends it with a message when a mapped page is unreadable.
 
 A process that checks files has the seal key, credentials and digests in its memory. So it leaves no
-core dump and no debugger gets at it, unless `HASHCLIENT_DEBUG` asks for that.
+core dump, and no debugger can attach, unless `HASHCLIENT_DEBUG` is set.
 
 An index is read through memory maps. Where the disk has a bad block, or somebody has cut the file
-short, the kernel cannot give the page and sends SIGBUS to whoever touches it: numpy, OpenSSL or
-`mmap`, in any thread, with Python's lock or without. Nothing can be raised from there, so the
-handler writes one sentence and ends the process with an exit code of the table. It is Python code
-and needs the lock; a thread that had given it up waits for it, as after any other call into C.
+short, the kernel cannot read the page and sends SIGBUS to the code that touches it: numpy, OpenSSL
+or `mmap`, in any thread, with or without Python's lock. An exception is not possible there, so the
+handler writes one sentence and ends the process with an exit code of the table. The handler is
+Python code and needs Python's lock; a thread that has released the lock waits for it, as after any
+call into C.
 
-Front ends and workers ask for both. Importing this does nothing: a library does not change the
-process of its user.
+Front ends and workers call both functions. The import alone changes nothing: a library must not
+change the process of its user.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from hashclient.errors import ExitCode, StateError
 
-#: What is wrong when a page of an index cannot be had, and what helps.
+#: The message when a page of an index cannot be read, and its hint.
 BAD_PAGE = "index file cannot be read: the disk has a bad block, or the file was cut short in use"
 BAD_PAGE_HINT = (
     "run `hashclient fetch --rebuild`; `hashclient status --verify` tells which list it is"
@@ -32,22 +33,22 @@ BAD_PAGE_HINT = (
 #: <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
 
-#: What the handler ends the process with, while somebody has found out more than the failure.
+#: Gives the exit code of the handler where more is known than the failure (such as a match).
 _exit_codes: list[Callable[[], ExitCode]] = []
-#: What C calls must live as long as the process does.
+#: Objects that C code uses, which must live as long as the process.
 _handlers: list[object] = []
 
 
 def is_debugged() -> bool:
-    """Tell whether the user looks for a bug, and wants to see more than others."""
+    """Tell whether the user is debugging, and wants more output."""
     return bool(os.environ.get("HASHCLIENT_DEBUG"))
 
 
 def keep_memory_private() -> None:
     """Leave no core dump of this process, and let no other process of its user read its memory.
 
-    The limit alone is not enough: the kernel does not regard it where cores go to a program. What
-    is started from here is limited as well, but has to ask again for the rest.
+    The limit on core files alone is not enough: the kernel ignores it where a program receives the
+    core. A child process inherits the limit, but must set the rest again after an exec.
     """
     if is_debugged():
         return
@@ -59,20 +60,21 @@ def keep_memory_private() -> None:
 
 
 def keep_others_from_writing() -> None:
-    """Let nobody but its owner write to what this process makes, however lax the umask is."""
+    """Let only the owner write to files that this process makes, however lax the umask is."""
     os.umask(os.umask(0o077) | 0o022)
 
 
 def end_at_bad_pages() -> None:
-    """End this process with a sentence, from now on, when a mapped file cannot be read.
+    """From now on, end this process with a sentence when a mapped file cannot be read.
 
-    It ends with `ExitCode.STATE`, or as `exit_code_at_bad_pages` says. Doing it again does nothing.
+    The exit code is `ExitCode.STATE`, or the one that `exit_code_at_bad_pages` gives. A second call
+    changes nothing.
     """
     if _handlers:
         return
     try:
         import ctypes
-    except ImportError:  # a Python without foreign functions: the signal alone ends the process
+    except ImportError:  # a Python without ctypes: the signal alone ends the process
         return
 
     said = f"hashclient: error: {BAD_PAGE}\nhint: {BAD_PAGE_HINT}\n".encode()
@@ -84,10 +86,11 @@ def end_at_bad_pages() -> None:
                 code = _exit_codes[-1]()
             os.write(2, said)
         finally:
-            # Not by an exception: it would go back to the instruction that cannot be done.
+            # Not by an exception: execution would return to the instruction that cannot be
+            # completed.
             os._exit(code)
 
-    # Python's own handlers run when the interpreter goes on, which it never does here.
+    # Python's own handlers run when the interpreter continues, and here it never does.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
     _handlers.append(handler)
     ctypes.CDLL(None).signal(signal.SIGBUS, handler)
@@ -95,9 +98,9 @@ def end_at_bad_pages() -> None:
 
 @contextlib.contextmanager
 def exit_code_at_bad_pages(code: Callable[[], ExitCode]) -> Iterator[None]:
-    """Within the block, let a bad page end this process with what `code` returns then.
+    """Within the block, a bad page ends this process with the exit code that `code` returns.
 
-    It is called in the handler: it may look at values, and do nothing else.
+    `code` is called in the signal handler: it may only read values.
     """
     _exit_codes.append(code)
     try:
@@ -107,10 +110,10 @@ def exit_code_at_bad_pages(code: Callable[[], ExitCode]) -> Iterator[None]:
 
 
 def forget_exit_codes() -> None:
-    """Forget what the parent of this process had found, in a process that was forked from it."""
+    """Reset, in a forked process, the exit code that its parent had set for bad pages."""
     _exit_codes.clear()
 
 
 def bad_page() -> StateError:
-    """Return the error that says what a process has died of that ended so."""
+    """Return the error for a process that a bad page ended."""
     return StateError(BAD_PAGE, hint=BAD_PAGE_HINT)

@@ -12,7 +12,7 @@ from hashclient.system.text import printable
 
 
 def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
-    """Read a secret file that only its owner can read.
+    """Read a secret file, which only its owner may be able to read.
 
     `what` names the secret in messages, for example `token file`; `forbidden` are the permission
     bits that must be unset.

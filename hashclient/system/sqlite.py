@@ -14,34 +14,34 @@ from hashclient.system.text import excerpt, printable
 if TYPE_CHECKING:
     import sqlite3
 
-#: How long a writer of a database waits for another; their transactions take milliseconds.
+#: Seconds that a writer of a database waits for another; transactions take milliseconds.
 BUSY_TIMEOUT_S = 10.0
 
 
 def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-    """Open an SQLite file whose transactions the caller begins and ends; `rwc` makes it, private.
+    """Open an SQLite file; the caller begins and ends transactions. `rwc` makes a private file.
 
     Raises:
         OSError, sqlite3.Error: it cannot be opened.
     """
     import sqlite3  # most commands need none
 
-    # SQLite waits for whoever writes to a pipe, before it looks at what it has opened.
+    # SQLite would block on a pipe before it checks the type of the file.
     for suffix in ("", "-journal", "-wal", "-shm"):
         refuse_irregular(path.with_name(path.name + suffix))
     if mode == "rwc":
         make_private_dir(path.parent)
-        # SQLite makes files with the umask; this one is for its owner only.
+        # SQLite makes files as the umask allows; this file is for its owner only.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Let `target` hold what `source` does, in one transaction; others may have either open.
+    """Copy `source` into `target` in one transaction; other processes may have either open.
 
     Raises:
-        StateError: one of them cannot be opened, read or written.
+        StateError: one of the files cannot be opened, read or written.
     """
     import sqlite3
 

@@ -1,8 +1,8 @@
-"""JSON of others, taken only where it means one thing to every parser.
+"""Parses JSON strictly: only documents that mean the same to every parser.
 
-The standard parser takes more than JSON: of two values under one key the last one counts, and `NaN`
-is a number. What is signed, compared or kept must not be one thing here and another thing
-elsewhere. The caller bounds the length; numbers and depth are bounded by Python.
+The standard parser accepts more than JSON: of two values under one key it takes the last one, and
+`NaN` is a number. Signed, compared or stored documents must not mean different things to different
+parsers. The caller limits the length; Python limits numbers and depth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-#: Half of a character beyond the first 65,536, if the other half does not follow.
+#: A lone surrogate: half of a character beyond the first 65,536.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -20,8 +20,8 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON document in UTF-8.
 
     Raises:
-        ValueError: it is none; or an object has the same key twice, a number is not finite or has
-            too many digits, text has half a character, or it is nested too deeply.
+        ValueError: the document is not JSON; or an object has the same key twice, a number is not
+            finite or has too many digits, text has half a character, or nesting is too deep.
     """
     text = data.decode("utf-8")
     try:

@@ -1,4 +1,4 @@
-"""Text for people and records: paths whatever their bytes, and short pieces of what others sent."""
+"""Text for people and records: printable paths of any bytes, and excerpts of foreign texts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import base64
 import os
 from collections.abc import Iterable
 
-#: What a log repeats of a path. The system's calls take 4,096 bytes, trees can be deeper.
+#: How much of a path a log repeats. System calls accept 4,096 bytes; trees can be deeper.
 MAX_LOGGED_PATH_CHARS = 1 << 14
 
 
-#: What a message repeats of a text that somebody else wrote.
+#: How much a message repeats of a text that somebody else wrote.
 MAX_EXCERPT_CHARS = 200
 
 
@@ -29,7 +29,7 @@ def printable(path: str | os.PathLike[str]) -> str:
         elif char.isprintable():
             shown.append(char)
         else:
-            # Bytes that were no UTF-8 come back as they were; text from elsewhere can hold other
+            # Bytes that are not UTF-8 come back as they were; text from elsewhere can hold other
             # lone surrogates, which stand for no byte.
             errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
             shown.extend(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
@@ -72,9 +72,9 @@ def path_of(path: str, path_b64: str | None) -> str:
 
 
 def log_path_fields(path: str) -> dict[str, str]:
-    """Return the fields that give `path` where room is limited: of a very long one, its beginning.
+    """Return the fields for `path` where room is limited; a very long path is cut.
 
-    Whoever can make files can make their paths as long as they like.
+    Anybody who can make files can make paths of any length.
     """
     if len(path) <= MAX_LOGGED_PATH_CHARS:
         return path_fields(path)
@@ -88,8 +88,8 @@ def excerpt(text: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of `known` that `word` may be a misspelling of, if there is one."""
-    import difflib  # only whoever has mistyped something waits for it
+    """Return the word in `known` that `word` may misspell, or None."""
+    import difflib  # imported only after a typing error
 
     found = difflib.get_close_matches(word[:MAX_EXCERPT_CHARS], list(known), 1, 0.7)
     return found[0] if found else None

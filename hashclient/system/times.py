@@ -1,4 +1,4 @@
-"""How a time is written: one way for people, one for programs."""
+"""Writes times: one spelling for people, one for programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 class _Zone:
-    """What people see: UTC, or the local time of this process."""
+    """What people see: UTC, or the local time zone of this process."""
 
     is_local = False
 
@@ -32,7 +32,7 @@ def for_programs(time: datetime) -> str:
 
 
 def _in_utc(time: datetime) -> datetime:
-    """Return a time in UTC, if that is one that Python knows: at the ends of time it is not."""
+    """Return a time in UTC; times beyond Python's first and last year stay as they are."""
     try:
         return time.astimezone(UTC)
     except OverflowError:

@@ -19,7 +19,7 @@ def is_newer(format_: str, known: str) -> bool:
 
 
 def format_of(document: bytes) -> str:
-    """Return what a JSON object calls its `format`, whatever else is in it; nothing is no name."""
+    """Return the `format` of a JSON object, whatever else is in it; empty if it has none."""
     try:
         return msgspec.json.decode(document, type=_Any).format
     except (ValueError, RecursionError):
@@ -31,7 +31,7 @@ class _Any(msgspec.Struct, frozen=True):
 
 
 def newer(path: Path) -> StateError:
-    """Return the error that says that a later version of this program wrote a file."""
+    """Return the error for a file that a later version of this program wrote."""
     return StateError(
         f"a newer hashclient has written it: {printable(path)}",
         hint="use that version; nothing was changed",

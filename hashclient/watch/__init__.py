@@ -1,1 +1,1 @@
-"""Folders that nobody asks about: what changes in them is checked as it changes."""
+"""Watched folders: files in them are checked when they change."""

@@ -1,16 +1,16 @@
-"""What changes in trees, as inotify(7) tells: names of files to look at, or that some were missed.
+"""Changes in trees from inotify(7): names of changed files, or a note that some were missed.
 
 The kernel reports one directory at a time, so each has a watch, and a directory that is new is
 watched before it is listed: what came into it in between is reported twice rather than never.
-Where more changed than the kernel keeps, or no more directories may be watched, something was
-missed, and only a look at everything finds it.
+If more changes than the kernel's queue holds, or if no more directories may be watched, changes are
+missed; only a scan of everything finds them.
 
-What the kernel does not report is looked for now and then: whether each root is still the
-directory that is watched, and what is mounted below. A directory that may not be read is reported
-like a file: a scan says that nothing is known of it.
+Two things that the kernel does not report are checked from time to time: whether each root is still
+the watched directory, and what is mounted below it. A directory that may not be read is reported
+like a file; a scan then reports it as unread.
 
-Limits: a store through a shared memory map is not reported, nor is a write by a name elsewhere (a
-hard link), nor what another machine changes on a network file system; trees there are refused.
+Limits: these changes are not reported: a write through a shared memory map, a write through a hard
+link elsewhere, and a change by another machine on a network file system (trees there are refused).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
 class _State(NamedTuple):
-    """Which directory is at a place; where there is none, the number of the error stands first."""
+    """The directory at a place; without one, the first value is the number of the error."""
 
     device: int | None
     inode: int
@@ -60,10 +60,10 @@ class Changes:
     """The changes below directories."""
 
     def __init__(self, roots: Sequence[str], *, without: Sequence[str] = ()) -> None:
-        """Watch `roots`, absolute paths of directories; not what lies below `without`.
+        """Watch `roots`, absolute paths of directories, except for trees below `without`.
 
         Raises:
-            UsageError: one is no directory, or is where changes are not reported.
+            UsageError: a root is no directory, or its changes are not reported.
             StateError: the kernel watches no more directories.
         """
         self._roots = roots
@@ -72,12 +72,12 @@ class Changes:
         self._numbers: dict[str, int] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
-        #: Whether something was missed since.
+        #: Whether changes were missed since.
         self._missed = False
-        #: Whether all directories are watched: later, the system may allow no more.
+        #: Whether all directories are watched; the system may refuse more at any time.
         self.is_whole = True
         self._is_starting = True
-        #: What is mounted below the roots, and where the kernel does not learn of all changes.
+        #: The mounts below the roots, and the places where the kernel does not see all changes.
         self._mounted: frozenset[tuple[int, str]] = frozenset()
         self._states: list[_State] = []
         self._mountinfo, self._mounts_then = b"", self._mounted
@@ -92,7 +92,7 @@ class Changes:
         try:
             for root in roots:
                 self._begin(root)
-            # What is there already is for the first scan.
+            # Files that are there already are for the first scan.
             self.look_again()
         except BaseException:
             self.close()
@@ -111,7 +111,7 @@ class Changes:
         self.close()
 
     def close(self) -> None:
-        """Watch no more."""
+        """End watching."""
         self._inotify.close()
 
     def fileno(self) -> int:
@@ -124,7 +124,7 @@ class Changes:
         return len(self._paths)
 
     def _begin(self, root: str) -> None:
-        """Begin to watch a tree that was asked for."""
+        """Begin to watch a requested tree."""
         try:
             fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -138,13 +138,13 @@ class Changes:
             os.close(fd)
         if not tells:
             raise UsageError(
-                f"cannot watch {printable(root)}: what others change on this kind of file system is"
-                " not told to this machine",
+                f"cannot watch {printable(root)}: this machine does not see changes by others on"
+                " this kind of file system",
                 hint="scan it by a timer instead, or run `watch` on the server that has the disk",
             )
 
     def look_again(self) -> None:
-        """Watch whatever is there now and is not watched; what was missed is known to be so."""
+        """Watch all present directories that are not watched yet; missed changes stay noted."""
         self._missed = False
         self.is_whole = True
         self._files.clear()
@@ -158,19 +158,19 @@ class Changes:
         self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
-        """Look for what the kernel does not report; return whether something was missed."""
+        """Check what the kernel does not report; return whether changes were missed."""
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
             self._missed = True
         if self._mounts() != self._mounted:
-            _log.info("something else is mounted than before")
+            _log.info("the mounts have changed")
             self._missed = True
         return self._missed
 
     def _state_of(self, root: str) -> _State:
-        """Return which directory is at `root` now, and whether it is the one that is watched.
+        """Return the directory at `root` now, and whether it is the watched one.
 
-        Adding a watch to that again gives the same number.
+        A second watch of the watched directory gives the same number.
         """
         try:
             status = os.stat(root)  # noqa: PTH116 - a text
@@ -178,7 +178,7 @@ class Changes:
         except OSError as error:
             return _State(error.errno, 0, is_watched=False)
         if number not in self._paths:
-            self._remove(number)  # it is added with all that is below
+            self._remove(number)  # it is added with all directories below
         is_watched = number == self._numbers.get(root)
         return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 
@@ -189,7 +189,7 @@ class Changes:
             return
 
     def _mounts(self) -> frozenset[tuple[int, str]]:
-        """Return what is mounted at the roots and below: numbers and places."""
+        """Return the mounts at the roots and below: numbers and places."""
         try:
             text = Path("/proc/self/mountinfo").read_bytes()
         except OSError:
@@ -212,11 +212,11 @@ class Changes:
         return self._inotify.fileno() in ready
 
     def read(self) -> bool:
-        """Take in what the kernel tells; return whether something was missed until now."""
+        """Read the kernel's reports; return whether changes were missed until now."""
         for event in self._inotify.read(timeout=0):
             mask = event.mask
             if mask & flags.Q_OVERFLOW:
-                _log.info("the kernel had more to tell than it keeps")
+                _log.info("the kernel reported more changes than its queue holds")
                 self._missed = True
                 continue
             directory = self._paths.get(event.wd)
@@ -243,7 +243,7 @@ class Changes:
 
     @property
     def missed(self) -> bool:
-        """Whether something was missed since everything was looked at."""
+        """Whether changes were missed since the last scan of everything."""
         return self._missed
 
     def take(self) -> set[str]:
@@ -269,10 +269,10 @@ class Changes:
                     return
                 if error.errno == errno.EACCES:
                     yield path
-                continue  # or gone again, or a link
+                continue  # or removed again, or a link
             before = self._paths.get(number)
             if before is not None and before != path:
-                self._numbers.pop(before, None)  # it was moved, and keeps its watch
+                self._numbers.pop(before, None)  # a moved directory keeps its watch
             self._paths[number], self._numbers[path] = path, number
             try:
                 with os.scandir(path) as entries:
@@ -305,7 +305,7 @@ class Changes:
             self._missed = True
 
     def _drop_tree(self, top: str) -> None:
-        """Watch a directory that was moved away no more; where it went, it may be watched again."""
+        """End the watch of a directory that was moved away; its new place may get another watch."""
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)
@@ -314,7 +314,7 @@ class Changes:
 
 
 def _tells(path: str) -> bool:
-    """Tell whether changes below a directory are reported; one that is gone has none."""
+    """Tell whether changes below a directory are reported; True if the directory is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

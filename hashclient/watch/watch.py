@@ -1,8 +1,8 @@
-"""Watching: what changes is checked a moment later, and all of it when something was missed.
+"""Watches trees: checks changed files a moment later, and everything after missed changes.
 
 The checks are scans like any other: the same cache, records, policy and log. A first scan of
-everything catches up with what happened while nobody watched. A file that goes on changing is
-looked at when it has been quiet for a while.
+everything finds changes from before the watch. A file that changes again and again is checked after
+a quiet moment.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from hashclient.watch.changes import Changes
 
 _log = Log("watch")
 
-#: A file that changed while it was read is looked at again so often, and then reported as unread.
+#: How often a file that changed while it was read is checked again before it is unread.
 ATTEMPTS = 5
-#: Most files that one scan is given: what comes meanwhile must not wait for too long.
+#: The most files in one scan, so that later changes do not wait for too long.
 MOST_FILES = 50_000
-#: Seconds between two looks at everything where not all directories can be watched any more.
+#: Seconds between two scans of everything where some directories cannot be watched.
 PARTLY_S = 300.0
-#: A file that changes all the time is looked at all the same, after so many times the settle time.
+#: A file that changes all the time is checked after this many times the settle time.
 MOST_SETTLES = 10
-#: Seconds between two looks at what the kernel does not report, and at whether lists have come.
+#: Seconds between two checks for unreported changes and for new lists.
 LOOK_S = 2.0
-#: Seconds that a failure which may pass, such as a full disk, is waited for.
+#: Seconds to wait after a failure that may pass, such as a full disk.
 RETRY_S = 10.0
 
 
 class Watch:
-    """Checks what changes below directories, until it is told to stop."""
+    """Checks files that change below directories, until a signal."""
 
     def __init__(
         self,
@@ -59,13 +59,12 @@ class Watch:
         on_lists: Callable[[Summary], None] = lambda _: None,
         on_untold: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Look at a file `settle_s` after its last change, and at everything each `rescan_s`.
+        """Check a file `settle_s` seconds after its last change, and everything each `rescan_s`.
 
         `told` is called with each outcome that is not clean, after it is recorded and acted upon;
-        `on_failure` with what goes wrong on the way; `on_scan` when everything was looked at.
-        `on_lists` is called where a scan rests on other lists than the one before, or on some that
-        are not whole any more; `on_untold` with each directory below which not all changes are
-        reported.
+        `on_failure` with each error on the way; `on_scan` after a scan of everything. `on_lists` is
+        called when the lists differ from those of the scan before, or some are not whole any more;
+        `on_untold` with each directory below which not all changes are reported.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -81,8 +80,8 @@ class Watch:
         self._on_lists = on_lists
         self._on_untold = on_untold
         self._stopping = False
-        #: Files to be looked at, by the moment from which on they may be; the first of these, or
-        #: one before it; and the moment at which each must be.
+        #: The waiting files with the earliest moment of their check; the first of these moments, or
+        #: one before it; and the latest moment for each file.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
@@ -96,7 +95,7 @@ class Watch:
 
         Raises:
             UsageError: a directory cannot be watched.
-            StateError: too many would have to be, or no list can be used at the start.
+            StateError: there are too many directories, or no list can be used at the start.
         """
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         before = {
@@ -133,7 +132,7 @@ class Watch:
                 look_at = now + LOOK_S
                 missed = self._changes.look_around() or self._are_other_lists()
             if missed or now >= rescan_at:
-                # What cannot be looked at is still missed.
+                # Changes stay missed until a scan of everything succeeds.
                 done = self._everything()
                 rescan_at = time.monotonic() + (self._next_rescan_s if done else RETRY_S)
             elif now >= self._first_due:
@@ -149,12 +148,12 @@ class Watch:
         return min(self._rescan_s, PARTLY_S)
 
     def _are_other_lists(self) -> bool:
-        """Tell whether there are other lists than before: what was clean may be listed now."""
+        """Tell whether the lists have changed: a clean file may be listed now."""
         before, self._folders = self._folders, self._client.session.list_folders()
         return before != self._folders
 
     def _take_in(self) -> None:
-        """Note what has changed."""
+        """Note the changed files."""
         self._changes.read()
         now = time.monotonic()
         for path in self._changes.take():
@@ -166,7 +165,7 @@ class Watch:
         self._first_due = min(self._first_due, moment)
 
     def _everything(self, *, first: bool = False) -> bool:
-        """Look at everything, by the cache: what was missed is found. Return whether it was."""
+        """Scan everything, with the cache, to find missed changes; return whether it succeeded."""
         self._folders = self._client.session.list_folders()
         self._changes.look_again()
         self._due.clear()
@@ -191,7 +190,7 @@ class Watch:
         return run is not None
 
     def _look_at(self, paths: Sequence[str]) -> None:
-        """Look at files that have changed."""
+        """Check changed files."""
         for path in paths:
             del self._due[path]
             self._latest.pop(path, None)
@@ -210,10 +209,10 @@ class Watch:
         must: bool = False,
         paths: Sequence[str] = (),
     ) -> Run | None:
-        """Run one scan to its end and tell what it finds.
+        """Run one scan to its end and report its outcomes.
 
         Raises:
-            HashclientError: it cannot be begun, and `must` be.
+            HashclientError: the scan cannot begin, and `must` is set.
         """
         observer = _Observer(self)
         front = FrontEnd(observer=observer, stops={_Stopped: ExitCode.TERMINATED})
@@ -230,7 +229,7 @@ class Watch:
             if must:
                 raise
             self._on_failure(error)
-            # Nothing is known of them yet: they stay to be looked at.
+            # These files are not checked yet, so they stay in the queue.
             moment = time.monotonic() + RETRY_S
             for path in paths:
                 if path not in self._due:
@@ -251,7 +250,7 @@ class Watch:
             self._told(handled)
 
     def progressed(self) -> None:
-        """Take in what changes while a scan runs: the kernel keeps little of it.
+        """Read changes during a scan, since the kernel's queue is short.
 
         Raises:
             _Stopped: the watch is to stop.
@@ -261,7 +260,7 @@ class Watch:
         self._take_in()
 
     def failed(self, error: HashclientError) -> None:
-        """Say what went wrong in a scan that goes on."""
+        """Report a failure in a scan that continues."""
         self._on_failure(error)
 
 
@@ -281,14 +280,14 @@ class _Observer(Observer):
 
 
 class _Files:
-    """Files that have changed, as a source; those that are gone again are no news."""
+    """Changed files as a source; files that are gone again are ignored."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
 
     @property
     def arguments(self) -> Sequence[str]:
-        """How many there are: the log need not repeat them."""
+        """The number of files, for the log, in place of their paths."""
         return [f"{len(self._paths)} changed files"]
 
     def batches(self) -> Iterator[Task | Outcome]:

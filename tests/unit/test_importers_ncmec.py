@@ -76,8 +76,8 @@ def test_deleted_entries_are_no_rows_and_that_is_said() -> None:
     reading = Reading()
     content = exported(9, deleted=[100, 101])
     assert sum(b.count for b in read(content, reading)) == 9
-    assert any("2 entries are said to be deleted" in note for note in reading.remarks.notes)
-    with pytest.raises(UsageError, match="an entry is there and said to be deleted"):
+    assert any("2 entries are marked as deleted" in note for note in reading.remarks.notes)
+    with pytest.raises(UsageError, match="an entry is both present and marked as deleted"):
         read(exported(9, deleted=[0]))
 
 
@@ -90,7 +90,7 @@ def test_deleted_entries_are_no_rows_and_that_is_said() -> None:
         (answer(image()).replace("queryResult", "html"), "not an answer"),
         (answer(image()).replace("/v2", "/v1"), "not an answer"),
         (answer(image()).replace(f' xmlns="{exports.NCMEC}"', ""), "not an answer"),
-        (f"{HEAD}<audios/></queryResult>", "none of images, videos"),
+        (f"{HEAD}<audios/></queryResult>", "other than images, videos"),
         (HEAD.replace("?>\n", "?><!DOCTYPE x>"), "a document type"),
         (HEAD.replace("?>\n", '?><!DOCTYPE x [<!ENTITY a "b">]>'), "a document type"),
         (HEAD.replace("?>\n", '?><!DOCTYPE x SYSTEM "file:///etc/passwd">'), "a document type"),

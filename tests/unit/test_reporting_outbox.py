@@ -121,7 +121,7 @@ def test_destinations(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nobody") as caught:
         desk.prepare(match, to="nobody")
     assert "hotline, police" in (caught.value.hint or "")
-    with desk.record() as record, pytest.raises(UsageError, match="to whom"):
+    with desk.record() as record, pytest.raises(UsageError, match="no destination"):
         desk.outbox.prepare([match], record, None)
     desk.prepare(match, to="hotline")
 

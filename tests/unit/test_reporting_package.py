@@ -416,7 +416,7 @@ def test_the_parts_of_two_packages_do_not_mix(desk: Desk, package: Path, tmp_pat
             verify_package(copy)
     # An older checkpoint does not vouch for what came later.
     shutil.copyfile(package / "checkpoint.json", other / "checkpoint.json")
-    with pytest.raises(VerificationError, match="vouch"):
+    with pytest.raises(VerificationError, match="does not cover"):
         verify_package(other)
 
 

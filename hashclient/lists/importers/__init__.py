@@ -1,1 +1,1 @@
-"""Files of digests as people have them, one module a kind; `registry` picks the one to read."""
+"""Importers for the usual files of digests, one module for each kind; `registry` picks one."""

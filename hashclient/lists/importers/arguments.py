@@ -1,4 +1,4 @@
-"""Digests that somebody has typed."""
+"""Digests from the command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ DIGEST_HINT = "give an MD5, SHA-1 or SHA-256 in hexadecimal; --from reads files 
 
 
 def digests_of_arguments(arguments: Sequence[str]) -> DigestBatch:
-    """Return digests that were typed as a batch; their numbers from 1 stand for lines.
+    """Return typed digests as a batch; their numbers from 1 serve as line numbers.
 
     Raises:
-        UsageError: one is no digest.
+        UsageError: an argument is no digest.
     """
     rows = Rows()
     for number, argument in enumerate(arguments, 1):

@@ -1,8 +1,8 @@
-"""Names of categories: as files have them, and as lists have them.
+"""Names of categories: translates the names in files to the names on lists.
 
-Bodies number and name their categories differently, country by country. A name is only brought
-into the form that a list needs ('Category 1' becomes `category-1`); what a category means, and
-whether its files belong on a list at all, a map says that somebody has written.
+Bodies number and name their categories differently, country by country. A name is only brought into
+the form that a list needs ('Category 1' becomes `category-1`). A map written by the operator says
+what a category means, and whether its files belong on a list.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _HINT = (
 
 
 def category_name(text: str) -> str:
-    """Return a name in the form that lists have: small letters, `-` for blanks.
+    """Return a name in the form for lists: lower case, `-` for blanks.
 
-    What may not be in a name stays: two names are never made one by leaving something out, but by
-    the size of letters and the width of blanks.
+    Characters that a name must not have stay, so that dropping them cannot make two names equal.
+    Only names that differ in case or in the width of blanks become equal.
     """
     return _BLANKS.sub("-", text.strip()).lower()
 
 
 def numbered(number: str) -> str:
-    """Return the name of a category that has a number alone; of another, the name as it is."""
+    """Return the name of a category that is only a number; other names stay as they are."""
     return f"category-{int(number)}" if _NUMBER.fullmatch(number) else number
 
 
 class CategoryMap(msgspec.Struct, frozen=True):
-    """What a file's categories are called on the list; None leaves their rows out."""
+    """The names on the list for a file's categories; None leaves their rows out."""
 
     names: Mapping[str, str | None]
 
     def __contains__(self, text: object) -> bool:
-        """Say whether the map names a category, whatever form it has."""
+        """Tell whether the map has a category, in whatever form."""
         return isinstance(text, str) and numbered(category_name(text)) in self.names
 
     def name_of(self, text: str) -> str | None:

@@ -1,8 +1,8 @@
-"""ClamAV's signatures of whole files: `.hdb` and `.hsb`, and `.fp` and `.sfp`, which are like them.
+"""ClamAV's signatures of whole files: `.hdb`, `.hsb`, and the similar `.fp` and `.sfp`.
 
 A line is `digest:size:name`, with one or two levels of ClamAV behind it; the size is `*` where it
-is not known. The length of the digest says its algorithm. Nothing is skipped for its level: what a
-level says is which ClamAV can read the line.
+is not known. The length of the digest gives its algorithm. Lines of every level are read: a level
+only says which ClamAV can read the line.
 """
 
 from __future__ import annotations

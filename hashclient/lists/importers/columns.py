@@ -1,8 +1,8 @@
-"""The columns of a file: which of them is which of ours, and whether they say which rows are meant.
+"""Maps the columns of a file to ours, and finds columns that say which rows are meant.
 
-Two headers are known by heart: that of the exports of INTERPOL's ICSE database, whose column
-Baseline says which rows are meant, and that of the NSRL's RDSv2. Of any other, every column has to
-be known, unless somebody says with `--column` or `--where` which of them count.
+Two headers are built in: that of the exports of INTERPOL's ICSE database, whose column Baseline
+says which rows are meant, and that of the NSRL's RDSv2. In any other header every column must be
+known, unless `--column` or `--where` says which columns count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.reading import COLUMNS, OTHER_HASHES
 from hashclient.system.text import printable
 
-#: What others call columns of ours.
+#: Other names of our columns.
 OTHER_NAMES = {"sha-1": "sha1", "sha-256": "sha256"}
 #: A column that says which rows of a file are meant for a list.
 CHOOSERS = ("baseline",)
-#: Columns with digests that recognise likenesses.
+#: Columns with digests of similarity.
 LIKENESSES = ("photodna", "pdna", "pdq")
 
 _ICSE = {"md5", "sha1", "photodna", "image id", "series name", "baseline"}
@@ -35,12 +35,12 @@ def is_nsrl(columns: Sequence[str]) -> bool:
 
 
 def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str, str]:
-    """Return which of our columns stands behind which of a file's, all in small letters.
+    """Return our column for each column of the file, all in lower case.
 
     `line` is that of the header, for messages.
 
     Raises:
-        UsageError: one is unknown, named twice or missing, or which rows are meant is not said.
+        UsageError: a column is unknown, named twice or missing, or it is open which rows are meant.
     """
     if len(set(columns)) != len(columns):
         raise file.bad(line, "a column occurs twice in the header")
@@ -75,7 +75,7 @@ def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError
     shown = ", ".join(printable(c[:_MAX_SHOWN]) for c in columns[:_MAX_SHOWN])
     return UsageError(
         f"{file.name}: there is no column {printable(name[:_MAX_SHOWN])}",
-        # Where a header is missing, the first row stands in its place.
+        # In a file without a header, the first row is taken for it, so it must not be quoted.
         hint=f"there are: {shown}" if {*COLUMNS, *OTHER_NAMES}.intersection(columns) else None,
     )
 

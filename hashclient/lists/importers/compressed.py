@@ -1,7 +1,7 @@
-"""Files in gzip or zstd: what is in them, read as it comes, whatever it is.
+"""Files in gzip or zstd: unpacks them as a stream.
 
-The beginning says so, not the name. What is cut off or damaged is refused, and so is something that
-is compressed twice: nobody makes that by accident.
+The first bytes of a file decide, not its name. A truncated or damaged file is refused, and so is a
+file that is compressed twice, since nobody makes one by accident.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAGIC_BYTES = 4
 
 
 def expanded(file: ImportFile) -> ImportFile:
-    """Return the file that is in a compressed one; of any other, itself.
+    """Return the content of a compressed file; any other file is returned as it is.
 
     Raises:
         UsageError: reading fails, or it is compressed twice.
@@ -29,7 +29,7 @@ def expanded(file: ImportFile) -> ImportFile:
     if codec is None:
         return file
     inner = ImportFile(cast(BinaryIO, _Expanded(file, codec)), file.name, file.reading)
-    inner.name = file.name  # it is printable already
+    inner.name = file.name  # the name is printable already
     if _codec(inner) is not None:
         raise UsageError(f"{file.name}: compressed twice", hint="unpack it first")
     return inner
@@ -59,7 +59,7 @@ class _Packed(io.RawIOBase):
 
 
 class _Expanded(io.RawIOBase):
-    """What is in a compressed file, as a stream."""
+    """The content of a compressed file, as a stream."""
 
     def __init__(self, file: ImportFile, codec: str) -> None:
         import pyarrow as pa
@@ -74,7 +74,7 @@ class _Expanded(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         try:
             data: bytes = self._stream.read(size)
-        except OSError as error:  # its message is the library's
+        except OSError as error:  # the message is the library's
             raise UsageError(
                 f"{self._name}: what is in this {self._codec} file cannot be unpacked",
                 hint="it is damaged, or not all of it is here; get it again",

@@ -1,7 +1,7 @@
 """CSV with a header, separated by commas, semicolons or tabs: also ICSE exports and NSRLFile.txt.
 
-It comes in millions of rows, and is decoded by the column. No cell holds a line break. What a
-header means is left to `columns`.
+Files have millions of rows, so they are decoded by column. Cells must not have line breaks.
+`columns` interprets the header.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _cells(head: bytes, delimiter: str) -> list[str]:
 
 
 def _delimiter(head: bytes, reading: Reading) -> str | None:
-    """Return what separates the columns of a header, None if it has none that is known."""
+    """Return the separator of a header's columns; None without a known column."""
     wanted = {*COLUMNS, *OTHER_NAMES, *(name.lower() for name in reading.columns.values())}
     known = {d: len(wanted.intersection(_cells(head, d))) for d in _DELIMITERS}
     best = max(_DELIMITERS, key=lambda d: known[d])
@@ -104,9 +104,9 @@ def _batch(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> Dig
 
 
 def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tuple[pa.Table, Int64]:
-    """Parse rows of CSV into columns of text, empty cells as nulls; leave out what is no row.
+    """Parse rows of CSV into columns of text, with nulls for empty cells; bad rows are left out.
 
-    What is not asked about is not made.
+    Columns that nobody asks about are not made.
     """
     import pyarrow as pa
     import pyarrow.csv as pa_csv
@@ -121,7 +121,7 @@ def _table(chunk: bytes, header: _Header, lines: Int64, file: ImportFile) -> tup
     wanted = dict.fromkeys([*header.ours, *(where.columns() if where is not None else ())])
     what = f"not {len(header.columns)} cells, as the header has"
     try:
-        # Of a row that has another number of cells besides, the reader would print a traceback.
+        # For a row with another number of cells, too, the reader would print a traceback.
         text = _as_utf8(chunk, any_bytes=header.any_bytes)
         table = pa_csv.read_csv(
             pa.BufferReader(text),

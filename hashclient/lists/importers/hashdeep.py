@@ -15,7 +15,7 @@ _MAGIC = b"%%%% HASHDEEP"
 
 
 class Hashdeep:
-    """Reads output of hashdeep; algorithms that we do not use are passed over."""
+    """Reads output of hashdeep; other algorithms are ignored."""
 
     name = "hashdeep"
     has_columns = False

@@ -1,8 +1,8 @@
-"""A file that is imported: its first line, its bytes to the last, and how messages name a line.
+"""A file that is imported: its first line, all its bytes, and errors that name a line.
 
-The beginning is looked at before it is known who reads the rest, and a pipe cannot be read twice;
-so the file keeps what it has read. One that ends before its size is refused: no line need be
-broken where it was cut.
+The beginning decides which importer reads the file, and a pipe cannot be read twice, so the file
+keeps the bytes that it has read. A file that ends before its size is refused: the cut may be
+between two lines, so that no line shows it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _FIRST_LINE = re.compile(
 
 
 class ImportFile:
-    """A file that is imported, from where its stream stands.
+    """A file that is imported, from the present position of its stream.
 
-    `reading` is how it is to be read.
+    `reading` has the user's choices.
     """
 
     def __init__(self, stream: BinaryIO, name: str, reading: Reading | None = None) -> None:
@@ -58,7 +58,7 @@ class ImportFile:
     def head(self) -> bytes:
         """Return the first line that is neither blank nor a comment, without its end.
 
-        Of a line that is too long, its beginning; b"" if the first `HEAD_BYTES` have none.
+        A line that is too long is cut; b"" if there is no such line in the first `HEAD_BYTES`.
 
         Raises:
             UsageError: reading fails.
@@ -100,14 +100,14 @@ class ImportFile:
             )
 
     def bad(self, line: int, what: str) -> UsageError:
-        """Return the error for a line: `what` is wrong with it, without what stands there."""
+        """Return the error for a line: `what` is wrong with it, without its text."""
         return UsageError(f"{self.name}:{line}: {what}", hint=FORMATS_HINT)
 
     def skip(self, line: int, what: str) -> None:
-        """Count a row that cannot be used: `what` is wrong with it, without what stands there.
+        """Count a row that cannot be used: `what` is wrong with it, without its text.
 
         Raises:
-            UsageError: there are more than may be.
+            UsageError: there are more such rows than allowed.
         """
         try:
             self.reading.skip(f"{self.name}:{line}", what)
@@ -122,10 +122,10 @@ class ImportFile:
         )
 
     def descriptor(self, what: str) -> int:
-        """Return the descriptor of a regular file that is read here and there, not in a row.
+        """Return the descriptor of a regular file, for random access.
 
         Raises:
-            UsageError: it is none; `what` is what it holds.
+            UsageError: it is not a regular file; `what` names its content.
         """
         try:
             descriptor = self.stream.fileno()
@@ -152,9 +152,8 @@ class ImportFile:
     def _read_block(self) -> bytes:
         """Wait for bytes of the stream.
 
-        A pipe that somebody else has set not to block, which holds for all who share it, gives
-        None where there is nothing yet. That is not its end: what is still to come has to be asked
-        about.
+        Another process that shares a pipe can make it non-blocking for all. Such a pipe gives None
+        while it is empty; this is not its end, so the bytes to come must be waited for.
         """
         while True:
             block: bytes | None = self.stream.read(CHUNK_BYTES)

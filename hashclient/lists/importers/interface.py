@@ -1,8 +1,7 @@
-"""What an importer is: it knows one kind of file by its beginning, and reads it in batches.
+"""The interface of importers: each recognises one kind of file by its beginning, and reads it.
 
-`registry` has those that there are and picks one; publishing, looking up and lists of known good
-files all read through it. What a digest means, and whether an entry's id or category is allowed,
-is left to the callers.
+`registry` has all importers and picks one; publishing, lookups and lists of known good files all
+use it. The callers decide what a digest means, and whether an entry's id or category is allowed.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class Importer(Protocol):
 
     @property
     def name(self) -> str:
-        """What the kind is called, as `FORMATS_HINT` calls it."""
+        """The name of the kind, as in `FORMATS_HINT`."""
 
     @property
     def has_columns(self) -> bool:
@@ -97,6 +96,6 @@ class Importer(Protocol):
         A file without rows gives no batch. A row that cannot be used goes to `file.skip`.
 
         Raises:
-            UsageError: something is not understood, named by its line or row and never quoted;
-                or reading fails.
+            UsageError: a line or row is not understood (it is named and never quoted), or reading
+                fails.
         """

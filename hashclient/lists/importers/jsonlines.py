@@ -29,7 +29,7 @@ _FIRST = re.compile(rb'\{\s*(?:"(?!@?odata\.)|\})')
 
 
 class JsonLines:
-    """Reads an object a line; keys are compared without regard to the size of letters."""
+    """Reads one object a line; keys are compared without regard to case."""
 
     name = "JSONL"
     has_columns = True
@@ -59,14 +59,14 @@ class _Records:
         self._ours = {k: v for k, v in ours.items() if v not in reading.columns} | given
         asked = () if reading.where is None else reading.where.columns()
         self._keys = dict.fromkeys([*self._ours, *asked])
-        #: Keys that somebody has named, and no object has had yet.
+        #: Keys named in `reading` that no object has had yet.
         self._unseen = {*given, *asked}
         self._lines: list[int] = []
         self._columns: dict[str, list[str | None]] = {key: [] for key in self._keys}
         self._any = False
 
     def add(self, line: int, content: bytes) -> None:
-        """Take an object, or count it as one that cannot be used."""
+        """Add an object, or count it as unusable."""
         try:
             given = parse_json(content)
         except ValueError:
@@ -77,7 +77,7 @@ class _Records:
             return
         record: dict[str, Any] = {key.lower(): value for key, value in given.items()}
         if len(record) != len(given):
-            self._file.skip(line, "keys that differ in the size of letters alone")
+            self._file.skip(line, "keys that differ in case alone")
             return
         self._ask(record)
         try:
@@ -96,7 +96,7 @@ class _Records:
             self._columns[key].append(cell)
 
     def batch(self) -> DigestBatch:
-        """Return what was taken since, maybe nothing."""
+        """Return the rows added since, possibly none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -111,7 +111,7 @@ class _Records:
         return batch_of(used, lines, self._file, columns.__getitem__)
 
     def check(self) -> None:
-        """Refuse a file none of whose objects has a key that somebody has named."""
+        """Refuse a file if no object has a key that `reading` names."""
         if self._any and self._unseen:
             raise no_column(min(self._unseen), (), self._file)
 

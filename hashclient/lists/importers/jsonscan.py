@@ -1,9 +1,9 @@
-"""JSON that is longer than memory: its values one after the other, where they stand.
+"""Reads JSON that is larger than memory, value by value.
 
-Whoever reads a document asks for its structure piece by piece: a bracket, a key, a value. A value
-has at most `MAX_VALUE_CHARS`, and so has white space. Objects with the same key twice, numbers
-that are not finite, text that is not UTF-8 and values that are nested too deeply are refused: what
-a document says must not depend on who reads it.
+The caller asks for the structure of a document piece by piece: a bracket, a key, a value. A value,
+or a piece of white space, has at most `MAX_VALUE_CHARS`. Objects with the same key twice, numbers
+that are not finite, text that is not UTF-8 and deeply nested values are refused: a document must
+mean the same to every parser.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Scanner:
     """Reads a document from its beginning."""
 
     def __init__(self, file: ImportFile) -> None:
-        """Read `file`; nothing is read before it is asked for."""
+        """Keep `file`; it is read on request only."""
         self.file = file
         #: The record that is read, for messages.
         self.number = 1
-        #: What was read and is not used up: from `at` on.
+        #: The text that was read; the unused part begins at `at`.
         self.text = ""
         self.at = 0
-        #: How much was used up before `text`.
+        #: How many characters were used before `text`.
         self.gone = 0
         self._blocks = file.blocks()
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -135,13 +135,13 @@ class Scanner:
         return str(key)
 
     def end(self) -> None:
-        """See that nothing comes any more.
+        """Check that the document ends here.
 
         Raises:
-            UsageError: something does.
+            UsageError: more text follows.
         """
         if self.peek():
-            raise self.bad("something stands behind the end of the document")
+            raise self.bad("there is text after the end of the document")
 
     def bad(self, what: str) -> UsageError:
         """Return the error for what is read: `what` is wrong with it."""

@@ -1,8 +1,9 @@
-"""The lines of a text file of digests, whoever reads them.
+"""The lines of a text file of digests, for all importers of text.
 
-Nothing is dropped but blank lines and comments. A line ends in LF, CRLF or CR. Refused are NUL and
-whatever else may be meant to end a line (VT, FF, NEL, U+2028 and the like): it would become part
-of a file's name, and what follows would never be asked about. A line has at most `MAX_LINE_BYTES`.
+Only blank lines and comments are dropped. A line ends in LF, CRLF or CR. NUL and other characters
+that may be meant to end a line (VT, FF, NEL, U+2028 and the like) are refused: they would become
+part of a file's name, and the digest after them would never be looked up. A line has at most
+`MAX_LINE_BYTES`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ Numbered = Iterator[tuple[int, bytes]]
 
 #: How UTF-16 and UTF-32 begin, if they say so. If they do not, every second character is a NUL.
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
-#: What has no place in a line of text: NUL, and whatever else ends a line for somebody.
+#: Characters refused within a line: NUL, and all that end a line for some program.
 _CONTROLS = b"\0\x0b\x0c\x1c\x1d\x1e"
 _SEPARATORS = re.compile(rb"[\0\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]|\x85")
-#: How a row begins that has no column in front of its digest but a size.
+#: How a row begins whose digest comes first, or after a size only.
 _ROW_START = re.compile(
     rb"[ \t]*(?:\\?(?:[0-9A-Fa-f]{32}|(?:MD5|SHA1|SHA256)[ ]?\()|[0-9]{1,18},[0-9A-Fa-f]{32}|%%%%)"
 )
@@ -89,10 +90,10 @@ def lines_of(first: int, chunk: bytes, file: ImportFile) -> Numbered:
 
 
 def refuse_separators(chunk: bytes, first: int, file: ImportFile) -> None:
-    """Refuse whatever in whole lines somebody may take for the end of a line.
+    """Refuse characters within lines that may be meant to end a line.
 
     Raises:
-        UsageError: there is some.
+        UsageError: there is such a character.
     """
     if chunk.isascii() and len(chunk.translate(None, _CONTROLS)) == len(chunk):
         return

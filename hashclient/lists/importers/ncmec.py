@@ -2,9 +2,8 @@
 
 Written from the samples that its public clients are tested with; there is no schema to read. An
 entry is an `image` or a `video` with a member, an id, a classification and fingerprints. Entries
-that are said to be deleted are no rows: those of the list of before have to be withdrawn. Nothing
-is trusted: no document type, no entities, nothing loaded from elsewhere, bounded in depth and
-length.
+marked as deleted give no rows; if such an entry is on the list, it must be withdrawn. The document
+is not trusted: no document type, no entities, no external files, bounded depth and length.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 NAMESPACE = "https://hashsharing.ncmec.org/hashsharing/v2"
 MAX_DEPTH = 12
 MAX_TEXT_CHARS = 64 << 10
-#: Of anything that the parser has to hold until it ends: a tag, an attribute, a comment.
+#: The longest token that the parser may have to hold: a tag, an attribute, a comment.
 MAX_TOKEN_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
 _ROWS = 8192
@@ -73,7 +72,7 @@ class Ncmec:
 
 
 class _Document:
-    """An answer that is read as it comes: entries until they are a batch."""
+    """An answer that is read as a stream; entries are collected into batches."""
 
     def __init__(self, file: ImportFile) -> None:
         self._file = file
@@ -94,7 +93,7 @@ class _Document:
         self._doubled = False
         self._entries: list[dict[str, str]] = []
         self._numbers: list[int] = []
-        #: Hashes of what entries are known by: of those that were read, and of those deleted.
+        #: Hashes of the ids of entries: of those that were read, and of the deleted ones.
         self._known: list[npt.NDArray[np.int64]] = []
         self._deleted: set[int] = set()
         self._names = _names(file)
@@ -124,7 +123,7 @@ class _Document:
         self._parse(b"", last=True)
 
     def batch(self) -> DigestBatch:
-        """Return the entries that were read since, maybe none that can be used."""
+        """Return the usable entries that were read since, possibly none."""
         import pyarrow as pa
 
         entries, numbers = self._entries, np.array(self._numbers, np.int64)
@@ -138,7 +137,7 @@ class _Document:
         return batch_of(cells, numbers, self._file, column)
 
     def check(self) -> None:
-        """Refuse a document in which an entry is there and deleted.
+        """Refuse a document in which an entry is both present and deleted.
 
         Raises:
             UsageError: there is one.
@@ -147,13 +146,13 @@ class _Document:
             return
         count = len(self._deleted)
         self._file.reading.remarks.note(
-            f"{self._file.name}: {count:,} entries are said to be deleted, and are passed over: if"
+            f"{self._file.name}: {count:,} entries are marked as deleted and were ignored: if"
             " they are on the list, withdraw them"
         )
         deleted = np.fromiter(self._deleted, np.int64)
         if any(np.isin(known, deleted).any() for known in self._known):
             raise UsageError(
-                f"{self._file.name}: an entry is there and said to be deleted as well",
+                f"{self._file.name}: an entry is both present and marked as deleted",
                 hint="get the answer again; one query gives each entry once",
             )
 
@@ -180,7 +179,7 @@ class _Document:
         if depth == 1 and (tag, namespace) != ("queryResult", NAMESPACE):
             raise self._bad("not an answer of NCMEC's hash sharing service (queryResult, v2)")
         if depth == 2 and tag not in ("images", "videos", "paging"):
-            raise self._bad("an element that is none of images, videos and paging")
+            raise self._bad("an element other than images, videos and paging")
         if depth == 3 and self._path[1] != "paging":
             self._number += 1
             self._entry, self._doubled = {"tag": tag}, False
@@ -222,7 +221,7 @@ class _Document:
         if kind is None:
             self._file.skip(self._number, "an entry of a kind that is not known")
         elif self._doubled:
-            self._file.skip(self._number, "an entry in which something stands twice")
+            self._file.skip(self._number, "an entry with a repeated element")
         elif not entry.get("id") or not entry.get("member"):
             self._file.skip(self._number, "an entry without an id or a member")
         elif not kind:
@@ -231,7 +230,7 @@ class _Document:
         else:
             entry["type"] = kind
             entry_id = _id_of(entry)
-            # What looks like a digest is no id, nor part of one.
+            # Text that looks like a digest must not be part of an id.
             is_id = is_entry_id(entry["id"]) and is_entry_id(entry_id)
             entry["entry"] = entry_id if is_id else ""
             self._entries.append(entry)
@@ -247,7 +246,7 @@ def _hash_of(entry: dict[str, str]) -> int:
 
 
 def _names(file: ImportFile) -> dict[str, str]:
-    """Return our columns and the fields of an entry that they are."""
+    """Return our columns with the matching fields of an entry."""
     names = {"entry_id": "entry", "category": "classification", "added": "timestamp"}
     names |= {digest: digest for digest in _DIGESTS}
     asked = file.reading.where.columns() if file.reading.where is not None else ()

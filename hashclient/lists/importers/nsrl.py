@@ -59,7 +59,7 @@ class Nsrl:
 
 
 def _open(file: ImportFile) -> sqlite3.Connection:
-    """Open the database that `file` is; if another has its name by now, none is opened."""
+    """Open `file` as a database; fail if another file has its name by now."""
     import sqlite3
 
     descriptor = file.descriptor("a database")
@@ -67,8 +67,8 @@ def _open(file: ImportFile) -> sqlite3.Connection:
     uri = f"file:/proc/self/fd/{descriptor}?mode=ro"
     db = sqlite3.connect(uri, uri=True, check_same_thread=False)
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_LINE_BYTES)
-    db.text_factory = bytes  # what is no UTF-8 would be quoted by the error
-    # A view of a stranger's database calls no function that could do harm.
+    db.text_factory = bytes  # the error would quote text that is not UTF-8
+    # A view in a foreign database must not call functions that could do harm.
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 

@@ -34,7 +34,7 @@ _MAX_CELL_BYTES = 64 << 10
 
 
 class Parquet:
-    """Reads Parquet with columns called as ours are, or as `--column` says."""
+    """Reads Parquet whose columns have our names, or the names in `--column`."""
 
     name = "Parquet"
     has_columns = True
@@ -51,7 +51,7 @@ class Parquet:
                 yield from _read(stream, file)
         except HashclientError:
             raise
-        except Exception as error:  # whatever its decoder raises; the message may quote a cell
+        except Exception as error:  # any exception of the decoder; its message may quote a cell
             raise UsageError(
                 f"{file.name}: not Parquet that can be read ({type(error).__name__})",
                 hint="it may be damaged, or not all of it is here",

@@ -1,8 +1,7 @@
-"""How a file is to be read: what somebody has asked for, and what there is to say afterwards.
+"""How a file is read: the user's choices, and the remarks after reading.
 
-One `Reading` belongs to one command: its bounds hold for all files together. What cannot be used is
-refused unless `max_bad` says otherwise; then it is counted in `remarks`, never passed over in
-silence.
+One `Reading` belongs to one command: its bounds hold for all files together. An unusable row is
+refused, unless `max_bad` allows it; then it is counted in `remarks`, never silently ignored.
 """
 
 from __future__ import annotations
@@ -15,18 +14,17 @@ from hashclient.errors import UsageError
 from hashclient.lists.importers.categories import CategoryMap
 from hashclient.lists.importers.where import Where
 
-#: What `--column` may name: the columns that mean something here.
+#: The columns that `--column` may name.
 COLUMNS = ("entry_id", "md5", "sha1", "sha256", "size", "category", "added")
 
 OTHER_HASHES = "hashes of other kinds than MD5, SHA-1 and SHA-256, such as PhotoDNA, are ignored"
 
 
 class Remarks(msgspec.Struct):
-    """What reading has to say besides rows.
+    """The remarks of reading, besides rows.
 
-    `notes` are sentences, each said once. `skipped` are rows that could not be used, as the place
-    (`file:line`) and what is wrong there. `not_meant` counts rows that `where` or a map of
-    categories has left out.
+    `notes` are sentences, each once. `skipped` are unusable rows: the place (`file:line`) and the
+    fault. `not_meant` counts rows that `where` or a map of categories has left out.
     """
 
     notes: list[str] = msgspec.field(default_factory=list)
@@ -34,18 +32,17 @@ class Remarks(msgspec.Struct):
     not_meant: int = 0
 
     def note(self, text: str) -> None:
-        """Say something, once."""
+        """Add a note, once."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What somebody has asked for.
+    """The user's choices.
 
-    `where` chooses rows by their columns. `columns` are names of ours with those that a file has
-    for them. `categories` gives names to the categories of a file. At most `max_bad` rows that
-    cannot be used are skipped. `all_rows` says that a file need not be asked which of its rows are
-    meant: who looks digests up looks all of them up.
+    `where` chooses rows by their columns. `columns` maps our names of columns to a file's.
+    `categories` maps the categories of a file. At most `max_bad` unusable rows are skipped.
+    `all_rows` says that all rows of a file are meant, as in a lookup.
     """
 
     where: Where | None = None
@@ -72,10 +69,10 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
-    """Parse `ours=theirs` as `--column` has it.
+    """Parse `ours=theirs`, a value of `--column`.
 
     Raises:
-        UsageError: it is something else, or one is given twice.
+        UsageError: a value has another form, or a column is given twice.
     """
     columns: dict[str, str] = {}
     for text in given:

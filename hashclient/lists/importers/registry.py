@@ -1,4 +1,4 @@
-"""The importers there are, and the one way to read a file with them.
+"""All importers, and the one function that reads a file with them.
 
 To add one: a module with a class as in `interface`, its place here, a clause in `FORMATS_HINT`.
 """
@@ -23,7 +23,7 @@ from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 
-#: Asked in this order. A sum file comes before CSV: one of its names may be `md5,sha1`.
+#: Tried in this order. A sum file comes before CSV: one of its names may be `md5,sha1`.
 IMPORTERS: tuple[Importer, ...] = (
     *(Nsrl(), Parquet(), Vics(), JsonLines(), Ncmec(), Hashdeep(), ClamAv(), Sums(), Csv()),
 )
@@ -34,10 +34,10 @@ def read_digests(
 ) -> Iterator[DigestBatch]:
     """Read a file of digests of whatever kind in batches of some 64k rows at most.
 
-    `name` is what messages call the file. Its beginning says which kind it is, and whether it is
-    compressed; one that is of none is refused as a sum file is, with the number of the line. A file
-    without rows gives no batch. `reading` says what is asked for; without it, all rows of a file
-    have to be meant and understood.
+    `name` is the file's name in messages. The first bytes decide its kind, and whether it is
+    compressed. A file of no known kind is refused like a bad sum file, with the number of the line.
+    A file without rows gives no batch. `reading` has the user's choices; without it, every row of a
+    file must be meant and understood.
 
     Raises:
         UsageError: a line is in no accepted format, or reading fails; also while iterating.

@@ -1,4 +1,4 @@
-"""Rows that are read one by one, until they are a batch; and how digits become digests."""
+"""Collects rows, read one by one, into batches; and decodes digits to digests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HEX = re.compile(rb"[0-9A-Fa-f]+")
 #: Eighteen digits are an exabyte, and below what a signed 64-bit number holds.
 SIZE = re.compile(rb"[0-9]{1,18}")
 
-#: The beginning of a row, with what stands before it where rows were joined by a space.
+#: The beginning of a row within a line, where rows were joined by a space.
 _ROW = re.compile(
     r"(?:^|[ \t])(?:\\?(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})[ ][ *]"
     r"|[0-9]{1,18},[0-9A-Fa-f]{32})"
     r"|\)[ ]?=[ ]?[0-9A-Fa-f]{32}"
 )
-#: Some of which each of these has. Few names have any, and they are looked for in many at a time.
+#: Texts of which each such beginning has one. Few names have any; many names are searched at once.
 _MARKS = ("  ", " *", ")=", ") =", ",")
 
 
@@ -33,7 +33,7 @@ def from_hex(digits: bytes, width: int) -> Uint8:
     """Decode hexadecimal digits, end to end, to (n, `width`) bytes.
 
     Raises:
-        ValueError: something else than hexadecimal digits is there.
+        ValueError: there are other characters than hexadecimal digits.
     """
     return np.frombuffer(binascii.unhexlify(digits), np.uint8).reshape(-1, width)
 
@@ -59,10 +59,10 @@ class Rows(msgspec.Struct):
         rows.append(len(self.names) - 1)
 
     def refuse_rows_in_names(self, file: ImportFile) -> None:
-        """Refuse names that hold another row, as they do where rows were joined by spaces.
+        """Refuse names that contain another row, as where rows were joined by spaces.
 
         Raises:
-            UsageError: there is one.
+            UsageError: a name contains a row.
         """
         together = "\n".join(filter(None, self.names))
         if not any(mark in together for mark in _MARKS):

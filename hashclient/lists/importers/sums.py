@@ -1,6 +1,6 @@
-"""Bare digests, and what md5sum, sha1sum, sha256sum, BSD's md5 and openssl write.
+"""Bare digests, and the output of md5sum, sha1sum, sha256sum, BSD's md5 and openssl.
 
-Bare digests come in millions of rows, and are decoded by the column; the others line by line. A
+Bare digests come in millions of rows, so they are decoded by column; other lines one by one. A
 second row on a line is refused: it would become part of a file's name.
 """
 

@@ -1,7 +1,7 @@
-"""Rows of named columns become a batch: which are meant, what is in them, what is wrong with them.
+"""Turns rows of named columns into a batch: chooses, decodes and checks them.
 
-Whatever has columns (CSV, Parquet, JSON, XML) comes here as columns of text, a batch at a time. A
-row with a cell that is not understood cannot be used, and is named by its number and column alone.
+Files with columns (CSV, Parquet, JSON, XML) come here as columns of text, a batch at a time. A row
+with a cell that is not understood is unusable; messages name only its number and column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def batch_of(
     file: ImportFile,
     column: Callable[[str], pa.Array],
 ) -> DigestBatch:
-    """Return the rows that are meant and can be used, maybe none.
+    """Return the rows that are meant and usable, possibly none.
 
     `cells` are columns of text by our names for them, None for an empty cell; sizes may be
     numbers. `lines` are the
@@ -39,7 +39,7 @@ def batch_of(
     `--where`.
 
     Raises:
-        UsageError: more rows than may be cannot be used.
+        UsageError: more rows are unusable than allowed.
     """
     table = _Table(cells, lines, file)
     where = file.reading.where
@@ -79,11 +79,11 @@ class _Table:
     def __init__(self, cells: Mapping[str, pa.Array], lines: Int64, file: ImportFile) -> None:
         self._cells, self._lines, self._file = cells, lines, file
         self._count = len(lines)
-        #: Rows that are looked at no more: they cannot be used, or are not meant.
+        #: Rows that are out: unusable, or not meant.
         self._out: Mask = np.zeros(self._count, np.bool_)
 
     def refuse(self, rows: npt.NDArray[np.int64] | Uint32, what: str) -> None:
-        """Count rows that cannot be used, but for those that are out."""
+        """Count rows as unusable, unless they are out already."""
         for row in rows.tolist():
             if not self._out[row]:
                 self._file.skip(int(self._lines[row]), what)
@@ -96,7 +96,7 @@ class _Table:
 
     def batch(self) -> DigestBatch:
         count = self._count
-        # First of all: what is not on the list need not be understood.
+        # This comes first: rows that are not meant need not be understood.
         categories = self._categories()
         digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
         has_digest = np.zeros(count, np.bool_)
@@ -186,7 +186,7 @@ class _Table:
         return result
 
     def _categories(self) -> list[str | None] | None:
-        """Bring the names of categories into the form that lists have, each name once."""
+        """Bring the names of categories into the form for lists, each name once."""
         column = self._cells.get("category")
         if column is None:
             return None

@@ -1,11 +1,11 @@
 """VICS: the JSON of Project VIC (1.3 and 2.0) and of CAID (1.2), lists and cases.
 
-No schema of it is public: what is read here is what docs/import.md describes. A document names its
-data model first, then has an array `value` of media, or of cases that have arrays of Media. What a
-medium's fields mean is here; `vicsbatch` reads many at once.
+Its schema is not public; docs/import.md describes what is read here. A document names its data
+model first, then has an array `value` of media, or of cases with arrays of Media. `vicsbatch` reads
+many media at once.
 
-Categories are numbers that mean something else in each country. Those of CAID mix what is illegal
-with what is not, and 0 is what nobody has judged: which rows are meant then has to be said.
+Categories are numbers whose meaning differs between countries. The categories of CAID include legal
+files, and category 0 is not judged yet: so the user must say which rows are meant.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Vics:
 
 
 def _data_model(scanner: Scanner) -> tuple[str, bool]:
-    """Return what the document is of, and whether it is CAID's; what names it comes first."""
+    """Read the data model, which comes first; return its type, and whether it is CAID's."""
     scanner.need("{")
     key = scanner.key() if scanner.peek() == '"' else ""
     value: Any = scanner.value() if key in ("odata.metadata", "@odata.context") else None

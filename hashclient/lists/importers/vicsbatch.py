@@ -1,12 +1,11 @@
-"""Media of a VICS document become a batch: one by one, or many in one go.
+"""Turns media of a VICS document into batches: one by one, or many at once.
 
-Python's own decoder takes one object after the other, and sees keys that stand twice. It takes
-three times as long as decoding only what is needed, so runs of media are decoded together where
-that is known to mean the same. A run is a guess: from here to the last place that looks like the
-border of two media. If the text up to there is an array of media, the border is one, for what
-stands behind it cannot change that. What the fast decoder does not see is looked for besides: each
-key that is needed has to stand there exactly as often as it was decoded, so that none stands
-twice. Whatever is unusual goes the slow way, one by one.
+Python's own decoder reads one object after the other, and notices repeated keys. It takes three
+times as long as decoding only the needed fields, so runs of media are decoded together where this
+gives the same result. A run is a guess: it ends at the last place that looks like the border
+between two media. If the text up to there is an array of media, it is a border, whatever follows.
+The fast decoder does not notice repeated keys, so these are counted: each needed key must occur
+exactly as often as it was decoded. Anything unusual is decoded the slow way, one by one.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 #: Media that make a batch.
 _ROWS = 8192
 
-#: Fields that documents have, for whoever writes them in another size of letters.
+#: The fields of documents, to find them when a user writes them in another case.
 _NAMES = {
     name.lower(): name
     for name in (
@@ -50,7 +49,7 @@ _HASHES, _FILES = "AlternativeHashes", "MediaFiles"
 _SHA256_NAMES = ("sha256", "sha-256")
 
 _BORDER = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"[^"\\]{1,64}"')
-#: Media that are decoded in one go: few enough to stay in the caches of a processor.
+#: Media that are decoded at once: few enough to stay in the caches of a processor.
 _PIECE_CHARS = 1 << 18
 _SMALLEST_PIECE_CHARS = 1 << 12
 _IS_BLANK = np.zeros(256, np.bool_)
@@ -58,22 +57,22 @@ _IS_BLANK[list(b" \t\n\r")] = True
 
 
 class Fields:
-    """Which fields of media are read, and what for."""
+    """The fields of media that are read, and their use."""
 
     def __init__(self, file: ImportFile) -> None:
-        """Find out what is asked for.
+        """Derive the fields from `reading`.
 
         Raises:
             UsageError: a column is named that cannot be one.
         """
         reading = file.reading
-        #: Our columns with the fields that they are.
+        #: Our columns with their fields.
         self.ours: dict[str, str] = dict(_OURS)
         for ours, theirs in reading.columns.items():
             self.ours[ours] = _NAMES.get(theirs.lower(), theirs)
         self.ours.setdefault("category", "Category")
         asked = () if reading.where is None else reading.where.columns()
-        #: Columns of `--where`, in small letters, with the fields that they are.
+        #: Columns of `--where`, in lower case, with their fields.
         self.asked = {name: _NAMES.get(name, name) for name in asked}
         self.named = {
             *self.asked.values(),
@@ -86,7 +85,7 @@ class Fields:
                 _FILES,
             ):
                 raise no_column(name, (), file)
-        #: Whether media of no judged category are meant, too.
+        #: Whether media without a judged category are meant, too.
         self.any_category = bool(reading.where or reading.categories or reading.all_rows)
 
 
@@ -107,10 +106,11 @@ class Media:
         return len(self._numbers) >= _ROWS
 
     def add(self, record: Any, number: int) -> None:
-        """Take one medium, or count it as one that cannot be used.
+        """Add one medium, or count it as unusable.
 
         Raises:
-            UsageError: it has no judged category, and nobody has said that it is meant.
+            UsageError: it has no judged category, and the user has not said that such rows are
+                meant.
         """
         self._any = True
         if not isinstance(record, dict):
@@ -132,7 +132,7 @@ class Media:
         self._numbers.append(number)
 
     def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
-        """Take media by their fields, the first of them with this number; return how many."""
+        """Add media by their fields; the first has this number. Return how many."""
         count = 0
         for name, column in columns.items():
             count = len(column)
@@ -143,7 +143,7 @@ class Media:
         return count
 
     def batch(self) -> DigestBatch:
-        """Return what was taken since, maybe nothing.
+        """Return the rows added since, possibly none.
 
         Raises:
             UsageError: as `add`.
@@ -171,7 +171,7 @@ class Media:
         return batch_of(cells, numbers, self.file, column)
 
     def check(self) -> None:
-        """Refuse a document none of whose media has a field that somebody has named."""
+        """Refuse a document if no medium has a field that `reading` names."""
         if self._any and self._unseen:
             raise no_column(min(self._unseen), (), self.file)
 
@@ -191,15 +191,15 @@ class Media:
 
 
 class Many:
-    """Decodes runs of media in one go, where they are as usual."""
+    """Decodes runs of usual media at once."""
 
     def __init__(self, scanner: Scanner, media: Media) -> None:
-        """Decode what `scanner` comes to, which is a medium."""
+        """Decode from `scanner`, whose next value is a medium."""
         self._scanner, self._media = scanner, media
         self._border: str | None = None
-        #: Less of it is decoded at once after what was unusual, then more again.
+        #: How much is decoded at once: less after something unusual, then more again.
         self._piece = _PIECE_CHARS
-        #: Up to here, counted from the beginning of the document, all goes the slow way.
+        #: Up to this position in the document, media are decoded the slow way.
         self._slow_until = 0
         self._slots = {name: f"f{number}" for number, name in enumerate(media.fields.all)}
         self._lean = msgspec.json.Decoder(_array_type(self._slots, whole=False))
@@ -207,7 +207,7 @@ class Many:
         self._whole = msgspec.json.Decoder(_array_type(self._slots, whole=True))
 
     def learn(self) -> None:
-        """Learn what the border of two media looks like, from the one that was read last."""
+        """Learn what the border between two media looks like from the last medium."""
         scanner = self._scanner
         if self._border is None and scanner.peek() == ",":
             start = scanner.text.rfind("}", 0, scanner.at)
@@ -215,7 +215,7 @@ class Many:
             self._border = found[0] if found else None
 
     def take(self) -> bool:
-        """Take media that are here, but for the last; say no where the next goes the slow way."""
+        """Add all media in the text but the last; False if the next must go the slow way."""
         scanner = self._scanner
         if self._border is None or scanner.gone + scanner.at < self._slow_until:
             return False
@@ -230,7 +230,7 @@ class Many:
             decoded = self._decoded("[" + scanner.text[start : cut + 1] + "]")
             if decoded is not None:
                 break
-            # An array may have ended; up to there it may be as usual.
+            # The array may have ended; the part up to its end may be usual.
             if self._piece // 2 < _SMALLEST_PIECE_CHARS:
                 self._slow_until = scanner.gone + cut + 1
                 return False
@@ -241,12 +241,12 @@ class Many:
         return True
 
     def _decoded(self, text: str) -> dict[str, list[Any]] | None:
-        """Return the fields of an array of media; None if it may mean something else to others."""
-        # A key may be written with numbers for its letters, and is not found then.
+        """Return the fields of an array of media; None if other parsers may read it differently."""
+        # A key may be written with escapes; the search does not find it then.
         if "\\" in text and "\\u" in text:
             return None
         data = np.frombuffer(text.encode(), np.uint8)
-        # What is inside of media is looked at only where it matters.
+        # Nested values are examined only where they matter.
         if not self._look_inside and not _may_name_sha256(data):
             columns = self._decoded_by(self._lean, text, data)
             if columns is not None:
@@ -270,7 +270,7 @@ class Many:
     def _inner(
         self, records: list[Any], columns: dict[str, list[Any]], expected: Mapping[str, int]
     ) -> dict[str, int]:
-        """Take SHA-256 from the other hashes of media; return how often keys stand there in all."""
+        """Take SHA-256 from the other hashes of media; return how often each key occurs there."""
         files = [f for record in records if record.files for f in record.files]
         counts = {
             name: expected[name] + _present(list(map(attrgetter(slot), files)))
@@ -291,9 +291,9 @@ class Many:
 
 
 def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
-    """Return the type of an array of media with what is needed of them.
+    """Return the type of an array of media with the needed fields.
 
-    `whole` ones have their other hashes and their files.
+    With `whole`, media have their other hashes and their files.
     """
     cells = [(slot, str | int | bool | float | None | UnsetType, UNSET) for slot in slots.values()]
     names = {slot: name for name, slot in slots.items()}
@@ -337,7 +337,7 @@ def _array(column: Sequence[Any]) -> pa.Array:
 
 
 def _may_name_sha256(data: Uint8) -> bool:
-    """Say whether some text in JSON ends as the names of SHA-256 do, and no digits."""
+    """Tell whether a text in the JSON ends like a name of SHA-256 and is not all digits."""
     ends = data[4:] == ord('"')
     for back, byte in enumerate(b"652", 1):
         ends &= data[4 - back : -back] == byte
@@ -346,10 +346,10 @@ def _may_name_sha256(data: Uint8) -> bool:
 
 
 def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
-    """Say whether each key stands in JSON as often as expected, wherever it stands.
+    """Tell whether each key occurs in the JSON as often as expected, at any depth.
 
-    A quote within a text has a backslash before it, so that a key is never missed; a text may be
-    taken for one. Then, and where blanks stand before a colon, the answer is no.
+    A quote within a text has a backslash before it, so a key is never missed, but a text may be
+    taken for a key. Then, and where blanks come before a colon, the answer is False.
     """
     colons = np.flatnonzero(data == ord(":"))
     before = data[colons - 1]
@@ -362,7 +362,7 @@ def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
         key = f'"{name}'.encode()
         end = sum(key[-back] << 8 * back for back in (1, 2, 3))
         found = quotes[last_three == end]
-        # No key is missed: as many as expected, and they are those.
+        # No key is missed, so an equal count means the same keys.
         for back in range(4, len(key) + 1 if len(found) != count else 0):
             found = found[data[found - back] == key[-back]]
         if len(found) != count:
@@ -371,10 +371,10 @@ def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
 
 
 def _other_hashes(given: Any, file: ImportFile) -> str | None:
-    """Return the SHA-256 among a medium's other hashes; whatever else they are is ignored.
+    """Return the SHA-256 among a medium's other hashes; other kinds are ignored.
 
     Raises:
-        ValueError: a name or a value is no text.
+        ValueError: a name or a value is not text.
     """
     found = None
     for one in given if isinstance(given, list) else ():

@@ -1,13 +1,12 @@
-"""`--where`: which rows of a file are meant, by what stands in their columns.
+"""`--where`: chooses the rows of a file by the values in their columns.
 
     Baseline = true AND Number of submissions >= 3 OR Series name = 'A series'
 
 A condition is COLUMN OP VALUE; OP is one of `= != < <= > >=`. AND binds tighter than OR; there are
-no brackets. `all` alone means every row. Names and values are compared without regard to the size
-of letters; they are quoted with ' or " where they hold an operator, a quote, AND or OR. With the
-value `true` or `false`, cells are read as yes or no; with < and the like, as numbers: a cell that
-is neither is a row that cannot be used. An empty cell agrees with nothing but `= ''`. Nothing of
-the text is ever evaluated.
+no brackets. `all` alone means every row. Names and values are compared without regard to case; they
+are quoted with ' or " where they contain an operator, a quote, AND or OR. With the value `true` or
+`false`, cells are read as yes or no; with < and the like, as numbers; a row whose cell cannot be
+read so is unusable. An empty cell agrees with `= ''` only. The text is never evaluated as code.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ MAX_CHARS = 2000
 MAX_CONDITIONS = 50
 TRUE = ("true", "yes", "y", "t", "1")
 FALSE = ("false", "no", "n", "f", "0")
-#: Fifteen digits are what a float holds without rounding.
+#: A float holds fifteen digits without rounding.
 NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
 
 _TOKEN = re.compile(
@@ -41,7 +40,7 @@ _HINT = "such as 'Baseline = true AND Number of submissions >= 3', or `all`"
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One comparison; `column` and `value` in small letters."""
+    """One comparison; `column` and `value` in lower case."""
 
     column: str
     op: str
@@ -59,14 +58,14 @@ class Where(msgspec.Struct, frozen=True):
     alternatives: tuple[tuple[Condition, ...], ...]
 
     def columns(self) -> tuple[str, ...]:
-        """Return the columns that are asked about, in small letters, each once."""
+        """Return the columns of the conditions, in lower case, each once."""
         return tuple(dict.fromkeys(c.column for some in self.alternatives for c in some))
 
     def choose(self, column: Callable[[str], pa.Array], count: int) -> tuple[Mask, dict[str, Mask]]:
         """Tell which of `count` rows are meant.
 
-        `column` gives the texts of a column, with None for an empty cell. The second value has,
-        by column, rows whose cells are not what a condition compares with.
+        `column` returns the texts of a column, with None for an empty cell. The second value has,
+        by column, the rows whose cells have the wrong type for a condition.
         """
         meant = np.zeros(count, np.bool_)
         unclear: dict[str, Mask] = {}
@@ -86,7 +85,7 @@ def parse_where(text: str) -> Where:
     """Parse a filter.
 
     Raises:
-        UsageError: it is none, or longer than anybody needs.
+        UsageError: it is no filter, or too long.
     """
     if len(text) > MAX_CHARS:
         raise UsageError(f"--where is longer than {MAX_CHARS} characters")
@@ -139,7 +138,7 @@ def _condition(part: list[tuple[str, str]]) -> Condition:
 
 
 def _compare(condition: Condition, cells: pa.Array) -> tuple[Mask, Mask]:
-    """Return which cells agree, and which are not of the kind that is compared."""
+    """Return which cells agree, and which have the wrong type."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,1 +1,1 @@
-"""How what matched is held, read and removed where it is: one module a kind of place."""
+"""Holding, reading and removing what matched at its place: one module for each kind of place."""

@@ -1,7 +1,7 @@
-"""Files where they are: opened through no link, removed by a rename that shows a swap.
+"""Files at their places: opened through no link, removed by a rename that reveals a swap.
 
-`safe_rename` knows how names are moved. Who still has a file open that has just lost its name is
-found out here, too: they can still read it.
+`safe_rename` moves names. This module also finds out which processes still have a file open after
+its name was removed, since they can still read it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from hashclient.quarantine.tombstone import has_tombstone, put_tombstone
 from hashclient.system.encryption import tells_names
 from hashclient.system.text import printable
 
-#: Of the processes that hold a file open, so many are named.
+#: At most this many processes that hold a file open are named.
 _MOST_NAMED = 5
-#: Said where the kernel knows of somebody, and `/proc` does not.
-UNSEEN = "a program that is not to be seen from here"
+#: Reported where the kernel says that somebody has the file open, and `/proc` does not show who.
+UNSEEN = "a program that is not visible from here"
 
-#: How a removal ends that has removed nothing; `{}` is where something was moved aside to.
+#: Why a removal has removed nothing; `{}` is the place to which another file was moved aside.
 REMOVALS = {
     Removal.OTHER: "another file was put in its place meanwhile, and left alone",
     Removal.CHANGED: "it was changed meanwhile, and is still in place",
@@ -52,7 +52,7 @@ REMOVALS = {
 
 
 class HeldFile:
-    """A regular file, open as `fd`, with the status that it had then."""
+    """A regular file, open as `fd`, with its status when it was opened."""
 
     def __init__(self, place: Place, fd: int, status: os.stat_result) -> None:
         """The caller closes `fd`."""
@@ -94,18 +94,18 @@ class FileSpot:
         """Open the regular file that is there.
 
         Raises:
-            OSError: it cannot be opened, or is none.
+            OSError: it cannot be opened, or is not a regular file.
         """
         with open_file(self.place) as (fd, status):
             yield HeldFile(self.place, fd, status)
 
     def origin(self, held: Held) -> Origin:
-        """Return its attributes, and what tells later whether the place is the same."""
+        """Return its attributes, and the facts that later tell whether the place is the same."""
         file = _file(held)
         return read_origin(file.fd, file.status, self.place.directory_inode())
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Remove the name if it is still that of the file, as `remove_exactly` does it."""
+        """Remove the name if it still belongs to the file; see `remove_exactly`."""
         file = _file(held)
         private = PRIVATE_NAME.format(match_id)
         try:
@@ -117,17 +117,17 @@ class FileSpot:
         except OSError as error:
             return Removed(done=False, why=f"still in place: {reason_of(error, self.place)}")
         if removal is Removal.CHANGED and self.place.status() is None:
-            if not os.fstat(file.fd).st_nlink:  # to lose its last name has changed it
+            if not os.fstat(file.fd).st_nlink:  # the loss of its last name has changed it
                 return Removed(done=True, remains=("somebody else had removed it",))
             return Removed(done=False, why="it was moved away meanwhile")
         if removal is not Removal.REMOVED:
-            # It has a longer name where somebody had taken that one.
+            # The private name is longer where somebody had taken the usual one.
             aside = printable(self.place.at(private).path) + "*"
             return Removed(done=False, why=REMOVALS[removal].format(aside))
         return Removed(done=True, remains=_remains(file.fd))
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """Put back what a kill has left under the private name, or remove it if it may go.
+        """Put back a file that a kill has left under the private name, or remove it if it may go.
 
         Raises:
             OSError: what there is cannot be found out.
@@ -135,8 +135,8 @@ class FileSpot:
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
             return None
-        # That act was killed while the name was aside, and somebody has taken it since. Or this is
-        # somebody's who wants to be in the way.
+        # The act was killed while the file was aside, and somebody has taken its name since. Or
+        # somebody has made this file on purpose.
         with hold_if_there(FileSpot(hidden)) as held:
             if held is None or not is_proven(held):
                 return REMOVALS[Removal.STRANDED].format(printable(hidden.path))
@@ -160,12 +160,12 @@ class FileSpot:
             return Sight.NOTHING
         is_seen = seen is not None and os.path.samestat(_file(seen).status, now)
         if stat.S_ISREG(now.st_mode) and not is_seen:
-            # Whoever moves the file away for a moment must not have it taken for gone.
+            # A file that somebody moves away for a moment must not count as gone.
             raise UnclearError("what is at its path is being exchanged just now")
         return Sight.TOMBSTONE if has_tombstone(self.place, item) else Sight.OTHER
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return why that could not be, if so."""
+        """Leave the tombstone of an item, if it has one; return why not if this fails."""
         return put_tombstone(self.place, item)
 
 
@@ -183,7 +183,7 @@ class Files:
             yield FileSpot(place)
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say what is at the path of an item, and under the name that a removal gives it."""
+        """Return in words what is at the path of an item, and under its private name."""
         found = []
         try:
             with open_place(item.file) as place:
@@ -204,7 +204,7 @@ def _file(held: Held) -> HeldFile:
 
 
 def _remains(fd: int) -> tuple[str, ...]:
-    """Return where the file open as `fd`, which has lost its name, still is."""
+    """Return in words where else the file open as `fd`, which has lost its name, remains."""
     remains = []
     if links := os.fstat(fd).st_nlink:
         names = "other name of it remains" if links == 1 else "other names of it remain"
@@ -217,31 +217,31 @@ def _remains(fd: int) -> tuple[str, ...]:
 
 
 def open_elsewhere(fd: int) -> list[str]:
-    """Return which other programs use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
+    """Return the other programs that use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
 
-    They can still read what has just lost its name. The kernel knows whether anybody has it open;
-    `/proc` knows who, as far as this process may see. What runs in another container, or on the
-    other side of a network file system, is not seen.
+    They can still read the file after its name was removed. The kernel tells whether anybody has
+    the file open; `/proc` tells who, as far as this process may see. Programs in another container,
+    or on another machine of a network file system, are not seen.
     """
     status = os.fstat(fd)
     is_used = None if status.st_nlink else _is_used(fd)
-    if is_used is False:  # nearly always; a look at all processes takes milliseconds
+    if is_used is False:  # the usual case; reading all of /proc takes milliseconds
         return []
     found = sorted(_holders(status))
     return [UNSEEN] if is_used and not found else found
 
 
 def _is_used(fd: int) -> bool | None:
-    """Tell whether anybody else uses a file that has no name any more; None if that is not known.
+    """Tell whether anybody else uses a file without a name; None if this is not known.
 
-    If so, the kernel grants no lease. For a file that has a name we must not have one: whoever
-    opened it would have to wait, and we would get a signal.
+    If somebody does, the kernel grants no lease. A file with a name must not be leased here: a
+    process that opens it would have to wait, and this process would get a signal.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except BlockingIOError:
         return True
-    except OSError:  # not every file system has leases, and not everybody may have one
+    except OSError:  # the file system has no leases, or this user may not take one
         return None
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
@@ -251,7 +251,7 @@ def _holders(status: os.stat_result) -> Iterator[str]:
     for process in Path("/proc").glob("[0-9]*"):
         if process.name == str(os.getpid()):
             continue
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
             if _holds(process / "fd", status):
                 name = (process / "comm").read_text(errors="replace").strip()
                 yield f"{printable(name)} ({process.name})"
@@ -259,9 +259,9 @@ def _holders(status: os.stat_result) -> Iterator[str]:
 
 def _holds(descriptors: Path, status: os.stat_result) -> bool:
     for descriptor in descriptors.iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # the file was closed meanwhile
             target = os.readlink(descriptor)  # noqa: PTH115 - any bytes, and fast
-            # Asking for its status may hang, where its server does: only if it may be the file.
+            # `stat` may hang where the file's server hangs: call it only where it may be the file.
             may_be = target.startswith("/") and (status.st_nlink or target.endswith(" (deleted)"))
             if may_be and os.path.samestat(descriptor.stat(), status):
                 return True

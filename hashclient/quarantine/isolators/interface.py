@@ -1,8 +1,9 @@
-"""How the quarantine deals with what matched where it is: hold it, read it, remove exactly it.
+"""The interface of isolators: hold what matched at its place, read it, remove exactly it.
 
-`isolate` says in which order, and proves; what is asked here depends on what kind of place it is.
-Errors are those of the system (`OSError`): an act on one match ends with them, put into words. What
-is given back is given to the file system, whatever it came from: `restore` needs none of this.
+`isolate` decides the order of the steps and proves the content; an isolator does what depends on
+the kind of place. Errors are those of the system (`OSError`); an act on one match ends with them,
+put into words. A file is always restored to the file system, wherever it came from, so `restore`
+does not use isolators.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import msgspec
 
 from hashclient.quarantine.item import Item, Origin
 
-#: Errors of `Spot.hold` that say that nothing which could be held is there: nothing, a link, or
-#: something else than a file.
+#: Errors of `Spot.hold` that mean that there is nothing to hold: no file, a link, or another type
+#: of file.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR})
 
 
 class Held(Protocol):
-    """What matched, held: what is read is what was held, whatever becomes of its name."""
+    """An open, held file: reads give this file, even if its name is moved or removed."""
 
     @property
     def size(self) -> int:
@@ -44,15 +45,15 @@ class Held(Protocol):
         ...
 
     def is_unchanged(self) -> bool:
-        """Tell whether nothing about it has changed since it was opened, as far as is known."""
+        """Tell whether it is unchanged since it was opened, as far as is known."""
         ...
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What became of the removal of what was held.
+    """The result of removing a held file.
 
-    Where it is `done`, `remains` says what is left of it elsewhere. Otherwise it is in place, or
-    what is there is left alone, and `why` says so; with `is_meant`, that is how it should be.
+    If `done`, `remains` says what is left of the file elsewhere. Otherwise `why` says why nothing
+    was removed; with `is_meant`, this is intended.
     """
 
     done: bool
@@ -62,7 +63,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """What is at a spot where what was sealed is not: nothing, our tombstone, something else."""
+    """What is at a spot instead of the sealed file: nothing, our tombstone, something else."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -70,36 +71,37 @@ class Sight(enum.Enum):
 
 
 class UnclearError(Exception):
-    """What is at a spot cannot be found out just now; the text says why, for people."""
+    """The content of a spot is not known at this moment; the text says why, for people."""
 
 
 class Spot(Protocol):
-    """The place where something was found, and a name in it."""
+    """The place where a file was found, and a name in it."""
 
     def hold(self) -> AbstractContextManager[Held]:
-        """Open what is there, through no link and without changing it.
+        """Open the file there, through no link and without changing it.
 
         Raises:
-            OSError: it cannot be opened; see `hold_if_there` for which say that it is not there.
+            OSError: it cannot be opened; `hold_if_there` knows which errors mean that it is not
+                there.
         """
         ...
 
     def origin(self, held: Held) -> Origin:
-        """Return what is to be known of it besides its content."""
+        """Return its attributes, see `attributes`."""
         ...
 
     def remove(self, held: Held, match_id: str) -> Removed:
-        """Remove the name of what is held if it is still that, unchanged, and nothing else.
+        """Remove the name if it still belongs to the held file, and the file is unchanged.
 
-        A kill in between leaves it here, or where `settle` finds it, or removed.
+        A kill in between leaves the file in place, or where `settle` finds it, or removed.
         """
         ...
 
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
-        """End a removal that a kill has interrupted, before it is looked at again.
+        """Finish a removal that a kill has interrupted; call this before `hold`.
 
-        `is_proven` tells whether something is what was sealed, which may go. Return why it could
-        not be ended, in words.
+        `is_proven` tells whether a held file is the sealed one, which may be removed. Return in
+        words why the removal could not be finished, or None.
 
         Raises:
             OSError: what there is cannot be found out.
@@ -107,24 +109,24 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is there instead of what was sealed; `seen`, held just before, is not that.
+        """Tell what is there instead of the sealed file; `seen`, just held, is not the sealed file.
 
         Raises:
-            UnclearError: that may be another place, or something is being exchanged.
+            UnclearError: it may be another place, or somebody is exchanging files.
             OSError: what there is cannot be found out.
         """
         ...
 
     def leave_tombstone(self, item: Item) -> str | None:
-        """Leave the tombstone of an item, if it has one; return why that could not be, if so."""
+        """Leave the tombstone of an item, if it has one; return why not if this fails."""
         ...
 
 
 class Isolator(Protocol):
-    """One kind of places where something can match."""
+    """One kind of place where something can match."""
 
     def open(self, locator: str) -> AbstractContextManager[Spot]:
-        """Open the place of something, as the record of matches has it.
+        """Open the place of a match, given as in the record of matches.
 
         Raises:
             OSError: it is not there, or cannot be reached safely.
@@ -132,13 +134,13 @@ class Isolator(Protocol):
         ...
 
     def whereabouts(self, item: Item) -> list[str]:
-        """Say in words what is where an item was found, for one that was not removed yet."""
+        """Return in words what is at the place of an item that was not removed yet."""
         ...
 
 
 @contextlib.contextmanager
 def hold_if_there(spot: Spot) -> Iterator[Held | None]:
-    """Open what is at a spot; give None where nothing is that could be held.
+    """Open the file at a spot; return None if there is nothing to hold.
 
     Raises:
         OSError: it cannot be opened.

@@ -1,1 +1,1 @@
-"""What a report is handed over to."""
+"""The destinations to which reports are handed over."""

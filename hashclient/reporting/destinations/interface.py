@@ -1,9 +1,9 @@
-"""What a report is handed to: the one interface of all kinds of destinations.
+"""The interface of all kinds of destinations, to which reports are handed over.
 
-The outbox keeps the journal of a report and decides what is to become of it; a destination does it.
-It is called under the outbox's lock, one report at a time. Before anything appears at the other
-side, the journal says that it may; so an attempt after a kill at any instant knows what may be
-there, and a report is handed over once.
+The outbox keeps the journal of a report and decides what is done; a destination does it. It is
+called under the outbox's lock, one report at a time. The journal notes each step before the step is
+visible at the other side. So after a kill at any instant the next attempt knows what may be there,
+and a report is handed over once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hashclient.session import Session
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What a destination works with.
+    """The arguments of a destination.
 
-    `record` is the open record of matches, `identities` open what is in quarantine, `on_bytes` is
-    called with how many bytes were sent, as they are. With `allow_closed`, evidence is handed over
-    also to a recipient who cannot open it: a person has said so.
+    `record` is the open record of matches, `identities` open items in quarantine, `on_bytes` is
+    called with the number of bytes after each part is sent. With `allow_closed`, which a person has
+    given, evidence is handed over even to a recipient who cannot open it.
     """
 
     outbox: Outbox
@@ -40,13 +40,13 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Destination(Protocol):
-    """Where reports go. To make one reads nothing and connects to nothing."""
+    """A place where reports go. Making one reads no file and opens no connection."""
 
     def send(self, report: Report) -> Sent:
-        """Hand a report over, or go on where an attempt before was interrupted.
+        """Hand a report over, or go on where an earlier attempt was interrupted.
 
-        Afterwards it is submitted or acknowledged, or waits for something, or there is an error;
-        nothing is left half done at the other side that the journal does not know of.
+        Afterwards it is submitted, acknowledged or waiting, or there is an error. The journal has
+        every half-done step at the other side.
 
         Raises:
             HashclientError: it cannot be handed over now.
@@ -54,9 +54,9 @@ class Destination(Protocol):
         ...
 
     def renew(self, report: Report) -> Report:
-        """Take back what is begun of a report, if it is of matches that have ended meanwhile.
+        """Take back a begun report if some of its matches have ended meanwhile.
 
-        What can still be left out of it is left out then. Called before each `send`.
+        Matches that have ended can then be left out. Called before each `send`.
 
         Raises:
             HashclientError: it cannot be taken back now.
@@ -64,23 +64,23 @@ class Destination(Protocol):
         ...
 
     def take_back(self, report: Report) -> Sent:
-        """Take a report back: what is begun, and what was handed over where that can be.
+        """Take a report back: a begun one always, one that was handed over where this is possible.
 
-        It is retracted afterwards. For one that is retracted already, what is left is done.
+        Afterwards it is retracted. For a retracted report, unfinished steps are finished.
 
         Raises:
-            UsageError: it is finished there, which cannot be changed.
+            UsageError: it is finished there, and this cannot be changed.
             HashclientError: it cannot be taken back now.
         """
         ...
 
     def is_taken_back(self, report: Report) -> bool:
-        """Tell whether nothing is left to be done about a report that is retracted."""
+        """Tell whether the retraction of a report is finished at the other side."""
         ...
 
 
 class Factory(Protocol):
-    """What makes a destination from its table in the configuration."""
+    """Makes a destination from its table in the configuration."""
 
     def __call__(self, work: Work, table: Any) -> Destination:
         """Make one."""

@@ -1,7 +1,7 @@
-"""The kinds of destinations that there are, and the destinations that the configuration has.
+"""The kinds of destinations, and the configured destinations.
 
-What is said of a kind here is known without importing what implements it. A new kind is a table in
-`config`, an entry in `KINDS`, and a class as `interface` describes it.
+The facts about a kind stand here, so its implementation need not be imported for them. A new kind
+needs a table in `config`, an entry in `KINDS`, and a class that follows `interface`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: A destination as the configuration has it.
+#: The configuration of a destination.
 Table = PackageDestination | ServiceDestination
 
 _HERE = "hashclient.reporting.destinations"
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What is known of a kind of destination.
+    """The facts about a kind of destination.
 
     `implementation` and `verifier` name a class and a function, as `module:name` below this
-    package; without a `verifier`, nothing is handed over that could be verified elsewhere.
-    `takes_back` says whether a report can be taken back once it was handed over, `needs_email`
-    whether the reporter's address is asked for.
+    package. Without a `verifier`, the result of handing over cannot be verified. `takes_back` says
+    whether a report can be taken back after it was handed over, `needs_email` whether the
+    reporter's address is needed.
     """
 
     implementation: str
@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What was verified, in a sentence, and what is to be known of it: JSON values by name."""
+    """The result of a verification: a sentence, and its facts as JSON values by name."""
 
     title: str
     facts: Mapping[str, Any]
@@ -69,15 +69,15 @@ def kind_of(table: Table) -> str:
 
 
 def load(kind: str) -> Any:
-    """Import and return what implements the kind: a `Factory`, see `interface`."""
+    """Import and return the implementation of the kind: a `Factory`, see `interface`."""
     return _named(KINDS[kind].implementation)
 
 
 def verify(path: Path, *, identities: Sequence[Any], public_key: str | None) -> Verification:
-    """Verify what somebody has handed over, on any machine.
+    """Verify a package or note, on any machine.
 
     Raises:
-        UsageError: there is nothing that could be verified, or an identity is needed.
+        UsageError: there is nothing to verify, or an identity is needed.
         AuthorisationError: none of `identities` opens it.
         VerificationError: it does not verify.
     """
@@ -92,10 +92,10 @@ def _named(what: str) -> Any:
 
 
 def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table]:
-    """Return the destination called `name`, or the one that is meant without a name.
+    """Return the destination called `name`, or the default one without a name.
 
     Raises:
-        UsageError, ConfigError: there is none, or it lacks something to report to it.
+        UsageError, ConfigError: there is none, or a setting for reports to it is missing.
     """
     if not config.to:
         raise ConfigError(
@@ -105,7 +105,7 @@ def find_destination(config: ReportConfig, name: str | None) -> tuple[str, Table
     names = ", ".join(sorted(config.to))
     name = config.destination() if name is None else name
     if name is None:
-        raise UsageError("to whom is not said", hint=f"give --to one of: {names}")
+        raise UsageError("no destination is given", hint=f"give --to one of: {names}")
     if name not in config.to:
         raise UsageError(f"no destination is called {printable(name)}", hint=f"there are: {names}")
     table = config.to[name]

@@ -1,9 +1,9 @@
 """The calls of a reporting service with an API of the CyberTipline's kind, one method each.
 
-A call is made once and never repeated here: whether it may be made again is for `filing` to say,
-which keeps the journal. What is answered is bounded and parsed strictly. Messages never repeat what
-the service says, which could be anything, but for the id that it gives to each request, by which
-its operators find it again. Codes and their meaning are those of the public description of the API.
+A call is made once and never repeated here: `filing`, which keeps the journal, decides whether to
+repeat it. Answers are bounded and parsed strictly. Messages never repeat text of the service,
+except the id of a request, by which the service's operators can look the request up. Codes and
+their meaning are those of the public description of the API.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ ALREADY_RETRACTED = 5101
 ALREADY_FINISHED = 5102
 #: The service has a problem of its own; whether the call was carried out is not known.
 SERVER_SIDE = range(1000, 2000)
-#: A call is refused: nothing was carried out.
+#: A call is refused: the service did nothing.
 REFUSED = range(2000, 6000)
 
-#: Ranges of codes that refuse a call for good: the error, what to say, what the operator can do.
+#: Ranges of codes that refuse a call for good: the error, its message, its hint.
 _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
     (
         range(2000, 4000),
@@ -100,7 +100,7 @@ _HINT = REPORTING_SERVICE.kept
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a service has answered: its code, and what came with it."""
+    """An answer of a service: its code and its values."""
 
     code: int
     request_id: str | None
@@ -111,7 +111,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Answered(Download):
-    """An answer of a service, of which the body counts whatever the status is."""
+    """An HTTP answer of a service; its body counts whatever the status is."""
 
     def __init__(self, url: str, max_bytes: int) -> None:
         super().__init__(url, max_bytes, peer=REPORTING_SERVICE)
@@ -140,7 +140,7 @@ class Service:
         on_bytes: Callable[[int], None] = lambda _count: None,
         **clocks: Any,
     ) -> None:
-        """Read the credential and certificates; connect to nothing yet.
+        """Read the credential and certificates, without a connection.
 
         `on_bytes` is called with the number of bytes of each part of a file that was sent.
         `clocks` are those of `Transport`.
@@ -153,9 +153,9 @@ class Service:
         )
         self._base = destination.url.rstrip("/")
         self._on_bytes = on_bytes
-        #: How long the service wants to be left alone, if the last call said so, in seconds.
+        #: The pause in seconds that the last answer asked for, or None.
         self.retry_after_s: float | None = None
-        #: What the service calls the last request, if it has said so.
+        #: The service's id of the last request, or None.
         self.request_id: str | None = None
 
     def __enter__(self) -> Service:
@@ -167,7 +167,7 @@ class Service:
         self._transport.close()
 
     def status(self) -> Answer:
-        """Ask whether the service works and lets us in.
+        """Ask whether the service works and accepts the credential.
 
         Raises:
             HashclientError: it does not.
@@ -193,8 +193,8 @@ class Service:
         return self._call("POST", "submit", "text/xml; charset=utf-8", document)
 
     def upload(self, report_id: str, name: str, evidence: Proven) -> Answer:
-        """Upload a file under `name`, which has to be a plain one."""
-        # Random, so that no file can hold it.
+        """Upload a file under `name`, which must be a plain file name."""
+        # Random, so that no file can contain it.
         boundary = secrets.token_hex(24)
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="id"\r\n\r\n{report_id}\r\n'
@@ -240,7 +240,7 @@ class Service:
         Raises:
             AuthorisationError: the credential is refused; nothing was done.
             ConfigError: the address is refused, or the proxy is not usable; nothing was sent.
-            HashclientError: no answer of such a service came; whether it did anything is not known.
+            HashclientError: no valid answer came; it is not known whether the service did anything.
         """
         url = f"{self._base}/{name}"
         answered = _Answered(url, MAX_ANSWER_BYTES)
@@ -257,7 +257,7 @@ class Service:
                 content=content,
                 content_bytes=content_bytes,
             )
-        except StateError:  # of our own file, not of the service
+        except StateError:  # an error of our own file, not of the service
             raise
         except HashclientError as error:
             self._note(answered)
@@ -270,7 +270,7 @@ class Service:
         self.retry_after_s = answered.retry_after_s
 
     def _answer(self, answered: _Answered, text: bytes, name: str) -> Answer:
-        """Parse an answer; without a code of the service's own, its HTTP status is what counts."""
+        """Parse an answer; without a code of the service's own, its HTTP status counts."""
         fault = answered.fault
         if isinstance(fault, TransientError):
             fault = fault.error
@@ -293,9 +293,9 @@ class Service:
         )
 
     def _ours(self, error: HashclientError) -> HashclientError:
-        """Return an error of the transport in a class of reports, with the request's id.
+        """Return an error of the transport as an error of reports, with the request's id.
 
-        What breaks a rule of lists is no answer of such a service: a call that may have worked.
+        A broken rule of lists means an invalid answer of the service: the call may have worked.
         """
         if isinstance(error, VerificationError):
             return UnreachableError(self._named(error.message), hint=_HINT)
@@ -306,10 +306,10 @@ class Service:
 
 
 def check(answer: Answer, call: str) -> None:
-    """Check that an answer says yes.
+    """Check that an answer means success.
 
     Raises:
-        HashclientError: it does not; which one depends on its code.
+        HashclientError: it does not; the class depends on the code.
     """
     if answer.code == OK:
         return
@@ -336,7 +336,7 @@ def _form(report_id: str) -> tuple[str, bytes]:
 
 
 def _one(texts: dict[str, list[str]], name: str, pattern: re.Pattern[str]) -> str | None:
-    """Return the first text of an element, if it has the form that it should have."""
+    """Return the first text of an element if it has the right form."""
     text = texts.get(name, [""])[0]
     text = text.lower() if pattern is _MD5 else text
     return text if pattern.fullmatch(text) else None

@@ -1,6 +1,6 @@
-"""A service of the CyberTipline kind as a destination: what is done of a report, in one attempt.
+"""A service of the CyberTipline kind as a destination: one attempt at filing or retracting.
 
-`filing` keeps the journal of what happens at the service, `plan` says what is uploaded.
+`filing` keeps the journal of the calls to the service, `plan` decides what is uploaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CyberTipline:
         *,
         read_schema: Callable[[bytes], AbstractContextManager[Validator]] = ConfinedSchema,
     ) -> None:
-        """`read_schema` is called with the schema that the service serves."""
+        """Keep the arguments; `read_schema` is called with the schema that the service serves."""
         self._work = work
         self._outbox = work.outbox
         self._session = work.session
@@ -40,7 +40,7 @@ class CyberTipline:
         self._read_schema = read_schema
 
     def renew(self, report: Report) -> Report:
-        """Retract what is open there of a report of which a match has ended; it is begun again.
+        """Retract an open report there if one of its matches has ended; the report begins again.
 
         Raises:
             HashclientError: it cannot be retracted now.
@@ -52,7 +52,7 @@ class CyberTipline:
         return report
 
     def send(self, report: Report) -> Sent:
-        """File a report, or go on with it, and finish it.
+        """File a report, or continue it, and finish it.
 
         Raises:
             HashclientError: it cannot even be begun.
@@ -93,7 +93,7 @@ class CyberTipline:
 
     def _wait_for_identity(self, report: Report, count: int) -> Sent:
         if report.remote.report_id is not None:
-            # What an attempt with an identity has left open does not stay so meanwhile.
+            # A report that an attempt with an identity has left open there is retracted meanwhile.
             report = self._retract_there(report)
         message = f"{'1 file is' if count == 1 else f'{count} files are'} sealed in quarantine"
         hint = f"`hashclient report submit {report.id} --identity FILE` with the officer's key"
@@ -108,12 +108,12 @@ class CyberTipline:
         return Filing(service, report, self._outbox)
 
     def _retract_there(self, report: Report) -> Report:
-        """Retract what the service has open of a report, which is not taken back by that."""
+        """Retract an open report at the service; the report itself is not taken back."""
         with self._connect() as service:
             return self._filing(service, report).retract()
 
     def take_back(self, report: Report) -> Sent:
-        """Retract a report at the service, if anything is open there.
+        """Retract a report at the service if it is open there.
 
         Raises:
             UsageError: it is finished there.
@@ -127,7 +127,7 @@ class CyberTipline:
             try:
                 report = filing.retract()
             except UsageError:
-                # It is finished there: that is what has become of it.
+                # It is finished there, so that is its state.
                 self._outbox.settle(filing.report.replace(retraction=None), record)
                 raise
         notes = []
@@ -139,5 +139,5 @@ class CyberTipline:
         return Sent(self._outbox.retracted(report, record), "retracted", notes=tuple(notes))
 
     def is_taken_back(self, report: Report) -> bool:
-        """Tell that nothing is left: what is retracted is not there any more."""
+        """Return True: a service keeps no retracted report."""
         return True

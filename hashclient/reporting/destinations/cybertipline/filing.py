@@ -1,17 +1,18 @@
-"""Filing a report with a service: open, upload and describe each file, finish; or retract.
+"""Files a report with a service: open, upload and describe each file, finish; or retract.
 
-The journal is the report's record: before a call it says which call is in doubt, after the answer
-what came of it. A kill or a broken line leaves a call in doubt, and the next attempt resolves it
-first, by these rules, so that there is never a second finished report and none is left open:
+The journal is the report's record. Before a call it notes the call as in doubt; after the answer it
+notes the result. A kill or a broken connection leaves a call in doubt. The next attempt first
+resolves it by these rules, so that there is never a second finished report, and none stays open:
 
-* open: it may have been opened under an id that we do not know. It vanishes there by itself,
-  unfinished; another is opened.
-* upload, file details: what is there cannot be asked for. The report is retracted, another opened.
-* finish: it is finished again; that it is finished already is what was wanted.
-* retract: it is retracted again; that it is gone already is what was wanted.
+* open: a report may be open under an id that we do not know. Unfinished, it vanishes there by
+  itself; another one is opened.
+* upload, file details: the service cannot be asked what it has. The report is retracted, and
+  another one is opened.
+* finish: it is finished again; the answer "finished already" counts as success.
+* retract: it is retracted again; the answer "gone already" counts as success.
 
-A report that the service no longer knows was never finished, unless finishing is in doubt: that is
-for a person to find out.
+A report that the service no longer knows was never finished. Only if finishing is in doubt, a
+person has to find out.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ from hashclient.reporting.document import ReportedMatch
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Remote, Report, Request, State
 
-#: A service that loses our report more often than this within one attempt has a fault.
+#: If a service loses our report more often than this in one attempt, it has a fault.
 MAX_RESTARTS = 2
-#: Ids of requests that are kept; the oldest go first.
+#: How many ids of requests are kept; the oldest are dropped first.
 MAX_REQUESTS = 5000
 
 
@@ -71,30 +72,29 @@ class Filing:
         report: Report,
         outbox: Outbox,
     ) -> None:
-        """The journal is what `outbox` saves, on the disk before the next call."""
+        """Keep the report, which is the journal; `outbox` saves it before the next call."""
         self.service = service
         self._write = outbox.save
         self._now = outbox.session.now
         self._by = outbox.session.operator
-        #: The report as it is in the journal.
+        #: The report as saved in the journal.
         self.report = report
         #: How many uploaded files the service did not name when it finished the report.
         self.missing_there = 0
-        #: What was taken back, if the service did not know it although it may have been finished.
+        #: The id of a report taken back that may have been finished, though the service lacks it.
         self.unknown_there: str | None = None
 
     def file(self, plan: Plan, schema: Validator) -> Report:
         """Bring the report to its end at the service and return it.
 
-        1. What is in doubt is resolved, see above; if it is finishing, by `finish_again` instead.
+        1. A call in doubt is resolved, see above; if it is `finish`, by `finish_again`.
         2. The report is opened.
         3. Each file is uploaded, the service's MD5 of it compared, and its details given.
         4. The report is finished.
 
         Raises:
-            HashclientError: it failed; what the journal says is what is known. If it will not do
-                without a person, nothing is left open at the service, or the next attempt sees to
-                that first.
+            HashclientError: it failed; the journal has the known state. If a person has to act, no
+                report stays open at the service, or the next attempt first retracts it.
         """
         try:
             for _ in range(1 + MAX_RESTARTS):
@@ -104,8 +104,8 @@ class Filing:
         except UnreachableError:
             raise
         except HashclientError:
-            # Trying again as it is would end the same way: nothing is left open meanwhile. If this
-            # fails, too, the journal says that it is still to be done.
+            # Another attempt would fail in the same way, so no report is left open meanwhile. If
+            # the retraction fails, too, the journal says that it is still to be done.
             if self._remote.report_id is not None and self._remote.in_doubt is not Call.FINISH:
                 with contextlib.suppress(HashclientError):
                     self._give_up()
@@ -126,14 +126,14 @@ class Filing:
         return self._finish()  # 4
 
     def retract(self) -> Report:
-        """Take back what is open at the service, if anything is, and return the report.
+        """Retract the report at the service if it is open there, and return the report.
 
         Raises:
             UsageError: it is finished there, which cannot be changed.
             HashclientError: it failed; the next attempt goes on.
         """
         if self._remote.in_doubt is Call.FINISH:
-            # What is not known to be finished may still be taken back.
+            # A report that is not known to be finished may still be taken back.
             answer = self._call(
                 Call.RETRACT,
                 lambda: self.service.retract(self._id),
@@ -152,7 +152,7 @@ class Filing:
         elif self._remote.report_id is not None:
             self._give_up()
         elif self._remote.in_doubt is not None:
-            # What was opened under an id that we do not know vanishes there by itself.
+            # A report opened under an unknown id vanishes there by itself.
             self._save(in_doubt=None)
         return self.report
 
@@ -188,8 +188,8 @@ class Filing:
                 f"the service has got other bytes than were sent: match {match.id}",
                 hint="the report is retracted there and sent again later",
             )
-        # Digests of the original are known only while it is there in the clear, and are kept
-        # nowhere: when what follows is interrupted, the report is begun again.
+        # Digests of the original are known only while its plain bytes are read, and are not stored:
+        # if the next step is interrupted, the report begins again.
         digests = {}
         if sealed_to is None:
             digests = {a.name: digest.hex() for a, digest in evidence.digests.items()}
@@ -199,10 +199,11 @@ class Filing:
         self._save(files={**self._remote.files, match.id: answer.file_id}, in_doubt=None)
 
     def finish_again(self) -> Report:
-        """Finish a report of which it is in doubt whether it is finished, and return it.
+        """Finish a report that may be finished already, and return it.
 
         Raises:
-            StateError: the service does not know it; only a person can find out what that means.
+            StateError: the service does not know it; only a person can find out whether it is
+                finished.
             HashclientError: it failed; it stays in doubt.
         """
         answer = self._call(
@@ -239,11 +240,11 @@ class Filing:
         return self.report
 
     def _give_up(self) -> None:
-        """Retract what is open and forget it, so that the report can be begun again."""
+        """Retract the open report and drop its journal, so that the report can begin again."""
         fine = (OK, ALREADY_RETRACTED, NO_SUCH_REPORT, ALREADY_FINISHED)
         answer = self._call(Call.RETRACT, lambda: self.service.retract(self._id), fine)
         if answer.code == ALREADY_FINISHED:
-            # Not by us, as far as we know; another one would be its double.
+            # As far as is known, not by us; filing again would make a second finished report.
             self._save(in_doubt=Call.FINISH)
             check(answer, Call.RETRACT)
         self._forget("retracted")
@@ -264,19 +265,20 @@ class Filing:
     ) -> Answer:
         """Make one call between two entries in the journal.
 
-        The answer is one of `fine`, and the caller notes what follows from it: until then the call
-        stays in doubt. `doubt` is what is in doubt meanwhile, if not the call itself.
+        The answer is one of `fine`, and the caller notes its consequences; until then the call
+        stays in doubt. `doubt` is noted as in doubt; the default is the call itself.
 
         Raises:
             _LostError: the service does not know the report.
-            HashclientError: it refuses; or nothing is known, and the call stays in doubt.
+            HashclientError: the service refuses; or the result is not known, and the call stays in
+                doubt.
         """
         before = self._remote.in_doubt
         self._save(in_doubt=doubt or call)
         try:
             answer = make()
         except (AuthorisationError, ConfigError):
-            # By the rules of the transport nothing was carried out.
+            # By the rules of the transport, the service did nothing.
             self._note_request(call)
             self._save(in_doubt=before)
             raise
@@ -288,7 +290,7 @@ class Filing:
         if answer.code in fine:
             return answer
         if answer.code in REFUSED:
-            # Nothing was carried out; whether it was finished before is as unknown as it was.
+            # The service did nothing; it is still not known whether the report was finished before.
             self._save(in_doubt=before if before is Call.FINISH else None)
         else:
             self._save()
@@ -298,7 +300,7 @@ class Filing:
         raise AssertionError("an answer that is neither fine nor refused")
 
     def _note_request(self, call: Call) -> None:
-        """Keep what the service calls the request; it is written with what follows."""
+        """Keep the service's id of the request; the next change of the journal saves it."""
         request_id = self.service.request_id
         if request_id is not None:
             entry = Request(self._now(), call, request_id)
@@ -310,7 +312,7 @@ class Filing:
         self._journal(self.report.replace(state=State.SUBMITTING, remote=remote))
 
     def _journal(self, report: Report) -> None:
-        # What cannot be written has not happened: the journal is what counts.
+        # A change that cannot be saved does not count: only the journal does.
         self._write(report)
         self.report = report
 

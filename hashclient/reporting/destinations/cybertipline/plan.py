@@ -1,4 +1,4 @@
-"""What is filed with a service: which files are uploaded, in which form, and how each is opened."""
+"""Plans a filing: which files are uploaded, in which form, and how each is opened."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hashclient.system.text import printable
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be filed.
+    """The plan of a filing.
 
-    `upload` are the matches whose evidence is uploaded, in order; `sealed_to` are the public keys
-    for those of which the sealed form is. `open_evidence` gives the evidence of one, proven.
+    `upload` are the matches whose evidence is uploaded, in order; `sealed_to` has the public keys
+    of those that are uploaded sealed. `open_evidence` returns the proven evidence of a match.
     """
 
     document: Document
@@ -33,20 +33,20 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(document: Document, table: ServiceDestination, work: Work) -> tuple[Plan, list[str]]:
-    """Return what is to be filed, and the matches whose evidence needs an identity first.
+    """Return the plan, and the matches whose evidence first needs an identity.
 
     Files that are neither in place nor in quarantine, and those that are not wanted, are reported
     without evidence.
 
     Raises:
-        StateError: a file is not where it was found, though nobody has said why.
+        StateError: a file is gone from its place, and its story does not say why.
     """
     record, quarantine_dir = work.record, work.session.settings.layout.quarantine
     upload, waiting = [], []
     sealed_to: dict[str, Sequence[str]] = {}
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
-        # As it is now: it may have been taken away since the document was written.
+        # The present state: the file may have been isolated since the document was written.
         in_place = record.get(match.id).in_place
         if table.evidence == "sealed" and item is not None:
             upload.append(match.id)

@@ -1,9 +1,9 @@
-"""The schema of a service in a process of its own, whose time and memory are bounded.
+"""Runs the schema of a service in a process of its own, with bounded time and memory.
 
-A schema comes from the other side, and a small one can keep a validator busy for years or take all
-memory, by a pattern that backtracks or a content model that explodes. Here that costs one report
-one attempt. The process gets the schema, then documents; for each it says what is wrong, if
-anything is. When it dies or takes too long, the schema is not usable.
+A schema is foreign input. A small one can keep a validator busy for years or use all memory, by a
+pattern that backtracks or a content model that explodes. Here such a schema fails one attempt at
+one report. The process gets the schema, then documents, and answers each with its fault or nothing.
+When the process dies or takes too long, the schema is not usable.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hashclient.errors import ConfigError, HashclientError, VerificationError
 from hashclient.reporting.destinations.cybertipline.xml import Schema, unusable
 from hashclient.system.process import keep_memory_private
 
-#: How long reading the schema, or checking one document, may take: the real ones take a second.
+#: Seconds for reading the schema, or checking one document; real ones take a second.
 LIMIT_S = 30.0
-#: The process may have so much memory.
+#: The memory limit of the process, in bytes.
 MAX_MEMORY_BYTES = 1 << 30
-#: And so much time in all, in case nobody is left to end it.
+#: Its limit of processor time, in case nobody is left to end it.
 MAX_CPU_S = 120
 
 _LENGTH = struct.Struct(">Q")
@@ -58,7 +58,7 @@ class ConfinedSchema:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # A signal from the terminal is for us.
+            # A signal from the terminal is for the parent.
             start_new_session=True,
         )
         try:
@@ -92,7 +92,7 @@ class ConfinedSchema:
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        # It reads a document to its end before it does anything, so this waits for nothing.
+        # The process reads a whole document before it answers, so this write cannot deadlock.
         with contextlib.suppress(BrokenPipeError):
             stdin.write(_LENGTH.pack(len(document)) + document)
             stdin.flush()
@@ -102,10 +102,10 @@ class ConfinedSchema:
 
 
 def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
-    """Yield what comes up to the end of a line.
+    """Yield bytes up to the end of a line.
 
     Raises:
-        VerificationError: it takes too long, or no more comes.
+        VerificationError: it takes too long, or the process ends.
     """
     ends = time.monotonic() + limit_s
     with selectors.DefaultSelector() as selector:
@@ -121,7 +121,7 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
 
 
 def serve() -> None:
-    """Be the process: read the schema, then documents, from stdin, and answer each with a line."""
+    """Run in the process: read the schema, then documents, from stdin; answer each with a line."""
     _bound(resource.RLIMIT_AS, MAX_MEMORY_BYTES)
     _bound(resource.RLIMIT_CPU, MAX_CPU_S)
     keep_memory_private()

@@ -1,10 +1,9 @@
-"""XML of a reporting service: what we send, in the schema's order, and what it answers, safely.
+"""XML of a reporting service: writes documents in the schema's order, and reads answers safely.
 
-The order of elements is that of the tables here; whether it is right, the schema says that the
-service itself serves, by which everything is validated before it is sent. Neither answers nor the
-schema are trusted: no document type, no entities, nothing loaded from elsewhere, bounded in size
-and depth. Lengths are bounded where they are received, in `service`; the time and the memory that a
-schema takes are bounded in `confined`.
+The tables here give the order of elements. Each document is validated against the schema that the
+service serves before it is sent. Answers and schema are not trusted: no document type, no entities,
+no external files, bounded size and depth. `api` bounds lengths as bytes arrive; `sandbox` bounds
+the time and memory of a schema.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from hashclient.system.text import excerpt, printable
 if TYPE_CHECKING:
     import xmlschema
 
-#: Deeper than any answer of such a service.
+#: The deepest nesting accepted; answers of such a service are flatter.
 MAX_DEPTH = 20
-#: Longest text of one element that is kept of an answer.
+#: The longest text kept of one element of an answer.
 MAX_TEXT_CHARS = 1000
 
-#: What a validator repeats of a document may be a digest, which no message holds.
+#: A validator may repeat a digest of the document, and no message may hold a digest.
 _DIGEST = re.compile(r"[0-9A-Fa-f]{32,}")
 
 # The elements that are used, in the order in which the public description of the API lists them.
@@ -66,8 +65,8 @@ def report_element(
 ) -> ET.Element:
     """Return the report that opens a submission.
 
-    `with_file` are the matches of which a file will follow, the others are described here; of those
-    in `sealed` it will be sealed.
+    `with_file` are the matches whose file will follow; the others are described here. The files of
+    those in `sealed` will be sealed.
     """
     first = min(match.first_seen for match in document.matches)
     others = [match for match in document.matches if match.id not in with_file]
@@ -102,8 +101,8 @@ def file_element(
 ) -> ET.Element:
     """Return the details of an uploaded file.
 
-    `digests` are those of the original file by the name of the algorithm, hexadecimal, as far as
-    they are known; `sealed_to` are the public keys, where the sealed form was uploaded.
+    `digests` has the known digests of the original file, hexadecimal, by the name of the algorithm;
+    `sealed_to` has the public keys, if the sealed form was uploaded.
     """
     name = printable(os.path.basename(file_path(match)))  # noqa: PTH119 - any bytes
     lines = [about(match)]
@@ -124,7 +123,7 @@ def file_element(
 
 
 def about(match: ReportedMatch) -> str:
-    """Say in one line where a file was and what it matched."""
+    """Return in one line where a file was and what it matched."""
     entries = "; ".join(
         f"list {printable(e.list)}, entry {printable(e.entry)}, category {printable(e.category)},"
         f" generation {e.generation}, by {', '.join(e.algorithms)}"
@@ -164,13 +163,13 @@ def _element(tag: str, content: Content) -> ET.Element:
 
 
 def to_bytes(element: ET.Element) -> bytes:
-    """Return a document as it is sent."""
+    """Return the bytes of a document."""
     text: bytes = ET.tostring(element, encoding="utf-8", xml_declaration=True)
     return text
 
 
 class Validator(Protocol):
-    """What checks a document before it is sent."""
+    """Checks a document before it is sent."""
 
     def validate(self, document: bytes) -> None:
         """Check that the service will take `document`; raise ConfigError if it will not."""
@@ -179,22 +178,23 @@ class Validator(Protocol):
 class Schema:
     """The schema that a service serves, read and used in this process.
 
-    What else a hostile one may do, such as taking for ever, only `confined` guards against.
+    Only `sandbox` guards against a hostile schema, for example one that takes for ever.
     """
 
     def __init__(self, text: bytes) -> None:
-        """Read it; nothing that it refers to is loaded.
+        """Read the schema; files that it refers to are not loaded.
 
         Raises:
-            VerificationError: it is no schema, or more than one self-contained document.
+            VerificationError: it is no schema, or not one self-contained document.
         """
         import xmlschema
 
         try:
             with warnings.catch_warnings():
-                # About parts that it refers to and that are not loaded; if they matter, it fails.
+                # Warnings about parts that are not loaded; if these parts matter, the next call
+                # fails.
                 warnings.simplefilter("ignore", xmlschema.exceptions.XMLSchemaWarning)
-                # As text that begins with a tag: anything else could be taken for a name.
+                # As text that begins with a tag: other text could be taken for a file name.
                 self._schema: xmlschema.XMLSchema = xmlschema.XMLSchema(
                     b"<" + text.partition(b"<")[2], allow="none", defuse="always"
                 )
@@ -238,7 +238,7 @@ class Schema:
 
 
 def unusable(why: str) -> VerificationError:
-    """Return the error that says that the schema of a service cannot be used, and why."""
+    """Return the error for a schema that cannot be used, with the reason."""
     first = _DIGEST.sub("…", why.partition("\n")[0].rstrip(":"))
     return VerificationError(
         f"the schema that the service serves cannot be used: {excerpt(first)}",

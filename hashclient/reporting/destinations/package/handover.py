@@ -1,7 +1,7 @@
-"""Handing a report over as a package, and taking it back: in a directory, without a network.
+"""Hands a report over as a package in a directory, without a network, and takes it back.
 
-The record of the report says what is about to appear before it does, so that an attempt after a
-kill knows its own package, and puts no second one there. `package` knows how one is made.
+The record of the report names the package before it appears, so the attempt after a kill recognises
+its own package and does not add a second one. `package` makes packages.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from hashclient.system.text import excerpt
 
 
 class HandOver:
-    """Puts packages into one directory. The outbox's lock is held."""
+    """Puts packages into one directory. The caller holds the outbox's lock."""
 
     def __init__(self, work: Work, table: PackageDestination) -> None:
-        """Nothing is done yet."""
+        """Keep the arguments."""
         self._outbox = work.outbox
         self._session = work.session
         self._record = work.record
@@ -45,7 +45,7 @@ class HandOver:
         self._allow_closed = work.allow_closed
 
     def renew(self, report: Report) -> Report:
-        """Leave a package that is begun as it is: it is finished as the journal says."""
+        """Do nothing: a begun package is finished as the journal says."""
         return report
 
     def send(self, report: Report) -> Sent:
@@ -53,7 +53,7 @@ class HandOver:
 
         Raises:
             UsageError: one of its recipients cannot open what is sealed in it.
-            HashclientError: it cannot be made; nothing is there then.
+            HashclientError: it cannot be made; the directory has no package.
         """
         settings = self._session.settings
         folder = self._outbox.folder(report.id)
@@ -61,7 +61,7 @@ class HandOver:
         notes: list[str] = []
         closed: tuple[str, ...] = ()
         if report.package is None or not packager.is_there(report.package):
-            # Before what is in place is sealed for the package, which takes its time.
+            # Before files in place are sealed for the package, which takes a while.
             self._refuse_closed(sealed_evidence(settings.layout.quarantine, report.matches))
             document = self._document(report, notes)
             evidence = {m.id: m.evidence for m in document.matches if m.evidence is not None}
@@ -85,9 +85,9 @@ class HandOver:
         return Sent(done, detail, notes=tuple(notes))
 
     def _document(self, report: Report, notes: list[str]) -> Document:
-        """Return the document of a report; what is in place is sealed for it where that was asked.
+        """Return the document of a report; on request, files in place are sealed for it.
 
-        One that is begun keeps its document, unless what it names was sealed to others since.
+        A begun package keeps its document, unless its evidence was sealed to other keys since.
         """
         folder = self._outbox.folder(report.id)
         if report.is_untouched:
@@ -101,12 +101,12 @@ class HandOver:
         return self._outbox.write_document(folder, report, self._record, named)
 
     def _refuse_closed(self, evidence: Mapping[str, Evidence]) -> tuple[str, ...]:
-        """Refuse what one of the recipients of the package cannot open, unless a person allows it.
+        """Refuse evidence that a recipient of the package cannot open, unless a person allows it.
 
-        `evidence` is by match. Return the matches of which some recipient cannot open it.
+        `evidence` is by match. Return the matches whose evidence some recipient cannot open.
 
         Raises:
-            UsageError: there is such evidence, and nobody has allowed it.
+            UsageError: there is such evidence, and it is not allowed.
         """
         closed: dict[str, list[str]] = {}
         for recipient in self._recipients:
@@ -127,7 +127,7 @@ class HandOver:
         return tuple(closed)
 
     def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Evidence]:
-        """Seal what is not in quarantine, if that was asked for, into the folder of the report."""
+        """On request, seal files that are not in quarantine into the folder of the report."""
         if not report.seal_evidence:
             return {}
         settings = self._session.settings
@@ -151,10 +151,10 @@ class HandOver:
         return sealed
 
     def take_back(self, report: Report) -> Sent:
-        """Retract a package; where it was handed over, put the records that say so beside it.
+        """Retract a package; if it was handed over, put the signed note of this beside it.
 
         Raises:
-            HashclientError: it cannot be noted, or the note cannot be written.
+            HashclientError: the retraction cannot be noted, or the note cannot be written.
         """
         remove_unfinished(self._directory, report.id)
         _remove_sealed(self._outbox.folder(report.id))
@@ -167,7 +167,7 @@ class HandOver:
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Tell whether a retracted package is not where it was put, or has a note beside it."""
+        """Tell whether a retracted package is gone from its place or has a note beside it."""
         if report.package is None:
             return True
         there = os.path.lexists(self._directory / report.package.name)

@@ -1,9 +1,9 @@
-"""Making a package: what is handed over as a directory, or as one archive sealed to its recipient.
+"""Makes a package: a directory, or one archive sealed to its recipients.
 
 A package holds the report document, the chain of custody, a checkpoint of the audit log and the
 sealed evidence, and can be verified by `verify` anywhere. It appears in its directory as a whole,
-under its own name, and takes nobody's place; an archive is encrypted while it is made, so it never
-is on a disk in the clear. `docs/reporting.md` specifies the format.
+under its own name, and never replaces another file. An archive is encrypted while it is made, so it
+is never on a disk in the clear. `docs/reporting.md` specifies the format.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ To open a file, with the secret key of one of the recipients that document.json 
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What goes into a package: the document, and the evidence, proven, by its name there."""
+    """The content of a package: the document, and the proven evidence, by its name there."""
 
     document: Document
     evidence: Mapping[str, Proven]
@@ -79,7 +79,7 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
     In each, evidence is found as `<match id>.age` or as `<match id>/evidence.age`.
 
     Raises:
-        StateError: some is missing or damaged.
+        StateError: evidence is missing or damaged.
     """
     evidence = {}
     for match in document.matches:
@@ -98,7 +98,7 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
 
 
 def remove_unfinished(directory: Path, report_id: str) -> None:
-    """Remove from `directory` what a killed attempt at the package of a report has left."""
+    """Remove from `directory` the leftovers of a killed attempt at the package of a report."""
     with contextlib.suppress(OSError):
         for leftover in directory.glob(f"{TEMP_PREFIX}{package_name(report_id, ())}*"):
             _remove(leftover)
@@ -108,16 +108,16 @@ class Packager:
     """Makes one package in one directory."""
 
     def __init__(self, directory: Path, recipients: Sequence[str], session: Session) -> None:
-        """Nothing is made yet."""
+        """Keep the arguments; nothing is made yet."""
         self._directory = directory
         self._recipients = recipients
         self._session = session
 
     def is_there(self, package: Package) -> bool:
-        """Tell whether a package that was about to be put there, is there.
+        """Tell whether the announced package is in its place.
 
         Raises:
-            StateError: something else has its name, or it cannot be read.
+            StateError: another file has its name, or it cannot be read.
         """
         target = self._directory / package.name
         if not os.path.lexists(target):
@@ -136,15 +136,15 @@ class Packager:
     def made(self, content: Content, data: Mapping[str, object]) -> Iterator[Package]:
         """Make the package under a temporary name, and put it in its place after the block.
 
-        1. The files that are known are hashed; the evidence was proven when it was gathered.
-        2. The audit log binds them: a signed record names all these hashes. `data` is what else it
-           says of the report.
-        3. All is written, the evidence being compared once more, and synced.
-        4. The block runs, so that the caller can note what is about to appear.
-        5. It gets its name, unless something has that already.
+        1. The other files are hashed; the evidence was proven when it was gathered.
+        2. The audit log binds them: a signed record has all these hashes, and `data` about the
+           report.
+        3. All files are written and synced; the evidence is compared once more.
+        4. The block runs, in which the caller notes the name that is about to appear.
+        5. The package gets its name, unless another file has it.
 
         Raises:
-            StateError: it cannot be written, or its place is taken; nothing is there then.
+            StateError: it cannot be written, or its place is taken; no package is there then.
             AuditError: the audit log cannot be written or does not verify.
         """
         report_id = content.document.report
@@ -227,7 +227,7 @@ class Packager:
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Make a file that is not there yet, and sync it in the end."""
+    """Make a new file, and sync it in the end."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as stream:
         yield stream.write

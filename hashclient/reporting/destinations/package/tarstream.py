@@ -1,8 +1,8 @@
-"""Tar archives as streams of the plainest kind: regular files, one spelling of each header.
+"""Plain tar archives as streams: only regular files, and one spelling of each header.
 
-An archive is made from chunks and read from chunks, so none is ever whole in memory or, before it
-is encrypted, on disk. What is read has to be exactly what would be written for the same names and
-sizes: no links, no directories, no extensions, nothing after the end.
+An archive is made and read in chunks, so it is never whole in memory or, unencrypted, on disk. A
+read archive must be exactly the one that would be written for the same names and sizes: no links,
+no directories, no extensions, no bytes after the end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
-    """Yield the archive of `members`, whose chunks must have the sizes they promise."""
+    """Yield the archive of `members`, whose contents must have their stated sizes."""
     for member in members:
         yield _header(member.name, member.size)
         yield from member.chunks
@@ -41,7 +41,7 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     """Yield the members of an archive; each has to be read to its end before the next.
 
     Raises:
-        VerificationError: it is not such an archive, or cut short.
+        VerificationError: it is not such an archive, or is cut short.
     """
     stream = _Stream(chunks)
     while True:
@@ -99,10 +99,10 @@ class _Stream(Chunks):
         return b"".join(self.pieces(size))
 
     def end(self) -> None:
-        """Check that nothing follows.
+        """Check that no bytes follow.
 
         Raises:
-            VerificationError: something does.
+            VerificationError: bytes follow.
         """
         if self.read(1):
             raise VerificationError("archive: bytes after its end")

@@ -1,8 +1,8 @@
-"""Verifying a package, on any machine: without a state directory, a configuration or a network.
+"""Verifies a package, on any machine: without a state directory, a configuration or a network.
 
-What was handed over is read as a stream, in the order of the format, and nothing is written. A
-package proves what the holder of one audit key has signed; whose key that is has to be found out in
-another way, so it is returned to be compared.
+The package is read as a stream, in the order of the format, and nothing is written. A package
+proves what the holder of one audit key has signed. It cannot prove whose key this is, so the key is
+returned for comparison.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from hashclient.reporting.evidence import evidence_name
 from hashclient.system.text import printable
 from hashclient.system.times import for_programs
 
-#: The files that come first, in this order, and how long each may be, in bytes.
+#: The first files, in this order, and the longest allowed length of each, in bytes.
 _HEAD = {
     README_NAME: 1 << 16,
     DOCUMENT_NAME: 1 << 28,
@@ -55,7 +55,7 @@ _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A package that verifies: what it says, and the key that signed it, hexadecimal."""
+    """A verified package: its content, and the key that signed it, hexadecimal."""
 
     document: Document
     custody: Custody
@@ -64,7 +64,7 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 class VerifiedNote(msgspec.Struct, frozen=True):
-    """A note that a package is retracted, and the key that signed it, hexadecimal."""
+    """A verified note of retraction, and the key that signed it, hexadecimal."""
 
     report_id: str
     record: Record
@@ -74,20 +74,20 @@ class VerifiedNote(msgspec.Struct, frozen=True):
 def verify_package(
     path: Path, *, identities: Sequence[Any] = (), public_key: str | None = None
 ) -> Verified:
-    """Check a package: a directory, an archive, or an archive that one of `identities` opens.
+    """Verify a package: a directory, an archive, or an archive that one of `identities` opens.
 
-    1. It consists of the files of the format and of nothing else: no links, no other kinds, no
-       other names, each within its limit.
-    2. The document is one of the format, strictly.
-    3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, where
+    1. It has only the files of the format: no links, no other types, no other names, each file
+       within its limit.
+    2. The document follows the format strictly.
+    3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, if
        that is given.
-    4. Its last record is about this report, and names exactly the files of the package, by hash.
-    5. The checkpoint is of the same log and vouches for that record.
-    6. The evidence is exactly what the document names, by name, length and hash.
+    4. Its last record is about this report, and has the hashes of exactly the files of the package.
+    5. The checkpoint is of the same log and covers that record.
+    6. The evidence is exactly as in the document, by name, length and hash.
 
     Raises:
         UsageError: there is nothing to verify, it is sealed and no identity is given, or
-            `public_key` is none.
+            `public_key` is not a key.
         AuthorisationError: none of `identities` opens it.
         VerificationError: a check failed.
     """
@@ -107,7 +107,7 @@ def verify_package(
         if expected is not None and key != expected:
             raise VerificationError(
                 f"package is signed by another key than expected: {key}",
-                hint="it is not from whom it should be, or the reporter has a new audit log",
+                hint="the package is from somebody else, or the reporter has a new audit log",
             )
         signed = custody.last.data  # 4
         if signed.get("report") != document.report:
@@ -137,7 +137,7 @@ def verify_package(
 
 
 def verify(path: Path, *, identities: Sequence[Any], public_key: str | None = None) -> Verification:
-    """Check a package, or a note that one is retracted; return what is to be known of it.
+    """Verify a package or a note of retraction; return the result.
 
     Raises:
         UsageError, AuthorisationError, VerificationError: as `verify_package` says.
@@ -183,10 +183,10 @@ def is_note(path: Path) -> bool:
 
 
 def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedNote:
-    """Check a note that a package is retracted.
+    """Verify a note that a package is retracted.
 
     Raises:
-        UsageError: it cannot be read, or `public_key` is none.
+        UsageError: it cannot be read, or `public_key` is not a key.
         VerificationError: a check failed.
     """
     expected = None if public_key is None else _parse_key(public_key)
@@ -275,7 +275,7 @@ def _from_directory(path: Path) -> Iterator[Member]:
 
 
 def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
-    """Yield what a file holds, which must be `size` bytes: others count on that."""
+    """Yield the content of a file, which must have `size` bytes: callers rely on this."""
     rest = size
     while chunk := stream.read(CHUNK_BYTES):
         rest -= len(chunk)

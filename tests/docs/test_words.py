@@ -1,0 +1,43 @@
+"""Texts are plain: the code, its messages and the documents have none of the words listed here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.docs.blocks import DOCUMENTS, ROOT
+
+pytestmark = pytest.mark.docs
+
+#: A pattern for a text that is hard to read, and the plain words for it.
+HARD = {
+    r"(?<![-.])\banew\b(?!\()": "again",
+    r"\bhears?\b": "is called with, is written, is told",
+    r"\bnothing names\b": "unreferenced, unknown",
+    r"\bsize of letters\b": "case",
+}
+TEXTS = sorted({*DOCUMENTS, *(ROOT / "hashclient").rglob("*.py")})
+
+
+def hard_words(text: str) -> list[str]:
+    """Return what is hard to read in a text, with its line and the plain words for it."""
+    return [
+        f"line {text.count(chr(10), 0, found.start()) + 1}: {found[0]!r}; say: {plain}"
+        for pattern, plain in HARD.items()
+        for found in re.finditer(pattern, text)
+    ]
+
+
+def test_hard_words_are_found() -> None:
+    text = "It hears of it.\nMade anew; what nothing names.\n--anew, build.anew(index)\n"
+    assert [line.split(";")[0] for line in sorted(hard_words(text))] == [
+        "line 1: 'hears'",
+        "line 2: 'anew'",
+        "line 2: 'nothing names'",
+    ]
+
+
+def test_no_text_has_hard_words() -> None:
+    found = {path.relative_to(ROOT).as_posix(): hard_words(path.read_text()) for path in TEXTS}
+    assert {path: lines for path, lines in found.items() if lines} == {}
