@@ -424,8 +424,8 @@ def _load(state_dir: Path) -> dict[str, Record]:
     except ValueError as error:
         raise DamagedMountsError(
             f"what is remembered of mounted file systems is damaged: {printable(path)}",
-            hint="this scan remembers them again and does not notice one that is not mounted: see to"
-            " it that all are, and scan again",
+            hint="this scan remembers them again, and does not notice one that is not mounted: see"
+            " to it that all are, and scan again",
         ) from error
     if document.format != FORMAT:
         raise StateError(
