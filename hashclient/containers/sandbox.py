@@ -134,7 +134,7 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def are_whole(self) -> bool:
-        """Whether all necessary parts are in force."""
+        """Whether Landlock and seccomp are in force."""
         return self.landlock > 0 and self.seccomp
 
     @property

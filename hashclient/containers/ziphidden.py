@@ -39,7 +39,7 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: Bytes that are tried for marks that may be chance; more of them are an attack.
+#: Marks and bytes that are tried where a mark may be chance; with more, it is no chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 

@@ -234,7 +234,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
         if not packed:
             raise damaged("compressed data ends too early")
         position += len(packed)
-        step = min(2 * step, PIECE_BYTES)  # endless empty blocks are given up soon
+        step = min(2 * step, PIECE_BYTES)  # endless empty blocks are skipped soon
         try:
             head += inflater.decompress(packed, count - len(head))
         except decoding.ERRORS as error:
