@@ -183,7 +183,7 @@ def place_of(outcome: Outcome) -> Place:
         return Place(STREAM_PREFIX + outcome.path)
     if outcome.is_object:
         return Place(outcome.path)
-    # One file has one path, but `normpath` would leave `//srv` as it is.
+    # One file has one path, but `abspath` leaves `//srv` as it is.
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 
 

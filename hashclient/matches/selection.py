@@ -18,7 +18,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import LEAVABLE, REPORT_PREPARED, REPORT_WANTED, Match
 from hashclient.matches.tables import MATCH, MatchStore, to_text
 
-#: Matches at a path or below it: the character after the slash is `0`.
+#: Matches at a path or below it: `0` is the next character after `/`.
 _BELOW = "(path = ? OR (path >= ? AND path < ?))"
 _ROWS = 500
 _LEAVABLE = (
