@@ -198,7 +198,7 @@ class AuditLog:
         return last is not None and last.event == CLOSED
 
     def _next(self, fd: int) -> int:
-        """Close the file open as `fd` and return the next one, or `fd` where that is not possible."""
+        """Close the file open as `fd`, and return the next; return `fd` if that is not possible."""
         try:
             _, new = self._rotate(fd)
         except (NoLinksError, OSError, AuditError) as error:
