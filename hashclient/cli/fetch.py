@@ -125,7 +125,7 @@ def command(
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
         # The worst code counts: a script that ignores a 4 must not miss another error.
-        if error.exit_code >= code:
+        if error.exit_code >= _worst(code, of_notices):
             raise
         app.warn(error.message, error.hint)
     finally:

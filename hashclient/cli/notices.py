@@ -55,7 +55,10 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
       hashclient notices list --show-all --format json
     """
     journal = _journal(app)
-    found = [s for s in journal.all() if provider in {None, s.provider} and (show_all or s.stands)]
+    kept = journal.all()
+    if provider is not None and not any(standing.provider == provider for standing in kept):
+        app.settings.provider(provider)  # that one without notices is called so
+    found = [s for s in kept if provider in {None, s.provider} and (show_all or s.stands)]
     unnoted = _note_shown(journal, found, "headline")
     failure = journal.failure or unnoted
     if output_format == "json":

@@ -52,6 +52,16 @@ def output_option() -> Callable[[Any], Any]:
     )
 
 
+#: Where a value may be from, the nearest to the user first.
+_SOURCES = (
+    ParameterSource.PROMPT,
+    ParameterSource.COMMANDLINE,
+    ParameterSource.ENVIRONMENT,
+    ParameterSource.DEFAULT_MAP,
+    ParameterSource.DEFAULT,
+)
+
+
 class _Renamed(click.Option):
     """An option under its name in the last release; this name will be removed.
 
@@ -71,7 +81,11 @@ class _Renamed(click.Option):
         if source is ParameterSource.DEFAULT or value is None:
             return None, args
         assert isinstance(opts, dict)
-        opts.setdefault(self._new.removeprefix("--").replace("-", "_"), value)
+        today = next(option for option in ctx.command.params if self._new in option.opts)
+        # The new name counts wherever it is given as near to the user as the old one, or nearer.
+        if _SOURCES.index(source) < _SOURCES.index(today.consume_value(ctx, opts)[1]):
+            assert today.name is not None
+            opts[today.name] = value
         app = ctx.find_object(App)
         if app is not None and not ctx.resilient_parsing:
             app.warn(

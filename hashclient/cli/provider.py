@@ -21,8 +21,10 @@ from hashclient.cli.importing import (
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft
+from hashclient.cli.provider_export import command as export
 from hashclient.cli.provider_keys import key
 from hashclient.cli.provider_log import log
+from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
     draft_option,
     key_options,
@@ -37,9 +39,7 @@ from hashclient.cli.provider_options import (
 )
 from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_roles import renew, rotate
-from hashclient.cli.providerexport import command as export
-from hashclient.cli.providernotice import command as notice
-from hashclient.cli.providerview import show_change, warn_doubles
+from hashclient.cli.provider_view import show_change, warn_doubles
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
@@ -306,7 +306,7 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
 
     Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
     """
-    from hashclient.cli.providerview import status_json, status_text
+    from hashclient.cli.provider_view import status_json, status_text
 
     repository = repository_at(app, directory)
     found = repository.status()

@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
-from hashclient.cli.providerview import aligned
+from hashclient.cli.provider_view import aligned
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.times import for_people, for_programs
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,27 @@ def with_table(text: str, table: str) -> str:
     return f"{text}\n{table}".lstrip("\n")
 
 
+def with_provider(text: str, name: str, table: str, where: str) -> str:
+    """Return the `text` of a configuration with the `table` of provider `name` at its end.
+
+    `where` names the file in messages.
+
+    Raises:
+        ConfigError: the text is no TOML, or is written so that this has to be done by hand.
+    """
+    wanted = _parsed(text, where)
+    providers = wanted.setdefault("providers", {})
+    changed = with_table(text, table)
+    if isinstance(providers, dict) and name not in providers:
+        providers |= tomllib.loads(table)["providers"]
+        if _says(changed, wanted):
+            return changed
+    raise ConfigError(
+        f"cannot add a provider to configuration {where}",
+        hint="write each provider as a table of its own, [providers.NAME]; nothing was changed",
+    )
+
+
 def with_recipient(text: str, recipient: str, where: str) -> str:
     """Return the `text` of a configuration with `recipient` among those of quarantine.
 
@@ -75,13 +97,7 @@ def with_recipient(text: str, recipient: str, where: str) -> str:
     Raises:
         ConfigError: the text is not TOML, or the change must be made by hand.
     """
-    try:
-        wanted = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"configuration {where} is not valid: {printable(str(error))}",
-            hint="mend it first; nothing was changed",
-        ) from error
+    wanted = _parsed(text, where)
     table = wanted.setdefault(_TABLE, {})
     recipients = table.setdefault(_KEY, []) if isinstance(table, dict) else None
     if isinstance(recipients, list):
@@ -89,13 +105,31 @@ def with_recipient(text: str, recipient: str, where: str) -> str:
             return text
         recipients.append(recipient)
         changed = _appended(text, recipient)
-        with contextlib.suppress(ValueError, RecursionError):
-            if changed is not None and tomllib.loads(changed) == wanted:
-                return changed
+        if changed is not None and _says(changed, wanted):
+            return changed
     raise ConfigError(
         f"cannot add a recipient to configuration {where}",
         hint=f"add it by hand: `{recipient}` to `{_KEY}` in [{_TABLE}]; nothing was changed",
     )
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"configuration {where} is not valid: {printable(str(error))}",
+            hint="mend it first; nothing was changed",
+        ) from error
+
+
+def _says(text: str, wanted: Mapping[str, Any]) -> bool:
+    """Tell whether a text says exactly what is wanted, and is one that can be read again."""
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        return False
+    with contextlib.suppress(ValueError, RecursionError):
+        return tomllib.loads(text) == wanted
+    return False
 
 
 def _appended(text: str, recipient: str) -> str | None:

@@ -8,13 +8,14 @@ fails here keeps no list from being fetched.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.errors import HashclientError, VerificationError
+from hashclient.errors import HashclientError, UnreachableError, VerificationError
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, parse_notice
 from hashclient.notices.lifecycle import Kept, Standing, merged, standings
 from hashclient.notices.store import (
@@ -26,12 +27,17 @@ from hashclient.notices.store import (
     write_book,
 )
 from hashclient.session import Session
+from hashclient.system.files import is_there
 from hashclient.system.log import Log
+from hashclient.system.text import printable
 from hashclient.system.times import for_programs
 from hashclient.trust.noticerole import SignedNotices
-from hashclient.trust.tuf import METADATA_HINT, Trust
+from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
+#: So many times as long as one answer may take to begin, all notices together may take to come from
+#: one address: a part of what all addresses have, so that others are asked.
+PATIENCE = 2
 
 
 class FetchedNotices(msgspec.Struct, frozen=True):
@@ -54,31 +60,46 @@ OnNotices = Callable[[FetchedNotices], None]
 
 
 def fetch_notices(
-    session: Session, trust: Trust, provider: str, origin: str, on_notices: OnNotices
+    session: Session,
+    trust: Trust,
+    provider: str,
+    origin: str,
+    on_notices: OnNotices,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
     """Take what `provider` has to say, after `trust.refresh`, and call `on_notices` if it does.
 
-    The log says of what is refused that it comes from `origin`.
+    The log says of what is refused that it comes from `origin`. What has not come after a while is
+    left to another address, or to the next fetch: lists are waiting.
 
     What is refused, all of it or a part, is handed over in the same way, and logged.
 
     Raises:
         AuditError: the audit log cannot be written.
     """
-    if (fetched := _fetch(session, trust, provider, origin)) is not None:
+    fetched = _fetch(session, trust, provider, origin, monotonic)
+    if fetched is not None:
         on_notices(fetched)
 
 
-def _fetch(session: Session, trust: Trust, provider: str, origin: str) -> FetchedNotices | None:
+def _fetch(
+    session: Session, trust: Trust, provider: str, origin: str, monotonic: Callable[[], float]
+) -> FetchedNotices | None:
+    ends = monotonic() + PATIENCE * session.settings.provider(provider).timeout_s
     layout = session.settings.layout
     try:
         signed = trust.notices()  # 1
         before = _book(session, provider)
         if signed is None:
-            if before is None:
+            path = layout.notices_of(provider)
+            # What is damaged has been there.
+            if before is None and not is_there(path):
                 return None
             raise VerificationError(
-                f"provider {provider}: its role of notices has vanished", hint=METADATA_HINT
+                f"provider {provider}: its role of notices has vanished",
+                hint="nothing was changed; tell the provider; if it has given them up, remove"
+                f" {printable(path)}",
             )
         epoch = trust.epoch()
         if before is not None and before.epoch == epoch and signed.version < before.version:
@@ -88,7 +109,7 @@ def _fetch(session: Session, trust: Trust, provider: str, origin: str) -> Fetche
                 hint="nothing was changed; tell the provider",
             )
         here = {one.notice.id: one.digest for one in before.notices} if before else {}
-        come = _download(session, trust, signed, here)
+        come = _download(session, trust, signed, here, lambda: monotonic() > ends)
         for error in come.errors:
             _log_refusal(session, provider, origin, error)
         with changing(layout):
@@ -123,9 +144,13 @@ def _book(session: Session, provider: str) -> Book | None:
 
 
 def _download(
-    session: Session, trust: Trust, signed: SignedNotices, here: Mapping[str, str]
+    session: Session,
+    trust: Trust,
+    signed: SignedNotices,
+    here: Mapping[str, str],
+    is_late: Callable[[], bool],
 ) -> _Come:
-    """Download what is signed and not `here`, by its id and digest."""
+    """Download what is signed and not `here`, by its id and digest, until `is_late`."""
     come = _Come()
     goes_on = True
     for notice_id, info in sorted(signed.targets.items()):
@@ -140,6 +165,11 @@ def _download(
                 raise VerificationError(
                     f"notice {notice_id} was published again with another content",
                     hint="the one that is here stays; tell the provider",
+                )
+            if is_late():
+                raise UnreachableError(
+                    f"notice {notice_id}: there was no time left for it",
+                    hint="the next fetch goes on",
                 )
             notice = parse_notice(trust.download(info, MAX_NOTICE_BYTES), notice_id)
             come.arrived.append(Kept(notice, digest, session.now()))

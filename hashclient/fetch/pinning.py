@@ -20,7 +20,7 @@ from hashclient.config import Settings, parse_config
 from hashclient.configfile.edit import (
     provider_table,
     read_config_text,
-    with_table,
+    with_provider,
     write_config_text,
 )
 from hashclient.configfile.tables import ProviderConfig
@@ -79,10 +79,19 @@ def pin_provider(
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
-    # What could not be read again must not be written.
+    # What could not be read again must not be written, the table alone nor behind what is there.
     parse_config(table, frozenset(), printable(settings.config_path))
     layout = settings.layout
-    with writing(layout), _new_trust_dir(layout.provider(name)) as directory:
+
+    def added() -> str:
+        where = printable(settings.config_path)
+        return with_provider(read_config_text(settings.config_path), name, table, where)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writing(layout))
+        # Before anything of a provider is removed that another run has pinned under this name.
+        added()
+        directory = stack.enter_context(_new_trust_dir(layout.provider(name)))
         # 3
         with place.open() as source:
             metadata = layout.metadata(name)
@@ -116,8 +125,7 @@ def pin_provider(
         # 4
         write_atomic(directory / PINNED_ROOT_NAME, root)
         # 5
-        text = read_config_text(settings.config_path)
-        write_config_text(settings.config_path, with_table(text, table))
+        write_config_text(settings.config_path, added())
     return offered
 
 

@@ -19,6 +19,7 @@ from hashclient.errors import (
     AuthorisationError,
     ConfigError,
     DeliveryError,
+    ExitCode,
     HashclientError,
     StaleError,
     UnreachableError,
@@ -56,13 +57,13 @@ def fetch_in_turn(
     """Yield what becomes of every list of provider `name`, or of those in `only`.
 
     `on_failure` is called with what is wrong with each of `places` after which another is asked,
-    `on_notices` once with what became of notices, if there are any. The caller holds the writers'
-    lock.
+    `on_notices` once, at the end, with what became of notices at all of them, if there are any.
+    The caller holds the writers' lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
     """
-    notices = _Notices(on_notices)
+    notices = _Notices(on_notices, monotonic)
     try:
         yield from _in_turn(
             session,
@@ -78,30 +79,56 @@ def fetch_in_turn(
             monotonic=monotonic,
         )
     finally:
-        notices.give_up()
+        notices.hand_on()
 
 
 class _Notices:
-    """What became of notices at the places that were asked: handed on once no other may do better.
+    """What became of notices at all places that were asked, handed on as one once none is left."""
 
-    `held` is the last that may.
-    """
-
-    def __init__(self, on_notices: OnNotices) -> None:
+    def __init__(self, on_notices: OnNotices, monotonic: Callable[[], float]) -> None:
         self._on_notices = on_notices
-        self.held: FetchedNotices | None = None
+        self._monotonic = monotonic
+        self._told_at = 0.0
+        self._so_far: FetchedNotices | None = None
 
     def __call__(self, fetched: FetchedNotices) -> None:
-        if fetched.error is not None and _is_of_place(fetched.error):
-            self.held = fetched
-        else:
-            self.held = None
-            self._on_notices(fetched)
+        self._told_at = self._monotonic()
+        self._so_far = fetched if self._so_far is None else _both(self._so_far, fetched)
 
-    def give_up(self) -> None:
-        """Hand on what no place has had."""
-        if self.held is not None:
-            self._on_notices(self.held)
+    @property
+    def fault(self) -> HashclientError | None:
+        """What is wrong with them where another place may do better."""
+        error = self._so_far.error if self._so_far else None
+        return error if error is not None and _is_of_place(error) else None
+
+    def failed_s(self, started: float) -> float:
+        """Return how long they have taken, since `started`, to come or not from the last place.
+
+        0 if another one cannot do better: then it was not the place that kept the lists waiting.
+        """
+        return 0.0 if self.fault is None else max(0.0, self._told_at - started)
+
+    def hand_on(self) -> None:
+        """Call for what has become of them, if there are any."""
+        if self._so_far is not None:
+            self._on_notices(self._so_far)
+
+
+def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
+    """Return as one what two places had, the second asked after the first."""
+    ended = {standing.notice.id: standing for standing in (*one.ended, *other.ended)}
+    arrived = [ended.pop(s.notice.id, s) for s in one.arrived]
+    return msgspec.structs.replace(
+        other,
+        arrived=(*arrived, *other.arrived),
+        ended=tuple(ended.values()),
+        # What one place has failed at and the other has not is no failure.
+        error=other.error and max(other.error, one.error or other.error, key=_exit_code),
+    )
+
+
+def _exit_code(error: HashclientError) -> ExitCode:
+    return error.exit_code
 
 
 def _in_turn(
@@ -128,6 +155,7 @@ def _in_turn(
     for number, place in enumerate(places, 1):
         timed: TimedSource | None = None
         failed: HashclientError | None = None
+        started = monotonic()
         # 1
         try:
             with place.open() as source:
@@ -156,14 +184,14 @@ def _in_turn(
             # Once it is open, the fetcher logs what it refuses.
             if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
-            if not is_unset and not has_lists and not _is_of_place(error):
+            if not is_unset and not _is_of_place(error):
                 yield from held.values()
                 raise
             failed = error
         if failed is None:
             worst = None
             has_lists = not held
-            if has_lists and notices.held is None:
+            if has_lists and notices.fault is None:
                 return
         elif has_lists:
             pass  # it is no failure of the lists
@@ -172,13 +200,12 @@ def _in_turn(
         # 2
         if others := places[number:]:
             faults = [entry.error for entry in held.values()]
-            if notices.held is not None:
-                faults.append(notices.held.error)
+            faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
                     on_failure(_passed_over(place, fault))
             # 3
-            patience_s -= timed.failed_s if timed else 0.0
+            patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
                 on_failure(
                     UnreachableError(

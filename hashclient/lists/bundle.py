@@ -15,6 +15,7 @@ from typing import IO
 
 import msgspec
 
+from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
@@ -25,6 +26,9 @@ MARK_NAME = "hashclient-bundle.json"
 MAX_MARK_BYTES = 1 << 20
 #: The cap on members; a repository of many lists has far fewer.
 MAX_MEMBERS = 100_000
+#: The cap on zeros after the end; a record of `tar` has far fewer.
+MAX_REST_BYTES = 1 << 20
+_MAX_GENERATION = 2**53 - 1
 
 _BLOCK = tarfile.BLOCKSIZE
 #: The names allowed for members: plain parts, none of them `.` or `..`.
@@ -115,7 +119,10 @@ class Bundle:
                 raise _cut_short()
         if not self._members:
             raise _not_a_bundle()
-        if any(self._read(offset + _BLOCK, _BLOCK)):
+        offset += _BLOCK
+        rest = max(self._bytes - offset, _BLOCK)
+        # Zeros that fill a record of tar. The cap keeps a huge rest from being read.
+        if rest > MAX_REST_BYTES or any(self._read(offset, rest)):
             raise VerificationError("it has bytes after its end", hint=_HINT)
 
     def _read_mark(self) -> Mark:
@@ -130,6 +137,12 @@ class Bundle:
                 f"it has format {excerpt(mark.format)}, this client reads {FORMAT}",
                 hint="a newer hashclient may be needed",
             )
+        for name, generation in mark.since.items():
+            if not is_name(name) or not 0 <= generation <= _MAX_GENERATION:
+                raise VerificationError(
+                    f"its {MARK_NAME} is not valid: `since` is not of lists and generations",
+                    hint=_HINT,
+                )
         return mark
 
     def _read(self, offset: int, size: int) -> bytes:

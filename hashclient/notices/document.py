@@ -150,19 +150,24 @@ def parse_notice(data: bytes, notice_id: str) -> Notice:
         format_ = msgspec.convert(document, _Format).format
         if format_ != FORMAT:
             raise VerificationError(
-                f"{what} has format {excerpt(format_)}, this client reads {FORMAT}",
+                f"{what} has format {_repeated(format_)}, this client reads {FORMAT}",
                 hint="a newer hashclient may be needed",
             )
         notice = _in_utc(msgspec.convert(document, Notice))
     except ValueError as error:  # msgspec.ValidationError is a ValueError
-        raise VerificationError(f"{what} is not valid: {excerpt(error)}") from error
+        raise VerificationError(f"{what} is not valid: {_repeated(error)}") from error
     except OverflowError as error:
         raise VerificationError(f"{what} is not valid: a time is out of range") from error
     if notice.id != notice_id:
-        raise VerificationError(f"{what} calls itself {excerpt(notice.id)}")
+        raise VerificationError(f"{what} calls itself {_repeated(notice.id)}")
     if (fault := find_fault(notice)) is not None:
         raise VerificationError(f"{what} is not valid: {fault}")
     return notice
+
+
+def _repeated(text: object) -> str:
+    """Return what a message repeats of a notice, a key or a value of it, say: no digest."""
+    return excerpt(_DIGEST.sub("…", str(text)))
 
 
 def encode_notice(notice: Notice) -> bytes:
@@ -227,7 +232,9 @@ def _fault_of_texts(notice: Notice) -> str | None:
 def _fault_of_lists(notice: Notice) -> str | None:
     if len(notice.lists) > MAX_LISTS or len(set(notice.lists)) != len(notice.lists):
         return f"it names more than {MAX_LISTS} lists, or one twice"
-    return None if all(map(is_name, notice.lists)) else "name of a list is not allowed"
+    if not all(is_name(name) and not _DIGEST.search(name) for name in notice.lists):
+        return "name of a list is not allowed"
+    return None
 
 
 def _in_utc(notice: Notice) -> Notice:

@@ -14,7 +14,13 @@ import msgspec
 from hashclient.audit.log import Event
 from hashclient.errors import StateError, UsageError
 from hashclient.notices.lifecycle import Acknowledged, Kept, Standing, State, standings
-from hashclient.notices.store import changing, load_book, providers_with_notices, write_book
+from hashclient.notices.store import (
+    are_missing,
+    changing,
+    load_book,
+    providers_with_notices,
+    write_book,
+)
 from hashclient.session import Session
 from hashclient.system.text import printable
 
@@ -34,7 +40,7 @@ class Journal:
     def all(self) -> list[Standing]:
         """Return every notice that is kept here and how it stands now, the newest first.
 
-        What is kept of a provider and cannot be read is in `failure`.
+        What is kept of a provider and cannot be read, or is not here any more, is in `failure`.
 
         Raises:
             StateError: it is not known of which providers notices are kept.
@@ -48,6 +54,15 @@ class Journal:
                 self.failure = error
                 continue
             found += standings(provider, book.notices if book else (), now)
+        for provider in self._session.settings.config.providers:
+            try:
+                if are_missing(self._layout, provider):
+                    raise StateError(
+                        f"notices of provider {provider} are not here",
+                        hint="run `hashclient fetch`",
+                    )
+            except StateError as error:
+                self.failure = error
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
     def find(self, names: Sequence[str]) -> list[Standing]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -20,6 +21,10 @@ from hashclient.notices.document import Notice, Severity, Status, Type
 KEEP = timedelta(days=400)
 #: So many are remembered of one provider, of which the signed ones are at most a quarter.
 MAX_KEPT = 4_000
+
+
+#: Of a time without a zone nobody could say whether it is over.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
@@ -38,7 +43,7 @@ class State(enum.StrEnum):
 class Acknowledged(msgspec.Struct, frozen=True):
     """When somebody has said that they have dealt with a notice, who, and what they said of it."""
 
-    at: datetime
+    at: Time
     by: str
     reason: str | None = None
 
@@ -58,9 +63,9 @@ class Kept(msgspec.Struct, frozen=True):
 
     notice: Notice
     digest: str
-    received: datetime
+    received: Time
     signed: bool = True
-    shown: datetime | None = None
+    shown: Time | None = None
     acknowledged: Acknowledged | None = None
     ended: Ended | None = None
 

@@ -11,23 +11,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError
-from hashclient.notices.lifecycle import Kept
+from hashclient.notices.lifecycle import Kept, Time
 from hashclient.system.files import (
     MAX_STATE_BYTES,
+    is_there,
     make_private_dir,
     read_regular,
     state_error,
     sweep_temporary,
     write_atomic,
 )
-from hashclient.system.layout import Layout
+from hashclient.system.layout import TARGETS_NAME, Layout
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
@@ -36,6 +37,22 @@ BOOK_FORMAT = "hashclient-notices/1"
 #: Nobody holds the lock for longer than it takes to write a file.
 LOCK_WAIT_S = 10.0
 _SUFFIX = ".json"
+#: The metadata of the role, beside that of the others.
+ROLE_NAME = "notices.json"
+
+
+#: Of a state without a notice, nothing is decoded but what has this in it.
+_MARK = b'"hashclient-notices"'
+#: As much as `trust` lets any metadata have.
+_MAX_TARGETS_BYTES = 8 << 20
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    notices: Any = msgspec.field(name="hashclient-notices", default=None)
+
+
+class _Targets(msgspec.Struct, frozen=True):
+    signed: _Signed
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -55,8 +72,8 @@ class Book(msgspec.Struct, frozen=True):
     provider: str
     version: int
     epoch: str
-    expires: datetime
-    checked_at: datetime
+    expires: Time
+    checked_at: Time
     notices: tuple[Kept, ...] = ()
     refused: tuple[Refused, ...] = ()
 
@@ -103,12 +120,25 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
         book = msgspec.json.decode(body, type=Book)
         if book.provider != provider:
             raise ValueError("of another provider")
+        if not all(map(is_name, _names(book))):
+            raise ValueError("a name is not allowed")
     except (ValueError, RecursionError) as error:
         raise DamagedBookError(
             f"what is kept of notices is damaged: {printable(path)}",
             hint="run `hashclient fetch`; what was acknowledged is in the audit log",
         ) from error
     return book
+
+
+def _names(book: Book) -> Iterator[str]:
+    """Yield what is shown as it is, because nothing else than a name may have come."""
+    for one in book.notices:
+        yield one.notice.id
+        yield from one.notice.lists
+        yield from (reference.id for reference in one.notice.references)
+        if one.ended is not None:
+            yield one.ended.by
+    yield from (refused.id for refused in book.refused)
 
 
 def encode_book(book: Book) -> bytes:
@@ -140,6 +170,29 @@ def providers_with_notices(layout: Layout) -> list[str]:
     except OSError as error:
         raise state_error("cannot read", layout.notices, error) from error
     return sorted(filter(is_name, names))
+
+
+def are_missing(layout: Layout, provider: str) -> bool:
+    """Tell whether notices of a provider were fetched, and what was kept of them is not here.
+
+    Raises:
+        StateError: that cannot be found out.
+    """
+    role = layout.metadata(provider) / ROLE_NAME
+    return (
+        is_there(role) and not is_there(layout.notices_of(provider)) and has_role(layout, provider)
+    )
+
+
+def has_role(layout: Layout, provider: str) -> bool:
+    """Tell whether the metadata of a provider, as it was verified last, has a role of notices."""
+    try:
+        data = read_regular(layout.metadata(provider) / TARGETS_NAME, _MAX_TARGETS_BYTES)
+        if _MARK not in data:
+            return False
+        return msgspec.json.decode(data, type=_Targets).signed.notices is not None
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with it is said of the lists
 
 
 @contextlib.contextmanager

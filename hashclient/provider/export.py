@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
+from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import (
-    Metadata,
     MetaFile,
     Root,
     Snapshot,
@@ -29,15 +27,14 @@ from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.bundle import Mark, write_bundle
 from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
 from hashclient.provider.hints import own_hints
-from hashclient.provider.keys import root_versions
 from hashclient.provider.listfiles import read_public
+from hashclient.provider.published import RESTORE_HINT, Kind, parse_metadata, root_versions
 from hashclient.system.files import atomic_file, refuse_irregular
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: Whoever signs files: what `targets` delegates to is named in the snapshot beside it.
 _TOP = "targets.json"
-_RESTORE = "restore the repository from a copy"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
@@ -76,7 +73,8 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     says so. The same repository gives the same bytes.
 
     Raises:
-        UsageError: there is no such list or generation, or `to` is something else than a file.
+        UsageError: there is no such list or generation, or `to` is something else than a file, or
+            lies in the repository.
         StateError: there is no repository, it is being changed or is corrupt, or `to` cannot be
             written; the file that was there before is there then.
     """
@@ -90,6 +88,11 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
         refuse_irregular(to)
     except OSError as error:
         raise UsageError(f"cannot write {printable(to)}: {error.strerror}") from error
+    if to.parent.resolve().is_relative_to(directory.resolve()):
+        raise UsageError(
+            f"a bundle does not belong into the repository: {printable(to)}",
+            hint="it could replace what is published, or be published itself: write it elsewhere",
+        )
     busy = f"another process is changing {printable(directory)}"
     # The lock keeps a new root from being taken together with an old timestamp. What lists are made
     # of never changes, and stays long enough.
@@ -132,20 +135,19 @@ class _Published:
         self.files: list[_File] = []
         self.lists: list[ExportedList] = []
         self._expiries: list[datetime] = []
-        numbers = root_versions(public / "metadata")
-        roots: list[Metadata[Root]] = [self._metadata(f"{number}.root.json") for number in numbers]
+        roots = [
+            self._metadata(Root, f"{number}.root.json")
+            for number in root_versions(public / "metadata")
+        ]
         if not roots:
-            raise StateError("corrupt metadata: there is no root", hint=_RESTORE)
-        self._expiries.append(roots[-1].signed.expires)
-        timestamp: Metadata[Timestamp] = self._counted("timestamp.json")
-        described = timestamp.signed.snapshot_meta
-        snapshot: Metadata[Snapshot] = self._counted(
-            f"{described.version}.snapshot.json", described
-        )
-        for name, meta in snapshot.signed.meta.items():
-            metadata: Metadata[Targets] = self._counted(f"{meta.version}.{name}", meta)
+            raise StateError("corrupt metadata: there is no root", hint=RESTORE_HINT)
+        self._expiries.append(roots[-1].expires)
+        described = self._counted(Timestamp, "timestamp.json").snapshot_meta
+        snapshot = self._counted(Snapshot, f"{described.version}.snapshot.json", described)
+        for name, meta in snapshot.meta.items():
+            targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
-                self._add_targets(name.removesuffix(".json"), metadata.signed)
+                self._add_targets(name.removesuffix(".json"), targets)
         if unknown := sorted(since.keys() - {entry.name for entry in self.lists}):
             names = ", ".join(entry.name for entry in self.lists)
             raise UsageError(
@@ -157,20 +159,17 @@ class _Published:
         """When the first of what is signed expires."""
         return min(self._expiries)
 
-    def _metadata(self, name: str, signed: MetaFile | None = None) -> Metadata[Any]:
+    def _metadata(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
         data = _read(self._public, _File(f"metadata/{name}", signed))
         # Kept, since the timestamp has one name for all versions, and may be replaced meanwhile.
         self.files.append(_File(f"metadata/{name}", signed, data))
-        try:
-            return Metadata.from_bytes(data)
-        except (RepositoryError, ValueError) as error:
-            raise StateError(f"corrupt metadata: {name}") from error
+        return parse_metadata(data, kind, self._public / "metadata" / name).signed
 
-    def _counted(self, name: str, signed: MetaFile | None = None) -> Metadata[Any]:
+    def _counted(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
         """Add metadata whose expiry counts, as that of old roots does not."""
-        metadata = self._metadata(name, signed)
-        self._expiries.append(metadata.signed.expires)
-        return metadata
+        found = self._metadata(kind, name, signed)
+        self._expiries.append(found.expires)
+        return found
 
     def _add_targets(self, role: str, signed: Targets) -> None:
         index_name = target_name(role, "index.json")
@@ -212,6 +211,11 @@ def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]
 
 def _target(target: TargetFile) -> _File:
     folder, _, base = target.path.rpartition("/")
+    if "sha256" not in target.hashes:
+        raise StateError(
+            f"corrupt repository: {printable(target.path)} is signed without a SHA-256",
+            hint=RESTORE_HINT,
+        )
     return _File(f"targets/{folder}/{target.hashes['sha256']}.{base}", target)
 
 
@@ -228,6 +232,6 @@ def _read(public: Path, file: _File) -> bytes:
         except LengthOrHashMismatchError as error:
             raise StateError(
                 f"corrupt repository: {file.name} is not what is signed",
-                hint=_RESTORE,
+                hint=RESTORE_HINT,
             ) from error
     return data

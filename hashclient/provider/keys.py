@@ -34,6 +34,7 @@ from tuf.api.metadata import (
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE
+from hashclient.provider.published import Kind, parse_metadata, root_versions
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES, delegate, delegator_of, new_delegator
@@ -137,22 +138,22 @@ class Roles:
         Raises:
             StateError: it is missing or corrupt.
         """
-        numbers = root_versions(directory)
         try:
-            timestamp: Metadata[Timestamp] = _read(directory / "timestamp.json")
+            timestamp = _read(directory / "timestamp.json", Timestamp)
             version = timestamp.signed.snapshot_meta.version
-            snapshot: Metadata[Snapshot] = _read(directory / f"{version}.snapshot.json")
+            snapshot = _read(directory / f"{version}.snapshot.json", Snapshot)
             roles: dict[str, Metadata[Any]] = {
-                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}")
+                name.removesuffix(".json"): _read(directory / f"{meta.version}.{name}", Targets)
                 for name, meta in snapshot.signed.meta.items()
             }
-            root = _read(directory / f"{max(numbers, default=1)}.root.json")
+            newest = max(root_versions(directory), default=1)
+            root = _read(directory / f"{newest}.root.json", Root)
         except OSError as error:
             raise state_error("cannot read published metadata", directory, error) from error
         roles |= {"root": root, "timestamp": timestamp, "snapshot": snapshot}
         try:
             return cls(directory, keys, clock, validity, roles)
-        except RepositoryError as error:
+        except (RepositoryError, KeyError) as error:
             raise StateError(f"corrupt metadata: {printable(directory)}") from error
 
     def metadata(self, role: str) -> Metadata[Any]:
@@ -439,14 +440,5 @@ def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
 
 
-def root_versions(directory: Path) -> list[int]:
-    """Return which versions of the root are among the metadata in `directory`, ascending."""
-    names = (path.name.removesuffix(".root.json") for path in directory.glob("*.root.json"))
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
-
-
-def _read(path: Path) -> Metadata[Any]:
-    try:
-        return Metadata.from_bytes(read_regular(path, MAX_STATE_BYTES))
-    except (RepositoryError, ValueError) as error:
-        raise StateError(f"corrupt metadata: {printable(path)}") from error
+def _read(path: Path, kind: type[Kind]) -> Metadata[Kind]:
+    return parse_metadata(read_regular(path, MAX_STATE_BYTES), kind, path)

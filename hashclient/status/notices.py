@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,24 +15,14 @@ from hashclient.config import Settings
 from hashclient.errors import ExitCode, StateError
 from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, standings
-from hashclient.notices.store import Book, load_book, providers_with_notices
-from hashclient.system.files import read_regular
-from hashclient.system.layout import TARGETS_NAME
+from hashclient.notices.store import (
+    Book,
+    are_missing,
+    has_role,
+    load_book,
+    providers_with_notices,
+)
 from hashclient.system.times import for_people
-
-#: Of a state without a notice, nothing is decoded but what has this in it.
-_MARK = b'"hashclient-notices"'
-#: The metadata of the role, beside that of the others.
-_ROLE_NAME = "notices.json"
-_MAX_TARGETS_BYTES = 5_000_000
-
-
-class _Signed(msgspec.Struct, frozen=True):
-    notices: Any = msgspec.field(name="hashclient-notices", default=None)
-
-
-class _Targets(msgspec.Struct, frozen=True):
-    signed: _Signed
 
 
 class NoticesStatus(msgspec.Struct, frozen=True):
@@ -60,9 +48,8 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
     """
     alert_from = settings.config.notices.alert_from
     least = None if alert_from is None else Severity(alert_from.capitalize())
-    is_here = settings.layout.notices.is_dir()
-    names = set(providers_with_notices(settings.layout)) if is_here else set()
-    expected = {name for name in settings.config.providers if _has_notices(settings, name)}
+    names = set(providers_with_notices(settings.layout))
+    expected = {name for name in settings.config.providers if has_role(settings.layout, name)}
     if not names | expected:
         return None
     found: list[Standing] = []
@@ -79,7 +66,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
             continue
         if book is None:
             problems.append(f"notices of provider {name} are not here; run `hashclient fetch`")
-            if (settings.layout.metadata(name) / _ROLE_NAME).exists():
+            if are_missing(settings.layout, name):
                 # They were here. Else a version that knows of none has fetched last.
                 code = max(code, ExitCode.STATE)
             alarming += least is not None
@@ -121,15 +108,3 @@ def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
             f" {for_people(book.expires)}; run `hashclient fetch`"
         )
     return None
-
-
-def _has_notices(settings: Settings, provider: str) -> bool:
-    """Tell whether the metadata of a provider, as it was verified last, has a role of notices."""
-    path: Path = settings.layout.metadata(provider) / TARGETS_NAME
-    try:
-        data = read_regular(path, _MAX_TARGETS_BYTES)
-        if _MARK not in data:
-            return False
-        return msgspec.json.decode(data, type=_Targets).signed.notices is not None
-    except (OSError, ValueError, RecursionError):
-        return False  # what is wrong with it is said of the lists

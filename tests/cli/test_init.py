@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.config import Config, Settings
+from hashclient.configfile.tables import ProviderConfig
+from hashclient.errors import ConfigError
+from hashclient.fetch.pinning import pin_provider
 from hashclient.provider.repository import Repository
+from hashclient.session import Session
 from tests.kit import Run, Site, csv_of, run
 
 SECRET = "s3cret-7f3a9c"
@@ -90,6 +95,34 @@ def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: 
     assert again.code == 2
     assert "provider one is configured already" in again.err
     assert config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["providers = {}\n", "[[providers.more]]\n", "providers.more.url = ''\n"]
+)
+def test_a_configuration_that_would_be_broken_is_left_alone(
+    site: Site, tmp_path: Path, text: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    options = ("--config", config, "--state-dir", tmp_path / "state")
+    refused_ = run(*options, *site.init_arguments())
+    assert refused_.code == 2 and "hint: " in refused_.err, refused_.err
+    assert config.read_text() == text
+    assert not (tmp_path / "state" / "trust" / "main").exists()
+
+
+def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    config = state / "config.toml"
+    early = Session(Settings(state, config, None, Config()))
+    assert site.call(*site.init_arguments(), state=state).code == 0
+    text, provider = config.read_text(), ProviderConfig(root_sha256="")
+    # What the other one has done since the settings were read is not undone.
+    with pytest.raises(ConfigError, match="cannot add a provider"):
+        pin_provider(early, "main", provider, site.repository.root_file, site.repository.public)
+    assert config.read_text() == text
+    assert site.call("fetch", state=state).code == 0
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,13 @@ def test_status_shows_open_ones_and_ends_with_3_where_it_is_asked_to(
     assert site.call("status", state=state).code == 0
 
 
+def test_a_provider_that_is_not_known_is_none_without_notices(site: Site, state: Path) -> None:
+    none = site.call("notices", "list", "--provider", "main", state=state)
+    assert (none.code, "no notice stands" in none.err) == (0, True)
+    wrong = site.call("notices", "list", "--provider", "mian", state=state)
+    assert (wrong.code, wrong.out) == (2, "") and "no provider called 'mian'" in wrong.err
+
+
 def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> None:
     first = publish(site, "--severity", "extreme", "--status", "test")
     site.call("fetch", state=state)
@@ -183,6 +190,10 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert shown.code == 8
     missing = "notices of provider main are not here; run `hashclient fetch`\n"
     assert missing in shown.out
+    # That there is none is not said of what is not known.
+    for args in ((), ("list", "--show-all"), ("acknowledge", "n-1"), ("show", "n-1")):
+        said = site.call("notices", *args, state=state)
+        assert (said.code, "provider main are not here" in said.err) == (8, True), args
     # As a version leaves it that knows of no notices: no alarm, unless one is asked for.
     (state / "trust" / "main" / "metadata" / "notices.json").unlink()
     shown = site.call("status", state=state)
@@ -234,6 +245,27 @@ def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) 
     assert site.call("fetch", state=state).code == 0
     site.call("notices", "acknowledge", first, state=state)
     assert site.call("status", state=state).code == 0
+
+
+def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_refused(
+    site: Site, state: Path
+) -> None:
+    public = site.repository.public
+    root = site.repository.root_file
+    second = ("init", "--root", root, "--from", public, "--name", "second")
+    assert site.call(*second, state=state).code == 0
+    config = state / "config.toml"
+    head = "[providers.second]\n"
+    text = config.read_text()
+    assert head in text
+    config.write_text(text.replace(head, f"{head}url = 'https://127.0.0.1:1/'\nattempts = 1\n"))
+    (served,) = (public / "targets" / "notices").glob(f"*.{publish(site)}.json")
+    data = served.read_bytes()
+    served.write_bytes(data.replace(b"A headline", b"A heedline"))
+    for form in ("text", "json"):
+        fetched = site.call("fetch", "--format", form, state=state)
+        assert (fetched.code, "connection refused" in fetched.err) == (6, True), fetched.err
+    served.write_bytes(data)
 
 
 def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> None:

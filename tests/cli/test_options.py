@@ -61,6 +61,35 @@ def test_the_new_spelling_outranks_the_earlier_one(state: Path, tree: Path, tmp_
     assert set(call(*scan, "--show-all", tree).outcomes.values()) == {"clean", "match"}
 
 
+@pytest.mark.parametrize(
+    ("in_file", "in_environment", "shows_all"),
+    [
+        ("all = false\nshow_all = true", {}, True),
+        ("all = true\nshow_all = false", {}, False),
+        ("", {"ALL": "0", "SHOW_ALL": "1"}, True),
+        ("", {"ALL": "1", "SHOW_ALL": "0"}, False),
+        ("all = true", {"SHOW_ALL": "0"}, False),
+        ("show_all = true", {"ALL": "0"}, False),
+    ],
+)
+def test_of_both_spellings_the_nearer_one_counts_and_else_the_new_one(
+    state: Path,
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_file: str,
+    in_environment: dict[str, str],
+    shows_all: bool,
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f"[scan]\n{in_file}\n")
+    for name, value in in_environment.items():
+        monkeypatch.setenv(f"HASHCLIENT_SCAN_{name}", value)
+    told = call("--state-dir", state, "--config", config, "scan", "--format", "jsonl", tree)
+    assert ("clean" in told.outcomes.values()) == shows_all
+    assert RENAMED in told.err
+
+
 def test_earlier_spellings_are_in_no_help() -> None:
     for name, old in (("scan", "--all"), ("lookup", "--all")):
         text = call(name, "--help").out

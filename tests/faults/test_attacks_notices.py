@@ -25,13 +25,14 @@ from fixtures.simulator import PlainClient, Simulator, endless, status, truncate
 from hashclient.audit.log import read
 from hashclient.core.model import is_name
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.fetch.notices import FetchedNotices
+from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, Severity, Type, encode_notice
 from hashclient.notices.journal import Journal
 from hashclient.notices.lifecycle import Standing, State
 from hashclient.notices.store import load_book, write_book
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import Draft, NoticeBoard
+from hashclient.status.notices import read_notices
 from hashclient.trust import noticerole
 from hashclient.trust.noticerole import FIELD, MAX_NOTICES, NOTICES
 
@@ -306,7 +307,22 @@ def test_a_list_that_is_called_as_the_role_is_not_taken_for_it(
 
 def test_a_role_that_vanishes_is_refused(client: Client, simulator: Simulator) -> None:
     simulator.edit("targets", lambda signed: signed.unrecognized_fields.pop(FIELD))
-    refused(client, ExitCode.UNVERIFIED, "its role of notices has vanished")
+    fetched = refused(client, ExitCode.UNVERIFIED, "its role of notices has vanished")
+    path = client.settings.layout.notices_of("main")
+    assert str(path) in str(fetched.error and fetched.error.hint)
+    # That it is damaged besides does not make it unheard of.
+    path.write_bytes(b"?")
+    client.fetch()
+    (fetched,) = client.notices
+    assert fetched.error is not None and "has vanished" in fetched.error.message
+    # A person has made sure that it was given up.
+    path.unlink()
+    client.notices.clear()
+    client.fetch()
+    assert client.notices == []
+    journal = Journal(client.session)
+    assert (journal.all(), journal.failure) == ([], None)
+    assert read_notices(client.settings, client.session.now()) is None
 
 
 def test_a_role_that_delegates_on_is_refused(client: Client, simulator: Simulator) -> None:
@@ -579,6 +595,25 @@ def test_what_does_not_come_comes_with_the_next_fetch(
     client.fetch()
     assert client.notices[0].error is None
     assert states(client).keys() == {"first", "second", "third"}
+
+
+def test_notices_that_drip_keep_no_list_waiting(
+    client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign(simulator, *(fresh(simulator, f"s-{number}") for number in range(9)))
+    clock = [0.0]
+
+    def slow(_url: str, data: bytes, _max_bytes: int) -> bytes:
+        clock[0] += client.settings.provider("main").timeout_s * 0.75
+        return data
+
+    simulator.faults["targets/notices/*"] = slow
+    monkeypatch.setitem(fetch_notices.__kwdefaults__ or {}, "monotonic", lambda: clock[0])
+    fetched = refused(client, ExitCode.UNREACHABLE, "notice s-3: there was no time left for it")
+    assert (len(fetched.arrived), len(fetched.refused)) == (3, 6)
+    for _ in range(2):
+        client.fetch()
+    assert client.notices[-1].error is None and len(states(client)) == 10
 
 
 def test_one_file_that_is_missing_keeps_no_other_back(client: Client, simulator: Simulator) -> None:

@@ -103,6 +103,10 @@ def test_a_later_version_is_named(read: Read) -> None:
     assert read(tar_of(mark=MARK[:-1] + b',"more":1}')).mark == Mark()
 
 
+def since(text: str) -> bytes:
+    return MARK[:-1] + f',"since":{text}}}'.encode()
+
+
 HOSTILE = {
     "nothing": b"",
     "zeros": bytes(1024),
@@ -142,6 +146,13 @@ HOSTILE = {
     "no size": with_size(written(), 2, b"not a number"),
     "size one short": with_size(written(), 4, b"00000000777\0"),
     "goes on": written()[:-512] + written(),
+    "goes on a block later": written() + bytes(512) + b"x" * 512,
+    "goes on with one byte": written() + b"x",
+    "zeros without an end": written() + bytes(bundle.MAX_REST_BYTES),
+    "since a generation of any length": tar_of(mark=since('{"a":' + "9" * 4000 + "}")),
+    "since before all": tar_of(mark=since('{"a":-1}')),
+    "since of what is no list": tar_of(mark=since('{"a b":1}')),
+    "since of nothing": tar_of(mark=since("[]")),
     "no end": written()[:-1024],
     "half an end": written()[:-512],
 }

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.configfile.edit import read_config_text, with_recipient, write_config_text
+from hashclient.configfile.edit import (
+    read_config_text,
+    with_provider,
+    with_recipient,
+    write_config_text,
+)
 from hashclient.errors import ConfigError
+from hashclient.system.files import MAX_TEXT_BYTES
 
 KEY = "age1" + "x" * 58
 PROVIDER = '# mine\n[providers.main]  # first\nurl = "u"\nroot_sha256 = "00"\n'
@@ -117,6 +123,44 @@ def test_whatever_stands_there_nothing_else_changes(text: str) -> None:
     table = before.setdefault("quarantine", {})
     table["recipients"] = [*table.get("recipients", []), KEY]
     assert after == before
+
+
+TABLE = '[providers.new]\nurl = "https://x/"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# mine",
+        "[scan]\njobs = 1",
+        "[providers]\n",
+        "providers.old.url = ''",
+        "[providers.old]\nurl = 'https://y/'\n",
+    ],
+)
+def test_a_provider_is_added_at_the_end(text: str) -> None:
+    changed = with_provider(text, "new", TABLE, "f")
+    assert changed.startswith(text)
+    providers = tomllib.loads(text).get("providers", {})
+    assert tomllib.loads(changed)["providers"] == providers | {"new": {"url": "https://x/"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "providers = {}",
+        "providers = 1",
+        "[[providers]]",
+        "[providers.new]\nurl = 'https://y/'",
+        "#" * MAX_TEXT_BYTES,
+        "x = ",
+    ],
+)
+def test_a_provider_that_would_break_it_is_not_added(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot add a provider|f is not valid") as caught:
+        with_provider(text, "new", TABLE, "f")
+    assert "nothing was changed" in (caught.value.hint or "")
 
 
 def test_a_file_keeps_its_mode_and_stays_where_a_link_leads(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, status, truncated
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.fetch.fetcher import Fetched
-from hashclient.fetch.notices import FetchedNotices
+from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.migrations.migrate import writing
@@ -29,12 +29,15 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.provider = Simulator(directory / "provider")
         self.provider.publish(csv(range(10)))
-        said = Draft(id="n-1", sender="a@b", event="x", severity=Severity.MINOR, headline="y")
-        NoticeBoard(self.provider.repository).publish(said, self.provider.now)
-        self.provider.serve_published()
+        self.say("n-1")
         self.client = Client(directory / "state", self.provider, self.provider.root)
         self.passed_over: list[HashclientError] = []
         self.notices: list[FetchedNotices] = []
+
+    def say(self, notice_id: str) -> None:
+        said = Draft(id=notice_id, sender="a@b", event="x", severity=Severity.MINOR, headline="y")
+        NoticeBoard(self.provider.repository).publish(said, self.provider.now)
+        self.provider.serve_published()
 
     def mirror(self, **faults: Any) -> Simulator:
         """Return a mirror; `faults` by a part of the names of what is broken."""
@@ -105,6 +108,46 @@ def test_what_no_address_has_is_no_failure_of_the_lists(world: World, second: st
     assert world.ids == []
 
 
+def test_what_came_from_each_of_several_addresses_is_told_once(world: World) -> None:
+    world.say("n-2")
+    one, two = world.mirror(**{"n-2": status(404)}), world.mirror()
+    assert [fetched.error for fetched in world.fetch(one, two)] == [None]
+    (notices,) = world.notices
+    assert [standing.notice.id for standing in notices.arrived] == ["n-1", "n-2"]
+    assert (notices.error, notices.refused) == (None, ())
+
+
+def test_what_has_come_is_told_where_the_lists_come_from_another_address(world: World) -> None:
+    one, two = world.mirror(parquet=status(404)), world.mirror()
+    (fetched,) = world.fetch(one, two)
+    assert (fetched.error, fetched.source) == (None, "m-2")
+    (notices,) = world.notices
+    assert [standing.notice.id for standing in notices.arrived] == ["n-1"]
+
+
+def test_what_one_address_brings_and_the_next_one_ends_is_told_as_ended(world: World) -> None:
+    one = world.mirror(parquet=status(404))
+    one.files = dict(world.provider.files)
+    NoticeBoard(world.provider.repository).cancel(["n-1"], Draft(id="n-2"), world.provider.now)
+    world.provider.serve_published()
+    world.fetch(one, world.mirror())
+    (notices,) = world.notices
+    assert [(s.notice.id, str(s.state)) for s in notices.arrived] == [
+        ("n-1", "cancelled"),
+        ("n-2", "cancel"),
+    ]
+    assert notices.ended == ()
+
+
+def test_of_several_failures_the_worst_is_told(world: World) -> None:
+    def reversed_(_url: str, data: bytes, _max_bytes: int) -> bytes:
+        return data[::-1]
+
+    world.fetch(world.mirror(**{"n-1": reversed_}), world.mirror(notices=status(404)))
+    (notices,) = world.notices
+    assert notices.error is not None and notices.error.exit_code is ExitCode.UNVERIFIED
+
+
 def test_an_address_that_lags_is_no_failure_of_the_lists(world: World) -> None:
     old = world.mirror()
     old.files = dict(world.provider.files)
@@ -112,6 +155,42 @@ def test_an_address_that_lags_is_no_failure_of_the_lists(world: World) -> None:
     (fetched,) = world.fetch(world.mirror(notices=status(404)), old)
     assert fetched.error is None
     assert len(world.notices) == 1
+
+
+def test_addresses_whose_notices_drip_do_not_add_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    for number in range(2, 9):
+        world.say(f"n-{number}")
+
+    def slow(_url: str, data: bytes, _max_bytes: int) -> bytes:
+        clock[0] += 50.0
+        return data
+
+    for function in (fetch_in_turn, fetch_notices):
+        monkeypatch.setitem(function.__kwdefaults__ or {}, "monotonic", lambda: clock[0])
+    drips = {"parquet": status(404), "n-": slow}
+    mirrors = [world.mirror(**drips) for _ in range(5)]
+    world.fetch(*mirrors)
+    assert [bool(mirror.requests) for mirror in mirrors] == [True, True, True, False, False]
+    assert "not asked: m-4, m-5" in world.passed_over[-1].message
+    # What has come in the meantime is here.
+    assert len(world.ids) == 6
+
+
+def test_a_disk_that_fails_at_the_second_address_is_not_passed_over(
+    world: World,
+) -> None:
+    def full(_url: str, _data: bytes, _max_bytes: int) -> bytes:
+        raise StateError("no space left")
+
+    one, two = world.mirror(**{"n-1": status(404)}), world.mirror()
+    two.faults["*timestamp*"] = full
+    with pytest.raises(StateError, match="no space left"):
+        world.fetch(one, two)
+    (notices,) = world.notices
+    assert notices.error is not None
 
 
 def test_a_bundle_has_notices(world: World, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hashclient.errors import (
     ExitCode,
     HashclientError,
     StaleError,
+    StateError,
     UnreachableError,
     UsageError,
     VerificationError,
@@ -349,6 +350,34 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     # What was there before is there, whole.
     assert (world.directory / "a.bundle").read_bytes() == before
     assert not list(world.directory.glob(".tmp*"))
+
+
+@pytest.mark.parametrize("name", ["timestamp", "2.snapshot", "1.baseline", "1.root"])
+def test_metadata_of_another_role_is_not_exported(world: Exporting, name: str) -> None:
+    metadata = world.public / "metadata"
+    other = "timestamp" if name == "1.root" else "1.root"
+    path = metadata / f"{name}.json"
+    path.write_bytes((metadata / f"{other}.json").read_bytes())
+    with pytest.raises(StateError, match=r"it is for the role|is not what is signed"):
+        world.export()
+    assert not list(world.directory.glob("*.bundle"))
+
+
+def test_nothing_in_the_repository_is_replaced(world: Exporting) -> None:
+    repository = world.public.parent
+    (world.directory / "way").symlink_to(world.public / "metadata")
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    for to in (
+        world.public / "metadata" / "timestamp.json",
+        world.public / "a.bundle",
+        repository / "root.json",
+        world.directory / "way" / "timestamp.json",
+        repository / ".." / repository.name / "lock",
+    ):
+        with pytest.raises(UsageError, match="does not belong into the repository"):
+            export_bundle(repository, to, {})
+    after = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_only_a_file_is_replaced(world: Exporting) -> None:

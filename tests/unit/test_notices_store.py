@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from hashclient.notices.store import (
     Book,
     DamagedBookError,
     Refused,
+    are_missing,
     changing,
     load_book,
     providers_with_notices,
@@ -75,6 +78,26 @@ def test_notices_of_another_provider_are_not_taken_for_this_one_s(layout: Layout
         load_book(layout, "second")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"id":"n-1"', b'"id":"\\u001b[2J"'),
+        (b'"lists":["baseline"]', b'"lists":["\\u202e"]'),
+        (b'"received":"2026-05-01T12:00:00Z"', b'"received":"2026-05-01T12:00:00"'),
+        (b'"id":"n-2"', b'"id":"a\\nb"'),
+    ],
+)
+def test_what_nobody_can_have_written_is_damaged(layout: Layout, old: bytes, new: bytes) -> None:
+    path = write(layout, book())
+    body = path.read_bytes().partition(b"\n")[2]
+    assert old in body
+    body = body.replace(old, new)
+    head = {"format": store.BOOK_FORMAT, "sha256": hashlib.sha256(body).hexdigest()}
+    path.write_bytes(json.dumps(head).encode() + b"\n" + body)
+    with pytest.raises(DamagedBookError):
+        load_book(layout, "main")
+
+
 def test_what_a_newer_version_has_written_is_refused_and_kept(layout: Layout) -> None:
     path = write(layout, book())
     data = path.read_bytes().replace(b"hashclient-notices/1", b"hashclient-notices/2", 1)
@@ -95,6 +118,22 @@ def test_one_changes_it_at_a_time(layout: Layout, monkeypatch: pytest.MonkeyPatc
         assert leftover.exists()
     with changing(layout):
         assert not leftover.exists()
+
+
+def test_whether_notices_are_missing_is_known_or_an_error(layout: Layout) -> None:
+    assert not are_missing(layout, "main")
+    metadata = layout.metadata("main")
+    metadata.mkdir(parents=True)
+    (metadata / "notices.json").write_bytes(b"")
+    assert not are_missing(layout, "main")  # the provider has given them up
+    (metadata / "targets.json").write_bytes(b'{"signed":{"hashclient-notices":{}}}')
+    assert are_missing(layout, "main")
+    write(layout, book())
+    assert not are_missing(layout, "main")
+    (metadata / "notices.json").unlink()
+    (metadata / "notices.json").symlink_to("notices.json")
+    with pytest.raises(StateError, match="cannot look for"):
+        are_missing(layout, "main")
 
 
 def test_other_files_are_no_notices(layout: Layout) -> None:

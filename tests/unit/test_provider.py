@@ -677,10 +677,27 @@ def test_a_killed_creation_can_be_repeated(tmp_path: Path, monkeypatch: pytest.M
     assert [role.version for role in repository.status().roles] == [1, 1, 1, 1]
 
 
+def _as_another(path: Path) -> None:
+    """Put the metadata of another role in the place of that at `path`."""
+    path.write_bytes((path.parent / "1.root.json").read_bytes())
+
+
+def test_a_copy_of_a_root_beside_it_is_no_root(simulator: Simulator) -> None:
+    simulator.publish(CSV)
+    metadata = simulator.repository.public / "metadata"
+    for name in ("1 (copy).root.json", "\u0661.root.json", "9x.root.json", "01.root.json"):
+        (metadata / name).write_bytes(b"{}")
+    simulator.repository.withdraw("baseline", ["a-1"])
+    assert simulator.repository.status().roles[0].version == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "damage", "message"),
     [
         ("metadata/timestamp.json", methodcaller("write_bytes", b"{"), "corrupt metadata"),
+        ("metadata/timestamp.json", _as_another, "timestamp.json: it is for the role root"),
+        ("metadata/2.snapshot.json", _as_another, "snapshot.json: it is for the role root"),
+        ("metadata/1.baseline.json", _as_another, "baseline.json: it is for the role root"),
         ("metadata/1.root.json", methodcaller("unlink"), "cannot read published metadata"),
         ("metadata/2.snapshot.json", methodcaller("unlink"), "cannot read published metadata"),
         ("targets/lists/baseline/*.index.json", methodcaller("unlink"), "cannot read"),
