@@ -1,7 +1,7 @@
 """The files of an audit log: locking, reading forwards and backwards, the keys.
 
-What is shared by the writer and the readers of `audit`. Lines are bounded, so memory is, whatever
-the file holds. Errors of the system leave as AuditError.
+Shared by the writer and the readers of `audit`. Lines are bounded, and so is memory, whatever the
+file holds. Errors of the system become AuditError.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: An append holds the lock for milliseconds; whoever waits this long waits for a stuck process.
+#: An append holds the lock for milliseconds; after so many seconds, a process is stuck.
 LOCK_WAIT_S = 5.0
 
 HINT_GONE = "restore it, or move the whole audit directory away to start a new log"
@@ -36,16 +36,16 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Closed(NamedTuple):
-    """A file of the log that nobody writes to any more, and its number."""
+    """A closed file of the log, and its number."""
 
     number: int
     path: Path
 
 
 class Log(NamedTuple):
-    """An open log as it was when nobody wrote to it: `end` is where its last whole line ends.
+    """An open log at a moment without a writer: `end` is the end of its last whole line.
 
-    `closed` are its earlier files that are there, in order; `name` is how messages call this one.
+    `closed` are its earlier files that are there, in order; `name` is this file's name in messages.
     """
 
     stream: IO[bytes]
@@ -60,7 +60,7 @@ class Log(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The end of a log: its last whole record, the last signed one, how many follow that one."""
+    """The end of a log: its last whole record, the last signed one, and how many follow that."""
 
     last: Record | None
     signed: Record | None
@@ -70,7 +70,7 @@ class Tail(NamedTuple):
 
 @contextlib.contextmanager
 def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
-    """Open the log to read what it holds now; writers may go on meanwhile.
+    """Open the log to read its present records; writers may go on meanwhile.
 
     Raises:
         AuditError: it cannot be read; or there is none, but `required` or a public key says that
@@ -100,7 +100,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
 
 
 def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], tuple[Closed, ...]]:
-    """Open and lock the file that is written to; return it, and the closed ones before it.
+    """Open and lock the current file; return it, and the closed ones before it.
 
     Raises:
         OSError: it cannot be opened.
@@ -112,7 +112,7 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
         lock(stream.fileno(), LOCK_WAIT_S, shared=True)
         if is_current(stream.fileno(), path):
             return stream, closed_files(path.parent, stream.fileno())
-        stream.close()  # somebody has closed it meanwhile, and begun the next
+        stream.close()  # another process has closed it meanwhile, and begun the next
 
 
 def is_current(fd: int, path: Path) -> bool:
@@ -127,7 +127,7 @@ def is_current(fd: int, path: Path) -> bool:
 def closed_files(directory: Path, current: int) -> tuple[Closed, ...]:
     """Return the files in `directory` that are closed, in order; `current` is the open other one.
 
-    One that has both names is about to be closed, and not closed yet.
+    A file that has both names is not closed yet.
 
     Raises:
         OSError: they cannot be listed.
@@ -198,13 +198,13 @@ def records_backward(fd: int, end: int) -> Iterator[Record]:
         AuditError: a line is broken.
     """
     lines = _split_backward(fd, end)
-    next(lines)  # what follows the last newline: nothing
+    next(lines)  # the empty piece after the last newline
     for number, line in enumerate(lines, 1):
         yield parse_record(line, f"line {number} from its end")
 
 
 def _split_backward(fd: int, size: int) -> Iterator[bytes]:
-    """Yield what is between the newlines of the first `size` bytes, the last piece first."""
+    """Yield the pieces between the newlines of the first `size` bytes, the last one first."""
     rest = b""
     while size:
         start = max(0, size - _CHUNK_BYTES)
@@ -220,7 +220,7 @@ def _split_backward(fd: int, size: int) -> Iterator[bytes]:
 
 
 def _torn_bytes(fd: int, size: int) -> int:
-    """Return how many bytes follow the last newline: what a killed writer has left."""
+    """Return how many bytes follow the last newline: the rest of a killed writer."""
     return len(next(_split_backward(fd, size)))
 
 
@@ -304,7 +304,7 @@ def _not_a_key(path: Path) -> AuditError:
 
 @contextlib.contextmanager
 def audit_errors(what: str, path: Path) -> Iterator[None]:
-    """Translate what the system and `system.files` raise into the one error of this room."""
+    """Translate errors of the system and of `system.files` into the one error of this room."""
     try:
         yield
     except OSError as error:

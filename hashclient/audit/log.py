@@ -3,10 +3,10 @@
 One JSON object a line in `log.jsonl`, and in the files that were closed before it, next to the
 Ed25519 key that signs it (`key.pem`, private; `key.pub`). Every record's hash covers the record
 before it, and the last record of every append is signed, so an edit, a removal or an insertion
-anywhere is found by `verify`. `record` knows the bytes of a record, `file` the files, `rotation`
-how one is closed, `reading` how all are read; here is how they are written. Whoever owns the key
-can write a new log: that, and a tail cut off, only show against a checkpoint kept elsewhere. What
-goes in is the callers' choice and duty: never a digest of a list, never a credential.
+anywhere is found by `verify`. `record` encodes records, `file` opens files, `rotation` closes one,
+`reading` reads all; this module writes. The owner of the key can write a new log: only a checkpoint
+kept elsewhere shows that, or a tail that was cut off. The callers choose the content, and must not
+record a digest of a list or a credential.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ __all__ = [
 
 #: A record that closes a file is no longer than this, with its newline.
 _CLOSING_BYTES = 1024
-#: So much of a line may be an event that has no signature of its own.
+#: Bytes of a line for an event that has no signature of its own.
 _LONG_BODY_CHARS = MAX_LINE_BYTES // 2
 
 
@@ -89,9 +89,9 @@ class AuditLog:
         lock_wait_s: float = LOCK_WAIT_S,
         max_bytes: int | None = None,
     ) -> None:
-        """Nothing is read or made before the first append; `clock` gives aware times.
+        """The first append reads or makes the files; `clock` gives aware times.
 
-        A file of the log that has `max_bytes` is closed before the next append.
+        A file of the log of `max_bytes` is closed before the next append.
         """
         self._directory = directory
         self._clock = clock
@@ -105,12 +105,12 @@ class AuditLog:
         durable: bool = False,
         sign_each: bool = False,
     ) -> None:
-        """Record `events` as one signed batch; with `durable`, so that power may fail afterwards.
+        """Record `events` as one signed batch; with `durable`, they survive a power failure.
 
-        With `sign_each` every record has a signature of its own, so that it can be handed over
-        without those after it.
+        With `sign_each` every record has a signature, so that it can be handed over without those
+        after it.
 
-        The first append makes the key and the genesis record. What a killed append has left is
+        The first append makes the key and the genesis record. The rest of a killed append is
         repaired before, and the repair is recorded.
 
         Raises:
@@ -137,9 +137,9 @@ class AuditLog:
                 os.close(fd)
 
     def rotate(self) -> Rotated | None:
-        """Close the file of the log that is written to, and begin the next; return the closed one.
+        """Close the current file of the log, and begin the next; return the closed one.
 
-        None says that nothing was recorded in it yet.
+        None says that the current file has no record yet.
 
         Raises:
             AuditError: it cannot be closed, or there is no log yet.
@@ -169,7 +169,7 @@ class AuditLog:
                 os.close(fd)
 
     def _open_locked(self, path: Path) -> int:
-        """Open and lock the file that is written to, which is made if need be."""
+        """Open and lock the current file; make it if need be."""
         while True:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(path, flags, 0o600)
@@ -182,10 +182,10 @@ class AuditLog:
             except BaseException:
                 os.close(fd)
                 raise
-            os.close(fd)  # somebody has closed it meanwhile, and begun the next
+            os.close(fd)  # another process has closed it meanwhile, and begun the next
 
     def _is_full(self, fd: int) -> bool:
-        """Tell whether the next record belongs into another file."""
+        """Tell whether the next record belongs in another file."""
         size = os.fstat(fd).st_size
         if self._max_bytes is not None and size >= self._max_bytes:
             tail = read_tail(fd, size)
@@ -198,7 +198,7 @@ class AuditLog:
         return last is not None and last.event == CLOSED
 
     def _next(self, fd: int) -> int:
-        """Close the file open as `fd` and return the next one, or `fd` where that cannot be now."""
+        """Close the file open as `fd`, and return the next; return `fd` if that is not possible."""
         try:
             _, new = self._rotate(fd)
         except (NoLinksError, OSError, AuditError) as error:
@@ -260,7 +260,7 @@ class AuditLog:
             write_all(fd, b"".join(lines))
             if durable or end == 0:
                 os.fsync(fd)
-        except BaseException:  # a signal's too: what the caller does not know of is not recorded
+        except BaseException:  # also for a signal: a failed append must not be recorded
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end)
             raise
@@ -269,7 +269,7 @@ class AuditLog:
     def _key(self, *, log_is_new: bool) -> Ed25519PrivateKey:
         """Load the key, or make it for a new log. The lock is held."""
         path = self._directory / AUDIT_KEY_NAME
-        # key.pub comes after a genesis record that is on the disk: where it is, there was a log.
+        # key.pub is written when the genesis record is on the disk: it proves that a log was there.
         if log_is_new and (self._directory / AUDIT_PUBLIC_KEY_NAME).exists():
             where = printable(self._directory / LOG_NAME)
             raise AuditError(f"the audit log is gone, but not its key: {where}", hint=HINT_GONE)
@@ -317,8 +317,9 @@ def _chain(
 ) -> list[bytes]:
     """Return the lines of a batch that follows the record number `seq`, whose hash is `prev`.
 
-    The last record of a batch is signed and covers the others; genesis stands alone. A very long
-    record is signed as well: one more, with a copy of it, would be too long.
+    The last record of a batch is signed and covers the others; genesis is a batch of its own. A
+    very long record is signed as well: a record of its repair, with a copy of it, would be too
+    long.
 
     Raises:
         AuditError: a line would be too long.

@@ -1,8 +1,8 @@
 """Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
 
 The log is in one file or in several, of which all but the last are closed. The first of them may
-have been archived away; then what is left begins with a record, signed, that names the last one of
-what is gone. Memory does not grow with the log.
+have been archived away; the rest then begins with a signed record that names the last archived one.
+Memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ _HINT_MISSING = (
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `verify` found; `seq` and `hash` are the last record's, `public_key` is hexadecimal.
+    """The result of `verify`; `seq` and `hash` are the last record's, `public_key` is hexadecimal.
 
-    `records` are those that are here, the first of `first_time`; they are in files from number
-    `first_segment` to `segment`. `archived_seq` is the last record of those that were archived
-    away, and `archived_hash` its hash; 0 and None where all are here. `is_closed` says that the
-    last file is: one that went on from there is not here, or was never begun because of a kill.
+    `records` is the number of records here, `first_time` that of the first; they are in the files
+    `first_segment` to `segment`. `archived_seq` is the number of the last archived record, and
+    `archived_hash` its hash; 0 and None where all are here. `is_closed` says that the last file is
+    closed: the next one is not here, or a kill came before it was begun.
     """
 
     records: int
@@ -112,7 +112,7 @@ def verify(
 
 
 def _numbered(log: Log) -> Iterator[tuple[int, Closed]]:
-    """Yield the closed files of a log; one that is missing is not among them, but the first."""
+    """Yield the closed files of a log, without gaps; only the first ones may be missing."""
     before = None
     for part in log.closed:
         if before is not None and part.number != before + 1:
@@ -126,7 +126,7 @@ def _missing(number: int) -> None:
 
 
 class _Check:
-    """One run of `verify`: what it expects of the next file, and of the next record."""
+    """One run of `verify`: the expected next file and next record."""
 
     def __init__(self, expected: Checkpoint | None, key: bytes | None) -> None:
         self._expected = expected
@@ -137,11 +137,11 @@ class _Check:
         self._count = 0
         self._seq, self._prev = 0, NO_HASH
         self.last: Record
-        #: How many lines the file had that was checked last.
+        #: How many lines the last checked file had.
         self.lines = 0
 
     def file(self, log: Log, number: int | None) -> None:
-        """Check a file, which should be number `number`; None is for the one that is written to.
+        """Check a file, which should be number `number`; None is for the current one.
 
         Raises:
             AuditError: a check failed.
@@ -214,7 +214,7 @@ class _Check:
         self.last = record
 
     def end(self) -> None:
-        """Check that the record of the checkpoint was among them.
+        """Check that the record of the checkpoint was found.
 
         Raises:
             AuditError: it was not.
@@ -224,7 +224,7 @@ class _Check:
             broken(f"line {expected.seq}", f"missing: the log ends at line {self._seq}")
 
     def report(self) -> Report:
-        """Return what was found."""
+        """Return the result."""
         assert self._first is not None and self._first_time is not None
         identity, before = self._first.identity, self._first.before
         return Report(
@@ -252,7 +252,7 @@ def checkpoint(directory: Path) -> bytes:
     """
     report = verify(directory)
     with open_log(directory) as log:
-        # A checkpoint of records that a power loss takes away would accuse an honest log.
+        # A checkpoint of records that a power loss removes would accuse an honest log.
         os.fsync(log.stream.fileno())
     path = directory / AUDIT_KEY_NAME
     with audit_errors("cannot read the key of the audit log", path):
@@ -272,11 +272,11 @@ def read(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> Iterator[Record]:
-    """Yield records in their order: those of `event`, not before `since`, the newest `limit`.
+    """Yield records in order: those of `event`, not before `since`, the newest `limit`.
 
-    Each line is checked by itself, the chain and the signatures are not: that is `verify`. With a
-    limit only the end of the log is read. A last line that is not whole is no record. What was
-    archived away is not there.
+    Each line is checked by itself; `verify` checks the chain and the signatures. With a limit only
+    the end of the log is read. A last line that is not whole is ignored. Archived records are not
+    there.
 
     Raises:
         AuditError: the log cannot be read, or a line is broken.

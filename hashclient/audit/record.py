@@ -1,8 +1,8 @@
 """Records and checkpoints of the audit log as values and bytes: encoding, hashes, signatures.
 
-Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Whatever is
-parsed here has to be what the writer would have written for the same content, byte for byte, so
-there is one spelling of every record. `docs/audit-log.md` specifies it for other programs.
+Pure: no files, no clock, no keys of its own; `file` and the package itself do the I/O. Every record
+must equal, byte for byte, the writer's encoding of its content, so it has one spelling.
+`docs/audit-log.md` specifies it for other programs.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MAX_CHECKPOINT_BYTES = 4096
 #: The events that the log itself records; callers cannot.
 GENESIS = "genesis"
 RECOVERED = "audit-recovered"
-#: The first record of a file that goes on where another was closed, and the last of a closed one.
+#: The first record of a file after the first one, and the last record of a closed file.
 SEGMENT = "segment"
 CLOSED = "segment-closed"
 OWN_EVENTS = frozenset({GENESIS, RECOVERED, SEGMENT, CLOSED})
 EVENT_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
-#: What the first record has in place of the hash of the one before.
+#: The `prev` of the first record of a log.
 NO_HASH = "0" * 64
 
-# Each use of SHA-256 and Ed25519 has its own tag, so nothing made for one passes for another. The
-# tag of a record says whether a signature follows: taking one off makes the hash wrong.
+# Each use of SHA-256 and Ed25519 has its own tag, so a value for one use does not pass for another.
+# The tag of a record says whether a signature follows: taking one off makes the hash wrong.
 _TAG_UNSIGNED = b"hashclient audit record v1\n"
 _TAG_SIGNED = b"hashclient audit signed record v1\n"
 _TAG_SIGNATURE = b"hashclient audit signature v1\n"
@@ -60,15 +60,15 @@ _CHECKPOINT = "checkpoint"
 
 # ASCII only: a log shown on a terminal cannot play tricks, and its bytes are its text.
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-#: The same of a text alone.
+#: The same for a text alone.
 _quote = json.encoder.encode_basestring_ascii
 
 
 class Event(msgspec.Struct, frozen=True):
     """Something to be recorded: its name and JSON values; never a listed digest or a credential.
 
-    The names in `OWN_EVENTS` are the log's own. Text that is not valid Unicode is
-    stored with U+FFFD in place of what is not; paths go through `path_fields`, which loses nothing.
+    The names in `OWN_EVENTS` are the log's own. Invalid Unicode in a text is stored as U+FFFD;
+    paths go through `path_fields`, which loses no byte.
     """
 
     event: str
@@ -91,7 +91,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokenRecordError(AuditError):
-    """A record is not what the writer of the log wrote: which one, and what is wrong with it."""
+    """A record differs from what the log's writer wrote: which one, and in what way."""
 
     def __init__(self, where: str, reason: str, hint: str) -> None:
         super().__init__(f"the audit log does not verify: {where}: {reason}", hint=hint)
@@ -170,7 +170,8 @@ def chain_unsigned(
 ) -> str:
     """Append lines with their newlines, the first as number `seq`; return the hash of the last.
 
-    They are what `chain_record` and `finish_record` make of them: a scan can record very many.
+    The result equals that of `chain_record` and `finish_record`, but faster: a scan can record
+    many.
 
     Raises:
         AuditError: a line would be too long.
@@ -188,7 +189,7 @@ def chain_unsigned(
 
 
 def chain_record(seq: int, time: str, body: str, prev: str, *, signed: bool) -> tuple[bytes, str]:
-    """Return a line as far as its hash covers it, and that hash."""
+    """Return the part of a line that its hash covers, and that hash."""
     head = _head(seq, time, body, prev)
     return head, _hash(head, signed=signed)
 
@@ -240,7 +241,7 @@ def parse_record(line: bytes, where: str) -> Record:
         broken(where, "a value of the wrong type or form")
     try:
         head = _head(seq, text, encode_body(event, data), prev)
-    except (ValueError, RecursionError):  # a number that is none, or a very deep nesting
+    except (ValueError, RecursionError):  # an invalid number, or a very deep nesting
         broken(where, "not in canonical form")
     if line != head + _ending(record_hash, sig):
         broken(where, "not in canonical form: a duplicated key or another spelling")
@@ -253,7 +254,7 @@ def verify_signature(record: Record, public_key: str, where: str) -> None:
     """Check the signature of a signed record.
 
     Raises:
-        AuditError: it is not one of `public_key` (hexadecimal).
+        AuditError: the signature is not one by `public_key` (hexadecimal).
     """
     if record.sig is None:
         broken(where, "it is not signed")
@@ -261,7 +262,7 @@ def verify_signature(record: Record, public_key: str, where: str) -> None:
 
 
 def parse_genesis(record: Record, where: str) -> Identity:
-    """Check that `record` is a genesis record, signed by the key it names, and return which.
+    """Check that `record` is a genesis record, signed by the key in it; return the log's identity.
 
     Raises:
         AuditError: it is not.
@@ -282,7 +283,7 @@ def parse_genesis(record: Record, where: str) -> Identity:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the first record of a file of the log says: `number` is that of the file, from 1.
+    """The first record of a file of the log; `number` is that of the file, from 1.
 
     `genesis` is the first record of the whole log; `before` is the last record of the file before,
     as far as a checkpoint names a record, and None in the first file.
@@ -349,7 +350,7 @@ def encode_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> bytes:
 def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
     """Parse a checkpoint and check its signature by the key it names.
 
-    With `trim`, white space around it is none of it: a person may have sent it by mail.
+    With `trim`, white space around it is ignored: a person may have sent it by mail.
 
     Raises:
         AuditError: it is not a checkpoint as `encode_checkpoint` makes them, byte for byte.
@@ -378,7 +379,7 @@ def parse_checkpoint(document: bytes, *, trim: bool = False) -> Checkpoint:
 
 
 def broken(where: str, reason: str, hint: str = _HINT_ALTERED) -> NoReturn:
-    """Raise the error that says what is wrong with the log or the checkpoint, and where."""
+    """Raise the error of the log or the checkpoint, with its place."""
     if where == _CHECKPOINT:
         raise AuditError(f"the checkpoint does not verify: {reason}", hint=_HINT_CHECKPOINT)
     raise BrokenRecordError(where, reason, hint)
@@ -427,7 +428,7 @@ def _parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _parse_time(text: Any) -> datetime | None:
-    """Return the time that `text` is exactly as `format_time` writes it, else None."""
+    """Return the time in `text` if `format_time` writes it exactly so, else None."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,11 +1,11 @@
-"""Closing the file of the audit log, so that the next records go into another one.
+"""Closes the file of the audit log, so that the next records go into another one.
 
-The closed file keeps all it has, and gets a name with its number. Its last record says that it is
-closed, and the first record of the next file names that one by its number in the log and its hash:
-so the chain goes on from file to file. The lock of the log is held all along.
+The closed file keeps its records, and gets a name with its number. Its last record says that it is
+closed, and the first record of the next file has the number and the hash of that record: so the
+chain goes on from file to file. The lock of the log is held all along.
 
-Whatever ends this in between, what is there verifies: until the new file takes the name of the
-log, the closed one has it, and the next who writes goes on from there.
+If a kill ends this at any step, the log on the disk verifies: the closed file has the name of the
+log until the new one takes it, and the next writer goes on from there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _PIECE_BYTES = 1 << 20
-#: What says that a file system has no second names of files.
+#: Error numbers of file systems without hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
@@ -62,7 +62,7 @@ class Rotated(msgspec.Struct, frozen=True):
 
 
 class NoLinksError(Exception):
-    """The file system has no second names of files: the log stays in one file."""
+    """The file system has no hard links: the log stays in one file."""
 
 
 def rotate(
@@ -72,20 +72,20 @@ def rotate(
     now: Callable[[], datetime],
     append: Callable[[int, list[str]], None],
 ) -> tuple[Rotated, int]:
-    """Close the file of the log that is open and locked as `fd`; return the next, so as well.
+    """Close the file of the log, open and locked as `fd`; return the next, open and locked.
 
     `append` writes bodies of records to the end of a file, as one signed batch, durably.
 
-    1. The file system can do it, and nothing else has the name that the closed file gets.
-    2. The record that closes the file is written, unless a kill came after that; it is on the disk.
+    1. The file system has hard links, and the name for the closed file is free.
+    2. The record that closes the file is written durably, unless it is there since an earlier kill.
     3. The next file is made under a temporary name, with the record that names the last one.
     4. The closed file gets its name besides the one of the log, durably.
     5. The next file takes the name of the log, durably.
 
     Raises:
-        NoLinksError: it cannot; nothing was changed.
-        AuditError: something is in the way, or the log is broken.
-        OSError: it cannot be written; the next who writes to the log goes on.
+        NoLinksError: there are no hard links; nothing was changed.
+        AuditError: the name for the closed file is taken, or the log is broken.
+        OSError: a file cannot be written; the next writer of the log goes on.
     """
     path = directory / LOG_NAME
     head = parse_head(first_record(fd), "line 1")
@@ -115,7 +115,7 @@ def rotate(
         os.fsync(new)
         if not os.path.lexists(closed_path):  # 4
             os.link(path, closed_path)
-        fsync_dir(directory)  # a disk may keep what comes next without this: then it had no name
+        fsync_dir(directory)  # otherwise a power failure could undo the link, not the rename
         os.rename(temporary, path)  # noqa: PTH104 - 5
         fsync_dir(directory)
     except BaseException:
@@ -125,10 +125,10 @@ def rotate(
 
 
 def _like(new: int, fd: int) -> None:
-    """Give the file open as `new` the owner and the mode of `fd`: root may be who closes it."""
+    """Give the file open as `new` the owner and the mode of `fd`: root may have made it."""
     status, mine = os.fstat(fd), os.fstat(new)
     if (status.st_uid, status.st_gid) != (mine.st_uid, mine.st_gid):
-        with contextlib.suppress(PermissionError):  # a group of which we are no member
+        with contextlib.suppress(PermissionError):  # a group that we do not belong to
             os.fchown(new, status.st_uid, status.st_gid)
     os.fchmod(new, stat.S_IMODE(status.st_mode))
 
@@ -136,7 +136,7 @@ def _like(new: int, fd: int) -> None:
 def _is_it(fd: int, path: Path) -> bool:
     """Tell whether the file at `path` is the one open as `fd`, or a copy of it.
 
-    A kill may have left it with both names, and whoever restored a backup made two files of them.
+    A kill may have left it with both names, and a restored backup makes two files of them.
     """
     if is_current(fd, path):
         return True
@@ -150,7 +150,7 @@ def _is_it(fd: int, path: Path) -> bool:
 
 
 def _probe(path: Path) -> None:
-    """Make sure that a file can have a second name.
+    """Make sure that a file can have a hard link.
 
     Raises:
         NoLinksError: it cannot.

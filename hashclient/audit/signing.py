@@ -1,8 +1,8 @@
 """Many signatures at once.
 
-A signature takes 30 microseconds, more than all else that is done to record a match, and OpenSSL
+A signature takes 30 microseconds, more than all other work to record a match, and OpenSSL
 lets other threads run meanwhile. So a large batch is signed by as many threads as there are
-processors, which have ended when this returns: a process with threads should not fork.
+processors. The threads have ended when this returns: a process with threads should not fork.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sign_all(hashes: Sequence[str], key: Ed25519PrivateKey) -> list[str]:
         for first in range(1, threads):
             tasks[first] = Task(lambda first=first: sign(first), "sign")  # type: ignore[misc]
     except StateError:
-        pass  # without room for another thread, this one does it
+        pass  # if no other thread can start, this one signs
     signatures = [""] * len(hashes)
     for first in range(threads):
         signatures[first::threads] = tasks[first].result() if first in tasks else sign(first)

@@ -1,4 +1,4 @@
-"""`provider client` and `provider server-config`: who may fetch, and a web server that knows it."""
+"""`provider client` and `provider server-config`: clients, and a web server for them."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def _check_output(output: Path, output_format: str) -> None:
 
 
 def _tell(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
-    """Say what became of a token: it goes to stdout itself, or what is said does."""
+    """Print where the token is, or with `--output -`, the token itself."""
     if str(output) == "-":
         app.out(given.token)
     elif output_format == "json":

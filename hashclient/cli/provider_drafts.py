@@ -1,4 +1,4 @@
-"""`provider draft`: what people sign apart, before it is published."""
+"""`provider draft`: changes that people sign apart, before they are published."""
 
 from __future__ import annotations
 

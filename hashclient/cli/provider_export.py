@@ -1,4 +1,4 @@
-"""`provider export`: what is published as one file."""
+"""`provider export`: the published lists as one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`provider log`: what was done with a repository, shown and verified as the client's log is."""
+"""`provider log`: shows and verifies the log of a repository."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def log() -> None:
 
 @contextlib.contextmanager
 def _log_of(app: App, directory: Path) -> Iterator[Path]:
-    """Give the directory of the log; who finds none there is told when there will be one."""
+    """Return the directory of the log; the error for a missing log says when it begins."""
     repository = repository_at(app, directory)
     repository.require()
     where = repository.log.directory

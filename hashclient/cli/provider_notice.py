@@ -197,7 +197,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
-    """Return what a provider knows of a notice: what becomes of it elsewhere is not in it."""
+    """Return the fields of a notice that a provider knows, without its state at clients."""
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 

@@ -1,4 +1,4 @@
-"""What the commands of a provider share: options, the repository that is meant, and warnings."""
+"""Shared by the commands of a provider: options, the opened repository, and warnings."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def repository_at(app: App, directory: Path, passphrases: Passphrases | None = N
 
 
 def say_draft(app: App, draft: Path | None) -> None:
-    """Say that a draft was written, and what comes next."""
+    """Say that a draft was written, and name the next step."""
     if draft is not None and not draft.exists():
         app.say("nothing would change: there is no draft")
     elif draft is not None:

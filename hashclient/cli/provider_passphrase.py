@@ -31,7 +31,7 @@ passphrase_option = click.option(
 
 
 def passphrases(file: Path | None) -> Passphrases:
-    """Return what opens keys under a passphrase, each from the first of the places above.
+    """Return the passphrases of keys, each from the first of the places above.
 
     Raises:
         ConfigError: the file cannot be read, or others can read it.
@@ -47,7 +47,7 @@ def passphrases(file: Path | None) -> Passphrases:
 
 
 def new_passphrase(file: Path | None) -> bytes:
-    """Return a passphrase that is to be given to a key; whoever types it types it twice.
+    """Return a new passphrase for a key; at a terminal, it is typed twice.
 
     Raises:
         UsageError: it is too short, or there is none.

@@ -1,4 +1,4 @@
-"""How `provider` shows a repository, and what has changed in it: as text and as JSON."""
+"""How `provider` shows a repository and its changes: as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status_json(found: Status) -> str:
-    """Return what is published as a JSON document."""
+    """Return the published state as a JSON document."""
     roles = [
         {
             "name": r.name,
@@ -42,7 +42,7 @@ def status_json(found: Status) -> str:
 
 
 def status_text(found: Status, now: datetime) -> str:
-    """Return what is published as two tables; what has expired at `now` is marked."""
+    """Return the published state as two tables; roles expired at `now` are marked."""
     rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
     for role in found.roles:
         expired = "  expired" if role.expires <= now else ""
@@ -82,7 +82,7 @@ def show_change(
     *,
     with_withdrawn: bool = False,
 ) -> None:
-    """Say what a publication or a withdrawal has changed; `what` became of the entries."""
+    """Print the result of a publication or a withdrawal; `what` names what was done to entries."""
     if output_format == "json":
         document = {
             "list": done.list_name,
@@ -100,7 +100,7 @@ def show_change(
 
 
 def warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:
-    """Say how many of the entries that were added are of files that were listed before."""
+    """Warn of added entries whose digests were all listed before, or given twice."""
     published = "they would be published" if dry_run else "they were published"
     for some, what in ((done.listed, "on the list before"), (done.repeated, "given twice")):
         if some is not None:

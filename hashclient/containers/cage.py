@@ -1,9 +1,9 @@
-"""The worker's side of the process that opens containers: it starts it, asks it, and replaces it.
+"""The worker's side: starts, asks and replaces the process that opens containers.
 
-The process is started as a program of its own, never forked: what a worker has in memory, keys
-and lists among it, is none of its business. It gets a pair of sockets and nothing else. Whatever
-becomes of it, the file that it was at is unread and the worker goes on; what it says is believed of
-that file only, and only as far as it can be true.
+The process is started as a program of its own, never forked, so that it has no keys and lists from
+the worker's memory. It gets a pair of sockets and nothing else. If it dies, the file at hand is
+unread and the worker goes on. Its answers count for that file only, and only as far as they can be
+true.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from hashclient.system.process import is_debugged
 
 _log = Log("containers")
 
-#: How long the process may take until it is locked up; a machine that is out of memory takes long.
+#: Seconds until the process must be sandboxed; a machine without free memory takes long.
 START_S = 60.0
-#: So often in a row it may end before it has opened anything; then no more are started.
+#: After so many ends in a row before any file was opened, no more processes are started.
 MAX_VAIN_STARTS = 4
 #: Names of containers in one another, the outermost first.
 Chain = tuple[bytes, ...]
@@ -61,7 +61,7 @@ _DIGEST_BYTES = [sum(a.digest_bytes for a in Algorithm.in_mask(mask)) for mask i
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """One member: where it is, outermost first, and what was found of it; see `Row`."""
+    """One member: where it is, outermost first, and its result; see `Row`."""
 
     chain: Chain
     row: Row
@@ -77,11 +77,11 @@ class Cage:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._vain_starts = 0
-        #: What of the sandbox is in force, once there is a process.
+        #: The parts of the sandbox in force, once there is a process.
         self.locks: Locks | None = None
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process at once."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -99,7 +99,7 @@ class Cage:
 
         Raises:
             NotReadError: it was not read to its end, since the process has died or takes too long;
-                what was found before counts.
+            earlier results count.
         """
         deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
@@ -117,14 +117,14 @@ class Cage:
             why = self._how_it_ended(str(error))
             raise NotReadError(Why.FAILED, why) from error
         finally:
-            # Also where a signal came in between: what it says from now on belongs to nothing.
+            # Also after a signal in between: later messages would belong to no job.
             if done is None or done.is_tired:
                 self.close()
 
     def _follow(
         self, channel: Channel, deadline: float, on_found: Callable[[Sequence[Found]], None]
     ) -> Done:
-        """Take what the process says until the end of a job."""
+        """Take the messages of the process until the end of a job."""
         chains: dict[int, Chain] = {0: ()}
         most = self.options.limits.members + 1
         rows = 0
@@ -132,7 +132,7 @@ class Cage:
             channel.set_timeout(max(0.001, deadline - time.monotonic()))
             message = decode_to_worker(channel.receive())
             if isinstance(message, Rows):
-                # Of each member there may be a row of what is in it and cannot be read.
+                # Each member may have another row, for unreadable contents.
                 rows += len(message.rows)
                 if rows > 4 * most:
                     raise BrokenError("it says too much")
@@ -175,7 +175,7 @@ class Cage:
         return chain
 
     def _how_it_ended(self, said: str) -> str:
-        """Say what became of the process, in words."""
+        """Return how the process has ended, in words."""
         process = self._process
         if process is None:
             return _DIED
@@ -186,14 +186,14 @@ class Cage:
                 with contextlib.suppress(ValueError):
                     return f"{_DIED}: {signal.Signals(-code).name}"
             return _DIED
-        _log.info("the process that opens containers is not to be believed: %s", said)
-        return "the process that opened it says what cannot be"
+        _log.info("the process that opens containers sends invalid messages: %s", said)
+        return "the process that opened it sent an impossible message"
 
     def _start(self) -> Channel:
         """Start the process, and wait until it is locked up.
 
         Raises:
-            NotReadError: it cannot be started, or not be locked up as it must.
+            NotReadError: it cannot be started, or not be sandboxed as required.
         """
         if self._vain_starts >= MAX_VAIN_STARTS:
             raise NotReadError(Why.FAILED, "the process that opens containers keeps dying")
@@ -239,10 +239,10 @@ class Cage:
 
 
 def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the process with one end of a pair of sockets, and nothing else of ours."""
+    """Start the process with one end of a pair of sockets, and no other descriptor of ours."""
     if not sys.executable:
         raise FileNotFoundError(2, "no python to run")
-    # What this process imports from is what that one does, and nothing that the environment says.
+    # It imports from the same places as this process; the environment is ignored.
     paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - no link is followed
     for module in (hashclient, msgspec):
         home = str(Path(str(module.__file__)).absolute().parent.parent)

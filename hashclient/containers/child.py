@@ -1,8 +1,8 @@
-"""The process that opens containers: started for one worker, locked up, and given file by file.
+"""The process that opens containers: started for one worker, sandboxed, and given file by file.
 
-It has no key, no list and no index, since it is started and not forked, and once it is locked up it
-can open nothing. All that it will need is loaded before that. It is expected to fall into hostile
-hands at any time: whoever started it believes it nothing but what it says of the file at hand.
+It has no key, no list and no index, since it is started and not forked. Once sandboxed it can open
+no file, so all modules are loaded before. A hostile file may take it over at any time: the worker
+believes it only about the file at hand.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class FileData:
 
 
 class Out:
-    """Gathers what was found into messages."""
+    """Gathers results into messages."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -103,7 +103,7 @@ class Out:
         self._count(row.name)
 
     def flush(self) -> None:
-        """Send what there is."""
+        """Send the results gathered so far."""
         if self._rows or self._containers:
             self._channel.send(Rows(self._containers, self._rows))
             self._containers, self._rows, self._names_bytes = [], [], 0
@@ -133,14 +133,15 @@ def serve(channel: Channel, setup: Setup, registry: Registry) -> None:
             out.flush()
         finally:
             os.close(fd)
-        # What was computed so far would be missing to the next: its limit is for the process.
+        # The time used so far would be missing for the next file: the limit is for the whole
+        # process.
         is_tired = time.process_time() > setup.limits.time_s
         channel.send(Done(driver.bytes_out, is_tired))
 
 
 def main(fd: int) -> None:
     """Serve the process at the other end of the socket `fd`."""
-    # The terminal sends Ctrl-C to the whole group; the one who has started this decides.
+    # The terminal sends Ctrl-C to the whole group; the worker decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=fd))
     with contextlib.suppress(BrokenError, KeyboardInterrupt):
@@ -154,7 +155,7 @@ def main(fd: int) -> None:
         registry = Registry(setup.passwords)
         for codec in ("utf-8", "latin-1", "ascii", "cp437", "utf-16-le", "idna", "punycode"):
             "".encode(codec)
-        # Nothing will be compiled or loaded later, so nothing is said of what goes wrong either.
+        # No module can be loaded later, so a traceback is not printed either.
         sys.tracebacklimit = 0
         locks = lock(setup.limits.memory_mib * MIB, 2 * setup.limits.time_s)
         channel.send(Ready(locks))

@@ -1,8 +1,8 @@
 """One compressed file: gzip, bzip2, xz, legacy lzma, and zstd where Python has it.
 
-Each is a container of one member, which is all its streams one behind the other, as the programs of
-these formats give it. What follows the last stream and begins no other is left alone, as they do.
-No size is claimed: gzip has one, modulo four gigabytes and of its last member alone.
+Each is a container of one member: all its streams one after the other, as the programs of these
+formats give it. Bytes after the last stream are ignored, as by these programs. No size is claimed:
+that of gzip is modulo four gigabytes, and of the last stream alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hashclient.containers.decoding import Decoder, decoded
 from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 
-#: What is read at the beginning of each stream; then ever more. Many small streams one behind the
-#: other would otherwise have all of a block copied for each of them.
+#: Bytes read at the beginning of each stream; later reads grow. Otherwise, many small streams one
+#: after the other would copy a whole block each.
 _FIRST_BYTES = 2 << 10
 
 _MAX_NAME_BYTES = 4096
@@ -47,7 +47,7 @@ class _Input:
         self._step = _FIRST_BYTES
 
     def zeros(self) -> int:
-        """Pass over zero bytes; return how many there were."""
+        """Skip zero bytes; return how many there were."""
         count = 0
         while piece := self.piece():
             rest = piece.lstrip(b"\0")
@@ -63,7 +63,7 @@ class _Input:
 
 
 class _Compressed:
-    """What they have in common: one member, made of streams."""
+    """The base of all: one member, made of streams."""
 
     name = ""
     seeks = False
@@ -125,7 +125,7 @@ class Gzip(_Compressed):
                 break
             is_padded |= zeros > 0
         if is_padded:
-            # gzip stops at the padding, others go on behind it.
+            # gzip stops at the padding, other programs go on after it.
             raise NotReadError(Why.DAMAGED, "gzip goes on behind padding")
 
 
@@ -184,7 +184,7 @@ class Lzma(_Compressed):
         try:
             begin = list(decoded(decoder, lambda: next(pieces, b""), needs_end=False))
         except NotReadError as error:
-            return error.why is Why.LIMIT  # it is one, and needs too much memory
+            return error.why is Why.LIMIT  # valid, but it needs too much memory
         return bool(begin) or decoder.eof
 
     def _decoder(self) -> Decoder:
@@ -192,7 +192,7 @@ class Lzma(_Compressed):
 
 
 def _is_usual_window(window: int) -> bool:
-    """Tell whether it is 2^n or 2^n + 2^(n-1), as every program writes it."""
+    """Tell whether a size is 2^n or 2^n + 2^(n-1), as every program writes it."""
     if window == 0xFFFFFFFF:
         return True
     lowest = window & -window

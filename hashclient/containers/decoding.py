@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from hashclient.containers.forward import PIECE_BYTES
 from hashclient.containers.interface import NotReadError, Why
 
-#: Of the first piece: enough to tell what kind a member is, for few microseconds.
+#: Bytes of the first piece: enough to tell the kind of a member, in a few microseconds.
 FIRST_PIECE_BYTES = 1 << 10
-#: `xz -9` needs 65 MiB; what declares more than this is not read.
+#: `xz -9` needs 65 MiB; a stream that declares more is not read.
 MAX_WINDOW_BYTES = 192 << 20
 MAX_WINDOW_LOG = 27
 
@@ -36,7 +36,7 @@ _zstd: Any = _optional("compression.zstd")  # Python 3.14
 HAS_ZSTD = _zstd is not None
 crc32: Callable[[bytes, int], int] = _zlib.crc32
 
-#: What decoders raise; `not_read` says what it means.
+#: The errors of decoders; `not_read` says what each means.
 ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
     lzma.LZMAError,
@@ -64,7 +64,7 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond its end."""
+        """The input that follows its end."""
         ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
@@ -93,7 +93,7 @@ class Inflater:
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond its end."""
+        """The input that follows its end."""
         return bytes(self._inflater.unused_data)
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
@@ -143,11 +143,11 @@ def bare_lzma(properties: bytes) -> Decoder:
     """Return a decoder of bare LZMA, whose five bytes of properties are given.
 
     Raises:
-        NotReadError: they are none, or ask for more memory than may be had.
+        NotReadError: they are invalid, or ask for more memory than is allowed.
     """
     number, window = properties[0], int.from_bytes(properties[1:5], "little")
     if number >= 9 * 5 * 5:
-        raise NotReadError(Why.DAMAGED, "properties of lzma that are none")
+        raise NotReadError(Why.DAMAGED, "invalid properties of lzma")
     if window > MAX_WINDOW_BYTES:
         raise NotReadError(Why.LIMIT, f"window of lzma: {window} bytes")
     rest, lc = divmod(number, 9)
@@ -161,12 +161,12 @@ def bare_lzma(properties: bytes) -> Decoder:
 def decoded(
     decoder: Decoder, read: Callable[[], bytes], *, needs_end: bool = True
 ) -> Iterator[bytes]:
-    """Yield what `decoder` makes of all that `read` returns, until its end is met.
+    """Yield the decoded bytes of all that `read` returns, until `decoder` meets its end.
 
-    Without `needs_end`, input that ends is an end, too.
+    Without `needs_end`, the end of the input is an end, too.
 
     Raises:
-        NotReadError: it is damaged, or needs more memory than may be had.
+        NotReadError: the data is damaged, or needs more memory than is allowed.
     """
     raw = read()
     most = FIRST_PIECE_BYTES

@@ -1,8 +1,8 @@
-"""Working through a container: its members digested, and the containers among them opened, too.
+"""Works through a container: digests its members, and opens the containers among them, too.
 
-Runs in the process that is locked up. It keeps the limits, asks which members are worth computing
-once a directory, reads each member once, and hands on what it has found; it knows no list and
-judges nothing. Whatever cannot be read is a row that says why, and what is beside is still read.
+Runs in the sandboxed process. It keeps the limits, asks once per directory which members to digest,
+reads each member once, and hands the results on; it knows no list and judges nothing. A member that
+cannot be read gives a row that says why, and the members beside it are still read.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from hashclient.containers.sniffing import (
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
-#: Bytes that a stream is read by where nobody asks for a number.
+#: Bytes that are read at once from a stream, by default.
 STEP_BYTES = 1 << 18
-#: Sizes whose masks are asked for at a time.
+#: Number of sizes in one question for masks.
 ASK_AT_ONCE = 100_000
 
 
@@ -53,7 +53,7 @@ class Registry(Protocol):
 
 
 class Sink(Protocol):
-    """What is found goes here."""
+    """Takes the results."""
 
     def ask(self, sizes: Sequence[int]) -> bytes:
         """Return the masks of algorithms for members of these sizes."""
@@ -135,7 +135,7 @@ class Tee:
 
     @property
     def tail(self) -> bytes:
-        """The last bytes of what was kept, or of what came last."""
+        """The last bytes that were kept, or that came last."""
         if self._spool is not None:
             return bytes(self._spool[-TAIL_BYTES:])
         return self._tail
@@ -226,7 +226,7 @@ class Driver:
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
         """Tell by its first bytes alone that a member is no container, and none stands behind it.
 
-        Of others, and of what cannot be read, nothing is known: they are read as any other.
+        Other members, and unreadable ones, stay undecided: they are read as any other.
         """
         if member.kind or member.size is None:
             return False
@@ -241,7 +241,7 @@ class Driver:
         return not may_bear(head) or not (has_mark(head) or may_front(head))
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
-        """Do something of which a failure is a row.
+        """Run a step; a failure becomes a row.
 
         Raises:
             LimitError: the file has used up what it may.
@@ -255,7 +255,7 @@ class Driver:
         except MemoryError:
             self._unread(container, name, Why.LIMIT, self._memory_text())
         except Exception as error:  # noqa: BLE001 - whatever an expander raises
-            # Hostile bytes find the ways that nobody has thought of; here, they end as unread.
+            # Hostile bytes can cause unexpected errors; here, these become unread.
             self._unread(container, name, Why.DAMAGED, f"cannot be parsed: {type(error).__name__}")
 
     def _memory_text(self) -> str:
@@ -268,7 +268,8 @@ class Driver:
             mask = job.any_mask if job.one_mask is None or job.forced else job.one_mask
             return bytes([mask]) * len(members)
         if len(members) == 1 and not expander.seeks:
-            # A stream gives its members one by one: to ask for each would cost more than digests.
+            # A stream gives its members one by one: to ask for each would cost more than to digest
+            # all.
             return bytes([job.any_mask])
         sizes = [
             NO_CLAIM if m.size is None or (self._verify_sizes and not m.is_exact) else m.size
@@ -308,7 +309,7 @@ class Driver:
         place: tuple[int, bytes],
         depth: int,
     ) -> None:
-        """Open a member that has to be there as a whole, or whose end has to be looked at."""
+        """Open a member that has to be in memory as a whole, or whose end has to be looked at."""
         tee.keep()
         tee.drain()
         if not found and has_end_of_zip(tail := tee.tail):
@@ -340,5 +341,5 @@ class Driver:
 
 
 def _name(member: Member) -> bytes:
-    """Return how a member is called; one that no directory names, by where it begins."""
+    """Return the name of a member; one without a name is called by its offset."""
     return member.name[:MAX_NAME_BYTES] or (b"@%d" % member.offset if member.offset else b"")

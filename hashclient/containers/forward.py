@@ -1,6 +1,6 @@
-"""Bytes read forwards: exact counts for headers, large pieces for what lies between them.
+"""Bytes read forwards: exact counts for headers, large pieces for the bytes between them.
 
-What need not be read is jumped over where the bytes can be read anywhere. Blocks begin small after
+Unneeded bytes are skipped where the bytes can be read at any offset. Blocks begin small after
 a jump and grow while everything is read, so a container of which only headers are wanted costs
 little more than its headers. At most two blocks are in memory.
 """
@@ -36,7 +36,7 @@ class Forward:
 
     @property
     def position(self) -> int:
-        """How many bytes lie behind."""
+        """How many bytes were taken."""
         return self._next - len(self._buffer) + self._at
 
     def _more(self) -> bytes:
@@ -70,13 +70,13 @@ class Forward:
         self._at -= count
 
     def peek(self, count: int) -> bytes:
-        """Return what `take` would, and stay here."""
+        """Return the bytes that `take` would, and stay here."""
         taken = self.take(count)
         self._at -= len(taken)
         return taken
 
     def some(self, most: int) -> bytes:
-        """Return between one and `most` bytes, what is at hand; none at the end only."""
+        """Return between one and `most` bytes that are at hand; none at the end only."""
         at = self._at
         if at == len(self._buffer):
             self._buffer = self._more()
@@ -86,7 +86,7 @@ class Forward:
         return piece
 
     def skip(self, count: int) -> int:
-        """Pass over `count` bytes; return how many there were."""
+        """Skip `count` bytes; return how many there were."""
         here = min(count, len(self._buffer) - self._at)
         self._at += here
         left = count - here

@@ -1,10 +1,11 @@
 """What a container is: bytes that hold members, read without trust in what they claim.
 
 An expander knows one kind of container. It lists members and gives their bytes; it computes
-nothing, judges nothing and opens no path. Whoever drives it recurses, digests and keeps the limits.
-Its contract, which `tests/contract/test_expanders.py` holds each one to: every member that a usual
-program would extract is listed; what cannot be read to its end raises `NotReadError` there, and the
-members beside it are still read where that can be; and memory is bounded whatever the bytes are.
+nothing, judges nothing and opens no path. Its driver recurses, digests and keeps the limits.
+`tests/contract/test_expanders.py` tests the contract of each expander: every member that a usual
+program would extract is listed; a member that cannot be read to its end raises `NotReadError`
+there, and the members beside it are still read where possible; and memory is bounded whatever the
+bytes are.
 
 To add one: a module here with a class, and a row in `registry`.
 """
@@ -17,10 +18,10 @@ from typing import Protocol
 
 import msgspec
 
-#: Bytes of the beginning that every file is sniffed by; the mark of iso9660 lies at 32 KiB.
+#: Bytes at the beginning of every file to find its kind by; the mark of iso9660 lies at 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: Bytes of the end, where a program, a script or a picture stands in front of a zip archive.
+#: Bytes at the end to find a zip archive by that follows a program, a script or a picture.
 TAIL_BYTES = 65_557
 
 
@@ -30,7 +31,7 @@ class Why(enum.StrEnum):
     ENCRYPTED = "encrypted"
     DAMAGED = "damaged"
     LIMIT = "limit"
-    UNSUPPORTED = "unsupported"  # a method or a kind that nobody here reads
+    UNSUPPORTED = "unsupported"  # a method or a kind that no expander reads
     MISSING = "missing"  # the library that reads it is not installed
     FAILED = "failed"  # the process that opened it has ended, or cannot be started
 
@@ -51,7 +52,7 @@ class Stream(Protocol):
         """Return up to `count` bytes; none at the end only.
 
         Raises:
-            NotReadError: they cannot be had.
+            NotReadError: the bytes cannot be read.
         """
         ...
 
@@ -68,7 +69,7 @@ class Data(Stream, Protocol):
         """Return the bytes there, fewer only beyond the end.
 
         Raises:
-            NotReadError: they cannot be had.
+            NotReadError: the bytes cannot be read.
         """
         ...
 
@@ -76,14 +77,14 @@ class Data(Stream, Protocol):
 class Member(msgspec.Struct, frozen=True):
     """One member, as its container lists it.
 
-    `name` is as it stands there, in any bytes; `offset` tells members of one name apart, and is
-    shown of members that no directory names. `size` is the claimed length in bytes, None where
-    nothing is claimed. With `is_exact`, extraction cannot give another number of bytes: a size that
-    no entry has then rules it out, and otherwise only as far as a claim does. `chunks` reads it,
-    once; of a container that is read as a stream, before the next member is asked for. `kind` is
-    the name of the expander that opens the member however it begins, where its container says
-    what it is (a message in a message); empty where its bytes have to say so. `head` returns the
-    first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
+    `name` is as in the container, any bytes; `offset` tells members of one name apart, and is shown
+    for members without an entry in a directory. `size` is the claimed length in bytes, None without
+    a claim. With `is_exact`, extraction always gives this number of bytes: if no entry has this
+    size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads it, once;
+    of a container that is read as a stream, before the next member is asked for. `kind` is the name
+    of the expander that opens the member whatever its bytes are, where the container tells the kind
+    (a message in a message); empty where the bytes have to tell it. `head` returns the first bytes,
+    as many as are asked for or all there are, where that takes less than `chunks`.
     """
 
     name: bytes
@@ -117,10 +118,10 @@ class Expander(Protocol):
         ...
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell whether bytes that begin and end like this are such a container; cheap, and strict.
+        """Tell whether bytes with this beginning and end are such a container; cheap, and strict.
 
-        An ordinary file that is none must not be taken for one; `tail` is empty where it was not
-        looked at. Bytes can be of several kinds at once (a zip behind a tar): each is opened.
+        An ordinary file must not be taken for a container; `tail` is empty where the end was not
+        read. Bytes can be of several kinds at once (a zip after a tar): each is opened.
         """
         ...
 
@@ -128,6 +129,6 @@ class Expander(Protocol):
         """Yield the members, in batches where a directory names them, one by one in a stream.
 
         Raises:
-            NotReadError: it cannot be read any further.
+            NotReadError: the container cannot be read any further.
         """
         ...

@@ -1,11 +1,12 @@
-"""What libarchive reads and the standard library does not: 7z, rar, cab, iso images, rpm, zstd, ….
+"""Formats for which libarchive is needed: 7z, rar, cab, iso images, rpm, zstd, ….
 
-The C library of the system is called through ctypes, in the process that is locked up. Formats are
-asked for by name, since libarchive's own guess takes ordinary text for one of its formats; filters
-are those it has inside, never programs. It is loaded when this module is, before the process is
-locked up: afterwards no file can be opened. Without it, what needs it is unread, and says so.
+The C library of the system is called through ctypes, in the sandboxed process. Formats are
+asked for by name, since libarchive's own guess takes ordinary text for one of its formats; only its
+built-in filters are used, never programs. The library is loaded with this module, before the
+sandbox is closed: afterwards no file can be opened. Without the library, containers that need it
+are unread, with that reason.
 
-It keeps state in memory that is not Python's; the limits of the process bound it.
+Its memory is outside Python; the limits of the process bound it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
 _REGULAR = 0o100000
-#: The kind whose mark lies behind the first 32 KiB.
+#: The kind whose mark lies after the first 32 KiB.
 DISK_IMAGE = "iso9660"
 _BLOCK_BYTES = 1 << 18
 
@@ -92,7 +93,7 @@ def is_here() -> bool:
     return _LIBRARY is not None
 
 
-#: What is read by callbacks just now, by the number that the library hands back.
+#: The inputs that callbacks read now, by the number that the library hands back.
 _OPEN: dict[int, _Input] = {}
 
 
@@ -148,7 +149,7 @@ def _on_seek(_: int, key: int, offset: int, whence: int) -> int:
     return _OPEN[key].seek(offset, whence)
 
 
-# Made now: what makes them may need memory that can be run, and there is none later.
+# Made now: ctypes may need executable memory for them, and the sandbox forbids that later.
 _READ, _SKIP, _SEEK = _Read(_on_read), _Skip(_on_skip), _Seek(_on_seek)
 
 
@@ -184,7 +185,8 @@ class _Archive:
                     if function is None:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
                     function.argtypes = (c_void_p,)
-                    # It warns where only a program could read it, which nobody here may start.
+                    # It warns where it would need an external program, which must not be started
+                    # here.
                     if function(archive) != _OK:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
             for password in passwords:
@@ -220,8 +222,8 @@ class _Archive:
         return entry.value or 0, status
 
     def chunks(self, size: int | None) -> Iterator[bytes]:
-        # Blocks come with their places, for files with holes. No format here has such, and that of
-        # xar counts on from one member to the next: what comes is what there is.
+        # Blocks come with offsets, for files with holes. No format here has holes, and offsets of
+        # xar count on from one member to the next, so offsets are ignored.
         block, count, offset = c_void_p(), c_size_t(), c_int64()
         length = 0
         while True:
@@ -248,12 +250,12 @@ class _Archive:
             raise self.error()
 
     def error(self) -> NotReadError | MemoryError:
-        """Return what is wrong, in words of ours with those of the library."""
+        """Return the error: our words, with those of the library."""
         if self._input.error is not None:
             return self._input.error
         raw = self._library.archive_error_string(self._archive) or b"it cannot be read"
         text = raw.decode("utf-8", "replace").lower().strip().rstrip(".")
-        # Asked of what it has not recognized, the library ends the process.
+        # For an unrecognized format, this question would make the library end the process.
         is_encrypted = self._is_open and (
             self._library.archive_read_has_encrypted_entries(self._archive) > 0
         )
@@ -300,7 +302,7 @@ class Libarchive:
         yield from self._members(data, only_encrypted=False)
 
     def encrypted(self, data: Data) -> Iterator[list[Member] | Unlisted]:
-        """Yield those members alone that are encrypted; the passwords are tried on each."""
+        """Yield the encrypted members only; the passwords are tried on each."""
         yield from self._members(data, only_encrypted=True)
 
     def _members(
@@ -355,7 +357,7 @@ def _reading(archive: _Archive, size: int | None) -> Callable[[], Iterator[bytes
 
 
 class Filtered:
-    """One file that is compressed in a way that libarchive reads."""
+    """One compressed file whose compression libarchive reads."""
 
     seeks = False
 
@@ -381,7 +383,7 @@ class Filtered:
 
 
 def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
-    """Return all that libarchive reads here; without it they only say that it is missing."""
+    """Return all expanders of libarchive; without the library they only say that it is missing."""
     inside = ("gzip", "bzip2", "xz", "lzma", "zstd")
     return [
         Libarchive("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),

@@ -1,6 +1,6 @@
-"""How far containers are opened: bounds that no honest archive meets, and a count of what is used.
+"""How far containers are opened: bounds that no honest archive meets, and counts against them.
 
-What goes beyond a bound is unread, with the bound in its reason; nothing is passed over.
+Contents beyond a bound are unread, with the bound in the reason; nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashclient.containers.interface import NotReadError, Why
 #: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
 MIB = 1 << 20
-#: Containers in one file: of each, whoever asked keeps the way to it.
+#: Containers in one file: the worker keeps the path to each of them.
 MAX_CONTAINERS = 250_000
 
 
@@ -33,14 +33,14 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def spool_bytes(self) -> int:
-        """How much of a container in a container is held in memory, where it has to be."""
+        """How many bytes of a container in a container may be held in memory."""
         return self.memory_mib * MIB // 2
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How containers are opened. With `requires_sandbox`, not at all where the kernel lacks some.
+    """How containers are opened. `requires_sandbox` refuses kernels that lack a part of it.
 
-    With `verify_sizes`, a size that a container claims rules nothing out unless it cannot lie.
+    With `verify_sizes`, a claimed size rules a member out only where it must be true.
     """
 
     limits: Limits = Limits()
@@ -50,14 +50,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class LimitError(NotReadError):
-    """A bound for the whole file is met: nothing more of it is read."""
+    """A bound for the whole file is reached: the rest of the file is not read."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Why.LIMIT, detail)
 
 
 class Budget:
-    """What one file may still use."""
+    """Counts what one file has used, against the limits."""
 
     def __init__(self, limits: Limits, file_bytes: int) -> None:
         """Begin with nothing used, for a file of `file_bytes` bytes."""
@@ -77,7 +77,7 @@ class Budget:
         """Count a container, and refuse those that lie too deep in one another.
 
         Raises:
-            NotReadError: they do; what is beside is read all the same.
+            NotReadError: it lies too deep; other members are still read.
             LimitError: there are too many.
         """
         self._containers += 1

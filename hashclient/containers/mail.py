@@ -1,10 +1,10 @@
 """A mail: every part of it, decoded, and files that stand uuencoded in its text.
 
-It is read once, forwards, in blocks; nothing is held but what is uuencoded, and files that were
-attached as text. Broken MIME is read as clients read it: where they disagree, all that any of them
-takes is listed, and what cannot be told is unread. A file that was attached as text is listed as it
-lies here, and with the line ends of other systems, since clients write their own. What is in a
-message within a message, or in a `winmail.dat`, is in a container of its own.
+The mail is read once, forwards, in blocks; only uuencoded files and files attached as text are held
+in memory. Broken MIME is read as clients read it: where they disagree, all readings are listed, and
+undecidable parts are unread. A file that was attached as text is listed with its own line ends, and
+with those of other systems, since clients write their own. A message within a message, or a
+`winmail.dat`, is a container of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from hashclient.containers.mimedecode import GoesOnError, UuFile, UuFinder, base
 from hashclient.containers.mimeheaders import Collector, Fields
 from hashclient.containers.mimelines import Lines
 
-#: The kind of a member that is a message, however it begins.
+#: The kind of a member that is a message, whatever its first bytes are.
 MESSAGE = "message"
-#: Multiparts in multiparts; messages in messages are containers in containers.
+#: Depth of multiparts in multiparts; messages in messages are containers in containers.
 MAX_DEPTH = 100
-#: Of a file that was attached as text, to list it with other line ends.
+#: Bytes of a file that was attached as text, to list it with other line ends.
 MAX_TEXT_BYTES = 8 << 20
-#: A text with colons is no mail if none of its first fields is one of mail.
+#: A text with colons is mail only if one of its first fields is a field of mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
 _BASE64, _QUOTED = b"base64", b"quoted-printable"
@@ -50,13 +50,13 @@ _BINHEX = b"application/mac-binhex40"
 
 
 class Message:
-    """A message, whatever it begins with: what a mailbox or another message says is one."""
+    """A message, whatever it begins with: its mailbox or outer message says that it is one."""
 
     name = MESSAGE
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Nothing begins so: it is opened by name."""
+        """Return False: this kind is opened by its name only."""
         return False
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -117,7 +117,7 @@ class _Walk:
                 yield from self._close(level)
             self._levels[hit.level].is_met = True
             if hit.is_last:
-                # A client may go on behind it, so its boundary is still one.
+                # A client may read on after it, so its boundary still counts.
                 yield from self._aside(self._levels[hit.level])
                 continue
             fields = lines.header(self._stack).fields()
@@ -148,7 +148,7 @@ class _Walk:
         return name or b"part-%d" % self._number
 
     def _entity(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
-        """Yield what a header begins, up to the next boundary."""
+        """Yield the body after a header, up to the next boundary."""
         why: tuple[Why, str] | None = None
         if fields.is_disputed:
             why = Why.DAMAGED, "mail: fields that contradict each other"
@@ -181,14 +181,14 @@ class _Walk:
         yield from self._aside(level)
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Pass over what stands before the first and behind the last part; text in it counts."""
+        """Skip the text before the first and after the last part; files uuencoded in it count."""
         finder = UuFinder()
         for piece in finder.watch(self._lines.body(self._stack)):
             level.is_blank = level.is_blank and not piece.strip()
         yield from self._uu_files(finder.files)
 
     def _leaf(self, fields: Fields, *, is_message: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield one part that is no multipart, and what is uuencoded in it."""
+        """Yield one part that is no multipart, and the files uuencoded in it."""
         body = self._lines.body(self._stack)
         encoding = fields.encodings[0] if fields.encodings else b""
         finder = UuFinder()
@@ -226,7 +226,7 @@ class _Walk:
 
 
 class _Kept:
-    """What passes by, as long as it is not too much."""
+    """Keeps the bytes that pass by, up to a limit."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

@@ -1,7 +1,7 @@
 """Telling mail from any other text with colons: by the names of the first fields.
 
-Every file that begins with a printable character is looked at so, by whoever holds lists and keys;
-what a header says, only the process that opens containers reads (`mimeheaders`).
+The worker, which holds lists and keys, checks every file that begins with a printable character by
+these names. Only the process that opens containers reads whole headers (`mimeheaders`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIELDS = re.compile(rb"(?:\A|[\r\n])([!-9;-~]{1,40}+)[ \t]*:")
 
 
 class MailMarks:
-    """Counts the fields that tell that a header is one of mail."""
+    """Counts the fields that make a header one of mail."""
 
     def __init__(self) -> None:
         """No field was seen."""
@@ -63,21 +63,21 @@ def begins_as_mail(head: bytes) -> bool:
         if not line and number + 1 < len(lines):
             return marks.is_mail
         if line[:1] in (b" ", b"\t"):
-            continue  # it goes on with the field before it
+            continue  # it continues the field before it
         found = FIELD.match(line)
         if found is not None:
             marks.add(found[1].lower())
         elif number + 1 < len(lines):  # the last line may be cut off
-            return marks.is_mail  # clients pass over a line that is no field
-    # Whatever is not known yet may still follow; in a short text nothing does.
+            return marks.is_mail  # clients skip a line that is no field
+    # More fields may follow, except where this is the whole text.
     return marks.is_mail or len(head) >= HEAD_BYTES
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:
     """Tell whether all that there is of a text has the fields of mail at the beginning of lines.
 
-    Whoever reads the header looks at fewer lines than this; so a text that cannot be mail, of
-    `MAX_LINE_BYTES` at most, need not be opened to be found none.
+    The reader of headers looks at fewer lines than this. So a text of `MAX_LINE_BYTES` at most that
+    cannot be mail is known to be none without being opened.
     """
     marks = MailMarks()
     start = len(BYTE_ORDER_MARK) if content[:3] == BYTE_ORDER_MARK else 0

@@ -1,8 +1,8 @@
 """A mailbox in one file: messages one behind the other, each behind a line with `From `.
 
-Where such a line stands in a text, programs disagree. Here it begins a message if a header field
-follows, and either an empty line stands before it or it holds a time, as those do that programs
-write. What some programs put before such a line in a text, a `>`, is left where it is.
+Programs disagree about such a line within a text. Here it begins a message if a header field
+follows, and either an empty line stands before it or it holds a time, as lines written by programs
+do. A `>` that some programs put before such a line in a text is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hashclient.containers.mimeheaders import Collector
 
 _BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10
-#: Of the line that begins a message, where its time stands.
+#: The time in the line that begins a message.
 _TIME_BYTES = 256
 _MARK = b"From "
 _NEXT = b"\nFrom "
@@ -41,7 +41,7 @@ class Mbox:
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the line that begins a message: with a time, or with fields of mail behind it."""
+        """Tell by the line that begins a message: with a time, or with fields of mail after it."""
         text = head.lstrip(b"\r\n")
         if not text.startswith(_MARK):
             return False
@@ -101,7 +101,7 @@ class _Box:
 
     @property
     def position(self) -> int:
-        """How many bytes lie behind."""
+        """How many bytes were read."""
         return self._source.position - len(self._buffer) + self._at
 
     def _more(self) -> bool:

@@ -1,16 +1,16 @@
-"""Messages of a mailbox that are only halves: a line in the middle of one seems to begin the next.
+"""Messages of a mailbox that are only halves: a line within one seems to begin the next.
 
-A mail server that keeps one mail as a mailbox does not mark such lines in it, so whoever sends the
-mail could hide its parts behind one. A multipart that was begun and not ended before the line, and
-whose boundary stands behind it, is told: nobody knows then what its parts are. A message that
-merely lacks its end, as many do, has no boundary there.
+A mail server that keeps one mail as a mailbox does not mark such lines in it, so a sender could
+hide parts of the mail after one. A message is reported if it begins a multipart and does not end it
+before the line, and the boundary occurs after the line: its parts are then uncertain. A message
+that merely lacks its end, as many do, has no boundary there.
 """
 
 from __future__ import annotations
 
 from hashclient.containers.mimeheaders import Collector
 
-#: A header may be longer; what says of what kind it is comes before.
+#: A header may be longer; the fields that tell its kind come before.
 MAX_HEADER_BYTES = 64 << 10
 #: More boundaries than that are not looked for: then any of those messages may be a half.
 MAX_OPEN = 256
@@ -50,7 +50,7 @@ class Halves:
         for delimiter in [each for each in self._open if each in text]:
             self.found.append(self._open.pop(delimiter))
         for delimiter in list(self._delimiters):
-            # Of what was there before, only what may not have been whole.
+            # Of the bytes before, only those of a line that may not have been whole.
             self._look(delimiter, text[max(len(self._tail) - len(delimiter) - 1, 0) :])
         self._tail = text[-max(map(len, [*self._open, *self._delimiters]), default=1) - 1 :]
 
@@ -90,9 +90,9 @@ class Halves:
         if fields.is_multipart:
             self._delimiters = {b"\n--" + boundary: False for boundary in fields.boundaries}
         for delimiter in self._delimiters:
-            # Its parts are found here; what it leaves open is its own.
+            # Its parts are found here; a multipart left open is its own.
             self._open.pop(delimiter, None)
-        # What is in a message that is in a message is not looked at here.
+        # Contents of a message within a message are not checked here.
         self._is_message = fields.kind.startswith(b"message/")
 
 

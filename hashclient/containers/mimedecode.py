@@ -1,7 +1,7 @@
 """Encodings of mail, decoded piece by piece: base64, quoted-printable, and uuencode within text.
 
-As clients decode: what does not belong to base64 is passed over, and its padding ends it. Where it
-goes on behind the padding, clients disagree, and it is damaged.
+Decoding follows mail clients: characters outside base64 are skipped, and padding ends it. Where
+base64 goes on after the padding, clients disagree, and the part counts as damaged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONGEST_BEGIN_BYTES = 1100
 
 
 class GoesOnError(NotReadError):
-    """Base64 that goes on behind its end: clients disagree what it decodes to."""
+    """Base64 that goes on after its end: clients disagree what it decodes to."""
 
     def __init__(self) -> None:
         super().__init__(Why.DAMAGED, "mail: base64 goes on behind its end")
@@ -55,7 +55,7 @@ def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
         parts = piece.split(b"=")
         for number, part in enumerate(parts):
             if number:
-                # Padding where there is nothing to pad, or too little of it, is passed over.
+                # Superfluous or incomplete padding is skipped.
                 pads += 1
                 if count % 4 >= 2 and count % 4 + pads >= 4:
                     end = _End()
@@ -112,7 +112,7 @@ def quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:
         rest += piece
         end = rest.rfind(b"\n") + 1
         if not end and len(rest) > _MAX_LINE_BYTES:
-            # A line that does not end: cut where no escape is cut.
+            # A line without an end: it is cut between two escapes.
             end = len(rest) - 3
             mark = rest.rfind(b"=", end - 2, end)
             end = mark if mark >= 0 else end
@@ -224,7 +224,7 @@ class UuFinder:
 
     def _finish(self, error: NotReadError | None) -> None:
         data = b"".join(self._lines or ())
-        # A line that only looks like the beginning has nothing behind it.
+        # A line that only looks like a beginning is followed by no data.
         is_too_much = self._count > MAX_UU_BYTES or len(self.files) == _MAX_UU_FILES
         is_file = bool(self._lines) and (bool(data) or error is not None or is_too_much)
         self._lines = None

@@ -1,7 +1,7 @@
 """Header fields of a mail, or of a part of one: read as the most generous client reads them.
 
-Where clients disagree (two boundaries, two encodings) all that any of them may take is returned,
-and whoever asks says so.
+Where clients disagree (two boundaries, two encodings) all readings are returned, and the caller
+reports the dispute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
-#: Of a field more is not kept; none that says where bytes are is so long.
+#: Bytes of a field that are kept; the fields that matter are shorter.
 MAX_FIELD_BYTES = 64 << 10
 MAX_BOUNDARIES = 16
 MAX_REPEATED = 16
@@ -35,7 +35,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """What a header says of the body behind it.
+    """What a header says about the body after it.
 
     `kind` is the media type, in lower case, empty where none is given; `encodings` are all that are
     named; `is_disputed` says that fields contradict each other.
@@ -50,19 +50,19 @@ class Fields(msgspec.Struct, frozen=True):
 
     @property
     def is_multipart(self) -> bool:
-        """Whether a client may look for parts: also where no type can be told, but a boundary."""
+        """Whether a client may look for parts: also with a boundary but without a readable type."""
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
 
 
 class Collector:
-    """Takes the lines of one header; keeps what matters, and counts what tells that it is mail."""
+    """Takes the lines of one header; keeps the fields that matter, and counts those of mail."""
 
     def __init__(self) -> None:
         """No line was seen."""
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
-        #: Whether it holds lines of which clients do not agree whether they end it.
+        #: Whether it holds lines that end the header for some clients only.
         self.is_broken = False
 
     @property
@@ -71,7 +71,7 @@ class Collector:
         return self._marks.is_mail
 
     def add(self, line: bytes) -> bool:
-        """Take a line; return False where it is neither a field nor goes on with one."""
+        """Take a line; return False where it neither is a field nor continues one."""
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
                 self._current += b" " + line.strip()
@@ -92,18 +92,18 @@ class Collector:
         return True
 
     def boundaries(self) -> frozenset[bytes]:
-        """Return those named so far: they end a header whose last line is missing."""
+        """Return the boundaries named so far: they end a header whose last line is missing."""
         return _boundaries(self._values(b"content-type"))
 
     def _values(self, name: bytes) -> list[bytes]:
         return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
-        """Return what they say."""
+        """Return what the fields say."""
         types = self._values(b"content-type")
         kinds = [_kind(value) for value in types]
         encodings = tuple(dict.fromkeys(map(_encoding, self._values(b"content-transfer-encoding"))))
-        # Whoever takes the first of two takes other parts than whoever takes the last.
+        # Clients that take the first of two find other parts than clients that take the last.
         kind = next((kind for kind in kinds if kind.startswith(b"multipart/")), b"")
         smime = next((m[1].lower() for value in types if (m := _SMIME_TYPE.search(value))), b"")
         return Fields(

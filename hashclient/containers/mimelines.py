@@ -18,9 +18,9 @@ from hashclient.containers.mimeheaders import Collector, is_kept
 _BLOCK_BYTES = 64 << 10
 _BOUNDARY_LINE_BYTES = 2048
 _DASHES = b"\n--"
-#: What mailboxes leave in a header.
+#: Lines that mailboxes leave in a header.
 _QUIET = (b"From ", b">From ")
-#: Of what boundaries are made.
+#: The characters of boundaries.
 _USUAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'()+_,-./:=?")
 
 
@@ -40,16 +40,16 @@ class Lines:
         self._buffer = b""
         self._at = 0
         self._is_at_end = False
-        #: The boundary that ended what was read last; None at the end of the mail.
+        #: The boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
 
     @property
     def position(self) -> int:
-        """How many bytes lie behind."""
+        """How many bytes were taken."""
         return self._source.position - len(self._buffer) + self._at
 
     def _more(self) -> bool:
-        """Read a block behind what is left; return False at the end."""
+        """Read a block after the bytes that are left; return False at the end."""
         block = b"" if self._is_at_end else self._source.some(_BLOCK_BYTES)
         self._buffer = self._buffer[self._at :] + block
         self._at = 0
@@ -63,7 +63,7 @@ class Lines:
         return self._buffer[self._at : self._at + count]
 
     def skip(self, count: int) -> None:
-        """Pass over bytes that were looked at."""
+        """Skip bytes that were looked at."""
         self._at += count
 
     def line(self) -> bytes:
@@ -169,8 +169,8 @@ def _fields_follow(text: bytes) -> bool:
 def match(stack: Sequence[frozenset[bytes]], line: bytes) -> Hit | None:
     """Return which boundary a line is, the innermost first; None where it is none.
 
-    A line that goes on with what no boundary has counts, too, unless another is it exactly: some
-    clients look no further.
+    A line that only begins with a boundary counts, too, unless it equals another one: some clients
+    compare no more.
     """
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")

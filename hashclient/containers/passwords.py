@@ -1,7 +1,7 @@
-"""zip archives in which something is encrypted, where the administrator knows passwords.
+"""zip archives with encrypted members, where the administrator knows passwords.
 
-`zip` lists the archive and reads what is not encrypted; what is, libarchive decrypts. Other kinds
-of archives that can be encrypted are not decrypted by libarchive either, and stay unread.
+`zip` lists the archive and reads the plain members; libarchive decrypts the encrypted ones. It
+cannot decrypt other kinds of archives: their encrypted members stay unread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ZipWithPasswords:
     seeks = Zip.seeks
 
     def __init__(self, passwords: tuple[bytes, ...]) -> None:
-        """Try `passwords` on what is encrypted."""
+        """Try `passwords` on encrypted members."""
         self._zip = Zip()
         self._reader = libarchive.Libarchive(
             "zip", b"", formats=("zip_seekable",), seeks=True, passwords=passwords
@@ -33,7 +33,7 @@ class ZipWithPasswords:
         return self._zip.sniff(head, tail)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield what is not encrypted, then what is."""
+        """Yield the plain members, then the encrypted ones."""
         closed: list[Unlisted] = []
         for found in self._zip.members(data):
             if isinstance(found, Unlisted) and found.why is Why.ENCRYPTED:
@@ -49,7 +49,7 @@ class ZipWithPasswords:
             if left[name] > 0:
                 left[name] -= 1
                 yield found
-        # What libarchive does not list is not forgotten for that.
+        # Members that libarchive does not list are reported as well.
         for one in closed:
             if left[one.name] > 0:
                 left[one.name] -= 1

@@ -1,9 +1,9 @@
-"""What a worker and the process that opens containers for it say to each other.
+"""Messages between a worker and the process that opens containers for it.
 
-Frames of msgpack over a pair of sockets, each after its length. What the other side sends is parsed
-strictly and within bounds: the process that opens containers may be in the hands of one. A
-descriptor comes with the frame that names its file. Digests go from there to the worker, and never
-rest anywhere.
+Frames of msgpack over a pair of sockets, each after its length. Messages of the other side are
+parsed strictly and within bounds: a hostile container may have taken over the process that opens
+it. A descriptor comes with the frame that names its file. Digests go from there to the worker, and
+are stored nowhere.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from hashclient.containers.sandbox import Locks
 
 #: Longest frame either side takes.
 MAX_FRAME_BYTES = 8 << 20
-#: A name in a container is cut after so many bytes; none that a file system takes is longer.
+#: A name in a container is cut after so many bytes; names in file systems are shorter.
 MAX_NAME_BYTES = 4_096
 #: Rows that go in one frame, at most, and the bytes of their names.
 ROWS_AT_ONCE = 512
 NAMES_AT_ONCE_BYTES = 1 << 20
 _LENGTH_BYTES = 4
-#: What stands for a size that nobody claims.
+#: Stands for a size that is not claimed.
 NO_CLAIM = -1
 
 
 class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
-    """The first message to the process: how it is to work."""
+    """The first message to the process: its settings."""
 
     limits: Limits
     parent: int
@@ -40,7 +40,7 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag="setup"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """The answer: what of the sandbox is in force."""
+    """The answer: which parts of the sandbox are in force."""
 
     locks: Locks
 
@@ -65,7 +65,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
 
 
 class Masks(msgspec.Struct, frozen=True, array_like=True, tag="masks"):
-    """The algorithms to compute for each of them, 0 where none could tell anything."""
+    """The algorithms to compute for each member, 0 where no digest is needed."""
 
     masks: bytes
 
@@ -75,7 +75,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     It was read, and `digests` are those of `mask`, one behind the other; or no entry has the size
     that it claims (`ruled_out`, and `exact` where it cannot have another); or it was not read, and
-    `why` says so. A row of a container without a name is about what else is in it.
+    `why` says so. A row without a name is about the other contents of the container.
     """
 
     container: int
@@ -100,7 +100,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """The end of a job. `is_tired` asks for another process, since this one has computed long."""
+    """The end of a job. `is_tired` asks for a new process, since this one has computed long."""
 
     bytes_out: int
     is_tired: bool
@@ -120,7 +120,7 @@ decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 
 
 class BrokenError(Exception):
-    """The other side is gone, or has sent what is no message."""
+    """The other side is gone, or has sent an invalid message."""
 
 
 class Channel:
@@ -143,7 +143,7 @@ class Channel:
 
         Raises:
             BrokenError: the other side is gone.
-            TimeoutError: it does not read.
+            TimeoutError: the other side does not read.
         """
         body = encode(message)
         frame = len(body).to_bytes(_LENGTH_BYTES, "little") + body
@@ -196,7 +196,7 @@ class Channel:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Close the socket, and what came over it and nobody took."""
+        """Close the socket, and descriptors that came over it and were not taken."""
         self._socket.close()
         for fd in self._fds:
             with contextlib.suppress(OSError):

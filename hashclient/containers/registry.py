@@ -1,4 +1,4 @@
-"""Which expander reads what: each kind of container that there is, in the order they are asked.
+"""Which expander reads which kind of container, in the order in which they are asked.
 
 To add one: a module here with a class, and a row below. `sniffing` has to know its mark as well.
 """
@@ -38,7 +38,7 @@ class Registry:
             Message(),
             *zstd,
             *libarchive.expanders(passwords),
-            Lzma(),  # it has no mark, and is found out by decoding
+            Lzma(),  # it has no mark, and is recognized by decoding
         ]
 
     def named(self, kind: str) -> list[Expander]:
@@ -48,13 +48,13 @@ class Registry:
     def pick(self, head: bytes, tail: bytes) -> list[Expander]:
         """Return the expanders of bytes that begin and end like this.
 
-        There are several where a beginning fits several kinds: each is opened. The end counts where
-        the beginning says nothing: an archive whose last member is a zip ends as a zip does, too.
-        It counts as well where a text with colons is all that the beginning says.
+        A beginning may fit several kinds: each is opened. The end counts only where the beginning
+        has no mark: an archive whose last member is a zip ends like a zip, too. The end counts as
+        well where the beginning is only a text with colons.
         """
         found: list[Expander] = []
         if has_mark(head):
-            # Only the mark of an image of a disk lies further behind.
+            # Only the mark of an image of a disk lies further on.
             begin = head[:HEAD_BYTES]
             found = [
                 expander

@@ -1,9 +1,9 @@
-"""Locking a process up: no file can be opened, no network, no program, no other process reached.
+"""The sandbox of a process: it can open no file, use no network, start or reach no process.
 
-Code that parses hostile bytes runs behind this. The kernel is asked for what it has: Landlock takes
-the file system and the network away, seccomp leaves the few system calls that computing needs, and
-limits bound memory, processor time and open files. What is open already stays open. There is no way
-back, for this process or what it might start.
+Code that parses hostile bytes runs in it. Of these, the parts that the kernel has are used:
+Landlock takes the file system and the network away, seccomp leaves the few system calls that
+computing needs, and limits bound memory, processor time and open files. Open descriptors stay open.
+The process cannot undo this, and neither can its children.
 
 Limits: Landlock needs Linux 5.13; the numbers of system calls are those of x86-64 and aarch64.
 """
@@ -113,7 +113,7 @@ _AARCH64: Mapping[str, int] = {
     "madvise": 233,
     "getrandom": 278,
 }
-#: Of these two the protection is looked at: nothing new becomes a program.
+#: For these two calls the protection is checked: no new memory becomes executable.
 _MAPPING = {"x86_64": (9, 10), "aarch64": (222, 226)}
 _CALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -127,26 +127,26 @@ _NUMBER_AT, _ARCH_AT, _THIRD_ARGUMENT_AT = 0, 4, 32
 
 
 class Locks(msgspec.Struct, frozen=True, array_like=True):
-    """What of the sandbox is in force; `landlock` is the version of its interface, 0 without."""
+    """The parts of the sandbox in force; `landlock` is the version of its interface, 0 without."""
 
     landlock: int
     seccomp: bool
 
     @property
     def are_whole(self) -> bool:
-        """Whether nothing is missing that the rest would have to make up for."""
+        """Whether Landlock and seccomp are in force."""
         return self.landlock > 0 and self.seccomp
 
     @property
     def missing(self) -> str:
-        """What the kernel does not have, in words; empty where nothing is missing."""
+        """The parts that the kernel lacks, in words; empty where nothing is missing."""
         parts = [] if self.landlock else ["Landlock"]
         parts += [] if self.seccomp else ["seccomp"]
         return " and ".join(parts)
 
 
 def kernel_locks() -> Locks:
-    """Return what of the sandbox this kernel has, as far as that can be told without using it."""
+    """Return the parts of the sandbox that this kernel has, as far as a look can tell."""
     libc = _libc()
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
@@ -154,14 +154,14 @@ def kernel_locks() -> Locks:
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process when the one that started it ends; at once, if that was before."""
+    """End this process when its parent ends; at once, if the parent has ended already."""
     _libc().prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(0)
 
 
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
-    """Lock this process up, and return what of it the kernel has.
+    """Sandbox this process, and return the parts that are in force.
 
     `memory_bytes` may be mapped from now on besides what is mapped already, and `cpu_s` seconds be
     computed in all. All modules and libraries must be loaded by now.
@@ -216,14 +216,14 @@ def _landlock(libc: ctypes.CDLL) -> int:
     if ruleset < 0:
         return 0
     try:
-        # Without a single rule, nothing that is handled is allowed.
+        # Without any rule, all handled rights are denied.
         return version if libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0 else 0
     finally:
         os.close(ruleset)
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Give up what root, or a service with capabilities, may do besides others."""
+    """Give up all capabilities, those of root or of a service."""
     header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0), 8)
     libc.capset(header, ctypes.create_string_buffer(24))
 

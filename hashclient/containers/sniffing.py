@@ -1,9 +1,9 @@
-"""Telling by its first bytes whether a file may be a container: for every file, so it is cheap.
+"""Tells by the first bytes whether a file may be a container: for every file, so it is cheap.
 
-Whoever holds lists and keys looks at marks only, here, and at the first lines of what may be a
-mail; what these promise is for the registry to find out, in the process that opens containers. A
-mark may promise too much, never too little. The inventory remembers what has none: where a kind is
-added here, files that had no mark before must be looked at again.
+The worker, which holds lists and keys, looks at marks only, here, and at the first lines of a
+possible mail; the registry verifies the kind, in the process that opens containers. A mark may fit
+a file that is no container, but every container has one. The inventory remembers files without a
+mark: where a kind is added here, these must be looked at again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARKS = re.compile(
     rb"|[\r\n]*From ",
 )
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the bytes that
-#: tell. A word is taken as a whole: to try its parts takes long where it is all of a large file.
+#: tell. A word is taken as a whole: to try its parts takes long where a large file is one word.
 _BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
@@ -46,7 +46,7 @@ _MARK, _FRONT, _TEXT = 1, 2, 4
 
 
 def _begins_of() -> bytes:
-    """Return what a file may be by its first byte alone, which tells most files apart."""
+    """Return the possible kinds by the first byte alone, which decides most files."""
     begins = bytearray(256)
     for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)):
         begins[first] |= _MARK
@@ -70,8 +70,8 @@ _DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
 def may_bear(head: bytes | memoryview) -> bool:
     """Tell whether a file that begins like this is worth a closer look by the rules below.
 
-    Most files of a tree end here. No rule of `has_mark`, `may_front` or `ends_as_zip` accepts what
-    this refuses: it looks at one byte where they look at several.
+    Most files of a tree end here. This refuses no file that a rule of `has_mark`, `may_front` or
+    `ends_as_zip` accepts: it looks at one byte where they look at several.
     """
     length = len(head)
     if not length:
@@ -99,8 +99,8 @@ def may_bear(head: bytes | memoryview) -> bool:
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     """Tell whether a file that begins like this may be a container, as far as its head tells.
 
-    Single bytes are looked at first: nothing is copied of most files. With `is_all` there is no
-    more of it: so a short text with colons that says nowhere that it is mail is known to be none.
+    Single bytes are looked at first, so most files need no copy. With `is_all` the head is the
+    whole file: a short text with colons but without fields of mail is then known to be no mail.
     """
     length = len(head)
     if length < 3:
@@ -124,7 +124,7 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     if length < HEAD_BYTES:
         return False
     if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
-        # So does one in a dozen files of anything; the sum tells, as it does whoever opens it.
+        # One in a dozen files of any kind fits so far; the checksum decides, as for the expander.
         if is_header(bytes(head[:BLOCK_BYTES])):
             return True
     if head[257] == _LETTER_U and head[257:262] == b"ustar":
@@ -137,7 +137,7 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
 
 
 def _may_be_lzma(begin: bytes) -> bool:
-    """Tell by its fields; the legacy .lzma has no mark, and a window as every program writes it."""
+    """Tell .lzma by its fields; it has no mark, but a window as every program writes it."""
     window = int.from_bytes(begin[1:5], "little")
     lowest = window & -window
     return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)

@@ -1,8 +1,8 @@
 """tar in every dialect: v7, ustar, GNU, pax, star; sparse files; archives one behind the other.
 
-Read once, forwards, by the headers alone. Two programs that disagree see each their members where
-both can be told: bytes behind the end of the archive are searched for headers, as `tar -i` does,
-and so are those behind a header that is damaged. `tarheader` parses; this module follows.
+Read once, forwards, by the headers alone. Where programs disagree, the members of each are listed
+if possible: bytes after the end of the archive are searched for headers, as `tar -i` does, and so
+are the bytes after a damaged header. `tarheader` parses; this module follows.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
 class Area:
-    """The bytes of one member, given once; what is left of them is passed over."""
+    """The bytes of one member, given once; unread ones are skipped."""
 
     def __init__(self, source: Forward, size: int) -> None:
-        """They lie ahead."""
+        """Begin before the first byte of the member."""
         self._source = source
         self.size = size
         self.left = size
 
     def take(self, count: int) -> bytes:
-        """Return exactly so many bytes, of few.
+        """Return exactly `count` bytes; meant for few.
 
         Raises:
             NotReadError: there are not so many.
@@ -75,7 +75,7 @@ class Area:
             yield self.some(PIECE_BYTES)
 
     def finish(self) -> None:
-        """Pass over what is left, and over the padding.
+        """Skip the unread bytes, and the padding.
 
         Raises:
             NotReadError: the archive ends before.
@@ -139,7 +139,7 @@ class Tar:
 
 
 class _Follows:
-    """What was said of the member whose header follows."""
+    """Fields for the next member, from headers before its own."""
 
     def __init__(self, fields: Pax) -> None:
         self.fields = fields
@@ -162,7 +162,7 @@ def _read_pax(source: Forward, header: Header) -> Pax:
 def _member(
     source: Forward, header: Header, follows: _Follows, block: bytes
 ) -> Iterator[list[Member] | Unlisted]:
-    """Yield what one header says is there, and pass over it."""
+    """Yield the member of one header, and skip its bytes."""
     offset = source.position - BLOCK_BYTES
     fields = follows.fields
     name = follows.name or header.name
@@ -172,7 +172,7 @@ def _member(
         if fields[b"size"].isdigit() and len(fields[b"size"]) <= 18:
             size = int(fields[b"size"])
         else:
-            yield Unlisted(name, Why.DAMAGED, "tar: a size that is none")
+            yield Unlisted(name, Why.DAMAGED, "tar: an invalid size")
     kind = header.kind
     if kind == _LABEL:
         Area(source, size).finish()
@@ -199,6 +199,6 @@ def _member(
 
 
 def _bytes_follow(source: Forward) -> bool:
-    """Tell whether what comes next is no header: some write the bytes of a linked file again."""
+    """Tell whether the next block is no header: some programs write the bytes of a link again."""
     block = source.peek(BLOCK_BYTES)
     return bool(block) and block != _ZERO_BLOCK and not is_header(block)

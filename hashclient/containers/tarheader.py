@@ -1,7 +1,7 @@
 """The headers of tar: one block of 512 bytes, and the fields of pax.
 
-What makes a block a header is its sum. Everything else is read as GNU tar reads it: a number is
-octal up to a space or a zero byte, or binary where its first bit is set.
+A block is a header if its checksum is right. Everything else is read as GNU tar reads it: a number
+is octal up to a space or a zero byte, or binary where its first bit is set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def octal(field: bytes) -> int | None:
 
 
 def number(field: bytes) -> int | None:
-    """Return the number in a field, octal or binary; None where it is none, or negative."""
+    """Return the number in a field, octal or binary; None where it is invalid or negative."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
         return value if field[0] == 0x80 and value < 1 << 63 else None
@@ -72,7 +72,7 @@ def _sum_agrees(block: bytes) -> bool:
 
 
 def parse_header(block: bytes) -> Header | None:
-    """Return what a block says; None where it is no header."""
+    """Return the header in a block; None where the block is no header."""
     if not _sum_agrees(block):
         return None
     size = number(block[124:136])

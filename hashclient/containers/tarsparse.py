@@ -20,7 +20,7 @@ _LINE_BYTES = 24
 
 
 class Bytes(Protocol):
-    """The bytes that a member has in the archive."""
+    """The stored bytes of a member."""
 
     left: int
 
@@ -37,7 +37,7 @@ class Sparse:
     """How one member is put together: pieces of `(offset, length)`, or a map before the bytes."""
 
     def __init__(self, size: int, pieces: list[tuple[int, int]] | None) -> None:
-        """Make `size` bytes of them; without pieces they stand before the bytes."""
+        """Make `size` bytes of `pieces`; without these, the map stands before the bytes."""
         self.size = size
         self._pieces = pieces
 
@@ -74,7 +74,7 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
     """Return how a member is put together; None where it is not sparse.
 
     Raises:
-        NotReadError: its map is damaged, or larger than any.
+        NotReadError: its map is damaged, or too large.
     """
     if is_old:
         return _old(source, block)
@@ -113,7 +113,7 @@ def _old(source: Forward, block: bytes) -> Sparse:
         if len(values) > 2 * MAX_PIECES:
             raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
         entries, goes_on = more[:504], more[504]
-    # What is not used is zero, and so is the length of a hole at the end.
+    # Unused fields are zero, and so is the length of a hole at the end.
     return Sparse(size, [pair for pair in _pairs(values) if pair[1]])
 
 

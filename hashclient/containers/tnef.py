@@ -1,6 +1,6 @@
 """TNEF, the `winmail.dat` of Outlook: attachments, and messages attached to them.
 
-A row of attributes, read once, forwards. Attachments are given as they pass by; the properties of
+A row of attributes, read once, forwards. Attachments are given as they are read; the properties of
 MAPI, which hold attached messages and bodies in HTML, are read whole, within a limit. Bodies in
 compressed RTF are no files, and are left alone.
 """
@@ -22,7 +22,7 @@ _ATTRIBUTE = Struct("<BLL")
 _LEVELS = (1, 2)
 _MAX_PROPERTIES_BYTES = 32 << 20
 _MAX_TITLE_BYTES = 4096
-#: Of the values of one property.
+#: The maximum number of values of one property.
 _MAX_VALUES = 1 << 16
 
 _ATTACH_BEGIN, _ATTACH_TITLE, _ATTACH_DATA = 0x00069002, 0x00018010, 0x0006800F
@@ -37,7 +37,7 @@ _MANY = 0x1000
 _NAMED = 0x8000
 _PROPERTY_DATA, _PROPERTY_HTML = 0x3701, 0x1013
 _PROPERTY_NAMES = (0x3707, 0x3704)
-#: What stands before an attached object: the identifier of its interface.
+#: The bytes before an attached object: the identifier of its interface.
 _IDENTIFIER_BYTES = 16
 
 
@@ -59,7 +59,7 @@ class Tnef:
         number = 0
         while head := source.take(_ATTRIBUTE.size):
             if len(head) < _ATTRIBUTE.size or head[0] not in _LEVELS:
-                raise NotReadError(Why.DAMAGED, "tnef: an attribute that is none")
+                raise NotReadError(Why.DAMAGED, "tnef: an invalid attribute")
             _, attribute, length = _ATTRIBUTE.unpack(head)
             left = length
             if attribute == _ATTACH_BEGIN:
@@ -104,7 +104,7 @@ class _Value:
 
 
 def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
-    """Yield what is attached in properties of MAPI."""
+    """Yield the objects attached in properties of MAPI."""
     name = title
     found: list[tuple[int, bytes]] = []
     error: NotReadError | None = None
@@ -119,7 +119,7 @@ def _properties(text: bytes, title: bytes) -> Iterator[list[Member] | Unlisted]:
             elif number in (_PROPERTY_DATA, _PROPERTY_HTML) and kind == _BINARY:
                 found.append((number, value))
     except (StructError, NotReadError):
-        error = NotReadError(Why.DAMAGED, "tnef: properties that are none")
+        error = NotReadError(Why.DAMAGED, "tnef: invalid properties")
     for number, value in found:
         shown = name if number == _PROPERTY_DATA else b"body.html"
         chunks = partial(in_pieces, value)
@@ -153,7 +153,7 @@ def _parse(text: bytes) -> Iterator[tuple[int, int, bytes]]:
             (values,) = _UNSIGNED.unpack_from(text, at)
             at += 4
         if values > _MAX_VALUES or not (kind in _FIXED or kind in (_OBJECT, _BINARY, *_STRINGS)):
-            raise NotReadError(Why.DAMAGED, "tnef: a property that is none")
+            raise NotReadError(Why.DAMAGED, "tnef: an invalid property")
         for _ in range(values):
             if kind in _FIXED:
                 at += _FIXED[kind]

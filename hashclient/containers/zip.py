@@ -1,9 +1,9 @@
 """zip, and all that is zip inside: office documents, jar, apk, epub, browser extensions, programs.
 
-Listed is what any usual program would extract: what the directories name, every one that a program
-may use, and what stands in bytes that belong to no member and no directory. Members whose headers
-do not agree, or that overlap, are not read: each program would take something else. The compressed
-size rules; a claimed size of what is compressed rules nothing out for certain.
+All members that a usual program would extract are listed: those in any directory that a program may
+use, and those in bytes outside of members and directories. Members whose headers disagree, or that
+overlap, are not read: programs would extract different bytes. The compressed size counts; the
+claimed size of a compressed member rules nothing out for certain.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from hashclient.containers.zipmember import (
 _BEGINS = (LOCAL_MARK, END_MARK, b"PK00" + LOCAL_MARK, b"PK\7\x08" + LOCAL_MARK)
 #: 16 bytes each.
 MAX_MEMBERS = 4 << 20
-#: What may be moved to put ranges into order that come in another: some seconds' worth.
+#: Ranges that may be moved to sort those that come out of order: some seconds' worth.
 _MAX_MOVED = 1 << 31
 #: Headers nearer than this are read together.
 _NEAR_BYTES = 4 << 10
@@ -68,7 +68,7 @@ class Ranges:
         self._moved = 0
 
     def add(self, start: int, end: int) -> bool:
-        """Add a range; return False if it overlaps another, and leave it away.
+        """Add a range, unless it overlaps another; return whether it was added.
 
         Raises:
             NotReadError: there are too many.
@@ -94,7 +94,7 @@ class Ranges:
         return at < len(self._starts) and (self._starts[at], self._ends[at]) == (start, end)
 
     def covers(self, position: int) -> bool:
-        """Tell whether a byte belongs to one."""
+        """Tell whether a byte belongs to a range."""
         at = bisect_right(self._ends, position)
         return at < len(self._starts) and self._starts[at] <= position
 
@@ -114,7 +114,7 @@ class Zip:
         return head.startswith(_BEGINS) or may_end(tail)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
-        """Yield the members of all directories in batches, then those that no directory names."""
+        """Yield the members of all directories in batches, then those without an entry."""
         return _Archive(cast(Data, data)).members()
 
 
@@ -160,7 +160,7 @@ class _Archive:
         self._lowest = min(self._lowest, start)
 
     def _gaps(self) -> Iterator[tuple[int, int]]:
-        """Yield what belongs to nothing."""
+        """Yield the gaps: bytes outside of members and directories."""
         top = 0
         for start, end in heapq.merge(self._ranges, sorted(self._structure)):
             if start > top:
@@ -170,7 +170,7 @@ class _Archive:
             yield top, self._data.size
 
     def _directory(self, directory: Directory) -> Generator[list[Member] | Unlisted, None, bool]:
-        """Yield what one directory names; return whether it has the entries that it claims."""
+        """Yield the members of one directory; return whether it has all entries that it claims."""
         entries = Entries(self._data, directory)
         self._reserve(directory.start, directory.claimed_end)
         mine = len(self._structure) - 1
@@ -188,7 +188,7 @@ class _Archive:
     def _listed(
         self, entries: list[Entry], unlisted: list[Unlisted], *, is_first: bool
     ) -> list[Member]:
-        """Return the members of entries; what cannot be read goes to `unlisted`.
+        """Return the members of entries; unreadable entries go to `unlisted`.
 
         The usual entry takes the short way: few microseconds, most of them for one read.
         """

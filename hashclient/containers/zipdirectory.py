@@ -1,8 +1,8 @@
 """The directories of a zip: where they may begin, and what they say.
 
 Programs disagree where the directory is: some take the last end record, some the first whose
-comment fits, some believe its offset, some its size. So every directory that one of them may use is
-read, and what a second one says again is listed once. What no directory names, `ziphidden` finds.
+comment fits, some use its offset, some its size. So every directory that a program may use is read,
+and a member in several directories is listed once. `ziphidden` finds members without an entry.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
     disk, first_disk, here, count, size, offset, comment = _END.unpack(record)
     directories = _places(data, position, size, offset, count, MAX16 + 1)
     start = position
-    # Four bytes can be the mark by chance: what says that it is a part has to make sense.
+    # Four bytes can be the mark by chance: the fields of a part must make sense.
     is_part = (
         first_disk <= disk
         and 0 < disk < _MAX_PARTS
@@ -108,7 +108,7 @@ def _end(data: Data, position: int, record: bytes) -> End | None:
     if locator[:4] == _LOCATOR_MARK:
         start = position - _LOCATOR.size
         _, claimed, _ = _LOCATOR.unpack(locator)
-        # Where it says, or right before the locator if something was put in front.
+        # At the offset, or right before the locator if something was put in front.
         for place in dict.fromkeys((start - _END64.size, claimed)):
             if not 0 <= place <= start - _END64.size:
                 continue
@@ -150,7 +150,7 @@ class Entries:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are as many as the end record says."""
+        """Whether there are as many entries as the end record says."""
         directory = self._directory
         return self.count % directory.modulus == directory.count % directory.modulus
 
@@ -184,7 +184,7 @@ class Entries:
 
 
 def wide(extra: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
-    """Return `values`, with those that do not fit 32 bits taken from the extra field of zip64."""
+    """Return `values`; those over 32 bits are taken from the extra field of zip64."""
     found = extra_field(extra, 1)
     if found is None:
         return values

@@ -1,9 +1,10 @@
-"""Members of a zip that no directory names: in front, between, behind, in what was cut off.
+"""Members of a zip without an entry in a directory: before, between and after the others.
 
-A program that reads a zip as a stream takes any local header that it meets; so the bytes that
-belong to nothing are searched for them. Four bytes can be a mark by chance, in a program above all.
-What has all that a header has, or stands right behind a member, is one, and unread if it cannot be
-read. What has less, but decodes to what its checksum says, is one, too; the rest is chance.
+A program that reads a zip as a stream takes any local header that it meets; so bytes outside of
+members and directories are searched for headers. Four bytes can be a mark by chance, above all in a
+program. A mark with all valid fields, or right after a member, counts as a header: its member is
+unread if it cannot be read. A mark with fewer valid fields counts if its data has the right
+checksum; others are chance.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _KNOWN_FLAGS = 0x287F
 _KNOWN_METHODS = frozenset((*range(11), 12, 14, 16, 18, 19, 20, *range(93, 100)))
 _MAX_VERSION = 63
 _MAX_NAME_BYTES = 4096
-#: What is tried of marks that may be chance; more of them is no chance.
+#: Marks and bytes that are tried where a mark may be chance; with more, it is no chance.
 _MAX_TRIES = 1000
 _MAX_TRIED_BYTES = 64 << 20
 
@@ -71,7 +72,7 @@ class Search:
         self._has_given_up = False
 
     def members(self, gaps: Iterable[tuple[int, int]]) -> Iterator[list[Member] | Unlisted]:
-        """Yield what is found in `gaps`, which lie one behind the other."""
+        """Yield the members found in `gaps`, which are in order."""
         for start, end in gaps:
             expected: int | None = start  # where a program that reads a stream looks next
             at = self._find(LOCAL_MARK, start, end)
@@ -113,9 +114,9 @@ class Search:
         return None
 
     def _header(self, offset: int, end: int, *, is_expected: bool) -> _Found | None:
-        """Return the local header at `offset`, in a gap that ends at `end`, if it is one.
+        """Return the local header at `offset`, in a gap that ends at `end`; None if there is none.
 
-        Where one is expected, it is one whatever its fields are.
+        Where a header is expected, it counts whatever its fields are.
         """
         block = self._data.read_at(offset, LOCAL_BYTES)
         if len(block) < LOCAL_BYTES:
@@ -173,9 +174,9 @@ class Search:
         yield [Member(found.name, None, is_exact=False, chunks=chunks, offset=found.offset)]
 
     def _is_sound(self, found: _Found) -> bool:
-        """Tell whether the bytes behind a header decode to what it says."""
+        """Tell whether the bytes after a header decode to the checksum in it."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # nothing is there, and nothing tells
+            return False  # no data, and no checksum to tell
         self._tries -= 1
         try:
             for piece in _chunks(self, found):
@@ -187,10 +188,10 @@ class Search:
         return True
 
     def stored_bytes(self, found: _Found) -> tuple[int, int]:
-        """Return the length and the checksum of a stored member that only its descriptor tells.
+        """Return the length and the checksum of a stored member, from its descriptor.
 
         Raises:
-            NotReadError: there is none that agrees.
+            NotReadError: no descriptor agrees with the bytes.
         """
         at = self._find(DESCRIPTOR_MARK, found.start, found.limit)
         while at is not None:
@@ -210,7 +211,7 @@ class Search:
 
 
 def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
-    """Yield the bytes of a member that was found.
+    """Yield the bytes of a member found in a gap.
 
     Raises:
         NotReadError: they are damaged, or do not end where the gap does.
@@ -242,7 +243,7 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
     elif packed.position != end:
         raise damaged("bytes behind its compressed data")
     elif packed.found != found.crc:
-        # Or the header leaves it to the descriptor.
+        # Or the checksum is in the descriptor only.
         length = found.packed
         if descriptor_bytes(data, end, packed.found, length, packed.count) is None:
             raise damaged("its checksum does not agree")

@@ -1,6 +1,6 @@
-"""One member of a zip: what its local header says, and its bytes.
+"""One member of a zip: its local header, and its bytes.
 
-Local header, directory and descriptor must agree, or nobody knows which program takes what.
+Local header, directory and descriptor must agree: otherwise, programs extract different bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IS_ENCRYPTED = 0x0001 | 0x0040 | 0x2000  # the old way, the strong way, with mas
 HAS_END_MARK = 0x0002  # of lzma
 HAS_DESCRIPTOR = 0x0008
 IS_PATCH = 0x0020
-#: What makes a member more than a header and its bytes.
+#: Flags of a member that has more than a header and its bytes.
 UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
 
 STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ = 0, 8, 12, 14, 93, 95
@@ -38,7 +38,7 @@ if decoding.HAS_ZSTD:
     _DECODERS[ZSTD] = decoding.zstd
 METHODS = frozenset((STORED, LZMA, *_DECODERS))
 
-#: Of a member that has no more than this, all is read at once.
+#: A member of at most so many bytes is read at once.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
 #: The header of a block with codes of its own, and what codes of rare bytes take.
@@ -80,7 +80,7 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
 
 
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:
-    """Return the length of the descriptor there; None where it says something else."""
+    """Return the length of the descriptor there; None where it does not agree."""
     block = data.read_at(position, _DESCRIPTOR_BYTES)
     bodies = [_LONG.pack(crc, packed, size)]
     if packed <= MAX32 and size <= MAX32:
@@ -117,7 +117,7 @@ class Packed:
     """The bytes of a compressed member; `position` is how far it was read, `found` its checksum."""
 
     def __init__(self, data: Data, start: int, end: int, method: int) -> None:
-        """They lie from `start` to `end`, or end before by themselves."""
+        """The bytes lie from `start` to `end`; the compressed data may end before."""
         self._data = data
         self._method = method
         self._end = end
@@ -133,7 +133,7 @@ class Packed:
         return piece
 
     def chunks(self, most: int | None) -> Iterator[bytes]:
-        """Yield what they decode to; `most` is where lzma without an end mark ends.
+        """Yield the decoded bytes; lzma without an end mark ends after `most` of them.
 
         Raises:
             NotReadError: they are damaged.
@@ -162,7 +162,7 @@ class Packed:
 
 
 def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Return the bytes of a compressed member, all that there are, whatever size is claimed.
+    """Return all bytes of a compressed member, whatever size is claimed.
 
     Raises:
         NotReadError: they are damaged, or their sum is another.
@@ -182,7 +182,7 @@ def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _inflated_at_once(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    """Yield what a small deflated member decodes to: most are such, so it is done in few steps."""
+    """Yield the bytes of a small deflated member: most members are such, so it takes few steps."""
     inflater = decoding.inflater(-15)
     rest = data.read_at(start, entry[1])
     count = found = 0
@@ -226,7 +226,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     """
     inflater = decoding.inflater(-15)
     position, end = start, start + entry[1]
-    # As much as that should take, by what is claimed; if it is not enough, there is a next time.
+    # As much input as that should need, by the claimed sizes; if it is not enough, more follows.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES
     head = b""
     while len(head) < count and not inflater.eof:
@@ -234,7 +234,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
         if not packed:
             raise damaged("compressed data ends too early")
         position += len(packed)
-        step = min(2 * step, PIECE_BYTES)  # empty blocks without end are passed over soon
+        step = min(2 * step, PIECE_BYTES)  # endless empty blocks are skipped soon
         try:
             head += inflater.decompress(packed, count - len(head))
         except decoding.ERRORS as error:
@@ -247,7 +247,7 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
 
 
 def _check(entry: Entry, count: int, found: int) -> None:
-    """Compare the length and the checksum of what was read with what is said.
+    """Compare the length and the checksum of the bytes read with the claimed ones.
 
     Raises:
         NotReadError: they do not agree.
@@ -260,7 +260,7 @@ def _check(entry: Entry, count: int, found: int) -> None:
 
 
 def unsupported(method: int) -> NotReadError:
-    """Return the error of a method that nobody here reads."""
+    """Return the error for a method that is not supported."""
     return NotReadError(Why.UNSUPPORTED, f"zip: method {method}")
 
 

@@ -1,4 +1,4 @@
-"""What a run comes to, in one sentence: what its exit code means for this run."""
+"""The result of a run in one sentence: the meaning of its exit code for this run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.formats.fields import plural, signal_name, words
 
-#: Inputs that a run has at least tried to check.
+#: Kinds of inputs that a run has at least tried to check.
 _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
 
 
 def conclusion(summary: Summary) -> str:
-    """Return what was found and what keeps the run from being whole, most important first.
+    """Return what was found and why the run is not whole, most important first.
 
-    For `OK` alone it says that all was checked: the exit code is the verdict, this only its words.
+    Only for `OK` it says that all was checked: the exit code is the verdict, this text its words.
     """
     code = summary.exit_code
     if code is ExitCode.OK:

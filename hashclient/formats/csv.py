@@ -1,10 +1,9 @@
 """The format for spreadsheets: a header, a row for each entry that an input hit, rows on the run.
 
-The dialect is RFC 4180's, but lines end in LF as in every text file here. No cell holds a line end
-or a control character, and none is taken for a formula by a spreadsheet, whatever a path holds:
-where a path had to be changed for that, `path_b64` has its bytes. The last rows tell of the run:
-one for each thing that keeps it from being whole, then one of kind `summary`. A table of a run
-without that row was cut off.
+The dialect is RFC 4180's, but lines end in LF as in every text file here. Whatever a path holds, no
+cell has a line end or a control character, and no spreadsheet takes a cell for a formula: where
+this changes a path, `path_b64` has its bytes. The last rows are about the run: one for each reason
+why it is not whole, then one of kind `summary`. A table of a run without that row was cut off.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from hashclient.system.times import for_people
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
-#: What a row says of the file, then of the entry, then of what was done; digests come last.
+#: The columns: on the file, then on the entry, then on actions; digests come last.
 _RECORD_COLUMNS = ("id", "state", "in_place", "first_seen", "last_seen")
 _HIT_COLUMNS = ("list", "entry", "category", "generation", "algorithms", "complete")
 COLUMNS = (
@@ -55,16 +54,16 @@ COLUMNS = (
 )
 _NO_RECORD = ("",) * len(_RECORD_COLUMNS)
 _NO_HIT = ("",) * len(_HIT_COLUMNS)
-#: The cells of actions, and what is said of them.
+#: The cells of actions, and their texts.
 _NOT_ACTED = ("",) * (len(Action) + 1)
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
 
 #: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
-#: full width as well. Tabs and line ends are never there: `printable` has escaped them.
+#: full width as well. Tabs and line ends cannot occur: `printable` has escaped them.
 _TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
-#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: what follows
-#: one begins a cell.
+#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: the text
+#: after one begins a cell.
 _SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
 
 
@@ -95,14 +94,14 @@ class CsvFormatter:
         return "\n".join(self._row([*before, *row, *after]) for row in cells)
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the rows that tell of the run."""
+        """Return the rows on the run."""
         if summary is None:
             return None
         rows = self._run_rows(summary)
         return "\n".join(self._row([row.get(name, "") for name in self._columns]) for row in rows)
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
-        """Yield what is to be said of a run, its end last; `kind` is none that an input has."""
+        """Yield the rows on a run, its end last; their `kind` differs from those of inputs."""
         for missing in summary.missing:
             row = {"kind": "missing", "reason": missing_text(missing), "list": missing.name or ""}
             yield {name: text_cell(words(cell)) for name, cell in row.items()}
@@ -132,7 +131,7 @@ class CsvFormatter:
         yield {"kind": "summary", "reason": "; ".join(parts)}
 
     def _file_cells(self, handled: Handled) -> tuple[list[str], list[str]]:
-        """Return what comes before the cells of a hit, and what comes after them."""
+        """Return the cells before those of a hit, and the cells after them."""
         outcome, record = handled.outcome, handled.record
         place = outcome.place if outcome.members else outcome.path
         path = text_cell(printable(place))
@@ -167,7 +166,7 @@ class CsvFormatter:
 
 
 def text_cell(text: str) -> str:
-    """Return a text for people as a cell that is text wherever it is opened."""
+    """Return a text for people as a cell that every program takes for text."""
     shown = _SEPARATED_FORMULA.sub(r"\\x3b", text) if ";" in text else text
     return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
 

@@ -2,9 +2,9 @@
 
 One event for each entry that an input hit, one for an input without any, then one for each list
 used or missing, one for each gap of a lookup, and one for the run. Fields are ECS's own
-(https://www.elastic.co/docs/reference/ecs) with their types; what ECS has no field for are strings
-under `labels`, and numbers under `hashclient`. `host.hostname` says where
-it ran, also where the shipper is another machine.
+(https://www.elastic.co/docs/reference/ecs) with their types; other strings are under `labels`,
+other numbers under `hashclient`. `host.hostname` is the machine of the run, also where the shipper
+is another machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ECS_VERSION = "9.4.0"
 
 #: On the scale of Elastic's own rules: critical, medium, low.
 _SEVERITY = {Kind.MATCH: 99, Kind.CONFLICT: 47, Kind.UNREAD: 21}
-#: What is neither judged nor failed, such as a named pipe, has no outcome.
+#: An input that was neither judged nor failed, such as a named pipe, has no outcome.
 _OUTCOME = {
     Kind.CLEAN: "success",
     Kind.MATCH: "success",
@@ -96,7 +96,7 @@ class EcsFormatter:
             "action": str(kind),
         }
         if self._context.command == "matches":
-            about["kind"] = "state"  # what is on record is no news
+            about["kind"] = "state"  # a match on record already is no news
         if kind in _OUTCOME:
             about["outcome"] = _OUTCOME[kind]
         if kind in _SEVERITY:

@@ -1,8 +1,8 @@
-"""What the formats share: the fields of outcomes, entries and summaries, and sentences about a run.
+"""Shared by the formats: the fields of outcomes, entries and summaries, and sentences about a run.
 
-What `jsonl` writes is specified in `docs/jsonl.schema.json`; other formats take the same names, so
-that a field is called the same wherever it stands. Whatever keeps a run from being whole is said in
-the same words by every format: that it was interrupted, lists that are missing, gaps of a lookup.
+`docs/jsonl.schema.json` specifies the output of `jsonl`; other formats use the same names of
+fields. All formats use the same words for each reason why a run is not whole: an interruption,
+missing lists, gaps of a lookup.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from hashclient.system.times import for_programs
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
-#: So many of the paths that a command was given are named in a sentence.
+#: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
 
 
 def file_fields(handled: Handled) -> dict[str, Any]:
-    """Return which file an outcome is of, and what the record of matches says of it."""
+    """Return the file of an outcome, and its entry in the record of matches."""
     outcome = handled.outcome
     fields: dict[str, Any] = {**path_fields(outcome.place), **member_fields(outcome)}
     fields["size"] = outcome.size
@@ -86,12 +86,12 @@ def entry_names(hit: Hit) -> tuple[str, ...]:
 
 
 def digest_fields(outcome: Outcome) -> dict[str, str]:
-    """Return the digests of an outcome by algorithm; only for who has asked for them."""
+    """Return the digests of an outcome by algorithm; only for users who have asked for them."""
     return {a.label: digest.hex() for a, digest in sorted(outcome.digests.items())}
 
 
 def action_fields(acted: Acted) -> dict[str, Any]:
-    """Return what became of one action; `done` is null where only the policy was asked."""
+    """Return the result of one action; `done` is null where only the policy was asked."""
     return {"action": str(acted.action), "done": acted.done, "detail": acted.detail}
 
 
@@ -103,13 +103,13 @@ def done_word(acted: Acted) -> str:
 def words(text: str) -> str:
     """Return a text for people as it is, unless it holds what a terminal must not get.
 
-    For a path there is `printable`, which no two paths are the same in.
+    For a path there is `printable`, which gives different paths different texts.
     """
     return text if text.isprintable() else printable(text)
 
 
 def run_fields(context: Context) -> dict[str, Any]:
-    """Return where, by whom and for what a command was called, and when."""
+    """Return where, by whom, for which paths and when a command was called."""
     about = context.about
     if about is None:
         return {}
@@ -152,7 +152,7 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending}"
 
 
-#: How a number of outcomes of a kind is said; what is no noun stays as it is.
+#: Plurals of kinds; a kind that is no noun stays as it is.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
 
 
@@ -169,7 +169,7 @@ def counts_text(summary: Summary) -> str:
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of a run, what it rests on, its lists, how it ended, and the exit code."""
+    """Return the counts of a run, its evidence, its lists, how it ended, and the exit code."""
     return {
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
@@ -201,7 +201,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:
-    """Return the counts of what is in containers, where that is a question."""
+    """Return the counts of members of containers, where a run can have them."""
     if summary.opens_containers is None:
         return {}
     return {
@@ -213,7 +213,7 @@ def _inside_fields(summary: Summary) -> dict[str, Any]:
 
 
 def gap_fields(gap: Gap) -> dict[str, Any]:
-    """Return what a lookup could not tell about one list."""
+    """Return the gap of a lookup for one list."""
     return {
         "list": gap.list_name,
         "algorithms": [a.label for a in gap.algorithms],
@@ -229,28 +229,28 @@ def signal_name(stopped: ExitCode) -> str:
 
 
 def interrupted_text(summary: Summary) -> str | None:
-    """Return that a run was interrupted, and what that means; None if it was not."""
+    """Return the sentence on an interrupted run; None if it was not interrupted."""
     if summary.stopped is None:
         return None
     return f"interrupted by {signal_name(summary.stopped)}: what comes after was not checked"
 
 
 def failure_text(summary: Summary) -> str | None:
-    """Return what failed besides the inputs: the error's words, or what its exit code means."""
+    """Return the failure besides the inputs: the error's words, or the meaning of its exit code."""
     if summary.failed is None or summary.failure is not None:
         return summary.failure
     return f"exit code {int(summary.failed)}: {summary.failed.meaning}"
 
 
 def missing_text(missing: MissingList) -> str:
-    """Return that a list is missing, and why."""
+    """Return the sentence on a missing list, with the reason."""
     if missing.name is not None:
         return f"list {missing.name} is missing: {missing.problem}"
     return f"the lists of provider {missing.provider} are missing: {missing.problem}"
 
 
 def gap_text(gap: Gap, *, accepted: bool) -> str:
-    """Return what digests of some algorithms cannot tell about a list, and how its inputs count."""
+    """Return the sentence on the gap of a list, and how its inputs count."""
     nouns = f"{gap.rows:,} {'input' if gap.rows == 1 else 'inputs'}"
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
@@ -260,7 +260,7 @@ def gap_text(gap: Gap, *, accepted: bool) -> str:
 
 
 def inside_text(summary: Summary) -> str | None:
-    """Return what was done about what is inside of files; None where that is no question."""
+    """Return the sentence on the members of containers; None where a run has none."""
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
@@ -272,7 +272,7 @@ def inside_text(summary: Summary) -> str | None:
 
 
 def rests_on(summary: Summary) -> str:
-    """Return what an answer rests on besides reading; nothing where it rests on reading alone."""
+    """Return the evidence of an answer besides reading; empty where all was read."""
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,

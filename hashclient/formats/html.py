@@ -1,8 +1,8 @@
 """The format for a person: one page that needs nothing else, to read, print and keep.
 
 The page is whole without its script, which only adds sorting, a filter and pages to the table. It
-loads nothing, and its policy keeps it from doing so; it holds no content of files and no digests,
-also where these are asked for. Counts and charts are of everything; the table is capped, which
+loads nothing, and its policy keeps it from doing so; it holds no content of files, and no digests
+even where these are asked for. Counts and charts are of everything; the table is capped, which
 bounds the memory, and matches come first.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 #: Rows of the table. A browser takes a second for so many, and the page has a few megabytes.
 MAX_ROWS = 10_000
-#: Folders that are counted one by one.
+#: Number of folders that are counted one by one.
 MAX_FOLDERS = 10_000
 ELSEWHERE = "other folders"
 
@@ -69,11 +69,11 @@ class HtmlFormatter:
         self._categories: Counter[str] = Counter()
         self._folders: Counter[str] = Counter()
         self._actions_failed = 0
-        #: Matches on record that somebody has to deal with.
+        #: Open matches on record.
         self._open = 0
 
     def begin(self) -> None:
-        """Begin with nothing: what comes first on the page is known last."""
+        """Return nothing: the first lines of the page are known last."""
 
     def outcome(self, handled: Handled) -> None:
         """Count one outcome, and keep it while there is room."""
@@ -258,7 +258,7 @@ def _document(title: str, content: Iterator[Markup]) -> str:
         Markup('<html lang="en">'),
         Markup("<head>"),
         Markup('<meta charset="utf-8">'),
-        # Before anything that it rules.
+        # The policy counts only for elements after it.
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),
@@ -282,6 +282,6 @@ def _resource(name: str) -> str:
 
 
 def _source(text: str) -> str:
-    """Return what a policy calls an inline style or script with exactly this text."""
+    """Return the source in a policy for an inline style or script with exactly this text."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

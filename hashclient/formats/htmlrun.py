@@ -1,6 +1,6 @@
-"""What the HTML report says of a run as a whole: what was scanned, what to do next, where to look.
+"""The HTML report on a run as a whole: what was scanned, what to do next, where to look.
 
-From values to elements, nothing else.
+It turns values into elements, and does no more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.system.times import for_people
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
-#: Said of every file that matches, first.
+#: The first advice on every file that matches.
 HANDS_OFF = "Do not open, copy or send a file that matches, and do not delete it by hand"
 
 
@@ -60,7 +60,7 @@ def _pair(name: str, value: Markup) -> Markup:
 def next_steps(
     context: Context, summary: Summary | None, matches: int, conflicts: int
 ) -> Iterator[Markup]:
-    """Yield what a reader should do, the most urgent first; nothing where nothing is to be done."""
+    """Yield what a reader should do, the most urgent first."""
     if matches:
         yield joined(
             element("strong", HANDS_OFF), ": follow your procedure for such files and for reports."

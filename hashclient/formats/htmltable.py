@@ -1,7 +1,7 @@
-"""The tables and charts of the HTML report: from values to elements, nothing else.
+"""The tables and charts of the HTML report: it turns values into elements, and does no more.
 
-A chart is a table, so that it says the same to who cannot see it; its bars are drawings, since
-these are printed and the page's policy allows no style on an element.
+A chart is a table, so that it says the same to a reader who cannot see it; its bars are drawings,
+since browsers print these, and the page's policy allows no style on an element.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hashclient.formats.text import human_bytes
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
-#: Bars of one chart; what is left is summed up in one more.
+#: Bars of one chart; the rest is summed up in one more bar.
 MAX_BARS = 8
 
 #: The kinds in the order in which a reader looks for them.
@@ -46,7 +46,7 @@ def counts(numbers: Mapping[str, int]) -> Markup:
 
 
 def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> Markup:
-    """Return the lists that a run used and whether they had expired, and those that are missing."""
+    """Return the lists of a run, whether they had expired, and the missing ones."""
     rows = []
     for state in states:
         word, tone = ("fresh", "good") if state.fresh else ("stale", "bad")
@@ -72,7 +72,7 @@ def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> 
 
 
 def charts(numbers: Mapping[str, Counter[str]]) -> Markup:
-    """Return one chart for each name of what is counted."""
+    """Return one chart for each named count."""
     return element("div", *(_chart(name, n) for name, n in numbers.items()), class_="charts")
 
 
@@ -103,7 +103,7 @@ def _bar(share: float) -> Markup:
 
 
 def files_table(found: Sequence[Handled]) -> Markup:
-    """Return the table of files, with the controls that the script makes work."""
+    """Return the table of files, with the controls for the script."""
     kinds = Counter(str(h.outcome.kind) for h in found)
     states = Counter(str(h.record.state) for h in found if h.record is not None)
     lists = Counter(name for h in found for name in _lists_of(h))
@@ -201,7 +201,7 @@ def _entry(hit: Hit) -> Markup:
 
 
 def _path(path: str, class_: str | None = None) -> Markup:
-    """Return a path that breaks after its slashes, and whose direction is its own."""
+    """Return a path that may break after its slashes, with its own direction of text."""
     names = printable(path).split("/")
     parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
     return element("bdi", *parts, names[-1], class_=class_)

@@ -1,7 +1,7 @@
 """Report formats: pure functions from outcomes and summaries to text.
 
-A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. None of them does
-I/O, knows a clock, shows content, or shows digests unless it is told to.
+A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. They do no I/O, read
+no clock, show no content, and show digests only when told to.
 
 To add one: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and a
 reader in `tests/contract/readers.py`.
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """What a report is of: the command, when it ran (in UTC), and whether digests are shown.
+    """What an output is about: the command, when it ran (in UTC), and whether digests are shown.
 
-    `about` says where, by whom and for what it was called, where that is known.
+    `about` says where, by whom and for which paths it was called, where that is known.
     """
 
     command: str
@@ -38,13 +38,13 @@ class Formatter(Protocol):
     """
 
     def begin(self) -> str | None:
-        """Return what comes before the first outcome."""
+        """Return the text before the first outcome."""
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return what is written of one outcome when it is found; the rest comes with `end`."""
+        """Return the text for one outcome when it is found; the rest comes with `end`."""
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return what comes last; there is no summary where no run is reported."""
+        """Return the last text; there is no summary where no run is reported."""
 
 
 #: Name of a format to the module and the class that writes it, the default first. A module is
@@ -58,7 +58,7 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("hashclient.formats.html", "HtmlFormatter"),
 }
 
-#: Of these a report is one document; of the others it can go on in another file, begun once more.
+#: These write one document; output of the others can go on in another file, after a new `begin`.
 DOCUMENTS = frozenset({"sarif", "html"})
 
 

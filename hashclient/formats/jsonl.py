@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
 
-#: The version of the schema, in every line: another one where a field goes or means another thing.
+#: The version of the schema, in every line; it changes when a field goes or changes its meaning.
 SCHEMA = 1
 
 
@@ -57,7 +57,7 @@ class JsonlFormatter:
             or not is_unicode(outcome.path)
         ):
             return json.dumps(self._document(handled))
-        # Of these there may be very many: the same, without `json`.
+        # There may be very many of these: the same output, made without `json`.
         hit = outcome.hits[0]
         size = "null" if outcome.size is None else outcome.size
         before, after = self._hits.of(hit)

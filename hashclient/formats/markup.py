@@ -1,4 +1,4 @@
-"""HTML that nothing breaks out of: elements are made by a function, and text is always escaped."""
+"""HTML that no text can break: elements are made by a function, and text is always escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hashclient.formats.fields import words
 
 
 class Markup(str):
-    """Text that is HTML already; every other text is not."""
+    """Text that is HTML already; every other text is plain."""
 
     __slots__ = ()
 
@@ -36,5 +36,5 @@ def joined(*parts: str) -> Markup:
 
 
 def text(plain: str) -> Markup:
-    """Return `plain` as HTML that shows it, with what no page can show escaped as on a terminal."""
+    """Return `plain` as HTML; characters that a page cannot show are escaped as on a terminal."""
     return Markup(html.escape(words(plain)))

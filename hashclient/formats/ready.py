@@ -1,8 +1,8 @@
-"""What very many outcomes have in common, rendered once.
+"""Renders the common parts of very many outcomes once.
 
-The hits of a run differ mostly by their entries, and the records of a batch by their ids. What else
-is written of them is kept, so that a line costs about a microsecond where `json` or a dictionary of
-cells would cost ten. What comes out is the same, letter by letter.
+The hits of a run differ mostly by their entries, and the records of a batch by their ids. The rest
+of their text is kept, so that a line costs about a microsecond where `json` or a dictionary of
+cells would cost ten. The output is the same, letter by letter.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hashclient.core.model import Hit, MatchRef, hit_fields
 #: A text as JSON, in ASCII.
 quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 
-#: Stands for an entry; no name of a list, which comes before it, holds it.
+#: Stands for an entry; it cannot occur in the name of a list, which comes before.
 _ENTRY = "\0"
-#: So many hits are kept; a list has some dozen categories, but may have as many as entries.
+#: Number of hits kept; a list has some dozen categories, but may have as many as entries.
 _KEPT = 1 << 12
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ _Key = tuple[str, str, int, tuple[int, ...], bool]
 
 
 class HitParts(Generic[T]):
-    """What `render` makes of a hit, which must not depend on its entry."""
+    """Keeps the results of `render` for hits; they must not depend on the entry."""
 
     def __init__(self, render: Callable[[Hit], T]) -> None:
         """Nothing is rendered yet."""
@@ -37,7 +37,7 @@ class HitParts(Generic[T]):
         self._kept: dict[_Key, T] = {}
 
     def of(self, hit: Hit) -> T:
-        """Return what is made of a hit."""
+        """Return the rendered hit."""
         key = (hit.list_name, hit.category, hit.generation, hit.algorithms, hit.complete)
         try:
             return self._kept[key]
@@ -49,7 +49,7 @@ class HitParts(Generic[T]):
 
 
 class RecordParts(Generic[T]):
-    """What `render` makes of a record, which must not depend on its id."""
+    """Keeps the results of `render` for records; they must not depend on the id."""
 
     def __init__(self, render: Callable[[MatchRef], T]) -> None:
         """Nothing is rendered yet."""
@@ -58,7 +58,7 @@ class RecordParts(Generic[T]):
         self._made: T
 
     def of(self, record: MatchRef) -> T:
-        """Return what is made of a record."""
+        """Return the rendered record."""
         last = self._last
         if (
             last is None
@@ -74,7 +74,7 @@ class RecordParts(Generic[T]):
 def json_around_entry(
     hit: Hit, names: tuple[str, ...], *, compact: bool = False
 ) -> tuple[str, str]:
-    """Return the JSON of the fields of `hit` called `names`, as far as before and after its entry.
+    """Return the JSON of the fields `names` of `hit`: the parts before and after its entry.
 
     It is the inside of an object, without braces; with `compact`, no spaces separate its parts.
     """

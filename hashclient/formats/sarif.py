@@ -1,7 +1,7 @@
 """The format for code hosts and CI: SARIF 2.1.0, one run.
 
-A match or conflict is a result, written when it is found; what was not checked is a notification
-of the run, since it says nothing of a file. Clean inputs are counted only. The rules, one for each
+A match or conflict is a result, written when it is found; an unchecked input is a notification of
+the run, since nothing is known of the file. Clean inputs are counted only. The rules, one for each
 list and category that was hit, come after the results: the order of JSON's fields is free, and so
 is memory, which holds no more than the caps allow.
 """
@@ -45,10 +45,10 @@ SCHEMA = (
 #: GitHub rejects a run with more results, and shows 5,000 of them, errors first: "SARIF results
 #: exceed one or more limits", https://docs.github.com/en/code-security (read in November 2026).
 MAX_RESULTS = 25_000
-#: No host shows notifications one by one; these bound the size of the report.
+#: No host shows notifications one by one; these limits bound the size of the report.
 MAX_NOTIFICATIONS = 1_000
 
-#: Of these states nothing is to be done about the file any more, or its entry is not listed now.
+#: States of matches without further work, or whose entry is not listed now.
 _QUIET = frozenset(
     {
         *(MatchState.GONE, MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED),
@@ -56,7 +56,7 @@ _QUIET = frozenset(
     }
 )
 
-#: What a notification can be about: its level, what that means, and what to do.
+#: The subjects of notifications: level, meaning, and what to do.
 _NOTIFICATIONS = {
     "unread": (
         "warning",
@@ -110,14 +110,14 @@ class SarifFormatter:
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for."""
         self._context = context
-        #: Of each rule so far: its place among them, and what it says.
+        #: Each rule so far: its place among them, and its content.
         self._rules: dict[str, tuple[int, dict[str, Any]]] = {}
         self._results = 0
-        #: Conflicts wait, so that none takes the place of a match.
+        #: Conflicts wait for the end, so that matches get the places first.
         self._conflicts: list[Handled] = []
         self._notifications: list[dict[str, Any]] = []
         self._left_out: Counter[Kind] = Counter()
-        #: Containers and what is in them, by path and names, and what is said of each.
+        #: Containers and their members, by path and names, with the object for each.
         self._artifacts: dict[tuple[str, ...], int] = {}
         self._described: list[dict[str, Any]] = []
 
@@ -126,7 +126,7 @@ class SarifFormatter:
         return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return a match as a result; keep what else comes for the end."""
+        """Return a match as a result; keep other outcomes for the end."""
         kind = handled.outcome.kind
         if kind is Kind.MATCH and self._results < MAX_RESULTS:
             return self._result(handled)
@@ -139,7 +139,7 @@ class SarifFormatter:
         return None
 
     def end(self, summary: Summary | None) -> str:
-        """Return the conflicts, then all that is said of the run as a whole."""
+        """Return the conflicts, then the part on the run as a whole."""
         room = MAX_RESULTS - self._results
         parts = [self._result(handled) for handled in self._conflicts[:room]]
         self._left_out[Kind.CONFLICT] += len(self._conflicts[room:])
@@ -187,7 +187,7 @@ class SarifFormatter:
             "ruleIndex": index,
             "level": "note" if quiet else "error" if is_match else "warning",
             "message": {"text": _message(handled)},
-            # Code hosts want a line, also of a file that has none.
+            # Code hosts want a line number, also for a file without lines.
             "locations": [_location(outcome, region={"startLine": 1})],
             **self._inside(outcome),
             # The same for the same entry on any machine and in any run, and no digest.
@@ -198,7 +198,7 @@ class SarifFormatter:
         return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
 
     def _inside(self, outcome: Outcome) -> dict[str, Any]:
-        """Say where in a container a member is: what code hosts show is the file that it is in."""
+        """Add the place of a member in its container; code hosts show only the file on the disk."""
         if not outcome.members:
             return {}
         keys = [(outcome.path, *outcome.members[:depth]) for depth in range(len(outcome.members))]
@@ -252,7 +252,7 @@ class SarifFormatter:
 
 
 def _called(context: Context) -> dict[str, Any]:
-    """Return where and by whom a run was called, in the fields that SARIF has for it."""
+    """Return where and by whom a run was called, in the fields of SARIF."""
     about = context.about
     if about is None:
         return {}
@@ -268,7 +268,7 @@ def _called(context: Context) -> dict[str, Any]:
 
 
 def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
-    """Yield what is to be said of a run as a whole: what it is about, and a sentence."""
+    """Yield the remarks on a run as a whole: the subject of each, and a sentence."""
     if (text := interrupted_text(summary)) is not None:
         yield "stopped", text
     if (text := failure_text(summary)) is not None:
@@ -301,12 +301,12 @@ def _uri_of(outcome: Outcome) -> str:
     """Return the URI of the file of an outcome, or that of the object."""
     if not outcome.is_object:
         return uri_of(outcome.path)
-    # What is escaped in it is escaped already.
+    # It is escaped already.
     return quote(fsencode(outcome.path), safe="/:?=%")
 
 
 def _inner_uri(name: str) -> str:
-    """Return the URI of a member: a path from the root of what it is in."""
+    """Return the URI of a member: a path from the root of its container."""
     return "/" + quote(fsencode(name).lstrip(b"/"), safe="/")
 
 
@@ -315,7 +315,7 @@ def _location(outcome: Outcome, **more: Any) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Return a text of others as words in a message, where braces and brackets mean something."""
+    """Return foreign text for a message, in which braces and brackets have a meaning."""
     return "".join("_" if char in "{}[]" else char for char in words(text))
 
 

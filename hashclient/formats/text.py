@@ -1,6 +1,6 @@
 """The format for people: one line an outcome, aligned, and a summary of a few lines.
 
-The last line says how the command ends; what has no such line was cut off.
+The last line says how the command ends; an output without it was cut off.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TextFormatter:
         return line
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the counts, the work, the lists, and whatever keeps the run from being whole."""
+        """Return the counts, the work, the lists, and each reason why the run is not whole."""
         if summary is None:
             return None
         lines = [*(self._work(summary) if self._of_run else ()), *self._attention(summary)]
@@ -109,7 +109,7 @@ class TextFormatter:
 
 
 def _around_entry(hit: Hit) -> tuple[str, str]:
-    """Return what is written of a hit before its entry, and after it."""
+    """Return the text of a hit before its entry, and after it."""
     agreed = ", ".join(a.label for a in hit.algorithms)
     verb = "agrees" if len(hit.algorithms) == 1 else "agree"
     if not hit.complete:

@@ -1,1 +1,1 @@
-"""What was found, and what became of it."""
+"""The record of matches: what was found, and what was done about it."""

@@ -1,7 +1,8 @@
-"""Forgetting matches whose story has ended long ago, so that the record does not grow for ever.
+"""Forgets matches whose story has ended long ago, so that the record does not grow for ever.
 
-Only what is settled goes: restored, purged or closed. What is open, withdrawn, or reported and not
-acknowledged stays, however old it is. The audit log has what happened to each of them.
+Only settled matches go: restored, purged or closed ones. A match that is open, withdrawn, or
+reported and not acknowledged stays, however old it is. The audit log keeps what happened to each of
+them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ AND m.id NOT IN (SELECT value FROM json_each(?))
 AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.time >= ?)
 ORDER BY m.rowid LIMIT ?
 """
-#: What hangs on a match, before the match itself.
+#: The tables with rows of a match, before its own.
 _TABLES = (("hit", "match"), ("step", "match"), ("stream", "match"), ("match", "id"))
 
 
 class Pruner(MatchStore):
-    """The record of matches, for who forgets; use it as a context manager."""
+    """The record of matches, for pruning; use it as a context manager."""
 
     def prunable(self, before: datetime, kept: Collection[str], most: int) -> list[str]:
-        """Return up to `most` matches that are settled and had no part in anything since `before`.
+        """Return up to `most` matches that are settled and have no step since `before`.
 
-        Those in `kept` are none of them.
+        Those in `kept` are left out.
 
         Raises:
             StateError: they cannot be read.
@@ -43,7 +44,7 @@ class Pruner(MatchStore):
             return [match_id for (match_id,) in self._db.execute(_OLD, values)]
 
     def prune(self, ids: Collection[str]) -> int:
-        """Forget matches, all at once, but for those that are not settled any more; count them.
+        """Forget matches in one change, except those no longer settled; return their number.
 
         Raises:
             StateError: it cannot be written.
@@ -67,7 +68,7 @@ class Pruner(MatchStore):
         return len(going)
 
     def compact(self) -> None:
-        """Give the disk back what is free in the file, where that is a good part of it.
+        """Give free space in the file back to the disk, where that is a good part of it.
 
         Raises:
             StateError: it cannot be written.

@@ -1,8 +1,8 @@
-"""What a scan writes to the record of matches: those it has found, many at once.
+"""Writes the matches of a scan to the record of matches, many at once.
 
-A batch is looked up, compared and written by a few statements for all of it, since a scan can find
-a hundred thousand. What is known already is renewed. What comes twice in one batch, as a file does
-that is met by two ways, is known when it comes again.
+A batch is looked up, compared and written by a few statements in all, since a scan can find a
+hundred thousand matches. Known matches are renewed. A file may come twice in one batch, by two
+paths to it; the second time it is known.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from hashclient.matches.selection import Selection
 from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, STREAMS, to_text
 from hashclient.system.text import path_fields, printable
 
-#: Members of one file whose names its story has, and how much of a name.
+#: How many members of one file its story names, and how much of a name.
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
 ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
-#: SQLite's module binds values of its own types at once, and asks of others, such as `bytes` and
-#: enumerations, how they are adapted: so rows that come by the thousand have none of these.
+#: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
+#: `bytes` and enumerations: so rows that come by the thousand have none of these.
 _FOUND = MatchState.FOUND.value
 _by_entry = operator.itemgetter(1, 2, 0)
-#: So many paths are asked for as one range.
+#: Number of paths in one range query.
 _SIDE_BY_SIDE = 64
 _ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
 _RENEW = (
@@ -64,13 +64,13 @@ class _Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those under which it may be on record: an earlier version kept the one with links."""
+        """The paths under which it may be on record: an earlier version kept links in them."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
 
 class Recording(Selection):
-    """The record of matches as a scan writes it."""
+    """The record of matches, for the writes of a scan."""
 
     def record(
         self,
@@ -81,8 +81,8 @@ class Recording(Selection):
     ) -> list[MatchRef]:
         """Remember matches, all or none of them, and return their records in the same order.
 
-        The tags of `outcomes` are sealed under the key `key_id`. `places` says where each is, and
-        is by default taken from its path.
+        The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each, by
+        default from its path.
 
         Raises:
             StateError: they cannot be written.
@@ -97,7 +97,7 @@ class Recording(Selection):
             return [r for part in _without_repeats(found) for r in self._record(part, key_id, now)]
 
     def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
-        """Write what is at different paths."""
+        """Write outcomes at different paths."""
         known = self._known_at([path for one in found for path in one.paths])
         before = [_known(one, known, key_id) if known else None for one in found]
         time = to_text(now)
@@ -127,8 +127,8 @@ class Recording(Selection):
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
         """Return the matches that should be at `paths`, by path.
 
-        A first scan finds none. So some paths that lie side by side are asked for as one range, and
-        one by one only where something is in it.
+        A first scan finds none. So neighbouring paths are looked up as one range, and one by one
+        only where the range has a match.
         """
         ordered = sorted([os.fsencode(path) for path in paths])
         wanted: list[bytes] = []
@@ -139,7 +139,7 @@ class Recording(Selection):
         return self._at(wanted)
 
     def _note_member(self, match_id: str, one: _Found, time: str) -> None:
-        """Note which member of a file matched, once, and of many only the first."""
+        """Note which members of a file matched, each once, and of many only the first."""
         names = [path_fields(name)["path"][:MAX_NAME_CHARS] for name in one.outcome.members]
         entries = [hit_fields(hit, ("list", "entry")) for hit in one.hits]
         text = json.dumps({"members": names, "entries": entries})
@@ -154,7 +154,7 @@ class Recording(Selection):
         db = self._db
         if streams:
             db.execute(STREAMS)
-        # In the order of their table, of which neighbours share a page.
+        # In the order of the table: neighbours share a page.
         hits = sorted(hits, key=_by_entry)
         for statement, rows in (
             (ADD_MATCH, added),
@@ -171,24 +171,24 @@ class Recording(Selection):
 
 
 def held_by(outcome: Outcome) -> Outcome:
-    """Return an outcome as it is recorded: where a member is, there lies the file that holds it."""
+    """Return an outcome for the record: the place of a member is that of its file."""
     if outcome.outer is None:
         return outcome
     return msgspec.structs.replace(outcome, size=outcome.outer.size, tags=outcome.outer.tags)
 
 
 def place_of(outcome: Outcome) -> Place:
-    """Return where an outcome says that it is; links in its path stay."""
+    """Return the place of an outcome by its path; links in the path stay."""
     if outcome.is_stream:
         return Place(STREAM_PREFIX + outcome.path)
     if outcome.is_object:
         return Place(outcome.path)
-    # One file has one path: `//srv` would stay what it is, where others are made plain.
+    # One file has one path, but `abspath` leaves `//srv` as it is.
     return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
 
 
 def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[tuple[Any, ...]]:
-    """Return entries that a match hit as rows."""
+    """Return the hits of a match as rows."""
     return [
         (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
         for h in hits
@@ -202,7 +202,7 @@ def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
 
 
 def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
-    """Cut a batch where a path comes again."""
+    """Cut a batch before a path that is in it already."""
     paths = list(itertools.chain.from_iterable([one.paths for one in found]))
     if len(set(paths)) == len(paths):  # as mostly
         yield found
@@ -218,7 +218,7 @@ def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
 
 
 def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
-    """Return the record of the file, if it is one of those that should be where it is."""
+    """Return the record of the file, if one of `known` is of it."""
     entries = {(hit.list_name, hit.entry) for hit in one.hits}
     tags = one.outcome.tags
     for path in (one.place.path, one.place.reached):
@@ -250,15 +250,15 @@ def _new(match_id: str, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
 
 
 def _again(before: Match, seen: datetime) -> MatchRef:
-    """Return the record of a match that is found again."""
+    """Return the renewed record of a match that is found again."""
     state = before.state if before.state in PROGRESS else MatchState.FOUND
     return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
 
 
 def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
-    """Return what is written of a match that is found again."""
+    """Return the row to write for a match that is found again."""
     outcome, place = one.outcome, one.place
-    # What an earlier run has computed stays known.
+    # Tags that an earlier run has computed are kept.
     earlier = before.tags if key_id == before.key_id else {}
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
     state = before.state if before.state in PROGRESS else MatchState.FOUND
@@ -267,7 +267,7 @@ def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, .
 
 
 def _detail(one: _Found, before: Match | None) -> str:
-    """Return what the story says of a file that is found, as JSON."""
+    """Return the detail of the step `found`, as JSON."""
     if before is None and one.place.reached is None:
         return "{}"
     detail: dict[str, Any] = {} if before is None else {"again": True}

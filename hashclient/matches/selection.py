@@ -1,7 +1,7 @@
-"""Which matches somebody asks for: by state, place, list and time.
+"""Selects matches: by state, place, list and time.
 
-Here is also what a scan asks for in the end: those that should lie in what it has covered, so that
-what is away can be noted.
+At its end, a scan also selects the matches that should lie in the directories it has covered, to
+note those that are away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import LEAVABLE, REPORT_PREPARED, REPORT_WANTED, Match
 from hashclient.matches.tables import MATCH, MatchStore, to_text
 
-#: What is at a path or below it: a slash is followed by `0`.
+#: Matches at a path or below it: `0` is the next character after `/`.
 _BELOW = "(path = ? OR (path >= ? AND path < ?))"
 _ROWS = 500
 _LEAVABLE = (
@@ -32,7 +32,7 @@ _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which matches: all of which each of these is true that is not empty or None.
+    """Which matches: those that fit all conditions; an empty one, or None, is no condition.
 
     They are in one of `states`, at one of `paths` or below it (absolute), they hit an entry of
     `list_name`, and a scan has seen them at `since` or later.
@@ -44,7 +44,7 @@ class Choice(msgspec.Struct, frozen=True):
     since: datetime | None = None
 
     def where(self) -> tuple[str, list[Any]]:
-        """Return it as a condition of SQL, and its values."""
+        """Return the selection as a condition of SQL, and its values."""
         conditions, values = ["1"], list[Any]()
         if self.states:
             conditions.append("state IN (SELECT value FROM json_each(?))")
@@ -62,7 +62,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Left(NamedTuple):
-    """A match that nobody has dealt with: its path, what stands for its place, and when."""
+    """An open match: its path, the mark of its place, and when it was seen last."""
 
     id: str
     path: bytes
@@ -71,14 +71,14 @@ class Left(NamedTuple):
 
 
 class Selection(MatchStore):
-    """The record of matches as it is asked."""
+    """The record of matches, for selections."""
 
     def find(
         self, states: Collection[MatchState] = (), choice: Choice | None = None
     ) -> Iterator[Match]:
         """Yield the matches in any of `states`, or all, in the order they were first found.
 
-        With `choice`, those that it is about.
+        With `choice`, only those that it selects.
 
         Raises:
             StateError: they cannot be read.
@@ -88,9 +88,9 @@ class Selection(MatchStore):
             yield from self._matches(f"{MATCH} WHERE {where} ORDER BY rowid", tuple(values))
 
     def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
-        """Yield what lies below `directory` and was not seen after `until`, by path.
+        """Yield matches below `directory` that were not seen after `until`, by path.
 
-        Those that somebody deals with, and those whose place was never noted, are left out.
+        Matches that are being dealt with, and those without a noted place, are left out.
 
         Raises:
             StateError: they cannot be read.
@@ -110,9 +110,9 @@ class Selection(MatchStore):
             start, last = rows[-1].path, rows[-1].id
 
     def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
-        """Note that these are away; return those of which it was noted.
+        """Note that these are away; return those for which it was noted.
 
-        What another scan has seen meanwhile stays as it is.
+        Matches that another scan has seen meanwhile stay as they are.
 
         Raises:
             StateError: it cannot be written.

@@ -1,10 +1,10 @@
-"""What scans have matched, remembered: each match with its story, from found to dealt with.
+"""The record of matches: each match with its story, from found to dealt with.
 
-An SQLite file in the state directory. One record is one file: a path, what lay there (by its sealed
-tags, never a digest) and the entries that it matched. Finding it again renews the record; when the
-file has been taken away, what is found there later is another one. Scans write records, `fetch`
-notes withdrawals in them, quarantine and reports what they did. Several processes may use it at
-once; a kill leaves it as it was before or after a batch.
+An SQLite file in the state directory. One record is one file: a path, the sealed tags of the file
+(never a digest) and the entries that it matched. When a scan finds it again, the record is renewed;
+after the file was taken away, another file at its path gets another record. Scans write records,
+`fetch` notes withdrawals in them, quarantine and reports note their steps. Several processes may
+use it at once; a kill leaves it as it was before or after a batch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RETURNING match
 _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LIMIT 1"
 
 _STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
-#: A report that was prepared before is none of what was wanted since.
+#: A report that was prepared earlier does not fulfil a later wish.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
 WHERE s.event = ? AND m.state IN (SELECT value FROM json_each(?)) AND NOT EXISTS (
@@ -64,7 +64,7 @@ class Matches(Recording):
     """The record of matches of one state directory; use it as a context manager."""
 
     def adopt(self, match: Match, now: datetime, detail: Mapping[str, Any]) -> bool:
-        """Record a match that a record which was lost had; return False if its id is known.
+        """Record a match again after its record was lost; return False if its id is known.
 
         Raises:
             StateError: it cannot be written.
@@ -129,7 +129,7 @@ class Matches(Recording):
     ) -> Match:
         """Add a step to the story and return the match in the state that it leads to.
 
-        Steps of the usual way lead forward only: a match that was reported stays so when it is
+        Usual steps lead forward only: a match that was reported stays so when it is
         quarantined afterwards. `in_place` says whether the file is where it was found, if that
         has changed.
 
@@ -166,7 +166,7 @@ class Matches(Recording):
         """Note that the report that `detail` names is taken back, or is about to be.
 
         The match is again where it would be without that report: open, unless another one stands.
-        `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice of a report.
+        `event` is `REPORT_RETRACTING` or `REPORT_RETRACTED`; neither is noted twice for a report.
 
         Raises:
             UsageError: there is no match with this id.
@@ -184,9 +184,9 @@ class Matches(Recording):
             return self._get(match_id)
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
-        """Note that a report is to be made of a match; return False if one stands already.
+        """Note that a report of a match is wanted; return False if there is one already.
 
-        Of a report that was taken back nothing stands: another one is wanted then.
+        A report that was taken back does not count: another one is wanted then.
 
         Raises:
             UsageError: there is no match with this id.
@@ -206,7 +206,7 @@ class Matches(Recording):
             return True
 
     def wanting_report(self) -> dict[str, list[Match]]:
-        """Return the matches that a report is to be made of and was not yet, by destination.
+        """Return the matches whose wanted report was not made yet, by destination.
 
         Raises:
             StateError: it cannot be read.
@@ -220,7 +220,7 @@ class Matches(Recording):
             return found
 
     def standing(self, list_name: str) -> list[str]:
-        """Return the entries of a list that something has matched and nobody has withdrawn.
+        """Return the entries of a list that have matches and are not withdrawn.
 
         Raises:
             StateError: it cannot be read.
@@ -243,7 +243,7 @@ class Matches(Recording):
     ) -> None:
         """Note that `generation` has withdrawn `entries`.
 
-        A match of which no entry is left is withdrawn, unless it is settled.
+        A match without any entry left is withdrawn, unless it is settled.
 
         Raises:
             StateError: it cannot be written.
@@ -261,7 +261,7 @@ class Matches(Recording):
                     self._set_state(match_id, MatchState.WITHDRAWN)
 
     def list_again(self, match_id: str, hits: Sequence[Hit], now: datetime) -> Match:
-        """Note that a withdrawn match has `hits` after all; its story goes on where it was.
+        """Note that a withdrawn match has `hits` again; it gets its earlier state back.
 
         Raises:
             UsageError: there is no match with this id.
@@ -278,7 +278,7 @@ class Matches(Recording):
             return self._get(match_id)
 
     def _progress(self, match: Match) -> MatchState:
-        """Return how far a match has come since it was last found."""
+        """Return the state of a match by its steps since it was last found."""
         return progress_of(self._story(match.id), in_place=match.in_place)
 
     def withdrawn(self) -> list[tuple[Match, Hit]]:
@@ -317,7 +317,7 @@ class Matches(Recording):
 
 
 def _parse_detail(text: str) -> dict[str, Any]:
-    """Return what a step says.
+    """Return the detail of a step.
 
     Raises:
         ValueError: it is no JSON object.

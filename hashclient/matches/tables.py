@@ -1,6 +1,6 @@
-"""The file that the record of matches is in: its tables, transactions and rows.
+"""The file of the record of matches: its tables, transactions and rows.
 
-`matches` says what the record is for; here is how it is opened, read and changed, a row at a time.
+`store` says what the record is for; this module opens, reads and changes it, a row at a time.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
 _VERSION = 3
-#: The version that 0.1.0 wrote, and what leads on from there: a column that says where a file was.
+#: The version that 0.1.0 wrote, and the next step: a column that says where a file was.
 _BEFORE = 2
 _TO_3 = "ALTER TABLE match ADD COLUMN standing TEXT"
-#: Made when the first stream matches. A version that does not know it passes over it, so it needs
-#: no new number.
+#: Made when the first stream matches. Versions that do not know this table ignore it, so the
+#: version number stays.
 STREAMS = """
 CREATE TABLE IF NOT EXISTS stream (
     match TEXT PRIMARY KEY REFERENCES match (id),
@@ -79,7 +79,7 @@ SEEN_AGAIN = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
 
-#: What `_matches` reads; conditions and order follow.
+#: The query of `_matches`; conditions and order follow.
 MATCH = (
     "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen"
     " FROM match"
@@ -89,13 +89,13 @@ _HITS = (
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
 _HITS_OF = _HITS.replace("SELECT ", "SELECT match, ").replace("match = ?", "match IN (%s)")
-#: So many values are asked for at once; older builds of SQLite take 999.
+#: Values in one query; older builds of SQLite take 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _STREAM_PREFIX = STREAM_PREFIX.encode()
-#: Room for what a batch changes: a page that does not fit is written, and waited for, too early.
+#: Room for the changes of a batch: a page that does not fit is written too early, with a wait.
 _CACHE_KB = 8192
 
 
@@ -103,9 +103,9 @@ class MatchStore:
     """The tables of one state directory; use it as a context manager."""
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
-        """Open the record. Where there is none it is made, or with `create` unset, empty.
+        """Open the record. Without one, it is made; with `create` unset, it is empty.
 
-        Who only reads should not make it: a scan that another user runs could not write to it.
+        Readers should not make it: a scan by another user could not write to it.
 
         Raises:
             StateError: it cannot be opened, or another version wrote it.
@@ -114,7 +114,7 @@ class MatchStore:
         with self._errors():
             self._db = self._open(create=create)
             try:
-                # What was written stays written if the power fails: the directory is synced, too.
+                # Written data survives a power failure: the directory is synced, too.
                 self._db.execute("PRAGMA synchronous = EXTRA")
                 self._db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -138,7 +138,7 @@ class MatchStore:
         refuse_irregular(self._path)
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
-        # Also a reader may have to take back what a killed writer had begun.
+        # A reader, too, may have to undo the unfinished change of a killed writer.
         return open_database(self._path, "rwc" if create else "rw")
 
     def _make(self) -> int:
@@ -190,7 +190,7 @@ class MatchStore:
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
         """Return the matches that should be at `paths`, by path, those seen last first."""
         rows = self._many(MATCH + _IN_PLACE_AT, paths)
-        # The order holds within a path, since all of one are asked for at once.
+        # The order holds within a path, since one query has all matches of a path.
         hits: dict[str, list[Hit]] = {}
         for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):
             hits.setdefault(match_id, []).append(_hit(hit))
@@ -209,7 +209,7 @@ class MatchStore:
         return rows
 
     def _times_seen(self, match_id: str) -> int:
-        """Return how often a stream has matched; what was taken over from a report says once."""
+        """Return how often a stream has matched; for a match taken over from a report, once."""
         try:
             row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
         except sqlite3.OperationalError as error:
@@ -226,7 +226,7 @@ class MatchStore:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Make all that is changed in the block one change, of which all is kept or nothing.
+        """Make all changes in the block one transaction: all are kept, or none.
 
         Raises:
             StateError: it cannot be written.
@@ -281,7 +281,7 @@ def to_text(time: datetime) -> str:
 
 
 def bring_forward(path: Path) -> None:
-    """Bring a record of the version before to today's; one of another version stays as it is.
+    """Bring a record of the version before to this one; other versions stay as they are.
 
     Raises:
         StateError: it cannot be read or written.
@@ -298,9 +298,9 @@ def bring_forward(path: Path) -> None:
 
 
 def _bring_forward(db: sqlite3.Connection) -> int:
-    """Bring a database forward and return its version: still the one before, if it is read only.
+    """Bring a database forward and return its version: the old one, if it is read-only.
 
-    Who may only read it can do so.
+    A user who may only read it can still do so.
     """
     db.execute("BEGIN IMMEDIATE")
     try:

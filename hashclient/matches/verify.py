@@ -1,7 +1,7 @@
-"""Whether the record of matches is whole: what SQLite can tell, and what its rows have to be.
+"""Verifies the record of matches: SQLite's own checks, and the rules of its rows.
 
-Pages of a database have no digests, so a byte within a value that still makes sense is not found;
-what the indexes of the file hold twice is, and whatever makes none. All of it is read.
+Pages of a database have no digests, so a changed byte that leaves a valid value is not found,
+unless an index holds the value, too. Invalid values are found. The whole record is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TAG_BYTES = 16
 
 class _Checked(Matches):
     def verify(self) -> str | None:
-        """Return what is wrong, None if nothing is."""
+        """Return the first error, None without one."""
         with self._errors():
             # 1
             if self._db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
@@ -37,7 +37,7 @@ class _Checked(Matches):
 
 
 def _is_whole(match: Match) -> bool:
-    """Tell whether a match is one that could have been recorded."""
+    """Tell whether a match has values that could have been recorded."""
     return (
         match.path.startswith(("/", STREAM_PREFIX))
         and (match.size is None or match.size >= 0)
@@ -47,10 +47,10 @@ def _is_whole(match: Match) -> bool:
 
 
 def verify_matches(state_dir: Path) -> None:
-    """Read all of the record of matches of a state directory, which has one.
+    """Read the whole record of matches of a state directory that has one.
 
     1 SQLite checks its pages and indexes; 2 no row belongs to a match that is not there; 3 each
-    match can be read, with what it was found by and its story.
+    match can be read, with its hits and its story.
 
     Raises:
         StateError: it is damaged, or cannot be read.

@@ -1,11 +1,10 @@
 """The only seam to the network: bytes from one provider, bounded in size and in time.
 
-`Transport.get` returns a whole body or raises; it takes no trust decision, writes no file and
-keeps nothing. It sends a credential to the configured origin alone, follows no redirect, stores
-no cookie, and reads no proxy from the environment unless it is told to. What a request may look
-like is decided in `access`, what an answer may look like in `exchange`, how long anything may take
-in `deadline`, and what each failure is called in `errors`. Bodies are held in memory, so
-`max_bytes` is a bound on memory too.
+`Transport.get` returns a whole body or raises; it decides nothing about trust, writes no file and
+stores no data. It sends a credential to the configured origin alone, follows no redirect, stores no
+cookie, and reads no proxy from the environment unless it is told to. `credentials` has the rules of
+requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
+failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Tran
 T = TypeVar("T")
 
 _log = Log("net")
-#: What TUF puts before the name of a target.
+#: The prefix that TUF puts before the name of a target.
 _DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
 
 
@@ -66,8 +65,8 @@ class Transport:
     ) -> None:
         """Read the secrets and certificates that `access` names; connect to nothing yet.
 
-        `on_bytes` is told how many bytes of a body came, and a negative number when an
-        interrupted body has to start again; it is called in the thread that called `get`.
+        `on_bytes` is called with the number of bytes of a body that came, and with a negative
+        number when an interrupted body starts again; it runs in the thread that called `get`.
 
         Raises:
             ConfigError: a secret or certificate cannot be used, or SOCKS is not installed.
@@ -156,7 +155,7 @@ class Transport:
         return body
 
     def _get(self, url: str, max_bytes: int, expected_bytes: int | None) -> bytes:
-        # 1. Nothing is sent to an address that is not the provider's.
+        # 1. No request goes to an address outside the provider's.
         endpoint = self._base.locate(url)
         download = Download(endpoint.url, max_bytes, expected_bytes, self._on_bytes, self._peer)
         # 2. A token that we got ourselves may have been revoked early: it is renewed once.
@@ -180,13 +179,13 @@ class Transport:
         content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
-        """Make one request, never repeated, and return the body of what answers it.
+        """Make one request, never repeated, and return the body of the answer.
 
-        `answer` says what is acceptable. `content` has `content_bytes` in all. Tokens got by OAuth
-        are not used.
+        `answer` has the rules for the answer. `content` has `content_bytes` in all. Tokens got by
+        OAuth are not used.
 
         Raises:
-            HashclientError: as `get`; or what giving `content` raised.
+            HashclientError: as `get`; or an error raised by `content`.
         """
         endpoint = self._base.locate(url)
         sent = dict(headers)
@@ -204,7 +203,7 @@ class Transport:
         return self._persist(lambda: self._provider.attempt("GET", endpoint, headers, download))
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Repeat `attempt` while another one may help and the limits allow it."""
+        """Repeat `attempt` while a retry may help and the limits allow it."""
         limits = self._limits
         failures, waited = 0, 0.0
         while True:
@@ -226,7 +225,7 @@ class Transport:
 
 
 def _name_in(url: str) -> str:
-    """Return the name of what is fetched, without the digest that TUF puts before it."""
+    """Return the name of the fetched file, without the digest that TUF puts before it."""
     return _DIGEST_BEFORE.sub("", url.partition("?")[0].rpartition("/")[2])
 
 

@@ -2,9 +2,9 @@
 
 `Access` is what the configuration says; nothing is read from disk or from the environment before
 `load_secrets` and `tls_context` are called. `Endpoint` holds the rules of addresses: which base
-address is acceptable at all, and which address lies below it. Everything here works before the
-first connection; sending bytes is left to `client`. The module imports nothing heavy, so that
-the configuration can use it.
+address is acceptable, and which address lies below it. All of this happens before the first
+connection; `client` sends bytes. The module imports nothing heavy, so that the configuration can
+use it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hashclient.system.files import read_regular
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
-#: As the address of a proxy: the one that HTTPS_PROXY or ALL_PROXY names, but for NO_PROXY.
+#: As a proxy's address: the proxy in HTTPS_PROXY or ALL_PROXY, except for hosts in NO_PROXY.
 FROM_ENVIRONMENT = "environment"
 CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
@@ -44,7 +44,8 @@ _URL = re.compile(
 )
 # RFC 3986 `pchar` without percent-encoding: such a path travels as it is written.
 _PATH_PART = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+", re.ASCII)
-# With it, but for control characters. An escaped slash or question mark stays within its part.
+# With percent-encoding, except control characters. An escaped slash or question mark stays within
+# its part.
 _ESCAPED_PART = re.compile(
     r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%(?:[2-6][0-9A-F]|7[0-9A-E]|[89A-F][0-9A-F]))+",
     re.ASCII | re.IGNORECASE,
@@ -76,7 +77,7 @@ class Access(msgspec.Struct, frozen=True):
     A client certificate can go with any of them; without `client_key` its file holds the key too.
     `ca` None means the system's trust store. `proxy` is an http:// or socks5:// address, or
     `FROM_ENVIRONMENT`; without that, proxies of the environment are not used. `allow_http`
-    accepts http://, for loopback only. `peer` says how messages call the other side.
+    accepts http://, for loopback only. `peer` has the name of the other side in messages.
 
     Raises:
         ConfigError: the settings contradict each other, or an address is not acceptable.
@@ -97,7 +98,7 @@ class Access(msgspec.Struct, frozen=True):
     peer: Peer = PROVIDER
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse settings that contradict each other."""
         base = parse_endpoint(self.url, f"{self.peer.name} URL", allow_http=self.allow_http)
         kinds = {
             "token_file": self.token_file,
@@ -263,14 +264,14 @@ def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | N
 
 
 def _is_host(host: str, labels: Sequence[str]) -> bool:
-    """Tell whether a host can be one, as the transport will: addresses, and encoded names."""
+    """Tell whether a host is valid for the transport: addresses, and encoded names."""
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])
         elif all(map(str.isdecimal, labels)) and len(labels) == 4:
             ipaddress.IPv4Address(host)
         elif host.startswith("xn--"):  # the only ones that the transport decodes
-            import httpx  # heavy; a host that is written otherwise does not need it
+            import httpx  # a heavy import; other hosts do not need it
 
             return bool(httpx.URL(f"https://{host}/").host)
     except ValueError:  # as are the errors of the package that decodes names
@@ -280,7 +281,7 @@ def _is_host(host: str, labels: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What `load_secrets` has read; never shown, never compared, never stored."""
+    """The secrets that `load_secrets` has read; never shown, compared or stored."""
 
     authorization: str | None = field(default=None, repr=False)
     client_secret: str | None = field(default=None, repr=False)
@@ -321,7 +322,7 @@ def bearer(token: str, what: str) -> str:
     """Return the Authorization header for `token`.
 
     Raises:
-        ConfigError: it holds a character no token can have (RFC 6750); `what` names its place.
+        ConfigError: `token` holds a character no token can have (RFC 6750); `what` names its place.
     """
     if not _BEARER.fullmatch(token):
         raise ConfigError(f"{what} does not hold a token", hint="one line of printable ASCII")
@@ -384,7 +385,7 @@ def _one_line(raw: bytes, what: str) -> str:
     except UnicodeError:
         text = ""
     if not text or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
-        # The content is not repeated: whatever is in there may be a secret.
+        # The content is not repeated: it may be a secret.
         raise ConfigError(
             f"{what}: empty, or with characters a credential cannot have",
             hint="one line of text, without control characters",

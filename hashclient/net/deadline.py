@@ -2,9 +2,9 @@
 
 httpx and httpcore bound each socket operation, not their sum: a server that sends one byte a
 second can hold a client for ever. Here the sum is bounded. `BoundedBackend` is a network backend
-of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may take what
-is left of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup
-cannot be interrupted: it runs in a daemon thread, which is left behind when it takes too long.
+of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may take the
+rest of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup cannot
+be interrupted: it runs in a daemon thread, which is left behind when it takes too long.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Deadline:
         self.stall_s = stall_s
 
     def left(self) -> float:
-        """Return what is left, in seconds.
+        """Return the time left, in seconds.
 
         Raises:
-            DeadlineExceededError: nothing is.
+            DeadlineExceededError: no time is left.
         """
         left = self._ends - self._monotonic()
         if left <= 0:
@@ -80,7 +80,7 @@ class Deadline:
         """Return the time one operation may take.
 
         Raises:
-            DeadlineExceededError: nothing is left.
+            DeadlineExceededError: no time is left.
         """
         return min(self.left(), self.stall_s)
 
@@ -101,7 +101,7 @@ class BoundedBackend(httpcore.NetworkBackend):
 
     @contextlib.contextmanager
     def within(self, deadline: Deadline) -> Iterator[None]:
-        """Bind `deadline` to this thread for the block, in the place of one that is bound."""
+        """Bind `deadline` to this thread for the block, in place of the earlier one."""
         outer = getattr(self._current, "deadline", None)
         self._current.deadline = deadline
         try:
@@ -134,7 +134,7 @@ class BoundedBackend(httpcore.NetworkBackend):
                 continue
             return BoundedStream(sock, self._current)
         if isinstance(failure, TimeoutError):
-            # The last address had all the time that was left.
+            # The last address had all the remaining time.
             raise DeadlineExceededError from failure
         raise httpcore.ConnectError(failure) from failure
 
@@ -208,8 +208,8 @@ class BoundedStream(httpcore.NetworkStream):
         """Return the same connection under TLS; close it if the handshake fails."""
         try:
             with self._operation(httpcore.ConnectError, httpcore.ConnectTimeout):
-                # A connection cut without TLS's own farewell is an error, not an end: otherwise
-                # whoever sits on the wire could shorten a body that has no length.
+                # A connection closed without TLS's closing message is an error: otherwise an
+                # attacker on the network could shorten a body that has no length.
                 secured = ssl_context.wrap_socket(
                     self._sock,
                     server_hostname=server_hostname,
@@ -224,7 +224,7 @@ class BoundedStream(httpcore.NetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Tell httpcore what it asks: the TLS layer, and whether an idle connection has data."""
+        """Answer httpcore's questions: the TLS layer, and whether an idle connection has data."""
         if info == "ssl_object":
             return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
         if info == "is_readable":

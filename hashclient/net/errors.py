@@ -1,8 +1,8 @@
-"""What can go wrong on the wire, in the words of our own errors.
+"""Turns failures of the network into our own errors.
 
-This is the one place where exceptions of httpx, httpcore, ssl and the socket layer become errors
-of hashclient, and where it is decided which of them a retry may cure. It does no I/O. No message
-repeats what the other side sent: such text could be anything.
+Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
+hashclient, and decides which of them a retry may cure. It does no I/O. No message repeats text of
+the other side: it could be anything.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from hashclient.net.peer import PROVIDER, Peer
 
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
-#: What nginx calls 400, in the words of its page: the one status that says too little.
+#: Texts in nginx's page for status 400, which alone says too little.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
 _BAD_CERTIFICATE_PAGE = b"The SSL certificate error"
 _STATUS_400_HINT = "some servers answer 400 to a client certificate that is missing or not accepted"
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 REFUSING_STATUSES = frozenset({401, 403, 407})
 
-#: What the transport has to catch around an exchange.
+#: The exceptions that the transport catches around an exchange.
 FOREIGN = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -45,7 +45,7 @@ FOREIGN = (
     httpx.InvalidURL,
 )
 
-# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and what can be done.
+# OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and the advice for each.
 _CERTIFICATE_FAULTS = {
     9: ("is not yet valid", "check the clock of this machine"),
     10: ("has expired", "tell its owner, and check the clock of this machine"),
@@ -146,7 +146,7 @@ def foreign_fault(
 def status_fault(
     peer: Peer, status: int, url: str, retry_after_s: float | None = None
 ) -> HashclientError | TransientError:
-    """Translate a `status` other than the one that was wanted."""
+    """Translate an unwanted `status`."""
     if status in REFUSING_STATUSES:
         who = "proxy" if status == 407 else peer.name
         return RefusedError(
@@ -179,7 +179,7 @@ def status_fault(
 def page_fault(
     peer: Peer, fault: HashclientError | TransientError, page: bytes, url: str
 ) -> HashclientError | TransientError:
-    """Return `fault`, for a status, or what is better told by the page that goes with it."""
+    """Return `fault`, or a better one if the page of the answer tells more than its status."""
     if isinstance(fault, HttpStatusError) and fault.status == 400:
         for text, what in (
             (_NO_CERTIFICATE_PAGE, "requires a client certificate"),
@@ -216,7 +216,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return float(value[:9]) if len(value) < 10 else 1e9
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # the latter of a number that no date has
+    except (ValueError, OverflowError):  # OverflowError for a number outside the range of dates
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -1,9 +1,8 @@
 """One attempt at one exchange: the rules of an answer, and the connection it comes over.
 
-`Download` holds the rules and no I/O: which status, headers and lengths are acceptable, what is
-kept of an interrupted body and how it is resumed. `Channel` sends one request to one origin over
-httpx, under one deadline, and feeds the answer to a `Download`. Whether to try again is decided
-in `client`.
+`Download` holds the rules and no I/O: which status, headers and lengths are acceptable, which part
+of an interrupted body is kept and how it is resumed. `Channel` sends one request to one origin over
+httpx, under one deadline, and feeds the answer to a `Download`. `client` decides about retries.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from hashclient.net.errors import (
 from hashclient.net.peer import PROVIDER, Peer
 
 KEEPALIVE_S = 15.0
-#: The page that goes with a refusal is read to its end, if that is soon, so that the connection can
-#: be used again: a fetch with nothing new begins with a 404, and a TLS handshake costs more.
+#: The body of a refusal is read to its end, if it is short, so that the connection can be used
+#: again: a fetch without news begins with a 404, and a TLS handshake costs more.
 PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
@@ -60,7 +59,8 @@ class Download:
     ) -> None:
         """Expect at most `max_bytes`, exactly `expected_bytes` if given.
 
-        `on_bytes` is told how many bytes came, and a negative number when bytes are dropped.
+        `on_bytes` is called with the number of bytes that came, and with a negative number when
+        bytes are dropped.
         """
         self.url = url
         self.peer = peer
@@ -73,7 +73,7 @@ class Download:
         self._total: int | None = None
 
     def range_headers(self) -> dict[str, str]:
-        """Return the headers that ask for the rest; drop what cannot be resumed."""
+        """Return the headers that ask for the rest; drop a body that cannot be resumed."""
         if not self._resumable:
             self._drop()
         if not self._kept:
@@ -91,14 +91,14 @@ class Download:
         Raises:
             HashclientError, TransientError: the answer is not acceptable.
         """
-        # 1. Only what was asked for: the whole, or the rest.
+        # 1. Only the requested part: the whole body, or the rest.
         if status == 416 and self._kept:
             self._drop()
             raise malformed(self.peer, self.url, "the rest is not available")
         if status != 200 and not (status == 206 and self._kept):
             retry_after_s = parse_retry_after(headers.get("retry-after"), now)
             raise status_fault(self.peer, status, self.url, retry_after_s)
-        # 2. Bytes as they are signed: nothing that expands.
+        # 2. Bytes as they are signed: no compression.
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding != "identity":
             raise DeliveryError(
@@ -107,14 +107,14 @@ class Download:
             )
         # 3. One framing.
         length = self._declared_length(headers)
-        # 4. The rest has to fit to what is kept; a whole body replaces it.
+        # 4. The rest must fit the kept part; a whole body replaces it.
         if status == 206:
             self._check_range(headers.get("content-range", ""), length)
         else:
             self._drop()
             self._total = length
             self._note_resumable(headers)
-        # 5. Nothing over the cap, known before a byte of it is read.
+        # 5. No more than the cap, checked before a byte is read.
         room = self._cap - len(self._kept)
         if length is not None and length > room:
             raise self._too_long()
@@ -238,8 +238,8 @@ class Channel:
     ) -> bytes:
         """Make one exchange under one deadline and return the body.
 
-        `content_bytes` are added to the deadline at the slowest rate that is borne, as those of
-        the answer are; then no single operation may take as long as a whole exchange without them.
+        The deadline grows by the time of `content_bytes` at the slowest allowed rate, as for the
+        answer; with them, no single operation may take as long as a whole exchange without them.
 
         Raises:
             HashclientError: it failed for good.
@@ -276,9 +276,9 @@ class Channel:
             raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
 
     def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
-        """Return the page that goes with a status, or as much of it as comes soon."""
+        """Return the body of a refusal, or as much of it as comes soon."""
         page = b""
-        # Where two framings disagree, what follows could be taken for the next answer.
+        # Where two framings disagree, later bytes could be taken for the next answer.
         if {"content-length", "transfer-encoding"} <= response.headers.keys():
             return page
         with contextlib.suppress(*self._foreign):

@@ -1,7 +1,7 @@
 """Access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4), kept in memory only.
 
-The token endpoint gets the client's id and secret, and nothing else; the provider gets the token,
-and nothing else. How the request travels (deadline, retries, TLS) is the caller's business.
+The token endpoint gets the client's id and secret only; the provider gets the token only. How the
+request travels (deadline, retries, TLS) is the caller's business.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 # A token is renewed this long before it expires, so that it does not expire on the way.
 EXPIRY_MARGIN_S = 30.0
 
-# Endpoint, headers, form, where the answer goes: one POST with all its retries.
+# Endpoint, headers, form, rules of the answer: one POST with all its retries.
 Post = Callable[[Endpoint, dict[str, str], bytes, Download], bytes]
 
 
@@ -34,7 +34,7 @@ class _Answer(msgspec.Struct):
 
 
 class TokenSource:
-    """The current access token; fetched when first needed, and again when it no longer serves."""
+    """The current access token; fetched when first needed, and again when it has become invalid."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class TokenSource:
         post: Post,
         monotonic: Callable[[], float],
     ) -> None:
-        """Fetch nothing yet."""
+        """Keep the settings; the first use fetches a token."""
         # The grant's own rule: id and secret are form-encoded before Basic (RFC 6749, 2.3.1).
         self._client = basic(quote(oauth.client_id, safe=""), quote(client_secret, safe=""))
         self._scope = oauth.scope
@@ -105,7 +105,7 @@ class TokenSource:
         return header
 
     def _unusable(self) -> AuthorisationError:
-        # Neither the answer nor the decoder's words about it: it may hold a token.
+        # The message repeats neither the answer nor the decoder's error: they may hold a token.
         return AuthorisationError(
             f"token endpoint does not answer with a bearer token: {self._endpoint.url}",
             hint="check token_url",

@@ -1,4 +1,4 @@
-"""What the other side of a transport is called."""
+"""The names of the other side of a transport in messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """What messages call the other side, and what hints say is kept while it fails."""
+    """The name of the other side in messages, and what hints say about a failure."""
 
     name: str
     kept: str

@@ -1,4 +1,4 @@
-"""What the transport needs, from the configuration of the other side: how to get in, and limits."""
+"""Settings of the transport, from the configuration of the other side: access and limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.system.files import user_path
 
 
 def access_of(url: str, config: AccessConfig) -> Access:
-    """Return how the transport gets in at the address `url` of a provider.
+    """Return the access to the address `url` of a provider.
 
     Raises:
         ConfigError: its settings contradict each other.
@@ -44,7 +44,7 @@ def access_of(url: str, config: AccessConfig) -> Access:
 
 
 def access_of_service(service: ServiceDestination) -> Access:
-    """Return how the transport gets in to a reporting service.
+    """Return the access to a reporting service.
 
     Raises:
         ConfigError: its settings contradict each other.
@@ -65,8 +65,8 @@ def limits_of(
 ) -> Limits:
     """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
 
-    One that `has_another` address waits between attempts for no longer than one answer may take: a
-    server that is busy for a minute has another in its place.
+    With `has_another`, the provider has another address: the wait between attempts is then no
+    longer than one answer may take, since another server can answer instead of a busy one.
     """
     usual = Limits()
     scale = provider.timeout_s / usual.base_s

@@ -1,7 +1,7 @@
-"""Changing who may fetch: under the repository's lock, and in its log before it counts.
+"""Changes who may fetch: under the repository's lock, and in its log before it counts.
 
 A new token is on the disk, in a file of its own, before the repository knows its hash: a kill in
-between leaves a file that lets nobody in.
+between leaves a file with a token that does not count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def all_clients(repository: Repository) -> tuple[Client, ...]:
 
 
 def add_client(repository: Repository, name: str, valid: timedelta, output: Path | None) -> Given:
-    """Let a client in; its token is written into the new file `output`, if one is given.
+    """Let a client in; write its token into the new file `output`, if one is given.
 
     Raises:
         UsageError: there is a client of that name, it cannot be a name, or `output` exists.
@@ -98,7 +98,7 @@ def _give(
             repository.log.announcer(event, lambda: data)()
             clients.write(changed)
         except BaseException:
-            # A rename may have been done already: a token that may count stays.
+            # The rename may have been done already, so the token may count: its file stays.
             if output is not None and not _may_count(clients, newest):
                 with contextlib.suppress(OSError):
                     output.unlink()

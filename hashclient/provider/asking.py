@@ -1,7 +1,7 @@
-"""What can be asked about the lists of a repository; nothing is changed, and no lock is held.
+"""Questions about the lists of a repository, answered without changes and without the lock.
 
-Segments never change, and stay for a day after no list names them. Counts and ids are what is
-answered, never a digest.
+Segments never change, and unreferenced ones stay for a day. Answers hold counts and ids, never a
+digest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def overview(repository: Repository, list_name: str) -> Overview:
 def difference(
     repository: Repository, list_name: str, first: int, last: int | None = None
 ) -> Difference:
-    """Return what has changed in a list from generation `first` to `last`, or to the newest.
+    """Return the changes of a list from generation `first` to `last`, or to the newest.
 
     Raises:
         UsageError: there is no such list, or no such generation; one may have been joined with

@@ -1,9 +1,9 @@
-"""What a provider has done, in a log of its own: the client's format, in `log/` of the repository.
+"""The log of a provider's changes, in the client's format, in `log/` of the repository.
 
-A change is recorded, durably, before anybody can see it: nothing is published that is not in the
-log. So a record says what was about to be published as version `timestamp` of the timestamp. Where
+A change is recorded, durably, before clients can see it: every published change is in the log. So a
+record names the change that was about to be published as version `timestamp` of the timestamp. If
 that failed, a record `change-failed` follows; after a kill, the next record with the same version
-says it. `docs/audit-log.md` has the format.
+shows it. `docs/audit-log.md` has the format.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ MAX_FILE_BYTES = 64 << 20
 
 
 class ChangeLog:
-    """The log of one repository; whoever writes to it holds the lock of that."""
+    """The log of one repository; its writer holds the repository's lock."""
 
     def __init__(
         self, directory: Path, clock: Callable[[], datetime], operator: str | None
     ) -> None:
-        """Record in `directory`, which is made if need be, what `operator` does."""
+        """Record the changes by `operator` in `directory`, which is made if need be."""
         self.directory = directory
         self.operator = operator
         self._log = AuditLog(directory, clock=clock, max_bytes=MAX_FILE_BYTES)
         self._announced: str | None = None
 
     def record(self, event: str, **data: Any) -> None:
-        """Record something, so that power may fail afterwards.
+        """Record an event durably.
 
         Raises:
-            AuditError: it cannot be recorded.
+            AuditError: the event cannot be recorded.
         """
         self._log.append([Event(event, {"operator": self.operator, **data})], durable=True)
 
     def begin(self) -> None:
-        """Say that a command begins: nothing of it was announced yet."""
+        """Begin a command: no change of it was announced yet."""
         self._announced = None
 
     def announcer(self, event: str, data: Callable[[], dict[str, Any]]) -> Callable[[], None]:
-        """Return what records a change when it is called first; `data` is asked for then."""
+        """Return a function whose first call records a change, with the result of `data`."""
 
         def announce() -> None:
             if self._announced is None:
@@ -56,7 +56,7 @@ class ChangeLog:
         return announce
 
     def failed(self) -> None:
-        """Record that the change that was announced has failed, as far as that is possible."""
+        """Record that the announced change has failed, if possible."""
         if self._announced is not None:
             with contextlib.suppress(HashclientError):
                 self.record("change-failed", change=self._announced)

@@ -1,7 +1,7 @@
-"""What a change of a list consists of: new segments, the index that names them, and words for it.
+"""A change of a list: new segments, the index that names them, and its record for the log.
 
-A change is worked out here, and nothing is written before it is whole; who signs it, and when it
-becomes visible, is left to `repository`.
+This module computes a change whole before a file is written; `repository` has it signed and made
+visible.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from hashclient.provider.results import Consolidated, Published, Some
 from hashclient.provider.screen import Named
 from hashclient.system.text import printable
 
-#: So many ids of entries that were withdrawn are named in the log.
+#: Number of withdrawn ids that are named in the log.
 MAX_LOGGED_IDS = 100
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The next state of a list: its index, new segments, and those that they take the place of.
+    """The next state of a list: its index, new segments, and the replaced ones.
 
-    `event` and `data` are what the log says of it.
+    `event` and `data` are its record in the log.
     """
 
     list_name: str
@@ -82,9 +82,9 @@ def addition(
     category: str | None,
     replace: bool,
 ) -> tuple[Published, Change | None]:
-    """Work out what adding entries changes, or with `replace`, what makes them all of the list.
+    """Compute the change that adds entries, or with `replace`, makes them the whole list.
 
-    None says that they are all of the list already.
+    None says that they are the whole list already.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there is none.
@@ -111,7 +111,7 @@ def addition(
     hashes = entries.hashes()
     entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
     entries.check_categories(doubles.categories, list_name)
-    # What goes comes before what is added: an id may be in both.
+    # Withdrawals come before additions: an id may be in both.
     segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
     change = entries.rows - len(withdrawn)
     checksum = checksum_of(hashes) - checksum_of(gone)
@@ -138,7 +138,7 @@ def addition(
 def withdrawal(
     files: ListFiles, roles: Roles, list_name: str, entry_ids: Sequence[str]
 ) -> tuple[Published, Change]:
-    """Work out what withdrawing entries changes; `check_entry_ids` has to come before.
+    """Compute the change that withdraws entries; `check_entry_ids` has to come before.
 
     Raises:
         UsageError: an entry is not on the list.
@@ -169,7 +169,7 @@ def withdrawal(
 def consolidation(
     files: ListFiles, roles: Roles, list_name: str, keep_newest: int
 ) -> tuple[Consolidated, Change | None]:
-    """Work out which segments are joined; None says that none is worth it.
+    """Compute which segments are joined; None says that no join is worth it.
 
     Raises:
         StateError: what is published cannot be read.
@@ -224,7 +224,7 @@ def check_list_name(name: str) -> None:
     """Check that a list may have this name.
 
     Raises:
-        UsageError: it may not.
+        UsageError: the name is not allowed.
     """
     if not is_name(name) or name in TOP_LEVEL_ROLE_NAMES:
         raise UsageError(

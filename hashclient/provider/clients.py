@@ -1,11 +1,10 @@
 """Who may fetch: clients with bearer tokens of their own, of which a repository keeps hashes only.
 
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
-bits. So many bits cannot be guessed, and a plain hash of them is as good as one that takes long;
-salt is in it already, since the id is. Two hashes are kept. SHA-256 is what this program compares.
-The other is MD5 of the whole header, the one hash that nginx can compute without a module of
-others (`serverconfig`): what is needed of it is that nobody finds an input to a given output,
-which nobody can for MD5 either, however easily two inputs with one output are made.
+bits. So many bits cannot be guessed, so a fast hash of them is safe; the id in it is a salt. Two
+hashes are kept. This program compares SHA-256. The other is MD5 of the whole header, the one hash
+that nginx can compute without extra modules (`serverconfig`). It only has to resist a search for an
+input to a given output: MD5 still does, although two inputs with one output are easy to make.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a token: its id (16 hexadecimal digits), two hashes, and its time.
+    """The record of a token: its id (16 hexadecimal digits), two hashes, and its times.
 
     `sha256` is of the token, hexadecimal; `header_md5` of `Bearer <token>`, base64url.
     """
@@ -51,7 +50,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A client and its tokens: two while one takes the place of the other."""
+    """A client and its tokens: two while a new one replaces an old one."""
 
     name: str
     added: datetime
@@ -166,7 +165,7 @@ class Clients:
         )
 
     def write(self, clients: tuple[Client, ...]) -> None:
-        """Let these be all clients, from now on.
+        """Replace all clients by these.
 
         Raises:
             StateError: the file cannot be written.
@@ -176,20 +175,20 @@ class Clients:
 
 
 class Doorkeeper:
-    """Tells who may fetch, for a server that asks at each request; sees changes of the file."""
+    """Tells a server at each request who may fetch; sees changes of the file."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Read the file `path` when it is asked for the first time, and when it has changed."""
+        """Read the file `path` at the first request, and when it has changed."""
         self._path = path
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
         self._tokens: dict[str, tuple[str, Token]] = {}
 
     def who(self, header: bytes) -> str | None:
-        """Return the name of the client that sends `header`, or None if nobody may.
+        """Return the name of the client that sends `header`, or None if it may not fetch.
 
         Raises:
-            StateError: the file of clients cannot be read; then nobody may.
+            StateError: the file of clients cannot be read; then no client may fetch.
         """
         found = _HEADER.fullmatch(header)
         if found is None:

@@ -1,7 +1,7 @@
 """Consolidation: many small segments of a list become few larger ones, with the same entries.
 
 Clients download a segment once, so a new client should find few, and a client that is up to date
-should not have to download anything again. The newest generations are therefore left alone, and
+should download no entry again. The newest generations are therefore left alone, and
 older ones are joined by size, as the client's own index is: a range of generations is joined with
 all old ones after it unless it is more than `RATIO` times as large as these together. So the number
 of ranges grows with the logarithm of the list only, and so does the number of times that an entry
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RATIO = 4
-#: Generations that are left alone: clients that fetch as often as the provider publishes, and were
-#: not away for longer than so many generations, never build the list again.
+#: Generations that are left alone: clients that fetch as often as the provider publishes, and miss
+#: no more generations than this, never build the list again.
 KEEP_NEWEST = 50
 
-#: Segments of the same generations: what is joined or left alone as a whole.
+#: Segments of the same generations: they are joined or left alone together.
 Range = list[Segment]
 
 
 def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: int) -> list[Range]:
-    """Return the neighbouring ranges that are worth joining into one; fewer than two are none.
+    """Return the neighbouring ranges that are worth joining into one; fewer than two mean none.
 
     The first of them is looked for from the front, not from the end: where each publication is
     followed by a small withdrawal, the last range is a small one, which must not keep all those
@@ -50,9 +50,8 @@ def ranges_to_join(segments: Sequence[Segment], generation: int, keep_newest: in
 def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> list[NewSegment]:
     """Return the segments that take the place of `ranges`; `read` gives a segment's bytes.
 
-    What was added and withdrawn again in between is left out. What was there before and was
-    withdrawn stays withdrawn, and is withdrawn before anything is added, since it may have been
-    added again.
+    Entries that were added and withdrawn again in between are left out. Withdrawals of earlier
+    entries stay, and come before the additions, since an id may have been added again.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

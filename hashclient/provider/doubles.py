@@ -1,8 +1,8 @@
 """Entries that say nothing new: they occur twice in what is published, or are listed already.
 
-Nothing forbids them, and clients take them, but most are mistakes: a file that was given twice, or
-an export that holds what earlier ones held. So they are counted. Digests are compared by their
-first eight bytes, which is enough for a count.
+They are allowed, and clients take them, but most are mistakes: a file that was given twice, or an
+export that repeats earlier ones. So they are counted. Digests are compared by their first eight
+bytes, which is enough for a count.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class NewDigests:
 
 
 class Doubles:
-    """Tells which new entries are doubles; is shown what is listed, segment by segment."""
+    """Tells which new entries are doubles; is called with the listed entries, by segments."""
 
     def __init__(self, new: NewDigests, count: int) -> None:
         """Look for doubles of the `count` entries in `new`."""
         self._count = count
         self._new = new.by_algorithm()
-        #: Keys that a listed entry has, and the hash of the id of that.
+        #: Keys of a listed entry, and the hash of its id.
         self._listed: dict[Algorithm, list[tuple[Uint64, Uint64]]] = {a: [] for a in Algorithm}
         #: Categories of all entries that were shown.
         self.categories: set[str] = set()

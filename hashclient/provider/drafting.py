@@ -1,4 +1,4 @@
-"""Making drafts, signing them, and publishing those that enough people have signed."""
+"""Makes drafts, signs them, and publishes those that enough people have signed."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def write_draft(
     clock: Clock,
     operator: str | None,
 ) -> None:
-    """Write a draft of the roles `changed`, signed by those of their keys that are here.
+    """Write a draft of the roles `changed`, signed with their keys as far as these are here.
 
-    `change` is that of a list, if there is one. The draft appears whole or not at all.
+    `change` is the change of a list, if any. The draft appears whole or not at all.
 
     Raises:
         UsageError: `directory` exists, or cannot be made.
@@ -94,7 +94,7 @@ def write_draft(
 
 
 def check_place(directory: Path | None) -> None:
-    """Check that a draft may be written to `directory`; None is for no draft.
+    """Check that a draft may be written to `directory`; None stands for no draft.
 
     Raises:
         UsageError: something is there already.
@@ -106,7 +106,7 @@ def check_place(directory: Path | None) -> None:
 
 
 def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[Signer]:
-    """Return those who can sign a role here; a key that cannot be opened signs elsewhere."""
+    """Return the signers of a role that are here; a key that cannot be opened is left out."""
     found = []
     for keyid in {keyid: None for policy in policies for keyid in policy.keys}:
         with contextlib.suppress(StateError):
@@ -159,11 +159,11 @@ def _write_signature(directory: Path, role: str, metadata: Metadata[Any], signer
 
 
 def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Draft:
-    """Verify a draft against what is published, and copy its files to where they are published.
+    """Verify a draft against the published state, and copy its files to the published ones.
 
     1. It is whole, as `load_draft` says.
-    2. Each of its roles is the next version of what is published now, and no other.
-    3. Its signatures are of keys that count for what is published now, as many as have to sign.
+    2. Each of its roles is the next version of the published one.
+    3. Its signatures are of keys of the published roles, as many as have to sign.
     4. None of its roles has expired.
 
     Raises:
@@ -212,7 +212,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
 
 
 def _copy(path: Path, target: Path, public: Path) -> None:
-    """Copy a new file of a list; its name says its digest, and both were verified.
+    """Copy a new file of a list; its name has its digest, and both were verified.
 
     Raises:
         VerificationError: it has changed since.
@@ -229,10 +229,10 @@ def _copy(path: Path, target: Path, public: Path) -> None:
 
 
 def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
-    """Check that keys of people are asked for where they can be.
+    """Check that options for keys of people fit.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: they do not fit.
     """
     if keys.public and not is_new:
         raise UsageError(

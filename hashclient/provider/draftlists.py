@@ -1,6 +1,6 @@
-"""The files of a list in a draft: those that are new are here, whole, and can be read.
+"""The files of a list in a draft: checks that new ones are here, whole and readable.
 
-What is refused here is refused with the words of all drafts, which `drafts` uses as well.
+The errors of this module are also those of `drafts`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ListChange(msgspec.Struct, frozen=True):
-    """What a draft changes in a list, counted in its files: `categories` are of what is added.
+    """The change of a list in a draft, counted in its files: `categories` are of added entries.
 
-    With `replaced` files of before, the new ones take their place, as a consolidation does.
+    `replaced` is the number of earlier files that new ones replace, as in a consolidation.
     """
 
     generation: int
@@ -123,7 +123,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> UsageError:
-    """Return the error that a draft cannot be read."""
+    """Return the error for a draft that cannot be read."""
     return UsageError(
         f"cannot read the draft: {printable(path)}: {error.strerror or error}",
         hint="a draft is a directory that --draft has made",
@@ -131,7 +131,7 @@ def unreadable(path: Path, error: OSError) -> UsageError:
 
 
 def refuse(what: str) -> NoReturn:
-    """Raise the error that a draft is refused, and why."""
+    """Raise the error for a refused draft, with the reason."""
     raise VerificationError(
         f"the draft is refused: {what}", hint="it was changed, or is no draft; make it again"
     )

@@ -1,7 +1,7 @@
 """A draft: a change that is written but not published, until enough people have signed it apart.
 
-A draft is a directory, which may be passed on by any way: what counts in it is signed or compared
-with what is signed.
+A draft is a directory, which may be passed on by any way: its parts are signed, or compared with
+signed ones.
 
     draft.json      its format, and who made it when: words, which nothing rests on
     before/         root, targets and the list as they are published, signed
@@ -12,7 +12,7 @@ with what is signed.
 Loading one verifies it, as far as the draft alone can tell:
 
 1. What is before is signed as it has to be: targets by the root's keys, a list by those that
-   targets name. Whoever signs compares the root with the one they know.
+   targets name. People who sign compare the root with the one they know.
 2. Each role is the next version of the one before, and has no other fields than that.
 3. A list has the files that it had, but for those that are new, and these are here, whole: their
    digests are in the role, and they are read as a client reads them.
@@ -83,7 +83,7 @@ class Draft(msgspec.Struct, frozen=True):
     before: dict[str, Metadata[Any]]
     roles: dict[str, Metadata[Any]]
     lists: dict[str, ListChange]
-    #: By target name: the new files.
+    #: The new files, by target name.
     files: dict[str, Path]
     signatures: dict[str, dict[str, Signature]]
     #: sha256 of the root that is before, as `provider status` shows it.
@@ -122,7 +122,7 @@ def load_draft(directory: Path) -> Draft:
 
     Raises:
         UsageError: there is none, or it cannot be read.
-        VerificationError: it is not what it should be.
+        VerificationError: a check fails.
         StateError: it is of a newer version.
     """
     head = _load_head(directory)
@@ -160,7 +160,7 @@ def verify_root(draft: Draft, known: bytes) -> None:
     """Check that a draft follows the root that somebody knows, or one that its keys have signed.
 
     Raises:
-        VerificationError: it does not: the draft is of another repository.
+        VerificationError: the draft is of another repository.
     """
     if hashlib.sha256(known).hexdigest() == draft.root_sha256:
         return
@@ -185,7 +185,7 @@ def policies_of(
 ) -> list[Policy]:
     """Return whose keys have to sign `role` of a draft; a root has two such groups.
 
-    `before` has what is published, `roles` what is to be.
+    `before` has the published roles, `roles` those of the draft.
     """
     if role == "root":
         return [
@@ -238,7 +238,7 @@ def _load_role(path: Path) -> Metadata[Any]:
     data = read_file(path, MAX_STATE_BYTES)
     try:
         metadata = Metadata.from_bytes(data)
-        _ = metadata.signed_bytes  # what cannot be signed, since it holds a fraction, say
+        _ = metadata.signed_bytes  # a value that cannot be signed, such as a fraction
         return metadata
     except (RepositoryError, ValueError, RecursionError) as error:
         raise VerificationError(f"the draft is not valid: {printable(path)}") from error

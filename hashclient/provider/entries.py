@@ -1,8 +1,8 @@
 """The entries of one publication: checked, numbered and encoded as segments.
 
-Rows come in batches from files of digests; what leaves is bytes that a client will accept, for
-every segment is read back by the client's own parser before anything is written. What is on the
-list already, and writing, is left to `provider`.
+Rows come in batches from files of digests; the results are bytes that a client will accept: the
+client's own parser reads every segment back before a file is written. `changes` compares with the
+list, and writes.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Entries(msgspec.Struct):
     """Gathers batches of digests into the `add` segments of one generation."""
 
     generation: int
-    #: Of entries that have none.
+    #: The category of entries without one.
     category: str = DEFAULT_CATEGORY
     segments: list[NewSegment] = msgspec.field(default_factory=list)
     ids: list[Strings] = msgspec.field(default_factory=list)
     rows: int = 0
-    #: Where rows come from: the first row of each batch, the file, the line numbers.
+    #: The origin of rows: the first row of each batch, the file, the line numbers.
     starts: list[int] = msgspec.field(default_factory=list)
     #: Rows that have a digest of the empty file.
     empty: list[int] = msgspec.field(default_factory=list)
@@ -89,7 +89,7 @@ class Entries(msgspec.Struct):
             self._encode(SEGMENT_ENTRIES)
 
     def finish(self) -> None:
-        """Make the last segment of what is left.
+        """Make the last segment of the remaining rows.
 
         Raises:
             UsageError: an entry breaks a rule of the format, or has a digest of the empty file.
@@ -112,7 +112,7 @@ class Entries(msgspec.Struct):
             part = table.slice(0, SEGMENT_ENTRIES)
             new = new_segment(self.generation, "add", len(self.segments), part)
             try:
-                # Reading it back as a client does finds whatever breaks a rule of the format.
+                # Reading it back as a client does finds each break of a rule of the format.
                 for batch in parse_add_segment(new.data, new.segment):
                     self.ids.append(batch.ids)
                     self.categories.update(batch.categories)
@@ -139,7 +139,7 @@ class Entries(msgspec.Struct):
             low, high = (
                 (middle, high) if _is_valid(part.slice(low, middle - low)) else (low, middle)
             )
-        # Too many categories are no single entry's fault.
+        # Too many categories are not the error of one entry.
         if not _is_valid(part.slice(low, 1)):
             return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
         return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)

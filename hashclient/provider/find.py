@@ -1,8 +1,8 @@
-"""Finding entries of the published lists, by their ids or by digests that somebody has.
+"""Finds entries of the published lists, by their ids or by digests in a file.
 
-Who asks by digests has them; the answer says which entries they are of, and which kinds of digests
-agree, never a digest. Lists are read segment by segment, so memory grows with what is asked for
-and found, and not with the lists.
+The user has the digests; the answer names their entries, and the kinds of digests that agree, never
+a digest. Lists are read segment by segment, so memory grows with questions and answers only, not
+with the lists.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Hit(msgspec.Struct):
 
 
 class Questions:
-    """What is asked for: ids, and rows with digests."""
+    """The questions: ids, and rows with digests."""
 
     def __init__(self, ids: Sequence[str] = ()) -> None:
         """Ask for the entries `ids`.
@@ -101,11 +101,11 @@ class Questions:
                 self._digests[algorithm].setdefault(digest, []).append(start + row)
 
     def begin(self) -> None:
-        """Say that what is shown from now on is another list."""
+        """Begin another list."""
         self._here = {}
 
     def add(self, batch: AddBatch, list_name: str, segment: Segment) -> None:
-        """Look for what is asked for among entries that were added to a list."""
+        """Look for the questions among entries that were added to a list."""
         pairs: set[tuple[int, int]] = set()
         for row in np.flatnonzero(np.isin(entry_hashes(batch.ids), self._hashes)).tolist():
             pairs |= {(row, n) for n in self._ids.get(bytes(batch.ids[row]), ())}

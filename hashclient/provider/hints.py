@@ -1,4 +1,4 @@
-"""What to do when the disk below a repository fails."""
+"""Hints for failures of the disk below a repository."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from hashclient.errors import StateError
 from hashclient.system.text import printable
 
-#: What to do about errors of the operating system, for a repository. Those of `system.files` are
-#: for the state directory of a client.
+#: Hints for errors of the operating system, for a repository. Those of `system.files` are for the
+#: state directory of a client.
 _HINTS = {
     errno.ENOSPC: "free some space and try again; clients still get what was published before",
     errno.EDQUOT: "the disk quota is used up; clients still get what was published before",
@@ -27,8 +27,8 @@ def own_hints(what: str, directory: Path) -> Iterator[None]:
     """Give errors of the operating system the hints of a repository.
 
     Raises:
-        StateError: what the block has raised, with another hint; or for an `OSError`, with a
-            message of `what` failed with `directory`.
+        StateError: that of the block, with another hint; or for an `OSError`, one with `what`
+        failed for `directory`.
     """
     try:
         yield

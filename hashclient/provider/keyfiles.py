@@ -1,8 +1,8 @@
 """Private and public keys as files: Ed25519 in PEM, the private ones under a passphrase or not.
 
 An encrypted key is PKCS#8 as OpenSSL writes it (PBES2: AES-256-CBC under PBKDF2). OpenSSL's 2,048
-rounds slow nobody down who has the file, so the passphrase has to be long; one that was made with
-`openssl pkcs8 -topk8 -scrypt` is read as well. Where a passphrase comes from is the caller's
+rounds hardly slow a thief of the file down, so the passphrase has to be long; a key that was made
+with `openssl pkcs8 -topk8 -scrypt` is read as well. Where a passphrase comes from is the caller's
 choice, as a `Passphrases`; it is never an argument of a command.
 """
 
@@ -30,7 +30,7 @@ from hashclient.system.files import MAX_TEXT_BYTES, read_regular
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
-#: Of a passphrase that is given to a key here. Six words of a list of 7,776 have more.
+#: Limits of a new passphrase. Six words of a list of 7,776 have more than the minimum.
 MIN_PASSPHRASE_BYTES = 16
 MAX_PASSPHRASE_BYTES = 1023
 
@@ -41,7 +41,7 @@ class Passphrases:
     """The passphrases of one command: each is asked for once, and tried for the next key, too."""
 
     def __init__(self, ask: Callable[[str], bytes | None] = lambda _: None) -> None:
-        """`ask` is called with the name of a key file, and may know none."""
+        """`ask` is called with the name of a key file, and returns None without a passphrase."""
         self._ask = ask
         self._known: list[bytes] = []
 
@@ -75,7 +75,7 @@ class Passphrases:
 
 
 def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, bytes | None]:
-    """Read a private key; return it and the passphrase that it is under, if it is.
+    """Read a private key; return it and its passphrase, if it has one.
 
     Raises:
         StateError: it cannot be read or others can read it, it is no Ed25519 key, or it cannot be

@@ -19,7 +19,7 @@ from hashclient.system.text import printable
 class KeyStore:
     """Ed25519 keys in a private directory, one file a key: `<role>-<start of its id>.pem`.
 
-    A file may be kept elsewhere (offline) while nothing has to be signed with it.
+    A file may be kept elsewhere (offline) while it is not needed for signing.
     """
 
     def __init__(self, directory: Path, passphrases: Passphrases | None = None) -> None:
@@ -70,7 +70,7 @@ class KeyStore:
             )
 
     def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:
-        """Do as `signers`, but leave closed what is under a passphrase.
+        """Do as `signers`, but leave keys under a passphrase closed.
 
         Raises:
             StateError: fewer than `threshold` are here, or one is not usable.
@@ -98,9 +98,9 @@ class KeyStore:
         return [self._load(path, keyid) for keyid, path in paths.items() if path.exists()]
 
     def protect_as(self, role: str, keyids: Sequence[str]) -> None:
-        """Have new keys put under the passphrase of those of `keyids` that are here.
+        """Use the passphrase of those of `keyids` that are here for new keys, too.
 
-        Where these have none, or new keys have one already, nothing changes.
+        Without one, or if new keys have a passphrase already, nothing changes.
 
         Raises:
             StateError: one cannot be opened.

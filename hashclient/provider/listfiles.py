@@ -1,7 +1,7 @@
 """The files of the lists in a repository: an index and segments each, under their signed names.
 
-They are read and written here, and counted; who signs what, and when a change becomes visible, is
-in `keys`. Segments never change, and one that no list names any more stays for a while.
+This module reads, writes and counts them; `keys` signs them, and makes a change visible. Segments
+never change, and an unreferenced one stays for a while.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hashclient.provider.public import PUBLIC_MODE, make_folder_below
 from hashclient.provider.replace import Listed
 from hashclient.system.files import read_regular, state_error, write_atomic
 
-#: How long a file stays that a list does not name any more, in seconds: longer than any fetch.
+#: Seconds for which an unreferenced file stays: longer than any fetch.
 UNREFERENCED_S = 86_400
 
 
@@ -78,8 +78,8 @@ class ListFiles:
         """Return the sorted hashes of the ids of the entries that are listed.
 
         The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
-        one list of 300,000; the later of them is then refused, and has to be called otherwise.
-        `doubles` is shown all that was ever added and withdrawn, in order.
+        one list of 300,000; the later of them is then refused, and needs another id. `doubles` is
+        called with all additions and withdrawals, in order.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
@@ -103,7 +103,7 @@ class ListFiles:
     def batches(
         self, roles: Roles, list_name: str, segments: Sequence[Segment]
     ) -> Iterator[tuple[Segment, AddBatch | Strings]]:
-        """Yield what `segments` hold, in batches: entries that they add, or ids that they withdraw.
+        """Yield the contents of `segments` in batches: added entries, or withdrawn ids.
 
         Raises:
             StateError: a segment is corrupt or cannot be read, also while iterating.

@@ -1,8 +1,8 @@
-"""What is on a list, told by its segments: which of all that was ever added is listed now.
+"""The entries of a list, from its segments: which of those ever added are listed now.
 
-An id may be withdrawn and added again, so what counts is the order of things. Ids are compared by
-their 64-bit hashes, as everywhere here. Digests are not looked at: counts, kinds and ids are all
-that leaves this module.
+An id may be withdrawn and added again, so the order of segments counts. Ids are compared by their
+64-bit hashes, as everywhere here. Digests are not read: only counts, kinds and ids leave this
+module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class Listing:
-    """The entries of a list, or of some of its generations; is shown segments in their order."""
+    """The entries of a list, or of some of its generations; takes segments in their order."""
 
     def __init__(self, *, with_ids: bool) -> None:
         """Begin with none; ids are kept for `difference`."""
@@ -73,7 +73,7 @@ class Listing:
         self._gone_places.append(np.full(len(ids), self._place, np.int32))
 
     def overview(self, index: ListIndex, keys: int, threshold: int) -> Overview:
-        """Return what is listed now, in numbers; all segments of `index` were shown."""
+        """Return the counts of the listed entries; all segments of `index` were shown."""
         live = _last_is(
             _joined(self._hashes, np.uint64),
             _joined(self._places, np.int32),
@@ -99,9 +99,9 @@ class Listing:
         )
 
     def difference(self, list_name: str, first: int, last: int) -> Difference:
-        """Return what has come and gone; the segments after `first` and up to `last` were shown.
+        """Return the entries that came and went; segments after `first` up to `last` were shown.
 
-        What was added and withdrawn in between is in neither.
+        Entries that were added and withdrawn in between are in neither.
         """
         added, gone = _joined(self._hashes, np.uint64), _joined(self._gone, np.uint64)
         came, went = _joined(self._places, np.int32), _joined(self._gone_places, np.int32)
@@ -113,7 +113,8 @@ class Listing:
         ends = np.ones(len(ordered), np.bool_)
         ends[:-1] = begins[1:]
         is_add = order < len(added)
-        # Whose first event is a withdrawal was listed before; whose last is an addition, is now.
+        # An id whose first event is a withdrawal was listed before; one whose last event is an
+        # addition is listed now.
         first_of, last_of = order[begins], order[ends]
         before, after = ~is_add[begins], is_add[ends]
         ids = [i.decode() for part in (*self._ids, *self._gone_ids) for i in part.tolist()]
@@ -131,7 +132,7 @@ class Listing:
 
 
 def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
-    """Return what each generation has changed, or each range of those that were joined."""
+    """Return the changes of each generation, or of each range of joined ones."""
     found: dict[tuple[int, int], list[int]] = {}
     for segment in segments:
         counts = found.setdefault((segment.first, segment.last), [0, 0])

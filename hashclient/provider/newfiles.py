@@ -1,4 +1,4 @@
-"""Files that are handed to somebody: a token, a key, a draft. None takes the place of another."""
+"""Files to be handed over: a token, a key, a draft. They never replace a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.system.text import printable
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that must not exist; what fails is removed again.
+    """Write a file that must not exist; after a failure, remove it.
 
     Raises:
         UsageError: it exists, or cannot be written.

@@ -1,7 +1,7 @@
-"""The folders that a web server reads, which runs under another account: open whatever the umask.
+"""The folders for a web server of another account: readable whatever the umask.
 
-`public/` is made for all to read. What is below it has the mode of `public/` itself, so whoever
-closes that to all but a group has closed what is made later, too.
+`public/` is made for all to read. Folders below it get the mode of `public/` itself: if it is
+closed to all but a group, later folders are, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make_open_dir(path: Path) -> None:
 
 
 def make_public_root(public: Path) -> None:
-    """Create `public/` of a new repository; it may be what a killed command left.
+    """Create `public/` of a new repository; a killed command may have made it before.
 
     Raises:
         StateError: it cannot be made.
@@ -41,7 +41,7 @@ def make_public_root(public: Path) -> None:
 
 
 def make_folder_below(public: Path, path: Path) -> None:
-    """Create the folder `path` below `public`, and let all on the way have its mode.
+    """Create the folder `path` below `public`; it and its parents get the mode of `public`.
 
     A command that was killed, or one of another version, may have left them closed.
 
@@ -55,7 +55,7 @@ def make_folder_below(public: Path, path: Path) -> None:
             if folder == public or public not in folder.parents:
                 break
             if stat.S_IMODE(folder.stat().st_mode) != mode:
-                # Who may write to a folder of another account may not be allowed to.
+                # An account that may write to the folder of another one may not change its mode.
                 with contextlib.suppress(PermissionError):
                     folder.chmod(mode)
     except OSError as error:
@@ -63,7 +63,7 @@ def make_folder_below(public: Path, path: Path) -> None:
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
-    """Yield folders of a repository through which no other account gets to what is published.
+    """Yield folders of a repository that keep other accounts from the published files.
 
     Raises:
         StateError: one cannot be looked at.

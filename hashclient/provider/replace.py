@@ -1,8 +1,8 @@
-"""A source that is the whole truth: what it has and the list lacks is added, the rest withdrawn.
+"""Replaces a list by a source: adds entries that the list lacks, withdraws those the source lacks.
 
-What is the same is left alone, so that clients download the difference. An entry is the same if its
-digests, size and category are, and its id where the source gives one; when it was added does not
-count. Both are compared by 64-bit hashes, as ids are.
+Equal entries are left alone, so that clients download the difference only. An entry is the same if
+its digests, size and category are, and its id where the source gives one; when it was added does
+not count. Both are compared by 64-bit hashes, as ids are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WIDTHS = {a: a.digest_bytes for a in Algorithm}
 
 
 class Listed:
-    """The entries that are listed; is shown all that was ever added and withdrawn, in order."""
+    """The listed entries; is called with all additions and withdrawals, in order."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -51,12 +51,12 @@ class Listed:
         self._parts = [(i[keep], h[keep], c[keep]) for i, h, c, keep in parts if keep.any()]
 
     def difference(self, batches: Sequence[Named], category: str) -> tuple[list[Named], Strings]:
-        """Return what of the source is not listed, and the ids of what is listed and not in it.
+        """Return rows of the source that are not listed, and ids of entries that are not in it.
 
         `category` is that of entries without one.
 
         Raises:
-            UsageError: the source has no entry at all.
+            UsageError: the source has no entry.
         """
         if not any(batch.count for _, batch in batches):
             raise UsageError(
@@ -88,7 +88,7 @@ class Listed:
 
 
 def _of_source(batch: DigestBatch, category: str) -> tuple[list[str | None], Uint64]:
-    """Return the ids that the source gives, and what its entries hold."""
+    """Return the ids in the source, and the hashes of its entries."""
     names = [text or None for text in batch.entry_ids or [None] * batch.count]
     categories = [text or category for text in batch.categories or [None] * batch.count]
     return names, _contents(batch.digests, batch.sizes, categories)

@@ -1,11 +1,11 @@
-"""A provider: makes and changes the repository of signed hash lists that clients fetch.
+"""The provider's side: makes and changes the repository of signed hash lists.
 
 One repository is one directory: `public/` goes behind a web server, `keys/` stays private and
 `root.json` is handed to clients out of band. Every list has a role and keys of its own; each
-change of a list is one new generation in new, immutable segments. Signing, and how a change
-becomes visible in one instant, is in `keys`, the files of lists in `listfiles`; the wire format
-in `lists.wire` and `docs/format.md`. One publication holds its encoded segments in memory: some
-70 MB a million entries with three digests.
+change of a list is one new generation in new, immutable segments. `keys` signs, and makes a change
+visible in one instant; `listfiles` has the files of lists, `lists.wire` and `docs/format.md` the
+wire format. One publication holds its encoded segments in memory: some 70 MB a million entries with
+three digests.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from hashclient.trust.noticerole import NOTICES
 
 #: What to do when a key is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
-#: What a command that makes a repository leaves when it is killed. Clients come later.
+#: Files that a killed `create` leaves. Clients come later.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}
 
 _ONE_KEY = Keys()
@@ -78,9 +78,9 @@ class Repository:
         operator: str | None = None,
         passphrases: Passphrases | None = None,
     ) -> None:
-        """Name a repository; `create` makes it, the other methods find out whether it is there.
+        """Name a repository; `create` makes it, the other methods check that it exists.
 
-        `operator` is who acts, in the words of the log; `passphrases` open its keys.
+        `operator` is the name for the log; `passphrases` open the keys.
         """
         self.directory = directory
         self.public = directory / "public"
@@ -97,12 +97,12 @@ class Repository:
         """Make the repository: keys, roles, no list. All keys are put under `passphrase`, if any.
 
         Raises:
-            UsageError: the directory holds a repository, or something else.
+            UsageError: the directory holds a repository, or other files.
             StateError: it cannot be written.
         """
         with own_hints("cannot make repository", self.directory):
             make_open_dir(self.directory)
-            # What a killed `create` left may be there.
+            # Files of a killed `create` may be there.
             present = {path.name for path in self.directory.iterdir()} - _OWN_NAMES
             if not present:
                 make_public_root(self.public)
@@ -142,11 +142,11 @@ class Repository:
 
         The first publication of a list makes its role, with `list_keys`. An entry without an id
         gets `<generation>-<number>`, one without a category `category`, or the list's name. Doubles
-        are published, and counted. `reading` says how files are read, and which rows are meant;
+        are published, and counted. `reading` says how files are read, and which rows count;
         `known_good` are files of digests that must not be on a list. With `replace`, entries that
-        the sources lack are withdrawn, and those that are listed as they are stay; without a
-        difference there is no new generation. With `dry_run` all is checked, and nothing is
-        written. With `draft`, a new directory, all of it is written there, for others to sign.
+        the sources lack are withdrawn, and unchanged ones stay; without a difference there is no
+        new generation. `dry_run` checks all and writes nothing. With `draft`, a new directory, the
+        change is written there, for others to sign.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -200,9 +200,9 @@ class Repository:
     ) -> Consolidated:
         """Join small segments of a list into larger ones; generation and entries stay.
 
-        The `keep_newest` generations are left as they are. Files that no segment is in any more
-        stay for clients in the middle of a fetch, until the next consolidation a day later. With
-        `draft`, it is written there, for others to sign.
+        The `keep_newest` generations are left as they are. Unreferenced files stay for clients in
+        the middle of a fetch, until the next consolidation a day later. With `draft`, it is written
+        there, for others to sign.
 
         Raises:
             UsageError: there is no such list.
@@ -247,8 +247,7 @@ class Repository:
 
         Raises:
             UsageError: there is no such draft.
-            VerificationError: it is refused: changed, of another generation, or signed by keys
-                that do not count.
+            VerificationError: it was changed, is of another generation, or signed by other keys.
             StateError: too few have signed it, or as `publish`.
         """
         self.require()
@@ -270,8 +269,8 @@ class Repository:
     def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
 
-        Clients follow by themselves. The old keys are removed; as many new ones are made, with
-        the same threshold, unless others are `wanted`. Keys of people go into a `draft`, which they
+        Clients follow by themselves. The old keys are removed; as many new ones are made, with the
+        same threshold, unless `wanted` says otherwise. Keys of people go into a `draft`, which they
         sign.
 
         Raises:
@@ -302,10 +301,10 @@ class Repository:
             self._write_draft(draft, roles, {"root"} if role == "root" else {"targets", role})
 
     def draft_renewal(self, draft: Path) -> list[str]:
-        """Write a draft of the roles that are due and whose keys are elsewhere; return these.
+        """Write a draft of the due roles whose keys are elsewhere; return these roles.
 
         Raises:
-            UsageError: there is none, or the draft cannot be written.
+            UsageError: there is no such role, or the draft cannot be written.
             StateError: as `publish`.
         """
         self.require()
@@ -321,7 +320,7 @@ class Repository:
             return sorted(elsewhere)
 
     def renew(self) -> Renewed:
-        """Sign the timestamp again, and whatever is past half of its validity, or expired.
+        """Sign the timestamp again, and each role past half of its validity, or expired.
 
         Raises:
             StateError: as `publish`.
@@ -335,9 +334,9 @@ class Repository:
             return Renewed(tuple(signed), tuple(skipped), tuple(wanting))
 
     def expiring(self) -> list[tuple[str, datetime, str | None]]:
-        """Return the roles that expire soon or have expired, the time, and what has to be done.
+        """Return the roles that expire soon or have expired, the time, and the work to do.
 
-        That is None if the keys are here: then `renew` is enough.
+        The work is None if the keys are here: then `renew` is enough.
 
         Raises:
             StateError: as `status`.
@@ -346,7 +345,7 @@ class Repository:
         return [(role, at, roles.wanting(role)) for role, at in roles.expiring()]
 
     def status(self) -> Status:
-        """Return what is published.
+        """Return the published roles and lists.
 
         Raises:
             StateError: there is no repository, or it is corrupt.
@@ -369,7 +368,7 @@ class Repository:
         )
 
     def closed(self) -> list[Path]:
-        """Return the folders that keep a web server of another account from what is published.
+        """Return the folders that a web server of another account cannot enter.
 
         Raises:
             StateError: one cannot be looked at.
@@ -389,7 +388,7 @@ class Repository:
             )
 
     def announce(self, roles: Roles, event: str, **data: Any) -> None:
-        """Have a change recorded just before clients can see it, with the versions it has then."""
+        """Record a change just before clients can see it, with its versions."""
 
         def with_versions() -> dict[str, Any]:
             root, timestamp = roles.root.signed, roles.timestamp.signed
@@ -399,7 +398,7 @@ class Repository:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock for a change, and clear away what an earlier one has left.
+        """Hold the lock for a change, and remove files that a killed one has left.
 
         Raises:
             LockedError: another process holds it.
@@ -422,9 +421,9 @@ class Repository:
                 raise
 
     def _discard_keys(self) -> None:
-        """Remove the keys that a failed command has made, but for those that are published.
+        """Remove the keys that a failed command has made, except published ones.
 
-        A disk may fail when a rename is done already; what clients see decides.
+        A disk may fail after the rename; the published state decides.
         """
         if not self._keys.made:
             return
@@ -433,11 +432,11 @@ class Repository:
             try:
                 published = self.load().key_files()
             except StateError:
-                return  # what is published is not known: a key too many does no harm
+                return  # the published state is unknown: a key too many does no harm
         self._keys.discard(self._keys.made - published)
 
     def load(self) -> Roles:
-        """Return what is published, and the means to change it.
+        """Return the published roles, with their keys, for changes.
 
         Raises:
             StateError: there is no repository, or it is corrupt.
@@ -445,6 +444,6 @@ class Repository:
         self.require()
         with own_hints("cannot read", self.directory):
             roles = Roles.load(self._metadata, self._keys, self.clock, self._validity)
-        # Whoever publishes without a word of their own is recorded all the same.
+        # The default record, for a publication that announces no other one.
         self.announce(roles, "repository-changed")
         return roles

@@ -1,4 +1,4 @@
-"""What the commands of a provider say of what they did, and of what is published."""
+"""Results of a provider's commands: changes, and the published state."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Some(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What a change made: `changed` entries were added or withdrawn, `live` are now listed.
+    """The result of a change: `changed` entries were added or withdrawn, `live` are now listed.
 
-    Of those that were added, `listed` have no digest that was not on the list before, and
-    `repeated` none that was not among what was given before them.
+    Of the added entries, `listed` are those whose digests were all on the list before, and
+    `repeated` those whose digests all occur earlier in the sources.
     """
 
     list_name: str
@@ -27,12 +27,12 @@ class Published(msgspec.Struct, frozen=True):
     live: int
     listed: Some | None = None
     repeated: Some | None = None
-    #: Entries that were withdrawn besides, since the source lacks them.
+    #: Entries that were also withdrawn, since the source lacks them.
     withdrawn: int = 0
 
 
 class Consolidated(msgspec.Struct, frozen=True):
-    """What a consolidation made: a list's number of segments before and after."""
+    """The result of a consolidation: a list's number of segments before and after."""
 
     list_name: str
     generation: int
@@ -61,7 +61,7 @@ class ListStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """All that is published; `root_sha256` lets a client's operator check the root they got."""
+    """The published state; `root_sha256` lets a client's operator check the root they got."""
 
     root_sha256: str
     roles: tuple[RoleStatus, ...]
@@ -80,7 +80,7 @@ class Renewed(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What generations `first` to `last` of a list have added and withdrawn."""
+    """The numbers that generations `first` to `last` of a list have added and withdrawn."""
 
     first: int
     last: int
@@ -108,7 +108,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What has changed from generation `first` to `last`: ids of entries, each sorted.
+    """The changes from generation `first` to `last`: ids of entries, each sorted.
 
     `renewed` were withdrawn and added again in between. `categories` counts those `added`.
     """
@@ -123,12 +123,12 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An entry that was asked for: where it is, and what is known of it, without its digests.
+    """An entry that was asked for: its place and properties, without its digests.
 
     It came in one of the generations `first` to `last`, and was withdrawn in one of
     `withdrawn`, if it was. `algorithms` are the labels of the digests that it has. When it was
-    asked for by digests, `agree` are the labels of those that are the same, and `differ` what both
-    have and is not, which may be `size`.
+    asked for by digests, `agree` are the labels of equal ones, and `differ` those of unequal ones
+    that both have; `size` may be among these.
     """
 
     list_name: str
@@ -144,12 +144,12 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def is_listed(self) -> bool:
-        """Whether it is on the list now, with nothing that differs."""
+        """Whether it is on the list now, and nothing differs."""
         return self.withdrawn is None and not self.differ
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was found for an id, or for a row of a file: `asked` is the id, or `file:line`."""
+    """The answer for an id, or for a row of a file: `asked` is the id, or `file:line`."""
 
     asked: str
     entries: tuple[Entry, ...]

@@ -1,9 +1,8 @@
-"""What is not published though it can be read: digests of the empty file, and of known good files.
+"""Rows that are not published: digests of the empty file, and of known good files.
 
-Neither may be on a list: every client refuses the one, and whoever knows a file to be good the
-other. They are skipped and counted, as rows are that cannot be used, up to the same bound; one
-more, and nothing is published. Known good files are looked for in one pass over their lists,
-however long.
+Neither may be on a list: clients refuse the first, and users refuse the second. Such rows are
+skipped and counted like rows that cannot be used, up to the same bound; with one more, no row is
+published. Known good files are looked for in one pass over their lists, however long.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def read_screened(
     reading: Reading,
     known_good: Iterable[tuple[str, BinaryIO]] | None,
 ) -> Iterable[Named]:
-    """Read files of digests, and leave out what must not be published.
+    """Read files of digests, and leave out rows that must not be published.
 
     Raises:
         UsageError: a file is not understood, or more rows than may be are skipped; also while
@@ -46,7 +45,7 @@ def read_screened(
 def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[Named]:
     """Yield batches without rows that have a digest of the empty file.
 
-    Where no row may be skipped they are left in: whoever publishes them refuses all.
+    Where no row may be skipped, they are left in, and the publication is refused.
 
     Raises:
         UsageError: more rows than may be are skipped; also while reading.
@@ -64,7 +63,8 @@ def without_known_good(
 ) -> Iterator[Named]:
     """Yield batches without rows that have a digest of a known good file.
 
-    `known_good` are files of digests with their names. All batches are held until these are read.
+    `known_good` are files of digests with their names. All batches are held in memory until these
+    are read.
 
     Raises:
         UsageError: as `without_empty_file`; or a list of known good files cannot be read.
@@ -86,7 +86,7 @@ def _place(name: str, batch: DigestBatch, row: int) -> str:
 
 
 class _Digests:
-    """The digests of batches, and which of them were found elsewhere."""
+    """The digests of batches, and which of them are known good."""
 
     def __init__(self, held: list[Named]) -> None:
         self._counts = [batch.count for _, batch in held]
@@ -107,14 +107,15 @@ class _Digests:
                 self._columns[algorithm] = keys[order], values[order], rows[order]
 
     def look_for(self, batch: DigestBatch) -> None:
-        """Note which digests of `batch` there are."""
+        """Note the digests of `batch`."""
         for algorithm, (values, _) in batch.digests.items():
             if algorithm not in self._columns:
                 continue
             keys, ours, rows = self._columns[algorithm]
             theirs = _keys(values)
             places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
-            # The first eight bytes tell nearly all apart; the rest is compared of those left.
+            # The first eight bytes tell nearly all apart; the other bytes are compared for the
+            # rest.
             alike = {values[n].tobytes() for n in np.flatnonzero(keys[places] == theirs)}
             wanted = np.unique(theirs[keys[places] == theirs])
             for n in np.flatnonzero(np.isin(keys, wanted)) if alike else ():

@@ -1,9 +1,9 @@
 """A server to try a repository with: HTTPS and a bearer token, on loopback only.
 
 It shows a client the same interface as a real provider's web server, so that a client can be set
-up and tested on one machine. A repository for others belongs behind a real web server. Only
-regular files below `public/` are served, to those who know the token that is made for trials, or
-have one as a client of the repository; nothing is listed.
+up and tested on one machine. A repository for others belongs behind a real web server. Only regular
+files below `public/` are served, to clients with the token for trials, or with a token of the
+repository; folders are not listed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
 CERTIFICATE_VALIDITY = timedelta(days=365)
-#: A certificate that would run out while the server is in use is made again at its start.
+#: A certificate that would expire while the server is in use is made again at its start.
 CERTIFICATE_MARGIN = timedelta(days=7)
-#: Seconds that a connection may stand still.
+#: Seconds that a connection may be idle.
 IDLE_S = 30.0
 COPY_BYTES = 1 << 18
 
@@ -77,7 +77,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._doorkeeper = doorkeeper
         self.log = log
         super().__init__(address, _Handler)
-        # The handshake is left to the thread of the connection: none can hold up the others.
+        # The thread of the connection makes the handshake: a slow one delays no other.
         self.socket = context.wrap_socket(
             self.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -93,7 +93,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note a broken connection; it concerns nobody else."""
+        """Log a broken connection; others go on."""
         self.log(f"{client_address[0]}: connection failed")
 
 
@@ -122,7 +122,7 @@ def open_server(
     try:
         context.load_cert_chain(pair)
     except (ssl.SSLError, OSError):
-        # Half of an older pair, or damage: a new pair costs nothing but the client's --ca.
+        # Half of an older pair, or damage: a new pair only needs a new --ca at the client.
         _make_certificates(ca, pair, clock())
         context.load_cert_chain(pair)
     token = read_secret(token_file, "token file").strip()
@@ -160,7 +160,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: TrialServer
 
     def version_string(self) -> str:
-        """Say no more than the name."""
+        """Return the name only."""
         return "hashclient-trial"
 
     def do_GET(self) -> None:
@@ -175,7 +175,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.log(f"{self.client_address[0]}: {printable(self.requestline)}: {status}")
 
     def log_error(self, *_args: Any) -> None:
-        """Say nothing more: what went wrong is in the status."""
+        """Log no more: the status says enough."""
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
@@ -209,7 +209,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._copy(stream.fileno(), start, end)
 
     def _open(self) -> int | None:
-        """Open the file that the path asks for, or return None if it is not ours to give."""
+        """Open the file at the path, or return None if it is not to be served."""
         if not _SAFE_PATH.fullmatch(self.path) or ".." in self.path:
             return None
         path = f"{self.server.public}{self.path}"
@@ -225,9 +225,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fd
 
     def _range(self, size: int, etag: str) -> tuple[int, int, bool] | None:
-        """Return start, end and whether that is a part; None if the range is not there.
+        """Return start, end and whether this is a part; None if the range does not exist.
 
-        What is not one range of bytes is passed over, as RFC 9110 says.
+        A header other than one range of bytes is ignored, as RFC 9110 says.
         """
         match = _RANGE.fullmatch(self.headers["Range"] or "")
         condition = self.headers["If-Range"]

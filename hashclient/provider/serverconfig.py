@@ -2,8 +2,8 @@
 
 For nginx: it has no function of its own that hashes a header with SHA-256, but its module
 `secure_link` computes an MD5 of any text, compares it with another and looks at a time, and each
-package of nginx has it. A token's id chooses what to compare with. So the configuration holds
-hashes and no token, ends each token in time by itself, and needs no other process.
+package of nginx has it. A token's id selects the hash to compare with. So the configuration holds
+hashes and no token, checks the expiry of each token, and needs no other process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Site(msgspec.Struct, frozen=True):
 
 
 def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part that says who may fetch: it changes with each client, and holds no token.
+    """Return the part on who may fetch: it changes with each client, and holds no token.
 
     Tokens that have expired at `now` are left out; later, nginx sees for itself.
     """
@@ -43,7 +43,7 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
     pattern = TOKEN_PATTERN.replace("(", "(?<lists_token_id>", 1)
     checks = [f'    {t.id} "{t.header_md5},{int(t.expires.timestamp())}";' for _, t in tokens]
     names = [f"    {token.id} {name};" for name, token in tokens]
-    # What nginx has by itself suffices for some hundreds; another place may have said it already.
+    # nginx's default suffices for some hundreds; another file may have set it already.
     size = 1 << (8 * len(tokens)).bit_length()
     sizes = f"map_hash_max_size {size};\nmap_hash_bucket_size 256;\n" * (len(tokens) > MANY)
     return "\n".join(
@@ -67,7 +67,7 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
 
 
 def nginx_server(site: Site) -> str:
-    """Return the part that serves the lists to who may fetch; it stays as it is.
+    """Return the part that serves the lists to these clients; it does not change.
 
     Raises:
         UsageError: a name or a path cannot be written into a configuration of nginx.
@@ -103,7 +103,7 @@ def _path(path: Path) -> str:
     """Return a path as nginx takes it.
 
     Raises:
-        UsageError: it is not absolute, or has a character that means something there.
+        UsageError: it is not absolute, or has a character with a meaning in nginx.
     """
     text = str(path)
     if not path.is_absolute() or not text.isprintable() or set(text) & set("\"'$\\;{}#"):

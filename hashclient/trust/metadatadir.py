@@ -1,7 +1,7 @@
-"""The directory in which python-tuf keeps metadata: swept before it looks, synced after it wrote.
+"""The metadata directory of python-tuf: swept before it reads, synced after it writes.
 
-A role's metadata has the role's name there, and earlier roots have a folder of their own. What
-python-tuf does not know of, the role of notices, lies beside it.
+A role's metadata has the role's name there, and earlier roots have a folder of their own. The role
+of notices, which python-tuf does not know, lies beside it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MAX_METADATA_BYTES = 8 << 20
 
 
 class MetadataDir:
-    """What python-tuf has written; it belongs to it, so nothing of that is changed but removed."""
+    """The files of python-tuf; these are its own, so they are removed at most, never changed."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory, and remove what python-tuf is not to find there.
+        """Make the directory, and remove files that python-tuf must not find there.
 
         Raises:
             StateError: it is not writable.
@@ -59,7 +59,7 @@ class MetadataDir:
         return read_regular(self.path / "root.json", MAX_STATE_BYTES)
 
     def read_bytes(self, role: str) -> bytes:
-        """Return the metadata of a role as it is here; nothing has verified it.
+        """Return the metadata of a role as it is on the disk, not verified.
 
         Raises:
             OSError: it cannot be read.
@@ -94,10 +94,10 @@ class MetadataDir:
             raise state_error("cannot sync", self.path, error) from error
 
     def _sweep(self) -> None:
-        """Remove what python-tuf is not to find: it fetches again what is not there.
+        """Remove files that python-tuf must not find: it fetches missing ones again.
 
-        That is temporary files of killed runs, which it names `tmp` and at random, and metadata
-        that would be refused if it came from the provider.
+        These are temporary files of killed runs, named `tmp` and a random part, and metadata that
+        would be refused from the provider.
         """
         sweep_temporary(self.path)
         for path in self.path.glob("tmp*"):

@@ -1,10 +1,10 @@
-"""Who signs notices: a delegation that earlier clients do not see.
+"""The role that signs notices: a delegation that earlier clients do not see.
 
 A client of 0.1.0 refuses a provider that delegates to anything but lists. So the delegation to the
-role of notices does not stand among the others: it is a member of its own of the top-level
-`targets`, which TUF has clients pass over that do not know it (its specification, 4.3). What is in
-it is an object like `delegations`, and it is signed with all else. `tuf` verifies what the role
-has signed; here is where it stands and what it may be.
+role of notices does not stand among the others: it is a separate member of the top-level `targets`;
+clients that do not know it ignore it, as TUF requires (its specification, 4.3). The member is an
+object like `delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
+module finds the delegation and verifies both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from hashclient.system.text import printable
 NOTICES = "notices"
 FIELD = "hashclient-notices"
 PATHS = ["notices/*"]
-#: What a provider may have published at a time: as many as a client keeps apart without effort.
+#: The most notices that a provider may have published at a time.
 MAX_NOTICES = 1_000
 #: A thousand notices take a quarter of this.
 MAX_ROLE_BYTES = 1 << 20
 
 
 class SignedNotices(msgspec.Struct, frozen=True):
-    """What the role vouches for, verified: targets by the ids of notices, and until when."""
+    """The verified content of the role: targets by the ids of notices, and its expiry."""
 
     version: int
     expires: datetime
@@ -42,14 +42,14 @@ class SignedNotices(msgspec.Struct, frozen=True):
 
 
 def delegator_of(targets: Targets) -> Targets | None:
-    """Return what stands for the top-level role towards that of notices; None if there is none.
+    """Return the delegation to the role of notices; None if there is none.
 
     Raises:
-        RepositoryError: what stands there is no delegation, or not to the role of notices alone.
+        RepositoryError: the member is no delegation, or not to the role of notices alone.
     """
     if FIELD not in targets.unrecognized_fields:
         return None
-    # As a document of TUF, so that python-tuf reads it as strictly as it does any other.
+    # Wrapped as a document of TUF, so that python-tuf reads it as strictly as any other.
     signed = {
         "_type": Targets.type,
         "spec_version": targets.spec_version,
@@ -66,13 +66,13 @@ def delegator_of(targets: Targets) -> Targets | None:
     if role is None or len(roles) != 1 or role.paths != PATHS or not role.terminating:
         raise RepositoryError(f"{FIELD} is not for the role {NOTICES} and its files alone")
     if targets.delegations is not None and NOTICES in (targets.delegations.roles or {}):
-        # Their metadata would have one name.
+        # Their metadata would have the same name.
         raise RepositoryError(f"there is a list called {NOTICES} and a role of notices as well")
     return delegator
 
 
 def new_delegator(threshold: int) -> Targets:
-    """Return what stands for the top-level role towards a role of notices without keys yet."""
+    """Return a delegation to a role of notices that has no keys yet."""
     role = DelegatedRole(NOTICES, [], threshold, terminating=True, paths=list(PATHS))
     return Targets(delegations=Delegations({}, {NOTICES: role}))
 
@@ -84,15 +84,15 @@ def delegate(targets: Targets, delegator: Targets) -> None:
 
 
 def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotices:
-    """Return what the metadata `data` of the role says; whether it has expired is not asked here.
+    """Verify the metadata `data` of the role, except its expiry, and return its content.
 
     This is 5.6 of TUF's specification, for a role that python-tuf's client does not find by itself:
     1 its length and hashes are those in the snapshot, where that has any; 2 enough keys have signed
-    it; 3 its version is the one in the snapshot; 4 it vouches for notices, and for nothing else.
+    it; 3 its version is the one in the snapshot; 4 it vouches for notices only.
 
     Raises:
         RepositoryError: one of these does not hold.
-        ValueError: a hash or a key is none.
+        ValueError: a hash or a key is invalid.
     """
     try:
         meta.verify_length_and_hashes(data)  # 1

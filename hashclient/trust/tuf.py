@@ -47,18 +47,18 @@ from hashclient.trust.noticerole import (
     verify_role,
 )
 
-#: What is said of metadata that cannot be trusted, where nothing is known that fits better.
+#: Default hints for metadata that cannot be trusted.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"
 _SIGN_AGAIN_HINT = "the provider has to sign again; if it has, check this machine's clock"
-#: Bounds a file whose length nobody has announced.
+#: Bounds a file without an announced length.
 _MAX_UNANNOUNCED_BYTES = 64 << 20
-#: What a target may be signed by, the first that is there before its name in its address; one of
-#: them has to be there.
+#: Accepted digests of a target: one is required, and the first one stands before the name in its
+#: address.
 _STRONG_HASHES = {
     "sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
     "sha512": re.compile(r"[0-9a-f]{128}", re.ASCII),
 }
-#: What else is verified where it is signed; the length of a SHAKE is not known.
+#: Other digests, verified where signed; a SHAKE has no fixed length.
 _KNOWN_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
 
 
@@ -75,7 +75,7 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body; when it turns out to be expired, it says since when.
+        #: The last body; if it has expired, it has the date.
         self.last_body = b""
 
     def _fetch(self, url: str) -> Iterator[bytes]:
@@ -84,12 +84,12 @@ class TufFetcher(FetcherInterface):
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """Return the metadata at `url`.
 
-        python-tuf's parser takes the last of two values under one key, so what it verifies could
-        be something else for another parser: that is refused here, before it is trusted.
+        python-tuf's parser takes the last of two values under one key, so another parser could read
+        other values than the verified ones: such JSON is refused here, before it is trusted.
 
         Raises:
             DownloadHTTPError: for 403 and 404, which end python-tuf's search for a newer root.
-            RepositoryError: it is not JSON that means one thing only.
+            RepositoryError: it is not unambiguous JSON.
             HashclientError: for anything else; python-tuf lets it pass through.
         """
         body = self._body(url, min(max_length, MAX_METADATA_BYTES))
@@ -143,7 +143,7 @@ class Trust:
         self._targets_url = f"{base}/targets"
         self._source = source
         self._fetcher = TufFetcher(source)
-        #: What python-tuf has verified, by role.
+        #: The metadata that python-tuf has verified, by role.
         self._verified: dict[str, Signed] = {}
         with self._translated():
             parse_json(pinned_root)
@@ -157,12 +157,12 @@ class Trust:
     def refresh(self) -> None:
         """Bring the top-level metadata up to date, or say why not.
 
-        Two small requests when there is nothing new: the next root, which is not there, and the
-        timestamp.
+        Without news, this makes two small requests: for the next root, which does not exist, and
+        the timestamp.
 
         Raises:
-            StaleError: something signed has expired.
-            VerificationError: something is not signed as it must be, or goes back in time.
+            StaleError: signed metadata has expired.
+            VerificationError: metadata is not signed as it must be, or goes back in time.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
         self._verified.clear()
@@ -216,14 +216,14 @@ class Trust:
         """Return a name for the snapshot keys in force, after `refresh`.
 
         When the provider replaces them, clients forget which versions they have seen (TUF, 5.3.11):
-        the cure for a thief who has used them to push versions far ahead. What else may never go
-        back has to follow.
+        the cure after a thief has used them to push versions far ahead. Other values that never go
+        back have to be reset as well.
         """
         keyids = "".join(sorted(self._root.roles["snapshot"].keyids))
         return hashlib.sha256(keyids.encode()).hexdigest()[:16]
 
     def target(self, list_name: str, file_name: str) -> TargetFile:
-        """Return what is signed about a file of a list: its length and hashes.
+        """Return the signed length and hashes of a file of a list.
 
         Raises:
             VerificationError: the list's role does not vouch for it.
@@ -240,18 +240,18 @@ class Trust:
         _check_hashes(info, f"list {list_name}: {file_name}")
         role: Any = self._verified.get(list_name) or self._keep(list_name)
         if role.delegations is not None:
-            # Whose expiry and keys count would then depend on the file.
+            # Otherwise, expiry and keys would depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")
         return info
 
     def notices(self) -> SignedNotices | None:
-        """Return what the role of notices vouches for, after `refresh`; None if there is none.
+        """Return the signed notices of their role, after `refresh`; None without such a role.
 
         Its metadata is kept beside that of the others, and verified each time: its keys may have
-        been replaced. So one more request is made only when the snapshot names another version.
+        been replaced. One more request is made only when the snapshot names another version.
 
         Raises:
-            VerificationError: it is not signed as it must be, or not what the snapshot says.
+            VerificationError: it is not signed as it must be, or does not agree with the snapshot.
             StaleError: it has expired.
             UnreachableError, AuthorisationError, StateError: as their names say.
         """
@@ -286,7 +286,7 @@ class Trust:
         """Return the verified bytes of a target, in memory.
 
         Raises:
-            VerificationError: it is longer than `max_bytes`, or not what was signed.
+            VerificationError: it is longer than `max_bytes`, or differs from the signed hashes.
             UnreachableError, AuthorisationError: as their names say.
         """
         if info.length > max_bytes:
@@ -307,7 +307,7 @@ class Trust:
 
     @staticmethod
     def hash_of(info: TargetFile) -> str:
-        """Return what is signed of a target's bytes, as one text: its SHA-256 in hexadecimal.
+        """Return the signed digest of a target as a text: its SHA-256 in hexadecimal.
 
         Without one, it is `sha512:` and the SHA-512.
         """
@@ -315,7 +315,7 @@ class Trust:
         return info.hashes[name] if name == "sha256" else f"{name}:{info.hashes[name]}"
 
     def make_durable(self) -> None:
-        """Make what was loaded since `refresh` survive a power loss, too.
+        """Make metadata loaded since `refresh` survive a power loss, too.
 
         Raises:
             StateError: that fails.
@@ -323,7 +323,7 @@ class Trust:
         self._directory.make_durable()
 
     def _keep(self, role: str) -> Signed:
-        """Read metadata back that python-tuf has verified and written a moment ago, and keep it."""
+        """Read metadata back that python-tuf has just verified and written, and keep it."""
         with self._translated():
             signed = self._directory.read(role)
         self._verified[role] = signed
@@ -337,13 +337,13 @@ class Trust:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn python-tuf's families of errors into ours; the one place where that happens."""
+        """Turn python-tuf's errors into ours; this is done nowhere else."""
         try:
             yield
         except HashclientError:
             raise
         except tuf_errors.DownloadHTTPError as error:
-            # 403 and 404 are ours in disguise; outside the search for a root they are errors.
+            # 403 and 404 come from our own errors; outside the search for a root they are errors.
             if isinstance(error.__cause__, HashclientError):
                 raise error.__cause__ from None
             raise UnreachableError(f"provider {self._name}: {excerpt(error)}") from error
@@ -367,7 +367,7 @@ class Trust:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             body = self._fetcher.last_body
             if "root" in str(error):
-                # A root is judged last, when the timestamp is here, and so is not the last body.
+                # The root is checked last, after the timestamp came, so it is not the last body.
                 body = self._directory.read_root()
             signed = parse_json(body)["signed"]
             expires = datetime.fromisoformat(signed["expires"])
@@ -381,7 +381,7 @@ class Trust:
 
 
 def _check_hashes(info: TargetFile, what: str) -> None:
-    """Make sure that a file is signed by a hash that counts, and that can be in an address.
+    """Make sure that a file is signed by an accepted hash that can be in an address.
 
     Raises:
         VerificationError: it is not.
