@@ -48,5 +48,5 @@ def root_versions(directory: Path) -> list[int]:
     Raises:
         OSError: it cannot be read.
     """
-    names = (path.name.partition(".")[0] for path in directory.glob("*.root.json"))
+    names = (path.name.removesuffix(".root.json") for path in directory.glob("*.root.json"))
     return sorted(int(name) for name in names if _VERSION.fullmatch(name))

@@ -166,7 +166,11 @@ def test_without_any_worker_the_rest_is_unread(
                 for pid in cluster.cluster.pids:
                     os.kill(pid, signal.SIGKILL)
     assert once(outcomes).keys() == expected_of(cluster, tree).keys()
-    assert summary.exit_code in {ExitCode.MATCH, ExitCode.MATCH_ATTENTION}
+    if summary.counts[Kind.UNREAD]:
+        # Whether any of the first ones matched depends on which came first.
+        assert summary.exit_code in {ExitCode.INCOMPLETE, ExitCode.MATCH_ATTENTION}
+    else:
+        assert summary.exit_code is ExitCode.MATCH
 
 
 def patient(gate: str, run: str, payload: bytes) -> bytes:

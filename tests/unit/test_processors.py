@@ -36,7 +36,8 @@ def test_one_that_runs_is_told_from_one_that_waits() -> None:
         before, start = ran(idle), ran(running)
         wait_until(lambda: ran(running) > start + 0.05, running)
         assert is_runnable(running)
-        assert ran(idle) == before
+        # It may not have been at its end yet when it was looked at first.
+        assert ran(idle) - before < ran(running) - start
 
 
 def test_without_statistics_of_the_scheduler_the_clock_says_how_long_one_ran(
