@@ -22,6 +22,7 @@ from hashclient.scan.cluster.messages import Listed, Start, names_of, pack_outco
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import compile_excludes, join, kind_of, open_directory
 from hashclient.scan.sources.interface import TASK_NAMES, Group
+from hashclient.scan.sources.listing import type_of
 
 #: A task of listing ends with so many names, or after so many seconds.
 LIST_NAMES, LIST_S = 5_000, 0.5
@@ -41,27 +42,14 @@ class _Place(msgspec.Struct):
 
 
 def entries_of(fd: int) -> Iterator[tuple[str, int]]:
-    """Yield the names in a directory and their types, as in `st_mode`.
-
-    If the type cannot be found out, since the entry has vanished, say, it counts as a file. An
-    entry that the directory calls neither a file nor a directory is looked at: the directory may be
-    wrong.
+    """Yield the names in a directory and their types, as `type_of` finds them.
 
     Raises:
         OSError: the directory cannot be read to its end.
     """
     with os.scandir(fd) as entries:
         for entry in entries:
-            mode = stat.S_IFREG
-            try:
-                if not entry.is_file(follow_symlinks=False):
-                    if entry.is_dir(follow_symlinks=False):
-                        mode = stat.S_IFDIR
-                    else:
-                        mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-            except OSError:
-                pass
-            yield entry.name, mode
+            yield entry.name, type_of(entry)
 
 
 def passed_over(directory: str, name: str, mode: int, excluded: Excludes | None) -> Outcome | None:

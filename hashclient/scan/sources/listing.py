@@ -52,27 +52,27 @@ _DESCRIPTOR_SHARE = 0.125
 _SLICE = 4
 
 
-def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
-    """Return names and their types, as in `st_mode`.
+def type_of(entry: os.DirEntry[str]) -> int:
+    """Return the type of an entry, as in `st_mode`.
 
     The type that a directory gives for a name is believed if the entry will be opened: then its
     true type shows. An entry that would be skipped is looked at first, since a manipulated disk may
     call a file a link. If the type cannot be found out, since the entry has vanished, say, it
     counts as a file.
     """
-    found: list[Entry] = []
-    for entry in entries:
-        mode = stat.S_IFREG
-        try:
-            if not entry.is_file(follow_symlinks=False):
-                if entry.is_dir(follow_symlinks=False):
-                    mode = stat.S_IFDIR
-                else:
-                    mode = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-        except OSError:
-            pass
-        found.append((entry.name, mode))
-    return found
+    try:
+        if entry.is_file(follow_symlinks=False):
+            return stat.S_IFREG
+        if entry.is_dir(follow_symlinks=False):
+            return stat.S_IFDIR
+        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return stat.S_IFREG
+
+
+def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
+    """Return names and their types, as `type_of` finds them."""
+    return [(entry.name, type_of(entry)) for entry in entries]
 
 
 class Lister:
