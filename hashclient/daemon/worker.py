@@ -76,7 +76,7 @@ _KINDS = {
 
 
 class Worker:
-    """Serves listening sockets until it is told to stop."""
+    """Serves listening sockets until it is asked to stop."""
 
     def __init__(
         self,

@@ -124,7 +124,7 @@ class Build(msgspec.Struct, frozen=True):
             tidy(self.directory)
         return manifest
 
-    def anew(self, index: ListIndex, *, resume: bool = True) -> Manifest:
+    def from_beginning(self, index: ListIndex, *, resume: bool = True) -> Manifest:
         """Build the list from its first segment or, to `resume`, from where a killed build was.
 
         Raises:

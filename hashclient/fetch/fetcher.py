@@ -151,7 +151,7 @@ class Fetcher:
         return open_guard(self._settings.state_dir, known_good, self._sealer, verify=self._rebuild)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
-        """Bring every list up to date, or those of them in `only`; yield what became of each.
+        """Bring every list up to date, or those of them in `only`; yield the result for each.
 
         A list that is refused does not keep the others from being fetched. A name in `only` that
         is not this provider's is passed over: it may be another's. With `NO_LIST` alone, notices
@@ -290,7 +290,7 @@ class Fetcher:
                 manifest = build.on_base(base, index, delta)
             if manifest is None:
                 delta = list(index.segments) if here is None else None
-                manifest = build.anew(index, resume=not self._rebuild)
+                manifest = build.from_beginning(index, resume=not self._rebuild)
                 same_set = base is not None and base.manifest.checksum == index.checksum
                 if base is not None and self._max_churn is not None and not same_set:
                     new = open_manifest(directory, manifest)
@@ -376,7 +376,7 @@ class Fetcher:
         added: int | None,
         withdrawn: int | None,
     ) -> Fetched:
-        """Log and return what became of a list."""
+        """Log and return the result for a list."""
         fetched = Fetched(
             list_name=manifest.list,
             provider=self._provider,

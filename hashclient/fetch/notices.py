@@ -55,7 +55,7 @@ class FetchedNotices(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
 
 
-#: Is called with what became of notices where a provider has any.
+#: Is called with the result for notices, where a provider has any.
 OnNotices = Callable[[FetchedNotices], None]
 
 

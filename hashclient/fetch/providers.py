@@ -78,7 +78,7 @@ def fetch_all(
             except HashclientError as error:
                 if len(places) == 1:
                     raise
-                # The worst is raised when the others were tried; each is told once.
+                # The worst is raised when the others were tried; each is reported once.
                 if worst is None:
                     worst = error
                 else:

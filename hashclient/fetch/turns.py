@@ -57,7 +57,7 @@ def fetch_in_turn(
     """Yield what becomes of every list of provider `name`, or of those in `only`.
 
     `on_failure` is called with what is wrong with each of `places` after which another is asked,
-    `on_notices` once, at the end, with what became of notices at all of them, if there are any.
+    `on_notices` once, at the end, with the result for notices of all of them, if there are any.
     The caller holds the writers' lock.
 
     Raises:

@@ -1,7 +1,7 @@
 """Report formats: pure functions from outcomes and summaries to text.
 
 A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. They do no I/O, read
-no clock, show no content, and show digests only when told to.
+no clock, show no content, and show digests only when asked to.
 
 To add one: a module here with a class, a row in `FORMATS`, a section of `docs/formats.md`, and a
 reader in `tests/contract/readers.py`.

@@ -2,8 +2,8 @@
 
 `Transport.get` returns a whole body or raises; it decides nothing about trust, writes no file and
 stores no data. It sends a credential to the configured origin alone, follows no redirect, stores no
-cookie, and reads no proxy from the environment unless it is told to. `credentials` has the rules of
-requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
+cookie, and reads no proxy from the environment unless it is asked to. `credentials` has the rules
+of requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
 failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
 """
 

@@ -104,7 +104,7 @@ class Place(Protocol):
 class Memory:
     """The memory of one scan; without a place for a cache, it remembers nothing.
 
-    A failure of the cache is told once and never stops a scan.
+    A failure of the cache is reported once and never stops a scan.
     """
 
     def __init__(

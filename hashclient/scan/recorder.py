@@ -1,6 +1,6 @@
 """Recording a run: its entries in the audit log, and its matches in the record of matches.
 
-A run shows its outcomes even if one of them cannot be written: such a failure is told once, counts
+A run shows its outcomes even if one of them cannot be written: such a failure is shown once, counts
 in the exit code, and the run goes on.
 """
 

@@ -64,7 +64,7 @@ class _Worker(msgspec.Struct):
     process: _Process
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
-    #: How many bytes of the first of them it has told.
+    #: How many bytes of the first of them it has reported.
     told: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 

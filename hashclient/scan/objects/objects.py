@@ -188,7 +188,7 @@ class _Bucket:
 
     @property
     def token(self) -> str | None:
-        """The key to go on behind; None if no page is done, or not all of it is told."""
+        """The key to go on behind; None if no page is done, or not all of it is reported."""
         if self._after is None or self._pending.count or self._pending.has_few:
             return None
         return make_token(self._uri, self._after)
@@ -268,7 +268,7 @@ class _Bucket:
         self._move_on()
 
     def _move_on(self) -> None:
-        """Note the key up to which all objects are told."""
+        """Note the key up to which all objects are reported."""
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
             if self._is_listing and key is not None:

@@ -116,8 +116,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Mounts:
     """The remembered directories, and those that one scan sees. It serves as `walk.Places`.
 
-    A failure is told once and never stops a scan; but while the earlier file systems are unknown,
-    the scan is not complete.
+    A failure is reported once and never stops a scan; but while the earlier file systems are
+    unknown, the scan is not complete.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Mounts:
                 records = {}
                 with contextlib.suppress(
                     DamagedMountsError
-                ):  # it was told already, and is replaced
+                ):  # it was reported already, and is replaced
                     records = _load(self._state_dir)
                 _store(self._state_dir, records | changed)
         except StateError as error:
