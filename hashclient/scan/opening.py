@@ -4,7 +4,8 @@ A worker reads one file after the other. Where the files are not in memory, each
 disk that could do thirty reads at a time does one. So the next files are opened while the first is
 read, and the kernel is advised that they will be read. Measured with 20,000 files of 20 kB on a
 disk of a virtual machine, one process takes half the time or less, and 0.85 CPU seconds instead of
-1.4, since it is put to sleep and woken a twentieth as often. In the order of inodes it was no faster.
+1.4, since it is put to sleep and woken a twentieth as often. In the order of inodes it was no
+faster.
 
 Files in memory are not opened ahead, since that costs some microseconds a file. After each task,
 the kernel's figures of the thread show whether it pays: how often the thread waited, and how much
