@@ -20,6 +20,9 @@ OTHER_REASONS = "other reasons"
 class Summary(msgspec.Struct):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
+    `bytes_read` counts a second reading, too. Whether a file that matches needs one depends on the
+    files before it, so that number can differ between two runs over the same files.
+
     Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
     wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
