@@ -63,6 +63,7 @@ def test_ids_of_notices(tmp_path: Path) -> None:
     assert offered("--state-dir", state, "notices", "acknowledge", "n-1", "m") == ["m-1"]
 
 
+@pytest.mark.slow
 def test_names_of_lists(state: Path) -> None:
     assert offered("--state-dir", state, "fetch", "--list", "b") == ["base"]
     assert offered("matches", "--list", "", env={"HASHCLIENT_STATE_DIR": str(state)}) == ["base"]

@@ -14,6 +14,7 @@ from hashclient.errors import ExitCode, HashclientError
 from tests.kit import ROOT, call, run
 
 
+@pytest.mark.slow
 def test_every_step_ends_as_expected(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     # Its own commands must not take what the caller's environment says.

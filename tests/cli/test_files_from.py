@@ -28,6 +28,7 @@ def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_names_from_a_file_and_from_stdin(state: Path, tree: Path, tmp_path: Path) -> None:
     expected = {"a": "clean", "b/bad": "match", f"{tree}/b/c": "clean"}
     lines = f"a\nb/bad\n{tree}/b/c\n".encode()

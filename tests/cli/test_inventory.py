@@ -340,6 +340,7 @@ def test_that_it_cannot_be_opened_is_said_once(world: Known) -> None:
     assert len(warnings) == 1 and "cannot use the inventory" in warnings[0].message
 
 
+@pytest.mark.slow
 def test_scans_at_the_same_time_do_not_disturb_each_other(world: Known) -> None:
     results: list[Run] = []
 

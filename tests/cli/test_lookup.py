@@ -78,6 +78,7 @@ def test_one_digest_that_is_not(state: Path, digest: str) -> None:
     assert result.outcomes == {digest: "clean"}
 
 
+@pytest.mark.slow
 def test_the_real_command_and_its_input(state: Path) -> None:
     given = f"{SHA1}  a\n{CLEAN[1]}  b\n".encode()
     command = ["--state-dir", state, "lookup", "--format", "jsonl", "--show-all", "--from", "-"]

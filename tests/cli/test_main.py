@@ -223,6 +223,7 @@ def test_a_signal_while_modules_are_loaded_ends_it_in_words(
     assert done.stderr.strip() == f"hashclient: {said}"
 
 
+@pytest.mark.slow
 def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
     script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
         "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
@@ -240,6 +241,7 @@ def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None
         assert done.returncode == 2 and "no provider is configured" in done.stderr
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Here one that waits for its input."""
@@ -334,6 +336,7 @@ main(argv)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_private_in_every_process(tmp_path: Path) -> None:
     """And each of them ends in words when it cannot read an index."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": b"listed"}, sized=False)})

@@ -66,6 +66,7 @@ def test_a_listed_file_in_an_archive_in_an_archive_is_a_match(state: Path, tmp_p
     assert summary["opens_containers"] is True
 
 
+@pytest.mark.slow
 def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
     state: Path, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_members_can_be_left_out_and_the_summary_says_so(state: Path, tmp_path: 
     assert "archives and mail were not opened: --no-members" in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs: int) -> None:
     files = {f"d{n}/x.zip": zip_of({"m": b"%d" % n, "n": BENIGN}) for n in range(1_000)}
@@ -130,6 +132,7 @@ def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs:
     assert (summary["inputs"], summary["members"]) == (1_000 + 999 * 2 + 5, 999 * 2 + 5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "prefix",
     [b"", b"#!/bin/sh\n", b"\xff\xd8\xff" + bytes(300_000), b"x", b"key: value\n" * 90],
@@ -213,6 +216,7 @@ def sized(tmp_path: Path) -> Path:
     return make_state(tmp_path / "sized", {"base": csv_of({"e-1": LISTED})})
 
 
+@pytest.mark.slow
 def test_a_claimed_size_rules_out_and_is_counted(sized: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": zip_of({"x": BENIGN, "y": b""})})
     result = scan(sized, tree)
@@ -224,6 +228,7 @@ def test_a_claimed_size_rules_out_and_is_counted(sized: Path, tmp_path: Path) ->
     assert (summary["ruled_out_by_claim"], summary["members_read"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_size_that_lies_is_found_out_where_sizes_are_verified(
     sized: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +256,7 @@ def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None
     assert (result.code, len(result.outcomes)) == (10, 1)
 
 
+@pytest.mark.slow
 def test_an_unchanged_file_is_not_looked_at_again(
     sized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +306,7 @@ needs_bsdtar = pytest.mark.skipif(
 )
 
 
+@pytest.mark.sampled
 @needs_bsdtar
 @pytest.mark.parametrize("kind", ["7zip", "cpio", "ar", "iso9660", "xar"])
 def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
@@ -313,6 +320,7 @@ def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
     assert [line["members"] for line in result.lines[:-1]] == [["x"]]
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
     name = "a\udcff\n\x01b"
     out = io.BytesIO()
@@ -327,6 +335,7 @@ def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
     assert "\\xff\\x0a\\x01" in text
 
 
+@pytest.mark.slow
 @needs_bsdtar
 @pytest.mark.parametrize("method", ["zipcrypt", "aes256"])
 def test_passwords_that_are_known_are_tried(state: Path, tmp_path: Path, method: str) -> None:
@@ -384,6 +393,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
 
 
+@pytest.mark.slow
 def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
     state: Path, tmp_path: Path
 ) -> None:

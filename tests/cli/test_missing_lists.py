@@ -165,6 +165,7 @@ def test_a_list_that_is_not_whole_here(
     assert_missing(ask(state, tmp_path), "other", said)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["other", "other/manifest.json", "run"])
 def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> None:
     (index_file,) = (state / "lists" / "other").glob("run-*")
@@ -177,6 +178,7 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
     assert_missing(asked, "other", "Permission denied")
 
 
+@pytest.mark.slow
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
     (state / "lists").chmod(0o100)  # what is in there could be opened, if somebody knew its name
     try:
@@ -343,6 +345,7 @@ def test_who_takes_a_list_away_takes_its_name_out_of_the_metadata_in_vain(
     assert call("--state-dir", state, "lookup", CLEAN).code == 0
 
 
+@pytest.mark.slow
 def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
     (state / METADATA).chmod(0)
     try:

@@ -28,6 +28,7 @@ def publish(repo: Path, contents: dict[str, bytes]) -> None:
     assert call("provider", "publish", repo, "--list", "baseline", entries).code == 0
 
 
+@pytest.mark.slow
 def test_from_a_provider_to_a_match_without_a_network(repo: Path, tmp_path: Path) -> None:
     bundle, state = tmp_path / "lists.bundle", tmp_path / "state"
     exported = run("provider", "export", repo, "--to", bundle)
@@ -91,6 +92,7 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         assert older.code == 6 and site.call("status").code == 0
 
 
+@pytest.mark.slow
 def test_whose_lists_are_brought_by_hand_keeps_no_other_from_being_fetched(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of(LISTED))

@@ -105,6 +105,7 @@ def broken(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_scan_that_fails_before_it_begins_leaves_no_old_report(

@@ -75,6 +75,7 @@ def scan(tmp_path: Path) -> list[object]:
     return ["--state-dir", state, "scan", "--format", "jsonl", tmp_path / "files"]
 
 
+@pytest.mark.slow
 def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
         code, shown = in_terminal(scan, stdout=out.fileno())

@@ -32,6 +32,7 @@ def publish_at(site: Site, moment: datetime) -> None:
     site.repository.files._clock = clock
 
 
+@pytest.mark.slow
 def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     for _ in range(2):  # also when nothing is new
@@ -46,6 +47,7 @@ def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
     assert "age         published in the future: check this machine's clock" in status.out
 
 
+@pytest.mark.slow
 def test_a_scan_that_fetches_tells_it_too(site: Site, tmp_path: Path) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     (tmp_path / "file").write_bytes(b"benign")
@@ -53,6 +55,7 @@ def test_a_scan_that_fetches_tells_it_too(site: Site, tmp_path: Path) -> None:
     assert scanned.code == 0 and AHEAD in scanned.err
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
     publish_at(site, datetime.now(UTC) + timedelta(minutes=3))
     fetched = site.call("--quiet", "fetch")
@@ -61,6 +64,7 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
     assert "age         less than two minutes" in status.out
 
 
+@pytest.mark.slow
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
     """Such as an earlier version has kept it."""
     assert site.call("fetch").code == 0

@@ -181,6 +181,7 @@ def test_no_act_goes_without_a_reason(desk: Desk) -> None:
     assert len(desk.items("list")) == 1
 
 
+@pytest.mark.slow
 def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk) -> None:
     name = "\1" * 250
     fd = os.open(desk.tree, os.O_RDONLY)

@@ -30,6 +30,7 @@ def flip_last_bytes(run: Path) -> None:
     run.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_rot_is_found_and_mended(site: Site, tmp_path: Path) -> None:
     assert site.call("status", "--verify").code == 0
     (run,) = (site.state / "lists/baseline").glob("run-*")

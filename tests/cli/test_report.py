@@ -30,6 +30,7 @@ def command(desk: Desk, *args: object) -> Run:
     return call("--state-dir", desk.settings.state_dir, *args)
 
 
+@pytest.mark.slow
 def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     """As an administrator does it."""
     state = make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
@@ -80,6 +81,7 @@ def test_a_package_that_was_edited(desk: Desk) -> None:
     assert "not those that the signed record names" in result.err
 
 
+@pytest.mark.slow
 def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> None:
     match = desk.find("a", b"one")
     assert command(desk, "report", "prepare", match.id, "--to", "hotline").code == 0
@@ -102,6 +104,7 @@ def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> Non
     assert command(desk, "report", "submit", report_id).code == 2
 
 
+@pytest.mark.slow
 def test_evidence_that_is_sealed_needs_the_officers_key(
     desk: Desk, service: ReportingService
 ) -> None:
@@ -256,6 +259,7 @@ def test_who_has_retracted_a_report_and_why(desk: Desk) -> None:
     assert document["retraction"]["by"] == "tester"
 
 
+@pytest.mark.slow
 def test_a_retraction_that_failed_says_why_and_when_it_is_tried_next(
     desk: Desk, service: ReportingService
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Pa
     assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()
@@ -233,6 +234,7 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
         assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         before = daemon.workers()
@@ -244,6 +246,7 @@ def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -286,6 +289,7 @@ def test_a_stale_list_calls_nothing_clean(tmp_path: Path, rule: str, answer: byt
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_limits(state: Path, tmp_path: Path) -> None:
     options = ("--max-stream-mib", 1, "--idle", "1s", "--max-connections", 3, "--jobs", 1)
     with serving(state, tmp_path / "run", *options) as daemon:
@@ -345,6 +349,7 @@ def test_metrics(daemon: Daemon) -> None:
     assert all(family.documentation for family in families.values())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "words",
     [

@@ -76,6 +76,7 @@ def test_clamdscan_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
     assert (code, "Hashclient.base.e-1 FOUND" in out) == (FOUND, True)
 
 
+@pytest.mark.slow
 @needs_clamdscan
 def test_clamdscan_never_takes_for_clean_what_is_not_known(state: Path, tmp_path: Path) -> None:
     stale = shutil.copytree(state, tmp_path / "state")

@@ -98,6 +98,7 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
         assert descriptors_of(pid) == before
 
 
+@pytest.mark.slow
 def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
     state: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
         assert everything(sock) == b""
 
 
+@pytest.mark.slow
 def test_very_many_commands_at_once_keep_nobody_from_being_served(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -127,6 +129,7 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
                 assert sock.recv(1 << 20).count(b"\0") < 300
 
 
+@pytest.mark.slow
 def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Path) -> None:
     names = {f"{n // 100}/{n:04}{'x' * 200}": LISTED for n in range(3000)}
     tree = write_tree(tmp_path / "t", names)
@@ -173,6 +176,7 @@ def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) 
             assert everything(sock) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tcp", "first", "second"),
     [(True, b"", b"SCAN "), (False, b"SCAN ", b""), (False, b"nIDSESSION\n", b"SCAN ")],
@@ -204,6 +208,7 @@ def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: 
     assert lines[0].endswith(b": Hashclient.base.e-1 FOUND")
 
 
+@pytest.mark.slow
 def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path) -> None:
     with (
         serving(state, tmp_path / "run", "--jobs", 1, "--max-connections", 3) as daemon,
@@ -214,6 +219,7 @@ def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path)
         assert everything(silent[0]) == b""
 
 
+@pytest.mark.slow
 def test_connections_leave_descriptors_for_what_has_to_be_recorded(
     state: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +252,7 @@ def test_what_a_stale_list_has_begun_is_not_clean_when_it_is_fresh_again(
         assert STALE in everything(slow)
 
 
+@pytest.mark.slow
 def test_without_its_state_nothing_is_clean(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         assert daemon.ask(instream(b"benign")) == CLEAN
@@ -296,6 +303,7 @@ def test_a_storm_of_reloads_neither_stops_it_nor_fills_the_log(daemon: Daemon, s
     assert value(daemon, "hashclient_serve_reloads_total") < 20
 
 
+@pytest.mark.slow
 def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -329,6 +337,7 @@ def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path)
             assert (wrong, asked[0] > 3) == ([], True)
 
 
+@pytest.mark.slow
 def test_who_asks_for_metrics_slowly_keeps_the_daemon_from_nothing(daemon: Daemon) -> None:
     host, port = daemon.metrics.removeprefix("http://").removesuffix("/metrics").split(":")
     with contextlib.ExitStack() as stack:

@@ -129,6 +129,7 @@ def test_descriptors_and_paths(daemon: Daemon, tmp_path: Path) -> None:
 SEALED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
@@ -176,6 +177,7 @@ def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Pat
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     big = zipped({"a": os.urandom(40 << 20), "x": LISTED})
     with serving(state, tmp_path / "run", "--spool-mib", 0) as daemon:

@@ -77,6 +77,7 @@ def test_together_with_paths(state: Path, tmp_path: Path) -> None:
     assert result.outcomes == {"./-": "match"}
 
 
+@pytest.mark.slow
 def test_one_row_for_a_name_and_what_came(state: Path) -> None:
     for name, data in (("a", LISTED), ("a", LISTED), ("b", LISTED), ("a", LONG), ("a", LISTED)):
         assert scan(state, "--stdin-name", name, "-", stdin=data).code == 10
@@ -95,6 +96,7 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
     assert "3 times" in told
 
 
+@pytest.mark.slow
 def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None:
     """Whatever it is called: nothing is done to the file of that name."""
     tree = write_tree(tmp_path / "t", {"f": LISTED, "stdin:f": LISTED})

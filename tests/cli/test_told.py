@@ -127,6 +127,7 @@ def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_pat
     assert state.call(*args[2:]).err == ""
 
 
+@pytest.mark.slow
 def test_lines_of_matches_have_colour_on_a_terminal_and_nowhere_else(state: State) -> None:
     scan = ("--state-dir", state.path, "scan", "--sort", state.tree / "1")
     _, seen = on_terminal(*scan)

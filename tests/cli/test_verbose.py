@@ -15,6 +15,7 @@ from tests.kit import ROOT, Site, csv_of, digests_of, environment, make_state, r
 LISTED = {f"hc-{n}": b"benign dummy %d" % n for n in range(5)}
 
 
+@pytest.mark.slow
 def test_what_a_program_logs_holds_no_digest_and_no_credential(tmp_path: Path) -> None:
     files = write_tree(tmp_path / "files", {**LISTED, "clean": b"nobody lists this"})
     with Site(tmp_path) as site:
@@ -47,6 +48,7 @@ def test_what_a_program_logs_holds_no_digest_and_no_credential(tmp_path: Path) -
         assert secret.lower() not in everything
 
 
+@pytest.mark.slow
 def test_how_much_is_shown(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"baseline": csv_of(LISTED)})
     files = write_tree(tmp_path / "files", LISTED)

@@ -67,6 +67,7 @@ def test_pages_and_completion_are_in_it(wheel: Path) -> None:
     assert modes <= {0o644, 0o664}
 
 
+@pytest.mark.slow
 def test_the_same_tree_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     again = build(tmp_path / "again")
     assert (
@@ -78,6 +79,7 @@ def test_the_same_tree_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None
         assert ".TH HASHCLIENT 1 2026-01-31 " in archive.read(name).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("man") is None, reason="there is no man")
 def test_man_finds_the_pages(prefix: Path) -> None:
     variables = {"MANPATH": str(prefix / "share" / "man"), "MANPAGER": "cat", "MANWIDTH": "80"}

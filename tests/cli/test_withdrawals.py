@@ -279,6 +279,7 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: Withdrawals) -> Non
     assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_thousands_of_matches_are_withdrawn_and_logged(world: Withdrawals) -> None:
     with Matches(world.path) as record:
         ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()

@@ -190,6 +190,7 @@ def killed(patch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[int]:
     return seen
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
     side: OtherSide, match: Match, monkeypatch: pytest.MonkeyPatch, after: bool

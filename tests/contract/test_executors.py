@@ -119,6 +119,7 @@ def told(results: Iterable[Result | Outcome | Advance]) -> list[Outcome]:
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", [0, 1, 2, 60])
 def test_every_batch_ends_exactly_once(make: Make, count: int) -> None:
     tasks = [task(f"{n}a", f"{n}b") for n in range(count)]
@@ -238,6 +239,7 @@ def scanned(
     return outcomes, summary
 
 
+@pytest.mark.slow
 @examples(12)
 @given(files=trees)
 def test_all_executors_find_the_same_on_any_tree(

@@ -118,6 +118,7 @@ def test_it_is_known_by_its_bytes_and_nothing_else_is(row: Row) -> None:
     assert not sniffs(row.expander, b"")
 
 
+@pytest.mark.sampled
 @each_kind
 def test_no_ordinary_file_is_unread(row: Row) -> None:
     folder = Path(__file__).parents[2]
@@ -165,6 +166,7 @@ def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
             assert not row.is_whole or out.contents == whole or not length, length
 
 
+@pytest.mark.sampled
 @each_kind
 def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> None:
     data = row.make(held(row, SMALL))

@@ -226,6 +226,7 @@ def test_the_table_has_every_format_in_its_order() -> None:
     assert list(TABLE) == list(FORMATS)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("show_digests", [False, True])
 @pytest.mark.parametrize("raw", AWFUL_PATHS, ids=lambda raw: repr(raw[:12]))
 def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool) -> None:

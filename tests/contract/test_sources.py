@@ -206,6 +206,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_names() -> None:
     """A million names, with no more room than to begin with."""
 

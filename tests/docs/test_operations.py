@@ -243,6 +243,7 @@ hashclient -q scan --quarantine files || [ $? = 10 ]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(shutil.which, ("sqlite3", "flock"))), reason="there is no sqlite3 or no flock"
 )

@@ -64,6 +64,7 @@ def steady(text: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_session_is_what_the_commands_print(tmp_path: Path) -> None:
     expected = "".join(marked_blocks(README, "session"))
     port = str(free_port())

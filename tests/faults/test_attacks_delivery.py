@@ -219,6 +219,7 @@ def site(simulator: Simulator, tmp_path: Path, authority: Authority) -> Iterator
         yield site
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("attack", ["rollback", "freeze", "signature", "mixed", "format", "vanish"])
 def test_attack_on_the_command(site: Site, world: Generations, attack: str) -> None:
     simulator = site.simulator

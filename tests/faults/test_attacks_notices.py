@@ -678,6 +678,7 @@ def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
     assert states(client) == {"first": State.ACKNOWLEDGED}
 
 
+@pytest.mark.slow
 def test_a_kill_while_notices_are_fetched_leaves_the_old_or_the_new(
     client: Client, simulator: Simulator
 ) -> None:

@@ -80,6 +80,7 @@ for _ in range(4):
 """
 
 
+@pytest.mark.slow
 def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) -> None:
     """Lengths: nothing, part of a record, whole unsigned records, and the whole batch."""
     lengths = [0, 300, 800, 10_000, 10, 500, 700, 0, 1]

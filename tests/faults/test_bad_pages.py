@@ -221,6 +221,7 @@ def site_on(disk: RottenDisk, directory: Path, entries: Mapping[str, bytes]) -> 
         yield site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["all", "all but the header"])
 def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place: str) -> None:
     tree = write_tree(tmp_path / "tree", {"a": LISTED, "b": b"clean"})
@@ -244,6 +245,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         assert site.call("scan", tree).code == 10
 
 
+@pytest.mark.slow
 def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path: Path) -> None:
     """It reads without a map, so that nothing but the list is lost."""
     tree = write_tree(tmp_path / "tree", {"a": LISTED})
@@ -262,6 +264,7 @@ def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path
         assert site.call("scan", tree).code == 10
 
 
+@pytest.mark.slow
 def test_a_bad_block_of_a_manifest_is_said_and_mended(disk: RottenDisk, tmp_path: Path) -> None:
     with site_on(disk, tmp_path / "site", ENTRIES) as site:
         path = site.state / "lists/baseline/manifest.json"
@@ -275,6 +278,7 @@ def test_a_bad_block_of_a_manifest_is_said_and_mended(disk: RottenDisk, tmp_path
         assert site.call("scan", tmp_path / "tree").code == 10
 
 
+@pytest.mark.slow
 def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.write_text("".join(f"{digests_of(b'good %d' % n)[2]}  f\n" for n in range(1_000)))

@@ -161,6 +161,7 @@ def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) 
     assert removed and min(removed) > switch
 
 
+@pytest.mark.slow
 def test_killed_before_each_change(step: Step) -> None:
     seen = []
     for number in changes(MOST):
@@ -182,6 +183,7 @@ def test_killed_before_each_change(step: Step) -> None:
     assert number > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_disk_fails_at_each_change(step: Step, code: int) -> None:
     failures = 0
@@ -347,6 +349,7 @@ def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
 # The real command, killed by what it has asked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["timestamp", "index.json", "g000002-add"])
 def test_real_command_killed_while_it_waits(world: Crashing, tmp_path: Path, victim: str) -> None:
     world.simulator.files = dict(world.served[3])

@@ -133,6 +133,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
     assert known
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("change", [make_old, unchanged, rot])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_an_index_is_compared(

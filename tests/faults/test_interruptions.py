@@ -182,6 +182,7 @@ def test_who_traced_before_goes_on_afterwards() -> None:
     assert found is tracer
 
 
+@pytest.mark.slow
 def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> None:
     codes = set()
     for at in world.points(150):
@@ -192,6 +193,7 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> N
     assert codes >= {10, 130}
 
 
+@pytest.mark.slow
 def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Interrupted) -> None:
     codes = set()
     for at in range(1, 1_000):
@@ -225,6 +227,7 @@ def test_signals_right_after_a_match_is_logged(
     world.check_told_once(result, times)
 
 
+@pytest.mark.slow
 def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
     """What is told then may be cut off; record, log and exit code are not."""
     codes = set()
@@ -252,6 +255,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
     assert codes >= {11}
 
 
+@pytest.mark.slow
 def test_what_was_not_done_is_made_up_for(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()

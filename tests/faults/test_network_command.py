@@ -92,6 +92,7 @@ SLOW: dict[str, tuple[Attack, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SLOW)
 def test_slowness_on_the_command(site: HostileSite, attack: str) -> None:
     act, message = SLOW[attack]
@@ -100,6 +101,7 @@ def test_slowness_on_the_command(site: HostileSite, attack: str) -> None:
     attacked(site, 4, message)
 
 
+@pytest.mark.slow
 def test_connect_that_hangs_on_the_command(site: HostileSite) -> None:
     with hostile.silent_listener() as port:
         site.settle(timeout_s=0.5, url=f'"https://127.0.0.1:{port}"')
@@ -150,6 +152,7 @@ BROKEN: dict[str, tuple[Attack, int, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("attack", BROKEN)
 def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     act, code, message = BROKEN[attack]
@@ -164,6 +167,7 @@ def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, statu
     assert site.run("fetch").code == 0
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("to", ["another host", "plain http", "itself"])
 def test_redirects_on_the_command(site: HostileSite, authority: Authority, to: str) -> None:
     context = server_context(authority.issue("other")) if to == "another host" else None
@@ -211,6 +215,7 @@ TLS: dict[str, tuple[Callable[[HostileSite], ssl.SSLContext], int, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("attack", TLS)
 def test_tls_on_the_command(site: HostileSite, attack: str) -> None:
     context, code, message = TLS[attack]
@@ -226,6 +231,7 @@ def test_wrong_client_certificate_on_the_command(site: HostileSite) -> None:
     attacked(site, 5, "does not know the authority of the client certificate")
 
 
+@pytest.mark.slow
 def test_a_segment_that_breaks_off_goes_on_by_range(site: HostileSite) -> None:
     site.simulator.publish(
         b"md5\n" + b"".join(b"%032x\n" % (n * 7**30 % 2**128) for n in range(1, 5000))

@@ -209,6 +209,7 @@ def test_what_is_proven_does_not_age(
 # What is believed.
 
 
+@pytest.mark.slow
 def test_what_is_believed_is_counted_and_read_again_within_days(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
@@ -485,6 +486,7 @@ def test_a_snapshot_is_another_file_system_than_its_source(
     assert second[2] not in first
 
 
+@pytest.mark.slow
 def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -673,6 +673,7 @@ def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
     assert after.key_id != before.key_id and after.hold == before.hold is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "full"])
 def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
     tmp_path: Path, how: str
@@ -779,6 +780,7 @@ def take_and_acknowledge(scene: Scene) -> None:
     scene.ward.now += timedelta(days=2)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 @pytest.mark.parametrize("named", [False, True])
 def test_a_kill_while_a_file_is_given_back_loses_nothing(

@@ -125,6 +125,7 @@ def test_a_line_that_is_cut_at_any_call(
     assert desk.send_due() == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("call", CALLS)
 def test_a_service_that_says_nothing(
     desk: Desk, service: ReportingService, report: Report, call: str
@@ -136,6 +137,7 @@ def test_a_service_that_says_nothing(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize(
     ("call", "nth"),
@@ -159,6 +161,7 @@ def test_killed_at_any_call(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.slow
 def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
     killed = 0
@@ -182,6 +185,7 @@ def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService
     assert killed > of_changes(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: int) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
@@ -209,6 +213,7 @@ def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: 
     assert failures > of_changes(20)
 
 
+@pytest.mark.slow
 def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
@@ -356,6 +361,7 @@ def test_a_service_that_loses_reports_again_and_again(
     assert service.requests.count("submit") == 3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("code", "kind", "state"),
     [
@@ -417,6 +423,7 @@ def test_a_credential_that_is_refused(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "fault",
     [

@@ -247,6 +247,7 @@ def reason_of(desk: Desk, report: Report) -> str | None:
     return None if decided is None else decided.reason
 
 
+@pytest.mark.slow
 def test_killed_at_each_change_while_a_report_is_taken_back(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:

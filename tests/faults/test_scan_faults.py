@@ -151,6 +151,7 @@ def test_what_may_not_be_read_is_unread(state: Path, tmp_path: Path) -> None:
     assert result.summary["inputs"] == 5
 
 
+@pytest.mark.slow
 def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(state, tmp_path / "state"))
     tree = write_tree(tmp_path / "t", {"f": LISTED, "g": b"clean"})
@@ -172,6 +173,7 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
     assert all("audit" in result.err for result in results[:3])
 
 
+@pytest.mark.slow
 def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: Path) -> None:
     path = sparse(fast / "f", 2**32 + 1)
     result = scan(state, "--show-all", "--no-inventory", "--sparse", path)
@@ -198,6 +200,7 @@ def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     assert result.summary["clean"] == TASK_NAMES - 1
 
 
+@pytest.mark.slow
 def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
     state: Path, fast: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
     assert run("--config", config, "--state-dir", state, "scan", path).code == 0
 
 
+@pytest.mark.slow
 def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> None:
     make_deep_tree(fast, 5_000)
     few = (100, 100)
@@ -243,6 +247,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
     assert found[1] == {f"{tree}/f": "clean", f"{tree}/mnt": "skipped"}
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(state: Path, fast: Path) -> None:
     """Ten times the files, in one directory; the peak is that of every process of a scan."""
     small, large = fast / "small", fast / "large"
@@ -267,6 +272,7 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
 # Processes.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("jobs", ["1", "2", "4"])
 def test_a_worker_that_is_killed_loses_its_own_files_only(
     state: Path, tmp_path: Path, jobs: str
@@ -365,6 +371,7 @@ def audit_events(state: Path) -> list[str]:
     return [record.event for record in log.read(state / "audit")]
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/f": b"" for n in range(TASK_NAMES + 1)})
     os.mkfifo(tree / "pipe")
@@ -395,6 +402,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(changes[how])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["empty", "cut", "longer", "zeros", "head", "text", "gone"])
 @pytest.mark.parametrize("what", ["manifest.json", "run-*"])
 def test_a_damaged_index_is_no_clean_bill(state: Path, tmp_path: Path, what: str, how: str) -> None:

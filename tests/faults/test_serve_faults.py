@@ -35,6 +35,7 @@ def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
     return len(answered) - before
 
 
+@pytest.mark.slow
 def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path: Path) -> None:
     rng = random.Random(5)
     answered: list[str] = []
@@ -82,6 +83,7 @@ def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     assert "e-3" in {line["entry"] for line in result.lines if line["type"] == "match"}
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_daemon(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()

@@ -140,6 +140,7 @@ events = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(batches=st.lists(st.lists(events, min_size=1, max_size=4), min_size=1, max_size=4))
 def test_what_is_recorded_is_read_again(batches: list[list[Event]]) -> None:
     with TemporaryDirectory() as name:
@@ -186,6 +187,7 @@ for batch, size in enumerate(sizes):
 """
 
 
+@pytest.mark.slow
 @examples(4)
 @given(
     writers=st.lists(st.lists(st.integers(1, 40), min_size=5, max_size=30), min_size=4, max_size=4)

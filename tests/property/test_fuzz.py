@@ -97,6 +97,7 @@ def test_the_table_is_what_is_tested(table: dict[str, tuple[Target, list[bytes]]
             target(seed)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_input_gives_documented_errors_only(
     table: dict[str, tuple[Target, list[bytes]]], name: str

@@ -63,6 +63,7 @@ def has_attributes(directory: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 @examples(60)
 @given(
     data=contents,

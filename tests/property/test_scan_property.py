@@ -161,6 +161,7 @@ def test_a_lookup_finds_what_brute_force_finds(
             assert (gap.entries, gap.live) == (len(lacking), len(listed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])
 def test_processes_make_no_difference(tmp_path: Path, masks: tuple[int, ...]) -> None:
     """More files than a task has, with one, two and four workers."""

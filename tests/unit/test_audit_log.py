@@ -481,6 +481,7 @@ def test_a_log_that_has_gone_is_missed(log: AuditLog, directory: Path, how: str)
     assert "the audit log is gone" in failure(lambda: verify(directory, kept))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
     log = AuditLog(directory, clock=lambda: START)
     for _ in range(8):

@@ -551,6 +551,7 @@ def test_a_broken_end_is_not_closed(book: Logbook) -> None:
     assert book.files() == files and book.lines(LAST) == lines
 
 
+@pytest.mark.slow
 def test_processes_that_append_while_files_are_closed_keep_one_chain(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "audit", max_bytes=1_500)
     book.add(0)

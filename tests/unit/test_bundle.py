@@ -191,6 +191,7 @@ def test_a_name_that_does_not_fit_is_not_cut() -> None:
         written([("a/" + "b" * 101, b"")])
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_no_change_gives_anything_but_bytes_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

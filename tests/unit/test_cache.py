@@ -305,6 +305,7 @@ def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
     opened.close()
 
 
+@pytest.mark.slow
 def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
     """Bits flip anywhere in the file: a file is then known as it was, or not at all."""
     whole = path.read_bytes()

@@ -114,6 +114,7 @@ def test_what_cannot_be_begun_is_an_error_at_once(state: Path, tmp_path: Path) -
         Client(state)
 
 
+@pytest.mark.slow
 def test_a_fetch_says_what_became_of_each_list(tmp_path: Path) -> None:
     drawn: list[tuple[str, int, int]] = []
     with Site(tmp_path) as site:

@@ -314,6 +314,7 @@ def test_what_is_for_no_version_is_an_error(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.slow
 @given(_providers)
 def test_a_provider_that_was_written_reads_back_the_same(provider: ProviderConfig) -> None:
     table = provider_table("the.name", provider)

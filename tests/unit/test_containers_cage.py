@@ -202,6 +202,7 @@ def test_it_ends_with_who_started_it(archive: Path) -> None:
         os.sched_yield()
 
 
+@pytest.mark.slow
 def test_one_that_takes_too_long_is_ended(archive: Path) -> None:
     cage = Cage(Options(Limits(time_s=1)), masks)
     opened(cage, archive)

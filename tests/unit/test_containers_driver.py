@@ -142,6 +142,7 @@ has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("z
 ALL = {**WAYS, **(OTHERS if has_others else {})}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("outer", ALL)
 @pytest.mark.parametrize("inner", ALL)
 def test_any_in_any_other(outer: str, inner: str) -> None:
@@ -206,6 +207,7 @@ def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
     assert found.places_of(X) == [(b"b",)]
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit_is_unread_only_if_it_ends_as_a_zip() -> None:
     program = b"MZ" + bytes(70 << 20)
     limits = Limits(memory_mib=64)

@@ -387,6 +387,7 @@ def test_names_are_those_that_clients_show() -> None:
         assert look(multipart(part)).names == [name]
 
 
+@pytest.mark.slow
 def test_no_input_takes_long() -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"

@@ -6,6 +6,8 @@ import io
 import random
 import tarfile
 
+import pytest
+
 from fixtures import archives, mails
 from hashclient.containers.mail import Eml
 from hashclient.containers.mailmarks import can_be_mail
@@ -43,6 +45,7 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
                 assert has_mark(memoryview(bytes(damaged))), broken
 
 
+@pytest.mark.slow
 def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
     chance = random.Random(3)
     plain = bytes(chance.choices(range(256), k=33_000))

@@ -387,6 +387,7 @@ def test_lzma_with_and_without_an_end_mark_and_a_window_too_large() -> None:
     assert look(large).unread == [(b"a", Why.LIMIT)]
 
 
+@pytest.mark.slow
 def test_empty_members_without_end_come_in_small_batches_as_the_directory_is_read() -> None:
     count = 70_000
     whole = Whole(archives.many_empty(count))

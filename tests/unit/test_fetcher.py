@@ -562,6 +562,7 @@ def test_an_update_that_broke_off_leaves_nothing(
     assert client.numbers(ALL) == {0, *range(2, 35), 36}
 
 
+@pytest.mark.slow
 def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Client) -> None:
     client.fetch()
     directory = folder(client)

@@ -229,6 +229,7 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
 # Many at once
 
 
+@pytest.mark.slow
 def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slow: list[int] = []
     add = vicsbatch.Media.add
@@ -266,6 +267,7 @@ ODD = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", range(40))
 def test_many_at_once_mean_the_same_as_one_by_one(
     seed: int, monkeypatch: pytest.MonkeyPatch

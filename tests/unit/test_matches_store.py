@@ -297,6 +297,7 @@ def test_a_path_is_kept_by_its_bytes_and_made_absolute(
     assert set(paths(record, "e-1")) == {raw, str(tmp_path / "x")}
 
 
+@pytest.mark.slow
 def test_thousands_are_no_burden(record: Matches) -> None:
     record.record([match(f"/{n:05d}", hit(f"e-{n}")) for n in range(5000)], KEY, NOW)
     gone = record.standing("base")

@@ -227,6 +227,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.Monke
     assert found == {"d/a": (Kind.UNREAD, WORKER_DIED)}
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_the_run() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         os._exit(9)
@@ -301,6 +302,7 @@ def test_an_early_end_ends_the_workers() -> None:
     assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 3
 
 
+@pytest.mark.slow
 def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
     """What they are made of is what was there at the start, whatever the parent has by then."""
     made_of = ["of the start"]
@@ -350,6 +352,7 @@ def test_one_that_is_replaced_is_made_of_what_was_there_at_the_start() -> None:
     assert {found[path] for path in found.keys() - dead} == {(Kind.CLEAN, "of the start")}
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         signal.sigtimedwait([], 0.02)

@@ -634,6 +634,7 @@ CHANGES: dict[str, Callable[[Repository], object]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -78,6 +78,7 @@ def test_the_difference_between_generations(repo: Simulator) -> None:
     assert (nothing.added, nothing.withdrawn, nothing.renewed) == ((), (), ())
 
 
+@pytest.mark.slow
 def test_differences_add_up_as_sets_do(simulator: Simulator) -> None:
     """Against plain Python sets, over random changes."""
     chance = random.Random(5)

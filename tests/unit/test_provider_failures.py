@@ -69,6 +69,7 @@ class FailingDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_fails_leaves_no_key_that_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

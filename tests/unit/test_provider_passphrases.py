@@ -218,6 +218,7 @@ def real(*words: object, **env: str) -> Run:
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_passphrase_from_a_file_the_environment_or_a_credential(tmp_path: Path) -> None:
     repo, text = tmp_path / "repo", PASSPHRASE.decode()
     file = secret(tmp_path / "passphrase", f"{text}\n")

@@ -57,6 +57,7 @@ def test_a_schema_that_is_none() -> None:
         ConfinedSchema(SCHEMA[:-100])
 
 
+@pytest.mark.slow
 def test_what_takes_for_ever_is_ended() -> None:
     with ConfinedSchema(ENDLESS) as schema:
         schema.limit_s = 0.2
@@ -73,6 +74,7 @@ def test_a_process_that_dies() -> None:
             schema.validate(b"<report/>")
 
 
+@pytest.mark.slow
 def test_a_hostile_schema_keeps_no_other_report_back(tmp_path: Path) -> None:
     def impatient(text: bytes) -> ConfinedSchema:
         schema = ConfinedSchema(text)

@@ -81,6 +81,7 @@ def test_words_that_are_no_text_are_shown() -> None:
     assert back.outcome.reason == "no \\xff"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_their_number() -> None:
     chance = random.Random(5)
     tracemalloc.start()

@@ -34,6 +34,7 @@ def client(tmp_path: Path) -> Client:
     return Client(made.session)
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     client: Client, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     assert {h.outcome.path for h in told} == {str(tree / "busy")}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_looked_at_stays_to_be_looked_at(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
