@@ -108,6 +108,7 @@ def test_sizes_and_kinds_of_digests_still_decide(tmp_path: Path) -> None:
     assert shown == {"long": [], "same": ["md5"]}
 
 
+@pytest.mark.slow
 def test_a_stream(tmp_path: Path) -> None:
     state = state_of(tmp_path, mixed(None))
     for args, code in (((), 0), (("--all-digests",), 3)):

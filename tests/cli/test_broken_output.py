@@ -51,7 +51,7 @@ def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Run:
     return checked(Run(done.returncode, "", done.stderr))
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -109,7 +109,7 @@ def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path
     assert told(there) == told(here)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("published", "same_key", "message"),
     [
@@ -155,7 +155,7 @@ def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
     assert "(and 2 more)\nhint: " in result.err
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [("--jobs", "2"), ("--follow-symlinks",), ("--show-digests",)])
 def test_what_a_cluster_cannot_do_is_said_at_once(
     cluster: SharedCluster, tmp_path: Path, option: tuple[str, ...]
@@ -185,6 +185,7 @@ def test_without_dask_it_says_what_to_install(cluster: SharedCluster, tmp_path: 
     assert "hint: pip install 'hashclient[cluster]'" in result.err
 
 
+@pytest.mark.slow
 def test_a_scan_without_a_cluster_never_imports_dask(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"base": csv_of(LISTED)})
     code = (

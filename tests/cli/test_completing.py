@@ -42,6 +42,7 @@ def ids(state: Path) -> list[str]:
     return [line["id"] for line in result.lines if line["type"] == "match"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "words",
     [("matches", "show"), ("matches", "close"), ("quarantine", "add"), ("report", "prepare")],

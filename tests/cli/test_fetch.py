@@ -113,6 +113,7 @@ def test_one_list_or_one_provider(site: Site, tmp_path: Path) -> None:
     assert "no provider called 'nope'" in unknown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nope", "../x", "\x1b[31m"])
 def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
     result = site.call("fetch", "--list", name, state=own)
@@ -122,6 +123,7 @@ def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
     assert not (own / "lists" / name).exists()
 
 
+@pytest.mark.slow
 def test_no_provider_yet(tmp_path: Path) -> None:
     result = run("--state-dir", tmp_path / "new", "fetch")
     assert result.code == 2
@@ -325,6 +327,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
         assert result.err.count("127.0.0.1") == 2
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> None:
     """A list that is not to be fetched says by when this machine's clock was right."""
     folder = own / "lists" / "local"

@@ -96,6 +96,7 @@ def test_no_names_are_no_inputs(state: Path) -> None:
     assert (result.code, result.summary["inputs"]) == (3, 0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be(state: Path, tree: Path) -> None:
     for args in (("--files-from", tree / "gone"), ("--null", tree), ()):
         result = run("--state-dir", state, "scan", *args)
@@ -108,6 +109,7 @@ def test_what_cannot_be(state: Path, tree: Path) -> None:
     assert listed.read_text() == "a\n"
 
 
+@pytest.mark.slow
 def test_many_names_go_to_several_workers(state: Path, tmp_path: Path) -> None:
     files = {f"{n % 9}/{n}": b"x%d" % n for n in range(2000)} | {"z": LISTED}
     tree = write_tree(tmp_path / "many", files)

@@ -131,6 +131,7 @@ def unreadable(state: State) -> None:
     assert found.code == 3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "scan", [other_tree, beside, excluded_name, excluded_folder, names, unreadable]
 )
@@ -243,6 +244,7 @@ def test_a_log_that_cannot_be_written_leaves_it_found(state: State) -> None:
     assert state.states() == {"sub/deep/a": "found"}
 
 
+@pytest.mark.slow
 def test_hundreds_of_a_folder_and_names_of_any_bytes(state: State) -> None:
     for number in range(1100):
         (state.tree / f"sub/{number}").write_bytes(LISTED)

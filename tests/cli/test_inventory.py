@@ -103,6 +103,7 @@ def test_a_new_generation_is_checked_without_reading(world: Known) -> None:
     assert (reads(found), matches(found)) == ((0, 0), {"f7"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 def test_the_kernel_is_not_asked_for_a_single_byte(world: Known, tmp_path: Path) -> None:
     world.scan()

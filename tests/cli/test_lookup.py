@@ -127,6 +127,7 @@ def is_asleep(pid: int) -> bool:
     return set(states) == {"S"}
 
 
+@pytest.mark.slow
 def test_a_file_called_dash_is_not_stdin(state: Path, tmp_path: Path) -> None:
     (tmp_path / "-").write_text(f"{MD5}\n")
     command = ["--state-dir", state, "lookup", CLEAN[0], "--from", "./-"]
@@ -257,6 +258,7 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
     assert result.summary["inputs"] == 1
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_read_keeps_no_other_from_being_looked_up(
     state: Path, tmp_path: Path
 ) -> None:

@@ -199,6 +199,7 @@ main()
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["hashclient.cli.main", "click", "hashclient.cli.fetch", "numpy"])
 @pytest.mark.parametrize(
     ("number", "code", "said"),
@@ -241,7 +242,7 @@ def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None
         assert done.returncode == 2 and "no provider is configured" in done.stderr
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Here one that waits for its input."""
@@ -277,6 +278,7 @@ SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
 IN_VAIN = {"numpy.ma", "socket", "subprocess", "email.header", "hashclient.containers.cage"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("args", "needless"),
     [

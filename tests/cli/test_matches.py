@@ -192,6 +192,7 @@ def test_a_path_through_a_link_and_one_that_is_relative_choose_the_same(
     assert listed(state, "--path", "sub") == [("b", "found")]
 
 
+@pytest.mark.slow
 def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     for number in range(600):
         (state.tree / f"sub/{number}").write_bytes(CONTENTS["e-1"])

@@ -84,6 +84,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
+@pytest.mark.sampled
 def test_what_is_listed_since_is_found_in_them(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
@@ -112,6 +113,7 @@ def test_clean_members_are_told_where_that_is_asked_for(world: Archives) -> None
     assert len(world.scan("--show-all").lines) == 16
 
 
+@pytest.mark.sampled
 def test_what_was_unread_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF

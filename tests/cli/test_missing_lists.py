@@ -165,7 +165,7 @@ def test_a_list_that_is_not_whole_here(
     assert_missing(ask(state, tmp_path), "other", said)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["other", "other/manifest.json", "run"])
 def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> None:
     (index_file,) = (state / "lists" / "other").glob("run-*")

@@ -345,6 +345,7 @@ def test_a_thousand_notices_cost_little(site: Site, state: Path) -> None:
     assert min(timeit.repeat(read, timer=time.process_time, number=1, repeat=5)) < 0.05
 
 
+@pytest.mark.slow
 def test_the_real_command_says_what_is_wrong_at_the_provider(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     assert run("provider", "init", repo).code == 0

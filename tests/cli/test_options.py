@@ -142,6 +142,7 @@ def test_the_table_of_words_names_options_that_there_are() -> None:
     assert named and named <= known
 
 
+@pytest.mark.slow
 def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
     env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
     local = run("--state-dir", state, "scan", tree, env=env).out

@@ -264,6 +264,7 @@ def test_a_pipe_gets_one_report(state: Path, files: Path, tmp_path: Path, fails:
     assert TABLE["jsonl"].read(read_texts[0]).exit_code == result.code
 
 
+@pytest.mark.slow
 def test_devices(state: Path, files: Path, tmp_path: Path) -> None:
     shown = run("--state-dir", state, "scan", "--output", "/dev/stdout", files)
     assert (shown.code, TABLE["text"].read(shown.out).exit_code) == (10, 10)
@@ -326,6 +327,7 @@ def test_neither_are_the_configuration_and_the_seal_key(state: Path, tmp_path: P
         assert path.read_text() == "# what is in it stays\n"
 
 
+@pytest.mark.slow
 def test_nobody_else_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
     for words in (["scan", files], ["--frob", "scan", files]):
         report = tmp_path / f"report-{len(words)}"

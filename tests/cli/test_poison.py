@@ -102,6 +102,7 @@ def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Pa
             assert call("--state-dir", state, "scan", tmp_path / "empty").code == 0
 
 
+@pytest.mark.slow
 def test_the_empty_file_cannot_be_published(site: Site, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"md5\n{'ab' * 16}\n{EMPTY[Algorithm.MD5]}\n")

@@ -187,6 +187,7 @@ def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Po
             process.kill()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
     with serve(simulator.repository, "--format", "json", "-v") as (process, line):
@@ -207,6 +208,7 @@ def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.
     assert err == b"127.0.0.1: GET /metadata/1.root.json HTTP/1.1: 200\n"
 
 
+@pytest.mark.slow
 def test_serve_says_where_in_words(simulator: Simulator) -> None:
     with serve(simulator.repository) as (process, line):
         process.terminate()

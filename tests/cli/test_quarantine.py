@@ -394,6 +394,7 @@ def test_an_empty_quarantine(desk: Desk) -> None:
     assert desk.items("list") == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_removed(desk: Desk) -> None:
     ids = desk.ids()
     folder = desk.tree / "a"

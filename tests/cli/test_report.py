@@ -120,6 +120,7 @@ def test_evidence_that_is_sealed_needs_the_officers_key(
     assert [f.data for f in service.finished.files.values()] == [b"one"]
 
 
+@pytest.mark.slow
 def test_several_where_some_fail(desk: Desk, service: ReportingService) -> None:
     first = desk.prepare(desk.find("a", b"one"), to="hotline")
     second = desk.prepare(desk.find("b", b"two"))

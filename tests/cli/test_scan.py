@@ -209,6 +209,7 @@ def test_an_audit_log_and_never_a_digest(own_state: Path, listed: Path) -> None:
     assert not any(digest in shown.out for digest in HEX)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["empty", "only-skipped", "missing"])
 def test_nothing_checked_is_nothing_proven(state: Path, tmp_path: Path, what: str) -> None:
     tree = tmp_path / what
@@ -324,6 +325,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
     assert done.returncode in {2, 8}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["full", "closed"])
 def test_nobody_to_talk_to_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
     """The warning that the list is stale, and errors, have nowhere to go."""

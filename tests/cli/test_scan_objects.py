@@ -186,6 +186,7 @@ def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: 
     assert found(f"{uri}/é %3F%23%25", f"{uri}/ab") == [f"{uri}/ab", f"{uri}/é %3F%23%25"]
 
 
+@pytest.mark.slow
 def test_without_an_object_there_is_nothing_to_check(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket()
     assert scan(bucket.uri).code == 3
@@ -858,6 +859,7 @@ def test_matches_are_chosen_by_uri(site: Site, state: Path, scan: Scan, commands
     assert len(chosen(bucket.uri)) == 2
 
 
+@pytest.mark.slow
 def test_sarif_has_the_uri_of_an_object(site: Site, state: Path, commands: Commands) -> None:
     bucket = site.bucket(**{"a b/ü%": LISTED})
     words = ("--state-dir", state, "scan", "--format", "sarif", bucket.uri)

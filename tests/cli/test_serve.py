@@ -195,6 +195,7 @@ def test_a_stream_that_is_cut_short_is_never_answered(daemon: Daemon) -> None:
             assert everything(sock) == b""
 
 
+@pytest.mark.slow
 def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(b"zSHUTDOWN\0", tcp=True) == b"UNKNOWN COMMAND\0"
@@ -203,6 +204,7 @@ def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) ->
         assert not Path(daemon.unix).exists()
 
 
+@pytest.mark.slow
 def test_it_ends_well_and_logs_that_it_was_there(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         sock = daemon.connect()
@@ -272,6 +274,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                 assert everything(slow) == b"1: stream: OK\0"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("rule", "answer"),
     [
@@ -374,6 +377,7 @@ def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -407,6 +411,7 @@ def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None
     told.close()
 
 
+@pytest.mark.slow
 def test_who_may_use_the_socket_is_its_mode(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--socket-mode", "600") as daemon:
         assert Path(daemon.unix).stat().st_mode & 0o777 == 0o600

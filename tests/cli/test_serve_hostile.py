@@ -65,6 +65,7 @@ def descriptors_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+@pytest.mark.slow
 def test_a_descriptor_counts_for_the_command_that_it_came_with(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Pa
     assert len(answers) == len(names) + 1
 
 
+@pytest.mark.slow
 def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     data = b"zIDSESSION\0" + instream(*[b"x"] * 9000) + instream(*[b"%c" % c for c in LISTED])
     with daemon.connect() as sock:
@@ -151,6 +153,7 @@ def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     assert sum(a.endswith(b"e-1 FOUND") for a in answers) == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/{m}": b"x" for n in range(40) for m in range(40)})
     with daemon.connect() as sock:
@@ -162,6 +165,7 @@ def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> Non
     assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) -> None:
     path = write_tree(tmp_path / "t", {"b": LISTED}) / "b"
     for command in (b"zSCAN %s\0", b"nCONTSCAN %s\n", b"SCAN %s"):
@@ -201,6 +205,7 @@ def test_a_path_that_comes_slowly_is_not_cut(
         assert everything(sock).endswith(b"clean.b: Hashclient.base.e-1 FOUND\n")
 
 
+@pytest.mark.slow
 def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"x\n/t: OK\n": LISTED})
     lines = daemon.ask(b"nCONTSCAN %s\n" % os.fsencode(tree)).splitlines()
@@ -236,6 +241,7 @@ def test_connections_leave_descriptors_for_what_has_to_be_recorded(
     assert "e-1" in run("--state-dir", state, "matches", "--format", "jsonl").out
 
 
+@pytest.mark.slow
 def test_what_a_stale_list_has_begun_is_not_clean_when_it_is_fresh_again(
     state: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +270,7 @@ def test_without_its_state_nothing_is_clean(state: Path, tmp_path: Path) -> None
         wait_until(lambda: daemon.ask(instream(b"benign")) == CLEAN, daemon.process.pid)
 
 
+@pytest.mark.slow
 def test_with_another_seal_key_nothing_is_clean(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         (key,) = state.glob("seal*key*")
@@ -273,6 +280,7 @@ def test_with_another_seal_key_nothing_is_clean(state: Path, tmp_path: Path) -> 
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_read_ends_the_daemon_and_nothing_is_clean(
     state: Path, tmp_path: Path
 ) -> None:
@@ -293,6 +301,7 @@ def test_an_index_that_cannot_be_read_ends_the_daemon_and_nothing_is_clean(
         assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_a_storm_of_reloads_neither_stops_it_nor_fills_the_log(daemon: Daemon, state: Path) -> None:
     for _ in range(5):
         with daemon.connect() as sock:

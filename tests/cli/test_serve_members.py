@@ -90,6 +90,7 @@ def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
     assert daemon.ask(instream(bytes(broken))) == UNREAD
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("step", [5, 1 << 20])
 def test_an_archive_behind_bytes_that_do_not_tell_of_it_is_never_clean(
     daemon: Daemon, state: Path, step: int
@@ -171,6 +172,7 @@ def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
     assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--no-members") as daemon:
         assert daemon.ask(instream(HOLDERS["zip"])) == CLEAN
@@ -189,6 +191,7 @@ def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     assert list((state / "spool").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_rooms_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "MEMORY_BYTES", 100_000)
     room = Spool(tmp_path / "spool", 150_000)

@@ -278,6 +278,7 @@ def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
     assert values["audit_records",] >= 4
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "hashclient.prom"
     result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)

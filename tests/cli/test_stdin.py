@@ -53,6 +53,7 @@ def test_a_stream_that_matches_is_reported_recorded_and_logged(state: Path) -> N
     assert line["id"] in (state / "audit" / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_it_may_be_called_something(state: Path) -> None:
     result = scan(state, "--stdin-name", "mail/part 3", "-", stdin=LONG)
     assert result.outcomes == {"mail/part 3": "match"}
@@ -63,12 +64,14 @@ def test_no_bytes_are_an_input(state: Path) -> None:
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("data", [b"benign", LISTED + b".", LONG[:-1], LONG + b"."])
 def test_what_is_not_listed_is_clean(state: Path, data: bytes) -> None:
     result = scan(state, "-", stdin=data)
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
 
+@pytest.mark.slow
 def test_together_with_paths(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a": b"benign", "-": LISTED})
     result = scan(state, "-", "./-", "a", stdin=b"benign", cwd=tree)
@@ -123,6 +126,7 @@ def test_what_a_policy_wants_taken_away_is_not_done(state: Path) -> None:
     assert "there is no file" in action["detail"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "args",
     [
@@ -202,6 +206,7 @@ def test_a_signal_while_it_waits_ends_it_as_any_scan(
     assert "scan-end" in log.read_text()
 
 
+@pytest.mark.slow
 def test_of_a_list_with_few_digests_what_is_missing_is_computed(tmp_path: Path) -> None:
     """An entry with MD5 and SHA-256 is covered by one of them; the other has to agree as well."""
     rows = csv_of({"e-1": LISTED, "e-2": LONG}, algorithms=(Algorithm.MD5, Algorithm.SHA256))

@@ -116,6 +116,7 @@ def on_terminal(*args: object, both: bool = True, **env: str) -> tuple[str, str]
     return out.decode(), seen.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     args = ("--state-dir", state.path, "scan", "--format", "html", "--output", report, state.tree)

@@ -54,6 +54,7 @@ def prefix(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix
 
 
+@pytest.mark.slow
 def test_pages_and_completion_are_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name.partition(".data/data/")[2] for name in archive.namelist()]
@@ -109,6 +110,7 @@ def complete(prefix: Path, *words: str) -> list[str]:
     ).split()
 
 
+@pytest.mark.slow
 def test_bash_completes(prefix: Path) -> None:
     assert complete(prefix, "sc") == ["scan"]
     assert complete(prefix, "scan", "--one") == ["--one-file-system"]

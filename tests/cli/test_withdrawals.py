@@ -380,6 +380,7 @@ def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.Mon
             assert re.search(rf"^  {path}  \[[a-z0-9]{{10}}\]  e-{number}$", done.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_left_of_each(
     world: Withdrawals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +416,7 @@ def test_the_command_says_what_is_left_of_each(
     ]
 
 
+@pytest.mark.slow
 def test_the_record_is_readable_where_nothing_can_be_written(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1")

@@ -190,7 +190,7 @@ def killed(patch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[int]:
     return seen
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
     side: OtherSide, match: Match, monkeypatch: pytest.MonkeyPatch, after: bool
@@ -218,6 +218,7 @@ def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
     verify_audit(side.desk.settings.layout.audit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_what_a_kill_has_interrupted_is_taken_back_whole(
     side: OtherSide, match: Match, monkeypatch: pytest.MonkeyPatch, after: bool

@@ -127,6 +127,7 @@ def test_every_batch_ends_exactly_once(make: Make, count: int) -> None:
     assert sorted(o.path for o in found) == sorted(path for t in tasks for path in paths(t))
 
 
+@pytest.mark.sampled
 def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     skipped = [Outcome(Kind.SKIPPED, str(n), reason="pipe") for n in range(5)]
     items = [item for n in range(5) for item in (skipped[n], task(str(n)))]
@@ -196,6 +197,7 @@ def told_one_by_one(results: Iterable[Result | Outcome | Advance]) -> Iterator[O
         yield from told([result])
 
 
+@pytest.mark.sampled
 def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
     taken = 0
 

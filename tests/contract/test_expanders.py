@@ -132,6 +132,7 @@ def test_no_ordinary_file_is_unread(row: Row) -> None:
             assert not opened(row.expander, data).unread, path
 
 
+@pytest.mark.sampled
 @each_kind
 def test_pieces_are_bounded_and_the_first_is_cheap(row: Row) -> None:
     large = held(row, {"zeros": bytes(1 << 20), "x": random.Random(1).randbytes(300_000)})
@@ -154,6 +155,7 @@ def test_a_member_that_is_given_up_hides_none_behind_it(row: Row) -> None:
     assert len(names) == len(contents) + row.first
 
 
+@pytest.mark.sampled
 @each_kind
 def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
     data = row.make(held(row, SMALL))

@@ -328,6 +328,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_state(tmp_path_factory.mktemp("site"), lists)
 
 
+@pytest.mark.sampled
 @each
 def test_publishing_looking_up_and_known_good_lists_read_the_same(
     kind: str, state: Path, tmp_path: Path

@@ -207,6 +207,7 @@ def at_event(side: Side, patch: pytest.MonkeyPatch, event: str, act: Callable[[]
     patch.setattr(side.ward.audit, "append", append)
 
 
+@pytest.mark.sampled
 def test_what_is_held_is_read_again_and_told_apart(side: Side) -> None:
     side.put(CONTENT)
     with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
@@ -248,6 +249,7 @@ def test_what_was_taken_is_given_back_as_a_file(side: Side) -> None:
     assert Path(restored.path).read_bytes() == CONTENT
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("other", [OTHER, b"shorter"])
 def test_another_content_stays(side: Side, other: bytes) -> None:
     match = side.match()
@@ -334,6 +336,7 @@ class Steps:
         patch.setattr(owner, name, call)
 
 
+@pytest.mark.sampled
 def test_a_kill_between_any_two_steps_loses_nothing(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +363,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(
         raise AssertionError("it does not come to an end")
 
 
+@pytest.mark.sampled
 def test_a_copy_that_was_damaged_since_removes_nothing(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def test_hard_words_are_found() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_no_text_has_hard_words() -> None:
     found = {path.relative_to(ROOT).as_posix(): hard_words(path.read_text()) for path in TEXTS}
     assert {path: lines for path, lines in found.items() if lines} == {}

@@ -424,6 +424,7 @@ def test_tampered_bytes_of_every_file(client: Client, world: Generations) -> Non
 # Proper rotation
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ["root", "snapshot", "timestamp", "targets", "baseline"])
 def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> None:
     simulator = Simulator(tmp_path / "repo", root_keys=Keys(2, 2))

@@ -102,6 +102,7 @@ def events(state: Path) -> list[str]:
     return [json.loads(line).get("event") for line in lines]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     state: Path, tmp_path: Path, first: bytes, code: int
@@ -123,6 +124,7 @@ def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     assert [line["path"] for line in recorded] == [f"{names[0]}/f"] * (first == LISTED)
 
 
+@pytest.mark.slow
 def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"cut": b"x"})
     result = hooked(state, "task", "scan", "--no-inventory", tree)
@@ -139,6 +141,7 @@ def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, co
     assert BAD_PAGE in result.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: int) -> None:
     given, later = digests_of(first)[2], digests_of(b"other")[2]

@@ -208,6 +208,7 @@ def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Int
     assert codes >= {11, 130}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_signals_right_after_a_match_is_logged(
     world: Interrupted, monkeypatch: pytest.MonkeyPatch, times: int

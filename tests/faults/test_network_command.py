@@ -152,7 +152,7 @@ BROKEN: dict[str, tuple[Attack, int, str]] = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", BROKEN)
 def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     act, code, message = BROKEN[attack]
@@ -160,6 +160,7 @@ def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     attacked(site, code, message)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("status", [429, 503])
 def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, status: int) -> None:
     busy = reply(status=status, headers=[("Retry-After", "0")])
@@ -167,7 +168,7 @@ def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, statu
     assert site.run("fetch").code == 0
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["another host", "plain http", "itself"])
 def test_redirects_on_the_command(site: HostileSite, authority: Authority, to: str) -> None:
     context = server_context(authority.issue("other")) if to == "another host" else None
@@ -215,7 +216,7 @@ TLS: dict[str, tuple[Callable[[HostileSite], ssl.SSLContext], int, str]] = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", TLS)
 def test_tls_on_the_command(site: HostileSite, attack: str) -> None:
     context, code, message = TLS[attack]
@@ -224,6 +225,7 @@ def test_tls_on_the_command(site: HostileSite, attack: str) -> None:
     assert site.server.requests == []
 
 
+@pytest.mark.slow
 def test_wrong_client_certificate_on_the_command(site: HostileSite) -> None:
     site.server._context = wants_certificate(site)
     issued = Authority(site.directory, "another").issue("client")

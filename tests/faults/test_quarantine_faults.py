@@ -138,6 +138,7 @@ def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
     assert synced.count(quarantine) == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) -> None:
     left = ["file.bin"] if tombstone else []
@@ -780,7 +781,7 @@ def take_and_acknowledge(scene: Scene) -> None:
     scene.ward.now += timedelta(days=2)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 @pytest.mark.parametrize("named", [False, True])
 def test_a_kill_while_a_file_is_given_back_loses_nothing(

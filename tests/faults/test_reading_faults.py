@@ -201,6 +201,7 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
         assert found(scan(sized, tree / "f")) == {"f": "match"}
 
 
+@pytest.mark.sampled
 @needs_fuse
 @pytest.mark.parametrize(
     ("first", "then", "expected"),

@@ -55,6 +55,7 @@ def change(desk: Desk, match: Match, state: MatchState) -> None:
             record.change(match.id, state, desk.now(), {})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED])
 @pytest.mark.parametrize(
     ("call", "nth", "fault"),

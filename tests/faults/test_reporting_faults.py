@@ -109,6 +109,7 @@ def check_one_finished(desk: Desk, service: ReportingService, report: Report) ->
     verify_audit(desk.settings.layout.audit)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_line_that_is_cut_at_any_call(
@@ -240,6 +241,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     assert number > 15
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> None:
     match = desk.find("a", A)
@@ -403,6 +405,7 @@ def test_every_code_at_every_call(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthorisationError), (403, AuthorisationError)])
 @pytest.mark.parametrize("call", ["status", *CALLS])
 def test_a_credential_that_is_refused(

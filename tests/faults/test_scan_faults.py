@@ -182,6 +182,7 @@ def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: 
     assert result.lines[0]["size"] == 2**32 + 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     state: Path, tmp_path: Path, jobs: str
@@ -225,6 +226,7 @@ def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> 
     assert len(result.outcomes) == 5_000
 
 
+@pytest.mark.slow
 def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": b"clean", "mnt/g": b"hidden"})
     script = 'mount -t tmpfs none "$1" && echo listed > "$1/h" && shift && exec "$@"'
@@ -272,7 +274,7 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
 # Processes.
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2", "4"])
 def test_a_worker_that_is_killed_loses_its_own_files_only(
     state: Path, tmp_path: Path, jobs: str
@@ -294,6 +296,7 @@ def test_a_worker_that_is_killed_loses_its_own_files_only(
     assert members(process.pid) == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("number", "found", "code"),
     [
@@ -323,6 +326,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
     assert members(process.pid) == set()
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     state: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +342,7 @@ def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     assert members(process.pid) == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 0.004])
 def test_a_signal_after_the_summary_changes_nothing(
@@ -354,6 +359,7 @@ def test_a_signal_after_the_summary_changes_nothing(
     assert (process.returncode, "interrupted" in err) == (10, False)
 
 
+@pytest.mark.slow
 def test_more_workers_than_there_is_room_for(state: Path, tmp_path: Path) -> None:
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
@@ -402,7 +408,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(changes[how])
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "cut", "longer", "zeros", "head", "text", "gone"])
 @pytest.mark.parametrize("what", ["manifest.json", "run-*"])
 def test_a_damaged_index_is_no_clean_bill(state: Path, tmp_path: Path, what: str, how: str) -> None:

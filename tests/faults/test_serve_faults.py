@@ -68,6 +68,7 @@ def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path
     assert set(answered) <= logged
 
 
+@pytest.mark.slow
 def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     state: Path, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> N
     assert unread(scan(state, srv)) == {str(share): "not mounted: a file system was here (ext4)"}
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes(state: Path, tmp_path: Path, srv: Path) -> None:
     share = Path(os.fsdecode(os.fsencode(srv) + b"/a b\n\\\xff\t"))
     share.mkdir()

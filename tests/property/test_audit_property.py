@@ -59,6 +59,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 where_lines = st.integers(0, 11)
 
 
+@pytest.mark.slow
 @examples(300)
 @given(data=st.data())
 def test_any_other_byte_is_found(sealed: Sealed, data: st.DataObject) -> None:

@@ -90,6 +90,7 @@ def mutated(chance: random.Random, seed: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_the_table_is_what_is_tested(table: dict[str, tuple[Target, list[bytes]]]) -> None:
     assert tuple(table) == NAMES
     for target, seeds in table.values():

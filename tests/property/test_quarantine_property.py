@@ -152,6 +152,7 @@ def test_a_document_that_was_tampered_with_is_refused_or_means_itself(
     assert parse_item(encode_item(found), item.id, Path("item.json")) == found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "change",
     [

@@ -64,6 +64,7 @@ def opened(state: Path) -> OpenLists:
     return open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
 
 
+@pytest.mark.slow
 @examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), files)
 def test_a_scan_finds_what_brute_force_finds(
@@ -104,6 +105,7 @@ asked = st.lists(
 )
 
 
+@pytest.mark.slow
 @examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), asked, st.booleans())
 def test_a_lookup_finds_what_brute_force_finds(

@@ -447,6 +447,7 @@ def copies(tmp_path: Path) -> list[Logbook]:
     return made
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_leaves_a_log_that_verifies(tmp_path: Path) -> None:
     states = set()
     for number, book in enumerate(copies(tmp_path), 1):

@@ -180,6 +180,7 @@ def test_thousands_in_one_another_end_soon() -> None:
     assert [why for _, why, _ in drive(data).unread] == [Why.LIMIT]
 
 
+@pytest.mark.slow
 def test_a_bomb_ends_at_the_ratio() -> None:
     bomb = zip_of(n0=bytes(50_000_000), n1=bytes(50_000_000))
     limits = Limits(bytes_out=40_000_000)
@@ -197,6 +198,7 @@ def test_members_of_members_count() -> None:
     assert not drive(data, limits=Limits(members=6)).unread
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
     inner = zip_of(zipfile.ZIP_STORED, x=bytes(70 << 20))
     found = drive(tar_of(a=inner, b=X), limits=Limits(memory_mib=64))

@@ -107,6 +107,7 @@ def garbled(_url: str, data: bytes, _max_bytes: int) -> bytes:
     return data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("faults", "code"),
     [
@@ -134,6 +135,7 @@ def test_a_mirror_that_fails_as_a_whole_is_passed_over(
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("faults", "code"),
     [

@@ -279,6 +279,7 @@ def test_a_damaged_list_of_another_provider_is_left_alone(client: Client) -> Non
 # Damage
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"{}", b"[]", b"\xff", b'{"format": "hashclient-index/0"}'], ids=ascii
 )
@@ -413,6 +414,7 @@ def test_a_build_that_broke_off_goes_on(
     assert client.leftovers() == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["newer", "damaged", "other key", "run gone", "nonsense"])
 def test_a_build_that_cannot_go_on_starts_again(
     client: Client, simulator: Simulator, small_runs: None, what: str

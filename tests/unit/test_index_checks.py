@@ -159,6 +159,7 @@ def test_the_root_is_over_the_digests_of_pieces(tmp_path: Path, length: int) -> 
 # What is due
 
 
+@pytest.mark.slow
 def test_each_hour_its_share_and_in_a_week_all_of_it(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]]
 ) -> None:
@@ -375,6 +376,7 @@ def until_found(client: Client) -> int:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Client) -> None:
     rot(client, -70)
     assert until_found(client) <= 57

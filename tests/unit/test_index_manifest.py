@@ -96,6 +96,7 @@ def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None
 # What a disk may do to it
 
 
+@pytest.mark.slow
 def test_a_manifest_that_changed_in_any_byte_is_found(
     folder: Path, tmp_path: Path, sealer: Sealer
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_manifest_that_was_cut_or_goes_on_is_found(
             load_manifest(tmp_path, sealer)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "changes",
     [

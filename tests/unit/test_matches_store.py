@@ -404,6 +404,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     other.close()
 
 
+@pytest.mark.slow
 def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
     with Matches(tmp_path) as record:
         record.record([match(f"/{n}", hit(f"e-{n % 9}")) for n in range(200)], KEY, NOW)

@@ -285,6 +285,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
         threads.next(10)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("endpoint", "given", "is_amazon"),
     [

@@ -79,6 +79,7 @@ def outcomes(results: list[Result | Outcome | Advance]) -> dict[str, tuple[Kind,
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 def test_every_task_comes_back_once(jobs: int, count: int) -> None:
@@ -196,6 +197,7 @@ for outcome in result.outcomes:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
     """And its traceback is for nobody but those who look for bugs."""
     for debug in ("", "1"):

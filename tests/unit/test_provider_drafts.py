@@ -524,6 +524,7 @@ def test_other_keys_are_shown_to_who_signs(world: World) -> None:
     assert load_draft(world.draft(range(5, 6))).with_other_keys() == []
 
 
+@pytest.mark.slow
 def test_files_that_people_have_replaced_go_after_a_day(world: World) -> None:
     for start in (10, 20, 30):
         draft = world.draft(range(start, start + 5))

@@ -248,6 +248,7 @@ def test_a_passphrase_that_protects_nothing_is_refused(tmp_path: Path, text: str
     assert "a passphrase has 16 to 1,023 bytes" in made.err
 
 
+@pytest.mark.slow
 def test_there_is_no_passphrase_without_a_terminal(tmp_path: Path) -> None:
     made = real("provider", "init", tmp_path / "repo", "--encrypt-keys")
     assert (made.code, "no terminal to ask at" in made.err) == (2, True)

@@ -124,6 +124,7 @@ def test_a_dry_run_of_it_changes_nothing(simulator: Simulator) -> None:
     assert live(simulator) == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", range(5))
 def test_after_any_sources_the_list_is_the_last_of_them(simulator: Simulator, seed: int) -> None:
     chance = random.Random(seed)

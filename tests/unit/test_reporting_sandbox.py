@@ -41,6 +41,7 @@ ENDLESS_FOR_REPORTS = b"".join(
 )
 
 
+@pytest.mark.slow
 def test_documents_are_checked_one_after_another() -> None:
     with ConfinedSchema(ENDLESS) as schema:
         schema.validate(b"<report>aaa</report>")
@@ -67,6 +68,7 @@ def test_what_takes_for_ever_is_ended() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_process_that_dies() -> None:
     with ConfinedSchema(SCHEMA) as schema:
         os.kill(schema._process.pid, signal.SIGKILL)

@@ -268,6 +268,7 @@ def _signer(kind: str, scheme: str) -> CryptoSigner:
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("kind", "scheme"),
     [

@@ -201,6 +201,7 @@ def expectation(files: Files, directory: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_client_says_of_a_vector_is_what_it_expects(name: str, tmp_path: Path) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
