@@ -9,7 +9,7 @@ signed ones.
     files/          the new files of the list
     signatures/     one file a signature, which may also be sent back alone
 
-Loading one verifies it, as far as the draft alone can tell:
+Loading one verifies it, as far as that is possible from the draft alone:
 
 1. What is before is signed as it has to be: targets by the root's keys, a list by those that
    targets name. People who sign compare the root with the one they know.

@@ -118,7 +118,7 @@ def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) ->
         key: listed[key] for key in (first, second, third)
     }
     refused = call("provider", "notice", "update", repo, first, "--headline", "x")
-    assert refused.code == 2 and f"stands no more: updated by {second}" in refused.err
+    assert refused.code == 2 and f"has ended: updated by {second}" in refused.err
 
 
 def test_it_is_exported_as_cap(site: Site, state: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_delegation_stands_where_others_pass_over_it(
 def test_ids_differ_within_a_second(board: NoticeBoard) -> None:
     ids = [board.publish(FIRST, NOW).id for _ in range(3)]
     assert ids == ["n-20260501t120000", "n-20260501t120000-2", "n-20260501t120000-3"]
-    with pytest.raises(UsageError, match="is called so already"):
+    with pytest.raises(UsageError, match="has this id already"):
         board.publish(msgspec.structs.replace(FIRST, id=ids[0]), NOW)
 
 
@@ -121,7 +121,7 @@ def test_only_what_stands_is_referred_to(board: NoticeBoard) -> None:
         with pytest.raises(UsageError):
             board.update(ids, Draft(), NOW)
     other = board.publish(FIRST, NOW)
-    with pytest.raises(UsageError, match="stands no more: expired"):
+    with pytest.raises(UsageError, match="has ended: expired"):
         board.cancel([other.id], Draft(), other.expires)
 
 
