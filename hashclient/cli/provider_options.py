@@ -92,7 +92,7 @@ def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
 
 
 def warn_expiring(app: App, repository: Repository) -> bool:
-    """Warn of roles that expire soon; tell whether one has expired."""
+    """Warn of roles that expire soon; return whether one has expired."""
     expired = False
     renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
     for role, at, wanting in repository.expiring():

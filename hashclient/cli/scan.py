@@ -187,8 +187,8 @@ def command(
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
 
-    Matches are reported with the entry of the list, and the exit code tells the verdict. Every
-    file ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
+    Matches are reported with the entry of the list, and the exit code gives the verdict. Every file
+    ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
     reason. Reading needs no lock and no network. Nothing is ever shown, and nothing is changed or
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.

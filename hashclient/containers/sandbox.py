@@ -146,7 +146,7 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
 
 
 def kernel_locks() -> Locks:
-    """Return the parts of the sandbox that this kernel has, as far as a look can tell."""
+    """Return the parts of the sandbox that this kernel seems to have, without trying them."""
     libc = _libc()
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0

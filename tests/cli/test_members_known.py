@@ -150,7 +150,7 @@ def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
 ) -> None:
     from hashclient.scan import members
 
-    monkeypatch.setattr(members, "MAX_TOLD", 3)
+    monkeypatch.setattr(members, "MAX_KEPT", 3)
     world = Archives(tmp_path, sized=False)
     many = {f"m{n}": b"%d" % n for n in range(8)}
     for path in world.tree.iterdir():

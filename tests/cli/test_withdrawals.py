@@ -345,7 +345,7 @@ def test_the_command_says_that_it_cannot_reach_back(
     monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
     done = world.call("fetch", "--format", output_format)
     assert done.code == 8
-    assert "cannot tell which paths had matched what is withdrawn" in done.err
+    assert "cannot find paths that had matched a withdrawn entry" in done.err
     assert "move it away" in done.err
     if output_format == "json":
         (document,) = json.loads(done.out)["lists"]

@@ -150,11 +150,11 @@ def test_what_keeps_a_run_from_being_whole_in_words() -> None:
         "list other is missing: never fetched",
         "list third is missing: damaged\\x1b",
         "the lists of provider second are missing: nothing was ever fetched",
-        "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be told apart from them",
-        "local: 1 of 1 entries has neither md5 nor sha1; 1 input cannot be told apart from it",
+        "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be distinguished from them",
+        "local: 1 of 1 entries has neither md5 nor sha1; 1 input cannot be distinguished from it",
         (
             "local: 2 of 2 entries have neither md5 nor sha1 nor sha256;"
-            " 1 input cannot be told apart from them"
+            " 1 input cannot be distinguished from them"
         ),
         "interrupted by SIGTERM: what comes after was not checked",
         "failed: cannot write the audit log\\x1b",

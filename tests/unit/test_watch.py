@@ -59,7 +59,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         settle_s=0.1,
         rescan_s=1000,
         jobs=1,
-        told=end,
+        on_outcome=end,
         on_failure=lambda _: None,
         on_scan=lambda _: writer.start(),
     )
@@ -99,7 +99,7 @@ def test_what_cannot_be_looked_at_stays_to_be_looked_at(
         settle_s=0.1,
         rescan_s=1000,
         jobs=1,
-        told=end,
+        on_outcome=end,
         on_failure=failed,
         on_scan=begin,
     )

@@ -182,7 +182,7 @@ class Sorter:
             done.wanted.append(wanted)
 
     def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
-        """Tell whether all wanted digests of an object are known, and none is listed."""
+        """Return whether all wanted digests of an object are known, and none is listed."""
         if known is None:
             return False
         has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0

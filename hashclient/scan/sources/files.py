@@ -143,11 +143,11 @@ class Coverage:
             self._failed.add(directory)
 
     def has_failed(self, directory: str) -> bool:
-        """Tell whether a directory, by its path in the walk, may not have been listed."""
+        """Return whether a directory, by its path in the walk, may not have been listed."""
         return len(self._failed) >= MAX_COVERED or directory in self._failed
 
     def excludes(self, directory: str, name: str) -> bool:
-        """Tell whether a name in a directory was to be left out."""
+        """Return whether a name in a directory was to be left out."""
         return self._excluded is not None and self._excluded(directory, name)
 
 
