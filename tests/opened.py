@@ -108,5 +108,5 @@ def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
 
 
 def sniffs(expander: Expander, data: bytes) -> bool:
-    """Tell whether an expander takes a file for one of its own."""
+    """Return whether an expander takes a file for one of its own."""
     return expander.sniff(data[:HEAD_BYTES], data[-TAIL_BYTES:])

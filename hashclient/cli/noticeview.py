@@ -1,4 +1,4 @@
-"""Notices on a terminal and as JSON. What a provider wrote is shown escaped, whatever it is."""
+"""Notices on a terminal and as JSON. Text of a provider is always shown escaped."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hmac import compare_digest
 
 from hashclient.index.blinding import Sealer
 
-#: What stands for the code while it is computed: as long as the code is, in hexadecimal digits.
+#: The digits in place of the code while it is computed: as many as the code has, in hexadecimal.
 NO_MAC = "0" * 64
 
 

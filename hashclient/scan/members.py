@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hashclient.containers.cage import Cage, Chain, Found
     from hashclient.containers.protocol import Job
 
-#: So many members of one file are outcomes of their own, besides clean ones: more only fill memory.
+#: The most members of one file, besides clean ones, with outcomes of their own: more fill memory.
 MAX_KEPT = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096

@@ -59,7 +59,7 @@ SPARE_BYTES = 1 << 16
 
 #: Bytes that are read of a file to see whether it is a container.
 LOOK_BYTES = 1 << 12
-#: So many bytes of a stream are kept, so that not every algorithm has to be computed at once.
+#: The most bytes kept of a stream, so that not every algorithm has to be computed at once.
 KEPT_BYTES = 1 << 20
 
 DIRECTORY = "is a directory, and was listed as a file"

@@ -39,7 +39,7 @@ _log = Log("scan")
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 #: Up to so many matches that are recorded together each get a signature of their own.
 SIGNED_EACH = 64
-#: So many matches at once are noted as gone.
+#: The number of matches that are noted as gone together.
 GONE_BATCH = 512
 
 

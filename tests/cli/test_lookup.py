@@ -118,7 +118,7 @@ def pending(pipe: int) -> int:
 
 
 def is_asleep(pid: int) -> bool:
-    """Tell whether all threads of a process wait for something."""
+    """Return whether all threads of a process wait for something."""
     states = []
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile

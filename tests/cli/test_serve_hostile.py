@@ -56,7 +56,7 @@ def value(daemon: Daemon, line: str) -> float:
 
 
 def is_found(daemon: Daemon, data: bytes) -> bool:
-    """Tell whether a stream is found."""
+    """Return whether a stream is found."""
     return b" FOUND" in daemon.ask(instream(data))
 
 

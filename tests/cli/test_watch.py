@@ -59,7 +59,7 @@ class Watching:
         return {self.next()["path"] for _ in range(count)}
 
     def quiet(self) -> bool:
-        """Tell whether nothing more was told."""
+        """Return whether nothing more was told."""
         return self._lines.empty()
 
     def wait_for(self, text: str) -> None:

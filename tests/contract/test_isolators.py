@@ -81,7 +81,7 @@ class Side:
             return quarantine.take(match, record, reason="test")
 
     def is_safe(self, match: Match) -> bool:
-        """Tell whether the content is in its place, or sealed whole."""
+        """Return whether the content is in its place, or sealed whole."""
         sealed = match.id in self.ward.names() and self.ward.opened(match) == CONTENT
         return sealed or self.content() == CONTENT
 

@@ -62,7 +62,7 @@ class Moment:
 
 
 def is_manifest(name: str, path: str) -> bool:
-    """Tell whether this is the switch to another generation."""
+    """Return whether this is the switch to another generation."""
     if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
         return False
     data = Path(path).read_bytes()
@@ -70,7 +70,7 @@ def is_manifest(name: str, path: str) -> bool:
 
 
 def writes_to_log(name: str, path: str) -> bool:
-    """Tell whether something is written to the audit log."""
+    """Return whether something is written to the audit log."""
     return name == "write" and path.endswith("/log.jsonl")
 
 
@@ -127,7 +127,7 @@ def test_metadata_is_on_the_disk_once_it_is_trusted(world: Generations, tmp_path
 
 
 def writes_public_key(name: str, path: str) -> bool:
-    """Tell whether `key.pub` gets its name."""
+    """Return whether `key.pub` gets its name."""
     return name == "replace" and b"PUBLIC KEY" in Path(path).read_bytes()
 
 

@@ -59,14 +59,14 @@ class Scene:
         self.private = self.share / PRIVATE_NAME.format(self.match.id)
 
     def is_in_place(self) -> bool:
-        """Tell whether the file is in its place, if under the private name for a moment."""
+        """Return whether the file is in its place, if under the private name for a moment."""
         return any(
             path.is_file() and not path.is_symlink() and path.read_bytes() == CONTENT
             for path in (self.file, self.private)
         )
 
     def is_sealed(self) -> bool:
-        """Tell whether there is a sealed copy under the id; it is complete then."""
+        """Return whether there is a sealed copy under the id; it is complete then."""
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT

@@ -56,7 +56,7 @@ def acknowledged(desk: Desk, match: Match) -> Report:
 
 
 def kept(desk: Desk, match: Match) -> bool:
-    """Tell whether what is in quarantine stays there."""
+    """Return whether what is in quarantine stays there."""
     due = desk.due(match)
     purged = desk.purge(match)
     assert (due.is_due, due.why, purged.done) == (False, KEPT, False)

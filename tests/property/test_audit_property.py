@@ -33,7 +33,7 @@ class Sealed(NamedTuple):
     checkpoint: bytes
 
     def is_found(self, content: bytes, kept: bytes | None = None) -> bool:
-        """Tell whether `verify` refuses `content` in place of the log."""
+        """Return whether `verify` refuses `content` in place of the log."""
         (self.directory / "log.jsonl").write_bytes(content)
         try:
             verify(self.directory, kept)

@@ -63,7 +63,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """What is at a spot instead of the sealed file: nothing, our tombstone, something else."""
+    """The content of a place instead of the sealed file: nothing, our tombstone, something else."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()

@@ -33,7 +33,7 @@ from hashclient.scan.sources.listing import (
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
-#: So many trees, and so many directories that could not be listed, are kept in memory.
+#: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000

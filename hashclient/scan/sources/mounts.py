@@ -49,8 +49,8 @@ from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: So many directories are kept; beyond that, those that are no mount points go first, then the
-#: oldest.
+#: The most directories in the file; beyond that, those that are no mount points are dropped first,
+#: then the oldest.
 MAX_RECORDS = 4_096
 #: Directories with longer paths are not kept.
 MAX_PATH_BYTES = 4_096
