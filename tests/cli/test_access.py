@@ -198,7 +198,7 @@ def test_a_socks_proxy(site: HostileSite) -> None:
         assert proxy.connections > 0
 
 
-def test_the_proxy_of_the_environment_is_used_when_asked_for_alone(site: HostileSite) -> None:
+def test_the_proxy_of_the_environment_is_used_only_on_request(site: HostileSite) -> None:
     token = site.secret_file(TOKEN)
     with HostileServer() as proxy:
         proxy.on(f"127.0.0.1:{site.server.port}", hostile.tunnel(site.server.port))

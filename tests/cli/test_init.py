@@ -63,7 +63,7 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
         assert path.is_dir() or site.token not in path.read_text(errors="replace")
 
 
-def test_a_program_is_told_what_was_pinned(site: Site, tmp_path: Path) -> None:
+def test_what_was_pinned_is_written_for_programs(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments("--format", "json"), state=state)
     assert result.code == 0

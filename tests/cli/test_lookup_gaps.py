@@ -56,7 +56,7 @@ def test_a_match_is_a_match_all_the_same(state: Path) -> None:
     assert "gap" not in look_up(state, "--format", "jsonl", md5).summary
 
 
-def test_rows_are_told_one_by_one_with_all_only(state: Path, tmp_path: Path) -> None:
+def test_rows_are_shown_one_by_one_with_all_only(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "sums"
     rows = [(f"f{n}", digests_of(b"%d" % n)[0]) for n in range(300)]
     path.write_text("".join(f"{digest}  {name}\n" for name, digest in rows))

@@ -76,7 +76,7 @@ def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     assert "Commands:" in result.err
 
 
-def test_a_mistyped_command_is_told_from_the_one_that_is_meant() -> None:
+def test_a_mistyped_command_is_reported_with_the_right_one() -> None:
     result = run("scn", "x")
     assert result.code == 2
     assert result.err == (
@@ -167,7 +167,7 @@ def test_every_end_has_its_code(
     assert (result.code, result.err) == (code, said)
 
 
-def test_a_bug_is_told_without_its_insides_unless_asked(
+def test_a_bug_is_reported_without_its_insides_unless_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(**_: object) -> None:

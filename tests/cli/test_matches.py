@@ -78,7 +78,7 @@ def test_matches_are_chosen_by_state(state: State) -> None:
     assert state.call("matches", "--state", "lost").code == 2
 
 
-def test_a_story_is_told(state: State) -> None:
+def test_a_story_is_shown(state: State) -> None:
     match_id = state.ids()["b"]
     result = state.call("matches", "show", match_id)
     assert result.code == 0

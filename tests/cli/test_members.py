@@ -313,7 +313,7 @@ def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
     assert [line["members"] for line in result.lines[:-1]] == [["x"]]
 
 
-def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
+def test_names_of_any_bytes_are_shown(state: Path, tmp_path: Path) -> None:
     name = "a\udcff\n\x01b"
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:

@@ -107,7 +107,7 @@ def test_one_that_has_changed_is_opened(world: Archives) -> None:
     }
 
 
-def test_clean_members_are_told_where_that_is_asked_for(world: Archives) -> None:
+def test_clean_members_are_shown_on_request(world: Archives) -> None:
     world.scan()
     assert len(world.scan("--show-all").lines) == 16
 
@@ -145,7 +145,7 @@ def encrypted(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
+def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hashclient.scan import members

@@ -173,7 +173,7 @@ def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> No
     assert shown.code == 0 and f"  main/{first}  [Extreme, Test]  A headline\n" in shown.out
 
 
-def test_a_fetch_tells_programs_what_came(site: Site, state: Path) -> None:
+def test_a_fetch_writes_new_notices_for_programs(site: Site, state: Path) -> None:
     first = publish(site)
     document = json.loads(site.call("fetch", "--format", "json", state=state).out)
     (notices,) = document["notices"]
@@ -268,7 +268,7 @@ def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_
     served.write_bytes(data)
 
 
-def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> None:
+def test_a_user_who_may_only_read_sees_notices_and_a_warning(site: Site, state: Path) -> None:
     first = publish(site)
     site.call("fetch", state=state)
     folder = state / "notices"

@@ -131,7 +131,7 @@ def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> Non
     assert call("provider", "export", tmp_path, "--to", tmp_path / "b").code == 8
 
 
-def test_a_bundle_that_has_expired_is_told_when_it_is_made(
+def test_an_expired_bundle_is_reported_when_it_is_made(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datetime import UTC, datetime, timedelta

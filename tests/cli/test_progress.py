@@ -138,7 +138,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
     assert "2 files, " in after and "1 match" in after
 
 
-def test_what_is_told_never_goes_back_and_names_the_file(
+def test_progress_never_goes_back_and_names_the_file(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two large files at once, and one that ends before the other."""
@@ -205,7 +205,7 @@ class Given:
         yield from self._results
 
 
-def test_the_share_and_the_time_left_are_told_once_all_is_counted(
+def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bars, "MIN_ELAPSED_S", 0.0)
@@ -232,7 +232,7 @@ def test_the_share_and_the_time_left_are_told_once_all_is_counted(
         (2e5, "2 days"),
     ],
 )
-def test_times_are_told_in_units_of_which_there_are_some(seconds: float, text: str) -> None:
+def test_times_are_shown_in_units_with_a_number_above_zero(seconds: float, text: str) -> None:
     assert bars.human_time(seconds) == text
 
 

@@ -32,7 +32,7 @@ def publish_at(site: Site, moment: datetime) -> None:
     site.repository.files._clock = clock
 
 
-def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
+def test_a_list_that_is_published_in_the_future_is_reported(site: Site) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     for _ in range(2):  # also when nothing is new
         fetched = site.call("--quiet", "fetch")
@@ -46,7 +46,7 @@ def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
     assert "age         published in the future: check this machine's clock" in status.out
 
 
-def test_a_scan_that_fetches_tells_it_too(site: Site, tmp_path: Path) -> None:
+def test_a_scan_that_fetches_reports_it_too(site: Site, tmp_path: Path) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     (tmp_path / "file").write_bytes(b"benign")
     scanned = site.call("scan", "--fetch", tmp_path / "file")

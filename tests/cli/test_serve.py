@@ -369,7 +369,7 @@ def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None:
+def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))

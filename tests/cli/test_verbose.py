@@ -83,7 +83,7 @@ def test_a_start_does_not_load_what_nobody_listens_to(tmp_path: Path) -> None:
         assert "logging" not in loaded
 
 
-def test_who_listens_hears_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_gets_it(caplog: pytest.LogCaptureFixture) -> None:
     log = Log("part")
     with caplog.at_level(logging.INFO, "hashclient"):
         log.info("%d of %d", 1, 2)
@@ -93,7 +93,7 @@ def test_who_listens_hears_it(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_who_does_not_listen_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_listener_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "logging")
     Log("part").info("%d", "no number")
     assert "logging" not in sys.modules

@@ -140,7 +140,7 @@ def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
         assert "path_b64" in watch.next()
 
 
-def test_matches_are_recorded_and_logged_before_they_are_told(state: Path, tree: Path) -> None:
+def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         line = watch.next()
@@ -211,7 +211,7 @@ def test_new_lists_are_for_what_is_there_already(tmp_path: Path) -> None:
             assert (line["path"], line["entry"]) == (str(tree / "a"), "e-2")
 
 
-def test_a_list_that_is_stale_is_told(state: Path, tree: Path) -> None:
+def test_a_stale_list_is_reported(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")
         (tree / "x").write_bytes(LISTED)

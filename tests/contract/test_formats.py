@@ -410,7 +410,7 @@ def test_formats_of_lines_write_a_line_when_it_is_found(name: str, form: Format)
             assert text.count("\n") + 1 == max(1, several)
 
 
-def test_every_state_of_a_match_can_be_told(name: str, form: Format) -> None:
+def test_every_state_of_a_match_can_be_written(name: str, form: Format) -> None:
     for state in MatchState:
         recorded = msgspec.structs.replace(RECORDED, state=state)
         found = [handled(Kind.MATCH, "path", 5, hits=HITS[:1], record=recorded)]

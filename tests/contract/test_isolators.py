@@ -207,7 +207,7 @@ def at_event(side: Side, patch: pytest.MonkeyPatch, event: str, act: Callable[[]
     patch.setattr(side.ward.audit, "append", append)
 
 
-def test_what_is_held_is_read_again_and_told_apart(side: Side) -> None:
+def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
     side.put(CONTENT)
     with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
         assert held is not None and held.size == len(CONTENT)

@@ -259,7 +259,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
     assert asked == ["index.json", "g000005-add-000.parquet"]
 
 
-def test_noted_update_that_does_not_add_up_is_built_anew(world: Crashing, tmp_path: Path) -> None:
+def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")

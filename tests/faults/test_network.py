@@ -313,7 +313,7 @@ def test_a_refusal_is_not_authorised(server: HostileServer, token_file: Path, st
 
 
 @pytest.mark.parametrize("status", [404, 400, 201, 204, 206, 599])
-def test_another_status_is_final_and_told(server: HostileServer, status: int) -> None:
+def test_another_status_is_final_and_reported(server: HostileServer, status: int) -> None:
     server.on("/x", reply(status=status))
     error = failure(server)
     assert isinstance(error, HttpStatusError) and error.status == status

@@ -399,7 +399,7 @@ def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
 # Which file system it is.
 
 
-def test_media_in_turn_on_one_device_are_told_apart(state: Path, tmp_path: Path) -> None:
+def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Path) -> None:
     """Even where one has the UUID of the other, and each status is the same."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)

@@ -658,7 +658,7 @@ def test_a_file_planted_under_the_private_name_saves_nothing(tmp_path: Path) -> 
     scene.check_safe()
 
 
-def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
+def test_a_copy_under_a_lost_seal_key_is_made_again(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     fail_removal(scene)
     scene.ward.hold(scene.match)
@@ -674,7 +674,7 @@ def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "full"])
-def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
+def test_a_copy_that_is_made_again_is_there_at_any_instant_and_on_hold(
     tmp_path: Path, how: str
 ) -> None:
     number = 0
@@ -710,7 +710,7 @@ def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
     assert number > 10
 
 
-def test_a_copy_is_made_anew_where_names_cannot_be_exchanged(
+def test_a_copy_is_made_again_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(tmp_path)
@@ -852,7 +852,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
     assert failures > of_changes(10)
 
 
-def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
+def test_after_a_kill_the_destruction_of_an_item_is_finished(fast: Path) -> None:
     for number, scene in scenes(fast, take_and_acknowledge, retention_days=1.0):
 
         def purge(number: int = number, scene: Scene = scene) -> None:

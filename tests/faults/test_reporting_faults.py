@@ -336,7 +336,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     check_one_finished(desk, service, report)
 
 
-def test_what_has_vanished_before_finish_is_begun_anew(
+def test_what_has_vanished_before_finish_is_begun_again(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))

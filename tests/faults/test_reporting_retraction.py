@@ -189,7 +189,7 @@ def test_what_is_in_its_place_is_found_again(desk: Desk) -> None:
     assert desk.get(match).state is MatchState.QUARANTINED and kept(desk, match)
 
 
-def test_a_record_that_was_lost_tells_what_is_in_quarantine(
+def test_a_lost_record_is_filled_from_the_quarantine(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
     (desk.settings.state_dir / "matches.db").unlink()
@@ -330,7 +330,9 @@ def test_without_the_log_nothing_is_taken_back(
     assert desk.retract(acknowledged).error is None and kept(desk, match)
 
 
-def test_an_acknowledgement_that_was_not_told_is_not_told_later(desk: Desk, match: Match) -> None:
+def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
+    desk: Desk, match: Match
+) -> None:
     """As after a kill between the report's own record and the record of matches."""
     report = desk.prepare(match)
     desk.send(report)
@@ -343,7 +345,7 @@ def test_an_acknowledgement_that_was_not_told_is_not_told_later(desk: Desk, matc
     assert "acknowledged" not in desk.story(match) and kept(desk, match)
 
 
-def test_an_acknowledgement_is_not_told_of_a_report_that_is_being_taken_back(
+def test_an_acknowledgement_of_a_report_that_is_being_retracted_is_not_recorded(
     desk: Desk, match: Match
 ) -> None:
     report = desk.prepare(match)

@@ -99,7 +99,7 @@ def test_a_share_that_is_not_mounted_is_missed(state: Path, srv: Path, given: st
     assert str(share) in log
 
 
-def test_a_match_beside_it_is_told(state: Path, srv: Path) -> None:
+def test_a_match_beside_it_is_reported(state: Path, srv: Path) -> None:
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv).code == 0
     (srv / "beside").write_bytes(LISTED)

@@ -264,7 +264,7 @@ def garbled(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", garbled(b"CREATE TABLE files"))
-def test_damage_is_told_and_the_file_can_be_made_anew(path: Path, what: str) -> None:
+def test_damage_is_reported_and_the_file_can_be_made_again(path: Path, what: str) -> None:
     path.write_bytes(garbled(path.read_bytes())[what])
     with pytest.raises(DamagedInventoryError, match="is damaged"):
         _use(path.parent)

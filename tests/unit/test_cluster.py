@@ -233,7 +233,7 @@ class TestProbes:
             assert probes.problem_with(probe, "/nowhere") is None
         assert not list(tmp_path.iterdir())
 
-    def test_a_directory_that_is_another_one_is_told(self, tmp_path: Path) -> None:
+    def test_another_directory_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         waited: list[float] = []

@@ -222,7 +222,7 @@ _providers = st.builds(
 )
 
 
-def test_a_misspelt_key_is_told_from_what_is_known() -> None:
+def test_a_misspelt_key_is_reported_with_the_right_one() -> None:
     for text, meant in (
         ("[quarantin]\n", "quarantine"),
         ("[lokup]\n", "lookup"),
@@ -498,7 +498,7 @@ def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hashclient.config.RENAMED", before)
 
 
-def test_a_key_that_was_renamed_works_on_and_is_told(renamed: None) -> None:
+def test_a_renamed_key_works_on_and_is_reported(renamed: None) -> None:
     text = (
         'state_directory = "/s"\n[providers.main]\naddress = "https://example.org/"\n'
         'root_sha256 = "00"\n[providers.main.oauth]\ntoken_url = "https://example.org/t"\n'
@@ -531,7 +531,7 @@ def test_what_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None
         parse_config(text, frozenset({"scan"}), "c.toml")
 
 
-def test_a_command_tells_of_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
+def test_a_command_reports_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[scan]\nworkers = 3\n")
     result = call("--state-dir", tmp_path, "scan", tmp_path)
     assert result.err.count("'workers' is called 'jobs' now\nhint: it works on") == 1

@@ -224,7 +224,7 @@ def test_what_is_signed_and_refused_is_asked_for_once(world: Mirrors) -> None:
     assert two.requests == [] and world.told == []
 
 
-def test_when_all_have_failed_the_worst_is_raised_and_each_is_told(world: Mirrors) -> None:
+def test_when_all_have_failed_the_worst_is_raised_and_each_is_reported(world: Mirrors) -> None:
     with pytest.raises(VerificationError) as caught:
         world.fetch(
             world.mirror(timestamp=truncated),

@@ -167,7 +167,7 @@ def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(_fd: int, _mode: int) -> None:

@@ -169,7 +169,7 @@ def test_what_keeps_a_run_from_being_whole_in_words() -> None:
     ]
 
 
-def test_a_failure_without_words_is_told_by_its_code() -> None:
+def test_a_failure_without_words_is_named_by_its_code() -> None:
     text = TextFormatter(SCAN).end(Summary((), failed=ExitCode.UNREACHABLE))
     assert text is not None
     assert "failed: exit code 4: provider unreachable (worth a retry)" in text.split("\n")

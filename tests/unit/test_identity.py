@@ -151,7 +151,7 @@ def test_a_share_is_known_by_what_was_mounted(
     assert ask(NFS, None) is None
 
 
-def test_what_other_machines_write_to_is_not_told_by_this_one_s_leases(
+def test_leases_do_not_see_writers_on_other_machines(
     ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "unique_mount", lambda _: 5)

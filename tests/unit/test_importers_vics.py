@@ -193,7 +193,7 @@ def test_a_document_that_may_be_read_in_two_ways_is_refused(content: bytes, what
      {**GOOD, "MD5": "\ud800"}],
 )  # fmt: skip
 @pytest.mark.parametrize("before", [0, 9])
-def test_a_medium_that_is_not_understood_is_told_by_its_number(medium: Any, before: int) -> None:
+def test_a_medium_that_is_not_understood_is_named_by_its_number(medium: Any, before: int) -> None:
     content = document(*[GOOD] * before, medium, GOOD)
     with pytest.raises(UsageError, match=f"^it:{before + 1}: ") as caught:
         read(content)

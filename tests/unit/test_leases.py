@@ -60,7 +60,7 @@ def handler() -> object:
     signal.signal(signal.SIGIO, before)
 
 
-def test_it_tells_whether_anybody_has_a_file_open_for_writing(path: Path) -> None:
+def test_it_shows_whether_anybody_has_a_file_open_for_writing(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     other = os.open(path, os.O_RDONLY)
     assert is_unwritable(fd) is True

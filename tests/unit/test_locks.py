@@ -82,7 +82,7 @@ def test_who_waits_says_so_once(tmp_path: Path) -> None:
     assert said == [0.005]
 
 
-def test_what_is_told_fits_what_is_locked(tmp_path: Path) -> None:
+def test_the_message_fits_what_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with writer_lock(path):
         with pytest.raises(LockedError, match="writing to this state") as caught, writer_lock(path):

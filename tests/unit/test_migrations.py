@@ -166,7 +166,7 @@ def test_which_versions_are_newer(format_: str, newer: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"format": "hashclient-index/3"}', '{"format":'])
-def test_a_newer_manifest_is_told_from_a_damaged_one(tmp_path: Path, text: str) -> None:
+def test_a_newer_manifest_is_distinguished_from_a_damaged_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StateError) as caught:
         read_manifest(tmp_path)

@@ -247,7 +247,7 @@ def test_giving_up_counts_what_failed(world: Recorded, when: str) -> None:
     assert list(run) == []
 
 
-def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: Recorded) -> None:
+def test_a_failure_to_record_is_reported_and_counts_and_the_run_goes_on(world: Recorded) -> None:
     (world.directory / MATCHES_NAME).mkdir()
     watching = Watching()
     run = world.run([match("/a"), None, match("/b")], observer=watching)

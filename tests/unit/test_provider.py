@@ -431,7 +431,7 @@ def test_a_rotation_can_change_how_many_have_to_sign(
         assert client.generation() == number
 
 
-def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
+def test_roles_that_expire_soon_are_named(simulator: Simulator) -> None:
     simulator.publish(CSV)
     repository = simulator.repository
     assert repository.expiring() == []

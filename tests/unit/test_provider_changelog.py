@@ -104,7 +104,7 @@ def test_without_a_log_nothing_is_published(simulator: Simulator) -> None:
     assert (simulator.repository.public / "metadata/timestamp.json").read_bytes() == published
 
 
-def test_whoever_publishes_is_recorded(simulator: Simulator) -> None:
+def test_the_name_of_who_publishes_is_recorded(simulator: Simulator) -> None:
     """Also what has no word of its own here."""
     with simulator.repository.changing():
         roles = simulator.repository.load()

@@ -169,7 +169,7 @@ def test_errors_while_opening_come_as_they_are(key: Path) -> None:
     ],
     ids=["a byte short", "half", "header cut", "a byte more", "a bit", "empty", "other"],
 )
-def test_damage_is_told(key: Path, damage: Any) -> None:
+def test_damage_is_reported(key: Path, damage: Any) -> None:
     with pytest.raises(StateError, match="cannot decrypt"):
         opened(damage(sealed(b"x" * 100_000, public(key))), key)
 

@@ -284,7 +284,7 @@ def test_other_names_of_a_file_are_counted(ward: Ward, file: Path) -> None:
     assert ward.last_event()["remains"] == ["1 other name of it remains"]
 
 
-def test_who_still_has_it_open_is_told(ward: Ward, file: Path) -> None:
+def test_programs_that_have_it_open_are_reported(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     with file.open("rb") as stream:
         holder = subprocess.Popen(["sleep", "60"], stdin=stream)

@@ -68,7 +68,7 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_way")
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with at(tmp_path / "a") as place, pytest.raises(FileNotFoundError):
         rename_noreplace(place.fd, "a", "b")
     assert list(tmp_path.iterdir()) == []

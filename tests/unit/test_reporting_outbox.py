@@ -141,7 +141,7 @@ def test_a_credential_that_is_missing_is_for_a_person(tmp_path: Path) -> None:
     assert sent.report.state is State.FAILED
 
 
-def test_a_failing_audit_log_is_made_up_for(desk: Desk) -> None:
+def test_what_a_failing_audit_log_lacks_is_logged_later(desk: Desk) -> None:
     match = desk.find("a", b"x")
     log = desk.settings.layout.audit / "log.jsonl"
     kept = log.read_bytes()
@@ -186,7 +186,7 @@ def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     assert len(desk.story(match)) == 3
 
 
-def test_a_report_that_is_sent_and_not_known_is_told_of_when_it_is_asked_for_again(
+def test_a_sent_report_without_a_record_is_named_when_it_is_asked_for_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = desk.find("a", b"x")
@@ -232,7 +232,7 @@ def test_a_damaged_record(desk: Desk, text: bytes) -> None:
         desk.outbox.document(report)
 
 
-def test_a_record_of_matches_that_was_begun_anew(desk: Desk) -> None:
+def test_a_record_of_matches_that_was_begun_again(desk: Desk) -> None:
     report = desk.prepare(desk.find("a", b"x"))
     desk.send(report)
     for path in desk.settings.state_dir.glob("matches.db*"):
@@ -271,7 +271,7 @@ def test_what_a_kill_leaves_of_a_record_is_removed(desk: Desk) -> None:
     assert left == {"report.json", "document.json"}
 
 
-def test_each_act_is_told_of_who_did_it(desk: Desk) -> None:
+def test_each_act_is_recorded_with_who_did_it(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
     with desk.record() as record:

@@ -141,7 +141,7 @@ def test_a_schema_that_breaks_when_it_is_used() -> None:
         Schema(with_facet("pattern", "a{99999999999}")).validate(b"<report>a</report>")
 
 
-def test_no_digest_is_in_what_is_said_of_a_document() -> None:
+def test_no_digest_is_in_messages_about_a_document() -> None:
     digest = "0123456789abcdef" * 4
     with pytest.raises(ConfigError) as caught:
         Schema(with_facet("minInclusive", "1", "integer")).validate(

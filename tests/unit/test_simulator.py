@@ -101,7 +101,7 @@ def test_the_simulator_raises_what_the_transport_raises(simulator: Simulator) ->
     assert set(simulator.requests) == {"metadata/timestamp.json", "metadata/9.root.json"}
 
 
-def test_a_provider_without_access_is_told_from_one_without_a_newer_root(
+def test_a_provider_without_access_is_distinguished_from_one_without_a_newer_root(
     simulator: Simulator, client: PlainClient
 ) -> None:
     simulator.publish(csv(range(3)))

@@ -118,7 +118,7 @@ def own_directory() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_directory_that_may_not_be_read_is_told_like_a_file(own_directory: Path) -> None:
+def test_a_directory_that_may_not_be_read_is_reported_like_a_file(own_directory: Path) -> None:
     os.seteuid(65534)
     try:
         with Changes([str(own_directory)]) as changes:
