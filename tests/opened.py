@@ -1,4 +1,4 @@
-"""Opens a container as the driver does, member by member, and says what came out."""
+"""Opens a container as the driver does, member by member, and returns the members."""
 
 from __future__ import annotations
 

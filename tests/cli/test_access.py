@@ -1,6 +1,6 @@
-"""Every way into a provider, by the real command: `init`, `fetch`, and what happens when it ends.
+"""Every kind of access to a provider, by the real command: `init`, `fetch`, and expired access.
 
-Whatever is told or kept on the way is searched for the secrets, see `HostileSite.run`.
+All output and all files are searched for the secrets, see `HostileSite.run`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matches whose files are away: what a scan has to have seen before it says so."""
+"""Matches whose files are gone: when a scan may say so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `init` advises when pinning fails: what fits the reason, where that is known."""
+"""Hints of `init` after a failure: they fit the reason, if it is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hashclient lookup`: digests instead of files, in every form that people have them in."""
+"""`hashclient lookup`: digests instead of files, in every accepted form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a list cannot be asked by some digests is not clean, and is said once."""
+"""Entries without digests of the given kinds: the input is not clean, and this is said once."""
 
 from __future__ import annotations
 

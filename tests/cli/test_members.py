@@ -1,4 +1,4 @@
-"""What is inside of files: found, told with its way there, remembered, acted upon, or unread."""
+"""Members of containers: found, shown with their path, remembered, acted upon, or unread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives that have not changed: not opened again, and checked against what is listed since."""
+"""Archives that have not changed: not opened again, and checked against new entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list that should be here and is not: no scan, lookup or status ends in 0 without it."""
+"""An expected list that is missing: no scan, lookup or status ends in 0 without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices, from the provider's command to the client's: told, listed, acknowledged, exported."""
+"""Notices, from the provider's command to the client's: shown, listed, acknowledged, exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that `--output` names: it never shows an earlier run, whatever goes wrong when."""
+"""The file of `--output`: it never shows an earlier run, after any failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A FILE that is renamed during a scan, and SIGHUP: what each half says; nothing is lost."""
+"""A FILE that is renamed during a scan, and SIGHUP: the content of each half; nothing is lost."""
 
 from __future__ import annotations
 

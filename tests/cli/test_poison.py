@@ -1,4 +1,4 @@
-"""The poison guard at work: what a fetch refuses, what is left, and what an operator may do."""
+"""The poison guard: the lists that a fetch refuses, the state after it, and options for it."""
 
 from __future__ import annotations
 

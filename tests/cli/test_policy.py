@@ -1,4 +1,4 @@
-"""What a scan does about matches: nothing, what the policy says, or what the command line says."""
+"""Actions of a scan on matches: none, those of the policy, or those of the command line."""
 
 from __future__ import annotations
 

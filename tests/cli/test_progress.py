@@ -1,4 +1,4 @@
-"""Progress on a terminal: it is drawn on stderr, and keeps out of the way of what is written."""
+"""Progress on a terminal: it is drawn on stderr, and does not disturb the output."""
 
 from __future__ import annotations
 

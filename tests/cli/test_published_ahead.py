@@ -1,4 +1,4 @@
-"""A list that says it will be published in the future: told, and neither refused nor called new."""
+"""A list with a time of publication in the future: reported, and neither refused nor called new."""
 
 from __future__ import annotations
 

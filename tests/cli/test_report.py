@@ -1,4 +1,4 @@
-"""`report`: what people and scripts see of it, from a scan to a confirmed report."""
+"""`report` as people and scripts see it, from a scan to a confirmed report."""
 
 from __future__ import annotations
 

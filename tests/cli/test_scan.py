@@ -1,4 +1,4 @@
-"""`hashclient scan`, the real command: what it says, where it says it, and how it ends."""
+"""`hashclient scan`, the real command: its output, its messages, and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hashclient serve`: whatever a client of clamd sends gets an answer, and the right one."""
+"""`hashclient serve`: each request of a client of clamd gets the right answer."""
 
 from __future__ import annotations
 

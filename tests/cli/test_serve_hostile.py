@@ -1,4 +1,4 @@
-"""A daemon whose clients mean no good, or whose state is taken away: no lie, no standstill."""
+"""A daemon with hostile clients, or whose state is removed: no wrong answer, no standstill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is inside of what clients send: archives and mail are opened as by a scan."""
+"""Containers that clients send: archives and mail are opened as by a scan."""
 
 from __future__ import annotations
 

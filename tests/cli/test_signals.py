@@ -1,4 +1,4 @@
-"""Signals during a run: which wait, which come through, and that none is lost on the way."""
+"""Signals during a run: which wait, which act at once, and that none is lost."""
 
 from __future__ import annotations
 

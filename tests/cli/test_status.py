@@ -1,4 +1,4 @@
-"""`hashclient status`: everything a monitor has to know, and an exit code to alarm by."""
+"""`hashclient status`: all that a monitor needs, and an exit code for alarms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hashclient scan -`: what comes from stdin, as one input without a file."""
+"""`hashclient scan -`: the bytes from stdin, as one input without a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `-v` shows: what happens inside, and never a digest or a credential."""
+"""The output of `-v`: internal steps, and never a digest or a credential."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hashclient watch`: what is written, moved or linked into a tree is judged; nothing is missed."""
+"""`hashclient watch`: files written, moved or linked into a tree are checked; none is missed."""
 
 from __future__ import annotations
 

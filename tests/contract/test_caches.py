@@ -1,4 +1,4 @@
-"""What every cache promises: a file is known only while nothing about it has changed."""
+"""Rules for every cache: a file is known only while it has not changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of destination does: hand over once, whatever happens, and take back what can be.
+"""Rules for every kind of destination: hand over exactly once, and retract where possible.
 
 Each test runs against every kind in the registry; a new one needs an `OtherSide` here.
 """

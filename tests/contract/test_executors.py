@@ -1,4 +1,4 @@
-"""What every executor promises: each batch ends exactly once, and nothing that is lost is clean."""
+"""Rules for every executor: each batch ends exactly once, and no lost file is clean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every expander promises, whatever kind of container it opens."""
+"""Rules for every expander, for each kind of container."""
 
 from __future__ import annotations
 

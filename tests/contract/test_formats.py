@@ -1,4 +1,4 @@
-"""What every report format has to keep, whatever an outcome holds.
+"""Rules for every output format, for any outcome.
 
 A report is written as the commands write it, read back by the reader of its format, and compared
 with what went in. What a format leaves out by design stands in one table.

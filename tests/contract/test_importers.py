@@ -1,4 +1,4 @@
-"""What every importer promises, whatever kind of file it reads."""
+"""Rules for every importer, for each kind of file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every isolator does: nothing is removed but what was sealed, and a kill loses nothing.
+"""Rules for every isolator: only sealed content is removed, and a kill loses nothing.
 
 The quarantine runs as it is, with each kind of places behind it: files, a store of named blobs, and
 a bucket of S3.

@@ -1,4 +1,4 @@
-"""The document of the formats: every example is what is written, every limit and field is there."""
+"""The document of the formats: every example is real output, every limit and field is there."""
 
 from __future__ import annotations
 

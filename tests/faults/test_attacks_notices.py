@@ -1,6 +1,6 @@
-"""What somebody can do with notices: sign them who may not, replay, reorder, hold back, overload.
+"""Attacks with notices: signed with a wrong key, replayed, reordered, held back, too many.
 
-Whatever is refused keeps no list from being fetched, and no notice that is here from standing.
+After a refusal lists are still fetched, and earlier notices stay in force.
 """
 
 from __future__ import annotations

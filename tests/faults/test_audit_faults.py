@@ -1,4 +1,4 @@
-"""The audit log through kills, full disks and broken ones: nothing lost, nothing unsaid."""
+"""The audit log through kills, full disks and broken ones: no record is lost, all is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile or broken network can do to a fetch, one test an attack.
+"""Attacks by a hostile or broken network on a fetch, one test each.
 
 The server is real and misbehaves on loopback; limits are short, so that each attack is over in a
 fraction of a second.

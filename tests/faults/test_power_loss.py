@@ -1,7 +1,7 @@
-"""A power loss takes nothing that a later step rests on: what is not synced may be gone.
+"""A power loss: data that were not synced may be lost, and no later step needs them.
 
-Nothing is switched off. Each change of the disk is watched, and at the moments that count the test
-asks what the worst disk that keeps its word could still lose.
+No machine is switched off. The tests record each change of the disk, and at each important moment
+they find out what a disk that honours syncs could still lose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the inventory may vouch for: files that can be changed without a new time, and media that
-look like others.
+"""When the inventory may believe a file: changes without a new time, media that look alike.
 
-On real file systems; only root can mount. Times are what they are, and days are set.
+The file systems are real, so only root can run this. Times are real, days are set.
 """
 
 from __future__ import annotations

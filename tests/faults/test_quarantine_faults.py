@@ -1,7 +1,7 @@
 """The quarantine killed, failed and raced at each of its changes of the disk, one by one.
 
-Whatever happens, the file is in its place or its sealed copy is complete, and what is said about it
-is true. The next act on it finishes what was begun, and nothing of anybody else is lost.
+In each case, the file is in its place or its sealed copy is complete, and messages about it are
+true. The next command finishes the work, and no file of another user is lost.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files that cannot be read to their end, and sizes that lie: real FUSE, sysfs, a rotten block.
 
-What is not read is unread; what nobody vouches for is read and judged by what comes.
+A file that was not read to its end is unread; sizes that cannot be relied on are not used.
 """
 
 from __future__ import annotations

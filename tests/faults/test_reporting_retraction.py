@@ -1,7 +1,7 @@
-"""Reports that are taken back: what they had made due for destruction is not, whatever happens.
+"""Reports that are retracted: files that were due for destruction are not due any more.
 
-A report that was acknowledged begins the time for which files are kept in quarantine. Taken back,
-it ends that, at once and in each order in which a kill or a failure may come.
+A report that was acknowledged begins the time for which files are kept in quarantine. A retraction
+ends it, at once and in each order in which a kill or a failure may come.
 """
 
 from __future__ import annotations

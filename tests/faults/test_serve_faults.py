@@ -1,4 +1,4 @@
-"""A daemon whose processes are killed, or whose disk fails: what was answered is on record."""
+"""A daemon whose processes are killed, or whose disk fails: answered matches are recorded."""
 
 from __future__ import annotations
 

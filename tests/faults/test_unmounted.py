@@ -1,4 +1,4 @@
-"""Shares that are not mounted: an empty mount point is no clean bill for what was there yesterday.
+"""Shares that are not mounted: an empty mount point is unread, and not clean.
 
 Real mounts, which only root can make; each ends with its test.
 """

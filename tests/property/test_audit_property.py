@@ -1,4 +1,4 @@
-"""Whatever is done to an audit log is found, and whatever is put in comes out again."""
+"""Any change of an audit log is found, and any record is read back as it was written."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Any byte of an index that changes is found within a round of its comparisons, and none for free.
+"""A changed byte of an index is found within a round of comparisons; no other is reported.
 
-Whenever lists are fetched, and whatever else happens to the index meanwhile.
+This holds for any times of fetches, and with any other changes to the index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Acting on matches, without a scan: whose word suffices, what is noted, what only is said."""
+"""Acting on matches, without a scan: who may order it, what is recorded, what is only printed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Logs for other implementations: what is in `tests/vectors/audit`, and what is to be said of each.
+"""Logs for other implementations: files in `tests/vectors/audit` and their expected results.
 
-The files are what is written under a fixed key, id and clock, so they say when a format changes by
-mistake. Run as a program, with the project on the path, this writes them again.
+They were written with a fixed key, id and clock, so they show when a format changes by mistake. Run
+as a program, with the project on the path, this writes them again.
 """
 
 from __future__ import annotations

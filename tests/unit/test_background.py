@@ -1,4 +1,4 @@
-"""Threads: what they make comes in order, and they end when nobody wants more."""
+"""Threads: their results come in order, and they end when no more are wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles: read as they were written, and refused when anything about them is odd."""
+"""Bundles: read as they were written, and refused when anything in them is wrong."""
 
 from __future__ import annotations
 

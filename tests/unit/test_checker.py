@@ -1,4 +1,4 @@
-"""Checking files in one process: what is computed, what is judged, what a changing file ends as."""
+"""Checking files in one process: digests, verdicts, and files that change meanwhile."""
 
 from __future__ import annotations
 

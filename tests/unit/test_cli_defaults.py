@@ -1,4 +1,4 @@
-"""Options that nobody typed: what is wrong in a table or a variable is said, by its key."""
+"""Options from a table or a variable: an error names the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that opens containers: what it cannot do, and what becomes of it when it dies."""
+"""The process that opens containers: what it cannot do, and the result when it dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be a container, by its first bytes: whatever is, and next to nothing else."""
+"""Recognising possible containers by their first bytes: every one, and almost no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zips: what any program would extract is listed, and what programs disagree about is unread."""
+"""Zips: members that any program would extract are listed; where programs disagree, unread."""
 
 from __future__ import annotations
 

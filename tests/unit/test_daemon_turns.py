@@ -1,4 +1,4 @@
-"""Turns: one piece each, one request of a client at a time, none for who has no room."""
+"""Turns: one piece each, one request of a client at a time, none for a client without room."""
 
 from __future__ import annotations
 

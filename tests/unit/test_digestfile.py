@@ -1,4 +1,4 @@
-"""Files of digests: every accepted format, and what is said of a line that is in none."""
+"""Files of digests: every accepted format, and the error for a line that is in none."""
 
 from __future__ import annotations
 

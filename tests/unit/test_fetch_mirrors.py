@@ -1,4 +1,4 @@
-"""Several addresses of one provider: in order, each for what the one before does not have."""
+"""Several addresses of one provider: in order, each for lists that the one before lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices from several addresses, and from a bundle: what one does not have another may."""
+"""Notices from several addresses, and from a bundle: each may have notices that another lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fetch pipeline: what becomes of lists, several of them, damaged, unfinished or consolidated.
+"""The fetch pipeline: several lists, also damaged, unfinished or consolidated ones.
 
 Attacks are in `tests/faults/test_attacks_*.py`, kills and failing disks in `test_crash.py`.
 """

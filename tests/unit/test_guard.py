@@ -1,4 +1,4 @@
-"""The poison guard: the empty file, what is known to be good, and the index of it."""
+"""The poison guard: the empty file, known good files, and their index."""
 
 from __future__ import annotations
 

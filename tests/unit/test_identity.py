@@ -1,6 +1,6 @@
-"""How file systems are named: by what the kernel says of disks, mounts and networks.
+"""How file systems are named, by facts from the kernel about disks, mounts and networks.
 
-What only real file systems can show is in `tests/faults/test_proofs.py`.
+Tests with real file systems are in `tests/faults/test_proofs.py`.
 """
 
 from __future__ import annotations

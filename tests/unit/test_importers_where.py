@@ -1,4 +1,4 @@
-"""`--where`: what it means, and what it is not."""
+"""`--where`: its meaning, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing pieces of an index with their digests: which are due, and what is found."""
+"""Comparing pieces of an index with their digests: which are due, and what they find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: nothing of what it says can become something else on the disk."""
+"""The manifest: any change of it on the disk is found."""
 
 from __future__ import annotations
 

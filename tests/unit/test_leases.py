@@ -1,4 +1,4 @@
-"""Leases: what they tell, and that they end no process."""
+"""Leases: what they show, and that they end no process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories read ahead: what is found, in which order, and what is left open."""
+"""Directories read ahead: the names, their order, and open descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks between processes: alone or shared, at once or after waiting, and told in fitting words."""
+"""Locks between processes: alone or shared, at once or after waiting, with fitting messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of matches: what is remembered, what is withdrawn, and who else is at it."""
+"""The record of matches: recording, withdrawals, and several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State of every version: what it is, that a newer one is refused, and the table of formats."""
+"""State of every version: it is recognised, a newer one is refused, and the table of formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CAP 1.2: what is exported is valid by the schema of OASIS, and says what the notice says."""
+"""CAP 1.2: an exported notice is valid by the schema of OASIS, and has the same content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of notices: in whatever order they come, each ends where it should, and stays so."""
+"""The states of notices: in any order of arrival each gets the right state, and an end is final."""
 
 from __future__ import annotations
 

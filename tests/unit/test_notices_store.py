@@ -1,4 +1,4 @@
-"""What is kept of notices on the disk: whole, found to be damaged where it is, and versioned."""
+"""Notices on the disk: complete, with damage found, and with a version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices for other implementations: what is in `tests/vectors/notices`, and how each stands.
+"""Notices for other implementations: the files in `tests/vectors/notices`, and the state of each.
 
 Run as a program, with the project on the path, this writes them again.
 """

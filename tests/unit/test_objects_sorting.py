@@ -1,4 +1,4 @@
-"""Columns of objects: what their sizes and ETags decide, and what a cache knows of them."""
+"""Columns of objects: decisions by size, by ETag and by the cache."""
 
 from __future__ import annotations
 

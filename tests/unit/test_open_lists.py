@@ -1,4 +1,4 @@
-"""Which lists should be here: what the verified metadata says, read as a fetch has left it."""
+"""The expected lists, by the verified metadata as a fetch has left it."""
 
 from __future__ import annotations
 

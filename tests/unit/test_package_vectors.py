@@ -1,7 +1,7 @@
-"""Packages for other implementations: `tests/vectors/package`, and what is to be said of each.
+"""Packages for other implementations: `tests/vectors/package` and the expected results.
 
-Keys and seals are random, so what is there was written once: nothing here writes the same bytes
-again. Run as a program, with the project on the path, this writes all of it with other keys.
+Keys and seals are random, so the files were written once: the same bytes cannot be written again.
+Run as a program, with the project on the path, this writes all of it with other keys.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run: recorded, acted upon, and only then given out, however it ends."""
+"""A run: outcomes are recorded, acted upon, and only then returned, with any end of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider: a real TUF client accepts what it publishes; what it refuses is not written."""
+"""The provider: a real TUF client accepts its files; a refused change is not written."""
 
 from __future__ import annotations
 

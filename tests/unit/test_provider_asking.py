@@ -1,4 +1,4 @@
-"""What a provider can ask about its lists: numbers, differences and single entries, no digest."""
+"""Questions of a provider about its lists: numbers, differences and single entries, no digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of a provider: nothing is published that is not in it."""
+"""The log of a provider: each change is in it before it is published."""
 
 from __future__ import annotations
 

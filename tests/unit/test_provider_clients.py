@@ -1,4 +1,4 @@
-"""Clients of a provider: tokens are kept as hashes, and end when they are meant to."""
+"""Clients of a provider: tokens are kept as hashes, and expire in time."""
 
 from __future__ import annotations
 

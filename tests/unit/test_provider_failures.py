@@ -1,4 +1,4 @@
-"""What a command of the provider leaves behind when it fails, and what it says suffices."""
+"""Failing commands of the provider: the files that are left, and hints that suffice."""
 
 from __future__ import annotations
 

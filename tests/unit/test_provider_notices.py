@@ -1,4 +1,4 @@
-"""The provider's side of notices: the role, its keys and files, and what is taken out of it."""
+"""The provider's side of notices: the role, its keys and files, and removed notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web server of another account may read: all of `public/`, nothing of `keys/`."""
+"""Permissions for a web server of another account: all of `public/`, none of `keys/`."""
 
 from __future__ import annotations
 

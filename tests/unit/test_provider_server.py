@@ -1,4 +1,4 @@
-"""The trial server: what is public, to those who know the token, and nothing else."""
+"""The trial server: it serves public files to clients with the token, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a file away: what is taken, what stays, and what is said about it."""
+"""Isolating a file: which files are removed, which stay, and the messages."""
 
 from __future__ import annotations
 

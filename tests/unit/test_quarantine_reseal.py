@@ -1,4 +1,4 @@
-"""Sealing what is kept to other keys: the new officer opens it, the old one does not."""
+"""Sealing items to other keys: the new officer opens it, the old one does not."""
 
 from __future__ import annotations
 

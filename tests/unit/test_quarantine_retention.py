@@ -1,4 +1,4 @@
-"""Keeping and destroying: holds, when an item is due, and what is never destroyed."""
+"""Keeping and destroying: holds, when an item is due, and items that are never destroyed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking the quarantine: what is damaged, missing or left over is found."""
+"""Checking the quarantine: damaged, missing and unknown files are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that a failure to leave it is told once and counted."""
+"""The records of a run; a failure to write them is reported once and counted."""
 
 from __future__ import annotations
 

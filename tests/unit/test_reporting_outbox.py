@@ -1,4 +1,4 @@
-"""The outbox: what may be reported, what is known of it where, and damaged records."""
+"""The outbox: which matches may be reported, where that is recorded, and damaged records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages: what is in them, that others can verify and open them, and that no edit passes."""
+"""Packages: their content, that others can verify and open them, and that each change is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""XML of a reporting service: in the order of its schema whatever is in it; hostile answers."""
+"""XML of a reporting service: in the order of its schema for any content; hostile answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator of a provider: its attacks are attacks to a client that knows nothing of us."""
+"""The simulator of a provider: its attacks are found by a client that does not use our code."""
 
 from __future__ import annotations
 

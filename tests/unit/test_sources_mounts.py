@@ -1,4 +1,4 @@
-"""What is remembered of file systems: the rules, without mounting any, and the file."""
+"""The record of file systems: the rules, without mounting any, and the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is forgotten unasked, and what never is."""
+"""Records that are deleted automatically, and those that never are."""
 
 from __future__ import annotations
 

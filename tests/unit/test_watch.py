@@ -1,4 +1,4 @@
-"""Watching: what goes on changing is looked at all the same; what cannot be watched is told."""
+"""Watching: a file that changes all the time is still checked; unwatchable trees are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a segment's columns may be: written by others, at the edges of the format, and hostile."""
+"""The columns of a segment: of other writers, at the limits of the format, and hostile."""
 
 from __future__ import annotations
 

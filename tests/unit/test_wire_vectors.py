@@ -1,4 +1,4 @@
-"""Lists for other implementations: what is in `tests/vectors/wire`, and what is to be said of each.
+"""Lists for other implementations: files in `tests/vectors/wire` and their expected results.
 
 A client of this project fetches each of them. Run as a program, with the project on the path, this
 writes them again.
