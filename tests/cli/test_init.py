@@ -287,9 +287,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
     assert site.call("fetch", state=state).code == 0
 
 
-def test_nobody_else_may_write_to_what_is_made_whatever_the_umask(
-    site: Site, tmp_path: Path
-) -> None:
+def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
     """What is private is so, too, and what others may see they may read."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"

@@ -308,7 +308,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.summary["match"] == 3
 
 
-def test_nothing_given_is_nothing_proven(state: Path, tmp_path: Path) -> None:
+def test_without_digests_a_lookup_ends_with_3(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.touch()
     assert lookup(state, "--from", path).code == 3

@@ -92,7 +92,7 @@ def test_the_help_that_is_named_is_that_of_the_command() -> None:
 
 
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
-def test_what_does_not_exist(args: list[str]) -> None:
+def test_unknown_commands_and_options(args: list[str]) -> None:
     result = run(*args)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hashclient: error: ")

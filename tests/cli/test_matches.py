@@ -47,7 +47,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
     assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
-def test_what_a_scan_finds_is_listed_under_its_id(state: State) -> None:
+def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
     ids = state.ids()
     assert len(set(ids.values())) == 2
     result = run("--state-dir", state.path, "matches")

@@ -187,7 +187,9 @@ def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "change", [{"until": "2020-01-01"}, {"reason": "encrypted"}, {"path": "*/other.zip!/*"}]
 )
-def test_nothing_else_is_accepted(state: Path, tmp_path: Path, change: Mapping[str, str]) -> None:
+def test_other_unread_members_are_not_accepted(
+    state: Path, tmp_path: Path, change: Mapping[str, str]
+) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     rule = {"path": "*/o.zip!/*", "reason": "damaged", "until": "2999-01-01"}
     accepted(state, **{**rule, **change})

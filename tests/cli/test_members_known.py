@@ -84,7 +84,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
-def test_what_is_listed_since_is_found_in_them(world: Archives) -> None:
+def test_new_entries_are_found_in_unchanged_archives(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     result = world.scan()

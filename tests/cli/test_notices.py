@@ -225,7 +225,7 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     assert site.call("scan", state / "config.toml", state=state).code == 0
 
 
-def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) -> None:
+def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) -> None:
     first = publish(site)
     (served,) = (site.repository.public / "targets" / "notices").glob(f"*.{first}.json")
     data = served.read_bytes()

@@ -249,7 +249,7 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
         assert total() is None
 
 
-def test_what_cannot_be_counted_has_no_share(
+def test_files_that_cannot_be_counted_have_no_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fork() -> int:
@@ -279,7 +279,7 @@ def test_a_fetch_is_drawn_list_by_list(tmp_path: Path, terminal: Terminal) -> No
     assert "list more" in shown.split("list base: done\n")[1]
 
 
-def test_nothing_is_drawn_where_nobody_looks(tmp_path: Path, terminal: Terminal) -> None:
+def test_no_progress_is_drawn_without_a_terminal(tmp_path: Path, terminal: Terminal) -> None:
     quiet = App(lambda: Settings(tmp_path, tmp_path, None, Config()), -1)
     with terminal, bars.scan_progress(quiet, Progress(Summary(()))) as tick:
         tick()

@@ -303,7 +303,7 @@ def test_every_version_is_checked(site: Site, state: Path, scan: Scan) -> None:
     assert (list(one.outcomes.values()), one.code) == (["match"], 10)
 
 
-def test_what_is_in_containers_is_checked(site: Site, state: Path, scan: Scan) -> None:
+def test_members_of_containers_are_checked(site: Site, state: Path, scan: Scan) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("in/a.jpg", LISTED)

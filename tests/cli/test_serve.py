@@ -357,7 +357,7 @@ def test_metrics(daemon: Daemon) -> None:
         ("--idle", "soon"),
     ],
 )
-def test_what_makes_no_sense_is_refused(state: Path, words: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused(state: Path, words: tuple[str, ...]) -> None:
     assert run("--state-dir", state, "serve", *words).code == 2
 
 

@@ -98,7 +98,7 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
         assert descriptors_of(pid) == before
 
 
-def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
+def test_a_client_that_announces_a_descriptor_and_sends_none_is_closed(
     state: Path, tmp_path: Path
 ) -> None:
     with serving(state, tmp_path / "run", "--idle", "1s") as daemon, daemon.connect() as sock:
@@ -127,7 +127,9 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
                 assert sock.recv(1 << 20).count(b"\0") < 300
 
 
-def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_client_that_reads_no_answers_waits_and_misses_none(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     names = {f"{n // 100}/{n:04}{'x' * 200}": LISTED for n in range(3000)}
     tree = write_tree(tmp_path / "t", names)
     with daemon.connect() as slow:
@@ -148,7 +150,7 @@ def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     assert sum(a.endswith(b"e-1 FOUND") for a in answers) == 3
 
 
-def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> None:
+def test_no_file_is_read_for_a_client_that_has_gone(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/{m}": b"x" for n in range(40) for m in range(40)})
     with daemon.connect() as sock:
         sock.sendall(b"zIDSESSION\0" + b"zCONTSCAN %s\0" % os.fsencode(tree) * 5000)
@@ -204,7 +206,7 @@ def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: 
     assert lines[0].endswith(b": Hashclient.base.e-1 FOUND")
 
 
-def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path) -> None:
+def test_a_silent_client_is_closed_for_a_new_one(state: Path, tmp_path: Path) -> None:
     with (
         serving(state, tmp_path / "run", "--jobs", 1, "--max-connections", 3) as daemon,
         contextlib.ExitStack() as stack,
@@ -329,7 +331,7 @@ def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path)
             assert (wrong, asked[0] > 3) == ([], True)
 
 
-def test_who_asks_for_metrics_slowly_keeps_the_daemon_from_nothing(daemon: Daemon) -> None:
+def test_a_slow_request_for_metrics_does_not_delay_the_daemon(daemon: Daemon) -> None:
     host, port = daemon.metrics.removeprefix("http://").removesuffix("/metrics").split(":")
     with contextlib.ExitStack() as stack:
         for sent in (b"", b"GET", b"GET /metrics HTTP/1.0\r\nX: "):

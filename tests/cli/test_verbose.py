@@ -15,7 +15,7 @@ from tests.kit import ROOT, Site, csv_of, digests_of, environment, make_state, r
 LISTED = {f"hc-{n}": b"benign dummy %d" % n for n in range(5)}
 
 
-def test_what_a_program_logs_holds_no_digest_and_no_credential(tmp_path: Path) -> None:
+def test_messages_for_logging_have_no_digest_and_no_credential(tmp_path: Path) -> None:
     files = write_tree(tmp_path / "files", {**LISTED, "clean": b"nobody lists this"})
     with Site(tmp_path) as site:
         site.publish(csv_of(LISTED))

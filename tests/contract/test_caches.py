@@ -379,7 +379,7 @@ def test_what_is_inside_of_a_file_is_known_while_it_is_unchanged(
 
 
 @each_place
-def test_what_is_only_believed_to_be_inside_is_so_until_it_is_due(
+def test_believed_members_of_containers_count_until_they_are_due(
     make: Callable[[Path], Place],
     tmp_path: Path,
     status: os.stat_result,

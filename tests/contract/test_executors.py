@@ -134,7 +134,7 @@ def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     assert len(found) == 10
 
 
-def test_what_is_handed_back_is_checked_by_itself(make: Make) -> None:
+def test_tasks_that_are_handed_back_are_checked_one_by_one(make: Make) -> None:
     def check(items: Task) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items)

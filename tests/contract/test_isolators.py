@@ -223,7 +223,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
     assert side.content() == OTHER
 
 
-def test_nothing_is_held_where_nothing_is(side: Side) -> None:
+def test_a_missing_file_is_not_held(side: Side) -> None:
     with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
         assert held is None
 
@@ -257,7 +257,7 @@ def test_another_content_stays(side: Side, other: bytes) -> None:
     assert side.content() == other and side.ward.names() == set()
 
 
-def test_what_is_gone_is_not_sealed(side: Side) -> None:
+def test_a_missing_file_is_not_sealed(side: Side) -> None:
     match = side.match()
     side.take_away()
     taken = side.take(match)

@@ -129,7 +129,7 @@ def step(
     return Step(world, old, new, tmp_path)
 
 
-def test_what_is_watched_is_what_happens(step: Step) -> None:
+def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     recorder = Recorder()
     client = step.client("recorded")

@@ -167,7 +167,7 @@ def world() -> Iterator[Interrupted]:
         yield Interrupted(directory)
 
 
-def test_who_traced_before_goes_on_afterwards() -> None:
+def test_an_earlier_trace_function_is_restored() -> None:
     def tracer(_frame: FrameType, _event: str, _arg: Any) -> None:
         return None
 
@@ -252,7 +252,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
     assert codes >= {11}
 
 
-def test_what_was_not_done_is_done_later(world: Interrupted) -> None:
+def test_unfinished_actions_are_done_later(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:

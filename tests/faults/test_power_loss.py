@@ -327,7 +327,7 @@ def test_a_package_is_on_the_disk_before_the_report_says_so(tmp_path: Path) -> N
     assert moment.now() == set()
 
 
-def test_what_a_service_is_asked_for_is_in_the_journal_first(tmp_path: Path) -> None:
+def test_each_request_to_a_service_is_in_the_journal_first(tmp_path: Path) -> None:
     with desk_and_service(tmp_path) as (desk, service):
         match = desk.find("a", A)
         desk.prepare(match, to="hotline")

@@ -208,7 +208,7 @@ def test_what_is_proven_does_not_age(
 # What is believed.
 
 
-def test_what_is_believed_is_counted_and_read_again_within_days(
+def test_believed_files_are_counted_and_read_again_within_days(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
     with disk(tmp_path, "xfs") as tree:
@@ -535,7 +535,7 @@ def test_where_mounts_have_no_number_of_their_own_nothing_is_remembered(
             assert rests_on(scan(state, tree)) == (1, 0, 0)
 
 
-def test_what_is_nothing_for_the_inventory_has_no_name(tmp_path: Path) -> None:
+def test_a_file_system_that_the_inventory_does_not_use_has_no_name(tmp_path: Path) -> None:
     assert not filesystems.keeps_ctime(0x01021994)
     with disk(tmp_path, "tmpfs") as tree:
         assert identity_at(tree) is None

@@ -119,7 +119,7 @@ def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
-def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
+def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     scene = Scene(tmp_path, tombstone="gone")
     recorder = Recorder()
@@ -416,7 +416,9 @@ def fail_removal(scene: Scene, code: int = errno.EBUSY) -> Taken:
         (errno.EIO, "input/output error"),
     ],
 )
-def test_what_cannot_be_removed_is_sealed_and_said(tmp_path: Path, code: int, why: str) -> None:
+def test_a_file_that_cannot_be_removed_is_sealed_and_reported(
+    tmp_path: Path, code: int, why: str
+) -> None:
     scene = Scene(tmp_path)
     taken = fail_removal(scene, code)
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
@@ -873,7 +875,7 @@ def test_after_a_kill_the_destruction_of_an_item_is_finished(fast: Path) -> None
             break
 
 
-def test_nothing_is_destroyed_that_is_not_logged(
+def test_an_item_is_destroyed_only_after_it_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(tmp_path, retention_days=0.0)

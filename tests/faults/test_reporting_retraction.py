@@ -155,7 +155,7 @@ def test_a_hold_outranks_a_retraction_and_ends_in_nothing_due(
 
 
 @pytest.mark.parametrize("state", [MatchState.CLOSED, MatchState.RESTORED, MatchState.PURGED])
-def test_what_is_settled_stays_so(
+def test_settled_matches_stay_settled(
     desk: Desk, match: Match, acknowledged: Report, state: MatchState
 ) -> None:
     with desk.record() as record:

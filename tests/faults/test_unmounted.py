@@ -106,7 +106,7 @@ def test_a_match_beside_it_is_reported(state: Path, srv: Path) -> None:
     assert scan(state, srv).code == 11
 
 
-def test_what_is_skipped_by_request_is_not_missed(state: Path, srv: Path) -> None:
+def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
     share = srv / "share"
     with mounted(share, {"f": b"x"}):
         assert scan(state, srv).code == 0

@@ -122,7 +122,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
 
 @examples(20)
 @given(RUNS, PAUSES, st.lists(st.integers(-10_000, 10_000), max_size=10))
-def test_what_is_sound_is_never_called_damaged(
+def test_an_intact_index_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]
 ) -> None:
     """Whatever the clock shows."""

@@ -160,7 +160,7 @@ def test_what_is_written_is_what_the_vectors_have(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_said_of_a_vector_is_what_it_expects(name: str) -> None:
+def test_each_vector_has_the_expected_result(name: str) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert expectation(VECTORS / name) == expected
     good = {

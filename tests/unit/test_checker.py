@@ -261,7 +261,7 @@ def test_several_lists_are_one_question(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
     os.mkfifo(tree / "pipe")

@@ -153,7 +153,7 @@ def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
         ("x = " + "[" * 5000 + "]" * 5000, ""),
     ],
 )
-def test_what_is_wrong_is_named(text: str, message: str) -> None:
+def test_errors_name_the_file_and_the_fault(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, COMMANDS, "the/file")
     assert message in caught.value.message
@@ -269,7 +269,7 @@ shiny = 1
         ("0.10.0", 3, {"scan": {"deep": True}}),
     ],
 )
-def test_what_is_for_later_versions_is_passed_over(
+def test_tables_for_later_versions_are_ignored(
     version: str, attempts: int, tables: dict[str, Any]
 ) -> None:
     config = parse_config(SINCE, COMMANDS, "f", version=version)
@@ -278,14 +278,14 @@ def test_what_is_for_later_versions_is_passed_over(
     assert config.policy == (PolicyRule(("record",)),)
 
 
-def test_what_is_passed_over_is_said_to_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_tables_are_reported_to_a_listener(caplog: pytest.LogCaptureFixture) -> None:
     """A version that is mistyped hides what was meant, from all machines."""
     with caplog.at_level("INFO", "hashclient"):
         parse_config(SINCE, COMMANDS, "f", version="0.9")
     assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
 
 
-def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
+def test_tables_for_this_version_are_checked_like_others() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
             parse_config(SINCE, COMMANDS, "f", version=version)
@@ -308,7 +308,7 @@ def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
         "since.'0.1'." + ".".join("a" * 3000) + " = 1\n",
     ],
 )
-def test_what_is_for_no_version_is_an_error(text: str) -> None:
+def test_a_table_for_no_version_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, COMMANDS, "f", version="0.1.0")
     assert caught.value.hint
@@ -382,7 +382,7 @@ actions = ["record"]
 """
 
 
-def test_what_is_to_be_done_about_matches_is_read() -> None:
+def test_policies_are_read() -> None:
     config = parse_config(WAY_OUT, COMMANDS, "c.toml")
     assert config.policy == (
         PolicyRule(("quarantine", "report"), "baseline", "worst"),

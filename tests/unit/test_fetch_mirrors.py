@@ -209,7 +209,7 @@ def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> 
     assert [error.exit_code for error in world.told] == [4, 4, 6]
 
 
-def test_what_is_signed_and_refused_is_asked_for_once(world: Mirrors) -> None:
+def test_signed_lists_that_are_refused_are_requested_once(world: Mirrors) -> None:
     world.fetch(world.mirror())
     limited = msgspec.structs.replace(world.client.settings.config.providers["main"], max_churn=0.1)
     world.client.settings = msgspec.structs.replace(

@@ -83,7 +83,7 @@ def test_the_first_address_is_enough(world: World) -> None:
 
 
 @pytest.mark.parametrize("fault", [truncated, status(404), status(403)], ids=["cut", "404", "403"])
-def test_what_one_address_lacks_comes_from_the_next_and_lists_come_once(
+def test_notices_that_one_address_lacks_come_from_the_next_and_lists_come_once(
     world: World, fault: Any
 ) -> None:
     one, two = world.mirror(notices=fault), world.mirror()
@@ -98,7 +98,7 @@ def test_what_one_address_lacks_comes_from_the_next_and_lists_come_once(
 
 
 @pytest.mark.parametrize("second", ["notices", "timestamp"])
-def test_what_no_address_has_is_no_failure_of_the_lists(world: World, second: str) -> None:
+def test_missing_notices_are_no_failure_of_the_lists(world: World, second: str) -> None:
     (fetched,) = world.fetch(
         world.mirror(notices=status(404)), world.mirror(**{second: status(404)})
     )

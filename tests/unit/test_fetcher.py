@@ -437,7 +437,7 @@ def test_a_build_that_cannot_go_on_starts_again(
     assert client.leftovers() == set()
 
 
-def test_nobody_goes_on_from_a_build_that_is_damaged(
+def test_no_build_continues_from_a_damaged_one(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are none show when runs are merged; what was begun is not used again then."""
@@ -471,7 +471,7 @@ def rot_tags(run: Path) -> None:
     run.write_bytes(data)
 
 
-def test_what_rots_while_a_build_is_broken_off_is_not_gone_on_from(
+def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
     """Else what it lists would be clean, under a digest of the run that is right."""
@@ -486,7 +486,7 @@ def test_what_rots_while_a_build_is_broken_off_is_not_gone_on_from(
     assert client.leftovers() == set()
 
 
-def test_what_had_rotted_before_an_update_broke_off_is_not_taken_for_sound(
+def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who goes on from a note knows what the runs below it were when they were written."""
@@ -508,7 +508,7 @@ def test_what_had_rotted_before_an_update_broke_off_is_not_taken_for_sound(
     verify_runs(folder(client), manifest.runs)
 
 
-def test_nothing_is_noted_of_a_build_that_has_seen_poison(
+def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
     """Who goes on from a note has not seen what came before it."""

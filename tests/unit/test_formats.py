@@ -109,7 +109,7 @@ def test_the_summary_for_people() -> None:
     ]
 
 
-def test_what_an_answer_rests_on_besides_reading() -> None:
+def test_evidence_of_an_answer_besides_reading() -> None:
     summary = Summary((), files_read=1, bytes_read=68, elapsed_s=0.04)
     for ruled_out, unchanged, believed, end in (
         (0, 0, 0, ""),
@@ -126,7 +126,7 @@ def test_what_an_answer_rests_on_besides_reading() -> None:
     assert not [line for line in lines if "ruled out" in line]
 
 
-def test_what_keeps_a_run_from_being_whole_in_words() -> None:
+def test_failures_of_a_run_in_words() -> None:
     md5, sha1, sha256 = Algorithm
     summary = Summary(
         (),

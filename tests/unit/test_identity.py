@@ -177,7 +177,7 @@ def test_a_mount_is_another_one_after_each_start(
     assert ask(EXT4, HERE) is None
 
 
-def test_nothing_is_known_of_what_a_user_has_mounted(
+def test_file_systems_that_a_user_has_mounted_have_no_cache(
     ask: Callable[[int, Mount | None], Identity | None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -126,7 +126,7 @@ def test_rows_are_chosen_by_their_fields() -> None:
 
 @pytest.mark.parametrize("category", [0, "0", None, ""], ids=repr)
 @pytest.mark.parametrize("before", [0, 5])
-def test_what_nobody_has_judged_is_asked_about(category: Any, before: int) -> None:
+def test_media_without_a_category_need_a_choice(category: Any, before: int) -> None:
     content = document(*[GOOD] * before, {"MD5": MD5, "Category": category}, GOOD)
     with pytest.raises(UsageError, match=f"record {before + 1} has category 0 or none.*meant") as e:
         read(content)

@@ -85,7 +85,7 @@ def test_where_the_kernel_does_not_say_it_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("ready", "code", "said"), [("ready", 0, "still here\n"), ("not", -signal.SIGIO, "")]
 )
-def test_who_opens_a_file_that_is_leased_ends_no_scan(
+def test_a_program_that_opens_a_leased_file_ends_no_scan(
     path: Path, ready: str, code: int, said: str
 ) -> None:
     done = subprocess.run(

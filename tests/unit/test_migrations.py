@@ -149,7 +149,7 @@ def test_a_version_that_may_not_be_read_is_an_error(layout: Layout) -> None:
         check_state(layout)
 
 
-def test_who_writes_holds_the_lock(layout: Layout) -> None:
+def test_a_writer_holds_the_lock(layout: Layout) -> None:
     with writing(layout), pytest.raises(LockedError), writer_lock(layout.lock):
         pass
 

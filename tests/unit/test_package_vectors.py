@@ -108,7 +108,7 @@ def expectation(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*PACKAGES, *NOTES])
-def test_what_is_said_of_a_vector_is_what_it_expects(name: str) -> None:
+def test_each_vector_has_the_expected_result(name: str) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert expectation(VECTORS / name) == expected
     assert (expected["expect"] == "verifies") == (name in {"as-it-was-handed-over", "retracted"})

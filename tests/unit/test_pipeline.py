@@ -124,7 +124,7 @@ def paths(found: Sequence[Handled]) -> list[str]:
     return [handled.outcome.path for handled in found]
 
 
-def test_what_is_given_out_is_on_record_and_in_the_log(world: Recorded) -> None:
+def test_yielded_matches_are_in_the_record_and_the_log(world: Recorded) -> None:
     blocks, watching = Blocks(), Watching()
     run = world.run([match("/a"), None, match("/b")], guard=blocks, observer=watching)
     seen = []

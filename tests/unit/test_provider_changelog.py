@@ -77,7 +77,7 @@ def test_a_change_is_recorded_before_it_is_seen(
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_fails_is_recorded(
+def test_a_failed_change_is_recorded(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     event, change = CHANGES[name]

@@ -100,7 +100,7 @@ def test_ids_differ_within_a_second(board: NoticeBoard) -> None:
         board.publish(msgspec.structs.replace(FIRST, id=ids[0]), NOW)
 
 
-def test_what_is_not_said_again_is_as_before(board: NoticeBoard) -> None:
+def test_fields_that_are_not_given_stay_as_before(board: NoticeBoard) -> None:
     first = board.publish(msgspec.structs.replace(FIRST, instruction="Do", lists=("a",)), NOW)
     second = board.update([first.id], Draft(headline="Another"), NOW)
     assert (second.instruction, second.lists, second.headline) == ("Do", ("a",), "Another")
@@ -125,7 +125,7 @@ def test_only_what_stands_is_referred_to(board: NoticeBoard) -> None:
         board.cancel([other.id], Draft(), other.expires)
 
 
-def test_what_breaks_the_format_is_not_published(
+def test_notices_that_break_the_format_are_not_published(
     repository: Repository, board: NoticeBoard
 ) -> None:
     board.publish(FIRST, NOW)
@@ -142,7 +142,7 @@ def test_what_breaks_the_format_is_not_published(
 
 
 @pytest.mark.parametrize("age", [timedelta(hours=1), timedelta(days=2)])
-def test_what_has_expired_for_long_is_taken_out(
+def test_a_notice_that_expired_long_ago_is_taken_out(
     repository: Repository, board: NoticeBoard, clock: Clock, age: timedelta
 ) -> None:
     """Its file stays for a day, for clients in the middle of a fetch."""

@@ -201,7 +201,7 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
         parse_recipients([text])
 
 
-def test_nothing_is_sealed_to_the_key_of_an_example() -> None:
+def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
     from pyrage import x25519
 
     assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other

@@ -76,7 +76,7 @@ def test_what_was_taken_back_can_be_reported_again(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED]
 )
-def test_what_is_not_to_be_reported(desk: Desk, state: MatchState) -> None:
+def test_matches_that_must_not_be_reported(desk: Desk, state: MatchState) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record:
         record.change(match.id, state, desk.now(), {})
@@ -141,7 +141,7 @@ def test_a_credential_that_is_missing_is_for_a_person(tmp_path: Path) -> None:
     assert sent.report.state is State.FAILED
 
 
-def test_what_a_failing_audit_log_lacks_is_logged_later(desk: Desk) -> None:
+def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
     match = desk.find("a", b"x")
     log = desk.settings.layout.audit / "log.jsonl"
     kept = log.read_bytes()
@@ -369,7 +369,7 @@ def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice
     assert report.matches == (match.id,)
 
 
-def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
+def test_a_report_that_scans_ask_for_goes_to_its_destination_only(desk: Desk) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record:
         record.want_report(match.id, "second", desk.now())

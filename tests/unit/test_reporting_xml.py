@@ -80,7 +80,7 @@ def test_another_validator_agrees(document: Document, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_said(document: Document) -> None:
+def test_the_text_of_a_report(document: Document) -> None:
     text = to_bytes(elements(document)[4]).decode()
     assert "<fileViewedByEsp>false</fileViewedByEsp>" in text
     assert r"<fileName>&lt;&amp;\"&gt;\xff\x01\x0a\\ .bin</fileName>".replace('\\"', '"') in text

@@ -69,7 +69,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     assert {h.outcome.path for h in told} == {str(tree / "busy")}
 
 
-def test_what_cannot_be_looked_at_stays_to_be_looked_at(
+def test_a_file_that_cannot_be_checked_now_is_checked_later(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "RETRY_S", 0.1)
