@@ -41,7 +41,7 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
-@click.option("--show-all", is_flag=True, help="Also those that ask for nothing any more.")
+@click.option("--show-all", is_flag=True, help="Also those that require no action any more.")
 @click.option("--provider", metavar="NAME", help="Only notices of this provider.")
 @format_option("text", "json")
 @pass_app

@@ -93,8 +93,8 @@ def diff(
     "sources",
     metavar="FILE|-",
     multiple=True,
-    help="Find what has the digests in FILE, of any kind that `lookup` reads. Can be given several"
-    " times.",
+    help="Find entries by the digests in FILE, of any kind that `lookup` reads. Can be given"
+    " several times.",
 )
 @click.option(
     "--list",

@@ -241,7 +241,7 @@ def server_config() -> None:
 @click.option(
     "--only-clients",
     is_flag=True,
-    help="Write who may fetch and no `server`, for one that is there already.",
+    help="Write only the clients and no `server`, for a server that exists already.",
 )
 @click.option(
     "--output",

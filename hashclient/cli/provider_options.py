@@ -38,7 +38,7 @@ draft_option = click.option(
     "--draft",
     type=existing_path(),
     metavar="DIR",
-    help="Publish nothing: write it into a new directory, for people to sign apart.",
+    help="Do not publish: write the change into a new directory, for people to sign.",
 )
 public_key_option = click.option(
     "--public-key",

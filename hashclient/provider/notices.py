@@ -200,7 +200,7 @@ class NoticeBoard:
         _drop_expired(role, known, now)
         if len(role.signed.targets) >= MAX_NOTICES:
             raise UsageError(
-                f"there are {MAX_NOTICES:,} notices, and no more may be",
+                f"there are {MAX_NOTICES:,} notices, the most that are allowed",
                 hint="expired ones are removed after a time: give them an earlier --expires",
             )
         target = TargetFile.from_data(f"{NOTICES}/{notice.id}.json", data, ["sha256"])
