@@ -66,9 +66,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sampled.add(function)
         return is_first
 
-    wanted = [item for item in items if is_wanted(item)]
-    if len(wanted) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+    wanted: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (wanted if is_wanted(item) else others).append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
         items[:] = wanted
 
 

@@ -374,7 +374,7 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:
-    """Tell whether the holders of locks on a file may write to it, as far as /proc shows.
+    """Return whether the holders of locks on a file may write to it, as far as /proc shows.
 
     Every user who can read a file can lock it, but must not keep an old output in it that way.
     """

@@ -221,7 +221,7 @@ def test_without_a_script_the_page_is_whole(browser: Browser, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_nothing_that_a_path_holds_runs(browser: Browser, tmp_path: Path) -> None:
+def test_no_content_of_a_path_is_run(browser: Browser, tmp_path: Path) -> None:
     found = awful()
     page = Opened(browser, write(tmp_path / "awful.html", found), viewport=None)
     assert len(page.column(1)) == len(found)

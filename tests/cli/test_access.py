@@ -1,6 +1,6 @@
-"""Every way into a provider, by the real command: `init`, `fetch`, and what happens when it ends.
+"""Every kind of access to a provider, by the real command: `init`, `fetch`, and expired access.
 
-Whatever is told or kept on the way is searched for the secrets, see `HostileSite.run`.
+All output and all files are searched for the secrets, see `HostileSite.run`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def test_a_socks_proxy(site: HostileSite) -> None:
 
 
 @pytest.mark.slow
-def test_the_proxy_of_the_environment_is_used_when_asked_for_alone(site: HostileSite) -> None:
+def test_the_proxy_of_the_environment_is_used_only_on_request(site: HostileSite) -> None:
     token = site.secret_file(TOKEN)
     with HostileServer() as proxy:
         proxy.on(f"127.0.0.1:{site.server.port}", hostile.tunnel(site.server.port))

@@ -1,4 +1,4 @@
-"""`scan --all-digests`: entries whose digests do not belong together, whatever file it is."""
+"""`scan --all-digests`: entries whose digests are of different files."""
 
 from __future__ import annotations
 

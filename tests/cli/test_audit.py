@@ -1,4 +1,4 @@
-"""`audit`: what people and scripts see of the log."""
+"""`audit`: the log as people and scripts see it."""
 
 from __future__ import annotations
 

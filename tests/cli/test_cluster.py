@@ -157,7 +157,7 @@ def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [("--jobs", "2"), ("--follow-symlinks",), ("--show-digests",)])
-def test_what_a_cluster_cannot_do_is_said_at_once(
+def test_options_that_a_cluster_does_not_support_are_refused_at_once(
     cluster: SharedCluster, tmp_path: Path, option: tuple[str, ...]
 ) -> None:
     state = cluster.client_state(tmp_path)

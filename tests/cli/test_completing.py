@@ -1,4 +1,4 @@
-"""Completion: a shell is offered what there is in the state that the words name."""
+"""Completion: a shell gets the ids and names in the state directory of the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demo`: what a newcomer runs first ends as it says, and leaves what was asked for."""
+"""`demo`: it ends as it says, and leaves only the files that were requested."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fetch_waits_for_another_one_if_it_is_told_to(site: Site, own: Path) -> None:
+def test_a_fetch_waits_for_another_one_on_request(site: Site, own: Path) -> None:
     with (own / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = site.run("-q", "fetch", "--wait", "0.05", state=own)

@@ -1,4 +1,4 @@
-"""Matches whose files are away: what a scan has to have seen before it says so."""
+"""Matches whose files are gone: when a scan may say so."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_it_is_gone_with_its_folder_if_the_scan_has_covered_that(state: State, w
     assert state.states() == {"sub/deep/a": "gone"}
 
 
-def test_what_took_its_place_is_no_file(state: State) -> None:
+def test_a_match_is_gone_if_its_place_has_no_file(state: State) -> None:
     (state.tree / FILE).unlink()
     (state.tree / FILE).symlink_to("/nowhere")
     state.scan()
@@ -165,7 +165,7 @@ def test_another_file_system_or_folder_in_its_place_says_nothing(
     assert state.states() == {"sub/deep/a": "gone"}
 
 
-def test_what_is_not_mounted_has_lost_nothing(
+def test_files_on_an_unmounted_share_are_not_gone(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (state.tree / FILE).unlink()

@@ -65,7 +65,7 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_program_is_told_what_was_pinned(site: Site, tmp_path: Path) -> None:
+def test_what_was_pinned_is_written_for_programs(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments("--format", "json"), state=state)
     assert result.code == 0
@@ -297,9 +297,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
 
 
 @pytest.mark.slow
-def test_nobody_else_may_write_to_what_is_made_whatever_the_umask(
-    site: Site, tmp_path: Path
-) -> None:
+def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
     """What is private is so, too, and what others may see they may read."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"

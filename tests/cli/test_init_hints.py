@@ -1,4 +1,4 @@
-"""What `init` advises when pinning fails: what fits the reason, where that is known."""
+"""Hints of `init` after a failure: they fit the reason, if it is known."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_refusal_says_what_to_check(site: HostileSite) -> None:
 
 
 @pytest.mark.slow
-def test_a_provider_that_offers_no_list_is_pinned_and_told(tmp_path: Path) -> None:
+def test_a_provider_that_offers_no_list_is_pinned_and_reported(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         done = site.call(*site.init_arguments())
         assert (done.code, done.out) == (0, "provider main is pinned; it offers: no list yet\n")

@@ -274,7 +274,7 @@ def test_a_file_from_another_century_does_not_stop_a_scan(world: Known, year: in
         assert (found.code, matches(found), found.err) == (10, {"f0", "f2"}, "")
 
 
-def test_another_seal_key_begins_anew(world: Known) -> None:
+def test_another_seal_key_begins_again(world: Known) -> None:
     world.scan()
     (world.path / "seal.key").write_text("12" * 32 + "\n")
     shutil.rmtree(world.path / "lists")
@@ -285,7 +285,7 @@ def test_another_seal_key_begins_anew(world: Known) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
-def test_a_damaged_inventory_is_told_and_made_anew(world: Known, damage: str) -> None:
+def test_a_damaged_inventory_is_reported_and_made_again(world: Known, damage: str) -> None:
     world.scan()
     data = world.database.read_bytes()
     bad = {"garbage": os.urandom(len(data)), "truncated": data[: len(data) // 2], "empty": b""}

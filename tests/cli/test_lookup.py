@@ -1,4 +1,4 @@
-"""`hashclient lookup`: digests instead of files, in every form that people have them in."""
+"""`hashclient lookup`: digests instead of files, in every accepted form."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def pending(pipe: int) -> int:
 
 
 def is_asleep(pid: int) -> bool:
-    """Tell whether all threads of a process wait for something."""
+    """Return whether all threads of a process wait for something."""
     states = []
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
@@ -311,7 +311,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.summary["match"] == 3
 
 
-def test_nothing_given_is_nothing_proven(state: Path, tmp_path: Path) -> None:
+def test_without_digests_a_lookup_ends_with_3(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.touch()
     assert lookup(state, "--from", path).code == 3

@@ -76,7 +76,7 @@ def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     assert "Commands:" in result.err
 
 
-def test_a_mistyped_command_is_told_from_the_one_that_is_meant() -> None:
+def test_a_mistyped_command_is_reported_with_the_right_one() -> None:
     result = run("scn", "x")
     assert result.code == 2
     assert result.err == (
@@ -92,7 +92,7 @@ def test_the_help_that_is_named_is_that_of_the_command() -> None:
 
 
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
-def test_what_does_not_exist(args: list[str]) -> None:
+def test_unknown_commands_and_options(args: list[str]) -> None:
     result = run(*args)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hashclient: error: ")
@@ -167,7 +167,7 @@ def test_every_end_has_its_code(
     assert (result.code, result.err) == (code, said)
 
 
-def test_a_bug_is_told_without_its_insides_unless_asked(
+def test_a_bug_is_reported_without_its_insides_unless_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(**_: object) -> None:

@@ -47,7 +47,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
     assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
-def test_what_a_scan_finds_is_listed_under_its_id(state: State) -> None:
+def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
     ids = state.ids()
     assert len(set(ids.values())) == 2
     result = run("--state-dir", state.path, "matches")
@@ -78,7 +78,7 @@ def test_matches_are_chosen_by_state(state: State) -> None:
     assert state.call("matches", "--state", "lost").code == 2
 
 
-def test_a_story_is_told(state: State) -> None:
+def test_a_story_is_shown(state: State) -> None:
     match_id = state.ids()["b"]
     result = state.call("matches", "show", match_id)
     assert result.code == 0

@@ -1,4 +1,4 @@
-"""What is inside of files: found, told with its way there, remembered, acted upon, or unread."""
+"""Members of containers: found, shown with their path, remembered, acted upon, or unread."""
 
 from __future__ import annotations
 
@@ -197,7 +197,9 @@ def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "change", [{"until": "2020-01-01"}, {"reason": "encrypted"}, {"path": "*/other.zip!/*"}]
 )
-def test_nothing_else_is_accepted(state: Path, tmp_path: Path, change: Mapping[str, str]) -> None:
+def test_other_unread_members_are_not_accepted(
+    state: Path, tmp_path: Path, change: Mapping[str, str]
+) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     rule = {"path": "*/o.zip!/*", "reason": "damaged", "until": "2999-01-01"}
     accepted(state, **{**rule, **change})
@@ -333,7 +335,7 @@ def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
+def test_names_of_any_bytes_are_shown(state: Path, tmp_path: Path) -> None:
     name = "a\udcff\n\x01b"
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:

@@ -81,7 +81,7 @@ ANSWERS: dict[str, tuple[Behaviour, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_the_first_fails_at_the_mirror_does(site: Mirrored, name: str) -> None:
+def test_after_a_failure_of_the_first_address_the_mirror_is_used(site: Mirrored, name: str) -> None:
     behaviour, message = ANSWERS[name]
     site.server.on(TIMESTAMP, behaviour)
     done = site.call("fetch", "--format", "json")

@@ -1,4 +1,4 @@
-"""Notices, from the provider's command to the client's: told, listed, acknowledged, exported."""
+"""Notices, from the provider's command to the client's: shown, listed, acknowledged, exported."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) ->
         key: listed[key] for key in (first, second, third)
     }
     refused = call("provider", "notice", "update", repo, first, "--headline", "x")
-    assert refused.code == 2 and f"stands no more: updated by {second}" in refused.err
+    assert refused.code == 2 and f"has ended: updated by {second}" in refused.err
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_fetch_tells_programs_what_came(site: Site, state: Path) -> None:
+def test_a_fetch_writes_new_notices_for_programs(site: Site, state: Path) -> None:
     first = publish(site)
     document = json.loads(site.call("fetch", "--format", "json", state=state).out)
     (notices,) = document["notices"]
@@ -234,7 +234,7 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) -> None:
+def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) -> None:
     first = publish(site)
     (served,) = (site.repository.public / "targets" / "notices").glob(f"*.{first}.json")
     data = served.read_bytes()
@@ -279,7 +279,7 @@ def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_
 
 
 @pytest.mark.slow
-def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> None:
+def test_a_user_who_may_only_read_sees_notices_and_a_warning(site: Site, state: Path) -> None:
     first = publish(site)
     site.call("fetch", state=state)
     folder = state / "notices"

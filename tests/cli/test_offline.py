@@ -106,7 +106,7 @@ def test_whose_lists_are_brought_by_hand_keeps_no_other_from_being_fetched(tmp_p
         assert (alone.code, "provider hand has no address" in alone.err) == (2, True)
 
 
-def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_at_once(repo: Path, tmp_path: Path) -> None:
     client = ("--state-dir", tmp_path / "state")
     root = repo / "root.json"
     assert call(*client, "init", "--root", root).code == 2
@@ -133,7 +133,7 @@ def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> Non
     assert call("provider", "export", tmp_path, "--to", tmp_path / "b").code == 8
 
 
-def test_a_bundle_that_has_expired_is_told_when_it_is_made(
+def test_an_expired_bundle_is_reported_when_it_is_made(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Words of the command line: earlier spellings work on and say so, `-q` and `-v` stand anywhere."""
+"""Options: earlier spellings still work and give a hint, `-q` and `-v` may be anywhere."""
 
 from __future__ import annotations
 

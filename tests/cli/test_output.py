@@ -1,4 +1,4 @@
-"""The file that `--output` names: it never shows an earlier run, whatever goes wrong when."""
+"""The file of `--output`: it never shows an earlier run, after any failure."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_killed_before_the_configuration_is_read(state: Path, report: Path) -> N
     "words",
     [["scan", "--help"], ["scan", "-h"], ["matches", "show", "--help"], ["matches", "show", "x"]],
 )
-def test_what_writes_no_report_leaves_the_old_one(
+def test_a_command_without_a_report_leaves_the_old_one(
     state: Path, report: Path, words: list[str]
 ) -> None:
     name, *rest = words
@@ -328,7 +328,7 @@ def test_neither_are_the_configuration_and_the_seal_key(state: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_nobody_else_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
+def test_only_its_owner_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
     for words in (["scan", files], ["--frob", "scan", files]):
         report = tmp_path / f"report-{len(words)}"
         place = words.index("scan") + 1

@@ -1,4 +1,4 @@
-"""A pipe in place of a file of the state: nobody waits for who would write to it."""
+"""A pipe in place of a file of the state: no command waits for a writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The poison guard at work: what a fetch refuses, what is left, and what an operator may do."""
+"""The poison guard: the lists that a fetch refuses, the state after it, and options for it."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
         # A rebuild reads nothing of what is here, so it cannot count, and takes no generation then.
         blind = fetch(site, "--rebuild")
-        assert (blind.code, "cannot be told" in blind.err) == (6, True)
+        assert (blind.code, "is not known without reading" in blind.err) == (6, True)
         after = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}
         assert after == before
         assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}

@@ -116,7 +116,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert (baseline["generation"], baseline["live"], baseline["segments"]) == (3, 2, 3)
 
 
-def test_what_init_made_is_told_to_programs(
+def test_the_results_of_init_are_written_for_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

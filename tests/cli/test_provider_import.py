@@ -1,4 +1,4 @@
-"""Exports of other bodies: published as they are meant, and looked up as they are."""
+"""Exports of other bodies: published with their meaning, and looked up as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list that says it will be published in the future: told, and neither refused nor called new."""
+"""A list with a time of publication in the future: reported, and neither refused nor called new."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def publish_at(site: Site, moment: datetime) -> None:
 
 
 @pytest.mark.slow
-def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
+def test_a_list_that_is_published_in_the_future_is_reported(site: Site) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     for _ in range(2):  # also when nothing is new
         fetched = site.call("--quiet", "fetch")
@@ -48,7 +48,7 @@ def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_scan_that_fetches_tells_it_too(site: Site, tmp_path: Path) -> None:
+def test_a_scan_that_fetches_reports_it_too(site: Site, tmp_path: Path) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     (tmp_path / "file").write_bytes(b"benign")
     scanned = site.call("scan", "--fetch", tmp_path / "file")

@@ -163,7 +163,7 @@ def test_json_says_all_that_text_does(desk: Desk) -> None:
     assert found["detail"] == "whole"
 
 
-def test_a_path_of_any_bytes_is_told_without_loss(desk: Desk) -> None:
+def test_a_path_of_any_bytes_is_shown_without_loss(desk: Desk) -> None:
     name = os.fsdecode(b"caf\xe9\n.bin")
     (desk.tree / "a/one.bin").rename(desk.tree / name)
     ids = desk.ids()
@@ -293,7 +293,7 @@ def test_verify_finds_damage(desk: Desk) -> None:
         (["keygen", "--output", "KEY"], 2, "file exists"),
     ],
 )
-def test_wrong_uses_are_told(desk: Desk, args: list[str], code: int, words: str) -> None:
+def test_wrong_uses_are_refused(desk: Desk, args: list[str], code: int, words: str) -> None:
     result = desk.act(*(str(desk.key) if arg == "KEY" else arg for arg in args))
     assert result.code == code
     assert words in result.err
@@ -424,7 +424,7 @@ def test_by_hand_with_the_age_tool(desk: Desk) -> None:
     assert opened.stdout == FILES["a/one.bin"]
 
 
-def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
+def test_a_lost_record_of_matches_is_recovered(desk: Desk) -> None:
     ids = desk.ids()
     desk.act("add", "--all")
     (desk.path / "matches.db").unlink()

@@ -1,4 +1,4 @@
-"""Bytes of an index that change in place: what finds them, who is told, and what mends them."""
+"""Changed bytes in an index: how they are found, reported and repaired."""
 
 from __future__ import annotations
 

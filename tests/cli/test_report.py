@@ -1,4 +1,4 @@
-"""`report`: what people and scripts see of it, from a scan to a confirmed report."""
+"""`report` as people and scripts see it, from a scan to a confirmed report."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_all_that_is_in_no_report_yet(desk: Desk) -> None:
         ["verify", "no-such-file"],
     ],
 )
-def test_what_cannot_be_meant(desk: Desk, words: list[str]) -> None:
+def test_contradicting_options_are_refused(desk: Desk, words: list[str]) -> None:
     assert command(desk, "report", *words).code == 2
 
 
@@ -233,7 +233,9 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
     assert command(desk, "report", "verify", sealed, "--identity", desk.officer).code == 6
 
 
-def test_what_was_mended_is_sent_at_once_by_a_person_and_later_by_a_timer(desk: Desk) -> None:
+def test_after_a_repair_a_report_is_sent_at_once_by_a_person_and_later_by_a_timer(
+    desk: Desk,
+) -> None:
     report = desk.prepare(desk.find("a", b"one"))
     away = desk.out.rename(desk.out.with_name("away"))
     failed = command(desk, "report", "submit", "--all")

@@ -1,4 +1,4 @@
-"""`hashclient scan`, the real command: what it says, where it says it, and how it ends."""
+"""`hashclient scan`, the real command: its output, its messages, and its exit codes."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_an_audit_log_and_never_a_digest(own_state: Path, listed: Path) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("what", ["empty", "only-skipped", "missing"])
-def test_nothing_checked_is_nothing_proven(state: Path, tmp_path: Path, what: str) -> None:
+def test_without_a_checked_input_a_scan_ends_with_3(state: Path, tmp_path: Path, what: str) -> None:
     tree = tmp_path / what
     if what != "missing":
         tree.mkdir()
@@ -327,7 +327,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("how", ["full", "closed"])
-def test_nobody_to_talk_to_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
+def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
     """The warning that the list is stale, and errors, have nowhere to go."""
     for args, code in (
         (["scan", listed], 11),

@@ -311,7 +311,7 @@ def test_every_version_is_checked(site: Site, state: Path, scan: Scan) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_in_containers_is_checked(site: Site, state: Path, scan: Scan) -> None:
+def test_members_of_containers_are_checked(site: Site, state: Path, scan: Scan) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("in/a.jpg", LISTED)

@@ -1,4 +1,4 @@
-"""`hashclient serve`: whatever a client of clamd sends gets an answer, and the right one."""
+"""`hashclient serve`: each request of a client of clamd gets the right answer."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ def test_metrics(daemon: Daemon) -> None:
         ("--idle", "soon"),
     ],
 )
-def test_what_makes_no_sense_is_refused(state: Path, words: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused(state: Path, words: tuple[str, ...]) -> None:
     assert run("--state-dir", state, "serve", *words).code == 2
 
 
@@ -378,7 +378,7 @@ def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None:
+def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))

@@ -161,7 +161,7 @@ def test_aioclamd(short: Daemon, what: str) -> None:
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-def test_whoever_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
+def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
     """A client that sends all before it reads: its connection is not cut under its hands."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(instream(*[LONG[:1024]] * 3072))

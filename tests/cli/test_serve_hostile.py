@@ -1,4 +1,4 @@
-"""A daemon whose clients mean no good, or whose state is taken away: no lie, no standstill."""
+"""A daemon with hostile clients, or whose state is removed: no wrong answer, no standstill."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def value(daemon: Daemon, line: str) -> float:
 
 
 def is_found(daemon: Daemon, data: bytes) -> bool:
-    """Tell whether a stream is found."""
+    """Return whether a stream is found."""
     return b" FOUND" in daemon.ask(instream(data))
 
 
@@ -100,7 +100,7 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
 
 
 @pytest.mark.slow
-def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
+def test_a_client_that_announces_a_descriptor_and_sends_none_is_closed(
     state: Path, tmp_path: Path
 ) -> None:
     with serving(state, tmp_path / "run", "--idle", "1s") as daemon, daemon.connect() as sock:
@@ -131,7 +131,9 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
 
 
 @pytest.mark.slow
-def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_client_that_reads_no_answers_waits_and_misses_none(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     names = {f"{n // 100}/{n:04}{'x' * 200}": LISTED for n in range(3000)}
     tree = write_tree(tmp_path / "t", names)
     with daemon.connect() as slow:
@@ -154,7 +156,7 @@ def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> None:
+def test_no_file_is_read_for_a_client_that_has_gone(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/{m}": b"x" for n in range(40) for m in range(40)})
     with daemon.connect() as sock:
         sock.sendall(b"zIDSESSION\0" + b"zCONTSCAN %s\0" % os.fsencode(tree) * 5000)
@@ -214,7 +216,7 @@ def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: 
 
 
 @pytest.mark.slow
-def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path) -> None:
+def test_a_silent_client_is_closed_for_a_new_one(state: Path, tmp_path: Path) -> None:
     with (
         serving(state, tmp_path / "run", "--jobs", 1, "--max-connections", 3) as daemon,
         contextlib.ExitStack() as stack,
@@ -347,7 +349,7 @@ def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_who_asks_for_metrics_slowly_keeps_the_daemon_from_nothing(daemon: Daemon) -> None:
+def test_a_slow_request_for_metrics_does_not_delay_the_daemon(daemon: Daemon) -> None:
     host, port = daemon.metrics.removeprefix("http://").removesuffix("/metrics").split(":")
     with contextlib.ExitStack() as stack:
         for sent in (b"", b"GET", b"GET /metrics HTTP/1.0\r\nX: "):

@@ -1,4 +1,4 @@
-"""What is inside of what clients send: archives and mail are opened as by a scan."""
+"""Containers that clients send: archives and mail are opened as by a scan."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("step", [5, 1 << 20])
-def test_an_archive_behind_bytes_that_do_not_tell_of_it_is_never_clean(
+def test_an_archive_behind_other_bytes_is_never_clean(
     daemon: Daemon, state: Path, step: int
 ) -> None:
     """A file of the same bytes is opened; of a stream, the beginning decides what is kept."""

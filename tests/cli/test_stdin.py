@@ -1,4 +1,4 @@
-"""`hashclient scan -`: what comes from stdin, as one input without a file."""
+"""`hashclient scan -`: the bytes from stdin, as one input without a file."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None
         assert scan(state, "f", cwd=tree).lines[0]["id"] != line["id"]
 
 
-def test_what_a_policy_wants_taken_away_is_not_done(state: Path) -> None:
+def test_isolation_by_a_policy_is_not_done(state: Path) -> None:
     (state / "config.toml").write_text(
         f'[[policy]]\nactions = ["quarantine"]\n[quarantine]\nrecipients = ["{recipient()}"]\n'
     )

@@ -1,4 +1,4 @@
-"""`hashclient watch`: what is written, moved or linked into a tree is judged; nothing is missed."""
+"""`hashclient watch`: files written, moved or linked into a tree are checked; none is missed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Watching:
         return {self.next()["path"] for _ in range(count)}
 
     def quiet(self) -> bool:
-        """Tell whether nothing more was told."""
+        """Return whether nothing more was told."""
         return self._lines.empty()
 
     def wait_for(self, text: str) -> None:
@@ -143,7 +143,7 @@ def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
 
 
 @pytest.mark.slow
-def test_matches_are_recorded_and_logged_before_they_are_told(state: Path, tree: Path) -> None:
+def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         line = watch.next()
@@ -220,7 +220,7 @@ def test_new_lists_are_for_what_is_there_already(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_list_that_is_stale_is_told(state: Path, tree: Path) -> None:
+def test_a_stale_list_is_reported(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")
         (tree / "x").write_bytes(LISTED)

@@ -1,4 +1,4 @@
-"""What every executor promises: each batch ends exactly once, and nothing that is lost is clean."""
+"""Rules for every executor: each batch ends exactly once, and no lost file is clean."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     assert len(found) == 10
 
 
-def test_what_is_handed_back_is_checked_by_itself(make: Make) -> None:
+def test_tasks_that_are_handed_back_are_checked_one_by_one(make: Make) -> None:
     def check(items: Task) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items)

@@ -1,4 +1,4 @@
-"""What every expander promises, whatever kind of container it opens."""
+"""Rules for every expander, for each kind of container."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> 
 
 
 def _is_name(row: Row, changed: bytes) -> bool:
-    """Tell whether the byte was what tells the kind: then nobody opens it at all."""
+    """Return whether the byte was what tells the kind: then nobody opens it at all."""
     return not sniffs(row.expander, changed)
 
 

@@ -1,4 +1,4 @@
-"""What every importer promises, whatever kind of file it reads."""
+"""Rules for every importer, for each kind of file."""
 
 from __future__ import annotations
 
@@ -436,7 +436,7 @@ def test_another_database_in_its_place_is_not_read(tmp_path: Path) -> None:
 
 
 @each
-def test_what_cannot_be_used_is_skipped_up_to_a_bound_and_told(kind: str, tmp_path: Path) -> None:
+def test_unusable_rows_are_skipped_up_to_a_bound_and_reported(kind: str, tmp_path: Path) -> None:
     wrong = "zz" * 16
     rows = [ROWS[0], (wrong, 9), ROWS[1], (wrong, 9), *ROWS[2:]]
     path = SAMPLES[kind][1](tmp_path / "file", rows)

@@ -1,4 +1,4 @@
-"""What every source promises: each input is named once, in batches, and never looked at."""
+"""Rules for every source: each input is listed once, in batches, and never opened."""
 
 from __future__ import annotations
 

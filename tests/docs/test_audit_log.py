@@ -1,4 +1,4 @@
-"""The document of the audit log: what a run leaves in it is what is described."""
+"""The document of the audit log: the records of a run are as described."""
 
 from __future__ import annotations
 

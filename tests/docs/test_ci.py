@@ -335,7 +335,7 @@ class Machine:
     runner: Runner
 
     def untouched(self) -> bool:
-        """Tell whether the match is recorded, and nothing else was done or is wanted."""
+        """Return whether the match is recorded, and nothing else was done or is wanted."""
         with Matches(self.state) as record:
             found = [(match.state, match.in_place) for match in record.find()]
             wanted = record.wanting_report()

@@ -1,4 +1,4 @@
-"""What is documented for providers: checksums, limits and commands are those of the code."""
+"""The document of the format: checksums, limits and commands are those of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider's ceremonies: they run as they stand, and a client follows each step by itself."""
+"""The provider's ceremonies: they run as written, and a client follows each step by itself."""
 
 from __future__ import annotations
 

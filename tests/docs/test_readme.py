@@ -1,4 +1,4 @@
-"""The README: its session is what the commands really print, its tables are complete."""
+"""The README: its session is real output, its tables are complete."""
 
 from __future__ import annotations
 

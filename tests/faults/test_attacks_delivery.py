@@ -1,4 +1,4 @@
-"""What somebody between a provider and us, or at our cache, can do: one test an attack.
+"""Attacks from between a provider and us, or on our cache: one test each.
 
 Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
 disk stay as they were, byte for byte, and still scan with the old generation.

@@ -1,4 +1,4 @@
-"""What a hostile provider can sign, or somebody can replay: one test an attack.
+"""Attacks by the metadata of a hostile provider, or by old metadata: one test each.
 
 Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
 disk stay as they were, byte for byte, and still scan with the old generation.

@@ -1,4 +1,4 @@
-"""The audit log through kills, full disks and broken ones: nothing lost, nothing unsaid."""
+"""The audit log through kills, full disks and broken ones: no record is lost, all is reported."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_batch_cut_at_any_byte_is_repaired(log: AuditLog, directory: Path) -> 
         assert verify(directory).records == 2 + len(kept) - 1 + len(recovered) + 1
 
 
-def test_a_torn_first_line_starts_the_log_anew(log: AuditLog, directory: Path) -> None:
+def test_a_torn_first_line_starts_the_log_again(log: AuditLog, directory: Path) -> None:
     genesis = content(directory).splitlines()[0]
     (directory / "log.jsonl").write_bytes(genesis[:100])
     (directory / "key.pub").unlink()  # it is written after the genesis record is whole

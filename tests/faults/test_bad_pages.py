@@ -1,4 +1,4 @@
-"""Pages of an index that cannot be read: no command dies without a word, and a rebuild mends.
+"""Pages of an index that cannot be read: each command ends with a message, a rebuild repairs it.
 
 Some files are cut short behind the map, by a hook in the process under test. Others lie on a real
 file system whose disk has a bad block: btrfs finds by its checksums that a block is not what was

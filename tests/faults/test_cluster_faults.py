@@ -251,7 +251,7 @@ def scanning_at(where: str, state: Path, tree: Path) -> Iterator[subprocess.Pope
 
 
 def opened(pid: int) -> bool:
-    """Tell whether a process reads a large file."""
+    """Return whether a process reads a large file."""
     try:
         return any("sparse-" in str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:

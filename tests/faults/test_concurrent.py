@@ -1,4 +1,4 @@
-"""Several processes at one state directory: one writes, the others read or are turned away."""
+"""Several processes at one state directory: one writes, the others read or are refused."""
 
 from __future__ import annotations
 

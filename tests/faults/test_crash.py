@@ -129,7 +129,7 @@ def step(
     return Step(world, old, new, tmp_path)
 
 
-def test_what_is_watched_is_what_happens(step: Step) -> None:
+def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     recorder = Recorder()
     client = step.client("recorded")
@@ -261,7 +261,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
     assert asked == ["index.json", "g000005-add-000.parquet"]
 
 
-def test_noted_update_that_does_not_add_up_is_built_anew(world: Crashing, tmp_path: Path) -> None:
+def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")

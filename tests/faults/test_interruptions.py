@@ -167,7 +167,7 @@ def world() -> Iterator[Interrupted]:
         yield Interrupted(directory)
 
 
-def test_who_traced_before_goes_on_afterwards() -> None:
+def test_an_earlier_trace_function_is_restored() -> None:
     def tracer(_frame: FrameType, _event: str, _arg: Any) -> None:
         return None
 
@@ -183,7 +183,7 @@ def test_who_traced_before_goes_on_afterwards() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> None:
+def test_matches_are_printed_recorded_and_logged_once(world: Interrupted) -> None:
     codes = set()
     for at in world.points(150):
         world.begin()
@@ -194,7 +194,7 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> N
 
 
 @pytest.mark.slow
-def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Interrupted) -> None:
+def test_counted_outcomes_are_printed_or_do_not_count(world: Interrupted) -> None:
     codes = set()
     for at in range(1, 1_000):
         world.begin()
@@ -257,7 +257,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
 
 
 @pytest.mark.slow
-def test_what_was_not_done_is_made_up_for(world: Interrupted) -> None:
+def test_unfinished_actions_are_done_later(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:

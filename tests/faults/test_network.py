@@ -1,4 +1,4 @@
-"""What a hostile or broken network can do to a fetch, one test an attack.
+"""Attacks by a hostile or broken network on a fetch, one test each.
 
 The server is real and misbehaves on loopback; limits are short, so that each attack is over in a
 fraction of a second.
@@ -322,7 +322,7 @@ def test_a_refusal_is_not_authorised(server: HostileServer, token_file: Path, st
 
 
 @pytest.mark.parametrize("status", [404, 400, 201, 204, 206, 599])
-def test_another_status_is_final_and_told(server: HostileServer, status: int) -> None:
+def test_another_status_is_final_and_reported(server: HostileServer, status: int) -> None:
     server.on("/x", reply(status=status))
     error = failure(server)
     assert isinstance(error, HttpStatusError) and error.status == status

@@ -1,7 +1,7 @@
-"""What a hostile or broken network can do to the real `hashclient fetch`, one test an attack.
+"""Attacks by a hostile or broken network on the real `hashclient fetch`, one test each.
 
-Each ends with the exit code it deserves and says what is wrong; what was fetched before stays, byte
-for byte, and scans; no secret is in anything that the command says or keeps.
+Each ends with the exit code it deserves and says what is wrong; the earlier lists stay, byte for
+byte, and can be used; no secret is in anything that the command says or keeps.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def scenes(directory: Path, *, taken: bool) -> Iterator[tuple[int, Scene]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [None, errno.ENOSPC, errno.EIO])
-def test_what_is_kept_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> None:
+def test_an_item_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> None:
     seen = []
     for number, scene in scenes(fast, taken=True):
         if code is None:

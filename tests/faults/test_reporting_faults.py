@@ -1,7 +1,7 @@
-"""Reports through everything that can happen on the way: cut lines, kills, full disks, two at once.
+"""Reports and failures on the way: broken connections, kills, full disks, two at once.
 
-Whatever happens, in the end the service has exactly one finished report for each of ours, and
-nothing open but what was opened under an id that nobody could know, which vanishes by itself.
+In the end the service has exactly one finished report for each of ours. Only reports whose id never
+arrived here are left open at the service, and they expire there.
 """
 
 from __future__ import annotations
@@ -343,7 +343,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     check_one_finished(desk, service, report)
 
 
-def test_what_has_vanished_before_finish_is_begun_anew(
+def test_what_has_vanished_before_finish_is_begun_again(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))

@@ -1,4 +1,4 @@
-"""Scans under bad conditions: nothing is lost, nothing blocks, nothing is left behind."""
+"""Scans under bad conditions: no outcome is lost, no scan blocks, no file is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon whose processes are killed, or whose disk fails: what was answered is on record."""
+"""A daemon whose processes are killed, or whose disk fails: answered matches are recorded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
 
 
 @pytest.mark.slow
-def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path: Path) -> None:
+def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Path) -> None:
     rng = random.Random(5)
     answered: list[str] = []
     with serving(state, tmp_path / "run") as daemon:

@@ -1,4 +1,4 @@
-"""Storage that takes its time, or for ever: FUSE that answers after some milliseconds."""
+"""Slow storage: FUSE that answers after some milliseconds, or never."""
 
 from __future__ import annotations
 

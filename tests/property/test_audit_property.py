@@ -1,4 +1,4 @@
-"""Whatever is done to an audit log is found, and whatever is put in comes out again."""
+"""Any change of an audit log is found, and any record is read back as it was written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sealed(NamedTuple):
     checkpoint: bytes
 
     def is_found(self, content: bytes, kept: bytes | None = None) -> bool:
-        """Tell whether `verify` refuses `content` in place of the log."""
+        """Return whether `verify` refuses `content` in place of the log."""
         (self.directory / "log.jsonl").write_bytes(content)
         try:
             verify(self.directory, kept)

@@ -1,4 +1,4 @@
-"""What is taken and given back is what it was: content, name and attributes, whatever they are."""
+"""A restored file has its former content, name and attributes, for any of these."""
 
 from __future__ import annotations
 

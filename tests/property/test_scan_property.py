@@ -1,4 +1,4 @@
-"""A scan finds what brute force finds: whatever the entries have, and however they are planned."""
+"""A scan finds the same as brute force, for any entries and any plan."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ sized_entries = entries().map(lambda entry: replace(entry, sized=True))
 
 @given(trees, st.lists(sized_entries, min_size=1, max_size=3))
 @examples(12)
-def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
+def test_the_evidence_of_answers_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
     sizes = {len(entry.data) for entry in listed}
     ruled_out = sum(len(data) not in sizes for data in tree.values())
     rest = len(tree) - ruled_out

@@ -642,7 +642,7 @@ def test_a_tail_cut_off_shows_only_against_a_checkpoint(log: AuditLog, directory
     assert "line 6: missing: the log ends at line 5" in failure(lambda: verify(directory, kept))
 
 
-def test_a_log_written_anew_by_the_owner_of_the_key_shows_against_a_checkpoint(
+def test_a_log_rewritten_by_the_owner_of_the_key_differs_from_a_checkpoint(
     log: AuditLog, directory: Path
 ) -> None:
     kept = checkpoint(directory)

@@ -1,4 +1,4 @@
-"""The process that opens containers: what it cannot do, and what becomes of it when it dies."""
+"""The process that opens containers: what it cannot do, and the result when it dies."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_one_that_takes_too_long_is_ended(archive: Path) -> None:
     cage.close()  # type: ignore[unreachable]
 
 
-def test_one_that_cannot_be_started_is_told_and_not_tried_for_ever(
+def test_one_that_cannot_be_started_is_reported_and_not_tried_for_ever(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")

@@ -311,7 +311,7 @@ class OnlyOdd(Registry):
         (ZeroDivisionError(), Why.DAMAGED),
     ],
 )
-def test_whatever_goes_wrong_is_unread_and_what_is_beside_is_read(
+def test_after_any_failure_a_member_is_unread_and_the_others_are_read(
     error: Exception, why: Why
 ) -> None:
     found = drive(b"PK\x03\x04odd", registry=OnlyOdd(error))

@@ -314,7 +314,7 @@ def test_multiparts_too_deep_in_each_other_are_unread() -> None:
         ("Content-Type: application/mac-binhex40", Why.UNSUPPORTED),
     ],
 )
-def test_what_hides_its_content_is_unread(header: str, why: Why) -> None:
+def test_a_mail_that_hides_its_content_is_unread(header: str, why: Why) -> None:
     assert why in look(raw(header, "--x\n\nbody\n--x--\n")).reasons
 
 

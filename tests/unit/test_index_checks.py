@@ -1,4 +1,4 @@
-"""Comparing pieces of an index with their digests: which are due, and what is found."""
+"""Comparing pieces of an index with their digests: which are due, and what they find."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
         (-timedelta(days=4000), 168),
     ],
 )
-def test_what_is_due_by_the_time_that_has_passed(
+def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
     """A clock that was ahead tells nothing, and divides nothing by zero: all of it is due then."""
@@ -451,7 +451,7 @@ def test_a_fetch_soon_after_another_compares_nothing(
     assert (client.settings.layout.lists / "baseline" / "checks.json").stat() == before
 
 
-def test_what_is_overdue_is_a_warning(client: Client) -> None:
+def test_an_overdue_check_is_a_warning(client: Client) -> None:
     manifest = client.manifest()
     assert manifest is not None
     for passed, warned in ((OVERDUE, False), (OVERDUE + HOUR, True)):

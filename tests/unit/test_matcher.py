@@ -1,4 +1,4 @@
-"""The judge: what could match an input of some size, what does, and what that makes of it."""
+"""The matcher: entries that could match an input of some size, those that do, and the outcome."""
 
 from __future__ import annotations
 

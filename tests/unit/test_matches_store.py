@@ -1,4 +1,4 @@
-"""The record of matches: what is remembered, what is withdrawn, and who else is at it."""
+"""The record of matches: recording, withdrawals, and several processes."""
 
 from __future__ import annotations
 
@@ -487,7 +487,7 @@ def test_many_ids_at_once_are_different_and_begin_alike() -> None:
     assert len(counts) == 27 and max(counts) < 1.3 * min(counts)
 
 
-def test_what_is_gone_goes_on_from_there(record: Matches) -> None:
+def test_the_story_of_a_gone_match_continues(record: Matches) -> None:
     places = [Place(f"/srv/{n}", "inner name") for n in range(4)]
     found = [match(f"/srv/{n}", hit(f"e-{n}")) for n in range(4)]
     ids = [m.id for m in record.record(found, KEY, NOW, places)]

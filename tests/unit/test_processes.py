@@ -122,7 +122,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert run(1, check, [given]) == [Advance(), sent]
 
 
-def test_deferred_work_is_done_by_whoever_is_free() -> None:
+def test_deferred_work_is_done_by_any_free_worker() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items, on_bytes)
@@ -154,7 +154,7 @@ def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
     assert {kind for kind, _ in outcomes(run(2, check, [task(*names)])).values()} == {Kind.CLEAN}
 
 
-def test_progress_in_large_files_is_told_and_time_passes() -> None:
+def test_progress_in_large_files_is_reported_and_time_passes() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         for _ in range(4):
             on_bytes(PROGRESS_BYTES // 2)

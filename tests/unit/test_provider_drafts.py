@@ -1,4 +1,4 @@
-"""Signing by people apart: what enough of them have signed is published, and nothing else."""
+"""Signing by people apart: a draft is published only when enough of them have signed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys under a passphrase: where it comes from, and that nothing loses it silently."""
+"""Keys under a passphrase: where it comes from, and that no command drops it silently."""
 
 from __future__ import annotations
 

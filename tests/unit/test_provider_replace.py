@@ -1,4 +1,4 @@
-"""`publish --replace`: the source is the whole truth, and clients download the difference."""
+"""`publish --replace`: the files replace the whole list, and clients download the difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trial server: what is public, to those who know the token, and nothing else."""
+"""The trial server: it serves public files to clients with the token, and nothing else."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_the_server_needs_a_repository(tmp_path: Path) -> None:
         pass
 
 
-def test_certificates_are_kept_and_made_anew_when_needed(simulator: Simulator) -> None:
+def test_certificates_are_kept_and_made_again_when_needed(simulator: Simulator) -> None:
     keys = simulator.repository.directory / "keys/serve"
 
     def serve_once(now: datetime) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""Outcomes by path: nothing is lost on the way, whatever a path holds, and memory stays flat."""
+"""Outcomes by path: no outcome is lost, with any bytes in paths, and memory stays flat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `scan` tells to whom: in which order, how much of it, and what a terminal shows besides."""
+"""The output of `scan`: its order, its amount, and what a terminal shows besides."""
 
 from __future__ import annotations
 
