@@ -31,6 +31,7 @@ from fixtures.buckets import (
     Bucket,
     Request,
     Site,
+    blobs,
     error,
     is_listing,
     listing,
@@ -765,18 +766,9 @@ def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> N
 
 
 def test_a_container_of_azure_is_scanned(site: Site, state: Path, scan: Scan) -> None:
-    time = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
-    blobs = "".join(
-        f"<Blob><Name>{name}</Name><Properties>{time}<Etag>0x{name}</Etag>"
-        "<Content-Length>10</Content-Length><Content-Type>x</Content-Type></Properties></Blob>"
-        for name in ("one", "two")
-    )
-    listed = f'<?xml version="1.0"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/>'
-    listed += "</EnumerationResults>"
-
     def azure(request: Request) -> Answer:
         if "comp=list" in request[2]:
-            return "200 OK", {"Content-Type": "application/xml"}, listed.encode()
+            return blobs([(name, 10, f"0x{name}") for name in ("one", "two")])
         name = request[1].rpartition("/")[2]
         headers = {"ETag": f"0x{name}", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
         return "200 OK", headers, LISTED if name == "one" else OTHER
