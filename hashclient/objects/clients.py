@@ -7,6 +7,7 @@ makes a request.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,10 @@ CREDENTIALS_S = 300
 #: Bytes that are handed on at a time.
 CHUNK_BYTES = 1 << 18
 
+#: Keys that obstore returns unchanged: no part is empty or a dot, and all characters are printable.
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
+_PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
+
 #: Is called with bytes as they come.
 Sink = Callable[[memoryview], None]
 
@@ -38,6 +43,11 @@ class Seen(msgspec.Struct, frozen=True):
     size: int
     etag: str | None
     version: str | None
+
+
+def is_plain(key: str) -> bool:
+    """Tell whether obstore can name a key."""
+    return _PLAIN.fullmatch(key) is not None
 
 
 def quoted(etag: str | None) -> str | None:

@@ -4,12 +4,12 @@
    at its end, only the objects below.
 2. obstore lists, at a tenth of the cost of botocore. It fails at a key that is no path to it, and
    returns other keys without the slash at their beginning. So botocore lists a bucket of S3 that
-   has such keys, from the last key that obstore gave.
+   has such keys, from the last key that obstore gave; in other stores `exact` does.
 3. Keys come in the order of their bytes. If a key goes back, the store repeats itself: the listing
    ends then, incomplete.
 
-Limits: in the other stores a key that obstore cannot name ends the listing. Directory buckets of S3
-have no order. obstore drops a slash at the end of a key: `scan` looks for both keys.
+Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key: `scan` of
+S3 looks for both keys. In other stores it may also drop one at the beginning.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Any:
             return page_of([(uri.key, 0, None, uri.version, error.reason)])
         if error.trouble is Trouble.GONE:
             return page_of([])
+        if error.trouble is Trouble.NAME and store.scheme != "s3":
+            return page_of([(uri.key, 0, None, uri.version, error.reason)])
         raise
     # The latest version may change until it is read: the ETag shows that.
     return page_of([(uri.key, seen.size, seen.etag, uri.version, None)])
@@ -139,12 +141,13 @@ def _has_leading_slash(store: Store, uri: ObjectUri) -> bool:
 
 
 def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
-    """Yield pages as obstore lists them, and the rest by botocore where it cannot.
+    """Yield pages as obstore lists them, and the rest with exact keys where it cannot.
 
-    obstore drops the keys of a page in which it fails: botocore lists them again.
+    obstore drops the keys of a page in which it fails: they are listed again.
     """
     if uri.key.startswith("/"):
-        raise ListingEndedError(UNNAMABLE)
+        yield from _exact_pages(store, uri, after)
+        return
     first = None
     try:
         for chunk in _chunks(store, uri, after):
@@ -154,10 +157,38 @@ def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
             first, after = begin, os.fsdecode(chunk.column("key")[-1].as_py())
             yield chunk
     except (StoreError, ListingEndedError) as error:
-        if store.s3 is None:
-            is_name = isinstance(error, StoreError) and error.trouble is Trouble.NAME
-            raise ListingEndedError(UNNAMABLE if is_name else str(error)) from None
-        yield from _pages_of_s3(store.s3, uri, after)
+        if store.s3 is not None:
+            yield from _pages_of_s3(store.s3, uri, after)
+        elif isinstance(error, StoreError) and error.trouble is Trouble.NAME:
+            yield from _exact_pages(store, uri, after)
+        else:
+            raise
+
+
+def _exact_pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
+    """Yield pages of a store of Google or Azure whose keys obstore cannot name.
+
+    Raises:
+        StoreError: the store failed.
+        ListingEndedError: it repeats itself, or a key cannot be listed at all.
+    """
+    from hashclient.objects.exact import PageError, exact_rows
+
+    first, empty = None, 0
+    try:
+        for rows in exact_rows(store.scheme, store.bucket, store.endpoint, _prefix_of(uri), after):
+            if not rows:
+                empty += 1
+                if empty > MAX_EMPTY:
+                    raise ListingEndedError(REPEATED)
+                continue
+            begin = os.fsencode(rows[0][0])
+            if first is not None and (begin == first if store.scheme == "az" else begin <= first):
+                raise ListingEndedError(REPEATED)
+            first = begin
+            yield page_of([(*row, None, None) for row in rows])
+    except PageError:
+        raise ListingEndedError(UNNAMABLE) from None
 
 
 def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:

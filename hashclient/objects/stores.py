@@ -5,13 +5,12 @@ key), versions and deletions go through botocore (`s3`), which also finds the cr
 unless the environment alone has them (`environment`). obstore finds those of the other stores. This
 module neither keeps nor shows credentials. A store may be used by many threads at once.
 
-Limit: keys of Google and Azure that obstore cannot name are not read.
+Limit: keys of Google and Azure that obstore cannot name are listed (`exact`), and not read.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from hashclient.objects.clients import (
     Seen,
     Sink,
     client_options,
+    is_plain,
     obstore_errors,
     quoted,
     retries,
@@ -31,9 +31,6 @@ from hashclient.objects.environment import Settings, read_settings
 from hashclient.objects.failures import missing_extra, of_obstore
 from hashclient.objects.s3 import S3
 
-#: Keys that obstore returns unchanged: no part is empty or a dot, and all characters are printable.
-_PART = r"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f]+"
-_PLAIN = re.compile(f"{_PART}(?:/{_PART})*")
 #: Variables that name an endpoint of the other stores; a test endpoint may have no TLS.
 _ENDPOINTS = ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
@@ -100,6 +97,14 @@ class Store:
         account = self.store.config.get("account_name", "") if self.scheme == "az" else ""
         return f"{self.scheme} {_endpoint() or account} {self.bucket}"
 
+    @property
+    def endpoint(self) -> str:
+        """The URL of a store of Google or Azure."""
+        if self.scheme == "gs":
+            return _endpoint() or "https://storage.googleapis.com"
+        account = self.store.config.get("account_name", "")
+        return _endpoint() or f"https://{account}.blob.core.windows.net"
+
     def has_leading_slash(self) -> bool:
         """Tell whether some key of a bucket of S3 begins with a slash.
 
@@ -119,7 +124,7 @@ class Store:
         Raises:
             StoreError: it is not there, or cannot be asked for.
         """
-        if _is_plain(uri.key):
+        if is_plain(uri.key):
             with obstore_errors():
                 import obstore
 
@@ -148,7 +153,7 @@ class Store:
             StoreError: it is another one now, or cannot be read.
         """
         span = None if is_all else (start, stop)
-        if not _is_plain(key):
+        if not is_plain(key):
             return self._other(key).read(key, span, sink, etag=etag, version=version)
         with obstore_errors():
             import obstore
@@ -166,10 +171,6 @@ class Store:
         if (s3 := self.s3) is None:
             raise of_obstore(ValueError(key))
         return s3
-
-
-def _is_plain(key: str) -> bool:
-    return _PLAIN.fullmatch(key) is not None
 
 
 def _open_other(scheme: Scheme, bucket: str) -> Any:
