@@ -20,7 +20,14 @@ from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError, UsageError
 from hashclient.index.matcher import Judge
-from hashclient.objects.failures import NAME, StoreError, Trouble, of_botocore, of_obstore
+from hashclient.objects.failures import (
+    NAME,
+    NO_RANGES,
+    StoreError,
+    Trouble,
+    of_botocore,
+    of_obstore,
+)
 from hashclient.objects.listing import page_of
 from hashclient.objects.s3 import S3
 from hashclient.scan.executors.interface import Result
@@ -143,6 +150,8 @@ def test_no_word_of_a_client_or_a_store_is_passed_on() -> None:
     assert all(not set(SECRET.split()) & set(str(error).split()) for error in errors)
     assert all(SECRET not in str(error) for error in errors)
     assert (errors[0].trouble, errors[0].reason) == (Trouble.NAME, NAME)
+    part = "Generic S3 error: Received non-partial response when range requested"
+    assert of_obstore(RuntimeError(part)).reason == NO_RANGES
 
 
 @pytest.fixture
