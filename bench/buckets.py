@@ -207,7 +207,7 @@ def resident_bytes(pid: int) -> int:
             if line.startswith("Rss:"):
                 found += 0 if is_index else int(line.split()[1]) << 10
             elif "-" in line.partition(" ")[0]:
-                is_index = "/index/" in line
+                is_index = "/lists/" in line and "/run-" in line
     return found
 
 
