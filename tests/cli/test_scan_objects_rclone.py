@@ -40,7 +40,16 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, s
     root = tmp_path_factory.mktemp("rclone")
     write_tree(root / "bucket", {"one": LISTED, "a b/ü+%": OTHER, "a b/big": BIG, **MANY})
     assert RCLONE is not None
-    words = [RCLONE, "serve", "s3", root, "--addr", "127.0.0.1:0", "--config", os.devnull]
+    words: list[str | Path] = [
+        RCLONE,
+        "serve",
+        "s3",
+        root,
+        "--addr",
+        "127.0.0.1:0",
+        "--config",
+        os.devnull,
+    ]
     words += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--etag-hash", "MD5"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
         try:
