@@ -1,11 +1,13 @@
 """A bucket of many objects on loopback, and what others need to list it.
 
     python -m bench.buckets serve COUNT     a server: it writes its port, and how much was read
-    python -m bench.buckets obstore URL     list it by obstore, and do nothing else
+    python -m bench.buckets obstore URL     list a bucket by obstore, and do nothing else
     python -m bench.buckets botocore URL    the same by botocore's paginator
     python -m bench.buckets parquet FILE    read an inventory report, and do nothing else
 
-Content is made when it is asked for: a number and blanks, so that the MD5 of each is its ETag.
+The name of a bucket says how many objects it has: `objects-1000000`. A URL is that of the server
+and of the bucket. Content is made when it is asked for: a number and blanks, so that the MD5 of
+each is its ETag.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import socketserver
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-BUCKET = "many-objects"
 PAGE = 1_000
+#: Objects in a bucket that is listed at once: what a scan of it costs is the cost of a start.
+FEW = PAGE
+#: Objects that are enough to measure what one costs, and rows of a report, at any scale.
+ENOUGH = 100_000
+ROWS = 1_000_000
+#: How often memory is looked at.
+LOOK_S = 0.1
 #: Sizes of objects, in bytes; entries of the list have such sizes as well.
 SMALLEST, LARGEST = 1_000, 3_000
 
@@ -35,6 +44,11 @@ ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+
+
+def bucket_of(count: int) -> str:
+    """Return the name of a bucket with so many objects."""
+    return f"objects-{count}"
 
 
 def size_of(number: int) -> int:
@@ -70,7 +84,7 @@ def page_of(start: int, count: int) -> bytes:
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>{BUCKET}</Name><KeyCount>{stop - start}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<Name>{bucket_of(count)}</Name><KeyCount>{stop - start}</KeyCount><MaxKeys>1000</MaxKeys>"
         f"<IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{rows}</ListBucketResult>"
     ).encode()
 
@@ -95,7 +109,8 @@ class _Handler(socketserver.StreamRequestHandler):
         extra = ""
         if "list-type" in query:
             start = int(query.get("continuation-token", ["0"])[0])
-            body = EMPTY if query.get("prefix") == ["/"] else self.server.pages[start // PAGE]
+            count = int(parts.path.strip("/").rpartition("-")[2])
+            body = EMPTY if query.get("prefix") == ["/"] else self.server.page(start, count)
             status = "200 OK"
         else:
             number = int(Path(parts.path).stem)
@@ -111,14 +126,19 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """The server; its pages are made before anybody asks."""
+    """The server; pages of the bucket with `count` objects are made before anybody asks."""
 
     daemon_threads = True
 
     def __init__(self, count: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.pages = [page_of(start, count) for start in range(0, count, PAGE)]
+        self._count = count
+        self._pages = [page_of(start, count) for start in range(0, count, PAGE)]
         self.reads = 0
+
+    def page(self, start: int, count: int) -> bytes:
+        """Return a page of a bucket; those of one bucket are ready."""
+        return self._pages[start // PAGE] if count == self._count else page_of(start, count)
 
 
 def serve(count: int) -> None:
@@ -158,37 +178,60 @@ def cost_of(
 ) -> tuple[float, int]:
     """Return how many CPU seconds a command takes, and its memory in bytes.
 
+    Memory is all that is resident, but for pages of an index: the system has those in any case, and
+    takes them back when it needs room.
+
     Raises:
         RuntimeError: it ends with none of `codes`.
     """
     env = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url}
     with subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
+        memory = 0
+        while True:
+            time.sleep(LOOK_S)
+            memory = max(memory, resident_bytes(process.pid))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in codes:
         raise RuntimeError(f"{words}: exit {process.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+    return used.ru_utime + used.ru_stime, memory
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has, without pages of an index; 0 if it has ended."""
+    found, is_index = 0, False
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open() as lines:
+        for line in lines:
+            if line.startswith("Rss:"):
+                found += 0 if is_index else int(line.split()[1]) << 10
+            elif "-" in line.partition(" ")[0]:
+                is_index = "/lists/" in line and "/run-" in line
+    return found
 
 
 def by_obstore(url: str) -> None:
-    """List the bucket as fast as obstore does."""
+    """List a bucket as fast as obstore does."""
     import obstore
     from obstore.store import S3Store
 
     os.environ.update(ENVIRONMENT)
     make: Any = S3Store
-    store = make(BUCKET, config={"endpoint": url}, client_options={"allow_http": True})
+    endpoint, _, bucket = url.rpartition("/")
+    store = make(bucket, config={"endpoint": endpoint}, client_options={"allow_http": True})
     stream = obstore.list(store, chunk_size=PAGE, return_arrow=True)
     print(sum(chunk.num_rows for chunk in stream))
 
 
 def by_botocore(url: str) -> None:
-    """List the bucket as botocore's paginator does."""
+    """List a bucket as botocore's paginator does."""
     import botocore.session
 
     os.environ.update(ENVIRONMENT)
-    client: Any = botocore.session.get_session().create_client("s3", endpoint_url=url)
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    endpoint, _, bucket = url.rpartition("/")
+    client: Any = botocore.session.get_session().create_client("s3", endpoint_url=endpoint)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     print(sum(len(page["Contents"]) for page in pages))
 
 

@@ -41,6 +41,7 @@ CHANGED = "changed after it was listed"
 DENIED = "permission denied"
 NAME = "no client can ask for a key like this"
 UNREACHABLE = "the store cannot be reached, or the connection broke"
+NO_RANGES = "the store does not give a part of an object, as it was asked to"
 NO_CREDENTIALS = "no credentials were found"
 
 _BUSY = "the store is too busy"
@@ -90,6 +91,8 @@ _BY_STATUS: dict[int, tuple[Trouble, str]] = {
 }
 #: An answer in an error of obstore: the status, and then the body.
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
+#: What obstore says of an answer with another status than 206.
+_NOT_PARTIAL = "Received non-partial response when range requested"
 _CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
 
 
@@ -107,6 +110,8 @@ def of_obstore(error: BaseException) -> StoreError:
     if status is not None:
         code = _CODE.search(text, status.end())
         found = _told(None if code is None else code[1], int(status[1]))
+    elif _NOT_PARTIAL in text:
+        found = Trouble.OTHER, NO_RANGES
     else:
         found = _BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE))
     return StoreError(*found)

@@ -4,12 +4,12 @@
    at its end, only the objects below.
 2. obstore lists, at a tenth of the cost of botocore. It fails at a key that is no path to it, and
    returns other keys without the slash at their beginning. So botocore lists a bucket of S3 that
-   has such keys, from the last key that obstore gave.
+   has such keys, from the last key that obstore gave; in other stores `exact` does.
 3. Keys come in the order of their bytes. If a key goes back, the store repeats itself: the listing
    ends then, incomplete.
 
-Limits: in the other stores a key that obstore cannot name ends the listing. Directory buckets of S3
-have no order. obstore drops a slash at the end of a key: `scan` looks for both keys.
+Limits: directory buckets of S3 have no order. obstore drops a slash at the end of a key: `scan` of
+S3 looks for both keys. In other stores it may also drop one at the beginning.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError, Trouble, of_obstore
-from hashclient.objects.stores import S3, Store, quoted
+from hashclient.objects.s3 import S3
+from hashclient.objects.stores import Store
 
 #: Objects a page: as many as a store gives at a time.
 PAGE_OBJECTS = 1_000
@@ -35,7 +35,8 @@ MAX_EMPTY = 1_000
 REPEATED = "the store repeats what it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
 
-#: One object a row; `note` says why it cannot be read, if that is known already.
+#: One object a row, its ETag with or without quotes; `note` says why it cannot be read, if that is
+#: known already.
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.binary(), nullable=False),
@@ -53,24 +54,11 @@ class ListingEndedError(Exception):
 
 def page_of(rows: Sequence[tuple[str, int, str | None, str | None, str | None]]) -> Any:
     """Return a page of rows, each as `SCHEMA` has it; keys are decoded with surrogateescape."""
-    exact = [(key, size, quoted(etag), version, note) for key, size, etag, version, note in rows]
-    keys, *columns = zip(*exact, strict=True) if exact else ((),) * len(SCHEMA)
+    keys, *columns = zip(*rows, strict=True) if rows else ((),) * len(SCHEMA)
     arrays = [pa.array([os.fsencode(key) for key in keys], pa.binary())]
     for values, field in zip(columns, list(SCHEMA)[1:], strict=True):
         arrays.append(pa.array(values, field.type))
     return pa.record_batch(arrays, schema=SCHEMA)
-
-
-def quoted_etags(etags: Any) -> Any:
-    """Return a column of ETags in quotes, as `quoted` does it."""
-    if pc.all(pc.fill_null(pc.match_substring_regex(etags, '^(W/)?"'), fill_value=False)).as_py():
-        return etags  # nearly every store gives them so
-    bare = pc.utf8_trim(etags, '"')
-    return pc.if_else(
-        pc.equal(bare, ""),
-        pa.scalar(None, pa.string()),
-        pc.binary_join_element_wise('"', bare, '"', ""),
-    )
 
 
 def list_pages(
@@ -92,16 +80,15 @@ def list_pages(
         if uri.version is not None:
             yield _page_of_one(store, uri)
             return
-        s3 = store.s3
-        if s3 is not None and all_versions:
-            yield from _together(_pages_of_s3(s3, uri, after, all_versions=True))
+        if all_versions and store.s3 is not None:
+            yield from _together(_pages_of_s3(store.s3, uri, after, all_versions=True))
             return
         if uri.key and not uri.key.endswith("/") and (after is None or after < uri.key):
             page = _page_of_one(store, uri)
             if page.num_rows:
                 yield page
-        if s3 is not None and _has_leading_slash(s3, uri):
-            yield from _together(_pages_of_s3(s3, uri, after))
+        if store.scheme == "s3" and _has_leading_slash(store, uri) and store.s3 is not None:
+            yield from _together(_pages_of_s3(store.s3, uri, after))
             return
         yield from _together(_pages(store, uri, after))
     except StoreError as error:
@@ -137,6 +124,8 @@ def _page_of_one(store: Store, uri: ObjectUri) -> Any:
             return page_of([(uri.key, 0, None, uri.version, error.reason)])
         if error.trouble is Trouble.GONE:
             return page_of([])
+        if error.trouble is Trouble.NAME and store.scheme != "s3":
+            return page_of([(uri.key, 0, None, uri.version, error.reason)])
         raise
     # The latest version may change until it is read: the ETag shows that.
     return page_of([(uri.key, seen.size, seen.etag, uri.version, None)])
@@ -146,20 +135,19 @@ def _prefix_of(uri: ObjectUri) -> str:
     return uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
 
 
-def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
+def _has_leading_slash(store: Store, uri: ObjectUri) -> bool:
     """Return whether obstore would leave out the beginning of some key."""
-    if uri.key:
-        return uri.key.startswith("/")
-    return bool(s3.call("list_objects_v2", Prefix="/", MaxKeys=1).get("KeyCount"))
+    return uri.key.startswith("/") if uri.key else store.has_leading_slash()
 
 
 def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
-    """Yield pages as obstore lists them, and the rest by botocore where it cannot.
+    """Yield pages as obstore lists them, and the rest with exact keys where it cannot.
 
-    obstore drops the keys of a page in which it fails: botocore lists them again.
+    obstore drops the keys of a page in which it fails: they are listed again.
     """
     if uri.key.startswith("/"):
-        raise ListingEndedError(UNNAMABLE)
+        yield from _exact_pages(store, uri, after)
+        return
     first = None
     try:
         for chunk in _chunks(store, uri, after):
@@ -169,10 +157,38 @@ def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
             first, after = begin, os.fsdecode(chunk.column("key")[-1].as_py())
             yield chunk
     except (StoreError, ListingEndedError) as error:
-        if store.s3 is None:
-            is_name = isinstance(error, StoreError) and error.trouble is Trouble.NAME
-            raise ListingEndedError(UNNAMABLE if is_name else str(error)) from None
-        yield from _pages_of_s3(store.s3, uri, after)
+        if store.s3 is not None:
+            yield from _pages_of_s3(store.s3, uri, after)
+        elif isinstance(error, StoreError) and error.trouble is Trouble.NAME:
+            yield from _exact_pages(store, uri, after)
+        else:
+            raise
+
+
+def _exact_pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
+    """Yield pages of a store of Google or Azure whose keys obstore cannot name.
+
+    Raises:
+        StoreError: the store failed.
+        ListingEndedError: it repeats itself, or a key cannot be listed at all.
+    """
+    from hashclient.objects.exact import PageError, exact_rows
+
+    first, empty = None, 0
+    try:
+        for rows in exact_rows(store.scheme, store.bucket, store.endpoint, _prefix_of(uri), after):
+            if not rows:
+                empty += 1
+                if empty > MAX_EMPTY:
+                    raise ListingEndedError(REPEATED)
+                continue
+            begin = os.fsencode(rows[0][0])
+            if first is not None and (begin == first if store.scheme == "az" else begin <= first):
+                raise ListingEndedError(REPEATED)
+            first = begin
+            yield page_of([(*row, None, None) for row in rows])
+    except PageError:
+        raise ListingEndedError(UNNAMABLE) from None
 
 
 def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
@@ -199,7 +215,7 @@ def _chunks(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
                 columns = [
                     batch.column("path").cast(pa.binary()),
                     batch.column("size"),
-                    quoted_etags(batch.column("e_tag").cast(pa.string())),
+                    batch.column("e_tag").cast(pa.string()),
                     batch.column("version").cast(pa.string()),
                     pa.nulls(batch.num_rows, pa.string()),
                 ]

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
 from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
-from hashclient.objects.listing import SCHEMA, ListingEndedError, quoted_etags
+from hashclient.objects.listing import SCHEMA, ListingEndedError
 from hashclient.objects.stores import Store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
@@ -223,12 +223,13 @@ class Report:
         if keys.null_count:
             raise ListingEndedError(DAMAGED.format("it has rows without a key"))
         sizes = _sizes(rows.column("size"))
-        note = pc.if_else(pc.is_null(sizes), NO_SIZE, pa.scalar(None, pa.string()))
-        nothing = pa.nulls(rows.num_rows, pa.string())
+        nothing = note = pa.nulls(rows.num_rows, pa.string())
+        if sizes.null_count:
+            note = pc.if_else(pc.is_null(sizes), NO_SIZE, pa.scalar(None, pa.string()))
         parts = [
             _unescaped(keys) if escaped else keys,
             pc.fill_null(sizes, 0),
-            quoted_etags(_texts(rows.column("etag"))) if "etag" in columns else nothing,
+            _texts(rows.column("etag")) if "etag" in columns else nothing,
             _texts(rows.column("version")) if "version" in columns else nothing,
             note,
         ]
@@ -309,7 +310,10 @@ def _sizes(column: Any) -> Any:
 def _texts(column: Any) -> Any:
     """Return a column of texts, without nulls."""
     column = column.cast(pa.string())
-    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+    is_empty = pc.equal(pc.binary_length(column), 0)
+    if not pc.any(is_empty).as_py():
+        return column
+    return pc.if_else(is_empty, pa.scalar(None, pa.string()), column)
 
 
 def _unescaped(keys: Any) -> Any:

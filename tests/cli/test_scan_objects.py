@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import parse_qs, quote_plus, unquote
 
 import pyarrow as pa
 import pyarrow.csv
@@ -31,12 +31,13 @@ from fixtures.buckets import (
     Bucket,
     Request,
     Site,
+    blobs,
     error,
     is_listing,
     listing,
 )
 from hashclient.core.objecturi import parse_uri
-from hashclient.scan.objects.token import read_token
+from hashclient.scan.objects.token import make_token, read_token
 from tests.kit import ROOT, Run, arguments, call, csv_of, environment, make_state
 
 LISTED = b"listed one"
@@ -783,18 +784,9 @@ def test_a_bucket_of_google_is_scanned(site: Site, state: Path, scan: Scan) -> N
 
 
 def test_a_container_of_azure_is_scanned(site: Site, state: Path, scan: Scan) -> None:
-    time = "<Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified>"
-    blobs = "".join(
-        f"<Blob><Name>{name}</Name><Properties>{time}<Etag>0x{name}</Etag>"
-        "<Content-Length>10</Content-Length><Content-Type>x</Content-Type></Properties></Blob>"
-        for name in ("one", "two")
-    )
-    listed = f'<?xml version="1.0"?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/>'
-    listed += "</EnumerationResults>"
-
     def azure(request: Request) -> Answer:
         if "comp=list" in request[2]:
-            return "200 OK", {"Content-Type": "application/xml"}, listed.encode()
+            return blobs([(name, 10, f"0x{name}") for name in ("one", "two")])
         name = request[1].rpartition("/")[2]
         headers = {"ETag": f"0x{name}", "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
         return "200 OK", headers, LISTED if name == "one" else OTHER
@@ -909,3 +901,100 @@ def test_a_store_that_is_busy_is_asked_again(
     site.answer = busy
     assert scan("--no-members", bucket.uri).outcomes == {f"{bucket.uri}/one": "match"}
     assert len(refused) > 1
+
+
+#: Keys that obstore cannot name, among others.
+UNNAMABLE = ["/lead", "a", "a//b", "a/x", "dir/", "up/../x", "x/./y", "z"]
+NAME = "no client can ask for a key like this"
+
+
+def azure_of(keys: list[str]) -> Callable[[Request], Answer]:
+    """Return what answers as Azure does, three objects a page, each of which is `LISTED`."""
+
+    def answer(request: Request) -> Answer:
+        _, path, query = request
+        asked = parse_qs(query)
+        if "comp" in asked:
+            (prefix,) = asked.get("prefix", [""])
+            (begin,) = asked.get("marker") or asked.get("startFrom") or [""]
+            found = [key for key in sorted(keys) if key.startswith(prefix) and key >= begin]
+            rows = [(key, len(LISTED), f"0x{key.encode().hex()}") for key in found[:3]]
+            return blobs(rows, more="".join(found[3:4]))
+        key = unquote(path.partition("/container/")[2])
+        if key not in keys:
+            return error("404 Not Found", "BlobNotFound")
+        time = "Thu, 01 Jan 2026 00:00:00 GMT"
+        return "200 OK", {"ETag": f"0x{key.encode().hex()}", "Last-Modified": time}, LISTED
+
+    return answer
+
+
+@pytest.fixture(params=["gs", "az"])
+def unnamable(request: pytest.FixtureRequest, site: Site) -> tuple[str, dict[str, str]]:
+    """Return the URI of a bucket with such keys, and how it is reached."""
+    if request.param == "gs":
+        name = "unnamableofgoogle"
+        if name not in {b["Name"] for b in site.client.list_buckets()["Buckets"]}:
+            site.client.create_bucket(Bucket=name)
+            for key in UNNAMABLE:
+                site.client.put_object(Bucket=name, Key=key, Body=LISTED, ACL="public-read")
+        env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SKIP_SIGNATURE": "true"}
+        return f"gs://{name}", env
+    site.answer = azure_of(UNNAMABLE)
+    account = {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}
+    return "az://container", {"AZURE_STORAGE_ENDPOINT": site.url, **account}
+
+
+def test_a_key_of_google_or_azure_that_no_client_can_name_is_unread_alone(
+    scan: Scan, unnamable: tuple[str, dict[str, str]]
+) -> None:
+    bucket, env = unnamable
+    plain = {"a", "a/x", "z"}
+    result = scan("--no-members", bucket, **env)
+    assert result.outcomes == {
+        f"{bucket}/{key}": "match" if key in plain else "unread" for key in UNNAMABLE
+    }, result.err
+    assert set(reasons(result).values()) == {NAME}
+    for part in ("/lead", "a//", "up/../", "x/./y"):
+        below = {f"{bucket}/{key}": "unread" for key in UNNAMABLE if key.startswith(part)}
+        result = scan("--no-members", f"{bucket}/{part}", **env)
+        assert result.outcomes == below, result.err
+
+
+def test_a_listing_goes_on_behind_a_key_that_obstore_cannot_name(
+    scan: Scan, unnamable: tuple[str, dict[str, str]]
+) -> None:
+    bucket, env = unnamable
+    token = make_token(parse_uri(bucket), "a//b")
+    result = scan("--no-members", "--resume", token, bucket, **env)
+    assert sorted(result.outcomes) == [f"{bucket}/{key}" for key in UNNAMABLE[3:]], result.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (("200 OK", {}, b"<html/>"), "a key comes next that its client cannot name"),
+        (
+            ("200 OK", {}, b"<ListBucketResult><Contents><Key>\1</Key></Contents>"),
+            "a key comes next that its client cannot name",
+        ),
+        (
+            ("200 OK", {}, b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"),
+            "a key comes next that its client cannot name",
+        ),
+        (
+            ("200 OK", {}, b"<!DOCTYPE x><ListBucketResult></ListBucketResult>"),
+            "a key comes next that its client cannot name",
+        ),
+        (error("403 Forbidden", "AccessDenied"), "permission denied"),
+    ],
+)
+def test_an_exact_listing_that_fails_is_incomplete(
+    site: Site, scan: Scan, answer: Answer, reason: str
+) -> None:
+    asked = iter([listing([("a", 10, "0"), ("b//c", 10, "0")])])
+    site.answer = lambda _request: next(asked, answer)
+    env = {"GOOGLE_BASE_URL": site.url, "GOOGLE_SKIP_SIGNATURE": "true"}
+    result = scan("gs://some-bucket/", **env)
+    assert reasons(result) == {"gs://some-bucket/": f"the listing ended early: {reason}"}
+    assert result.code == 3

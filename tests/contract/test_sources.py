@@ -1,7 +1,12 @@
-"""Rules for every source: each input is listed once, in batches, and never opened."""
+"""What every source promises: each input is named once, in batches, and never looked at.
+
+Buckets are listed by `objects.listing`, which has an interface of its own, for columns: here it is
+given that of the others.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -9,22 +14,25 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.buckets import Answer, Request, Site, blobs, is_listing, listing
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.objects.listing import PAGE_OBJECTS, TOGETHER
 from hashclient.scan.sources import files as files_module
 from hashclient.scan.sources import interface
 from hashclient.scan.sources import names as module
 from hashclient.scan.sources.files import Trees, WalkOptions, join
-from hashclient.scan.sources.interface import TASK_NAMES, Source, Task
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Source, Task
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
-from tests.kit import environment, open_files, write_tree
+from tests.kit import ROOT, environment, open_files, write_tree
 
 Make = Callable[[list[str]], Source]
 
@@ -69,6 +77,98 @@ class SlowTrees(Trees):
             yield from super().batches()
 
 
+#: Lists a bucket, a page for each line that it is given.
+LIST = """
+import json, os, sys
+from hashclient.core.objecturi import parse_uri
+from hashclient.objects.listing import list_pages
+from hashclient.objects.stores import Store
+uri = parse_uri(sys.argv[1])
+pages = list_pages(Store(uri.scheme, uri.bucket), uri)
+for _ in sys.stdin:
+    page = next(pages, None)
+    keys = None if page is None else [os.fsdecode(k) for k in page.column("key").to_pylist()]
+    print(json.dumps(keys), flush=True)
+"""
+
+
+class Bucket:
+    """A bucket whose keys are paths, listed in a process of its own: obstore starts threads."""
+
+    arguments = ()
+    #: How many objects a batch may have.
+    MOST = PAGE_OBJECTS * TOGETHER + 1
+
+    def __init__(self, site: Site, scheme: str, paths: list[str], *, start: str = "/") -> None:
+        """`start` is what keys lack at the beginning of a path."""
+        self.site = site
+        self._uri = f"{scheme}://a-bucket/"
+        self._start = start
+        self.pages_asked = 0
+        keys = sorted(os.fsencode(path.removeprefix(start)) for path in paths)
+        self._keys = [os.fsdecode(key) for key in keys]
+        site.answer = self._blobs if scheme == "az" else self._listing
+
+    def _listing(self, request: Request) -> Answer:
+        query = parse_qs(request[2])
+        keys = self._keys
+        self.pages_asked += is_listing(request)
+        if not is_listing(request):
+            keys = [key for key in keys if key.startswith("/")][:1]
+        elif "start-after" in query:
+            keys = [key for key in keys if key > query["start-after"][0]]
+        begin = int(query.get("continuation-token", ["0"])[0])
+        end = begin + PAGE_OBJECTS
+        more = str(end) if end < len(keys) else None
+        return listing([(key, 1, "0") for key in keys[begin:end]], more=more)
+
+    def _blobs(self, request: Request) -> Answer:
+        self.pages_asked += 1
+        begin = int(parse_qs(request[2]).get("marker", ["0"])[0])
+        end = begin + PAGE_OBJECTS
+        more = str(end) if end < len(self._keys) else ""
+        return blobs([(key, 1, "0") for key in self._keys[begin:end]], more=more)
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        env = environment(
+            **self.site.environment,
+            GOOGLE_BASE_URL=self.site.url,
+            GOOGLE_SKIP_SIGNATURE="true",
+            AZURE_STORAGE_ENDPOINT=self.site.url,
+            AZURE_STORAGE_ACCOUNT_NAME="account",
+            AZURE_SKIP_SIGNATURE="true",
+        )
+        words = [sys.executable, "-c", LIST, self._uri]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            words, env=env, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        ) as lister:
+            assert lister.stdin is not None
+            assert lister.stdout is not None
+            while True:
+                lister.stdin.write("\n")
+                lister.stdin.flush()
+                keys = json.loads(lister.stdout.readline())
+                if keys is None:
+                    return
+                yield [Group(self._start, keys, follow=False)]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    SITES.append(site)
+    yield site
+    SITES.clear()
+    site.close()
+
+
+#: The server of buckets.
+SITES: list[Site] = []
+
 MAKERS: dict[str, Make] = {
     "trees": lambda paths: Trees(paths, WalkOptions()),
     "trees-ahead": lambda paths: SlowTrees(paths, WalkOptions()),
@@ -77,6 +177,10 @@ MAKERS: dict[str, Make] = {
     "several": lambda paths: Several(
         [Trees(paths[::2], WalkOptions()), _names(paths[1::2], null=True)]
     ),
+    "s3": lambda paths: Bucket(SITES[0], "s3", paths),
+    "s3-by-botocore": lambda paths: Bucket(SITES[0], "s3", paths, start=""),
+    "gs": lambda paths: Bucket(SITES[0], "gs", paths),
+    "az": lambda paths: Bucket(SITES[0], "az", paths),
 }
 each_source = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 
@@ -94,30 +198,38 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
 
 @each_source
 def test_each_input_is_named_once_in_batches_of_a_useful_size(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
 ) -> None:
     monkeypatch.setattr(interface, "TASK_S", 600.0)  # however busy the machine is
     names = [f"{n % 7}/{n}" for n in range(3 * TASK_NAMES)] + ["a b", "ü", "\udcff", "x\\y"]
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b""))
     paths = [f"{tree}/{name}" for name in names]
     source = make(paths)
+    if isinstance(source, Bucket):  # a key has characters
+        paths = [path for path in paths if path.isprintable()]
+        source = make(paths)
     batches = list(source.batches())
     source.close()
     files, outcomes = named(iter(batches))
     assert (sorted(files), outcomes) == (sorted(paths), [])
     sizes = [sum(len(g.names) for g in b) for b in batches if not isinstance(b, Outcome)]
-    assert max(sizes) < 2 * TASK_NAMES
+    assert max(sizes) < (source.MOST if isinstance(source, Bucket) else 2 * TASK_NAMES)
     assert len(sizes) <= 10
 
 
 @each_source
-def test_listing_goes_no_further_than_it_is_asked_to(make: Make, tmp_path: Path) -> None:
+def test_listing_goes_no_further_than_it_is_asked_to(
+    make: Make, tmp_path: Path, site: Site
+) -> None:
     """And whoever gives up in the middle leaves nothing open."""
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(3 * TASK_NAMES)})
     source = make([f"{tree}/{n}" for n in range(3 * TASK_NAMES)])
     before = open_files()
     items = source.batches()
     assert not isinstance(next(items), Outcome)
+    if isinstance(source, Bucket):  # the server is in this process, and has files of its own
+        assert source.pages_asked == 1
+        return
     del items
     assert open_files() == before
 

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,16 @@ from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError, UsageError
 from hashclient.index.matcher import Judge
-from hashclient.objects.failures import NAME, StoreError, Trouble, of_botocore, of_obstore
+from hashclient.objects.failures import (
+    NAME,
+    NO_RANGES,
+    StoreError,
+    Trouble,
+    of_botocore,
+    of_obstore,
+)
 from hashclient.objects.listing import page_of
-from hashclient.objects.stores import S3
+from hashclient.objects.s3 import S3
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.objects.cache import VERSION, WAITING, ObjectCache, row_id
 from hashclient.scan.objects.claims import md5_claims
@@ -78,9 +86,24 @@ def test_what_may_be_an_md5() -> None:
     assert len(md5_claims(pa.array([], pa.string()))[1]) == 0
 
 
+@pytest.mark.parametrize("form", ["{}", '"{}"'])
+def test_md5s_of_one_form_are_the_same_as_mixed_ones(form: str) -> None:
+    etags = [form.format(hashlib.md5(b"%d" % n).hexdigest()) for n in range(9)]
+    for last in (
+        [],
+        [form.format("x" * 32)],
+        [form.format("a" * 30 + " a")],
+        ["'" + "a" * 32 + "'"],
+    ):
+        column = pa.array([*etags, *last], pa.string()).slice(2)
+        flags, digests = md5_claims(column)
+        assert flags.tolist() == [True] * 7 + [False] * len(last)
+        assert [bytes(d) for d in digests] == [hashlib.md5(b"%d" % n).digest() for n in range(2, 9)]
+
+
 def sorter(judge: Judge, **options: Any) -> Sorter:
     known = Options("s3://b", "s3", lambda: "s3 b", **options)
-    return Sorter(judge, known, None, np.random.default_rng(1))
+    return Sorter(judge, known, None, Random(1))
 
 
 def test_an_etag_decides_where_every_entry_of_its_size_has_an_md5(judge: Judge) -> None:
@@ -127,6 +150,8 @@ def test_no_word_of_a_client_or_a_store_is_passed_on() -> None:
     assert all(not set(SECRET.split()) & set(str(error).split()) for error in errors)
     assert all(SECRET not in str(error) for error in errors)
     assert (errors[0].trouble, errors[0].reason) == (Trouble.NAME, NAME)
+    part = "Generic S3 error: Received non-partial response when range requested"
+    assert of_obstore(RuntimeError(part)).reason == NO_RANGES
 
 
 @pytest.fixture
@@ -315,6 +340,6 @@ def test_which_endpoints_are_amazons(
         raise OSError("no network")
 
     monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", refuse)
-    monkeypatch.setattr("hashclient.objects.stores.RETRIES", 0)
+    monkeypatch.setattr("hashclient.objects.s3.RETRIES", 0)
     s3 = S3("bucket")
     assert (s3.endpoint, s3.is_amazon) == (given, is_amazon)

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from hashclient.configfile.tables import ObjectsConfig
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.errors import UsageError
+from hashclient.objects.clients import Seen
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
-from hashclient.objects.stores import Seen, Store
+from hashclient.objects.stores import Store
 from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
 from hashclient.quarantine.item import Item, Origin
 

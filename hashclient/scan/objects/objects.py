@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from random import Random
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ from hashclient.scan.objects.cache import ObjectCache, row_id
 from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
-from hashclient.scan.objects.sorting import Options, Sorter, clean_outcome
+from hashclient.scan.objects.sorting import Options, Sorted, Sorter, clean_outcome, objects_of
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked
@@ -169,6 +170,7 @@ class _Bucket:
         self._is_listing = request.report is None
         self._after = request.after
         self._all_versions = request.all_versions
+        self._reads = request.reads
         options = Options(
             store.text,
             store.scheme,
@@ -178,7 +180,7 @@ class _Bucket:
             looks=self._opener is not None,
             keep_clean=keep_clean,
         )
-        chance = np.random.default_rng(tools.chance())
+        chance = Random(tools.chance())  # noqa: S311 - it is seeded by one that is
         are_clean = None if first is None else first.are_clean
         self._sorter = Sorter(judge, options, tools.cache, chance, are_clean)
         self._pending = Pending(tools.spool)
@@ -231,10 +233,13 @@ class _Bucket:
     def _sort(self, page: Page, threads: Threads) -> Iterator[Result | Outcome]:
         done = self._sorter.sort(page.batch)
         yield done.result
-        if done.by_store is not None:
-            self._pending.add_page(done.by_store)
-        for wanted in done.each_by_store:
-            self._pending.add(wanted)
+        if self._reads:
+            if done.by_store is not None:
+                self._pending.add_page(done.by_store)
+            for wanted in done.each_by_store:
+                self._pending.add(wanted)
+        else:  # without reading nothing can contradict the store
+            yield self._clean_by_store(done)
         self._numbers += 1
         self._open.append(_OpenPage(self._numbers, len(done.wanted), self._last_key(page)))
         for wanted in done.wanted:
@@ -273,6 +278,19 @@ class _Bucket:
             key = self._open.popleft().last_key
             if self._is_listing and key is not None:
                 self._after = key
+
+    def _clean_by_store(self, done: Sorted) -> Result:
+        """Return that objects of a page are clean by their store's digest."""
+        page, result = done.by_store, Result()
+        count = len(done.each_by_store) + (0 if page is None else page.num_rows)
+        result.clean = result.by_store_digest = count
+        if count and self._keep_clean:
+            every = [] if page is None else objects_of(page, np.arange(page.num_rows))
+            bucket, evidence = self._store.text, EVIDENCE[self._store.scheme]
+            result.outcomes = [
+                clean_outcome(wanted, bucket, evidence) for wanted in (*every, *done.each_by_store)
+            ]
+        return result
 
     def _settle(self) -> Iterator[Result | Outcome]:
         """Yield outcomes of objects that are, or were taken for, clean by their store."""

@@ -33,8 +33,9 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint64
+from hashclient.objects.clients import Sink
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
-from hashclient.objects.stores import Sink, Store
+from hashclient.objects.stores import Store
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import BEHIND, Kept, Members
