@@ -179,6 +179,22 @@ class Taken(msgspec.Struct, frozen=True):
     changed: set[str]
     signed: dict[str, Metadata[Any]]
 
+    def record(self) -> dict[str, Any]:
+        """Return what the log says of it."""
+        lists = {
+            name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
+            for name, c in self.draft.lists.items()
+        }
+        found: dict[str, Any] = {"lists": lists}
+        if self.draft.notices is not None:
+            found["notices"] = [notice.id for notice in self.draft.notices.added]
+        return {**found, "signers": {n: sorted(self.draft.signed_by(n)) for n in self.signed}}
+
+    def published(self) -> Draft:
+        """Return the draft with the roles that come out of it, and no others."""
+        roles = {name: self.draft.roles[name] for name in self.signed}
+        return msgspec.structs.replace(self.draft, roles=roles)
+
 
 def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Taken:
     """Verify a draft against the published state, and copy its files to the published ones.

@@ -253,7 +253,9 @@ class Repository:
         write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
 
     def publish_draft(self, directory: Path) -> Draft:
-        """Publish a draft that enough people have signed, and return it.
+        """Publish a draft that enough people have signed.
+
+        Return it without the roles that were signed here instead, snapshot and timestamp.
 
         Raises:
             UsageError: there is no such draft.
@@ -264,20 +266,11 @@ class Repository:
         with self.changing():
             roles = self.load()
             taken = take_draft(roles, self.files, directory, self.clock)
-            draft = taken.draft
-            lists = {
-                name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
-                for name, c in draft.lists.items()
-            }
-            told: dict[str, Any] = {"lists": lists}
-            if draft.notices is not None:
-                told["notices"] = [notice.id for notice in draft.notices.added]
-            told["signers"] = {name: sorted(draft.signed_by(name)) for name in taken.signed}
-            self.announce(roles, "draft-published", **told)
+            self.announce(roles, "draft-published", **taken.record())
             publish_roles(roles, taken.signed, taken.changed)
-            for name in set(draft.with_other_keys()) & set(draft.before):
+            for name in set(taken.draft.with_other_keys()) & set(taken.draft.before):
                 self._keys.retire(name, roles.key_policy(name)[0])
-            return draft
+            return taken.published()
 
     def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.

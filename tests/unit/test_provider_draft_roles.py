@@ -189,7 +189,10 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
         desk.sign(draft, "alice", "bob")
         desk.provider("draft", "publish", desk.repo, draft)
         desk.fetch()
-    # Others take the place of all of them, one role after the other.
+    bundle = desk.directory / "lists.bundle"
+    desk.provider("export", desk.repo, "--to", bundle)
+    desk.client("fetch", "--from", bundle)
+    # Somebody else takes the place of one of them.
     desk.hand_over("timestamp", "carol", "alice", "mallory")
     desk.fetch()
     assert desk.client("audit", "verify").code == 0
@@ -255,7 +258,8 @@ def test_who_can_sign_here_does_so_when_a_draft_is_published(desk: Desk) -> None
         path.write_bytes(data)
         path.chmod(0o600)
     desk.provider("renew", desk.repo)
-    desk.provider("draft", "publish", desk.repo, draft)
+    done = desk.provider("draft", "publish", desk.repo, draft)
+    assert done.out == "role baseline: version 2 is published\n"
     snapshot = max((desk.repo / "public/metadata").glob("*.snapshot.json"), key=_version)
     meta = json.loads(snapshot.read_bytes())["signed"]["meta"]
     assert all("hashes" in described for described in meta.values())

@@ -102,6 +102,8 @@ def _plain_digests(column: Sequence[Any], algorithm: Algorithm) -> tuple[Uint8, 
     kinds = set(map(type, column))
     if not kinds <= {str, *_EMPTY}:
         return None
+    if kinds.issubset(_EMPTY):
+        return np.zeros((0, algorithm.digest_bytes), np.uint8), np.zeros(0, np.uint32)
     rows: Uint32 = np.arange(len(column), dtype=np.uint32)
     lengths = {2 * algorithm.digest_bytes}
     if kinds != {str} or set(map(len, column)) != lengths:
