@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import buckets, inside
 from bench.door import clamd_door, our_door
+from bench.importing import import_rows
 from bench.measure import (
     HASHCLIENT,
     Row,
@@ -479,6 +480,11 @@ def cluster(bench: Bench) -> Iterator[Row]:
         yield time_row(name, min(together), min(alone), "processes of one machine", 1.1)
 
 
+def importing(bench: Bench) -> Iterator[Row]:
+    """How many records a CPU second are imported, beside ijson, and in how much memory?"""
+    yield from import_rows(bench.work, bench.count(10_000_000))
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
@@ -498,4 +504,5 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "objects": objects,
     "known-archives": known_archives,
     "cluster": cluster,
+    "import": importing,
 }

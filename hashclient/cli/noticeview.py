@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
@@ -31,13 +32,23 @@ def line_of(standing: Standing) -> str:
 
 
 def text_of(standing: Standing) -> Iterator[str]:
-    """Yield the lines of all that a notice says."""
-    notice, kept = standing.notice, standing.kept
+    """Yield the lines of all that a notice says, and how it stands."""
+    kept = standing.kept
+    more = {"state": _state_of(standing), "received": for_people(kept.received)}
+    if kept.acknowledged is not None:
+        said = f": {printable(kept.acknowledged.reason)}" if kept.acknowledged.reason else ""
+        by = printable(kept.acknowledged.by)
+        more["acknowledged"] = f"{for_people(kept.acknowledged.at)} by {by}{said}"
     yield f"notice {standing.name}"
+    yield from lines_of(standing.notice, more)
+
+
+def lines_of(notice: Notice, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """Yield the lines of all that a notice says, and of what else is known of it."""
     rows = {
         "headline": printable(notice.headline),
         "event": printable(notice.event),
-        "state": _state_of(standing),
+        "state": more.get("state", ""),
         "type": str(notice.type),
         "refers to": ", ".join(reference.id for reference in notice.references),
         "status": str(notice.status),
@@ -48,13 +59,10 @@ def text_of(standing: Standing) -> Iterator[str]:
         "sender": printable(notice.sender),
         "sent": for_people(notice.sent),
         "expires": for_people(notice.expires),
-        "received": for_people(kept.received),
+        "received": more.get("received", ""),
         "contact": printable(notice.contact),
+        "acknowledged": more.get("acknowledged", ""),
     }
-    if kept.acknowledged is not None:
-        said = f": {printable(kept.acknowledged.reason)}" if kept.acknowledged.reason else ""
-        by = printable(kept.acknowledged.by)
-        rows["acknowledged"] = f"{for_people(kept.acknowledged.at)} by {by}{said}"
     yield from (f"  {name:<13} {value}" for name, value in rows.items() if value)
     for name in ("description", "instruction"):
         text: str = getattr(notice, name)

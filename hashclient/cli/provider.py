@@ -289,6 +289,7 @@ def consolidate(
             f" -> {done.after}"
         )
     say_draft(app, draft)
+    warn_expiring(app, repository)
 
 
 @command.command("status")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.noticeview import lines_of
 from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import ExitCode, UsageError
@@ -36,8 +37,8 @@ def _root(*, required: bool) -> Callable[[Any], Any]:
 def draft() -> None:
     """Look at a draft, sign it, and publish it when enough people have signed.
 
-    A draft is a directory that --draft of `publish`, `withdraw`, `consolidate`, `renew` or `rotate`
-    has made. Pass it on as it is, or give everybody a copy and gather the files in its
+    A draft is a directory that --draft of `publish`, `withdraw`, `consolidate`, `renew`, `rotate`
+    or `notice` has made. Pass it on as it is, or give everybody a copy and gather the files in its
     `signatures/`.
 
     \b
@@ -171,6 +172,13 @@ def _show(app: App, found: Draft, output_format: str) -> None:
             app.out(f"  in place of {change.replaced:,} files that are published: they are joined")
         for category, count in change.categories.items():
             app.out(f"  added in category {category}: {count:,}")
+    if found.notices is not None:
+        for notice in found.notices.added:
+            app.out(f"notice {notice.id} is new")
+            for line in lines_of(notice):
+                app.out(line)
+        for notice_id in found.notices.removed:
+            app.out(f"notice {notice_id} is taken out")
     for name in found.with_other_keys():
         what = "is new" if name not in found.before else "has other keys than before"
         app.out(f"role {name} {what}")
@@ -179,13 +187,16 @@ def _show(app: App, found: Draft, output_format: str) -> None:
         app.out(f"role {role['role']}: version {role['version']}, until {until}")
         for policy in role["policies"]:
             signed, threshold = len(policy["signed"]), policy["threshold"]
-            app.out(f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys")
+            what = ", which are replaced and may be lost" if policy["may"] else ""
+            app.out(f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys{what}")
             for keyid in policy["keys"]:
                 mark = "signed" if keyid in policy["signed"] else "not yet"
                 app.out(f"    {keyid[:16]} {mark}")
 
 
 def _document(found: Draft) -> dict[str, Any]:
+    import msgspec
+
     return {
         "made": for_programs(found.head.made),
         "root_sha256": found.root_sha256,
@@ -201,6 +212,7 @@ def _document(found: Draft) -> dict[str, Any]:
             }
             for name, change in found.lists.items()
         ],
+        "notices": None if found.notices is None else msgspec.to_builtins(found.notices),
         "other_keys": found.with_other_keys(),
         "roles": _roles(found),
     }
@@ -219,6 +231,7 @@ def _roles(found: Draft) -> list[dict[str, Any]]:
                     "threshold": policy.threshold,
                     "keys": sorted(policy.keys),
                     "signed": sorted(found.signed_by(name) & set(policy.keys)),
+                    "may": policy.may,
                     "missing": policy.wanting(found.signed_by(name)),
                 }
                 for policy in policies_of(name, found.before, found.roles)

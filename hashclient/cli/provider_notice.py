@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.noticeview import document_of, line_of
-from hashclient.cli.provider_options import repository_at
-from hashclient.cli.provider_passphrase import passphrases
+from hashclient.cli.provider_options import (
+    draft_option,
+    key_options,
+    keys_wanted,
+    public_key_option,
+    repo_argument,
+    repository_at,
+    say_draft,
+    warn_expiring,
+)
+from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import UsageError
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.notices.document import Notice
-    from hashclient.provider.notices import Draft, NoticeBoard
+    from hashclient.provider.notices import NoticeBoard, Said
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -28,7 +37,6 @@ _URGENCIES = ("Immediate", "Expected", "Future", "Past", "Unknown")
 _CERTAINTIES = ("Observed", "Likely", "Possible", "Unlikely", "Unknown")
 _STATUSES = ("Actual", "Exercise", "Test")
 
-_repo = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 _ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 
 
@@ -101,28 +109,25 @@ def _text_options(function: _Decorated) -> _Decorated:
 
 
 @command.command("publish")
-@_repo
+@repo_argument
 @_text_options
-@click.option(
-    "--keys",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="How many keys to make for the role of notices, with the first one.",
-)
-@click.option(
-    "--threshold",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="How many of them have to sign.",
-)
+@key_options("the role of notices, with the first one")
+@public_key_option
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def publish(
-    app: App, /, directory: Path, keys: int, threshold: int, output_format: str, **said: Any
+    app: App,
+    /,
+    directory: Path,
+    keys: int,
+    threshold: int,
+    public_keys: tuple[Path, ...],
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+    **said: Any,
 ) -> None:
     """Publish a new notice.
 
@@ -131,21 +136,29 @@ def publish(
             --severity severe --urgency immediate --list baseline \\
             --headline 'check category undecided again' --expires 2026-12-31
     """
-    from hashclient.provider.keys import Keys
-
-    board = _board(app, directory)
-    done = board.publish(_draft(said), app.now(), keys=Keys(keys, threshold))
-    _tell(app, done, output_format)
+    board = _board(app, directory, passphrase_file)
+    wanted = keys_wanted(keys, threshold, public_keys)
+    done = board.publish(_said(said), app.now(), keys=wanted, draft=draft)
+    _tell(app, board, done, draft, output_format)
 
 
 @command.command("update")
-@_repo
+@repo_argument
 @_ids
 @_text_options
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def update(
-    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+    app: App,
+    /,
+    directory: Path,
+    ids: tuple[str, ...],
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+    **said: Any,
 ) -> None:
     """Replace the notices ID... by a new one.
 
@@ -155,17 +168,28 @@ def update(
     \b
       hashclient provider notice update /srv/lists n-1 --severity minor
     """
-    _tell(app, _board(app, directory).update(ids, _draft(said), app.now()), output_format)
+    board = _board(app, directory, passphrase_file)
+    done = board.update(ids, _said(said), app.now(), draft=draft)
+    _tell(app, board, done, draft, output_format)
 
 
 @command.command("cancel")
-@_repo
+@repo_argument
 @_ids
 @_text_options
+@draft_option
+@passphrase_option
 @format_option("text", "json")
 @pass_app
 def cancel(
-    app: App, /, directory: Path, ids: tuple[str, ...], output_format: str, **said: Any
+    app: App,
+    /,
+    directory: Path,
+    ids: tuple[str, ...],
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+    **said: Any,
 ) -> None:
     """End the notices ID... before they expire.
 
@@ -173,11 +197,13 @@ def cancel(
       hashclient provider notice cancel /srv/lists n-1 \\
             --description 'it was a mistake'
     """
-    _tell(app, _board(app, directory).cancel(ids, _draft(said), app.now()), output_format)
+    board = _board(app, directory, passphrase_file)
+    done = board.cancel(ids, _said(said), app.now(), draft=draft)
+    _tell(app, board, done, draft, output_format)
 
 
 @command.command("list")
-@_repo
+@repo_argument
 @format_option("text", "json")
 @pass_app
 def list_notices(app: App, directory: Path, output_format: str) -> None:
@@ -186,7 +212,7 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
     \b
       hashclient provider notice list /srv/lists
     """
-    found = _board(app, directory).standing(app.now())
+    found = _board(app, directory, None).standing(app.now())
     if output_format == "json":
         app.out(json.dumps({"notices": [_published(document_of(s)) for s in found]}))
         return
@@ -201,20 +227,20 @@ def _published(document: dict[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in ("state", "ended_by", "notice")}
 
 
-def _board(app: App, directory: Path) -> NoticeBoard:
+def _board(app: App, directory: Path, passphrase_file: Path | None) -> NoticeBoard:
     from hashclient.provider.notices import NoticeBoard
 
-    return NoticeBoard(repository_at(app, directory, passphrases(None)))
+    return NoticeBoard(repository_at(app, directory, passphrases(passphrase_file)))
 
 
-def _draft(said: dict[str, Any]) -> Draft:
+def _said(said: dict[str, Any]) -> Said:
     """Return what the options say.
 
     Raises:
         UsageError: an option is empty that may not be.
     """
     from hashclient.notices.document import Certainty, Severity, Status, Urgency
-    from hashclient.provider.notices import Draft
+    from hashclient.provider.notices import Said
 
     kinds = {
         "severity": Severity,
@@ -230,11 +256,17 @@ def _draft(said: dict[str, Any]) -> Draft:
             raise UsageError("--id is empty")
     if isinstance(expires := values.get("expires"), datetime):
         values["expires"] = expires.replace(tzinfo=UTC)
-    return Draft(**values)
+    return Said(**values)
 
 
-def _tell(app: App, notice: Notice, output_format: str) -> None:
+def _tell(
+    app: App, board: NoticeBoard, notice: Notice, draft: Path | None, output_format: str
+) -> None:
     if output_format == "json":
-        app.out(json.dumps({"id": notice.id, "type": str(notice.type)}))
+        document = {"id": notice.id, "type": str(notice.type)}
+        app.out(json.dumps({**document, "draft": None if draft is None else str(draft)}))
     else:
         app.out(f"notice {notice.id}: {notice.type}, until {for_people(notice.expires)}")
+    say_draft(app, draft)
+    if draft is None:
+        warn_expiring(app, board.repository)

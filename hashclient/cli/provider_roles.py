@@ -52,10 +52,10 @@ def rotate(
 ) -> None:
     """Replace the keys of ROLE by new ones and remove the old ones.
 
-    ROLE is root, targets, snapshot, timestamp or the name of a list. Clients follow by
+    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients follow by
     themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
-    here; for a list, those of targets. With --public-key, the new keys of the root or of a list are
-    those of people, who sign a --draft apart; it needs signatures of the old keys as well.
+    here; for notices and a list, those of targets. With --public-key, the new keys are those of
+    people, who sign a --draft apart; it needs signatures of the root, or of targets, as well.
 
     \b
       hashclient provider rotate /srv/lists timestamp
@@ -71,12 +71,14 @@ def rotate(
     if public_keys and threshold is None:
         raise UsageError("`rotate` needs --threshold with --public-key")
     wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
-    repository_at(app, directory, passphrases(passphrase_file)).rotate(role, wanted, draft=draft)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    repository.rotate(role, wanted, draft=draft)
     if output_format == "json":
         app.out(json.dumps({"rotated": role} if draft is None else {"drafted": [role]}))
     elif draft is None:
         app.say(f"role {role} has new keys")
     say_draft(app, draft)
+    warn_expiring(app, repository)
 
 
 @click.command("renew", short_help="Sign again roles that are due.")

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from securesystemslib.signer import Signature, Signer
@@ -16,7 +16,13 @@ from tuf.api.metadata import Metadata
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
-from hashclient.provider.changes import Change
+from hashclient.provider.draftroles import (
+    NAMING,
+    left_to_draft,
+    next_versions,
+    published_bytes,
+    roles_to_sign,
+)
 from hashclient.provider.drafts import (
     FORMAT,
     Draft,
@@ -40,6 +46,14 @@ from hashclient.system.files import (
     write_atomic,
 )
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import NOTICES
+
+
+class Change(Protocol):
+    """A change of a list or of the notices, which has files."""
+
+    def write(self, files: ListFiles, roles: Roles) -> None:
+        """Write the files, and name them in their role."""
 
 
 def write_draft(
@@ -53,13 +67,19 @@ def write_draft(
 ) -> None:
     """Write a draft of the roles `changed`, signed with their keys as far as these are here.
 
-    `change` is the change of a list, if any. The draft appears whole or not at all.
+    Snapshot and timestamp come along where their keys are elsewhere. `change` has the files of the
+    change, if any. The draft appears whole or not at all.
 
     Raises:
         UsageError: `directory` exists, or cannot be made.
         StateError: a file cannot be written.
     """
-    before = _published(roles, changed)
+    names = roles_to_sign(roles, changed)
+    before = {
+        name: data
+        for name in sorted({"root", "targets", *names})
+        if (data := published_bytes(roles, name)) is not None
+    }
     check_place(directory)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=directory.parent))
@@ -75,7 +95,7 @@ def write_draft(
             change.write(ListFiles(temporary / "files", clock), roles)
         for name, data in before.items():
             write_atomic(temporary / "before" / f"{name}.json", data)
-        new = roles.prepare(changed)
+        new = next_versions(roles, names)
         known = {name: Metadata.from_bytes(data) for name, data in before.items()}
         for name, metadata in new.items():
             write_atomic(temporary / "roles" / f"{name}.json", metadata.to_bytes())
@@ -112,12 +132,6 @@ def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[S
         with contextlib.suppress(StateError):
             found += roles.keys.present(name, [keyid])
     return found
-
-
-def _published(roles: Roles, changed: Collection[str]) -> dict[str, bytes]:
-    """Return root, targets and the changed lists as they are published."""
-    names = {"root", "targets", *changed}
-    return {name: data for name in sorted(names) if (data := roles.published(name)) is not None}
 
 
 def sign_draft(
@@ -158,13 +172,39 @@ def _write_signature(directory: Path, role: str, metadata: Metadata[Any], signer
     write_new(path, msgspec.json.encode(file) + b"\n")
 
 
-def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Draft:
+class Taken(msgspec.Struct, frozen=True):
+    """A draft that may be published: the roles that change, and those that come out of it."""
+
+    draft: Draft
+    changed: set[str]
+    signed: dict[str, Metadata[Any]]
+
+    def record(self) -> dict[str, Any]:
+        """Return what the log says of it."""
+        lists = {
+            name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
+            for name, c in self.draft.lists.items()
+        }
+        found: dict[str, Any] = {"lists": lists}
+        if self.draft.notices is not None:
+            found["notices"] = [notice.id for notice in self.draft.notices.added]
+        return {**found, "signers": {n: sorted(self.draft.signed_by(n)) for n in self.signed}}
+
+    def published(self) -> Draft:
+        """Return the draft with the roles that come out of it, and no others."""
+        roles = {name: self.draft.roles[name] for name in self.signed}
+        return msgspec.structs.replace(self.draft, roles=roles)
+
+
+def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) -> Taken:
     """Verify a draft against the published state, and copy its files to the published ones.
 
     1. It is whole, as `load_draft` says.
-    2. Each of its roles is the next version of the published one.
-    3. Its signatures are of keys of the published roles, as many as have to sign.
-    4. None of its roles has expired.
+    2. Snapshot and timestamp are taken from it where their keys are not here.
+    3. Each of its roles is the next version of the published one. Where a kill came between the
+       roles of a draft and its root, the root alone is left.
+    4. Its signatures are of keys of the published roles, as many as have to sign.
+    5. None of its roles has expired.
 
     Raises:
         UsageError: the draft cannot be read.
@@ -172,43 +212,67 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
         StateError: too few have signed, it has expired, or a file cannot be written.
     """
     draft = load_draft(directory)  # 1
-    now = {name: roles.metadata(name) for name in ("root", "targets", *roles.lists)}
-    for name, metadata in draft.roles.items():
-        published = now.get(name)
-        before = draft.before.get(name)
-        if (published is None) != (before is None) or (
-            published is not None and before is not None and published.signed != before.signed
-        ):  # 2
-            version = 0 if published is None else published.signed.version
-            raise VerificationError(
-                f"the draft follows another version of role {printable(name)}: version"
-                f" {version} is published, the draft has {metadata.signed.version}",
-                hint="something was published since it was made; make the draft again",
-            )
-    for name, metadata in draft.roles.items():
-        policies = policies_of(name, now, draft.roles)
-        signed = draft.signed_by(name)
-        if foreign := signed - {key for policy in policies for key in policy.keys}:  # 3
-            raise VerificationError(
-                f"a key that does not count any more has signed the draft: {min(foreign)[:16]}",
-                hint="make the draft again",
-            )
-        for policy in policies:
-            if missing := policy.wanting(signed):
-                raise StateError(
-                    f"role {printable(name)} of the draft needs {policy.threshold} signature(s),"
-                    f" {missing} missing",
-                    hint="`hashclient provider draft show` says whose keys have not signed yet",
-                )
-        if metadata.signed.expires <= clock():  # 4
+    now = {name: roles.metadata(name) for name in roles.names()}
+    other_keys = draft.with_other_keys()
+    left = _left_of(draft, now)
+    taken = left - set(NAMING) | left_to_draft(roles, left, other_keys)  # 2
+    for name in sorted(taken):
+        _require_next(draft, name, now)  # 3
+    for name in sorted(taken):
+        _require_signed(draft, name, now)  # 4
+        if draft.roles[name].signed.expires <= clock():  # 5
             raise StateError(
                 f"role {printable(name)} of the draft has expired", hint="make the draft again"
             )
     for name in set(draft.lists) & set(roles.lists):
-        files.remove_unreferenced(roles, name)
+        files.remove_unreferenced(roles.lists[name], f"lists/{name}")
+    if draft.notices is not None and roles.notices is not None:
+        files.remove_unreferenced(roles.notices, NOTICES)
     for target, path in draft.files.items():
         _copy(path, files.directory / target, files.directory.parent)
-    return draft
+    signed = {name: role for name, role in draft.signed().items() if name in taken}
+    return Taken(draft, left, signed)
+
+
+def _left_of(draft: Draft, now: Mapping[str, Metadata[Any]]) -> set[str]:
+    """Return the roles of a draft that are not published yet: all, or its root."""
+    published = {
+        name
+        for name, role in draft.roles.items()
+        if name in now and now[name].signed == role.signed
+    }
+    rest = set(draft.roles) - published
+    return rest if published and rest == {"root"} else set(draft.roles)
+
+
+def _require_next(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -> None:
+    published, before = now.get(name), draft.before.get(name)
+    if published is None and before is None:
+        return
+    if published is None or before is None or published.signed != before.signed:
+        version = 0 if published is None else published.signed.version
+        raise VerificationError(
+            f"the draft follows another version of role {printable(name)}: version"
+            f" {version} is published, the draft has {draft.roles[name].signed.version}",
+            hint="something was published since it was made; make the draft again",
+        )
+
+
+def _require_signed(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -> None:
+    policies = policies_of(name, now, draft.roles)
+    signed = draft.signed_by(name)
+    if foreign := signed - {key for policy in policies for key in policy.keys}:
+        raise VerificationError(
+            f"a key that does not count any more has signed the draft: {min(foreign)[:16]}",
+            hint="make the draft again",
+        )
+    for policy in policies:
+        if missing := policy.wanting(signed):
+            raise StateError(
+                f"role {printable(name)} of the draft needs {policy.threshold} signature(s),"
+                f" {missing} missing",
+                hint="`hashclient provider draft show` says whose keys have not signed yet",
+            )
 
 
 def _copy(path: Path, target: Path, public: Path) -> None:
@@ -229,14 +293,14 @@ def _copy(path: Path, target: Path, public: Path) -> None:
 
 
 def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
-    """Check that options for keys of people fit.
+    """Check that options for keys of people fit; `is_new` says that the role gets its keys now.
 
     Raises:
         UsageError: they do not fit.
     """
     if keys.public and not is_new:
         raise UsageError(
-            "the list has its keys already", hint="`hashclient provider rotate` gives it others"
+            "the role has its keys already", hint="`hashclient provider rotate` gives it others"
         )
     if keys.public and draft is None:
         raise UsageError(

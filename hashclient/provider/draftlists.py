@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,27 +57,28 @@ def verify_list(
     One file at a time is in memory.
     """
     old = {} if before is None else before.signed.targets
+    if role.signed.delegations is not None:
+        refuse(f"list {printable(name)} delegates to others")
     new: dict[str, Path] = {}
     index_name = target_name(name, "index.json")
     for path, target in role.signed.targets.items():
         folder, _, file_name = path.rpartition("/")
-        digest = target.hashes.get("sha256", "")
-        if folder != f"lists/{name}" or not is_name(file_name) or set(target.hashes) != {"sha256"}:
+        if folder != f"lists/{name}" or not is_name(file_name):
             refuse(f"list {printable(name)} names a file that is not its own")
-        if not _HEX_SHA256.fullmatch(digest):
+        if not is_sha256(target.hashes):
             refuse(f"list {printable(name)} names a file by something else than a digest")
         if old.get(path) == target:
             continue
         if path in old and path != index_name:
             refuse(f"list {printable(name)} changes a file that is published")
-        new[path] = directory / "files" / folder / f"{digest}.{file_name}"
+        new[path] = directory / "files" / folder / f"{target.hashes['sha256']}.{file_name}"
     if index_name not in new:
         if new or old.keys() != role.signed.targets.keys() or before is None:
             refuse(f"list {printable(name)} has other files without a new index")
         return None
     files |= new
     index_path = new.pop(index_name)
-    index = parse_index(_signed_file(index_path, role.signed.targets[index_name]), name)
+    index = parse_index(read_signed(index_path, role.signed.targets[index_name]), name)
     named = {target_name(name, segment.name): segment for segment in index.segments}
     if {*named, index_name} != set(role.signed.targets):
         refuse(f"list {printable(name)} names other files than its index")
@@ -84,7 +86,7 @@ def verify_list(
     for path, here in new.items():
         segment = named[path]
         counts[segment.kind] += segment.entries
-        data = _signed_file(here, role.signed.targets[path])
+        data = read_signed(here, role.signed.targets[path])
         if segment.kind == "add":
             for batch in parse_add_segment(data, segment):
                 numbers = np.bincount(batch.category_codes, minlength=len(batch.categories))
@@ -102,7 +104,18 @@ def verify_list(
     )
 
 
-def _signed_file(path: Path, target: TargetFile) -> bytes:
+def is_sha256(hashes: Mapping[str, str]) -> bool:
+    """Return whether the hashes of a target are a SHA-256 and nothing else."""
+    return set(hashes) == {"sha256"} and _HEX_SHA256.fullmatch(hashes["sha256"]) is not None
+
+
+def read_signed(path: Path, target: TargetFile) -> bytes:
+    """Return the bytes of a file of a draft, which are those that a role names.
+
+    Raises:
+        UsageError: it cannot be read.
+        VerificationError: they are others.
+    """
     data = read_file(path, MAX_SEGMENT_BYTES)
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != target.length or digest != target.hashes["sha256"]:

@@ -4,21 +4,24 @@ A draft is a directory, which may be passed on by any way: its parts are signed,
 signed ones.
 
     draft.json      its format, who made it and when: for people, not verified
-    before/         root, targets and the list as they are published, signed
+    before/         root, targets and the roles that change, as they are published, signed
     roles/          what is to be signed: the roles that change, without signatures
-    files/          the new files of the list
+    files/          the new files of a list, or a new notice
     signatures/     one file a signature, which may also be sent back alone
 
 Loading one verifies it, as far as that is possible from the draft alone:
 
-1. The metadata in `before/` is signed correctly: targets by the root's keys, a list by those that
-   targets name. People who sign compare the root with the one they know.
+1. The metadata in `before/` is signed correctly: all but the root by the keys of the root, or by
+   those that targets name for lists and notices. People who sign compare the root with the one they
+   know.
 2. Each role is the next version of the one before, and has no other fields than that.
 3. A list has the files that it had, but for those that are new, and these are here, whole: their
-   digests are in the role, and they are read as a client reads them.
-4. Targets name the lists that they named, with the same keys, but for those in the draft; and a
-   root keeps the keys of all roles but its own.
-5. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
+   digests are in the role, and they are read as a client reads them. So do notices.
+4. Targets name the lists that they named, and notices, with the same keys, but for those in the
+   draft; and so does a root with the roles that it names.
+5. A snapshot names what it named, but the roles of the draft by their new versions; a timestamp
+   names the snapshot after the one before.
+6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
 """
 
@@ -35,17 +38,31 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.exceptions import VerificationError as BadSignatureError
 from securesystemslib.signer import Key, Signature
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets
+from tuf.api.metadata import (
+    TOP_LEVEL_ROLE_NAMES,
+    DelegatedRole,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, VerificationError
 from hashclient.provider.draftlists import ListChange, read_file, refuse, unreadable, verify_list
+from hashclient.provider.draftnotices import NoticeChange, verify_notices
+from hashclient.provider.draftroles import name_changed, snapshot_version
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.trust.noticerole import FIELD, NOTICES, delegator_of
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000
+
+_KINDS: Mapping[str, type[Any]] = {"root": Root, "snapshot": Snapshot, "timestamp": Timestamp}
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,13 +82,20 @@ class SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Keys of which `threshold` have to sign."""
+    """Keys of which `threshold` have to sign.
+
+    With `may`, they need not: these are keys that others take the place of, by which clients that
+    fetch just before that verify the role.
+    """
 
     keys: dict[str, Key]
     threshold: int
+    may: bool = False
 
     def wanting(self, keyids: set[str]) -> int:
         """Return how many signatures are missing when `keyids` have signed."""
+        if self.may:
+            return 0
         return max(0, self.threshold - len(keyids & set(self.keys)))
 
 
@@ -83,6 +107,7 @@ class Draft(msgspec.Struct, frozen=True):
     before: dict[str, Metadata[Any]]
     roles: dict[str, Metadata[Any]]
     lists: dict[str, ListChange]
+    notices: NoticeChange | None
     #: The new files, by target name.
     files: dict[str, Path]
     signatures: dict[str, dict[str, Signature]]
@@ -95,19 +120,13 @@ class Draft(msgspec.Struct, frozen=True):
 
     def with_other_keys(self) -> list[str]:
         """Return the roles that have other keys than before, new lists among them."""
-        found = [
-            name
-            for name in self.lists_named()
-            if _keys_of(self.before, name) != _keys_of(self.roles, name)
-        ]
+        found = []
+        if "targets" in self.roles:
+            old, new = _delegated(self.before["targets"]), _delegated(self.roles["targets"])
+            found = [name for name in sorted(new) if old.get(name) != new[name]]
         if "root" in self.roles:
-            one, other = policies_of("root", self.before, self.roles)
-            found += ["root"] if one != other else []
+            found += _with_other_root_keys(self.before["root"], self.roles["root"])
         return found
-
-    def lists_named(self) -> list[str]:
-        """Return the lists that targets name, if targets change."""
-        return sorted(_delegations(self.roles["targets"])) if "targets" in self.roles else []
 
     def signed(self) -> dict[str, Metadata[Any]]:
         """Return the roles with their signatures, as they are published."""
@@ -133,27 +152,31 @@ def load_draft(directory: Path) -> Draft:
     root_bytes = read_file(directory / "before" / "root.json", MAX_STATE_BYTES)
     _verify_before(before)  # 1
     for name, role in roles.items():
-        if not isinstance(role.signed, Root if name == "root" else Targets):
+        if not _is_of_its_kind(name, role):
             refuse(f"role {printable(name)} is of another kind")
         if role.signatures:
             refuse(f"role {printable(name)} has signatures of its own")
-        others = before[name].signed.unrecognized_fields if name in before else {}
-        if role.signed.unrecognized_fields != others:
+        others = _unknown_fields(name, before[name]) if name in before else {}
+        if _unknown_fields(name, role) != others:
             refuse(f"role {printable(name)} says something that is not known here")
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
             refuse(f"role {printable(name)} is not the version after the one before")
     _verify_delegations(before, roles)  # 4
+    _verify_naming(before, roles)  # 5
     lists: dict[str, ListChange] = {}
+    notices: NoticeChange | None = None
     files: dict[str, Path] = {}
-    for name in sorted(set(roles) - {"root", "targets"}):
-        change = verify_list(directory, name, before.get(name), roles[name], files)  # 3
-        if change is not None:
+    targets = _newest("targets", before, roles)
+    for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):  # 3
+        if name not in _lists(targets):
+            notices = verify_notices(directory, before.get(name), roles[name], files)
+        elif change := verify_list(directory, name, before.get(name), roles[name], files):
             lists[name] = change
     policies = {name: policies_of(name, before, roles) for name in roles}
-    signatures = _load_signatures(directory, roles, policies)  # 5
+    signatures = _load_signatures(directory, roles, policies)  # 6
     digest = hashlib.sha256(root_bytes).hexdigest()
-    return Draft(directory, head, before, roles, lists, files, signatures, digest)
+    return Draft(directory, head, before, roles, lists, notices, files, signatures, digest)
 
 
 def verify_root(draft: Draft, known: bytes) -> None:
@@ -183,20 +206,28 @@ def verify_root(draft: Draft, known: bytes) -> None:
 def policies_of(
     role: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> list[Policy]:
-    """Return whose keys have to sign `role` of a draft; a root has two such groups.
+    """Return whose keys have to sign `role` of a draft, or may.
 
-    `before` has the published roles, `roles` those of the draft.
+    A root has two such groups, the keys before and its own. So has another role that a root gives
+    other keys; but there the new ones are enough, since the old ones may be lost. `before` has the
+    published roles, `roles` those of the draft.
     """
+    if role not in TOP_LEVEL_ROLE_NAMES:
+        described, keys = _delegated(_newest("targets", before, roles))[role]
+        return [Policy(keys, described.threshold)]
+    old, new = (
+        _policy_of(root.signed, root.signed.roles[role])
+        for root in (before["root"], _newest("root", before, roles))
+    )
     if role == "root":
-        return [
-            _policy_of(root.signed, root.signed.roles["root"])
-            for root in (before[role], roles[role])
-        ]
-    if role == "targets":
-        root = before["root"].signed
-        return [_policy_of(root, root.roles[role])]
-    targets = roles["targets"] if "targets" in roles else before["targets"]
-    return [_policy_of(targets.signed.delegations, _delegations(targets)[role])]
+        return [old, new]
+    return [new] if old == new else [new, Policy(old.keys, old.threshold, may=True)]
+
+
+def _newest(
+    name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
+) -> Metadata[Any]:
+    return roles[name] if name in roles else before[name]
 
 
 def _policy_of(delegator: Any, role: Any) -> Policy:
@@ -228,7 +259,7 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
         raise unreadable(folder, error) from error
     for path in paths:
         name = path.name.removesuffix(".json")
-        if path.suffix != ".json" or not is_name(name) or name in ("snapshot", "timestamp"):
+        if path.suffix != ".json" or not is_name(name):
             refuse(f"a file that does not belong there: {printable(path)}")
         found.append((name, path))
     return found
@@ -244,15 +275,21 @@ def _load_role(path: Path) -> Metadata[Any]:
         raise VerificationError(f"the draft is not valid: {printable(path)}") from error
 
 
+def _is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
+    return isinstance(role.signed, _KINDS.get(name, Targets))
+
+
 def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
     root, targets = before["root"], before["targets"]
-    if not isinstance(root.signed, Root) or not isinstance(targets.signed, Targets):
-        refuse("what is before is of another kind")
     for name, role in before.items():
-        if name in ("root", "targets"):
+        if not _is_of_its_kind(name, role):
+            refuse("what is before is of another kind")
+    delegated = _delegated(targets)
+    for name, role in before.items():
+        if name in TOP_LEVEL_ROLE_NAMES:
             policy = _policy_of(root.signed, root.signed.roles[name])
-        elif name in _delegations(targets) and isinstance(role.signed, Targets):
-            policy = _policy_of(targets.signed.delegations, _delegations(targets)[name])
+        elif name in delegated:
+            policy = Policy(delegated[name][1], delegated[name][0].threshold)
         else:
             refuse(f"what is before names no list {printable(name)}")
         if policy.wanting(_signers(role, policy)):
@@ -271,46 +308,91 @@ def _signers(role: Metadata[Any], policy: Policy) -> set[str]:
 def _verify_delegations(
     before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> None:
-    old = _delegations(before["targets"])
+    old = _delegated(before["targets"])
+    new = _delegated(_newest("targets", before, roles))
     if "targets" in roles:
-        new = _delegations(roles["targets"])
         if roles["targets"].signed.targets:
             refuse("targets name files of their own")
         for name in sorted(set(old) | set(new)):
-            known = old.get(name) == new.get(name) and _keys_of(before, name) == _keys_of(
-                roles, name
-            )
+            known = old.get(name) == new.get(name)
             if not known and (name not in new or name not in roles):
                 refuse(f"targets change list {printable(name)}, which is not in the draft")
-            own = [f"lists/{name}/*"]
-            if not known and (new[name].paths != own or not new[name].terminating):
+            # `delegator_of` looks at those of notices.
+            own = [f"lists/{name}/*"] if name in _lists(roles["targets"]) else new[name][0].paths
+            if not known and (new[name][0].paths != own or not new[name][0].terminating):
                 refuse(f"targets give list {printable(name)} files that are not its own")
-        old = new
-    for name in sorted(set(roles) - {"root", "targets"}):
-        if name not in old:
+    for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):
+        if name not in new:
             refuse(f"targets name no list {printable(name)}")
-        if name not in before and name in _delegations(before["targets"]):
+        if name not in before and name in old:
             refuse(f"what is before of list {printable(name)} is missing")
     if "root" in roles:
-        kept = [before["root"].signed, roles["root"].signed]
-        for name in ("targets", "snapshot", "timestamp"):
-            one, other = (_policy_of(root, root.roles[name]) for root in kept)
-            if one != other:
+        for name in _with_other_root_keys(before["root"], roles["root"]):
+            if name not in roles:
                 refuse(f"the root has other keys for role {name}")
 
 
-def _keys_of(roles: Mapping[str, Metadata[Any]], name: str) -> Policy | None:
-    targets = roles["targets"]
-    role = _delegations(targets).get(name)
-    return None if role is None else _policy_of(targets.signed.delegations, role)
+def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
+    for name in {"snapshot", "timestamp"}.intersection(roles):
+        if name not in before:
+            refuse(f"what is before of role {name} is missing")
+    if "snapshot" in roles:
+        meta = dict(before["snapshot"].signed.meta)
+        name_changed(meta, roles)
+        if roles["snapshot"].signed.meta != meta:
+            refuse("the snapshot names something else than what the draft changes")
+    if "timestamp" in roles:
+        version = snapshot_version(before["timestamp"], roles)
+        kept = before["timestamp"].signed.snapshot_meta
+        named = kept if version is None else MetaFile(version)
+        if roles["timestamp"].signed.snapshot_meta != named:
+            refuse("the timestamp names another snapshot than the one that follows")
 
 
-def _delegations(targets: Metadata[Any]) -> dict[str, DelegatedRole]:
-    delegations = targets.signed.delegations
-    if delegations is None or delegations.roles is None:
-        refuse("targets name no lists")
-    roles: dict[str, DelegatedRole] = delegations.roles
-    return roles
+def _with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
+    """Return the roles that a root gives other keys than the one before."""
+    return [
+        name
+        for name in ("root", "targets", "snapshot", "timestamp")
+        if _policy_of(old.signed, old.signed.roles[name])
+        != _policy_of(new.signed, new.signed.roles[name])
+    ]
+
+
+def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
+    """Return the fields of a role that are not TUF's; the one for notices is looked at apart."""
+    fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
+    if name == "targets" and (delegator := _notices_of(role)) is not None:
+        known = delegator.delegations
+        assert known is not None
+        if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
+            del fields[FIELD]
+    return fields
+
+
+def _notices_of(targets: Metadata[Any]) -> Targets | None:
+    try:
+        return delegator_of(targets.signed)
+    except (RepositoryError, ValueError, TypeError, RecursionError):
+        refuse("what targets say of the role of notices is not valid")
+
+
+def _delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:
+    """Return the roles that targets name, lists and that of notices, with their keys."""
+    found = {}
+    delegator = _notices_of(targets)
+    for one in (targets.signed, *([] if delegator is None else [delegator])):
+        delegations = one.delegations
+        if delegations is None or delegations.roles is None:
+            refuse("targets name no lists")
+        for name, role in delegations.roles.items():
+            found[name] = role, _policy_of(delegations, role).keys
+    return found
+
+
+def _lists(targets: Metadata[Any]) -> set[str]:
+    delegated = _delegated(targets)
+    return set(delegated) - ({NOTICES} if FIELD in targets.signed.unrecognized_fields else set())
 
 
 def _load_signatures(

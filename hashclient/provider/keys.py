@@ -183,8 +183,9 @@ class Roles:
         self.notices = Metadata(Targets())
         self.notices.signed.version = 0
         self._delegator = new_delegator(keys.threshold)
-        self.keys.protect_as("targets", self.key_policy("targets")[0])
-        for key in self.keys.generate(NOTICES, keys.count):
+        if not keys.public:
+            self.keys.protect_as("targets", self.key_policy("targets")[0])
+        for key in keys.public or self.keys.generate(NOTICES, keys.count):
             self._delegator.add_key(key, NOTICES)
         return self.notices
 
@@ -246,7 +247,7 @@ class Roles:
             self.targets.signed.add_key(key, name)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give the root or a list the keys of people; a draft has to follow."""
+        """Give a role the keys of people; a draft has to follow."""
         delegator = self._delegator_of(role)
         for keyid in list(self.key_policy(role)[0]):
             delegator.revoke_key(keyid, role)
@@ -254,55 +255,19 @@ class Roles:
             delegator.add_key(key, role)
         self._described(role).threshold = keys.threshold
 
-    def published(self, role: str) -> bytes | None:
-        """Return the metadata of `role` as it is published, or None if it is not yet.
+    def delegate(self) -> None:
+        """Name the role of notices and its keys in the targets, if there is one."""
+        if self._delegator is not None:
+            delegate(self.targets.signed, self._delegator)
 
-        Raises:
-            StateError: it cannot be read.
-        """
-        version = self.metadata(role).signed.version
-        path = self.directory / f"{version}.{role}.json"
-        try:
-            return read_regular(path, MAX_STATE_BYTES) if version else None
-        except OSError as error:
-            raise state_error("cannot read published metadata", path, error) from error
-
-    def prepare(self, changed: Collection[str]) -> dict[str, Metadata[Any]]:
-        """Return the next versions of roles, for others to sign; nothing is written."""
-        found = {name: self.metadata(name) for name in sorted(changed)}
-        for name, metadata in found.items():
-            metadata.signed.version += 1
-            metadata.signed.expires = self._expiry(name)
-            metadata.signatures.clear()
-        return found
-
-    def take(self, signed: Mapping[str, Metadata[Any]]) -> None:
-        """Write and publish roles that others have signed; the root comes last.
-
-        Raises:
-            StateError: the keys of snapshot and timestamp are not here, or a file cannot be
-                written; nothing is published then.
-        """
-        below = [name for name in sorted(signed) if name not in ("root", "targets")]
-        below += ["targets"] if "targets" in signed else []
-        for name in below:
-            data = signed[name].to_bytes()
-            self._write(f"{signed[name].signed.version}.{name}", data)
-            if name == "targets":
-                self.targets = signed[name]
-            else:
-                self.lists[name] = signed[name]
-            self.snapshot.signed.meta[f"{name}.json"] = _meta_file(signed[name], data)
-        if below:
-            data = self._sign("snapshot", None)
-            self.timestamp.signed.snapshot_meta = _meta_file(self.snapshot, data)
-            self._sign("timestamp", None)
-        if "root" in signed:
-            self.root = signed["root"]
-            self.announce()
-            data = self.root.to_bytes()
-            self._write(f"{self.root.signed.version}.root", data)
-            self._write_root(data)
+    def replace(self, role: str, metadata: Metadata[Any]) -> None:
+        """Go on with other metadata of a role, which was signed elsewhere."""
+        if role in TOP_LEVEL_ROLE_NAMES or (role == NOTICES and self._delegator is not None):
+            setattr(self, role, metadata)
+        else:
+            self.lists[role] = metadata
+        if role == "targets":
+            self._delegator = delegator_of(self.targets.signed)
 
     def commit(
         self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
@@ -316,45 +281,54 @@ class Roles:
                 published then.
         """
         signers = signers or {}
-        if self._delegator is not None:
-            delegate(self.targets.signed, self._delegator)
+        self.delegate()
         below = [name for name in self._delegated() if name in changed]
         below += ["targets"] if "targets" in changed else []
         for name in below:
-            data = self._sign(name, signers.get(name))
-            self.snapshot.signed.meta[f"{name}.json"] = _meta_file(self.metadata(name), data)
+            data = self.sign(name, signers.get(name))
+            self.snapshot.signed.meta[f"{name}.json"] = meta_file(self.metadata(name), data)
         if below or "snapshot" in changed:
-            data = self._sign("snapshot", signers.get("snapshot"))
-            self.timestamp.signed.snapshot_meta = _meta_file(self.snapshot, data)
-        self._sign("timestamp", signers.get("timestamp"))
+            data = self.sign("snapshot", signers.get("snapshot"))
+            self.timestamp.signed.snapshot_meta = meta_file(self.snapshot, data)
+        self.sign("timestamp", signers.get("timestamp"))
 
     def commit_root(self, signers: Sequence[Signer] | None = None) -> None:
         """Sign and write a new root, which clients see at once."""
-        self._write_root(self._sign("root", signers))
+        self.sign("root", signers)
 
-    def _write_root(self, data: bytes) -> None:
-        write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
-
-    def _write(self, name: str, data: bytes) -> None:
-        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
-
-    def _expiry(self, role: str) -> datetime:
+    def expiry_of(self, role: str) -> datetime:
+        """Return until when a signature of `role` holds that is made now."""
         return self._clock().replace(microsecond=0) + self._validity.of(role)
 
-    def _sign(self, role: str, signers: Sequence[Signer] | None) -> bytes:
+    def sign(self, role: str, signers: Sequence[Signer] | None = None) -> bytes:
+        """Sign the next version of a role and write it; return its bytes.
+
+        Raises:
+            StateError: as `commit`.
+        """
         metadata = self.metadata(role)
         if signers is None:
             signers = self.keys.signers(role, *self.key_policy(role))
         metadata.signed.version += 1
-        metadata.signed.expires = self._expiry(role)
+        metadata.signed.expires = self.expiry_of(role)
         metadata.signatures.clear()
         for signer in signers:
             metadata.sign(signer, append=True)
+        return self.write(role, metadata)
+
+    def write(self, role: str, metadata: Metadata[Any]) -> bytes:
+        """Write signed metadata of a role; return its bytes. Clients see two roles at once.
+
+        Raises:
+            StateError: it cannot be written.
+        """
         data = metadata.to_bytes()
         name = "timestamp" if role == "timestamp" else f"{metadata.signed.version}.{role}"
         if role in ("timestamp", "root"):
             self.announce()
-        self._write(name, data)
+        write_atomic(self.directory / f"{name}.json", data, mode=PUBLIC_MODE)
+        if role == "root":
+            write_atomic(self.directory.parent.parent / "root.json", data, mode=PUBLIC_MODE)
         return data
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
@@ -436,7 +410,8 @@ class Roles:
         return [role for role in self.names() if role in signed], sorted(skipped)
 
 
-def _meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
+def meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
+    """Return what snapshot or timestamp say of signed metadata, whose bytes are `data`."""
     digest = hashlib.sha256(data).hexdigest()
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
 

@@ -66,7 +66,8 @@ class KeyStore:
             choice = f"{enough} of " if enough < len(missing) else ""
             raise StateError(
                 f"role {role} needs {threshold} signing key(s), {here} here",
-                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
+                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)};"
+                " people who sign apart are given a --draft",
             )
 
     def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import (
@@ -157,21 +157,28 @@ class ListFiles:
         for name, data in files.items():
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
             roles.lists[index.list].signed.targets[target.path] = target
-            path = self._path(target)
-            make_folder_below(self.directory.parent, path.parent)
-            write_atomic(path, data, mode=PUBLIC_MODE)
+            self.write_target(target, data)
 
-    def remove_unreferenced(self, roles: Roles, list_name: str) -> None:
-        """Remove files of a list that have not been part of it for `UNREFERENCED_S`.
+    def write_target(self, target: TargetFile, data: bytes) -> None:
+        """Write a file under its signed name.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        path = self._path(target)
+        make_folder_below(self.directory.parent, path.parent)
+        write_atomic(path, data, mode=PUBLIC_MODE)
+
+    def remove_unreferenced(self, role: Metadata[Targets], folder: str) -> None:
+        """Remove files in `folder` that `role` has not named for `UNREFERENCED_S`.
 
         Raises:
             StateError: that fails.
         """
-        targets = roles.lists[list_name].signed.targets.values()
-        keep = {self._path(target) for target in targets}
+        keep = {self._path(target) for target in role.signed.targets.values()}
         limit = self._clock().timestamp() - UNREFERENCED_S
         try:
-            for path in (self.directory / "lists" / list_name).iterdir():
+            for path in (self.directory / folder).iterdir():
                 if path not in keep and path.stat().st_mtime < limit:
                     path.unlink()
         except OSError as error:

@@ -32,11 +32,12 @@ from hashclient.notices.document import (
     parse_notice,
 )
 from hashclient.notices.lifecycle import Kept, Standing, State, merged, standings
+from hashclient.provider.drafting import check_place, check_public
 from hashclient.provider.keys import Keys, Roles
-from hashclient.provider.listfiles import UNREFERENCED_S, read_public
-from hashclient.provider.public import PUBLIC_MODE, make_folder_below
+from hashclient.provider.listfiles import ListFiles, read_public
+from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
-from hashclient.system.files import state_error, sweep_temporary, write_atomic
+from hashclient.system.files import sweep_temporary
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
 
@@ -59,7 +60,7 @@ REMOVED_AFTER = timedelta(days=30)
 _ONE_KEY = Keys()
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class Said(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a notice from a user; None means the earlier value, or that of `DEFAULTS`."""
 
     id: str | None = None
@@ -87,11 +88,15 @@ class NoticeBoard:
 
     def __init__(self, repository: Repository) -> None:
         """Read nothing yet."""
-        self._repository = repository
+        self.repository = repository
         self._directory = repository.public / "targets" / NOTICES
 
-    def publish(self, draft: Draft, now: datetime, *, keys: Keys = _ONE_KEY) -> Notice:
+    def publish(
+        self, said: Said, now: datetime, *, keys: Keys = _ONE_KEY, draft: Path | None = None
+    ) -> Notice:
         """Publish a new notice. The first one makes the role, with `keys`.
+
+        With `draft`, a new directory, it is written there, for others to sign.
 
         Raises:
             UsageError: it breaks a rule of the format, or its id was used before.
@@ -99,10 +104,13 @@ class NoticeBoard:
                 old state is still published.
         """
         with self._changing() as roles:
-            return self._publish(roles, Type.ALERT, draft.given(), (), now, keys)
+            check_public(keys, draft, is_new=roles.notices is None)
+            return self._publish(roles, Type.ALERT, said.given(), (), now, draft, keys)
 
-    def update(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
-        """Replace the notices `ids` by one, with the fields of `draft` or of the first of them.
+    def update(
+        self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
+    ) -> Notice:
+        """Replace the notices `ids` by one, with the fields of `said` or of the first of them.
 
         Raises:
             UsageError: as `publish`; or one of them is not published, or has ended.
@@ -110,11 +118,13 @@ class NoticeBoard:
         """
         with self._changing() as roles:
             old = self._earlier(roles, ids, now)
-            values = _inherited(old[0]) | draft.given()
-            return self._publish(roles, Type.UPDATE, values, old, now)
+            values = _inherited(old[0]) | said.given()
+            return self._publish(roles, Type.UPDATE, values, old, now, draft)
 
-    def cancel(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
-        """Cancel the notices `ids`; `draft` may give the reason.
+    def cancel(
+        self, ids: Sequence[str], said: Said, now: datetime, *, draft: Path | None = None
+    ) -> Notice:
+        """Cancel the notices `ids`; `said` may give the reason.
 
         Raises:
             UsageError: as `update`.
@@ -126,8 +136,8 @@ class NoticeBoard:
             # It must be published for as long as the notices that it ends.
             values["expires"] = max(notice.expires for notice in old)
             values["headline"] = f"Cancelled: {values['headline']}"[: LINES["headline"]]
-            values |= {"description": "", "instruction": ""} | draft.given()
-            return self._publish(roles, Type.CANCEL, values, old, now)
+            values |= {"description": "", "instruction": ""} | said.given()
+            return self._publish(roles, Type.CANCEL, values, old, now, draft)
 
     def standing(self, now: datetime) -> list[Standing]:
         """Return the published notices with their state, the newest first.
@@ -135,13 +145,13 @@ class NoticeBoard:
         Raises:
             StateError: there is no repository, or it is corrupt.
         """
-        return self._standing(self._repository.load(), now)
+        return self._standing(self.repository.load(), now)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Roles]:
-        self._repository.require()
-        with self._repository.changing():
-            yield self._repository.load()
+        self.repository.require()
+        with self.repository.changing():
+            yield self.repository.load()
 
     def _publish(
         self,
@@ -150,6 +160,7 @@ class NoticeBoard:
         values: dict[str, Any],
         old: Sequence[Notice],
         now: datetime,
+        draft: Path | None,
         keys: Keys = _ONE_KEY,
     ) -> Notice:
         if NOTICES in roles.lists:
@@ -158,7 +169,10 @@ class NoticeBoard:
                 hint="publish the list under another name, in a repository of its own",
             )
         is_new = roles.notices is None
-        roles.require_signers([*(["targets"] if is_new else [NOTICES]), "snapshot", "timestamp"])
+        check_place(draft)
+        if draft is None:
+            signers = ["targets" if is_new else NOTICES, "snapshot", "timestamp"]
+            roles.require_signers(signers)
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
         # It is dated after the notices that it refers to, even if another clock was ahead.
@@ -203,14 +217,17 @@ class NoticeBoard:
                 f"there are {MAX_NOTICES:,} notices, the most that are allowed",
                 hint="expired ones are removed after a time: give them an earlier --expires",
             )
-        target = TargetFile.from_data(f"{NOTICES}/{notice.id}.json", data, ["sha256"])
-        role.signed.targets[target.path] = target
-        make_folder_below(self._repository.public, self._directory)
+        change = _Addition(notice.id, data)
+        changed = {NOTICES, *(["targets"] if is_new else [])}
+        if draft is not None:
+            self.repository.write_draft(draft, roles, changed, change)
+            return notice
+        make_folder_below(self.repository.public, self._directory)
         sweep_temporary(self._directory)
-        write_atomic(self._path(target), data, mode=PUBLIC_MODE)
-        self._repository.announce(roles, "notice-published", notice=notice.id, type=type_.value)
-        roles.commit({NOTICES, *(["targets"] if is_new else [])})
-        self._remove_unreferenced(role, now)
+        change.write(self.repository.files, roles)
+        self.repository.announce(roles, "notice-published", notice=notice.id, type=type_.value)
+        roles.commit(changed)
+        self.repository.files.remove_unreferenced(role, NOTICES)
         return notice
 
     def _earlier(self, roles: Roles, ids: Sequence[str], now: datetime) -> list[Notice]:
@@ -247,17 +264,23 @@ class NoticeBoard:
         name = target.path.rpartition("/")[2]
         return self._directory / f"{target.hashes['sha256']}.{name}"
 
-    def _remove_unreferenced(self, role: Metadata[Targets], now: datetime) -> None:
-        """Remove files that are not signed any more, once no running fetch can need them."""
-        keep = {self._path(target) for target in role.signed.targets.values()}
-        limit = now.timestamp() - UNREFERENCED_S
-        try:
-            for path in self._directory.iterdir():
-                if path not in keep and path.stat().st_mtime < limit:
-                    with contextlib.suppress(FileNotFoundError):
-                        path.unlink()
-        except OSError as error:
-            raise state_error("cannot tidy", self._directory, error) from error
+
+class _Addition(msgspec.Struct, frozen=True):
+    """A change that adds a notice, whose role has to be there."""
+
+    notice_id: str
+    data: bytes
+
+    def write(self, files: ListFiles, roles: Roles) -> None:
+        """Write the notice, and name it in its role.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        assert roles.notices is not None
+        target = TargetFile.from_data(f"{NOTICES}/{self.notice_id}.json", self.data, ["sha256"])
+        roles.notices.signed.targets[target.path] = target
+        files.write_target(target, self.data)
 
 
 def _inherited(notice: Notice) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
+
 from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.reading import Reading
 from hashclient.provider.changelog import ChangeLog
@@ -30,7 +32,9 @@ from hashclient.provider.changes import (
     withdrawal,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
+from hashclient.provider.drafting import Change as AnyChange
 from hashclient.provider.drafting import check_place, check_public, take_draft, write_draft
+from hashclient.provider.draftroles import publish_roles
 from hashclient.provider.drafts import Draft
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keyfiles import Passphrases
@@ -215,7 +219,7 @@ class Repository:
             check_place(draft)
             if draft is None:
                 roles.require_signers([list_name, "snapshot", "timestamp"])
-                self.files.remove_unreferenced(roles, list_name)
+                self.files.remove_unreferenced(roles.lists[list_name], f"lists/{list_name}")
             done, change = consolidation(self.files, roles, list_name, keep_newest)
             if change is not None:
                 self._apply(roles, change, draft)
@@ -230,20 +234,28 @@ class Repository:
             roles.add_list(change.list_name, list_keys)
             changed.add("targets")
         if draft is not None:
-            self._write_draft(draft, roles, changed, change)
+            self.write_draft(draft, roles, changed, change)
             return
         change.write(self.files, roles)
         self.announce(roles, change.event, **change.data)
         roles.commit(changed)
 
-    def _write_draft(
-        self, draft: Path, roles: Roles, changed: set[str], change: Change | None = None
+    def write_draft(
+        self, draft: Path, roles: Roles, changed: set[str], change: AnyChange | None = None
     ) -> None:
+        """Write the next versions of the roles `changed` as a draft, and record that.
+
+        Raises:
+            UsageError: the draft cannot be written.
+            StateError: as `publish`.
+        """
         self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
         write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
 
     def publish_draft(self, directory: Path) -> Draft:
-        """Publish a draft that enough people have signed, and return it.
+        """Publish a draft that enough people have signed.
+
+        Return it without the roles that were signed here instead, snapshot and timestamp.
 
         Raises:
             UsageError: there is no such draft.
@@ -253,28 +265,22 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
-            roles.require_signers(["snapshot", "timestamp"])
-            draft = take_draft(roles, self.files, directory, self.clock)
-            lists = {
-                name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
-                for name, c in draft.lists.items()
-            }
-            signers = {name: sorted(draft.signed_by(name)) for name in sorted(draft.roles)}
-            self.announce(roles, "draft-published", lists=lists, signers=signers)
-            roles.take(draft.signed())
-            for name in set(draft.with_other_keys()) & set(draft.before):
+            taken = take_draft(roles, self.files, directory, self.clock)
+            self.announce(roles, "draft-published", **taken.record())
+            publish_roles(roles, taken.signed, taken.changed)
+            for name in set(taken.draft.with_other_keys()) & set(taken.draft.before):
                 self._keys.retire(name, roles.key_policy(name)[0])
-            return draft
+            return taken.published()
 
     def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
-        """Replace the keys of `role`: root, targets, snapshot, timestamp or a list.
+        """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.
 
         Clients follow by themselves. The old keys are removed; as many new ones are made, with the
         same threshold, unless `wanted` says otherwise. Keys of people go into a `draft`, which they
         sign.
 
         Raises:
-            UsageError: there is no such role, or people cannot have its keys.
+            UsageError: there is no such role, or a draft lacks keys of people.
             StateError: as `publish`.
         """
         self.require()
@@ -288,8 +294,6 @@ class Repository:
                 self.announce(roles, "keys-rotated", role=role)
                 roles.rotate(role, wanted)
                 return
-            if role not in ("root", *roles.lists):
-                raise UsageError(f"keys of people sign the root and lists, not {role}")
             if wanted is None or not wanted.public:
                 raise UsageError(
                     "a draft of new keys needs their public halves",
@@ -298,7 +302,8 @@ class Repository:
             check_public(wanted, draft, is_new=True)
             assert draft is not None
             roles.replace_keys(role, wanted)
-            self._write_draft(draft, roles, {"root"} if role == "root" else {"targets", role})
+            above = "root" if role in TOP_LEVEL_ROLE_NAMES else "targets"
+            self.write_draft(draft, roles, {role, above})
 
     def draft_renewal(self, draft: Path) -> list[str]:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.
@@ -310,13 +315,12 @@ class Repository:
         self.require()
         with self.changing():
             roles = self.load()
-            due = set(roles.due()) - {"snapshot", "timestamp", NOTICES}
-            elsewhere = {role for role in due if not roles.can_sign(role)}
+            elsewhere = {role for role in roles.due() if not roles.can_sign(role)}
             if not elsewhere:
                 raise UsageError(
                     "no role is due whose keys are elsewhere", hint="`renew` alone is enough"
                 )
-            self._write_draft(draft, roles, elsewhere)
+            self.write_draft(draft, roles, elsewhere)
             return sorted(elsewhere)
 
     def renew(self) -> Renewed:

@@ -31,13 +31,13 @@ from hashclient.notices.journal import Journal
 from hashclient.notices.lifecycle import Standing, State
 from hashclient.notices.store import load_book, write_book
 from hashclient.provider.keys import Keys
-from hashclient.provider.notices import Draft, NoticeBoard
+from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.status.notices import read_notices
 from hashclient.trust import noticerole
 from hashclient.trust.noticerole import FIELD, MAX_NOTICES, NOTICES
 
 HOUR = timedelta(hours=1)
-FIRST = Draft(
+FIRST = Said(
     id="first",
     sender="lists@provider.test",
     event="test",
@@ -71,7 +71,7 @@ def client(template: Path, simulator: Simulator, tmp_path: Path) -> Client:
     return Client(tmp_path / "state", simulator, simulator.root)
 
 
-def say(simulator: Simulator, draft: Draft) -> Notice:
+def say(simulator: Simulator, draft: Said) -> Notice:
     board = NoticeBoard(simulator.repository)
     notice = board.publish(draft, simulator.now)
     simulator.serve_published()
@@ -155,11 +155,11 @@ def test_a_new_notice_costs_its_own_request_and_that_of_the_role(
 
 def test_updates_and_cancels_end_what_they_refer_to(client: Client, simulator: Simulator) -> None:
     board = NoticeBoard(simulator.repository)
-    update = board.update(["first"], Draft(headline="Another"), simulator.now)
+    update = board.update(["first"], Said(headline="Another"), simulator.now)
     simulator.serve_published()
     client.fetch()
     assert states(client) == {"first": State.UPDATED, update.id: State.OPEN}
-    cancel = board.cancel([update.id], Draft(), simulator.now)
+    cancel = board.cancel([update.id], Said(), simulator.now)
     simulator.serve_published()
     client.fetch()
     assert states(client) == {

@@ -20,7 +20,7 @@ from hashclient.migrations.migrate import writing
 from hashclient.notices.document import Severity
 from hashclient.notices.journal import Journal
 from hashclient.provider.export import export_bundle
-from hashclient.provider.notices import Draft, NoticeBoard
+from hashclient.provider.notices import NoticeBoard, Said
 
 
 class World:
@@ -35,7 +35,7 @@ class World:
         self.notices: list[FetchedNotices] = []
 
     def say(self, notice_id: str) -> None:
-        said = Draft(id=notice_id, sender="a@b", event="x", severity=Severity.MINOR, headline="y")
+        said = Said(id=notice_id, sender="a@b", event="x", severity=Severity.MINOR, headline="y")
         NoticeBoard(self.provider.repository).publish(said, self.provider.now)
         self.provider.serve_published()
 
@@ -128,7 +128,7 @@ def test_notices_are_reported_if_the_lists_come_from_another_address(world: Worl
 def test_a_notice_of_one_address_that_the_next_one_ends_is_reported_as_ended(world: World) -> None:
     one = world.mirror(parquet=status(404))
     one.files = dict(world.provider.files)
-    NoticeBoard(world.provider.repository).cancel(["n-1"], Draft(id="n-2"), world.provider.now)
+    NoticeBoard(world.provider.repository).cancel(["n-1"], Said(id="n-2"), world.provider.now)
     world.provider.serve_published()
     world.fetch(one, world.mirror())
     (notices,) = world.notices

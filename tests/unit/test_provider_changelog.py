@@ -16,7 +16,7 @@ from hashclient.audit import log as audit_log
 from hashclient.errors import AuditError, StateError, UsageError
 from hashclient.notices.document import Severity
 from hashclient.provider.keys import Keys
-from hashclient.provider.notices import Draft, NoticeBoard
+from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.provider.repository import Repository
 from tests.kit import call
 
@@ -124,9 +124,9 @@ def test_notices_are_recorded_before_they_are_seen(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    draft = Draft(sender="a", event="b", headline="c", severity=Severity.MINOR)
+    draft = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
     first = board.publish(draft, simulator.now)
-    board.cancel([first.id], Draft(), simulator.now)
+    board.cancel([first.id], Said(), simulator.now)
     assert seen == ["notice-published", "notice-published"]
     record = list(audit_log.read(simulator.repository.log.directory))[-2]
     assert (record.data["notice"], record.data["type"]) == (first.id, "Alert")

@@ -17,12 +17,12 @@ from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import State
 from hashclient.provider import notices
 from hashclient.provider.keys import Keys
-from hashclient.provider.notices import REMOVED_AFTER, Draft, NoticeBoard
+from hashclient.provider.notices import REMOVED_AFTER, NoticeBoard, Said
 from hashclient.provider.repository import Repository
 from hashclient.trust.noticerole import FIELD, NOTICES
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 5, tzinfo=UTC)
-FIRST = Draft(
+FIRST = Said(
     sender="lists@provider.test", event="test", severity=Severity.MINOR, headline="The first"
 )
 
@@ -102,27 +102,27 @@ def test_ids_differ_within_a_second(board: NoticeBoard) -> None:
 
 def test_fields_that_are_not_given_stay_as_before(board: NoticeBoard) -> None:
     first = board.publish(msgspec.structs.replace(FIRST, instruction="Do", lists=("a",)), NOW)
-    second = board.update([first.id], Draft(headline="Another"), NOW)
+    second = board.update([first.id], Said(headline="Another"), NOW)
     assert (second.instruction, second.lists, second.headline) == ("Do", ("a",), "Another")
     assert second.references == (first.reference,)
     # In the same second, it is sent after what it refers to.
     assert second.sent == first.sent + timedelta(seconds=1)
-    last = board.cancel([second.id], Draft(), NOW)
+    last = board.cancel([second.id], Said(), NOW)
     assert (last.headline, last.instruction) == ("Cancelled: Another", "")
     assert last.expires == second.expires
-    short = Draft(event="x", headline="y", severity=Severity.MINOR)
+    short = Said(event="x", headline="y", severity=Severity.MINOR)
     assert board.publish(short, NOW).sender == first.sender
 
 
 def test_only_what_stands_is_referred_to(board: NoticeBoard) -> None:
     first = board.publish(FIRST, NOW)
-    board.cancel([first.id], Draft(), NOW)
+    board.cancel([first.id], Said(), NOW)
     for ids in ([first.id], ["nonsense"]):
         with pytest.raises(UsageError):
-            board.update(ids, Draft(), NOW)
+            board.update(ids, Said(), NOW)
     other = board.publish(FIRST, NOW)
     with pytest.raises(UsageError, match="has ended: expired"):
-        board.cancel([other.id], Draft(), other.expires)
+        board.cancel([other.id], Said(), other.expires)
 
 
 def test_notices_that_break_the_format_are_not_published(

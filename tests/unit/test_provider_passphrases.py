@@ -13,10 +13,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import click
 import pytest
 
 from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
+from hashclient.cli.provider import command as provider_command
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private
 from hashclient.provider.keys import Keys
@@ -284,6 +286,41 @@ def test_a_passphrase_is_asked_for_at_the_terminal_and_not_shown(tmp_path: Path)
     assert PASSPHRASE not in shown
     signer, _ = load_private(tmp_path / "key.pem", Passphrases(lambda _name: PASSPHRASE))
     assert signer.public_key.keyid
+
+
+def test_all_commands_that_sign_take_the_passphrase_in_the_same_way() -> None:
+    """Those that do not are named here, so that a new one is thought of."""
+    without = {
+        *("client add", "client list", "client revoke", "client rotate", "diff", "draft show"),
+        *("export", "find", "log checkpoint", "log show", "log verify", "notice list"),
+        *("serve", "server-config nginx", "show", "status"),
+    }
+    found = set()
+
+    def walk(command: click.Command, name: str) -> None:
+        if isinstance(command, click.Group):
+            for word, other in command.commands.items():
+                walk(other, f"{name} {word}".strip())
+        elif not any("--passphrase-file" in option.opts for option in command.params):
+            found.add(name)
+
+    walk(provider_command, "")
+    assert found == without
+
+
+def test_a_notice_is_signed_by_keys_under_a_passphrase(tmp_path: Path) -> None:
+    file = secret(tmp_path / "passphrase", PASSPHRASE.decode())
+    repo, by = tmp_path / "repo", ("--passphrase-file", file)
+    assert call("provider", "init", repo, "--encrypt-keys", *by).code == 0
+    said = ("--id", "n-1", "--sender", "a@b.example", "--event", "test", "--severity", "minor")
+    publish = ("provider", "notice", "publish", repo, *said, "--headline", "A test")
+    closed = call(*publish)
+    assert (closed.code, "key is under a passphrase" in closed.err) == (8, True)
+    assert call(*publish, *by).code == 0
+    assert call("provider", "notice", "update", repo, "n-1", "--id", "n-2", *by).code == 0
+    assert call("provider", "notice", "cancel", repo, "n-2", *by).code == 0
+    (key,) = (repo / "keys").glob("notices-*")
+    assert is_encrypted(key.read_bytes())
 
 
 def test_the_commands_for_keys(tmp_path: Path) -> None:

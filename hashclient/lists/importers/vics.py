@@ -19,7 +19,8 @@ from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.jsonscan import Scanner
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.vicsbatch import Fields, Many, Media
+from hashclient.lists.importers.vicsbatch import Many, Media
+from hashclient.lists.importers.vicsfields import Fields
 
 _FIRST = re.compile(rb'\{\s*(?:"@?odata\.|$)')
 _MODEL = re.compile(
