@@ -16,6 +16,7 @@ _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
 _MODULUS = 65_521
 
+_ENDS = (b"\0", b" ")
 _KEPT = frozenset((b"path", b"size"))
 
 Pax = dict[bytes, bytes]
@@ -31,6 +32,12 @@ class Header(msgspec.Struct, frozen=True):
 
 def octal(field: bytes) -> int | None:
     """Return the number in a field; None where there is none. Blank is zero, as everywhere."""
+    digits = field[:-1]
+    if digits.isdigit() and field[-1:] in _ENDS:  # as nearly all programs write it
+        try:
+            return int(digits, 8)
+        except ValueError:
+            return None
     digits = field.lstrip(b" ").split(b"\0", 1)[0].split(b" ", 1)[0]
     if not digits:
         return 0
@@ -59,7 +66,8 @@ def _sum_agrees(block: bytes) -> bool:
     if len(block) < BLOCK_BYTES:
         return False
     field = block[148:156]
-    stated = octal(field)
+    # GNU tar reads it behind a zero byte as well.
+    stated = number(field[1:] if not field[0] else field)
     if not stated:
         return False
     # Summed as if the field itself were eight spaces.
