@@ -130,7 +130,7 @@ def test_workers_that_are_given_a_processor_often_do_not_wait_long_for_it_now(
     """On a quick disk, they could run nearly whenever somebody looks."""
     machine.are_runnable = True
     one = Pacing(2, 64, machine.clock)
-    assert machine.looks(one, 6, runs=0.6, slices=40)[-1] == 4
+    assert machine.looks(one, 6, runs=0.6, slices=40)[-1] == 5
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 50])

@@ -192,7 +192,7 @@ class Pacing:
         if ran_s * MOST * 2 <= apart_s:
             return self.most
         share = min(1.0, ran_s / apart_s) if apart_s > 0 else 1.0
-        return min(self.most, max(self.jobs, int(self.jobs * (2 / share - 1))))
+        return min(self.most, max(self.jobs, round(self.jobs * (2 / share - 1))))
 
     def _ran_for(self, workers: Collection[int], unknown_s: float) -> float:
         """Return for how long the processes that `workers` have started ran since the last call.
