@@ -16,7 +16,6 @@ _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
 _MODULUS = 65_521
 
-_ENDS = (b"\0", b" ")
 _KEPT = frozenset((b"path", b"size"))
 
 Pax = dict[bytes, bytes]
@@ -32,8 +31,8 @@ class Header(msgspec.Struct, frozen=True):
 
 def octal(field: bytes) -> int | None:
     """Return the number in a field; None where there is none. Blank is zero, as everywhere."""
-    digits = field[:-1]
-    if digits.isdigit() and field[-1:] in _ENDS:  # as nearly all programs write it
+    digits = field.rstrip(b" \0")
+    if digits.isdigit():  # as nearly all programs write it
         try:
             return int(digits, 8)
         except ValueError:
