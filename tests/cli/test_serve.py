@@ -1,4 +1,4 @@
-"""`hashclient serve`: whatever a client of clamd sends gets an answer, and the right one."""
+"""`hashclient serve`: each request of a client of clamd gets the right answer."""
 
 from __future__ import annotations
 
@@ -195,6 +195,7 @@ def test_a_stream_that_is_cut_short_is_never_answered(daemon: Daemon) -> None:
             assert everything(sock) == b""
 
 
+@pytest.mark.slow
 def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(b"zSHUTDOWN\0", tcp=True) == b"UNKNOWN COMMAND\0"
@@ -203,6 +204,7 @@ def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) ->
         assert not Path(daemon.unix).exists()
 
 
+@pytest.mark.slow
 def test_it_ends_well_and_logs_that_it_was_there(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         sock = daemon.connect()
@@ -222,6 +224,7 @@ def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Pa
     assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()
@@ -233,6 +236,7 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
         assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         before = daemon.workers()
@@ -244,6 +248,7 @@ def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -269,6 +274,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                 assert everything(slow) == b"1: stream: OK\0"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("rule", "answer"),
     [
@@ -286,6 +292,7 @@ def test_a_stale_list_calls_nothing_clean(tmp_path: Path, rule: str, answer: byt
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_limits(state: Path, tmp_path: Path) -> None:
     options = ("--max-stream-mib", 1, "--idle", "1s", "--max-connections", 3, "--jobs", 1)
     with serving(state, tmp_path / "run", *options) as daemon:
@@ -345,6 +352,7 @@ def test_metrics(daemon: Daemon) -> None:
     assert all(family.documentation for family in families.values())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "words",
     [
@@ -357,7 +365,7 @@ def test_metrics(daemon: Daemon) -> None:
         ("--idle", "soon"),
     ],
 )
-def test_what_makes_no_sense_is_refused(state: Path, words: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused(state: Path, words: tuple[str, ...]) -> None:
     assert run("--state-dir", state, "serve", *words).code == 2
 
 
@@ -369,7 +377,8 @@ def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))
@@ -402,6 +411,7 @@ def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None
     told.close()
 
 
+@pytest.mark.slow
 def test_who_may_use_the_socket_is_its_mode(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--socket-mode", "600") as daemon:
         assert Path(daemon.unix).stat().st_mode & 0o777 == 0o600

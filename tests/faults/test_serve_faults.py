@@ -1,4 +1,4 @@
-"""A daemon whose processes are killed, or whose disk fails: what was answered is on record."""
+"""A daemon whose processes are killed, or whose disk fails: answered matches are recorded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
     return len(answered) - before
 
 
-def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Path) -> None:
     rng = random.Random(5)
     answered: list[str] = []
     with serving(state, tmp_path / "run") as daemon:
@@ -67,6 +68,7 @@ def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path
     assert set(answered) <= logged
 
 
+@pytest.mark.slow
 def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     state: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +84,7 @@ def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     assert "e-3" in {line["entry"] for line in result.lines if line["type"] == "match"}
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_daemon(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()

@@ -1,4 +1,4 @@
-"""What may be a container, by its first bytes: whatever is, and next to nothing else."""
+"""Recognising possible containers by their first bytes: every one, and almost no other file."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
                 assert has_mark(memoryview(bytes(damaged))), broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["%06o\0 ", "%08o", "\0%06o ", "  %4o\0 ", "%6o \0", "\0%6o\0"])
 def test_a_tar_is_known_by_its_sum_however_it_is_written(form: str) -> None:
     """GNU tar, libarchive or Python reads each of these; none of them has another mark."""
@@ -94,7 +95,7 @@ def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
     assert sum(map(may_bear, ordinary)) < 100
 
 
-def test_a_text_that_cannot_be_mail_is_found_none_by_whoever_reads_it() -> None:
+def test_a_text_that_cannot_be_mail_is_recognised_by_every_reader() -> None:
     chance = random.Random(5)
     seeds = [mails.mail_of({"a": b"b"}).as_bytes(), b"From: a\r\n\tb\rTo : c\r\n" + b"x: y\n" * 200]
     seeds += [b"\xef\xbb\xbf\r\nTo: a\nX: b\nsubject: c\n\nbody", b"a: b\rFrom: c\rTo: d\r\rbody"]
