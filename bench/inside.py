@@ -1,6 +1,8 @@
 """Reading what is inside of archives: as scans do, and as the standard library does.
 
 Run as a program with a way and an archive, it reads all members once and prints the CPU seconds.
+Where no size fits, the least is to list the archive and to decompress as much of each member as
+says whether it is a container: `heads` does that and no more.
 """
 
 from __future__ import annotations
@@ -8,22 +10,26 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import resource
+import shutil
+import subprocess
 import sys
 import tarfile
-import time
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hashclient.containers.child import FileData
 from hashclient.containers.driver import Driver
+from hashclient.containers.interface import HEAD_BYTES
 from hashclient.containers.limits import Limits
 from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import ISO_MARK_END, wants_more_head
+from hashclient.containers.zipmember import LOCAL_BYTES
 from hashclient.core.algorithms import Algorithm
 
-#: The content of the archives, and how members are packed.
-KINDS = ("zip", "tar", "tar.gz", "tar.xz")
 _SIZES = (2_000, 8_000, 20_000, 50_000)
 
 
@@ -63,6 +69,8 @@ def make(directory: Path, members: int) -> None:
                 packed.add(path, path.name)
     for path in files:
         path.unlink()
+    if shutil.which("zstd") is not None:
+        subprocess.run(["zstd", "-q", "-3", directory / "o.tar"], check=True)  # noqa: S607
 
 
 def make_small(directory: Path, count: int) -> None:
@@ -111,16 +119,42 @@ def with_infolist(path: Path) -> None:
         archive.infolist()
 
 
+def with_heads(path: Path) -> None:
+    """List a zip, and decompress as much of each member as says whether it is a container."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    fd = os.open(path, os.O_RDONLY)
+    for member in members:
+        count = ISO_MARK_END if wants_more_head(member.file_size) else HEAD_BYTES
+        start = member.header_offset + LOCAL_BYTES + len(member.filename)
+        packed = os.pread(fd, min(count, member.compress_size), start)
+        zlib.decompressobj(-15).decompress(packed, count)
+    os.close(fd)
+
+
+def with_zstd(path: Path) -> None:
+    """Decompress with zstd, and digest the whole with sha256sum."""
+    subprocess.run(f"zstd -dc {path} | sha256sum >/dev/null", shell=True, check=True)  # noqa: S602
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process so far, with that of its children."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 WAYS: dict[str, Callable[[Path], None]] = {
     "ours": ours,
     "ours-no-size-fits": lambda path: ours(path, is_sized=True),
     "zipfile": with_zipfile,
     "tarfile": with_tarfile,
     "infolist": with_infolist,
+    "heads": with_heads,
+    "zstd": with_zstd,
 }
 
 if __name__ == "__main__":
     way, name = WAYS[sys.argv[1]], Path(sys.argv[2])
-    started = time.process_time()
+    started = _cpu_seconds()
     way(name)
-    print(time.process_time() - started)
+    print(_cpu_seconds() - started)

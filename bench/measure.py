@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,28 @@ def run(
         best = min(best, float(elapsed))
         peak = max(peak, int(rss))
     return Cost(best, peak)
+
+
+def alternating(
+    commands: Mapping[str, Sequence[str | os.PathLike[str]]],
+    before: Callable[[], None],
+    *,
+    times: int = 7,
+) -> dict[str, float]:
+    """Run commands in turn, in the other order each time, and return the median of each.
+
+    `before` is called, untimed, before each. Whatever code a command ends with, it counts.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(times):
+        for name in list(commands)[:: -1 if turn % 2 else 1]:
+            before()
+            started = time.perf_counter()
+            subprocess.run(
+                commands[name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )
+            taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def seconds_to_first_line(

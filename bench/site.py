@@ -43,6 +43,22 @@ def settle() -> None:
     time.sleep((FRESH_NS + COARSE_NS) / 1e9)
 
 
+def forget(tree: Path) -> None:
+    """Have the kernel forget what it has in memory of a tree.
+
+    Of all other files as well, where this process may say so; names and status stay otherwise.
+    """
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        for _, _, names, directory in os.fwalk(tree):
+            for name in names:
+                fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A repository and the state of a client that fetched it; the provider runs while it is open.

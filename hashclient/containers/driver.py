@@ -25,6 +25,7 @@ from hashclient.containers.interface import (
 from hashclient.containers.limits import Budget, LimitError, Limits
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
 from hashclient.containers.sniffing import (
+    ISO_MARK_END,
     has_end_of_zip,
     has_mark,
     may_bear,
@@ -230,7 +231,7 @@ class Driver:
         """
         if member.kind or member.size is None:
             return False
-        count = ISO_HEAD_BYTES if wants_more_head(member.size) else HEAD_BYTES
+        count = ISO_MARK_END if wants_more_head(member.size) else HEAD_BYTES
         try:
             head = head_of(count)
         except LimitError:
@@ -289,11 +290,16 @@ class Driver:
         tee = Tee(member.chunks(), mask, self._budget, self._limits.spool_bytes)
         more = mask or member.size is None or wants_more_head(member.size)
         head = tee.peek(ISO_HEAD_BYTES if more else HEAD_BYTES)
-        found = self._registry.named(member.kind) if member.kind else self._registry.pick(head, b"")
+        found: list[Expander] = []
+        bears = may_bear(head)  # most members are nothing that the other questions are about
+        if member.kind:
+            found = self._registry.named(member.kind)
+        elif bears:
+            found = self._registry.pick(head, b"")
         if found and not found[0].seeks:
             inner = self._sink.container(container, name)
             self._expand(found[0], tee, inner, depth + 1)
-        elif found or may_front(head):
+        elif found or (bears and may_front(head)):
             self._open_whole(tee, head, found, (container, name), depth + 1)
         if mask:
             tee.drain()

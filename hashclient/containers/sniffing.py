@@ -18,7 +18,8 @@ from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 END_BYTES = 22
 _END_OF_ZIP = b"PK\x05\x06"
 _ISO_MARK_AT = 32_769
-_ISO_MARK_END = 32_774
+#: Where the mark of an image of a disk ends: no mark lies behind it.
+ISO_MARK_END = 32_774
 _LZMA_BYTES = 18
 
 #: Marks of containers at the very beginning; of mailboxes it is a line.
@@ -61,9 +62,11 @@ _BEGINS = _begins_of()
 #: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
 _begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)).match
 _begins_with_field = _FIELD.match
-#: The first digit of the sum in a header of tar, and what ends it.
+#: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
+#: have one digit.
 _TAR_BEGINS = frozenset(b" 01234567\x00\x80")
-_TAR_ENDS = frozenset(b" \x00")
+_TAR_DIGITS = frozenset(b" 01234567\x00")
+_has_sum_of_tar = re.compile(rb"\x00? *[0-7]+(?:[ \x00]|\Z)|\x80\x00").match
 _DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
 
 
@@ -89,11 +92,11 @@ def may_bear(head: bytes | memoryview) -> bool:
         return True
     if length < HEAD_BYTES:
         return False
-    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
+    if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
         return True
     if head[257] == _LETTER_U:
         return True
-    return length >= _ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
+    return length >= ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
 
 
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
@@ -123,16 +126,16 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
         return True
     if length < HEAD_BYTES:
         return False
-    if head[148] in _TAR_BEGINS and (head[155] in _TAR_ENDS or head[154] in _TAR_ENDS):
-        # One in a dozen files of any kind fits so far; the checksum decides, as for the expander.
+    if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
+        # Some texts of numbers fit so far; the checksum decides, as for the expander.
         if is_header(bytes(head[:BLOCK_BYTES])):
             return True
     if head[257] == _LETTER_U and head[257:262] == b"ustar":
         return True
     return (
-        length >= _ISO_MARK_END
+        length >= ISO_MARK_END
         and head[_ISO_MARK_AT] == _LETTER_C
-        and head[_ISO_MARK_AT:_ISO_MARK_END] == b"CD001"
+        and head[_ISO_MARK_AT:ISO_MARK_END] == b"CD001"
     )
 
 

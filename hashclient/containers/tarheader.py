@@ -31,6 +31,12 @@ class Header(msgspec.Struct, frozen=True):
 
 def octal(field: bytes) -> int | None:
     """Return the number in a field; None where there is none. Blank is zero, as everywhere."""
+    digits = field.rstrip(b" \0")
+    if digits.isdigit():  # as nearly all programs write it
+        try:
+            return int(digits, 8)
+        except ValueError:
+            return None
     digits = field.lstrip(b" ").split(b"\0", 1)[0].split(b" ", 1)[0]
     if not digits:
         return 0
@@ -59,7 +65,8 @@ def _sum_agrees(block: bytes) -> bool:
     if len(block) < BLOCK_BYTES:
         return False
     field = block[148:156]
-    stated = octal(field)
+    # GNU tar reads it behind a zero byte as well.
+    stated = number(field[1:] if not field[0] else field)
     if not stated:
         return False
     # Summed as if the field itself were eight spaces.

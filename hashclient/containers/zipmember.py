@@ -11,7 +11,7 @@ from struct import Struct
 from hashclient.containers import decoding
 from hashclient.containers.decoding import Decoder, crc32, decoded
 from hashclient.containers.forward import PIECE_BYTES
-from hashclient.containers.interface import Data, NotReadError, Why
+from hashclient.containers.interface import HEAD_BYTES, Data, NotReadError, Why
 from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, Entry, damaged, wide
 
 #: mark, flags, method, crc, compressed size, size, lengths of name and extra
@@ -224,7 +224,8 @@ def first_inflated(data: Data, start: int, entry: Entry, count: int) -> bytes:
     Raises:
         NotReadError: they are damaged.
     """
-    inflater = decoding.inflater(-15)
+    is_brief = count <= HEAD_BYTES
+    inflater = decoding.brief_inflater(-15) if is_brief else decoding.inflater(-15)
     position, end = start, start + entry[1]
     # As much input as that should need, by the claimed sizes; if it is not enough, more follows.
     step = min(count, count * entry[1] // max(entry[2], 1)) + _HEAD_EXTRA_BYTES

@@ -160,6 +160,9 @@ class Inventory:
         return version
 
     def _prepare(self, key_id: str) -> None:
+        # A row takes some 20 KB, and less time to read the fewer pages it lies on. No effect on a
+        # file that is there.
+        self._db.execute("PRAGMA page_size = 8192")
         # Never wait for the disk: workers would idle. A row that a power failure garbles or removes
         # counts as lost, and is made again.
         self._db.execute("PRAGMA journal_mode = WAL")

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-#: A bit of `mask` besides those of algorithms: the file was looked at, and is no container.
-PLAIN = 8
+#: A bit of `mask` besides those of algorithms: the file was looked at, and is no container. Where
+#: more files count as containers than before, this is another bit: 8 was that of a rule which
+#: passed over some sums of tar.
+PLAIN = 16
 
 Records = npt.NDArray[np.void]
 

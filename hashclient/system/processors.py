@@ -1,7 +1,7 @@
 """How other processes spend their time: running, waiting for a processor, or for something else.
 
-Both times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. They
-distinguish a machine that is busy with other work from slow storage.
+Times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. They distinguish a
+machine that is busy with other work from slow storage.
 """
 
 from __future__ import annotations
@@ -11,21 +11,30 @@ import os
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 #: As linux/posix-timers.h has it: the clock of a process is its number's complement and this.
 _PROCESS_CLOCK = 2
 
 
-def busy_s(pid: int) -> tuple[float, float] | None:
-    """Return for how long a process has run, and for how long it has waited for a processor.
+class Busy(NamedTuple):
+    """For how long a process has run, and waited for a processor; how often it was given one.
 
-    The second is 0 where the kernel does not keep it. None if there is no such process.
+    The last two are 0 where the kernel does not keep them.
     """
+
+    ran_s: float
+    queued_s: float = 0.0
+    slices: int = 0
+
+
+def busy_of(pid: int) -> Busy | None:
+    """Return how busy a process was so far; None if there is no such process."""
     with contextlib.suppress(OSError, ValueError):
-        ran, queued, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
-        return int(ran) / 1e9, int(queued) / 1e9
+        ran, queued, slices, *_ = Path(f"/proc/{pid}/schedstat").read_bytes().split()
+        return Busy(int(ran) / 1e9, int(queued) / 1e9, int(slices))
     try:
-        return time.clock_gettime(~pid << 3 | _PROCESS_CLOCK), 0.0
+        return Busy(time.clock_gettime(~pid << 3 | _PROCESS_CLOCK))
     except OSError:
         return None
 

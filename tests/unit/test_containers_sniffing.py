@@ -46,6 +46,31 @@ def test_every_tar_that_is_opened_is_looked_at() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["%06o\0 ", "%08o", "\0%06o ", "  %4o\0 ", "%6o \0", "\0%6o\0"])
+def test_a_tar_is_known_by_its_sum_however_it_is_written(form: str) -> None:
+    """GNU tar, libarchive or Python reads each of these; none of them has another mark."""
+    head = bytearray(512)
+    head[:1], head[100:136] = b"a", b"0000644\0" + 2 * b"0000000\0" + b"00000000001\0"
+    total = sum(head) + 8 * 0x20
+    head[148:156] = (form % total).encode()
+    for block in (bytes(head), bytes(head[:148] + b"\x80" + total.to_bytes(7, "big") + head[156:])):
+        assert Tar().sniff(block, b"")
+        assert has_mark(memoryview(block))
+        assert may_bear(memoryview(block))
+
+
+@pytest.mark.parametrize("total", [1, 7, 8, 63, 64, 400])
+def test_a_tar_whose_sum_is_that_of_signed_bytes_is_known_however_short_it_is(total: int) -> None:
+    head = bytearray(512)
+    head[100:136] = b"0000644\0" + 2 * b"0000000\0" + b"00000000001\0"
+    lows, rest = divmod(sum(head) + 8 * 0x20 - total, 128)
+    head[: lows + 1] = b"\x80" * lows + bytes([-rest % 256])
+    head[148:156] = (b"%o" % total).ljust(8, b"\0")
+    assert Tar().sniff(bytes(head), b"")
+    assert has_mark(memoryview(head))
+    assert may_bear(memoryview(head))
+
+
 def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
     chance = random.Random(3)
     plain = bytes(chance.choices(range(256), k=33_000))

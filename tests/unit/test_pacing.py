@@ -21,6 +21,7 @@ from hashclient.scan.executors.pacing import (
     most_workers,
 )
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.system.processors import Busy
 
 
 class Machine:
@@ -28,10 +29,10 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        self.used: dict[int, tuple[float, float]] = {}
+        self.used: dict[int, Busy] = {}
         self.children: list[tuple[int, int]] = []
         self.are_runnable = False
-        monkeypatch.setattr(pacing, "busy_s", lambda pid: self.used.get(pid, (0.0, 0.0)))
+        monkeypatch.setattr(pacing, "busy_of", lambda pid: self.used.get(pid, Busy(0.0)))
         monkeypatch.setattr(pacing, "children_of", lambda pids: self.children)
         monkeypatch.setattr(pacing, "is_runnable", lambda pid: self.are_runnable)
 
@@ -39,20 +40,36 @@ class Machine:
         return self.now
 
     def looks(
-        self, one: Pacing, count: int, runs: float, queued: float = 0.0, child: float = 0.0
+        self,
+        one: Pacing,
+        count: int,
+        runs: float,
+        queued: float = 0.0,
+        child: float = 0.0,
+        slices: int = 0,
+        tasks: int = 0,
     ) -> list[int]:
-        """Let workers go on and look at them, `count` times; return how many there should be."""
+        """Let workers go on and look at them, `count` times; return how many there should be.
+
+        Before each look, each is given a processor `slices` times, and ends `tasks`.
+        """
         wanted = []
         times: dict[int, Times] = {}
         for _ in range(count):
             for pid in range(1, one.wanted + 1):
                 one.sent(times.setdefault(pid, Times()))
-            passed = one.due - self.now
-            self.now = one.due
+            due, passed = one.due, one.due - self.now
+            for _ in range(tasks):
+                self.now += passed / tasks
+                for worker in times.values():
+                    one.ended(worker, task(1), passed / tasks, is_last=False)
+            self.now = due
             for pid in (*times, *(pid for _, pid in self.children)):
-                ran, waited = self.used.get(pid, (0.0, 0.0))
+                ran, waited, given = self.used.get(pid, Busy(0.0))
                 share = child if pid >= 1000 else runs
-                self.used[pid] = ran + share * passed, waited + queued * passed
+                self.used[pid] = Busy(
+                    ran + share * passed, waited + queued * passed, given + slices
+                )
             one.look(times.items())
             wanted.append(one.wanted)
         return wanted
@@ -105,6 +122,33 @@ def test_workers_that_have_not_got_a_processor_yet_stay_as_many(machine: Machine
     machine.are_runnable = True
     one = Pacing(2, 64, machine.clock)
     assert set(machine.looks(one, 20, runs=0.05)) == {2}
+
+
+def test_workers_that_are_given_a_processor_often_do_not_wait_long_for_it_now(
+    machine: Machine,
+) -> None:
+    """On a quick disk, they could run nearly whenever somebody looks."""
+    machine.are_runnable = True
+    one = Pacing(2, 64, machine.clock)
+    assert machine.looks(one, 6, runs=0.6, slices=40)[-1] == 5
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 50])
+def test_what_they_wait_for_in_short_tasks_counts(machine: Machine, tasks: int) -> None:
+    one = Pacing(2, 64, machine.clock)
+    assert machine.looks(one, 6, runs=0.49, tasks=tasks)[-1] == 6
+
+
+def test_waiting_for_a_task_is_no_waiting_for_storage(machine: Machine) -> None:
+    one = Pacing(2, 64, machine.clock)
+    worker = Times()
+    for pid in range(40):
+        one.sent(worker)
+        machine.now += 0.1
+        one.ended(worker, task(1), 0.001, is_last=pid % 2 == 0)
+        machine.used[1] = Busy(0.001 * pid)
+        one.look([(1, worker)])
+        assert one.wanted == 2
 
 
 def test_workers_that_wait_for_what_computes_for_them_stay_as_many(machine: Machine) -> None:
@@ -175,7 +219,7 @@ def ended(one: Pacing, machine: Machine, items: Task, name_s: float) -> None:
     times = Times()
     one.sent(times)
     machine.now += name_s * len(names(items))
-    one.ended(times, items, is_last=True)
+    one.ended(times, items, name_s * len(names(items)), is_last=True)
 
 
 def test_quick_tasks_are_sent_whole_and_wait_at_a_worker(machine: Machine) -> None:

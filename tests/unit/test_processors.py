@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.system.processors import busy_s, children_of, is_runnable
+from hashclient.system.processors import busy_of, children_of, is_runnable
 from tests.kit import wait_until
 
 
@@ -25,9 +25,9 @@ def started(code: str) -> Iterator[int]:
 
 
 def ran(pid: int) -> float:
-    used = busy_s(pid)
+    used = busy_of(pid)
     assert used is not None
-    return used[0]
+    return used.ran_s
 
 
 def test_one_that_runs_is_distinguished_from_one_that_waits() -> None:
@@ -43,19 +43,19 @@ def test_one_that_runs_is_distinguished_from_one_that_waits() -> None:
 def test_without_statistics_of_the_scheduler_the_clock_says_how_long_one_ran(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = busy_s(os.getpid())
+    known = busy_of(os.getpid())
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"")
-    used = busy_s(os.getpid())
+    used = busy_of(os.getpid())
     assert known is not None
     assert used is not None
-    assert used[0] >= known[0] - 0.01
-    assert used[1] == 0.0
+    assert used.ran_s >= known.ran_s - 0.01
+    assert used[1:] == (0.0, 0)
 
 
 def test_one_that_has_ended_has_no_times() -> None:
     with subprocess.Popen(["true"]) as process:
         pass
-    assert busy_s(process.pid) is None
+    assert busy_of(process.pid) is None
     assert not is_runnable(process.pid)
 
 

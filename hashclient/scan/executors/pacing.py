@@ -22,7 +22,7 @@ import msgspec
 
 from hashclient.scan.sources.interface import TASK_NAMES, Task, divided
 from hashclient.system.cgroups import available_memory
-from hashclient.system.processors import busy_s, children_of, is_runnable
+from hashclient.system.processors import Busy, busy_of, children_of, is_runnable
 
 #: Workers at most, unless there are more processors, or the user asks for more.
 MOST = 64
@@ -55,12 +55,13 @@ DESCRIPTOR_SHARE = 0.25
 
 
 class Times(msgspec.Struct):
-    """When a worker began its present task, and for how long it had run at the last look."""
+    """What a worker does, and how busy it was so far at the last look."""
 
-    #: None while it has nothing to do.
+    #: When it began its present task; None while it has nothing to do.
     busy_since: float | None = None
-    ran_s: float = 0.0
-    queued_s: float = 0.0
+    #: Seconds since the last look that went into tasks that have ended.
+    worked_s: float = 0.0
+    busy: Busy = Busy(0.0)
 
 
 def most_workers(jobs: int) -> int:
@@ -124,37 +125,53 @@ class Pacing:
         if times.busy_since is None:
             times.busy_since = self._clock()
 
-    def ended(self, times: Times, task: Task, *, is_last: bool) -> None:
-        """Note that a worker has done a task, and whether it was the last that it had."""
+    def ended(self, times: Times, task: Task, taken_s: float, *, is_last: bool) -> None:
+        """Note that a worker has done a task in `taken_s`, and whether it was the last it had.
+
+        The worker says how long: it may have waited for the task, or its result for this process.
+        """
         now = self._clock()
-        began, times.busy_since = times.busy_since, None if is_last else now
+        times.busy_since = None if is_last else now
+        times.worked_s += min(taken_s, now - self._looked)
         names = sum(len(group.names) for group in task)
-        if began is not None and names:
-            taken = (now - began) / names
+        if names:
+            taken = taken_s / names
             old = taken if self._name_s is None else self._name_s
             self._name_s = old + _WEIGHT * (taken - old)
 
     def look(self, workers: Iterable[tuple[int, Times]]) -> None:
-        """Look at workers, each a process and its times, and decide how many there should be."""
+        """Look at workers, each a process and its times, and decide how many there should be.
+
+        No result of theirs may be waiting in this process: they would count as busy with it.
+        """
         now = self._clock()
         self._pause_s = min(LOOK_S, 2 * self._pause_s)
         since, self._looked, self.due = self._looked, now, now + self._pause_s
         wall_s = ran_s = queued_s = 0.0
-        busy: dict[int, float] = {}
+        busy: dict[int, tuple[float, int]] = {}
         for pid, times in workers:
             used = _used(pid, times)
-            if used is not None and times.busy_since is not None:
-                passed_s = now - max(since, times.busy_since)
+            passed_s, times.worked_s = times.worked_s, 0.0
+            if times.busy_since is not None:
+                passed_s += now - max(since, times.busy_since)
+            if used is not None and passed_s > 0:
                 wall_s += passed_s
-                ran_s += used[0]
-                queued_s += used[1]
-                busy[pid] = max(0.0, passed_s - used[0] - used[1])
+                ran_s += used.ran_s
+                queued_s += used.queued_s
+                rest_s = max(0.0, passed_s - used.ran_s - used.queued_s)
+                busy[pid] = rest_s, used.slices
         if wall_s <= 0:
             return
         enough = self._enough(wall_s - queued_s, ran_s)
         if enough > self.wanted * MORE and self.wanted < self.most:
-            # They may still wait for a processor, or for a process that computes for them.
-            queued_s += sum(rest_s for pid, rest_s in busy.items() if is_runnable(pid))
+            # They may still wait for a processor, or for a process that computes for them. The
+            # scheduler counts a wait when it has ended; this one is as long as others, or the only
+            # one.
+            queued_s += sum(
+                rest_s / max(1, slices)
+                for pid, (rest_s, slices) in busy.items()
+                if is_runnable(pid)
+            )
             ran_s += self._ran_for(busy, wall_s)
             enough = self._enough(wall_s - queued_s, ran_s)
         # Twice: one look alone may have come at a bad moment.
@@ -175,7 +192,7 @@ class Pacing:
         if ran_s * MOST * 2 <= apart_s:
             return self.most
         share = min(1.0, ran_s / apart_s) if apart_s > 0 else 1.0
-        return min(self.most, max(self.jobs, int(self.jobs * (2 / share - 1))))
+        return min(self.most, max(self.jobs, round(self.jobs * (2 / share - 1))))
 
     def _ran_for(self, workers: Collection[int], unknown_s: float) -> float:
         """Return for how long the processes that `workers` have started ran since the last call.
@@ -185,17 +202,18 @@ class Pacing:
         total_s = 0.0
         before, self._started = self._started, {}
         for _, pid in children_of(workers):
-            if (busy := busy_s(pid)) is not None:
-                self._started[pid] = sum(busy)
-                total_s += sum(busy) - before[pid] if pid in before else unknown_s
+            if (busy := busy_of(pid)) is not None:
+                self._started[pid] = now_s = busy.ran_s + busy.queued_s
+                total_s += now_s - before[pid] if pid in before else unknown_s
         return total_s
 
 
-def _used(pid: int, times: Times) -> tuple[float, float] | None:
-    """Return for how long a worker has run, and has waited to run, since the last look."""
-    busy = busy_s(pid)
-    if busy is None:
+def _used(pid: int, times: Times) -> Busy | None:
+    """Return how busy a worker was since the last look."""
+    now = busy_of(pid)
+    if now is None:
         return None
-    before = times.ran_s, times.queued_s
-    times.ran_s, times.queued_s = busy
-    return busy[0] - before[0], busy[1] - before[1]
+    before, times.busy = times.busy, now
+    return Busy(
+        now.ran_s - before.ran_s, now.queued_s - before.queued_s, now.slices - before.slices
+    )

@@ -195,11 +195,8 @@ class Pool:
             asked = [self._nursery.end] if self._nursery is not None and self._nursery.asked else []
             left_s = self._pacing.due - time.monotonic()
             ready = wait([*busy, *asked], max(0, min(tick_s, left_s)))
-            if time.monotonic() >= self._pacing.due:
-                self._look()
-            elif not ready:
+            if not ready and time.monotonic() < self._pacing.due:
                 yield Advance()
-            self._grow()
             dead: list[_Worker] = []
             failure: StateError | None = None
             for connection in ready:
@@ -222,6 +219,9 @@ class Pool:
                 raise failure
             for worker in dead:
                 yield self._bury(worker)
+            if time.monotonic() >= self._pacing.due:
+                self._look()
+            self._grow()
 
     def _hand_out(self, tasks: Iterator[Task | Outcome]) -> Iterator[Outcome]:
         """Send tasks as long as a worker has room; yield outcomes among them."""
@@ -307,7 +307,8 @@ class Pool:
             worker.told = Advance(worker.told.bytes_ahead + message, path)
             return Advance(message, path)
         if isinstance(message, Result):
-            self._pacing.ended(worker.times, worker.tasks.popleft(), is_last=not worker.tasks)
+            task = worker.tasks.popleft()
+            self._pacing.ended(worker.times, task, message.taken_s, is_last=not worker.tasks)
             message.told, worker.told = worker.told, Advance()
         return message
 

@@ -53,6 +53,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
+    taken_s: float
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -140,6 +141,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.learned,
         result.seen,
         result.containers,
+        result.taken_s,
     )
 
 
@@ -174,4 +176,5 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.learned,
         wire.seen,
         wire.containers,
+        taken_s=wire.taken_s,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from socket import socket
@@ -60,11 +61,13 @@ def serve(
     try:
         while True:
             task = decode_task(connection.recv_bytes())
+            began = time.monotonic()
             try:
                 result = checker.check(task)
             except StateError as error:  # an index is damaged; any other worker would see the same
                 connection.send_bytes(encode_error(error))
                 return
+            result.taken_s = time.monotonic() - began
             connection.send_bytes(encode_result(result))
             unsaid = 0
     except (EOFError, BrokenPipeError, ConnectionResetError):
