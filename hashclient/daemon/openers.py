@@ -83,15 +83,17 @@ class Openers:
         members = self.take(upload.lists)
         try:
             if upload.kept is not None:
-                opened = members.open_kept(upload.kept, upload.name)
+                found = members.open_kept(upload.kept, upload.door).outcomes
             else:
                 assert fd is not None
-                opened = members.open(fd, size, upload.name, lambda: True)
+                opened = members.open(fd, size, upload.door, lambda: True)
+                # An open file has no path that could be recorded.
+                found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
         except BaseException:
             members.close()
             raise
         self.put_back(upload.lists, members)
-        return self.accepted(opened.outcomes)
+        return self.accepted(found)
 
     def close(self) -> None:
         """End the processes that open containers."""
