@@ -80,16 +80,16 @@ def check_path(
     path: str,
     on_bytes: Callable[[int], None] | None = None,
     openers: Openers | None = None,
+    user: object = None,
 ) -> Iterator[list[Outcome]]:
     """Check the file or the tree at `path`; yield outcomes that are not clean, as they come.
 
     Links below it are not followed. Other files than regular ones have no content to check and are
     passed over, unless `path` itself is one. `on_bytes` is called from time to time while a file is
-    read. One of the `openers` opens containers.
+    read. One of the `openers` opens containers, by the name of `user`.
     """
     options = WalkOptions((), one_file_system=False, follow_symlinks=False)
-    members = None if openers is None else openers.new(lists)
-    try:
+    with contextlib.nullcontext() if openers is None else openers.own(lists, user) as members:
         checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
         for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
             outcomes = item.outcomes if isinstance(item, Result) else []
@@ -98,9 +98,6 @@ def check_path(
             told = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
             found = [outcome for outcome in told if outcome is not None]
             yield found if openers is None else openers.accepted(found)
-    finally:
-        if members is not None:
-            members.close()
 
 
 def _told(outcome: Outcome, path: str) -> Outcome | None:
@@ -134,7 +131,7 @@ class PathJob:
         self._lists = office.lists
         self._is_clean = True
         self._found: Iterator[list[Outcome]] = check_path(
-            self._lists, path, self._on_bytes, office.openers
+            self._lists, path, self._on_bytes, office.openers, self
         )
 
     def piece(self) -> Callable[[], bool]:
@@ -178,6 +175,11 @@ class PathJob:
                 said.pop(OK, None)
             lines += [f"{self._shown(path)}: {text}" for text in said]
         return lines
+
+    def stop(self) -> None:
+        """Give up a container that is being opened; reading ends by itself."""
+        if self._office.openers is not None:
+            self._office.openers.stop(self)
 
     def drop(self) -> None:
         """Stop checking."""
@@ -304,6 +306,9 @@ class DescriptorJob:
         _read_to_the_end(self._office, self._upload, failed)
         return False
 
+    def stop(self) -> None:
+        """Do nothing: a piece does not take long."""
+
     def drop(self) -> None:
         """Close it."""
         if self._fd >= 0:
@@ -351,6 +356,11 @@ class DescriptorOpeningJob:
             return False
 
         return ended
+
+    def stop(self) -> None:
+        """Give it up."""
+        assert self._office.openers is not None
+        self._office.openers.stop(self._upload)
 
     def drop(self) -> None:
         """Close it."""

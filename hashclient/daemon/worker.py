@@ -50,8 +50,7 @@ KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: The most bytes kept of all streams together; a stream gets this share of the rest.
-ALL_KEPT_BYTES = 32 << 20
+#: A stream gets at most this share of what is left of the bytes that may be kept.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
@@ -161,6 +160,8 @@ class Worker:
             for connection in list(self._connections):
                 connection.close()
             self._records.end()
+            if self.openers is not None:
+                self.openers.stop_all()
             for turns in self._turns:
                 turns.close()
             self._of_paths.end()
@@ -209,6 +210,7 @@ class Worker:
             self.stop()  # the parent is gone: nobody could restart or stop this process
         now = time.monotonic()
         for connection in list(self._connections):
+            connection.close_if_gone()
             if connection.stream_took(now) > self.options.stream_s:
                 connection.give_up("the stream takes too long.")
             elif connection.waits_for_client and now > connection.last + self.options.idle_s:
@@ -275,7 +277,7 @@ class Worker:
     def upload(self, name: str, door: str, answered: Callable[[Outcome | None], None]) -> Upload:
         """Begin a stream that came through `door`."""
         most = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
-        kept = min(most, max(0, ALL_KEPT_BYTES - self._kept_bytes) // KEPT_SHARE)
+        kept = min(most, max(0, self.options.kept_bytes - self._kept_bytes) // KEPT_SHARE)
         if kept < LEAST_KEPT_BYTES:
             kept = 0
         self._kept_bytes += kept

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fixtures.archives import zip_of
 from hashclient.matches.verify import verify_matches
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import (
@@ -98,9 +99,23 @@ def test_a_long_stream_is_found_in_one_chunk_and_in_many(daemon: Daemon) -> None
     assert daemon.ask(instream(*(LONG[n : n + 4096] for n in range(0, len(LONG), 4096)))) == found
 
 
-def test_one_byte_at_a_time(daemon: Daemon) -> None:
-    data = instream(LISTED)
-    assert daemon.ask(*(data[n : n + 1] for n in range(len(data)))) == FOUND
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_one_byte_at_a_time(daemon: Daemon, tree: Path, tcp: bool) -> None:
+    archive = zip_of({"x": LISTED})
+    asked = instream(LISTED) + b"zPING\0" + instream(b"be", b"nign") + instream(archive)
+    asked += b"nSCAN %s\n" % os.fsencode(tree / "sub/b")
+    data = b"zIDSESSION\0" + asked + b"zEND\0"
+    answers = daemon.ask(*(data[n : n + 1] for n in range(len(data))), tcp=tcp)
+    lines = sorted(answers.replace(b"\n", b"\0").split(b"\0")[:-1])
+    found = b"Hashclient.base.e-1 FOUND"
+    path = os.fsencode(tree / "sub/b")
+    assert lines == [
+        b"1: stream: " + found,
+        b"2: PONG",
+        b"3: stream: OK",
+        b"4: stream: " + found,
+        b"5: %s: %s" % (path, found),
+    ]
 
 
 def test_a_match_is_recorded_by_the_door_that_it_came_through(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fixtures.archives import gzip_of, zip_of
+from hashclient.containers.cage import MAX_VAIN_STARTS
 from hashclient.daemon import worker
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import csv_of, make_state, wait_until, write_tree
@@ -96,10 +99,33 @@ def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: 
 
 
 def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
+    """Nor is it one that no container is opened any more: content can make it die."""
+    for _ in range(MAX_VAIN_STARTS):
+        with daemon.connect() as sock:
+            sock.sendall(instream(SMALL))
+            wait_until(lambda: bool(opening(daemon)), daemon.process.pid)
+            for pid in opening(daemon):
+                os.kill(pid, signal.SIGKILL)
+            assert b"Hashclient.Unread FOUND" in everything(sock)
+    assert daemon.ask(instream(zip_of({"x": LISTED}))) == FOUND
+
+
+@pytest.mark.parametrize("way", ["stream", "descriptor", "path"])
+def test_nothing_is_opened_for_who_has_gone(daemon: Daemon, tmp_path: Path, way: str) -> None:
+    path = write_tree(tmp_path / "t", {"a": SMALL}) / "a"
     with daemon.connect() as sock:
-        sock.sendall(instream(SMALL))
+        if way == "stream":
+            sock.sendall(instream(SMALL))
+        elif way == "path":
+            sock.sendall(b"zSCAN %s\0" % os.fsencode(path))
+        else:
+            sock.sendall(b"zFILDES\0")
+            fd = open_for_reading(path)
+            rights = array.array("i", [fd])
+            sock.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            os.close(fd)
         wait_until(lambda: bool(opening(daemon)), daemon.process.pid)
-        for pid in opening(daemon):
-            os.kill(pid, signal.SIGKILL)
-        assert b"Hashclient.Unread FOUND" in everything(sock)
+        (pid,) = opening(daemon)
+        os.kill(pid, signal.SIGSTOP)  # it would come to its end by itself
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), daemon.process.pid)
     assert daemon.ask(instream(zip_of({"x": LISTED}))) == FOUND
