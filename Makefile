@@ -29,7 +29,8 @@ help: ## list the targets
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
 
-test: venv ## run all tests
+# Two minutes on two processors; ARGS=--full runs the slow ones as well, as `make coverage` does.
+test: venv ## run the tests, without the slow ones (all but check-deep: ARGS=--full)
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: venv ## check format, lint, types, architecture, and that the docs are in step
@@ -62,8 +63,8 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	  $(BIN)/python -m fixtures.fuzz "$$target" "$$each"
 	done
 
-coverage: venv ## run all tests and demand the branch coverage set in pyproject.toml
-	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
+coverage: ## run the slow tests as well, and demand the branch coverage set in pyproject.toml
+	@$(MAKE) test ARGS="--full --cov --cov-report=term $(ARGS)"
 
 bench: venv ## run the benchmarks, side by side with peers and with the physical floor
 	@$(BIN)/python -m bench $(ARGS)

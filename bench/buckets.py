@@ -134,7 +134,7 @@ def serve(count: int) -> None:
 
 @contextlib.contextmanager
 def served(count: int) -> Iterator[tuple[str, Callable[[], int]]]:
-    """Run the server; give its address, and what tells how many objects were read so far."""
+    """Run the server; yield its address, and a function that returns the number of objects read."""
     words = [sys.executable, "-m", "bench.buckets", "serve", str(count)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as server:

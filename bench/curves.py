@@ -23,7 +23,7 @@ CHANGED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class ListCost:
-    """What a list of so many entries costs. Times are in seconds, memory is the peak in bytes."""
+    """The cost of a list of so many entries. Times are in seconds, memory is the peak in bytes."""
 
     entries: int
     fetch_s: float
@@ -39,7 +39,7 @@ class ListCost:
 
 @dataclass(frozen=True, slots=True)
 class TreeCost:
-    """What a tree of so many files costs: a first scan, one again, and one where no size fits."""
+    """The cost of a tree of so many files: a first scan, a second, and one where no size fits."""
 
     files: int
     find_s: float

@@ -22,7 +22,7 @@ from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
 from hashclient.core.algorithms import Algorithm
 
-#: What the archives hold, and how members are packed.
+#: The content of the archives, and how members are packed.
 KINDS = ("zip", "tar", "tar.gz", "tar.xz")
 _SIZES = (2_000, 8_000, 20_000, 50_000)
 

@@ -18,7 +18,7 @@ HASHCLIENT = (sys.executable, "-m", "hashclient")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a process took: wall seconds (the best of several runs) and peak resident bytes."""
+    """The cost of a process: wall seconds (the best of several runs) and peak resident bytes."""
 
     wall_s: float
     rss_bytes: int

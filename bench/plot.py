@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-#: Dark enough on white, and told apart by those who see few colours.
+#: Dark enough on white, and different to people who see few colours.
 COLOURS = ("#0060a8", "#c45a00", "#2a7d3f", "#8a3fa0")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 PANEL_WIDTH, PANEL_HEIGHT = 460, 390

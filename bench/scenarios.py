@@ -94,7 +94,7 @@ def _scan(bench: Bench, algorithm: str, *, hashdeep: bool) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, least, "read-only pass + OpenSSL", 1.3)
         if not hashdeep or shutil.which("hashdeep") is None:
             return
-        # The digests that hashdeep works with unless told otherwise, and then only ours.
+        # The digests that hashdeep computes by default, and then only ours.
         for digests, target in ((("md5", "sha256"), 1 / 12), ((algorithm,), None)):
             known = _known(bench.work, where, entries, digests)
             words: list[str | Path] = ["hashdeep", "-m", "-k", known, "-r", where]

@@ -1,4 +1,4 @@
-"""What a benchmark works on: trees, lists, a provider on loopback and a client that knows it.
+"""The parts of a benchmark: trees, lists, a provider on loopback and a client of it.
 
 Everything is synthetic and made by `fixtures.generate`; with a working directory that is kept,
 what is there already is used again.

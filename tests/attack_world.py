@@ -1,4 +1,4 @@
-"""A provider with three generations and a client of it, for what attacks them.
+"""A provider with three generations and a client of it, for tests of attacks.
 
 The fixtures are in `tests/faults/conftest.py`.
 """

@@ -31,9 +31,11 @@ settings.register_profile("quick", settings.get_profile("deep"), max_examples=co
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--deep`."""
-    what = "try all examples, and run the tests that take long as well"
-    parser.addoption("--deep", action="store_true", help=what)
+    """Add `--full` and `--deep`."""
+    full = "run the slow tests as well, and all cases of those that have many"
+    parser.addoption("--full", action="store_true", help=full)
+    deep = "run all tests, and try all examples: an hour or more"
+    parser.addoption("--deep", action="store_true", help=deep)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,14 +43,36 @@ def pytest_configure(config: pytest.Config) -> None:
     set_depth(deep=config.getoption("--deep"))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one worker more than there are processors: tests wait for commands and for time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes long, unless it is asked for."""
-    if config.getoption("--deep"):
+    """Leave out what takes longer than was asked for; what is named by itself is always run."""
+    if config.getoption("--deep") or any("::" in argument for argument in config.args):
         return
-    deep = [item for item in items if item.get_closest_marker("deep")]
-    if deep:
-        config.hook.pytest_deselected(items=deep)
-        items[:] = [item for item in items if not item.get_closest_marker("deep")]
+    left_out = {"deep"} if config.getoption("--full") else {"deep", "slow"}
+    sampled: set[object] = set()
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if any(item.get_closest_marker(name) for name in left_out):
+            return False
+        if "slow" not in left_out or not item.get_closest_marker("sampled"):
+            return True
+        # Its first case stands for all.
+        function = (item.path, item.parent and item.parent.name, getattr(item, "originalname", ""))
+        is_first = function not in sampled
+        sampled.add(function)
+        return is_first
+
+    wanted: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (wanted if is_wanted(item) else others).append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = wanted
 
 
 _DROPPED_PREFIXES = ("HASHCLIENT_", "XDG_")

@@ -1,7 +1,7 @@
-"""A provider whose server does as told, and a client that is nothing but the real command.
+"""A provider whose server a test controls, and the real command as its client.
 
-The lists are honest and published by the real code; how they are served is the test's to say. After
-every run, all that the command has said or kept is searched for the secrets that it was given.
+The lists are honest and published by the real code; a test decides how they are served. After every
+run, all output and all files of the command are searched for its secrets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Opens a container as the driver does, member by member, and says what came out."""
+"""Opens a container as the driver does, member by member, and returns the members."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
 
 
 def sniffs(expander: Expander, data: bytes) -> bool:
-    """Tell whether an expander takes a file for one of its own."""
+    """Return whether an expander takes a file for one of its own."""
     return expander.sniff(data[:HEAD_BYTES], data[-TAIL_BYTES:])

@@ -1,4 +1,4 @@
-"""What the tests of the transport and of access to a provider share."""
+"""Common parts of the tests of the transport and of access to a provider."""
 
 from __future__ import annotations
 

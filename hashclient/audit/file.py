@@ -116,7 +116,7 @@ def _open_current(path: Path, stack: contextlib.ExitStack) -> tuple[IO[bytes], t
 
 
 def is_current(fd: int, path: Path) -> bool:
-    """Tell whether the file open as `fd` is the one at `path`.
+    """Return whether the file open as `fd` is the one at `path`.
 
     Raises:
         OSError: there is none.

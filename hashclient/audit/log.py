@@ -185,7 +185,7 @@ class AuditLog:
             os.close(fd)  # another process has closed it meanwhile, and begun the next
 
     def _is_full(self, fd: int) -> bool:
-        """Tell whether the next record belongs in another file."""
+        """Return whether the next record belongs in another file."""
         size = os.fstat(fd).st_size
         if self._max_bytes is not None and size >= self._max_bytes:
             tail = read_tail(fd, size)

@@ -134,7 +134,7 @@ def _like(new: int, fd: int) -> None:
 
 
 def _is_it(fd: int, path: Path) -> bool:
-    """Tell whether the file at `path` is the one open as `fd`, or a copy of it.
+    """Return whether the file at `path` is the one open as `fd`, or a copy of it.
 
     A kill may have left it with both names, and a restored backup makes two files of them.
     """

@@ -125,12 +125,12 @@ class App:
 
     @staticmethod
     def has_terminal() -> bool:
-        """Tell whether stderr is a terminal."""
+        """Return whether stderr is a terminal."""
         return sys.stderr.isatty()
 
     @staticmethod
     def has_colour() -> bool:
-        """Tell whether stdout is a terminal with colours, without NO_COLOR (no-color.org)."""
+        """Return whether stdout is a terminal with colours, without NO_COLOR (no-color.org)."""
         return (
             sys.stdout.isatty()
             and not os.environ.get("NO_COLOR")
@@ -138,7 +138,7 @@ class App:
         )
 
     def progress_wanted(self) -> bool:
-        """Tell whether a progress bar on stderr would be visible and not disturb other output."""
+        """Return whether a progress bar on stderr would be visible and not disturb other output."""
         return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.output import output_error
+from hashclient.cli.output import replace
 from hashclient.errors import StateError, UsageError
 from hashclient.system.text import path_of, printable
 
@@ -211,7 +211,8 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
 
     Raises:
         AuditError: the log does not verify.
-        StateError: there is no log yet.
+        StateError: there is no log yet, or `output` cannot be written and is as it was.
+        UsageError: `output` cannot be written there.
     """
     from hashclient.audit.log import checkpoint as make_checkpoint
 
@@ -219,10 +220,7 @@ def write_checkpoint(app: App, directory: Path, output: Path) -> None:
     if str(output) == "-":
         app.out(document.decode().rstrip("\n"))
         return
-    try:
-        output.write_bytes(document)
-    except OSError as error:
-        raise output_error(error, output) from error
+    replace(output, document)
 
 
 @command.command("rotate")

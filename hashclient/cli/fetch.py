@@ -239,7 +239,7 @@ def _refusal(fetched: Fetched, error: HashclientError) -> str:
 
 def _warn_problem(app: App, problem: HashclientError) -> None:
     app.warn(
-        f"cannot tell which paths had matched what is withdrawn: {problem.message}", problem.hint
+        f"cannot find paths that had matched a withdrawn entry: {problem.message}", problem.hint
     )
 
 

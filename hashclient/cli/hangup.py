@@ -46,7 +46,7 @@ class Hangup:
 
 
 def _has_terminal() -> bool:
-    """Tell whether this process has a controlling terminal that is still open."""
+    """Return whether this process has a controlling terminal that is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

@@ -186,7 +186,7 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
 _HELP = """Check files against signed hash lists from an authorised provider.
 
 A provider signs lists of file signatures. hashclient fetches and verifies the lists, stores them
-unreadable for others, and tells which of your files are on a list.
+unreadable for others, and shows which of your files are on a list.
 
 \b
   hashclient init URL --root ROOT.json --token-file FILE  once

@@ -164,7 +164,7 @@ def _choice(
 @format_option("text", "json")
 @pass_app
 def show(app: App, match_id: str, output_format: str) -> ExitCode:
-    """Tell the whole story of one match.
+    """Show the whole story of one match.
 
     \b
       hashclient matches show 3kdz7wnq2m
@@ -275,7 +275,7 @@ def close(
 
 
 def _is_closable(match: Match) -> bool:
-    """Tell whether the options may close a match: it is open, and its file is in place."""
+    """Return whether the options may close a match: it is open, and its file is in place."""
     return match.in_place and match.state in (
         MatchState.FOUND,
         MatchState.GONE,
@@ -306,7 +306,7 @@ def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> s
 
 
 def _is_unchanged(match: Match, record: Matches) -> bool:
-    """Tell whether a match is unchanged since it was chosen."""
+    """Return whether a match is unchanged since it was chosen."""
     now = record.look_up(match.id)
     return now is not None and (now.state, now.in_place) == (match.state, match.in_place)
 

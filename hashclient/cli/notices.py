@@ -1,4 +1,4 @@
-"""`notices`: what providers have to say, and that somebody has dealt with it."""
+"""`notices`: list, show and acknowledge messages of providers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 @click.group("notices", invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Show what providers have to say, and acknowledge it.
+    """Show notices of providers, and acknowledge them.
 
     A notice is a short text that a provider signs for all of its clients: a list is consolidated
     tomorrow, a category has to be checked again, reports go to another address. `fetch` brings
     them. A notice is open until somebody acknowledges it, it expires, or the provider replaces or
-    cancels it. That it was shown and acknowledged, and by whom, goes into the audit log. Nothing in
-    a notice is ever opened or executed.
+    cancels it. The audit log records who was shown it and who acknowledged it. No part of a notice
+    is opened or executed.
 
     Without a command, `list` is meant.
 
@@ -41,7 +41,7 @@ def command(ctx: click.Context) -> None:
 
 
 @command.command("list")
-@click.option("--show-all", is_flag=True, help="Also those that ask for nothing any more.")
+@click.option("--show-all", is_flag=True, help="Also those that require no action any more.")
 @click.option("--provider", metavar="NAME", help="Only notices of this provider.")
 @format_option("text", "json")
 @pass_app

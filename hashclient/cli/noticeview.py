@@ -1,4 +1,4 @@
-"""Notices on a terminal and as JSON. What a provider wrote is shown escaped, whatever it is."""
+"""Notices on a terminal and as JSON. Text of a provider is always shown escaped."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def document_of(standing: Standing) -> dict[str, Any]:
 
 
 def show_notices(app: App, fetched: FetchedNotices, *, with_text: bool) -> None:
-    """Tell what a fetch has brought: what is wrong as a warning, all else as data or as talk."""
-    tell = app.out if with_text else app.say
+    """Show the notices of a fetch: errors as warnings, all else on stdout or stderr."""
+    show = app.out if with_text else app.say
     for standing in fetched.arrived:
         if standing.stands:
             notice = standing.notice
             headline = printable(notice.headline)
-            tell(f"notice {standing.name}: [{severity_of(notice)}] {headline}")
+            show(f"notice {standing.name}: [{severity_of(notice)}] {headline}")
     for standing in fetched.ended:
-        tell(f"notice {standing.name}: {_state_of(standing)}")
+        show(f"notice {standing.name}: {_state_of(standing)}")
     if any(standing.stands for standing in fetched.arrived):
         app.say("next: `hashclient notices show ID` shows all of it")
     if (error := fetched.error) is not None:

@@ -230,7 +230,8 @@ class Output:
             return
         with contextlib.suppress(OSError, HashclientError):
             if self._command in _REPLACED:
-                replace(self._path, _failed_status(self._format, code, message))
+                text = _failed_status(self._format, code, message)
+                replace(self._path, text.encode(errors="backslashreplace"))
             elif not self._is_begun or self._command in _ENDLESS:
                 self._write_failure(_failed_report(self._command, self._format, code, message, now))
 
@@ -269,19 +270,28 @@ class Output:
         stream.flush()
 
 
-def replace(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step; the umask decides who can read it.
+def replace(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step; the umask decides who can read it.
+
+    A pipe or a device, as `/dev/stdout`, is written to and stays what it is.
 
     Raises:
         UsageError: writing there is not allowed, or there is no such directory.
-        OutputError: it cannot be written; `path` is as it was.
+        OutputError: it cannot be written; a file is as it was.
     """
-    from hashclient.system.files import write_atomic
+    from hashclient.system.files import write_all, write_atomic
 
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb", buffering=0) as stream:
+                write_all(stream.fileno(), data)
+            return
+    except OSError as error:
+        raise output_error(error, path) from error
     mask = os.umask(0o077)
     os.umask(mask)
     try:
-        write_atomic(path, text.encode(errors="backslashreplace"), mode=0o666 & ~mask)
+        write_atomic(path, data, mode=0o666 & ~mask)
     except StateError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _WRONG_PLACE:
@@ -364,7 +374,7 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _may_be_of_a_run(status: os.stat_result) -> bool:
-    """Tell whether the holders of locks on a file may write to it, as far as /proc shows.
+    """Return whether the holders of locks on a file may write to it, as far as /proc shows.
 
     Every user who can read a file can lock it, but must not keep an old output in it that way.
     """

@@ -121,7 +121,7 @@ def init(
 @click.option(
     "--replace",
     is_flag=True,
-    help="The files are all of the list: withdraw what they lack, leave alone what is listed.",
+    help="The files are the whole list: withdraw entries that they lack, keep equal entries.",
 )
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @key_options("a new list")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def show(app: App, directory: Path, list_name: str, output_format: str) -> None:
     """Show a list in numbers: its categories, kinds of digests and generations.
 
-    Entries are counted and not shown; `find` tells about single ones.
+    Entries are counted and not shown; `find` looks up single ones.
 
     \b
       hashclient provider show /srv/lists --list baseline
@@ -58,9 +58,9 @@ def diff(
 ) -> None:
     """Show what has changed in a list from generation FROM to TO.
 
-    Without TO, to the newest; before the first is 0. What was added and withdrawn in between
-    does not count; what was withdrawn and added again under its id is renewed. Generations that
-    `consolidate` has joined cannot be told apart any more.
+    Without TO, to the newest; before the first is 0. Entries that were added and withdrawn in
+    between do not count; entries that were withdrawn and added again under the same id count as
+    renewed. Generations that `consolidate` has joined cannot be separated any more.
 
     \b
       hashclient provider diff /srv/lists --list baseline 11
@@ -93,8 +93,8 @@ def diff(
     "sources",
     metavar="FILE|-",
     multiple=True,
-    help="Find what has the digests in FILE, of any kind that `lookup` reads. Can be given several"
-    " times.",
+    help="Find entries by the digests in FILE, of any kind that `lookup` reads. Can be given"
+    " several times.",
 )
 @click.option(
     "--list",
@@ -156,7 +156,7 @@ def find(
 
 
 def _is_listed(answer: Answer) -> bool:
-    """Tell whether an entry is listed that agrees, and none is that differs."""
+    """Return whether an entry is listed that agrees, and none is that differs."""
     listed = [entry for entry in answer.entries if entry.withdrawn is None]
     return bool(listed) and all(entry.is_listed for entry in listed)
 

@@ -144,7 +144,7 @@ def rotate(
 def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
     """Keep a client out from now on.
 
-    Its tokens are forgotten; its name stays in `client list`. What it has fetched, it has.
+    Its tokens are deleted; its name stays in `client list`. Lists that it has fetched stay with it.
 
     \b
       hashclient provider client revoke /srv/lists alice
@@ -241,7 +241,7 @@ def server_config() -> None:
 @click.option(
     "--only-clients",
     is_flag=True,
-    help="Write who may fetch and no `server`, for one that is there already.",
+    help="Write only the clients and no `server`, for a server that exists already.",
 )
 @click.option(
     "--output",

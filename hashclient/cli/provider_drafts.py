@@ -93,9 +93,9 @@ def sign(
 ) -> None:
     """Verify a draft, and add a signature with your key to each role that it counts for.
 
-    Look at it with `show` first. --root is the root.json that you know: without it, whoever has
-    made the draft could have made all that stands before it, too. A key that counts for nothing in
-    the draft is refused, and so is a draft that holds a signature that is none.
+    Look at it with `show` first. --root is the root.json that you know: without it, the person who
+    made the draft could also have made all metadata before it. A key that counts for nothing in the
+    draft is refused, and so is a draft that holds a signature that is none.
 
     \b
       hashclient provider draft sign change --root root.json --key alice.pem

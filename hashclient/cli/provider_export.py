@@ -13,20 +13,20 @@ from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people, for_programs
 
 
-@click.command("export", short_help="Write what REPO publishes to one file.")
+@click.command("export", short_help="Write the published files of REPO to one file.")
 @click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 @click.option(
     "--to",
     metavar="FILE",
     type=existing_path(),
     required=True,
-    help="The bundle to write; what is there is replaced.",
+    help="The bundle to write; an earlier file is replaced.",
 )
 @click.option(
     "--since",
     metavar="LIST=GENERATION",
     multiple=True,
-    help="Of this list only what clients lack that have that generation or a later one. Can be"
+    help="Of this list only the changes for clients with that generation or a later one. Can be"
     " given several times. [default: all]",
 )
 @format_option("text", "json")

@@ -36,7 +36,7 @@ def key() -> None:
     type=existing_path(dir_okay=False),
     metavar="FILE",
     required=True,
-    help="And the public one, for whoever keeps the repository.",
+    help="And the public one, for the person who keeps the repository.",
 )
 @click.option(
     "--passphrase-file",

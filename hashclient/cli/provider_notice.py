@@ -72,7 +72,7 @@ def _text_options(function: _Decorated) -> _Decorated:
             click.option(
                 "--status",
                 type=_choice(_STATUSES),
-                help="A test or an exercise asks nothing of anybody. [default: Actual]",
+                help="A test or an exercise requires no action. [default: Actual]",
             ),
             click.option(
                 "--list",

@@ -38,7 +38,7 @@ draft_option = click.option(
     "--draft",
     type=existing_path(),
     metavar="DIR",
-    help="Publish nothing: write it into a new directory, for people to sign apart.",
+    help="Do not publish: write the change into a new directory, for people to sign.",
 )
 public_key_option = click.option(
     "--public-key",
@@ -92,7 +92,7 @@ def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
 
 
 def warn_expiring(app: App, repository: Repository) -> bool:
-    """Warn of roles that expire soon; tell whether one has expired."""
+    """Warn of roles that expire soon; return whether one has expired."""
     expired = False
     renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
     for role, at, wanting in repository.expiring():

@@ -19,7 +19,7 @@ from hashclient.errors import UsageError
 if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
 
-#: What systemd's `LoadCredential=` calls it.
+#: The name of the credential in systemd's `LoadCredential=`.
 CREDENTIAL = "hashclient.key-passphrase"
 
 passphrase_option = click.option(

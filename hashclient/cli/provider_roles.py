@@ -79,13 +79,13 @@ def rotate(
     say_draft(app, draft)
 
 
-@click.command("renew", short_help="Sign again what is due.")
+@click.command("renew", short_help="Sign again roles that are due.")
 @repo_argument
 @click.option(
     "--draft",
     type=existing_path(),
     metavar="DIR",
-    help="Write what is due and has its keys elsewhere into a new directory, for people to sign.",
+    help="Write due roles whose keys are elsewhere into a new directory, for people to sign.",
 )
 @passphrase_option
 @format_option("text", "json")

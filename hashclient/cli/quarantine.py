@@ -267,7 +267,9 @@ def reseal(
 @command.command("purge")
 @_ids
 @click.option(
-    "--dry-run", is_flag=True, help="Print what would be destroyed and what not, with reasons."
+    "--dry-run",
+    is_flag=True,
+    help="Print which items would be destroyed and which not, with reasons.",
 )
 @click.option(
     "--force",

@@ -114,8 +114,8 @@ _path = click.Path(readable=False)
 @click.option(
     "--no-read",
     is_flag=True,
-    help="Read no object: what neither its size nor a trusted digest of its store decides is"
-    " unread.",
+    help="Read no object: one that is not decided by its size or a trusted digest of its store"
+    " is unread.",
 )
 @click.option(
     "--all-versions",
@@ -132,23 +132,23 @@ _path = click.Path(readable=False)
 @click.option(
     "--resume",
     metavar="TOKEN",
-    help="Go on with a listing of objects that ended early, behind what was checked then.",
+    help="Continue a listing of objects that ended early, after the objects checked then.",
 )
 @click.option(
     "--quarantine",
     is_flag=True,
-    help="Take every match away, sealed, whatever the policy says.",
+    help="Isolate every match, sealed, with any policy.",
 )
 @click.option(
     "--policy-check",
     is_flag=True,
-    help="Say for each match what the policy would do, and do nothing.",
+    help="Print for each match what the policy would do, without doing it.",
 )
 @click.option(
     "--no-actions",
     is_flag=True,
-    help="Record matches and do nothing about them, whatever the policy, config.toml or"
-    " --quarantine says: for hooks and CI jobs.",
+    help="Only record matches, with any policy, config.toml and --quarantine: for hooks and CI"
+    " jobs.",
 )
 @click.option(
     "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
@@ -187,8 +187,8 @@ def command(
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
 
-    Matches are reported with the entry of the list, and the exit code tells the verdict. Every
-    file ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
+    Matches are reported with the entry of the list, and the exit code gives the verdict. Every file
+    ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
     reason. Reading needs no lock and no network. Nothing is ever shown, and nothing is changed or
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.

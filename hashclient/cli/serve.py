@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     type=click.Choice(["found", "error", "ok"]),
     default="found",
     show_default=True,
-    help="What to answer for what could not be checked: a match by a name that says so, an error,"
-    " or that all is well.",
+    help="The answer for input that could not be checked: a match with a name that says so, an"
+    " error, or clean.",
 )
 @click.option(
     "--max-stream-mib",

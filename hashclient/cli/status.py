@@ -81,7 +81,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     if output is None:
         app.out(text)
     else:
-        replace(output, text + "\n")
+        replace(output, f"{text}\n".encode(errors="backslashreplace"))
     return status.exit_code
 
 

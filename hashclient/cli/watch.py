@@ -90,7 +90,7 @@ def command(
             name = missing.name or f"all of provider {missing.provider}"
             app.warn(f"list is missing: {name}: {missing.problem}", hint)
 
-    def untold(path: str) -> None:
+    def unseen(path: str) -> None:
         app.warn(
             f"cannot watch {printable(path)}: this machine does not see changes by others on this"
             " kind of file system",
@@ -105,11 +105,11 @@ def command(
         jobs=jobs,
         exclude=exclude,
         act=not no_actions,
-        told=lambda handled: app.out(written.outcome(handled) or ""),
+        on_outcome=lambda handled: app.out(written.outcome(handled) or ""),
         on_failure=failed,
         on_scan=scanned,
         on_lists=listed,
-        on_untold=untold,
+        on_unseen=unseen,
     )
     watch.run(lambda count: app.say(f"watching {count:,} directories"))
     return ExitCode.OK

@@ -172,7 +172,7 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of one bucket, and wanted there.
+    """The settings of one bucket.
 
     With `trust_etag`, an ETag that may be an MD5 is one. `isolate` says what is done to an object
     that is taken away, once its sealed copy is complete: it is deleted, or put on legal hold. With

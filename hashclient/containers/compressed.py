@@ -98,7 +98,7 @@ class Gzip(_Compressed):
     name = "gzip"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the mark, the only method there is, and flags that are all known."""
+        """Recognise the mark, the only method there is, and flags that are all known."""
         return len(head) >= 10 and head[:3] == b"\x1f\x8b\x08" and not head[3] & _RESERVED
 
     def _name_of(self, source: _Input) -> bytes:
@@ -135,7 +135,7 @@ class Bzip2(_Compressed):
     name = "bzip2"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the mark, the level and the mark of a block."""
+        """Recognise the mark, the level and the mark of a block."""
         return head[:3] == b"BZh" and head[3:4] in b"123456789" and head[4:10] in _BZIP2_BLOCKS
 
     def _decoder(self) -> Decoder:
@@ -151,7 +151,7 @@ class Xz(_Compressed):
     name = "xz"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the mark and the sum of the flags behind it."""
+        """Recognise the mark and the sum of the flags behind it."""
         return (
             len(head) >= 12
             and head[:6] == _XZ
@@ -172,7 +172,7 @@ class Lzma(_Compressed):
     name = "lzma"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the rules of xz for guessing, and by decoding the first bytes."""
+        """Recognise it by the rules of xz for guessing, and by decoding the first bytes."""
         if len(head) < 18 or head[0] >= 9 * 5 * 5 or head[13]:
             return False
         window = int.from_bytes(head[1:5], "little")
@@ -192,7 +192,7 @@ class Lzma(_Compressed):
 
 
 def _is_usual_window(window: int) -> bool:
-    """Tell whether a size is 2^n or 2^n + 2^(n-1), as every program writes it."""
+    """Return whether a size is 2^n or 2^n + 2^(n-1), as every program writes it."""
     if window == 0xFFFFFFFF:
         return True
     lowest = window & -window
@@ -205,7 +205,7 @@ class Zstd(_Compressed):
     name = "zstd"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the mark, behind frames that are skipped, too."""
+        """Recognise the mark, also behind frames that are skipped."""
         at = 0
         while head[at + 1 : at + 4] == _ZSTD_SKIPPED and head[at] & 0xF0 == 0x50:
             at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")

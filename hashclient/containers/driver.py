@@ -90,7 +90,7 @@ class Spool:
 class Tee:
     """A member that is read once: looked at, digested, kept for a while, and expanded meanwhile.
 
-    The bytes are digested as they come by, whoever reads them.
+    The bytes are digested as they are read, by any reader.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Driver:
         self._guarded(container, b"", work)
 
     def _is_plain(self, member: Member, head_of: Callable[[int], bytes]) -> bool:
-        """Tell by its first bytes alone that a member is no container, and none stands behind it.
+        """Return whether the first bytes show that a member is no container, with none behind it.
 
         Other members, and unreadable ones, stay undecided: they are read as any other.
         """

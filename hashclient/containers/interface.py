@@ -77,14 +77,14 @@ class Data(Stream, Protocol):
 class Member(msgspec.Struct, frozen=True):
     """One member, as its container lists it.
 
-    `name` is as in the container, any bytes; `offset` tells members of one name apart, and is shown
-    for members without an entry in a directory. `size` is the claimed length in bytes, None without
-    a claim. With `is_exact`, extraction always gives this number of bytes: if no entry has this
-    size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads it, once;
-    of a container that is read as a stream, before the next member is asked for. `kind` is the name
-    of the expander that opens the member whatever its bytes are, where the container tells the kind
-    (a message in a message); empty where the bytes have to tell it. `head` returns the first bytes,
-    as many as are asked for or all there are, where that takes less than `chunks`.
+    `name` is as in the container, any bytes; `offset` distinguishes members of one name, and is
+    shown for members without an entry in a directory. `size` is the claimed length in bytes, None
+    without a claim. With `is_exact`, extraction always gives this number of bytes: if no entry has
+    this size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads it,
+    once; of a container that is read as a stream, before the next member is asked for. `kind` is
+    the name of the expander that opens the member whatever its bytes are, where the container gives
+    the kind (a message in a message); empty where the bytes have to show it. `head` returns the
+    first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
     """
 
     name: bytes
@@ -118,7 +118,7 @@ class Expander(Protocol):
         ...
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell whether bytes with this beginning and end are such a container; cheap, and strict.
+        """Return whether bytes with this beginning and end are such a container; cheap, and strict.
 
         An ordinary file must not be taken for a container; `tail` is empty where the end was not
         read. Bytes can be of several kinds at once (a zip after a tar): each is opened.

@@ -89,7 +89,7 @@ _LIBRARY = _load()
 
 
 def is_here() -> bool:
-    """Tell whether the library is installed."""
+    """Return whether the library is installed."""
     return _LIBRARY is not None
 
 

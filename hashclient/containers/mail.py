@@ -70,7 +70,7 @@ class Eml(Message):
     name = "eml"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by lines that are all header fields, some of mail as far as they are there."""
+        """Recognise lines that are all header fields, some of mail as far as they are there."""
         return begins_as_mail(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

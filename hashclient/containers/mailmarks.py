@@ -53,7 +53,7 @@ class MailMarks:
 
 
 def begins_as_mail(head: bytes) -> bool:
-    """Tell by lines that are all header fields, some of mail as far as they are there."""
+    """Recognise lines that are all header fields, some of mail as far as they are there."""
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
     if FIELD.match(text) is None:
         return False
@@ -74,7 +74,7 @@ def begins_as_mail(head: bytes) -> bool:
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:
-    """Tell whether all that there is of a text has the fields of mail at the beginning of lines.
+    """Return whether all that there is of a text has the fields of mail at the beginning of lines.
 
     The reader of headers looks at fewer lines than this. So a text of `MAX_LINE_BYTES` at most that
     cannot be mail is known to be none without being opened.

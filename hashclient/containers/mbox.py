@@ -27,7 +27,7 @@ _WITH_TIME = re.compile(rb"From [^\r\n]*\b\d{1,2}:\d\d(?::\d\d)?\b[^\r\n]*\b\d{4
 
 
 def begins(text: bytes, *, is_after_blank: bool) -> bool:
-    """Tell whether `text`, which begins with `From `, begins a message."""
+    """Return whether `text`, which begins with `From `, begins a message."""
     line, _, rest = text.partition(b"\n")
     if FIELD.match(rest) is None and not rest.startswith(b">From "):
         return False
@@ -41,7 +41,7 @@ class Mbox:
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the line that begins a message: with a time, or with fields of mail after it."""
+        """Recognise the first line of a message: it has a time, or fields of mail after it."""
         text = head.lstrip(b"\r\n")
         if not text.startswith(_MARK):
             return False

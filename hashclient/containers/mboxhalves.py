@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hashclient.containers.mimeheaders import Collector
 
-#: A header may be longer; the fields that tell its kind come before.
+#: A header may be longer; the fields that show its kind come before.
 MAX_HEADER_BYTES = 64 << 10
 #: More boundaries than that are not looked for: then any of those messages may be a half.
 MAX_OPEN = 256

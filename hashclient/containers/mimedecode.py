@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.containers.interface import NotReadError, Why
 
-#: What is kept of uuencoded files in one part, since the part is read as a whole first.
+#: The most bytes kept of uuencoded files in one part, since the part is read as a whole first.
 MAX_UU_BYTES = 16 << 20
 _MAX_UU_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
@@ -80,7 +80,7 @@ def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _End:
-    """What follows the end of base64: words that a mailing list appends, or more base64."""
+    """The text after the end of base64: words that a mailing list appends, or more base64."""
 
     def __init__(self) -> None:
         self._is_found = False
@@ -135,7 +135,7 @@ class UuFinder:
     """Finds uuencoded files in a text that passes by."""
 
     def __init__(self) -> None:
-        """Nothing has passed."""
+        """Begin before the text."""
         self.files: list[UuFile] = []
         self._buffer = b"\n"
         self._name = b""

@@ -120,7 +120,7 @@ class Collector:
 
 
 def is_kept(line: bytes) -> bool:
-    """Tell whether a line is a field that says what the body is."""
+    """Return whether a line is a field that says what the body is."""
     found = FIELD.match(line)
     return found is not None and found[1].lower() in _KEPT
 

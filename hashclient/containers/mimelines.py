@@ -157,7 +157,7 @@ class Lines:
 
 
 def _fields_follow(text: bytes) -> bool:
-    """Tell whether a field that says what the body is stands in the lines before it."""
+    """Return whether a field that says what the body is stands in the lines before it."""
     for line in text.split(b"\n"):
         if not line.rstrip(b"\r") or line.startswith(b"--"):
             return False

@@ -40,8 +40,9 @@ _FS_RIGHTS = ((5, (1 << 16) - 1), (3, (1 << 15) - 1), (2, (1 << 14) - 1), (1, (1
 _NET_RIGHTS = 0b11  # bind and connect, TCP; since version 4
 _SCOPES = 0b11  # abstract sockets and signals of others; since version 6
 
-#: What computing needs, by number: of memory, of descriptors that are open, of time and randomness.
-#: A file that was handed over is open for reading only; nothing here changes its mode or owner.
+#: The system calls that computing needs, by number: of memory, of descriptors that are open, of
+#: time and randomness. A file that was handed over is open for reading only; nothing here changes
+#: its mode or owner.
 _X86_64: Mapping[str, int] = {
     "read": 0,
     "write": 1,
@@ -146,7 +147,7 @@ class Locks(msgspec.Struct, frozen=True, array_like=True):
 
 
 def kernel_locks() -> Locks:
-    """Return the parts of the sandbox that this kernel has, as far as a look can tell."""
+    """Return the parts of the sandbox that this kernel seems to have, without trying them."""
     libc = _libc()
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     seccomp = platform.machine() in _CALLS and libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0

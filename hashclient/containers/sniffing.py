@@ -28,8 +28,8 @@ _MARKS = re.compile(
     rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
     rb"|[\r\n]*From ",
 )
-#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the bytes that
-#: tell. A word is taken as a whole: to try its parts takes long where a large file is one word.
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
+#: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
 _BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
@@ -68,7 +68,7 @@ _DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
 
 
 def may_bear(head: bytes | memoryview) -> bool:
-    """Tell whether a file that begins like this is worth a closer look by the rules below.
+    """Return whether a file that begins like this is worth a closer look by the rules below.
 
     Most files of a tree end here. This refuses no file that a rule of `has_mark`, `may_front` or
     `ends_as_zip` accepts: it looks at one byte where they look at several.
@@ -97,7 +97,7 @@ def may_bear(head: bytes | memoryview) -> bool:
 
 
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
-    """Tell whether a file that begins like this may be a container, as far as its head tells.
+    """Return whether a file that begins like this may be a container, by its head.
 
     Single bytes are looked at first, so most files need no copy. With `is_all` the head is the
     whole file: a short text with colons but without fields of mail is then known to be no mail.
@@ -137,14 +137,14 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
 
 
 def _may_be_lzma(begin: bytes) -> bool:
-    """Tell .lzma by its fields; it has no mark, but a window as every program writes it."""
+    """Recognise .lzma by its fields; it has no mark, but a window as every program writes it."""
     window = int.from_bytes(begin[1:5], "little")
     lowest = window & -window
     return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)
 
 
 def may_front(head: bytes | memoryview) -> bool:
-    """Tell whether a file that begins like this may have a zip archive behind it."""
+    """Return whether a file that begins like this may have a zip archive behind it."""
     if len(head) < 2:
         return False
     if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
@@ -154,17 +154,17 @@ def may_front(head: bytes | memoryview) -> bool:
 
 
 def ends_as_zip(end: bytes | memoryview) -> bool:
-    """Tell whether the last bytes are the end of a zip archive that has no comment behind it."""
+    """Return whether the last bytes are the end of a zip archive that has no comment behind it."""
     if len(end) < END_BYTES or end[-END_BYTES] != _LETTER_P:
         return False
     return end[-END_BYTES : 4 - END_BYTES] == _END_OF_ZIP
 
 
 def has_end_of_zip(tail: bytes | memoryview) -> bool:
-    """Tell whether a file that ends like this may be a zip archive, whatever it begins with."""
+    """Return whether a file that ends like this may be a zip archive, whatever it begins with."""
     return ends_as_zip(tail) or bytes(tail[-TAIL_BYTES:]).find(_END_OF_ZIP) >= 0
 
 
 def wants_more_head(size: int) -> bool:
-    """Tell whether the mark of an image of a disk may lie beyond the first bytes."""
+    """Return whether the mark of an image of a disk may lie beyond the first bytes."""
     return size >= ISO_HEAD_BYTES

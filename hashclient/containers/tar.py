@@ -93,7 +93,7 @@ class Tar:
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the sum in the first header, or by its mark where the sum is damaged."""
+        """Recognise the sum in the first header, or its mark where the sum is damaged."""
         if len(head) < BLOCK_BYTES:
             return False
         return is_header(head[:BLOCK_BYTES]) or head[257:262] == MAGIC
@@ -199,6 +199,6 @@ def _member(
 
 
 def _bytes_follow(source: Forward) -> bool:
-    """Tell whether the next block is no header: some programs write the bytes of a link again."""
+    """Return whether the next block is no header: some programs write the bytes of a link again."""
     block = source.peek(BLOCK_BYTES)
     return bool(block) and block != _ZERO_BLOCK and not is_header(block)

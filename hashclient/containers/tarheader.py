@@ -51,7 +51,7 @@ def number(field: bytes) -> int | None:
 
 
 def is_header(block: bytes) -> bool:
-    """Tell whether the sum in a block is that of its bytes, signed or not, and a size is there."""
+    """Return whether a block has a size, and the sum of its bytes, signed or not."""
     return _sum_agrees(block) and number(block[124:136]) is not None
 
 

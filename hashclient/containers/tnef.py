@@ -48,7 +48,7 @@ class Tnef:
     seeks = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by the mark, and the level of the first attribute."""
+        """Recognise the mark, and the level of the first attribute."""
         return head.startswith(MARK) and (len(head) <= _HEAD_BYTES or head[_HEAD_BYTES] in _LEVELS)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

@@ -89,12 +89,12 @@ class Ranges:
         return True
 
     def has(self, start: int, end: int) -> bool:
-        """Tell whether exactly this range is here."""
+        """Return whether exactly this range is here."""
         at = bisect_left(self._starts, start)
         return at < len(self._starts) and (self._starts[at], self._ends[at]) == (start, end)
 
     def covers(self, position: int) -> bool:
-        """Tell whether a byte belongs to a range."""
+        """Return whether a byte belongs to a range."""
         at = bisect_right(self._ends, position)
         return at < len(self._starts) and self._starts[at] <= position
 
@@ -110,7 +110,7 @@ class Zip:
     seeks = True
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Tell by a local header at the beginning, or a directory at the end."""
+        """Recognise a local header at the beginning, or a directory at the end."""
         return head.startswith(_BEGINS) or may_end(tail)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

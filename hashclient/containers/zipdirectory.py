@@ -60,7 +60,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 def may_end(tail: bytes) -> bool:
-    """Tell whether a file whose last bytes these are ends as a zip does. Cheap, and strict."""
+    """Return whether a file whose last bytes these are ends as a zip does. Cheap, and strict."""
     at = tail.rfind(END_MARK)
     while at >= 0:
         if at + _END.size <= len(tail):

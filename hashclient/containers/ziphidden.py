@@ -174,9 +174,9 @@ class Search:
         yield [Member(found.name, None, is_exact=False, chunks=chunks, offset=found.offset)]
 
     def _is_sound(self, found: _Found) -> bool:
-        """Tell whether the bytes after a header decode to the checksum in it."""
+        """Return whether the bytes after a header decode to the checksum in it."""
         if not found.packed and not found.flags & HAS_DESCRIPTOR:
-            return False  # no data, and no checksum to tell
+            return False  # no data, and no checksum to compare
         self._tries -= 1
         try:
             for piece in _chunks(self, found):

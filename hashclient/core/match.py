@@ -74,7 +74,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     reached: str | None = None
 
     def is_at(self, other: str | None) -> bool:
-        """Tell whether `other` is the same directory of the same file system."""
+        """Return whether `other` is the same directory of the same file system."""
         if self.standing is None or other is None:
             return False
         (inner, *names), (other_inner, *others) = self.standing.split(), other.split()

@@ -22,7 +22,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def is_name(text: str) -> bool:
-    """Tell whether `text` may name a list, a provider or a part of a target path."""
+    """Return whether `text` may name a list, a provider or a part of a target path."""
     return NAME_PATTERN.fullmatch(text) is not None and ".." not in text
 
 

@@ -60,7 +60,7 @@ def version_text(version: str | None) -> str:
 
 
 def is_object_uri(text: str) -> bool:
-    """Tell whether an argument names objects; a file with such a name is given as `./s3:…`."""
+    """Return whether an argument names objects; a file with such a name is given as `./s3:…`."""
     return _PREFIX.match(text) is not None
 
 

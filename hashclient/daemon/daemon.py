@@ -55,7 +55,7 @@ STOP_S = 10.0
 #: The exit code by which a process asks its parent to stop all.
 _STOP = signal.SIGUSR1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _STOP)
-_DEAD_HINT = "`hashclient status` tells whether the lists can be used; -v shows more"
+_DEAD_HINT = "`hashclient status` shows whether the lists can be used; -v shows more"
 
 
 class Daemon:

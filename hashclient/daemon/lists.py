@@ -69,7 +69,7 @@ class InUse:
         return other
 
     def same_lists(self, other: InUse) -> bool:
-        """Tell whether both states are equal for the log."""
+        """Return whether both states are equal for the log."""
         return (self.states, self.lists.missing, self.key_id) == (
             other.states,
             other.lists.missing,

@@ -247,7 +247,7 @@ class Worker:
             self._connections[Connection(self, sock, door, is_unix=is_unix)] = None
 
     def _has_place(self) -> bool:
-        """Tell whether one more client may connect; a silent one is closed for it."""
+        """Return whether one more client may connect; a silent one is closed for it."""
         if len(self._connections) < self._max_connections:
             return True
         now = time.monotonic()

@@ -1,1 +1,1 @@
-"""From a provider to the index: pinning, fetching, building, what is withdrawn."""
+"""From a provider to the index: pinning, fetching, building, withdrawals."""

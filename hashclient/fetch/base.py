@@ -1,9 +1,9 @@
-"""What is here of a list before a fetch changes it: what its manifest says, and whether that holds.
+"""The local state of a list before a fetch changes it: its manifest and its index, verified.
 
 1 the manifest is verified; 2 the index is opened; 3 one of version 1 is compared with its runs; 4
-the pieces of the runs that are due are compared with their digests. What is damaged counts as
-nothing and is built again; but where 3 or 4 finds it out, which nobody has seen before, this fetch
-ends with that, and the next one builds.
+the pieces of the runs that are due are compared with their digests. A damaged index is not used,
+and the list is built again. If step 3 or 4 finds the damage, this fetch ends with an error, so that
+somebody sees it, and the next fetch builds the list.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hashclient.lists.wire import ListIndex
 
 
 class Base(msgspec.Struct):
-    """What is here of a list: `here` is what its manifest says, `index` what can be built on.
+    """The local state of a list: `here` is its manifest, `index` the index that a build can use.
 
-    Without `here` there is nothing; without `index` alone, what may take its place is judged by
-    `here` all the same. `pieces` has the digests of the pieces of runs that were read as a whole.
+    `here` is None if there is no list yet. If only `index` is None, a new generation is still
+    compared with `here`. `pieces` has the digests of the pieces of runs that were read as a whole.
     """
 
     here: Manifest | None = None
@@ -37,11 +37,11 @@ class Base(msgspec.Struct):
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether no code vouched for what `here` says; the index was compared with its runs."""
+        """Whether `here` has no authentication code; the index was compared with its runs."""
         return self.here is not None and self.here.is_old and self.index is not None
 
     def confirm(self, signed: ListIndex) -> None:
-        """Compare the index with what is signed; drop it if it is not that, to the last entry."""
+        """Compare the index with the signed index; drop it unless all entries are the same."""
         assert self.index is not None
         manifest = self.index.manifest
         if (manifest.entries, manifest.checksum) != (signed.entries, signed.checksum):
@@ -61,15 +61,15 @@ def open_base(
     rebuild: bool,
     limit_s: float,
 ) -> Base:
-    """Open what is here of the list in `directory`, which `provider` has given us.
+    """Open the local state of the list in `directory`, which comes from `provider`.
 
-    To `rebuild`, the index is not opened: to touch a page that cannot be read would end the
-    process. Comparing pieces takes `limit_s` at most.
+    With `rebuild`, the index is not opened: reading a bad page of the map would end the process.
+    Comparing pieces takes `limit_s` at most.
 
     Raises:
         ConfigError: the list is here from another provider.
         OtherKeyError: another key sealed it.
-        DamagedError: it has been found out just now that its index is damaged.
+        DamagedError: its index is damaged, and this was not known before.
         StateError: something cannot be read or written.
     """
     # 1
@@ -97,6 +97,6 @@ def open_base(
         return Base(here, *upgrade(directory, here, sealer))
     # 4
     for run in index.runs:
-        run.forget()  # the kernel drops no page that is in use, and would compare that
+        run.forget()  # the kernel keeps pages that are mapped, so that the disk would not be read
     index.manifest = verify_due(directory, here, sealer, now, limit_s=limit_s)
     return Base(here, index)

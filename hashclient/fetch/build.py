@@ -1,8 +1,8 @@
-"""Building one generation of a list: the delta on what is here, or all of it from its segments.
+"""Building one generation of a list: from the local index and a delta, or from all segments.
 
-Segments are downloaded some ahead of the one that is being sealed. A build notes how far it has
-come, again and again, and one that was killed goes on from there. Nothing here switches readers
-over; `fetch` does, when the build has been found right.
+Some segments are downloaded ahead while one is sealed. A build writes its progress down from time
+to time; after a kill, the next build continues from there. `fetcher` switches readers to the new
+generation after the build is verified.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ _log = Log("fetch")
 AT_ONCE = 3
 AHEAD_BYTES = 256 << 20
 
-#: For how long a difference is built without a note of how far it has come, in seconds; and how
-#: many times as long as a note takes to write nothing is noted: a twentieth of the time at most.
+#: A delta is built for this many seconds before its progress is written down for the first time.
+#: Then the pause between two notes is this many times the time to write one: notes take a twentieth
+#: of the time at most.
 DELTA_UNNOTED_S = 1.0
 NOTING_SHARE = 20
 
 #: Seconds between two reports of progress while a segment is waited for.
-TELL_S = 0.1
+PROGRESS_S = 0.1
 
 _STAGING_FORMAT: Final = "hashclient-staging/2"
 
@@ -68,9 +69,9 @@ Progress = Callable[[str, int, int], None]
 
 
 class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far an unfinished build has come: the first `segments` of the index are in `partial`.
+    """The progress of an unfinished build: the first `segments` of the index are in `partial`.
 
-    `fresh` says that nothing of an older generation is in it.
+    `fresh` says that it was built without an older generation.
     """
 
     mac: str
@@ -81,11 +82,11 @@ class _Staging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Build(msgspec.Struct, frozen=True):
-    """One generation of one list in the making.
+    """The build of one generation of one list.
 
-    `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of what
-    vouches for it, `epoch` the keys under which it is counted, `now` the time that the manifest
-    will bear. `received` counts the bytes that have come over the network so far.
+    `index_hash` is the signed hash of its `index.json`, `expires` the earliest expiry of its signed
+    metadata, `epoch` the keys under which generations are counted, `now` the time for the manifest.
+    `received` returns the bytes received so far.
     """
 
     provider: str
@@ -104,7 +105,7 @@ class Build(msgspec.Struct, frozen=True):
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
-        """Apply `delta` to `base`; None if that does not give what was signed.
+        """Apply `delta` to `base`; return None if the result is not the signed one.
 
         Raises:
             VerificationError: it would poison the list.
@@ -120,16 +121,16 @@ class Build(msgspec.Struct, frozen=True):
         except (InconsistentError, DamagedError):
             manifest = None
         if manifest is None:
-            # Nobody is to go on from there.
+            # No later build may continue from it.
             tidy(self.directory)
         return manifest
 
     def from_beginning(self, index: ListIndex, *, resume: bool = True) -> Manifest:
-        """Build the list from its first segment or, to `resume`, from where a killed build was.
+        """Build the list from its first segment or, with `resume`, continue a killed build.
 
         Raises:
-            VerificationError: the segments do not give what was signed, or would poison the list.
-            DamagedError: what was written does not come back from the disk as it was.
+            VerificationError: the result is not the signed one, or would poison the list.
+            DamagedError: the disk returns other bytes than were written.
         """
         staging = self._load_staging() if resume else None
         if staging is not None and not staging.fresh:
@@ -143,7 +144,7 @@ class Build(msgspec.Struct, frozen=True):
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
-            # Nobody is to go on from there: it would end here again.
+            # No later build may continue from it: it would end here again.
             tidy(self.directory)
             raise
         if manifest is None:
@@ -156,11 +157,10 @@ class Build(msgspec.Struct, frozen=True):
     def _build(
         self, writer: IndexWriter, index: ListIndex, skip: int, *, fresh: bool
     ) -> Manifest | None:
-        """Apply the segments after the first `skip`; None if that does not add up.
+        """Apply the segments after the first `skip`; return None if the checksum is wrong.
 
-        How far it has come is noted on the way: at once if the list is built `fresh`, from its
-        first segment, and after a while if only a difference is; then for a small part of the
-        time.
+        The progress is written down on the way: from the start if the list is built `fresh`, from
+        its first segment; for a delta, later. This takes a small part of the time.
         """
         inspection = Inspection(self.guard)
         due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
@@ -172,7 +172,7 @@ class Build(msgspec.Struct, frozen=True):
             )
             started = self.monotonic()
             worth_it = started >= due or (fresh and writer.is_flushed)
-            # What was seen would be forgotten by whoever goes on from here.
+            # A build that continues from here would not know the entries that this one has seen.
             if worth_it and inspection.is_clean and number < len(index.segments):
                 writer.flush()
                 partial = self._manifest(index, writer, writer.run_refs())
@@ -201,7 +201,7 @@ class Build(msgspec.Struct, frozen=True):
             raise VerificationError(f"list {index.list} has {total} bytes to download")
         done, before = 0, self.received()
 
-        def tell() -> None:
+        def report() -> None:
             self.progress(index.list, min(total, max(done, self.received() - before)), total)
 
         waiting = deque(zip(segments, infos, strict=True))
@@ -213,19 +213,19 @@ class Build(msgspec.Struct, frozen=True):
                 work = functools.partial(self.trust.download, info, MAX_SEGMENT_BYTES)
                 running.append((segment, info, Task(work, info.path)))
                 ahead += info.length
-            tell()
+            report()
             segment, info, download = running.popleft()
-            while not download.wait(TELL_S):
-                tell()
+            while not download.wait(PROGRESS_S):
+                report()
             yield segment, download.result()
             done += info.length
-        tell()
+        report()
 
     def _load_staging(self) -> _Staging | None:
-        """Return how far a killed build of this same generation came, if it can be used.
+        """Return the progress of a killed build of the same generation, if it can be used.
 
-        Its runs have lain on the disk since, as it has. What has changed there would be merged, or
-        named by the manifest, under a digest that is right.
+        Its runs are compared with their digests, since bytes on the disk may have changed
+        meanwhile. The manifest would otherwise vouch for changed bytes.
         """
         staging = _read_staging(self.directory, self.sealer)
         if staging is None:
@@ -234,7 +234,8 @@ class Build(msgspec.Struct, frozen=True):
         if (partial.index_hash, partial.key_id) != (self.index_hash, self.sealer.key_id):
             return None
         try:
-            # Verified first: it reads without a map, where a bad block is an error, no signal.
+            # Verified first, by ordinary reads: there a bad block is an error, and in a map it is a
+            # signal.
             pieces = verify_runs(self.directory, partial.runs)
             open_manifest(self.directory, partial)
         except (OSError, StateError):
@@ -280,7 +281,7 @@ def _adds_up(writer: IndexWriter, index: ListIndex) -> bool:
 
 
 def _load_current(directory: Path) -> Manifest | None:
-    """Return the manifest that readers use; whether it is right matters to them."""
+    """Return the manifest that readers use, without a check: readers check it."""
     try:
         document = read_manifest(directory)
     except DamagedError:
@@ -289,7 +290,7 @@ def _load_current(directory: Path) -> Manifest | None:
 
 
 def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | None:
-    """Return what is noted of an unfinished build; with `sealer`, only if that vouches for it."""
+    """Return the record of an unfinished build; with `sealer`, only if its code is right."""
     try:
         document = read_regular(directory / STAGING_NAME, MAX_STATE_BYTES)
         staging = msgspec.json.decode(document, type=_Staging)
@@ -301,11 +302,11 @@ def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | N
 
 
 def tidy(directory: Path, *, keep_staging: bool = False) -> None:
-    """Remove what neither the manifest nor, with `keep_staging`, an unfinished build names."""
+    """Remove files that the manifest and, with `keep_staging`, an unfinished build do not use."""
     try:
         document = read_manifest(directory)
     except StateError:
-        return  # a later fetch builds the list again, and then knows what is not needed
+        return  # a later fetch builds the list again, and then tidies
     keep = {run.name for run in document.manifest.runs} if document else set()
     staging = _read_staging(directory) if keep_staging else None
     if staging is not None:

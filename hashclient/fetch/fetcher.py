@@ -1,14 +1,14 @@
 """The first pipeline: from a provider to sealed indexes, one generation switch a list.
 
-For each list: 0 what is here is opened, and a part of it compared with its digests (`base`); 1 the
-signed index is looked up through trust; 2 if it is the one we have, only the time of the check is
-noted, once what nothing vouched for is compared with it; 3 it is downloaded, verified, parsed, and
-refused if it goes back; 4 the segments that are new to us are downloaded, verified, parsed, guarded
-and sealed, in order; 5 the result must have the signed count and checksum, else the list is built
-again from its base; 6 the manifest is replaced: that is the switch; 7 what no manifest names is
-swept; 8 the audit log records it, and what it says of earlier matches (`withdrawals`). A kill
-at any point leaves the old generation or the new one; runs that were finished before it are used by
-the next attempt at the same generation.
+For each list: 0 the local index is opened, and a part of it compared with its digests (`base`); 1
+the signed index is looked up through trust; 2 if it is the one we have, only the time of the check
+is noted (a local index without an authentication code is compared with it first); 3 it is
+downloaded, verified, parsed, and refused if it is older; 4 the new segments are downloaded,
+verified, parsed, guarded and sealed, in order; 5 the result must have the signed count and
+checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
+switch; 7 unreferenced files are deleted; 8 the audit log records the change and the earlier matches
+that it withdraws (`withdrawals`). A kill at any point leaves the old generation or the new one;
+runs that were finished before it are used by the next attempt at the same generation.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ from hashclient.trust.tuf import Source, Trust
 _log = Log("fetch")
 
 INDEX_FILE = "index.json"
-#: What no list is called.
+#: A name that no list can have.
 NO_LIST = ""
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """What became of one list in a fetch.
+    """The result of a fetch for one list.
 
     `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
     count entries, and are None when the list had to be built again over an older generation.
     `is_ahead` says that `published_at` is in the future, as the clock here shows it.
-    `affected` are matches with a hit of an entry that is withdrawn now, and `listed_again` what was
-    taken away for an entry that was withdrawn and is back; `problem` says why these could not be
-    found out. `error` says why the list was left as it was. `source` is where it came from: an
+    `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
+    whose file was taken away, and whose entry was withdrawn and is listed again. `problem` says why
+    these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory.
     """
 
@@ -96,7 +96,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class ClockError(StaleError):
-    """The clock here shows a time before the last check: no matter of who delivers."""
+    """The local clock shows a time before the last check; another address would not help."""
 
 
 class Fetcher:
@@ -116,14 +116,14 @@ class Fetcher:
         accept_churn: bool = False,
         rebuild: bool = False,
     ) -> None:
-        """Bind what a fetch needs; nothing but the key is read yet, and it has to be there.
+        """Prepare a fetch. Only the key is read yet, and it must exist.
 
         Addresses that `source` is asked for begin with `base`, by default the provider's own; the
-        log says that they come from `origin`, by default the same. `progress` is called with
-        segments, and with parts of them if `received` counts what `source` gets, `on_notices` with
-        notices if there are any. `accept_churn` lets pass what the provider's `max_churn` would
-        refuse. `rebuild` builds lists from their first segment even where what is here looks sound;
-        of that, only the manifest is read.
+        log says that they come from `origin`, by default the same. `progress` is called with each
+        segment, and with parts of it if `received` counts the bytes of `source`; `on_notices` is
+        called with notices if there are any. `accept_churn` accepts changes above the provider's
+        `max_churn`. `rebuild` builds lists from their first segment even if the local index looks
+        sound; only its manifest is read.
 
         Raises:
             ConfigError: the key is missing or malformed.
@@ -146,20 +146,20 @@ class Fetcher:
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
-        """The guard over what is added; its known good files are read when it is first needed."""
+        """The guard for added entries; the known good files are read when it is first needed."""
         known_good = self._settings.provider(self._provider).known_good
         return open_guard(self._settings.state_dir, known_good, self._sealer, verify=self._rebuild)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
 
-        A list that is refused does not keep the others from being fetched. A name in `only` that
-        is not this provider's is passed over: it may be another's. With `NO_LIST` alone, notices
-        are taken and no list.
+        After a refused list, the others are still fetched. A name in `only` that this provider does
+        not offer is ignored: another provider may offer it. With only `NO_LIST`, notices are
+        fetched and no list.
 
         Raises:
-            HashclientError: of the class that fits, when the provider as a whole is refused,
-                cannot be reached or does not let us in; the audit log has heard of it then.
+            HashclientError: the provider as a whole is refused, cannot be reached or refuses the
+            credential; the audit log has recorded it then.
             AuditError: the audit log cannot be written.
         """
         config = self._settings.provider(self._provider)
@@ -175,7 +175,7 @@ class Fetcher:
             offered = trust.lists()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             fetch_notices(self._session, trust, self._provider, self._origin, self._on_notices)
-            # A list that we have and that is not offered any more is refused, not forgotten.
+            # A local list that is not offered any more is refused, and not forgotten.
             ours = {m.list for m in self._manifests() if m.provider == self._provider}
             known = ours.union(offered, config.lists or ())
             if not known:
@@ -199,7 +199,7 @@ class Fetcher:
             except HashclientError as error:
                 self._log_refusal(name, error)
                 yield Fetched(name, self._provider, error=error, source=self._origin)
-        # Role metadata was loaded list by list; what was written since is made durable, too.
+        # The metadata of roles was loaded list by list; it is made durable, too.
         trust.make_durable()
 
     def _refuse_clock_set_back(self) -> None:
@@ -215,10 +215,10 @@ class Fetcher:
                 )
 
     def _manifests(self) -> Iterator[Manifest]:
-        """Yield the manifests of all lists that are here, and that something vouches for.
+        """Yield the authenticated manifests of all local lists.
 
         Raises:
-            StateError: one may not be read: what it would forbid is not known.
+            StateError: one may not be read, so that its limits are not known.
         """
         for name in list_folders(self._settings.layout.lists):
             directory = self._settings.layout.lists / name
@@ -227,7 +227,7 @@ class Fetcher:
                     yield manifest
 
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
-        """Bring a list up to date; comparing what is here with its digests takes `limit_s`."""
+        """Bring a list up to date; comparing files with digests takes `limit_s` at most."""
         directory = make_private_dir(self._settings.layout.lists / name)
         offered = tuple(sorted(trust.lists()))
         # 0
@@ -263,7 +263,7 @@ class Fetcher:
                 _refuse_rollback(here, index)
             if here.generation <= index.generation:
                 delta = delta_of(here.generation, index)
-            # Counts are all there is to see of what is built again, before it is downloaded.
+            # If all is built again, only the counts are known before the download.
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
@@ -294,11 +294,12 @@ class Fetcher:
                 same_set = base is not None and base.manifest.checksum == index.checksum
                 if base is not None and self._max_churn is not None and not same_set:
                     new = open_manifest(directory, manifest)
-                    # What is damaged cannot be compared; its counts were.
+                    # A damaged index cannot be compared; its counts were compared above.
                     with contextlib.suppress(DamagedError):
                         self._refuse_churn(base.manifest, index, _difference(base, new))
         except HashclientError as error:
-            # What was signed stays wrong; after anything else, the next attempt goes on from here.
+            # Signed data stay wrong, so nothing is kept; after any other error the next fetch
+            # continues.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
         # 6, 7, 8
@@ -318,10 +319,10 @@ class Fetcher:
         found: Base,
         pieces: Mapping[str, bytes],
     ) -> Manifest:
-        """Replace the manifest of a list, and sweep; return it as it was written.
+        """Replace the manifest of a list, delete unreferenced files; return the new manifest.
 
-        It says which lists are `offered`, and has the times of its pieces. `pieces` has the digests
-        of those of new runs, which are noted before anybody needs them.
+        It names the lists that are `offered`, and has the times of its pieces. `pieces` has the
+        digests of the pieces of new runs, which are written before the switch.
         """
         if manifest.verified_at is None:
             before = found.index.manifest if found.index else None
@@ -334,12 +335,12 @@ class Fetcher:
 
     @property
     def _max_churn(self) -> float | None:
-        """The share of a list that may change at a time; None if it does not matter now."""
+        """The share of a list that may change at a time; None if there is no limit now."""
         limit = self._settings.provider(self._provider).max_churn
         return None if self._accept_churn else limit
 
     def _refuse_churn(self, manifest: Manifest, index: ListIndex, changed: int) -> None:
-        """Refuse a generation that changes more of the list than the operator finds plausible."""
+        """Refuse a generation that changes more of the list than the operator allows."""
         limit = self._max_churn
         if limit is None or not manifest.entries:
             return
@@ -351,17 +352,17 @@ class Fetcher:
             )
 
     def _refuse_unknown_churn(self, manifest: Manifest, index: ListIndex) -> None:
-        """Refuse to rebuild to other entries where no count says how many are other ones."""
+        """Refuse to rebuild to another generation if the number of changes is not known."""
         if self._max_churn is not None and manifest.checksum != index.checksum:
             raise VerificationError(
-                f"list {index.list}: how much generation {index.generation} changes cannot be told"
+                f"list {index.list}: how much generation {index.generation} changes is not known"
                 " without reading the index that is here",
                 hint="`hashclient fetch` without --rebuild compares them; `hashclient fetch"
                 " --rebuild --accept-churn` takes it without",
             )
 
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
-        """Note what the list says of earlier matches."""
+        """Note earlier matches that the list withdraws or lists again."""
         if not is_there(self._settings.layout.matches):
             return Reached()
         with Matches(self._settings.state_dir) as matches:
@@ -399,7 +400,7 @@ class Fetcher:
             "added": added,
             "withdrawn": withdrawn,
             "entries": manifest.entries,
-            # Without an algorithm in front it is the SHA-256.
+            # The algorithm is left out: it is SHA-256.
             f"index_{algorithm or 'sha256'}": digest,
             "source": self._origin,
         }
@@ -407,7 +408,7 @@ class Fetcher:
         try:
             reached = self._reach_back(directory, manifest)
         except StateError as error:
-            # The switch is made, and stays; once this is mended, the next fetch makes up for it.
+            # The switch stays; after a repair, the next fetch notes the withdrawals.
             return msgspec.structs.replace(fetched, problem=error)
         return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
@@ -420,7 +421,7 @@ class Fetcher:
 def log_refusal(
     audit: AuditLog, provider: str, list_name: str | None, error: HashclientError, source: str
 ) -> None:
-    """Log why a provider, or a list of it, was refused, and where it would have come from.
+    """Log why a provider or a list was refused, and from which address it came.
 
     Raises:
         AuditError: the log cannot be written.
@@ -436,7 +437,7 @@ def log_refusal(
 
 
 def _difference(one: Index, other: Index) -> int:
-    """Return how many entries are in one of two indexes only."""
+    """Return how many entries are in exactly one of two indexes."""
     ours, theirs = one.live_id_hashes(), other.live_id_hashes()
     both = np.intersect1d(ours, theirs, assume_unique=True)
     return len(ours) + len(theirs) - 2 * len(both)

@@ -1,11 +1,11 @@
-"""The poison guard: what no honest list can hold, and what the operator knows to be benign.
+"""The poison guard refuses lists with the empty file or with files that are known to be good.
 
 A list decides what is reported and removed, so a mistake or a forgery in it does real harm. A
 generation is refused when it adds the digest of the empty file, or one on the operator's own list
-of known good files (whatever `lists.importers` reads), unless it is withdrawn again on the way: a
-provider can mend its mistake by that. Known good digests are sealed into an index of their own,
-built once and again when a file changes, so that a check costs as much as the change. Messages
-name entry ids, never digests.
+of known good files (whatever `lists.importers` reads), unless a later segment withdraws the entry:
+so a provider can correct a mistake. Known good digests are sealed into an index of their own. It is
+built again when a file changes, so that the cost of a check depends on the size of the change.
+Messages name entry ids, never digests.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from hashclient.system.files import (
 from hashclient.system.layout import SOURCES_NAME, Layout
 from hashclient.system.text import printable
 
-#: How many entry ids a message names.
+#: A message names at most this many ids of entries.
 NAMED = 5
 
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an index of known good files was made from, under which key, and its runs."""
+    """The sources of an index of known good files, its key, and its runs."""
 
     files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
     key_id: str
@@ -55,7 +55,7 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoisonGuard:
-    """Knows what would poison a list; shared by all builds of a fetch."""
+    """Finds digests that would poison a list; all builds of a fetch share it."""
 
     def __init__(self, known_good: RunSet | None, sealer: Sealer) -> None:
         """Guard with the index of known good digests, if there is one."""
@@ -81,22 +81,23 @@ class PoisonGuard:
 
 
 class Inspection:
-    """Looks at what one build adds, and judges it when it is known what has stayed."""
+    """Inspects the entries that one build adds, and judges those that are left at its end."""
 
     def __init__(self, guard: PoisonGuard) -> None:
         """Begin with nothing seen."""
         self._guard = guard
-        #: Tags of known good digests that were added, each once: no more than the operator's own.
+        #: Tags of known good digests that were added, each once: at most as many as there are known
+        #: good digests.
         self._good: dict[Algorithm, Uint64] = {}
         self._empty = False
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was seen that has to be withdrawn again."""
+        """Whether no added entry so far would poison the list."""
         return not (self._good or self._empty)
 
     def add(self, batch: AddBatch) -> None:
-        """Look at entries that are added."""
+        """Inspect entries that are added."""
         self._empty = self._empty or len(rows_of_the_empty_file(batch.digests)) > 0
         for algorithm, tags in self._guard.known_good_in(batch).items():
             seen = self._good.get(algorithm, tags)
@@ -106,8 +107,8 @@ class Inspection:
         """Let the finished `index` pass or refuse it.
 
         Raises:
-            VerificationError: it holds the empty file, or what is known to be good, and that was
-                added by this build.
+            VerificationError: this build has added the empty file, or a file that is known to be
+            good.
         """
         if self._empty and (ids := _entries_with(index, self._guard.empty)):
             raise VerificationError(
@@ -117,7 +118,7 @@ class Inspection:
         if ids := _entries_with(index, self._good):
             raise VerificationError(
                 f"the list holds files that are known to be good: {_named(ids)}",
-                hint="nothing was changed; tell the provider, or mend your known_good list",
+                hint="nothing was changed; tell the provider, or correct your known_good list",
             )
 
 
@@ -141,8 +142,8 @@ def open_guard(
 ) -> PoisonGuard:
     """Return the guard for these files of known good digests, indexing them if they changed.
 
-    With `verify`, an index of them whose bytes have changed is made again, too. The caller holds
-    the writers' lock.
+    With `verify`, their index is compared with its digests, and built again if it is damaged. The
+    caller holds the writers' lock.
 
     Raises:
         ConfigError: a file cannot be read or is in no accepted format.
@@ -154,7 +155,7 @@ def open_guard(
     directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
-        # What is damaged or gone is built again.
+        # A damaged or missing index is built again.
         with contextlib.suppress(DamagedError, FileNotFoundError):
             # Verified first: it reads without a map, where a bad block is an error, no signal.
             if verify:
@@ -164,10 +165,10 @@ def open_guard(
 
 
 def verify_guard(state_dir: Path) -> None:
-    """Compare the index of known good digests with what was written, if there is one.
+    """Compare the index of known good digests, if there is one, with its digests.
 
     Raises:
-        DamagedError: it is not that any more.
+        DamagedError: it is damaged.
         StateError: it cannot be read.
     """
     directory = Layout(state_dir).known_good
@@ -182,7 +183,7 @@ def _open_runs(directory: Path, sources: _Sources) -> RunSet:
 def _stamp(path: Path) -> tuple[str, int, int, int]:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would hold us up, with the writers' lock
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait, with the lock
             raise OSError(errno.EINVAL, "not a regular file")
     except OSError as error:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""Notices of a provider: taken as a fetch comes by, verified one by one, and kept.
+"""Notices of a provider: each fetch downloads them, verifies each of them, and keeps them.
 
-1 the role of notices is verified (`trust`), and may not go back; 2 what is signed and not here is
-downloaded, verified and parsed; 3 what has arrived is logged; 4 all is kept in one step. One that
-breaks a rule keeps no other back: what is wrong with it is said, and kept in its place. Whatever
-fails here keeps no list from being fetched.
+1 the role of notices is verified (`trust`), and an older version is refused; 2 signed notices that
+are not here are downloaded, verified and parsed; 3 new notices are logged; 4 all are written in one
+step. If one breaks a rule, the others are still taken, and the reason is kept in its place. After
+any failure here, lists are still fetched.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from hashclient.trust.noticerole import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")
-#: So many times as long as one answer may take to begin, all notices together may take to come from
-#: one address: a part of what all addresses have, so that others are asked.
+#: All notices from one address may take this many times the timeout of one request. This is less
+#: than the limit for all addresses, so that the next address is still asked.
 PATIENCE = 2
 
 
 class FetchedNotices(msgspec.Struct, frozen=True):
-    """What became of the notices of one provider in a fetch.
+    """The result of a fetch for the notices of one provider.
 
-    `arrived` are those that were not here before, and how they stand; `ended` are earlier ones that
-    stood until now. `refused` are those that were not taken, or did not come. `error` is what is
-    wrong with one of these, the one with the highest exit code, or with all notices.
+    `arrived` are new notices with their state; `ended` are earlier ones that were in force until
+    now. `refused` are those that were refused or could not be downloaded. `error` is the error of
+    all notices, or of the one whose error has the highest exit code.
     """
 
     provider: str
@@ -55,7 +55,7 @@ class FetchedNotices(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
 
 
-#: Is called with the result for notices, where a provider has any.
+#: Called with the result for notices, if a provider has any.
 OnNotices = Callable[[FetchedNotices], None]
 
 
@@ -68,12 +68,12 @@ def fetch_notices(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Take what `provider` has to say, after `trust.refresh`, and call `on_notices` if it does.
+    """Fetch the notices of `provider`, after `trust.refresh`; call `on_notices` if there are any.
 
-    The log says of what is refused that it comes from `origin`. What has not come after a while is
-    left to another address, or to the next fetch: lists are waiting.
+    The log names `origin` as the source of refused notices. After a time limit, the rest is left to
+    another address or to the next fetch, since lists are waiting.
 
-    What is refused, all of it or a part, is handed over in the same way, and logged.
+    Refused notices are passed on in the same way, and logged.
 
     Raises:
         AuditError: the audit log cannot be written.
@@ -93,7 +93,7 @@ def _fetch(
         before = _book(session, provider)
         if signed is None:
             path = layout.notices_of(provider)
-            # What is damaged has been there.
+            # A damaged file shows that there were notices.
             if before is None and not is_there(path):
                 return None
             raise VerificationError(
@@ -123,7 +123,7 @@ def _fetch(
 
 
 class _Come(msgspec.Struct):
-    """What has come of what is signed and was not here, what has not, and what has failed."""
+    """The results of a download: new notices, those left out, and failures."""
 
     arrived: list[Kept] = msgspec.field(default_factory=list)
     refused: list[Refused] = msgspec.field(default_factory=list)
@@ -150,7 +150,7 @@ def _download(
     here: Mapping[str, str],
     is_late: Callable[[], bool],
 ) -> _Come:
-    """Download what is signed and not `here`, by its id and digest, until `is_late`."""
+    """Download signed notices that are not `here`, by id and digest, until `is_late`."""
     come = _Come()
     goes_on = True
     for notice_id, info in sorted(signed.targets.items()):
@@ -178,7 +178,7 @@ def _download(
                 error.message = f"notice {notice_id}: {error.message}"
             come.refused.append(Refused(notice_id, error.message))
             come.errors.append(error)
-            # What failed once without a network, or without a credential, fails again.
+            # Without a network or a credential, the next download would fail in the same way.
             is_missing = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
             goes_on = isinstance(error, VerificationError) or is_missing
     return come
@@ -194,7 +194,7 @@ def _keep(
 ) -> FetchedNotices:
     now = session.now()
     stood = {s.notice.id for s in standings(provider, before, now) if s.stands}
-    # One that is signed with another content now is what it was.
+    # A notice that is signed with another content now stays as it was.
     other = {r.id for r in come.refused} & {one.notice.id for one in before}
     gone = {one.notice.id for one in before if one.notice.id in other and not one.signed}
     kept = merged(before, come.arrived, signed.targets.keys() - gone, now)

@@ -1,8 +1,8 @@
-"""What a provider publishes, without a network: a bundle, or a copy of its public directory.
+"""Files of a provider without a network: from a bundle, or from a copy of its public directory.
 
-A `Source` as the network is one: bytes by their addresses, of which nothing is believed. They are
-read into memory, verified there by whoever asked, and never written anywhere else. Whoever brings
-the medium is not trusted: links are not followed, and what is no plain file is not read.
+It is a `Source`, as the network is: it returns bytes by their address, and the caller verifies them
+in memory. They are never written to another place. The person who brings the medium is not trusted:
+links are not followed, and only plain files are read.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from hashclient.system.files import open_at_once, read_bounded
 from hashclient.system.text import excerpt, printable
 from hashclient.trust.tuf import Source
 
-#: What the addresses of files begin with.
+#: The start of the addresses of files.
 BASE = "offline:"
 _ABOVE_ALL = "metadata"
 _HINT = "make the copy again; nothing was changed"
-#: So many lists are named in a hint.
+#: A hint names at most this many lists.
 _SHOWN = 5
 
 
 class MissingError(UnreachableError):
-    """It has no such file: what 404 is on a network, where the search for a new root ends."""
+    """There is no such file. Like 404 on a network, it ends the search for a new root."""
 
     status = 404
 
 
 @contextlib.contextmanager
 def open_copy(path: Path) -> Iterator[Source]:
-    """Yield what gives the files in the bundle, or the directory, at `path`.
+    """Yield a source of the files in the bundle, or in the directory, at `path`.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is no bundle and no directory.
         VerificationError: it is a bundle that breaks the format.
         UnreachableError: it cannot be read.
     """
@@ -56,7 +56,7 @@ def open_copy(path: Path) -> Iterator[Source]:
             source = _BundleSource(path, stream)
         else:
             raise UsageError(f"neither a file nor a directory: {printable(path)}")
-        # What fails in the block is not about this file.
+        # An error in the block is not about this file.
         opened = stack.pop_all()
     with opened:
         yield source
@@ -119,7 +119,7 @@ class _Directory:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(folder, flags, dir_fd=fd)
                 stack.callback(os.close, fd)
-            # Opening alone may do something to a device, or wait for a pipe.
+            # Opening a device may have an effect, and opening a pipe may wait.
             if not stat.S_ISREG(os.stat(last, dir_fd=fd, follow_symlinks=False).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -151,7 +151,7 @@ class _BundleSource:
 
     @contextlib.contextmanager
     def _named(self, kind: type[VerificationError]) -> Iterator[None]:
-        """Say of which bundle the errors of the block are."""
+        """Name the bundle in the errors of the block."""
         try:
             yield
         except VerificationError as error:
@@ -172,7 +172,7 @@ def _name_in(url: str) -> str:
     """Return the name of a file from its address.
 
     Raises:
-        VerificationError: it is none that a provider may have.
+        VerificationError: a provider may not have such a name.
     """
     name = url.removeprefix(f"{BASE}/")
     if name == url or not NAME.fullmatch(name):

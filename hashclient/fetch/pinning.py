@@ -1,8 +1,8 @@
-"""Pinning a provider: from what the operator was handed to a configuration that is known to work.
+"""Pinning a provider: from a root file and an address to a configuration that works.
 
-1 the options are checked, 2 the root is read, 3 the provider is contacted through it, or what it
-has exported is read, 4 the root is pinned in the state directory, 5 the configuration names it by
-hash. Nothing is left behind when a step before the last fails.
+1 the options are checked, 2 the root is read, 3 the provider's metadata is fetched and verified
+with it, or its export is read, 4 the root is pinned in the state directory, 5 the configuration
+names it by hash. If a step before the last fails, all is as before.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pin_provider(
 ) -> list[str]:
     """Pin `provider` under `name` with the root in `root_file`; return the lists it offers.
 
-    With a `copy`, a bundle or a directory, that is read instead of contacting the provider.
+    With `copy`, a bundle or a directory, the copy is read and the provider is not contacted.
 
     Raises:
         UsageError, ConfigError: the name is taken, or an option or a file is wrong.
@@ -72,14 +72,14 @@ def pin_provider(
             f"provider {name} is configured already in {printable(settings.config_path)}",
             hint="choose another --name, or remove its table from the configuration",
         )
-    # An address that cannot be used is not written, either, where a copy is read.
+    # An unusable address is refused, too, if a copy is read.
     places = addresses(name, provider) if copy is None or provider.addresses else []
     place = places[0] if copy is None else copy_at(copy)
     # 2
     root = _read_root(root_file)
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
-    # What could not be read again must not be written, the table alone nor behind what is there.
+    # The new configuration must be readable: the table alone, and the whole file with it.
     parse_config(table, frozenset(), printable(settings.config_path))
     layout = settings.layout
 
@@ -89,7 +89,7 @@ def pin_provider(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(writing(layout))
-        # Before anything of a provider is removed that another run has pinned under this name.
+        # Before files are removed of a provider that another run may have pinned under this name.
         added()
         directory = stack.enter_context(_new_trust_dir(layout.provider(name)))
         # 3
@@ -104,7 +104,7 @@ def pin_provider(
             try:
                 trust.refresh()
             except VerificationError as error:
-                # Where the reason is known it has a hint of its own; else the root may be wrong.
+                # If the reason is known it has its own hint; otherwise the root may be wrong.
                 if error.hint not in {None, METADATA_HINT}:
                     raise
                 raise VerificationError(
@@ -145,7 +145,7 @@ def _read_root(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _new_trust_dir(path: Path) -> Iterator[Path]:
-    """Yield a fresh directory for a provider's metadata; it goes again if the block fails."""
+    """Yield a new directory for a provider's metadata; remove it if the block fails."""
     shutil.rmtree(path, ignore_errors=True)
     make_private_dir(path)
     try:
@@ -156,7 +156,7 @@ def _new_trust_dir(path: Path) -> Iterator[Path]:
 
 
 def load_pinned_root(settings: Settings, provider: str) -> bytes:
-    """Return the root that was pinned for `provider`, if it is still the one.
+    """Return the root that was pinned for `provider`, after a check that it is unchanged.
 
     Raises:
         StateError: it is missing or not the one that the configuration names.

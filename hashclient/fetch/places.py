@@ -1,7 +1,7 @@
-"""Where the files of a provider can be had: its addresses, in order, or a copy without a network.
+"""Places with the files of a provider: its addresses, in order, or a copy without a network.
 
-Whatever comes from a place is verified in the same way, so any place will do; which one is asked,
-and with which credential, is all that is decided here. `turns` goes through them.
+Bytes from any place are verified in the same way, so every place is as good as another. This module
+only decides which places there are, and their credentials. `turns` asks them in order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hashclient.trust.tuf import Source
 
 
 class Place(msgspec.Struct, frozen=True):
-    """One place: `name` for people and the log, and the address that those of its files begin with.
+    """One place: `name` for people and the log, `base` as the start of the addresses of its files.
 
-    `open` connects to nothing yet, but reads what is needed to get in.
+    `open` makes no connection yet, but reads the credential.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Place(msgspec.Struct, frozen=True):
 def addresses(
     name: str, provider: ProviderConfig, on_bytes: Callable[[int], None] | None = None
 ) -> list[Place]:
-    """Return the addresses of provider `name`, in order; `on_bytes` counts what comes.
+    """Return the addresses of provider `name`, in order; `on_bytes` counts received bytes.
 
     Raises:
         ConfigError: it has none, or the settings of one contradict each other.
@@ -45,7 +45,7 @@ def addresses(
             f"provider {name} has no address",
             hint="`hashclient fetch --from` reads what it exported; or set `url` in its table",
         )
-    # All of them are looked at, lest one be found wrong when it is needed.
+    # All are checked now, so that a wrong one is not found only when it is needed.
     accesses = [access_of(url, config) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):
@@ -59,13 +59,13 @@ def addresses(
 
 
 def copy_at(path: Path) -> Place:
-    """Return the place that a bundle or a directory at `path` is."""
+    """Return a bundle or a directory at `path` as a place."""
     path = path.absolute()
     return Place(printable(path), BASE, lambda: open_copy(path))
 
 
 class TimedSource:
-    """A source that knows how long the request has taken that failed last, in seconds."""
+    """A source that measures how long the last failed request took, in seconds."""
 
     def __init__(self, source: Source, monotonic: Callable[[], float]) -> None:
         """Watch `source`."""
@@ -74,7 +74,7 @@ class TimedSource:
         self.failed_s = 0.0
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return what the source gives."""
+        """Return the bytes from the source."""
         started = self._monotonic()
         try:
             return self._source.get(url, max_bytes, expected_bytes=expected_bytes)

@@ -1,8 +1,8 @@
-"""All providers in turn: what `fetch` does, under one lock, and whatever fails on the way.
+"""Fetching from all providers in turn, under one lock, with the failures on the way.
 
-A provider that cannot be fetched from keeps no other back. What is wrong with a single list comes
-with that list; what is wrong with a provider is raised once the others were tried. From where the
-lists of one provider come, one address after the other, is in `turns`.
+After a provider that fails, the others are still fetched. The error of a list is in the result of
+the list; the error of a provider is raised after the others were tried. `turns` asks the addresses
+of one provider one after the other.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ def fetch_all(
     on_wait: Callable[[], None] = lambda: None,
     on_notices: OnNotices = lambda _: None,
 ) -> Iterator[Fetched]:
-    """Yield what becomes of every list, or of those in `only`, of one provider or of all.
+    """Yield the result for every list, or for those in `only`, of one provider or of all.
 
-    With a `copy`, the path of a bundle or a directory, that is read and no network used.
+    With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
     `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
-    `writing`, `on_notices` as for `fetch_in_turn`. `on_failure` is called with what is wrong and
-    does not end the fetch: an address that another one makes up for, a provider beside others.
+    `writing`, `on_notices` as for `fetch_in_turn`. `on_failure` is called with errors that do not
+    end the fetch: of an address after which the next one is asked, of one of several providers.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
             code is raised after the others were tried.
-        UsageError: a list in `only` is offered by none of them; a `copy` may be of any of several.
+        UsageError: a list in `only` is offered by none of them; it is not known of which of several
+        providers `copy` is.
     """
     settings = session.settings
     received = Received()
@@ -96,7 +97,7 @@ def fetch_all(
 def _places(
     settings: Settings, provider: str | None, copy: Path | None, received: Received
 ) -> dict[str, list[Place]]:
-    """Return from where the lists of each provider are fetched, in the order of their names."""
+    """Return the places of each provider, in the order of the names of the providers."""
     names = [provider] if provider else sorted(settings.providers())
     if copy is not None:
         if len(names) > 1:
@@ -106,13 +107,13 @@ def _places(
             )
         settings.provider(names[0])
         return {names[0]: [copy_at(copy)]}
-    # Whose lists are brought by hand is not missed where others have an address.
+    # A provider without an address is left out if others have one: its lists are brought by hand.
     reached = [name for name in names if settings.provider(name).addresses] or names
     return {name: addresses(name, settings.provider(name), received.add) for name in reached}
 
 
 class Received:
-    """Counts the bytes that come, in several threads at a time."""
+    """Counts received bytes, in several threads at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -124,5 +125,5 @@ class Received:
             self._count += count
 
     def count(self) -> int:
-        """Return how many have come."""
+        """Return how many bytes were received."""
         return self._count

@@ -1,11 +1,11 @@
-"""One provider, from the first of several places that has what is asked for.
+"""One provider: its places are asked in order until all lists are fetched.
 
-1 a place is asked for the metadata, for notices, and for all lists that are left; 2 what another
-place may do better (it is not there, not let in, not what was signed, expired) is logged and
-reported, and asked for at the next place; 3 so until nothing is left, there is no other place, or
-places have failed for too long. What is signed and refused is so wherever it comes from, and asked
-for once. No place sees what was meant for another: each has a transport, and a credential, of its
-own.
+1 a place is asked for the metadata, for notices, and for all lists that are left; 2 a failure that
+may be the fault of the place (unreachable, not authorised, wrong signature, expired) is logged and
+reported, and the next place is asked for what is left; 3 this ends when all is fetched, when there
+is no other place, or when places have failed for too long. Signed data that are refused are not
+asked for again: they are the same at each place. Each place has its own transport and its own
+credential, so that no place sees another's.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from hashclient.fetch.notices import FetchedNotices, OnNotices
 from hashclient.fetch.places import Place, TimedSource
 from hashclient.session import Session
 
-#: For how long places may fail in turn, all together, before no other one is asked: so many times
-#: as long as an answer of one may take to begin.
+#: All places together may fail for this many times the timeout of one request; then no other place
+#: is asked.
 PATIENCE = 8
 
-#: What may be the fault of a place; that a clock is wrong is not.
+#: Errors that may be the fault of a place; a wrong local clock is not.
 _OF_PLACE = (UnreachableError, AuthorisationError, DeliveryError, StaleError)
 
 
@@ -54,11 +54,11 @@ def fetch_in_turn(
     on_notices: OnNotices = lambda _: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Fetched]:
-    """Yield what becomes of every list of provider `name`, or of those in `only`.
+    """Yield the result for every list of provider `name`, or for those in `only`.
 
-    `on_failure` is called with what is wrong with each of `places` after which another is asked,
-    `on_notices` once, at the end, with the result for notices of all of them, if there are any.
-    The caller holds the writers' lock.
+    `on_failure` is called with the error of each place after which another is asked. `on_notices`
+    is called once, at the end, with the result for notices of all places, if there are any. The
+    caller holds the writers' lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
@@ -83,46 +83,46 @@ def fetch_in_turn(
 
 
 class _Notices:
-    """What became of notices at all places that were asked, handed on as one once none is left."""
+    """The results for notices of all places, joined, and passed on once at the end."""
 
     def __init__(self, on_notices: OnNotices, monotonic: Callable[[], float]) -> None:
         self._on_notices = on_notices
         self._monotonic = monotonic
-        self._told_at = 0.0
+        self._received_at = 0.0
         self._so_far: FetchedNotices | None = None
 
     def __call__(self, fetched: FetchedNotices) -> None:
-        self._told_at = self._monotonic()
+        self._received_at = self._monotonic()
         self._so_far = fetched if self._so_far is None else _both(self._so_far, fetched)
 
     @property
     def fault(self) -> HashclientError | None:
-        """What is wrong with them where another place may do better."""
+        """Their error, if another place may do better."""
         error = self._so_far.error if self._so_far else None
         return error if error is not None and _is_of_place(error) else None
 
     def failed_s(self, started: float) -> float:
-        """Return how long they have taken, since `started`, to come or not from the last place.
+        """Return how long notices of the last place took, from `started`, in seconds.
 
-        0 if another one cannot do better: then it was not the place that kept the lists waiting.
+        It is 0 unless another place may do better: otherwise the place was not at fault.
         """
-        return 0.0 if self.fault is None else max(0.0, self._told_at - started)
+        return 0.0 if self.fault is None else max(0.0, self._received_at - started)
 
     def hand_on(self) -> None:
-        """Call for what has become of them, if there are any."""
+        """Call `on_notices` with the joined result, if there is one."""
         if self._so_far is not None:
             self._on_notices(self._so_far)
 
 
 def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
-    """Return as one what two places had, the second asked after the first."""
+    """Join the results of two places, the second asked after the first."""
     ended = {standing.notice.id: standing for standing in (*one.ended, *other.ended)}
     arrived = [ended.pop(s.notice.id, s) for s in one.arrived]
     return msgspec.structs.replace(
         other,
         arrived=(*arrived, *other.arrived),
         ended=tuple(ended.values()),
-        # What one place has failed at and the other has not is no failure.
+        # If one of the two places succeeded, there is no failure.
         error=other.error and max(other.error, one.error or other.error, key=_exit_code),
     )
 
@@ -147,7 +147,7 @@ def _in_turn(
 ) -> Iterator[Fetched]:
     patience_s = PATIENCE * session.settings.provider(name).timeout_s
     left = frozenset(only)
-    # Lists that no place has had so far, and what is wrong with the places as a whole.
+    # Lists that no place has delivered so far, and the worst error of a place as a whole.
     held: dict[str, Fetched] = {}
     worst: HashclientError | None = None
     # Whether only notices are left.
@@ -179,9 +179,9 @@ def _in_turn(
                     else:
                         held[fetched.list_name] = _worse(before, fetched)
         except HashclientError as error:
-            # What is needed to get in may be missing for one place alone.
+            # The credential may be missing for only one place.
             is_unset = timed is None and isinstance(error, ConfigError) and len(places) > 1
-            # Once it is open, the fetcher logs what it refuses.
+            # Once the place is open, the fetcher logs refusals.
             if timed is None and (is_unset or not isinstance(error, UsageError)):
                 log_refusal(session.audit, name, None, error, place.name)
             if not is_unset and not _is_of_place(error):
@@ -194,7 +194,7 @@ def _in_turn(
             if has_lists and notices.fault is None:
                 return
         elif has_lists:
-            pass  # it is no failure of the lists
+            pass  # the lists did not fail
         elif worst is None or failed.exit_code >= worst.exit_code:
             worst = failed
         # 2
@@ -223,19 +223,19 @@ def _in_turn(
 
 
 def _is_of_place(error: HashclientError) -> bool:
-    """Tell whether another place may do better than the one that failed with `error`."""
+    """Return whether another place may do better than the one that failed with `error`."""
     return isinstance(error, _OF_PLACE) and not isinstance(error, ClockError)
 
 
 def _worse(one: Fetched | None, other: Fetched) -> Fetched:
-    """Return the one of two refusals that has the higher exit code, or the later one."""
+    """Return the refusal with the higher exit code, or the later one of equals."""
     if one is None or one.error is None or other.error is None:
         return other
     return one if one.error.exit_code > other.error.exit_code else other
 
 
 def _passed_over(place: Place, error: HashclientError) -> HashclientError:
-    """Return `error` as that of a place which is passed over."""
+    """Return `error` with the name of the place, which is passed over."""
     kinds = (*_OF_PLACE, ConfigError, VerificationError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), type(error))
     return kind(f"{place.name} is passed over: {error.message}", hint=error.hint)

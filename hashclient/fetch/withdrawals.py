@@ -1,8 +1,8 @@
-"""What a new generation of a list says about earlier matches: whose entry is gone, or is back.
+"""Earlier matches whose entry a new generation of a list withdraws or lists again.
 
-It is asked at every fetch, so that one which was killed between the switch and the note is made up
-for; the cost follows what was ever matched, not the list. The log is written first: a kill between
-log and record repeats a line, and loses none.
+Every fetch does this, so that a kill between the switch and the note loses nothing. The cost
+depends on the number of matches, not on the size of the list. The log is written first: a kill
+between log and record repeats a line, and loses none.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ AUDIT_BATCH = 512
 
 
 class Reached(msgspec.Struct, frozen=True):
-    """What became of earlier matches.
+    """The earlier matches that a generation changes.
 
-    `withdrawn` are matches as this leaves them, each with a hit of an entry that is withdrawn now.
-    `listed_again` were withdrawn and taken away, and are on the list after all.
+    `withdrawn` are matches, as they are recorded now, each with a hit of an entry that is withdrawn
+    now. `listed_again` are withdrawn matches whose file was taken away and is on the list again.
     """
 
     withdrawn: tuple[tuple[Match, Hit], ...] = ()
@@ -42,14 +42,14 @@ class Reached(msgspec.Struct, frozen=True):
 def reach_back(
     index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
 ) -> Reached:
-    """Note in log and record what `index`, the newest generation of a list, says of `matches`.
+    """Note in log and record which `matches` the newest `index` withdraws or lists again.
 
     Raises:
         AuditError, StateError: log or record cannot be used; the next fetch notes it.
     """
     withdrawn = _withdraw(index, matches, audit, now)
     listed_again = tuple(_list_again(index, sealer, matches, audit, now))
-    # Another entry may stand for it, or its story may have ended.
+    # Another entry may still match it, or its story may have ended.
     left = {match_id: matches.get(match_id) for match_id in {match.id for match, _ in withdrawn}}
     hits = {match_id: match.by_entry for match_id, match in left.items()}
     affected = [
@@ -93,10 +93,10 @@ def _withdraw(
 def _list_again(
     index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
 ) -> Iterator[Match]:
-    """Look up what was taken away and withdrawn: no scan comes across it any more.
+    """Look up withdrawn matches whose file was taken away: no scan reads it any more.
 
-    The sealed tags of the record tell, so that an entry whose digests were put right does not hold
-    back the file that it was withdrawn for.
+    The tags in the record are compared, so that a corrected entry does not keep a file that it was
+    withdrawn for.
     """
     judge = Judge((index,), sealer)
     for match in list(matches.find([MatchState.WITHDRAWN])):

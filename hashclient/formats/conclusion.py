@@ -32,7 +32,7 @@ def _checked(summary: Summary) -> str:
         besides.append("may stay unread")
     text = f"every input but what {' or '.join(besides)}" if besides else "every input"
     text += " was checked"
-    return f"{text} as far as its digests tell" if summary.gaps else text
+    return f"{text} as far as its digests show" if summary.gaps else text
 
 
 def _found(summary: Summary) -> Iterator[str]:

@@ -255,7 +255,7 @@ def gap_text(gap: Gap, *, accepted: bool) -> str:
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
     if not accepted:
-        end = f"cannot be told apart from {'it' if gap.entries == 1 else 'them'}"
+        end = f"cannot be distinguished from {'it' if gap.entries == 1 else 'them'}"
     return f"{gap.text}; {nouns} {end}"
 
 

@@ -2,8 +2,8 @@
 
 The code covers every byte of the document; its own digits count as zeros. So a document with any
 changed byte is refused, and so is a document that somebody without the key has written. (Where the
-key lies beside the document, whoever can write the document has the key, too.) The content of a
-document is left to its module. Each format has a subkey of its own, so that no document can pass
+key lies beside the document, a person who can write the document has the key, too.) The content of
+a document is left to its module. Each format has a subkey of its own, so that no document can pass
 for one of another format.
 """
 
@@ -13,7 +13,7 @@ from hmac import compare_digest
 
 from hashclient.index.blinding import Sealer
 
-#: What stands for the code while it is computed: as long as the code is, in hexadecimal digits.
+#: The digits in place of the code while it is computed: as many as the code has, in hexadecimal.
 NO_MAC = "0" * 64
 
 

@@ -61,7 +61,7 @@ class Sealer:
         return self._encrypt(algorithm, b"".join([d[:16] for d in digests]))
 
     def proves(self, digests: Mapping[Algorithm, bytes], tags: Mapping[Algorithm, bytes]) -> bool:
-        """Tell whether all digests of one input have these tags; False without any digest."""
+        """Return whether all digests of one input have these tags; False without any digest."""
         return bool(tags) and all(
             a in digests and self.tags_of(a, [digests[a]]).tobytes() == tag
             for a, tag in tags.items()

@@ -26,7 +26,7 @@ BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for giv
 
 
 def may_miss(runs: Sequence[Run], given: int) -> bool:
-    """Tell whether any entry, withdrawn or not, may have no digest of the algorithms `given`."""
+    """Return whether any entry, withdrawn or not, may have no digest of the algorithms `given`."""
     return any((run.sized_masks | run.unsized_masks) & BLIND_TO[given] for run in runs)
 
 

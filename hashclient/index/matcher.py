@@ -69,7 +69,7 @@ class Judge:
         """Return the algorithms to compute for an input of `size` bytes, None if not known.
 
         Empty if no entry could match. The cheapest set with one digest of each remaining entry
-        suffices: a digest that hits tells which others to compute. It does not suffice where the
+        suffices: a digest that hits shows which others to compute. It does not suffice where the
         digests of one entry are of several files: only all digests find such an entry for each of
         its files.
         """
@@ -84,7 +84,7 @@ class Judge:
         return plan
 
     def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Tell of many sizes which an entry may have, and the algorithms that all of those have.
+        """Return which of many sizes an entry may have, and the algorithms that all of those have.
 
         The second is a mask for each size: with a digest of one of these, an input of this size is
         decided.
@@ -141,7 +141,7 @@ class Judge:
         return mask & _EVERY
 
     def are_listed(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
-        """Tell of each of (n, 2) tags of one algorithm whether an entry has it."""
+        """Return for each of (n, 2) tags of one algorithm whether an entry has it."""
         rows: Uint32 = np.arange(len(tags), dtype=np.uint32)
         is_listed, _ = self.wanted_by_row({algorithm: (tags, rows)}, len(tags))
         return is_listed

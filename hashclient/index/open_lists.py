@@ -266,18 +266,18 @@ def _left_out(
     newest: dict[str, Manifest] = {}
     for entry in named:
         if entry.index is not None:
-            told = entry.index.manifest
-            before = newest.get(told.provider)
-            if before is None or before.checked_at < told.checked_at:
-                newest[told.provider] = told
+            manifest = entry.index.manifest
+            before = newest.get(manifest.provider)
+            if before is None or before.checked_at < manifest.checked_at:
+                newest[manifest.provider] = manifest
     found = []
-    for provider, told in newest.items():
+    for provider, manifest in newest.items():
         config = settings.config.providers.get(provider)
         if config is None or not config.lists:
             hint = UNCONFIGURED_HINT if config is None else FETCH_HINT
             found += [
                 _of_list(name, provider, NEVER, "never fetched", hint)
-                for name in told.offered
+                for name in manifest.offered
                 if is_name(name) and name not in wanted
             ]
     return found

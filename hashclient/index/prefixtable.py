@@ -133,7 +133,7 @@ class Lookup(NamedTuple):
 
 
 def may_have(lookup: Lookup, key: int) -> bool:
-    """Tell whether a column may have one key: a microsecond, where `find` takes twenty.
+    """Return whether a column may have one key: a microsecond, where `find` takes twenty.
 
     False is certain. True may be wrong where a sure answer would take long, or where the table does
     not belong to the column: then `find` decides.

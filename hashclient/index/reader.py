@@ -84,7 +84,7 @@ class RunSet:
         return masks
 
     def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Tell of many sizes which an entry may have, and the algorithms that all of those have.
+        """Return which of many sizes an entry may have, and the algorithms that all of those have.
 
         The second is a mask for each size; of one that no entry has it means nothing. Withdrawn
         entries may still count, as in `masks_of_size`.
@@ -98,7 +98,7 @@ class RunSet:
         return possible, common
 
     def may_miss(self, given: int) -> bool:
-        """Tell, without reading, whether an entry may have no digest of the mask `given`."""
+        """Return, without reading, whether an entry may have no digest of the mask `given`."""
         return may_miss(self.runs, given)
 
     def count_missed(self, given: int) -> tuple[int, int]:
@@ -136,7 +136,7 @@ class RunSet:
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def may_find(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
-        """Tell of each of (n, 2) tags whether `find` may find it; False is certain."""
+        """Return for each of (n, 2) tags whether `find` may find it; False is certain."""
         may = np.zeros(len(tags), np.bool_)
         for run in self.runs:
             queries, _ = run.find(algorithm.label, tags[:, 0], once=True)
@@ -331,7 +331,7 @@ def open_manifest(directory: Path, manifest: Manifest) -> Index:
 
 
 def state_of(manifest: Manifest, now: datetime, grace: timedelta) -> ListState:
-    """Tell whether a list is fresh at `now`, or still counts for `grace` after its expiry.
+    """Return whether a list is fresh at `now`, or still counts for `grace` after its expiry.
 
     If the clock shows a time before the last check, expiry is unknown: then no list is fresh or in
     its grace.

@@ -397,12 +397,12 @@ def _categories(column: pa.Array, what: str) -> tuple[tuple[str, ...], Uint8]:
 
 
 def is_category(text: str) -> bool:
-    """Tell whether `text` may be a category: a name of at most 31 characters."""
+    """Return whether `text` may be a category: a name of at most 31 characters."""
     return len(text) <= MAX_CATEGORY_BYTES and is_name(text)
 
 
 def is_entry_id(text: str) -> bool:
-    """Tell whether `text` may be an entry id."""
+    """Return whether `text` may be an entry id."""
     if not text.isascii() or not 1 <= len(text) <= MAX_ENTRY_ID_BYTES or "\0" in text:
         return False
     raw = np.frombuffer(text.encode(), np.uint8)

@@ -37,7 +37,7 @@ class _Checked(Matches):
 
 
 def _is_whole(match: Match) -> bool:
-    """Tell whether a match has values that could have been recorded."""
+    """Return whether a match has values that could have been recorded."""
     return (
         match.path.startswith(("/", *STREAM_PREFIXES))
         and (match.size is None or match.size >= 0)

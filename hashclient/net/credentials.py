@@ -235,7 +235,7 @@ def parse_proxy(url: str) -> Endpoint:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` (a name or an address, IPv6 in brackets) is this machine by its form."""
+    """Return whether `host`, a name or an address, is this machine by its form."""
     if host == "localhost":
         return True
     try:
@@ -264,7 +264,7 @@ def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | N
 
 
 def _is_host(host: str, labels: Sequence[str]) -> bool:
-    """Tell whether a host is valid for the transport: addresses, and encoded names."""
+    """Return whether a host is valid for the transport: addresses, and encoded names."""
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])

@@ -78,7 +78,7 @@ class HttpStatusError(UnreachableError):
     """The provider answered with a status that is neither success nor a refusal of us."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        """Keep the `status`, so that a caller can tell 404 from 503."""
+        """Keep the `status`, so that a caller can distinguish 404 from 503."""
         super().__init__(message, hint=hint)
         self.status = status
 
@@ -87,7 +87,7 @@ class RefusedError(AuthorisationError):
     """The provider (401, 403; nginx also 400) or the proxy (407) refused the credential."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
-        """Keep the `status`, so that a caller can tell 401 from 403."""
+        """Keep the `status`, so that a caller can distinguish 401 from 403."""
         super().__init__(message, hint=hint)
         self.status = status
 
@@ -179,7 +179,7 @@ def status_fault(
 def page_fault(
     peer: Peer, fault: HashclientError | TransientError, page: bytes, url: str
 ) -> HashclientError | TransientError:
-    """Return `fault`, or a better one if the page of the answer tells more than its status."""
+    """Return `fault`, or a more exact one if the page of the answer says more than its status."""
     if isinstance(fault, HttpStatusError) and fault.status == 400:
         for text, what in (
             (_NO_CERTIFICATE_PAGE, "requires a client certificate"),

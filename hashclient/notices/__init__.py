@@ -1,1 +1,1 @@
-"""Notices: what a provider has to say to all of its clients, besides digests."""
+"""Notices: messages of a provider to all of its clients."""

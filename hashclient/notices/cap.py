@@ -1,8 +1,9 @@
 """A notice as a message of the Common Alerting Protocol 1.2 (OASIS, 1 July 2010), in XML.
 
-For whoever hands alerts on: control rooms, ticket systems. It has no signature; what vouches for it
-is how it came here. It is ASCII: any other character is a number in it, which is the same to who
-reads XML, plays no tricks on a terminal, and does not depend on the encoding of one.
+For systems that pass alerts on, such as control rooms and ticket systems. The message has no
+signature; the notice was verified when it was fetched. The text is ASCII: any other character is
+written as a number, which means the same in XML, cannot confuse a terminal, and does not depend on
+an encoding.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from hashclient.notices.document import Notice
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
-#: What it is about, by CAP's classes: law enforcement and private security.
+#: CAP's class of the subject: law enforcement and private security.
 CATEGORY = "Security"
 
 
@@ -37,7 +38,7 @@ def _head(notice: Notice, provider: str) -> Iterator[tuple[str, str]]:
     yield "sent", _time(notice.sent)
     yield "status", notice.status
     yield "msgType", notice.type
-    # It came to those who have a credential, and CAP wants to know to whom it may go.
+    # CAP asks who may get the message: those who have a credential of the provider.
     yield "scope", "Restricted"
     yield "restriction", f"For clients of the hash lists of {provider}"
     if notice.references:
@@ -61,7 +62,7 @@ def _info(notice: Notice) -> Iterator[tuple[str, str]]:
 
 
 def _time(time: datetime) -> str:
-    """Return a time as CAP wants it: UTC is `-00:00`, and `Z` is not allowed (3.3.2)."""
+    """Return a time in the form of CAP: UTC is `-00:00`, and `Z` is not allowed (3.3.2)."""
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S}-00:00"
 
 

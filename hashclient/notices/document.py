@@ -1,8 +1,8 @@
 """A notice on the wire: one small JSON document, in the words of the Common Alerting Protocol 1.2.
 
-Plain text within bounds, for people: nothing in it is ever executed, opened or followed. It may
-hold characters that turn a line of a terminal around, as texts in Arabic or Hebrew do; whoever
-shows it escapes them. `docs/format.md` specifies it; what becomes of it here is in `lifecycle`.
+It is bounded plain text for people: no part of it is executed, opened or followed. It may hold
+characters that change the direction of a line, as texts in Arabic or Hebrew do; the code that shows
+it escapes them. `docs/format.md` specifies it; `lifecycle` has its states here.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_NOTICE_BYTES = 1 << 14
 MAX_REFERENCES = 32
 MAX_LISTS = 32
 MAX_LANGUAGE_CHARS = 35
-#: Times that every calendar and time zone knows, with four digits.
+#: Years with four digits, which every calendar and time zone supports.
 FIRST_YEAR, LAST_YEAR = 2000, 9998
 
 
 class Type(enum.StrEnum):
-    """What a notice is: a new one, one that replaces others, or one that ends them."""
+    """The type of a notice: a new one, one that replaces others, or one that ends them."""
 
     ALERT = "Alert"
     UPDATE = "Update"
@@ -37,7 +37,7 @@ class Type(enum.StrEnum):
 
 
 class Status(enum.StrEnum):
-    """Whether it is meant: an exercise and a test ask nothing of anybody."""
+    """Whether it is in earnest: an exercise and a test require no action."""
 
     ACTUAL = "Actual"
     EXERCISE = "Exercise"
@@ -45,7 +45,7 @@ class Status(enum.StrEnum):
 
 
 class Severity(enum.StrEnum):
-    """How bad it is, the worst first."""
+    """The severity, the worst first."""
 
     EXTREME = "Extreme"
     SEVERE = "Severe"
@@ -77,23 +77,23 @@ class Certainty(enum.StrEnum):
 #: CAP allows no space, comma, `<` or `&` in a sender; a reference is three of them with commas.
 _SENDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,79}", re.ASCII)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}", re.ASCII)
-#: Control characters; halves of characters; and the two that no XML document may hold.
+#: Control characters, surrogates, and the two characters that XML does not allow.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _CONTROL_BUT_NEWLINE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-#: What may be a digest: those stay in lists, sealed, and are in no message.
+#: Text that may be a digest: digests are only in sealed lists, never in messages.
 _DIGEST = re.compile("[0-9A-Fa-f]{32}")
 
-#: Texts, and how many characters each may have.
+#: Texts, and the most characters of each.
 LINES = {"event": 80, "headline": 160, "contact": 200}
 PARAGRAPHS = {"description": 2_000, "instruction": 1_000}
-#: Which of them may be empty.
+#: The texts that may be empty.
 OPTIONAL = frozenset({"contact", "description", "instruction"})
 
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An earlier notice, by the three things that CAP names one by."""
+    """An earlier notice, by the three fields that identify it in CAP."""
 
     sender: str
     id: str
@@ -103,7 +103,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One notice; times are in UTC, and whole seconds.
 
-    `lists` are those that it is about, none if it is about no list. An `Update` or a `Cancel` has
+    `lists` are the lists that it is about, which may be none. An `Update` or a `Cancel` has
     `references` to those that it replaces or ends, an `Alert` has none.
     """
 
@@ -128,7 +128,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def reference(self) -> Reference:
-        """What another notice refers to this one by."""
+        """The reference that another notice has to this one."""
         return Reference(self.sender, self.id, self.sent)
 
 
@@ -166,7 +166,7 @@ def parse_notice(data: bytes, notice_id: str) -> Notice:
 
 
 def _repeated(text: object) -> str:
-    """Return what a message repeats of a notice, a key or a value of it, say: no digest."""
+    """Return a key or a value of a notice for a message, without digests."""
     return excerpt(_DIGEST.sub("…", str(text)))
 
 
@@ -176,9 +176,9 @@ def encode_notice(notice: Notice) -> bytes:
 
 
 def find_fault(notice: Notice) -> str | None:
-    """Return what is wrong with a notice that has the right types, None if it is as it must be.
+    """Return the fault of a notice that has the right types; None if it has no fault.
 
-    The value that is wrong is not repeated.
+    The wrong value is not in the text.
     """
     if not is_name(notice.id) or _DIGEST.search(notice.id):
         return "id is not allowed"
@@ -210,7 +210,7 @@ def _fault_of_references(notice: Notice) -> str | None:
         if not _SENDER.fullmatch(reference.sender) or _DIGEST.search(reference.sender):
             return "sender of a reference is not allowed"
         if reference.id == notice.id or reference.sent >= notice.sent:
-            return "it refers to what was not sent before it"
+            return "it refers to a notice that was not sent before it"
     return None
 
 

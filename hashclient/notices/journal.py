@@ -1,8 +1,8 @@
-"""What people do with notices here: they are shown them, and say that they have dealt with them.
+"""Which notices were shown to people here, and which they have acknowledged.
 
-Both go into the audit log before they are noted: a kill in between has it logged again, and never
-leaves a notice acknowledged without a record of it. What `status` shows is not noted: it changes
-nothing, and programs call it.
+Both are logged before they are noted: after a kill in between they are logged again, and no notice
+is acknowledged without a log record. Notices shown by `status` are not noted: it changes nothing,
+and programs call it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Journal:
     """The notices of all providers, as one session sees them."""
 
     def __init__(self, session: Session) -> None:
-        """Nothing is read yet."""
+        """Read nothing yet."""
         self._session = session
         self._layout = session.settings.layout
-        #: What could not be read of one provider, and keeps nobody from the notices of others.
+        #: The error of one provider; the notices of the others are still read.
         self.failure: StateError | None = None
 
     def all(self) -> list[Standing]:
-        """Return every notice that is kept here and how it stands now, the newest first.
+        """Return every notice that is kept here with its state now, the newest first.
 
-        What is kept of a provider and cannot be read, or is not here any more, is in `failure`.
+        If the file of a provider cannot be read or is missing, `failure` has the error.
 
         Raises:
-            StateError: it is not known of which providers notices are kept.
+            StateError: the folder of notices cannot be read.
         """
         found: list[Standing] = []
         now = self._session.now()
@@ -66,11 +66,11 @@ class Journal:
         return sorted(found, key=lambda s: s.notice.sent, reverse=True)
 
     def find(self, names: Sequence[str]) -> list[Standing]:
-        """Return the notices that are called so, by their ids or as `PROVIDER/ID`.
+        """Return the notices with these names: an id, or `PROVIDER/ID`.
 
         Raises:
-            UsageError: one is not here, or several have the id.
-            StateError: one is not here, and not all could be read.
+            UsageError: one is not found, or several have the id.
+            StateError: one is not found, and not all notices could be read.
         """
         found: dict[str, list[Standing]] = {}
         for standing in self.all():
@@ -93,7 +93,7 @@ class Journal:
         return list(chosen.values())
 
     def note_shown(self, shown: Iterable[Standing], how: str) -> None:
-        """Log that notices were shown for the first time, and note it; `how` is what was shown.
+        """Log that notices were shown for the first time, and note it; `how` is the form.
 
         Raises:
             AuditError, StateError: it cannot be logged, or noted.
@@ -112,9 +112,9 @@ class Journal:
         self._change(names, note)
 
     def acknowledge(self, chosen: Sequence[Standing], reason: str | None = None) -> set[str]:
-        """Log that notices have been dealt with, and note it; return the names of those.
+        """Log that notices are acknowledged, and note it; return their names.
 
-        What has been acknowledged before, or asks for nothing, is left as it is.
+        Notices that were acknowledged before, or need no acknowledgement, are left out.
 
         Raises:
             UsageError: the reason is too long.
@@ -123,7 +123,7 @@ class Journal:
         if reason is not None and len(reason) > MAX_REASON_CHARS:
             raise UsageError(f"the reason has more than {MAX_REASON_CHARS} characters")
         if reason is not None:
-            # What is no UTF-8 cannot be kept as it is.
+            # Bytes that are not UTF-8 cannot be kept as they are.
             reason = reason.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         now = self._session.now()
         done: set[str] = set()
@@ -149,7 +149,7 @@ class Journal:
         names: Collection[str],
         note: Callable[[Standing], tuple[Event, Kept] | None],
     ) -> None:
-        """Let `note` change what is kept of the notices of these names: logged, then written."""
+        """Change the records of the notices with these names by `note`: logged, then written."""
         now = self._session.now()
         with changing(self._layout):
             for provider in sorted({name.partition("/")[0] for name in names}):

@@ -1,9 +1,9 @@
-"""What becomes of notices here: which stand, which ended, and why. Pure, without files or clocks.
+"""The states of notices: which are in force, which ended, and why. No files and no clock.
 
-Nothing depends on the order in which notices come. What has ended once never stands again: an
-`Update` or a `Cancel` ends what it refers to also where it has expired itself since, is signed no
-more, or came first. It ends only what was sent before it, by the same provider, and what is as much
-meant as itself: a test ends tests.
+The order in which notices arrive does not matter. A notice that has ended is never in force again:
+an `Update` or a `Cancel` ends the notices that it refers to even if it has expired itself, is not
+signed any more, or arrived first. It ends only notices that the same provider sent before it, and
+only of its own status: a test ends tests.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import msgspec
 
 from hashclient.notices.document import Notice, Severity, Status, Type
 
-#: How long a notice is remembered after it has expired, once it is signed no more.
+#: How long a notice is kept after it has expired and is not signed any more.
 KEEP = timedelta(days=400)
-#: So many are remembered of one provider, of which the signed ones are at most a quarter.
+#: The most notices kept of one provider; signed ones are at most a quarter of them.
 MAX_KEPT = 4_000
 
 
-#: Of a time without a zone nobody could say whether it is over.
+#: A time must have a zone: without one it cannot be compared with the clock.
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class State(enum.StrEnum):
-    """How a notice stands. Only what is `open` asks for something."""
+    """The state of a notice. Only an `open` one requires an action."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
@@ -36,12 +36,12 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
-    #: A `Cancel`: it ends others, and asks for nothing itself.
+    #: A `Cancel`: it ends others, and requires no action itself.
     CANCEL = "cancel"
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """When somebody has said that they have dealt with a notice, who, and what they said of it."""
+    """An acknowledgement: when, by whom, and the reason."""
 
     at: Time
     by: str
@@ -49,16 +49,16 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """That a notice was updated or cancelled, and the id of the one that did it."""
+    """The end of a notice: updated or cancelled, and the id of the notice that did it."""
 
     state: State
     by: str
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A notice that is kept here: `digest` is what is signed of its document, as `Trust.hash_of`.
+    """A kept notice: `digest` is the signed digest of its document, as in `Trust.hash_of`.
 
-    `signed` says whether the provider still vouches for it; `shown` when it was first shown here.
+    `signed` says whether the provider still signs it; `shown` when it was first shown here.
     """
 
     notice: Notice
@@ -71,7 +71,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A notice of a provider and how it stands; `by` is the id of the one that ended it, if any."""
+    """A notice of a provider and its state; `by` is the id of the one that ended it, if any."""
 
     provider: str
     kept: Kept
@@ -85,17 +85,17 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def stands(self) -> bool:
-        """Whether the provider still means it."""
+        """Whether it is still in force."""
         return self.state in (State.OPEN, State.ACKNOWLEDGED)
 
     @property
     def name(self) -> str:
-        """What it is called here, where notices of several providers may have one id."""
+        """Its name here with the provider, since notices of several providers may have one id."""
         return f"{self.provider}/{self.kept.notice.id}"
 
 
 def standings(provider: str, kept: Iterable[Kept], now: datetime) -> list[Standing]:
-    """Return how each notice of a provider stands at `now`, the newest first."""
+    """Return each notice of a provider with its state at `now`, the newest first."""
     ordered = sorted(kept, key=lambda k: (k.notice.sent, k.notice.id), reverse=True)
     return [
         Standing(provider, one, _state_of(one, now), one.ended.by if one.ended else None)
@@ -118,12 +118,13 @@ def _state_of(kept: Kept, now: datetime) -> State:
 def merged(
     kept: Sequence[Kept], arrived: Sequence[Kept], signed: Collection[str], now: datetime
 ) -> tuple[Kept, ...]:
-    """Return what is kept after a fetch: what was and what `arrived`, by whether it is `signed`.
+    """Return the notices to keep after a fetch: earlier ones and those that `arrived`.
 
-    What is signed no more is forgotten a while after it has expired: it could not stand again. Of
-    more than `MAX_KEPT`, those go first that expired first and are signed no more.
+    `signed` has those that are signed now. One that is not signed any more is dropped some time
+    after it has expired. Of more than `MAX_KEPT`, those that are not signed and expired first are
+    dropped.
     """
-    both = {one.notice.id: one for one in (*arrived, *kept)}  # what was here stays what it is
+    both = {one.notice.id: one for one in (*arrived, *kept)}  # an earlier notice stays as it is
     enders: dict[str, list[Notice]] = {}
     for one in both.values():
         for reference in one.notice.references:
@@ -142,7 +143,7 @@ def merged(
 
 
 def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
-    """Return what has ended a notice: a Cancel if there is one, since that says more."""
+    """Return the notice that has ended a notice: a Cancel if there is one."""
     before = kept.ended
     if before is not None and before.state is State.CANCELLED:
         return before
@@ -156,9 +157,9 @@ def _ended(kept: Kept, enders: Iterable[Notice]) -> Ended | None:
 
 
 def is_alarming(standing: Standing, alert_from: Severity | None) -> bool:
-    """Tell whether a notice is open, meant, and of a severity from `alert_from` on.
+    """Return whether a notice is open, in earnest, and at least as severe as `alert_from`.
 
-    One whose severity is not known may be as severe as any.
+    Unknown severity counts as the highest.
     """
     if alert_from is None or standing.state is not State.OPEN:
         return False
@@ -169,7 +170,7 @@ def is_alarming(standing: Standing, alert_from: Severity | None) -> bool:
 
 
 def counts(found: Iterable[Standing]) -> Mapping[Severity, int]:
-    """Return how many notices are open, by their severity, those that are not meant left out."""
+    """Return the number of open notices by severity, without exercises and tests."""
     numbers = dict.fromkeys(Severity, 0)
     for standing in found:
         if standing.state is State.OPEN and standing.notice.status is Status.ACTUAL:

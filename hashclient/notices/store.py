@@ -1,9 +1,8 @@
 """The notices that are kept here: one file a provider, replaced as a whole.
 
-The first line of a file names its format and has the SHA-256 of the rest, which finds what a disk
-makes of it: a bit could turn an extreme notice into a minor one, or acknowledge it. It keeps out
-nobody who may write to the state directory. Whoever changes a file holds the lock of all of them;
-readers take none.
+The first line of a file has its format and the SHA-256 of the rest. This finds a bad disk: one bit
+could turn an extreme notice into a minor one, or acknowledge it. It does not stop a person who may
+write to the state directory. Writers hold one lock for all files; readers take none.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
 
 BOOK_FORMAT = "hashclient-notices/1"
-#: Nobody holds the lock for longer than it takes to write a file.
+#: The lock is held for no longer than it takes to write a file.
 LOCK_WAIT_S = 10.0
 _SUFFIX = ".json"
-#: The metadata of the role, beside that of the others.
+#: The metadata of the role, in the folder of the other metadata.
 ROLE_NAME = "notices.json"
 
 
-#: Of a state without a notice, nothing is decoded but what has this in it.
+#: Metadata without these bytes has no notices, and is not decoded.
 _MARK = b'"hashclient-notices"'
-#: As much as `trust` lets any metadata have.
+#: The same limit as `trust` has for metadata.
 _MAX_TARGETS_BYTES = 8 << 20
 
 
@@ -56,17 +55,17 @@ class _Targets(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A notice that the provider vouches for, and that is not kept: `reason` says why."""
+    """A signed notice that is refused: `reason` says why."""
 
     id: str
     reason: str
 
 
 class Book(msgspec.Struct, frozen=True):
-    """All that is kept of the notices of one provider.
+    """The kept notices of one provider.
 
-    `version` and `epoch` are those of the role's metadata as it was verified last, at `checked_at`;
-    `expires` is when all that vouches for it has expired.
+    `version` and `epoch` are those of the role's metadata at its last verification, at
+    `checked_at`; `expires` is the earliest expiry of the metadata.
     """
 
     provider: str
@@ -88,7 +87,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def load_book(layout: Layout, provider: str) -> Book | None:
-    """Return what is kept of the notices of a provider; None if nothing is.
+    """Return the kept notices of a provider; None if there are none.
 
     Raises:
         DamagedBookError: it is not what was written.
@@ -105,7 +104,7 @@ def load_book(layout: Layout, provider: str) -> Book | None:
 
 
 def parse_book(data: bytes, provider: str, path: Path) -> Book:
-    """Return what the bytes of a file say; `path` names it in messages.
+    """Parse the bytes of a file; `path` names it in messages.
 
     Raises:
         DamagedBookError, StateError: as `load_book`.
@@ -131,7 +130,7 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
 
 
 def _names(book: Book) -> Iterator[str]:
-    """Yield what is shown as it is, because nothing else than a name may have come."""
+    """Yield the names in a book. They are shown without escapes, so they must be valid names."""
     for one in book.notices:
         yield one.notice.id
         yield from one.notice.lists
@@ -149,7 +148,7 @@ def encode_book(book: Book) -> bytes:
 
 
 def write_book(layout: Layout, book: Book) -> None:
-    """Replace what is kept of the notices of a provider. The lock is held.
+    """Replace the kept notices of a provider. The caller holds the lock.
 
     Raises:
         StateError: it cannot be written.
@@ -173,10 +172,10 @@ def providers_with_notices(layout: Layout) -> list[str]:
 
 
 def are_missing(layout: Layout, provider: str) -> bool:
-    """Tell whether notices of a provider were fetched, and what was kept of them is not here.
+    """Return whether notices of a provider were fetched, and their file is missing.
 
     Raises:
-        StateError: that cannot be found out.
+        StateError: the metadata cannot be read.
     """
     role = layout.metadata(provider) / ROLE_NAME
     return (
@@ -185,19 +184,19 @@ def are_missing(layout: Layout, provider: str) -> bool:
 
 
 def has_role(layout: Layout, provider: str) -> bool:
-    """Tell whether the metadata of a provider, as it was verified last, has a role of notices."""
+    """Return whether the last verified metadata of a provider has a role of notices."""
     try:
         data = read_regular(layout.metadata(provider) / TARGETS_NAME, _MAX_TARGETS_BYTES)
         if _MARK not in data:
             return False
         return msgspec.json.decode(data, type=_Targets).signed.notices is not None
     except (OSError, ValueError, RecursionError):
-        return False  # what is wrong with it is said of the lists
+        return False  # the lists report this error
 
 
 @contextlib.contextmanager
 def changing(layout: Layout) -> Iterator[None]:
-    """Hold the lock of what is kept of notices.
+    """Hold the lock of the kept notices.
 
     Raises:
         LockedError: another process holds it for long.

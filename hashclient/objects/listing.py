@@ -147,7 +147,7 @@ def _prefix_of(uri: ObjectUri) -> str:
 
 
 def _has_leading_slash(s3: S3, uri: ObjectUri) -> bool:
-    """Tell whether obstore would leave out the beginning of some key."""
+    """Return whether obstore would leave out the beginning of some key."""
     if uri.key:
         return uri.key.startswith("/")
     return bool(s3.call("list_objects_v2", Prefix="/", MaxKeys=1).get("KeyCount"))

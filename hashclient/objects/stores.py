@@ -99,7 +99,7 @@ class Store:
 
     @property
     def namespace(self) -> str:
-        """A text that tells the bucket from those of the same name elsewhere."""
+        """A text that differs from that of a bucket of the same name elsewhere."""
         if (s3 := self.s3) is not None:
             return f"s3 {s3.endpoint or ''} {self.bucket}"
         account = self.store.config.get("account_name", "") if self.scheme == "az" else ""

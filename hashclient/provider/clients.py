@@ -73,7 +73,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Clients:
-    """The clients of a repository. Whoever changes them holds its lock from reading to writing."""
+    """The clients of a repository. A writer holds its lock from reading to writing."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         """Keep them in the file `path`, which need not be there yet."""

@@ -92,7 +92,7 @@ def _keys(values: Uint8) -> Uint64:
 
 
 def _is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
-    """Tell which of `values` are in `ordered`, which is sorted."""
+    """Return which of `values` are in `ordered`, which is sorted."""
     if not len(ordered):
         return np.zeros(len(values), np.bool_)
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)

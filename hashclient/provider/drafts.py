@@ -3,15 +3,15 @@
 A draft is a directory, which may be passed on by any way: its parts are signed, or compared with
 signed ones.
 
-    draft.json      its format, and who made it when: words, which nothing rests on
+    draft.json      its format, who made it and when: for people, not verified
     before/         root, targets and the list as they are published, signed
     roles/          what is to be signed: the roles that change, without signatures
     files/          the new files of the list
     signatures/     one file a signature, which may also be sent back alone
 
-Loading one verifies it, as far as the draft alone can tell:
+Loading one verifies it, as far as that is possible from the draft alone:
 
-1. What is before is signed as it has to be: targets by the root's keys, a list by those that
+1. The metadata in `before/` is signed correctly: targets by the root's keys, a list by those that
    targets name. People who sign compare the root with the one they know.
 2. Each role is the next version of the one before, and has no other fields than that.
 3. A list has the files that it had, but for those that are new, and these are here, whole: their

@@ -1,9 +1,8 @@
-"""What is published, as one file that is carried to clients without a network.
+"""Writing a bundle: all published files in one file, for clients without a network.
 
-A bundle has the metadata that counts now, every root, and the files of the lists: all of them, or
-of a list those alone that lead on from a generation. What a client refuses from a web server it
-refuses from a bundle, so it is to be fetched before the timestamp expires. The format is in
-`lists.bundle`.
+A bundle has the current metadata, every root, and the files of the lists: all of them, or only
+those that are needed after a generation. Clients verify a bundle like answers of a web server, so
+it must be fetched before the timestamp expires. The format is in `lists.bundle`.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from hashclient.system.files import atomic_file, refuse_irregular
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
-#: Whoever signs files: what `targets` delegates to is named in the snapshot beside it.
+#: Roles that sign files: `targets`, and the roles it delegates to, which the snapshot names.
 _TOP = "targets.json"
 
 
 class ExportedList(msgspec.Struct, frozen=True):
-    """A list in a bundle: its generation, and that from which a client can go on; None is any."""
+    """A list in a bundle: its generation, and the one that a client must have, if any."""
 
     name: str
     generation: int
@@ -48,7 +47,7 @@ class ExportedList(msgspec.Struct, frozen=True):
 class Exported(msgspec.Struct, frozen=True):
     """A bundle that was written: how many files of how many bytes, and which lists.
 
-    `until` is when the first of what is signed in it expires: clients refuse it then.
+    `until` is the earliest expiry of its metadata: clients refuse it then.
     """
 
     files: int
@@ -58,7 +57,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A file below `public/`: its bytes, or what is signed about them."""
+    """A file below `public/`: its bytes, or its signed length and digest."""
 
     name: str
     signed: MetaFile | TargetFile | None = None
@@ -66,11 +65,11 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Exported:
-    """Write what the repository in `directory` publishes to the file `to`, for its owner alone.
+    """Write the published files of the repository in `directory` to `to`, for its owner only.
 
-    Of a list in `since`, segments are left out that a client has which is at that generation, or at
-    a later one. All of it is written where those are not known any more: `Exported.lists`
-    says so. The same repository gives the same bytes.
+    Of a list in `since`, the segments are left out that a client at that generation, or at a later
+    one, has already. If they are not known any more, the whole list is written, and
+    `Exported.lists` says so. The same repository gives the same bytes.
 
     Raises:
         UsageError: there is no such list or generation, or `to` is something else than a file, or
@@ -94,8 +93,8 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
             hint="it could replace what is published, or be published itself: write it elsewhere",
         )
     busy = f"another process is changing {printable(directory)}"
-    # The lock keeps a new root from being taken together with an old timestamp. What lists are made
-    # of never changes, and stays long enough.
+    # With the lock, a new root is never read together with an old timestamp. Segments never change,
+    # and are kept long enough.
     lock = writer_lock(directory / "lock", busy=busy, hint="wait until it has finished")
     with own_hints("cannot read", directory), lock:
         found = _Published(public, since)
@@ -127,7 +126,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
 
 
 class _Published:
-    """What is published now: the files of a bundle in their order, and what is to be said of it."""
+    """The published files in the order of a bundle, and the facts about them."""
 
     def __init__(self, public: Path, since: Mapping[str, int]) -> None:
         self._public = public
@@ -156,17 +155,17 @@ class _Published:
 
     @property
     def until(self) -> datetime:
-        """When the first of what is signed expires."""
+        """The earliest expiry of signed metadata."""
         return min(self._expiries)
 
     def _metadata(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
         data = _read(self._public, _File(f"metadata/{name}", signed))
-        # Kept, since the timestamp has one name for all versions, and may be replaced meanwhile.
+        # The bytes are kept, since the next timestamp has the same name and may replace it.
         self.files.append(_File(f"metadata/{name}", signed, data))
         return parse_metadata(data, kind, self._public / "metadata" / name).signed
 
     def _counted(self, kind: type[Kind], name: str, signed: MetaFile | None = None) -> Kind:
-        """Add metadata whose expiry counts, as that of old roots does not."""
+        """Add metadata whose expiry counts; that of old roots does not."""
         found = self._metadata(kind, name, signed)
         self._expiries.append(found.expires)
         return found
@@ -187,9 +186,9 @@ class _Published:
 
 
 def _left_out(index: ListIndex, since: int | None) -> tuple[int | None, set[str]]:
-    """Return from which generation a client can go on, and the targets that it has already.
+    """Return the generation that a client needs, and the targets that it has already.
 
-    None and nothing if all of the list is needed.
+    If all of the list is needed, this is None and an empty set.
     """
     if since is None:
         return None, set()
@@ -223,7 +222,7 @@ def _read(public: Path, file: _File) -> bytes:
     """Return the bytes of a file, as they are signed.
 
     Raises:
-        StateError: they are something else, or cannot be read.
+        StateError: they are other bytes, or cannot be read.
     """
     data = read_public(public / file.name)
     if file.signed is not None:

@@ -98,7 +98,7 @@ def load_private(path: Path, passphrases: Passphrases) -> tuple[CryptoSigner, by
 
 
 def is_encrypted(data: bytes) -> bool:
-    """Tell whether a key file is under a passphrase."""
+    """Return whether a key file is under a passphrase."""
     return data.lstrip().startswith(_ENCRYPTED)
 
 

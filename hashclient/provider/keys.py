@@ -1,10 +1,10 @@
-"""The signed side of a provider: its keys, its roles, and metadata that is published whole.
+"""The signed metadata of a provider: its keys and roles, and how a change is published.
 
-A repository is published by its `timestamp.json`: all else a change needs is written before it,
-under names that nothing refers to yet. So a kill at any instant leaves the state that was
-published, and what lies around is overwritten by the next change. A new root is the exception,
-since clients look for it by number: whatever a new root asks for is published before it, signed
-by the old and the new keys. What a list holds is left to `provider`; locking, too.
+A change is published by a new `timestamp.json`: all other files of the change are written before
+it, under new names. So a kill at any instant leaves the state that was published, and the next
+change overwrites leftover files. A new root is the exception, since clients look for it by number:
+the metadata that a new root requires is published before it, signed by the old and the new keys.
+Other modules handle the content of lists, and the lock.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class Roles:
         self.timestamp: Metadata[Timestamp] = roles.pop("timestamp")
         self.snapshot: Metadata[Snapshot] = roles.pop("snapshot")
         self.targets: Metadata[Targets] = roles.pop("targets")
-        #: Stands for the targets towards the role of notices, if there is one.
+        #: The delegation from the targets to the role of notices, if there is one.
         self._delegator = delegator_of(self.targets.signed)
         self.notices: Metadata[Targets] | None = None
         if self._delegator is not None:
             self.notices = roles.pop(NOTICES, None)
         self.lists: dict[str, Metadata[Targets]] = roles
-        #: Called before something is written that clients see at once.
+        #: Called before a file is written that clients see at once.
         self.announce: Callable[[], None] = lambda: None
 
     @classmethod
@@ -118,7 +118,7 @@ class Roles:
             "targets": Targets(delegations=Delegations({}, {})),
         }
         for part in signed.values():
-            part.version = 0  # signing makes it 1
+            part.version = 0  # signing raises it to 1
         roles = cls(
             directory, keys, clock, validity, {name: Metadata(s) for name, s in signed.items()}
         )
@@ -165,7 +165,7 @@ class Roles:
         return ["root", "targets", "snapshot", "timestamp", *self._delegated()]
 
     def _delegated(self) -> list[str]:
-        """Return the roles whose keys the targets name: that of notices, and the lists."""
+        """Return the roles whose keys are in the targets: that of notices, and the lists."""
         return [*([] if self.notices is None else [NOTICES]), *sorted(self.lists)]
 
     def _described(self, role: str) -> Role:
@@ -201,7 +201,7 @@ class Roles:
         return described.keyids, described.threshold
 
     def require_signers(self, roles: Collection[str]) -> None:
-        """Find out whether the keys of `roles` are here, before anything is written.
+        """Check that the keys of `roles` are here, before a file is written.
 
         Raises:
             StateError: too few are, or one is not usable.
@@ -210,7 +210,7 @@ class Roles:
             self.keys.signers(role, *self.key_policy(role))
 
     def wanting(self, role: str) -> str | None:
-        """Return what has to be done so that `role` can be signed; None if its keys are here."""
+        """Return what is to be done so that `role` can be signed; None if its keys are here."""
         try:
             self.keys.check(role, *self.key_policy(role))
         except StateError as error:
@@ -218,7 +218,7 @@ class Roles:
         return None
 
     def can_sign(self, role: str) -> bool:
-        """Tell whether `role` can be signed here and now; a passphrase may be asked for."""
+        """Return whether `role` can be signed now; this may ask for a passphrase."""
         try:
             self.require_signers([role])
         except StateError:
@@ -307,7 +307,7 @@ class Roles:
     def commit(
         self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
     ) -> None:
-        """Sign and write the `changed` roles and those that name them; the timestamp publishes.
+        """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
 
         A role in `signers` is signed by these, whatever its policy says.
 
@@ -358,17 +358,18 @@ class Roles:
         return data
 
     def rotate(self, role: str, wanted: Keys | None = None) -> None:
-        """Replace all keys of `role` by new ones, as many unless `wanted`; remove the old ones.
+        """Replace all keys of `role` by new ones, as many as before unless `wanted`.
 
-        The old keys of the root have to be here, and for the others those of the role that names
-        them, root or targets: a key that was lost is replaced, too.
+        The old ones are removed. For the root, its old keys are needed. For another role, the keys
+        of the role that delegates to it (root or targets) are needed, so that a lost key can be
+        replaced.
 
         Raises:
             StateError: as `commit`; the old keys stay in force then.
         """
         old, threshold = list(self.key_policy(role)[0]), self.key_policy(role)[1]
         wanted = wanted or Keys(len(old), threshold)
-        # What has to sign in the end is looked for before anything is published.
+        # All keys that are needed are looked for before anything is published.
         above = "targets" if role in self._delegated() else "root"
         self.keys.signers(above, *self.key_policy(above))
         for protecting in (role, above):
@@ -389,8 +390,8 @@ class Roles:
             # 1. The new root is signed by the keys of the root before it and by its own.
             self.commit_root(both)
         else:
-            # 1. What the new root asks for is there before the root is; until then the old
-            #    root's keys count. (If they are lost, clients refuse it for this moment.)
+            # 1. The metadata that the new root requires is written first; until then the old root's
+            # keys count. (If they are lost, clients refuse it for this moment.)
             self.commit({role}, {role: both})
             # 2. The new root puts the new keys in force.
             self.commit_root()
@@ -399,7 +400,7 @@ class Roles:
     def expiring(self) -> list[tuple[str, datetime]]:
         """Return the roles with less than a quarter of their validity left, and their expiry.
 
-        A daily `renew` with all keys at hand lets none come that far.
+        With a daily `renew` and all keys at hand, there are none.
         """
         now = self._clock()
         found = [(role, self.metadata(role).signed.expires) for role in self.names()]
@@ -417,7 +418,7 @@ class Roles:
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp again, and each role past half of its validity.
 
-        Returns the roles that were signed, and those that were due but have a key elsewhere.
+        Return the roles that were signed, and those that are due but have a key elsewhere.
 
         Raises:
             StateError: as `commit`.

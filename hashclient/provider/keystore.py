@@ -70,7 +70,7 @@ class KeyStore:
             )
 
     def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:
-        """Do as `signers`, but leave keys under a passphrase closed.
+        """Check as `signers` does, but do not open keys under a passphrase.
 
         Raises:
             StateError: fewer than `threshold` are here, or one is not usable.
@@ -116,7 +116,7 @@ class KeyStore:
         return signer
 
     def discard(self, names: Collection[str]) -> None:
-        """Remove key files, as far as that is possible."""
+        """Remove key files where possible."""
         for name in names:
             with contextlib.suppress(OSError):
                 (self.directory / name).unlink()

@@ -164,7 +164,7 @@ def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, 
 def _last_is(
     hashes: Uint64, places: Int32, gone: Uint64, gone_places: Int32
 ) -> npt.NDArray[np.bool_]:
-    """Tell which entries were not withdrawn after they were added."""
+    """Return which entries were not withdrawn after they were added."""
     if not len(gone):
         return np.ones(len(hashes), np.bool_)
     order = np.lexsort((gone_places, gone))

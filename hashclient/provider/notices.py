@@ -1,8 +1,8 @@
-"""Notices of a provider: written, replaced and ended, under a role and keys of their own.
+"""Notices of a provider: published, replaced and cancelled, under a role with its own keys.
 
-The role is made by the first notice. What has expired for long is taken out of it, so that it does
-not grow; what was cancelled or replaced stays until then, since clients that have been away have to
-learn of both. Texts are checked by the rules that clients check them by (`notices.document`).
+The first notice makes the role. A notice is taken out of the role some time after it has expired,
+so that the role does not grow. Cancelled and replaced notices stay until then, so that a client
+that was away gets them. Texts are checked by the rules of the clients (`notices.document`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hashclient.system.files import state_error, sweep_temporary, write_atomic
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
 
-#: What is said of a notice that does not say it itself.
+#: Values of fields that a new notice does not give.
 DEFAULTS: Mapping[str, Any] = {
     "status": Status.ACTUAL,
     "language": "en",
@@ -52,15 +52,15 @@ DEFAULTS: Mapping[str, Any] = {
     "lists": (),
 }
 DEFAULT_LIFE = timedelta(days=30)
-#: An expired notice is taken out of the role after this: clients that fetch less often know that it
-#: has expired from itself.
+#: An expired notice is taken out of the role after this time. Clients that fetch less often see the
+#: expiry in the notice itself.
 REMOVED_AFTER = timedelta(days=30)
 
 _ONE_KEY = Keys()
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody wants to say; what is None is as before, or by `DEFAULTS`."""
+    """The fields of a notice from a user; None means the earlier value, or that of `DEFAULTS`."""
 
     id: str | None = None
     sender: str | None = None
@@ -78,7 +78,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     lists: tuple[str, ...] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Return what is not None, by name."""
+        """Return the fields that are given, by name."""
         return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
@@ -86,7 +86,7 @@ class NoticeBoard:
     """The notices in one repository."""
 
     def __init__(self, repository: Repository) -> None:
-        """Nothing is read yet."""
+        """Read nothing yet."""
         self._repository = repository
         self._directory = repository.public / "targets" / NOTICES
 
@@ -102,10 +102,10 @@ class NoticeBoard:
             return self._publish(roles, Type.ALERT, draft.given(), (), now, keys)
 
     def update(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
-        """Replace the notices `ids` by one, which says what the first of them did or `draft` does.
+        """Replace the notices `ids` by one, with the fields of `draft` or of the first of them.
 
         Raises:
-            UsageError: as `publish`; or one of them is not there, or does not stand any more.
+            UsageError: as `publish`; or one of them is not published, or has ended.
             StateError: as `publish`.
         """
         with self._changing() as roles:
@@ -114,7 +114,7 @@ class NoticeBoard:
             return self._publish(roles, Type.UPDATE, values, old, now)
 
     def cancel(self, ids: Sequence[str], draft: Draft, now: datetime) -> Notice:
-        """End the notices `ids`; `draft` may say why.
+        """Cancel the notices `ids`; `draft` may give the reason.
 
         Raises:
             UsageError: as `update`.
@@ -123,14 +123,14 @@ class NoticeBoard:
         with self._changing() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0])
-            # It has to be there for as long as what it ends would be.
+            # It must be published for as long as the notices that it ends.
             values["expires"] = max(notice.expires for notice in old)
             values["headline"] = f"Cancelled: {values['headline']}"[: LINES["headline"]]
             values |= {"description": "", "instruction": ""} | draft.given()
             return self._publish(roles, Type.CANCEL, values, old, now)
 
     def standing(self, now: datetime) -> list[Standing]:
-        """Return what is published, and how it stands, the newest first.
+        """Return the published notices with their state, the newest first.
 
         Raises:
             StateError: there is no repository, or it is corrupt.
@@ -161,23 +161,23 @@ class NoticeBoard:
         roles.require_signers([*(["targets"] if is_new else [NOTICES]), "snapshot", "timestamp"])
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
-        # What it refers to was sent before it, also by somebody with a clock that is ahead.
+        # It is dated after the notices that it refers to, even if another clock was ahead.
         sent = max([sent, *(notice.sent + timedelta(seconds=1) for notice in old)])
         if "sender" not in values:
             if not known:
                 raise UsageError(
                     "the first notice needs a --sender",
-                    hint="a name of yours that is unique for good, such as lists@example.org",
+                    hint="a name that only you have, such as lists@example.org",
                 )
             values["sender"] = known[0].sender
-        # How bad it is has to be said: what is not known alarms everybody who asks to be alarmed.
+        # The severity is required: unknown severity counts as the highest at clients.
         for name in ("event", "headline", "severity"):
             if name not in values:
                 raise UsageError(f"a notice needs --{name}")
         notice_id = values.pop("id", None) or _free_id(sent, {notice.id for notice in known})
         if notice_id in {notice.id for notice in known}:
             raise UsageError(
-                f"a notice is called so already: {printable(notice_id)}",
+                f"a notice has this id already: {printable(notice_id)}",
                 hint="an id is never used again; `update` replaces a notice",
             )
         values = {"expires": sent + DEFAULT_LIFE, **DEFAULTS, **values}
@@ -200,8 +200,8 @@ class NoticeBoard:
         _drop_expired(role, known, now)
         if len(role.signed.targets) >= MAX_NOTICES:
             raise UsageError(
-                f"there are {MAX_NOTICES:,} notices, and no more may be",
-                hint="they go some time after they have expired: give them an earlier --expires",
+                f"there are {MAX_NOTICES:,} notices, the most that are allowed",
+                hint="expired ones are removed after a time: give them an earlier --expires",
             )
         target = TargetFile.from_data(f"{NOTICES}/{notice.id}.json", data, ["sha256"])
         role.signed.targets[target.path] = target
@@ -225,7 +225,7 @@ class NoticeBoard:
                 )
             if standing.state is not State.OPEN:
                 by = f" by {standing.by}" if standing.by else ""
-                raise UsageError(f"notice {notice_id} stands no more: {standing.state}{by}")
+                raise UsageError(f"notice {notice_id} has ended: {standing.state}{by}")
             chosen.append(standing.notice)
         return chosen
 
@@ -248,7 +248,7 @@ class NoticeBoard:
         return self._directory / f"{target.hashes['sha256']}.{name}"
 
     def _remove_unreferenced(self, role: Metadata[Targets], now: datetime) -> None:
-        """Remove files that are signed no more, once no client can be in the middle of a fetch."""
+        """Remove files that are not signed any more, once no running fetch can need them."""
         keep = {self._path(target) for target in role.signed.targets.values()}
         limit = now.timestamp() - UNREFERENCED_S
         try:
@@ -261,7 +261,7 @@ class NoticeBoard:
 
 
 def _inherited(notice: Notice) -> dict[str, Any]:
-    """Return what a notice that refers to `notice` says unless it says something else."""
+    """Return the default fields of a notice that refers to `notice`."""
     own = {"format", "id", "sent", "type", "references"}
     return {k: v for k, v in msgspec.structs.asdict(notice).items() if k not in own}
 

@@ -1,7 +1,7 @@
 """Metadata of a repository as it is on the disk: read, and of the kind that its name says.
 
-Nothing here verifies a signature: it is the provider's own directory, which a disk or a hand may
-have damaged.
+No signature is verified here: it is the provider's own directory, and only damage by a disk or a
+person is to be found.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class _Digests:
             keys, ours, rows = self._columns[algorithm]
             theirs = _keys(values)
             places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
-            # The first eight bytes tell nearly all apart; the other bytes are compared for the
+            # The first eight bytes distinguish nearly all; the other bytes are compared for the
             # rest.
             alike = {values[n].tobytes() for n in np.flatnonzero(keys[places] == theirs)}
             wanted = np.unique(theirs[keys[places] == theirs])

@@ -83,7 +83,7 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         )
 
     def is_allowed(self, header: bytes) -> bool:
-        """Tell whether a header is that of the trial, or of a client of the repository."""
+        """Return whether a header is that of the trial, or of a client of the repository."""
         if hmac.compare_digest(header, self.expected):
             return True
         try:

@@ -19,7 +19,7 @@ from hashclient.errors import UsageError
 from hashclient.provider.clients import TOKEN_PATTERN, Client
 from hashclient.system.text import printable
 
-#: So many tokens fit into the tables that nginx makes by itself.
+#: The number of tokens that fit into the tables that nginx makes by default.
 MANY = 100
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 

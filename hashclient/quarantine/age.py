@@ -38,8 +38,8 @@ _GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 
 
-#: The public key in the examples of the documents. Nobody has its secret key: a file sealed to it
-#: is lost.
+#: The public key in the examples of the documents. Its secret key is unknown to all: a file sealed
+#: to it is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
 
 

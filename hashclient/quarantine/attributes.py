@@ -61,7 +61,7 @@ def _read_xattrs(fd: int) -> dict[str, str]:
 
 
 def _is_text(name: str) -> bool:
-    """Tell whether a name can be written in a document, that is, consists of whole characters."""
+    """Return whether a name can be written in a document, that is, consists of whole characters."""
     try:
         name.encode()
     except UnicodeEncodeError:

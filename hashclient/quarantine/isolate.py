@@ -266,7 +266,7 @@ def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
 
 
 def _is_proven(act: _Act, item: Item, held: Held) -> bool:
-    """Tell whether the held file is the sealed one.
+    """Return whether the held file is the sealed one.
 
     Raises:
         OSError: the file cannot be read, or changed while it was read, so that this is not known.

@@ -94,7 +94,7 @@ class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The attributes of a file when it was sealed; `xattrs` base64, times in ns since 1970.
 
-    After an interruption, `device`, `inode` and `directory_inode` tell whether the same file is
+    After an interruption, `device`, `inode` and `directory_inode` show whether the same file is
     still at the path. `links` counts all names that the file had.
     """
 
@@ -238,7 +238,7 @@ def parse_item(data: bytes, match_id: str, path: Path) -> Item:
 
 
 def _is_whole_path(path: str) -> bool:
-    """Tell whether a path is absolute and without `..`, like every recorded path.
+    """Return whether a path is absolute and without `..`, like every recorded path.
 
     The URI of an object counts, too.
     """

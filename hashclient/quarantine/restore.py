@@ -244,7 +244,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
 
 
 def _is_there(place: Place, fd: int, sha256: str) -> bool:
-    """Tell whether an interrupted act has already put the file open as `fd` in its place.
+    """Return whether an interrupted act has already put the file open as `fd` in its place.
 
     The file in place is then durable. A file of the same content with another owner, mode or time
     belongs to somebody else.

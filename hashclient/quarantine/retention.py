@@ -120,7 +120,7 @@ def _note(room: Room, item: Item, event: str, mark: Mark, matches: Matches) -> N
 
 
 def due(room: Room, item: Item, matches: Matches) -> Due:
-    """Tell when an item may be destroyed, or why it may not.
+    """Return when an item may be destroyed, or why it may not.
 
     Raises:
         StateError: the record of matches cannot be read.

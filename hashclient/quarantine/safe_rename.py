@@ -128,7 +128,7 @@ class Removal(enum.Enum):
 
 
 def is_unchanged(before: os.stat_result, after: os.stat_result) -> bool:
-    """Tell whether a file is the same and unchanged, as far as is known."""
+    """Return whether a file is the same and unchanged, as far as is known."""
     return all(
         getattr(before, name) == getattr(after, name)
         for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")

@@ -86,7 +86,7 @@ def sha256_on_disk(
 def is_what_matched(
     digester: Digester, size: int, tags: Mapping[Algorithm, bytes], sealer: Sealer
 ) -> bool:
-    """Tell whether the digested file is the one that matched.
+    """Return whether the digested file is the one that matched.
 
     It must have `size` bytes, and all its digests, at least one, must have the given `tags`.
     """

@@ -260,7 +260,7 @@ class Room:
         self.session.audit.append([Event(event, fields | data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
-        """Tell whether the present key can check tags that were made with the key `key_id`.
+        """Return whether the present key can check tags that were made with the key `key_id`.
 
         Raises:
             ConfigError: the key that the configuration names is missing or malformed.

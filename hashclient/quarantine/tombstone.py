@@ -62,7 +62,7 @@ def put_tombstone(place: Place, item: Item) -> str | None:
 
 
 def has_tombstone(place: Place, item: Item) -> bool:
-    """Tell whether the file at a place is the unchanged tombstone of an item."""
+    """Return whether the file at a place is the unchanged tombstone of an item."""
     with contextlib.suppress(OSError), open_file(place) as (fd, _):
         return _is_tombstone(fd, item)
     return False

@@ -184,7 +184,7 @@ class Quarantine:
         yield from retention.recover(self._room, matches, self._room.mark(reason))
 
     def due(self, match_id: str, matches: Matches) -> Due:
-        """Tell when an item may be destroyed, or why it may not.
+        """Return when an item may be destroyed, or why it may not.
 
         Raises:
             UsageError: there is no such item.

@@ -1,7 +1,7 @@
 """Checks the quarantine: each item is whole, and nothing is missing or left over.
 
-The check changes nothing and needs no lock and no key. It cannot tell whether the officer still has
-the secret key. An item that is removed during the check is ignored.
+The check changes nothing and needs no lock and no key. It does not show whether the officer still
+has the secret key. An item that is removed during the check is ignored.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _hash_of_copy(record: Record) -> str:
 
 
 def _names(value: Any, wanted: frozenset[str]) -> bool:
-    """Tell whether one of `wanted` is anywhere in JSON values."""
+    """Return whether one of `wanted` is anywhere in JSON values."""
     if isinstance(value, str):
         return value in wanted
     if isinstance(value, dict):

@@ -168,7 +168,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
 
     def is_due(self, now: datetime) -> bool:
-        """Tell whether it is time to send it, to take it back, or to try again.
+        """Return whether it is time to send it, to take it back, or to try again.
 
         A time further away than the longest pause was noted by a wrong clock, and does not count.
         """

@@ -70,12 +70,12 @@ def settle(session: Session, report: Report, state: State, record: Matches) -> N
         for match_id in report.matches:
             # A new record of matches, begun after a loss, lacks old matches.
             with contextlib.suppress(UsageError):
-                told = record.story(match_id)
-                if any(s.event == step and s.detail.get("report") == report.id for s in told):
+                story = record.story(match_id)
+                if any(s.event == step and s.detail.get("report") == report.id for s in story):
                     continue
                 if state is State.RETRACTED:
                     record.take_back(match_id, step, now, detail)
-                elif report.id in taken_back(told):
+                elif report.id in taken_back(story):
                     continue
                 elif state is State.SUBMITTED:
                     record.change(match_id, MatchState.REPORTED, now, detail)
@@ -115,7 +115,7 @@ def reopen(session: Session, report: Report, record: Matches, *, reason: str) ->
 
 
 def is_reopened(report: Report, record: Matches) -> bool:
-    """Tell whether `reopen` was called for a report; it covers all matches of the report."""
+    """Return whether `reopen` was called for a report; it covers all matches of the report."""
     for match_id in report.matches:
         with contextlib.suppress(UsageError):
             return report.id in taken_back(record.story(match_id))

@@ -125,7 +125,7 @@ class Responder:
         return wanted
 
     def _may_take(self, outcome: Outcome) -> bool:
-        """Tell whether the lists that are not stale suffice to take the file away."""
+        """Return whether the lists that are not stale suffice to take the file away."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
@@ -174,8 +174,8 @@ class Responder:
                 wanted = matches.want_report(record.id, self._destination, self._session.now())
         if wanted:
             return f"to be reported to {self._destination}"
-        told = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
-        return f"{record.state} already" if told else "in a report already"
+        is_reported = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
+        return f"{record.state} already" if is_reported else "in a report already"
 
     def end(self) -> Iterator[Report]:
         """Prepare the reports that are wanted, also those of runs that were killed.

@@ -438,7 +438,7 @@ def today() -> int:
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:
-    """Tell which files, read at `since_ns` or later, can be known by their status from now on.
+    """Return which files, read at `since_ns` or later, can be known by their status from now on.
 
     Not one that changed so shortly before that another change may bear the same time.
     """

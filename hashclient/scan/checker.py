@@ -437,7 +437,7 @@ class Checker:
         return [names[row] for row in np.flatnonzero(~known).tolist()], looks
 
     def _judge_files(self, files: list[File], records: Records, result: Result) -> None:
-        """Judge all files of a task together; count the clean ones, and tell of the others."""
+        """Judge all files of a task together; count the clean ones, and keep the others."""
         outcomes = judge_files(self._judge, self._reader, files, records, result)
         self._expects_hits = 2 * len(outcomes) > len(files)
         result.clean += len(files) - len(outcomes)

@@ -68,7 +68,7 @@ class _Way:
         self._named, self._real, self._coverage = named, real, coverage
         self._directory: bytes | None = None
         self._end: _End | None = None
-        #: What stands for that directory, once it was asked for.
+        #: The place of that directory, once it was looked up.
         self._standing: Place | None = None
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class _Way:
         self._directory = self._end = self._standing = None
 
     def lacks(self, one: Left, grounds: Grounds) -> bool:
-        """Tell whether a match is gone, by the numbers of the module."""
+        """Return whether a match is gone, by the numbers of the module."""
         directory, _, name = one.path.rpartition(b"/")
         if directory != self._directory:
             self.close()
@@ -134,7 +134,7 @@ class _Way:
 
 
 def _is_away(name: bytes, directory_fd: int, *, of_directory: bool = False) -> bool:
-    """Tell whether there is no file, or no directory, of a name, nor a link that leads anywhere.
+    """Return whether there is no file, or no directory, of a name, nor a link that leads anywhere.
 
     Raises:
         OSError: this cannot be found out.

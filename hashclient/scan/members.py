@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from hashclient.containers.cage import Cage, Chain, Found
     from hashclient.containers.protocol import Job
 
-#: So many members of one file are outcomes of their own, besides clean ones: more only fill memory.
-MAX_TOLD = 10_000
+#: The most members of one file, besides clean ones, with outcomes of their own: more fill memory.
+MAX_KEPT = 10_000
 #: Members that are looked up together.
 ROWS_AT_ONCE = 4_096
 
@@ -78,7 +78,7 @@ def container_options(
 
 
 def opens_as_container(data: memoryview) -> bool:
-    """Tell whether content with these first bytes may be a container."""
+    """Return whether content with these first bytes may be a container."""
     return has_mark(data) or may_front(data)
 
 
@@ -89,11 +89,11 @@ class Opened(msgspec.Struct):
     read: int = 0
     members: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
-    told: int = 0
-    #: Whether a digest is missing that could tell more about a member.
+    kept: int = 0
+    #: Whether a digest is missing that could decide about a member.
     lacks: bool = False
-    #: How many more outcomes there were beyond that number.
-    untold: int = 0
+    #: The number of outcomes beyond that limit, which are left out.
+    left_out: int = 0
     #: The record for a cache, in parts; and the claimed sizes of members that were not read.
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: list[int] = msgspec.field(default_factory=list)
@@ -104,13 +104,13 @@ class Opened(msgspec.Struct):
         """Whether there was any member."""
         return self.members > 0
 
-    def tell(self, outcome: Outcome) -> None:
+    def keep(self, outcome: Outcome) -> None:
         """Take an outcome that is not clean, while there is room."""
-        if self.told >= MAX_TOLD:
-            self.untold += 1
+        if self.kept >= MAX_KEPT:
+            self.left_out += 1
             self.read -= outcome.kind is not Kind.UNREAD
             return
-        self.told += 1
+        self.kept += 1
         self.outcomes.append(outcome)
 
     def known(self) -> bytes | None:
@@ -259,7 +259,7 @@ class Members:
     def open(self, fd: int, size: int, path: str, is_unchanged: Callable[[], bool]) -> Opened:
         """Open the container in an open file, and return its members; `path` is its name.
 
-        `is_unchanged` tells afterwards whether it still is what it was.
+        `is_unchanged` is called afterwards, and returns whether the file has not changed.
         """
         opened = self._open(fd, size, path, forced=False)
         if opened.lacks:
@@ -275,7 +275,7 @@ class Members:
         return opened
 
     def are_clean(self, insides: Sequence[Inside]) -> list[bool]:
-        """Tell which containers have no listed member, by their known members.
+        """Return which containers have no listed member, by their known members.
 
         Each of the others has a listed member, or may have one: an unread member of a listed size,
         say.
@@ -318,10 +318,10 @@ class Members:
             opened.outcomes.append(_unread(path, ("",), str(error.why), error.detail))
             opened.members += 1
         self._judge_rows(waiting, path, namer, opened, forced=forced)
-        if opened.untold:
+        if opened.left_out:
             # Together they count as one unread input: so none is left out.
-            opened.members -= opened.untold - 1
-            text = f"{opened.untold:,} more are unread or match, and are not told one by one"
+            opened.members -= opened.left_out - 1
+            text = f"{opened.left_out:,} more are unread or match, and are not named one by one"
             opened.outcomes.append(_unread(path, ("",), str(Why.LIMIT), text))
         return opened
 
@@ -352,7 +352,7 @@ class Members:
         opened.members += 1
         if row.why is not None:
             members = namer.members(found.chain, is_whole=not row.name)
-            opened.tell(_unread(path, members, row.why, row.detail))
+            opened.keep(_unread(path, members, row.why, row.detail))
         elif row.ruled_out:
             opened.clean += 1
             (opened.exact_sizes if row.exact else opened.claimed_sizes).append(row.size or 0)
@@ -419,7 +419,7 @@ class Members:
         if kind is Kind.CLEAN:
             opened.outcomes.append(outcome)
         else:
-            opened.tell(outcome)
+            opened.keep(outcome)
 
     def _add_outer(self, fd: int, size: int, opened: Opened) -> None:
         """Give each match the tags of its container, by which the container is recognised later.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
-#: So many outcomes are given out at once to a caller that takes several.
+#: The number of outcomes that are returned at once to a caller that takes several.
 PORTION = 32
 
 
@@ -119,7 +119,7 @@ class Run(Iterator[Handled]):
         """
         front = front or FrontEnd()
         self.summary = summary
-        #: What ended the stream of outcomes before its end, if anything did.
+        #: The error that ended the outcomes early, if there is one.
         self.failure: HashclientError | None = None
         self._outcomes = outcomes
         self._recorder = recorder
@@ -189,9 +189,9 @@ class Run(Iterator[Handled]):
             self._results.throw(error)
 
     def give_up(self, error: BaseException) -> None:
-        """End the run at once because of `error`; nothing more is given out.
+        """End the run at once because of `error`; no more outcomes are yielded.
 
-        What was found is recorded and logged, and counts.
+        Matches so far are recorded and logged, and count.
         """
         self._cause = error
         self._results.close()

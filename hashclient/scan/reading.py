@@ -59,7 +59,7 @@ SPARE_BYTES = 1 << 16
 
 #: Bytes that are read of a file to see whether it is a container.
 LOOK_BYTES = 1 << 12
-#: So many bytes of a stream are kept, so that not every algorithm has to be computed at once.
+#: The most bytes kept of a stream, so that not every algorithm has to be computed at once.
 KEPT_BYTES = 1 << 20
 
 DIRECTORY = "is a directory, and was listed as a file"
@@ -123,7 +123,7 @@ def bound_of(status: os.stat_result) -> int:
 
 
 def same_content(one: os.stat_result, other: os.stat_result) -> bool:
-    """Tell whether two statuses are of the same file with the same content."""
+    """Return whether two statuses are of the same file with the same content."""
     return (
         one.st_mtime_ns == other.st_mtime_ns  # a change shows here first
         and one.st_ctime_ns == other.st_ctime_ns
@@ -242,7 +242,7 @@ class Reader:
         self._pins.clear()
 
     def _trust_of(self, fd: int, device: int) -> SizeTrust:
-        """Tell how far the file system of an open file is trusted, and keep it for the task.
+        """Return how far the file system of an open file is trusted, and keep it for the task.
 
         A path on it stays open for the task: so it cannot be unmounted, and no other one gets its
         number.
@@ -257,7 +257,7 @@ class Reader:
         return trust
 
     def trust_at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> SizeTrust:
-        """Tell how far the file system of a file in an open directory is trusted."""
+        """Return how far the file system of a file in an open directory is trusted."""
         trust = self._trusts.get(device)
         if trust is None:
             trust = ask_at(self._trust_of, name, directory_fd, device, follow, NONE)

@@ -39,7 +39,7 @@ _log = Log("scan")
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 #: Up to so many matches that are recorded together each get a signature of their own.
 SIGNED_EACH = 64
-#: So many matches at once are noted as gone.
+#: The number of matches that are noted as gone together.
 GONE_BATCH = 512
 
 
@@ -267,8 +267,8 @@ def log_path(path: str) -> str:
 def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the fields that give `arguments` where room is limited: the first, and how many more.
 
-    A shell makes arguments of the names in a directory, and whoever can make files there can make
-    more arguments than a line of the log holds. They must not keep matches out of the log.
+    A shell makes arguments of the names in a directory, and a person who can make files there can
+    make more arguments than a line of the log holds. They must not keep matches out of the log.
     """
     room, kept = MAX_LOGGED_ARGUMENTS_CHARS, list[str]()
     for argument in arguments:

@@ -56,7 +56,7 @@ def records_of(statuses: Sequence[os.stat_result]) -> Records:
 
 
 def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Tell which files are to be read again by `day`, since their records have no proof.
+    """Return which files are to be read again by `day`, since their records have no proof.
 
     Each inode has its day in each period of `reread_days`: the first one after a file was read. A
     record with a day in the future was made while the clock was wrong.
@@ -70,7 +70,7 @@ def are_due(records: Records, day: int, reread_days: int) -> npt.NDArray[np.bool
 
 
 def _adds(old: Records, new: Records, day: int, reread_days: int) -> npt.NDArray[np.bool_]:
-    """Tell for which files of the same status the tags of an earlier record add to a later one's.
+    """Return for which files of the same status an earlier record has tags that the later lacks.
 
     Both must be of the same content. If the earlier record is proven, the content is still the
     same: all tags are proven. Without a proof, the earlier tags keep their age: they add to a

@@ -61,7 +61,7 @@ class _Links:
         self._seen: dict[str, dict[str, bool]] = {}
 
     def has(self, directory: str, name: str, path: str) -> bool:
-        """Tell whether the file `name` in `directory`, which is at `path`, is a link."""
+        """Return whether the file `name` in `directory`, which is at `path`, is a link."""
         seen = self._seen.get(directory)
         if seen is None:
             seen = self._seen[directory] = self._list(directory)

@@ -1,1 +1,1 @@
-"""What is here, for people and for Prometheus."""
+"""The status of a state directory, for people and for Prometheus."""

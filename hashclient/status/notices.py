@@ -75,7 +75,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         found += of_provider
         by_provider[name] = counts(of_provider)
         alarming += sum(is_alarming(standing, least) for standing in of_provider)
-        # What could not be read may be as severe as any.
+        # An unreadable notice counts as of the highest severity.
         alarming += len(book.refused) if least is not None else 0
         problems += _refused(book)
         if (stale := _stale(book, now, settings.grace(name))) is not None:

@@ -2,7 +2,7 @@
 
 Pure: from a status to text. Names and labels are an interface that dashboards and alerts rely on
 (`docs/operations.md` has the table): they are added to, and not changed. A part of the status that
-is not there or cannot be read has no samples; the exit code tells that something is wrong. No path,
+is not there or cannot be read has no samples; the exit code shows that something is wrong. No path,
 entry or digest is in any of it.
 """
 

@@ -1,4 +1,4 @@
-"""What a state directory holds and whether it can be relied on, without changing any of it.
+"""The content of a state directory, and whether it is reliable; nothing is changed.
 
 Which lists should be here, and which of them can be used, is left to `lists`.
 """
@@ -29,7 +29,7 @@ from hashclient.status.notices import NoticesStatus, read_notices
 from hashclient.system.files import is_there, state_error
 from hashclient.system.times import for_people
 
-#: So many records of fetches are looked at for each list: some are fetched more often than others.
+#: Records of fetches that are read for each list: some lists are fetched more often than others.
 FETCHES_PER_LIST = 4
 
 
@@ -133,7 +133,7 @@ def read_status(
     code = ExitCode.STATE if providers or not lists else ExitCode.OK
     status = Status(lists, providers, max([code, *(entry.exit_code for entry in lists)]))
     with status.part():
-        # What no provider asks for any more is not used, and no fetch would mend it.
+        # Without a provider that uses it, the index is not used, and no fetch would repair it.
         if verify and any(p.known_good for p in settings.config.providers.values()):
             from hashclient.fetch.guard import verify_guard  # brings the writer of indexes
 

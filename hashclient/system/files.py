@@ -88,7 +88,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether `path` exists in the state directory.
+    """Return whether `path` exists in the state directory.
 
     Raises:
         StateError: this is not known, for example since a parent directory may not be entered.

@@ -10,7 +10,7 @@ Times are less reliable than sizes. An unchanged status means an unchanged file 
 change sets ctime and nobody can set ctime otherwise. FAT has no ctime; with FUSE a program chooses
 it; in an image of squashfs or iso9660 its maker chose it. On tmpfs, a writable memory map that was
 first read from can be written to without any change of times, however late the map was made.
-`identity` tells which file system it is, since device numbers are used again.
+`identity` finds out which file system it is, since device numbers are used again.
 
 Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
 like any other of its type, and a server of NFS or SMB is trusted like a disk.
@@ -49,28 +49,28 @@ NONE, NONZERO, FULL = SizeTrust
 
 #: The types without a block device whose sizes are trusted, the types whose ctime shows each
 #: change, and the types whose changes this kernel reports.
-_TRUSTED, _KEEP_CTIME, _TELL_OF_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
+_TRUSTED, _KEEP_CTIME, _REPORT_CHANGES = map(with_trait, (SIZES, CTIME, TELLS))
 
 
 def keeps_ctime(kind: int) -> bool:
-    """Tell whether each change of a file sets its ctime, on a file system of type `kind`."""
+    """Return whether each change of a file sets its ctime, on a file system of type `kind`."""
     return kind in _KEEP_CTIME
 
 
-def tells_of_changes(fd: int) -> bool:
-    """Tell whether the kernel sees each change below an open directory, whoever makes it.
+def reports_changes(fd: int) -> bool:
+    """Return whether the kernel sees each change below an open directory, by any program.
 
     The kernel does not see changes by another machine on a network file system, or by a program
     behind FUSE in its own store.
     """
     try:
-        return kind_of(fd) in _TELL_OF_CHANGES
+        return kind_of(fd) in _REPORT_CHANGES
     except OSError:
         return False
 
 
 def trust_of(fd: int, device: int) -> SizeTrust:
-    """Tell how far the file system of an open file is trusted; `device` is its `st_dev`."""
+    """Return how far the file system of an open file is trusted; `device` is its `st_dev`."""
     try:
         kind = kind_of(fd)
         if kind == FUSE:
@@ -141,7 +141,7 @@ def ask_at(
 
 
 def fuse_trust(device: int, mounts: bytes, uid_map: bytes, user: int) -> SizeTrust:
-    """Tell how far a FUSE file system is trusted by `user`.
+    """Return how far a FUSE file system is trusted by `user`.
 
     `mounts` is `/proc/self/mountinfo`, as in proc_pid_mountinfo(5), and `uid_map` is
     `/proc/self/uid_map`. A user other than root can mount FUSE, and is named there.

@@ -171,15 +171,15 @@ def _subvolume_of(fd: int) -> bytes | None:
     """Return a lasting identification of a btrfs subvolume; None if it has none.
 
     Raises:
-        OSError: the kernel does not tell (it does from version 4.18 on).
+        OSError: the kernel does not say it (it does from version 4.18 on).
     """
-    told = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
-    uuid = told[_SUBVOLUME_UUID]
-    return uuid.hex().encode() if any(uuid) or told[:8] == _FIRST_SUBVOLUME else None
+    info = ioctl(fd, _SUBVOLUME_INFO, bytes(_SUBVOLUME_INFO_BYTES))
+    uuid = info[_SUBVOLUME_UUID]
+    return uuid.hex().encode() if any(uuid) or info[:8] == _FIRST_SUBVOLUME else None
 
 
 def told_uuids(directory_fd: int) -> list[bytes]:
-    """Return the UUID of the file system of an open directory; empty if the kernel does not tell.
+    """Return the UUID of the file system of an open directory; empty if the kernel has none.
 
     The descriptor need not be open for reading, but the directory must be readable.
     """
@@ -197,7 +197,7 @@ def told_uuids(directory_fd: int) -> list[bytes]:
 
 
 def _asked_uuid(fd: int, kind: int) -> bytes:
-    """Return the UUID from the kernel; empty, without an error, if the kernel does not tell."""
+    """Return the UUID from the kernel; empty, without an error, if the kernel has none."""
     with contextlib.suppress(OSError):
         return ioctl(fd, _GET_UUID, bytes(_UUID_BYTES))[1:]
     with contextlib.suppress(OSError):
@@ -207,7 +207,7 @@ def _asked_uuid(fd: int, kind: int) -> bytes:
 
 
 def _disk_name(path: Path, layers: int = 0) -> bytes | None:
-    """Return text that tells a block device from its copies, usually empty; None if not built in.
+    """Return text that separates a block device from copies, mostly empty; None if not built in.
 
     `path` is its place in /sys. A volume of the device mapper has a number of its own there, which
     a snapshot of it does not share.
@@ -235,7 +235,7 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
 
 
 def _is_users(fd: int) -> bool:
-    """Tell whether a user has mounted it, as far as mount(8) and udisks record this."""
+    """Return whether a user has mounted it, as far as mount(8) and udisks record this."""
     mount = mount_of(fd)
     if mount is None:
         return True
@@ -261,7 +261,7 @@ def _export_of(fd: int) -> bytes | None:
 def unique_mount(fd: int) -> int | None:
     """Return the number of the mount that a file was opened on; it is not used again.
 
-    None if the kernel does not tell (it does from version 6.8 on).
+    None if the kernel does not say it (it does from version 6.8 on).
     """
     status = _status(fd)
     if status is None:

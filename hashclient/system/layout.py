@@ -132,7 +132,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def notices_lock(self) -> Path:
-        """The lock of whoever changes that."""
+        """The lock of writers of notices."""
         return self.notices / ROOM_LOCK_NAME
 
     def notices_of(self, provider: str) -> Path:
@@ -146,7 +146,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def mounts_lock(self) -> Path:
-        """The lock of whoever changes that."""
+        """The lock of writers of `mounts`."""
         return self.root / "mounts.lock"
 
     @property
@@ -175,39 +175,39 @@ _ID = r"[a-z0-9]{10}"
 
 #: What each file is for, by a pattern of its path below the state directory.
 FILES: Mapping[str, str] = {
-    r"config\.toml": "the configuration, where --state-dir was given and --config was not",
-    r"state\.json": "the version of the whole",
-    r"lock": "the writers' lock: fetch and init",
-    r"migration(\.new)?/.+": "backup of a migration that has not succeeded yet",
-    r"seal\.key": "the key that seals digests",
-    rf"lists/{_NAME}/manifest\.json": "the generation of a list that is here, and its runs",
-    rf"lists/{_NAME}/run-[0-9]+": "tags of a list, sorted",
-    rf"lists/{_NAME}/staging\.json": "what an interrupted fetch goes on with",
+    r"config\.toml": "the configuration, if --state-dir is given and --config is not",
+    r"state\.json": "the version of the state, and which hashclient can read it",
+    r"lock": "the writers' lock: of lists, trust, the configuration and migrations",
+    r"migration(\.new)?/.+": "the backup of a migration that has not succeeded yet",
+    r"seal\.key": "the key that turns digests into tags",
+    rf"lists/{_NAME}/manifest\.json": "the local generation of a list, and its runs",
+    rf"lists/{_NAME}/run-[0-9]+": "the tags of a list, sorted",
+    rf"lists/{_NAME}/staging\.json": "the progress of an unfinished build, for the next fetch",
     rf"lists/{_NAME}/checks\.json": "digests of pieces of the runs, and when each was compared",
-    r"known-good/sources\.json": "the known good files that were read, and their runs",
-    r"known-good/run-[0-9]+": "tags of known good files, sorted",
+    r"known-good/sources\.json": "the files of known good digests, and the runs made from them",
+    r"known-good/run-[0-9]+": "the tags of known good digests, sorted",
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
     r"audit/log\.jsonl": "the audit log",
-    r"audit/log-[0-9]{6,12}\.jsonl": "a part of the audit log that is closed",
-    r"audit/key\.(pem|pub)": "the key that signs it",
+    r"audit/log-[0-9]{6,12}\.jsonl": "a closed file of the audit log",
+    r"audit/key\.(pem|pub)": "the private and the public key of the audit log",
     r"matches\.db(-journal)?": "the record of matches",
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
-    r"objects\.db(-wal|-shm)?": "what scans remember of objects in buckets",
-    r"notices/lock": "the lock of whoever changes what is known of notices",
-    rf"notices/{_NAME}\.json": "notices of a provider, and what became of them here",
-    r"mounts\.json": "which file systems were mounted",
-    r"mounts\.lock": "the lock of whoever changes that",
-    r"quarantine/lock": "the lock of whoever changes the quarantine",
-    rf"quarantine/{_ID}/item\.json": "what is known of a file that was taken away",
-    rf"quarantine/{_ID}/evidence\.age": "that file, sealed",
-    r"spool/.+": "what may be a container, for a moment, on file systems without unnamed files",
-    r"reports/lock": "the lock of whoever changes a report",
-    r"reports/prepare\.lock": "the lock of whoever prepares one",
-    rf"reports/r-{_ID}/report\.json": "how far a report has come",
-    rf"reports/r-{_ID}/document\.json": "what is reported",
-    rf"reports/r-{_ID}/schema\.xsd": "the schema of the service that it goes to",
-    rf"reports/r-{_ID}/sealed/.+": "evidence that is not in quarantine, sealed for a package",
+    r"objects\.db(-wal|-shm)?": "the cache of objects: what scans remember of objects in buckets",
+    r"notices/lock": "the lock of writers of notices",
+    rf"notices/{_NAME}\.json": "the notices of a provider, their state, and who acknowledged them",
+    r"mounts\.json": "the mounted file systems that earlier scans have seen",
+    r"mounts\.lock": "the lock of writers of mounts.json",
+    r"quarantine/lock": "the lock of writers of the quarantine",
+    rf"quarantine/{_ID}/item\.json": "the record of an isolated file",
+    rf"quarantine/{_ID}/evidence\.age": "the content of the file, sealed",
+    r"spool/.+": "a possible container for a moment, on file systems without unnamed files",
+    r"reports/lock": "the lock of writers of reports",
+    r"reports/prepare\.lock": "the lock of commands that prepare a report",
+    rf"reports/r-{_ID}/report\.json": "the record of a report: its matches and its state",
+    rf"reports/r-{_ID}/document\.json": "the document of a report",
+    rf"reports/r-{_ID}/schema\.xsd": "the schema of the service that gets the report",
+    rf"reports/r-{_ID}/sealed/.+": "sealed files for a package, which are not in quarantine",
 }
 
 

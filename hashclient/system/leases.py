@@ -50,7 +50,7 @@ def can_lease() -> bool:
 def hold(fd: int) -> bool | None:
     """Take a lease: True if nobody has the file open for writing; writers wait from then on.
 
-    `fd` is open for reading only; closing it ends the lease. None if the kernel does not tell:
+    `fd` is open for reading only; closing it ends the lease. None if the kernel does not say:
     another user owns the file and this process has no CAP_LEASE, or the file system has no leases.
     """
     try:
@@ -61,7 +61,7 @@ def hold(fd: int) -> bool | None:
 
 
 def keeps_out(fd: int) -> bool:
-    """Tell whether a lease on a file keeps it unchanged for as long as the lease is held."""
+    """Return whether a lease on a file keeps it unchanged for as long as the lease is held."""
     try:
         return kind_of(fd) in _KEEPS_OUT
     except OSError:
@@ -69,7 +69,7 @@ def keeps_out(fd: int) -> bool:
 
 
 def is_unwritable(fd: int) -> bool | None:
-    """Tell the same as `hold`, and return the lease at once."""
+    """Return the same as `hold`, and give the lease back at once."""
     return hold(fd) and let_go(fd)
 
 

@@ -38,7 +38,7 @@ def unescaped(raw: bytes) -> bytes:
 
 
 def mount_number(fd: int) -> int | None:
-    """Return the number in that list of the mount that a file was opened on; None if untold."""
+    """Return the number in that list of the mount that a file was opened on; None if unknown."""
     try:
         text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
     except OSError:

@@ -27,7 +27,7 @@ from hashclient.errors import ExitCode, StateError
 #: The message when a page of an index cannot be read, and its hint.
 BAD_PAGE = "index file cannot be read: the disk has a bad block, or the file was cut short in use"
 BAD_PAGE_HINT = (
-    "run `hashclient fetch --rebuild`; `hashclient status --verify` tells which list it is"
+    "run `hashclient fetch --rebuild`; `hashclient status --verify` shows which list it is"
 )
 
 #: <linux/prctl.h>
@@ -40,7 +40,7 @@ _handlers: list[object] = []
 
 
 def is_debugged() -> bool:
-    """Tell whether the user is debugging, and wants more output."""
+    """Return whether the user is debugging, and wants more output."""
     return bool(os.environ.get("HASHCLIENT_DEBUG"))
 
 

@@ -1,7 +1,7 @@
 """How other processes spend their time: running, waiting for a processor, or for something else.
 
-Both times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. So a machine
-that is busy with other work is told from storage that is slow.
+Both times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. They
+distinguish a machine that is busy with other work from slow storage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def busy_s(pid: int) -> tuple[float, float] | None:
 
 
 def is_runnable(pid: int) -> bool:
-    """Tell whether a process runs, or could run if there was a processor for it.
+    """Return whether a process runs, or could run if there was a processor for it.
 
     For how long it could, its times say only when it runs again.
     """

@@ -37,7 +37,7 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 def is_unicode(path: str) -> bool:
-    """Tell whether the bytes of a path are UTF-8, by its text with surrogateescape."""
+    """Return whether the bytes of a path are UTF-8, by its text with surrogateescape."""
     if path.isascii():
         return True
     try:

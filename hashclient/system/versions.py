@@ -11,7 +11,7 @@ from hashclient.system.text import printable
 
 
 def is_newer(format_: str, known: str) -> bool:
-    """Tell whether `format_` is a later version of the format `known`."""
+    """Return whether `format_` is a later version of the format `known`."""
     name, _, version = format_.rpartition("/")
     known_name, _, known_version = known.rpartition("/")
     digits = version.isascii() and version.isdecimal() and len(version) <= len("999999999")

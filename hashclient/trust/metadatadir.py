@@ -112,7 +112,7 @@ class MetadataDir:
 
 
 def _is_strict(path: Path) -> bool:
-    """Tell whether a file of the cache is metadata that the fetcher would let pass."""
+    """Return whether a file of the cache is metadata that the fetcher would let pass."""
     if not path.is_file() or path.stat().st_size > MAX_METADATA_BYTES:
         return False
     try:

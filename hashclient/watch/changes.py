@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 from inotify_simple import INotify, flags
 
 from hashclient.errors import StateError, UsageError
-from hashclient.system.filesystems import tells_of_changes
+from hashclient.system.filesystems import reports_changes
 from hashclient.system.log import Log
 from hashclient.system.mountinfo import parse_mountinfo
 from hashclient.system.text import printable
@@ -81,7 +81,7 @@ class Changes:
         self._mounted: frozenset[tuple[int, str]] = frozenset()
         self._states: list[_State] = []
         self._mountinfo, self._mounts_then = b"", self._mounted
-        self.untold: frozenset[str] = frozenset()
+        self.unseen: frozenset[str] = frozenset()
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
@@ -133,10 +133,10 @@ class Changes:
                 hint="a directory is watched, and all that is below it",
             ) from error
         try:
-            tells = tells_of_changes(fd)
+            is_reported = reports_changes(fd)
         finally:
             os.close(fd)
-        if not tells:
+        if not is_reported:
             raise UsageError(
                 f"cannot watch {printable(root)}: this machine does not see changes by others on"
                 " this kind of file system",
@@ -149,7 +149,7 @@ class Changes:
         self.is_whole = True
         self._files.clear()
         self._mounted = self._mounts()
-        self.untold = frozenset(p for _, p in self._mounted if not _tells(p))
+        self.unseen = frozenset(p for _, p in self._mounted if not _is_reported(p))
         for root in self._roots:
             if not self._state_of(root).is_watched:
                 self._drop_tree(root)
@@ -313,13 +313,13 @@ class Changes:
             self._remove(number)
 
 
-def _tells(path: str) -> bool:
-    """Tell whether changes below a directory are reported; True if the directory is gone."""
+def _is_reported(path: str) -> bool:
+    """Return whether changes below a directory are reported; True if the directory is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return True
     try:
-        return tells_of_changes(fd)
+        return reports_changes(fd)
     finally:
         os.close(fd)

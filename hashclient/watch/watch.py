@@ -53,18 +53,19 @@ class Watch:
         jobs: int | None = None,
         exclude: Sequence[str] = (),
         act: bool = True,
-        told: Callable[[Handled], None],
+        on_outcome: Callable[[Handled], None],
         on_failure: Callable[[HashclientError], None],
         on_scan: Callable[[Summary], None] = lambda _: None,
         on_lists: Callable[[Summary], None] = lambda _: None,
-        on_untold: Callable[[str], None] = lambda _: None,
+        on_unseen: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Check a file `settle_s` seconds after its last change, and everything each `rescan_s`.
 
-        `told` is called with each outcome that is not clean, after it is recorded and acted upon;
-        `on_failure` with each error on the way; `on_scan` after a scan of everything. `on_lists` is
-        called when the lists differ from those of the scan before, or some are not whole any more;
-        `on_untold` with each directory below which not all changes are reported.
+        `on_outcome` is called with each outcome that is not clean, after it is recorded and acted
+        upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
+        `on_lists` is called when the lists differ from those of the scan before, or some are not
+        whole any more; `on_unseen` with each directory below which the kernel does not see all
+        changes.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -74,18 +75,18 @@ class Watch:
         self._jobs = jobs
         self._exclude = (*exclude, self._state_dir)
         self._act = act
-        self._told = told
+        self._on_outcome = on_outcome
         self._on_failure = on_failure
         self._on_scan = on_scan
         self._on_lists = on_lists
-        self._on_untold = on_untold
+        self._on_unseen = on_unseen
         self._stopping = False
         #: The waiting files with the earliest moment of their check; the first of these moments, or
         #: one before it; and the latest moment for each file.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
-        self._untold: frozenset[str] = frozenset()
+        self._unseen: frozenset[str] = frozenset()
         self._lists: tuple[object, ...] | None = None
         self._folders: list[tuple[str, int, int]] = []
         self._attempts: dict[str, int] = {}
@@ -148,7 +149,7 @@ class Watch:
         return min(self._rescan_s, PARTLY_S)
 
     def _are_other_lists(self) -> bool:
-        """Tell whether the lists have changed: a clean file may be listed now."""
+        """Return whether the lists have changed: a clean file may be listed now."""
         before, self._folders = self._folders, self._client.session.list_folders()
         return before != self._folders
 
@@ -172,9 +173,9 @@ class Watch:
         self._latest.clear()
         self._attempts.clear()
         self._first_due = float("inf")
-        for path in sorted(self._changes.untold - self._untold):
-            self._on_untold(path)
-        self._untold = self._changes.untold
+        for path in sorted(self._changes.unseen - self._unseen):
+            self._on_unseen(path)
+        self._unseen = self._changes.unseen
         run = self._scan(
             lambda front: self._client.scan(
                 *self._roots,
@@ -247,7 +248,7 @@ class Watch:
                 return
         self._attempts.pop(path, None)
         if outcome.kind is not Kind.SKIPPED:
-            self._told(handled)
+            self._on_outcome(handled)
 
     def progressed(self) -> None:
         """Read changes during a scan, since the kernel's queue is short.

@@ -146,6 +146,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
     page.close()
 
 
+@pytest.mark.slow
 def test_columns_sort_both_ways(opened: Opened) -> None:
     header = opened.page.locator("#files-table th")
     assert header.nth(0).get_attribute("aria-sort") == "ascending"
@@ -172,6 +173,7 @@ def test_columns_sort_both_ways(opened: Opened) -> None:
     assert opened.column(1)[0] == "skipped"
 
 
+@pytest.mark.slow
 def test_a_filter_shows_what_fits_and_says_so(opened: Opened) -> None:
     page = opened.page
     assert opened.said() == "17 in the table"
@@ -189,6 +191,7 @@ def test_a_filter_shows_what_fits_and_says_so(opened: Opened) -> None:
     assert opened.said() == "0 of 17 in the table"
 
 
+@pytest.mark.slow
 def test_all_works_from_the_keyboard(opened: Opened) -> None:
     page = opened.page
     reached = []
@@ -209,6 +212,7 @@ def test_all_works_from_the_keyboard(opened: Opened) -> None:
     assert page.locator("#files-table th").nth(4).get_attribute("aria-sort") == "ascending"
 
 
+@pytest.mark.slow
 def test_without_a_script_the_page_is_whole(browser: Browser, tmp_path: Path) -> None:
     page = Opened(browser, write(tmp_path / "plain.html", mixed()), java_script_enabled=False)
     assert len(page.column(1)) == len(mixed())
@@ -216,7 +220,8 @@ def test_without_a_script_the_page_is_whole(browser: Browser, tmp_path: Path) ->
     page.close()
 
 
-def test_nothing_that_a_path_holds_runs(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_no_content_of_a_path_is_run(browser: Browser, tmp_path: Path) -> None:
     found = awful()
     page = Opened(browser, write(tmp_path / "awful.html", found), viewport=None)
     assert len(page.column(1)) == len(found)
@@ -227,6 +232,7 @@ def test_nothing_that_a_path_holds_runs(browser: Browser, tmp_path: Path) -> Non
     page.close()
 
 
+@pytest.mark.slow
 def test_the_policy_stops_what_would_be_added(opened: Opened) -> None:
     opened.page.evaluate(
         """() => {
@@ -244,6 +250,7 @@ def test_the_policy_stops_what_would_be_added(opened: Opened) -> None:
     opened.noise.clear()
 
 
+@pytest.mark.slow
 def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_path: Path) -> None:
     found = [handled(Kind.MATCH, f"/srv/{n:05}", n, hits=hits()) for n in range(ROWS)]
     opened = Opened(browser, write(tmp_path / "large.html", found))
@@ -274,6 +281,7 @@ def test_thousands_of_rows_come_in_pages_and_stay_quick(browser: Browser, tmp_pa
     opened.close()
 
 
+@pytest.mark.slow
 def test_print_has_every_row_that_is_wanted_and_no_control(
     browser: Browser, tmp_path: Path
 ) -> None:
@@ -291,6 +299,7 @@ def test_print_has_every_row_that_is_wanted_and_no_control(
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 @pytest.mark.parametrize("found", [mixed(), awful()], ids=["mixed", "awful"])
 def test_the_page_is_accessible(

@@ -1,6 +1,6 @@
-"""Every way into a provider, by the real command: `init`, `fetch`, and what happens when it ends.
+"""Every kind of access to a provider, by the real command: `init`, `fetch`, and expired access.
 
-Whatever is told or kept on the way is searched for the secrets, see `HostileSite.run`.
+All output and all files are searched for the secrets, see `HostileSite.run`.
 """
 
 from __future__ import annotations
@@ -47,25 +47,30 @@ def way_in(site: HostileSite, *options: object, env: Mapping[str, str] | None = 
     assert site.kept() == kept
 
 
+@pytest.mark.slow
 def test_a_token_in_a_file(site: HostileSite) -> None:
     way_in(site, "--token-file", site.secret_file(TOKEN))
 
 
+@pytest.mark.slow
 def test_a_token_in_a_variable(site: HostileSite) -> None:
     way_in(site, "--token-env", "LIST_TOKEN", env={"LIST_TOKEN": TOKEN})
 
 
+@pytest.mark.slow
 def test_a_token_in_a_systemd_credential(site: HostileSite) -> None:
     folder = site.secret_file(TOKEN, "list.token").parent
     way_in(site, "--token-credential", "list.token", env={"CREDENTIALS_DIRECTORY": str(folder)})
 
 
+@pytest.mark.slow
 def test_a_user_and_a_password(site: HostileSite) -> None:
     encoded = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
     site.authorization = f"Basic {encoded}"
     way_in(site, "--basic-file", site.secret_file(f"me:{PASSWORD}"))
 
 
+@pytest.mark.slow
 def test_the_systems_trust_store(site: HostileSite) -> None:
     token = site.secret_file(TOKEN)
     arguments = ["init", site.server.origin, "--root", site.root, "--token-file", token]
@@ -75,6 +80,7 @@ def test_the_systems_trust_store(site: HostileSite) -> None:
     assert site.run("fetch", env=env).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["two", "one"])
 def test_a_client_certificate(tmp_path: Path, authority: Authority, files: str) -> None:
     issued = authority.issue("client")
@@ -132,6 +138,7 @@ def login(site: HostileSite, authority: Authority) -> Iterator[tuple[Login, list
         yield Login(site, server), options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "variable"])
 def test_oauth_client_credentials(
     site: HostileSite, login: tuple[Login, list[object]], place: str
@@ -154,6 +161,7 @@ def test_oauth_client_credentials(
     site.check_scans()
 
 
+@pytest.mark.slow
 def test_an_oauth_token_that_is_refused_is_renewed_once(
     site: HostileSite, login: tuple[Login, list[object]]
 ) -> None:
@@ -170,6 +178,7 @@ def test_an_oauth_token_that_is_refused_is_renewed_once(
     assert endpoint.given == 5
 
 
+@pytest.mark.slow
 def test_an_http_proxy_with_a_password(site: HostileSite) -> None:
     encoded = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
 
@@ -191,6 +200,7 @@ def test_an_http_proxy_with_a_password(site: HostileSite) -> None:
         site.check_scans()
 
 
+@pytest.mark.slow
 def test_a_socks_proxy(site: HostileSite) -> None:
     with HostileServer(greeting=hostile.socks5(site.server.port)) as proxy:
         address = f"socks5://127.0.0.1:{proxy.port}"
@@ -198,7 +208,8 @@ def test_a_socks_proxy(site: HostileSite) -> None:
         assert proxy.connections > 0
 
 
-def test_the_proxy_of_the_environment_is_used_when_asked_for_alone(site: HostileSite) -> None:
+@pytest.mark.slow
+def test_the_proxy_of_the_environment_is_used_only_on_request(site: HostileSite) -> None:
     token = site.secret_file(TOKEN)
     with HostileServer() as proxy:
         proxy.on(f"127.0.0.1:{site.server.port}", hostile.tunnel(site.server.port))
@@ -218,6 +229,7 @@ def test_the_proxy_of_the_environment_is_used_when_asked_for_alone(site: Hostile
     site.check_scans()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("option", ["--token-file", "--basic-file", "--proxy-basic-file"])
 def test_a_secret_that_others_can_read_is_refused_by_the_command(
     site: HostileSite, option: str

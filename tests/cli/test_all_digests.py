@@ -1,4 +1,4 @@
-"""`scan --all-digests`: entries whose digests do not belong together, whatever file it is."""
+"""`scan --all-digests`: entries whose digests are of different files."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ def test_sizes_and_kinds_of_digests_still_decide(tmp_path: Path) -> None:
     assert shown == {"long": [], "same": ["md5"]}
 
 
+@pytest.mark.slow
 def test_a_stream(tmp_path: Path) -> None:
     state = state_of(tmp_path, mixed(None))
     for args, code in (((), 0), (("--all-digests",), 3)):

@@ -1,4 +1,4 @@
-"""`audit`: what people and scripts see of the log."""
+"""`audit`: the log as people and scripts see it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from resource import RLIMIT_FSIZE, setrlimit
 
 import pytest
 
@@ -16,7 +17,7 @@ from hashclient.migrations.version import SEGMENTS, read_version
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import path_fields
-from tests.kit import Run, call
+from tests.kit import Run, call, run
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -120,7 +121,23 @@ def test_a_checkpoint_goes_to_stdout_or_a_file_and_verifies(world: Logged, tmp_p
 def test_files_of_checkpoints_that_cannot_be_used_are_errors(world: Logged, tmp_path: Path) -> None:
     assert world.audit("verify", "--checkpoint", tmp_path / "absent").code == 2
     assert world.audit("verify", "--checkpoint", "/proc/self/mem").code == 2
-    assert world.audit("checkpoint", "--output", tmp_path / "absent" / "kept.json").code == 8
+    assert world.audit("checkpoint", "--output", tmp_path / "absent" / "kept.json").code == 2
+
+
+def test_a_checkpoint_takes_the_place_of_a_file_whole_and_of_nothing_else(
+    world: Logged, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_bytes(b"an earlier one")
+    command = ("--state-dir", world.state, "audit", "checkpoint", "--output")
+    full = run(*command, kept, preexec=lambda: setrlimit(RLIMIT_FSIZE, (0, 0)))
+    assert full.code == 8 and kept.read_bytes() == b"an earlier one"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.json"]
+    link = tmp_path / "stdout"
+    link.symlink_to("/dev/stdout")
+    done = run(*command, link)
+    assert (done.code, done.out.encode()) == (0, checkpoint(world.directory))
+    assert link.is_symlink()
 
 
 def test_every_help_has_an_example(world: Logged) -> None:

@@ -1,4 +1,4 @@
-"""Whoever reads the output goes away, or the disk is full: every command ends by the same rule."""
+"""The reader of the output ends, or the disk is full: every command ends by the same rule."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def run_into(stdout: int, state: Path, *args: object, **variables: str) -> Run:
     return checked(Run(done.returncode, "", done.stderr))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

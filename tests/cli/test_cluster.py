@@ -62,6 +62,7 @@ def told(result: Run) -> list[str]:
     return sorted(map(repr, lines))
 
 
+@pytest.mark.slow
 def test_a_cluster_finds_what_one_machine_finds(cluster: SharedCluster, tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
     args = ("--all", "--exclude", "*.iso", tree, tree / "a" / "listed", tmp_path / "nowhere")
@@ -73,6 +74,7 @@ def test_a_cluster_finds_what_one_machine_finds(cluster: SharedCluster, tmp_path
     assert not list(tmp_path.rglob(f"{PREFIX}*"))
 
 
+@pytest.mark.slow
 def test_paths_are_called_as_the_user_calls_them(cluster: SharedCluster, tmp_path: Path) -> None:
     tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
     here = scan(state, "--all", "a", ".", "empty", cwd=tree)
@@ -83,6 +85,7 @@ def test_paths_are_called_as_the_user_calls_them(cluster: SharedCluster, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_matches_are_recorded_and_logged_by_the_client_alone(
     cluster: SharedCluster, tmp_path: Path
 ) -> None:
@@ -98,6 +101,7 @@ def test_matches_are_recorded_and_logged_by_the_client_alone(
     assert scan(state, "--executor", cluster.url, tree).summary["gone"] == 1
 
 
+@pytest.mark.slow
 def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path) -> None:
     tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
     here = scan(cluster.client_state(tmp_path), tree)
@@ -105,6 +109,7 @@ def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path
     assert told(there) == told(here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("published", "same_key", "message"),
     [
@@ -150,8 +155,9 @@ def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
     assert "(and 2 more)\nhint: " in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [("--jobs", "2"), ("--follow-symlinks",), ("--show-digests",)])
-def test_what_a_cluster_cannot_do_is_said_at_once(
+def test_options_that_a_cluster_does_not_support_are_refused_at_once(
     cluster: SharedCluster, tmp_path: Path, option: tuple[str, ...]
 ) -> None:
     state = cluster.client_state(tmp_path)
@@ -163,6 +169,7 @@ def test_what_a_cluster_cannot_do_is_said_at_once(
     assert back.code == 0, back.err
 
 
+@pytest.mark.slow
 def test_nobody_answers(cluster: SharedCluster, tmp_path: Path) -> None:
     result = scan(cluster.client_state(tmp_path), "--executor", "dask://127.0.0.1:9", tmp_path)
     assert result.code == 4
@@ -178,6 +185,7 @@ def test_without_dask_it_says_what_to_install(cluster: SharedCluster, tmp_path: 
     assert "hint: pip install 'hashclient[cluster]'" in result.err
 
 
+@pytest.mark.slow
 def test_a_scan_without_a_cluster_never_imports_dask(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"base": csv_of(LISTED)})
     code = (

@@ -1,4 +1,4 @@
-"""Completion: a shell is offered what there is in the state that the words name."""
+"""Completion: a shell gets the ids and names in the state directory of the command."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def ids(state: Path) -> list[str]:
     return [line["id"] for line in result.lines if line["type"] == "match"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "words",
     [("matches", "show"), ("matches", "close"), ("quarantine", "add"), ("report", "prepare")],
@@ -63,6 +64,7 @@ def test_ids_of_notices(tmp_path: Path) -> None:
     assert offered("--state-dir", state, "notices", "acknowledge", "n-1", "m") == ["m-1"]
 
 
+@pytest.mark.slow
 def test_names_of_lists(state: Path) -> None:
     assert offered("--state-dir", state, "fetch", "--list", "b") == ["base"]
     assert offered("matches", "--list", "", env={"HASHCLIENT_STATE_DIR": str(state)}) == ["base"]

@@ -1,4 +1,4 @@
-"""`demo`: what a newcomer runs first ends as it says, and leaves what was asked for."""
+"""`demo`: it ends as it says, and leaves only the files that were requested."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hashclient.errors import ExitCode, HashclientError
 from tests.kit import ROOT, call, run
 
 
+@pytest.mark.slow
 def test_every_step_ends_as_expected(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     # Its own commands must not take what the caller's environment says.

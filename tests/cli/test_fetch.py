@@ -62,6 +62,7 @@ def unreachable(own: Path) -> Iterator[Path]:
         yield own
 
 
+@pytest.mark.slow
 def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     site.run(*site.init_arguments(), state=state)
@@ -80,6 +81,7 @@ def test_a_first_fetch_and_one_with_nothing_new(site: Site, tmp_path: Path) -> N
     assert len([line for line in site.requests if " GET " in line]) == 2
 
 
+@pytest.mark.slow
 def test_fetch_for_scripts(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     site.call(*site.init_arguments(), state=state)
@@ -99,6 +101,7 @@ def test_fetch_for_scripts(site: Site, tmp_path: Path) -> None:
     assert (again["changed"], again["before"]) == (False, 1)
 
 
+@pytest.mark.slow
 def test_one_list_or_one_provider(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     site.call(*site.init_arguments(), state=state)
@@ -110,6 +113,7 @@ def test_one_list_or_one_provider(site: Site, tmp_path: Path) -> None:
     assert "no provider called 'nope'" in unknown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nope", "../x", "\x1b[31m"])
 def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
     result = site.call("fetch", "--list", name, state=own)
@@ -119,6 +123,7 @@ def test_a_list_that_is_not_offered(site: Site, own: Path, name: str) -> None:
     assert not (own / "lists" / name).exists()
 
 
+@pytest.mark.slow
 def test_no_provider_yet(tmp_path: Path) -> None:
     result = run("--state-dir", tmp_path / "new", "fetch")
     assert result.code == 2
@@ -127,11 +132,13 @@ def test_no_provider_yet(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_of_success_but_the_result(site: Site, own: Path) -> None:
     result = run("--quiet", "--state-dir", own, "fetch")
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> None:
     # A scan goes on with what is here, and tells.
     scan = run("--state-dir", unreachable, "scan", "--fetch", listed)
@@ -158,6 +165,7 @@ def test_a_credential_that_was_revoked(site: Site, own: Path, listed: Path) -> N
     assert site.call("scan", listed, state=own).code == 10
 
 
+@pytest.mark.slow
 def test_a_scan_that_fetches_first_finds_what_is_new(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -197,6 +205,7 @@ def test_a_damaged_index_is_healed_by_a_fetch(
     assert site.call("scan", listed, state=own).code == 10
 
 
+@pytest.mark.slow
 def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
     with (own / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -207,7 +216,8 @@ def test_another_writer_is_not_waited_for(site: Site, own: Path) -> None:
         assert site.run("status", state=own).code == 0
 
 
-def test_a_fetch_waits_for_another_one_if_it_is_told_to(site: Site, own: Path) -> None:
+@pytest.mark.slow
+def test_a_fetch_waits_for_another_one_on_request(site: Site, own: Path) -> None:
     with (own / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = site.run("-q", "fetch", "--wait", "0.05", state=own)
@@ -226,6 +236,7 @@ def test_a_fetch_waits_for_another_one_if_it_is_told_to(site: Site, own: Path) -
     assert json.loads(out)["lists"]
 
 
+@pytest.mark.slow
 def test_a_state_directory_that_cannot_be_written(site: Site, own: Path) -> None:
     directories = [own, *(path for path in own.rglob("*") if path.is_dir())]
     for path in directories:
@@ -238,6 +249,7 @@ def test_a_state_directory_that_cannot_be_written(site: Site, own: Path) -> None
     assert "hint: " in result.err
 
 
+@pytest.mark.slow
 def test_the_wrong_seal_key_changes_nothing(site: Site, own: Path, listed: Path) -> None:
     for key in ("1" * 64, "not a key"):
         result = site.run("fetch", state=own, env={"HASHCLIENT_SEAL_KEY": key})
@@ -290,6 +302,7 @@ def edited(config: Path, old: str, new: str) -> None:
     config.write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.slow
 def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
     """Who goes on after a 4 must not go on after anything worse that happened beside it."""
     config = own / "config.toml"
@@ -314,6 +327,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
         assert result.err.count("127.0.0.1") == 2
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> None:
     """A list that is not to be fetched says by when this machine's clock was right."""
     folder = own / "lists" / "local"
@@ -327,6 +341,7 @@ def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> No
     assert "Permission denied" in result.err
 
 
+@pytest.mark.slow
 def test_no_seal_key_is_made_beside_lists_that_may_not_be_read(site: Site, own: Path) -> None:
     shutil.rmtree(own / "lists" / "baseline")
     (own / "seal.key").unlink()
@@ -354,6 +369,7 @@ def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:
             yield path, path.read_bytes()
 
 
+@pytest.mark.slow
 def test_no_listed_digest_rests_anywhere(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

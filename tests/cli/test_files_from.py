@@ -28,6 +28,7 @@ def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None
     return run(*command, *args, stdin=stdin, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_names_from_a_file_and_from_stdin(state: Path, tree: Path, tmp_path: Path) -> None:
     expected = {"a": "clean", "b/bad": "match", f"{tree}/b/c": "clean"}
     lines = f"a\nb/bad\n{tree}/b/c\n".encode()
@@ -95,6 +96,7 @@ def test_no_names_are_no_inputs(state: Path) -> None:
     assert (result.code, result.summary["inputs"]) == (3, 0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be(state: Path, tree: Path) -> None:
     for args in (("--files-from", tree / "gone"), ("--null", tree), ()):
         result = run("--state-dir", state, "scan", *args)
@@ -107,6 +109,7 @@ def test_what_cannot_be(state: Path, tree: Path) -> None:
     assert listed.read_text() == "a\n"
 
 
+@pytest.mark.slow
 def test_many_names_go_to_several_workers(state: Path, tmp_path: Path) -> None:
     files = {f"{n % 9}/{n}": b"x%d" % n for n in range(2000)} | {"z": LISTED}
     tree = write_tree(tmp_path / "many", files)

@@ -1,4 +1,4 @@
-"""Matches whose files are away: what a scan has to have seen before it says so."""
+"""Matches whose files are gone: when a scan may say so."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_it_is_gone_with_its_folder_if_the_scan_has_covered_that(state: State, w
     assert state.states() == {"sub/deep/a": "gone"}
 
 
-def test_what_took_its_place_is_no_file(state: State) -> None:
+def test_a_match_is_gone_if_its_place_has_no_file(state: State) -> None:
     (state.tree / FILE).unlink()
     (state.tree / FILE).symlink_to("/nowhere")
     state.scan()
@@ -131,6 +131,7 @@ def unreadable(state: State) -> None:
     assert found.code == 3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "scan", [other_tree, beside, excluded_name, excluded_folder, names, unreadable]
 )
@@ -164,7 +165,7 @@ def test_another_file_system_or_folder_in_its_place_says_nothing(
     assert state.states() == {"sub/deep/a": "gone"}
 
 
-def test_what_is_not_mounted_has_lost_nothing(
+def test_files_on_an_unmounted_share_are_not_gone(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (state.tree / FILE).unlink()
@@ -243,6 +244,7 @@ def test_a_log_that_cannot_be_written_leaves_it_found(state: State) -> None:
     assert state.states() == {"sub/deep/a": "found"}
 
 
+@pytest.mark.slow
 def test_hundreds_of_a_folder_and_names_of_any_bytes(state: State) -> None:
     for number in range(1100):
         (state.tree / f"sub/{number}").write_bytes(LISTED)

@@ -1,4 +1,4 @@
-"""Matches on file systems that take each other's place under one name: none of them is away."""
+"""Matches on file systems that take each other's place under one name: no file is gone."""
 
 from __future__ import annotations
 

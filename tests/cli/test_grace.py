@@ -1,4 +1,4 @@
-"""The grace period: how long past its expiry a list still counts, and how that is shown."""
+"""The grace period: how long after its expiry a list is used, and how that is shown."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ def refused(result: Run, code: int, message: str, state: Path) -> None:
     assert not (state / "trust" / "main").exists()
 
 
+@pytest.mark.slow
 def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments(), state=state)
@@ -63,7 +64,8 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
         assert path.is_dir() or site.token not in path.read_text(errors="replace")
 
 
-def test_a_program_is_told_what_was_pinned(site: Site, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_what_was_pinned_is_written_for_programs(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments("--format", "json"), state=state)
     assert result.code == 0
@@ -75,11 +77,13 @@ def test_a_program_is_told_what_was_pinned(site: Site, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_quiet_is_quiet(site: Site, tmp_path: Path) -> None:
     result = run("--quiet", "--state-dir", tmp_path / "state", *site.init_arguments())
     assert (result.code, result.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_second_provider_is_added_and_comments_are_kept(site: Site, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("# mine\n[scan]\njobs = 1  # slow disk")
@@ -112,6 +116,7 @@ def test_a_configuration_that_would_be_broken_is_left_alone(
     assert not (tmp_path / "state" / "trust" / "main").exists()
 
 
+@pytest.mark.slow
 def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     config = state / "config.toml"
@@ -163,6 +168,7 @@ def test_a_root_has_to_be_the_providers(
     refused(site.call(*arguments, state=state), code, message, state)
 
 
+@pytest.mark.slow
 def test_a_wrong_credential(site: Site, tmp_path: Path, secret_file: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments(token_file=secret_file), state=state)
@@ -226,6 +232,7 @@ def test_addresses_that_are_refused(site: Site, tmp_path: Path, url: str, code: 
     assert all(line.isprintable() for line in result.err.splitlines())
 
 
+@pytest.mark.slow
 def test_nobody_answers(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with socket.socket() as bound:  # bound and not listening: nobody else can have the port
@@ -266,6 +273,7 @@ def test_options_that_are_refused(
     assert not (state / "config.toml").exists()
 
 
+@pytest.mark.slow
 def test_a_state_directory_that_cannot_be(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = site.run(*site.init_arguments(), state=Path("/proc/nope"))
@@ -278,6 +286,7 @@ def test_a_state_directory_that_cannot_be(site: Site, tmp_path: Path) -> None:
     assert not config.exists()
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_does_not_stand_in_the_way(
     site: Site, tmp_path: Path, secret_file: Path
 ) -> None:
@@ -287,9 +296,8 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
     assert site.call("fetch", state=state).code == 0
 
 
-def test_nobody_else_may_write_to_what_is_made_whatever_the_umask(
-    site: Site, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
     """What is private is so, too, and what others may see they may read."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
@@ -321,6 +329,7 @@ def test_nobody_else_may_write_to_what_is_made_whatever_the_umask(
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
     """Not a device without an end, nor a pipe that nobody writes to."""
@@ -335,6 +344,7 @@ def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> Non
     assert "no provider is configured in /dev/null" in nothing.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["token_file", "seal_key_file", "ca", "client_cert", "known_good"])
 def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
     state = tmp_path / "state"
@@ -351,6 +361,7 @@ def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: 
         assert "not a regular file" in result.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("url", ["https://xn--a/", "https://999.1.1.1/", "https://xn--0.a/v1"])
 def test_an_address_that_cannot_be_one_is_a_wrong_argument(tmp_path: Path, url: str) -> None:
     root = tmp_path / "root.json"

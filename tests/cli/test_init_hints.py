@@ -1,4 +1,4 @@
-"""What `init` advises when pinning fails: what fits the reason, where that is known."""
+"""Hints of `init` after a failure: they fit the reason, if it is known."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def test_a_refusal_says_what_to_check(site: HostileSite) -> None:
     assert "hint: check the credential, and that it has not been revoked" in result.err
 
 
-def test_a_provider_that_offers_no_list_is_pinned_and_told(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_provider_that_offers_no_list_is_pinned_and_reported(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         done = site.call(*site.init_arguments())
         assert (done.code, done.out) == (0, "provider main is pinned; it offers: no list yet\n")

@@ -103,6 +103,7 @@ def test_a_new_generation_is_checked_without_reading(world: Known) -> None:
     assert (reads(found), matches(found)) == ((0, 0), {"f7"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 def test_the_kernel_is_not_asked_for_a_single_byte(world: Known, tmp_path: Path) -> None:
     world.scan()
@@ -273,7 +274,7 @@ def test_a_file_from_another_century_does_not_stop_a_scan(world: Known, year: in
         assert (found.code, matches(found), found.err) == (10, {"f0", "f2"}, "")
 
 
-def test_another_seal_key_begins_anew(world: Known) -> None:
+def test_another_seal_key_begins_again(world: Known) -> None:
     world.scan()
     (world.path / "seal.key").write_text("12" * 32 + "\n")
     shutil.rmtree(world.path / "lists")
@@ -284,7 +285,7 @@ def test_another_seal_key_begins_anew(world: Known) -> None:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "empty"])
-def test_a_damaged_inventory_is_told_and_made_anew(world: Known, damage: str) -> None:
+def test_a_damaged_inventory_is_reported_and_made_again(world: Known, damage: str) -> None:
     world.scan()
     data = world.database.read_bytes()
     bad = {"garbage": os.urandom(len(data)), "truncated": data[: len(data) // 2], "empty": b""}
@@ -340,6 +341,7 @@ def test_that_it_cannot_be_opened_is_said_once(world: Known) -> None:
     assert len(warnings) == 1 and "cannot use the inventory" in warnings[0].message
 
 
+@pytest.mark.slow
 def test_scans_at_the_same_time_do_not_disturb_each_other(world: Known) -> None:
     results: list[Run] = []
 

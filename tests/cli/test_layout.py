@@ -22,6 +22,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return use(tmp_path_factory.mktemp("used"), patch)
 
 
+@pytest.mark.slow
 def test_every_file_is_one_that_the_layout_names(state: Path) -> None:
     found = files_of(state)
     assert [path for path in found if purpose_of(path) is None] == []

@@ -1,4 +1,4 @@
-"""`hashclient lookup`: digests instead of files, in every form that people have them in."""
+"""`hashclient lookup`: digests instead of files, in every accepted form."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def test_one_digest_that_is_not(state: Path, digest: str) -> None:
     assert result.outcomes == {digest: "clean"}
 
 
+@pytest.mark.slow
 def test_the_real_command_and_its_input(state: Path) -> None:
     given = f"{SHA1}  a\n{CLEAN[1]}  b\n".encode()
     command = ["--state-dir", state, "lookup", "--format", "jsonl", "--show-all", "--from", "-"]
@@ -118,7 +119,7 @@ def pending(pipe: int) -> int:
 
 
 def is_asleep(pid: int) -> bool:
-    """Tell whether all threads of a process wait for something."""
+    """Return whether all threads of a process wait for something."""
     states = []
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
@@ -126,6 +127,7 @@ def is_asleep(pid: int) -> bool:
     return set(states) == {"S"}
 
 
+@pytest.mark.slow
 def test_a_file_called_dash_is_not_stdin(state: Path, tmp_path: Path) -> None:
     (tmp_path / "-").write_text(f"{MD5}\n")
     command = ["--state-dir", state, "lookup", CLEAN[0], "--from", "./-"]
@@ -256,6 +258,7 @@ def test_an_error_after_a_match_does_not_hide_it(state: Path, tmp_path: Path) ->
     assert result.summary["inputs"] == 1
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_read_keeps_no_other_from_being_looked_up(
     state: Path, tmp_path: Path
 ) -> None:
@@ -308,7 +311,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.summary["match"] == 3
 
 
-def test_nothing_given_is_nothing_proven(state: Path, tmp_path: Path) -> None:
+def test_without_digests_a_lookup_ends_with_3(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.touch()
     assert lookup(state, "--from", path).code == 3

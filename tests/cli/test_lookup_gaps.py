@@ -1,4 +1,4 @@
-"""What a list cannot be asked by some digests is not clean, and is said once."""
+"""Entries without digests of the given kinds: the input is not clean, and this is said once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_listed_file_is_not_clean_since_its_list_has_another_digest(state: Pat
         assert "--accept-gaps" in result.err
 
 
-def test_what_the_list_can_be_asked_by_is_clean(state: Path) -> None:
+def test_digests_of_kinds_that_the_list_has_are_clean(state: Path) -> None:
     result = look_up(state, digests_of(CLEAN)[2])
     assert (result.code, result.err) == (0, "")
 
@@ -56,7 +56,7 @@ def test_a_match_is_a_match_all_the_same(state: Path) -> None:
     assert "gap" not in look_up(state, "--format", "jsonl", md5).summary
 
 
-def test_rows_are_told_one_by_one_with_all_only(state: Path, tmp_path: Path) -> None:
+def test_rows_are_shown_one_by_one_with_all_only(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "sums"
     rows = [(f"f{n}", digests_of(b"%d" % n)[0]) for n in range(300)]
     path.write_text("".join(f"{digest}  {name}\n" for name, digest in rows))
@@ -106,7 +106,7 @@ def test_the_configuration_accepts_gaps(tmp_path: Path) -> None:
     assert look_up(state, digests_of(WHOLE["w-0"])[0]).code == 10
 
 
-def test_what_is_withdrawn_is_no_gap(tmp_path: Path) -> None:
+def test_a_withdrawn_entry_is_no_gap(tmp_path: Path) -> None:
     from fixtures.client import Client
     from fixtures.simulator import Simulator
 

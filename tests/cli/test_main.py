@@ -76,7 +76,7 @@ def test_a_command_that_needs_another_shows_its_help(path: list[str]) -> None:
     assert "Commands:" in result.err
 
 
-def test_a_mistyped_command_is_told_from_the_one_that_is_meant() -> None:
+def test_a_mistyped_command_is_reported_with_the_right_one() -> None:
     result = run("scn", "x")
     assert result.code == 2
     assert result.err == (
@@ -92,7 +92,7 @@ def test_the_help_that_is_named_is_that_of_the_command() -> None:
 
 
 @pytest.mark.parametrize("args", [["frob"], ["--frob"], ["scan", "--frob", "."], ["status", "x"]])
-def test_what_does_not_exist(args: list[str]) -> None:
+def test_unknown_commands_and_options(args: list[str]) -> None:
     result = run(*args)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hashclient: error: ")
@@ -167,7 +167,7 @@ def test_every_end_has_its_code(
     assert (result.code, result.err) == (code, said)
 
 
-def test_a_bug_is_told_without_its_insides_unless_asked(
+def test_a_bug_is_reported_without_its_insides_unless_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(**_: object) -> None:
@@ -199,6 +199,7 @@ main()
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["hashclient.cli.main", "click", "hashclient.cli.fetch", "numpy"])
 @pytest.mark.parametrize(
     ("number", "code", "said"),
@@ -223,6 +224,7 @@ def test_a_signal_while_modules_are_loaded_ends_it_in_words(
     assert done.stderr.strip() == f"hashclient: {said}"
 
 
+@pytest.mark.slow
 def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
     script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
         "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
@@ -240,6 +242,7 @@ def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None
         assert done.returncode == 2 and "no provider is configured" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Here one that waits for its input."""
@@ -275,6 +278,7 @@ SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
 IN_VAIN = {"numpy.ma", "socket", "subprocess", "email.header", "hashclient.containers.cage"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("args", "needless"),
     [
@@ -334,6 +338,7 @@ main(argv)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_private_in_every_process(tmp_path: Path) -> None:
     """And each of them ends in words when it cannot read an index."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": b"listed"}, sized=False)})

@@ -47,7 +47,7 @@ def test_before_any_scan_there_are_none(state: State) -> None:
     assert state.call("-q", "matches", "--state", "purged").err == ""
 
 
-def test_what_a_scan_finds_is_listed_under_its_id(state: State) -> None:
+def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
     ids = state.ids()
     assert len(set(ids.values())) == 2
     result = run("--state-dir", state.path, "matches")
@@ -78,7 +78,7 @@ def test_matches_are_chosen_by_state(state: State) -> None:
     assert state.call("matches", "--state", "lost").code == 2
 
 
-def test_a_story_is_told(state: State) -> None:
+def test_a_story_is_shown(state: State) -> None:
     match_id = state.ids()["b"]
     result = state.call("matches", "show", match_id)
     assert result.code == 0
@@ -192,6 +192,7 @@ def test_a_path_through_a_link_and_one_that_is_relative_choose_the_same(
     assert listed(state, "--path", "sub") == [("b", "found")]
 
 
+@pytest.mark.slow
 def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     for number in range(600):
         (state.tree / f"sub/{number}").write_bytes(CONTENTS["e-1"])

@@ -1,4 +1,4 @@
-"""What is inside of files: found, told with its way there, remembered, acted upon, or unread."""
+"""Members of containers: found, shown with their path, remembered, acted upon, or unread."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None
 NESTED = zip_of({"a": BENIGN, "in/b.tgz": tar_of({"deep!/x": LISTED, "y": BENIGN}, "w:gz")})
 
 
+@pytest.mark.slow
 def test_a_listed_file_in_an_archive_in_an_archive_is_a_match(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "plain": BENIGN})
     result = scan(state, ".", cwd=tree)
@@ -66,6 +67,7 @@ def test_a_listed_file_in_an_archive_in_an_archive_is_a_match(state: Path, tmp_p
     assert summary["opens_containers"] is True
 
 
+@pytest.mark.slow
 def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
     state: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +93,7 @@ def with_recipient(state: Path, *lines: str) -> None:
         config.write("\n".join(["[quarantine]", f'recipients = ["{recipient}"]', *lines, ""]))
 
 
+@pytest.mark.slow
 def test_the_container_is_taken_away_and_what_goes_with_it_is_said(
     state: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +106,7 @@ def test_the_container_is_taken_away_and_what_goes_with_it_is_said(
     assert run("--state-dir", state, "quarantine", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_container_is_not_taken_away_where_that_is_forbidden(state: Path, tmp_path: Path) -> None:
     with_recipient(state, "isolate_containers = false")
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "l": LISTED})
@@ -119,6 +123,7 @@ def test_members_can_be_left_out_and_the_summary_says_so(state: Path, tmp_path: 
     assert "archives and mail were not opened: --no-members" in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs: int) -> None:
     files = {f"d{n}/x.zip": zip_of({"m": b"%d" % n, "n": BENIGN}) for n in range(1_000)}
@@ -130,6 +135,7 @@ def test_worker_processes_open_containers_too(state: Path, tmp_path: Path, jobs:
     assert (summary["inputs"], summary["members"]) == (1_000 + 999 * 2 + 5, 999 * 2 + 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefix",
     [b"", b"#!/bin/sh\n", b"\xff\xd8\xff" + bytes(300_000), b"x", b"key: value\n" * 90],
@@ -142,6 +148,7 @@ def test_an_archive_is_opened_behind_something_else(
     assert scan(state, tree).code == 10
 
 
+@pytest.mark.slow
 def test_a_stream_is_opened(state: Path) -> None:
     result = scan(state, "--stdin-name", "up", "-", stdin=NESTED)
     assert result.outcomes == {"up!/in/b.tgz!/b.tar!/deep!!/x": "match"}
@@ -158,6 +165,7 @@ def damaged(data: bytes) -> bytes:
 BROKEN = damaged(zip_of({"broken": LISTED * 40, "whole": BENIGN}))
 
 
+@pytest.mark.slow
 def test_a_broken_member_is_unread_and_never_clean(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     result = scan(state, tree)
@@ -174,6 +182,7 @@ def accepted(state: Path, **rule: str) -> None:
             config.write(f"{key} = {value if key == 'until' else json.dumps(value)}\n")
 
 
+@pytest.mark.slow
 def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     accepted(state, path="*/o.zip!/broken", reason="damaged", until="2999-01-01")
@@ -184,16 +193,20 @@ def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path
     assert '"event":"accepted"' in (state / "audit" / "log.jsonl").read_text().replace(" ", "")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "change", [{"until": "2020-01-01"}, {"reason": "encrypted"}, {"path": "*/other.zip!/*"}]
 )
-def test_nothing_else_is_accepted(state: Path, tmp_path: Path, change: Mapping[str, str]) -> None:
+def test_other_unread_members_are_not_accepted(
+    state: Path, tmp_path: Path, change: Mapping[str, str]
+) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     rule = {"path": "*/o.zip!/*", "reason": "damaged", "until": "2999-01-01"}
     accepted(state, **{**rule, **change})
     assert scan(state, tree).code == 3
 
 
+@pytest.mark.slow
 def test_a_match_is_not_accepted(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED})
     accepted(state, path="*", reason="damaged", until="2999-01-01")
@@ -213,6 +226,7 @@ def sized(tmp_path: Path) -> Path:
     return make_state(tmp_path / "sized", {"base": csv_of({"e-1": LISTED})})
 
 
+@pytest.mark.slow
 def test_a_claimed_size_rules_out_and_is_counted(sized: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": zip_of({"x": BENIGN, "y": b""})})
     result = scan(sized, tree)
@@ -224,6 +238,7 @@ def test_a_claimed_size_rules_out_and_is_counted(sized: Path, tmp_path: Path) ->
     assert (summary["ruled_out_by_claim"], summary["members_read"]) == (0, 2)
 
 
+@pytest.mark.slow
 def test_a_size_that_lies_is_found_out_where_sizes_are_verified(
     sized: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +247,7 @@ def test_a_size_that_lies_is_found_out_where_sizes_are_verified(
     assert scan(sized, "--verify-sizes", tree).code in (3, 10)
 
 
+@pytest.mark.slow
 def test_a_listed_container_is_a_match_besides(tmp_path: Path) -> None:
     entries = {"e-1": LISTED, "e-zip": NESTED}
     state = make_state(tmp_path / "site", {"base": csv_of(entries)})
@@ -244,6 +260,7 @@ def test_a_listed_container_is_a_match_besides(tmp_path: Path) -> None:
     assert len({line["id"] for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None:
     """No entry has the size of the container, and it must be opened all the same."""
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED, "b": BENIGN})
@@ -251,6 +268,7 @@ def test_every_size_rule_still_looks_inside(sized: Path, tmp_path: Path) -> None
     assert (result.code, len(result.outcomes)) == (10, 1)
 
 
+@pytest.mark.slow
 def test_an_unchanged_file_is_not_looked_at_again(
     sized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +284,7 @@ def limits(state: Path, **values: Any) -> None:
             config.write(f"{key} = {json.dumps(value)}\n")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("limit", "word"),
     [
@@ -287,6 +306,7 @@ def test_a_limit_that_is_met_is_unread(
     assert any(word in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_is_required_and_there_changes_nothing(state: Path, tmp_path: Path) -> None:
     from hashclient.containers.sandbox import kernel_locks
 
@@ -300,6 +320,7 @@ needs_bsdtar = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_bsdtar
 @pytest.mark.parametrize("kind", ["7zip", "cpio", "ar", "iso9660", "xar"])
 def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
@@ -313,7 +334,8 @@ def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
     assert [line["members"] for line in result.lines[:-1]] == [["x"]]
 
 
-def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_names_of_any_bytes_are_shown(state: Path, tmp_path: Path) -> None:
     name = "a\udcff\n\x01b"
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
@@ -327,6 +349,7 @@ def test_names_of_any_bytes_are_told(state: Path, tmp_path: Path) -> None:
     assert "\\xff\\x0a\\x01" in text
 
 
+@pytest.mark.slow
 @needs_bsdtar
 @pytest.mark.parametrize("method", ["zipcrypt", "aes256"])
 def test_passwords_that_are_known_are_tried(state: Path, tmp_path: Path, method: str) -> None:
@@ -355,6 +378,7 @@ def test_a_file_of_passwords_that_is_not_there(state: Path, tmp_path: Path) -> N
     assert scan(state, "--passwords-file", tmp_path / "none", tree).code == 2
 
 
+@pytest.mark.slow
 def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path) -> None:
     """A library of that name that is none stands in front of the real one."""
     (tmp_path / "lib").mkdir()
@@ -370,6 +394,7 @@ def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path)
     assert "libarchive13" in line["reason"]
 
 
+@pytest.mark.slow
 def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     from email.message import EmailMessage
 
@@ -384,6 +409,7 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
 
 
+@pytest.mark.slow
 def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
     state: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Archives that have not changed: not opened again, and checked against what is listed since."""
+"""Archives that have not changed: not opened again, and checked against new entries."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
-def test_what_is_listed_since_is_found_in_them(world: Archives) -> None:
+@pytest.mark.sampled
+def test_new_entries_are_found_in_unchanged_archives(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
     result = world.scan()
@@ -107,11 +108,12 @@ def test_one_that_has_changed_is_opened(world: Archives) -> None:
     }
 
 
-def test_clean_members_are_told_where_that_is_asked_for(world: Archives) -> None:
+def test_clean_members_are_shown_on_request(world: Archives) -> None:
     world.scan()
     assert len(world.scan("--show-all").lines) == 16
 
 
+@pytest.mark.sampled
 def test_what_was_unread_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF
@@ -145,12 +147,12 @@ def encrypted(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_very_many_that_are_unread_or_match_are_not_told_one_by_one(
+def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hashclient.scan import members
 
-    monkeypatch.setattr(members, "MAX_TOLD", 3)
+    monkeypatch.setattr(members, "MAX_KEPT", 3)
     world = Archives(tmp_path, sized=False)
     many = {f"m{n}": b"%d" % n for n in range(8)}
     for path in world.tree.iterdir():

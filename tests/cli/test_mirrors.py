@@ -79,8 +79,9 @@ ANSWERS: dict[str, tuple[Behaviour, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_the_first_fails_at_the_mirror_does(site: Mirrored, name: str) -> None:
+def test_after_a_failure_of_the_first_address_the_mirror_is_used(site: Mirrored, name: str) -> None:
     behaviour, message = ANSWERS[name]
     site.server.on(TIMESTAMP, behaviour)
     done = site.call("fetch", "--format", "json")
@@ -95,6 +96,7 @@ def test_what_the_first_fails_at_the_mirror_does(site: Mirrored, name: str) -> N
     assert site.server.origin in refused.out
 
 
+@pytest.mark.slow
 def test_a_redirect_to_the_mirror_takes_no_credential_there(site: Mirrored) -> None:
     where = ("Location", f"{site.mirror.origin}{TIMESTAMP}")
     site.server.on(TIMESTAMP, reply(status=302, headers=[where]))

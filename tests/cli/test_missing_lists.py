@@ -1,4 +1,4 @@
-"""A list that should be here and is not: no scan, lookup or status ends in 0 without it."""
+"""An expected list that is missing: no scan, lookup or status ends in 0 without it."""
 
 from __future__ import annotations
 
@@ -165,6 +165,7 @@ def test_a_list_that_is_not_whole_here(
     assert_missing(ask(state, tmp_path), "other", said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["other", "other/manifest.json", "run"])
 def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> None:
     (index_file,) = (state / "lists" / "other").glob("run-*")
@@ -177,6 +178,7 @@ def test_a_list_that_may_not_be_read(state: Path, tmp_path: Path, what: str) -> 
     assert_missing(asked, "other", "Permission denied")
 
 
+@pytest.mark.slow
 def test_the_folder_of_all_lists_may_not_be_read(state: Path, tmp_path: Path) -> None:
     (state / "lists").chmod(0o100)  # what is in there could be opened, if somebody knew its name
     try:
@@ -261,7 +263,7 @@ def test_another_configuration_than_it_was_fetched_with(
 
 
 @pytest.mark.parametrize("configuration", [None, CONFIG])
-def test_who_is_trusted_and_not_configured_counts_until_given_up(
+def test_a_trusted_provider_without_configuration_counts_until_given_up(
     state: Path, tmp_path: Path, configuration: str | None
 ) -> None:
     if configuration is None:
@@ -312,7 +314,7 @@ def of_another_role(path: Path) -> None:
         (of_another_role, "is damaged"),
     ],
 )
-def test_what_should_be_here_is_not_known(
+def test_the_expected_lists_are_not_known(
     state: Path, tmp_path: Path, change: Callable[[Path], None], said: str
 ) -> None:
     change(state / METADATA / "targets.json")
@@ -323,7 +325,7 @@ def test_what_should_be_here_is_not_known(
 
 
 @pytest.mark.parametrize("name", ["base", "other"])
-def test_who_takes_a_list_away_takes_its_name_out_of_the_metadata_in_vain(
+def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metadata(
     state: Path, tmp_path: Path, name: str
 ) -> None:
     """No scan verifies the metadata; but the key vouches for what the other list says of it."""
@@ -343,6 +345,7 @@ def test_who_takes_a_list_away_takes_its_name_out_of_the_metadata_in_vain(
     assert call("--state-dir", state, "lookup", CLEAN).code == 0
 
 
+@pytest.mark.slow
 def test_metadata_that_may_not_be_read(state: Path, tmp_path: Path) -> None:
     (state / METADATA).chmod(0)
     try:

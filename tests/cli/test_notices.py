@@ -1,4 +1,4 @@
-"""Notices, from the provider's command to the client's: told, listed, acknowledged, exported."""
+"""Notices, from the provider's command to the client's: shown, listed, acknowledged, exported."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def allowed_from(state: Path, severity: str) -> None:
         stream.write(f'\n[notices]\nalert_from = "{severity}"\n')
 
 
+@pytest.mark.slow
 def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Path) -> None:
     first = publish(site, "--severity", "severe", "--headline", TRICKS, "--list", "baseline")
     fetched = site.run("fetch", state=state)
@@ -97,6 +98,7 @@ def test_a_notice_from_the_provider_to_the_log_of_a_client(site: Site, state: Pa
     assert [path for path in files if purpose_of(path) is None] == []
 
 
+@pytest.mark.slow
 def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) -> None:
     first = publish(site)
     assert site.call("fetch", state=state).code == 0
@@ -118,9 +120,10 @@ def test_an_update_is_open_again_and_a_cancel_is_not(site: Site, state: Path) ->
         key: listed[key] for key in (first, second, third)
     }
     refused = call("provider", "notice", "update", repo, first, "--headline", "x")
-    assert refused.code == 2 and f"stands no more: updated by {second}" in refused.err
+    assert refused.code == 2 and f"has ended: updated by {second}" in refused.err
 
 
+@pytest.mark.slow
 def test_it_is_exported_as_cap(site: Site, state: Path) -> None:
     first = publish(site, "--headline", f"<b>&{TRICKS}", "--urgency", "immediate")
     assert site.call("fetch", state=state).code == 0
@@ -131,6 +134,7 @@ def test_it_is_exported_as_cap(site: Site, state: Path) -> None:
     assert "&#x202e;gpj.exe&#x2069;" in exported.out
 
 
+@pytest.mark.slow
 def test_status_shows_open_ones_and_ends_with_3_where_it_is_asked_to(
     site: Site, state: Path
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_provider_that_is_not_known_is_none_without_notices(site: Site, state:
     assert (wrong.code, wrong.out) == (2, "") and "no provider called 'mian'" in wrong.err
 
 
+@pytest.mark.slow
 def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> None:
     first = publish(site, "--severity", "extreme", "--status", "test")
     site.call("fetch", state=state)
@@ -173,7 +178,8 @@ def test_a_test_is_shown_as_one_and_alarms_nobody(site: Site, state: Path) -> No
     assert shown.code == 0 and f"  main/{first}  [Extreme, Test]  A headline\n" in shown.out
 
 
-def test_a_fetch_tells_programs_what_came(site: Site, state: Path) -> None:
+@pytest.mark.slow
+def test_a_fetch_writes_new_notices_for_programs(site: Site, state: Path) -> None:
     first = publish(site)
     document = json.loads(site.call("fetch", "--format", "json", state=state).out)
     (notices,) = document["notices"]
@@ -182,6 +188,7 @@ def test_a_fetch_tells_programs_what_came(site: Site, state: Path) -> None:
     assert again["notices"] == [{"provider": "main", "arrived": [], "ended": []}]
 
 
+@pytest.mark.slow
 def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     publish(site)
     site.call("fetch", state=state)
@@ -204,6 +211,7 @@ def test_notices_that_nobody_has_are_missed(site: Site, state: Path) -> None:
     assert missing not in site.call("status", state=state).out
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     publish(site)
     site.call("fetch", state=state)
@@ -225,7 +233,8 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     assert site.call("scan", state / "config.toml", state=state).code == 0
 
 
-def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) -> None:
+@pytest.mark.slow
+def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) -> None:
     first = publish(site)
     (served,) = (site.repository.public / "targets" / "notices").glob(f"*.{first}.json")
     data = served.read_bytes()
@@ -247,6 +256,7 @@ def test_what_is_wrong_with_notices_keeps_no_list_back(site: Site, state: Path) 
     assert site.call("status", state=state).code == 0
 
 
+@pytest.mark.slow
 def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_refused(
     site: Site, state: Path
 ) -> None:
@@ -268,7 +278,8 @@ def test_a_provider_that_is_down_does_not_hide_that_the_notices_of_another_were_
     served.write_bytes(data)
 
 
-def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> None:
+@pytest.mark.slow
+def test_a_user_who_may_only_read_sees_notices_and_a_warning(site: Site, state: Path) -> None:
     first = publish(site)
     site.call("fetch", state=state)
     folder = state / "notices"
@@ -282,6 +293,7 @@ def test_who_may_only_read_is_shown_them_and_told(site: Site, state: Path) -> No
     assert shown.code == 8 and "hashclient: error: " in shown.err
 
 
+@pytest.mark.slow
 def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: Path) -> None:
     first = publish(site)
     site.call("fetch", state=state)
@@ -308,6 +320,7 @@ def test_words_that_mean_nothing_are_refused(site: Site, state: Path, tmp_path: 
     assert f"hint: say main/{first} or second/{first}" in both.err
 
 
+@pytest.mark.slow
 def test_a_thousand_notices_cost_little(site: Site, state: Path) -> None:
     """Reading a thousand for a status takes less than 50 ms."""
     publish(site)
@@ -332,6 +345,7 @@ def test_a_thousand_notices_cost_little(site: Site, state: Path) -> None:
     assert min(timeit.repeat(read, timer=time.process_time, number=1, repeat=5)) < 0.05
 
 
+@pytest.mark.slow
 def test_the_real_command_says_what_is_wrong_at_the_provider(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     assert run("provider", "init", repo).code == 0

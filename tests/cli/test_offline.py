@@ -28,6 +28,7 @@ def publish(repo: Path, contents: dict[str, bytes]) -> None:
     assert call("provider", "publish", repo, "--list", "baseline", entries).code == 0
 
 
+@pytest.mark.slow
 def test_from_a_provider_to_a_match_without_a_network(repo: Path, tmp_path: Path) -> None:
     bundle, state = tmp_path / "lists.bundle", tmp_path / "state"
     exported = run("provider", "export", repo, "--to", bundle)
@@ -91,6 +92,7 @@ def test_a_network_that_comes_later_goes_on(tmp_path: Path) -> None:
         assert older.code == 6 and site.call("status").code == 0
 
 
+@pytest.mark.slow
 def test_whose_lists_are_brought_by_hand_keeps_no_other_from_being_fetched(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of(LISTED))
@@ -104,7 +106,7 @@ def test_whose_lists_are_brought_by_hand_keeps_no_other_from_being_fetched(tmp_p
         assert (alone.code, "provider hand has no address" in alone.err) == (2, True)
 
 
-def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_refused_at_once(repo: Path, tmp_path: Path) -> None:
     client = ("--state-dir", tmp_path / "state")
     root = repo / "root.json"
     assert call(*client, "init", "--root", root).code == 2
@@ -131,7 +133,7 @@ def test_what_cannot_be_meant_is_said_at_once(repo: Path, tmp_path: Path) -> Non
     assert call("provider", "export", tmp_path, "--to", tmp_path / "b").code == 8
 
 
-def test_a_bundle_that_has_expired_is_told_when_it_is_made(
+def test_an_expired_bundle_is_reported_when_it_is_made(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Words of the command line: earlier spellings work on and say so, `-q` and `-v` stand anywhere."""
+"""Options: earlier spellings still work and give a hint, `-q` and `-v` may be anywhere."""
 
 from __future__ import annotations
 
@@ -142,6 +142,7 @@ def test_the_table_of_words_names_options_that_there_are() -> None:
     assert named and named <= known
 
 
+@pytest.mark.slow
 def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
     env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
     local = run("--state-dir", state, "scan", tree, env=env).out

@@ -1,4 +1,4 @@
-"""The file that `--output` names: it never shows an earlier run, whatever goes wrong when."""
+"""The file of `--output`: it never shows an earlier run, after any failure."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def broken(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_scan_that_fails_before_it_begins_leaves_no_old_report(
@@ -227,7 +228,7 @@ def test_killed_before_the_configuration_is_read(state: Path, report: Path) -> N
     "words",
     [["scan", "--help"], ["scan", "-h"], ["matches", "show", "--help"], ["matches", "show", "x"]],
 )
-def test_what_writes_no_report_leaves_the_old_one(
+def test_a_command_without_a_report_leaves_the_old_one(
     state: Path, report: Path, words: list[str]
 ) -> None:
     name, *rest = words
@@ -263,6 +264,7 @@ def test_a_pipe_gets_one_report(state: Path, files: Path, tmp_path: Path, fails:
     assert TABLE["jsonl"].read(read_texts[0]).exit_code == result.code
 
 
+@pytest.mark.slow
 def test_devices(state: Path, files: Path, tmp_path: Path) -> None:
     shown = run("--state-dir", state, "scan", "--output", "/dev/stdout", files)
     assert (shown.code, TABLE["text"].read(shown.out).exit_code) == (10, 10)
@@ -325,7 +327,8 @@ def test_neither_are_the_configuration_and_the_seal_key(state: Path, tmp_path: P
         assert path.read_text() == "# what is in it stays\n"
 
 
-def test_nobody_else_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_only_its_owner_can_write_to_a_new_report(state: Path, files: Path, tmp_path: Path) -> None:
     for words in (["scan", files], ["--frob", "scan", files]):
         report = tmp_path / f"report-{len(words)}"
         place = words.index("scan") + 1

@@ -1,4 +1,4 @@
-"""A FILE that is renamed during a scan, and SIGHUP: what each half says; nothing is lost."""
+"""A FILE that is renamed during a scan, and SIGHUP: the content of each half; nothing is lost."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_the_real_command_opens_it_again(state: Path, tmp_path: Path) -> None:
     assert renamed.read_text() == ""
 
 
-def test_what_is_ignored_stays_so(state: Path, tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored(state: Path, tmp_path: Path) -> None:
     """As nohup has it."""
     report, renamed = tmp_path / "report", tmp_path / "report.1"
     with begun(

@@ -1,4 +1,4 @@
-"""A pipe in place of a file of the state: nobody waits for who would write to it."""
+"""A pipe in place of a file of the state: no command waits for a writer."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def on(layout: Layout, *args: object) -> Run:
     return run("--state-dir", layout.root, *args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", "-journal", "-wal"])
 def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: str) -> None:
     files = layout.root.parent / "files"
@@ -50,6 +51,7 @@ def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: s
     assert sorted(found.outcomes.values()) == ["match"]
 
 
+@pytest.mark.slow
 def test_a_pipe_in_place_of_the_log_holds_nobody_up(layout: Layout) -> None:
     log = layout.audit / "log.jsonl"
     log.unlink()

@@ -1,4 +1,4 @@
-"""The poison guard at work: what a fetch refuses, what is left, and what an operator may do."""
+"""The poison guard: the lists that a fetch refuses, the state after it, and options for it."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def scan_codes(site: Site, directory: Path, *numbers: int) -> dict[int, int]:
     return codes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("careless")
 def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_path: Path) -> None:
     with site:
@@ -81,6 +82,7 @@ def test_the_empty_file_is_refused_and_the_old_generation_stays(site: Site, tmp_
         assert '"refused"' in log and not any(digest in log for digest in EMPTY.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("careless")
 def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Path) -> None:
     with site:
@@ -100,6 +102,7 @@ def test_a_provider_mends_its_mistake_by_withdrawing_it(site: Site, tmp_path: Pa
             assert call("--state-dir", state, "scan", tmp_path / "empty").code == 0
 
 
+@pytest.mark.slow
 def test_the_empty_file_cannot_be_published(site: Site, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(f"md5\n{'ab' * 16}\n{EMPTY[Algorithm.MD5]}\n")
@@ -130,6 +133,7 @@ def make_good(directory: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sums", "hashdeep", "csv", "nsrl"])
 def test_what_is_known_to_be_good_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
     good = make_good(tmp_path, kind)
@@ -150,6 +154,7 @@ def test_what_is_known_to_be_good_is_refused(site: Site, tmp_path: Path, kind: s
         assert scan_codes(site, tmp_path, 20) == {20: 10}
 
 
+@pytest.mark.slow
 def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
     site: Site, tmp_path: Path
 ) -> None:
@@ -170,6 +175,7 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         assert fetch(site).code == 0
 
 
+@pytest.mark.slow
 def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: Path) -> None:
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
@@ -188,6 +194,7 @@ def test_too_much_change_is_refused_until_it_is_accepted(site: Site, tmp_path: P
         assert scan_codes(site, tmp_path, 0, 20) == {0: 0, 20: 10}
 
 
+@pytest.mark.slow
 def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
     with site:
         assert init(site, "--max-churn", "0.5").code == 0
@@ -201,6 +208,7 @@ def test_damage_is_no_way_round_the_limit_of_change(site: Site) -> None:
         assert accepted.code == 0 and "built again" in accepted.out
 
 
+@pytest.mark.slow
 def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
     site: Site, tmp_path: Path
 ) -> None:
@@ -218,7 +226,7 @@ def test_change_that_the_counts_do_not_show_is_refused_until_it_is_accepted(
         assert "generation 3 changes 18 of 10 entries, more than max_churn = 0.5" in result.err
         # A rebuild reads nothing of what is here, so it cannot count, and takes no generation then.
         blind = fetch(site, "--rebuild")
-        assert (blind.code, "cannot be told" in blind.err) == (6, True)
+        assert (blind.code, "is not known without reading" in blind.err) == (6, True)
         after = {p: p.read_bytes() for p in (site.state / "lists").rglob("*") if p.is_file()}
         assert after == before
         assert scan_codes(site, tmp_path, 0, 20) == {0: 10, 20: 0}

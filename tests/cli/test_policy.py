@@ -1,4 +1,4 @@
-"""What a scan does about matches: nothing, what the policy says, or what the command line says."""
+"""Actions of a scan on matches: none, those of the policy, or those of the command line."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
     assert len(report["matches"]) == 2  # type: ignore[arg-type]
 
 
-def test_nothing_is_taken_away_on_the_word_of_a_stale_list(world: Policies) -> None:
+def test_no_file_is_isolated_because_of_a_stale_list(world: Policies) -> None:
     world.set_policy(BOTH)
     edit_manifest(world.path, "base", expires="2020-01-01T00:00:00Z")
     result = world.scan()
@@ -308,7 +308,7 @@ def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
     assert len(list(world.handover.iterdir())) == 2
 
 
-def test_what_cannot_be_taken_away_needs_attention(world: Policies, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_isolated_needs_attention(world: Policies, tmp_path: Path) -> None:
     world.set_policy(QUARANTINE)
     os.link(world.tree / "worst", tmp_path / "another-name")
     result = world.scan()

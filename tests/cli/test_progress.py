@@ -1,4 +1,4 @@
-"""Progress on a terminal: it is drawn on stderr, and keeps out of the way of what is written."""
+"""Progress on a terminal: it is drawn on stderr, and does not disturb the output."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def scan(tmp_path: Path) -> list[object]:
     return ["--state-dir", state, "scan", "--format", "jsonl", tmp_path / "files"]
 
 
+@pytest.mark.slow
 def test_data_goes_to_stdout_as_it_is(scan: list[object], tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
         code, shown = in_terminal(scan, stdout=out.fileno())
@@ -138,7 +139,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
     assert "2 files, " in after and "1 match" in after
 
 
-def test_what_is_told_never_goes_back_and_names_the_file(
+def test_progress_never_goes_back_and_names_the_file(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two large files at once, and one that ends before the other."""
@@ -205,7 +206,7 @@ class Given:
         yield from self._results
 
 
-def test_the_share_and_the_time_left_are_told_once_all_is_counted(
+def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bars, "MIN_ELAPSED_S", 0.0)
@@ -232,7 +233,7 @@ def test_the_share_and_the_time_left_are_told_once_all_is_counted(
         (2e5, "2 days"),
     ],
 )
-def test_times_are_told_in_units_of_which_there_are_some(seconds: float, text: str) -> None:
+def test_times_are_shown_in_units_with_a_number_above_zero(seconds: float, text: str) -> None:
     assert bars.human_time(seconds) == text
 
 
@@ -249,7 +250,7 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
         assert total() is None
 
 
-def test_what_cannot_be_counted_has_no_share(
+def test_files_that_cannot_be_counted_have_no_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fork() -> int:
@@ -279,7 +280,7 @@ def test_a_fetch_is_drawn_list_by_list(tmp_path: Path, terminal: Terminal) -> No
     assert "list more" in shown.split("list base: done\n")[1]
 
 
-def test_nothing_is_drawn_where_nobody_looks(tmp_path: Path, terminal: Terminal) -> None:
+def test_no_progress_is_drawn_without_a_terminal(tmp_path: Path, terminal: Terminal) -> None:
     quiet = App(lambda: Settings(tmp_path, tmp_path, None, Config()), -1)
     with terminal, bars.scan_progress(quiet, Progress(Summary(()))) as tick:
         tick()

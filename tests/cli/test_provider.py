@@ -116,7 +116,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
     assert (baseline["generation"], baseline["live"], baseline["segments"]) == (3, 2, 3)
 
 
-def test_what_init_made_is_told_to_programs(
+def test_the_results_of_init_are_written_for_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,6 +187,7 @@ def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Po
             process.kill()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
     with serve(simulator.repository, "--format", "json", "-v") as (process, line):
@@ -207,6 +208,7 @@ def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.
     assert err == b"127.0.0.1: GET /metadata/1.root.json HTTP/1.1: 200\n"
 
 
+@pytest.mark.slow
 def test_serve_says_where_in_words(simulator: Simulator) -> None:
     with serve(simulator.repository) as (process, line):
         process.terminate()

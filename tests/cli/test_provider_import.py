@@ -1,4 +1,4 @@
-"""Exports of other bodies: published as they are meant, and looked up as they are."""
+"""Exports of other bodies: published with their meaning, and looked up as they are."""
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ def test_rows_are_skipped_up_to_a_bound_or_nothing_is_published(
     assert f"{path}:23: not a md5 digest" in done.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("write", exports.FORMATS.values(), ids=exports.FORMATS)
 def test_every_export_is_published_and_looked_up(
     write: Callable[..., None], repository: Path, tmp_path: Path

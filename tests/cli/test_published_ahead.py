@@ -1,4 +1,4 @@
-"""A list that says it will be published in the future: told, and neither refused nor called new."""
+"""A list with a time of publication in the future: reported, and neither refused nor called new."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def publish_at(site: Site, moment: datetime) -> None:
     site.repository.files._clock = clock
 
 
-def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
+@pytest.mark.slow
+def test_a_list_that_is_published_in_the_future_is_reported(site: Site) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     for _ in range(2):  # also when nothing is new
         fetched = site.call("--quiet", "fetch")
@@ -46,13 +47,15 @@ def test_a_list_that_is_published_in_the_future_is_told(site: Site) -> None:
     assert "age         published in the future: check this machine's clock" in status.out
 
 
-def test_a_scan_that_fetches_tells_it_too(site: Site, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_scan_that_fetches_reports_it_too(site: Site, tmp_path: Path) -> None:
     publish_at(site, datetime(2099, 1, 1, 10, tzinfo=UTC))
     (tmp_path / "file").write_bytes(b"benign")
     scanned = site.call("scan", "--fetch", tmp_path / "file")
     assert scanned.code == 0 and AHEAD in scanned.err
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
     publish_at(site, datetime.now(UTC) + timedelta(minutes=3))
     fetched = site.call("--quiet", "fetch")
@@ -61,6 +64,7 @@ def test_a_clock_that_is_a_little_ahead_is_nothing_to_tell(site: Site) -> None:
     assert "age         less than two minutes" in status.out
 
 
+@pytest.mark.slow
 def test_another_zone_is_shown_in_utc(site: Site) -> None:
     """Such as an earlier version has kept it."""
     assert site.call("fetch").code == 0

@@ -163,7 +163,7 @@ def test_json_says_all_that_text_does(desk: Desk) -> None:
     assert found["detail"] == "whole"
 
 
-def test_a_path_of_any_bytes_is_told_without_loss(desk: Desk) -> None:
+def test_a_path_of_any_bytes_is_shown_without_loss(desk: Desk) -> None:
     name = os.fsdecode(b"caf\xe9\n.bin")
     (desk.tree / "a/one.bin").rename(desk.tree / name)
     ids = desk.ids()
@@ -181,6 +181,7 @@ def test_no_act_goes_without_a_reason(desk: Desk) -> None:
     assert len(desk.items("list")) == 1
 
 
+@pytest.mark.slow
 def test_a_path_that_is_too_long_for_the_log_keeps_nothing_out_of_it(desk: Desk) -> None:
     name = "\1" * 250
     fd = os.open(desk.tree, os.O_RDONLY)
@@ -292,7 +293,7 @@ def test_verify_finds_damage(desk: Desk) -> None:
         (["keygen", "--output", "KEY"], 2, "file exists"),
     ],
 )
-def test_wrong_uses_are_told(desk: Desk, args: list[str], code: int, words: str) -> None:
+def test_wrong_uses_are_refused(desk: Desk, args: list[str], code: int, words: str) -> None:
     result = desk.act(*(str(desk.key) if arg == "KEY" else arg for arg in args))
     assert result.code == code
     assert words in result.err
@@ -393,6 +394,7 @@ def test_an_empty_quarantine(desk: Desk) -> None:
     assert desk.items("list") == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_removed(desk: Desk) -> None:
     ids = desk.ids()
     folder = desk.tree / "a"
@@ -422,7 +424,7 @@ def test_by_hand_with_the_age_tool(desk: Desk) -> None:
     assert opened.stdout == FILES["a/one.bin"]
 
 
-def test_a_lost_record_is_made_up_for(desk: Desk) -> None:
+def test_a_lost_record_of_matches_is_recovered(desk: Desk) -> None:
     ids = desk.ids()
     desk.act("add", "--all")
     (desk.path / "matches.db").unlink()

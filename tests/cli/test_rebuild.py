@@ -1,4 +1,4 @@
-"""Bytes of an index that change in place: what finds them, who is told, and what mends them."""
+"""Changed bytes in an index: how they are found, reported and repaired."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def flip_last_bytes(run: Path) -> None:
     run.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_rot_is_found_and_mended(site: Site, tmp_path: Path) -> None:
     assert site.call("status", "--verify").code == 0
     (run,) = (site.state / "lists/baseline").glob("run-*")

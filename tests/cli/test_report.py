@@ -1,4 +1,4 @@
-"""`report`: what people and scripts see of it, from a scan to a confirmed report."""
+"""`report` as people and scripts see it, from a scan to a confirmed report."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def command(desk: Desk, *args: object) -> Run:
     return call("--state-dir", desk.settings.state_dir, *args)
 
 
+@pytest.mark.slow
 def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     """As an administrator does it."""
     state = make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
@@ -80,6 +81,7 @@ def test_a_package_that_was_edited(desk: Desk) -> None:
     assert "not those that the signed record names" in result.err
 
 
+@pytest.mark.slow
 def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> None:
     match = desk.find("a", b"one")
     assert command(desk, "report", "prepare", match.id, "--to", "hotline").code == 0
@@ -102,6 +104,7 @@ def test_a_report_over_the_network(desk: Desk, service: ReportingService) -> Non
     assert command(desk, "report", "submit", report_id).code == 2
 
 
+@pytest.mark.slow
 def test_evidence_that_is_sealed_needs_the_officers_key(
     desk: Desk, service: ReportingService
 ) -> None:
@@ -117,6 +120,7 @@ def test_evidence_that_is_sealed_needs_the_officers_key(
     assert [f.data for f in service.finished.files.values()] == [b"one"]
 
 
+@pytest.mark.slow
 def test_several_where_some_fail(desk: Desk, service: ReportingService) -> None:
     first = desk.prepare(desk.find("a", b"one"), to="hotline")
     second = desk.prepare(desk.find("b", b"two"))
@@ -191,7 +195,7 @@ def test_all_that_is_in_no_report_yet(desk: Desk) -> None:
         ["verify", "no-such-file"],
     ],
 )
-def test_what_cannot_be_meant(desk: Desk, words: list[str]) -> None:
+def test_contradicting_options_are_refused(desk: Desk, words: list[str]) -> None:
     assert command(desk, "report", *words).code == 2
 
 
@@ -229,7 +233,9 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
     assert command(desk, "report", "verify", sealed, "--identity", desk.officer).code == 6
 
 
-def test_what_was_mended_is_sent_at_once_by_a_person_and_later_by_a_timer(desk: Desk) -> None:
+def test_after_a_repair_a_report_is_sent_at_once_by_a_person_and_later_by_a_timer(
+    desk: Desk,
+) -> None:
     report = desk.prepare(desk.find("a", b"one"))
     away = desk.out.rename(desk.out.with_name("away"))
     failed = command(desk, "report", "submit", "--all")
@@ -256,6 +262,7 @@ def test_who_has_retracted_a_report_and_why(desk: Desk) -> None:
     assert document["retraction"]["by"] == "tester"
 
 
+@pytest.mark.slow
 def test_a_retraction_that_failed_says_why_and_when_it_is_tried_next(
     desk: Desk, service: ReportingService
 ) -> None:

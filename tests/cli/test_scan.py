@@ -1,4 +1,4 @@
-"""`hashclient scan`, the real command: what it says, where it says it, and how it ends."""
+"""`hashclient scan`, the real command: its output, its messages, and its exit codes."""
 
 from __future__ import annotations
 
@@ -145,6 +145,7 @@ def test_all_and_show_digests(state: Path, listed: Path) -> None:
     assert "digests" not in by_path[f"{listed}/a"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_outcome_adds_up(own_state: Path, tmp_path: Path) -> None:
     md5, sha1, _ = digests_of(b"disputed")
     rows = csv_of(LISTED) + f"e-3,{'0' * 31}1,{sha1},,8,synthetic\n".encode()
@@ -179,6 +180,7 @@ def test_files_can_be_named(state: Path, listed: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     names = [b"\xff\xfe", b"new\nline", b"\x1b[31m", b"-rf", "grün".encode()]
     raw = os.fsencode(tmp_path) + b"/t"
@@ -197,6 +199,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     assert scan(state, raw, env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}).code == 10
 
 
+@pytest.mark.slow
 def test_an_audit_log_and_never_a_digest(own_state: Path, listed: Path) -> None:
     scan(own_state, listed)
     shown = run("--state-dir", own_state, "audit", "show", "--format", "jsonl")
@@ -206,8 +209,9 @@ def test_an_audit_log_and_never_a_digest(own_state: Path, listed: Path) -> None:
     assert not any(digest in shown.out for digest in HEX)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["empty", "only-skipped", "missing"])
-def test_nothing_checked_is_nothing_proven(state: Path, tmp_path: Path, what: str) -> None:
+def test_without_a_checked_input_a_scan_ends_with_3(state: Path, tmp_path: Path, what: str) -> None:
     tree = tmp_path / what
     if what != "missing":
         tree.mkdir()
@@ -218,6 +222,7 @@ def test_nothing_checked_is_nothing_proven(state: Path, tmp_path: Path, what: st
     assert ("there was nothing to check" in result.out) == (what == "empty")
 
 
+@pytest.mark.slow
 def test_a_stale_list_still_scans_and_says_so(stale: Path, clean: Path, listed: Path) -> None:
     result = scan(stale, clean)
     assert result.code == 7
@@ -267,6 +272,7 @@ def test_an_output_that_cannot_be_opened(
     assert all(line.isprintable() for line in result.err.splitlines())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tree", "code"), [("clean", 8), ("listed", 11)])
 @pytest.mark.parametrize("how", ["full", "gone", "closed", "file"])
 def test_an_output_that_cannot_be_written(
@@ -319,8 +325,9 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
     assert done.returncode in {2, 8}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["full", "closed"])
-def test_nobody_to_talk_to_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
+def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
     """The warning that the list is stale, and errors, have nowhere to go."""
     for args, code in (
         (["scan", listed], 11),
@@ -340,6 +347,7 @@ def test_nobody_to_talk_to_changes_no_verdict(stale: Path, listed: Path, how: st
         assert done.returncode == code
 
 
+@pytest.mark.slow
 def test_progress_is_drawn_on_a_terminal_and_only_there(state: Path, listed: Path) -> None:
     def talk(*options: str, term: str = "xterm") -> bytes:
         ours, theirs = pty.openpty()
@@ -440,6 +448,7 @@ def test_defaults_in_the_configuration(own_state: Path, clean: Path, line: str, 
     assert call("--state-dir", own_state, "lookup", "0" * 32).code == 0
 
 
+@pytest.mark.slow
 def test_flags_outrank_the_environment_which_outranks_the_file(
     own_state: Path, listed: Path, tmp_path: Path
 ) -> None:
@@ -472,6 +481,7 @@ def test_help_works_with_a_broken_configuration(own_state: Path) -> None:
     assert "config.toml is not valid" in broken.err
 
 
+@pytest.mark.slow
 def test_the_seal_key_has_to_be_the_one(own_state: Path, listed: Path, tmp_path: Path) -> None:
     key = (own_state / "seal.key").read_text().strip()
     other = "1" * 64
@@ -511,6 +521,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[str
     return make_state(site / "site", {"base": rows}), tree, {str(path) for path in chosen}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2", "4", "32"])
 def test_several_processes_find_the_same(large: tuple[Path, Path, set[str]], jobs: str) -> None:
     state, tree, chosen = large
@@ -520,6 +531,7 @@ def test_several_processes_find_the_same(large: tuple[Path, Path, set[str]], job
     assert result.summary["inputs"] == len(result.outcomes) == 900
 
 
+@pytest.mark.slow
 def test_a_second_scan_finds_the_same(large: tuple[Path, Path, set[str]]) -> None:
     state, tree, chosen = large
     for _ in range(2):
@@ -528,6 +540,7 @@ def test_a_second_scan_finds_the_same(large: tuple[Path, Path, set[str]]) -> Non
         assert result.summary["inputs"] == 900
 
 
+@pytest.mark.slow
 def test_the_files_found_are_those_that_hashdeep_finds(
     large: tuple[Path, Path, set[str]], tmp_path: Path
 ) -> None:
@@ -563,6 +576,7 @@ def test_the_files_found_are_those_that_hashdeep_finds(
     assert set(ours.outcomes) == set(theirs.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) -> None:
     """Wherever it stands among the arguments: it is unread, and the others are scanned."""
     tree = write_tree(tmp_path / "t", dict.fromkeys(("closed", "dir/f", "bad"), LISTED["e-1"]))
@@ -593,6 +607,7 @@ def test_a_path_that_cannot_be_read_hides_no_other(state: Path, tmp_path: Path) 
     (tree / "dir").chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", [b"{", b"", b'{"format": "hashclient-mounts/2", "mounts": []}', None]
 )

@@ -151,6 +151,7 @@ def trusting(state: Path, bucket: str) -> None:
     (state / "config.toml").write_text(f'[objects."{bucket}"]\ntrust_etag = true\n')
 
 
+@pytest.mark.slow
 def test_objects_are_listed_read_and_judged(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(**{"a/one": LISTED, "a/two": OTHER, "b": b"short", "c/big": BIG})
     result = scan(f"{bucket.uri}/")
@@ -172,6 +173,7 @@ def test_objects_are_listed_read_and_judged(site: Site, state: Path, scan: Scan)
     assert (state / "audit" / "log.jsonl").read_text().count(f"{bucket.uri}/a/one") == 1
 
 
+@pytest.mark.slow
 def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(**{"a": b"x", "a/b": b"xx", "ab": b"xxx", "a/b/c": b"x", "é ?#%": b"x"})
 
@@ -184,12 +186,14 @@ def test_a_uri_is_an_object_and_what_is_below_it(site: Site, state: Path, scan: 
     assert found(f"{uri}/é %3F%23%25", f"{uri}/ab") == [f"{uri}/ab", f"{uri}/é %3F%23%25"]
 
 
+@pytest.mark.slow
 def test_without_an_object_there_is_nothing_to_check(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket()
     assert scan(bucket.uri).code == 3
     assert scan(f"{bucket.uri}/none").code == 3
 
 
+@pytest.mark.slow
 def test_keys_that_obstore_cannot_name_are_listed_and_read_by_botocore(
     site: Site, state: Path, scan: Scan
 ) -> None:
@@ -228,6 +232,7 @@ def test_without_reading_nothing_is_read(site: Site, state: Path, scan: Scan) ->
     assert result.summary["opens_containers"] is False
 
 
+@pytest.mark.slow
 def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> None:
     others = {f"n{n}": b"%010d" % n for n in range(20)}
     bucket = site.bucket(one=LISTED, **others)
@@ -268,6 +273,7 @@ def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan
     assert evidence(result) == {f"{bucket.uri}/n0": "read"}
 
 
+@pytest.mark.slow
 def test_what_was_read_is_not_read_again(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(one=LISTED, two=OTHER, three=b"3")
     scan(bucket.uri)
@@ -283,6 +289,7 @@ def test_what_was_read_is_not_read_again(site: Site, state: Path, scan: Scan) ->
     assert set(bucket.reads()) == {"one", "two", "three"}
 
 
+@pytest.mark.slow
 def test_every_version_is_checked(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket()
     bucket.keep_versions()
@@ -303,7 +310,8 @@ def test_every_version_is_checked(site: Site, state: Path, scan: Scan) -> None:
     assert (list(one.outcomes.values()), one.code) == (["match"], 10)
 
 
-def test_what_is_in_containers_is_checked(site: Site, state: Path, scan: Scan) -> None:
+@pytest.mark.slow
+def test_members_of_containers_are_checked(site: Site, state: Path, scan: Scan) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("in/a.jpg", LISTED)
@@ -320,6 +328,7 @@ def test_what_is_in_containers_is_checked(site: Site, state: Path, scan: Scan) -
     assert (closed.code, closed.summary["files_read"]) == (0, 0)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -383,6 +392,7 @@ def test_without_credentials_a_bucket_is_unread(site: Site, state: Path, scan: S
     assert reasons(result) == {"s3://bucket/": "the listing ended early: no credentials were found"}
 
 
+@pytest.mark.slow
 def test_a_listing_that_ended_goes_on_with_a_token(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(**{f"{n}": LISTED for n in range(4)})
     etag = hashlib.md5(LISTED).hexdigest()
@@ -418,6 +428,7 @@ def test_a_store_that_repeats_a_page_is_left(site: Site, state: Path, scan: Scan
     assert result.code == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> None:
     bucket = site.bucket(z=OTHER)
     words = arguments("--state-dir", state, "scan", "--no-members", bucket.uri)
@@ -495,6 +506,7 @@ def details(result: Run) -> list[str]:
     return [acted["detail"] for line in result.lines for acted in line.get("actions", ())]
 
 
+@pytest.mark.slow
 def test_exactly_the_version_that_matched_is_deleted(
     site: Site, state: Path, scan: Scan, sealing: Path, tmp_path: Path, commands: Commands
 ) -> None:
@@ -518,6 +530,7 @@ def test_exactly_the_version_that_matched_is_deleted(
     assert back.read_bytes() == LISTED
 
 
+@pytest.mark.slow
 def test_without_versions_nothing_is_deleted_but_on_a_condition(
     site: Site, state: Path, scan: Scan, sealing: Path
 ) -> None:
@@ -532,6 +545,7 @@ def test_without_versions_nothing_is_deleted_but_on_a_condition(
     assert (details(result), bucket.keys, result.code) == (["quarantined"], [], 10)
 
 
+@pytest.mark.slow
 def test_a_legal_hold_may_be_what_is_wanted(
     site: Site, state: Path, scan: Scan, sealing: Path
 ) -> None:
@@ -551,6 +565,7 @@ def test_a_legal_hold_may_be_what_is_wanted(
     assert hold == {"Status": "ON"}
 
 
+@pytest.mark.slow
 def test_a_report_has_the_uri_and_the_object_that_stays(
     site: Site, state: Path, scan: Scan, sealing: Path, tmp_path: Path, commands: Commands
 ) -> None:
@@ -605,6 +620,7 @@ def inventory(site: Site, bucket: Bucket, kind: str, rows: list[dict[str, Any]])
     return f"{reports.uri}/2026/manifest.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])
 def test_a_report_of_s3_inventory_takes_the_place_of_a_listing(
     site: Site, state: Path, scan: Scan, kind: str
@@ -649,6 +665,7 @@ def test_a_report_of_s3_inventory_takes_the_place_of_a_listing(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_any_table_of_keys_and_sizes_will_do(
     site: Site, state: Path, scan: Scan, tmp_path: Path, kind: str
@@ -732,6 +749,7 @@ def test_an_object_of_another_length_is_unread(
     assert result.code == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_what_its_manifest_says_ends_the_report(
     site: Site, state: Path, scan: Scan
 ) -> None:
@@ -803,6 +821,7 @@ def test_objects_come_in_order_when_that_is_asked_for(site: Site, state: Path, s
     assert [line["evidence"] for line in result.lines[:-1]] == ["read", "read", "size"]
 
 
+@pytest.mark.slow
 def test_a_large_archive_waits_for_room(site: Site, state: Path, scan: Scan) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -840,6 +859,7 @@ def test_matches_are_chosen_by_uri(site: Site, state: Path, scan: Scan, commands
     assert len(chosen(bucket.uri)) == 2
 
 
+@pytest.mark.slow
 def test_sarif_has_the_uri_of_an_object(site: Site, state: Path, commands: Commands) -> None:
     bucket = site.bucket(**{"a b/ü%": LISTED})
     words = ("--state-dir", state, "scan", "--format", "sarif", bucket.uri)
@@ -848,6 +868,7 @@ def test_sarif_has_the_uri_of_an_object(site: Site, state: Path, commands: Comma
     assert location["uri"] == f"{bucket.uri}/a%20b/%C3%BC%25"
 
 
+@pytest.mark.slow
 def test_a_container_that_is_known_is_not_read_again(
     site: Site, state: Path, commands: Commands
 ) -> None:
@@ -871,6 +892,7 @@ def test_a_container_that_is_known_is_not_read_again(
     assert bucket.reads() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
 def test_a_store_that_is_busy_is_asked_again(
     site: Site, state: Path, scan: Scan, code: str

@@ -1,4 +1,4 @@
-"""`hashclient serve`: whatever a client of clamd sends gets an answer, and the right one."""
+"""`hashclient serve`: each request of a client of clamd gets the right answer."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def test_one_byte_at_a_time(daemon: Daemon, tree: Path, tcp: bool) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_match_is_recorded_by_the_door_that_it_came_through(
     daemon: Daemon, state: Path, tree: Path
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_stream_that_is_cut_short_is_never_answered(daemon: Daemon) -> None:
             assert everything(sock) == b""
 
 
+@pytest.mark.slow
 def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         assert daemon.ask(b"zSHUTDOWN\0", tcp=True) == b"UNKNOWN COMMAND\0"
@@ -237,6 +239,7 @@ def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) ->
         assert not Path(daemon.unix).exists()
 
 
+@pytest.mark.slow
 def test_it_ends_well_and_logs_that_it_was_there(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         sock = daemon.connect()
@@ -256,6 +259,7 @@ def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Pa
     assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()
@@ -267,6 +271,7 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
         assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         before = daemon.workers()
@@ -278,6 +283,7 @@ def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -303,6 +309,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                 assert everything(slow) == b"1: stream: OK\0"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("rule", "answer"),
     [
@@ -320,6 +327,7 @@ def test_a_stale_list_calls_nothing_clean(tmp_path: Path, rule: str, answer: byt
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_limits(state: Path, tmp_path: Path) -> None:
     options = ("--max-stream-mib", 1, "--idle", "1s", "--max-connections", 3, "--jobs", 1)
     with serving(state, tmp_path / "run", *options) as daemon:
@@ -379,6 +387,7 @@ def test_metrics(daemon: Daemon) -> None:
     assert all(family.documentation for family in families.values())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "words",
     [
@@ -391,7 +400,7 @@ def test_metrics(daemon: Daemon) -> None:
         ("--idle", "soon"),
     ],
 )
-def test_what_makes_no_sense_is_refused(state: Path, words: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused(state: Path, words: tuple[str, ...]) -> None:
     assert run("--state-dir", state, "serve", *words).code == 2
 
 
@@ -403,7 +412,8 @@ def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))
@@ -436,6 +446,7 @@ def test_systemd_passes_sockets_and_is_told(state: Path, tmp_path: Path) -> None
     told.close()
 
 
+@pytest.mark.slow
 def test_who_may_use_the_socket_is_its_mode(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--socket-mode", "600") as daemon:
         assert Path(daemon.unix).stat().st_mode & 0o777 == 0o600

@@ -76,6 +76,7 @@ def test_clamdscan_over_tcp(daemon: Daemon, tmp_path: Path) -> None:
     assert (code, "Hashclient.base.e-1 FOUND" in out) == (FOUND, True)
 
 
+@pytest.mark.slow
 @needs_clamdscan
 def test_clamdscan_never_takes_for_clean_what_is_not_known(state: Path, tmp_path: Path) -> None:
     stale = shutil.copytree(state, tmp_path / "state")
@@ -160,7 +161,7 @@ def test_aioclamd(short: Daemon, what: str) -> None:
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-def test_whoever_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
+def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) -> None:
     """A client that sends all before it reads: its connection is not cut under its hands."""
     with short.connect(tcp=tcp) as sock:
         sock.sendall(instream(*[LONG[:1024]] * 3072))
@@ -178,6 +179,7 @@ def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: by
             assert everything(sock) == f"{tree / name}: {said}\n".encode()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_clamscan_of_node(short: Daemon, tcp: bool) -> None:
     """It sends PING without an end and waits, and streams in chunks of 64 KiB."""

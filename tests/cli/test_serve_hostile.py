@@ -1,4 +1,4 @@
-"""A daemon whose clients mean no good, or whose state is taken away: no lie, no standstill."""
+"""A daemon with hostile clients, or whose state is removed: no wrong answer, no standstill."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def value(daemon: Daemon, line: str) -> float:
 
 
 def is_found(daemon: Daemon, data: bytes) -> bool:
-    """Tell whether a stream is found."""
+    """Return whether a stream is found."""
     return b" FOUND" in daemon.ask(instream(data))
 
 
@@ -65,6 +65,7 @@ def descriptors_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+@pytest.mark.slow
 def test_a_descriptor_counts_for_the_command_that_it_came_with(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -98,7 +99,8 @@ def test_a_descriptor_counts_for_the_command_that_it_came_with(
         assert descriptors_of(pid) == before
 
 
-def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
+@pytest.mark.slow
+def test_a_client_that_announces_a_descriptor_and_sends_none_is_closed(
     state: Path, tmp_path: Path
 ) -> None:
     with serving(state, tmp_path / "run", "--idle", "1s") as daemon, daemon.connect() as sock:
@@ -106,6 +108,7 @@ def test_who_announces_a_descriptor_and_says_nothing_more_is_closed(
         assert everything(sock) == b""
 
 
+@pytest.mark.slow
 def test_very_many_commands_at_once_keep_nobody_from_being_served(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -127,7 +130,10 @@ def test_very_many_commands_at_once_keep_nobody_from_being_served(
                 assert sock.recv(1 << 20).count(b"\0") < 300
 
 
-def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_client_that_reads_no_answers_waits_and_misses_none(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     names = {f"{n // 100}/{n:04}{'x' * 200}": LISTED for n in range(3000)}
     tree = write_tree(tmp_path / "t", names)
     with daemon.connect() as slow:
@@ -138,6 +144,7 @@ def test_who_reads_no_answers_waits_and_misses_none(daemon: Daemon, tmp_path: Pa
     assert len(answers) == len(names) + 1
 
 
+@pytest.mark.slow
 def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     data = b"zIDSESSION\0" + instream(*[b"x"] * 9000) + instream(*[b"%c" % c for c in LISTED])
     with daemon.connect() as sock:
@@ -148,7 +155,8 @@ def test_many_tiny_chunks_are_read_right(daemon: Daemon) -> None:
     assert sum(a.endswith(b"e-1 FOUND") for a in answers) == 3
 
 
-def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_no_file_is_read_for_a_client_that_has_gone(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/{m}": b"x" for n in range(40) for m in range(40)})
     with daemon.connect() as sock:
         sock.sendall(b"zIDSESSION\0" + b"zCONTSCAN %s\0" % os.fsencode(tree) * 5000)
@@ -159,6 +167,7 @@ def test_nothing_is_read_for_who_has_gone(daemon: Daemon, tmp_path: Path) -> Non
     assert daemon.ask(b"zPING\0") == b"PONG\0"
 
 
+@pytest.mark.slow
 def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) -> None:
     path = write_tree(tmp_path / "t", {"b": LISTED}) / "b"
     for command in (b"zSCAN %s\0", b"nCONTSCAN %s\n", b"SCAN %s"):
@@ -173,6 +182,7 @@ def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) 
             assert everything(sock) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tcp", "first", "second"),
     [(True, b"", b"SCAN "), (False, b"SCAN ", b""), (False, b"nIDSESSION\n", b"SCAN ")],
@@ -197,6 +207,7 @@ def test_a_path_that_comes_slowly_is_not_cut(
         assert everything(sock).endswith(b"clean.b: Hashclient.base.e-1 FOUND\n")
 
 
+@pytest.mark.slow
 def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"x\n/t: OK\n": LISTED})
     lines = daemon.ask(b"nCONTSCAN %s\n" % os.fsencode(tree)).splitlines()
@@ -204,7 +215,8 @@ def test_a_name_cannot_end_the_line_that_it_stands_in(daemon: Daemon, tmp_path: 
     assert lines[0].endswith(b": Hashclient.base.e-1 FOUND")
 
 
-def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_silent_client_is_closed_for_a_new_one(state: Path, tmp_path: Path) -> None:
     with (
         serving(state, tmp_path / "run", "--jobs", 1, "--max-connections", 3) as daemon,
         contextlib.ExitStack() as stack,
@@ -215,9 +227,7 @@ def test_who_says_nothing_makes_place_for_who_comes(state: Path, tmp_path: Path)
 
 
 @pytest.mark.deep
-def test_ten_thousand_that_say_nothing_keep_nobody_from_being_served(
-    state: Path, tmp_path: Path
-) -> None:
+def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -> None:
     count = 10_000
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] < count + 100:
@@ -244,6 +254,7 @@ def test_ten_thousand_that_say_nothing_keep_nobody_from_being_served(
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.slow
 def test_connections_leave_descriptors_for_what_has_to_be_recorded(
     state: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +271,7 @@ def test_connections_leave_descriptors_for_what_has_to_be_recorded(
     assert "e-1" in run("--state-dir", state, "matches", "--format", "jsonl").out
 
 
+@pytest.mark.slow
 def test_what_a_stale_list_has_begun_is_not_clean_when_it_is_fresh_again(
     state: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +288,7 @@ def test_what_a_stale_list_has_begun_is_not_clean_when_it_is_fresh_again(
         assert STALE in everything(slow)
 
 
+@pytest.mark.slow
 def test_without_its_state_nothing_is_clean(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         assert daemon.ask(instream(b"benign")) == CLEAN
@@ -287,6 +300,7 @@ def test_without_its_state_nothing_is_clean(state: Path, tmp_path: Path) -> None
         wait_until(lambda: daemon.ask(instream(b"benign")) == CLEAN, daemon.process.pid)
 
 
+@pytest.mark.slow
 def test_with_another_seal_key_nothing_is_clean(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
         (key,) = state.glob("seal*key*")
@@ -296,6 +310,7 @@ def test_with_another_seal_key_nothing_is_clean(state: Path, tmp_path: Path) -> 
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_read_ends_the_daemon_and_nothing_is_clean(
     state: Path, tmp_path: Path
 ) -> None:
@@ -316,6 +331,7 @@ def test_an_index_that_cannot_be_read_ends_the_daemon_and_nothing_is_clean(
         assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_a_storm_of_reloads_neither_stops_it_nor_fills_the_log(daemon: Daemon, state: Path) -> None:
     for _ in range(5):
         with daemon.connect() as sock:
@@ -326,6 +342,7 @@ def test_a_storm_of_reloads_neither_stops_it_nor_fills_the_log(daemon: Daemon, s
     assert value(daemon, "hashclient_serve_reloads_total") < 20
 
 
+@pytest.mark.slow
 def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -359,7 +376,8 @@ def test_new_lists_under_load_make_no_error_and_no_wrong_verdict(tmp_path: Path)
             assert (wrong, asked[0] > 3) == ([], True)
 
 
-def test_who_asks_for_metrics_slowly_keeps_the_daemon_from_nothing(daemon: Daemon) -> None:
+@pytest.mark.slow
+def test_a_slow_request_for_metrics_does_not_delay_the_daemon(daemon: Daemon) -> None:
     host, port = daemon.metrics.removeprefix("http://").removesuffix("/metrics").split(":")
     with contextlib.ExitStack() as stack:
         for sent in (b"", b"GET", b"GET /metrics HTTP/1.0\r\nX: "):

@@ -1,4 +1,4 @@
-"""What is inside of what clients send: archives and mail are opened as by a scan."""
+"""Containers that clients send: archives and mail are opened as by a scan."""
 
 from __future__ import annotations
 
@@ -90,8 +90,9 @@ def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
     assert daemon.ask(instream(bytes(broken))) == UNREAD
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("step", [5, 1 << 20])
-def test_an_archive_behind_bytes_that_do_not_tell_of_it_is_never_clean(
+def test_an_archive_behind_other_bytes_is_never_clean(
     daemon: Daemon, state: Path, step: int
 ) -> None:
     """A file of the same bytes is opened; of a stream, the beginning decides what is kept."""
@@ -129,6 +130,7 @@ def test_descriptors_and_paths(daemon: Daemon, tmp_path: Path) -> None:
 SEALED = Zip().add(b"secret", b"cannot be read", STORED, flags=1).end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
@@ -170,6 +172,7 @@ def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
     assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
     """The number of a descriptor is no path: nothing is looked for or taken away there."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
@@ -182,12 +185,14 @@ def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
     assert line["path"] == f"serve:unix:{daemon.unix},uid={os.getuid()}"
 
 
+@pytest.mark.slow
 def test_they_are_left_closed_where_that_is_asked_for(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--no-members") as daemon:
         assert daemon.ask(instream(HOLDERS["zip"])) == CLEAN
         assert daemon.ask(instream(LISTED)) == FOUND
 
 
+@pytest.mark.slow
 def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     big = zipped({"a": os.urandom(40 << 20), "x": LISTED})
     with serving(state, tmp_path / "run", "--spool-mib", 0) as daemon:
@@ -199,6 +204,7 @@ def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
     assert list((state / "spool").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_rooms_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "MEMORY_BYTES", 100_000)
     room = Spool(tmp_path / "spool", 150_000)

@@ -67,7 +67,7 @@ def held_up(daemon: Daemon, container: bytes, threads: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def asks_of_everything_else(daemon: Daemon, tree: Path) -> None:
+def ask_about_everything_else(daemon: Daemon, tree: Path) -> None:
     """Ask about a stream, an open file and a path, none of them a container."""
     assert daemon.ask(instream(LISTED)) == FOUND
     for name, answer in (("clean", b": OK\0"), ("listed", b": Hashclient.base.e-1 FOUND\0")):
@@ -83,9 +83,10 @@ def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "t", files)
 
 
+@pytest.mark.slow
 def test_large_containers_hold_up_nothing_small(daemon: Daemon, tree: Path) -> None:
     with held_up(daemon, LARGE, worker.OPENERS_OF_LARGE):
-        asks_of_everything_else(daemon, tree)
+        ask_about_everything_else(daemon, tree)
         assert daemon.ask(instream((tree / "in.zip").read_bytes())) == FOUND
         fd = open_for_reading(tree / "in.zip")
         assert daemon.ask_descriptor(fd).endswith(b": Hashclient.base.e-1 FOUND\0")
@@ -95,9 +96,10 @@ def test_large_containers_hold_up_nothing_small(daemon: Daemon, tree: Path) -> N
 @pytest.mark.deep
 def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: Path) -> None:
     with held_up(daemon, SMALL, worker.OPENERS):
-        asks_of_everything_else(daemon, tree)
+        ask_about_everything_else(daemon, tree)
 
 
+@pytest.mark.slow
 def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
     """Nor is it one that no container is opened any more: content can make it die."""
     for _ in range(MAX_VAIN_STARTS):
@@ -110,8 +112,11 @@ def test_a_process_that_opens_and_dies_is_no_verdict(daemon: Daemon) -> None:
     assert daemon.ask(instream(zip_of({"x": LISTED}))) == FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["stream", "descriptor", "path"])
-def test_nothing_is_opened_for_who_has_gone(daemon: Daemon, tmp_path: Path, way: str) -> None:
+def test_no_container_is_opened_for_a_client_that_has_gone(
+    daemon: Daemon, tmp_path: Path, way: str
+) -> None:
     path = write_tree(tmp_path / "t", {"a": SMALL}) / "a"
     with daemon.connect() as sock:
         if way == "stream":

@@ -1,4 +1,4 @@
-"""Signals during a run: which wait, which come through, and that none is lost on the way."""
+"""Signals during a run: which wait, which act at once, and that none is lost."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_where_they_are_barred_all_wait() -> None:
 @pytest.mark.parametrize(
     ("numbers", "went_on"), [((), True), ((TERM,), True), ((TERM, INT), False)]
 )
-def test_what_is_barred_within_what_lets_one_wait(
+def test_a_barred_block_within_a_held_block(
     numbers: tuple[signal.Signals, ...], went_on: bool
 ) -> None:
     went: list[str] = []

@@ -1,4 +1,4 @@
-"""`hashclient status`: everything a monitor has to know, and an exit code to alarm by."""
+"""`hashclient status`: all that a monitor needs, and an exit code for alarms."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_provider_that_was_never_fetched_from(state: Path) -> None:
     }
 
 
-def test_an_age_is_told_in_units_for_people(state: Path) -> None:
+def test_an_age_is_shown_in_units_for_people(state: Path) -> None:
     for stamp, age in (
         ("2020-01-01T00:00:00Z", r"\d,\d{3} days"),
         ((datetime.now(UTC) - timedelta(hours=30)).isoformat(), "30 hours"),
@@ -278,6 +278,7 @@ def test_metrics_for_a_collector(scanned: Path, tmp_path: Path) -> None:
     assert values["audit_records",] >= 4
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "hashclient.prom"
     result = call("--state-dir", state, "status", "--format", "prometheus", "--output", missing)
@@ -302,7 +303,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(state: Path, tmp_pa
     assert list(tmp_path.glob(".tmp-*")) == []
 
 
-def test_a_broken_part_is_named_and_the_others_are_told(scanned: Path) -> None:
+def test_a_broken_part_is_named_and_the_others_are_shown(scanned: Path) -> None:
     log = scanned / "audit" / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-2] + b"x\n")
     for output_format, said in (("text", "problem       the audit log"), ("json", "the audit log")):

@@ -1,4 +1,4 @@
-"""`hashclient scan -`: what comes from stdin, as one input without a file."""
+"""`hashclient scan -`: the bytes from stdin, as one input without a file."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def test_a_stream_that_matches_is_reported_recorded_and_logged(state: Path) -> N
     assert line["id"] in (state / "audit" / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_it_may_be_called_something(state: Path) -> None:
     result = scan(state, "--stdin-name", "mail/part 3", "-", stdin=LONG)
     assert result.outcomes == {"mail/part 3": "match"}
@@ -63,12 +64,14 @@ def test_no_bytes_are_an_input(state: Path) -> None:
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("data", [b"benign", LISTED + b".", LONG[:-1], LONG + b"."])
 def test_what_is_not_listed_is_clean(state: Path, data: bytes) -> None:
     result = scan(state, "-", stdin=data)
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
 
+@pytest.mark.slow
 def test_together_with_paths(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a": b"benign", "-": LISTED})
     result = scan(state, "-", "./-", "a", stdin=b"benign", cwd=tree)
@@ -77,6 +80,7 @@ def test_together_with_paths(state: Path, tmp_path: Path) -> None:
     assert result.outcomes == {"./-": "match"}
 
 
+@pytest.mark.slow
 def test_one_row_for_a_name_and_what_came(state: Path) -> None:
     for name, data in (("a", LISTED), ("a", LISTED), ("b", LISTED), ("a", LONG), ("a", LISTED)):
         assert scan(state, "--stdin-name", name, "-", stdin=data).code == 10
@@ -95,6 +99,7 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
     assert "3 times" in told
 
 
+@pytest.mark.slow
 def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None:
     """Whatever it is called: nothing is done to the file of that name."""
     tree = write_tree(tmp_path / "t", {"f": LISTED, "stdin:f": LISTED})
@@ -110,7 +115,7 @@ def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None
         assert scan(state, "f", cwd=tree).lines[0]["id"] != line["id"]
 
 
-def test_what_a_policy_wants_taken_away_is_not_done(state: Path) -> None:
+def test_isolation_by_a_policy_is_not_done(state: Path) -> None:
     (state / "config.toml").write_text(
         f'[[policy]]\nactions = ["quarantine"]\n[quarantine]\nrecipients = ["{recipient()}"]\n'
     )
@@ -121,6 +126,7 @@ def test_what_a_policy_wants_taken_away_is_not_done(state: Path) -> None:
     assert "there is no file" in action["detail"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "args",
     [
@@ -200,6 +206,7 @@ def test_a_signal_while_it_waits_ends_it_as_any_scan(
     assert "scan-end" in log.read_text()
 
 
+@pytest.mark.slow
 def test_of_a_list_with_few_digests_what_is_missing_is_computed(tmp_path: Path) -> None:
     """An entry with MD5 and SHA-256 is covered by one of them; the other has to agree as well."""
     rows = csv_of({"e-1": LISTED, "e-2": LONG}, algorithms=(Algorithm.MD5, Algorithm.SHA256))

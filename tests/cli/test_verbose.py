@@ -1,4 +1,4 @@
-"""What `-v` shows: what happens inside, and never a digest or a credential."""
+"""The output of `-v`: internal steps, and never a digest or a credential."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.kit import ROOT, Site, csv_of, digests_of, environment, make_state, r
 LISTED = {f"hc-{n}": b"benign dummy %d" % n for n in range(5)}
 
 
-def test_what_a_program_logs_holds_no_digest_and_no_credential(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_messages_for_logging_have_no_digest_and_no_credential(tmp_path: Path) -> None:
     files = write_tree(tmp_path / "files", {**LISTED, "clean": b"nobody lists this"})
     with Site(tmp_path) as site:
         site.publish(csv_of(LISTED))
@@ -47,6 +48,7 @@ def test_what_a_program_logs_holds_no_digest_and_no_credential(tmp_path: Path) -
         assert secret.lower() not in everything
 
 
+@pytest.mark.slow
 def test_how_much_is_shown(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"baseline": csv_of(LISTED)})
     files = write_tree(tmp_path / "files", LISTED)
@@ -83,7 +85,7 @@ def test_a_start_does_not_load_what_nobody_listens_to(tmp_path: Path) -> None:
         assert "logging" not in loaded
 
 
-def test_who_listens_hears_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_gets_it(caplog: pytest.LogCaptureFixture) -> None:
     log = Log("part")
     with caplog.at_level(logging.INFO, "hashclient"):
         log.info("%d of %d", 1, 2)
@@ -93,7 +95,7 @@ def test_who_listens_hears_it(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_who_does_not_listen_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_listener_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "logging")
     Log("part").info("%d", "no number")
     assert "logging" not in sys.modules

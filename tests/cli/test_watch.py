@@ -1,4 +1,4 @@
-"""`hashclient watch`: what is written, moved or linked into a tree is judged; nothing is missed."""
+"""`hashclient watch`: files written, moved or linked into a tree are checked; none is missed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Watching:
         return {self.next()["path"] for _ in range(count)}
 
     def quiet(self) -> bool:
-        """Tell whether nothing more was told."""
+        """Return whether nothing more was told."""
         return self._lines.empty()
 
     def wait_for(self, text: str) -> None:
@@ -112,6 +112,7 @@ def test_what_is_there_is_found_first(state: Path, tree: Path) -> None:
         assert watch.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_is_written_moved_or_linked_is_found(state: Path, tree: Path, tmp_path: Path) -> None:
     elsewhere = write_tree(tmp_path / "elsewhere", {"m": LISTED, "l": LISTED, "d/x/y": LISTED})
     with watching(state, tree) as watch:
@@ -133,6 +134,7 @@ def test_what_is_written_moved_or_linked_is_found(state: Path, tree: Path, tmp_p
         assert watch.quiet()
 
 
+@pytest.mark.slow
 def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         with open(os.fsencode(tree) + b"/\xff\n", "wb") as file:  # noqa: PTH123 - any bytes
@@ -140,7 +142,8 @@ def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
         assert "path_b64" in watch.next()
 
 
-def test_matches_are_recorded_and_logged_before_they_are_told(state: Path, tree: Path) -> None:
+@pytest.mark.slow
+def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         line = watch.next()
@@ -150,6 +153,7 @@ def test_matches_are_recorded_and_logged_before_they_are_told(state: Path, tree:
     assert run("--state-dir", state, "audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
     """So the last scan, which `status` shows, is one of everything."""
     with watching(state, tree) as watch:
@@ -166,6 +170,7 @@ def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
     assert last_scan["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_what_the_kernel_cannot_keep_is_not_missed(state: Path, tree: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with watching(state, tree) as watch:
@@ -185,6 +190,7 @@ def test_what_the_kernel_cannot_keep_is_not_missed(state: Path, tree: Path) -> N
         assert watch.paths(len(wanted)) == wanted
 
 
+@pytest.mark.slow
 def test_the_state_directory_may_lie_within(state: Path, tmp_path: Path) -> None:
     with watching(state, tmp_path) as watch:
         (tmp_path / "x").write_bytes(LISTED)
@@ -192,6 +198,7 @@ def test_the_state_directory_may_lie_within(state: Path, tmp_path: Path) -> None
         assert watch.stop() == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_watched_is_refused(state: Path, tree: Path) -> None:
     for path in (tree / "none", tree / "a", "/proc"):
         result = run("--state-dir", state, "watch", path)
@@ -203,6 +210,7 @@ def test_without_a_list_it_does_not_start(tmp_path: Path, tree: Path) -> None:
     assert run("--state-dir", tmp_path / "state", "watch", tree).code == 8
 
 
+@pytest.mark.slow
 def test_a_root_that_is_removed_and_made_again_is_watched_again(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         tree.rename(tree.with_name("away"))
@@ -214,6 +222,7 @@ def test_a_root_that_is_removed_and_made_again_is_watched_again(state: Path, tre
         assert watch.paths(1) == {str(tree / "sub/y")}
 
 
+@pytest.mark.slow
 def test_new_lists_are_for_what_is_there_already(tmp_path: Path) -> None:
     with Site(tmp_path / "site") as site:
         site.publish(csv_of({"e-1": LISTED}), "base")
@@ -227,7 +236,8 @@ def test_new_lists_are_for_what_is_there_already(tmp_path: Path) -> None:
             assert (line["path"], line["entry"]) == (str(tree / "a"), "e-2")
 
 
-def test_a_list_that_is_stale_is_told(state: Path, tree: Path) -> None:
+@pytest.mark.slow
+def test_a_stale_list_is_reported(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")
         (tree / "x").write_bytes(LISTED)
@@ -235,6 +245,7 @@ def test_a_list_that_is_stale_is_told(state: Path, tree: Path) -> None:
         assert watch.paths(1) == {str(tree / "x")}
 
 
+@pytest.mark.slow
 def test_what_is_mounted_below_is_looked_at(state: Path, tree: Path) -> None:
     unshare = ["unshare", "--mount", "--propagation", "private"]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:

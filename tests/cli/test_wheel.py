@@ -54,6 +54,7 @@ def prefix(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix
 
 
+@pytest.mark.slow
 def test_pages_and_completion_are_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name.partition(".data/data/")[2] for name in archive.namelist()]
@@ -67,6 +68,7 @@ def test_pages_and_completion_are_in_it(wheel: Path) -> None:
     assert modes <= {0o644, 0o664}
 
 
+@pytest.mark.slow
 def test_the_same_tree_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     again = build(tmp_path / "again")
     assert (
@@ -78,6 +80,7 @@ def test_the_same_tree_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None
         assert ".TH HASHCLIENT 1 2026-01-31 " in archive.read(name).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("man") is None, reason="there is no man")
 def test_man_finds_the_pages(prefix: Path) -> None:
     variables = {"MANPATH": str(prefix / "share" / "man"), "MANPAGER": "cat", "MANWIDTH": "80"}
@@ -107,6 +110,7 @@ def complete(prefix: Path, *words: str) -> list[str]:
     ).split()
 
 
+@pytest.mark.slow
 def test_bash_completes(prefix: Path) -> None:
     assert complete(prefix, "sc") == ["scan"]
     assert complete(prefix, "scan", "--one") == ["--one-file-system"]

@@ -209,7 +209,7 @@ def test_all_paths_of_an_entry_are_affected_and_no_other_entry(world: Withdrawal
     ]
 
 
-def test_a_list_that_is_built_anew_reaches_back_too(world: Withdrawals) -> None:
+def test_a_list_that_is_built_again_reaches_back_too(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1", "e-2")
     manifest = world.path / "lists" / "baseline" / "manifest.json"
@@ -239,7 +239,7 @@ def test_a_consolidated_segment_that_straddles_our_generation_reaches_back(
 
 
 @pytest.mark.parametrize("step", ["log", "record"])
-def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
+def test_after_a_fetch_that_dies_after_the_switch_withdrawals_are_noted(
     world: Withdrawals, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     world.scan()
@@ -263,7 +263,7 @@ def test_a_fetch_that_dies_after_the_switch_is_made_up_for(
     assert names(world.status()) == [("f1", "e-1")]
 
 
-def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: Withdrawals) -> None:
+def test_a_path_that_is_not_utf8_is_shown_by_its_bytes(world: Withdrawals) -> None:
     raw = os.fsencode(world.tree) + b"/\xff\n\x1b"
     Path(os.fsdecode(raw)).write_bytes(content(1))
     world.scan()
@@ -279,6 +279,7 @@ def test_a_path_that_is_not_utf8_is_told_by_its_bytes(world: Withdrawals) -> Non
     assert "\\xff\\x0a\\x1b" in text and "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_thousands_of_matches_are_withdrawn_and_logged(world: Withdrawals) -> None:
     with Matches(world.path) as record:
         ((path, match),) = world.client.scan(world.tree / "f1", inventory=False)[0].items()
@@ -345,7 +346,7 @@ def test_the_command_says_that_it_cannot_reach_back(
     monkeypatch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter(results))
     done = world.call("fetch", "--format", output_format)
     assert done.code == 8
-    assert "cannot tell which paths had matched what is withdrawn" in done.err
+    assert "cannot find paths that had matched a withdrawn entry" in done.err
     assert "move it away" in done.err
     if output_format == "json":
         (document,) = json.loads(done.out)["lists"]
@@ -379,6 +380,7 @@ def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.Mon
             assert re.search(rf"^  {path}  \[[a-z0-9]{{10}}\]  e-{number}$", done.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_left_of_each(
     world: Withdrawals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +416,7 @@ def test_the_command_says_what_is_left_of_each(
     ]
 
 
+@pytest.mark.slow
 def test_the_record_is_readable_where_nothing_can_be_written(world: Withdrawals) -> None:
     world.scan()
     world.provider.withdraw("e-1")

@@ -1,4 +1,4 @@
-"""What every cache promises: a file is known only while nothing about it has changed."""
+"""Rules for every cache: a file is known only while it has not changed."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def test_what_is_inside_of_a_file_is_known_while_it_is_unchanged(
 
 
 @each_place
-def test_what_is_only_believed_to_be_inside_is_so_until_it_is_due(
+def test_believed_members_of_containers_count_until_they_are_due(
     make: Callable[[Path], Place],
     tmp_path: Path,
     status: os.stat_result,

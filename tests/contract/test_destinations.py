@@ -1,4 +1,4 @@
-"""What every kind of destination does: hand over once, whatever happens, and take back what can be.
+"""Rules for every kind of destination: hand over exactly once, and retract where possible.
 
 Each test runs against every kind in the registry; a new one needs an `OtherSide` here.
 """
@@ -143,7 +143,7 @@ def test_each_table_of_the_configuration_is_of_a_kind() -> None:
 
 
 @pytest.mark.parametrize("path", ["outbox.py", "submit.py", "report.py", "document.py"])
-def test_what_keeps_reports_knows_no_kind_by_name(path: str) -> None:
+def test_the_outbox_knows_no_kind_of_destination_by_name(path: str) -> None:
     for file in (ROOT / "reporting" / path, ROOT / "cli" / "report.py"):
         code = file.read_text()
         for word in (*(f'"{kind}"' for kind in KINDS), "PackageDest", "ServiceDest"):
@@ -190,6 +190,7 @@ def killed(patch: pytest.MonkeyPatch, number: int, *, after: bool) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
     side: OtherSide, match: Match, monkeypatch: pytest.MonkeyPatch, after: bool
@@ -217,8 +218,9 @@ def test_a_kill_at_any_entry_of_the_journal_hands_over_no_second_one(
     verify_audit(side.desk.settings.layout.audit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
-def test_what_a_kill_has_interrupted_is_taken_back_whole(
+def test_a_retraction_after_a_kill_is_complete(
     side: OtherSide, match: Match, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     for number in range(1, MOST):
@@ -248,7 +250,7 @@ def test_what_a_kill_has_interrupted_is_taken_back_whole(
         raise AssertionError("it does not come to an end")
 
 
-def test_what_nobody_knows_of_is_taken_back_without_a_word_to_anybody(
+def test_a_report_that_was_not_sent_is_retracted_without_a_request(
     side: OtherSide, report: Report
 ) -> None:
     side.is_out_of_order()

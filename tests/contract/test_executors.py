@@ -1,4 +1,4 @@
-"""What every executor promises: each batch ends exactly once, and nothing that is lost is clean."""
+"""Rules for every executor: each batch ends exactly once, and no lost file is clean."""
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ def told(results: Iterable[Result | Outcome | Advance]) -> list[Outcome]:
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", [0, 1, 2, 60])
 def test_every_batch_ends_exactly_once(make: Make, count: int) -> None:
     tasks = [task(f"{n}a", f"{n}b") for n in range(count)]
@@ -126,6 +127,7 @@ def test_every_batch_ends_exactly_once(make: Make, count: int) -> None:
     assert sorted(o.path for o in found) == sorted(path for t in tasks for path in paths(t))
 
 
+@pytest.mark.sampled
 def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     skipped = [Outcome(Kind.SKIPPED, str(n), reason="pipe") for n in range(5)]
     items = [item for n in range(5) for item in (skipped[n], task(str(n)))]
@@ -134,7 +136,7 @@ def test_outcomes_among_the_batches_come_as_they_are(make: Make) -> None:
     assert len(found) == 10
 
 
-def test_what_is_handed_back_is_checked_by_itself(make: Make) -> None:
+def test_tasks_that_are_handed_back_are_checked_one_by_one(make: Make) -> None:
     def check(items: Task) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items)
@@ -195,6 +197,7 @@ def told_one_by_one(results: Iterable[Result | Outcome | Advance]) -> Iterator[O
         yield from told([result])
 
 
+@pytest.mark.sampled
 def test_work_is_read_no_further_than_is_needed(make: Make) -> None:
     taken = 0
 
@@ -238,6 +241,7 @@ def scanned(
     return outcomes, summary
 
 
+@pytest.mark.slow
 @examples(12)
 @given(files=trees)
 def test_all_executors_find_the_same_on_any_tree(

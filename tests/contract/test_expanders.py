@@ -1,4 +1,4 @@
-"""What every expander promises, whatever kind of container it opens."""
+"""Rules for every expander, for each kind of container."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def test_it_is_known_by_its_bytes_and_nothing_else_is(row: Row) -> None:
     assert not sniffs(row.expander, b"")
 
 
+@pytest.mark.sampled
 @each_kind
 def test_no_ordinary_file_is_unread(row: Row) -> None:
     folder = Path(__file__).parents[2]
@@ -131,6 +132,7 @@ def test_no_ordinary_file_is_unread(row: Row) -> None:
             assert not opened(row.expander, data).unread, path
 
 
+@pytest.mark.sampled
 @each_kind
 def test_pieces_are_bounded_and_the_first_is_cheap(row: Row) -> None:
     large = held(row, {"zeros": bytes(1 << 20), "x": random.Random(1).randbytes(300_000)})
@@ -153,6 +155,7 @@ def test_a_member_that_is_given_up_hides_none_behind_it(row: Row) -> None:
     assert len(names) == len(contents) + row.first
 
 
+@pytest.mark.sampled
 @each_kind
 def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
     data = row.make(held(row, SMALL))
@@ -165,6 +168,7 @@ def test_cut_anywhere_what_is_missing_is_unread(row: Row) -> None:
             assert not row.is_whole or out.contents == whole or not length, length
 
 
+@pytest.mark.sampled
 @each_kind
 def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> None:
     data = row.make(held(row, SMALL))
@@ -179,7 +183,7 @@ def test_with_any_byte_another_there_is_an_answer_and_no_wrong_one(row: Row) -> 
 
 
 def _is_name(row: Row, changed: bytes) -> bool:
-    """Tell whether the byte was what tells the kind: then nobody opens it at all."""
+    """Return whether the byte was what tells the kind: then nobody opens it at all."""
     return not sniffs(row.expander, changed)
 
 

@@ -1,4 +1,4 @@
-"""What every report format has to keep, whatever an outcome holds.
+"""Rules for every output format, for any outcome.
 
 A report is written as the commands write it, read back by the reader of its format, and compared
 with what went in. What a format leaves out by design stands in one table.
@@ -226,6 +226,7 @@ def test_the_table_has_every_format_in_its_order() -> None:
     assert list(TABLE) == list(FORMATS)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("show_digests", [False, True])
 @pytest.mark.parametrize("raw", AWFUL_PATHS, ids=lambda raw: repr(raw[:12]))
 def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool) -> None:
@@ -276,7 +277,7 @@ def test_the_summary_has_every_count_the_lists_and_the_exit_code(
 
 
 @pytest.mark.parametrize("number", range(len(summaries())))
-def test_what_keeps_a_run_from_being_whole_and_what_it_rests_on_is_in_every_format(
+def test_every_format_has_the_failures_and_the_evidence_of_a_run(
     name: str, form: Format, number: int
 ) -> None:
     summary = summaries()[number]
@@ -375,7 +376,7 @@ def test_reasons_without_end_are_summed_up() -> None:
     assert sum(summary.skipped.values()) == summary.counts[Kind.SKIPPED] == 1000
 
 
-def test_what_was_found_before_an_interrupt_is_a_whole_report(name: str, form: Format) -> None:
+def test_an_interrupted_report_is_valid_with_its_outcomes_so_far(name: str, form: Format) -> None:
     found = outcomes("path")
     for stop in range(len(found) + 1):
         summary = Summary((), stopped=ExitCode.INTERRUPTED)
@@ -410,7 +411,7 @@ def test_formats_of_lines_write_a_line_when_it_is_found(name: str, form: Format)
             assert text.count("\n") + 1 == max(1, several)
 
 
-def test_every_state_of_a_match_can_be_told(name: str, form: Format) -> None:
+def test_every_state_of_a_match_can_be_written(name: str, form: Format) -> None:
     for state in MatchState:
         recorded = msgspec.structs.replace(RECORDED, state=state)
         found = [handled(Kind.MATCH, "path", 5, hits=HITS[:1], record=recorded)]

@@ -1,4 +1,4 @@
-"""What every importer promises, whatever kind of file it reads."""
+"""Rules for every importer, for each kind of file."""
 
 from __future__ import annotations
 
@@ -201,6 +201,7 @@ def test_upper_case_is_the_same(kind: str, tmp_path: Path) -> None:
     assert rows_of(read(SAMPLES[kind][1](tmp_path / "file", rows))) == expected(kind, ROWS)
 
 
+@pytest.mark.sampled
 @each_text
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\r\r\n", "\n\n"], ids=ascii)
 @pytest.mark.parametrize("front", ["", "\ufeff", "# note\n\n", "\ufeff \n# md5,sha1\n"], ids=ascii)
@@ -234,6 +235,7 @@ def test_a_line_without_end_takes_bounded_memory(kind: str, byte: bytes, tmp_pat
         assert stream.given <= 2 * importfile.CHUNK_BYTES
 
 
+@pytest.mark.sampled
 @each_text
 def test_a_file_without_end_is_read_in_batches(kind: str, tmp_path: Path) -> None:
     content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes()
@@ -252,6 +254,7 @@ def test_a_cell_of_a_database_takes_bounded_memory(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.sampled
 @each
 def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Path) -> None:
     # Enough that the end is not read with the beginning.
@@ -293,6 +296,7 @@ def test_rows_that_were_joined_by_a_space_are_refused(kind: str, tmp_path: Path)
         read(path)
 
 
+@pytest.mark.sampled
 @each
 @pytest.mark.parametrize(
     "wrong", ["ab" * 15, "ab" * 17, "a" * 31, "ab" * 64, "zz" * 16, "\u0661" * 32], ids=ascii
@@ -324,6 +328,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_state(tmp_path_factory.mktemp("site"), lists)
 
 
+@pytest.mark.sampled
 @each
 def test_publishing_looking_up_and_known_good_lists_read_the_same(
     kind: str, state: Path, tmp_path: Path
@@ -431,7 +436,7 @@ def test_another_database_in_its_place_is_not_read(tmp_path: Path) -> None:
 
 
 @each
-def test_what_cannot_be_used_is_skipped_up_to_a_bound_and_told(kind: str, tmp_path: Path) -> None:
+def test_unusable_rows_are_skipped_up_to_a_bound_and_reported(kind: str, tmp_path: Path) -> None:
     wrong = "zz" * 16
     rows = [ROWS[0], (wrong, 9), ROWS[1], (wrong, 9), *ROWS[2:]]
     path = SAMPLES[kind][1](tmp_path / "file", rows)
@@ -492,6 +497,7 @@ def test_what_expands_without_end_takes_bounded_memory(codec: str) -> None:
 # Documents in one piece
 
 
+@pytest.mark.sampled
 @each_document
 @pytest.mark.parametrize("byte", [b"a", b" ", b"\n", b'"', b"{", b"<", b"["], ids=ascii)
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
@@ -552,6 +558,7 @@ class Repeating(io.RawIOBase):
         return data
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["vics", "caid", "ncmec"])
 def test_a_document_that_goes_on_for_ever_is_read_in_flat_memory(kind: str, tmp_path: Path) -> None:
     content = SAMPLES[kind][1](tmp_path / "file", ROWS[:2]).read_bytes()

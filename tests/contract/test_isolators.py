@@ -1,4 +1,4 @@
-"""What every isolator does: nothing is removed but what was sealed, and a kill loses nothing.
+"""Rules for every isolator: only sealed content is removed, and a kill loses nothing.
 
 The quarantine runs as it is, with each kind of places behind it: files, a store of named blobs, and
 a bucket of S3.
@@ -81,7 +81,7 @@ class Side:
             return quarantine.take(match, record, reason="test")
 
     def is_safe(self, match: Match) -> bool:
-        """Tell whether the content is in its place, or sealed whole."""
+        """Return whether the content is in its place, or sealed whole."""
         sealed = match.id in self.ward.names() and self.ward.opened(match) == CONTENT
         return sealed or self.content() == CONTENT
 
@@ -207,7 +207,8 @@ def at_event(side: Side, patch: pytest.MonkeyPatch, event: str, act: Callable[[]
     patch.setattr(side.ward.audit, "append", append)
 
 
-def test_what_is_held_is_read_again_and_told_apart(side: Side) -> None:
+@pytest.mark.sampled
+def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
     side.put(CONTENT)
     with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
         assert held is not None and held.size == len(CONTENT)
@@ -223,7 +224,7 @@ def test_what_is_held_is_read_again_and_told_apart(side: Side) -> None:
     assert side.content() == OTHER
 
 
-def test_nothing_is_held_where_nothing_is(side: Side) -> None:
+def test_a_missing_file_is_not_held(side: Side) -> None:
     with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
         assert held is None
 
@@ -248,6 +249,7 @@ def test_what_was_taken_is_given_back_as_a_file(side: Side) -> None:
     assert Path(restored.path).read_bytes() == CONTENT
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("other", [OTHER, b"shorter"])
 def test_another_content_stays(side: Side, other: bytes) -> None:
     match = side.match()
@@ -257,7 +259,7 @@ def test_another_content_stays(side: Side, other: bytes) -> None:
     assert side.content() == other and side.ward.names() == set()
 
 
-def test_what_is_gone_is_not_sealed(side: Side) -> None:
+def test_a_missing_file_is_not_sealed(side: Side) -> None:
     match = side.match()
     side.take_away()
     taken = side.take(match)
@@ -334,6 +336,7 @@ class Steps:
         patch.setattr(owner, name, call)
 
 
+@pytest.mark.sampled
 def test_a_kill_between_any_two_steps_loses_nothing(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +363,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(
         raise AssertionError("it does not come to an end")
 
 
+@pytest.mark.sampled
 def test_a_copy_that_was_damaged_since_removes_nothing(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:

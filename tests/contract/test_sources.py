@@ -1,4 +1,4 @@
-"""What every source promises: each input is named once, in batches, and never looked at."""
+"""Rules for every source: each input is listed once, in batches, and never opened."""
 
 from __future__ import annotations
 
@@ -206,6 +206,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_names() -> None:
     """A million names, with no more room than to begin with."""
 

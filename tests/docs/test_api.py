@@ -18,6 +18,7 @@ pytestmark = pytest.mark.docs
 API = DOCS / "api.md"
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     listed = b"a file that is listed"
     tree = write_tree(tmp_path / "tree", {"a": listed, "b": b"another"})

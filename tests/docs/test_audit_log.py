@@ -1,4 +1,4 @@
-"""The document of the audit log: what a run leaves in it is what is described."""
+"""The document of the audit log: the records of a run are as described."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
     assert {key for row in rows for key in re.findall(r"`(\w+)`", row[0])} == set(end.data)
 
 
+@pytest.mark.slow
 def test_the_commands_for_an_archive_run_as_they_stand(tmp_path: Path) -> None:
     make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
     write_tree(tmp_path / "files", {"a": b"listed"})

@@ -216,6 +216,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @CASES
 def test_the_workflow(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
     runner = Runner(tmp_path, site, site.token, CLEAN | more)
@@ -234,6 +235,7 @@ def test_the_workflow(site: Site, tmp_path: Path, more: dict[str, bytes], code: 
     assert site.token not in said and SEAL_KEY not in said and "images" not in said
 
 
+@pytest.mark.slow
 def test_the_workflow_uses_the_lists_of_an_earlier_run(site: Site, tmp_path: Path) -> None:
     first = Runner(tmp_path / "first", site, site.token, CLEAN)
     assert first.github() == 0
@@ -246,6 +248,7 @@ def test_the_workflow_uses_the_lists_of_an_earlier_run(site: Site, tmp_path: Pat
     assert not [line for line in site.requests if ".parquet" in line], site.requests
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("token", "code"), [("wrong", 5), ("", 2)])
 def test_the_workflow_without_a_credential(
     site: Site, tmp_path: Path, token: str, code: int
@@ -257,6 +260,7 @@ def test_the_workflow_without_a_credential(
     assert "hashclient: error: " in said
 
 
+@pytest.mark.slow
 def test_the_workflow_without_a_report(site: Site, tmp_path: Path) -> None:
     """A scan that cannot even begin uploads nothing, and its exit code is the job's.
 
@@ -271,6 +275,7 @@ def test_the_workflow_without_a_report(site: Site, tmp_path: Path) -> None:
     assert report["runs"][0]["invocations"][0]["executionSuccessful"] is False
 
 
+@pytest.mark.slow
 @CASES
 def test_the_gitlab_job(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
     runner = Runner(tmp_path, site, site.token, CLEAN | more)
@@ -284,6 +289,7 @@ def test_the_gitlab_job(site: Site, tmp_path: Path, more: dict[str, bytes], code
     ]
 
 
+@pytest.mark.slow
 @CASES
 def test_the_pre_commit_hook(site: Site, tmp_path: Path, more: dict[str, bytes], code: int) -> None:
     """Called as pre-commit calls it: the entry, its arguments, then names of files."""
@@ -329,7 +335,7 @@ class Machine:
     runner: Runner
 
     def untouched(self) -> bool:
-        """Tell whether the match is recorded, and nothing else was done or is wanted."""
+        """Return whether the match is recorded, and nothing else was done or is wanted."""
         with Matches(self.state) as record:
             found = [(match.state, match.in_place) for match in record.find()]
             wanted = record.wanting_report()
@@ -354,6 +360,7 @@ def machine(site: Site, tmp_path: Path) -> Machine:
     return Machine(state, runner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--quarantine"]], ids=str)
 def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     machine: Machine, options: list[str]
@@ -375,6 +382,7 @@ def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     assert not (machine.runner.project / "images/a.dat").exists()
 
 
+@pytest.mark.slow
 def test_the_scans_of_the_examples_take_nothing_away(machine: Machine) -> None:
     """Where a runner is kept from job to job, its configuration may say otherwise."""
     scans = [step["run"] for step in load(GITHUB)["jobs"]["scan"]["steps"] if "id" in step]
@@ -395,6 +403,7 @@ def with_the_command(script: str) -> str:
     return f"python -m venv ../venv; PATH=../venv/bin:$PATH\n{script}"
 
 
+@pytest.mark.slow
 def test_other_hosts(site: Site, tmp_path: Path) -> None:
     (script,) = marked_blocks(CI, "others")
     runner = Runner(tmp_path, site, site.token, CLEAN | {"images/a.dat": LISTED})
@@ -407,6 +416,7 @@ def test_other_hosts(site: Site, tmp_path: Path) -> None:
     assert code == 10, said
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_after_an_outage_and_not_without_a_list(tmp_path: Path) -> None:
     (script,) = marked_blocks(CI, "kept")
     (hook,) = load(HOOKS)

@@ -1,4 +1,4 @@
-"""What is documented for providers: checksums, limits and commands are those of the code."""
+"""The document of the format: checksums, limits and commands are those of the code."""
 
 from __future__ import annotations
 
@@ -141,6 +141,7 @@ def test_the_documented_columns_are_those_of_the_code() -> None:
         assert limit in text_of("format.md")
 
 
+@pytest.mark.slow
 def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (entries,) = blocks("provider.md", "csv")

@@ -1,4 +1,4 @@
-"""The document of the formats: every example is what is written, every limit and field is there."""
+"""The document of the formats: every example is real output, every limit and field is there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def written(name: str) -> str:
     return "".join(f"{part}\n" for part in parts if part is not None)
 
 
-def test_what_keeps_a_run_from_being_whole_is_what_is_written() -> None:
+def test_failures_of_a_run_are_written() -> None:
     failure = (
         "cannot write the audit log: /var/lib/hashclient/audit/log.jsonl: No space left on device"
     )

@@ -77,6 +77,7 @@ def examples() -> list[tuple[tuple[str, ...], str]]:
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("line", dict.fromkeys(line for _, line in examples()))
 def test_every_example_is_a_command_with_such_options(line: str) -> None:
     words = shlex.split(line)[1:]

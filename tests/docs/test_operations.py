@@ -243,6 +243,7 @@ hashclient -q scan --quarantine files || [ $? = 10 ]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(shutil.which, ("sqlite3", "flock"))), reason="there is no sqlite3 or no flock"
 )
@@ -304,6 +305,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("variables", "options", "shown"),
     [
@@ -332,6 +334,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, table: str, named: str) -> None
     assert named in done.stderr
 
 
+@pytest.mark.slow
 def test_init_may_name_a_configuration_that_it_is_to_write(tmp_path: Path) -> None:
     root = tmp_path / "root.json"
     root.write_text("{}")

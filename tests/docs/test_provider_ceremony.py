@@ -1,4 +1,4 @@
-"""The provider's ceremonies: they run as they stand, and a client follows each step by itself."""
+"""The provider's ceremonies: they run as written, and a client follows each step by itself."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def run(steps: list[str], directory: Path) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_the_ceremony_of_the_root_keys(tmp_path: Path) -> None:
     make, publish, rotate, swap, renew = marked_blocks(PROVIDER, "ceremony")
     output = run(
@@ -52,6 +53,7 @@ def test_the_ceremony_of_the_root_keys(tmp_path: Path) -> None:
     assert len(set(held)) == 3
 
 
+@pytest.mark.slow
 def test_new_keys_for_a_list_that_was_pushed_ahead(tmp_path: Path) -> None:
     make = "hashclient provider init repo\ncp repo/root.json .\n"
     publish = "hashclient provider publish repo --list baseline entries.csv\n"

@@ -202,7 +202,7 @@ def rendered(repository: Repository, now: datetime) -> str:
     return nginx_clients(all_clients(repository), now) + made.out[begin:]
 
 
-def test_what_is_made_for_clients_is_what_nginx_understands(directory: Path) -> None:
+def test_nginx_accepts_the_tokens_of_clients(directory: Path) -> None:
     """Tokens as hashes, some of them out of date or revoked."""
     now = datetime.now(UTC)
     moment = now

@@ -68,6 +68,7 @@ def checked(match: re.Match[str]) -> str:
     return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     content = b"A dummy file that is on the list.\n"
     make_state(tmp_path, {"baseline": csv_of({"e-1": content})})

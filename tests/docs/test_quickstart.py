@@ -22,6 +22,7 @@ def checked(match: re.Match[str]) -> str:
     return f"c=0; {command} || c=$?; [ $c = {code} ] || {{ echo 'not exit {code}:' $c; exit 1; }}"
 
 
+@pytest.mark.slow
 def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     script = EXPECTED_EXIT.sub(checked, "".join(marked_blocks(QUICKSTART, "quickstart")))
     assert script.count("not exit") == 8
@@ -45,6 +46,7 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     assert "exit 8: " in failed_mail and "listed.txt" not in failed_mail
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said_and_nothing_waits_for_ever(tmp_path: Path) -> None:
     script = marked_blocks(QUICKSTART, "quickstart")[0]
     with socket.socket() as taken:

@@ -1,4 +1,4 @@
-"""The README: its session is what the commands really print, its tables are complete."""
+"""The README: its session is real output, its tables are complete."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def steady(text: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_session_is_what_the_commands_print(tmp_path: Path) -> None:
     expected = "".join(marked_blocks(README, "session"))
     port = str(free_port())

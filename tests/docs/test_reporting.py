@@ -43,6 +43,7 @@ def test_the_example_is_a_configuration() -> None:
     assert config.destination() == "police"
 
 
+@pytest.mark.slow
 def test_the_commands_run(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"baseline": csv_of({"1": b"listed"})})
     write_tree(tmp_path / "files", {"a": b"listed"})

@@ -104,7 +104,7 @@ def test_they_are_as_closed_as_the_document_says(units: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def test_what_they_start_is_a_command_with_such_options() -> None:
+def test_the_units_start_existing_commands_with_existing_options() -> None:
     for name in SERVICES:
         (line,) = invocations((UNITS / name).read_text())
         command = check_invocation(line)

@@ -1,4 +1,4 @@
-"""What somebody between a provider and us, or at our cache, can do: one test an attack.
+"""Attacks from between a provider and us, or on our cache: one test each.
 
 Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
 disk stay as they were, byte for byte, and still scan with the old generation.
@@ -219,6 +219,7 @@ def site(simulator: Simulator, tmp_path: Path, authority: Authority) -> Iterator
         yield site
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("attack", ["rollback", "freeze", "signature", "mixed", "format", "vanish"])
 def test_attack_on_the_command(site: Site, world: Generations, attack: str) -> None:
     simulator = site.simulator

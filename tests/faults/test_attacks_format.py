@@ -1,4 +1,4 @@
-"""What a hostile provider can put into signed files: one test an attack.
+"""Attacks by the content of signed files of a hostile provider: one test each.
 
 Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
 disk stay as they were, byte for byte, and still scan with the old generation.
@@ -381,7 +381,7 @@ def test_bad_segment_after_good_ones_leaves_nothing(client: Client, simulator: S
     refused(client, ExitCode.UNVERIFIED, "segment g3-c is not a valid Parquet file")
 
 
-def test_delta_that_does_not_add_up_is_built_anew(client: Client, simulator: Simulator) -> None:
+def test_delta_that_does_not_add_up_is_built_again(client: Client, simulator: Simulator) -> None:
     """The provider has put something else into a generation that we have: the base counts."""
     table = pq.read_table(io.BytesIO(simulator.files[simulator.target_path(G2)]))
     kept = table.slice(0, 4).cast(add_schema())
@@ -401,7 +401,7 @@ def test_delta_that_does_not_add_up_is_built_anew(client: Client, simulator: Sim
     assert client.leftovers() == set()
 
 
-def test_delta_that_cannot_be_applied_is_built_anew(client: Client, simulator: Simulator) -> None:
+def test_delta_that_cannot_be_applied_is_built_again(client: Client, simulator: Simulator) -> None:
     """The delta withdraws what our base never had."""
     more = pa.Table.from_pylist([row(entry_id="x-8"), row(entry_id="x-9")], add_schema())
     simulator.replace_target("other", encode_segment(more))

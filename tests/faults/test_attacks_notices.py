@@ -1,6 +1,6 @@
-"""What somebody can do with notices: sign them who may not, replay, reorder, hold back, overload.
+"""Attacks with notices: signed with a wrong key, replayed, reordered, held back, too many.
 
-Whatever is refused keeps no list from being fetched, and no notice that is here from standing.
+After a refusal lists are still fetched, and earlier notices stay in force.
 """
 
 from __future__ import annotations
@@ -583,7 +583,7 @@ def test_a_key_that_stands_twice_in_the_role_is_refused(
     ids=["cut", "404", "403", "endless"],
 )
 @pytest.mark.parametrize("where", ["metadata/2.notices.json", "targets/notices/*"])
-def test_what_does_not_come_comes_with_the_next_fetch(
+def test_a_missing_notice_comes_with_the_next_fetch(
     client: Client, simulator: Simulator, fault: Any, code: ExitCode, where: str
 ) -> None:
     sign(simulator, fresh(simulator, "second"), fresh(simulator, "third"))
@@ -678,6 +678,7 @@ def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
     assert states(client) == {"first": State.ACKNOWLEDGED}
 
 
+@pytest.mark.slow
 def test_a_kill_while_notices_are_fetched_leaves_the_old_or_the_new(
     client: Client, simulator: Simulator
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a hostile provider can sign, or somebody can replay: one test an attack.
+"""Attacks by the metadata of a hostile provider, or by old metadata: one test each.
 
 Each attack ends in the exit code it deserves and in a message that says what is wrong; the lists on
 disk stay as they were, byte for byte, and still scan with the old generation.
@@ -424,6 +424,7 @@ def test_tampered_bytes_of_every_file(client: Client, world: Generations) -> Non
 # Proper rotation
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ["root", "snapshot", "timestamp", "targets", "baseline"])
 def test_proper_rotation_is_followed_and_persists(tmp_path: Path, role: str) -> None:
     simulator = Simulator(tmp_path / "repo", root_keys=Keys(2, 2))

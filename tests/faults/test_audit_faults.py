@@ -1,4 +1,4 @@
-"""The audit log through kills, full disks and broken ones: nothing lost, nothing unsaid."""
+"""The audit log through kills, full disks and broken ones: no record is lost, all is reported."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ for _ in range(4):
 """
 
 
+@pytest.mark.slow
 def test_kill_after_kill_leaves_one_chain_and_each_is_recorded(directory: Path) -> None:
     """Lengths: nothing, part of a record, whole unsigned records, and the whole batch."""
     lengths = [0, 300, 800, 10_000, 10, 500, 700, 0, 1]
@@ -126,7 +127,7 @@ def test_a_batch_cut_at_any_byte_is_repaired(log: AuditLog, directory: Path) -> 
         assert verify(directory).records == 2 + len(kept) - 1 + len(recovered) + 1
 
 
-def test_a_torn_first_line_starts_the_log_anew(log: AuditLog, directory: Path) -> None:
+def test_a_torn_first_line_starts_the_log_again(log: AuditLog, directory: Path) -> None:
     genesis = content(directory).splitlines()[0]
     (directory / "log.jsonl").write_bytes(genesis[:100])
     (directory / "key.pub").unlink()  # it is written after the genesis record is whole

@@ -1,4 +1,4 @@
-"""Pages of an index that cannot be read: no command dies without a word, and a rebuild mends.
+"""Pages of an index that cannot be read: each command ends with a message, a rebuild repairs it.
 
 Some files are cut short behind the map, by a hook in the process under test. Others lie on a real
 file system whose disk has a bad block: btrfs finds by its checksums that a block is not what was
@@ -102,6 +102,7 @@ def events(state: Path) -> list[str]:
     return [json.loads(line).get("event") for line in lines]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     state: Path, tmp_path: Path, first: bytes, code: int
@@ -123,6 +124,7 @@ def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     assert [line["path"] for line in recorded] == [f"{names[0]}/f"] * (first == LISTED)
 
 
+@pytest.mark.slow
 def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"cut": b"x"})
     result = hooked(state, "task", "scan", "--no-inventory", tree)
@@ -139,6 +141,7 @@ def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, co
     assert BAD_PAGE in result.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: int) -> None:
     given, later = digests_of(first)[2], digests_of(b"other")[2]
@@ -221,6 +224,7 @@ def site_on(disk: RottenDisk, directory: Path, entries: Mapping[str, bytes]) -> 
         yield site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["all", "all but the header"])
 def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place: str) -> None:
     tree = write_tree(tmp_path / "tree", {"a": LISTED, "b": b"clean"})
@@ -244,6 +248,7 @@ def test_a_bad_block_is_said_and_mended(disk: RottenDisk, tmp_path: Path, place:
         assert site.call("scan", tree).code == 10
 
 
+@pytest.mark.slow
 def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path: Path) -> None:
     """It reads without a map, so that nothing but the list is lost."""
     tree = write_tree(tmp_path / "tree", {"a": LISTED})
@@ -262,6 +267,7 @@ def test_a_fetch_finds_a_bad_block_and_the_next_mends(disk: RottenDisk, tmp_path
         assert site.call("scan", tree).code == 10
 
 
+@pytest.mark.slow
 def test_a_bad_block_of_a_manifest_is_said_and_mended(disk: RottenDisk, tmp_path: Path) -> None:
     with site_on(disk, tmp_path / "site", ENTRIES) as site:
         path = site.state / "lists/baseline/manifest.json"
@@ -275,6 +281,7 @@ def test_a_bad_block_of_a_manifest_is_said_and_mended(disk: RottenDisk, tmp_path
         assert site.call("scan", tmp_path / "tree").code == 10
 
 
+@pytest.mark.slow
 def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.write_text("".join(f"{digests_of(b'good %d' % n)[2]}  f\n" for n in range(1_000)))

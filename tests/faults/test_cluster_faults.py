@@ -85,6 +85,7 @@ def once(outcomes: list[Outcome]) -> dict[str, Kind]:
     return {outcome.path: outcome.kind for outcome in outcomes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(2, 30))]
 )
@@ -114,6 +115,7 @@ def deadly(name: str, run: str, payload: bytes) -> bytes:
     return check(run, payload)
 
 
+@pytest.mark.slow
 def test_a_batch_that_kills_three_workers_is_unread(
     cluster: SharedCluster, tmp_path: Path, small_batches: None
 ) -> None:
@@ -133,6 +135,7 @@ def test_a_batch_that_kills_three_workers_is_unread(
     assert summary.exit_code is ExitCode.MATCH_ATTENTION
 
 
+@pytest.mark.slow
 def test_without_a_scheduler_what_was_found_counts_and_the_rest_is_unread(
     cluster: SharedCluster, tmp_path: Path, small_batches: None
 ) -> None:
@@ -153,6 +156,7 @@ def test_without_a_scheduler_what_was_found_counts_and_the_rest_is_unread(
     assert summary.exit_code is ExitCode.INCOMPLETE
 
 
+@pytest.mark.slow
 def test_without_any_worker_the_rest_is_unread(
     cluster: SharedCluster, tmp_path: Path, small_batches: None
 ) -> None:
@@ -179,6 +183,7 @@ def patient(gate: str, run: str, payload: bytes) -> bytes:
     return check(run, payload)
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_later_and_has_other_lists_gets_nothing(
     cluster: SharedCluster, tmp_path: Path, small_batches: None
 ) -> None:
@@ -246,7 +251,7 @@ def scanning_at(where: str, state: Path, tree: Path) -> Iterator[subprocess.Pope
 
 
 def opened(pid: int) -> bool:
-    """Tell whether a process reads a large file."""
+    """Return whether a process reads a large file."""
     try:
         return any("sparse-" in str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
@@ -257,6 +262,7 @@ def reads(pids: list[int]) -> bool:
     return all(map(opened, pids))
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
     cluster: SharedCluster, tmp_path: Path
 ) -> None:
@@ -275,6 +281,7 @@ def test_a_scan_that_is_interrupted_leaves_workers_that_have_time(
     assert run("--state-dir", state, "scan", "--executor", cluster.url, small).code == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "of_group"),
     [
@@ -299,6 +306,7 @@ def test_workers_of_a_local_cluster_end_with_the_scan(
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), scanning.pid)
 
 
+@pytest.mark.slow
 def test_a_cluster_with_certificates(cluster: SharedCluster, tmp_path: Path) -> None:
     authority, other = Authority(tmp_path), Authority(tmp_path, "other authority")
     own, mine, wrong = (a.issue(n) for a, n in ((authority, "w"), (authority, "c"), (other, "x")))

@@ -1,4 +1,4 @@
-"""Several processes at one state directory: one writes, the others read or are turned away."""
+"""Several processes at one state directory: one writes, the others read or are refused."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def history(tmp_path: Path) -> tuple[Simulator, list[dict[str, bytes]], list[set
     return simulator, served, listed
 
 
+@pytest.mark.slow
 def test_readers_see_whole_generations_while_many_are_fetched(
     history: tuple[Simulator, list[dict[str, bytes]], list[set[int]]],
     tmp_path: Path,
@@ -144,6 +145,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     assert client.leftovers() == set()
 
 
+@pytest.mark.slow
 def test_many_fetches_at_once_for_many_rounds(tmp_path: Path) -> None:
     """Real processes: in each round one fetches, the others do, too, or are turned away."""
     with Site(tmp_path) as site:

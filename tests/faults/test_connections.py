@@ -35,6 +35,7 @@ def chunked(body: bytes) -> Behaviour:
 PAGE = b"<html>" + b"not here " * 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [reply(status=404), reply(PAGE, status=404), chunked(PAGE), reply(PAGE, status=403)],

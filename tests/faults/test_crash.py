@@ -129,7 +129,7 @@ def step(
     return Step(world, old, new, tmp_path)
 
 
-def test_what_is_watched_is_what_happens(step: Step) -> None:
+def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     recorder = Recorder()
     client = step.client("recorded")
@@ -161,6 +161,7 @@ def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) 
     assert removed and min(removed) > switch
 
 
+@pytest.mark.slow
 def test_killed_before_each_change(step: Step) -> None:
     seen = []
     for number in changes(MOST):
@@ -182,6 +183,7 @@ def test_killed_before_each_change(step: Step) -> None:
     assert number > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_disk_fails_at_each_change(step: Step, code: int) -> None:
     failures = 0
@@ -259,7 +261,7 @@ def test_killed_update_goes_on_where_it_was(world: Crashing, tmp_path: Path) -> 
     assert asked == ["index.json", "g000005-add-000.parquet"]
 
 
-def test_noted_update_that_does_not_add_up_is_built_anew(world: Crashing, tmp_path: Path) -> None:
+def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_path: Path) -> None:
     """A base that has drifted misleads whoever goes on from it, but once only."""
     step = Step(world, 3, 4, tmp_path)
     client = step.client("drifted")
@@ -347,6 +349,7 @@ def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
 # The real command, killed by what it has asked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["timestamp", "index.json", "g000002-add"])
 def test_real_command_killed_while_it_waits(world: Crashing, tmp_path: Path, victim: str) -> None:
     world.simulator.files = dict(world.served[3])

@@ -1,7 +1,7 @@
-"""What real file systems can be made to say: types, times and numbers that hide a listed file.
+"""Wrong facts from real file systems: types, times and numbers that hide a listed file.
 
 Disks that somebody has prepared, snapshots, shared maps, automounts. Only root can mount; each test
-takes away what it mounted.
+unmounts its file systems.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def asked_for(world: Merging) -> list[str]:
     return [request for request in world.simulator.requests if request.endswith("parquet")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [make_old, unchanged])
 def test_killed_before_each_change_of_a_list_that_is_sound(
     world: Merging, change: Callable[[Path], None]
@@ -105,6 +106,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
     assert 10 < number < MOST
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("change", [rotten_old, rot])
 def test_killed_before_each_change_of_a_list_that_has_rotted(
     world: Merging, change: Callable[[Path], None]
@@ -133,6 +135,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
     assert known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [make_old, unchanged, rot])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_an_index_is_compared(

@@ -167,7 +167,7 @@ def world() -> Iterator[Interrupted]:
         yield Interrupted(directory)
 
 
-def test_who_traced_before_goes_on_afterwards() -> None:
+def test_an_earlier_trace_function_is_restored() -> None:
     def tracer(_frame: FrameType, _event: str, _arg: Any) -> None:
         return None
 
@@ -182,7 +182,8 @@ def test_who_traced_before_goes_on_afterwards() -> None:
     assert found is tracer
 
 
-def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> None:
+@pytest.mark.slow
+def test_matches_are_printed_recorded_and_logged_once(world: Interrupted) -> None:
     codes = set()
     for at in world.points(150):
         world.begin()
@@ -192,7 +193,8 @@ def test_what_is_found_is_told_recorded_and_logged_once(world: Interrupted) -> N
     assert codes >= {10, 130}
 
 
-def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Interrupted) -> None:
+@pytest.mark.slow
+def test_counted_outcomes_are_printed_or_do_not_count(world: Interrupted) -> None:
     codes = set()
     for at in range(1, 1_000):
         world.begin()
@@ -206,6 +208,7 @@ def test_what_was_counted_and_is_on_its_way_is_told_or_does_not_count(world: Int
     assert codes >= {11, 130}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_signals_right_after_a_match_is_logged(
     world: Interrupted, monkeypatch: pytest.MonkeyPatch, times: int
@@ -225,6 +228,7 @@ def test_signals_right_after_a_match_is_logged(
     world.check_told_once(result, times)
 
 
+@pytest.mark.slow
 def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
     """What is told then may be cut off; record, log and exit code are not."""
     codes = set()
@@ -252,7 +256,8 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
     assert codes >= {11}
 
 
-def test_what_was_not_done_is_made_up_for(world: Interrupted) -> None:
+@pytest.mark.slow
+def test_unfinished_actions_are_done_later(world: Interrupted) -> None:
     """Whatever interrupts it, in the end all files are taken away and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:

@@ -102,6 +102,7 @@ def test_state_of_0_1_0_is_brought_forward_and_can_be_used(tmp_path: Path) -> No
     check_all(layout)
 
 
+@pytest.mark.slow
 def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_path: Path) -> None:
     layout = unpacked(tmp_path / "state")
     before = contents(layout)
@@ -254,6 +255,7 @@ def test_what_a_step_changes_and_leaves(before: dict[str, bytes], after: dict[st
     assert after.keys() == before.keys() | changed
 
 
+@pytest.mark.slow
 def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
     tmp_path: Path, after: dict[str, bytes]
 ) -> None:
@@ -284,6 +286,7 @@ def fail_in_the_middle(layout: Layout) -> StateError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[str, bytes]) -> None:
     for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
@@ -295,6 +298,7 @@ def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[s
     assert 20 < number < MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_at_each_change(
     tmp_path: Path, after: dict[str, bytes], code: int

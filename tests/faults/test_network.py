@@ -1,4 +1,4 @@
-"""What a hostile or broken network can do to a fetch, one test an attack.
+"""Attacks by a hostile or broken network on a fetch, one test each.
 
 The server is real and misbehaves on loopback; limits are short, so that each attack is over in a
 fraction of a second.
@@ -86,6 +86,7 @@ def failure(
 # Slowness
 
 
+@pytest.mark.slow
 def test_dripped_headers_meet_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.dripped(b"HTTP/1.1 200 OK\r\nX: "))
     error = failure(server)
@@ -94,11 +95,13 @@ def test_dripped_headers_meet_the_deadline(server: HostileServer) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_dripped_informational_answers_meet_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.endless(b"", head(103)))
     assert "too slow" in failure(server).message
 
 
+@pytest.mark.slow
 def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.dripped(head(200, [("Content-Length", "900")])))
     error = failure(server)
@@ -106,6 +109,7 @@ def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
     assert "too slow" in error.message
 
 
+@pytest.mark.slow
 def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
     server: HostileServer,
 ) -> None:
@@ -119,6 +123,7 @@ def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
         assert transport.get(f"{server.origin}/x", CAP) == b"x" * 30
 
 
+@pytest.mark.slow
 def test_silence_after_the_request_meets_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.then_stall())
     assert "too slow" in failure(server).message
@@ -130,6 +135,7 @@ def test_silence_in_the_body_is_tried_again(server: HostileServer) -> None:
         assert transport.get(f"{server.origin}/x", CAP) == b"hello"
 
 
+@pytest.mark.slow
 def test_silence_in_every_body_ends_unreachable(server: HostileServer) -> None:
     server.on("/x", hostile.then_stall(head(200, [OK]) + b"he"))
     error = failure(server)
@@ -138,12 +144,14 @@ def test_silence_in_every_body_ends_unreachable(server: HostileServer) -> None:
     assert len(server.requests) == SHORT.attempts
 
 
+@pytest.mark.slow
 def test_silence_in_the_tls_handshake_meets_the_deadline(authority: Authority) -> None:
     context = server_context(authority.issue("silent-tls"))
     with HostileServer(context, hostile.stall_at_once) as server:
         assert "too slow" in failure(server, ca=authority.ca).message
 
 
+@pytest.mark.slow
 def test_a_connect_that_hangs_meets_the_deadline() -> None:
     with hostile.silent_listener() as port:
         url = f"http://127.0.0.1:{port}"
@@ -166,6 +174,7 @@ def test_one_silent_address_leaves_time_for_the_next(server: HostileServer) -> N
             assert transport.get(f"{url}/x", CAP) == b"hello"
 
 
+@pytest.mark.slow
 def test_a_name_lookup_that_hangs_meets_the_deadline() -> None:
     over = threading.Event()
 
@@ -313,7 +322,7 @@ def test_a_refusal_is_not_authorised(server: HostileServer, token_file: Path, st
 
 
 @pytest.mark.parametrize("status", [404, 400, 201, 204, 206, 599])
-def test_another_status_is_final_and_told(server: HostileServer, status: int) -> None:
+def test_another_status_is_final_and_reported(server: HostileServer, status: int) -> None:
     server.on("/x", reply(status=status))
     error = failure(server)
     assert isinstance(error, HttpStatusError) and error.status == status
@@ -528,6 +537,7 @@ def test_a_proxy_that_does_not_connect_is_unreachable(status: int, attempts: int
         assert len(proxy.requests) == attempts
 
 
+@pytest.mark.slow
 def test_a_proxy_that_drips_meets_the_deadline() -> None:
     with HostileServer() as proxy:
         proxy.on("list.invalid:443", hostile.dripped(b"HTTP/1.1 200 "))
@@ -546,6 +556,7 @@ def test_a_cookie_is_never_sent_back(server: HostileServer) -> None:
     assert [request.header("cookie") for request in server.requests] == [None, None]
 
 
+@pytest.mark.slow
 def test_threads_have_a_deadline_each(server: HostileServer) -> None:
     server.on("/slow", hostile.then_stall())
     server.on("/x", *itertools.repeat(reply(b"hello"), 8))

@@ -1,7 +1,7 @@
-"""What a hostile or broken network can do to the real `hashclient fetch`, one test an attack.
+"""Attacks by a hostile or broken network on the real `hashclient fetch`, one test each.
 
-Each ends with the exit code it deserves and says what is wrong; what was fetched before stays, byte
-for byte, and scans; no secret is in anything that the command says or keeps.
+Each ends with the exit code it deserves and says what is wrong; the earlier lists stay, byte for
+byte, and can be used; no secret is in anything that the command says or keeps.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ SLOW: dict[str, tuple[Attack, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SLOW)
 def test_slowness_on_the_command(site: HostileSite, attack: str) -> None:
     act, message = SLOW[attack]
@@ -100,6 +101,7 @@ def test_slowness_on_the_command(site: HostileSite, attack: str) -> None:
     attacked(site, 4, message)
 
 
+@pytest.mark.slow
 def test_connect_that_hangs_on_the_command(site: HostileSite) -> None:
     with hostile.silent_listener() as port:
         site.settle(timeout_s=0.5, url=f'"https://127.0.0.1:{port}"')
@@ -150,6 +152,7 @@ BROKEN: dict[str, tuple[Attack, int, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", BROKEN)
 def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     act, code, message = BROKEN[attack]
@@ -157,6 +160,7 @@ def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     attacked(site, code, message)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("status", [429, 503])
 def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, status: int) -> None:
     busy = reply(status=status, headers=[("Retry-After", "0")])
@@ -164,6 +168,7 @@ def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, statu
     assert site.run("fetch").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["another host", "plain http", "itself"])
 def test_redirects_on_the_command(site: HostileSite, authority: Authority, to: str) -> None:
     context = server_context(authority.issue("other")) if to == "another host" else None
@@ -211,6 +216,7 @@ TLS: dict[str, tuple[Callable[[HostileSite], ssl.SSLContext], int, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", TLS)
 def test_tls_on_the_command(site: HostileSite, attack: str) -> None:
     context, code, message = TLS[attack]
@@ -219,6 +225,7 @@ def test_tls_on_the_command(site: HostileSite, attack: str) -> None:
     assert site.server.requests == []
 
 
+@pytest.mark.slow
 def test_wrong_client_certificate_on_the_command(site: HostileSite) -> None:
     site.server._context = wants_certificate(site)
     issued = Authority(site.directory, "another").issue("client")
@@ -226,6 +233,7 @@ def test_wrong_client_certificate_on_the_command(site: HostileSite) -> None:
     attacked(site, 5, "does not know the authority of the client certificate")
 
 
+@pytest.mark.slow
 def test_a_segment_that_breaks_off_goes_on_by_range(site: HostileSite) -> None:
     site.simulator.publish(
         b"md5\n" + b"".join(b"%032x\n" % (n * 7**30 % 2**128) for n in range(1, 5000))

@@ -1,4 +1,4 @@
-"""A system that has no room for another thread: said as what it is, and nothing is changed."""
+"""A system that has no room for another thread: reported as such, and nothing is changed."""
 
 from __future__ import annotations
 

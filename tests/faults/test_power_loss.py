@@ -1,7 +1,7 @@
-"""A power loss takes nothing that a later step rests on: what is not synced may be gone.
+"""A power loss: data that were not synced may be lost, and no later step needs them.
 
-Nothing is switched off. Each change of the disk is watched, and at the moments that count the test
-asks what the worst disk that keeps its word could still lose.
+No machine is switched off. The tests record each change of the disk, and at each important moment
+they find out what a disk that honours syncs could still lose.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Moment:
 
 
 def is_manifest(name: str, path: str) -> bool:
-    """Tell whether this is the switch to another generation."""
+    """Return whether this is the switch to another generation."""
     if name != "replace" or "/lists/" not in path or "/.tmp-" not in path:
         return False
     data = Path(path).read_bytes()
@@ -70,7 +70,7 @@ def is_manifest(name: str, path: str) -> bool:
 
 
 def writes_to_log(name: str, path: str) -> bool:
-    """Tell whether something is written to the audit log."""
+    """Return whether something is written to the audit log."""
     return name == "write" and path.endswith("/log.jsonl")
 
 
@@ -127,7 +127,7 @@ def test_metadata_is_on_the_disk_once_it_is_trusted(world: Generations, tmp_path
 
 
 def writes_public_key(name: str, path: str) -> bool:
-    """Tell whether `key.pub` gets its name."""
+    """Return whether `key.pub` gets its name."""
     return name == "replace" and b"PUBLIC KEY" in Path(path).read_bytes()
 
 
@@ -327,7 +327,7 @@ def test_a_package_is_on_the_disk_before_the_report_says_so(tmp_path: Path) -> N
     assert moment.now() == set()
 
 
-def test_what_a_service_is_asked_for_is_in_the_journal_first(tmp_path: Path) -> None:
+def test_each_request_to_a_service_is_in_the_journal_first(tmp_path: Path) -> None:
     with desk_and_service(tmp_path) as (desk, service):
         match = desk.find("a", A)
         desk.prepare(match, to="hotline")

@@ -1,7 +1,6 @@
-"""What the inventory may vouch for: files that can be changed without a new time, and media that
-look like others.
+"""When the inventory may believe a file: changes without a new time, media that look alike.
 
-On real file systems; only root can mount. Times are what they are, and days are set.
+The file systems are real, so only root can run this. Times are real, days are set.
 """
 
 from __future__ import annotations
@@ -209,7 +208,8 @@ def test_what_is_proven_does_not_age(
 # What is believed.
 
 
-def test_what_is_believed_is_counted_and_read_again_within_days(
+@pytest.mark.slow
+def test_believed_files_are_counted_and_read_again_within_days(
     state: Path, tmp_path: Path, set_day: Callable[[int], None]
 ) -> None:
     with disk(tmp_path, "xfs") as tree:
@@ -399,7 +399,7 @@ def test_the_capability_of_the_unit_is_enough(tmp_path: Path) -> None:
 # Which file system it is.
 
 
-def test_media_in_turn_on_one_device_are_told_apart(state: Path, tmp_path: Path) -> None:
+def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Path) -> None:
     """Even where one has the UUID of the other, and each status is the same."""
     where, statuses = tmp_path / "m", []
     done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
@@ -485,6 +485,7 @@ def test_a_snapshot_is_another_file_system_than_its_source(
     assert second[2] not in first
 
 
+@pytest.mark.slow
 def test_a_subvolume_that_gets_the_number_of_another_is_another_one(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,7 +537,7 @@ def test_where_mounts_have_no_number_of_their_own_nothing_is_remembered(
             assert rests_on(scan(state, tree)) == (1, 0, 0)
 
 
-def test_what_is_nothing_for_the_inventory_has_no_name(tmp_path: Path) -> None:
+def test_a_file_system_that_the_inventory_does_not_use_has_no_name(tmp_path: Path) -> None:
     assert not filesystems.keeps_ctime(0x01021994)
     with disk(tmp_path, "tmpfs") as tree:
         assert identity_at(tree) is None

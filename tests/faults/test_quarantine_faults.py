@@ -1,7 +1,7 @@
 """The quarantine killed, failed and raced at each of its changes of the disk, one by one.
 
-Whatever happens, the file is in its place or its sealed copy is complete, and what is said about it
-is true. The next act on it finishes what was begun, and nothing of anybody else is lost.
+In each case, the file is in its place or its sealed copy is complete, and messages about it are
+true. The next command finishes the work, and no file of another user is lost.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class Scene:
         self.private = self.share / PRIVATE_NAME.format(self.match.id)
 
     def is_in_place(self) -> bool:
-        """Tell whether the file is in its place, if under the private name for a moment."""
+        """Return whether the file is in its place, if under the private name for a moment."""
         return any(
             path.is_file() and not path.is_symlink() and path.read_bytes() == CONTENT
             for path in (self.file, self.private)
         )
 
     def is_sealed(self) -> bool:
-        """Tell whether there is a sealed copy under the id; it is complete then."""
+        """Return whether there is a sealed copy under the id; it is complete then."""
         if self.match.id not in self.ward.names():
             return False
         assert self.ward.opened(self.match) == CONTENT
@@ -119,7 +119,7 @@ def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
-def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
+def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     """The count is no accident: the calls that matter are among those that are seen."""
     scene = Scene(tmp_path, tombstone="gone")
     recorder = Recorder()
@@ -138,6 +138,7 @@ def test_what_is_watched_is_what_happens(tmp_path: Path) -> None:
     assert synced.count(quarantine) == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) -> None:
     left = ["file.bin"] if tombstone else []
@@ -416,7 +417,9 @@ def fail_removal(scene: Scene, code: int = errno.EBUSY) -> Taken:
         (errno.EIO, "input/output error"),
     ],
 )
-def test_what_cannot_be_removed_is_sealed_and_said(tmp_path: Path, code: int, why: str) -> None:
+def test_a_file_that_cannot_be_removed_is_sealed_and_reported(
+    tmp_path: Path, code: int, why: str
+) -> None:
     scene = Scene(tmp_path)
     taken = fail_removal(scene, code)
     assert (taken.taken, taken.sealed, taken.attention) == (False, True, True)
@@ -658,7 +661,7 @@ def test_a_file_planted_under_the_private_name_saves_nothing(tmp_path: Path) -> 
     scene.check_safe()
 
 
-def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
+def test_a_copy_under_a_lost_seal_key_is_made_again(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     fail_removal(scene)
     scene.ward.hold(scene.match)
@@ -673,8 +676,9 @@ def test_a_copy_under_a_lost_seal_key_is_made_anew(tmp_path: Path) -> None:
     assert after.key_id != before.key_id and after.hold == before.hold is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "full"])
-def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
+def test_a_copy_that_is_made_again_is_there_at_any_instant_and_on_hold(
     tmp_path: Path, how: str
 ) -> None:
     number = 0
@@ -710,7 +714,7 @@ def test_a_copy_that_is_made_anew_is_there_at_any_instant_and_on_hold(
     assert number > 10
 
 
-def test_a_copy_is_made_anew_where_names_cannot_be_exchanged(
+def test_a_copy_is_made_again_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(tmp_path)
@@ -779,6 +783,7 @@ def take_and_acknowledge(scene: Scene) -> None:
     scene.ward.now += timedelta(days=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 @pytest.mark.parametrize("named", [False, True])
 def test_a_kill_while_a_file_is_given_back_loses_nothing(
@@ -852,7 +857,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
     assert failures > of_changes(10)
 
 
-def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
+def test_after_a_kill_the_destruction_of_an_item_is_finished(fast: Path) -> None:
     for number, scene in scenes(fast, take_and_acknowledge, retention_days=1.0):
 
         def purge(number: int = number, scene: Scene = scene) -> None:
@@ -873,7 +878,7 @@ def test_a_kill_while_an_item_is_destroyed_is_made_up_for(fast: Path) -> None:
             break
 
 
-def test_nothing_is_destroyed_that_is_not_logged(
+def test_an_item_is_destroyed_only_after_it_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(tmp_path, retention_days=0.0)

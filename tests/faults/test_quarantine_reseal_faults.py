@@ -95,8 +95,9 @@ def scenes(directory: Path, *, taken: bool) -> Iterator[tuple[int, Scene]]:
     raise AssertionError("there is no end to it")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [None, errno.ENOSPC, errno.EIO])
-def test_what_is_kept_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> None:
+def test_an_item_is_old_or_new_at_any_instant(fast: Path, code: int | None) -> None:
     seen = []
     for number, scene in scenes(fast, taken=True):
         if code is None:
@@ -171,6 +172,7 @@ def test_an_old_copy_that_cannot_be_removed_is_not_called_removed(tmp_path: Path
     assert not old.exists() and scene.ward.names() == {scene.match.id}
 
 
+@pytest.mark.slow
 def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
     """From any instant, by the real command, and without a scan."""
     stages = set()
@@ -203,6 +205,7 @@ def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_is_away_and_withdrawn_since_is_finished_by_add_all(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     number = 1

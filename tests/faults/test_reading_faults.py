@@ -1,6 +1,6 @@
 """Files that cannot be read to their end, and sizes that lie: real FUSE, sysfs, a rotten block.
 
-What is not read is unread; what nobody vouches for is read and judged by what comes.
+A file that was not read to its end is unread; sizes that cannot be relied on are not used.
 """
 
 from __future__ import annotations
@@ -201,6 +201,7 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
         assert found(scan(sized, tree / "f")) == {"f": "match"}
 
 
+@pytest.mark.sampled
 @needs_fuse
 @pytest.mark.parametrize(
     ("first", "then", "expected"),
@@ -213,7 +214,7 @@ def test_a_stranger_s_file_system_may_be_a_single_file(sized: Path, tmp_path: Pa
         (0, STRANGER, "match"),
     ],
 )
-def test_what_a_stranger_says_of_a_file_does_not_make_it_known(
+def test_facts_from_a_foreign_file_system_do_not_make_a_file_known(
     unsized: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

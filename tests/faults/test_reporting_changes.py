@@ -1,7 +1,7 @@
 """Reports while the world changes: matches, files, the configuration and who may send.
 
-A report is prepared, or half sent, when something about it changes. What must not be reported any
-more is not, what was begun is ended at the service, and nothing is said to be what it is not.
+A report is prepared, or half sent, when something about it changes. Withdrawn matches are not
+reported, a begun report is ended at the service, and all states shown are true.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def change(desk: Desk, match: Match, state: MatchState) -> None:
             record.change(match.id, state, desk.now(), {})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED])
 @pytest.mark.parametrize(
     ("call", "nth", "fault"),

@@ -1,7 +1,7 @@
-"""Reports through everything that can happen on the way: cut lines, kills, full disks, two at once.
+"""Reports and failures on the way: broken connections, kills, full disks, two at once.
 
-Whatever happens, in the end the service has exactly one finished report for each of ours, and
-nothing open but what was opened under an id that nobody could know, which vanishes by itself.
+In the end the service has exactly one finished report for each of ours. Only reports whose id never
+arrived here are left open at the service, and they expire there.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def check_one_finished(desk: Desk, service: ReportingService, report: Report) ->
     verify_audit(desk.settings.layout.audit)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_line_that_is_cut_at_any_call(
@@ -125,6 +126,7 @@ def test_a_line_that_is_cut_at_any_call(
     assert desk.send_due() == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("call", CALLS)
 def test_a_service_that_says_nothing(
     desk: Desk, service: ReportingService, report: Report, call: str
@@ -136,6 +138,7 @@ def test_a_service_that_says_nothing(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize(
     ("call", "nth"),
@@ -159,6 +162,7 @@ def test_killed_at_any_call(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.slow
 def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
     killed = 0
@@ -182,6 +186,7 @@ def test_killed_at_each_change_of_the_disk(desk: Desk, service: ReportingService
     assert killed > of_changes(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: int) -> None:
     report = desk.prepare(desk.find("a", A), to="hotline")
@@ -209,6 +214,7 @@ def test_disk_fails_at_each_change(desk: Desk, service: ReportingService, code: 
     assert failures > of_changes(20)
 
 
+@pytest.mark.slow
 def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     match = desk.find("a", A)
     desk.quarantine(match)
@@ -235,6 +241,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     assert number > 15
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> None:
     match = desk.find("a", A)
@@ -336,7 +343,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     check_one_finished(desk, service, report)
 
 
-def test_what_has_vanished_before_finish_is_begun_anew(
+def test_what_has_vanished_before_finish_is_begun_again(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))
@@ -356,6 +363,7 @@ def test_a_service_that_loses_reports_again_and_again(
     assert service.requests.count("submit") == 3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("code", "kind", "state"),
     [
@@ -397,6 +405,7 @@ def test_every_code_at_every_call(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthorisationError), (403, AuthorisationError)])
 @pytest.mark.parametrize("call", ["status", *CALLS])
 def test_a_credential_that_is_refused(
@@ -417,6 +426,7 @@ def test_a_credential_that_is_refused(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "fault",
     [

@@ -1,7 +1,7 @@
-"""Reports that are taken back: what they had made due for destruction is not, whatever happens.
+"""Reports that are retracted: files that were due for destruction are not due any more.
 
-A report that was acknowledged begins the time for which files are kept in quarantine. Taken back,
-it ends that, at once and in each order in which a kill or a failure may come.
+A report that was acknowledged begins the time for which files are kept in quarantine. A retraction
+ends it, at once and in each order in which a kill or a failure may come.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def acknowledged(desk: Desk, match: Match) -> Report:
 
 
 def kept(desk: Desk, match: Match) -> bool:
-    """Tell whether what is in quarantine stays there."""
+    """Return whether what is in quarantine stays there."""
     due = desk.due(match)
     purged = desk.purge(match)
     assert (due.is_due, due.why, purged.done) == (False, KEPT, False)
@@ -155,7 +155,7 @@ def test_a_hold_outranks_a_retraction_and_ends_in_nothing_due(
 
 
 @pytest.mark.parametrize("state", [MatchState.CLOSED, MatchState.RESTORED, MatchState.PURGED])
-def test_what_is_settled_stays_so(
+def test_settled_matches_stay_settled(
     desk: Desk, match: Match, acknowledged: Report, state: MatchState
 ) -> None:
     with desk.record() as record:
@@ -189,7 +189,7 @@ def test_what_is_in_its_place_is_found_again(desk: Desk) -> None:
     assert desk.get(match).state is MatchState.QUARANTINED and kept(desk, match)
 
 
-def test_a_record_that_was_lost_tells_what_is_in_quarantine(
+def test_a_lost_record_is_filled_from_the_quarantine(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
     (desk.settings.state_dir / "matches.db").unlink()
@@ -247,6 +247,7 @@ def reason_of(desk: Desk, report: Report) -> str | None:
     return None if decided is None else decided.reason
 
 
+@pytest.mark.slow
 def test_killed_at_each_change_while_a_report_is_taken_back(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
@@ -288,6 +289,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
     assert len(seen) >= 4
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_disk_that_fails_at_each_change_while_a_report_is_taken_back(
     desk: Desk, match: Match, acknowledged: Report, code: int
@@ -330,7 +332,9 @@ def test_without_the_log_nothing_is_taken_back(
     assert desk.retract(acknowledged).error is None and kept(desk, match)
 
 
-def test_an_acknowledgement_that_was_not_told_is_not_told_later(desk: Desk, match: Match) -> None:
+def test_an_acknowledgement_that_was_not_recorded_is_not_recorded_later(
+    desk: Desk, match: Match
+) -> None:
     """As after a kill between the report's own record and the record of matches."""
     report = desk.prepare(match)
     desk.send(report)
@@ -343,7 +347,7 @@ def test_an_acknowledgement_that_was_not_told_is_not_told_later(desk: Desk, matc
     assert "acknowledged" not in desk.story(match) and kept(desk, match)
 
 
-def test_an_acknowledgement_is_not_told_of_a_report_that_is_being_taken_back(
+def test_an_acknowledgement_of_a_report_that_is_being_retracted_is_not_recorded(
     desk: Desk, match: Match
 ) -> None:
     report = desk.prepare(match)

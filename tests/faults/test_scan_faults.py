@@ -1,4 +1,4 @@
-"""Scans under bad conditions: nothing is lost, nothing blocks, nothing is left behind."""
+"""Scans under bad conditions: no outcome is lost, no scan blocks, no file is left behind."""
 
 from __future__ import annotations
 
@@ -151,6 +151,7 @@ def test_what_may_not_be_read_is_unread(state: Path, tmp_path: Path) -> None:
     assert result.summary["inputs"] == 5
 
 
+@pytest.mark.slow
 def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(state, tmp_path / "state"))
     tree = write_tree(tmp_path / "t", {"f": LISTED, "g": b"clean"})
@@ -172,6 +173,7 @@ def test_a_state_directory_that_cannot_be_written_still_scans(state: Path, tmp_p
     assert all("audit" in result.err for result in results[:3])
 
 
+@pytest.mark.slow
 def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: Path) -> None:
     path = sparse(fast / "f", 2**32 + 1)
     result = scan(state, "--show-all", "--no-inventory", "--sparse", path)
@@ -180,6 +182,7 @@ def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: 
     assert result.lines[0]["size"] == 2**32 + 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     state: Path, tmp_path: Path, jobs: str
@@ -198,6 +201,7 @@ def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     assert result.summary["clean"] == TASK_NAMES - 1
 
 
+@pytest.mark.slow
 def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
     state: Path, fast: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +212,7 @@ def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
     assert run("--config", config, "--state-dir", state, "scan", path).code == 0
 
 
+@pytest.mark.slow
 def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> None:
     make_deep_tree(fast, 5_000)
     few = (100, 100)
@@ -221,6 +226,7 @@ def test_5000_directories_deep_with_few_descriptors(state: Path, fast: Path) -> 
     assert len(result.outcomes) == 5_000
 
 
+@pytest.mark.slow
 def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": b"clean", "mnt/g": b"hidden"})
     script = 'mount -t tmpfs none "$1" && echo listed > "$1/h" && shift && exec "$@"'
@@ -243,6 +249,7 @@ def test_a_mounted_file_system_is_another_one(state: Path, tmp_path: Path) -> No
     assert found[1] == {f"{tree}/f": "clean", f"{tree}/mnt": "skipped"}
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(state: Path, fast: Path) -> None:
     """Ten times the files, in one directory; the peak is that of every process of a scan."""
     small, large = fast / "small", fast / "large"
@@ -267,6 +274,7 @@ def test_memory_stays_flat(state: Path, fast: Path) -> None:
 # Processes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2", "4"])
 def test_a_worker_that_is_killed_loses_its_own_files_only(
     state: Path, tmp_path: Path, jobs: str
@@ -288,6 +296,7 @@ def test_a_worker_that_is_killed_loses_its_own_files_only(
     assert members(process.pid) == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("number", "found", "code"),
     [
@@ -317,6 +326,7 @@ def test_a_signal_ends_a_scan_with_what_was_found(
     assert members(process.pid) == set()
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     state: Path, tmp_path: Path
 ) -> None:
@@ -332,6 +342,7 @@ def test_a_signal_to_a_scan_of_many_processes_that_do_nothing_yet(
     assert members(process.pid) == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 0.004])
 def test_a_signal_after_the_summary_changes_nothing(
@@ -348,6 +359,7 @@ def test_a_signal_after_the_summary_changes_nothing(
     assert (process.returncode, "interrupted" in err) == (10, False)
 
 
+@pytest.mark.slow
 def test_more_workers_than_there_is_room_for(state: Path, tmp_path: Path) -> None:
     def few_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
@@ -365,6 +377,7 @@ def audit_events(state: Path) -> list[str]:
     return [record.event for record in log.read(state / "audit")]
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_killed_leaves_no_workers(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n}/f": b"" for n in range(TASK_NAMES + 1)})
     os.mkfifo(tree / "pipe")
@@ -395,6 +408,7 @@ def damaged(path: Path, how: str) -> None:
     path.write_bytes(changes[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "cut", "longer", "zeros", "head", "text", "gone"])
 @pytest.mark.parametrize("what", ["manifest.json", "run-*"])
 def test_a_damaged_index_is_no_clean_bill(state: Path, tmp_path: Path, what: str, how: str) -> None:

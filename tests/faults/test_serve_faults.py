@@ -1,4 +1,4 @@
-"""A daemon whose processes are killed, or whose disk fails: what was answered is on record."""
+"""A daemon whose processes are killed, or whose disk fails: answered matches are recorded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def ask(daemon: Daemon, names: list[str], answered: list[str]) -> int:
     return len(answered) - before
 
 
-def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Path) -> None:
     rng = random.Random(5)
     answered: list[str] = []
     with serving(state, tmp_path / "run") as daemon:
@@ -69,9 +70,8 @@ def test_what_was_answered_is_on_record_whatever_is_killed(state: Path, tmp_path
     assert set(answered) <= logged
 
 
-def test_who_asks_for_what_is_listed_never_hears_that_it_is_clean(
-    state: Path, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_listed_content_is_never_answered_as_clean(state: Path, tmp_path: Path) -> None:
     """Streams, archives and open files, of several clients in sessions, while all is killed."""
     rng = random.Random(7)
     paths = write_tree(tmp_path / "t", ENTRIES)
@@ -79,7 +79,7 @@ def test_who_asks_for_what_is_listed_never_hears_that_it_is_clean(
     wrong: list[bytes] = []
     over = threading.Event()
 
-    def hear(name: str, answers: bytes) -> None:
+    def note(name: str, answers: bytes) -> None:
         for answer in answers.split(b"\0")[:-1]:
             if answer.endswith(b"Hashclient.base.%s FOUND" % name.encode()):
                 answered.add(name)
@@ -91,14 +91,14 @@ def test_who_asks_for_what_is_listed_never_hears_that_it_is_clean(
             for name in names:
                 listed = instream(ENTRIES[name]) + instream(zip_of({"x": ENTRIES[name]}))
                 with contextlib.suppress(OSError):
-                    hear(name, daemon.ask(b"zIDSESSION\0" + listed + b"zEND\0"))
+                    note(name, daemon.ask(b"zIDSESSION\0" + listed + b"zEND\0"))
 
     def ask_files(daemon: Daemon, names: list[str]) -> None:
         while not over.is_set():
             for name in names:
                 fd = open_for_reading(paths / name)
                 with contextlib.suppress(OSError):
-                    hear(name, daemon.ask_descriptor(fd))
+                    note(name, daemon.ask_descriptor(fd))
                 os.close(fd)
 
     with serving(state, tmp_path / "run") as daemon:
@@ -128,6 +128,7 @@ def test_who_asks_for_what_is_listed_never_hears_that_it_is_clean(
     assert run("--state-dir", state, "audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None:
     """No file may be larger than the limit: a write fails in the middle of a stream."""
 
@@ -147,6 +148,7 @@ def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None
     assert list((state / "spool").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     state: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_state_that_is_full_keeps_no_match_from_being_answered(
     assert "e-3" in {line["entry"] for line in result.lines if line["type"] == "match"}
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_daemon(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         workers = daemon.workers()

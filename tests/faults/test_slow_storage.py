@@ -1,4 +1,4 @@
-"""Storage that takes its time, or for ever: FUSE that answers after some milliseconds."""
+"""Slow storage: FUSE that answers after some milliseconds, or never."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def expected(where: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("types", "valid_s"), [(True, 1), (False, 0)])
 def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
     state: Path, tmp_path: Path, counts: Path, types: bool, valid_s: int
@@ -113,6 +114,7 @@ def test_much_is_asked_at_once_and_the_outcomes_are_the_same(
     assert at_once > 8
 
 
+@pytest.mark.slow
 def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_few_files_of_one_directory_are_not_read_one_after_the_other(
     assert requests_of(counts)["most"] > 3
 
 
+@pytest.mark.slow
 def test_a_file_needs_no_more_requests_than_it_has_to(
     state: Path, tmp_path: Path, counts: Path
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_file_needs_no_more_requests_than_it_has_to(
     assert asked["statfs"] <= 3 * batches + extra
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
     state: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +169,7 @@ def test_a_worker_that_is_killed_loses_a_short_batch_and_is_replaced(
     assert members(process.pid) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_never_answers_does_not_keep_a_scan_from_ending(
     state: Path, tmp_path: Path, number: signal.Signals
@@ -183,6 +188,7 @@ def test_a_server_that_never_answers_does_not_keep_a_scan_from_ending(
     wait_until(lambda: members(process.pid) == set(), process.pid)
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_killed_leaves_no_process_behind(state: Path, tmp_path: Path) -> None:
     with (
         slow(tmp_path / "m", Pace(4 * DELAY_S, 1)) as where,

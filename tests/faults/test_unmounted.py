@@ -1,4 +1,4 @@
-"""Shares that are not mounted: an empty mount point is no clean bill for what was there yesterday.
+"""Shares that are not mounted: an empty mount point is unread, and not clean.
 
 Real mounts, which only root can make; each ends with its test.
 """
@@ -99,14 +99,14 @@ def test_a_share_that_is_not_mounted_is_missed(state: Path, srv: Path, given: st
     assert str(share) in log
 
 
-def test_a_match_beside_it_is_told(state: Path, srv: Path) -> None:
+def test_a_match_beside_it_is_reported(state: Path, srv: Path) -> None:
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv).code == 0
     (srv / "beside").write_bytes(LISTED)
     assert scan(state, srv).code == 11
 
 
-def test_what_is_skipped_by_request_is_not_missed(state: Path, srv: Path) -> None:
+def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
     share = srv / "share"
     with mounted(share, {"f": b"x"}):
         assert scan(state, srv).code == 0
@@ -227,6 +227,7 @@ def test_a_disk_may_change_its_name(state: Path, srv: Path, tmp_path: Path) -> N
     assert unread(scan(state, srv)) == {str(share): "not mounted: a file system was here (ext4)"}
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes(state: Path, tmp_path: Path, srv: Path) -> None:
     share = Path(os.fsdecode(os.fsencode(srv) + b"/a b\n\\\xff\t"))
     share.mkdir()

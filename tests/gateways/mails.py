@@ -1,4 +1,4 @@
-"""Sends mail to a server on loopback, and tells what became of it in one word."""
+"""Sends mail to a server on loopback, and returns the result in one word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is brought to the door: files and mails of each kind that a gateway can meet.
+"""Inputs for the gateways: files and mails of each kind that a gateway can meet.
 
 `FILES` are for programs that ask about files, `MAILS` for those that ask about mail. A
  door is set up with `CONFIGURATION` and `OPTIONS`, so that

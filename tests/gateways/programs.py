@@ -58,7 +58,7 @@ def give(path: Path, user: str) -> None:
 
 
 def listens(address: tuple[str, int] | str) -> bool:
-    """Tell whether somebody listens at a port, or at a socket in the file system."""
+    """Return whether somebody listens at a port, or at a socket in the file system."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
         return probe.connect_ex(address) == 0
 

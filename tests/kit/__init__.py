@@ -1,4 +1,4 @@
-"""What tests are made of: a `Provider`, a `State` that fetches from it, a tree, and `Run`s.
+"""The parts of tests: a `Provider`, a `State` that fetches from it, a tree, and `Run`s.
 
 A test of a command is a few lines:
 

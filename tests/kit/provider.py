@@ -1,4 +1,4 @@
-"""A provider without a network: what it lists is given as contents, by the id of the entry."""
+"""A provider without a network: its entries are given as contents, by their ids."""
 
 from __future__ import annotations
 

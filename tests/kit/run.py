@@ -1,4 +1,4 @@
-"""The command: run as a process of its own, or in this one, and what came of it."""
+"""The command: run as a process of its own, or in this one, and its result."""
 
 from __future__ import annotations
 

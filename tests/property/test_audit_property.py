@@ -1,4 +1,4 @@
-"""Whatever is done to an audit log is found, and whatever is put in comes out again."""
+"""Any change of an audit log is found, and any record is read back as it was written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sealed(NamedTuple):
     checkpoint: bytes
 
     def is_found(self, content: bytes, kept: bytes | None = None) -> bool:
-        """Tell whether `verify` refuses `content` in place of the log."""
+        """Return whether `verify` refuses `content` in place of the log."""
         (self.directory / "log.jsonl").write_bytes(content)
         try:
             verify(self.directory, kept)
@@ -59,6 +59,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 where_lines = st.integers(0, 11)
 
 
+@pytest.mark.slow
 @examples(300)
 @given(data=st.data())
 def test_any_other_byte_is_found(sealed: Sealed, data: st.DataObject) -> None:
@@ -140,6 +141,7 @@ events = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(batches=st.lists(st.lists(events, min_size=1, max_size=4), min_size=1, max_size=4))
 def test_what_is_recorded_is_read_again(batches: list[list[Event]]) -> None:
     with TemporaryDirectory() as name:
@@ -186,6 +188,7 @@ for batch, size in enumerate(sizes):
 """
 
 
+@pytest.mark.slow
 @examples(4)
 @given(
     writers=st.lists(st.lists(st.integers(1, 40), min_size=5, max_size=30), min_size=4, max_size=4)

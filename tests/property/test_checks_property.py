@@ -1,6 +1,6 @@
-"""Any byte of an index that changes is found within a round of its comparisons, and none for free.
+"""A changed byte of an index is found within a round of comparisons; no other is reported.
 
-Whenever lists are fetched, and whatever else happens to the index meanwhile.
+This holds for any times of fetches, and with any other changes to the index.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_any_byte_that_changes_is_found_within_a_round(
 
 @examples(20)
 @given(RUNS, PAUSES, st.lists(st.integers(-10_000, 10_000), max_size=10))
-def test_what_is_sound_is_never_called_damaged(
+def test_an_intact_index_is_never_called_damaged(
     lengths: list[int], pauses: list[int], jumps: list[int]
 ) -> None:
     """Whatever the clock shows."""

@@ -1,4 +1,4 @@
-"""Whatever rows a file of digests holds, in whatever format and chunks, they are what is read."""
+"""The rows of a file of digests are read as they are, in any format and in any chunks."""
 
 from __future__ import annotations
 

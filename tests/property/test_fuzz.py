@@ -90,6 +90,7 @@ def mutated(chance: random.Random, seed: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_the_table_is_what_is_tested(table: dict[str, tuple[Target, list[bytes]]]) -> None:
     assert tuple(table) == NAMES
     for target, seeds in table.values():
@@ -97,6 +98,7 @@ def test_the_table_is_what_is_tested(table: dict[str, tuple[Target, list[bytes]]
             target(seed)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_input_gives_documented_errors_only(
     table: dict[str, tuple[Target, list[bytes]]], name: str

@@ -1,4 +1,4 @@
-"""The sealed index answers as a Python dict would, whatever was added and withdrawn before."""
+"""The sealed index answers as a Python dict would, after any additions and withdrawals."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_each_row_has_the_fields_of_its_hit(outcomes: list[Handled]) -> None:
 
 @settings(max_examples=25)
 @given(many)
-def test_what_is_logged_of_a_match_is_as_the_log_spells_it(outcomes: list[Handled]) -> None:
+def test_a_match_in_the_log_has_the_spelling_of_the_log(outcomes: list[Handled]) -> None:
     events = recorder.MatchEvents()
     for handled in outcomes:
         recorded = Recorded(handled.outcome, handled.record)

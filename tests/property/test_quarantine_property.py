@@ -1,4 +1,4 @@
-"""What is taken and given back is what it was: content, name and attributes, whatever they are."""
+"""A restored file has its former content, name and attributes, for any of these."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def has_attributes(directory: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
 @examples(60)
 @given(
     data=contents,
@@ -151,6 +152,7 @@ def test_a_document_that_was_tampered_with_is_refused_or_means_itself(
     assert parse_item(encode_item(found), item.id, Path("item.json")) == found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,4 +1,4 @@
-"""A scan finds what brute force finds: whatever the entries have, and however they are planned."""
+"""A scan finds the same as brute force, for any entries and any plan."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def opened(state: Path) -> OpenLists:
     return open_lists(Settings(state, state / "c", None, Config()), {}, datetime.now(UTC))
 
 
+@pytest.mark.slow
 @examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), files)
 def test_a_scan_finds_what_brute_force_finds(
@@ -104,6 +105,7 @@ asked = st.lists(
 )
 
 
+@pytest.mark.slow
 @examples(40)
 @given(st.lists(entries, min_size=1, max_size=2), asked, st.booleans())
 def test_a_lookup_finds_what_brute_force_finds(
@@ -161,6 +163,7 @@ def test_a_lookup_finds_what_brute_force_finds(
             assert (gap.entries, gap.live) == (len(lacking), len(listed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [range(1, 8), (1,), (2, 5), (6,)])
 def test_processes_make_no_difference(tmp_path: Path, masks: tuple[int, ...]) -> None:
     """More files than a task has, with one, two and four workers."""

@@ -253,7 +253,7 @@ sized_entries = entries().map(lambda entry: replace(entry, sized=True))
 
 @given(trees, st.lists(sized_entries, min_size=1, max_size=3))
 @examples(12)
-def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
+def test_the_evidence_of_answers_is_counted(tree: dict[str, bytes], listed: list[Entry]) -> None:
     sizes = {len(entry.data) for entry in listed}
     ruled_out = sum(len(data) not in sizes for data in tree.values())
     rest = len(tree) - ruled_out
@@ -276,6 +276,7 @@ def test_what_answers_rest_on_is_counted(tree: dict[str, bytes], listed: list[En
             let_time_pass(world.probe)
 
 
+@pytest.mark.slow
 @given(trees, listed_first, listed_first, st.lists(steps, min_size=1, max_size=3))
 @examples(30)
 def test_no_shortcut_changes_a_verdict(
@@ -312,6 +313,7 @@ def test_no_shortcut_changes_a_verdict(
             agree(world.scan(inventory=True), oracle(world.tree, world.live))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(names, contents), max_size=5), st.lists(entries(), min_size=1))
 @examples(6)
 def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[Entry]) -> None:
@@ -334,6 +336,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
             assert world.scan(inventory=True, use=False, jobs=2) == one
 
 
+@pytest.mark.slow
 @given(st.lists(entries(), min_size=1, max_size=6), st.lists(contents, min_size=1, max_size=6))
 @examples(40)
 def test_a_size_rules_out_only_what_cannot_match(listed: list[Entry], files: list[bytes]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ ROWS = st.fixed_dictionaries(
 ).filter(lambda row: any(row[a.label] is not None for a in Algorithm))
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, min_size=1, max_size=20))
 def test_any_segment_is_read_back(rows: list[dict[str, Any]]) -> None:
     data = encode_segment(pa.Table.from_pylist(rows, add_schema()))

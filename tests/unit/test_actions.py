@@ -1,4 +1,4 @@
-"""Acting on matches, without a scan: whose word suffices, what is noted, what only is said."""
+"""Acting on matches, without a scan: who may order it, what is recorded, what is only printed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_reports_are_noted_of_what_the_policy_reports_and_of_nothing_else(desk: 
     assert wanted(desk) == {one.id}
 
 
-def test_what_was_noted_together_is_told_without_asking_again(
+def test_matches_that_were_noted_together_are_reported_without_asking_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record of matches is opened once for all of them, and not once for each."""
@@ -97,7 +97,7 @@ def test_what_was_noted_together_is_told_without_asking_again(
     assert acted.done and len(opened) == 2
 
 
-def test_what_is_only_told_leaves_nothing_behind(desk: Desk) -> None:
+def test_a_preview_of_actions_changes_nothing(desk: Desk) -> None:
     match = desk.find("a", A)
     found = recorded(match)
     teller = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n', only_tell=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -68,6 +69,11 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
 def room(module: str) -> str:
     """Return the room that a dotted module name lies in."""
     return [*module.split("."), "__init__"][1]
@@ -101,7 +107,7 @@ def modules_imported(path: Path) -> Iterator[str]:
     """
     if dotted(path) == "hashclient":
         return
-    for name, _ in imports(ast.parse(path.read_bytes()), dotted(path)):
+    for name, _ in imports(parsed(path), dotted(path)):
         found = name if name in MODULES else name.rpartition(".")[0]
         if found in MODULES and found != dotted(path):
             yield found
@@ -123,7 +129,7 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
 def test_a_package_keeps_nothing_but_words_and_names_in_its_init() -> None:
     for path in FILES:
         if path.name == "__init__.py" and path.parent.name != "hashclient":
-            kinds = {type(node) for node in ast.parse(path.read_bytes()).body}
+            kinds = {type(node) for node in parsed(path).body}
             assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, dotted(path)
 
 
@@ -135,7 +141,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
     if room(dotted(path)) in TOP:
         return
-    tree = ast.parse(path.read_bytes())
+    tree = parsed(path)
     wrong = [
         f"{dotted(path)}:{line} imports {name}"
         for name, line in imports(tree, dotted(path))
@@ -153,7 +159,7 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
 
 @each_file
 def test_nothing_that_runs_code_when_read(path: Path) -> None:
-    tree = ast.parse(path.read_bytes())
+    tree = parsed(path)
     wrong = [
         f"{dotted(path)}:{line} imports {name}"
         for name, line in imports(tree, dotted(path))

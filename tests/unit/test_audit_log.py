@@ -481,6 +481,7 @@ def test_a_log_that_has_gone_is_missed(log: AuditLog, directory: Path, how: str)
     assert "the audit log is gone" in failure(lambda: verify(directory, kept))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(directory: Path) -> None:
     log = AuditLog(directory, clock=lambda: START)
     for _ in range(8):
@@ -641,7 +642,7 @@ def test_a_tail_cut_off_shows_only_against_a_checkpoint(log: AuditLog, directory
     assert "line 6: missing: the log ends at line 5" in failure(lambda: verify(directory, kept))
 
 
-def test_a_log_written_anew_by_the_owner_of_the_key_shows_against_a_checkpoint(
+def test_a_log_rewritten_by_the_owner_of_the_key_differs_from_a_checkpoint(
     log: AuditLog, directory: Path
 ) -> None:
     kept = checkpoint(directory)

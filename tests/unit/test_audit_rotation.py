@@ -447,6 +447,7 @@ def copies(tmp_path: Path) -> list[Logbook]:
     return made
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_leaves_a_log_that_verifies(tmp_path: Path) -> None:
     states = set()
     for number, book in enumerate(copies(tmp_path), 1):
@@ -551,6 +552,7 @@ def test_a_broken_end_is_not_closed(book: Logbook) -> None:
     assert book.files() == files and book.lines(LAST) == lines
 
 
+@pytest.mark.slow
 def test_processes_that_append_while_files_are_closed_keep_one_chain(tmp_path: Path) -> None:
     book = Logbook(tmp_path / "audit", max_bytes=1_500)
     book.add(0)

@@ -21,6 +21,7 @@ class NoThread(threading.Thread):
         raise RuntimeError("can't start new thread")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 500])
 @pytest.mark.parametrize("processors", [1, 2, 64])
 @pytest.mark.parametrize("room", [True, False])

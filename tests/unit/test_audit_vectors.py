@@ -1,7 +1,7 @@
-"""Logs for other implementations: what is in `tests/vectors/audit`, and what is to be said of each.
+"""Logs for other implementations: files in `tests/vectors/audit` and their expected results.
 
-The files are what is written under a fixed key, id and clock, so they say when a format changes by
-mistake. Run as a program, with the project on the path, this writes them again.
+They were written with a fixed key, id and clock, so they show when a format changes by mistake. Run
+as a program, with the project on the path, this writes them again.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def test_what_is_written_is_what_the_vectors_have(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_said_of_a_vector_is_what_it_expects(name: str) -> None:
+def test_each_vector_has_the_expected_result(name: str) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert expectation(VECTORS / name) == expected
     good = {

@@ -1,4 +1,4 @@
-"""Threads: what they make comes in order, and they end when nobody wants more."""
+"""Threads: their results come in order, and they end when no more are wanted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_error_comes_after_what_was_made_before_it() -> None:
         next(made)
 
 
-def test_nothing_goes_on_when_nobody_wants_more() -> None:
+def test_threads_end_when_no_more_is_wanted() -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:

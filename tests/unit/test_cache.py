@@ -151,7 +151,7 @@ def test_records_stay_sorted_whatever_the_order_of_storing(writer: Inventory) ->
     assert masks(find(writer, [status(n) for n in inodes])[0]) == [MD5] * len(inodes)
 
 
-def test_nothing_is_known_of_a_file_system_that_has_no_number(writer: Inventory) -> None:
+def test_a_file_system_without_a_number_has_no_cache(writer: Inventory) -> None:
     """Nor by the number of its device: that may be another one's number now."""
     files = [status(1, device=7), status(1, device=8)]
     writer.store([(7, known(files[0])), (8, known(files[1])), (9, known(files[1], tag=3))])
@@ -264,7 +264,7 @@ def garbled(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", garbled(b"CREATE TABLE files"))
-def test_damage_is_told_and_the_file_can_be_made_anew(path: Path, what: str) -> None:
+def test_damage_is_reported_and_the_file_can_be_made_again(path: Path, what: str) -> None:
     path.write_bytes(garbled(path.read_bytes())[what])
     with pytest.raises(DamagedInventoryError, match="is damaged"):
         _use(path.parent)
@@ -305,7 +305,8 @@ def test_a_row_counts_only_where_it_belongs(path: Path) -> None:
     opened.close()
 
 
-def test_what_the_disk_has_garbled_is_never_taken_for_a_tag(path: Path) -> None:
+@pytest.mark.slow
+def test_bytes_that_the_disk_has_changed_are_never_used_as_a_tag(path: Path) -> None:
     """Bits flip anywhere in the file: a file is then known as it was, or not at all."""
     whole = path.read_bytes()
     chance = random.Random(2)
@@ -406,7 +407,9 @@ def test_what_version_3_knew_is_believed_until_it_is_due(
     assert counts == list(range(14, -1, -1))
 
 
-def test_what_is_read_since_counts_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_read_replaces_an_earlier_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_day(monkeypatch, 100)
     make_version_3(tmp_path, [status(1), status(2)], 100)
     writer = Inventory(tmp_path, KEY, write=True)

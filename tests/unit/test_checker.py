@@ -1,4 +1,4 @@
-"""Checking files in one process: what is computed, what is judged, what a changing file ends as."""
+"""Checking files in one process: digests, verdicts, and files that change meanwhile."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_several_lists_are_one_question(tmp_path: Path) -> None:
     ]
 
 
-def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
     os.mkfifo(tree / "pipe")
@@ -278,7 +278,9 @@ def test_what_cannot_be_opened_is_unread_and_the_others_are_not(tmp_path: Path) 
     assert kinds(check(lists, tree, "link", follow=True)) == {"link": (Kind.MATCH, None)}
 
 
-def test_special_files_are_told_before_they_are_opened_when_sizes_matter(tmp_path: Path) -> None:
+def test_special_files_are_recognised_before_they_are_opened_when_sizes_matter(
+    tmp_path: Path,
+) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     (tmp_path / "t").mkdir()
     os.mkfifo(tmp_path / "t" / "pipe")
@@ -563,7 +565,7 @@ def test_a_file_that_is_read_and_then_lost_counts_as_unread_alone(
     assert result.bytes_read == 12
 
 
-def test_progress_within_large_files_is_heard_of(tmp_path: Path) -> None:
+def test_progress_within_large_files_is_reported(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
     tree = write_tree(tmp_path / "t", {"a": bytes(2_000_000)})
     heard: list[int] = []

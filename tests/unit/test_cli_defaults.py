@@ -1,4 +1,4 @@
-"""Options that nobody typed: what is wrong in a table or a variable is said, by its key."""
+"""Options from a table or a variable: an error names the key."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_right_values_are_as_if_they_had_been_typed() -> None:
         ("HASHCLIENT_AUDIT_SHOW_FROMAT", "HASHCLIENT_AUDIT_SHOW_FORMAT"),
     ],
 )
-def test_a_misspelt_variable_is_told_from_those_there_are(name: str, meant: str) -> None:
+def test_a_misspelt_variable_is_reported_with_the_right_one(name: str, meant: str) -> None:
     assert list(unknown_variables([name], cli, COMMANDS, command)) == [(name, meant)]
 
 
-def test_variables_that_are_read_or_are_none_of_ours_are_not_told() -> None:
+def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
     loaded = []
 
     def load(name: str) -> click.Command:

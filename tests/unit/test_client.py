@@ -114,7 +114,8 @@ def test_what_cannot_be_begun_is_an_error_at_once(state: Path, tmp_path: Path) -
         Client(state)
 
 
-def test_a_fetch_says_what_became_of_each_list(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_fetch_returns_the_result_for_each_list(tmp_path: Path) -> None:
     drawn: list[tuple[str, int, int]] = []
     with Site(tmp_path) as site:
         site.publish(csv_of({"e-1": LISTED}))

@@ -56,7 +56,7 @@ def names(directory: str, *found: str) -> Names:
 
 
 class TestAddress:
-    def test_what_it_can_be(self) -> None:
+    def test_valid_executors(self) -> None:
         assert parse_executor("processes", NO_CLUSTER) is None
         assert parse_executor("local-cluster:3", NO_CLUSTER) == LocalCluster(3)
         for text, url in {
@@ -76,7 +76,7 @@ class TestAddress:
             *("dask://u:p@h", "dask://h/path", "tcp://127.0.0.1", "processes:2", "dask://h\n"),
         ],
     )
-    def test_what_it_cannot_be(self, text: str) -> None:
+    def test_invalid_executors(self, text: str) -> None:
         with pytest.raises(UsageError):
             parse_executor(text, NO_CLUSTER)
 
@@ -216,7 +216,7 @@ class TestLister:
         told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
         assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
 
-    def test_what_cannot_be_listed_is_unread(self, tmp_path: Path) -> None:
+    def test_a_directory_that_cannot_be_listed_is_unread(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path)
         starts = [Start(os.fsencode(tmp_path / name)) for name in ("gone", "link")]
         listed = self.listed(tmp_path, starts)
@@ -233,7 +233,7 @@ class TestProbes:
             assert probes.problem_with(probe, "/nowhere") is None
         assert not list(tmp_path.iterdir())
 
-    def test_a_directory_that_is_another_one_is_told(self, tmp_path: Path) -> None:
+    def test_another_directory_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         waited: list[float] = []
@@ -374,7 +374,7 @@ class TestWorker:
         assert unpack_result(alone).clean == 1
         assert not alone.large
 
-    def test_who_is_not_ready_has_lost_the_batch(self) -> None:
+    def test_a_worker_that_is_not_ready_has_lost_the_batch(self) -> None:
         for function in (worker.check, worker.list_directories):
             answer = decode_answer(function("no such scan", encode(ToCheck(()))))
             assert not isinstance(answer, Checked | Listed)

@@ -153,7 +153,7 @@ def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
         ("x = " + "[" * 5000 + "]" * 5000, ""),
     ],
 )
-def test_what_is_wrong_is_named(text: str, message: str) -> None:
+def test_errors_name_the_file_and_the_fault(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, COMMANDS, "the/file")
     assert message in caught.value.message
@@ -222,7 +222,7 @@ _providers = st.builds(
 )
 
 
-def test_a_misspelt_key_is_told_from_what_is_known() -> None:
+def test_a_misspelt_key_is_reported_with_the_right_one() -> None:
     for text, meant in (
         ("[quarantin]\n", "quarantine"),
         ("[lokup]\n", "lookup"),
@@ -269,7 +269,7 @@ shiny = 1
         ("0.10.0", 3, {"scan": {"deep": True}}),
     ],
 )
-def test_what_is_for_later_versions_is_passed_over(
+def test_tables_for_later_versions_are_ignored(
     version: str, attempts: int, tables: dict[str, Any]
 ) -> None:
     config = parse_config(SINCE, COMMANDS, "f", version=version)
@@ -278,14 +278,14 @@ def test_what_is_for_later_versions_is_passed_over(
     assert config.policy == (PolicyRule(("record",)),)
 
 
-def test_what_is_passed_over_is_said_to_who_listens(caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_tables_are_reported_to_a_listener(caplog: pytest.LogCaptureFixture) -> None:
     """A version that is mistyped hides what was meant, from all machines."""
     with caplog.at_level("INFO", "hashclient"):
         parse_config(SINCE, COMMANDS, "f", version="0.9")
     assert caplog.messages == ["passed over, for later versions: [since.0.10.1]"]
 
 
-def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
+def test_tables_for_this_version_are_checked_like_others() -> None:
     for version in ("0.10.1", "1.0"):
         with pytest.raises(ConfigError, match=r"unknown key 'shiny' in \[\[policy\]\] number 1"):
             parse_config(SINCE, COMMANDS, "f", version=version)
@@ -308,12 +308,13 @@ def test_what_is_for_this_version_is_checked_as_anything_else() -> None:
         "since.'0.1'." + ".".join("a" * 3000) + " = 1\n",
     ],
 )
-def test_what_is_for_no_version_is_an_error(text: str) -> None:
+def test_a_table_for_no_version_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, COMMANDS, "f", version="0.1.0")
     assert caught.value.hint
 
 
+@pytest.mark.slow
 @given(_providers)
 def test_a_provider_that_was_written_reads_back_the_same(provider: ProviderConfig) -> None:
     table = provider_table("the.name", provider)
@@ -382,7 +383,7 @@ actions = ["record"]
 """
 
 
-def test_what_is_to_be_done_about_matches_is_read() -> None:
+def test_policies_are_read() -> None:
     config = parse_config(WAY_OUT, COMMANDS, "c.toml")
     assert config.policy == (
         PolicyRule(("quarantine", "report"), "baseline", "worst"),
@@ -498,7 +499,7 @@ def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hashclient.config.RENAMED", before)
 
 
-def test_a_key_that_was_renamed_works_on_and_is_told(renamed: None) -> None:
+def test_a_renamed_key_works_on_and_is_reported(renamed: None) -> None:
     text = (
         'state_directory = "/s"\n[providers.main]\naddress = "https://example.org/"\n'
         'root_sha256 = "00"\n[providers.main.oauth]\ntoken_url = "https://example.org/t"\n'
@@ -531,7 +532,7 @@ def test_what_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None
         parse_config(text, frozenset({"scan"}), "c.toml")
 
 
-def test_a_command_tells_of_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
+def test_a_command_reports_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[scan]\nworkers = 3\n")
     result = call("--state-dir", tmp_path, "scan", tmp_path)
     assert result.err.count("'workers' is called 'jobs' now\nhint: it works on") == 1

@@ -1,4 +1,4 @@
-"""Changes to the text of a configuration: all else stays, and what comes out is what was meant."""
+"""Changes to the text of a configuration: all other text stays, and the result is as intended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that opens containers: what it cannot do, and what becomes of it when it dies."""
+"""The process that opens containers: what it cannot do, and the result when it dies."""
 
 from __future__ import annotations
 
@@ -202,6 +202,7 @@ def test_it_ends_with_who_started_it(archive: Path) -> None:
         os.sched_yield()
 
 
+@pytest.mark.slow
 def test_one_that_takes_too_long_is_ended(archive: Path) -> None:
     cage = Cage(Options(Limits(time_s=1)), masks)
     opened(cage, archive)
@@ -214,7 +215,7 @@ def test_one_that_takes_too_long_is_ended(archive: Path) -> None:
     cage.close()  # type: ignore[unreachable]
 
 
-def test_one_that_cannot_be_started_is_told_and_not_tried_for_ever(
+def test_one_that_cannot_be_started_is_reported_and_not_tried_for_ever(
     archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")

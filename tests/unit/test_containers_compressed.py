@@ -34,7 +34,7 @@ def test_streams_one_behind_the_other_are_one_member(expander: Expander, pack: o
 
 
 @each_kind
-def test_what_begins_no_other_stream_is_left_alone(expander: Expander, pack: object) -> None:
+def test_bytes_that_begin_no_other_stream_are_ignored(expander: Expander, pack: object) -> None:
     assert callable(pack)
     for rest in (b"\n", b"garbage" * 99, b"PK\3\4"):
         out = opened(expander, pack(A) + rest)

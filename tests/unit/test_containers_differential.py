@@ -1,4 +1,4 @@
-"""What other programs take out of containers comes out here; skipped where they are missing."""
+"""Members that other programs extract are found here, too; skipped where they are missing."""
 
 from __future__ import annotations
 

@@ -142,6 +142,7 @@ has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("z
 ALL = {**WAYS, **(OTHERS if has_others else {})}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("outer", ALL)
 @pytest.mark.parametrize("inner", ALL)
 def test_any_in_any_other(outer: str, inner: str) -> None:
@@ -179,6 +180,7 @@ def test_thousands_in_one_another_end_soon() -> None:
     assert [why for _, why, _ in drive(data).unread] == [Why.LIMIT]
 
 
+@pytest.mark.slow
 def test_a_bomb_ends_at_the_ratio() -> None:
     bomb = zip_of(n0=bytes(50_000_000), n1=bytes(50_000_000))
     limits = Limits(bytes_out=40_000_000)
@@ -196,6 +198,7 @@ def test_members_of_members_count() -> None:
     assert not drive(data, limits=Limits(members=6)).unread
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
     inner = zip_of(zipfile.ZIP_STORED, x=bytes(70 << 20))
     found = drive(tar_of(a=inner, b=X), limits=Limits(memory_mib=64))
@@ -206,6 +209,7 @@ def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
     assert found.places_of(X) == [(b"b",)]
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit_is_unread_only_if_it_ends_as_a_zip() -> None:
     program = b"MZ" + bytes(70 << 20)
     limits = Limits(memory_mib=64)
@@ -307,7 +311,7 @@ class OnlyOdd(Registry):
         (ZeroDivisionError(), Why.DAMAGED),
     ],
 )
-def test_whatever_goes_wrong_is_unread_and_what_is_beside_is_read(
+def test_after_any_failure_a_member_is_unread_and_the_others_are_read(
     error: Exception, why: Why
 ) -> None:
     found = drive(b"PK\x03\x04odd", registry=OnlyOdd(error))

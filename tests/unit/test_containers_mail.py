@@ -314,7 +314,7 @@ def test_multiparts_too_deep_in_each_other_are_unread() -> None:
         ("Content-Type: application/mac-binhex40", Why.UNSUPPORTED),
     ],
 )
-def test_what_hides_its_content_is_unread(header: str, why: Why) -> None:
+def test_a_mail_that_hides_its_content_is_unread(header: str, why: Why) -> None:
     assert why in look(raw(header, "--x\n\nbody\n--x--\n")).reasons
 
 
@@ -387,6 +387,7 @@ def test_names_are_those_that_clients_show() -> None:
         assert look(multipart(part)).names == [name]
 
 
+@pytest.mark.slow
 def test_no_input_takes_long() -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
     header = f"Content-Type: multipart/mixed; boundary={BOUNDARY}"

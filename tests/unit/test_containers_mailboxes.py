@@ -49,7 +49,7 @@ def test_each_message_is_a_member() -> None:
     ]
 
 
-def test_messages_of_any_length_are_told_apart() -> None:
+def test_messages_of_any_length_are_separated() -> None:
     for length in (0, 1, *range(65_500, 65_560, 7), *range(65_530, 65_540)):
         parts = [b"Subject: x\n\n" + b"y" * length, b"Subject: z\n\n"]
         assert messages(mbox_of(parts)) == [part + b"\n" for part in parts], length

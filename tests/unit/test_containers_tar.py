@@ -76,7 +76,7 @@ def test_members_behind_a_damaged_header_are_read_and_it_is_unread() -> None:
     assert sniffs(Tar(), bytes(broken)) and first.contents == [b"C"] and first.unread
 
 
-def test_what_has_no_bytes_is_no_member_whatever_size_it_claims() -> None:
+def test_entries_without_bytes_are_no_members_with_any_claimed_size() -> None:
     data = b""
     for kind in b"1 2 3 4 5 6".split():
         data += tar_header(b"link", 0, kind) + tar_header(b"liar", 777, kind)

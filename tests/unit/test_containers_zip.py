@@ -1,4 +1,4 @@
-"""Zips: what any program would extract is listed, and what programs disagree about is unread."""
+"""Zips: members that any program would extract are listed; where programs disagree, unread."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_a_directory_has_no_bytes_unless_it_has() -> None:
     assert look(made.end()).members == [(b"e/", A), (b"empty", b"")]
 
 
-def test_what_nobody_here_reads_says_so() -> None:
+def test_unsupported_members_are_unread_with_a_reason() -> None:
     made = archives.Zip().add(b"a", A, 9, data=b"x" * 20).add(b"b", A, 98, data=b"y" * 20)
     made.add(b"locked", A, flags=1).add(b"masked", A, flags=0x2041).add(b"patch", A, flags=0x20)
     out = look(made.add(b"c", B).end())
@@ -387,6 +387,7 @@ def test_lzma_with_and_without_an_end_mark_and_a_window_too_large() -> None:
     assert look(large).unread == [(b"a", Why.LIMIT)]
 
 
+@pytest.mark.slow
 def test_empty_members_without_end_come_in_small_batches_as_the_directory_is_read() -> None:
     count = 70_000
     whole = Whole(archives.many_empty(count))

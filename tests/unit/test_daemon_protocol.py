@@ -72,7 +72,7 @@ def test_a_path_may_have_spaces(prefix: bytes, end: bytes) -> None:
     assert parse(prefix + b"SCAN /a b/ c " + end) == [(Command.SCAN, b"/a b/ c ", end)]
 
 
-def test_what_is_unknown_is_a_request_too() -> None:
+def test_an_unknown_command_is_a_request_too() -> None:
     assert parse(b"zscan /a\0") == [(None, b"/a", b"\0")]
     assert parse(b"zSCANALL\0") == [(None, b"", b"\0")]
 
@@ -148,7 +148,7 @@ def test_it_makes_no_difference_where_the_bytes_are_cut(
 
 
 @given(st.binary(max_size=300))
-def test_whatever_comes_ends_in_events_or_as_broken(data: bytes) -> None:
+def test_any_bytes_end_in_events_or_as_broken(data: bytes) -> None:
     parser = Parser(1000)
     try:
         events = parser.feed(memoryview(data))

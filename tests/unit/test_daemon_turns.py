@@ -1,4 +1,4 @@
-"""Turns: one piece each, one request of a client at a time, none for who has no room."""
+"""Turns: one piece each, one request of a client at a time, none for a client without room."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_has_a_turn_and_of_each_one_request_is_at_work() -> None:
     assert said == ["a", "c", "a", "c", "c dropped", "a", "a dropped", "b", "b dropped"]
 
 
-def test_who_has_no_room_waits_until_there_is_some() -> None:
+def test_a_client_without_room_waits_until_there_is_some() -> None:
     said: list[str] = []
     full, other = Owner(), Owner()
     jobs = [Job("full", 2, said), Job("other", 2, said)]

@@ -1,4 +1,4 @@
-"""Files of digests: every accepted format, and what is said of a line that is in none."""
+"""Files of digests: every accepted format, and the error for a line that is in none."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rows(content: bytes) -> list[tuple[int, str | None, dict[str, str], int | No
     ("digits", "label"), [(MD5, "md5"), (SHA1.upper(), "sha1"), (SHA256, "sha256")]
 )
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_bare_digests_are_told_by_their_length(digits: str, label: str, end: bytes) -> None:
+def test_bare_digests_are_recognised_by_their_length(digits: str, label: str, end: bytes) -> None:
     content = (digits.encode() + end) * 3
     expected = {label: digits.lower()}
     assert rows(content) == [(n, None, expected, None) for n in (1, 2, 3)]

@@ -122,7 +122,7 @@ def test_only_what_is_asked_for_is_computed_in_the_order_asked_for(tmp_path: Pat
         assert digest_fd(stream.fileno(), (), 6) == ([], 6)
 
 
-def test_a_long_read_tells_of_its_progress(tmp_path: Path) -> None:
+def test_a_long_read_reports_its_progress(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(5 * CHUNK_BYTES))
     heard: list[int] = []

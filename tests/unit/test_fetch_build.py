@@ -1,6 +1,6 @@
 """Building a generation: what is downloaded ahead, and what counts as a delta.
 
-What comes of it is in `test_fetch.py`, kills on the way in `tests/faults/test_crash.py`.
+Results are tested in `test_fetch.py`, kills on the way in `tests/faults/test_crash.py`.
 """
 
 from __future__ import annotations

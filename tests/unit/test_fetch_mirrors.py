@@ -1,4 +1,4 @@
-"""Several addresses of one provider: in order, each for what the one before does not have."""
+"""Several addresses of one provider: in order, each for lists that the one before lacks."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def garbled(_url: str, data: bytes, _max_bytes: int) -> bytes:
     return data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("faults", "code"),
     [
@@ -134,6 +135,7 @@ def test_a_mirror_that_fails_as_a_whole_is_passed_over(
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("faults", "code"),
     [
@@ -209,7 +211,7 @@ def test_the_metadata_of_one_mirror_and_the_files_of_another(world: Mirrors) -> 
     assert [error.exit_code for error in world.told] == [4, 4, 6]
 
 
-def test_what_is_signed_and_refused_is_asked_for_once(world: Mirrors) -> None:
+def test_signed_lists_that_are_refused_are_requested_once(world: Mirrors) -> None:
     world.fetch(world.mirror())
     limited = msgspec.structs.replace(world.client.settings.config.providers["main"], max_churn=0.1)
     world.client.settings = msgspec.structs.replace(
@@ -224,7 +226,7 @@ def test_what_is_signed_and_refused_is_asked_for_once(world: Mirrors) -> None:
     assert two.requests == [] and world.told == []
 
 
-def test_when_all_have_failed_the_worst_is_raised_and_each_is_told(world: Mirrors) -> None:
+def test_when_all_have_failed_the_worst_is_raised_and_each_is_reported(world: Mirrors) -> None:
     with pytest.raises(VerificationError) as caught:
         world.fetch(
             world.mirror(timestamp=truncated),

@@ -1,4 +1,4 @@
-"""Notices from several addresses, and from a bundle: what one does not have another may."""
+"""Notices from several addresses, and from a bundle: each may have notices that another lacks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_first_address_is_enough(world: World) -> None:
 
 
 @pytest.mark.parametrize("fault", [truncated, status(404), status(403)], ids=["cut", "404", "403"])
-def test_what_one_address_lacks_comes_from_the_next_and_lists_come_once(
+def test_notices_that_one_address_lacks_come_from_the_next_and_lists_come_once(
     world: World, fault: Any
 ) -> None:
     one, two = world.mirror(notices=fault), world.mirror()
@@ -98,7 +98,7 @@ def test_what_one_address_lacks_comes_from_the_next_and_lists_come_once(
 
 
 @pytest.mark.parametrize("second", ["notices", "timestamp"])
-def test_what_no_address_has_is_no_failure_of_the_lists(world: World, second: str) -> None:
+def test_missing_notices_are_no_failure_of_the_lists(world: World, second: str) -> None:
     (fetched,) = world.fetch(
         world.mirror(notices=status(404)), world.mirror(**{second: status(404)})
     )
@@ -108,7 +108,7 @@ def test_what_no_address_has_is_no_failure_of_the_lists(world: World, second: st
     assert world.ids == []
 
 
-def test_what_came_from_each_of_several_addresses_is_told_once(world: World) -> None:
+def test_notices_from_several_addresses_are_reported_once(world: World) -> None:
     world.say("n-2")
     one, two = world.mirror(**{"n-2": status(404)}), world.mirror()
     assert [fetched.error for fetched in world.fetch(one, two)] == [None]
@@ -117,7 +117,7 @@ def test_what_came_from_each_of_several_addresses_is_told_once(world: World) -> 
     assert (notices.error, notices.refused) == (None, ())
 
 
-def test_what_has_come_is_told_where_the_lists_come_from_another_address(world: World) -> None:
+def test_notices_are_reported_if_the_lists_come_from_another_address(world: World) -> None:
     one, two = world.mirror(parquet=status(404)), world.mirror()
     (fetched,) = world.fetch(one, two)
     assert (fetched.error, fetched.source) == (None, "m-2")
@@ -125,7 +125,7 @@ def test_what_has_come_is_told_where_the_lists_come_from_another_address(world: 
     assert [standing.notice.id for standing in notices.arrived] == ["n-1"]
 
 
-def test_what_one_address_brings_and_the_next_one_ends_is_told_as_ended(world: World) -> None:
+def test_a_notice_of_one_address_that_the_next_one_ends_is_reported_as_ended(world: World) -> None:
     one = world.mirror(parquet=status(404))
     one.files = dict(world.provider.files)
     NoticeBoard(world.provider.repository).cancel(["n-1"], Draft(id="n-2"), world.provider.now)
@@ -139,7 +139,7 @@ def test_what_one_address_brings_and_the_next_one_ends_is_told_as_ended(world: W
     assert notices.ended == ()
 
 
-def test_of_several_failures_the_worst_is_told(world: World) -> None:
+def test_of_several_failures_the_worst_is_reported(world: World) -> None:
     def reversed_(_url: str, data: bytes, _max_bytes: int) -> bytes:
         return data[::-1]
 

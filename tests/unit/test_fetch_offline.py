@@ -143,7 +143,7 @@ def test_what_has_changed_since_a_generation_is_enough_from_there_on(world: Expo
     assert newcomer.numbers() == world.numbers() == {*range(10), 20, 21, 22}
 
 
-def test_what_has_expired_has_expired(world: Exporting) -> None:
+def test_an_expired_notice_has_the_state_expired(world: Exporting) -> None:
     world.provider.now -= timedelta(days=8)
     world.provider.renew()
     path = world.export()
@@ -221,7 +221,7 @@ def test_a_bundle_that_breaks_the_format_is_refused_and_logged(world: Exporting)
 # The sources by themselves
 
 
-def test_what_is_neither_bundle_nor_copy(tmp_path: Path) -> None:
+def test_paths_that_are_neither_bundle_nor_copy(tmp_path: Path) -> None:
     (tmp_path / "repo" / "public" / "metadata").mkdir(parents=True)
     (tmp_path / "text").write_text("hello\n")
     os.mkfifo(tmp_path / "pipe")

@@ -1,4 +1,4 @@
-"""The fetch pipeline: what becomes of lists, several of them, damaged, unfinished or consolidated.
+"""The fetch pipeline: several lists, also damaged, unfinished or consolidated ones.
 
 Attacks are in `tests/faults/test_attacks_*.py`, kills and failing disks in `test_crash.py`.
 """
@@ -95,7 +95,7 @@ def configured(client: Client, **changes: Any) -> None:
 # What is told
 
 
-def test_what_became_of_a_list_is_told(client: Client, simulator: Simulator) -> None:
+def test_the_result_for_a_list_is_returned(client: Client, simulator: Simulator) -> None:
     (first,) = client.fetch()
     assert first.changed
     assert (first.before, first.generation, first.added, first.withdrawn) == (None, 3, 30, 0)
@@ -109,7 +109,7 @@ def test_what_became_of_a_list_is_told(client: Client, simulator: Simulator) -> 
     assert (third.before, third.generation, third.added, third.withdrawn) == (5, 5, 0, 0)
 
 
-def test_the_audit_log_hears_of_everything(client: Client, simulator: Simulator) -> None:
+def test_the_audit_log_records_everything(client: Client, simulator: Simulator) -> None:
     client.fetch()
     simulator.edit_index(lambda document: document.update(generation=1))
     with pytest.raises(VerificationError):
@@ -146,7 +146,7 @@ def test_a_generation_its_metadata_and_its_record_are_synced(
     assert recorded > switched
 
 
-def test_a_refusal_is_on_the_disk_when_it_is_told(client: Client, simulator: Simulator) -> None:
+def test_a_refusal_is_on_the_disk_when_it_is_reported(client: Client, simulator: Simulator) -> None:
     client.fetch()
     simulator.replace_target("index.json", b"{}")
     recorder = Recorder()
@@ -156,7 +156,7 @@ def test_a_refusal_is_on_the_disk_when_it_is_told(client: Client, simulator: Sim
     assert ("fsync", log) in recorder.calls
 
 
-def test_progress_is_told_in_bytes(client: Client, simulator: Simulator) -> None:
+def test_progress_is_reported_in_bytes(client: Client, simulator: Simulator) -> None:
     told: list[tuple[str, int, int]] = []
     settings = client.settings
     with writer_lock(settings.layout.lock):
@@ -279,6 +279,7 @@ def test_a_damaged_list_of_another_provider_is_left_alone(client: Client) -> Non
 # Damage
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"{}", b"[]", b"\xff", b'{"format": "hashclient-index/0"}'], ids=ascii
 )
@@ -413,6 +414,7 @@ def test_a_build_that_broke_off_goes_on(
     assert client.leftovers() == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["newer", "damaged", "other key", "run gone", "nonsense"])
 def test_a_build_that_cannot_go_on_starts_again(
     client: Client, simulator: Simulator, small_runs: None, what: str
@@ -437,7 +439,7 @@ def test_a_build_that_cannot_go_on_starts_again(
     assert client.leftovers() == set()
 
 
-def test_nobody_goes_on_from_a_build_that_is_damaged(
+def test_no_build_continues_from_a_damaged_one(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that are none show when runs are merged; what was begun is not used again then."""
@@ -471,7 +473,7 @@ def rot_tags(run: Path) -> None:
     run.write_bytes(data)
 
 
-def test_what_rots_while_a_build_is_broken_off_is_not_gone_on_from(
+def test_a_build_does_not_continue_from_damaged_bytes(
     client: Client, simulator: Simulator, small_runs: None
 ) -> None:
     """Else what it lists would be clean, under a digest of the run that is right."""
@@ -486,7 +488,7 @@ def test_what_rots_while_a_build_is_broken_off_is_not_gone_on_from(
     assert client.leftovers() == set()
 
 
-def test_what_had_rotted_before_an_update_broke_off_is_not_taken_for_sound(
+def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who goes on from a note knows what the runs below it were when they were written."""
@@ -508,7 +510,7 @@ def test_what_had_rotted_before_an_update_broke_off_is_not_taken_for_sound(
     verify_runs(folder(client), manifest.runs)
 
 
-def test_nothing_is_noted_of_a_build_that_has_seen_poison(
+def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
     """Who goes on from a note has not seen what came before it."""
@@ -562,6 +564,7 @@ def test_an_update_that_broke_off_leaves_nothing(
     assert client.numbers(ALL) == {0, *range(2, 35), 36}
 
 
+@pytest.mark.slow
 def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Client) -> None:
     client.fetch()
     directory = folder(client)
@@ -595,7 +598,7 @@ def test_change_is_counted_by_what_is_added_and_withdrawn(
     assert client.numbers(ALL) == set(range(6, 36))
 
 
-def test_change_of_what_is_built_anew_is_counted_by_its_ids(
+def test_change_of_what_is_built_again_is_counted_by_its_ids(
     client: Client, simulator: Simulator
 ) -> None:
     client.fetch()
@@ -663,7 +666,7 @@ def test_consolidation_of_what_is_here_costs_nothing(client: Client, simulator: 
     assert not [r for r in simulator.requests if r.startswith("targets/")]
 
 
-def test_consolidation_across_our_generation_is_built_anew(
+def test_consolidation_across_our_generation_is_built_again(
     client: Client, simulator: Simulator
 ) -> None:
     client.fetch()
@@ -727,7 +730,7 @@ def test_a_provider_that_is_not_configured(client: Client) -> None:
         client.fetch()
 
 
-def test_progress_is_told_within_a_segment(client: Client, simulator: Simulator) -> None:
+def test_progress_is_reported_within_a_segment(client: Client, simulator: Simulator) -> None:
     received, told = Received(), threading.Event()
     seen: list[tuple[int, int]] = []
 

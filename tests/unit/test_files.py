@@ -167,7 +167,7 @@ def test_a_lock_that_cannot_be_opened(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(_fd: int, _mode: int) -> None:
@@ -241,7 +241,7 @@ def test_directories_have_their_mode_whatever_the_umask(tmp_path: Path, umask: i
     assert modes == {"a": 0o755 & ~umask, "a/b": 0o755 & ~umask, "c": 0o700, "c/d": 0o700}
 
 
-def test_what_is_no_file_is_no_secret(tmp_path: Path) -> None:
+def test_a_secret_must_be_a_plain_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     (tmp_path / "directory").mkdir(mode=0o700)
     for name, why in (

@@ -75,7 +75,7 @@ def trust_at(name: str, directory_fd: int, device: int, *, follow: bool) -> Size
         "/dev/mqueue",
     ],
 )
-def test_what_the_kernel_makes_up_is_not_relied_on(path: str) -> None:
+def test_file_systems_of_the_kernel_are_not_relied_on(path: str) -> None:
     others = {Path(other).stat().st_dev for other in ("/", "/dev", "/sys/fs/cgroup")}
     if not Path(path).exists() or Path(path).stat().st_dev in others:
         pytest.skip("it is not mounted here")
@@ -114,7 +114,7 @@ def test_a_python_without_foreign_functions_relies_on_nothing(
 
 @needs_fuse
 @pytest.mark.parametrize(("user_id", "expected"), [(0, NONZERO), (1, NONE), (4321, NONE)])
-def test_fuse_is_relied_on_by_whoever_has_mounted_it(
+def test_fuse_is_relied_on_by_the_user_who_has_mounted_it(
     tmp_path: Path, user_id: int, expected: SizeTrust
 ) -> None:
     with mounted(tmp_path, {"f": File(b"x")}, user_id=user_id):
@@ -157,7 +157,7 @@ def test_file_systems_that_are_not_here(
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")
-def test_the_file_of_another_device_tells_nothing() -> None:
+def test_the_file_of_another_device_has_no_effect() -> None:
     """It took the place of the one that was looked at; its own file system would be trusted."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name, opened(name) as fd:
         Path(name, "f").touch()

@@ -109,7 +109,7 @@ def test_the_summary_for_people() -> None:
     ]
 
 
-def test_what_an_answer_rests_on_besides_reading() -> None:
+def test_evidence_of_an_answer_besides_reading() -> None:
     summary = Summary((), files_read=1, bytes_read=68, elapsed_s=0.04)
     for ruled_out, unchanged, believed, end in (
         (0, 0, 0, ""),
@@ -126,7 +126,7 @@ def test_what_an_answer_rests_on_besides_reading() -> None:
     assert not [line for line in lines if "ruled out" in line]
 
 
-def test_what_keeps_a_run_from_being_whole_in_words() -> None:
+def test_failures_of_a_run_in_words() -> None:
     md5, sha1, sha256 = Algorithm
     summary = Summary(
         (),
@@ -150,11 +150,11 @@ def test_what_keeps_a_run_from_being_whole_in_words() -> None:
         "list other is missing: never fetched",
         "list third is missing: damaged\\x1b",
         "the lists of provider second are missing: nothing was ever fetched",
-        "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be told apart from them",
-        "local: 1 of 1 entries has neither md5 nor sha1; 1 input cannot be told apart from it",
+        "other: 12 of 2,000,000 entries have no md5; 37 inputs cannot be distinguished from them",
+        "local: 1 of 1 entries has neither md5 nor sha1; 1 input cannot be distinguished from it",
         (
             "local: 2 of 2 entries have neither md5 nor sha1 nor sha256;"
-            " 1 input cannot be told apart from them"
+            " 1 input cannot be distinguished from them"
         ),
         "interrupted by SIGTERM: what comes after was not checked",
         "failed: cannot write the audit log\\x1b",
@@ -169,7 +169,7 @@ def test_what_keeps_a_run_from_being_whole_in_words() -> None:
     ]
 
 
-def test_a_failure_without_words_is_told_by_its_code() -> None:
+def test_a_failure_without_words_is_named_by_its_code() -> None:
     text = TextFormatter(SCAN).end(Summary((), failed=ExitCode.UNREACHABLE))
     assert text is not None
     assert "failed: exit code 4: provider unreachable (worth a retry)" in text.split("\n")

@@ -1,4 +1,4 @@
-"""What a run comes to, as a sentence: each thing that decides the exit code is named in it."""
+"""The result of a run as a sentence: it names each reason for the exit code."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_the_verdict_comes_first_in_words(summary: Summary, title: str, tone: st
     assert content(header[0]) == "hashclient scan, 2026-01-02 03:04 UTC"
 
 
-def test_what_is_on_record_is_no_verdict() -> None:
+def test_the_record_is_no_verdict() -> None:
     recorded = MatchRef("3kdz7wnq2m", MatchState.REPORTED, NOW - timedelta(days=3), NOW)
     found = [
         handled(Kind.MATCH, path, 5, hits=match(path).outcome.hits, record=recorded)

@@ -197,7 +197,7 @@ def test_no_conflict_takes_the_place_of_a_match(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omissions_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sarif, "MAX_RESULTS", 1)
     monkeypatch.setattr(sarif, "MAX_NOTIFICATIONS", 1)
     unread = [handled(Kind.UNREAD, f"u{n}", reason="gone") for n in range(3)]

@@ -1,4 +1,4 @@
-"""The poison guard: the empty file, what is known to be good, and the index of it."""
+"""The poison guard: the empty file, known good files, and their index."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_digest_that_only_begins_like_that_of_the_empty_file_passes(tmp_path: 
     assert not (tmp_path / "known-good").exists()
 
 
-def test_what_is_withdrawn_again_poisons_nothing(tmp_path: Path) -> None:
+def test_an_entry_that_is_withdrawn_again_does_not_poison_a_list(tmp_path: Path) -> None:
     good = md5sum(tmp_path / "good", 4, 5)
     entries = [EMPTY, digests_of(1), digests_of(4), EMPTY, digests_of(5)]
     state = tmp_path / "state"

@@ -1,6 +1,6 @@
-"""How file systems are named: by what the kernel says of disks, mounts and networks.
+"""How file systems are named, by facts from the kernel about disks, mounts and networks.
 
-What only real file systems can show is in `tests/faults/test_proofs.py`.
+Tests with real file systems are in `tests/faults/test_proofs.py`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_a_share_is_known_by_what_was_mounted(
     assert ask(NFS, None) is None
 
 
-def test_what_other_machines_write_to_is_not_told_by_this_one_s_leases(
+def test_leases_do_not_see_writers_on_other_machines(
     ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
@@ -177,7 +177,7 @@ def test_a_mount_is_another_one_after_each_start(
     assert ask(EXT4, HERE) is None
 
 
-def test_nothing_is_known_of_what_a_user_has_mounted(
+def test_file_systems_that_a_user_has_mounted_have_no_cache(
     ask: Callable[[int, Mount | None], Identity | None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

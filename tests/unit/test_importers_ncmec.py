@@ -132,7 +132,7 @@ def test_entities_that_grow_are_refused_at_once() -> None:
         "<image/>",
     ],
 )
-def test_an_entry_that_is_not_understood_is_told_by_its_number(entry: str) -> None:
+def test_an_entry_that_is_not_understood_is_named_by_its_number(entry: str) -> None:
     content = answer(image(), entry, image(number="3"))
     with pytest.raises(UsageError, match=r"^it:2: ") as caught:
         read(content)

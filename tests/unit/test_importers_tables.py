@@ -116,7 +116,7 @@ def test_columns_are_called_as_somebody_says() -> None:
 
 
 @pytest.mark.parametrize("content", [f"md5,a\n{MD5},1\n", json.dumps({"md5": MD5, "a": 1})])
-def test_a_column_that_is_not_there_is_told(content: str) -> None:
+def test_a_missing_column_is_reported(content: str) -> None:
     for reading in (
         Reading(columns={"size": "b"}),
         Reading(where=parse_where("b = 1")),

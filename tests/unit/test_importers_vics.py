@@ -126,7 +126,7 @@ def test_rows_are_chosen_by_their_fields() -> None:
 
 @pytest.mark.parametrize("category", [0, "0", None, ""], ids=repr)
 @pytest.mark.parametrize("before", [0, 5])
-def test_what_nobody_has_judged_is_asked_about(category: Any, before: int) -> None:
+def test_media_without_a_category_need_a_choice(category: Any, before: int) -> None:
     content = document(*[GOOD] * before, {"MD5": MD5, "Category": category}, GOOD)
     with pytest.raises(UsageError, match=f"record {before + 1} has category 0 or none.*meant") as e:
         read(content)
@@ -193,7 +193,7 @@ def test_a_document_that_may_be_read_in_two_ways_is_refused(content: bytes, what
      {**GOOD, "MD5": "\ud800"}],
 )  # fmt: skip
 @pytest.mark.parametrize("before", [0, 9])
-def test_a_medium_that_is_not_understood_is_told_by_its_number(medium: Any, before: int) -> None:
+def test_a_medium_that_is_not_understood_is_named_by_its_number(medium: Any, before: int) -> None:
     content = document(*[GOOD] * before, medium, GOOD)
     with pytest.raises(UsageError, match=f"^it:{before + 1}: ") as caught:
         read(content)
@@ -229,6 +229,7 @@ def test_a_key_that_stands_twice_is_seen_wherever_it_stands(doubled: str, where:
 # Many at once
 
 
+@pytest.mark.slow
 def test_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slow: list[int] = []
     add = vicsbatch.Media.add
@@ -266,6 +267,7 @@ ODD = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", range(40))
 def test_many_at_once_mean_the_same_as_one_by_one(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""`--where`: what it means, and what it is not."""
+"""`--where`: its meaning, and its errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_which_rows_a_filter_means(text: str, rows: list[int]) -> None:
     ("text", "column"),
     [("Baseline = true", "baseline"), ("Number of submissions < 3", "number of submissions")],
 )
-def test_cells_that_cannot_be_compared_are_told(text: str, column: str) -> None:
+def test_cells_that_cannot_be_compared_are_reported(text: str, column: str) -> None:
     _, unclear = parse_where(text).choose(lambda name: pa.array(COLUMNS[name]), 6)
     assert {name: np.flatnonzero(rows).tolist() for name, rows in unclear.items()} == {column: [5]}
 

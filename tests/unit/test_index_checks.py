@@ -1,4 +1,4 @@
-"""Comparing pieces of an index with their digests: which are due, and what is found."""
+"""Comparing pieces of an index with their digests: which are due, and what they find."""
 
 from __future__ import annotations
 
@@ -159,6 +159,7 @@ def test_the_root_is_over_the_digests_of_pieces(tmp_path: Path, length: int) -> 
 # What is due
 
 
+@pytest.mark.slow
 def test_each_hour_its_share_and_in_a_week_all_of_it(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]]
 ) -> None:
@@ -189,7 +190,7 @@ def test_each_hour_its_share_and_in_a_week_all_of_it(
         (-timedelta(days=4000), 168),
     ],
 )
-def test_what_is_due_by_the_time_that_has_passed(
+def test_the_number_of_due_pieces_depends_on_the_time_that_has_passed(
     tmp_path: Path, clock: Clock, read: list[tuple[str, int]], passed: timedelta, count: int
 ) -> None:
     """A clock that was ahead tells nothing, and divides nothing by zero: all of it is due then."""
@@ -375,6 +376,7 @@ def until_found(client: Client) -> int:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_fetch_with_nothing_new_finds_rot_and_the_next_builds_again(client: Client) -> None:
     rot(client, -70)
     assert until_found(client) <= 57
@@ -449,7 +451,7 @@ def test_a_fetch_soon_after_another_compares_nothing(
     assert (client.settings.layout.lists / "baseline" / "checks.json").stat() == before
 
 
-def test_what_is_overdue_is_a_warning(client: Client) -> None:
+def test_an_overdue_check_is_a_warning(client: Client) -> None:
     manifest = client.manifest()
     assert manifest is not None
     for passed, warned in ((OVERDUE, False), (OVERDUE + HOUR, True)):

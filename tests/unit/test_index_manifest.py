@@ -1,4 +1,4 @@
-"""The manifest: nothing of what it says can become something else on the disk."""
+"""The manifest: any change of it on the disk is found."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None
 # What a disk may do to it
 
 
+@pytest.mark.slow
 def test_a_manifest_that_changed_in_any_byte_is_found(
     folder: Path, tmp_path: Path, sealer: Sealer
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_manifest_that_was_cut_or_goes_on_is_found(
             load_manifest(tmp_path, sealer)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "changes",
     [
@@ -141,7 +143,7 @@ def test_a_manifest_that_was_cut_or_goes_on_is_found(
     ],
     ids=json.dumps,
 )
-def test_who_does_not_have_the_key_changes_nothing(
+def test_a_change_without_the_key_is_damage(
     client: Client, folder: Path, changes: dict[str, Any]
 ) -> None:
     path = folder / "manifest.json"
@@ -256,7 +258,7 @@ def test_a_manifest_of_version_1_is_read_and_the_next_fetch_writes_one_of_today(
     ],
     ids=json.dumps,
 )
-def test_what_version_1_says_wrongly_is_put_right(
+def test_wrong_states_of_version_1_are_corrected(
     client: Client,
     simulator: Simulator,
     folder: Path,

@@ -29,7 +29,7 @@ def searched(column: Keys, asked: Keys) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 1000, 300_000])
-def test_what_is_there_is_found_and_nothing_else(count: int) -> None:
+def test_present_keys_are_found_and_no_others(count: int) -> None:
     rng = np.random.default_rng(count)
     column = rng.integers(0, 2**64, count, np.uint64)
     column[: count // 8] = column[count // 2 : count // 2 + count // 8]

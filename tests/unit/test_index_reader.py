@@ -1,4 +1,4 @@
-"""The reader's side of the index: what it opens, what it refuses, what it answers at the edges."""
+"""The reader's side of the index: what it opens, what it refuses, and its answers at the limits."""
 
 from __future__ import annotations
 

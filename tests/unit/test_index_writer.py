@@ -159,7 +159,7 @@ def test_sizes_take_four_bytes_where_they_fit(writer: IndexWriter, tmp_path: Pat
     assert large.sizes.dtype == np.dtype("<u8") and large.sizes.tolist() == [2**32]
 
 
-def test_nothing_is_visible_before_the_manifest(writer: IndexWriter, tmp_path: Path) -> None:
+def test_readers_see_no_change_before_the_manifest(writer: IndexWriter, tmp_path: Path) -> None:
     writer.add(batch("a"))
     writer.finish()
     assert load_manifest(tmp_path, SEALER) is None

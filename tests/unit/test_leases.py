@@ -1,4 +1,4 @@
-"""Leases: what they tell, and that they end no process."""
+"""Leases: what they show, and that they end no process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def handler() -> object:
     signal.signal(signal.SIGIO, before)
 
 
-def test_it_tells_whether_anybody_has_a_file_open_for_writing(path: Path) -> None:
+def test_it_shows_whether_anybody_has_a_file_open_for_writing(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     other = os.open(path, os.O_RDONLY)
     assert is_unwritable(fd) is True
@@ -85,7 +85,7 @@ def test_where_the_kernel_does_not_say_it_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("ready", "code", "said"), [("ready", 0, "still here\n"), ("not", -signal.SIGIO, "")]
 )
-def test_who_opens_a_file_that_is_leased_ends_no_scan(
+def test_a_program_that_opens_a_leased_file_ends_no_scan(
     path: Path, ready: str, code: int, said: str
 ) -> None:
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Directories read ahead: what is found, in which order, and what is left open."""
+"""Directories read ahead: the names, their order, and open descriptors."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_reading_that_fails_keeps_what_came_before(
 
 
 @pytest.mark.usefixtures("_ahead")
-def test_who_gives_up_in_the_middle_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_caller_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{a}/{b}/f": b"" for a in range(30) for b in range(3)})
     before = open_files()
     items = walk([str(tree)], WalkOptions())

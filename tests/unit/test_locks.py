@@ -1,4 +1,4 @@
-"""Locks between processes: alone or shared, at once or after waiting, and told in fitting words."""
+"""Locks between processes: alone or shared, at once or after waiting, with fitting messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def two(tmp_path: Path) -> Iterator[tuple[int, int]]:
     ("first_shared", "second_shared", "both"),
     [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
 )
-def test_who_locks_a_file_beside_whom(
+def test_locks_on_one_file_of_several_processes(
     two: tuple[int, int], first_shared: bool, second_shared: bool, both: bool
 ) -> None:
     first, second = two
@@ -39,7 +39,7 @@ def test_who_locks_a_file_beside_whom(
     assert acquire(second, shared=second_shared)
 
 
-def test_who_waits_gets_it_once_it_is_free(two: tuple[int, int]) -> None:
+def test_a_waiting_process_gets_a_lock_once_it_is_free(two: tuple[int, int]) -> None:
     first, second = two
     assert acquire(first)
     timer = threading.Timer(0.05, release, [first])
@@ -48,7 +48,7 @@ def test_who_waits_gets_it_once_it_is_free(two: tuple[int, int]) -> None:
     timer.join()
 
 
-def test_who_waits_in_vain_waits_no_longer(
+def test_a_wait_for_a_lock_ends_after_its_limit(
     two: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = two
@@ -69,7 +69,7 @@ def test_who_waits_in_vain_waits_no_longer(
     assert 1 <= sum(pauses) < 1 + 2 * locks.LAST_PAUSE_S
 
 
-def test_who_waits_says_so_once(tmp_path: Path) -> None:
+def test_a_waiting_process_reports_it_once(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     said: list[object] = []
     with writer_lock(path, on_wait=lambda: said.append("free")):
@@ -82,7 +82,7 @@ def test_who_waits_says_so_once(tmp_path: Path) -> None:
     assert said == [0.005]
 
 
-def test_what_is_told_fits_what_is_locked(tmp_path: Path) -> None:
+def test_the_message_fits_what_is_locked(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with writer_lock(path):
         with pytest.raises(LockedError, match="writing to this state") as caught, writer_lock(path):

@@ -1,4 +1,4 @@
-"""The judge: what could match an input of some size, what does, and what that makes of it."""
+"""The matcher: entries that could match an input of some size, those that do, and the outcome."""
 
 from __future__ import annotations
 
@@ -180,6 +180,7 @@ def test_one_complete_hit_makes_a_match(complete: tuple[bool, ...], kind: Kind) 
     assert verdict(tuple(Hit("l", "e", "c", 1, (MD5,), c) for c in complete)) is kind
 
 
+@pytest.mark.slow
 def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
     """Whatever they have in common: contents, digests of some kinds, sizes, or nothing."""
     contents = [b"a", b"b", b"c", b"d"]

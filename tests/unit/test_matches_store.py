@@ -1,4 +1,4 @@
-"""The record of matches: what is remembered, what is withdrawn, and who else is at it."""
+"""The record of matches: recording, withdrawals, and several processes."""
 
 from __future__ import annotations
 
@@ -297,6 +297,7 @@ def test_a_path_is_kept_by_its_bytes_and_made_absolute(
     assert set(paths(record, "e-1")) == {raw, str(tmp_path / "x")}
 
 
+@pytest.mark.slow
 def test_thousands_are_no_burden(record: Matches) -> None:
     record.record([match(f"/{n:05d}", hit(f"e-{n}")) for n in range(5000)], KEY, NOW)
     gone = record.standing("base")
@@ -403,6 +404,7 @@ def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     other.close()
 
 
+@pytest.mark.slow
 def test_damage_of_any_kind_is_an_error_of_ours(tmp_path: Path) -> None:
     with Matches(tmp_path) as record:
         record.record([match(f"/{n}", hit(f"e-{n % 9}")) for n in range(200)], KEY, NOW)
@@ -485,7 +487,7 @@ def test_many_ids_at_once_are_different_and_begin_alike() -> None:
     assert len(counts) == 27 and max(counts) < 1.3 * min(counts)
 
 
-def test_what_is_gone_goes_on_from_there(record: Matches) -> None:
+def test_the_story_of_a_gone_match_continues(record: Matches) -> None:
     places = [Place(f"/srv/{n}", "inner name") for n in range(4)]
     found = [match(f"/srv/{n}", hit(f"e-{n}")) for n in range(4)]
     ids = [m.id for m in record.record(found, KEY, NOW, places)]

@@ -1,4 +1,4 @@
-"""State of every version: what it is, that a newer one is refused, and the table of formats."""
+"""State of every version: it is recognised, a newer one is refused, and the table of formats."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_version_that_may_not_be_read_is_an_error(layout: Layout) -> None:
         check_state(layout)
 
 
-def test_who_writes_holds_the_lock(layout: Layout) -> None:
+def test_a_writer_holds_the_lock(layout: Layout) -> None:
     with writing(layout), pytest.raises(LockedError), writer_lock(layout.lock):
         pass
 
@@ -166,7 +166,7 @@ def test_which_versions_are_newer(format_: str, newer: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"format": "hashclient-index/3"}', '{"format":'])
-def test_a_newer_manifest_is_told_from_a_damaged_one(tmp_path: Path, text: str) -> None:
+def test_a_newer_manifest_is_distinguished_from_a_damaged_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StateError) as caught:
         read_manifest(tmp_path)

@@ -375,7 +375,7 @@ def test_an_http_proxy_gets_its_own_password_and_no_other(
         assert server.requests[0].header("authorization") == f"Bearer {SECRET}"
 
 
-def test_socks_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socks_without_its_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     with pytest.raises(ConfigError, match="needs the package socksio") as caught:
         opened(BASE, proxy="socks5://127.0.0.1:1080")
@@ -478,7 +478,7 @@ def test_an_endpoint_spells_its_port_only_where_needed() -> None:
 # Sockets
 
 
-def test_a_stream_tells_whether_an_idle_connection_is_still_good() -> None:
+def test_a_stream_shows_whether_an_idle_connection_is_still_good() -> None:
     backend = BoundedBackend()
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -156,7 +156,7 @@ def test_a_token_is_renewed_before_it_expires(
         "bad expiry",
     ],
 )
-def test_a_token_endpoint_that_gives_no_token_is_told(
+def test_a_token_endpoint_without_a_token_is_reported(
     server: HostileServer,
     token_server: HostileServer,
     secret_file: SecretFile,

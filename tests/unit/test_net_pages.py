@@ -77,7 +77,7 @@ def test_a_page_changes_nothing_of_what_a_status_says(
         ("The SSL certificate error", "refuses the client certificate"),
     ],
 )
-def test_the_page_of_nginx_tells_a_certificate_from_a_bad_request(
+def test_the_page_of_nginx_separates_a_certificate_from_a_bad_request(
     server: HostileServer, page: str, message: str
 ) -> None:
     body = (

@@ -1,4 +1,4 @@
-"""CAP 1.2: what is exported is valid by the schema of OASIS, and says what the notice says."""
+"""CAP 1.2: an exported notice is valid by the schema of OASIS, and has the same content."""
 
 from __future__ import annotations
 
@@ -105,6 +105,6 @@ def test_the_longest_and_the_shortest_notice_are_valid(schema: xmlschema.XMLSche
     check(schema, make_notice(description="", instruction="", contact="", lists=()))
 
 
-def test_a_time_of_any_zone_is_told_in_utc(schema: xmlschema.XMLSchema) -> None:
+def test_a_time_of_any_zone_is_written_in_utc(schema: xmlschema.XMLSchema) -> None:
     here = SENT.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert value(check(schema, make_notice(sent=here)), "sent") == "2026-05-01T12:00:00-00:00"

@@ -1,4 +1,4 @@
-"""The format of a notice: what is taken, and what is refused, at each of its bounds."""
+"""The format of a notice: accepted and refused notices, at each limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of notices: in whatever order they come, each ends where it should, and stays so."""
+"""The states of notices: in any order of arrival each gets the right state, and an end is final."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_cancel_of_an_unknown_one_asks_for_nothing() -> None:
     assert states([C]) == {"c": State.CANCEL}
 
 
-def test_what_is_cancelled_stays_cancelled_when_it_is_replayed() -> None:
+def test_a_cancelled_notice_stays_cancelled_when_it_is_replayed() -> None:
     """The Cancel is signed no more, has expired, is forgotten; what it ended never comes back."""
     long = make_notice("a", expires=SENT + timedelta(days=5_000))
     end = make_notice("c", sent=SENT + HOUR, type=Type.CANCEL, refers_to=[long])
@@ -96,7 +96,7 @@ def test_a_replayed_notice_does_not_take_the_place_of_what_is_here() -> None:
     assert found == acknowledged
 
 
-def test_nothing_is_ended_by_what_was_sent_before_it() -> None:
+def test_a_notice_ends_only_earlier_ones() -> None:
     early = make_notice("b", sent=SENT - HOUR, type=Type.CANCEL, refers_to=["a"])
     assert states([A, early]) == {"a": State.OPEN, "b": State.CANCEL}
     # Two that end each other: only the later one counts.
@@ -115,12 +115,12 @@ def test_a_test_ends_tests_only() -> None:
     assert states([exercise, ends])["e"] is State.CANCELLED
 
 
-def test_what_is_signed_no_more_does_not_stand() -> None:
+def test_a_notice_that_is_not_signed_any_more_is_not_in_force() -> None:
     assert states([A], signed=set()) == {"a": State.WITHDRAWN}
     assert states([A, B], signed={"a"}) == {"a": State.UPDATED, "b": State.WITHDRAWN}
 
 
-def test_what_has_expired_for_long_and_is_signed_no_more_is_forgotten() -> None:
+def test_a_notice_that_expired_long_ago_and_is_not_signed_is_dropped() -> None:
     here = merged((), [kept(A)], {"a"}, NOW)
     late = A.expires + KEEP + HOUR
     assert [one.notice.id for one in merged(here, [], {"a"}, late)] == ["a"]
@@ -156,7 +156,7 @@ def test_which_notices_alarm(severity: Severity, least: Severity | None, alarms:
 
 
 @pytest.mark.parametrize("status", [Status.TEST, Status.EXERCISE])
-def test_what_is_not_meant_alarms_nobody(status: Status) -> None:
+def test_tests_and_exercises_raise_no_alarm(status: Status) -> None:
     notice = make_notice(severity=Severity.EXTREME, status=status)
     (standing,) = standings("main", [kept(notice)], NOW)
     assert standing.state is State.OPEN

@@ -1,4 +1,4 @@
-"""What is kept of notices on the disk: whole, found to be damaged where it is, and versioned."""
+"""Notices on the disk: complete, with damage found, and with a version."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_notices_of_another_provider_are_not_taken_for_this_one_s(layout: Layout
         (b'"id":"n-2"', b'"id":"a\\nb"'),
     ],
 )
-def test_what_nobody_can_have_written_is_damaged(layout: Layout, old: bytes, new: bytes) -> None:
+def test_impossible_content_is_damaged(layout: Layout, old: bytes, new: bytes) -> None:
     path = write(layout, book())
     body = path.read_bytes().partition(b"\n")[2]
     assert old in body

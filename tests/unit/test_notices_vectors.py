@@ -1,4 +1,4 @@
-"""Notices for other implementations: what is in `tests/vectors/notices`, and how each stands.
+"""Notices for other implementations: the files in `tests/vectors/notices`, and the state of each.
 
 Run as a program, with the project on the path, this writes them again.
 """
@@ -99,7 +99,7 @@ def read(directory: Path) -> Files:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_said_of_a_vector_is_what_it_expects(name: str) -> None:
+def test_each_vector_has_the_expected_result(name: str) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert (
         states(read(VECTORS / name), datetime.fromisoformat(expected["now"]))

@@ -96,6 +96,7 @@ def test_what_it_has_forked_ends_with_it() -> None:
     connection.close()
 
 
+@pytest.mark.slow
 def test_one_that_was_killed_is_an_error_and_nothing_waits_for_it() -> None:
     files, one = open_files(), nursery()
     one.ask_for_one()

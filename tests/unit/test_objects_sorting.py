@@ -1,4 +1,4 @@
-"""Columns of objects: what their sizes and ETags decide, and what a cache knows of them."""
+"""Columns of objects: decisions by size, by ETag and by the cache."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def masks(store: ObjectCache, *names: str, are_versions: bool = False) -> list[i
     return None if found is None else found.records["mask"].tolist()
 
 
-def test_what_is_remembered_is_known(tmp_path: Path, failures: list[StateError]) -> None:
+def test_remembered_objects_are_known(tmp_path: Path, failures: list[StateError]) -> None:
     store = cache(tmp_path, failures)
     assert masks(store, "a") is None
     store.learn("a", 9, TAGS)
@@ -223,7 +223,7 @@ def test_no_two_objects_have_one_row() -> None:
     assert len(names) == 6
 
 
-def test_what_is_pending_comes_back_once(tmp_path: Path) -> None:
+def test_pending_objects_are_returned_once(tmp_path: Path) -> None:
     pending = Pending(Spool(tmp_path, 1 << 20))
     pending.add_page(page_of([(f"{n}", n, None, None, None) for n in range(3)]))
     pending.add(Wanted("k\udcff", 7, '"e"', "v"))
@@ -285,6 +285,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
         threads.next(10)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("endpoint", "given", "is_amazon"),
     [

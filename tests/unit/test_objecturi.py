@@ -1,4 +1,4 @@
-"""URIs of objects: each is one key, and what is written is what is read."""
+"""URIs of objects: each is one key, and each is read back as it was written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_uri_is_read_as_it_is_written(scheme: str, key: str, version: str | No
     assert not set(uri.text) & {"\n", "\0", "\x7f", "\udcff"}
 
 
-def test_what_is_usual_stands_as_it_is() -> None:
+def test_ordinary_uris_are_kept_as_they_are() -> None:
     assert parse_uri("s3://b-1/a b/ü.jpg").text == "s3://b-1/a b/ü.jpg"
     assert parse_uri("gs://bucket") == ObjectUri("gs", "bucket")
     assert parse_uri("az://c1/a%20b").key == "a b"

@@ -1,4 +1,4 @@
-"""Which lists should be here: what the verified metadata says, read as a fetch has left it."""
+"""The expected lists, by the verified metadata as a fetch has left it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_metadata_is_not_the_same_as_none_delegated(tmp_path: Path) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_a_fetch_would_not_have_accepted(tmp_path: Path, signed: Any) -> None:
+def test_metadata_that_a_fetch_would_refuse(tmp_path: Path, signed: Any) -> None:
     path = tmp_path / TARGETS_NAME
     path.write_text(json.dumps({"signed": signed}))
     with pytest.raises(StateError, match="metadata is damaged"):

@@ -1,4 +1,4 @@
-"""How many workers there are and what each is given, by what the scheduler says of them."""
+"""The number of workers and the size of their tasks, by figures of the scheduler."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Packages for other implementations: `tests/vectors/package`, and what is to be said of each.
+"""Packages for other implementations: `tests/vectors/package` and the expected results.
 
-Keys and seals are random, so what is there was written once: nothing here writes the same bytes
-again. Run as a program, with the project on the path, this writes all of it with other keys.
+Keys and seals are random, so the files were written once: the same bytes cannot be written again.
+Run as a program, with the project on the path, this writes all of it with other keys.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def expectation(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*PACKAGES, *NOTES])
-def test_what_is_said_of_a_vector_is_what_it_expects(name: str) -> None:
+def test_each_vector_has_the_expected_result(name: str) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert expectation(VECTORS / name) == expected
     assert (expected["expect"] == "verifies") == (name in {"as-it-was-handed-over", "retracted"})

@@ -1,4 +1,4 @@
-"""A run: recorded, acted upon, and only then given out, however it ends."""
+"""A run: outcomes are recorded, acted upon, and only then returned, with any end of the run."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def paths(found: Sequence[Handled]) -> list[str]:
     return [handled.outcome.path for handled in found]
 
 
-def test_what_is_given_out_is_on_record_and_in_the_log(world: Recorded) -> None:
+def test_yielded_matches_are_in_the_record_and_the_log(world: Recorded) -> None:
     blocks, watching = Blocks(), Watching()
     run = world.run([match("/a"), None, match("/b")], guard=blocks, observer=watching)
     seen = []
@@ -247,7 +247,7 @@ def test_giving_up_counts_what_failed(world: Recorded, when: str) -> None:
     assert list(run) == []
 
 
-def test_a_failure_to_record_is_told_and_counts_and_the_run_goes_on(world: Recorded) -> None:
+def test_a_failure_to_record_is_reported_and_counts_and_the_run_goes_on(world: Recorded) -> None:
     (world.directory / MATCHES_NAME).mkdir()
     watching = Watching()
     run = world.run([match("/a"), None, match("/b")], observer=watching)

@@ -1,4 +1,4 @@
-"""Policies: which rule decides, and that nothing but a match gets anything."""
+"""Policies: which rule decides, and only matches get actions."""
 
 from __future__ import annotations
 

@@ -90,6 +90,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_read_ends_the_process_in_words(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WAYS, tmp_path / "mapped"],

@@ -79,6 +79,7 @@ def outcomes(results: list[Result | Outcome | Advance]) -> dict[str, tuple[Kind,
     return found
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
 def test_every_task_comes_back_once(jobs: int, count: int) -> None:
@@ -121,7 +122,7 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert run(1, check, [given]) == [Advance(), sent]
 
 
-def test_deferred_work_is_done_by_whoever_is_free() -> None:
+def test_deferred_work_is_done_by_any_free_worker() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         if len(paths(items)) == 1:
             return all_clean(items, on_bytes)
@@ -153,7 +154,7 @@ def test_a_large_file_never_waits_behind_another(tmp_path: Path) -> None:
     assert {kind for kind, _ in outcomes(run(2, check, [task(*names)])).values()} == {Kind.CLEAN}
 
 
-def test_progress_in_large_files_is_told_and_time_passes() -> None:
+def test_progress_in_large_files_is_reported_and_time_passes() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         for _ in range(4):
             on_bytes(PROGRESS_BYTES // 2)
@@ -196,6 +197,7 @@ for outcome in result.outcomes:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_raises_is_a_worker_that_dies() -> None:
     """And its traceback is for nobody but those who look for bugs."""
     for debug in ("", "1"):
@@ -227,6 +229,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_message(monkeypatch: pytest.Monke
     assert found == {"d/a": (Kind.UNREAD, WORKER_DIED)}
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_the_run() -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         os._exit(9)
@@ -301,6 +304,7 @@ def test_an_early_end_ends_the_workers() -> None:
     assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 3
 
 
+@pytest.mark.slow
 def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
     """What they are made of is what was there at the start, whatever the parent has by then."""
     made_of = ["of the start"]
@@ -350,6 +354,7 @@ def test_one_that_is_replaced_is_made_of_what_was_there_at_the_start() -> None:
     assert {found[path] for path in found.keys() - dead} == {(Kind.CLEAN, "of the start")}
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(items: Task, on_bytes: OnBytes) -> Result:
         signal.sigtimedwait([], 0.02)

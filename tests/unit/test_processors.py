@@ -30,7 +30,7 @@ def ran(pid: int) -> float:
     return used[0]
 
 
-def test_one_that_runs_is_told_from_one_that_waits() -> None:
+def test_one_that_runs_is_distinguished_from_one_that_waits() -> None:
     with started("while True: pass") as running, started("import signal; signal.pause()") as idle:
         wait_until(lambda: not is_runnable(idle), idle)
         before, start = ran(idle), ran(running)

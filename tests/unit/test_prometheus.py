@@ -1,4 +1,4 @@
-"""Metrics: what an independent parser reads is what the status holds."""
+"""Metrics: an independent parser reads the values of the status."""
 
 from __future__ import annotations
 

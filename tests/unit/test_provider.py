@@ -1,4 +1,4 @@
-"""The provider: a real TUF client accepts what it publishes; what it refuses is not written."""
+"""The provider: a real TUF client accepts its files; a refused change is not written."""
 
 from __future__ import annotations
 
@@ -150,9 +150,7 @@ def test_without_a_repository_nothing_is_made(
 # Publishing and withdrawing
 
 
-def test_what_is_published_is_what_a_client_reads(
-    simulator: Simulator, client: PlainClient
-) -> None:
+def test_a_client_reads_the_published_entries(simulator: Simulator, client: PlainClient) -> None:
     done = simulator.publish(CSV)
     assert (done.generation, done.changed, done.live) == (1, 3, 3)
     index, files = client.fetch()
@@ -431,7 +429,7 @@ def test_a_rotation_can_change_how_many_have_to_sign(
         assert client.generation() == number
 
 
-def test_roles_that_expire_soon_are_told(simulator: Simulator) -> None:
+def test_roles_that_expire_soon_are_named(simulator: Simulator) -> None:
     simulator.publish(CSV)
     repository = simulator.repository
     assert repository.expiring() == []
@@ -459,7 +457,7 @@ def test_rotations_cure_a_list_that_was_pushed_ahead(
     assert client.generation() == 3
 
 
-def test_what_a_killed_writer_left_is_swept(simulator: Simulator) -> None:
+def test_leftover_files_of_a_killed_writer_are_deleted(simulator: Simulator) -> None:
     directory = simulator.repository.directory
     folders = [directory, directory / "keys", directory / "public/metadata"]
     leftovers = [folder / f"{system_files.TEMP_PREFIX}1" for folder in folders]
@@ -634,6 +632,7 @@ CHANGES: dict[str, Callable[[Repository], object]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_kill_between_any_two_writes_leaves_a_whole_repository(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -1,4 +1,4 @@
-"""What a provider can ask about its lists: numbers, differences and single entries, no digest."""
+"""Questions of a provider about its lists: numbers, differences and single entries, no digest."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def test_the_difference_between_generations(repo: Simulator) -> None:
     assert (nothing.added, nothing.withdrawn, nothing.renewed) == ((), (), ())
 
 
+@pytest.mark.slow
 def test_differences_add_up_as_sets_do(simulator: Simulator) -> None:
     """Against plain Python sets, over random changes."""
     chance = random.Random(5)
@@ -103,7 +104,7 @@ def test_differences_add_up_as_sets_do(simulator: Simulator) -> None:
     assert overview(simulator.repository, "baseline").live == len(states[-1])
 
 
-def test_generations_that_were_joined_cannot_be_told_apart(repo: Simulator) -> None:
+def test_generations_that_were_joined_cannot_be_separated(repo: Simulator) -> None:
     repo.repository.consolidate("baseline", keep_newest=1)
     with pytest.raises(UsageError, match="generation 2 was joined with others: 1 to 3") as caught:
         difference(repo.repository, "baseline", 2)

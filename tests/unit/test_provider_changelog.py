@@ -1,4 +1,4 @@
-"""The log of a provider: nothing is published that is not in it."""
+"""The log of a provider: each change is in it before it is published."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_change_is_recorded_before_it_is_seen(
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_fails_is_recorded(
+def test_a_failed_change_is_recorded(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     event, change = CHANGES[name]
@@ -104,7 +104,7 @@ def test_without_a_log_nothing_is_published(simulator: Simulator) -> None:
     assert (simulator.repository.public / "metadata/timestamp.json").read_bytes() == published
 
 
-def test_whoever_publishes_is_recorded(simulator: Simulator) -> None:
+def test_the_name_of_who_publishes_is_recorded(simulator: Simulator) -> None:
     """Also what has no word of its own here."""
     with simulator.repository.changing():
         roles = simulator.repository.load()

@@ -1,4 +1,4 @@
-"""Clients of a provider: tokens are kept as hashes, and end when they are meant to."""
+"""Clients of a provider: tokens are kept as hashes, and expire in time."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ WRONG: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_not_the_token_lets_nobody_in(simulator: Simulator, name: str) -> None:
+def test_a_wrong_token_is_refused(simulator: Simulator, name: str) -> None:
     token = add_client(simulator.repository, "alice", YEAR, None).token
     assert who(simulator, WRONG[name](token)) is None
 
@@ -102,7 +102,7 @@ def test_an_overlap_never_makes_a_token_hold_longer(simulator: Simulator) -> Non
     assert who(simulator, first) is None
 
 
-def test_who_was_revoked_stays_out_until_let_in_again(simulator: Simulator) -> None:
+def test_a_revoked_client_is_refused_until_it_is_allowed_again(simulator: Simulator) -> None:
     first = add_client(simulator.repository, "alice", YEAR, None).token
     keeper = Doorkeeper(simulator.repository.clients_file, lambda: simulator.now)
     header = f"Bearer {first}".encode()

@@ -148,6 +148,7 @@ def test_whatever_is_published_the_old_ranges_are_few_and_nothing_is_joined_twic
             assert len(weights) <= 1 + math.log(sum(weights), RATIO + 1)
 
 
+@pytest.mark.slow
 def test_clients_follow_a_list_of_such_days_by_deltas_across_consolidations(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_the_newest_generations_are_left_alone() -> None:
     assert ranges_to_join([], 0, 0) == []
 
 
+@pytest.mark.slow
 def test_segments_stay_few_however_many_generations(simulator: Simulator) -> None:
     counts = []
     for number in range(40):
@@ -202,6 +204,7 @@ def test_segments_stay_few_however_many_generations(simulator: Simulator) -> Non
     assert client.numbers(ALL) == set(range(40))
 
 
+@pytest.mark.slow
 @examples(25)
 @given(
     steps=st.lists(

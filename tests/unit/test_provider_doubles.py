@@ -37,13 +37,15 @@ def counts(done: Published) -> tuple[int, int]:
     return tuple(some.count if some else 0 for some in (done.listed, done.repeated))  # type: ignore[return-value]
 
 
-def test_what_is_new_is_no_double(simulator: Simulator) -> None:
+def test_new_entries_are_no_doubles(simulator: Simulator) -> None:
     assert counts(simulator.publish(csv(range(9)))) == (0, 0)
     done = simulator.publish(csv(range(9, 12)))
     assert (done.listed, done.repeated) == (None, None)
 
 
-def test_what_is_listed_is_counted_and_the_first_is_named(simulator: Simulator) -> None:
+def test_entries_that_are_listed_already_are_counted_and_the_first_is_named(
+    simulator: Simulator,
+) -> None:
     simulator.publish(rows((1, "m12"), (2, "m")))
     files = [
         ("one", io.BytesIO(rows((3, "m12"), (1, "2"), first=10))),

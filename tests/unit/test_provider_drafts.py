@@ -1,4 +1,4 @@
-"""Signing by people apart: what enough of them have signed is published, and nothing else."""
+"""Signing by people apart: a draft is published only when enough of them have signed."""
 
 from __future__ import annotations
 
@@ -524,6 +524,7 @@ def test_other_keys_are_shown_to_who_signs(world: World) -> None:
     assert load_draft(world.draft(range(5, 6))).with_other_keys() == []
 
 
+@pytest.mark.slow
 def test_files_that_people_have_replaced_go_after_a_day(world: World) -> None:
     for start in (10, 20, 30):
         draft = world.draft(range(start, start + 5))

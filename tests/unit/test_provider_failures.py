@@ -1,4 +1,4 @@
-"""What a command of the provider leaves behind when it fails, and what it says suffices."""
+"""Failing commands of the provider: the files that are left, and hints that suffice."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class FailingDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_fails_leaves_no_key_that_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -165,7 +166,7 @@ def test_a_hint_names_the_keys_that_suffice(tmp_path: Path) -> None:
             (tmp_path / name).rename(directory / name)
 
 
-def test_what_expires_says_which_keys_suffice(tmp_path: Path) -> None:
+def test_warnings_of_expiry_name_the_keys_that_suffice(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "a repo")
     repo = simulator.repository.directory
     simulator.now -= timedelta(days=300)

@@ -1,4 +1,4 @@
-"""The provider's side of notices: the role, its keys and files, and what is taken out of it."""
+"""The provider's side of notices: the role, its keys and files, and removed notices."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def test_the_delegation_stands_where_others_pass_over_it(
 def test_ids_differ_within_a_second(board: NoticeBoard) -> None:
     ids = [board.publish(FIRST, NOW).id for _ in range(3)]
     assert ids == ["n-20260501t120000", "n-20260501t120000-2", "n-20260501t120000-3"]
-    with pytest.raises(UsageError, match="is called so already"):
+    with pytest.raises(UsageError, match="has this id already"):
         board.publish(msgspec.structs.replace(FIRST, id=ids[0]), NOW)
 
 
-def test_what_is_not_said_again_is_as_before(board: NoticeBoard) -> None:
+def test_fields_that_are_not_given_stay_as_before(board: NoticeBoard) -> None:
     first = board.publish(msgspec.structs.replace(FIRST, instruction="Do", lists=("a",)), NOW)
     second = board.update([first.id], Draft(headline="Another"), NOW)
     assert (second.instruction, second.lists, second.headline) == ("Do", ("a",), "Another")
@@ -121,11 +121,11 @@ def test_only_what_stands_is_referred_to(board: NoticeBoard) -> None:
         with pytest.raises(UsageError):
             board.update(ids, Draft(), NOW)
     other = board.publish(FIRST, NOW)
-    with pytest.raises(UsageError, match="stands no more: expired"):
+    with pytest.raises(UsageError, match="has ended: expired"):
         board.cancel([other.id], Draft(), other.expires)
 
 
-def test_what_breaks_the_format_is_not_published(
+def test_notices_that_break_the_format_are_not_published(
     repository: Repository, board: NoticeBoard
 ) -> None:
     board.publish(FIRST, NOW)
@@ -142,7 +142,7 @@ def test_what_breaks_the_format_is_not_published(
 
 
 @pytest.mark.parametrize("age", [timedelta(hours=1), timedelta(days=2)])
-def test_what_has_expired_for_long_is_taken_out(
+def test_a_notice_that_expired_long_ago_is_taken_out(
     repository: Repository, board: NoticeBoard, clock: Clock, age: timedelta
 ) -> None:
     """Its file stays for a day, for clients in the middle of a fetch."""
@@ -162,7 +162,7 @@ def test_no_more_are_published_than_clients_take(
     monkeypatch.setattr(notices, "MAX_NOTICES", 2)
     board.publish(FIRST, NOW)
     board.publish(FIRST, NOW)
-    with pytest.raises(UsageError, match="no more may be"):
+    with pytest.raises(UsageError, match="the most that are allowed"):
         board.publish(FIRST, NOW)
 
 

@@ -1,4 +1,4 @@
-"""Keys under a passphrase: where it comes from, and that nothing loses it silently."""
+"""Keys under a passphrase: where it comes from, and that no command drops it silently."""
 
 from __future__ import annotations
 
@@ -218,6 +218,7 @@ def real(*words: object, **env: str) -> Run:
     return Run(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_passphrase_from_a_file_the_environment_or_a_credential(tmp_path: Path) -> None:
     repo, text = tmp_path / "repo", PASSPHRASE.decode()
     file = secret(tmp_path / "passphrase", f"{text}\n")
@@ -247,6 +248,7 @@ def test_a_passphrase_that_protects_nothing_is_refused(tmp_path: Path, text: str
     assert "a passphrase has 16 to 1,023 bytes" in made.err
 
 
+@pytest.mark.slow
 def test_there_is_no_passphrase_without_a_terminal(tmp_path: Path) -> None:
     made = real("provider", "init", tmp_path / "repo", "--encrypt-keys")
     assert (made.code, "no terminal to ask at" in made.err) == (2, True)

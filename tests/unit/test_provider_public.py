@@ -1,4 +1,4 @@
-"""What a web server of another account may read: all of `public/`, nothing of `keys/`."""
+"""Permissions for a web server of another account: all of `public/`, none of `keys/`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_public_is_open_and_keys_are_closed_whatever_the_umask(tmp_path: Path) -
     assert simulator.repository.closed() == []
 
 
-def test_a_directory_that_was_there_is_left_as_it_is_and_told(tmp_path: Path) -> None:
+def test_an_existing_directory_is_left_as_it_is_and_reported(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     repo.mkdir(mode=0o700)
     done = call("provider", "init", repo)
@@ -73,7 +73,7 @@ def test_a_directory_that_was_there_is_left_as_it_is_and_told(tmp_path: Path) ->
     assert call("provider", "status", repo).err == ""
 
 
-def test_a_repository_that_was_closed_before_is_told_and_opened_by_the_hint(
+def test_a_repository_that_was_closed_before_is_reported_and_opened_by_the_hint(
     tmp_path: Path,
 ) -> None:
     """Such as one that an earlier version has made under a umask of 077."""
@@ -92,9 +92,7 @@ def test_a_repository_that_was_closed_before_is_told_and_opened_by_the_hint(
 
 
 @pytest.mark.parametrize("mode", [0o750, 0o2750])
-def test_whoever_closes_public_to_all_but_a_group_has_closed_what_comes(
-    tmp_path: Path, mode: int
-) -> None:
+def test_new_files_are_closed_to_all_but_a_group_as_public_is(tmp_path: Path, mode: int) -> None:
     simulator = Simulator(tmp_path / "repo")
     simulator.repository.public.chmod(mode)
     simulator.publish(csv(range(3)))
@@ -119,7 +117,7 @@ def test_folders_that_a_killed_command_left_closed_are_opened(tmp_path: Path) ->
     assert repository.closed() == []
 
 
-def test_nothing_that_is_not_below_public_gets_its_mode(tmp_path: Path) -> None:
+def test_only_files_below_public_get_its_mode(tmp_path: Path) -> None:
     public, keys = tmp_path / "public", tmp_path / "keys"
     public.mkdir(mode=0o755)
     keys.mkdir(mode=0o700)

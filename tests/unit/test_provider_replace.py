@@ -1,4 +1,4 @@
-"""`publish --replace`: the source is the whole truth, and clients download the difference."""
+"""`publish --replace`: the files replace the whole list, and clients download the difference."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ def test_a_dry_run_of_it_changes_nothing(simulator: Simulator) -> None:
     assert live(simulator) == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", range(5))
 def test_after_any_sources_the_list_is_the_last_of_them(simulator: Simulator, seed: int) -> None:
     chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The trial server: what is public, to those who know the token, and nothing else."""
+"""The trial server: it serves public files to clients with the token, and nothing else."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def raw_request(endpoint: Endpoint, request: str) -> bytes:
         return answer
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
 def test_the_server_serves_what_is_public(simulator: Simulator, bind: str) -> None:
     simulator.publish(CSV)
@@ -168,6 +169,7 @@ def test_the_server_gives_parts(
     assert (answer.headers["Content-Range"], answer.content) == (expected, data[span])
 
 
+@pytest.mark.slow
 def test_the_server_gives_the_whole_where_no_part_fits(simulator: Simulator) -> None:
     path = "metadata/timestamp.json"
     data = simulator.files[path]
@@ -237,7 +239,7 @@ def test_the_server_needs_a_repository(tmp_path: Path) -> None:
         pass
 
 
-def test_certificates_are_kept_and_made_anew_when_needed(simulator: Simulator) -> None:
+def test_certificates_are_kept_and_made_again_when_needed(simulator: Simulator) -> None:
     keys = simulator.repository.directory / "keys/serve"
 
     def serve_once(now: datetime) -> tuple[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""What the package names as public: it is there, it is lazy, and nothing else is."""
+"""The public names of the package: they exist, are loaded lazily, and are complete."""
 
 from __future__ import annotations
 

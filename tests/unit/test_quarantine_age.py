@@ -169,7 +169,7 @@ def test_errors_while_opening_come_as_they_are(key: Path) -> None:
     ],
     ids=["a byte short", "half", "header cut", "a byte more", "a bit", "empty", "other"],
 )
-def test_damage_is_told(key: Path, damage: Any) -> None:
+def test_damage_is_reported(key: Path, damage: Any) -> None:
     with pytest.raises(StateError, match="cannot decrypt"):
         opened(damage(sealed(b"x" * 100_000, public(key))), key)
 
@@ -201,7 +201,7 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
         parse_recipients([text])
 
 
-def test_nothing_is_sealed_to_the_key_of_an_example() -> None:
+def test_the_key_of_an_example_is_refused_as_a_recipient() -> None:
     from pyrage import x25519
 
     assert x25519.Recipient.from_str(EXAMPLE_RECIPIENT)  # it looks like any other

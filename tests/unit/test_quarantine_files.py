@@ -1,4 +1,4 @@
-"""Who still has a file open: found by name, or at least known to be there."""
+"""Programs that still have a file open: found by name, or at least noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a file away: what is taken, what stays, and what is said about it."""
+"""Isolating a file: which files are removed, which stay, and the messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
     assert {f.detail for f in ward.verify().values()} == {"whole"}
 
 
-def test_nothing_but_the_owner_can_read_any_of_it(ward: Ward, file: Path) -> None:
+def test_only_the_owner_can_read_its_files(ward: Ward, file: Path) -> None:
     os.umask(0)
     try:
         match = ward.match(file)
@@ -284,7 +284,7 @@ def test_other_names_of_a_file_are_counted(ward: Ward, file: Path) -> None:
     assert ward.last_event()["remains"] == ["1 other name of it remains"]
 
 
-def test_who_still_has_it_open_is_told(ward: Ward, file: Path) -> None:
+def test_programs_that_have_it_open_are_reported(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     with file.open("rb") as stream:
         holder = subprocess.Popen(["sleep", "60"], stdin=stream)
@@ -455,7 +455,7 @@ def test_a_path_of_any_length_is_taken_and_logged(ward: Ward, tmp_path: Path) ->
         subprocess.run(["rm", "-rf", tmp_path / name], check=True)
 
 
-def test_what_a_kill_left_is_swept(ward: Ward, file: Path) -> None:
+def test_leftover_files_of_a_kill_are_deleted(ward: Ward, file: Path) -> None:
     leftover = ward.settings.layout.quarantine / ".tmp-abc"
     leftover.mkdir(parents=True, mode=0o700)
     ward.settings.layout.quarantine.chmod(0o700)
@@ -496,7 +496,7 @@ def test_a_tombstone_that_somebody_has_changed_is_theirs(tmp_path: Path, file: P
     assert ward.opened(match) == CONTENT
 
 
-def test_what_was_put_in_a_tombstones_place_is_not_removed(tmp_path: Path, file: Path) -> None:
+def test_another_file_in_a_tombstones_place_is_not_removed(tmp_path: Path, file: Path) -> None:
     ward = Ward(tmp_path, tombstone="gone")
     match = ward.match(file)
     ward.take(match)
@@ -576,7 +576,7 @@ def test_another_file_that_is_gone_is_not_settled_by_what_was_taken(ward: Ward, 
     assert ward.get(second).in_place
 
 
-def test_what_was_given_back_since_settles_nothing(ward: Ward, file: Path) -> None:
+def test_an_item_that_was_restored_settles_no_match(ward: Ward, file: Path) -> None:
     first = ward.match(file)
     ward.take(first)
     ward.withdraw()

@@ -1,4 +1,4 @@
-"""Sealing what is kept to other keys: the new officer opens it, the old one does not."""
+"""Sealing items to other keys: the new officer opens it, the old one does not."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_wrong_key_changes_nothing_and_is_logged(
 
 
 @pytest.mark.parametrize("recipients", [(), ("age1nonsense",)])
-def test_nobody_to_seal_to(ward: Ward, match: Match, recipients: tuple[str, ...]) -> None:
+def test_sealing_without_recipients(ward: Ward, match: Match, recipients: tuple[str, ...]) -> None:
     events = ward.events()
     with pytest.raises(ConfigError):
         reseal(ward, match, *recipients)
@@ -158,7 +158,7 @@ def test_what_is_on_hold_is_sealed_again_and_stays_on_hold(
     assert ward.item(match).hold is not None
 
 
-def test_what_is_not_there(ward: Ward, match: Match, other: Officer) -> None:
+def test_a_restored_item_cannot_be_resealed(ward: Ward, match: Match, other: Officer) -> None:
     ward.restore(match, force=True)
     with pytest.raises(UsageError, match="nothing in quarantine"):
         reseal(ward, match, other.public)

@@ -1,4 +1,4 @@
-"""Giving a file back: as it was, where it was, and to nobody without the key."""
+"""Restoring a file: as it was, where it was, and only with the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping and destroying: holds, when an item is due, and what is never destroyed."""
+"""Keeping and destroying: holds, when an item is due, and items that are never destroyed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
     ]
 
 
-def test_what_is_withdrawn_is_never_due(kept: tuple[Ward, Match]) -> None:
+def test_the_item_of_a_withdrawn_match_is_never_due(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.withdraw()
@@ -225,7 +225,7 @@ def test_a_withdrawal_reaches_what_was_recorded_again(kept: tuple[Ward, Match]) 
     assert Path(match.path).read_bytes() == CONTENT
 
 
-def test_nothing_is_recorded_that_cannot_be_logged(kept: tuple[Ward, Match]) -> None:
+def test_a_match_that_cannot_be_logged_is_not_recorded(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     (ward.state / "matches.db").unlink()
     for path in ward.settings.layout.audit.iterdir():

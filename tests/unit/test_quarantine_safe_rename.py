@@ -68,7 +68,7 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_way")
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with at(tmp_path / "a") as place, pytest.raises(FileNotFoundError):
         rename_noreplace(place.fd, "a", "b")
     assert list(tmp_path.iterdir()) == []
@@ -511,7 +511,7 @@ def test_a_private_name_that_was_made_goes_away_where_the_rename_fails(
 
 
 @pytest.mark.parametrize("planted", ["file", "link"])
-def test_what_is_planted_under_the_private_name_is_never_replaced(
+def test_a_file_planted_under_the_private_name_is_never_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
     def cannot(*_arguments: object) -> None:

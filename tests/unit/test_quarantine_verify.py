@@ -1,4 +1,4 @@
-"""Checking the quarantine: what is damaged, missing or left over is found."""
+"""Checking the quarantine: damaged, missing and unknown files are found."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_damage_is_found(ward: Ward, file: Path, spoil: Callable[[Path], None], 
     assert findings[second.id].ok
 
 
-def test_what_does_not_belong_here_is_told(ward: Ward, file: Path) -> None:
+def test_unknown_files_are_reported(ward: Ward, file: Path) -> None:
     ward.take(ward.match(file))
     (ward.settings.layout.quarantine / "notes.txt").write_text("mine")
     assert not ward.verify()["notes.txt"].ok

@@ -193,7 +193,7 @@ def test_a_file_that_is_never_as_long_as_its_size_is_unread(
         (0, 0, False),
     ],
 )
-def test_what_is_nearly_all_hole(size: int, blocks: int, refused: bool) -> None:
+def test_files_that_are_nearly_all_hole(size: int, blocks: int, refused: bool) -> None:
     status = SimpleNamespace(st_size=size, st_blocks=blocks)
     Reader(plan_of, sparse=True).refuse_sparse(status)  # type: ignore[arg-type]  # has all it needs
     if refused:
@@ -206,7 +206,7 @@ def test_what_is_nearly_all_hole(size: int, blocks: int, refused: bool) -> None:
 
 @pytest.mark.parametrize("trust", [NONE, NONZERO])
 @needs_fuse
-def test_what_has_no_end_is_read_up_to_a_bound(
+def test_an_endless_file_is_read_up_to_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: SizeTrust
 ) -> None:
     heard: list[int] = []
@@ -256,7 +256,7 @@ def test_the_bound_holds_for_every_reading(tmp_path: Path, monkeypatch: pytest.M
             read_more(path, status, 6)
 
 
-def test_what_drips_is_read_for_a_while(tmp_path: Path) -> None:
+def test_a_file_with_slow_reads_is_read_up_to_a_time_limit(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(1 << 19))
     now = 1000.0
@@ -352,7 +352,7 @@ def test_a_device_s_number_is_not_trusted_beyond_its_task(checker: Checker, tmp_
 
 
 @needs_fuse
-def test_what_cannot_be_asked_has_not_the_trust_of_what_came_before(
+def test_a_file_system_that_cannot_be_examined_has_no_trust(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = write_tree(tmp_path, {"a": b"benign file", "f": b"", "g": b""})

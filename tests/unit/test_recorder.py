@@ -1,4 +1,4 @@
-"""What a run leaves behind, and that a failure to leave it is told once and counted."""
+"""The records of a run; a failure to write them is reported once and counted."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_what_is_kept_is_written_and_returned_in_order(run: Run) -> None:
     assert len(run.remembered()) == 2 and len(run.logged()) == 3
 
 
-def test_a_log_that_cannot_be_written_is_told_once_and_counts(run: Run) -> None:
+def test_a_log_that_cannot_be_written_is_reported_once_and_counts(run: Run) -> None:
     (run.directory / "audit").write_text("in the way")
     run.record.start([])
     run.add(match("/srv/a"))
@@ -195,7 +195,7 @@ def test_a_log_that_cannot_be_written_is_told_once_and_counts(run: Run) -> None:
     assert run.remembered() == ["/srv/a"]
 
 
-def test_a_record_that_cannot_be_written_is_told_once_and_counts(
+def test_a_record_that_cannot_be_written_is_reported_once_and_counts(
     run: Run,
 ) -> None:
     (run.directory / DATABASE_NAME).mkdir()

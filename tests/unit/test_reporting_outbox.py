@@ -1,4 +1,4 @@
-"""The outbox: what may be reported, what is known of it where, and damaged records."""
+"""The outbox: which matches may be reported, where that is recorded, and damaged records."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_was_taken_back_can_be_reported_again(desk: Desk) -> None:
 @pytest.mark.parametrize(
     "state", [MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED]
 )
-def test_what_is_not_to_be_reported(desk: Desk, state: MatchState) -> None:
+def test_matches_that_must_not_be_reported(desk: Desk, state: MatchState) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record:
         record.change(match.id, state, desk.now(), {})
@@ -141,7 +141,7 @@ def test_a_credential_that_is_missing_is_for_a_person(tmp_path: Path) -> None:
     assert sent.report.state is State.FAILED
 
 
-def test_a_failing_audit_log_is_made_up_for(desk: Desk) -> None:
+def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
     match = desk.find("a", b"x")
     log = desk.settings.layout.audit / "log.jsonl"
     kept = log.read_bytes()
@@ -186,7 +186,7 @@ def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     assert len(desk.story(match)) == 3
 
 
-def test_a_report_that_is_sent_and_not_known_is_told_of_when_it_is_asked_for_again(
+def test_a_sent_report_without_a_record_is_named_when_it_is_asked_for_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = desk.find("a", b"x")
@@ -232,7 +232,7 @@ def test_a_damaged_record(desk: Desk, text: bytes) -> None:
         desk.outbox.document(report)
 
 
-def test_a_record_of_matches_that_was_begun_anew(desk: Desk) -> None:
+def test_a_record_of_matches_that_was_begun_again(desk: Desk) -> None:
     report = desk.prepare(desk.find("a", b"x"))
     desk.send(report)
     for path in desk.settings.state_dir.glob("matches.db*"):
@@ -271,7 +271,7 @@ def test_what_a_kill_leaves_of_a_record_is_removed(desk: Desk) -> None:
     assert left == {"report.json", "document.json"}
 
 
-def test_each_act_is_told_of_who_did_it(desk: Desk) -> None:
+def test_each_act_is_recorded_with_who_did_it(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
     with desk.record() as record:
@@ -369,7 +369,7 @@ def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice
     assert report.matches == (match.id,)
 
 
-def test_what_scans_want_is_for_nobody_else(desk: Desk) -> None:
+def test_a_report_that_scans_ask_for_goes_to_its_destination_only(desk: Desk) -> None:
     match = desk.find("a", b"x")
     with desk.record() as record:
         record.want_report(match.id, "second", desk.now())

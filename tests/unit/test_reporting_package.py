@@ -1,4 +1,4 @@
-"""Packages: what is in them, that others can verify and open them, and that no edit passes."""
+"""Packages: their content, that others can verify and open them, and that each change is found."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def package(desk: Desk) -> Path:
     return path
 
 
-def test_what_is_in_it(desk: Desk, package: Path) -> None:
+def test_the_content_of_a_package(desk: Desk, package: Path) -> None:
     document = parse_document((package / "document.json").read_bytes())
     first, second = document.matches
     names = {p.relative_to(package).as_posix() for p in package.rglob("*")}
@@ -716,7 +716,7 @@ def test_a_person_may_hand_over_what_the_recipient_cannot_open(
     assert desk.outbox.get(report.id).history[-1].detail["closed"] == [match.id]
 
 
-def test_who_gets_a_package_that_is_not_sealed_is_not_known(tmp_path: Path) -> None:
+def test_the_recipient_of_an_unsealed_package_is_not_known(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     match = desk.find("a", A)
     desk.quarantine(match)

@@ -41,6 +41,7 @@ ENDLESS_FOR_REPORTS = b"".join(
 )
 
 
+@pytest.mark.slow
 def test_documents_are_checked_one_after_another() -> None:
     with ConfinedSchema(ENDLESS) as schema:
         schema.validate(b"<report>aaa</report>")
@@ -57,6 +58,7 @@ def test_a_schema_that_is_none() -> None:
         ConfinedSchema(SCHEMA[:-100])
 
 
+@pytest.mark.slow
 def test_what_takes_for_ever_is_ended() -> None:
     with ConfinedSchema(ENDLESS) as schema:
         schema.limit_s = 0.2
@@ -66,6 +68,7 @@ def test_what_takes_for_ever_is_ended() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_process_that_dies() -> None:
     with ConfinedSchema(SCHEMA) as schema:
         os.kill(schema._process.pid, signal.SIGKILL)
@@ -73,6 +76,7 @@ def test_a_process_that_dies() -> None:
             schema.validate(b"<report/>")
 
 
+@pytest.mark.slow
 def test_a_hostile_schema_keeps_no_other_report_back(tmp_path: Path) -> None:
     def impatient(text: bytes) -> ConfinedSchema:
         schema = ConfinedSchema(text)

@@ -1,4 +1,4 @@
-"""XML of a reporting service: in the order of its schema whatever is in it; hostile answers."""
+"""XML of a reporting service: in the order of its schema for any content; hostile answers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_another_validator_agrees(document: Document, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_said(document: Document) -> None:
+def test_the_text_of_a_report(document: Document) -> None:
     text = to_bytes(elements(document)[4]).decode()
     assert "<fileViewedByEsp>false</fileViewedByEsp>" in text
     assert r"<fileName>&lt;&amp;\"&gt;\xff\x01\x0a\\ .bin</fileName>".replace('\\"', '"') in text
@@ -141,7 +141,7 @@ def test_a_schema_that_breaks_when_it_is_used() -> None:
         Schema(with_facet("pattern", "a{99999999999}")).validate(b"<report>a</report>")
 
 
-def test_no_digest_is_in_what_is_said_of_a_document() -> None:
+def test_no_digest_is_in_messages_about_a_document() -> None:
     digest = "0123456789abcdef" * 4
     with pytest.raises(ConfigError) as caught:
         Schema(with_facet("minInclusive", "1", "integer")).validate(

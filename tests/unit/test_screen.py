@@ -1,4 +1,4 @@
-"""What must not be published: digests of the empty file and of known good files."""
+"""Digests that must not be published: those of the empty file and of known good files."""
 
 from __future__ import annotations
 

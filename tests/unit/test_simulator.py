@@ -1,4 +1,4 @@
-"""The simulator of a provider: its attacks are attacks to a client that knows nothing of us."""
+"""The simulator of a provider: its attacks are found by a client that does not use our code."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_simulator_raises_what_the_transport_raises(simulator: Simulator) ->
     assert set(simulator.requests) == {"metadata/timestamp.json", "metadata/9.root.json"}
 
 
-def test_a_provider_without_access_is_told_from_one_without_a_newer_root(
+def test_a_provider_without_access_is_distinguished_from_one_without_a_newer_root(
     simulator: Simulator, client: PlainClient
 ) -> None:
     simulator.publish(csv(range(3)))

@@ -1,4 +1,4 @@
-"""Outcomes by path: nothing is lost on the way, whatever a path holds, and memory stays flat."""
+"""Outcomes by path: no outcome is lost, with any bytes in paths, and memory stays flat."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def test_words_that_are_no_text_are_shown() -> None:
     assert back.outcome.reason == "no \\xff"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_their_number() -> None:
     chance = random.Random(5)
     tracemalloc.start()

@@ -214,6 +214,7 @@ def test_long_directories_do_not(tmp_path: Path) -> None:
         assert sum(len(group.directory) for group in task[:-1]) < TASK_CHARS
 
 
+@pytest.mark.slow
 def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
     make_deep_tree(fast, DEPTH)
     gc.collect()  # what earlier tests have left open must not be closed meanwhile

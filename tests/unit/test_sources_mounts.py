@@ -1,4 +1,4 @@
-"""What is remembered of file systems: the rules, without mounting any, and the file."""
+"""The record of file systems: the rules, without mounting any, and the file."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ GOOD = msgspec.to_builtins(record())
         ),
     ],
 )
-def test_a_damaged_file_is_told_and_replaced(
+def test_a_damaged_file_is_reported_and_replaced(
     tmp_path: Path, fds: list[int], document: object
 ) -> None:
     (tmp_path / FILE_NAME).write_text("" if document is None else json.dumps(document))

@@ -1,4 +1,4 @@
-"""JSON of others: what means one thing comes back as it was written, all else is refused."""
+"""JSON from outside: text with one meaning is read back as it was written, all other is refused."""
 
 from __future__ import annotations
 

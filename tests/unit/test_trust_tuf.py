@@ -1,7 +1,7 @@
-"""Trust: python-tuf over our transport, whoever drives it, and the rules that we add.
+"""Trust: python-tuf over our transport, and the rules that we add.
 
-What hostile metadata does to a fetch is in `tests/faults/test_attacks_trust.py`; here is what a
-provider may do, and what an independent client can.
+Hostile metadata in a fetch is tested in `tests/faults/test_attacks_trust.py`; here are tests of
+valid metadata, also with an independent client.
 """
 
 from __future__ import annotations
@@ -268,6 +268,7 @@ def _signer(kind: str, scheme: str) -> CryptoSigner:
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("kind", "scheme"),
     [

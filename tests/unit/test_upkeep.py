@@ -1,4 +1,4 @@
-"""What is forgotten unasked, and what never is."""
+"""Records that are deleted automatically, and those that never are."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_without_the_key_nothing_is_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [None, "acknowledged", "retracted"])
-def test_what_a_report_still_waits_for_stays(desk: Keeper, end: str | None) -> None:
+def test_a_match_that_a_report_waits_for_stays(desk: Keeper, end: str | None) -> None:
     match = desk.find("a", b"one")
     report = desk.prepare(match)
     desk.send(report)
@@ -111,7 +111,7 @@ def test_what_a_report_still_waits_for_stays(desk: Keeper, end: str | None) -> N
     assert desk.prune() == (end is not None)
 
 
-def test_what_is_in_quarantine_stays(desk: Keeper) -> None:
+def test_items_in_quarantine_stay(desk: Keeper) -> None:
     match = desk.find("a", b"one")
     desk.quarantine(match)
     desk.settle(match)
@@ -281,7 +281,7 @@ def test_an_inventory_that_is_not_ours_is_left_alone(desk: Keeper, shelf: Shelf)
     assert upkeep.prune_inventory(desk.session) == 0 and shelf.files() == 5
 
 
-def test_nothing_is_made_where_there_is_nothing(tmp_path: Path) -> None:
+def test_tidying_makes_no_files_in_an_empty_state(tmp_path: Path) -> None:
     desk = Keeper(tmp_path)
     before = {p.name for p in desk.settings.state_dir.rglob("*")}
     failures: list[HashclientError] = []

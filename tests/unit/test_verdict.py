@@ -1,4 +1,4 @@
-"""The verdict: what outranks what, and that nothing unknown ends as clean."""
+"""The verdict: the order of results, and that no unknown input is clean."""
 
 from __future__ import annotations
 

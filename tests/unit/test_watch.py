@@ -1,4 +1,4 @@
-"""Watching: what goes on changing is looked at all the same; what cannot be watched is told."""
+"""Watching: a file that changes all the time is still checked; unwatchable trees are reported."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def client(tmp_path: Path) -> Client:
     return Client(made.session)
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     client: Client, tmp_path: Path
 ) -> None:
@@ -59,7 +60,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         settle_s=0.1,
         rescan_s=1000,
         jobs=1,
-        told=end,
+        on_outcome=end,
         on_failure=lambda _: None,
         on_scan=lambda _: writer.start(),
     )
@@ -69,7 +70,8 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     assert {h.outcome.path for h in told} == {str(tree / "busy")}
 
 
-def test_what_cannot_be_looked_at_stays_to_be_looked_at(
+@pytest.mark.slow
+def test_a_file_that_cannot_be_checked_now_is_checked_later(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "RETRY_S", 0.1)
@@ -99,7 +101,7 @@ def test_what_cannot_be_looked_at_stays_to_be_looked_at(
         settle_s=0.1,
         rescan_s=1000,
         jobs=1,
-        told=end,
+        on_outcome=end,
         on_failure=failed,
         on_scan=begin,
     )
@@ -118,7 +120,7 @@ def own_directory() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_directory_that_may_not_be_read_is_told_like_a_file(own_directory: Path) -> None:
+def test_a_directory_that_may_not_be_read_is_reported_like_a_file(own_directory: Path) -> None:
     os.seteuid(65534)
     try:
         with Changes([str(own_directory)]) as changes:

@@ -1,4 +1,4 @@
-"""Where files are: links are found out with few questions, and none is missed."""
+"""Where files are: links are resolved with few system calls, and none is missed."""
 
 from __future__ import annotations
 

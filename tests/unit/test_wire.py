@@ -1,6 +1,6 @@
-"""The wire format: what is read back, at its limits too, and what other writers may do.
+"""The wire format: valid files, also at its limits, and files of other writers.
 
-What breaks the format is in `tests/faults/test_attacks_format.py`, where a fetch meets it.
+Invalid files are tested in `tests/faults/test_attacks_format.py`, by a fetch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a segment's columns may be: written by others, at the edges of the format, and hostile."""
+"""The columns of a segment: of other writers, at the limits of the format, and hostile."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_column_may_be_required_or_optional(name: str) -> None:
     ],
     ids=str,
 )
-def test_what_arrow_calls_it_does_not_matter(name: str, kind: pa.DataType) -> None:
+def test_names_of_types_in_arrow_do_not_matter(name: str, kind: pa.DataType) -> None:
     """The same in Parquet; what Arrow notes of it in the file is its own affair."""
     data = written(with_type(name, kind), store_schema=True)
     assert [parse(data).categories[0], parse(data).ids.tolist()] == ["one", [b"e-1"]]

@@ -1,4 +1,4 @@
-"""Lists for other implementations: what is in `tests/vectors/wire`, and what is to be said of each.
+"""Lists for other implementations: files in `tests/vectors/wire` and their expected results.
 
 A client of this project fetches each of them. Run as a program, with the project on the path, this
 writes them again.
@@ -201,8 +201,9 @@ def expectation(files: Files, directory: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_client_says_of_a_vector_is_what_it_expects(name: str, tmp_path: Path) -> None:
+def test_a_client_gives_the_expected_result_for_each_vector(name: str, tmp_path: Path) -> None:
     expected = json.loads((VECTORS / name / EXPECT).read_text())
     assert expectation(files_of(VECTORS / name), tmp_path) == expected
     assert (expected["expect"] == "taken") == (name in GOOD)

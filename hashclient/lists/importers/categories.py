@@ -48,7 +48,7 @@ class CategoryMap(msgspec.Struct, frozen=True):
     names: Mapping[str, str | None]
 
     def __contains__(self, text: object) -> bool:
-        """Tell whether the map has a category, in whatever form."""
+        """Return whether the map has a category, in whatever form."""
         return isinstance(text, str) and numbered(category_name(text)) in self.names
 
     def name_of(self, text: str) -> str | None:

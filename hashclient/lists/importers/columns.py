@@ -81,9 +81,9 @@ def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError
 
 
 def ask_which(column: str, file: ImportFile) -> UsageError:
-    """Return the error for a file with a column that tells its rows apart, and no choice made."""
+    """Return the error for a file with a column that separates its rows, and no choice made."""
     name = column.capitalize()
-    return file.choose_rows(f"a column {name} tells its rows apart", f"{name} = true")
+    return file.choose_rows(f"a column {name} separates its rows", f"{name} = true")
 
 
 def _check_choice(columns: Sequence[str], file: ImportFile) -> None:

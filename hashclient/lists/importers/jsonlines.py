@@ -1,6 +1,6 @@
 """JSON, one object a line (JSONL): its keys are columns.
 
-Objects need not have the same keys. Which rows are meant, a key `baseline` may say, as in a table.
+Objects need not have the same keys. A key `baseline` may say which rows are meant, as in a table.
 """
 
 from __future__ import annotations

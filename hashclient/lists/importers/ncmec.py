@@ -58,7 +58,7 @@ class Ncmec:
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. What counts as a line is an entry."""
+        """Read the file in batches; see `Importer`. Errors count entries as lines."""
         document = _Document(file)
         for block in file.blocks():
             for start in range(0, len(block), _PIECE_BYTES):

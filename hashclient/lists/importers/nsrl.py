@@ -36,7 +36,7 @@ class Nsrl:
         return head.startswith(SQLITE_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the database in batches; see `Importer`. What counts as a line is a row."""
+        """Read the database in batches; see `Importer`. Errors count rows as lines."""
         import sqlite3
 
         try:

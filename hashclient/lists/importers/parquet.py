@@ -44,7 +44,7 @@ class Parquet:
         return head.startswith(_MAGIC)
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. What counts as a line is a row."""
+        """Read the file in batches; see `Importer`. Errors count rows as lines."""
         descriptor = file.descriptor("Parquet")
         try:
             with Path(f"/proc/self/fd/{descriptor}").open("rb") as stream:

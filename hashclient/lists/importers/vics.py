@@ -41,7 +41,7 @@ class Vics:
         return _FIRST.match(head) is not None
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
-        """Read the file in batches; see `Importer`. What counts as a line is a medium."""
+        """Read the file in batches; see `Importer`. Errors count media as lines."""
         scanner = Scanner(file)
         of, is_caid = _data_model(scanner)
         reading = file.reading

@@ -337,7 +337,7 @@ def _array(column: Sequence[Any]) -> pa.Array:
 
 
 def _may_name_sha256(data: Uint8) -> bool:
-    """Tell whether a text in the JSON ends like a name of SHA-256 and is not all digits."""
+    """Return whether a text in the JSON ends like a name of SHA-256 and is not all digits."""
     ends = data[4:] == ord('"')
     for back, byte in enumerate(b"652", 1):
         ends &= data[4 - back : -back] == byte
@@ -346,7 +346,7 @@ def _may_name_sha256(data: Uint8) -> bool:
 
 
 def _stand_so_often(data: Uint8, expected: Mapping[str, int]) -> bool:
-    """Tell whether each key occurs in the JSON as often as expected, at any depth.
+    """Return whether each key occurs in the JSON as often as expected, at any depth.
 
     A quote within a text has a backslash before it, so a key is never missed, but a text may be
     taken for a key. Then, and where blanks come before a colon, the answer is False.

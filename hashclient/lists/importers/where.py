@@ -62,7 +62,7 @@ class Where(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(c.column for some in self.alternatives for c in some))
 
     def choose(self, column: Callable[[str], pa.Array], count: int) -> tuple[Mask, dict[str, Mask]]:
-        """Tell which of `count` rows are meant.
+        """Return which of `count` rows are meant.
 
         `column` returns the texts of a column, with None for an empty cell. The second value has,
         by column, the rows whose cells have the wrong type for a condition.

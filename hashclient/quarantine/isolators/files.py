@@ -78,7 +78,7 @@ class HeldFile:
         os.lseek(self.fd, 0, os.SEEK_SET)
 
     def is_unchanged(self) -> bool:
-        """Tell whether its status is the same as when it was opened."""
+        """Return whether its status is the same as when it was opened."""
         return is_unchanged(self.status, os.fstat(self.fd))
 
 
@@ -100,7 +100,7 @@ class FileSpot:
             yield HeldFile(self.place, fd, status)
 
     def origin(self, held: Held) -> Origin:
-        """Return its attributes, and the facts that later tell whether the place is the same."""
+        """Return its attributes, and the facts that later show whether the place is the same."""
         file = _file(held)
         return read_origin(file.fd, file.status, self.place.directory_inode())
 
@@ -145,7 +145,7 @@ class FileSpot:
         return None
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is at the path.
+        """Return what is at the path.
 
         Raises:
             UnclearError: the directory is another one, or files are being exchanged.
@@ -219,9 +219,9 @@ def _remains(fd: int) -> tuple[str, ...]:
 def open_elsewhere(fd: int) -> list[str]:
     """Return the other programs that use the file open as `fd`, as `name (pid)`, or `UNSEEN`.
 
-    They can still read the file after its name was removed. The kernel tells whether anybody has
-    the file open; `/proc` tells who, as far as this process may see. Programs in another container,
-    or on another machine of a network file system, are not seen.
+    They can still read the file after its name was removed. The kernel says whether anybody has the
+    file open; `/proc` says who, as far as this process may see. Programs in another container, or
+    on another machine of a network file system, are not seen.
     """
     status = os.fstat(fd)
     is_used = None if status.st_nlink else _is_used(fd)
@@ -232,7 +232,7 @@ def open_elsewhere(fd: int) -> list[str]:
 
 
 def _is_used(fd: int) -> bool | None:
-    """Tell whether anybody else uses a file without a name; None if this is not known.
+    """Return whether anybody else uses a file without a name; None if this is not known.
 
     If somebody does, the kernel grants no lease. A file with a name must not be leased here: a
     process that opens it would have to wait, and this process would get a signal.

@@ -45,7 +45,7 @@ class Held(Protocol):
         ...
 
     def is_unchanged(self) -> bool:
-        """Tell whether it is unchanged since it was opened, as far as is known."""
+        """Return whether it is unchanged since it was opened, as far as is known."""
         ...
 
 
@@ -63,7 +63,7 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Sight(enum.Enum):
-    """What is at a spot instead of the sealed file: nothing, our tombstone, something else."""
+    """The content of a place instead of the sealed file: nothing, our tombstone, something else."""
 
     NOTHING = enum.auto()
     TOMBSTONE = enum.auto()
@@ -100,7 +100,7 @@ class Spot(Protocol):
     def settle(self, match_id: str, is_proven: Callable[[Held], bool]) -> str | None:
         """Finish a removal that a kill has interrupted; call this before `hold`.
 
-        `is_proven` tells whether a held file is the sealed one, which may be removed. Return in
+        `is_proven` returns whether a held file is the sealed one, which may be removed. Return in
         words why the removal could not be finished, or None.
 
         Raises:
@@ -109,7 +109,7 @@ class Spot(Protocol):
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is there instead of the sealed file; `seen`, just held, is not the sealed file.
+        """Return what is there instead of the sealed file; `seen`, just held, is another file.
 
         Raises:
             UnclearError: it may be another place, or somebody is exchanging files.

@@ -102,7 +102,7 @@ class HeldObject:
         self._at = 0
 
     def is_unchanged(self) -> bool:
-        """Tell whether it is still the object in that place."""
+        """Return whether it is still the object in that place."""
         return self.spot.now() in (None, self.seen)
 
 
@@ -193,7 +193,7 @@ class ObjectSpot:
         """An object is deleted in one step: there is nothing to finish."""
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Tell what is in the place.
+        """Return what is in the place.
 
         Raises:
             OSError: that cannot be found out.

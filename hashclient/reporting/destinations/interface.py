@@ -75,7 +75,7 @@ class Destination(Protocol):
         ...
 
     def is_taken_back(self, report: Report) -> bool:
-        """Tell whether the retraction of a report is finished at the other side."""
+        """Return whether the retraction of a report is finished at the other side."""
         ...
 
 

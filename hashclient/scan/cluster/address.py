@@ -83,7 +83,7 @@ def parse_executor(text: str, config: ClusterConfig) -> LocalCluster | Scheduler
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name always means this machine."""
+    """Return whether a host name always means this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -70,7 +70,7 @@ class Frontier:
         self._wide.append((path, wide))
 
     def wants_names(self) -> bool:
-        """Tell whether there is not enough to be checked."""
+        """Return whether there is not enough to be checked."""
         return not self._large and self.names < self.batch_names
 
     def read_wide(self) -> list[Outcome]:

@@ -58,7 +58,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
-    """Signs that tell a file or a directory from others, where no probe can be written."""
+    """Signs that identify a file or a directory, where no probe can be written."""
 
     name: bytes
     inode: int

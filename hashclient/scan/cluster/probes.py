@@ -87,7 +87,7 @@ def _write(fd: int, name: str, token: bytes) -> bool:
 
 
 def _signs(fd: int) -> Iterator[Sign]:
-    """Yield signs that tell an open directory from others; the first one is its own."""
+    """Yield signs that identify an open directory; the first one is its own."""
     own = os.fstat(fd)
     entries: list[str] = []
     with contextlib.suppress(OSError), os.scandir(fd) as found:

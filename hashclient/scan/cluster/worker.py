@@ -339,7 +339,7 @@ def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
 
 
 def _is_large(task: Task) -> bool:
-    """Tell whether a task is one file that takes so long that others must not wait for it."""
+    """Return whether a task is one file that takes so long that others must not wait for it."""
     if len(task) != 1 or len(task[0].names) != 1:
         return False
     try:

@@ -40,7 +40,7 @@ class Late:
         self.exitcode: int | None = None
 
     def terminate(self) -> None:
-        """Tell it to end."""
+        """Ask it to end."""
         with contextlib.suppress(OSError):  # the nursery has ended, and its workers with it
             self._ask(_END, self.pid or 0)
 

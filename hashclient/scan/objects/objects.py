@@ -66,8 +66,8 @@ class Request(msgspec.Struct, frozen=True):
 class Tools(msgspec.Struct, frozen=True):
     """The means of a scan of buckets.
 
-    `trusts` tells by the URI of a bucket whether its ETags are trusted; `readers` is the number of
-    objects that are read at a time.
+    `trusts` returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
+    of objects that are read at a time.
     """
 
     spool: Spool

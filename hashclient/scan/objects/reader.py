@@ -224,11 +224,11 @@ class ObjectReader:
 
     @staticmethod
     def _is_behind(kept: Kept) -> bool:
-        """Tell whether a stream that was not kept ends as an archive does."""
+        """Return whether a stream that was not kept ends as an archive does."""
         return kept.finish() is None and kept.failure == BEHIND
 
     def _looks_like_one(self, read: _Read) -> bool:
-        """Tell whether an object may be a container, by its beginning and its end."""
+        """Return whether an object may be a container, by its beginning and its end."""
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
         if has_mark(head) or ends_as_zip(head):

@@ -48,7 +48,7 @@ NO_DIGEST = "--no-read: its store gives no digest of it"
 class Options(msgspec.Struct, frozen=True):
     """How objects of one bucket are handled.
 
-    `namespace` tells the bucket from those of the same name elsewhere: it may have to ask the
+    `namespace` names the bucket, unlike those of the same name elsewhere: it may have to ask the
     store. With `trusts`, an ETag that may be an MD5 is taken for one. Without `reads`, nothing is
     read. With `looks`, what is in containers counts.
     """
@@ -87,7 +87,7 @@ class Sorter:
     ) -> None:
         """`chance` says which objects are read to check what their store says.
 
-        `are_clean` tells which containers, by their known members, have no listed one.
+        `are_clean` returns which containers, by their known members, have no listed one.
         """
         self._judge = judge
         self._options = options
@@ -182,7 +182,7 @@ class Sorter:
             done.wanted.append(wanted)
 
     def _is_known(self, wanted: Wanted, known: _Known | None) -> bool:
-        """Tell whether all wanted digests of an object are known, and none is listed."""
+        """Return whether all wanted digests of an object are known, and none is listed."""
         if known is None:
             return False
         has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0

@@ -57,8 +57,8 @@ class Threads:
     ) -> None:
         """List `pages`, and read with up to `most` threads, each with a reader of `make_reader`.
 
-        `make_reader` is called in the caller's thread, with a function that tells whether the scan
-        has ended.
+        `make_reader` is called in the caller's thread, with a function that returns whether the
+        scan has ended.
         """
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._todo: SimpleQueue[Wanted | None] = SimpleQueue()

@@ -33,7 +33,7 @@ from hashclient.scan.sources.listing import (
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
-#: So many trees, and so many directories that could not be listed, are kept in memory.
+#: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
 _MAX_PATH_BYTES = 4000
@@ -143,11 +143,11 @@ class Coverage:
             self._failed.add(directory)
 
     def has_failed(self, directory: str) -> bool:
-        """Tell whether a directory, by its path in the walk, may not have been listed."""
+        """Return whether a directory, by its path in the walk, may not have been listed."""
         return len(self._failed) >= MAX_COVERED or directory in self._failed
 
     def excludes(self, directory: str, name: str) -> bool:
-        """Tell whether a name in a directory was to be left out."""
+        """Return whether a name in a directory was to be left out."""
         return self._excluded is not None and self._excluded(directory, name)
 
 

@@ -14,7 +14,7 @@ file system and the directory in that. A directory that is somewhere else now is
 
 A file system stays missing until it is mounted again or a user says that it has been given up.
 
-File systems are told apart by UUID, by the number that statfs(2) gives, or by the source of the
+File systems are identified by UUID, by the number that statfs(2) gives, or by the source of the
 mount. If one of these is the same, the file system is the same, since names of disks may change
 when a machine starts. Only hashes of them are kept: the source of a mount can have a password in
 its name. Limits: a mount point behind a link, or a mounted file, is never noticed as missing.
@@ -49,8 +49,8 @@ from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, path_of, printable
 
 FORMAT = "hashclient-mounts/1"
-#: So many directories are kept; beyond that, those that are no mount points go first, then the
-#: oldest.
+#: The most directories in the file; beyond that, those that are no mount points are dropped first,
+#: then the oldest.
 MAX_RECORDS = 4_096
 #: Directories with longer paths are not kept.
 MAX_PATH_BYTES = 4_096
@@ -357,7 +357,7 @@ def _real_path(fd: int) -> str | None:
 
 
 def _can_tell(fd: int) -> bool:
-    """Tell whether proc gives the paths of open directories, and the mounts."""
+    """Return whether proc gives the paths of open directories, and the mounts."""
     try:
         os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
         for name in (f"fdinfo/{fd}", "mountinfo"):
@@ -368,7 +368,7 @@ def _can_tell(fd: int) -> bool:
 
 
 def _is_empty(fd: int) -> bool:
-    """Tell whether an open directory is empty; one that cannot be read counts as not empty."""
+    """Return whether an open directory is empty; one that cannot be read counts as not empty."""
     try:
         # Not through `fd` itself: the walk needs its position in the directory.
         again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)

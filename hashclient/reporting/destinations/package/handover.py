@@ -167,7 +167,7 @@ class HandOver:
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
     def is_taken_back(self, report: Report) -> bool:
-        """Tell whether a retracted package is gone from its place or has a note beside it."""
+        """Return whether a retracted package is gone from its place or has a note beside it."""
         if report.package is None:
             return True
         there = os.path.lexists(self._directory / report.package.name)

@@ -114,7 +114,7 @@ class Packager:
         self._session = session
 
     def is_there(self, package: Package) -> bool:
-        """Tell whether the announced package is in its place.
+        """Return whether the announced package is in its place.
 
         Raises:
             StateError: another file has its name, or it cannot be read.

@@ -168,7 +168,7 @@ def verify(path: Path, *, identities: Sequence[Any], public_key: str | None = No
 
 
 def is_note(path: Path) -> bool:
-    """Tell whether `path` looks like a note of retraction, not like a package.
+    """Return whether `path` looks like a note of retraction, not like a package.
 
     Raises:
         UsageError: it cannot be read.

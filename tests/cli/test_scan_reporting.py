@@ -1,4 +1,4 @@
-"""What `scan` tells to whom: in which order, how much of it, and what a terminal shows besides."""
+"""The output of `scan`: its order, its amount, and what a terminal shows besides."""
 
 from __future__ import annotations
 
@@ -116,6 +116,7 @@ def on_terminal(*args: object, both: bool = True, **env: str) -> tuple[str, str]
     return out.decode(), seen.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     args = ("--state-dir", state.path, "scan", "--format", "html", "--output", report, state.tree)
@@ -127,6 +128,7 @@ def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_pat
     assert state.call(*args[2:]).err == ""
 
 
+@pytest.mark.slow
 def test_lines_of_matches_have_colour_on_a_terminal_and_nowhere_else(state: State) -> None:
     scan = ("--state-dir", state.path, "scan", "--sort", state.tree / "1")
     _, seen = on_terminal(*scan)
