@@ -1,6 +1,7 @@
-"""Asking a daemon by clamd's protocol: objects a CPU second, ours and clamd's.
+"""Asking a daemon by clamd's protocol: what an answer costs, ours and clamd's; and idle watching.
 
-CPU seconds are those of the daemon's processes, as /proc counts them; the client is another one.
+CPU seconds and memory are those of the daemon's processes, as /proc counts them; the client is
+another one.
 """
 
 from __future__ import annotations
@@ -8,38 +9,57 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import HASHCLIENT
+from bench.measure import Row, bytes_row, hashclient, seconds_to_first_line, time_row
+
+#: What is asked about: bytes of an object, how many, how many ahead, and how many times as many as
+#: clamd a CPU second is to answer for.
+CASES = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
+#: Clients at a time when the highest rate is looked for, and seconds for that.
+_CLIENTS = 4
+_LOAD_S = 5.0
+_CHUNK_BYTES = 1 << 16
+#: Seconds between two looks at the memory of a daemon, and seconds that a watch is looked at.
+_LOOK_S = 1.0
+_IDLE_S = 60.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A daemon that listens at a socket; `pid` is its first process."""
+    """A daemon that listens at the socket `where`; `pid` is its first process."""
 
-    socket: Path
+    where: Path
     pid: int
 
     def cpu_seconds(self) -> float:
         """Return user and system seconds of all its processes."""
         return sum(_seconds(pid) for pid in _family(self.pid))
 
-    def rss_bytes(self) -> int:
-        """Return the memory of all its processes that no other shares, in bytes."""
+    def pss_bytes(self) -> int:
+        """Return the memory of all its processes; what several share counts once."""
         total = 0
         for pid in _family(self.pid):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Private_"):
+                if line.startswith("Pss:"):
                     total += int(line.split()[1]) << 10
         return total
+
+    def connect(self) -> socket.socket:
+        """Connect to it."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.where))
+        return sock
 
     def ask(self, size: int, count: int, ahead: int) -> tuple[float, float]:
         """Ask about `count` different objects of `size` bytes, `ahead` at a time, in one session.
@@ -48,8 +68,7 @@ class Door:
         """
         body = os.urandom(size - 8)
         before, rounds = self.cpu_seconds(), []
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(str(self.socket))
+        with self.connect() as sock:
             sock.sendall(b"zIDSESSION\0")
             for start in range(0, count, ahead):
                 now = min(ahead, count - start)
@@ -70,6 +89,78 @@ class Door:
         rounds.sort()
         return count / (self.cpu_seconds() - before), rounds[int(len(rounds) * 0.99)]
 
+    def latencies(self, size: int, rate: float | None) -> tuple[float, list[float]]:
+        """Ask about objects of `size` bytes, by several clients for some seconds.
+
+        Return how many were answered a second, and the seconds that each took, ascending, from when
+        it was due. Each client asks `rate` / clients times a second; None is as fast as it can.
+        """
+        took: list[float] = []
+        began = time.perf_counter()
+        until = began + _LOAD_S
+
+        def client(number: int) -> None:
+            body, step = os.urandom(size - 8), 0.0 if rate is None else _CLIENTS / rate
+            with self.connect() as sock:
+                sock.sendall(b"zIDSESSION\0")
+                due = began + step * number / _CLIENTS
+                for count in range(1 << 40):
+                    if due > until or time.perf_counter() > until + _LOAD_S:
+                        return
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    begins = due if step else time.perf_counter()
+                    different = (count * _CLIENTS + number).to_bytes(8, "big")
+                    sock.sendall(
+                        b"zINSTREAM\0%b%b%b\0\0\0\0" % (size.to_bytes(4, "big"), different, body)
+                    )
+                    if not sock.recv(1 << 16).endswith(b": stream: OK\0"):
+                        raise RuntimeError("not all is clean")
+                    now = time.perf_counter()
+                    took.append(now - begins)
+                    due = due + step if step else now
+
+        with ThreadPoolExecutor(_CLIENTS) as pool:
+            list(pool.map(client, range(_CLIENTS)))
+        return len(took) / (time.perf_counter() - began), sorted(took)
+
+    def streams(self, count: int, size: int) -> tuple[int, int]:
+        """Send `count` clean streams of `size` bytes at once, a chunk of each in turn.
+
+        Return the daemon's memory before, and its peak until all are answered, in bytes.
+        """
+        before = peak = self.pss_bytes()
+        chunk = _CHUNK_BYTES.to_bytes(4, "big") + os.urandom(_CHUNK_BYTES)
+        chunks, look_at = max(1, size // _CHUNK_BYTES), time.monotonic() + _LOOK_S
+        with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+            for _ in range(count):
+                sock = stack.enter_context(self.connect())
+                sock.setblocking(False)  # noqa: FBT003 - the socket's own word
+                pieces = _pieces(chunk, chunks)
+                selector.register(sock, selectors.EVENT_WRITE, [sock, next(pieces), pieces])
+            while selector.get_map():
+                for key, events in selector.select():
+                    sock, piece, pieces = key.data
+                    if events & selectors.EVENT_READ:
+                        if sock.recv(100) != b"stream: OK\0":
+                            raise RuntimeError("not all is clean")
+                        selector.unregister(sock)
+                        continue
+                    key.data[1] = piece[sock.send(piece) :] or next(pieces, b"")
+                    if not key.data[1]:
+                        selector.modify(sock, selectors.EVENT_READ, key.data)
+                if time.monotonic() >= look_at:
+                    peak = max(peak, self.pss_bytes())
+                    look_at = time.monotonic() + _LOOK_S
+        return before, peak
+
+
+def _pieces(chunk: bytes, chunks: int) -> Iterator[memoryview]:
+    """Yield what a client sends: its command, so many chunks, and the end of the stream."""
+    yield memoryview(b"zINSTREAM\0")
+    for _ in range(chunks):
+        yield memoryview(chunk)
+    yield memoryview(bytes(4))
+
 
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -81,12 +172,15 @@ def _seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def _serve(state: Path, where: Path) -> list[str | os.PathLike[str]]:
+    return hashclient(state, "serve", "--format", "json", "--bind", f"unix:{where}")
+
+
 @contextlib.contextmanager
 def our_door(work: Path, state: Path) -> Iterator[Door]:
     """Yield `hashclient serve` on a state directory."""
     where = work / "ours.sock"
-    words = [*HASHCLIENT, "-q", "--state-dir", str(state), "serve", "--format", "json"]
-    with subprocess.Popen([*words, "--bind", f"unix:{where}"], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(_serve(state, where), stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             json.loads(process.stdout.readline())
@@ -130,3 +224,51 @@ def _user() -> str:
     import pwd
 
     return pwd.getpwuid(os.getuid()).pw_name
+
+
+def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
+    """Compare `serve` with clamd, and with what it may take at most."""
+    ready = min(seconds_to_first_line(_serve(state, work / "ready.sock")) for _ in range(5))
+    yield time_row("serve: ready", ready, 0.3, "0.3 s", 1.0)
+    with our_door(work, state) as door:
+        ours = [door.ask(size, count, ahead) for size, count, ahead, _ in CASES]
+        highest, _ = door.latencies(100_000, None)
+        rate, took = door.latencies(100_000, highest / 2)
+        name = f"serve: 100,000 bytes, {rate:,.0f} /s, p99"
+        yield time_row(name, took[int(len(took) * 0.99)], 0.02, "20 ms at half load", 1.0)
+    size = int(100e6 * scale)
+    with our_door(work, state) as door:
+        before, peak = door.streams(500, size)
+        name = f"serve: 500 streams of {size / 1e6:g} MB"
+        yield bytes_row(name, peak - before, 64 << 20, "64 MiB more than idle")
+    with clamd_door(work) as peer:
+        if peer is None:
+            return
+        theirs = [peer.ask(size, count // 8, ahead) for size, count, ahead, _ in CASES]
+    against = "clamd, 1,000 signatures"
+    for (size, _, ahead, times), (mine, _), (other, _) in zip(CASES, ours, theirs, strict=True):
+        name = f"serve: {size:,} bytes, {ahead} at a time"
+        figures = (f"{mine:,.0f} /CPU s", f"{other:,.0f} /CPU s")
+        yield Row(name, *figures, against, other / mine, 1 / times)
+
+
+def watch_rows(tree: Path, state: Path) -> Iterator[Row]:
+    """Tell what `watch` takes while nothing changes."""
+    with subprocess.Popen(
+        hashclient(state, "watch", tree), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "looked at everything" in line:
+                    break
+            watch = Door(Path(), process.pid)
+            began, before = time.perf_counter(), watch.cpu_seconds()
+            time.sleep(_IDLE_S)
+            spent, passed = watch.cpu_seconds() - before, time.perf_counter() - began
+            yield time_row(
+                f"watch: idle for {passed:.0f} s, CPU", spent, passed / 1000, "0.1 %", 1.0
+            )
+            yield bytes_row("watch: idle, memory", watch.pss_bytes(), 60e6, "60 MB")
+        finally:
+            process.terminate()

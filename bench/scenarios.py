@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import buckets, inside
-from bench.door import clamd_door, our_door
+from bench.door import door_rows, watch_rows
 from bench.importing import import_rows
 from bench.measure import (
     HASHCLIENT,
@@ -357,27 +357,18 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
 
 
 def serve(bench: Bench) -> Iterator[Row]:
-    """How many objects does the daemon answer for in a CPU second, beside clamd?"""
+    """How many objects does the daemon answer for in a CPU second, beside clamd? And how soon?"""
     entries = bench.count(10_000_000)
-    cases = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
     with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
-        with our_door(bench.work, here.state) as door:
-            ours = [door.ask(size, count, ahead) for size, count, ahead, _ in cases]
-        with clamd_door(bench.work) as peer:
-            if peer is None:
-                return
-            theirs = [peer.ask(size, count // 8, ahead) for size, count, ahead, _ in cases]
-    for (size, _, ahead, times), (our_rate, _), (rate, _) in zip(cases, ours, theirs, strict=True):
-        name = f"serve: {size:,} bytes, {ahead} at a time"
-        against = "clamd, 1,000 signatures"
-        yield Row(
-            name,
-            f"{our_rate:,.0f} /CPU s",
-            f"{rate:,.0f} /CPU s",
-            against,
-            rate / our_rate,
-            1 / times,
-        )
+        yield from door_rows(bench.work, here.state, bench.scale)
+
+
+def watch(bench: Bench) -> Iterator[Row]:
+    """What does watching take while nothing changes?"""
+    files = bench.count(100_000)
+    where = tree(bench.work, files=files, total_bytes=files * 64)
+    with site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here:
+        yield from watch_rows(where, here.state)
 
 
 def members(bench: Bench) -> Iterator[Row]:
@@ -532,6 +523,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "lookup": lookup,
     "flat-memory": flat_memory,
     "serve": serve,
+    "watch": watch,
     "members": members,
     "objects": objects,
     "known-archives": known_archives,

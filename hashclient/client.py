@@ -121,6 +121,7 @@ class Client:
         verify_sizes: bool = False,
         passwords: Sequence[bytes] = (),
         lists: OpenLists | None = None,
+        brief: bool = False,
         front: FrontEnd | None = None,
     ) -> Scan:
         """Check files and trees; return the run, which works while the caller iterates over it.
@@ -139,7 +140,7 @@ class Client:
         have no digests. With `members`, members of archives and mail are checked, too;
         `verify_sizes` also reads members whose claimed size no entry has, and `passwords` are tried
         on encrypted members. `lists` are the lists to compare with, by default those that should be
-        here.
+        here. With `brief`, the log has one record of the run, a `watch-look`, in place of two.
 
         Raises:
             UsageError: there is nothing to check.
@@ -248,11 +249,12 @@ class Client:
             )
         recorder = RunRecord(
             session,
-            "scan",
+            "watch-look" if brief else "scan",
             summary,
             key_id,
             on_failure=observer.failed,
             places_of=Whereabouts(mounts).of,
+            brief=brief,
         )
         return Scan(
             outcomes,

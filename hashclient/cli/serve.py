@@ -144,7 +144,7 @@ def command(
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
-    from hashclient.daemon.options import NoVerdict, Options, TcpAddress, parse_address
+    from hashclient.daemon.options import NoVerdict, Options, TcpAddress, kept_bytes, parse_address
     from hashclient.scan.engine import default_jobs
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
@@ -164,6 +164,7 @@ def command(
             )
     if re.fullmatch("[0-7]{3,4}", socket_mode) is None:
         raise UsageError(f"not a mode in octal: {socket_mode}", hint="such as 660")
+    processes = jobs or default_jobs()
     daemon = Daemon(
         app.session,
         binds,
@@ -173,11 +174,12 @@ def command(
             idle_s,
             stream_s,
             max_connections,
+            kept_bytes(processes),
             act=not no_actions,
             containers=None if no_members else opening(app.settings.config, stream_s, app.warn),
             spool_bytes=spool_mib << 20,
         ),
-        jobs=jobs or default_jobs(),
+        jobs=processes,
         metrics=asked,
         fetch=_fetch_command(app),
         fetch_every_s=fetch_every,

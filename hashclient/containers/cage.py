@@ -77,6 +77,7 @@ class Cage:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._vain_starts = 0
+        self._is_stopped = False
         #: The parts of the sandbox in force, once there is a process.
         self.locks: Locks | None = None
 
@@ -89,6 +90,18 @@ class Cage:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def stop(self) -> None:
+        """End the process for good, from another thread; `open` then fails soon."""
+        self._is_stopped = True
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether no file was opened to its end since the process was last started."""
+        return self._vain_starts > 0
 
     def open(
         self, fd: int, size: int, job: Job, on_found: Callable[[Sequence[Found]], None]
@@ -207,6 +220,8 @@ class Cage:
         try:
             with theirs:
                 self._process = _spawn(theirs)
+            if self._is_stopped:
+                raise BrokenError("it was stopped")
             _log.debug("started process %d to open containers", self._process.pid)
             channel.set_timeout(START_S)
             options = self.options

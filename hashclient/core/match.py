@@ -54,8 +54,11 @@ SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)
 
 
-#: How the recorded path of a stream begins; the path of a file begins with a slash.
+#: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
+#: slash. A stream of the daemon is named by the socket and the client that it came from.
 STREAM_PREFIX = "stdin:"
+SERVED_PREFIX = "serve:"
+STREAM_PREFIXES = (STREAM_PREFIX, SERVED_PREFIX)
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -83,8 +86,8 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
     made with the key `key_id`. `hits` are all complete; withdrawn ones are included. A stream has
-    no file: its `path` is its name after `STREAM_PREFIX`, and `times_seen` is how often it has come
-    (None for a file).
+    no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is how often it
+    has come (None for a file).
     """
 
     id: str
@@ -102,7 +105,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     @property
     def is_stream(self) -> bool:
         """Whether the match was a stream, so that there is no file to act on."""
-        return self.path.startswith(STREAM_PREFIX)
+        return self.path.startswith(STREAM_PREFIXES)
 
     @property
     def standing(self) -> tuple[Hit, ...]:

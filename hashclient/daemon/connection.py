@@ -52,8 +52,9 @@ DRAIN_BYTES = 16 << 20
 class Connection:
     """A client that is connected."""
 
-    def __init__(self, worker: Host, sock: socket.socket, *, is_unix: bool) -> None:
+    def __init__(self, worker: Host, sock: socket.socket, door: str, *, is_unix: bool) -> None:
         self._worker = worker
+        self.door = door
         self._socket = sock
         self._is_unix = is_unix
         self._parser = Parser(worker.options.max_stream_bytes)
@@ -223,7 +224,7 @@ class Connection:
             said = self._worker.answers(upload, found)
             self.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self._worker.upload(STREAM, answered)
+        upload = self._worker.upload(STREAM, self.door, answered)
         return upload
 
     def _request(self, request: Request) -> None:

@@ -24,6 +24,8 @@ Form = tuple[bytes, bytes]
 class Client(Protocol):
     """A client; `Connection` implements it."""
 
+    #: The socket and the client, as records of streams name them.
+    door: str
     is_closed: bool
     #: When something was read or written, in seconds as `time.monotonic` gives them.
     last: float
@@ -85,8 +87,8 @@ class Host(Protocol):
         """Call `do` after this many seconds."""
         ...
 
-    def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
-        """Begin a stream."""
+    def upload(self, name: str, door: str, answered: Callable[[Outcome | None], None]) -> Upload:
+        """Begin a stream that came through `door`."""
         ...
 
     def ended(self, upload: Upload, client: Client) -> None:

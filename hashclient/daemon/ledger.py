@@ -11,11 +11,13 @@ import time
 from collections.abc import Sequence
 
 from hashclient.core.kinds import Kind
+from hashclient.core.match import Place
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
 from hashclient.errors import AuditError, HashclientError, StateError
+from hashclient.matches.recording import place_of
 from hashclient.scan.actions import Responder, prepare_wanted
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session
@@ -74,7 +76,12 @@ class Ledger:
         lists = self._lists
         self.summary = Summary(lists.states, missing=lists.lists.missing)
         self._recorder = RunRecord(
-            self._session, COMMAND, self.summary, lists.key_id, on_failure=self._failed
+            self._session,
+            COMMAND,
+            self.summary,
+            lists.key_id,
+            on_failure=self._failed,
+            places_of=_places_of,
         )
 
     def add(self, found: Sequence[Outcome]) -> None:
@@ -112,3 +119,8 @@ class Ledger:
     def _failed(self, error: HashclientError | AuditError | StateError) -> None:
         self._counts.add(Count.FAILURES)
         _log.info("not recorded: %s", error.message)
+
+
+def _places_of(outcomes: Sequence[Outcome]) -> list[Place]:
+    """Return where inputs are: streams are named by their doors, and files by their paths."""
+    return [Place(o.path) if o.is_stream else place_of(o) for o in outcomes]

@@ -5,7 +5,8 @@ Each thread needs a process of its own that opens the container; processes are k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +54,8 @@ class Openers:
         self._rules = rules
         self._today = today
         self._idle: list[tuple[InUse, Members]] = []
+        #: By what they are used for.
+        self._busy: dict[object, Members] = {}
 
     def take(self, lists: InUse) -> Members:
         """Return an opener that judges with these lists; return it to `put_back`."""
@@ -64,12 +67,39 @@ class Openers:
         return self.new(lists)
 
     def put_back(self, lists: InUse, members: Members) -> None:
-        """Take an unused opener back."""
-        self._idle.append((lists, members))
+        """Take an unused opener back, unless its process has died.
+
+        It would give up after some more deaths, and content of clients may be the reason for them.
+        """
+        if members.has_failed:
+            members.close()
+        else:
+            self._idle.append((lists, members))
 
     def new(self, lists: InUse) -> Members:
         """Return an opener that the caller closes."""
         return Members(lists.judge, self._options)
+
+    @contextlib.contextmanager
+    def own(self, lists: InUse, user: object) -> Iterator[Members]:
+        """Have an opener in the block that `stop` ends by the name of its user."""
+        members = self._busy[user] = self.new(lists)
+        try:
+            yield members
+        finally:
+            self._busy.pop(user, None)
+            members.close()
+
+    def stop(self, user: object) -> None:
+        """Give up what is opened for a user, from the thread of the loop; it is unread then."""
+        members = self._busy.pop(user, None)
+        if members is not None:
+            members.stop()
+
+    def stop_all(self) -> None:
+        """Give up all that is opened."""
+        for user in list(self._busy):
+            self.stop(user)
 
     def accepted(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Return the outcomes that are neither clean nor accepted."""
@@ -80,18 +110,24 @@ class Openers:
 
     def open(self, upload: Upload, fd: int | None, size: int) -> list[Outcome]:
         """Return those outcomes for the members of a stream or an open file."""
-        members = self.take(upload.lists)
+        members = self._busy[upload] = self.take(upload.lists)
         try:
             if upload.kept is not None:
-                opened = members.open_kept(upload.kept, upload.name)
+                found = members.open_kept(upload.kept, upload.door).outcomes
             else:
                 assert fd is not None
-                opened = members.open(fd, size, upload.name, lambda: True)
+                opened = members.open(fd, size, upload.door, lambda: True)
+                # An open file has no path that could be recorded.
+                found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
         except BaseException:
+            self._busy.pop(upload, None)
             members.close()
             raise
-        self.put_back(upload.lists, members)
-        return self.accepted(opened.outcomes)
+        if self._busy.pop(upload, None) is None:
+            members.close()  # it was stopped
+        else:
+            self.put_back(upload.lists, members)
+        return self.accepted(found)
 
     def close(self) -> None:
         """End the processes that open containers."""
@@ -131,6 +167,11 @@ class OpeningJob:
         self._is_over = True
         self._office.looked_inside(self._upload)
         return False
+
+    def stop(self) -> None:
+        """Give it up."""
+        assert self._office.openers is not None
+        self._office.openers.stop(self._upload)
 
     def drop(self) -> None:
         """Drop it."""

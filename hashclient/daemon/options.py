@@ -14,6 +14,11 @@ from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
+#: Bytes that are kept of all streams of a daemon together, and of those of one of its processes at
+#: least.
+ALL_KEPT_BYTES = 32 << 20
+LEAST_ALL_KEPT_BYTES = 4 << 20
+
 
 class NoVerdict(enum.StrEnum):
     """The answer to an input that cannot be judged."""
@@ -82,9 +87,10 @@ class Options(msgspec.Struct, frozen=True):
     """How the daemon answers.
 
     `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, and `stream_s` the
-    time of one stream. `max_connections` and `kept` apply to each process: beyond `kept` open
-    connections, less of each stream is kept. Containers are opened by the options in `containers`;
-    the streams of one process may use `spool_bytes` of disk for this.
+    time of one stream. `max_connections` and `kept_bytes` apply to each process: that many bytes
+    are kept of all its streams together, so that not all digests must be computed as they arrive.
+    Containers are opened by the options in `containers`; the streams of one process may use
+    `spool_bytes` of disk for this.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
@@ -92,6 +98,12 @@ class Options(msgspec.Struct, frozen=True):
     idle_s: float = 120.0
     stream_s: float = 3600.0
     max_connections: int = 4096
+    kept_bytes: int = ALL_KEPT_BYTES
     act: bool = True
     containers: ContainerOptions | None = None
     spool_bytes: int = 1 << 30
+
+
+def kept_bytes(jobs: int) -> int:
+    """Return how many bytes of its streams each of so many processes may keep."""
+    return max(LEAST_ALL_KEPT_BYTES, ALL_KEPT_BYTES // jobs)

@@ -35,6 +35,7 @@ from hashclient.scan.sources.files import Trees, WalkOptions, kind_of
 if TYPE_CHECKING:
     from hashclient.daemon.host import Client, Form
     from hashclient.daemon.options import Options
+    from hashclient.daemon.turns import Job
 
 #: Bytes of an open file that are read in one piece.
 PIECE_BYTES = 32 << 20
@@ -57,6 +58,10 @@ class Office(Protocol):
 
     openers: Openers | None
 
+    def open_container(self, job: Job, upload: Upload, client: Client) -> None:
+        """Open a container for a client, in turn."""
+        ...
+
     def looked_inside(self, upload: Upload) -> None:
         """Take a stream of which it is known what is in it."""
         ...
@@ -75,16 +80,16 @@ def check_path(
     path: str,
     on_bytes: Callable[[int], None] | None = None,
     openers: Openers | None = None,
+    user: object = None,
 ) -> Iterator[list[Outcome]]:
     """Check the file or the tree at `path`; yield outcomes that are not clean, as they come.
 
     Links below it are not followed. Other files than regular ones have no content to check and are
     passed over, unless `path` itself is one. `on_bytes` is called from time to time while a file is
-    read. One of the `openers` opens containers.
+    read. One of the `openers` opens containers, by the name of `user`.
     """
     options = WalkOptions((), one_file_system=False, follow_symlinks=False)
-    members = None if openers is None else openers.new(lists)
-    try:
+    with contextlib.nullcontext() if openers is None else openers.own(lists, user) as members:
         checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
         for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
             outcomes = item.outcomes if isinstance(item, Result) else []
@@ -93,9 +98,6 @@ def check_path(
             told = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
             found = [outcome for outcome in told if outcome is not None]
             yield found if openers is None else openers.accepted(found)
-    finally:
-        if members is not None:
-            members.close()
 
 
 def _told(outcome: Outcome, path: str) -> Outcome | None:
@@ -129,7 +131,7 @@ class PathJob:
         self._lists = office.lists
         self._is_clean = True
         self._found: Iterator[list[Outcome]] = check_path(
-            self._lists, path, self._on_bytes, office.openers
+            self._lists, path, self._on_bytes, office.openers, self
         )
 
     def piece(self) -> Callable[[], bool]:
@@ -173,6 +175,11 @@ class PathJob:
                 said.pop(OK, None)
             lines += [f"{self._shown(path)}: {text}" for text in said]
         return lines
+
+    def stop(self) -> None:
+        """Give up a container that is being opened; reading ends by itself."""
+        if self._office.openers is not None:
+            self._office.openers.stop(self)
 
     def drop(self) -> None:
         """Stop checking."""
@@ -230,8 +237,9 @@ class DescriptorJob:
     Its offset is left alone, since the client has the same.
     """
 
-    def __init__(self, office: Office, fd: int, upload: Upload) -> None:
+    def __init__(self, office: Office, client: Client, fd: int, upload: Upload) -> None:
         self._office = office
+        self._client = client
         self._fd = fd
         self._upload = upload
         self._at = 0
@@ -241,14 +249,25 @@ class DescriptorJob:
         self._opens = False
 
     def piece(self) -> Callable[[], bool]:
-        """Read the next piece; at the end, open it if it is a container."""
+        """Read the next piece; what may be a container is opened by another job."""
         try:
             failed = self._read()
         except OSError as error:
             failed = self._unread(reason_of(error))
         if failed is not None:
             return lambda: self._end(failed)
-        return lambda: not self._is_over or self._end(None)
+        return self._go_on
+
+    def _go_on(self) -> bool:
+        if not self._is_over:
+            return True
+        if not self._opens:
+            return self._end(None)
+        assert self._before is not None
+        job = DescriptorOpeningJob(self._office, self._fd, self._before, self._upload)
+        self._fd = -1
+        self._office.open_container(job, self._upload, self._client)
+        return False
 
     def _read(self) -> Outcome | None:
         fd = self._fd
@@ -273,14 +292,9 @@ class DescriptorJob:
                 after = os.fstat(fd)
                 if not same_content(before, after) or before.st_size not in (0, self._at):
                     return self._unread(CHANGED)
-                end = os.pread(fd, END_BYTES, max(0, self._at - END_BYTES))
-                if self._office.openers is not None and (self._opens or ends_as_zip(end)):
-                    # The client shares the offset.
-                    at = os.lseek(fd, 0, os.SEEK_CUR)
-                    self._upload.inside = self._office.openers.open(self._upload, fd, self._at)
-                    os.lseek(fd, at, os.SEEK_SET)
-                    if not same_content(before, os.fstat(fd)):
-                        return self._unread(CHANGED)
+                if self._office.openers is not None and not self._opens:
+                    end = os.pread(fd, END_BYTES, max(0, self._at - END_BYTES))
+                    self._opens = ends_as_zip(end)
                 return None
             self._upload.update(buffer[:count])
             self._at += count
@@ -289,13 +303,11 @@ class DescriptorJob:
         return None
 
     def _end(self, failed: Outcome | None) -> bool:
-        if failed is None:
-            self._office.looked_inside(self._upload)
-        else:
-            self._office.release(self._upload)
-            self._office.count(failed, self._upload.lists)
-            self._upload.answered(failed)
+        _read_to_the_end(self._office, self._upload, failed)
         return False
+
+    def stop(self) -> None:
+        """Do nothing: a piece does not take long."""
 
     def drop(self) -> None:
         """Close it."""
@@ -307,4 +319,64 @@ class DescriptorJob:
                 self._office.release(self._upload)
 
     def _unread(self, reason: str) -> Outcome:
-        return Outcome(Kind.UNREAD, self._upload.name, reason=reason, is_stream=True)
+        return Outcome(Kind.UNREAD, self._upload.door, reason=reason, is_stream=True)
+
+
+class DescriptorOpeningJob:
+    """An open file that was read to its end and may be a container."""
+
+    def __init__(self, office: Office, fd: int, before: os.stat_result, upload: Upload) -> None:
+        """`before` is its status before it was read."""
+        self._office = office
+        self._fd = fd
+        self._before = before
+        self._upload = upload
+        self._is_over = False
+
+    def piece(self) -> Callable[[], bool]:
+        """Open it."""
+        assert self._office.openers is not None
+        fd, upload = self._fd, self._upload
+        failed = None
+        try:
+            at = os.lseek(fd, 0, os.SEEK_CUR)  # the client shares the offset
+            upload.inside = self._office.openers.open(upload, fd, upload.digester.length)
+            os.lseek(fd, at, os.SEEK_SET)
+            if not same_content(self._before, os.fstat(fd)):
+                failed = CHANGED
+        except OSError as error:
+            failed = reason_of(error)
+
+        def ended() -> bool:
+            self._is_over = True
+            unread = None
+            if failed is not None:
+                unread = Outcome(Kind.UNREAD, upload.door, reason=failed, is_stream=True)
+            _read_to_the_end(self._office, upload, unread)
+            return False
+
+        return ended
+
+    def stop(self) -> None:
+        """Give it up."""
+        assert self._office.openers is not None
+        self._office.openers.stop(self._upload)
+
+    def drop(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+            if not self._is_over:
+                self._office.release(self._upload)
+
+
+def _read_to_the_end(office: Office, upload: Upload, failed: Outcome | None) -> None:
+    """Have an open file judged, or say that it is unread."""
+    if failed is None:
+        office.looked_inside(upload)
+        return
+    office.release(upload)
+    office.count(failed, upload.lists)
+    upload.answered(failed)

@@ -53,6 +53,10 @@ class Job(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """End the running piece soon, if it may take long; called in the loop."""
+        ...
+
     def drop(self) -> None:
         """Stop; called in the loop, and never during a piece."""
         ...
@@ -132,6 +136,8 @@ class Turns:
         if owner in self._parked:
             self._parked.discard(owner)
             self._forget(owner)
+        elif jobs := self._jobs.get(owner):
+            jobs[0].stop()
 
     def _forget(self, owner: Owner) -> None:
         for job in self._jobs.pop(owner, ()):

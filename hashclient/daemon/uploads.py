@@ -19,20 +19,23 @@ from hashclient.scan.streaming import judge_hit
 
 
 class Upload:
-    """One stream: its state, and the function for its answer; `name` is its name.
+    """One stream: its state, and the function for its answer.
 
+    `name` is its name in answers; `door` is its name in the records: where it came from.
     `answered` is called with the outcome once it is recorded, or with None if it is clean.
     `reserved_bytes` is how much of it may be kept. The worst outcome of its members counts.
     """
 
     __slots__ = (
-        *("answered", "began", "digester", "inside", "kept", "lists", "name", "reserved_bytes"),
+        *("answered", "began", "digester", "door", "inside", "kept", "lists", "name"),
+        "reserved_bytes",
     )
 
     def __init__(
         self,
         lists: InUse,
         name: str,
+        door: str,
         answered: Callable[[Outcome | None], None],
         began: float,
         kept_bytes: int,
@@ -40,6 +43,7 @@ class Upload:
     ) -> None:
         self.lists = lists
         self.name = name
+        self.door = door
         self.answered = answered
         self.began = began
         self.reserved_bytes = kept_bytes
@@ -111,6 +115,6 @@ def _judge(
                 places.setdefault(rows[query], []).extend(found)
     for row, found in places.items():
         upload = uploads[numbers[row]]
-        outcome = judge_hit(ask, upload.name, upload.digester, digests[row], found)
+        outcome = judge_hit(ask, upload.door, upload.digester, digests[row], found)
         if outcome.kind is not Kind.CLEAN:
             outcomes[numbers[row]] = outcome

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import resource
 import signal
 import socket
 import time
@@ -25,6 +24,8 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row
+from hashclient.daemon.descriptors import raise_limit
+from hashclient.daemon.doors import door_of
 from hashclient.daemon.host import STREAM, Client, Form
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
@@ -33,7 +34,7 @@ from hashclient.daemon.options import Options
 from hashclient.daemon.paths import DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
-from hashclient.daemon.turns import Turns
+from hashclient.daemon.turns import Job, Turns
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.members import opens_as_container
 from hashclient.scan.spool import Spool
@@ -49,16 +50,18 @@ KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: The most bytes kept of all streams together; a stream gets this share of the rest.
-ALL_KEPT_BYTES = 32 << 20
+#: A stream gets at most this share of what is left of the bytes that may be kept.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
 #: Threads that read paths, and threads that read descriptors.
 _READERS = 8
+#: Threads that open containers, each with a process: those of up to so many bytes, and others.
+OPENERS = 8
+OPENERS_OF_LARGE = 4
+SMALL_BYTES = 8 << 20
 #: Descriptors reserved for files that are read and written, besides connections.
 SPARE_DESCRIPTORS = 128
-MOST_DESCRIPTORS = 1 << 17
 #: A connection that was silent for this long is closed if there are too many and others come; and
 #: the seconds between two searches for such connections.
 SILENT_S = 1.0
@@ -107,7 +110,7 @@ class Worker:
         self._doubt = self.lists.doubt
         self.is_stopping = False
         self._max_connections = min(
-            options.max_connections, max(1, _descriptors() - SPARE_DESCRIPTORS)
+            options.max_connections, max(1, raise_limit() - SPARE_DESCRIPTORS)
         )
         self._searched = 0.0
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
@@ -115,6 +118,11 @@ class Worker:
         self._of_paths = PathRecords(ledger)
         self._paths = Turns(self.loop, _READERS, "path")
         self._files = Turns(self.loop, _READERS, "descriptor")
+        #: Containers may take long: what is no container does not wait for them, and neither do
+        #: small ones for large ones.
+        self._openings = Turns(self.loop, OPENERS, "container")
+        self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container")
+        self._turns = (self._paths, self._files, self._openings, self._large)
         #: By age, the oldest first.
         self._connections: dict[Client, None] = {}
         self._kept_bytes = 0
@@ -152,8 +160,10 @@ class Worker:
             for connection in list(self._connections):
                 connection.close()
             self._records.end()
-            self._paths.close()
-            self._files.close()
+            if self.openers is not None:
+                self.openers.stop_all()
+            for turns in self._turns:
+                turns.close()
             self._of_paths.end()
             if self.openers is not None:
                 self.openers.close()
@@ -200,6 +210,7 @@ class Worker:
             self.stop()  # the parent is gone: nobody could restart or stop this process
         now = time.monotonic()
         for connection in list(self._connections):
+            connection.close_if_gone()
             if connection.stream_took(now) > self.options.stream_s:
                 connection.give_up("the stream takes too long.")
             elif connection.waits_for_client and now > connection.last + self.options.idle_s:
@@ -227,12 +238,13 @@ class Worker:
                 continue
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
             is_unix = sock.family == socket.AF_UNIX
+            door = door_of(self._arguments[self._listeners.index(listener)], sock)
             if not is_unix:
                 with contextlib.suppress(OSError):  # gone again: a read will show it
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts.add(Count.CONNECTIONS)
             self.counts.add(Count.OPEN)
-            self._connections[Connection(self, sock, is_unix=is_unix)] = None
+            self._connections[Connection(self, sock, door, is_unix=is_unix)] = None
 
     def _has_place(self) -> bool:
         """Return whether one more client may connect; a silent one is closed for it."""
@@ -257,20 +269,20 @@ class Worker:
         """Note that a connection is closed."""
         self._connections.pop(connection, None)
         self.counts.add(Count.OPEN, -1)
-        self._paths.closed(connection)
-        self._files.closed(connection)
+        for turns in self._turns:
+            turns.closed(connection)
         if self.is_stopping and not self._connections:
             self.loop.stop()
 
-    def upload(self, name: str, answered: Callable[[Outcome | None], None]) -> Upload:
-        """Begin a stream."""
+    def upload(self, name: str, door: str, answered: Callable[[Outcome | None], None]) -> Upload:
+        """Begin a stream that came through `door`."""
         most = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
-        kept = min(most, max(0, ALL_KEPT_BYTES - self._kept_bytes) // KEPT_SHARE)
+        kept = min(most, max(0, self.options.kept_bytes - self._kept_bytes) // KEPT_SHARE)
         if kept < LEAST_KEPT_BYTES:
             kept = 0
         self._kept_bytes += kept
         spooled = None if self.openers is None or name != STREAM else self._spool.keep()
-        return Upload(self.lists, name, answered, time.monotonic(), kept, spooled)
+        return Upload(self.lists, name, door, answered, time.monotonic(), kept, spooled)
 
     def release(self, upload: Upload) -> None:
         """Drop a stream; its room is free for others."""
@@ -280,8 +292,8 @@ class Worker:
 
     def has_room(self, connection: Client) -> None:
         """Go on with work that waited for room in a connection's answers."""
-        self._paths.resume(connection)
-        self._files.resume(connection)
+        for turns in self._turns:
+            turns.resume(connection)
 
     def clean_answer(self, data: memoryview) -> bytes | None:
         """Return and count the answer to an ordinary stream without a match; None for others."""
@@ -303,9 +315,14 @@ class Worker:
     def ended(self, upload: Upload, client: Client) -> None:
         """Accept a stream that has ended; a possible container is opened first."""
         if upload.may_be_container():
-            self._files.add(client, OpeningJob(self, upload))
+            self.open_container(OpeningJob(self, upload), upload, client)
         else:
             self.looked_inside(upload)
+
+    def open_container(self, job: Job, upload: Upload, client: Client) -> None:
+        """Open a container for a client, in turn."""
+        is_large = upload.digester.length > SMALL_BYTES
+        (self._large if is_large else self._openings).add(client, job)
 
     def looked_inside(self, upload: Upload) -> None:
         """Accept a stream whose members are judged; the stream itself is judged soon."""
@@ -388,8 +405,8 @@ class Worker:
             said = self.answers(upload, found)
             connection.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self.upload(f"fd[{fd}]", told)
-        self._files.add(connection, DescriptorJob(self, fd, upload))
+        upload = self.upload(f"fd[{fd}]", connection.door, told)
+        self._files.add(connection, DescriptorJob(self, connection, fd, upload))
 
     def say(self, command: Command | None, *, is_unix: bool) -> str:
         """Return the answer to a command about the daemon itself."""
@@ -424,13 +441,3 @@ class Worker:
             "MEMSTATS: heap N/A mmap N/A used N/A free N/A releasable N/A pools 1 pools_used N/A"
             " pools_total N/A\nEND"
         )
-
-
-def _descriptors() -> int:
-    """Raise the limit of descriptors as far as allowed, and return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

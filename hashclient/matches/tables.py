@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import STREAM_PREFIX, Match
+from hashclient.core.match import STREAM_PREFIXES, Match
 from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular, state_error
@@ -94,7 +94,7 @@ _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
-_STREAM_PREFIX = STREAM_PREFIX.encode()
+_STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 #: Room for the changes of a batch: a page that does not fit is written too early, with a wait.
 _CACHE_KB = 8192
 
@@ -184,7 +184,7 @@ class MatchStore:
             datetime.fromisoformat(first),
             datetime.fromisoformat(last),
             hits,
-            self._times_seen(match_id) if path.startswith(_STREAM_PREFIX) else None,
+            self._times_seen(match_id) if path.startswith(_STREAM_PREFIXES) else None,
         )
 
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:

@@ -218,6 +218,7 @@ class Members:
         self._options = options
         self._cage: Cage | None = None
         self._keep_clean = keep_clean
+        self._is_stopped = False
         #: Bytes of members that were read.
         self.bytes_out = 0
 
@@ -225,6 +226,18 @@ class Members:
         """End the process that opens containers, if there is one."""
         if self._cage is not None:
             self._cage.close()
+
+    def stop(self) -> None:
+        """Give up for good what another thread opens; its members are unread then."""
+        self._is_stopped = True
+        cage = self._cage
+        if cage is not None:
+            cage.stop()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last container was not opened to its end, since its process has died."""
+        return self._cage is not None and self._cage.has_failed
 
     @property
     def memory_bytes(self) -> int:
@@ -327,6 +340,8 @@ class Members:
             # Not a method: a reference cycle would keep the lists open until the garbage collector
             # runs.
             self._cage = Cage(self._options, functools.partial(_masks_of, self._judge))
+        if self._is_stopped:
+            self._cage.stop()
         return self._cage
 
     def _count(

@@ -55,12 +55,16 @@ class RunRecord:
         *,
         on_failure: Callable[[AuditError | StateError], None],
         places_of: Callable[[Sequence[Outcome]], list[Place]] | None = None,
+        brief: bool = False,
     ) -> None:
         """`command` is `scan` or `lookup`; `on_failure` is called once for each failing place.
 
         The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
-        files; by default their paths are used.
+        files; by default their paths are used. With `brief`, one record called `command` is logged
+        at the end, in place of one at the start and one at the end: for small runs that come often.
         """
+        self._is_brief = brief
+        self._arguments: Sequence[str] = ()
         self._session = session
         self._command = command
         self._summary = summary
@@ -73,17 +77,16 @@ class RunRecord:
 
     def start(self, arguments: Sequence[str]) -> None:
         """Log that the run starts, with its arguments (never digests) and the lists it uses."""
-        lists = [
-            {"list": s.name, "generation": s.generation, "fresh": s.fresh}
-            for s in self._summary.lists
-        ]
+        if self._is_brief:
+            self._arguments = arguments
+            return
         about = self._session.invocation()
         data = {
             "host": about.host,
             "by": about.user,
             "directory": None if about.directory is None else log_path(about.directory),
             **_argument_fields(arguments),
-            "lists": lists,
+            "lists": _lists(self._summary),
             "missing": _missing(self._summary),
         }
         self._log([Event(f"{self._command}-start", data)])
@@ -167,7 +170,11 @@ class RunRecord:
                 "gaps": [gap_fields(gap) for gap in summary.gaps],
                 "gaps_accepted": summary.gaps_accepted,
             }
-        self._log([Event(f"{self._command}-end", data)])
+        if self._is_brief:
+            data = {**_argument_fields(self._arguments), "lists": _lists(summary), **data}
+            self._log([Event(self._command, data)])
+        else:
+            self._log([Event(f"{self._command}-end", data)])
 
     def _log(
         self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
@@ -271,6 +278,10 @@ def _argument_fields(arguments: Sequence[str]) -> dict[str, Any]:
         cut = len(argument) > MAX_LOGGED_PATH_CHARS
         kept.append(argument[:MAX_LOGGED_PATH_CHARS] + "…" if cut else argument)
     return {"arguments": kept}
+
+
+def _lists(summary: Summary) -> list[dict[str, Any]]:
+    return [{"list": s.name, "generation": s.generation, "fresh": s.fresh} for s in summary.lists]
 
 
 def _missing(summary: Summary) -> list[dict[str, Any]]:

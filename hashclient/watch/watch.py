@@ -198,7 +198,7 @@ class Watch:
         source = _Files(paths)
         self._scan(
             lambda front: self._client.scan(
-                sources=[source], jobs=self._jobs, act=self._act, front=front
+                sources=[source], jobs=self._jobs, act=self._act, brief=True, front=front
             ),
             paths=paths,
         )

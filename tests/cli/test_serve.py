@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fixtures.archives import zip_of
+from hashclient.matches.verify import verify_matches
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import (
     Site,
@@ -97,16 +99,49 @@ def test_a_long_stream_is_found_in_one_chunk_and_in_many(daemon: Daemon) -> None
     assert daemon.ask(instream(*(LONG[n : n + 4096] for n in range(0, len(LONG), 4096)))) == found
 
 
-def test_one_byte_at_a_time(daemon: Daemon) -> None:
-    data = instream(LISTED)
-    assert daemon.ask(*(data[n : n + 1] for n in range(len(data)))) == FOUND
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_one_byte_at_a_time(daemon: Daemon, tree: Path, tcp: bool) -> None:
+    archive = zip_of({"x": LISTED})
+    asked = instream(LISTED) + b"zPING\0" + instream(b"be", b"nign") + instream(archive)
+    asked += b"nSCAN %s\n" % os.fsencode(tree / "sub/b")
+    data = b"zIDSESSION\0" + asked + b"zEND\0"
+    answers = daemon.ask(*(data[n : n + 1] for n in range(len(data))), tcp=tcp)
+    lines = sorted(answers.replace(b"\n", b"\0").split(b"\0")[:-1])
+    found = b"Hashclient.base.e-1 FOUND"
+    path = os.fsencode(tree / "sub/b")
+    assert lines == [
+        b"1: stream: " + found,
+        b"2: PONG",
+        b"3: stream: OK",
+        b"4: stream: " + found,
+        b"5: %s: %s" % (path, found),
+    ]
 
 
-def test_a_match_is_recorded_once_however_often_it_comes(daemon: Daemon, state: Path) -> None:
-    for _ in range(3):
+@pytest.mark.slow
+def test_a_match_is_recorded_by_the_door_that_it_came_through(
+    daemon: Daemon, state: Path, tree: Path
+) -> None:
+    """The socket and who asked; one record however often it comes, and however it is sent."""
+    fds = [open_for_reading(tree / "sub/b") for _ in range(2)]
+    for fd in fds:
         assert daemon.ask(instream(LISTED)) == FOUND
-    (match,) = [m for m in matches(state) if m["entry"] == "e-1" and ":" in m["path"]]
-    assert match["id"] in (state / "audit" / "log.jsonl").read_text()
+        assert daemon.ask(instream(LISTED), tcp=True) == FOUND
+        assert daemon.ask_descriptor(fd).endswith(b": Hashclient.base.e-1 FOUND\0")
+    for fd in fds:
+        os.close(fd)
+    host, port = daemon.tcp
+    doors = {
+        f"serve:unix:{daemon.unix},uid={os.getuid()}",
+        f"serve:{host}:{port},from=127.0.0.1",
+    }
+    streams = [m for m in matches(state) if m["entry"] == "e-1" and ":" in m["path"]]
+    assert sorted(m["path"] for m in streams) == sorted(doors)
+    logged = (state / "audit" / "log.jsonl").read_text()
+    assert all(m["id"] in logged and f'"path":"{m["path"]}"' in logged for m in streams)
+    verify_matches(state)
+    shown = run("--state-dir", state, "matches", "show", streams[0]["id"]).out
+    assert "it came as a stream" in shown
 
 
 def test_many_commands_in_a_session(daemon: Daemon) -> None:

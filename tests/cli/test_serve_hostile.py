@@ -226,6 +226,34 @@ def test_a_silent_client_is_closed_for_a_new_one(state: Path, tmp_path: Path) ->
         assert everything(silent[0]) == b""
 
 
+@pytest.mark.deep
+def test_ten_thousand_silent_clients_delay_nobody(state: Path, tmp_path: Path) -> None:
+    count = 10_000
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < count + 100:
+        pytest.skip("so many descriptors are not allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, before[1]))
+    try:
+        with (
+            serving(state, tmp_path / "run", "--metrics", "127.0.0.1:0") as daemon,
+            contextlib.ExitStack() as stack,
+        ):
+            for number in range(count):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.connect(daemon.unix)  # without a time limit it waits for its turn
+                with contextlib.suppress(OSError):
+                    sock.sendall((b"zINSTREAM\0", b"zIDSESSION\0", b"PIN", b"")[number % 4])
+            wait_until(lambda: daemon.ask(instream(LISTED)) == FOUND, daemon.process.pid)
+            fd = open_for_reading(write_tree(tmp_path / "t", {"x": LISTED}) / "x")
+            wait_until(
+                lambda: daemon.ask_descriptor(fd).endswith(b"e-1 FOUND\0"), daemon.process.pid
+            )
+            os.close(fd)
+            assert value(daemon, "hashclient_serve_open_connections") > 4000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.mark.slow
 def test_connections_leave_descriptors_for_what_has_to_be_recorded(
     state: Path, tmp_path: Path

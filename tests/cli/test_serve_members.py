@@ -168,8 +168,21 @@ def test_a_descriptor_of_an_archive_behind_other_bytes(daemon: Daemon, tmp_path:
 
 def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
     assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
-    assert "stdin:stream" in run("--state-dir", state, "matches").out
+    assert f"serve:unix:{daemon.unix},uid=" in run("--state-dir", state, "matches").out
     assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_matches_in_open_files_are_recorded_as_streams(tmp_path: Path) -> None:
+    """The number of a descriptor is no path: nothing is looked for or taken away there."""
+    state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
+    path = write_tree(tmp_path / "t", {"a.zip": HOLDERS["zip"]}) / "a.zip"
+    with serving(state, tmp_path / "run") as daemon:
+        fd = open_for_reading(path)
+        assert daemon.ask_descriptor(fd).endswith(b"Hashclient.base.e-1 FOUND\0")
+        os.close(fd)
+    (line,) = run("--state-dir", state, "matches", "--format", "jsonl").lines
+    assert line["path"] == f"serve:unix:{daemon.unix},uid={os.getuid()}"
 
 
 @pytest.mark.slow

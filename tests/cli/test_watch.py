@@ -154,6 +154,23 @@ def test_matches_are_recorded_and_logged_before_they_are_printed(state: Path, tr
 
 
 @pytest.mark.slow
+def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
+    """So the last scan, which `status` shows, is one of everything."""
+    with watching(state, tree) as watch:
+        (tree / "x").write_bytes(LISTED)
+        assert watch.next()["path"] == str(tree / "x")
+        assert watch.stop() == 0
+    events = [json.loads(line) for line in (state / "audit/log.jsonl").read_text().splitlines()]
+    names = [event["event"] for event in events]
+    assert names[names.index("scan-start") :] == ["scan-start", "scan-end", "match", "watch-look"]
+    look = events[-1]["data"]
+    assert (look["arguments"], look["match"], look["exit_code"]) == (["1 changed files"], 1, 10)
+    assert look["lists"] == [{"list": "base", "generation": 1, "fresh": True}]
+    (last_scan,) = (event["data"] for event in events if event["event"] == "scan-end")
+    assert last_scan["exit_code"] == 0
+
+
+@pytest.mark.slow
 def test_what_the_kernel_cannot_keep_is_not_missed(state: Path, tree: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with watching(state, tree) as watch:

@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.clamd import Daemon, instream, serving
-from tests.kit import csv_of, make_state, run, wait_until
+from fixtures.archives import STORED, zip_of
+from tests.clamd import Daemon, instream, open_for_reading, serving
+from tests.kit import csv_of, make_state, run, wait_until, write_tree
 
 ENTRIES = {f"e-{number}": b"listed %d" % number for number in range(120)}
 
@@ -66,6 +68,84 @@ def test_answered_matches_are_recorded_after_any_kill(state: Path, tmp_path: Pat
         for hit in event["data"]["hits"]
     }
     assert set(answered) <= logged
+
+
+@pytest.mark.slow
+def test_listed_content_is_never_answered_as_clean(state: Path, tmp_path: Path) -> None:
+    """Streams, archives and open files, of several clients in sessions, while all is killed."""
+    rng = random.Random(7)
+    paths = write_tree(tmp_path / "t", ENTRIES)
+    answered: set[str] = set()
+    wrong: list[bytes] = []
+    over = threading.Event()
+
+    def note(name: str, answers: bytes) -> None:
+        for answer in answers.split(b"\0")[:-1]:
+            if answer.endswith(b"Hashclient.base.%s FOUND" % name.encode()):
+                answered.add(name)
+            else:
+                wrong.append(answer)
+
+    def ask_streams(daemon: Daemon, names: list[str]) -> None:
+        while not over.is_set():
+            for name in names:
+                listed = instream(ENTRIES[name]) + instream(zip_of({"x": ENTRIES[name]}))
+                with contextlib.suppress(OSError):
+                    note(name, daemon.ask(b"zIDSESSION\0" + listed + b"zEND\0"))
+
+    def ask_files(daemon: Daemon, names: list[str]) -> None:
+        while not over.is_set():
+            for name in names:
+                fd = open_for_reading(paths / name)
+                with contextlib.suppress(OSError):
+                    note(name, daemon.ask_descriptor(fd))
+                os.close(fd)
+
+    with serving(state, tmp_path / "run") as daemon:
+        names = list(ENTRIES)
+        threads = [
+            threading.Thread(target=do, args=(daemon, names[n * 10 : n * 10 + 10]))
+            for n, do in enumerate([ask_streams, ask_files] * 2)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(4):
+                signal.sigtimedwait([], rng.uniform(0.2, 0.5))
+                for pid in daemon.workers():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            asked = set(names[:40])
+            wait_until(lambda: answered == asked, daemon.process.pid)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
+    result = run("--state-dir", state, "matches", "--format", "jsonl")
+    recorded = {line["entry"] for line in result.lines if line["type"] == "match"}
+    assert answered <= recorded
+    assert run("--state-dir", state, "audit", "verify").code == 0
+
+
+@pytest.mark.slow
+def test_a_spool_that_is_full_is_no_verdict(state: Path, tmp_path: Path) -> None:
+    """No file may be larger than the limit: a write fails in the middle of a stream."""
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (36 << 20, 36 << 20))
+
+    noise = random.Random(1).randbytes(1 << 20)
+    big = zip_of({"x": ENTRIES["e-1"]} | {f"{n}": noise for n in range(40)}, STORED)
+    small = instream(zip_of({"x": ENTRIES["e-1"]}))
+    found = b"stream: Hashclient.base.e-1 FOUND\0"
+    with serving(state, tmp_path / "run", "--jobs", 1, preexec_fn=small_files) as daemon:
+        for _ in range(2):  # what the first one took is given back
+            (answer,) = daemon.ask(instream(big)).split(b"\0")[:-1]
+            assert answer == b"stream: Heuristics.Limits.Exceeded.Hashclient.Unread FOUND"
+            assert daemon.ask(small) == found
+            assert daemon.ask(instream(b"a benign dummy")) == b"stream: OK\0"
+    assert list((state / "spool").iterdir()) == []
 
 
 @pytest.mark.slow

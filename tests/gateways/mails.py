@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.docs.blocks import free_port
+from tests.gateways.door import Door
+from tests.gateways.objects import FOUND, MAILS, WITHOUT_VERDICT
+from tests.gateways.programs import give, listens, running
 
 SENDER, RECEIVER = "sender@example.org", "receiver@example.org"
 #: Seconds; scanners give up sooner.
@@ -14,6 +22,50 @@ def sent(port: int, mail: bytes) -> str:
     with smtplib.SMTP("127.0.0.1", port, "localhost", TIMEOUT_S) as server:
         try:
             server.sendmail(SENDER, [RECEIVER], mail)
-        except smtplib.SMTPDataError as error:
+        except smtplib.SMTPResponseException as error:
             return "refused" if error.smtp_code >= 500 else "put off"
     return "taken"
+
+
+@contextlib.contextmanager
+def mail_server(
+    gate: Door, name: str, user: str, command: Callable[[Path, int], Sequence[object]]
+) -> Iterator[int]:
+    """Run a mail server until the end of the block; yield its port.
+
+    `command` is called with a directory that belongs to `user`, and with the port; it writes the
+    configuration beside that directory and returns how the server is started.
+    """
+    port, place = free_port(), gate.directory / name
+    place.mkdir()
+    give(place, user)
+    words = command(place, port)
+    with running(words, lambda: listens(("127.0.0.1", port)), gate.directory / f"{name}.log"):
+        yield port
+
+
+def check_mails(gate: Door, port: int, rule: str) -> None:
+    """Send each kind of mail while a daemon answers by `rule`, and compare what becomes of them."""
+    gate.open(rule)
+    made = {what: sent(port, MAILS[what]) for what in MAILS}
+    unknown = {"found": "refused", "error": "put off", "ok": "taken"}[rule]
+    assert made == {
+        "clean": "taken",
+        **dict.fromkeys(FOUND, "refused"),
+        **dict.fromkeys(WITHOUT_VERDICT, unknown),
+        "long": "taken",  # a limit for streams, and these are files
+    }
+
+
+def check_stale_lists(gate: Door, port: int, rule: str) -> None:
+    """Send mails while the daemon's list is stale."""
+    gate.open(rule, stale=True)
+    made = {"found": "refused", "error": "put off", "ok": "taken"}[rule]
+    assert sent(port, MAILS["clean"]) == made
+    assert sent(port, MAILS["match"]) == "refused"
+
+
+def check_nobody_there(gate: Door, port: int) -> None:
+    """Send a mail while there is no daemon."""
+    gate.close()
+    assert sent(port, MAILS["clean"]) == "put off"

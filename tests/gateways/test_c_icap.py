@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import free_port
 from tests.gateways.door import Door
+from tests.gateways.icap import icap
 from tests.gateways.objects import FILES, FOUND_FILES, WITHOUT_VERDICT
-from tests.gateways.programs import (
-    SOCKET,
-    listens,
-    needs,
-    output_of,
-    program,
-    recipe,
-    running,
-)
+from tests.gateways.programs import needs, output_of
 
 pytestmark = [pytest.mark.deep, needs("c-icap", "c-icap-client")]
-
-USUAL = """
-PidFile {place}/pid
-CommandsSocket {place}/ctl
-Port 127.0.0.1:{port}
-StartServers 1
-MaxServers 1
-ThreadsPerChild 5
-TmpDir {place}
-DebugLevel 3
-ServerName localhost
-ServerAdmin root@localhost
-TemplateDir /usr/share/c_icap/templates/
-LoadMagicFile /etc/c-icap/c-icap.magic
-ServerLog {place}/server.log
-AccessLog {place}/access.log
-"""
-
-
-def start(gate: Door, place: Path) -> Iterator[int]:
-    place.mkdir()
-    port = free_port()
-    configuration = place / "c-icap.conf"
-    usual = USUAL.format(port=port, place=place)
-    configuration.write_text(usual + recipe("recipe-c-icap", {SOCKET: gate.socket}))
-    command = [program("c-icap"), "-N", "-f", configuration]
-    with running(command, lambda: listens(("127.0.0.1", port)), gate.directory / "log"):
-        yield port
 
 
 @pytest.fixture(scope="module")
 def port(gate: Door) -> Iterator[int]:
     gate.open()
-    yield from start(gate, gate.directory / "icap")
+    with icap(gate, gate.directory / "icap") as port:
+        yield port
 
 
 def asked(gate: Door, port: int, data: bytes) -> str:
@@ -105,6 +68,6 @@ def test_nobody_there(gate: Door, port: int) -> None:
 
 def test_it_lets_everything_pass_if_nobody_was_there_when_it_started(gate: Door) -> None:
     gate.close()
-    with contextlib.contextmanager(start)(gate, gate.directory / "early") as port:
+    with icap(gate, gate.directory / "early") as port:
         gate.open()
         assert asked(gate, port, FILES["match"]) == "passes"

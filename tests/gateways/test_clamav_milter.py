@@ -9,30 +9,16 @@ import pytest
 from fixtures.mails import mail_of
 from tests.gateways.door import Door
 from tests.gateways.milter import asked
+from tests.gateways.milters import clamav_milter
 from tests.gateways.objects import FOUND, LISTED, MAILS, WITHOUT_VERDICT
-from tests.gateways.programs import SOCKET, listens, needs, program, recipe, running
+from tests.gateways.programs import needs
 
 pytestmark = [pytest.mark.deep, needs("clamav-milter")]
-
-USUAL = """
-Foreground yes
-MilterSocket {place}/milter
-TemporaryDirectory {place}
-LogFile {place}/milter.log
-"""
 
 
 @pytest.fixture(scope="module")
 def milter(gate: Door) -> Iterator[str]:
-    place = gate.directory / "milter"
-    place.mkdir()
-    gate.open()
-    configuration = place / "clamav-milter.conf"
-    usual = USUAL.format(place=place)
-    configuration.write_text(usual + recipe("recipe-clamav-milter", {SOCKET: gate.socket}))
-    command = [program("clamav-milter"), "-c", configuration]
-    path = str(place / "milter")
-    with running(command, lambda: listens(path), gate.directory / "log"):
+    with clamav_milter(gate) as path:
         yield path
 
 

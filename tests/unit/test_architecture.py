@@ -42,7 +42,7 @@ USES: Mapping[str, str] = {
     "reporting": "__init__ audit configfile index matches net quarantine session",
     "scan": "__init__ audit config configfile containers formats index lists matches objects"
     " quarantine reporting session",
-    "daemon": "__init__ config configfile containers index scan session",
+    "daemon": "__init__ config configfile containers index matches scan session",
     "status": "__init__ audit config fetch index matches notices quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "config fetch index lists scan session status upkeep",

@@ -42,6 +42,9 @@ class Job:
 
         return told
 
+    def stop(self) -> None:
+        self.said.append(f"{self.name} stopped")
+
     def drop(self) -> None:
         self.said.append(f"{self.name} dropped")
 
