@@ -226,8 +226,11 @@ class Client:
                     learn=learn,
                     inventory=place if inventory else None,
                     containers=containers,
+                    objects_follow=objects is not None,
                     on_notice=observer.noticed,
                 )
+                if objects is not None:
+                    objects.check_at(runs_at)
         source = Several([trees, *sources])
         outcomes = scan(
             source,

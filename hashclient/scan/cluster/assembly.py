@@ -36,6 +36,7 @@ def on_cluster(
     learn: bool,
     inventory: InventoryPlace | None,
     containers: Options | None,
+    objects_follow: bool,
     on_notice: Callable[[str], None],
 ) -> Dask:
     """Return the executor of a scan at `where`; it has no connection and no process yet.
@@ -74,4 +75,5 @@ def on_cluster(
         tick_s=TICK_S,
         inventory=inventory,
         on_notice=on_notice,
+        objects_follow=objects_follow,
     )

@@ -6,6 +6,7 @@ out again, but not for ever: a batch during which several workers have died is l
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -143,6 +144,15 @@ class Jobs:
         """Return the batches that were lost since the last call."""
         lost, self._lost = self._lost, []
         return lost
+
+    def abandon(self) -> None:
+        """Give up all batches that are on their way."""
+        futures = self.futures
+        self._jobs.clear()
+        self._lost.clear()
+        if futures:
+            with contextlib.suppress(GoneError):
+                self._connection.abandon(futures)
 
     def take_all(self) -> list[Any]:
         """Return all batches that are on their way, and forget them."""

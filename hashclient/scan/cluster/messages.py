@@ -43,7 +43,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
     directories where a file system is mounted, or was: these are not entered unasked. A worker
     `asks_inventory` where its state directory is that of the client; otherwise it `gets_known`
-    files with each batch, if the client has an inventory. `boot` tells the client's machine.
+    files with each batch, if the client has an inventory. `boot` tells the client's machine. With
+    `objects`, buckets are read, too.
     """
 
     protocol: int
@@ -63,6 +64,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     containers: Options | None = None
     gets_known: bool = False
     boot: bytes = b""
+    objects: bool = False
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
@@ -165,6 +167,8 @@ class _WireOutcome(msgspec.Struct, array_like=True):
     members: list[bytes]
     outer: Outer | None
     obstacle: str | None
+    is_object: bool
+    evidence: str | None
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
@@ -271,6 +275,8 @@ def pack_outcome(outcome: Outcome) -> _WireOutcome:
         [os.fsencode(name) for name in outcome.members],
         outcome.outer,
         outcome.obstacle,
+        outcome.is_object,
+        outcome.evidence,
     )
 
 
@@ -286,6 +292,8 @@ def unpack_outcome(wire: _WireOutcome) -> Outcome:
         members=tuple([os.fsdecode(name) for name in wire.members]),
         outer=wire.outer,
         obstacle=wire.obstacle,
+        is_object=wire.is_object,
+        evidence=wire.evidence,
     )
 
 

@@ -17,14 +17,16 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hashclient import __version__
 from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
 from hashclient.core.model import Outcome
 from hashclient.errors import HashclientError, StateError
+from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.cluster.known import Sent, as_before, identities_beside
@@ -71,9 +73,12 @@ LARGE_BYTES = 256 << 20
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
+#: What reads buckets.
+OBJECT_LIBRARIES = ("botocore", "obstore")
 #: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
 PLENTY = 1e9
 _log = Log("cluster")
+T = TypeVar("T")
 
 _runs: dict[str, Work] = {}
 _lock = threading.Lock()
@@ -93,10 +98,37 @@ class Work:
         self._state_dir = state_dir
         self._of_thread = threading.local()
         self._opened: list[Members] = []
+        self._kept: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
         self.is_over = False
         self.used = time.monotonic()
         self.base = os.fsdecode(spec.base)
         self.points = frozenset(map(os.fsdecode, spec.points))
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory of this worker."""
+        return self._state_dir
+
+    def judge(self) -> Judge:
+        """Return what compares with the lists."""
+        return self._lists.judge(all_digests=self.spec.all_digests)
+
+    def members(self) -> Members | None:
+        """Return what opens containers; None if they are not opened."""
+        spec = self.spec
+        if spec.containers is None:
+            return None
+        made = Members(self.judge(), spec.containers, keep_clean=spec.keep_clean)
+        self._opened.append(made)
+        return made
+
+    def opened(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what this process has open under a key; it is made when it is first needed."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            return self._kept[key]
 
     def checker(self, known: Sequence[Known] = ()) -> Checks:
         """Return the checker of this thread, for a batch of which so much is known."""
@@ -130,24 +162,19 @@ class Work:
 
     def _make(self, sent: Sent | None) -> Checker:
         spec = self.spec
-        judge = self._lists.judge(all_digests=spec.all_digests)
         memory = Memory()
         if spec.asks_inventory:
             place = InventoryPlace(self._state_dir, self._lists.sealer.key_id, spec.reread_days)
             memory = Memory(place)
-        members = None
-        if spec.containers is not None:
-            members = Members(judge, spec.containers, keep_clean=spec.keep_clean)
-            self._opened.append(members)
         return Checker(
-            judge,
+            self.judge(),
             cache=memory.open() if sent is None else sent,
             learn=spec.learn,
             file_systems=self.identities(),
             keep_clean=spec.keep_clean,
             sparse=spec.sparse,
             on_bytes=self._on_bytes,
-            members=members,
+            members=self.members(),
         )
 
     def _on_bytes(self, _: int) -> None:
@@ -211,6 +238,9 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     if (spec.protocol, spec.version) != (PROTOCOL, __version__):
         text = f"it has hashclient {__version__}, and the client {spec.version}"
         return text, "install the same version everywhere"
+    if spec.objects and (missing := [name for name in OBJECT_LIBRARIES if not find_spec(name)]):
+        hint = "pip install 'hashclient[objects]' for every worker"
+        return f"it cannot read buckets: {missing[0]} is not installed", hint
     with _lock:
         work = _runs.get(spec.run)
     if work is None:
@@ -290,12 +320,19 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
     return None
 
 
+def work_of(run: str) -> Work | None:
+    """Return what this process has open for a scan, None if it is not ready for it."""
+    work = _runs.get(run)
+    if work is not None:
+        work.used = time.monotonic()
+    return work
+
+
 def check(run: str, payload: bytes) -> bytes:
     """Check a batch of files."""
-    work = _runs.get(run)
+    work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    work.used = time.monotonic()
     return check_with(work.checker, work.base, payload)
 
 
@@ -306,19 +343,19 @@ def check_with(
 
     Relative paths are relative to `base`, or to where this process is.
     """
-    return encode(_caught(lambda: _check(make, base, payload)))
+    return encode(caught(lambda: _check(make, base, payload)))
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
     """List a batch of directories, and those below them."""
-    work = _runs.get(run)
+    work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    work.used = time.monotonic()
-    return encode(_caught(lambda: work.lister().run(decode_directories(payload).starts)))
+    return encode(caught(lambda: work.lister().run(decode_directories(payload).starts)))
 
 
-def _caught(do: Callable[[], Answer]) -> Answer:
+def caught(do: Callable[[], T]) -> T | Failed | Lost:
+    """Return what `do` returns, or what went wrong."""
     try:
         return do()
     except StateError as error:  # an index is damaged

@@ -9,14 +9,17 @@ acts on them. Without a scheduler, all files that are not checked yet are unread
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.connection import Connection, GoneError
@@ -48,6 +51,9 @@ from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.interface import Task
 
+if TYPE_CHECKING:
+    from hashclient.scan.cluster.buckets import ClusterBucket
+
 Found = Result | Outcome | Advance
 _Batch = ToCheck | ToList
 
@@ -67,6 +73,7 @@ class Dask:
         patience_s: float = PATIENCE_S,
         check: Function = worker.check,
         look_at: LookAt | None = None,
+        objects_follow: bool = False,
     ) -> None:
         """Check the files in `trees` with `spec`; there is no connection yet.
 
@@ -74,7 +81,8 @@ class Dask:
         `tick_s` seconds. `on_notice` is called with notices about workers. When no worker was there
         for `patience_s` seconds, the cluster is gone. A worker calls `check` with the name of the
         scan and a batch. The client calls `look_at` with files that were named and not listed; by
-        default, workers have to find what is here.
+        default, workers have to find what is here. If `objects_follow`, the connection is kept for
+        them when the files are done, until `close`.
         """
         self._connect = connect
         self._spec = spec
@@ -85,6 +93,9 @@ class Dask:
         self._patience_s = patience_s
         self._check = check
         self._look_at = look_at or NamedFiles().look_at
+        self._objects_follow = objects_follow
+        self._jobs: Jobs | None = None
+        self._opened = contextlib.ExitStack()
 
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
         """Yield the results of `work` and of the trees; see `Executor`.
@@ -95,30 +106,52 @@ class Dask:
             HashclientError: there is no scheduler or no worker, or one would find something else
                 than this client; or an index cannot be read.
         """
+        try:
+            yield from self._run(work)
+        except BaseException:
+            self.close()
+            raise
+        if not self._objects_follow:
+            self.close()
+
+    def _run(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
         places = self._trees.begin()
         points = sorted(map(os.fsencode, self._trees.points))
-        with self._connect() as connection:
-            shares = connection.shares_state
-            opens = self._spec.containers is not None
-            remembered = Remembered(None if shares else self._inventory, opens=opens)
-            spec = msgspec.structs.replace(
-                self._spec,
-                points=tuple(points),
-                asks_inventory=shares and self._inventory is not None,
-                gets_known=remembered.begin(),
-            )
-            crew = Crew(connection, spec, places, self._on_notice)
-            jobs = Jobs(connection, crew, spec.run, self._patience_s)
-            run = _Run(self._trees, crew, jobs, remembered, self._check, self._look_at)
-            try:
-                try:
-                    crew.muster()
-                    yield from run.go(work, self._tick_s)
-                except GoneError:
-                    yield from run.lose_all(work)
-            finally:
-                remembered.close()
-                connection.goodbye(jobs.futures, worker.forget, spec.run, crew.resource)
+        connection = self._opened.enter_context(self._connect())
+        shares = connection.shares_state
+        opens = self._spec.containers is not None
+        remembered = Remembered(None if shares else self._inventory, opens=opens)
+        spec = msgspec.structs.replace(
+            self._spec,
+            points=tuple(points),
+            asks_inventory=shares and self._inventory is not None,
+            gets_known=remembered.begin(),
+            objects=self._objects_follow,
+        )
+        crew = Crew(connection, spec, places, self._on_notice)
+        jobs = self._jobs = Jobs(connection, crew, spec.run, self._patience_s)
+        self._opened.callback(
+            lambda: connection.goodbye(jobs.futures, worker.forget, spec.run, crew.resource)
+        )
+        run = _Run(self._trees, crew, jobs, remembered, self._check, self._look_at)
+        try:
+            crew.muster()
+            yield from run.go(work, self._tick_s)
+        except GoneError:
+            yield from run.lose_all(work)
+        finally:
+            remembered.close()
+
+    def bucket(self, uri: ObjectUri, after: str | None) -> ClusterBucket:
+        """Return the listing and the reads of a URI, once the files are done."""
+        from hashclient.scan.cluster.buckets import ClusterBucket
+
+        assert self._jobs is not None
+        return ClusterBucket(self._jobs, uri, after)
+
+    def close(self) -> None:
+        """Leave the cluster, which drops what is still on its way."""
+        self._opened.close()
 
 
 class _Run:
