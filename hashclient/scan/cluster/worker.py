@@ -401,7 +401,7 @@ def _check(make: Callable[[Sequence[Known]], Checks], base: str | None, payload:
     total.outcomes += others
     checked = pack_result(total, allowance.spent_s)
     checked.deferred = as_before(total.deferred, batch.groups)
-    checked.large = as_before(large, batch.groups)
+    checked.large = [one for group in large for one in as_before([group], batch.groups)]
     return checked
 
 
