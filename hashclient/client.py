@@ -136,10 +136,10 @@ class Client:
         neither read nor written. `jobs` is the number of worker processes, by default one for each
         processor, and more while they wait for storage; with 0 all work is done in this process,
         which is slower and does not fork. With `executor`, other machines check the files:
-        `dask://HOST:PORT`, or `local-cluster:N` for a trial; it takes paths only, and outcomes then
-        have no digests. With `members`, members of archives and mail are checked, too;
-        `verify_sizes` also reads members whose claimed size no entry has, and `passwords` are tried
-        on encrypted members. `lists` are the lists to compare with, by default those that should be
+        `dask://HOST:PORT`, or `local-cluster:N` for a trial; outcomes then have no digests. With
+        `members`, members of archives and mail are checked, too; `verify_sizes` also reads members
+        whose claimed size no entry has, and `passwords` are tried on encrypted members. `lists` are
+        the lists to compare with, by default those that should be
         here. With `brief`, the log has one record of the run, a `watch-look`, in place of two.
 
         Raises:
@@ -177,6 +177,7 @@ class Client:
         if mounts.unknown is not None:
             summary.fail(mounts.unknown)
         memory = Memory()
+        place = None
         if learn:
             reread_days = session.settings.config.inventory.reread_days
             place = InventoryPlace(state_dir, key_id, reread_days)
@@ -199,12 +200,17 @@ class Client:
 
             where = parse_executor(executor, session.settings.config.cluster)
             if where is not None:
-                if sources or follow_symlinks or jobs is not None:
+                if follow_symlinks:
                     raise UsageError(
-                        "a cluster takes no list of names, follows no links and has workers of its"
-                        " own number",
-                        hint="give paths that are the same on every machine, or let processes of"
-                        " this one check the files",
+                        "a cluster follows no links: a link may lead elsewhere on another machine",
+                        hint="give the targets as PATH, or let processes of this machine check the"
+                        " files",
+                    )
+                if jobs is not None:
+                    raise UsageError(
+                        "the workers of a cluster are as many as were started",
+                        hint="leave out the number of jobs, or let processes of this machine check"
+                        " the files",
                     )
                 from hashclient.scan.cluster.assembly import on_cluster
                 from hashclient.scan.cluster.trees import ClusterTrees
@@ -220,10 +226,13 @@ class Client:
                     sparse=sparse,
                     all_digests=all_digests,
                     learn=learn,
-                    inventory=inventory,
+                    inventory=place if inventory else None,
                     containers=containers,
+                    objects_follow=objects is not None,
                     on_notice=observer.noticed,
                 )
+                if objects is not None:
+                    objects.check_at(runs_at)
         source = Several([trees, *sources])
         outcomes = scan(
             source,

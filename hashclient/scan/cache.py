@@ -243,6 +243,40 @@ class Inventory:
         known["mask"][~same | are_due(known, day, self._reread_days)] = 0
         return known, old
 
+    def records_at(
+        self, file_system: int, inodes: npt.NDArray[np.uint64]
+    ) -> tuple[Records, list[Block]]:
+        """Return the records of inodes that are not due, whatever is there now, and old blocks.
+
+        They ascend by inode, as `inodes` do. Records of version 3 are left out: no other machine
+        has these file systems.
+
+        Raises:
+            StateError: the database is damaged or busy for long.
+        """
+        if not self._has_files:
+            return np.zeros(0, RECORD), []
+        day = today()
+        blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
+        rows = [(block, self._row(file_system, block)) for block in blocks]
+        stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
+        found = of_inodes(stored, inodes)
+        is_known = (found["ino"] == inodes) & (found["mask"] != 0)
+        is_known &= ~are_due(found, day, self._reread_days)
+        old = [(file_system, block) for block, row in rows if row is not None and row[0] < day]
+        return found.take(np.flatnonzero(is_known)), old
+
+    def containers_at(self, file_system: int, inodes: Sequence[int]) -> list[tuple[bytes, bytes]]:
+        """Return records of the containers among inodes, and their members, whatever is there now.
+
+        Raises:
+            StateError: the database is damaged or busy for long.
+        """
+        if not self._has_containers:
+            return []
+        with self._errors():
+            return inside.stored(self._db, file_system, inodes)
+
     def _with_before(
         self, found: Records, inodes: npt.NDArray[np.uint64], blocks: list[int], device: int
     ) -> Records:

@@ -76,12 +76,14 @@ class Checker:
         on_bytes: Callable[[int], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         members: Members | None = None,
+        file_systems: Identities | None = None,
     ) -> None:
         """Check with `judge`.
 
         What `cache` knows is not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
         those of a `Reader`. `members` opens containers; without it, each file is one input.
+        `file_systems` tells which file systems the cache has.
         """
         self._judge = judge
         self._cache = cache
@@ -98,7 +100,7 @@ class Checker:
             sniffs=members is not None,
         )
         self._waits = Waits()
-        self._file_systems = Identities()
+        self._file_systems = file_systems or Identities()
         #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self._identities: dict[int, Identity | None] = {}
         #: Files of one task that are no containers, whatever else is known of them.

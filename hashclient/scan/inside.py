@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS containers (
 ) STRICT, WITHOUT ROWID
 """
 _FIND = (
-    "SELECT inode, crc, record, members FROM containers"
+    "SELECT crc, record, members FROM containers"
     " WHERE file_system = ? AND inode IN (SELECT value FROM json_each(?))"
 )
 
@@ -60,32 +60,52 @@ def find(
 
     With the members goes whether they are only believed to be what is there.
     """
-    asked = {_signed(status.st_ino): place for place, status in enumerate(statuses)}
+    whole = stored(database, file_system, [status.st_ino for status in statuses])
+    yield from unchanged(whole, statuses, day, reread_days)
+
+
+def stored(
+    database: sqlite3.Connection, file_system: int, inodes: Sequence[int]
+) -> list[tuple[bytes, bytes]]:
+    """Return records of the containers among inodes, and their members: the rows that are whole."""
     rows: list[tuple[Any, ...]]
-    rows = database.execute(_FIND, (file_system, json.dumps(list(asked)))).fetchall()
+    asked = (file_system, json.dumps(list(map(_signed, inodes))))
+    rows = database.execute(_FIND, asked).fetchall()
     prefix = zlib.crc32(b"%d %d" % (file_system, READS))
-    whole = [
-        (place, raw, members)
-        for inode, crc, raw, members in rows
-        if (place := asked.get(inode)) is not None
-        and isinstance(raw, bytes)
+    return [
+        (raw, members)
+        for crc, raw, members in rows
+        if isinstance(raw, bytes)
         and isinstance(members, bytes)
         and len(raw) == RECORD.itemsize
         and not len(members) % MEMBER.itemsize
         and crc == zlib.crc32(members, zlib.crc32(raw, prefix))
     ]
-    if not whole:
+
+
+def unchanged(
+    containers: Sequence[tuple[bytes, bytes]],
+    statuses: Sequence[os.stat_result],
+    day: int,
+    reread_days: int,
+) -> Iterator[tuple[int, Inside, bool]]:
+    """Yield the members of those files that are still as their records say; see `find`."""
+    if not containers:
         return
     # All at once: a container that is known costs little more than a file that is.
-    known = np.frombuffer(b"".join([raw for _, raw, _ in whole]), RECORD)
-    now = records_of([statuses[place] for place, _, _ in whole])
-    same = ~are_due(known, day, reread_days)
+    known = np.frombuffer(b"".join([raw for raw, _ in containers]), RECORD)
+    asked = {status.st_ino: place for place, status in enumerate(statuses)}
+    places = [asked.get(inode) for inode in known["ino"].tolist()]
+    is_asked = np.array([place is not None for place in places])
+    now = records_of([statuses[place or 0] for place in places])
+    same = is_asked & ~are_due(known, day, reread_days)
     for name in ("ino", "size", "mtime", "ctime"):
         same &= known[name] == now[name]
     believed = (known["read_day"] != 0).tolist()
     for number in np.flatnonzero(same).tolist():
-        place, _, members = whole[number]
-        yield place, np.frombuffer(members, MEMBER), believed[number]
+        place = places[number]
+        assert place is not None
+        yield place, np.frombuffer(containers[number][1], MEMBER), believed[number]
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:

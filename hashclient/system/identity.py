@@ -130,8 +130,8 @@ def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Ident
         # Earlier versions used the device number with that of statfs(2): good for a fixed disk.
         before = None if name is None else _number_of(b"%d %d" % (device, number))
     if name is None and mount:
-        boot = _read(_BOOT_ID)
-        name = None if boot is None else b"mount %s %d %d %d" % (boot, mount, device, number)  # 4
+        boot = boot_id()
+        name = b"mount %s %d %d %d" % (boot, mount, device, number) if boot else None  # 4
     if name is None:
         return None
     is_local = kind not in _NETWORK and kind not in _CLUSTER
@@ -256,6 +256,11 @@ def _export_of(fd: int) -> bytes | None:
     if mount is None:
         return None
     return b"\0".join([b"network", mount.kind.encode(), mount.source, mount.root])
+
+
+def boot_id() -> bytes:
+    """Return what tells this machine, since its start, from all others; empty if unknown."""
+    return _read(_BOOT_ID) or b""
 
 
 def unique_mount(fd: int) -> int | None:

@@ -1,4 +1,4 @@
-"""How other processes spend their time: running, waiting for a processor, or for something else.
+"""How processes and threads spend their time: running, or waiting for a processor or else.
 
 Times are those that the scheduler keeps (`/proc/PID/schedstat`), in nanoseconds. They distinguish a
 machine that is busy with other work from slow storage.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -37,6 +38,37 @@ def busy_of(pid: int) -> Busy | None:
         return Busy(time.clock_gettime(~pid << 3 | _PROCESS_CLOCK))
     except OSError:
         return None
+
+
+class Allowance:
+    """A span of time for the thread that makes it: its waits for a processor do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        """Begin now."""
+        self._thread = threading.get_native_id()
+        self._seconds = seconds
+        self._queued = self._queued_s()
+        self._began = time.monotonic()
+        self._until = self._began + seconds
+
+    @property
+    def spent_s(self) -> float:
+        """How much of it is spent."""
+        return time.monotonic() - self._began - (self._queued_s() - self._queued)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all of it is spent."""
+        now = time.monotonic()
+        if now < self._until:
+            return False
+        left = self._seconds - self.spent_s
+        self._until = now + left  # to ask the kernel takes longer than to ask the clock
+        return left <= 0
+
+    def _queued_s(self) -> float:
+        busy = busy_of(self._thread)
+        return 0.0 if busy is None else busy.queued_s
 
 
 def is_runnable(pid: int) -> bool:

@@ -9,13 +9,26 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.scan.cluster.probes import PREFIX
-from tests.kit import Run, csv_of, environment, make_state, run, write_tree
+from hashclient.system import filesystems, identity
+from tests.kit import (
+    Run,
+    State,
+    call,
+    csv_of,
+    environment,
+    make_state,
+    remember_at_once,
+    run,
+    write_tree,
+)
 from tests.kit.cluster import LISTED, SharedCluster
 
 
@@ -62,10 +75,15 @@ def told(result: Run) -> list[str]:
     return sorted(map(repr, lines))
 
 
+def outcomes(result: Run) -> list[str]:
+    """Return the same without the summary."""
+    return [line for line in told(result) if "'type': 'summary'" not in line]
+
+
 @pytest.mark.slow
 def test_a_cluster_finds_what_one_machine_finds(cluster: SharedCluster, tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
-    args = ("--all", "--exclude", "*.iso", tree, tree / "a" / "listed", tmp_path / "nowhere")
+    args = ("--show-all", "--exclude", "*.iso", tree, tree / "a" / "listed", tmp_path / "nowhere")
     here = scan(cluster.client_state(tmp_path), *args)
     there = scan(cluster.client_state(tmp_path), "--executor", cluster.url, *args)
     assert told(there) == told(here)
@@ -76,9 +94,9 @@ def test_a_cluster_finds_what_one_machine_finds(cluster: SharedCluster, tmp_path
 
 @pytest.mark.slow
 def test_paths_are_called_as_the_user_calls_them(cluster: SharedCluster, tmp_path: Path) -> None:
-    tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
-    here = scan(state, "--all", "a", ".", "empty", cwd=tree)
-    there = scan(state, "--all", "--executor", cluster.url, "a", ".", "empty", cwd=tree)
+    tree, args = make_tree(tmp_path), ("--show-all", "a", ".", "empty")
+    here = scan(cluster.client_state(tmp_path), *args, cwd=tree)
+    there = scan(cluster.client_state(tmp_path), "--executor", cluster.url, *args, cwd=tree)
     assert told(there) == told(here)
     assert {"a/listed", "./a/listed", "empty", "./empty"} <= {
         line["path"] for line in there.lines[:-1]
@@ -153,6 +171,50 @@ def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
     assert "hashclient: error: worker tcp://127.0.0.1:" in result.err
     assert message in result.err
     assert "(and 2 more)\nhint: " in result.err
+
+
+def test_named_files_are_checked_as_on_one_machine(cluster: SharedCluster, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    names = b"a/listed\nlink/listed\nempty\npipe\na/b\nnowhere/x\na/b/other\nc/excluded.iso\n"
+    args = ("--show-all", "--exclude", "*.iso", "--files-from", "-")
+    here = scan(cluster.client_state(tmp_path), *args, cwd=tree, stdin=names)
+    state = cluster.client_state(tmp_path)
+    there = scan(state, "--executor", cluster.url, *args, "a", cwd=tree, stdin=names)
+    below = scan(cluster.client_state(tmp_path), "--show-all", "--exclude", "*.iso", "a", cwd=tree)
+    assert outcomes(there) == sorted(outcomes(here) + outcomes(below))
+    assert there.code == here.code == 11
+
+
+def test_what_has_not_changed_is_not_read_again(
+    cluster: SharedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    keeps = filesystems.keeps_ctime(filesystems.kind_of(fd)) and identity.unique_mount(fd)
+    os.close(fd)
+    if not keeps:
+        pytest.skip("nothing is remembered of files here")
+    remember_at_once(monkeypatch, tmp_path)
+    tree, state = make_tree(tmp_path), cluster.client_state(tmp_path)
+    State.let_time_pass(SimpleNamespace(directory=tmp_path))  # type: ignore[arg-type]
+
+    def scanned(*args: object) -> dict[str, Any]:
+        words = ("--state-dir", state, "scan", "--format", "jsonl", *args, tree, tree / "empty")
+        result = call(*words)
+        summary = result.summary
+        assert (result.code, summary["match"]) == (10, 3)
+        kept = ("files_read", "known_unchanged", "believed_unchanged", "members_read")
+        return {name: summary[name] for name in (*kept, "inputs")}
+
+    first = scanned()
+    assert first["files_read"] > 240
+    again, there = scanned(), scanned("--executor", cluster.url)
+    assert there == again
+    assert there["known_unchanged"] > 240
+    # A file that has changed is read.
+    (tree / "many" / "3" / "7").write_bytes(b"FILE 3 7")
+    assert scanned("--executor", cluster.url)["files_read"] == again["files_read"] + 1
+    everything = scanned("--executor", cluster.url, "--no-inventory")
+    assert everything["files_read"] == first["files_read"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import cache
 from hashclient.scan.cache import Block
+from hashclient.scan.cluster.known import Remembered, Sent
+from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_of
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.inside import MEMBER, Container, Inside
@@ -24,6 +26,7 @@ from hashclient.scan.memory import Cache, Memory, Place
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.interface import Group
 from hashclient.system.identity import Identity
 from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
@@ -111,9 +114,61 @@ class KnownPlace:
         self._cache = None
 
 
+class OnTheWay:
+    """An inventory of a client, as a worker sees it: what is known comes with a batch."""
+
+    def __init__(self, place: InventoryPlace) -> None:
+        self._remembered = Remembered(place, opens=True)
+        self._remembered.begin()
+        self._sent = Sent(DAYS)
+
+    def _send(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> None:
+        groups = []
+        for device in {status.st_dev for status in statuses}:
+            inodes = [status.st_ino for status in statuses if status.st_dev == device]
+            identity = identities.get(device)
+            group = Group("d", list(map(str, inodes)), follow=False)
+            groups.append(names_of(group, 0 if identity is None else identity.number, inodes))
+        batch = ToCheck(tuple(groups), self._remembered.of(groups))
+        self._sent.take(decode_files(encode(batch)).known)
+
+    def find(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> tuple[Records, list[Block]]:
+        self._send(statuses, identities)
+        return self._sent.find(statuses, identities)
+
+    def find_inside(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> dict[int, tuple[Inside, bool]]:
+        self._send(statuses, identities)
+        return self._sent.find_inside(statuses, identities)
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
+        raise AssertionError("a worker stores nothing")
+
+    def close(self) -> None:
+        self._remembered.close()
+
+
+class PlaceOfClient(InventoryPlace):
+    """An inventory that workers of a cluster ask."""
+
+    def reader(self) -> Cache | None:  # type: ignore[override]
+        return OnTheWay(InventoryPlace(self._state_dir, KEY, DAYS))
+
+
 PLACES: dict[str, Callable[[Path], Place]] = {
     "inventory": lambda directory: InventoryPlace(directory, KEY, DAYS),
     "in memory": KnownPlace,
+    "sent to a worker": lambda directory: PlaceOfClient(directory, KEY, DAYS),
 }
 each_place = pytest.mark.parametrize("make", PLACES.values(), ids=PLACES.keys())
 

@@ -20,6 +20,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.frontier import MOST_NAMES
+from hashclient.scan.cluster.messages import names_of
 from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import check_with
@@ -73,12 +74,13 @@ class OnCluster:
             ClusterTrees((), WalkOptions()),
             tick_s=0.05,
             check=functools.partial(check_as_told, make_checker),
+            look_at=lambda group: [names_of(group)],  # no such file is there
         )
         return dask.run(work, make_checker)
 
 
 def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
-    return check_with(lambda: make_checker(None), None, payload)
+    return check_with(lambda _known: make_checker(None), None, payload)
 
 
 def maker(check: Callable[[Task], Result]) -> MakeChecker:

@@ -218,6 +218,19 @@ def test_each_input_is_named_once_in_batches_of_a_useful_size(
 
 
 @each_source
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+def test_the_last_inputs_are_named_wherever_a_batch_is_full(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, site: Site
+) -> None:
+    monkeypatch.setattr(interface, "TASK_S", seconds)
+    half = TASK_NAMES // 2 + 1
+    tree = write_tree(tmp_path / "t", {f"{n // half}/{n}": b"" for n in range(2 * half)})
+    paths = [f"{tree}/{n // half}/{n}" for n in range(2 * half)]
+    files, outcomes = named(make(paths).batches())
+    assert (sorted(files), outcomes) == (sorted(paths), [])
+
+
+@each_source
 def test_listing_goes_no_further_than_it_is_asked_to(
     make: Make, tmp_path: Path, site: Site
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from hashclient.configfile.tables import ClusterConfig
@@ -24,9 +25,13 @@ from hashclient.scan.cluster.address import (
     problem_with_worker,
 )
 from hashclient.scan.cluster.frontier import BATCH_S, FIRST_NAMES, MOST_NAMES, Frontier
+from hashclient.scan.cluster.jobs import Jobs
+from hashclient.scan.cluster.known import Remembered, Sent, as_before, identities_beside
 from hashclient.scan.cluster.listing import Lister
 from hashclient.scan.cluster.messages import (
+    SIGN,
     Checked,
+    Known,
     Listed,
     Names,
     Start,
@@ -38,15 +43,19 @@ from hashclient.scan.cluster.messages import (
     pack_outcome,
     pack_result,
     paths_of,
+    some_of,
     unpack_outcome,
     unpack_result,
 )
+from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.dask import _Run
 from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.records import RECORD
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group
-from tests.kit import State, write_tree
+from hashclient.system.identity import Identities, Identity, boot_id
+from tests.kit import State, remember_at_once, write_tree
 
 NO_CLUSTER = ClusterConfig()
 
@@ -118,6 +127,8 @@ class TestMessages:
             members=("x", "\udcfe"),
             outer=Outer(9, {Algorithm.SHA1: b"o" * 16}, 2),
             obstacle="damaged",
+            is_object=True,
+            evidence="read",
         )
         raw = encode(pack_result(Result(outcomes=[outcome]), 0.5))
         assert b"d" * 16 not in raw
@@ -125,11 +136,10 @@ class TestMessages:
         assert isinstance(answer, Checked)
         (found,) = unpack_result(answer).outcomes
         assert found == msgspec.structs.replace(outcome, digests={})
-        # What a worker never has: streams, objects, and what is said of these.
+        # What a worker never has: streams.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
-        assert set(Outcome.__struct_fields__) - kept == {
-            *("digests", "origin", "is_stream", "is_object", "evidence")
-        }
+        kept |= {"is_object", "evidence"}
+        assert set(Outcome.__struct_fields__) - kept == {"digests", "origin", "is_stream"}
 
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__
@@ -210,8 +220,8 @@ class TestLister:
         assert not listed.groups + listed.outcomes + listed.rest
         trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
         items = list(trees.list_wide(f"{tree}/w"))
-        groups = [item for item in items if isinstance(item, Group)]
-        assert sum(len(group.names) for group in groups) == 29
+        groups = [item for item in items if isinstance(item, Names)]
+        assert sum(group.count for group in groups) == 29
         assert Start(f"{tree}/w/d".encode()) in items
         told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
         assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
@@ -320,11 +330,11 @@ class TestFrontier:
     def test_a_wide_directory_is_read_no_further_than_is_needed(self) -> None:
         read = 0
 
-        def endless() -> Iterator[Group | Outcome | Start]:
+        def endless() -> Iterator[Names | Outcome | Start]:
             nonlocal read
             while True:
                 read += 1
-                yield Group("/w", [str(n) for n in range(500)], follow=False)
+                yield names("/w", *map(str, range(500)))
 
         frontier = Frontier()
         frontier.add_wide("/w", endless())
@@ -334,6 +344,92 @@ class TestFrontier:
         assert (len(groups), directories) == (read, ["/w"])
 
 
+class TestNamed:
+    def test_a_file_has_to_be_the_one_at_the_client(self, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path, {"a": b"1", "b": b"2", "there": b"3"})
+        (tree / "link").symlink_to("a")
+        found = ("a", "b", "gone", "there", "link")
+        group = Group(str(tree), list(found), follow=True)
+        (tree / "there").rename(tmp_path / "kept")
+        asked = NamedFiles().look_at(group)
+        # What is not there has no file system.
+        assert len(asked) <= 2
+        for part in asked:
+            assert only_same(part, None) == (part, [])
+        (tmp_path / "kept").rename(tree / "there")
+        (tree / "b").write_bytes(b"22")
+
+        def only(directory: str, base: str | None) -> tuple[set[str], dict[str, str | None]]:
+            kept: set[str] = set()
+            told: dict[str, str | None] = {}
+            for part in asked:
+                raw = os.fsencode(directory)
+                same, others = only_same(msgspec.structs.replace(part, directory=raw), base)
+                kept |= set() if same is None else set(paths_of([same]))
+                told |= {o.path: o.reason for o in others if o.kind is Kind.UNREAD}
+            return kept, told
+
+        # What is at neither place goes on: the checker says what is wrong.
+        kept, told = only(str(tree), None)
+        assert kept == {f"{tree}/{name}" for name in ("a", "gone", "link")}
+        assert told == {f"{tree}/{name}": OTHER for name in ("b", "there")}
+        kept, told = only("nowhere", str(tmp_path))
+        assert kept == {"nowhere/gone", "nowhere/there"}
+        assert told.keys() == {f"nowhere/{name}" for name in ("a", "b", "link")}
+
+    def test_what_is_handed_back_has_its_signs_and_comes_once(self, tmp_path: Path) -> None:
+        tree = write_tree(tmp_path, {"a": b"1", "b": b"2"})
+        group = Group(str(tree), ["a", "b"], follow=True)
+        (asked,) = NamedFiles().look_at(group)
+        (back,) = as_before([group._replace(names=["b"])], [asked, asked])
+        assert list(paths_of([back])) == [f"{tree}/b"]
+        assert back == some_of(asked, [1])
+        assert back.signs == asked.signs[SIGN.itemsize :]
+        assert as_before([group, group], [asked, asked]) == [asked, asked]
+
+
+class TestOtherMachines:
+    def test_only_file_systems_of_a_network_are_the_same_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        boot = boot_id()
+        assert type(identities_beside(boot)) is Identities
+        for other in (b"", b"another machine"):
+            elsewhere = identities_beside(other)
+            for is_local in (True, False):
+                found = Identity(5, is_local=is_local)
+                monkeypatch.setattr(Identities, "of", lambda *_, found=found: found)
+                assert elsewhere.of(0, 0) == (None if is_local else found)
+
+    def test_a_worker_there_neither_knows_nor_learns_of_a_local_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        remember_at_once(monkeypatch, tmp_path)
+        state = State(tmp_path, {"base": {"e-1": b"x"}}, {"a": b"1", "b": b"2"}, sized=False)
+        state.let_time_pass()
+        judge = state.client.open().judge()
+        listed = Lister("/", frozenset(), (), identities=Identities()).run(
+            [Start(os.fsencode(state.tree), verified=True)]
+        )
+        task = [group_of(group) for group in listed.groups]
+        first = Checker(judge, learn=True).check(task)
+        assert first.learned
+        ((number, learned),) = first.learned
+        records = np.sort(np.frombuffer(learned, RECORD), order="ino").tobytes()
+        assert {group.file_system for group in listed.groups} == {number}
+        for boot, reads in ((boot_id(), 0), (b"another machine", 2)):
+            sent = Sent(14)
+            sent.take([Known(number, records, [])])
+            identities = identities_beside(boot)
+            checker = Checker(judge, cache=sent, learn=True, file_systems=identities)
+            result = checker.check(task)
+            assert (result.files_read, result.known_unchanged) == (reads, 2 - reads)
+            assert not result.learned
+            lister = Lister("/", frozenset(), (), identities=identities)
+            again = lister.run([Start(os.fsencode(state.tree), verified=True)])
+            assert {group.file_system for group in again.groups} == {0 if reads else number}
+
+
 class TestWorker:
     def test_no_digest_is_in_an_answer(self, tmp_path: Path) -> None:
         content = b"a listed file"
@@ -341,7 +437,7 @@ class TestWorker:
         lists = state.client.open()
         checker = Checker(lists.judge(), keep_clean=True, learn=True)
         payload = encode(ToCheck((names(str(state.tree), "a", "b"),)))
-        raw = worker.check_with(lambda: checker, "/", payload)
+        raw = worker.check_with(lambda _known: checker, "/", payload)
         answer = decode_answer(raw)
         assert isinstance(answer, Checked)
         match, clean = unpack_result(answer).outcomes
@@ -363,13 +459,14 @@ class TestWorker:
 
         def check(*found: str) -> Checked:
             payload = encode(ToCheck((names(str(state.tree), *found),)))
-            answer = decode_answer(worker.check_with(lambda: checker, "/", payload))
+            answer = decode_answer(worker.check_with(lambda _known: checker, "/", payload))
             assert isinstance(answer, Checked)
             return answer
 
         together = check("a", "b", "c")
         assert unpack_result(together).clean == 1
-        assert list(paths_of(together.large)) == [f"{state.tree}/a", f"{state.tree}/c"]
+        large = [list(paths_of([group])) for group in together.large]
+        assert large == [[f"{state.tree}/a"], [f"{state.tree}/c"]]
         alone = check("a")
         assert unpack_result(alone).clean == 1
         assert not alone.large
@@ -400,7 +497,9 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
     tree = write_tree(tmp_path, {"same/x": b"", "other/x": b""})
     trees = ClusterTrees([str(tree)], WalkOptions())
     assert trees.begin() == [str(tree)]
-    run = _Run(trees, None, _Verdicts(), "name", worker.check)  # type: ignore[arg-type]
+    crew = _Verdicts()
+    jobs = Jobs(None, crew, "name")  # type: ignore[arg-type]
+    run = _Run(trees, crew, jobs, Remembered(None, opens=True), worker.check, NamedFiles().look_at)  # type: ignore[arg-type]
     run._cross([f"{tree}/same", f"{tree}/other", f"{tree}/gone"])
     told = {outcome.path: (outcome.kind, outcome.reason) for outcome in run._told}
     assert told == {

@@ -5,14 +5,39 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hashclient.system import processors
 from hashclient.system.processors import busy_of, children_of, is_runnable
 from tests.kit import wait_until
+
+
+class TestAllowance:
+    def test_time_in_a_queue_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now, queued = 10.0, 5.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        monkeypatch.setattr(processors, "busy_of", lambda _: processors.Busy(0.0, queued))
+        allowance = processors.Allowance(2.0)
+        now, queued = 13.0, 6.5
+        assert not allowance.is_spent
+        assert allowance.spent_s == 1.5
+        now = 13.6
+        assert allowance.is_spent
+
+    def test_where_the_kernel_does_not_say_all_time_counts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 10.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        monkeypatch.setattr(processors, "busy_of", lambda _: None)
+        allowance = processors.Allowance(2.0)
+        now = 12.0
+        assert allowance.is_spent
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import pins_of
 from hashclient.scan.engine import TICK_S
 from hashclient.scan.executors.dask import Dask
+from hashclient.scan.place import InventoryPlace
 from hashclient.session import Session
+from hashclient.system.identity import boot_id
 
 
 def on_cluster(
@@ -32,11 +34,14 @@ def on_cluster(
     sparse: bool,
     all_digests: bool,
     learn: bool,
-    inventory: bool,
+    inventory: InventoryPlace | None,
     containers: Options | None,
+    objects_follow: bool,
     on_notice: Callable[[str], None],
 ) -> Dask:
     """Return the executor of a scan at `where`; it has no connection and no process yet.
+
+    Files that are unchanged by the `inventory` of the client are not read.
 
     Raises:
         UsageError: the current directory is gone.
@@ -60,6 +65,7 @@ def on_cluster(
         learn=learn,
         reread_days=settings.config.inventory.reread_days,
         containers=containers,
+        boot=boot_id(),
     )
     environment = environment_of(settings.state_dir, settings.config_path, settings.seal_key_file)
     return Dask(
@@ -67,6 +73,7 @@ def on_cluster(
         spec,
         trees,
         tick_s=TICK_S,
-        asks_inventory=inventory,
+        inventory=inventory,
         on_notice=on_notice,
+        objects_follow=objects_follow,
     )

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from hashclient.errors import ConfigError, StateError, UnreachableError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.address import problem_with_worker
@@ -182,8 +180,3 @@ def _refusal(answer: Any) -> tuple[str, str | None] | None:
         return None
     # It could not even call the function. The text of an exception is not for the user.
     return f"it cannot run this hashclient ({type(answer).__name__})", SAME_HASHCLIENT
-
-
-def with_points(spec: Spec, points: Sequence[bytes], *, asks_inventory: bool) -> Spec:
-    """Return the specification for workers, once it is known where they have to stop."""
-    return msgspec.structs.replace(spec, points=tuple(points), asks_inventory=asks_inventory)

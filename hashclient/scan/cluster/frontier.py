@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList, names_of
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList
 
 #: Seconds that a batch should take: handing one out costs some 2 ms in all.
 BATCH_S = 0.75
@@ -21,7 +20,7 @@ FIRST_NAMES, LEAST_NAMES, MOST_NAMES = 5_000, 500, 20_000
 #: Directories in one task of listing, if there are many.
 MOST_STARTS = 64
 
-Wide = Iterator[Group | Outcome | Start]
+Wide = Iterator[Names | Outcome | Start]
 
 
 class Frontier:
@@ -85,7 +84,7 @@ class Frontier:
             elif isinstance(item, Start):
                 self._starts.append(item)
             else:
-                self.add_groups([names_of(item)])
+                self.add_groups([item])
             if len(outcomes) >= FIRST_NAMES:
                 break
         return outcomes

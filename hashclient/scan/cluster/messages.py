@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.core.algorithms import Algorithm
@@ -20,7 +21,11 @@ from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
 
 #: Both sides have to speak the same.
-PROTOCOL = 1
+PROTOCOL = 2
+#: The number of an inode in a message.
+INODE = np.dtype("<u8")
+#: What a named file has to be: its inode, its size, its time of modification in nanoseconds.
+SIGN = np.dtype([("inode", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8")])
 
 
 class Pin(msgspec.Struct, frozen=True, array_like=True):
@@ -37,7 +42,9 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
 
     `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
     directories where a file system is mounted, or was: these are not entered unasked. A worker
-    `asks_inventory` where its state directory is that of the client.
+    `asks_inventory` where its state directory is that of the client; otherwise it `gets_known`
+    files with each batch, if the client has an inventory. `boot` tells the client's machine. With
+    `objects`, buckets are read, too.
     """
 
     protocol: int
@@ -55,6 +62,9 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     asks_inventory: bool = False
     reread_days: int = 0
     containers: Options | None = None
+    gets_known: bool = False
+    boot: bytes = b""
+    objects: bool = False
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):
@@ -84,12 +94,20 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True):
-    """A group of names on its way: `names` are joined by NUL, which no name has."""
+    """A group of names on its way: `names` are joined by NUL, which no name has.
+
+    `inodes` has the inode of each file, if the inventory is asked; all are on `file_system`, by the
+    number that stands for it there, 0 if there is none. Files that were named, and not listed,
+    have `signs`: the inode, size and time that a worker has to find there.
+    """
 
     directory: bytes
     names: bytes
     count: int
     follow: bool
+    file_system: int = 0
+    inodes: bytes = b""
+    signs: bytes = b""
 
     @property
     def is_relative(self) -> bool:
@@ -114,10 +132,23 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
         return not self.path.startswith(b"/")
 
 
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """What the client remembers of files of one file system.
+
+    `records` are those of its inventory, by inode; `containers` are records of containers, each
+    with the tags of its members.
+    """
+
+    file_system: int
+    records: bytes
+    containers: list[tuple[bytes, bytes]]
+
+
 class ToCheck(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of files."""
+    """A batch of files, and what is known of them."""
 
     groups: tuple[Names, ...]
+    known: tuple[Known, ...] = ()
 
 
 class ToList(msgspec.Struct, frozen=True, array_like=True):
@@ -136,6 +167,8 @@ class _WireOutcome(msgspec.Struct, array_like=True):
     members: list[bytes]
     outer: Outer | None
     obstacle: str | None
+    is_object: bool
+    evidence: str | None
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
@@ -197,10 +230,24 @@ decode_files = msgspec.msgpack.Decoder(ToCheck).decode
 decode_directories = msgspec.msgpack.Decoder(ToList).decode
 
 
-def names_of(group: Group) -> Names:
-    """Return a group in the form that is sent."""
+def names_of(group: Group, file_system: int = 0, inodes: Sequence[int] = ()) -> Names:
+    """Return a group in the form that is sent, perhaps with the inodes of its files."""
     directory, names = os.fsencode(group.directory), os.fsencode("\0".join(group.names))
-    return Names(directory, names, len(group.names), group.follow)
+    raw = np.array(inodes, INODE).tobytes() if file_system else b""
+    return Names(directory, names, len(group.names), group.follow, file_system, raw)
+
+
+def some_of(names: Names, rows: Sequence[int]) -> Names:
+    """Return some names of a group, by their places."""
+    found = names.names.split(b"\0")
+    inodes, signs = names.inodes, names.signs
+    return msgspec.structs.replace(
+        names,
+        names=b"\0".join([found[row] for row in rows]),
+        count=len(rows),
+        inodes=inodes and np.frombuffer(inodes, INODE).take(rows).tobytes(),
+        signs=signs and np.frombuffer(signs, SIGN).take(rows).tobytes(),
+    )
 
 
 def group_of(names: Names) -> Group:
@@ -228,6 +275,8 @@ def pack_outcome(outcome: Outcome) -> _WireOutcome:
         [os.fsencode(name) for name in outcome.members],
         outcome.outer,
         outcome.obstacle,
+        outcome.is_object,
+        outcome.evidence,
     )
 
 
@@ -243,6 +292,8 @@ def unpack_outcome(wire: _WireOutcome) -> Outcome:
         members=tuple([os.fsdecode(name) for name in wire.members]),
         outer=wire.outer,
         obstacle=wire.obstacle,
+        is_object=wire.is_object,
+        evidence=wire.evidence,
     )
 
 

@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from hashclient.scan.cluster.messages import Names, Probe, Sign
+from hashclient.scan.cluster.messages import Names, Probe, Sign, some_of
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import open_directory
 
@@ -114,10 +114,8 @@ def without(names: Names, probes: Collection[bytes]) -> Names | None:
     """
     if PREFIX.encode() not in names.names:
         return names
-    kept = [name for name in names.names.split(b"\0") if name not in probes]
-    if not kept:
-        return None
-    return Names(names.directory, b"\0".join(kept), len(kept), names.follow)
+    rows = [n for n, name in enumerate(names.names.split(b"\0")) if name not in probes]
+    return some_of(names, rows) if rows else None
 
 
 def problem_with(

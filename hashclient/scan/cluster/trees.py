@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.listing import entries_of, passed_over
-from hashclient.scan.cluster.messages import Start
+from hashclient.scan.cluster.messages import Names, Start, names_of
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.files import (
     OTHER_FILE_SYSTEM,
@@ -28,6 +28,7 @@ from hashclient.scan.sources.files import (
     open_directory,
 )
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
+from hashclient.system.identity import Identities
 
 
 class ClusterTrees(Trees):
@@ -42,6 +43,7 @@ class ClusterTrees(Trees):
         self.points: set[str] = set()
         self._roots: dict[str, int] = {}
         self._found: list[Task | Outcome] = []
+        self._identities = Identities()
 
     def begin(self) -> list[str]:
         """Look at each path; return the directories that must be the same on every machine."""
@@ -118,18 +120,22 @@ class ClusterTrees(Trees):
         ]
         return self._roots[max(above, key=len)] if above else None
 
-    def list_wide(self, path: str) -> Iterator[Group | Outcome | Start]:
+    def list_wide(self, path: str) -> Iterator[Names | Outcome | Start]:
         """Yield the names in one directory, but not those below it."""
         exclude = self._options.exclude
         excluded = compile_excludes(exclude) if exclude else None
         names: list[str] = []
+        inodes: list[int] = []
+        number = 0
         try:
             fd = open_directory(path, follow=path in self._roots)
         except OSError as error:
             yield self.unread(path, reason_of(error))
             return
         try:
-            for name, mode in entries_of(fd):
+            identity = self._identities.of(fd, os.fstat(fd).st_dev)
+            number = 0 if identity is None else identity.number
+            for name, mode, inode in entries_of(fd):
                 outcome = passed_over(path, name, mode, excluded)
                 if outcome is not None:
                     yield outcome
@@ -137,15 +143,16 @@ class ClusterTrees(Trees):
                     yield Start(os.fsencode(join(path, name)))
                 else:
                     names.append(name)
+                    inodes.append(inode)
                 if len(names) >= TASK_NAMES:
-                    yield Group(path, names, follow=False)
-                    names = []
+                    yield names_of(Group(path, names, follow=False), number, inodes)
+                    names, inodes = [], []
         except OSError as error:
             yield self.unread(path, reason_of(error))
         finally:
             os.close(fd)
         if names:
-            yield Group(path, names, follow=False)
+            yield names_of(Group(path, names, follow=False), number, inodes)
 
     def unread(self, directory: str, reason: str) -> Outcome:
         """Return the outcome of a directory that was not listed, and note that it was not."""

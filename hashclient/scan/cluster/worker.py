@@ -17,20 +17,25 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hashclient import __version__
 from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
+from hashclient.core.model import Outcome
 from hashclient.errors import HashclientError, StateError
+from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
+from hashclient.scan.cluster.known import Sent, as_before, identities_beside
 from hashclient.scan.cluster.listing import Lister
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
     Answer,
     Failed,
+    Known,
     Lost,
     Pin,
     Setup,
@@ -42,10 +47,10 @@ from hashclient.scan.cluster.messages import (
     decode_setup,
     encode,
     group_of,
-    names_of,
     pack_result,
     parts_of,
 )
+from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, Result, single_tasks
 from hashclient.scan.members import Members
@@ -55,7 +60,9 @@ from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.session import Session
+from hashclient.system.identity import Identities
 from hashclient.system.log import Log
+from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
 #: A batch that has taken so long hands the rest back, so that no worker ends late.
@@ -66,9 +73,12 @@ LARGE_BYTES = 256 << 20
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
+#: What reads buckets.
+OBJECT_LIBRARIES = ("botocore", "obstore")
 #: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
 PLENTY = 1e9
 _log = Log("cluster")
+T = TypeVar("T")
 
 _runs: dict[str, Work] = {}
 _lock = threading.Lock()
@@ -88,21 +98,61 @@ class Work:
         self._state_dir = state_dir
         self._of_thread = threading.local()
         self._opened: list[Members] = []
+        self._kept: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
         self.is_over = False
         self.used = time.monotonic()
         self.base = os.fsdecode(spec.base)
         self.points = frozenset(map(os.fsdecode, spec.points))
 
-    def checker(self) -> Checks:
-        """Return the checker of this thread."""
-        found: Checks | None = getattr(self._of_thread, "checker", None)
+    @property
+    def state_dir(self) -> Path:
+        """The state directory of this worker."""
+        return self._state_dir
+
+    def judge(self) -> Judge:
+        """Return what compares with the lists."""
+        return self._lists.judge(all_digests=self.spec.all_digests)
+
+    def members(self) -> Members | None:
+        """Return what opens containers; None if they are not opened."""
+        spec = self.spec
+        if spec.containers is None:
+            return None
+        made = Members(self.judge(), spec.containers, keep_clean=spec.keep_clean)
+        self._opened.append(made)
+        return made
+
+    def opened(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what this process has open under a key; it is made when it is first needed."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            return self._kept[key]
+
+    def checker(self, known: Sequence[Known] = ()) -> Checks:
+        """Return the checker of this thread, for a batch of which so much is known."""
+        of_thread = self._of_thread
+        found: Checks | None = getattr(of_thread, "checker", None)
         if found is None:
-            found = self._of_thread.checker = self._make()
+            of_thread.sent = Sent(self.spec.reread_days) if self.spec.gets_known else None
+            found = of_thread.checker = self._make(of_thread.sent)
+        if of_thread.sent is not None:
+            of_thread.sent.take(known)
         return found
 
     def lister(self) -> Lister:
         """Return the lister of directories."""
-        return Lister(self.base, self.points, [os.fsdecode(p) for p in self.spec.exclude])
+        return Lister(
+            self.base,
+            self.points,
+            [os.fsdecode(p) for p in self.spec.exclude],
+            identities=self.identities() if self.spec.gets_known else None,
+        )
+
+    def identities(self) -> Identities:
+        """Return what tells the file systems that the client has records of."""
+        return identities_beside(self.spec.boot)
 
     def close(self) -> None:
         """End the checkers; a batch that is being checked ends as soon as it can."""
@@ -110,25 +160,21 @@ class Work:
         for members in self._opened:
             members.close()
 
-    def _make(self) -> Checker:
+    def _make(self, sent: Sent | None) -> Checker:
         spec = self.spec
-        judge = self._lists.judge(all_digests=spec.all_digests)
         memory = Memory()
         if spec.asks_inventory:
             place = InventoryPlace(self._state_dir, self._lists.sealer.key_id, spec.reread_days)
             memory = Memory(place)
-        members = None
-        if spec.containers is not None:
-            members = Members(judge, spec.containers, keep_clean=spec.keep_clean)
-            self._opened.append(members)
         return Checker(
-            judge,
-            cache=memory.open(),
+            self.judge(),
+            cache=memory.open() if sent is None else sent,
             learn=spec.learn,
+            file_systems=self.identities(),
             keep_clean=spec.keep_clean,
             sparse=spec.sparse,
             on_bytes=self._on_bytes,
-            members=members,
+            members=self.members(),
         )
 
     def _on_bytes(self, _: int) -> None:
@@ -192,6 +238,9 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
     if (spec.protocol, spec.version) != (PROTOCOL, __version__):
         text = f"it has hashclient {__version__}, and the client {spec.version}"
         return text, "install the same version everywhere"
+    if spec.objects and (missing := [name for name in OBJECT_LIBRARIES if not find_spec(name)]):
+        hint = "pip install 'hashclient[objects]' for every worker"
+        return f"it cannot read buckets: {missing[0]} is not installed", hint
     with _lock:
         work = _runs.get(spec.run)
     if work is None:
@@ -271,33 +320,42 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
     return None
 
 
+def work_of(run: str) -> Work | None:
+    """Return what this process has open for a scan, None if it is not ready for it."""
+    work = _runs.get(run)
+    if work is not None:
+        work.used = time.monotonic()
+    return work
+
+
 def check(run: str, payload: bytes) -> bytes:
     """Check a batch of files."""
-    work = _runs.get(run)
+    work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    work.used = time.monotonic()
     return check_with(work.checker, work.base, payload)
 
 
-def check_with(make: Callable[[], Checks], base: str | None, payload: bytes) -> bytes:
-    """Check a batch of files with what `make` returns.
+def check_with(
+    make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes
+) -> bytes:
+    """Check a batch of files with what `make` returns; it is called with what is known of them.
 
     Relative paths are relative to `base`, or to where this process is.
     """
-    return encode(_caught(lambda: _check(make(), base, payload)))
+    return encode(caught(lambda: _check(make, base, payload)))
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
     """List a batch of directories, and those below them."""
-    work = _runs.get(run)
+    work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    work.used = time.monotonic()
-    return encode(_caught(lambda: work.lister().run(decode_directories(payload).starts)))
+    return encode(caught(lambda: work.lister().run(decode_directories(payload).starts)))
 
 
-def _caught(do: Callable[[], Answer]) -> Answer:
+def caught(do: Callable[[], T]) -> T | Failed | Lost:
+    """Return what `do` returns, or what went wrong."""
     try:
         return do()
     except StateError as error:  # an index is damaged
@@ -307,10 +365,18 @@ def _caught(do: Callable[[], Answer]) -> Answer:
         return Lost(WORKER_FAILED)
 
 
-def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
+def _check(make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes) -> Answer:
     """Check as much of a batch as fits into the time, and hand the rest back."""
-    started = time.monotonic()
-    groups = [group_of(names) for names in decode_files(payload).groups]
+    allowance = Allowance(BATCH_MOST_S)
+    batch = decode_files(payload)
+    checker = make(batch.known)
+    total, large = Result(), list[Group]()
+    groups, others = [], list[Outcome]()
+    for names in batch.groups:
+        same, found = only_same(names, base)
+        others += found
+        if same is not None:
+            groups.append(group_of(same))
     prefix = ""
     if base is not None and groups and not groups[0].directory.startswith("/"):
         prefix = f"{base}/"
@@ -318,7 +384,6 @@ def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
     waiting: list[Task] = list(parts_of(groups, TASK_NAMES))
     waiting.reverse()
     is_alone = sum(len(group.names) for group in groups) == 1
-    total, large = Result(), list[Group]()
     while waiting:
         task = waiting.pop()
         if not is_alone and _is_large(task):
@@ -327,14 +392,16 @@ def _check(checker: Checks, base: str | None, payload: bytes) -> Answer:
         result = checker.check(task)
         add_result(total, result)
         waiting += reversed(list(single_tasks(result.deferred)))
-        if time.monotonic() - started >= BATCH_MOST_S:
+        if allowance.is_spent:
             break
     total.deferred = [group for task in reversed(waiting) for group in task]
     if prefix:
         _strip(total, len(prefix))
         large = [group._replace(directory=group.directory[len(prefix) :]) for group in large]
-    checked = pack_result(total, time.monotonic() - started)
-    checked.large = [names_of(group) for group in large]
+    total.outcomes += others
+    checked = pack_result(total, allowance.spent_s)
+    checked.deferred = as_before(total.deferred, batch.groups)
+    checked.large = [one for group in large for one in as_before([group], batch.groups)]
     return checked
 
 

@@ -9,29 +9,30 @@ acts on them. Without a scheduler, all files that are not checked yet are unread
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.connection import Connection, GoneError
-from hashclient.scan.cluster.crew import Crew, with_points
+from hashclient.scan.cluster.crew import Crew
 from hashclient.scan.cluster.frontier import Frontier
+from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
+from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.messages import (
     Answer,
     Checked,
     Failed,
     Listed,
     Lost,
-    Names,
     Spec,
     Start,
     ToCheck,
@@ -43,28 +44,18 @@ from hashclient.scan.cluster.messages import (
     unpack_outcome,
     unpack_result,
 )
+from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.cluster.trees import ClusterTrees, note_failures
 from hashclient.scan.executors.interface import Advance, MakeChecker, Result
+from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.interface import Task
 
-#: Batches on their way for each one that can be checked at a time: one is at work and one waits.
-AHEAD = 2
-#: A batch during which so many workers have died is not tried again.
-MOST_DEATHS = 3
-#: Seconds for a worker to come back when none is left.
-PATIENCE_S = 60.0
+if TYPE_CHECKING:
+    from hashclient.scan.cluster.buckets import ClusterBucket
 
 Found = Result | Outcome | Advance
-
-
-class _Job(msgspec.Struct):
-    """A batch that is on its way, and its Dask future."""
-
-    batch: ToCheck | ToList
-    future: Any = None
-    #: How many workers have died with it, while the scheduler did not count.
-    deaths: int = 0
+_Batch = ToCheck | ToList
 
 
 class Dask:
@@ -77,25 +68,34 @@ class Dask:
         trees: ClusterTrees,
         *,
         tick_s: float,
-        asks_inventory: bool = False,
+        inventory: InventoryPlace | None = None,
         on_notice: Callable[[str], None] = lambda _: None,
         patience_s: float = PATIENCE_S,
-        check: Callable[[str, bytes], bytes] = worker.check,
+        check: Function = worker.check,
+        look_at: LookAt | None = None,
+        objects_follow: bool = False,
     ) -> None:
         """Check the files in `trees` with `spec`; there is no connection yet.
 
-        An `Advance` is yielded every `tick_s` seconds. `on_notice` is called with notices about
-        workers. When no worker was there for `patience_s` seconds, the cluster is gone. A worker
-        calls `check` with the name of the scan and a batch.
+        Files that are unchanged by the `inventory` are not read. An `Advance` is yielded every
+        `tick_s` seconds. `on_notice` is called with notices about workers. When no worker was there
+        for `patience_s` seconds, the cluster is gone. A worker calls `check` with the name of the
+        scan and a batch. The client calls `look_at` with files that were named and not listed; by
+        default, workers have to find what is here. If `objects_follow`, the connection is kept for
+        them when the files are done, until `close`.
         """
         self._connect = connect
         self._spec = spec
         self._trees = trees
         self._tick_s = tick_s
-        self._asks_inventory = asks_inventory
+        self._inventory = inventory
         self._on_notice = on_notice
         self._patience_s = patience_s
         self._check = check
+        self._look_at = look_at or NamedFiles().look_at
+        self._objects_follow = objects_follow
+        self._jobs: Jobs | None = None
+        self._opened = contextlib.ExitStack()
 
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
         """Yield the results of `work` and of the trees; see `Executor`.
@@ -106,21 +106,52 @@ class Dask:
             HashclientError: there is no scheduler or no worker, or one would find something else
                 than this client; or an index cannot be read.
         """
+        try:
+            yield from self._run(work)
+        except BaseException:
+            self.close()
+            raise
+        if not self._objects_follow:
+            self.close()
+
+    def _run(self, work: Iterator[Task | Outcome]) -> Iterator[Found]:
         places = self._trees.begin()
         points = sorted(map(os.fsencode, self._trees.points))
-        with self._connect() as connection:
-            asks = self._asks_inventory and connection.shares_state
-            spec = with_points(self._spec, points, asks_inventory=asks)
-            crew = Crew(connection, spec, places, self._on_notice)
-            run = _Run(self._trees, connection, crew, spec.run, self._check)
-            try:
-                try:
-                    crew.muster()
-                    yield from run.go(work, self._tick_s, self._patience_s)
-                except GoneError:
-                    yield from run.lose_all(work)
-            finally:
-                connection.goodbye(run.futures(), worker.forget, spec.run, crew.resource)
+        connection = self._opened.enter_context(self._connect())
+        shares = connection.shares_state
+        opens = self._spec.containers is not None
+        remembered = Remembered(None if shares else self._inventory, opens=opens)
+        spec = msgspec.structs.replace(
+            self._spec,
+            points=tuple(points),
+            asks_inventory=shares and self._inventory is not None,
+            gets_known=remembered.begin(),
+            objects=self._objects_follow,
+        )
+        crew = Crew(connection, spec, places, self._on_notice)
+        jobs = self._jobs = Jobs(connection, crew, spec.run, self._patience_s)
+        self._opened.callback(
+            lambda: connection.goodbye(jobs.futures, worker.forget, spec.run, crew.resource)
+        )
+        run = _Run(self._trees, crew, jobs, remembered, self._check, self._look_at)
+        try:
+            crew.muster()
+            yield from run.go(work, self._tick_s)
+        except GoneError:
+            yield from run.lose_all(work)
+        finally:
+            remembered.close()
+
+    def bucket(self, uri: ObjectUri, after: str | None) -> ClusterBucket:
+        """Return the listing and the reads of a URI, once the files are done."""
+        from hashclient.scan.cluster.buckets import ClusterBucket
+
+        assert self._jobs is not None
+        return ClusterBucket(self._jobs, uri, after)
+
+    def close(self) -> None:
+        """Leave the cluster, which drops what is still on its way."""
+        self._opened.close()
 
 
 class _Run:
@@ -129,34 +160,26 @@ class _Run:
     def __init__(
         self,
         trees: ClusterTrees,
-        connection: Connection,
         crew: Crew,
-        name: str,
-        check: Callable[[str, bytes], bytes],
+        jobs: Jobs,
+        remembered: Remembered,
+        check: Function,
+        look_at: LookAt,
     ) -> None:
         self._trees = trees
-        self._connection = connection
         self._crew = crew
-        self._name = name
+        self._jobs = jobs
+        self._remembered = remembered
         self._check = check
+        self._look_at = look_at
         self._frontier = Frontier(crew.without_probes)
         self._frontier.add_starts(trees.starts)
-        self._jobs: dict[str, _Job] = {}
-        self._numbers = itertools.count()
         self._is_read = False
-        #: Batches that no worker could take at the last look.
-        self._stuck: set[str] = set()
         #: Outcomes that are not given out yet.
         self._told: list[Outcome] = []
         self._failure: StateError | None = None
 
-    def futures(self) -> list[Any]:
-        """Return the futures of the batches that are on their way."""
-        return [job.future for job in self._jobs.values()]
-
-    def go(
-        self, work: Iterator[Task | Outcome], tick_s: float, patience_s: float
-    ) -> Iterator[Found]:
+    def go(self, work: Iterator[Task | Outcome], tick_s: float) -> Iterator[Found]:
         """Hand out batches and yield their results.
 
         Raises:
@@ -169,32 +192,27 @@ class _Run:
             yield from self._tell()
             if not self._jobs and self._is_read and self._frontier.is_empty:
                 return
-            if not self._jobs and self._crew.slots:
+            if not self._jobs and self._jobs.slots:
                 continue  # there were only outcomes
             if not begun:
                 begun = True
                 yield Advance()
-            ended = self._connection.ended(tick_s)
+            ended = self._jobs.ended(tick_s)
             if not ended:
                 yield Advance()
-                if not self._connection.is_up:
-                    raise GoneError
             yield from self._take(ended)
             yield from self._tell()
             if self._failure is not None:  # the results of other workers come first
                 raise self._failure
-            if self._crew.look():
-                self._hand_out_again()
-            since = self._crew.idle_since
-            if since is not None and time.monotonic() - since > patience_s:
-                raise GoneError
+            self._jobs.look()
+            self._tell_lost()
 
     def lose_all(self, work: Iterator[Task | Outcome]) -> Iterator[Outcome]:
         """Yield all files that are not checked as unread, now that there is no cluster."""
+        self._tell_lost()
         yield from self._tell()
-        for job in self._jobs.values():
-            yield from self._lose(job.batch, CLUSTER_GONE)
-        self._jobs.clear()
+        for batch in self._jobs.take_all():
+            yield from self._lose(batch, CLUSTER_GONE)
         groups, directories = self._frontier.empty()
         for path in paths_of(groups):
             yield Outcome(Kind.UNREAD, path, reason=CLUSTER_GONE)
@@ -207,46 +225,30 @@ class _Run:
                 for path in paths_of([names_of(group) for group in item]):
                     yield Outcome(Kind.UNREAD, path, reason=CLUSTER_GONE)
 
+    def _tell_lost(self) -> None:
+        for batch in self._jobs.take_lost():
+            self._told += self._lose(batch, WORKER_DIED)
+
     def _tell(self) -> Iterator[Outcome]:
         told, self._told = self._told, []
         yield from told
 
     def _hand_out(self, work: Iterator[Task | Outcome]) -> None:
         """Hand out batches while there is room for them."""
-        while len(self._jobs) < AHEAD * self._crew.slots:
+        while self._jobs.has_room:
             batch = self._next_batch(work)
             if batch is None:
                 return
-            self._submit(_Job(batch))
+            self._submit(batch)
 
-    def _submit(self, job: _Job) -> None:
-        function = self._check if isinstance(job.batch, ToCheck) else worker.list_directories
-        key = f"{self._crew.resource}-{next(self._numbers)}"
-        self._jobs[key] = job
-        job.future = self._connection.submit(
-            function, self._name, encode(job.batch), key=key, resource=self._crew.resource
-        )
+    def _submit(self, batch: _Batch) -> None:
+        if isinstance(batch, ToList):
+            self._jobs.submit(batch, worker.list_directories, encode(batch))
+        else:
+            known = self._remembered.of(batch.groups)
+            self._jobs.submit(batch, self._check, encode(ToCheck(batch.groups, known)))
 
-    def _hand_out_again(self) -> None:
-        """Hand out again batches that came to the scheduler when no worker was ready; not for ever.
-
-        The scheduler does not hand them out when a worker is ready again.
-        """
-        stuck = self._connection.stuck() if self._crew.slots else set()
-        # A worker may just have become ready: only batches that wait for longer are stuck.
-        again, self._stuck = stuck & self._stuck, stuck
-        if not again:
-            return
-        self._connection.abandon([self._jobs[key].future for key in again])
-        for key in again:
-            job = self._jobs.pop(key)
-            job.deaths += min(2, self._crew.most)  # that worker had it, maybe others too
-            if job.deaths >= MOST_DEATHS:
-                self._told += self._lose(job.batch, WORKER_DIED)
-            else:
-                self._submit(job)
-
-    def _next_batch(self, work: Iterator[Task | Outcome]) -> ToCheck | ToList | None:
+    def _next_batch(self, work: Iterator[Task | Outcome]) -> _Batch | None:
         """Return the next batch: files if there are enough, and else directories to find more."""
         frontier = self._frontier
         while frontier.wants_names():
@@ -260,24 +262,22 @@ class _Run:
                 self._is_read = True
                 # Directories that are being listed may fill the batch; but no worker should wait
                 # for that.
-                is_busy = len(self._jobs) >= self._crew.slots
-                is_listing = any(isinstance(job.batch, ToList) for job in self._jobs.values())
+                is_busy = len(self._jobs) >= self._jobs.slots
+                is_listing = any(isinstance(batch, ToList) for batch in self._jobs.batches)
                 return None if is_busy and is_listing else frontier.take_files()
             if isinstance(item, Outcome):
                 self._told.append(item)
                 if len(self._told) >= 1_000:
                     return None
             else:
-                frontier.add_groups([names_of(group) for group in item])
+                for group in item:
+                    frontier.add_groups(self._look_at(group))
         return frontier.take_files()
 
-    def _take(self, answers: Mapping[str, bytes | None]) -> Iterator[Result]:
+    def _take(self, answers: Sequence[tuple[_Batch, bytes | None]]) -> Iterator[Result]:
         """Take the answers of batches that have ended."""
         borders: list[str] = []
-        for key, answer in answers.items():
-            if key not in self._jobs:  # it was handed out again
-                continue
-            batch = self._jobs.pop(key).batch
+        for batch, answer in answers:
             message = None if answer is None else _decoded(answer)
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
                 left = sum(group.count for group in [*message.deferred, *message.large])
@@ -285,7 +285,9 @@ class _Run:
                 self._frontier.took(total - left, message.elapsed_s)
                 self._frontier.add_groups(message.deferred, first=True)
                 self._frontier.add_large(message.large)
-                yield unpack_result(message)
+                result = unpack_result(message)
+                result.seen += self._remembered.seen()
+                yield result
             elif isinstance(message, Listed):
                 borders += self._take_listed(message)
             elif isinstance(message, Failed):
@@ -327,14 +329,13 @@ class _Run:
             else:
                 self._told.append(self._trees.unread(path, f"not the same everywhere: {problem}"))
 
-    def _lose(self, batch: ToCheck | ToList, reason: str) -> Iterator[Outcome]:
+    def _lose(self, batch: _Batch, reason: str) -> Iterator[Outcome]:
         """Yield the files of a batch as unread."""
         if isinstance(batch, ToList):
             for start in batch.starts:
                 yield self._trees.unread(os.fsdecode(start.path), reason)
         else:
-            groups: Sequence[Names] = batch.groups
-            for path in paths_of(groups):
+            for path in paths_of(batch.groups):
                 yield Outcome(Kind.UNREAD, path, reason=reason)
 
 

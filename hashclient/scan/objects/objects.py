@@ -12,6 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from random import Random
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ from hashclient.scan.objects.reader import ObjectReader, Opener
 from hashclient.scan.objects.sorting import Options, Sorted, Sorter, clean_outcome, objects_of
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token
-from hashclient.scan.objects.wanted import Checked
+from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.spool import Spool
 from hashclient.system.cgroups import usable_processors
 
@@ -64,11 +65,48 @@ class Request(msgspec.Struct, frozen=True):
     report: Report | None = None
 
 
+class Elsewhere(Protocol):
+    """Other machines that list and read buckets."""
+
+    def bucket(self, uri: ObjectUri, after: str | None) -> Work:
+        """Return what lists a URI behind the key `after`, and reads its objects."""
+        ...
+
+    def close(self) -> None:
+        """Leave them."""
+        ...
+
+
+class Work(Protocol):
+    """Lists one bucket and reads its objects; `Threads` does so in this process."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is listed, read and taken."""
+        ...
+
+    def __enter__(self) -> Work: ...
+    def __exit__(self, *_ended: object) -> None: ...
+
+    def end_listing(self) -> None:
+        """Expect no more pages: the listing has failed."""
+        ...
+
+    def read(self, wanted: Wanted) -> None:
+        """Have an object read."""
+        ...
+
+    def next(self, seconds: float) -> Page | Checked | None:
+        """Return the next result, None if none comes for so many seconds."""
+        ...
+
+
 class Tools(msgspec.Struct, frozen=True):
     """The means of a scan of buckets.
 
     `trusts` returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
-    of objects that are read at a time.
+    of objects that are read at a time. Buckets of S3 are listed and read `elsewhere`, if that is
+    given.
     """
 
     spool: Spool
@@ -76,6 +114,7 @@ class Tools(msgspec.Struct, frozen=True):
     trusts: Callable[[str], bool] = lambda _bucket: False
     readers: int = READERS
     chance: Callable[[], int] = lambda: secrets.randbits(64)
+    elsewhere: Elsewhere | None = None
 
 
 class Objects:
@@ -87,6 +126,10 @@ class Objects:
         self._tools = tools
         #: Where an interrupted scan goes on, once that is known.
         self.token: str | None = None
+
+    def check_at(self, elsewhere: Elsewhere) -> None:
+        """Have other machines list and read what they can."""
+        self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property
     def arguments(self) -> list[str]:
@@ -112,6 +155,8 @@ class Objects:
             pa.set_memory_pool(pool)
             if self._tools.cache is not None:
                 self._tools.cache.close()
+            if self._tools.elsewhere is not None:
+                self._tools.elsewhere.close()
 
     def _check_uri(
         self,
@@ -198,9 +243,8 @@ class _Bucket:
     def check(self) -> Iterator[Result | Outcome | Advance]:
         """List, read, and yield outcomes."""
         ended = None
-        pages = Threads(self._pages, self._reader, self._tools.readers)
         try:
-            with pages as threads:
+            with self._work() as threads:
                 while not threads.is_over:
                     try:
                         event = threads.next(TICK_S)
@@ -221,6 +265,13 @@ class _Bucket:
         finally:
             self._pending.close()
 
+    def _work(self) -> Work:
+        elsewhere = self._tools.elsewhere
+        is_plain = self._is_listing and not self._all_versions and self._uri.version is None
+        if elsewhere is not None and self._store.scheme == "s3" and is_plain:
+            return elsewhere.bucket(self._uri, self._after)
+        return Threads(self._pages, self._reader, self._tools.readers)
+
     def _reader(self, is_stopped: Callable[[], bool]) -> ObjectReader:
         return ObjectReader(
             self._store,
@@ -230,7 +281,7 @@ class _Bucket:
             is_stopped=is_stopped,
         )
 
-    def _sort(self, page: Page, threads: Threads) -> Iterator[Result | Outcome]:
+    def _sort(self, page: Page, threads: Work) -> Iterator[Result | Outcome]:
         done = self._sorter.sort(page.batch)
         yield done.result
         if self._reads:

@@ -77,8 +77,8 @@ class Names:
                     yield task
                 current, names = directory, []
             names.append(name)
-        if names:
-            tasks.add(self._group(current, names))
+        if names and (task := tasks.add(self._group(current, names))) is not None:
+            yield task
         if tasks.groups:
             yield tasks.groups
 

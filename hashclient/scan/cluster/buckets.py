@@ -1,0 +1,300 @@
+"""A bucket on a cluster: workers list ranges of its keys and read its objects.
+
+1. A worker lists a range until it has many objects. What is left of it is divided at prefixes (up
+   to the next `/`), which a worker looks up, and each part is a range of its own.
+2. Pages are given out in the order of keys, as one machine lists them: so an interrupted scan has
+   a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
+3. Objects that are to be read go out in batches.
+
+This takes the place of the threads that one machine has (`objects.threads`), and is for one thread.
+Limits: the other stores, versions, and reports of an inventory are listed and read by the client.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.objecturi import ObjectUri
+from hashclient.errors import StateError
+from hashclient.objects.listing import REPEATED, ListingEndedError
+from hashclient.scan.cluster import objectwork
+from hashclient.scan.cluster.connection import GoneError
+from hashclient.scan.cluster.jobs import Jobs
+from hashclient.scan.cluster.messages import Failed, Lost, encode
+from hashclient.scan.cluster.objectmessages import (
+    DividedRange,
+    ListedRange,
+    ObjectAnswer,
+    ReadObjects,
+    ToListRange,
+    ToRead,
+    decode_object_answer,
+    pack_wanted,
+    unpack_read,
+)
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.objects.threads import BACKLOG, Page
+from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
+
+#: A task of listing ends with so many objects, and the rest is divided.
+LIST_OBJECTS = 20_000
+#: A batch of objects to be read ends with so many, or with so many bytes.
+READ_OBJECTS, READ_BYTES = 200, 64 << 20
+#: Parts into which a range is divided, for each batch that can be done at a time.
+PARTS = 4
+
+
+class _Range(msgspec.Struct):
+    """Keys after `after`, up to and with `until`, that are listed by one task after the other."""
+
+    after: bytes | None
+    until: bytes | None
+    pages: deque[Any] = msgspec.field(default_factory=deque)
+    #: Whether a worker lists it, or looks where it may be divided.
+    is_out: bool = False
+    #: Whether it is to be divided before it is listed.
+    divides: bool = False
+    is_listed: bool = False
+    ended: str | None = None
+
+
+class _Reads(msgspec.Struct, frozen=True):
+    """A batch of objects that are being read."""
+
+    wanted: list[Wanted]
+
+
+class ClusterBucket:
+    """The listing and the reads of one URI; use it as a context manager."""
+
+    def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None) -> None:
+        """Nothing is listed yet; the listing begins behind the key `after`."""
+        self._jobs = jobs
+        self._uri = uri
+        self._bucket = uri.bucket_text
+        first = None if after is None else os.fsencode(after)
+        self._ranges: deque[_Range] = deque([_Range(first, None)])
+        #: The first key of the last page.
+        self._begin: bytes | None = None
+        self._is_listed = False
+        #: Why the listing ends here, before its end.
+        self._ended: str | None = None
+        self._is_gone = False
+        self._waiting: deque[Wanted] = deque()
+        self._checked: deque[Checked] = deque()
+        #: Objects that wait or are being read.
+        self.backlog = 0
+
+    def __enter__(self) -> ClusterBucket:
+        return self
+
+    def __exit__(self, *_ended: object) -> None:
+        # Answers that are still to come are of no use to the next bucket.
+        self._jobs.abandon()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is listed, read and taken."""
+        return self._is_listed and not self.backlog
+
+    def end_listing(self) -> None:
+        """Expect no more pages."""
+        self._is_listed = True
+        self._ranges.clear()
+
+    def read(self, wanted: Wanted) -> None:
+        """Have an object read."""
+        self.backlog += 1
+        if self._is_gone:
+            self._lose([wanted], CLUSTER_GONE)
+        else:
+            self._waiting.append(wanted)
+
+    def next(self, seconds: float) -> Page | Checked | None:
+        """Return the next result, None if none comes for so many seconds.
+
+        Raises:
+            ListingEndedError: the listing ended before its end.
+            StateError: an index cannot be read.
+        """
+        found = self._at_hand()
+        if found is None and not self.is_over:
+            try:
+                self._hand_out()
+                self._take(self._jobs.ended(seconds))
+                self._jobs.look()
+                self._lose_batches(self._jobs.take_lost(), WORKER_DIED)
+            except GoneError:
+                self._give_up()
+            found = self._at_hand()
+        if isinstance(found, Checked):
+            self.backlog -= 1
+        return found
+
+    def _at_hand(self) -> Page | Checked | None:
+        if self._checked:
+            return self._checked.popleft()
+        if self._is_listed or self.backlog > BACKLOG:
+            return None
+        while self._ranges and not self._ended:
+            first = self._ranges[0]
+            if first.pages:
+                return self._page(first.pages.popleft())
+            if not first.is_listed:
+                return None
+            self._ended = first.ended
+            self._ranges.popleft()
+        if self._ended is not None:
+            raise ListingEndedError(self._ended)
+        self._is_listed = True
+        return Page(None)
+
+    def _page(self, batch: Any) -> Page:
+        begin = batch.column("key")[0].as_py()
+        # A key may have lost the slash at its end.
+        if self._begin is not None and begin + b"/" <= self._begin:
+            raise ListingEndedError(REPEATED)
+        self._begin = begin
+        return Page(batch)
+
+    def _hand_out(self) -> None:
+        """Hand out what is to be read, and what is to be listed next.
+
+        Raises:
+            GoneError: the scheduler does not answer.
+        """
+        while self._jobs.has_room and (reads := self._next_reads()) is not None:
+            wanted = tuple(map(pack_wanted, reads.wanted))
+            payload = encode(ToRead(self._uri.bucket, wanted))
+            self._jobs.submit(reads, objectwork.read_objects, payload)
+        if self.backlog > BACKLOG:
+            return
+        ahead = 2 * self._jobs.slots + 2
+        for one in list(self._ranges)[:ahead]:
+            if not self._jobs.has_room:
+                return
+            if one.is_out or one.is_listed:
+                continue
+            one.is_out = True
+            key = os.fsencode(self._uri.key)
+            asked = ToListRange(self._uri.bucket, key, one.after, one.until, LIST_OBJECTS)
+            payload = encode(asked)
+            function = objectwork.divide_range if one.divides else objectwork.list_range
+            self._jobs.submit(one, function, payload)
+
+    def _next_reads(self) -> _Reads | None:
+        """Return the next batch of objects: a small one only if a worker has nothing else."""
+        count = size = 0
+        for wanted in self._waiting:
+            if count >= READ_OBJECTS or size >= READ_BYTES:
+                break
+            count, size = count + 1, size + wanted.size
+        is_full = count >= READ_OBJECTS or size >= READ_BYTES
+        if not count or (not is_full and len(self._jobs) >= self._jobs.slots):
+            return None
+        return _Reads([self._waiting.popleft() for _ in range(count)])
+
+    def _take(self, ended: Sequence[tuple[Any, bytes | None]]) -> None:
+        """Take the answers of batches that have ended."""
+        failure: StateError | None = None
+        for batch, answer in ended:
+            message = Lost(WORKER_DIED) if answer is None else _decoded(answer)
+            if isinstance(message, Failed):
+                failure = StateError(message.message, hint=message.hint)
+            elif isinstance(batch, _Reads):
+                if isinstance(message, ReadObjects) and len(message.results) == len(batch.wanted):
+                    results = zip(message.results, batch.wanted, strict=True)
+                    self._checked += [unpack_read(wire, wanted) for wire, wanted in results]
+                else:
+                    reason = message.reason if isinstance(message, Lost) else WORKER_FAILED
+                    self._lose(batch.wanted, reason)
+            elif isinstance(message, ListedRange):
+                self._take_listed(batch, message)
+            elif isinstance(message, DividedRange):
+                self._take_divided(batch, message.points)
+            else:
+                batch.is_listed = True
+                batch.ended = message.reason if isinstance(message, Lost) else WORKER_FAILED
+        if failure is not None:
+            raise failure
+
+    def _take_listed(self, one: _Range, listed: ListedRange) -> None:
+        try:
+            one.pages += _pages_of(listed.pages)
+        except (pa.ArrowException, OSError):
+            one.ended = WORKER_FAILED
+        one.is_listed = True
+        one.ended = one.ended or listed.ended
+        if listed.rest is not None and one.ended is None:
+            self._insert_after(one, [_Range(listed.rest, one.until, divides=True)])
+
+    def _take_divided(self, one: _Range, points: Sequence[bytes]) -> None:
+        """Put parts in the place of a range; a key that is a bound itself is in the part before."""
+        one.is_out = one.divides = False
+        most = PARTS * max(1, self._jobs.slots)
+        step = -(-len(points) // most)
+        chosen = [point for point in points[::step] if self._fits(one, point)] if points else []
+        if chosen:
+            ends: list[bytes | None] = [*chosen[1:], one.until]
+            parts = [_Range(a, u) for a, u in zip(chosen, ends, strict=True)]
+            one.until = chosen[0]
+            self._insert_after(one, parts)
+
+    @staticmethod
+    def _fits(one: _Range, point: bytes) -> bool:
+        return (one.after or b"") < point and (one.until is None or point < one.until)
+
+    def _insert_after(self, one: _Range, parts: Sequence[_Range]) -> None:
+        for place, found in enumerate(self._ranges):
+            if found is one:
+                for number, part in enumerate(parts, place + 1):
+                    self._ranges.insert(number, part)
+                return
+
+    def _lose_batches(self, batches: Sequence[Any], reason: str) -> None:
+        for batch in batches:
+            if isinstance(batch, _Reads):
+                self._lose(batch.wanted, reason)
+            else:
+                batch.is_listed, batch.ended = True, reason
+
+    def _lose(self, wanted: Sequence[Wanted], reason: str) -> None:
+        for one in wanted:
+            outcome = Outcome(
+                Kind.UNREAD, one.uri(self._bucket), one.size, reason=reason, is_object=True
+            )
+            self._checked.append(Checked(Result(outcomes=[outcome]), one))
+
+    def _give_up(self) -> None:
+        """There is no cluster any more: end the listing here; what is not read is unread."""
+        self._is_gone = True
+        self._lose_batches([*self._jobs.take_lost(), *self._jobs.take_all()], CLUSTER_GONE)
+        self._lose(list(self._waiting), CLUSTER_GONE)
+        self._waiting.clear()
+        if not self._is_listed:
+            self._ended = self._ended or CLUSTER_GONE
+            self._ranges.clear()
+
+
+def _pages_of(raw: bytes) -> Iterator[Any]:
+    if raw:
+        with pa.ipc.open_stream(raw) as stream:
+            yield from stream
+
+
+def _decoded(answer: bytes) -> ObjectAnswer:
+    """Return the answer of a worker; with an answer that makes no sense, the batch is lost."""
+    try:
+        said: ObjectAnswer = decode_object_answer(answer)
+    except (msgspec.MsgspecError, TypeError):
+        return Lost(WORKER_FAILED)
+    return said

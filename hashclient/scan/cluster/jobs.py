@@ -1,0 +1,161 @@
+"""Batches that are on their way to the workers of a cluster; each of them ends once.
+
+The number of batches on their way is limited. A batch that no worker can take any more is handed
+out again, but not for ever: a batch during which several workers have died is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hashclient.scan.cluster.connection import Connection, GoneError
+from hashclient.scan.cluster.crew import Crew
+
+#: Batches on their way for each one that can be checked at a time: one is at work and one waits.
+AHEAD = 2
+#: A batch during which so many workers have died is not tried again.
+MOST_DEATHS = 3
+#: Seconds for a worker to come back when none is left.
+PATIENCE_S = 60.0
+
+#: A function of a worker: called with the name of the scan, and a batch as bytes.
+Function = Callable[[str, bytes], bytes]
+
+
+class _Job(msgspec.Struct):
+    """A batch that is on its way, what it asks for, and its Dask future."""
+
+    batch: Any
+    function: Function
+    payload: bytes
+    future: Any = None
+    #: How many workers have died with it, while the scheduler did not count.
+    deaths: int = 0
+
+
+class Jobs:
+    """The batches of one scan; for one thread."""
+
+    def __init__(
+        self, connection: Connection, crew: Crew, name: str, patience_s: float = PATIENCE_S
+    ) -> None:
+        """There is none. When no worker was there for `patience_s` seconds, the cluster is gone."""
+        self._connection = connection
+        self._crew = crew
+        self._name = name
+        self._patience_s = patience_s
+        self._jobs: dict[str, _Job] = {}
+        self._numbers = itertools.count()
+        #: Batches that no worker could take at the last look.
+        self._stuck: set[str] = set()
+        self._lost: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def slots(self) -> int:
+        """How many batches can be done at a time."""
+        return self._crew.slots
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more batch should be on its way."""
+        return len(self._jobs) < AHEAD * self._crew.slots
+
+    @property
+    def batches(self) -> list[Any]:
+        """The batches that are on their way."""
+        return [job.batch for job in self._jobs.values()]
+
+    @property
+    def futures(self) -> list[Any]:
+        """Their Dask futures."""
+        return [job.future for job in self._jobs.values()]
+
+    def submit(self, batch: Any, function: Function, payload: bytes) -> None:
+        """Have some worker call `function` with a batch, as `payload`.
+
+        Raises:
+            GoneError: the scheduler does not answer; the batch counts as on its way.
+        """
+        self._submit(_Job(batch, function, payload))
+
+    def _submit(self, job: _Job) -> None:
+        key = f"{self._crew.resource}-{next(self._numbers)}"
+        self._jobs[key] = job
+        job.future = self._connection.submit(
+            job.function, self._name, job.payload, key=key, resource=self._crew.resource
+        )
+
+    def ended(self, seconds: float) -> list[tuple[Any, bytes | None]]:
+        """Return the batches that have ended, with their answers; wait for one for `seconds`.
+
+        The answer is None if no worker could give it.
+
+        Raises:
+            GoneError: the scheduler has gone.
+        """
+        answers = self._connection.ended(seconds)
+        if not answers and not self._connection.is_up:
+            raise GoneError
+        # One that was handed out again has another key now.
+        return [(self._jobs.pop(k).batch, a) for k, a in answers.items() if k in self._jobs]
+
+    def look(self) -> None:
+        """Now and then, look after the workers, and hand out again what they cannot do any more.
+
+        Raises:
+            GoneError: the scheduler does not answer, or there was no worker for too long.
+        """
+        looked = self._crew.look()
+        since = self._crew.idle_since
+        if since is not None and time.monotonic() - since > self._patience_s:
+            raise GoneError
+        if looked:
+            self._hand_out_again()
+
+    def _hand_out_again(self) -> None:
+        """Hand out again batches that came to the scheduler when no worker was ready; not for ever.
+
+        The scheduler does not hand them out when a worker is ready again.
+        """
+        stuck = self._connection.stuck() if self._crew.slots else set()
+        # A worker may just have become ready: only batches that wait for longer are stuck.
+        again, self._stuck = stuck & self._stuck & self._jobs.keys(), stuck
+        if not again:
+            return
+        self._connection.abandon([self._jobs[key].future for key in again])
+        for key in again:
+            job = self._jobs.pop(key)
+            job.deaths += min(2, self._crew.most)  # that worker had it, maybe others too
+            if job.deaths >= MOST_DEATHS:
+                self._lost.append(job.batch)
+            else:
+                self._submit(job)
+
+    def take_lost(self) -> list[Any]:
+        """Return the batches that were lost since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def abandon(self) -> None:
+        """Give up all batches that are on their way."""
+        futures = self.futures
+        self._jobs.clear()
+        self._lost.clear()
+        if futures:
+            with contextlib.suppress(GoneError):
+                self._connection.abandon(futures)
+
+    def take_all(self) -> list[Any]:
+        """Return all batches that are on their way, and forget them."""
+        batches = self.batches
+        self._jobs.clear()
+        return batches

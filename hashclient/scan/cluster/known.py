@@ -1,0 +1,199 @@
+"""The inventory on a cluster: the client sends with each batch what it remembers of its files.
+
+1. A worker that lists a directory returns the inodes of its files, and the number of its file
+   system (`system.identity`). The client looks at named files itself (`named`).
+2. With a batch, the client sends the records of these inodes in its inventory that are not due:
+   versions and tags, never digests.
+3. The worker looks at each file, as it would with an inventory of its own. A record counts only if
+   the worker finds the same file system, inode, size and times. Results say what was learned.
+
+On another machine than the client's, only file systems of a network or a cluster count (`Shared`):
+the disk of another machine is another one, even if it is a copy with the same UUID. No record of
+such a file system is proven, since a lease of one machine says nothing about another machine.
+
+Limits: the members of containers are sent up to so many bytes a batch; beyond that, containers are
+opened again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hashclient.errors import StateError
+from hashclient.scan import cache
+from hashclient.scan.cache import Block, Inventory
+from hashclient.scan.cluster.messages import INODE, Known, Names, some_of
+from hashclient.scan.inside import Container, Inside, unchanged
+from hashclient.scan.place import InventoryPlace
+from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes, records_of
+from hashclient.scan.sources.interface import Group
+from hashclient.system.identity import Identities, Identity, boot_id
+
+#: Bytes of members that are sent with a batch.
+MOST_MEMBER_BYTES = 8 << 20
+
+
+class Shared(Identities):
+    """The file systems that are the same ones on another machine."""
+
+    def of(self, fd: int, device: int) -> Identity | None:
+        """Return the file system of an open file; None also if it belongs to this machine."""
+        identity = super().of(fd, device)
+        return None if identity is None or identity.is_local else identity
+
+
+def identities_beside(boot: bytes) -> Identities:
+    """Return the identities of file systems for a worker; `boot` is the `boot_id` of the client."""
+    return Identities() if boot and boot == boot_id() else Shared()
+
+
+class Remembered:
+    """The client's side: the inventory, for one thread; without one, nothing is known."""
+
+    def __init__(self, place: InventoryPlace | None, *, opens: bool) -> None:
+        """Nothing is opened yet; with `opens`, members of containers are sent, too."""
+        self._place = place
+        self._opens = opens
+        self._inventory: Inventory | None = None
+        self._seen: list[Block] = []
+
+    def begin(self) -> bool:
+        """Open the inventory; return whether there is one."""
+        if self._place is not None:
+            try:
+                self._inventory = self._place.reader()
+            except StateError:
+                self._place = None  # the writer will make it again, or say why it cannot
+        return self._inventory is not None
+
+    def of(self, groups: Sequence[Names]) -> tuple[Known, ...]:
+        """Return what is known of the files in groups."""
+        inventory, found = self._inventory, []
+        by_file_system: dict[int, list[bytes]] = {}
+        for group in groups:
+            if group.inodes:
+                by_file_system.setdefault(group.file_system, []).append(group.inodes)
+        room = MOST_MEMBER_BYTES
+        for number, raw in by_file_system.items() if inventory is not None else ():
+            assert inventory is not None
+            inodes = np.sort(np.frombuffer(b"".join(raw), INODE))
+            try:
+                records, old = inventory.records_at(number, inodes)
+                containers = []
+                if self._opens:
+                    plain = records["ino"][records["mask"] & np.uint8(PLAIN) != 0]
+                    others = sorted(set(inodes.tolist()).difference(plain.tolist()))
+                    containers = inventory.containers_at(number, others) if others else []
+            except StateError:
+                # The inventory is damaged or busy for long. Reading every file is right, only
+                # slower.
+                self.close()
+                return ()
+            self._seen += old
+            kept = []
+            for record, members in containers:
+                room -= len(members)
+                if room >= 0:
+                    kept.append((record, members))
+            if len(records) or kept:
+                found.append(Known(number, records.tobytes(), kept))
+        return tuple(found)
+
+    def seen(self) -> list[Block]:
+        """Return the blocks of the inventory that were in use since the last call."""
+        seen, self._seen = self._seen, []
+        return seen
+
+    def close(self) -> None:
+        """Close the inventory: nothing is known any more."""
+        if self._inventory is not None:
+            self._inventory.close()
+            self._inventory = None
+
+
+class Sent:
+    """The worker's side: a cache that has what came with the batch; for one thread."""
+
+    def __init__(self, reread_days: int) -> None:
+        """Nothing is known; what is believed is due after `reread_days`."""
+        self._reread_days = reread_days
+        self._known: dict[int, Known] = {}
+
+    def take(self, known: Sequence[Known]) -> None:
+        """Replace what is known by what came with the next batch."""
+        self._known = {one.file_system: one for one in known}
+
+    def find(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> tuple[Records, list[Block]]:
+        """Return the record of each file that is unchanged; see `Cache`."""
+        asked = records_of(statuses)
+        found = np.zeros(len(statuses), RECORD)
+        devices = np.array([status.st_dev for status in statuses], np.uint64)
+        for device in set(devices.tolist()):
+            known = self._of(identities.get(device))
+            if known is not None:
+                mine = np.flatnonzero(devices == device)
+                stored = np.frombuffer(known.records, RECORD)
+                found[mine] = of_inodes(stored, asked["ino"].take(mine))
+        same = np.ones(len(statuses), np.bool_)
+        for name in ("ino", "size", "mtime", "ctime"):
+            same &= found[name] == asked[name]
+        found["mask"][~same] = 0
+        return found, []
+
+    def find_inside(
+        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+    ) -> dict[int, tuple[Inside, bool]]:
+        """Return the known members of files that are unchanged; see `Cache`."""
+        found: dict[int, tuple[Inside, bool]] = {}
+        for device in {status.st_dev for status in statuses}:
+            known = self._of(identities.get(device))
+            if known is None:
+                continue
+            places = [n for n, status in enumerate(statuses) if status.st_dev == device]
+            mine = [statuses[place] for place in places]
+            for number, members, believed in unchanged(
+                known.containers, mine, cache.today(), self._reread_days
+            ):
+                found[places[number]] = members, believed
+        return found
+
+    def _of(self, identity: Identity | None) -> Known | None:
+        return None if identity is None else self._known.get(identity.number)
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
+        """Store nothing: the client does."""
+
+    def close(self) -> None:
+        """Forget all."""
+        self._known = {}
+
+
+def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
+    """Return groups that a worker hands back in the form that they had in its batch."""
+    left: dict[tuple[bytes, bool], Counter[str]] = {}
+    for group in groups:
+        left.setdefault((os.fsencode(group.directory), group.follow), Counter()).update(group.names)
+    found = []
+    for names in batch:
+        counts = left.get((names.directory, names.follow))
+        if not counts:
+            continue
+        rows = []
+        for row, name in enumerate(os.fsdecode(names.names).split("\0")):
+            if counts[name] > 0:  # a file may be in a batch twice, and only once in `groups`
+                counts[name] -= 1
+                rows.append(row)
+        if rows:
+            found.append(some_of(names, rows))
+    return found

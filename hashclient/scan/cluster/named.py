@@ -1,0 +1,106 @@
+"""Files that were named, and not listed by a worker: are they the same on the worker's machine?
+
+Nothing says that a single name means the same file everywhere. So the client looks at each one, and
+a worker has to find the same inode, size and time of modification; otherwise the file is unread.
+Links are followed, as the user has named them. The inodes serve to ask the inventory, too.
+
+Limit: the client looks at one file after the other, as `find` did that has made the list of names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.cluster.messages import SIGN, Names, names_of, some_of
+from hashclient.scan.sources.files import join, open_directory
+from hashclient.scan.sources.interface import Group
+from hashclient.system.identity import Identities
+
+OTHER = "not the same everywhere: is another file on the worker"
+
+#: Returns groups of files as they are sent.
+LookAt = Callable[[Group], list[Names]]
+
+
+class NamedFiles:
+    """The client's side: looks at named files."""
+
+    def __init__(self) -> None:
+        """No file system is known yet."""
+        self._identities = Identities()
+
+    def look_at(self, group: Group) -> list[Names]:
+        """Return a group with the signs of its files, in parts on one file system each."""
+        try:
+            fd = open_directory(group.directory, follow=True)
+        except OSError:
+            return [_with_signs(group, 0, [(0, 0, 0)] * len(group.names))]
+        try:
+            return self._look_in(fd, group)
+        finally:
+            os.close(fd)
+
+    def _look_in(self, fd: int, group: Group) -> list[Names]:
+        parts: dict[int, tuple[list[str], list[tuple[int, int, int]]]] = {}
+        numbers: dict[int, int] = {}
+        for name in group.names:
+            number, sign = 0, (0, 0, 0)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=group.follow)
+            except OSError:
+                pass  # a worker will say the same, or has another file there
+            else:
+                sign = status.st_ino, status.st_size, status.st_mtime_ns
+                if status.st_dev not in numbers:
+                    found = self._identities.at(name, fd, status.st_dev, follow=group.follow)
+                    numbers[status.st_dev] = 0 if found is None else found.number
+                number = numbers[status.st_dev]
+            names, signs = parts.setdefault(number, ([], []))
+            names.append(name)
+            signs.append(sign)
+        return [
+            _with_signs(group._replace(names=names), number, signs)
+            for number, (names, signs) in parts.items()
+        ]
+
+
+def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]]) -> Names:
+    names = names_of(group, file_system, [inode for inode, _, _ in signs])
+    return msgspec.structs.replace(names, signs=np.array(signs, SIGN).tobytes())
+
+
+def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcome]]:
+    """Return those files of a batch that are the ones at the client, and outcomes of all others.
+
+    Relative directories are relative to `base`. A file that is missing, here as there, is kept: the
+    checker says what is wrong.
+    """
+    if not names.signs:
+        return names, []
+    directory = os.fsdecode(names.directory)
+    where = directory
+    if base is not None and not directory.startswith("/"):
+        where = f"{base}/{directory}"
+    rows: list[int] = []
+    outcomes: list[Outcome] = []
+    wanted = np.frombuffer(names.signs, SIGN).tolist()
+    for row, name in enumerate(os.fsdecode(names.names).split("\0")):
+        found = (0, 0, 0)
+        try:
+            status = os.stat(join(where, name), follow_symlinks=names.follow)  # noqa: PTH116
+            found = status.st_ino, status.st_size, status.st_mtime_ns
+        except OSError:
+            pass
+        if found == wanted[row]:
+            rows.append(row)
+        else:
+            outcomes.append(Outcome(Kind.UNREAD, join(directory, name), reason=OTHER))
+    if len(rows) == names.count:
+        return names, []
+    return (some_of(names, rows) if rows else None), outcomes

@@ -1,0 +1,269 @@
+"""The work of a cluster's worker on buckets: Dask calls these functions by name.
+
+A worker has credentials of its own, where its store's clients have them; none are sent to it. It
+lists ranges of keys, and reads objects, several at a time, since each request takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashclient.core.objecturi import ObjectUri
+from hashclient.errors import StateError
+from hashclient.objects.failures import StoreError, Trouble
+from hashclient.objects.listing import ListingEndedError, list_pages
+from hashclient.objects.stores import Store
+from hashclient.scan.cluster.messages import Lost, encode
+from hashclient.scan.cluster.objectmessages import (
+    DividedRange,
+    ListedRange,
+    ReadObjects,
+    ToListRange,
+    ToRead,
+    decode_range,
+    decode_wanted,
+    pack_read,
+    unpack_wanted,
+)
+from hashclient.scan.cluster.worker import Work, caught, work_of
+from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
+from hashclient.scan.objects.wanted import Checked
+from hashclient.scan.reasons import WORKER_FAILED
+from hashclient.scan.spool import Spool
+from hashclient.system.background import start_thread
+from hashclient.system.layout import Layout
+from hashclient.system.processors import Allowance
+
+#: A task of listing ends after so many seconds.
+LIST_S = 2.0
+#: Keys at the end of a page that are tried as the one behind which a listing goes on.
+TRIED_ROWS = 16
+#: A key that obstore takes as it is. It drops slashes that follow one another or come last, and
+#: writes some characters as `%XX`, which come elsewhere in the order of keys.
+_PART = rb"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f\\{}^%`\"<>\[\]~#|*?]+"
+_BOUND = re.compile(_PART + rb"(?:/" + _PART + rb")*")
+#: Objects that a worker reads at a time, and the bytes of disk for those that may be containers.
+READERS, SPOOL_BYTES = 16, 4 << 30
+
+
+class Bucket:
+    """A bucket, open for one scan in one process."""
+
+    def __init__(self, work: Work, name: str) -> None:
+        """Nothing is asked yet."""
+        self._work = work
+        self.store = Store("s3", name)
+        members = work.members()
+        spool = Spool(Layout(work.state_dir).spool, SPOOL_BYTES)
+        self._opener = None if members is None else Opener([members], spool)
+
+    def reader(self) -> ObjectReader:
+        """Return a reader for one thread."""
+        work = self._work
+        return ObjectReader(
+            self.store,
+            work.judge(),
+            opener=self._opener,
+            keep_clean=work.spec.keep_clean,
+            is_stopped=lambda: work.is_over,
+        )
+
+
+def list_range(run: str, payload: bytes) -> bytes:
+    """List a range of keys, as far as there is time."""
+    return _with_work(run, lambda work: _list(work, decode_range(payload)))
+
+
+def divide_range(run: str, payload: bytes) -> bytes:
+    """Return the prefixes at which a range of keys may be divided."""
+    return _with_work(run, lambda work: _divide(work, decode_range(payload)))
+
+
+def read_objects(run: str, payload: bytes) -> bytes:
+    """Read and judge a batch of objects."""
+    return _with_work(run, lambda work: _read(work, decode_wanted(payload)))
+
+
+def _with_work(run: str, do: Callable[[Work], Any]) -> bytes:
+    work = work_of(run)
+    return encode(Lost(WORKER_FAILED) if work is None else caught(lambda: do(work)))
+
+
+def _bucket(work: Work, name: str) -> Bucket:
+    found: Bucket = work.opened(("bucket", name), lambda: Bucket(work, name))
+    return found
+
+
+def _list(work: Work, asked: ToListRange) -> ListedRange:
+    store = _bucket(work, asked.bucket).store
+    uri = ObjectUri("s3", asked.bucket, os.fsdecode(asked.key))
+    after = None if asked.after is None else os.fsdecode(asked.after)
+    pages: list[Any] = []
+    count, rest, ended = 0, None, None
+    allowance = Allowance(LIST_S)
+    try:
+        for page in list_pages(store, uri, after=after):
+            if asked.until is not None:
+                beyond = pc.greater(page.column("key"), pa.scalar(asked.until, pa.binary()))
+                first = pc.index(beyond, value=True).as_py()
+                if first >= 0:
+                    pages.append(page.slice(0, first))
+                    break
+            left = asked.most - count
+            if page.num_rows > left or allowance.is_spent:
+                last = _last_exact(store, page.slice(0, max(1, left)))
+                if last is not None:
+                    rest = page.column("key")[last].as_py()
+                    pages.append(page.slice(0, last + 1))
+                    break
+            pages.append(page)
+            count += page.num_rows
+    except ListingEndedError as error:
+        ended = str(error)
+    if asked.until is not None and rest is None and ended is None:
+        pages = _without_markers_beyond(store, pages, asked)
+    return ListedRange(_stream(pages), rest, ended)
+
+
+def is_bound(raw: bytes) -> bool:
+    """Return whether obstore can begin a listing exactly behind a key: it rewrites some keys."""
+    return _BOUND.fullmatch(raw) is not None
+
+
+def _last_exact(store: Store, page: Any) -> int | None:
+    """Return the last row of a page whose key is listed exactly; None if there seems to be none.
+
+    obstore drops the slash at the end of a key: behind such a key a listing would go on too early.
+    """
+    for row in range(page.num_rows - 1, max(-1, page.num_rows - 1 - TRIED_ROWS), -1):
+        raw = page.column("key")[row].as_py()
+        key = os.fsdecode(raw)
+        if is_bound(raw) and _is_there(store, key) and not _is_there(store, f"{key}/"):
+            return row
+    return None
+
+
+def _without_markers_beyond(store: Store, pages: list[Any], asked: ToListRange) -> list[Any]:
+    """Return pages without keys at their end that are beyond the range, with the slash they had.
+
+    The next range has them.
+    """
+    while pages:
+        page = pages[-1]
+        if not page.num_rows:
+            pages = pages[:-1]
+            continue
+        raw = page.column("key")[-1].as_py()
+        assert asked.until is not None
+        if raw + b"/" <= asked.until or not _is_there(store, f"{os.fsdecode(raw)}/"):
+            break
+        same = pa.scalar(raw, pa.binary())
+        is_twice = sum(pc.sum(pc.equal(p.column("key"), same)).as_py() or 0 for p in pages) > 1
+        is_after = asked.after is None or raw > asked.after
+        if is_after and not is_twice and _is_there(store, os.fsdecode(raw)):
+            break
+        pages = [*pages[:-1], page.slice(0, page.num_rows - 1)]
+    return pages
+
+
+def _is_there(store: Store, key: str) -> bool:
+    """Return whether there is an object with exactly this key; yes if the store does not say."""
+    assert store.s3 is not None
+    try:
+        store.s3.head(key, None)
+    except StoreError as error:
+        return error.trouble is not Trouble.GONE
+    return True
+
+
+def _stream(pages: list[Any]) -> bytes:
+    """Return pages that are not empty as one Arrow stream; nothing if there is none."""
+    pages = [page for page in pages if page.num_rows]
+    if not pages:
+        return b""
+    out = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(out, pages[0].schema, options=options) as writer:
+        for page in pages:
+            writer.write_batch(page)
+    raw: bytes = out.getvalue().to_pybytes()
+    return raw
+
+
+def _divide(work: Work, asked: ToListRange) -> DividedRange:
+    s3 = _bucket(work, asked.bucket).store.s3
+    after, until = asked.after or b"", asked.until
+    for level in levels_of(asked.key, after, until):
+        try:
+            got = s3.call(  # type: ignore[union-attr]
+                "list_objects_v2",
+                Prefix=level.decode(),
+                Delimiter="/",
+                StartAfter=after.decode(),
+            )
+        except (StoreError, UnicodeDecodeError):
+            break  # what is wrong shows when the range is listed
+        found = sorted(prefix["Prefix"].encode() for prefix in got.get("CommonPrefixes", ()))
+        # The character before the slash: all keys with this prefix come behind it.
+        points = [prefix[:-1] + b"." for prefix in found]
+        points = [p for p in points if p > after and (until is None or p < until) and is_bound(p)]
+        if points:
+            return DividedRange(points)
+    return DividedRange([])
+
+
+def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
+    """Yield the prefixes below which the keys of a range may lie, the shortest one first.
+
+    All keys between two that begin alike begin so as well: shorter prefixes tell nothing.
+    """
+    base = key if not key or key.endswith(b"/") else key + b"/"
+    if not after.startswith(base):
+        yield base
+        return
+    ends = [len(base), *(n + 1 for n, c in enumerate(after) if c == 0x2F and n >= len(base))]
+    levels = [after[:end] for end in dict.fromkeys(ends)]
+    common = [level for level in levels if until is not None and until.startswith(level)]
+    yield from levels[max(0, len(common) - 1) :]
+
+
+def _read(work: Work, batch: ToRead) -> ReadObjects:
+    bucket = _bucket(work, batch.bucket)
+    todo: SimpleQueue[int] = SimpleQueue()
+    for number in range(len(batch.wanted)):
+        todo.put(number)
+    done: dict[int, Checked] = {}
+    errors: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            reader = bucket.reader()
+            while not errors:
+                number = todo.get_nowait()
+                done[number] = reader.check(unpack_wanted(batch.wanted[number]))
+        except Empty:
+            return
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread of the batch
+            errors.append(error)
+
+    threads: list[threading.Thread] = []
+    with contextlib.suppress(StateError):  # there is no room for more threads
+        threads += (start_thread(read, "reader") for _ in range(1, min(READERS, len(batch.wanted))))
+    read()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        if not isinstance(error, StoppedError):
+            raise error
+    if errors:
+        raise errors[0]
+    return ReadObjects([pack_read(done[number]) for number in range(len(batch.wanted))])
