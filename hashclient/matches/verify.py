@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hashclient.core.match import STREAM_PREFIXES, Match
+from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError
 from hashclient.matches.store import Matches
 from hashclient.matches.tables import MATCH
@@ -39,7 +40,7 @@ class _Checked(Matches):
 def _is_whole(match: Match) -> bool:
     """Return whether a match has values that could have been recorded."""
     return (
-        match.path.startswith(("/", *STREAM_PREFIXES))
+        (match.path.startswith(("/", *STREAM_PREFIXES)) or is_object_uri(match.path))
         and (match.size is None or match.size >= 0)
         and all(len(tag) == _TAG_BYTES for tag in match.tags.values())
         and all(hit.algorithms and hit.generation >= 0 for hit in match.hits)

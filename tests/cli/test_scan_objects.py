@@ -37,6 +37,7 @@ from fixtures.buckets import (
     listing,
 )
 from hashclient.core.objecturi import parse_uri
+from hashclient.matches.verify import verify_matches
 from hashclient.scan.objects.token import make_token, read_token
 from tests.kit import ROOT, Run, arguments, call, csv_of, environment, make_state
 
@@ -172,6 +173,7 @@ def test_objects_are_listed_read_and_judged(site: Site, state: Path, scan: Scan)
     assert (result.code, summary["files_read"], summary["ruled_out_by_size"]) == (10, 3, 1)
     assert summary["by_store_digest"] == 0
     assert (state / "audit" / "log.jsonl").read_text().count(f"{bucket.uri}/a/one") == 1
+    verify_matches(state)
 
 
 @pytest.mark.slow
