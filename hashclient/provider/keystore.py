@@ -66,8 +66,7 @@ class KeyStore:
             choice = f"{enough} of " if enough < len(missing) else ""
             raise StateError(
                 f"role {role} needs {threshold} signing key(s), {here} here",
-                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)};"
-                " people who sign apart are given a --draft",
+                hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
             )
 
     def check(self, role: str, keyids: Sequence[str], threshold: int) -> None:

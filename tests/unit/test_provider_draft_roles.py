@@ -539,9 +539,8 @@ def test_what_people_sign_is_renewed_by_a_draft(tmp_path: Path) -> None:
         signed(partial(repository.rotate, role, keys))
     with pytest.raises(UsageError, match="no role is due whose keys are elsewhere"):
         repository.draft_renewal(tmp_path / "early")
-    with pytest.raises(StateError, match="role timestamp needs 1 signing") as caught:
+    with pytest.raises(StateError, match="role timestamp needs 1 signing"):
         repository.renew()
-    assert "--draft" in (caught.value.hint or "")
     simulator.now += timedelta(days=5)
     assert signed(repository.draft_renewal) == {"timestamp"}
     simulator.now += timedelta(days=12)
