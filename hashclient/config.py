@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hashclient import __version__
-from hashclient.configfile.faults import Fault, find_fault, unknown_key, wrong_type
+from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
 from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
     AcceptRule,
@@ -276,7 +276,7 @@ def parse_config(
         document = tomllib.loads(text)
         fault = apply_since(document, version)
     except (ValueError, RecursionError) as error:
-        raise _not_valid(where, Fault(excerpt(error))) from error
+        raise _not_valid(where, no_toml(text, error)) from error
     if fault is not None:
         raise _not_valid(where, fault)
     notes = [

@@ -182,8 +182,9 @@ def chain_unsigned(
         chained = tagged.copy()
         chained.update(head)
         prev = chained.hexdigest()
-        line = b'%b,"hash":"%b"}\n' % (head, prev.encode("ascii"))
-        _refuse_long(line)
+        line = head + f',"hash":"{prev}"}}\n'.encode("ascii")
+        if len(line) > MAX_LINE_BYTES:
+            _refuse_long(line)
         lines.append(line)
     return prev
 

@@ -46,10 +46,25 @@ def find_fault(document: Any, kind: type) -> Fault | None:
 def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
     """Return the fault of a `key` that is not among `known`, the keys allowed at `where`."""
     meant = nearest(key, known)
-    meant = f"did you mean {meant!r}? " if meant else ""
-    return Fault(
-        f"unknown key {printable(key)!r} {where}", f"{meant}known keys: {', '.join(sorted(known))}"
-    )
+    hint = f"known keys: {', '.join(sorted(known))}"
+    if meant:
+        hint = f"did you mean {meant!r}? {hint}"
+    else:
+        hint += '; what only later versions know stands below [since."VERSION"]'
+    return Fault(f"unknown key {printable(key)!r} {where}", hint)
+
+
+def no_toml(text: str, error: Exception) -> Fault:
+    """Return the fault of a `text` that is no TOML."""
+    for number, line in enumerate(text.splitlines(), 1):
+        # The output of `quarantine keygen` is easily appended to the file.
+        if line.startswith(("age1", "ssh-")):
+            return Fault(
+                excerpt(error),
+                f"line {number} is a public key: take it out, and give it to"
+                " `hashclient quarantine add-recipient`",
+            )
+    return Fault(excerpt(error))
 
 
 def wrong_type(key: str, where: str, expected: str, value: Any) -> Fault:

@@ -18,6 +18,9 @@ class Kind(enum.StrEnum):
     UNREAD = "unread"
     ACCEPTED = "accepted"
 
+    # Kinds are keys in the loops over all outcomes; the hash of an enumeration is slow Python code.
+    __hash__ = str.__hash__
+
 
 class MatchState(enum.StrEnum):
     """The state of a recorded match; `docs/operations.md` has the picture."""
@@ -31,6 +34,8 @@ class MatchState(enum.StrEnum):
     RESTORED = "restored"
     PURGED = "purged"
     CLOSED = "closed"
+
+    __hash__ = str.__hash__  # as of kinds
 
 
 class Action(enum.StrEnum):

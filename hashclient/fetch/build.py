@@ -31,6 +31,7 @@ from hashclient.index.manifest import (
     verify_runs,
 )
 from hashclient.index.reader import Index, open_manifest
+from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import InconsistentError, IndexWriter, sweep
 from hashclient.lists.wire import (
@@ -49,9 +50,8 @@ from hashclient.trust.tuf import Trust
 
 _log = Log("fetch")
 
-#: Segments that are downloaded at a time, and the bytes they may have in memory together.
+#: Segments that are downloaded at a time.
 AT_ONCE = 3
-AHEAD_BYTES = 256 << 20
 
 #: A delta is built for this many seconds before its progress is written down for the first time.
 #: Then the pause between two notes is this many times the time to write one: notes take a twentieth
@@ -103,6 +103,8 @@ class Build(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float] = time.monotonic
     #: The digests of the pieces of runs that were written or read, by name.
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
+    #: How much is in memory at a time.
+    room: Room = Room()
 
     def on_base(self, base: Index, index: ListIndex, delta: list[Segment]) -> Manifest | None:
         """Apply `delta` to `base`; return None if the result is not the signed one.
@@ -115,7 +117,7 @@ class Build(msgspec.Struct, frozen=True):
         if staging is not None and staging.segments > skip:
             base, skip = open_manifest(self.directory, staging.partial), staging.segments
         fresh = staging is not None and staging.fresh
-        writer = IndexWriter(self.directory, self.sealer, base, self.pieces)
+        writer = IndexWriter(self.directory, self.sealer, base, self.pieces, self.room)
         try:
             manifest = self._build(writer, index, skip, fresh=fresh)
         except (InconsistentError, DamagedError):
@@ -140,7 +142,7 @@ class Build(msgspec.Struct, frozen=True):
             keep |= {run.name for run in current.runs}
         sweep(self.directory, frozenset(keep))
         base = open_manifest(self.directory, staging.partial) if staging else None
-        writer = IndexWriter(self.directory, self.sealer, base, self.pieces)
+        writer = IndexWriter(self.directory, self.sealer, base, self.pieces, self.room)
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
@@ -166,7 +168,8 @@ class Build(msgspec.Struct, frozen=True):
         due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
-            _apply(writer, inspection, segment, data)
+            _apply(writer, inspection, segment, data, self.room.batch_rows)
+            data = b""  # the next one is waited for without it
             _log.debug(
                 "list %s: segment %d of %d is built", index.list, number, len(index.segments)
             )
@@ -193,7 +196,7 @@ class Build(msgspec.Struct, frozen=True):
     ) -> Iterator[tuple[Segment, bytes]]:
         """Yield `segments` with their verified bytes, in their order.
 
-        Some are downloaded ahead while one is sealed, as far as `AHEAD_BYTES` allows.
+        Some are downloaded ahead while one is sealed, as far as `room` allows.
         """
         infos = [self.trust.target(index.list, segment.name) for segment in segments]
         total = sum(info.length for info in infos)
@@ -208,7 +211,11 @@ class Build(msgspec.Struct, frozen=True):
         running: deque[tuple[Segment, TargetFile, Task[bytes]]] = deque()
         while waiting or running:
             ahead = sum(info.length for _, info, _ in running)
-            while waiting and len(running) < AT_ONCE and (ahead < AHEAD_BYTES or not running):
+            while (
+                waiting
+                and len(running) < AT_ONCE
+                and (ahead < self.room.ahead_bytes or not running)
+            ):
                 segment, info = waiting.popleft()
                 work = functools.partial(self.trust.download, info, MAX_SEGMENT_BYTES)
                 running.append((segment, info, Task(work, info.path)))
@@ -217,7 +224,10 @@ class Build(msgspec.Struct, frozen=True):
             segment, info, download = running.popleft()
             while not download.wait(PROGRESS_S):
                 report()
-            yield segment, download.result()
+            data = download.result()
+            del download  # it has them, too
+            yield segment, data
+            del data
             done += info.length
         report()
 
@@ -266,9 +276,11 @@ class Build(msgspec.Struct, frozen=True):
         )
 
 
-def _apply(writer: IndexWriter, inspection: Inspection, segment: Segment, data: bytes) -> None:
+def _apply(
+    writer: IndexWriter, inspection: Inspection, segment: Segment, data: bytes, batch_rows: int
+) -> None:
     if segment.kind == "add":
-        for batch in parse_add_segment(data, segment):
+        for batch in parse_add_segment(data, segment, batch_rows):
             inspection.add(batch)
             writer.add(batch)
     else:

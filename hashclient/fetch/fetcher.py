@@ -41,10 +41,12 @@ from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
 from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
+from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.matches.store import Matches
 from hashclient.session import Session
+from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
     is_there,
     make_private_dir,
@@ -283,6 +285,7 @@ class Fetcher:
             now=self._now(),
             progress=self._progress,
             received=self._received,
+            room=Room.of(available_memory()),
         )
         manifest = None
         try:

@@ -52,14 +52,29 @@ class TextFormatter:
     def outcome(self, handled: Handled) -> str:
         """Return one outcome as a line: kind, path, and why."""
         outcome, record = handled.outcome, handled.record
+        hits = outcome.hits
+        if (
+            record is not None
+            and self._of_run
+            and len(hits) == 1
+            and outcome.reason is None
+            and not (handled.acted or outcome.members or self._show_digests)
+        ):
+            # There may be very many of these.
+            hit, path = hits[0], outcome.path
+            if not path.isprintable() or "\\" in path:
+                path = printable(path)
+            before, after = self._hits.of(hit)
+            word = self._words[outcome.kind]
+            return f"{word}{path}  [{record.id}]  {before}{hit.entry}{after}"
         word = outcome.kind if self._of_run or record is None else record.state
         place = outcome.place if outcome.members else outcome.path
         line = self._words[word] + printable(place)
         if record is not None:
             away = "" if self._of_run or record.in_place else ", taken away"
             line += f"  [{record.id}{away}]"
-        if outcome.hits:
-            line += "  " + "; ".join([hit.entry.join(self._hits.of(hit)) for hit in outcome.hits])
+        if hits:
+            line += "  " + "; ".join([hit.entry.join(self._hits.of(hit)) for hit in hits])
         for acted in handled.acted:
             line += f"  -> {words(acted.detail)}"
         if outcome.reason is not None:

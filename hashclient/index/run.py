@@ -37,6 +37,8 @@ from hashclient.system.text import printable
 
 RUN_MAGIC = b"hcrun\x00\x02\n"
 ALIGNMENT = 64
+#: Values that are counted at a time.
+_COUNTED_AT_A_TIME = 1 << 18
 #: How much of a run is read first, and the longest header (names of categories and of older runs).
 HEAD_BYTES = 1 << 14
 MAX_HEADER_BYTES = 1 << 24
@@ -277,7 +279,10 @@ def aligned(offset: int) -> int:
 
 def mask_set(masks: Uint8) -> int:
     """Return the distinct values (1..7) of `masks` as a set: bit m-1 for mask m."""
-    present = np.bincount(masks, minlength=8)
+    present = np.zeros(8, np.intp)
+    # Each value is eight bytes for numpy while it is counted, so it is given some at a time.
+    for start in range(0, len(masks), _COUNTED_AT_A_TIME):
+        present += np.bincount(masks[start : start + _COUNTED_AT_A_TIME], minlength=8)[:8]
     return sum(1 << (m - 1) for m in range(1, 8) if present[m])
 
 

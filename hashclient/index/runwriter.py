@@ -1,7 +1,7 @@
 """Writes a run: from batches of tags, or by merging older runs.
 
-Either way the writer gets columns: small columns whole, large ones in pieces. So merging takes the
-memory of `MERGE_ROWS` rows, however large the runs are.
+Either way the writer gets columns: small columns whole, large ones in pieces. So merging takes some
+12 bytes a row, and the memory of the rows of one piece, however large the runs are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import TableWriter, table_lengths
+from hashclient.index.room import Room
 from hashclient.index.run import (
     KEY_SECTIONS,
     ROT_HINT,
@@ -43,9 +44,11 @@ from hashclient.lists.wire import (
 )
 from hashclient.system.files import atomic_file
 
-#: Rows handled at a time while merging.
-MERGE_ROWS = 500_000
+#: Rows handled at a time while merging, at most.
+MERGE_ROWS = Room().merge_rows
 
+#: Rows that are numbered at a time.
+_AT_A_TIME = 1 << 18
 #: Marks a row that a merge drops.
 _GONE = np.uint32(2**32 - 1)
 
@@ -81,6 +84,10 @@ class Columns(Protocol):
     category_codes: Uint8
     id_width: int
 
+    def forget_small(self) -> None:
+        """Give up the small columns: they are written."""
+        ...
+
     def ids(self) -> Iterator[Strings]:
         """Yield entry ids in row order, `id_width` bytes each."""
         ...
@@ -110,6 +117,10 @@ class BatchColumns:
         )
         self.category_codes = codes.take(self._order)
         self.id_width = max((b.ids.dtype.itemsize for b in batches), default=1)
+
+    def forget_small(self) -> None:
+        """Give up the small columns: they are written."""
+        _forget_small(self)
 
     def ids(self) -> Iterator[Strings]:
         """Yield all ids at once."""
@@ -143,61 +154,96 @@ class BatchColumns:
 class MergedColumns:
     """The columns of a run merged from several runs; dead rows are left out."""
 
-    def __init__(self, runs: list[Run], dead: list[Uint32]) -> None:
+    def __init__(self, runs: list[Run], dead: list[Uint32], merge_rows: int | None = None) -> None:
+        """Merge `runs`, each without its `dead` rows, by pieces of about `merge_rows` rows."""
         self._runs = runs
-        alive, sizes = [], []
-        for run, dead_rows in zip(runs, dead, strict=True):
-            keep = np.ones(run.count, np.bool_)
-            keep[dead_rows] = False
-            rows = np.flatnonzero(keep)
-            size = np.full(run.count, NO_SIZE)
-            size[: len(run.sizes)] = run.sizes
-            alive.append(rows)
-            sizes.append(size.take(rows))
-        self._starts = np.cumsum([0, *(len(rows) for rows in alive)])
-        all_sizes = _concatenate(sizes, np.uint64)
-        order = np.argsort(all_sizes, kind="stable")
-        all_sizes = all_sizes.take(order)
-        self.sizes = _narrow(all_sizes[: int(all_sizes.searchsorted(NO_SIZE))])
-        new_rows = _inverse(order)
+        self._merge_rows = min(MERGE_ROWS, merge_rows or MERGE_ROWS)
+        #: By run, the rows that are alive, ascending; None stands for all of them.
+        self._alive = [
+            _alive(run.count, dead_rows) for run, dead_rows in zip(runs, dead, strict=True)
+        ]
+        counts = [
+            run.count if rows is None else len(rows)
+            for run, rows in zip(runs, self._alive, strict=True)
+        ]
+        self._starts = np.cumsum([0, *counts])
+        self._order, self.sizes = self._in_order_of_sizes()
+        new_rows = _inverse(self._order)
         #: By run: old row to new row, or _GONE.
         self._new_rows = []
-        for number, (run, rows) in enumerate(zip(runs, alive, strict=True)):
-            mapping = np.full(run.count, _GONE)
-            mapping[rows] = new_rows[self._starts[number] : self._starts[number + 1]]
+        for number, (run, rows) in enumerate(zip(runs, self._alive, strict=True)):
+            mapping = new_rows[self._starts[number] : self._starts[number + 1]]
+            if rows is not None:
+                alive, mapping = mapping, np.full(run.count, _GONE)
+                mapping[rows] = alive
             self._new_rows.append(mapping)
-        self._alive = alive
-        self._order = order
-        masks = [run.masks.take(rows) for run, rows in zip(runs, alive, strict=True)]
-        self.masks = _concatenate(masks, np.uint8).take(order)
+        masks = [_take(run.masks, rows) for run, rows in zip(runs, self._alive, strict=True)]
+        self.masks = _in_order(_concatenate(masks, np.uint8), self._order)
         self.category_names, codes = _unify_categories(
             [
-                (r.category_names, r.categories.take(rows))
-                for r, rows in zip(runs, alive, strict=True)
+                (run.category_names, _take(run.categories, rows))
+                for run, rows in zip(runs, self._alive, strict=True)
             ]
         )
-        self.category_codes = codes.take(order)
+        self.category_codes = _in_order(codes, self._order)
         self.id_width = max(run.ids.dtype.itemsize for run in runs)
 
+    def _in_order_of_sizes(self) -> tuple[Uint32, Array]:
+        """Return the order of the living rows by their sizes, and the sizes that there are.
+
+        The sizes of each run ascend already, so ranges of sizes are put in order one by one.
+        """
+        columns = [_sized(run, rows) for run, rows in zip(self._runs, self._alive, strict=True)]
+        total = sum(len(sizes) for sizes in columns)
+        most = max((int(sizes[-1]) for sizes in columns if len(sizes)), default=0)
+        all_sizes: Array = np.empty(total, "<u4" if most < 2**32 else np.uint64)
+        order: Uint32 = np.empty(int(self._starts[-1]), np.uint32)
+        lows, end = [0] * len(columns), 0
+        for bound in _bounds(columns, self._merge_rows):
+            parts, rows = [], []
+            for number, sizes in enumerate(columns):
+                low = lows[number]
+                high = len(sizes) if bound is None else int(sizes.searchsorted(bound, "right"))
+                lows[number] = high
+                parts.append(sizes[low:high])
+                start = int(self._starts[number])
+                rows.append(np.arange(start + low, start + high, dtype=np.uint32))
+            joined = np.concatenate(parts)
+            by_size = np.argsort(joined, kind="stable")
+            piece = slice(end, end + len(joined))
+            all_sizes[piece] = joined.take(by_size)
+            order[piece] = np.concatenate(rows).take(by_size)
+            end += len(joined)
+        # Rows without a size come last, run by run.
+        for number, sizes in enumerate(columns):
+            first, last = int(self._starts[number]) + len(sizes), int(self._starts[number + 1])
+            order[end : end + last - first] = np.arange(first, last, dtype=np.uint32)
+            end += last - first
+        return order, all_sizes
+
+    def forget_small(self) -> None:
+        """Give up the small columns: they are written."""
+        _forget_small(self)
+
     def ids(self) -> Iterator[Strings]:
-        """Yield ids by `MERGE_ROWS` rows."""
-        for start in range(0, len(self._order), MERGE_ROWS):
-            piece = self._order[start : start + MERGE_ROWS]
+        """Yield ids, some rows at a time."""
+        for start in range(0, len(self._order), self._merge_rows):
+            piece = self._order[start : start + self._merge_rows].astype(np.intp)
             out = np.zeros(len(piece), f"S{self.id_width}")
             source = self._starts.searchsorted(piece, "right") - 1
             for number, run in enumerate(self._runs):
                 mine = source == number
-                rows = self._alive[number].take(piece[mine] - self._starts[number])
-                out[mine] = run.ids.take(rows)
+                alive, rows = self._alive[number], piece[mine] - self._starts[number]
+                out[mine] = run.ids.take(rows if alive is None else alive.take(rows))
                 run.forget()
             yield out
 
     def sorted_keys(self, prefix: str) -> Iterator[tuple[Array, ...]]:
-        """Yield keys by ranges that hold about `MERGE_ROWS`."""
+        """Yield keys by ranges, each with about as many rows as a piece."""
         names = [f"{prefix}.{part}" for part in KEY_SECTIONS[prefix]]
         columns = [[run.section(name) for name in names] for run in self._runs]
         total = sum(len(c[0]) for c in columns if c[0] is not None)
-        pieces = -(-total // MERGE_ROWS)
+        pieces = -(-total // self._merge_rows)
         # Keys are evenly distributed over 64 bits, so equal ranges hold about equally many keys.
         for piece in range(pieces):
             parts = []
@@ -213,7 +259,7 @@ class MergedColumns:
                     high = int(key.searchsorted(np.uint64(((piece + 1) << 64) // pieces)))
                 part = [c[low:high] for c in run_columns if c is not None]
                 part[-1] = mapping.take(part[-1].view(np.uint32))
-                if len(alive) < len(mapping):
+                if alive is not None:
                     keep = np.flatnonzero(part[-1] != _GONE)
                     part = [c.take(keep) for c in part]
                 parts.append(part)
@@ -267,6 +313,8 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
         places = {name: start + offset for name, _, offset, _ in sections}
         for name, array in small.items():
             _write_at(stream, places, name, array)
+        small.clear()
+        columns.forget_small()
         for ids in columns.ids():
             _write_at(stream, places, "ids", ids)
         prefixes = [prefix for prefix, keys in key_counts.items() if keys]
@@ -315,11 +363,68 @@ def _concatenate(arrays: list[Array], dtype: Any) -> Array:
     return np.concatenate([a.astype(dtype, copy=False) for a in arrays])
 
 
-def _inverse(order: Rows) -> Uint32:
+def _inverse(order: Rows | Uint32) -> Uint32:
     """Return the inverse of a permutation: old position to new row."""
     inverse = np.empty(len(order), np.uint32)
-    inverse[order] = np.arange(len(order), dtype=np.uint32)
+    for start in range(0, len(order), _AT_A_TIME):
+        piece = order[start : start + _AT_A_TIME]
+        inverse[piece] = np.arange(start, start + len(piece), dtype=np.uint32)
     return inverse
+
+
+def _in_order(column: Array, order: Uint32) -> Array:
+    """Return the values of a column in another order.
+
+    numpy makes numbers of rows eight bytes each, so it is given some at a time.
+    """
+    taken = np.empty(len(order), column.dtype)
+    for start in range(0, len(order), _AT_A_TIME):
+        piece = slice(start, start + _AT_A_TIME)
+        taken[piece] = column.take(order[piece])
+    return taken
+
+
+def _alive(count: int, dead: Uint32) -> Uint32 | None:
+    """Return the rows that are not dead, ascending; None if all `count` are alive."""
+    if not len(dead):
+        return None
+    keep = np.ones(count, np.bool_)
+    keep[dead] = False
+    return np.flatnonzero(keep).astype(np.uint32)
+
+
+def _take(column: Array, rows: Uint32 | None) -> Array:
+    return column if rows is None else column.take(rows)
+
+
+def _sized(run: Run, rows: Uint32 | None) -> Array:
+    """Return the sizes of the rows that are alive and have one; these come first in a run."""
+    if rows is None:
+        return run.sizes
+    return run.sizes.take(rows[: int(rows.searchsorted(len(run.sizes)))])
+
+
+def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
+    """Yield sizes that divide ascending `columns` into pieces of about `piece_rows` values.
+
+    Values that equal a bound are before it; None ends the last piece.
+    """
+    total = sum(len(sizes) for sizes in columns)
+    step = max(1, piece_rows // max(1, len(columns)))
+    # Between two of these there are no more than a piece has, unless very many sizes are equal.
+    samples = np.sort(np.concatenate([sizes[step::step].astype(np.uint64) for sizes in columns]))
+    last = -1
+    if total > piece_rows:
+        for bound in samples[:: max(1, len(columns))].tolist():
+            if bound > last:
+                yield bound
+                last = bound
+    yield None
+
+
+def _forget_small(columns: Columns) -> None:
+    columns.masks = columns.category_codes = np.zeros(0, np.uint8)
+    columns.sizes = np.zeros(0, np.uint64)
 
 
 def _narrow(sizes: Uint64) -> Array:

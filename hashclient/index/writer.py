@@ -2,9 +2,9 @@
 
 The cost grows with the change, not with the list. A generation adds one run; runs are merged only
 until each is at least `MERGE_RATIO` times as large as all later runs together, so their number
-stays logarithmic. Memory is that of `RUN_ROWS` rows: a first fetch writes runs of that size and
-merges them by ranges of keys. Readers see the new generation when its manifest is renamed into
-place.
+stays logarithmic. Memory is that of the rows of `room`, and some 12 bytes a row where runs are
+merged: a first fetch writes runs of that size and merges them by ranges of keys. Readers see the
+new generation when its manifest is renamed into place.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
 from hashclient.index.pieces import digest_pieces, root_of
 from hashclient.index.reader import Index, RunSet
+from hashclient.index.room import Room
 from hashclient.index.run import ROT_HINT, DamagedError, Run
 from hashclient.index.runwriter import (
     BatchColumns,
@@ -37,8 +38,8 @@ from hashclient.system.text import printable
 
 _log = Log("index")
 
-#: Rows that are collected in memory before they become a run; about 100 bytes each.
-RUN_ROWS = 2_000_000
+#: Rows that are collected in memory before they become a run, at most.
+RUN_ROWS = Room().run_rows
 #: A run is merged with those after it unless it is more than this many times their size.
 MERGE_RATIO = 4
 
@@ -60,11 +61,14 @@ class IndexWriter:
         sealer: Sealer,
         base: Index | None,
         pieces: Mapping[str, bytes] | None = None,
+        room: Room | None = None,
     ) -> None:
         """Start from `base`, or from nothing.
 
-        `pieces` has the known digests of the pieces of runs of `base`, by name.
+        `pieces` has the known digests of the pieces of runs of `base`, by name. `room` says how
+        many rows are in memory at a time.
         """
+        self._room = room or Room()
         self._directory = directory
         self._sealer = sealer
         self._runs: list[Run] = list(base.runs) if base else []
@@ -97,7 +101,7 @@ class IndexWriter:
         self._pending_rows += len(sealed.ids)
         self.checksum = (self.checksum + checksum_of(sealed.hashes)) % 2**64
         self._count(sealed.masks, int((sealed.sizes != NO_SIZE).sum()), +1)
-        if self._pending_rows >= RUN_ROWS:
+        if self._pending_rows >= min(RUN_ROWS, self._room.run_rows):
             self.flush()
 
     def withdraw(self, ids: Strings) -> None:
@@ -251,7 +255,8 @@ class IndexWriter:
                     dead.setdefault(name, []).append(rows.astype(np.intp))
         self._runs = self._runs[:start]
         try:
-            self._append_run(MergedColumns(merged, all_dead[start:]), dead)
+            columns = MergedColumns(merged, all_dead[start:], self._room.merge_rows)
+            self._append_run(columns, dead)
         except IndexError as error:  # a row number outside a run
             raise merged[0].damaged() from error
 

@@ -255,14 +255,16 @@ def encode_segment(table: pa.Table) -> bytes:
     return out.getvalue()
 
 
-def parse_add_segment(data: bytes, segment: Segment) -> Iterator[AddBatch]:
-    """Decode an `add` segment in batches of validated columns.
+def parse_add_segment(
+    data: bytes, segment: Segment, batch_rows: int | None = None
+) -> Iterator[AddBatch]:
+    """Decode an `add` segment in batches of validated columns, `batch_rows` each at most.
 
     Raises:
         VerificationError: a rule of the format is broken, also while iterating.
     """
     what = f"segment {segment.name}"
-    for batch in _read_batches(data, segment, add_schema(), what):
+    for batch in _read_batches(data, segment, add_schema(), what, batch_rows):
         yield _add_batch(batch, what)
 
 
@@ -278,7 +280,7 @@ def parse_withdraw_segment(data: bytes, segment: Segment) -> Iterator[Strings]:
 
 
 def _read_batches(
-    data: bytes, segment: Segment, schema: pa.Schema, what: str
+    data: bytes, segment: Segment, schema: pa.Schema, what: str, batch_rows: int | None = None
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -292,7 +294,7 @@ def _read_batches(
                 f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
             )
         check_columns(file.schema, schema, what)
-        batches = file.iter_batches(BATCH_ROWS, use_threads=False)
+        batches = file.iter_batches(batch_rows or BATCH_ROWS, use_threads=False)
         while True:
             with memory_cap(MAX_DECODING_BYTES):
                 if (batch := next(batches, None)) is None:

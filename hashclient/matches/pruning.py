@@ -25,6 +25,7 @@ ORDER BY m.rowid LIMIT ?
 """
 #: The tables with rows of a match, before its own.
 _TABLES = (("hit", "match"), ("step", "match"), ("stream", "match"), ("match", "id"))
+_UNUSED = "DELETE FROM standing WHERE number NOT IN (SELECT standing FROM match WHERE standing)"
 
 
 class Pruner(MatchStore):
@@ -65,6 +66,8 @@ class Pruner(MatchStore):
                 except sqlite3.OperationalError as error:
                     if "no such table" not in str(error):  # the one for streams comes late
                         raise
+            if going:
+                self._db.execute(_UNUSED)
         return len(going)
 
     def compact(self) -> None:

@@ -8,7 +8,6 @@ paths to it; the second time it is known.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import operator
 import os
@@ -24,13 +23,14 @@ from hashclient.core.match import IN_MEMBER, PROGRESS, STREAM_PREFIX, Match, Pla
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.selection import Selection
 from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, STREAMS, to_text
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import is_unicode, path_fields, printable
 
 #: How many members of one file its story names, and how much of a name.
 MAX_MEMBERS_NOTED = 100
 MAX_NAME_CHARS = 1_000
 
-ADD_MATCH = "INSERT INTO match VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+#: A path is bytes; as text, if it is Unicode, it takes less time on its way to SQLite.
+ADD_MATCH = "INSERT INTO match VALUES (?, CAST(? AS BLOB), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
 #: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
@@ -90,33 +90,74 @@ class Recording(Selection):
         if places is None:
             places = [place_of(outcome) for outcome in outcomes]
         found = [
-            _Found(held_by(outcome), place, _complete(outcome.hits))
+            _Found(
+                outcome if outcome.outer is None else held_by(outcome),
+                place,
+                hits if len(hits := outcome.hits) == 1 and hits[0].complete else _complete(hits),
+            )
             for outcome, place in zip(outcomes, places, strict=True)
         ]
         with self._transaction():
             return [r for part in _without_repeats(found) for r in self._record(part, key_id, now)]
 
+    def begin_record(
+        self,
+        outcomes: Sequence[Outcome],
+        key_id: str,
+        now: datetime,
+        places: Sequence[Place] | None = None,
+    ) -> list[MatchRef]:
+        """Do what `record` does, but for waiting until it is durable: `commit` does that.
+
+        Closing the record instead takes it back.
+
+        Raises:
+            StateError: they cannot be written.
+        """
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            return self.record(outcomes, key_id, now, places)
+
+    def commit(self) -> None:
+        """Make durable what `begin_record` has begun. Another thread may call this.
+
+        Raises:
+            StateError: it cannot be written; nothing is recorded then.
+        """
+        with self._errors():
+            self._db.execute("COMMIT")
+
     def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
         """Write outcomes at different paths."""
-        known = self._known_at([path for one in found for path in one.paths])
+        known = self._known_at(_paths(found))
         before = [_known(one, known, key_id) if known else None for one in found]
+        numbers = self._numbers_of([one.place.standing for one in found])
         time = to_text(now)
         seen = datetime.fromisoformat(time)
-        ids = iter(new_ids(before.count(None)))
-        recorded = [
-            MatchRef(next(ids), MatchState.FOUND, seen, seen) if old is None else _again(old, seen)
-            for old in before
-        ]
-        rows = list(zip([ref.id for ref in recorded], found, before, strict=True))
+        ids = new_ids(before.count(None))
+        if len(ids) == len(found):  # as mostly
+            recorded = [MatchRef(i, MatchState.FOUND, seen, seen) for i in ids]
+        else:
+            new = iter(ids)
+            recorded = [
+                MatchRef(next(new), MatchState.FOUND, seen, seen)
+                if old is None
+                else _again(old, seen)
+                for old in before
+            ]
+            ids = [ref.id for ref in recorded]
+        rows = list(zip(ids, found, before, strict=True))
         self._write(
-            added=[_new(i, one, key_id, time) for i, one, old in rows if old is None],
-            renewed=[_renewed(old, one, key_id, time) for _, one, old in rows if old is not None],
-            hits=[row for i, one, _ in rows for row in hit_rows(i, one.hits)],
+            added=[_new(i, one, key_id, time, numbers) for i, one, old in rows if old is None],
+            renewed=[
+                _renewed(old, one, key_id, time, numbers) for _, one, old in rows if old is not None
+            ],
+            hits=_rows_of_hits(rows),
             streams=[(i,) for i, one, _ in rows if one.outcome.is_stream],
             steps=[
                 (i, time, _FOUND, _detail(one, old))
                 for i, one, old in rows
-                if old is None or old.state not in PROGRESS
+                if _needs_step(one, old)
             ],
         )
         for match_id, one, _ in rows:
@@ -195,6 +236,24 @@ def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[tuple[Any, ...]]:
     ]
 
 
+def _rows_of_hits(rows: Sequence[tuple[str, _Found, Match | None]]) -> list[tuple[Any, ...]]:
+    """Return the hits of many matches as rows."""
+    return [
+        (i, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
+        for i, one, _ in rows
+        for h in one.hits
+    ]
+
+
+def _paths(found: Sequence[_Found]) -> list[str]:
+    """Return all paths of `found`, as their property `paths`."""
+    return [
+        path
+        for one in found
+        for path in ((one.place.path,) if one.place.reached is None else one.paths)
+    ]
+
+
 def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
     if len(hits) == 1 and hits[0].complete:
         return hits
@@ -203,7 +262,7 @@ def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
 
 def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
     """Cut a batch before a path that is in it already."""
-    paths = list(itertools.chain.from_iterable([one.paths for one in found]))
+    paths = _paths(found)
     if len(set(paths)) == len(paths):  # as mostly
         yield found
         return
@@ -231,21 +290,26 @@ def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Ma
     return None
 
 
-def _new(match_id: str, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
+def _new(
+    match_id: str, one: _Found, key_id: str, time: str, numbers: Mapping[str | None, int | None]
+) -> tuple[Any, ...]:
     """Return a match as a row of its table."""
     outcome, place = one.outcome, one.place
-    tags = map(outcome.tags.get, _ALGORITHMS)
+    path, tag_of = place.path, outcome.tags.get
+    md5, sha1, sha256 = tag_of(Algorithm.MD5), tag_of(Algorithm.SHA1), tag_of(Algorithm.SHA256)
     return (
         match_id,
-        bytearray(os.fsencode(place.path)),
+        path if is_unicode(path) else bytearray(os.fsencode(path)),
         outcome.size,
         _FOUND,
         1,
         key_id,
-        *[tag if tag is None else bytearray(tag) for tag in tags],
+        md5 if md5 is None else bytearray(md5),
+        sha1 if sha1 is None else bytearray(sha1),
+        sha256 if sha256 is None else bytearray(sha256),
         time,
         time,
-        place.standing,
+        numbers[place.standing],
     )
 
 
@@ -255,7 +319,13 @@ def _again(before: Match, seen: datetime) -> MatchRef:
     return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
 
 
-def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, ...]:
+def _renewed(
+    before: Match,
+    one: _Found,
+    key_id: str,
+    time: str,
+    numbers: Mapping[str | None, int | None],
+) -> tuple[Any, ...]:
     """Return the row to write for a match that is found again."""
     outcome, place = one.outcome, one.place
     # Tags that an earlier run has computed are kept.
@@ -263,13 +333,18 @@ def _renewed(before: Match, one: _Found, key_id: str, time: str) -> tuple[Any, .
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
     state = before.state if before.state in PROGRESS else MatchState.FOUND
     head = (os.fsencode(place.path), outcome.size, state, key_id)
-    return (*head, *tags, time, place.standing, before.id)
+    return (*head, *tags, time, numbers[place.standing], before.id)
+
+
+def _needs_step(one: _Found, before: Match | None) -> bool:
+    """Return whether the step `found` says more than the match does; see `Matches.story`."""
+    if before is None:
+        return one.place.reached is not None
+    return before.state not in PROGRESS
 
 
 def _detail(one: _Found, before: Match | None) -> str:
     """Return the detail of the step `found`, as JSON."""
-    if before is None and one.place.reached is None:
-        return "{}"
     detail: dict[str, Any] = {} if before is None else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)

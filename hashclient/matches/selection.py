@@ -25,7 +25,10 @@ _LEAVABLE = (
     "in_place = 1 AND state IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
     " (SELECT 1 FROM step s WHERE s.match = match.id AND s.event IN (?, ?))"
 )
-_LEFT = "SELECT id, path, standing, last_seen FROM match WHERE (path, id) > (?, ?) AND path < ?"
+_LEFT = (
+    "SELECT id, path, (SELECT words FROM standing WHERE number = match.standing), last_seen"
+    " FROM match WHERE (path, id) > (?, ?) AND path < ?"
+)
 _UNSEEN = f" AND last_seen <= ? AND standing IS NOT NULL AND {_LEAVABLE} ORDER BY path, id LIMIT "
 _SET_GONE = "UPDATE match SET state = ? WHERE id = ? AND last_seen = ? AND "
 _LEAVABLE_VALUES = (json.dumps(LEAVABLE), REPORT_WANTED, REPORT_PREPARED)

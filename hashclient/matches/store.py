@@ -51,6 +51,9 @@ RETURNING match
 _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LIMIT 1"
 
 _STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
+_FIRST_SEEN = "SELECT first_seen FROM match WHERE id = ?"
+#: The first step of a story is one of these, and may be left out if it is the first of them.
+_BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: A report that was prepared earlier does not fulfil a later wish.
 _REPORT_WANTED = """
 SELECT s.match, s.detail FROM step s JOIN match m ON m.id = s.match
@@ -113,10 +116,15 @@ class Matches(Recording):
             return self._story(match_id)
 
     def _story(self, match_id: str) -> list[Step]:
-        return [
+        story = [
             Step(datetime.fromisoformat(time), event, _parse_detail(detail))
             for time, event, detail in self._db.execute(_STORY, (match_id,))
         ]
+        if not story or story[0].event not in _BEGINNINGS or story[0].detail.get("again"):
+            # A scan leaves out the first step of most matches: the match itself says as much.
+            first = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()[0]
+            story.insert(0, Step(datetime.fromisoformat(first), MatchState.FOUND, {}))
+        return story
 
     def change(
         self,

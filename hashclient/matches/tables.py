@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +38,11 @@ CREATE TABLE match (
     sha256 BLOB,
     first_seen TEXT NOT NULL,
     last_seen TEXT NOT NULL,
-    standing TEXT
+    standing INTEGER REFERENCES standing (number)
+) STRICT;
+CREATE TABLE standing (
+    number INTEGER PRIMARY KEY,
+    words TEXT NOT NULL UNIQUE
 ) STRICT;
 CREATE INDEX match_by_path ON match (path);
 CREATE TABLE hit (
@@ -63,10 +67,21 @@ CREATE TABLE step (
 CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
-_VERSION = 3
-#: The version that 0.1.0 wrote, and the next step: a column that says where a file was.
-_BEFORE = 2
-_TO_3 = "ALTER TABLE match ADD COLUMN standing TEXT"
+_VERSION = 4
+#: The steps from earlier versions: 2 is that of 0.1.0, in 3 a column says where a file was. Since 4
+#: what many matches have in common stands in a table of its own, and a story whose first step is
+#: that the match was found, without details, need not have that step.
+_STEPS = {
+    2: "ALTER TABLE match ADD COLUMN standing TEXT",
+    3: """
+CREATE TABLE standing (number INTEGER PRIMARY KEY, words TEXT NOT NULL UNIQUE) STRICT;
+ALTER TABLE match RENAME COLUMN standing TO words;
+ALTER TABLE match ADD COLUMN standing INTEGER REFERENCES standing (number);
+INSERT INTO standing (words) SELECT DISTINCT words FROM match WHERE words IS NOT NULL;
+UPDATE match SET standing = (SELECT number FROM standing s WHERE s.words = match.words);
+ALTER TABLE match DROP COLUMN words;
+""",
+}
 #: Made when the first stream matches. Versions that do not know this table ignore it, so the
 #: version number stays.
 STREAMS = """
@@ -95,6 +110,8 @@ _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
+_NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
+_ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
 #: Room for the changes of a batch: a page that does not fit is written too early, with a wait.
 _CACHE_KB = 8192
 
@@ -120,12 +137,12 @@ class MatchStore:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
-                if version == _BEFORE:
+                if version in _STEPS:
                     version = _bring_forward(self._db)
             except BaseException:
                 self._db.close()
                 raise
-        if version not in (_BEFORE, _VERSION):
+        if version != _VERSION and version not in _STEPS:
             self._db.close()
             if version > _VERSION:
                 raise newer(self._path)
@@ -139,7 +156,8 @@ class MatchStore:
         if not create and (not self._path.exists() or self._path.stat().st_size == 0):
             return sqlite3.connect(":memory:", isolation_level=None)
         # A reader, too, may have to undo the unfinished change of a killed writer.
-        return open_database(self._path, "rwc" if create else "rw")
+        # A thread may wait for the disk while another one goes on.
+        return open_database(self._path, "rwc" if create else "rw", one_thread=False)
 
     def _make(self) -> int:
         """Make the tables, unless another process has done so by now; return the version."""
@@ -157,7 +175,7 @@ class MatchStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.close()
+        self.close()
 
     def _get(self, match_id: str) -> Match:
         for match in self._matches(MATCH + " WHERE id = ?", (match_id,)):
@@ -218,6 +236,17 @@ class MatchStore:
             row = None
         return 1 if row is None else int(row[0])
 
+    def _numbers_of(self, standings: Iterable[str | None]) -> dict[str | None, int | None]:
+        """Return the number of each of these standings; a new one is added."""
+        numbers: dict[str | None, int | None] = {None: None}
+        for words in standings:
+            if words not in numbers:
+                row = self._db.execute(_NUMBER_OF, (words,)).fetchone()
+                if row is None:
+                    (row,) = self._db.execute(_ADD_STANDING, (words,)).fetchall()
+                numbers[words] = row[0]
+        return numbers
+
     def _set_state(self, match_id: str, state: MatchState) -> None:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
 
@@ -233,6 +262,10 @@ class MatchStore:
         """
         with self._transaction():
             yield
+
+    def close(self) -> None:
+        """Close the record."""
+        self._db.close()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -281,7 +314,7 @@ def to_text(time: datetime) -> str:
 
 
 def bring_forward(path: Path) -> None:
-    """Bring a record of the version before to this one; other versions stay as they are.
+    """Bring a record of an earlier version to this one; other versions stay as they are.
 
     Raises:
         StateError: it cannot be read or written.
@@ -289,7 +322,7 @@ def bring_forward(path: Path) -> None:
     try:
         with contextlib.closing(open_database(path, "rw")) as db:
             db.execute("PRAGMA synchronous = EXTRA")
-            if _bring_forward(db) == _BEFORE:
+            if _bring_forward(db) in _STEPS:
                 raise StateError(f"cannot bring forward: {printable(path)}: it cannot be written")
     except OSError as error:
         raise state_error("cannot bring forward", path, error) from error
@@ -303,18 +336,20 @@ def _bring_forward(db: sqlite3.Connection) -> int:
     A user who may only read it can still do so.
     """
     db.execute("BEGIN IMMEDIATE")
+    # Another process may have done so by now.
+    before = version = int(db.execute("PRAGMA user_version").fetchone()[0])
     try:
-        # Another process may have done so by now.
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if version == _BEFORE:
-            db.execute(_TO_3)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-            version = _VERSION
+        while version in _STEPS:
+            for statement in _STEPS[version].split(";"):
+                db.execute(statement)
+            version += 1
+        if version != before:
+            db.execute(f"PRAGMA user_version = {version}")
         db.execute("COMMIT")
     except sqlite3.OperationalError as error:
         with contextlib.suppress(sqlite3.Error):
             db.execute("ROLLBACK")
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
             raise
-        return _BEFORE
+        return before
     return version

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hashclient.core.match import STREAM_PREFIXES, Match
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import RECORDED_AGAIN, STREAM_PREFIXES, Match
 from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError
 from hashclient.matches.store import Matches
@@ -32,9 +33,15 @@ class _Checked(Matches):
                 return "there is a row of a match that is not there"
             # 3
             for match in self._matches(MATCH, ()):
-                if not (_is_whole(match) and self._story(match.id)):
+                if not (_is_whole(match) and self._has_story(match)):
                     return f"match {printable(match.id)} is not whole"
         return None
+
+    def _has_story(self, match: Match) -> bool:
+        """Return whether its steps can be read, and are there as far as its state shows."""
+        story = self._story(match.id)
+        # That it was found need not be noted; each other state has a step.
+        return match.state is MatchState.FOUND or len(story) > 1 or story[0].event == RECORDED_AGAIN
 
 
 def _is_whole(match: Match) -> bool:

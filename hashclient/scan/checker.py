@@ -166,9 +166,12 @@ class Checker:
         ahead = None
         try:
             names = group.names
-            if self._looks_first:
-                names, looks = self._look(fd, group, result, files)
-                names = self._look_inside(fd, group, looks, result, whole=whole) + names
+            # Where most files hit and must be read, a look at each is only one more request.
+            looks_first = self._looks_first and not (self._expects_hits and self._cache is None)
+            if looks_first:
+                names = self._look_at(fd, group, names, result, files, whole=whole)
+            #: Files without a look that need no reading, but may be containers.
+            unlooked: list[str] = []
             learn, identities = self._learn, self._identities
             flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
@@ -199,6 +202,9 @@ class Checker:
                 except Deferred:
                     result.deferred.append(group._replace(names=[name]))
                 except RuledOut as error:
+                    if sniffs and not looks_first:
+                        unlooked.append(name)
+                        continue
                     result.clean += 1
                     result.ruled_out_by_size += 1
                     if self._keep_clean:
@@ -214,10 +220,30 @@ class Checker:
                         del digests[len(plan) :]
                     files.append(file)
             result.files_read += len(files) - known
+            if unlooked:
+                changed = self._look_at(fd, group, unlooked, result, files, whole=whole)
+                if changed:
+                    result.deferred.append(group._replace(names=changed))
         finally:
             if ahead is not None:
                 ahead.close()
             os.close(fd)
+
+    def _look_at(
+        self,
+        fd: int,
+        group: Group,
+        names: list[str],
+        result: Result,
+        files: list[File],
+        *,
+        whole: bool,
+    ) -> list[str]:
+        """Settle those of `names` that need no reading; return the names of the rest."""
+        if names is not group.names:
+            group = group._replace(names=names)
+        rest, looks = self._look(fd, group, result, files)
+        return self._look_inside(fd, group, looks, result, whole=whole) + rest
 
     def _most_bytes(self) -> int:
         """Return how much a task may read; less, if it has opened containers."""

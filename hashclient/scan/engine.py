@@ -50,11 +50,13 @@ class Progress(msgspec.Struct):
     """What a display may show while a scan runs.
 
     `reading` are the large files that are being read, and how many bytes of each were: these are
-    not in the summary yet.
+    not in the summary yet. With `may_thread`, all workers are there: nothing is forked any more,
+    and this process may have threads.
     """
 
     summary: Summary
     reading: dict[str, int] = {}
+    may_thread: bool = False
 
     @property
     def bytes_ahead(self) -> int:
@@ -133,7 +135,7 @@ def scan(
     try:
         work = source.batches()
         if executor is None:
-            results = _results(work, make_checker, jobs, close)
+            results = _results(work, make_checker, jobs, close, progress)
         else:
             results = executor.run(work, make_checker)
         if stream is not None:
@@ -207,6 +209,7 @@ def _results(
     make_checker: MakeChecker,
     jobs: int | None,
     close: Callable[[], None],
+    progress: Progress,
 ) -> Iterator[Result | Outcome | Advance]:
     """Run a single task in this process, and more than that, and large files, in others."""
     tasks: list[Task] = []
@@ -232,4 +235,7 @@ def _results(
         work = itertools.chain(tasks, items)
         processors = default_jobs()
         most = most_workers(processors) if jobs is None else jobs
-        yield from Processes(jobs or processors, TICK_S, most).run(work, make_checker)
+        for result in Processes(jobs or processors, TICK_S, most).run(work, make_checker):
+            if isinstance(result, Advance):  # the first one comes when all workers are at it
+                progress.may_thread = True
+            yield result

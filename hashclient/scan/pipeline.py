@@ -10,8 +10,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import operator
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -20,8 +21,9 @@ import msgspec
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode, HashclientError, out_of_memory
+from hashclient.errors import ExitCode, HashclientError, StateError, out_of_memory
 from hashclient.scan.recorder import RunRecord
+from hashclient.system.background import Task
 
 if TYPE_CHECKING:
     from hashclient.reporting.report import Report
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
+#: For a batch of at least so many matches a thread waits for the disk; the next one is gathered.
+#: Fewer are given out at once.
+BESIDE = 512
 #: The number of outcomes that are returned at once to a caller that takes several.
 PORTION = 32
 
@@ -129,6 +134,9 @@ class Run(Iterator[Handled]):
         #: Outcomes that are not recorded yet; recorded ones that are not acted upon yet; and those
         #: that are not given out yet.
         self._waiting: list[Outcome] = []
+        #: Waits for the disk, for a batch that is recorded.
+        self._beside: Task[list[Recorded]] | None = None
+        self._may_thread = False
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
         self._found: collections.Counter[Kind] = collections.Counter()
@@ -237,7 +245,9 @@ class Run(Iterator[Handled]):
                         self._waiting.append(item)
                         if len(self._waiting) < BATCH:
                             continue
-                    yield from self._flush()
+                    else:
+                        self._may_thread = item.may_thread
+                    yield from self._flush(is_last=False)
                     self._observer.progressed()
             yield from self._flush()
         except tuple(self._stops) as error:
@@ -252,14 +262,15 @@ class Run(Iterator[Handled]):
             self._recorder.start(self._arguments)
             self._waiting += (item for item in first if isinstance(item, Outcome))
 
-    def _flush(self) -> Generator[None]:
+    def _flush(self, *, is_last: bool = True) -> Generator[None]:
         """Record the outcomes there are, act on them, and give them out.
 
         Acting can take long and may be interrupted; then every outcome is still given out, but
-        without further actions. Signals are held back while the caller handles an outcome.
+        without further actions. Signals are held back while the caller handles an outcome. Unless
+        it `is_last`, a large batch may be given out by a later call.
         """
         with self._guard.held():
-            self._keep()
+            self._keep(is_last=is_last)
             if self._actions is not None:
                 self._actions.want_reports(self._ready)
             while self._done:
@@ -274,19 +285,53 @@ class Run(Iterator[Handled]):
                 while self._done:
                     yield
 
-    def _keep(self) -> None:
+    def _keep(self, *, is_last: bool = True) -> None:
+        """Record the outcomes there are; unless it `is_last`, perhaps by a thread that goes on."""
         # A second signal, too, would have them recorded and logged again.
         with self._guard.barred():
+            if self._beside is not None:
+                if not (is_last or len(self._waiting) >= BATCH or self._beside.wait(0)):
+                    return
+                kept = self._beside.result()
+                self._beside = None
+                self._take(kept)
+                self._recorder.report_failures()
             if self._by_path:
                 # Workers end in any order; so at least the outcomes of one batch are sorted.
-                self._waiting.sort(key=lambda outcome: os.fsencode(outcome.path))
-            kept = self._recorder.keep(self._waiting)
-            self._found.update(recorded.outcome.kind for recorded in kept)
-            if self._actions is None:
-                self._done.extend([Handled(k.outcome, k.record) for k in kept])
-            else:
-                self._ready.extend(kept)
+                self._waiting.sort(key=_by_path_bytes(self._waiting))
+            if not is_last and self._begin_beside():
+                return
+            self._take(self._recorder.keep(self._waiting))
             self._waiting.clear()
+
+    def _begin_beside(self) -> bool:
+        """Have a thread record the waiting outcomes, if they are many; return whether it does.
+
+        It waits for the disk, while workers are given work, and results are read.
+        """
+        if not self._may_thread or self._actions is not None or len(self._waiting) < BESIDE:
+            return False
+        batch = self._waiting
+        if sum([outcome.kind is Kind.MATCH for outcome in batch]) < BESIDE:
+            return False
+        unfinished = self._recorder.begin(batch)
+        try:
+            task = Task(lambda: self._recorder.finish(unfinished), "record")
+        except StateError:  # no room for a thread
+            self._take(self._recorder.finish(unfinished))
+            self._recorder.report_failures()
+            batch.clear()
+            return True
+        self._beside, self._waiting = task, []
+        return True
+
+    def _take(self, kept: Sequence[Recorded]) -> None:
+        """Count outcomes that are recorded, and act on them or give them out next."""
+        self._found.update([recorded.outcome.kind for recorded in kept])
+        if self._actions is None:
+            self._done.extend([Handled(k.outcome, k.record) for k in kept])
+        else:
+            self._ready.extend(kept)
 
     def _settle(self) -> None:
         """Count exactly the matches and conflicts that were recorded.
@@ -331,6 +376,15 @@ class Run(Iterator[Handled]):
         """Return the exit code for the exception that ended the run; by default that of ^C."""
         codes = (code for kind, code in self._stops.items() if isinstance(error, kind))
         return next(codes, ExitCode.INTERRUPTED)
+
+
+def _by_path_bytes(outcomes: Sequence[Outcome]) -> Callable[[Outcome], str | bytes]:
+    """Return a key that sorts outcomes by the bytes of their paths."""
+    path_of = operator.attrgetter("path")
+    # Bytes have the order of their text, unless some are not UTF-8.
+    if "".join(map(path_of, outcomes)).isascii():
+        return path_of
+    return lambda outcome: os.fsencode(outcome.path)
 
 
 class Scan(Run):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from hashclient.audit.log import Encoded, Event
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
@@ -41,6 +43,16 @@ MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 SIGNED_EACH = 64
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
+#: The outcomes that are logged one by one, and the names of their events.
+_LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT)}
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """A batch that is not durable yet: its outcomes, its log entries, and the open record."""
+
+    kept: list[Recorded]
+    events: Sequence[Event | Encoded]
+    matches: Matches | None = None
 
 
 class RunRecord:
@@ -74,6 +86,8 @@ class RunRecord:
         self._started = session.now()
         self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
+        #: Failures that are not reported yet.
+        self._failures: list[AuditError | StateError] = []
 
     def start(self, arguments: Sequence[str]) -> None:
         """Log that the run starts, with its arguments (never digests) and the lists it uses."""
@@ -90,6 +104,7 @@ class RunRecord:
             "missing": _missing(self._summary),
         }
         self._log([Event(f"{self._command}-start", data)])
+        self.report_failures()
 
     def keep(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
         """Record and log the matches among `outcomes`; return all outcomes, with their records.
@@ -97,23 +112,81 @@ class RunRecord:
         A match of a lookup has no file to remember. A kill between the record and the log leaves a
         match that the next scan logs.
         """
-        kept = self._remember(outcomes)
-        events: list[Event | Encoded] = [
-            self._events.of(k) for k in kept if k.outcome.kind in (Kind.MATCH, Kind.CONFLICT)
-        ]
-        events += [
-            Event("accepted", {**_place_fields(o), "reason": o.reason})
-            for o in outcomes
-            if o.kind is Kind.ACCEPTED
-        ]
-        if events:
+        kept = self.finish(self.begin(outcomes))
+        self.report_failures()
+        return kept
+
+    def begin(self, outcomes: Sequence[Outcome]) -> Unfinished:
+        """Begin what `keep` does: all but waiting for the disk, which `finish` does.
+
+        Another thread may call that. It must end before the next batch begins, and then
+        `report_failures` has to follow.
+        """
+        chosen = [outcome for outcome in outcomes if _is_remembered(outcome)]
+        if self._matches_failed or not chosen:
+            return self._unrecorded(outcomes)
+        matches: Matches | None = None
+        try:
+            places = None if self._places_of is None else self._places_of(chosen)
+            now = self._session.now()
+            matches = Matches(self._session.settings.state_dir)
+            found = matches.begin_record(chosen, self._key_id, now, places)
+        except BaseException as error:
+            if matches is not None:
+                matches.close()
+            if not isinstance(error, StateError):
+                raise
+            self._matches_failed = True
+            self._failures.append(error)
+            return self._unrecorded(outcomes)
+        if len(chosen) == len(outcomes):
+            kept = list(map(Recorded, outcomes, found))
+        else:
+            refs = iter(found)
+            kept = [
+                Recorded(outcome, next(refs) if _is_remembered(outcome) else None)
+                for outcome in outcomes
+            ]
+        return Unfinished(kept, self._events_of(kept), matches)
+
+    def finish(self, batch: Unfinished) -> list[Recorded]:
+        """Make a batch durable, on record and then in the log; return its outcomes."""
+        if batch.matches is not None:
+            try:
+                with batch.matches as matches:
+                    matches.commit()
+                _log.info("recorded %d matches", sum(k.record is not None for k in batch.kept))
+            except StateError as error:
+                self._matches_failed = True
+                self._failures.append(error)
+                batch = self._unrecorded([k.outcome for k in batch.kept])
+        if batch.events:
             # A report hands over single signed records. A signature takes longer than all the rest
             # of recording a match. So of many records only the last one is signed, which covers the
             # others; preparing a report signs the records in it.
-            reportable = any(k.record is not None for k in kept)
-            sign_each = reportable and len(events) <= SIGNED_EACH
-            self._log(events, durable=True, sign_each=sign_each)
-        return kept
+            reportable = any(k.record is not None for k in batch.kept)
+            sign_each = reportable and len(batch.events) <= SIGNED_EACH
+            self._log(batch.events, durable=True, sign_each=sign_each)
+        return batch.kept
+
+    def _unrecorded(self, outcomes: Sequence[Outcome]) -> Unfinished:
+        """Return a batch that is only logged."""
+        kept = [Recorded(outcome) for outcome in outcomes]
+        return Unfinished(kept, self._events_of(kept))
+
+    def _events_of(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
+        return self._events.of_all(kept) + [
+            Event("accepted", {**_place_fields(k.outcome), "reason": k.outcome.reason})
+            for k in kept
+            if k.outcome.kind is Kind.ACCEPTED
+        ]
+
+    def report_failures(self) -> None:
+        """Count and report what failed since the last call."""
+        failures, self._failures = self._failures, []
+        for error in failures:
+            self._summary.fail(error)
+            self._on_failure(error)
 
     def note_gone(self, find: Callable[[Selection, datetime], Iterator[Left]]) -> None:
         """Note in the log and on record that the matches which `find` gives are gone.
@@ -137,7 +210,8 @@ class RunRecord:
                         self._session.audit.append(events, durable=True, sign_each=True)
                     self._summary.gone += len(marked)
         except (AuditError, StateError) as error:
-            self._failed(error)
+            self._failures.append(error)
+            self.report_failures()
 
     def end(self) -> None:
         """Log the end of the run, and all that its verdict is based on; only the first time."""
@@ -175,6 +249,7 @@ class RunRecord:
             self._log([Event(self._command, data)])
         else:
             self._log([Event(f"{self._command}-end", data)])
+        self.report_failures()
 
     def _log(
         self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
@@ -185,31 +260,12 @@ class RunRecord:
             self._session.audit.append(events, durable=durable, sign_each=sign_each)
         except AuditError as error:
             self._audit_failed = True
-            self._failed(error)
+            self._failures.append(error)
 
-    def _remember(self, outcomes: Sequence[Outcome]) -> list[Recorded]:
-        kept = [Recorded(outcome) for outcome in outcomes]
-        places = [n for n, o in enumerate(outcomes) if o.kind is Kind.MATCH and o.origin is None]
-        if self._matches_failed or not places:
-            return kept
-        try:
-            now = self._session.now()
-            with Matches(self._session.settings.state_dir) as matches:
-                chosen = [outcomes[n] for n in places]
-                where = None if self._places_of is None else self._places_of(chosen)
-                found = matches.record(chosen, self._key_id, now, where)
-        except StateError as error:
-            self._matches_failed = True
-            self._failed(error)
-            return kept
-        _log.info("recorded %d matches", len(found))
-        for n, ref in zip(places, found, strict=True):
-            kept[n] = Recorded(outcomes[n], ref)
-        return kept
 
-    def _failed(self, error: AuditError | StateError) -> None:
-        self._summary.fail(error)
-        self._on_failure(error)
+def _is_remembered(outcome: Outcome) -> bool:
+    """Return whether an outcome is a match that the record of matches keeps."""
+    return outcome.kind is Kind.MATCH and outcome.origin is None
 
 
 class MatchEvents:
@@ -219,21 +275,28 @@ class MatchEvents:
         """Nothing is prepared yet."""
         self._hits = HitParts(lambda hit: json_around_entry(hit, LOGGED_FIELDS, compact=True))
 
+    def of_all(self, kept: Sequence[Recorded]) -> list[Event | Encoded]:
+        """Return the log entries of those of `kept` that matched or are a conflict."""
+        return [self.of(k) for k in kept if k.outcome.kind in _LOGGED]
+
     def of(self, recorded: Recorded) -> Event | Encoded:
         """Return the log entry of one."""
         outcome, record = recorded.outcome, recorded.record
         path = outcome.origin or outcome.path
-        kind = str(outcome.kind)
         if outcome.members or len(path) > MAX_LOGGED_PATH_CHARS or not is_unicode(path):
-            return Event(kind, _data(recorded))
-        hits = []
-        for hit in outcome.hits:
-            before, after = self._hits.of(hit)
-            hits.append(f"{{{before}{quote(hit.entry)}{after}}}")
+            return Event(outcome.kind.value, _data(recorded))
+        hits = outcome.hits
+        if len(hits) == 1:
+            before, after = self._hits.of(hits[0])
+            of_hits = f"{{{before}{quote(hits[0].entry)}{after}}}"
+        else:
+            of_hits = ",".join([f"{{{quote(hit.entry).join(self._hits.of(hit))}}}" for hit in hits])
         head = "" if record is None else f'"id":{quote(record.id)},'
         size = "null" if outcome.size is None else outcome.size
-        data = f'{{{head}"path":{quote(path)},"size":{size},"hits":[{",".join(hits)}]}}'
-        return Encoded(kind, data)
+        return Encoded(
+            _LOGGED[outcome.kind],
+            f'{{{head}"path":{quote(path)},"size":{size},"hits":[{of_hits}]}}',
+        )
 
 
 def _data(recorded: Recorded) -> dict[str, Any]:

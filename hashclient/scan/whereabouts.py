@@ -60,6 +60,11 @@ class _Links:
         #: By directory, the names that were seen there, and whether each is a link.
         self._seen: dict[str, dict[str, bool]] = {}
 
+    def plain(self, directory: str) -> frozenset[str]:
+        """Return the names in `directory` that were seen there and are no links."""
+        seen = self._seen.get(directory) or {}
+        return frozenset([name for name, is_link in seen.items() if not is_link])
+
     def has(self, directory: str, name: str, path: str) -> bool:
         """Return whether the file `name` in `directory`, which is at `path`, is a link."""
         seen = self._seen.get(directory)
@@ -97,14 +102,23 @@ class Whereabouts:
     def of(self, outcomes: Sequence[Outcome]) -> list[Place]:
         """Return the places of outcomes, in their order."""
         files = [outcome.path.rpartition("/") for outcome in outcomes]
-        links = _Links(met for met, _, _ in files)
+        links = _Links([met for met, _, _ in files])
         known: dict[str, _Directory | None] = {}
-        return [
-            place_of(outcome)
-            if outcome.is_stream or outcome.is_object
-            else self._of(outcome.path, file, known, links)
-            for outcome, file in zip(outcomes, files, strict=True)
-        ]
+        places = []
+        last, plain, standing = "", frozenset[str](), None
+        for outcome, file in zip(outcomes, files, strict=True):
+            if outcome.is_stream or outcome.is_object:
+                places.append(place_of(outcome))
+                continue
+            if file[0] == last and file[2] in plain:  # as mostly, of very many
+                places.append(Place(outcome.path, standing))
+                continue
+            place = self._of(outcome.path, file, known, links)
+            places.append(place)
+            if place.path == outcome.path and file[0]:
+                # It stands where it was met: so do its neighbours that are no links.
+                last, plain, standing = file[0], links.plain(file[0]), place.standing
+        return places
 
     def _of(
         self,

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 10.0
 
 
-def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+def open_database(
+    path: Path, mode: Literal["ro", "rw", "rwc"], *, one_thread: bool = True
+) -> sqlite3.Connection:
     """Open an SQLite file; the caller begins and ends transactions. `rwc` makes a private file.
+
+    Without `one_thread`, several threads may use it, one at a time.
 
     Raises:
         OSError, sqlite3.Error: it cannot be opened.
@@ -34,7 +38,9 @@ def open_database(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Conne
         # SQLite makes files as the umask allows; this file is for its owner only.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    return sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=one_thread
+    )
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -432,3 +432,21 @@ def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
     assert step["detail"]["members"] == ["in/b.tgz", "b.tar", "deep!/x"]
     assert match["evidence"] is not None
     assert len(list(package.glob("**/evidence/*.age"))) == 1
+
+
+def test_after_many_matches_an_archive_of_a_size_of_no_entry_is_opened_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """Files are not looked at before they are opened there: most have to be read anyway."""
+    contents = {f"e-{n:04d}": b"listed %06d" % n for n in range(1100)}
+    state = make_state(tmp_path / "site", {"base": csv_of(contents)})
+    tree = write_tree(tmp_path / "t", {f"a/{n:04d}": b"listed %06d" % n for n in range(1100)})
+    write_tree(tree / "b", {"x.zip": zip_of({"in": b"listed 000007"}), "plain": b"no such size!!"})
+    result = scan(state, "--no-inventory", "--jobs", "1", tree)
+    assert result.code == 10
+    found = [line for line in result.lines if line["type"] == "match"]
+    assert len(found) == 1101
+    assert [line["path"] for line in found if "members" in line] == [f"{tree}/b/x.zip!/in"]
+    summary = result.summary
+    assert (summary["inputs"], summary["clean"], summary["unread"]) == (1103, 2, 0)
+    assert summary["ruled_out_by_size"] == 2

@@ -359,6 +359,19 @@ def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
     assert call(*where, "list").code == 0
 
 
+def test_a_key_that_was_appended_to_the_file_is_said_to_be_one(tmp_path: Path) -> None:
+    """As by `keygen >> config.toml`, once or twice."""
+    config = tmp_path / "config.toml"
+    text = "[scan]\njobs = 2\n"
+    for name in ("a.key", "b.key"):
+        text += call("quarantine", "keygen", "--output", tmp_path / name).out
+        config.write_text(text)
+        result = call("--state-dir", tmp_path, "scan", tmp_path)
+        assert result.code == 2
+        assert "hint: line 3 is a public key: take it out, and give it to" in result.err
+        assert "`hashclient quarantine add-recipient`" in result.err
+
+
 def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     text = '[quarantine]\nrecipients = []\n[since."0.1".quarantine]\nrecipients = ["age1x"]\n'

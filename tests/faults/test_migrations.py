@@ -142,7 +142,7 @@ def test_a_scan_brings_the_record_of_matches_forward_and_a_reader_needs_no_more(
     assert on(layout, "scan", tmp_path / "officer.key").code == 0
     assert on(layout, "matches", "--state", "gone").code == 0
     with contextlib.closing(sqlite3.connect(layout.matches)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
         assert db.execute("SELECT * FROM match ORDER BY rowid").fetchall() == [
             (*row, None) for row in rows
         ]

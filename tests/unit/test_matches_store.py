@@ -29,7 +29,9 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.errors import StateError, UsageError
 from hashclient.matches import selection
+from hashclient.matches.pruning import Pruner
 from hashclient.matches.store import Matches
+from hashclient.matches.verify import verify_matches
 from hashclient.system import sqlite
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 
@@ -543,3 +545,43 @@ def test_a_scan_killed_while_it_records_leaves_all_or_nothing(tmp_path: Path, ki
     with Matches(tmp_path) as record:
         assert list(record.find()) == []
         assert len(record.record(found, KEY, NOW)) == 5000
+
+
+def test_a_record_of_version_3_keeps_its_stories_and_where_its_files_were(tmp_path: Path) -> None:
+    """In it each match had its standing, and each story its first step."""
+    places = [Place(f"/srv/{n}", f"inner{n % 2} name") for n in range(3)] + [Place("/srv/3")]
+    with Matches(tmp_path) as record:
+        found = [match(f"/srv/{n}", hit(f"e-{n}")) for n in range(4)]
+        ids = [m.id for m in record.record(found, KEY, NOW, places)]
+        db = record._db
+        for statement in (
+            "ALTER TABLE match ADD COLUMN words TEXT",
+            "UPDATE match SET words = (SELECT s.words FROM standing s WHERE number = standing)",
+            "ALTER TABLE match DROP COLUMN standing",
+            "ALTER TABLE match RENAME COLUMN words TO standing",
+            "DROP TABLE standing",
+            "INSERT INTO step SELECT rowid, id, first_seen, 'found', '{}' FROM match",
+            "PRAGMA user_version = 3",
+        ):
+            db.execute(statement)
+    with Matches(tmp_path) as record:
+        left = [(one.id, one.standing) for one in record.left_below("/srv", NOW)]
+        assert left == [(ids[n], f"inner{n % 2} name") for n in range(3)]
+        assert [step.event for step in record.story(ids[0])] == ["found"]
+        record.record([match("/srv/9", hit("e-9"))], KEY, LATER, [Place("/srv/9", "inner1 name")])
+        assert record._db.execute("SELECT count(*) FROM standing").fetchone() == (2,)
+        assert record._db.execute("PRAGMA user_version").fetchone() == (4,)
+    verify_matches(tmp_path)
+
+
+def test_standings_of_no_match_are_forgotten_with_the_last(tmp_path: Path) -> None:
+    with Matches(tmp_path) as record:
+        places = [Place("/srv/a/1", "inner1 name"), Place("/srv/b/1", "inner2 name")]
+        found = [match("/srv/a/1", hit("e-1")), match("/srv/b/1", hit("e-2"))]
+        ids = [m.id for m in record.record(found, KEY, NOW, places)]
+        record.change(ids[0], MatchState.CLOSED, NOW, {})
+    with Pruner(tmp_path) as pruner:
+        assert pruner.prune(ids) == 1
+        left = pruner._db.execute("SELECT words FROM standing").fetchall()
+        assert left == [("inner2 name",)]
+    verify_matches(tmp_path)

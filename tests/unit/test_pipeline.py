@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -15,12 +18,22 @@ from hashclient.config import Config, Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, Outcome
+from hashclient.core.model import Recorded as RecordedOutcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
 from hashclient.scan.engine import Progress
-from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run, Scan
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.pipeline import (
+    BATCH,
+    BESIDE,
+    PORTION,
+    FrontEnd,
+    Observer,
+    Run,
+    Scan,
+    _by_path_bytes,
+)
+from hashclient.scan.recorder import RunRecord, Unfinished
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
 
@@ -82,11 +95,13 @@ class Recorded:
         settings = Settings(directory, directory / "config.toml", None, Config())
         self.session = Session(settings, now=lambda: NOW)
         self.is_closed = False
+        #: Whether the source says that nothing is forked any more.
+        self.may_thread = False
 
     def run(self, items: Sequence[Outcome | BaseException | None], **front: Any) -> Run:
         """Return a run of outcomes; None is time that passes, and an exception is raised."""
         summary = Summary(())
-        progress = Progress(summary)
+        progress = Progress(summary, may_thread=self.may_thread)
 
         def found() -> Generator[Outcome | Progress]:
             try:
@@ -271,3 +286,100 @@ def test_what_a_scan_records_together_comes_by_path(world: Recorded) -> None:
     # What is looked up stays in the order in which it was given.
     run = world.run([*map(match, paths), None])
     assert [h.outcome.path for h in run] == paths
+
+
+def many(prefix: str, count: int = BESIDE) -> list[Outcome]:
+    return [match(f"/{prefix}-{n:05d}") for n in range(count)]
+
+
+def test_a_large_batch_waits_for_the_disk_while_the_next_one_is_gathered(
+    world: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is given out before it is on the disk."""
+    world.may_thread = True
+    gathered, finish = threading.Event(), RunRecord.finish
+
+    def finish_late(self: RunRecord, batch: Unfinished) -> list[RecordedOutcome]:
+        if len(batch.kept) >= BESIDE:
+            assert gathered.wait(60)
+        return finish(self, batch)
+
+    monkeypatch.setattr(RunRecord, "finish", finish_late)
+
+    class Sequenced(list[Outcome | BaseException | None]):
+        def __iter__(self) -> Iterator[Outcome | BaseException | None]:
+            for number, item in enumerate(super().__iter__()):
+                if number > BESIDE + 1:
+                    gathered.set()
+                yield item
+
+    first, later = many("a"), many("b", 3)
+    run = world.run(Sequenced([None, *first, None, *later]))
+    seen: list[str] = []
+    for handled in run:
+        if not seen:
+            assert gathered.is_set()
+            assert len(world.remembered()) >= BESIDE
+            assert world.logged().count("match") >= BESIDE
+        assert handled.record is not None
+        seen.append(handled.outcome.path)
+    assert seen == [one.path for one in (*first, *later)]
+    assert sorted(world.remembered()) == sorted(seen)
+    assert world.logged().count("match") == len(seen)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StateError("a worker has died")])
+def test_a_batch_that_is_being_recorded_is_there_once_if_the_run_ends(
+    world: Recorded, error: BaseException
+) -> None:
+    world.may_thread = True
+    first, later = many("a"), many("b", 2)
+    run = world.run(
+        [None, *first, None, *later, error], stops={KeyboardInterrupt: ExitCode.INTERRUPTED}
+    )
+    seen: list[Handled] = []
+    with contextlib.suppress(StateError):
+        seen.extend(run)
+    assert paths(seen) == [one.path for one in (*first, *later)]
+    assert world.logged() == ["scan-start", *["match"] * len(seen), "scan-end"]
+    assert len(world.remembered()) == len(seen)
+
+
+def test_a_run_that_is_closed_early_keeps_a_batch_that_is_being_recorded(world: Recorded) -> None:
+    world.may_thread = True
+    first = many("a")
+    run = world.run([None, *first, None, *many("b", BATCH)])
+    next(run)
+    run.close()
+    assert {one.path for one in first} <= set(world.remembered())
+    assert world.logged().count("match") == len(world.remembered())
+
+
+def test_a_large_batch_that_cannot_be_recorded_is_given_out_and_said_once(
+    world: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.may_thread = True
+
+    def fail(_: Matches) -> None:
+        raise StateError("no room")
+
+    monkeypatch.setattr(Matches, "commit", fail)
+    watching = Watching()
+    run = world.run([None, *many("a"), None, *many("b")], observer=watching)
+    found = list(run)
+    assert len(found) == 2 * BESIDE
+    assert all(handled.record is None for handled in found)
+    assert world.remembered() == []
+    assert world.logged().count("match") == len(found)
+    assert [error.message for error in watching.failures] == ["no room"]
+    assert run.summary.failed is ExitCode.STATE
+
+
+@pytest.mark.parametrize(
+    "names", [["b", "a\x80", "a", "é", "\U0001f600", "\uffff"], ["b", "\udcff", "é", "\uffee"]]
+)
+def test_the_order_is_that_of_the_bytes(names: list[str]) -> None:
+    outcomes = [match(f"/{name}") for name in names]
+    outcomes.sort(key=_by_path_bytes(outcomes))
+    found = [os.fsencode(outcome.path) for outcome in outcomes]
+    assert found == sorted(found)

@@ -15,12 +15,13 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Hit, Outcome, Outer
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.pacing import TASKS_AHEAD
 from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, Pool
+from hashclient.scan.executors.wire import decode_message, encode_result
 from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Group, Task
@@ -99,6 +100,15 @@ def test_outcomes_among_the_tasks_come_as_they_are() -> None:
 def test_everything_survives_the_way_there_and_back() -> None:
     odd = os.fsdecode(b"\xff\n\x00"[:2])
     hit = Hit("list", "e-1", "c", 7, (Algorithm.MD5, Algorithm.SHA256), complete=False)
+    digests = {a: bytes([a]) * a.digest_bytes for a in Algorithm}
+    tags = {a: bytes([a]) * 16 for a in Algorithm}
+    member = Outer(9, {Algorithm.MD5: b"t" * 16}, 3)
+    of_each_kind = [
+        Outcome(Kind.CLEAN, "a", 0),
+        Outcome(Kind.MATCH, "b", 1, hits=(hit,), digests=digests, tags=tags),
+        Outcome(Kind.UNREAD, "c", reason="no password", members=("", odd), obstacle="locked"),
+        Outcome(Kind.CONFLICT, "d", None, hits=(hit, hit, hit), members=("x",), outer=member),
+    ]
     sent = Result(
         clean=3,
         files_read=2,
@@ -107,8 +117,11 @@ def test_everything_survives_the_way_there_and_back() -> None:
         known_unchanged=7,
         believed_unchanged=6,
         outcomes=[
-            Outcome(Kind.MATCH, odd, 2**50, hits=(hit, hit), digests={Algorithm.SHA1: b"\0\xff"}),
+            Outcome(
+                Kind.MATCH, odd, 2**50, hits=(hit, hit), digests={Algorithm.SHA1: b"\0\xff" * 10}
+            ),
             Outcome(Kind.UNREAD, "grün", reason="gone"),
+            *of_each_kind,
         ],
         learned=[(1, b"raw")],
         seen=[(2, 3)],
@@ -124,6 +137,26 @@ def test_everything_survives_the_way_there_and_back() -> None:
     assert received.taken_s > 0
     received.taken_s = sent.taken_s
     assert (advance, received) == (Advance(), sent)
+
+
+@pytest.mark.parametrize(
+    "plan", [(), (Algorithm.SHA1,), (Algorithm.SHA256, Algorithm.MD5), tuple(Algorithm)]
+)
+def test_outcomes_that_are_alike_survive_as_well(plan: tuple[Algorithm, ...]) -> None:
+    hits = [Hit("list", f"e-{n}", "c", 7, plan, complete=True) for n in range(3)]
+    outcomes = [
+        Outcome(
+            Kind.MATCH,
+            f"/{n}",
+            n,
+            hits=(hits[n],),
+            digests={a: bytes([n]) * a.digest_bytes for a in plan},
+            tags={a: bytes([n]) * 16 for a in plan},
+        )
+        for n in range(3)
+    ]
+    sent = Result(outcomes=outcomes)
+    assert decode_message(encode_result(sent)) == sent
 
 
 def test_deferred_work_is_done_by_any_free_worker() -> None:

@@ -6,8 +6,10 @@ error in two lines: an index cannot be read, and no other worker could read it.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from struct import Struct
 
 import msgspec
 
@@ -18,6 +20,10 @@ from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources.interface import Group, Task
 
+#: Lengths of digests, and of tags.
+_DIGEST_BYTES = {algorithm: algorithm.digest_bytes for algorithm in Algorithm}
+_TAG_BYTES = dict.fromkeys(Algorithm, 16)
+
 
 class _WireGroup(msgspec.Struct, array_like=True):
     directory: bytes
@@ -25,17 +31,49 @@ class _WireGroup(msgspec.Struct, array_like=True):
     follow: bool
 
 
-class _WireOutcome(msgspec.Struct, array_like=True):
-    kind: Kind
-    path: bytes
-    size: int | None
+class _WireHit(msgspec.Struct, array_like=True):
+    """What many hits have in common: all but the entry."""
+
+    list_name: str
+    category: str
+    generation: int
+    algorithms: tuple[Algorithm, ...]
+    complete: bool
+
+
+class _WireValues(msgspec.Struct, array_like=True):
+    """Many small mappings by algorithm: which `keys` there are, those of each, and all values."""
+
+    keys: list[tuple[Algorithm, ...]]
+    numbers: bytes
+    values: bytes
+
+
+class _WireRest(msgspec.Struct, array_like=True):
+    """What few outcomes have."""
+
     reason: str | None
-    hits: tuple[Hit, ...]
-    digests: Mapping[Algorithm, bytes]
-    tags: Mapping[Algorithm, bytes]
     members: list[bytes]
     outer: Outer | None
     obstacle: str | None
+
+
+class _WireOutcomes(msgspec.Struct, array_like=True):
+    """Outcomes in columns, since a task may have hundreds that are much alike.
+
+    `counts` says how many hits each has, and `hits` which of `hit_kinds` each hit is.
+    """
+
+    kinds: list[Kind]
+    paths: bytes  # joined by NUL, which no path has
+    sizes: list[int | None]
+    counts: list[int]
+    hit_kinds: list[_WireHit]
+    hits: list[int]
+    entries: list[str]
+    digests: _WireValues
+    tags: _WireValues
+    rest: dict[int, _WireRest]
 
 
 class _WireResult(msgspec.Struct, array_like=True):
@@ -48,7 +86,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     ruled_out_by_claim: int
     members: int
     members_read: int
-    outcomes: list[_WireOutcome]
+    outcomes: _WireOutcomes | None
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
@@ -110,22 +148,109 @@ def _unpack_task(groups: list[_WireGroup]) -> Task:
     ]
 
 
-def _pack_result(result: Result) -> _WireResult:
-    outcomes = [
-        _WireOutcome(
-            o.kind,
-            os.fsencode(o.path),
-            o.size,
-            o.reason,
-            o.hits,
-            o.digests,
-            o.tags,
-            [os.fsencode(name) for name in o.members],
-            o.outer,
-            o.obstacle,
-        )
-        for o in result.outcomes
+def _pack_values(
+    mappings: Sequence[Mapping[Algorithm, bytes]], bytes_of: Mapping[Algorithm, int]
+) -> _WireValues:
+    numbers: dict[tuple[Algorithm, ...], int] = {}
+    chosen = [numbers.setdefault(tuple(m), len(numbers)) for m in mappings]
+    values = b"".join([value for m in mappings for value in m.values()])
+    lengths = [sum([bytes_of[a] for a in keys]) for keys in numbers]
+    if len(values) != sum([lengths[number] for number in chosen]):
+        raise ValueError("a digest or a tag of a wrong length")
+    return _WireValues(list(numbers), bytes(chosen), values)
+
+
+def _unpack_values(
+    packed: _WireValues, bytes_of: Mapping[Algorithm, int]
+) -> list[Mapping[Algorithm, bytes]]:
+    parts = [Struct("".join(f"{bytes_of[a]}s" for a in keys)) for keys in packed.keys]
+    if len(parts) == 1 and parts[0].size:  # as mostly
+        keys = packed.keys[0]
+        if len(keys) == len(Algorithm):
+            one, two, three = keys
+            return [{one: x, two: y, three: z} for x, y, z in parts[0].iter_unpack(packed.values)]
+        return [dict(zip(keys, of, strict=True)) for of in parts[0].iter_unpack(packed.values)]
+    found: list[Mapping[Algorithm, bytes]] = []
+    start = 0
+    for number in packed.numbers:
+        values = parts[number].unpack_from(packed.values, start)
+        found.append(dict(zip(packed.keys[number], values, strict=True)))
+        start += parts[number].size
+    return found
+
+
+def _pack_outcomes(outcomes: Sequence[Outcome]) -> _WireOutcomes | None:
+    if not outcomes:
+        return None
+    kinds: dict[tuple[object, ...], int] = {}
+    hit_kinds: list[_WireHit] = []
+    hits: list[int] = []
+    entries: list[str] = []
+    for outcome in outcomes:
+        for hit in outcome.hits:
+            key = hit.list_name, hit.category, hit.generation, hit.algorithms, hit.complete
+            number = kinds.setdefault(key, len(kinds))
+            if number == len(hit_kinds):
+                hit_kinds.append(_WireHit(*key))
+            hits.append(number)
+            entries.append(hit.entry)
+    return _WireOutcomes(
+        [o.kind for o in outcomes],
+        os.fsencode("\0".join([o.path for o in outcomes])),
+        [o.size for o in outcomes],
+        [len(o.hits) for o in outcomes],
+        hit_kinds,
+        hits,
+        entries,
+        _pack_values([o.digests for o in outcomes], _DIGEST_BYTES),
+        _pack_values([o.tags for o in outcomes], _TAG_BYTES),
+        {
+            number: _WireRest(o.reason, [os.fsencode(m) for m in o.members], o.outer, o.obstacle)
+            for number, o in enumerate(outcomes)
+            if o.reason is not None or o.members or o.outer is not None or o.obstacle is not None
+        },
+    )
+
+
+def _unpack_outcomes(wire: _WireOutcomes | None) -> list[Outcome]:
+    if wire is None:
+        return []
+    kinds = [
+        (k.list_name, k.category, k.generation, k.algorithms, k.complete) for k in wire.hit_kinds
     ]
+    hits = []
+    for number, entry in zip(wire.hits, wire.entries, strict=True):
+        list_name, category, generation, algorithms, complete = kinds[number]
+        hits.append(Hit(list_name, entry, category, generation, algorithms, complete))
+    if wire.counts.count(1) == len(hits) == len(wire.counts):  # as mostly
+        of_each: list[tuple[Hit, ...]] = [(hit,) for hit in hits]
+    else:
+        left = iter(hits)
+        of_each = [tuple(itertools.islice(left, count)) for count in wire.counts]
+    outcomes = [
+        Outcome(kind, path, size, None, found, digests, None, tags)
+        for kind, path, size, found, digests, tags in zip(
+            wire.kinds,
+            os.fsdecode(wire.paths).split("\0"),
+            wire.sizes,
+            of_each,
+            _unpack_values(wire.digests, _DIGEST_BYTES),
+            _unpack_values(wire.tags, _TAG_BYTES),
+            strict=True,
+        )
+    ]
+    for number, rest in wire.rest.items():
+        outcomes[number] = msgspec.structs.replace(
+            outcomes[number],
+            reason=rest.reason,
+            members=tuple([os.fsdecode(name) for name in rest.members]),
+            outer=rest.outer,
+            obstacle=rest.obstacle,
+        )
+    return outcomes
+
+
+def _pack_result(result: Result) -> _WireResult:
     return _WireResult(
         result.clean,
         result.files_read,
@@ -136,7 +261,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.ruled_out_by_claim,
         result.members,
         result.members_read,
-        outcomes,
+        _pack_outcomes(result.outcomes),
         _pack_task(result.deferred),
         result.learned,
         result.seen,
@@ -146,21 +271,6 @@ def _pack_result(result: Result) -> _WireResult:
 
 
 def _unpack_result(wire: _WireResult) -> Result:
-    outcomes = [
-        Outcome(
-            o.kind,
-            os.fsdecode(o.path),
-            o.size,
-            o.reason,
-            o.hits,
-            o.digests,
-            tags=o.tags,
-            members=tuple([os.fsdecode(name) for name in o.members]),
-            outer=o.outer,
-            obstacle=o.obstacle,
-        )
-        for o in wire.outcomes
-    ]
     return Result(
         wire.clean,
         wire.files_read,
@@ -171,7 +281,7 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.ruled_out_by_claim,
         wire.members,
         wire.members_read,
-        outcomes,
+        _unpack_outcomes(wire.outcomes),
         _unpack_task(wire.deferred),
         wire.learned,
         wire.seen,
