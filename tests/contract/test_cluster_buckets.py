@@ -95,7 +95,7 @@ def fill(bucket: Bucket) -> None:
     bucket.put("c/arch.zip", archive("inner/listed", LISTED["e-2"]))
 
 
-@pytest.mark.parametrize("most", [3, pytest.param(1, marks=pytest.mark.deep), 100_000])
+@pytest.mark.parametrize("most", [3, pytest.param(2, marks=pytest.mark.deep), 100_000])
 def test_workers_find_in_a_bucket_what_one_machine_finds(
     site: Site, workers: SharedCluster, tmp_path: Path, most: int
 ) -> None:
