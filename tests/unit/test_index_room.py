@@ -81,7 +81,7 @@ def test_a_fetch_takes_the_less_memory_the_less_its_group_leaves(tmp_path: Path)
                 check=False,
             )
             assert done.returncode == 0, done.stderr
-            assert f"{entries:,} entries" in done.stdout
+            assert f"{entries:,} live entries" in done.stdout
             most[left] = int(done.stderr.split("most ")[-1])
             assert site.run("status", "--verify", state=state).code == 0
     assert most[128] < 300
