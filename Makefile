@@ -39,7 +39,7 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
 	# Exit code 5: no test carries the mark.
-	$(BIN)/python -m pytest -q -m docs || test $$? = 5
+	$(BIN)/python -m pytest -q --full -m docs || test $$? = 5
 
 # An hour or two. What is not here (another Python, a mail server) is named and left out.
 PYTHONS ?= 3.11 3.12 3.13

@@ -229,7 +229,7 @@ def test_the_proxy_of_the_environment_is_used_only_on_request(site: HostileSite)
     site.check_scans()
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--token-file", "--basic-file", "--proxy-basic-file"])
 def test_a_secret_that_others_can_read_is_refused_by_the_command(
     site: HostileSite, option: str

@@ -173,6 +173,7 @@ def test_a_worker_that_would_find_something_else_is_an_error_at_the_start(
     assert "(and 2 more)\nhint: " in result.err
 
 
+@pytest.mark.slow
 def test_named_files_are_checked_as_on_one_machine(cluster: SharedCluster, tmp_path: Path) -> None:
     tree = make_tree(tmp_path)
     names = b"a/listed\nlink/listed\nempty\npipe\na/b\nnowhere/x\na/b/other\nc/excluded.iso\n"
@@ -185,6 +186,7 @@ def test_named_files_are_checked_as_on_one_machine(cluster: SharedCluster, tmp_p
     assert there.code == here.code == 11
 
 
+@pytest.mark.slow
 def test_what_has_not_changed_is_not_read_again(
     cluster: SharedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +240,7 @@ def test_nobody_answers(cluster: SharedCluster, tmp_path: Path) -> None:
     assert "the scheduler cannot be reached: tcp://127.0.0.1:9" in result.err
 
 
+@pytest.mark.slow
 def test_without_dask_it_says_what_to_install(cluster: SharedCluster, tmp_path: Path) -> None:
     write_tree(tmp_path / "stub", {"distributed/__init__.py": b"raise ImportError\n"})
     path = f"{tmp_path / 'stub'}:{environment()['PYTHONPATH']}"

@@ -82,6 +82,7 @@ def test_roles_and_lists_of_a_repository(tmp_path: Path) -> None:
     assert offered("provider", "publish", repo, "--list", "b") == ["base"]
 
 
+@pytest.mark.slow
 def test_where_there_is_nothing_nothing_is_offered_or_made(tmp_path: Path) -> None:
     state = tmp_path / "state"
     assert offered("--state-dir", state, "matches", "show", "") == []

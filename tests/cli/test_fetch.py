@@ -152,6 +152,7 @@ def test_a_provider_that_does_not_answer(unreachable: Path, listed: Path) -> Non
     assert run("--state-dir", unreachable, "scan", unreachable / "config.toml").code == 0
 
 
+@pytest.mark.slow
 def test_a_credential_that_was_revoked(site: Site, own: Path, listed: Path) -> None:
     expected, site.server.expected = site.server.expected, b"Bearer another"
     try:

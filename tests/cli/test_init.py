@@ -329,7 +329,7 @@ def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_pa
     }
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["/dev/zero", "pipe"])
 def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
     """Not a device without an end, nor a pipe that nobody writes to."""
@@ -361,7 +361,7 @@ def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: 
         assert "not a regular file" in result.err
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["https://xn--a/", "https://999.1.1.1/", "https://xn--0.a/v1"])
 def test_an_address_that_cannot_be_one_is_a_wrong_argument(tmp_path: Path, url: str) -> None:
     root = tmp_path / "root.json"

@@ -193,7 +193,7 @@ def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path
     assert '"event":"accepted"' in (state / "audit" / "log.jsonl").read_text().replace(" ", "")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"until": "2020-01-01"}, {"reason": "encrypted"}, {"path": "*/other.zip!/*"}]
 )
@@ -284,7 +284,7 @@ def limits(state: Path, **values: Any) -> None:
             config.write(f"{key} = {json.dumps(value)}\n")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "word"),
     [
@@ -434,6 +434,7 @@ def test_a_report_names_the_member_and_the_file_that_holds_it_is_the_evidence(
     assert len(list(package.glob("**/evidence/*.age"))) == 1
 
 
+@pytest.mark.slow
 def test_after_many_matches_an_archive_of_a_size_of_no_entry_is_opened_all_the_same(
     tmp_path: Path,
 ) -> None:

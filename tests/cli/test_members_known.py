@@ -84,7 +84,7 @@ def test_that_a_file_is_no_container_is_counted_as_known_where_its_size_says_not
     }
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_new_entries_are_found_in_unchanged_archives(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
@@ -113,7 +113,7 @@ def test_clean_members_are_shown_on_request(world: Archives) -> None:
     assert len(world.scan("--show-all").lines) == 16
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_what_was_unread_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF
@@ -147,6 +147,7 @@ def encrypted(data: bytes) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

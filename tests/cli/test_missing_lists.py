@@ -140,6 +140,7 @@ def take_the_other_ones_place(folder: Path) -> None:
     shutil.copytree(folder.parent / "base", folder)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -200,6 +201,7 @@ def test_no_list_is_here_at_all(state: Path, tmp_path: Path, there: bool) -> Non
     assert "list other\n  state       never fetched" in asked["status"].out
 
 
+@pytest.mark.slow
 def test_a_first_fetch_that_failed_is_not_forgotten(tmp_path: Path) -> None:
     """A mirror that gives one list and holds the other back hides nothing."""
     simulator = Simulator(tmp_path / "provider")

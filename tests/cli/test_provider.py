@@ -187,7 +187,7 @@ def serve(repository: Repository, *options: str) -> Iterator[tuple[subprocess.Po
             process.kill()
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.Signals) -> None:
     with serve(simulator.repository, "--format", "json", "-v") as (process, line):

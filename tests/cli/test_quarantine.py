@@ -273,6 +273,7 @@ def test_verify_finds_damage(desk: Desk) -> None:
     assert len(desk.items("list")) == 3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

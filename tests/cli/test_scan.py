@@ -325,7 +325,7 @@ def test_no_output_of_any_kind_is_lost_silently(state: Path, args: list[str]) ->
     assert done.returncode in {2, 8}
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["full", "closed"])
 def test_an_unusable_stderr_changes_no_verdict(stale: Path, listed: Path, how: str) -> None:
     """The warning that the list is stale, and errors, have nowhere to go."""

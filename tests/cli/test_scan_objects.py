@@ -212,6 +212,7 @@ def test_keys_that_obstore_cannot_name_are_listed_and_read_by_botocore(
     assert result.outcomes == {f"{without.uri}/{key}": "match" for key in keys[1:]}, result.err
 
 
+@pytest.mark.slow
 def test_a_slash_at_the_end_of_a_key_is_found_again(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(**{"dir/": LISTED, "dir/x": OTHER})
     assert scan(bucket.uri).outcomes == {
@@ -972,6 +973,7 @@ def test_a_listing_goes_on_behind_a_key_that_obstore_cannot_name(
     assert sorted(result.outcomes) == [f"{bucket}/{key}" for key in UNNAMABLE[3:]], result.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -309,7 +309,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                 assert everything(slow) == b"1: stream: OK\0"
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "answer"),
     [
@@ -404,6 +404,7 @@ def test_invalid_options_are_refused(state: Path, words: tuple[str, ...]) -> Non
     assert run("--state-dir", state, "serve", *words).code == 2
 
 
+@pytest.mark.slow
 def test_without_a_list_it_does_not_start(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()

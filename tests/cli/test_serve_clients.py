@@ -179,7 +179,7 @@ def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: by
             assert everything(sock) == f"{tree / name}: {said}\n".encode()
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 def test_clamscan_of_node(short: Daemon, tcp: bool) -> None:
     """It sends PING without an end and waits, and streams in chunks of 64 KiB."""

@@ -90,7 +90,7 @@ def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
     assert daemon.ask(instream(bytes(broken))) == UNREAD
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 1 << 20])
 def test_an_archive_behind_other_bytes_is_never_clean(
     daemon: Daemon, state: Path, step: int
@@ -166,6 +166,7 @@ def test_a_descriptor_of_an_archive_behind_other_bytes(daemon: Daemon, tmp_path:
     os.close(fd)
 
 
+@pytest.mark.slow
 def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
     assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
     assert f"serve:unix:{daemon.unix},uid=" in run("--state-dir", state, "matches").out

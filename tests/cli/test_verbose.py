@@ -63,6 +63,7 @@ def test_how_much_is_shown(tmp_path: Path) -> None:
     assert set(lines[2]) - {""} <= set(lines[3])
 
 
+@pytest.mark.slow
 def test_a_list_that_cannot_be_used_is_logged(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"baseline": csv_of(LISTED), "other": csv_of(LISTED)})
     (state / "lists" / "other" / "manifest.json").write_text("{")
@@ -70,6 +71,7 @@ def test_a_list_that_cannot_be_used_is_logged(tmp_path: Path) -> None:
     assert "hashclient.lists: cannot be used: list other: manifest is damaged" in shown
 
 
+@pytest.mark.slow
 def test_a_start_does_not_load_what_nobody_listens_to(tmp_path: Path) -> None:
     state = make_state(tmp_path, {"baseline": csv_of(LISTED)})
     for args in (["--version"], ["--state-dir", str(state), "scan", str(ROOT / "LICENSE")]):

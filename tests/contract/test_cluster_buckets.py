@@ -95,6 +95,7 @@ def fill(bucket: Bucket) -> None:
     bucket.put("c/arch.zip", archive("inner/listed", LISTED["e-2"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [3, pytest.param(2, marks=pytest.mark.deep), 100_000])
 def test_workers_find_in_a_bucket_what_one_machine_finds(
     site: Site, workers: SharedCluster, tmp_path: Path, most: int
@@ -111,6 +112,7 @@ def test_workers_find_in_a_bucket_what_one_machine_finds(
     assert bool(divided) == (most < 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefix",
     ["/photos", *(pytest.param(p, marks=pytest.mark.deep) for p in ("/b/", "/b/x", "/nothing"))],
@@ -127,6 +129,7 @@ def test_a_part_of_a_bucket(
     assert there.code == here.code
 
 
+@pytest.mark.slow
 def test_keys_that_obstore_cannot_name(site: Site, workers: SharedCluster, tmp_path: Path) -> None:
     bucket = site.bucket()
     for key in ("/lead", "a", "a//b", "dir/", "up/../x", "x/./y", "z"):
@@ -137,6 +140,7 @@ def test_keys_that_obstore_cannot_name(site: Site, workers: SharedCluster, tmp_p
     assert here.summary["match"] == 7
 
 
+@pytest.mark.slow
 def test_what_was_read_once_is_not_read_again_and_files_come_as_well(
     site: Site, workers: SharedCluster, tmp_path: Path
 ) -> None:
@@ -152,6 +156,7 @@ def test_what_was_read_once_is_not_read_again_and_files_come_as_well(
     assert second.summary["inputs"] == 13
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_unread(
     site: Site, workers: SharedCluster, tmp_path: Path
 ) -> None:
@@ -235,6 +240,7 @@ def test_a_batch_that_is_lost_is_unread_and_a_range_that_is_lost_ends_the_listin
         bucket.next(0.0)
 
 
+@pytest.mark.slow
 def test_a_range_is_divided_where_its_keys_differ() -> None:
     assert list(levels_of(b"", b"", None)) == [b""]
     assert list(levels_of(b"p", b"p", None)) == [b"p/"]

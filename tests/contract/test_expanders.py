@@ -118,7 +118,7 @@ def test_it_is_known_by_its_bytes_and_nothing_else_is(row: Row) -> None:
     assert not sniffs(row.expander, b"")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @each_kind
 def test_no_ordinary_file_is_unread(row: Row) -> None:
     folder = Path(__file__).parents[2]

@@ -236,6 +236,7 @@ def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool
     assert told(report.files, form) == told([expected(o) for o in found], form)
 
 
+@pytest.mark.sampled
 def test_a_path_of_any_bytes_comes_back(name: str, form: Format) -> None:
     @given(st.binary(max_size=40).filter(lambda raw: name != "text" or b" " not in raw))
     def comes_back(raw: bytes) -> None:

@@ -267,6 +267,7 @@ def test_a_missing_file_is_not_sealed(side: Side) -> None:
     assert taken.detail == "not quarantined: not there any more"
 
 
+@pytest.mark.sampled
 def test_what_is_exchanged_while_it_is_read_is_not_removed(side: Side) -> None:
     match = side.match()
     taken = side.take(match, on_bytes=lambda _count: side.put(OTHER))
@@ -299,6 +300,7 @@ def test_what_somebody_else_removes_after_it_was_sealed_is_gone(
     assert not side.ward.get(match).in_place
 
 
+@pytest.mark.sampled
 def test_what_cannot_be_removed_stays_and_is_tried_again(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:

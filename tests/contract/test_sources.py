@@ -196,6 +196,7 @@ def named(items: Iterator[Task | Outcome]) -> tuple[list[str], list[Outcome]]:
     return files, outcomes
 
 
+@pytest.mark.sampled
 @each_source
 def test_each_input_is_named_once_in_batches_of_a_useful_size(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Site
@@ -217,6 +218,7 @@ def test_each_input_is_named_once_in_batches_of_a_useful_size(
     assert len(sizes) <= 10
 
 
+@pytest.mark.sampled
 @each_source
 @pytest.mark.parametrize("seconds", [0.0, 600.0])
 def test_the_last_inputs_are_named_wherever_a_batch_is_full(
@@ -230,6 +232,7 @@ def test_the_last_inputs_are_named_wherever_a_batch_is_full(
     assert (sorted(files), outcomes) == (sorted(paths), [])
 
 
+@pytest.mark.sampled
 @each_source
 def test_listing_goes_no_further_than_it_is_asked_to(
     make: Make, tmp_path: Path, site: Site

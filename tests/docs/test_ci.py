@@ -248,7 +248,7 @@ def test_the_workflow_uses_the_lists_of_an_earlier_run(site: Site, tmp_path: Pat
     assert not [line for line in site.requests if ".parquet" in line], site.requests
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("token", "code"), [("wrong", 5), ("", 2)])
 def test_the_workflow_without_a_credential(
     site: Site, tmp_path: Path, token: str, code: int

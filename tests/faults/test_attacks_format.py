@@ -317,6 +317,7 @@ def test_segment_whose_row_count_lies(client: Client, simulator: Simulator) -> N
     refused(client, ExitCode.UNVERIFIED, "has 1 rows, the index says 2")
 
 
+@pytest.mark.slow
 def test_segment_that_asks_for_any_amount_of_memory(
     client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_new_notice_costs_its_own_request_and_that_of_the_role(
     assert [event.data["notice"] for event in events] == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_updates_and_cancels_end_what_they_refer_to(client: Client, simulator: Simulator) -> None:
     board = NoticeBoard(simulator.repository)
     update = board.update(["first"], Said(headline="Another"), simulator.now)
@@ -662,6 +663,7 @@ def changes_until_it_ends(work: Callable[[], object]) -> Iterator[int]:
     raise AssertionError("it does not end")
 
 
+@pytest.mark.slow
 def test_a_kill_while_it_is_acknowledged_loses_nothing(client: Client) -> None:
     journal = Journal(client.session)
     count = 0

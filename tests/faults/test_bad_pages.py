@@ -102,7 +102,7 @@ def events(state: Path) -> list[str]:
     return [json.loads(line).get("event") for line in lines]
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_worker_that_cannot_read_the_index_ends_the_scan(
     state: Path, tmp_path: Path, first: bytes, code: int
@@ -132,6 +132,7 @@ def test_a_scan_without_workers_ends_in_words(state: Path, tmp_path: Path) -> No
     assert result.err.startswith(f"hashclient: error: {BAD_PAGE}\nhint: ")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, code: int) -> None:
     """The digest of the argument is looked up before those of the file."""
@@ -141,7 +142,7 @@ def test_a_lookup_ends_in_words_and_hides_no_match(state: Path, first: bytes, co
     assert BAD_PAGE in result.err
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "code"), [(LISTED, 11), (b"clean", 8)])
 def test_memory_that_runs_out_hides_no_match(state: Path, first: bytes, code: int) -> None:
     given, later = digests_of(first)[2], digests_of(b"other")[2]

@@ -318,6 +318,7 @@ def run_without_rights(tmp_path: Path, state: Path, *arguments: str) -> Result:
     return Result(*json.loads(answer.read_text()))
 
 
+@pytest.mark.slow
 def test_read_only_state_can_be_read(read_only: Path, tmp_path: Path) -> None:
     inputs = tmp_path / "inputs"
     inputs.mkdir()

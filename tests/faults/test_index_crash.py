@@ -106,7 +106,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
     assert 10 < number < MOST
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [rotten_old, rot])
 def test_killed_before_each_change_of_a_list_that_has_rotted(
     world: Merging, change: Callable[[Path], None]

@@ -90,6 +90,7 @@ def check(number: signal.Signals, moment: int, done: Run) -> None:
         assert done.err.endswith(f"hashclient: {word}\n"), (moment, done)
 
 
+@pytest.mark.slow
 def test_a_fetch_that_is_interrupted_leaves_the_state_whole(site: Site, tmp_path: Path) -> None:
     def state(name: str) -> Path:
         made = tmp_path / name
@@ -110,6 +111,7 @@ def test_a_fetch_that_is_interrupted_leaves_the_state_whole(site: Site, tmp_path
     assert ended > MOMENTS // 2
 
 
+@pytest.mark.slow
 def test_a_publication_that_is_interrupted_leaves_the_repository_whole(
     site: Site, tmp_path: Path
 ) -> None:

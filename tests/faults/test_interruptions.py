@@ -167,6 +167,7 @@ def world() -> Iterator[Interrupted]:
         yield Interrupted(directory)
 
 
+@pytest.mark.slow
 def test_an_earlier_trace_function_is_restored() -> None:
     def tracer(_frame: FrameType, _event: str, _arg: Any) -> None:
         return None
@@ -208,7 +209,7 @@ def test_counted_outcomes_are_printed_or_do_not_count(world: Interrupted) -> Non
     assert codes >= {11, 130}
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_signals_right_after_a_match_is_logged(
     world: Interrupted, monkeypatch: pytest.MonkeyPatch, times: int

@@ -160,7 +160,7 @@ def test_broken_answer_on_the_command(site: HostileSite, attack: str) -> None:
     attacked(site, code, message)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_short_retry_after_is_waited_for_on_the_command(site: HostileSite, status: int) -> None:
     busy = reply(status=status, headers=[("Retry-After", "0")])

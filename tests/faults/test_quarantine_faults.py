@@ -138,7 +138,7 @@ def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     assert synced.count(quarantine) == 1
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("tombstone", [None, "gone"])
 def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) -> None:
     left = ["file.bin"] if tombstone else []
@@ -210,6 +210,7 @@ def remove(scene: Scene) -> None:
     scene.file.unlink()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("swap", [swap_file, swap_link, swap_directory, rewrite, move_away, remove])
 def test_a_swap_at_any_instant_harms_nobody(fast: Path, swap: Callable[[Scene], None]) -> None:
     details = set()

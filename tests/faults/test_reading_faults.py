@@ -168,6 +168,7 @@ def test_a_rotten_block_leaves_a_file_unread(state: Path, rotten: Path) -> None:
 # Sizes that nobody vouches for.
 
 
+@pytest.mark.slow
 @needs_fuse
 def test_a_stranger_s_file_is_judged_by_what_comes(sized: Path, tmp_path: Path) -> None:
     claims = (0, 1, 5, 7, 4096, 1 << 20)

@@ -241,7 +241,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
     assert number > 15
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_package_when_the_disk_fails_at_each_change(desk: Desk, code: int) -> None:
     match = desk.find("a", A)
@@ -463,6 +463,7 @@ def test_answers_that_are_none(
     check_one_finished(desk, service, report)
 
 
+@pytest.mark.slow
 def test_other_bytes_than_were_sent(desk: Desk, service: ReportingService, report: Report) -> None:
     service.fail("upload", Fault(md5="0" * 32))
     (sent,) = desk.send_due()

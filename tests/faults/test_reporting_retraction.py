@@ -289,7 +289,7 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
     assert len(seen) >= 4
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 def test_a_disk_that_fails_at_each_change_while_a_report_is_taken_back(
     desk: Desk, match: Match, acknowledged: Report, code: int

@@ -115,6 +115,7 @@ def workers_reading(session: int, name: str) -> set[int]:
 # Files and directories.
 
 
+@pytest.mark.slow
 def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": LISTED})
     os.mkfifo(tree / "pipe")
@@ -182,7 +183,7 @@ def test_a_sparse_file_of_more_than_4_gib_is_read_to_its_end(state: Path, fast: 
     assert result.lines[0]["size"] == 2**32 + 1
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
     state: Path, tmp_path: Path, jobs: str

@@ -69,6 +69,7 @@ def test_any_other_byte_is_found(sealed: Sealed, data: st.DataObject) -> None:
     assert sealed.is_found(changed)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_any_bytes_put_in_or_taken_out_are_found(sealed: Sealed, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(sealed.content) - 1))

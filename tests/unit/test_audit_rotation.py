@@ -588,6 +588,7 @@ def test_a_reader_has_what_was_there_when_it_began(book: Logbook) -> None:
     assert [*seen, *(r.data["number"] for r in reading)] == EXPECTED
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_names_and_a_backup_that_made_two_files_of_them(tmp_path: Path) -> None:
     base = book = Logbook(tmp_path / "audit")
     base.add(0, 1)

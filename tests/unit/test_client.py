@@ -46,6 +46,7 @@ print("numpy.ma" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_looking_digests_up_and_asking_the_inventory_does_not_load_numpy_ma(
     state: Path, tmp_path: Path
 ) -> None:

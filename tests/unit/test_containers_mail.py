@@ -343,6 +343,7 @@ def test_ordinary_texts_are_no_mail() -> None:
         assert not opened(Eml(), text).members and not opened(Eml(), text).unread
 
 
+@pytest.mark.slow
 def test_no_file_of_this_project_is_unread() -> None:
     for path in [*Path(__file__).parents[2].glob("**/*.md"), *Path("/etc").glob("*.conf")]:
         try:

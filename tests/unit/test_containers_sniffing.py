@@ -71,6 +71,7 @@ def test_a_tar_whose_sum_is_that_of_signed_bytes_is_known_however_short_it_is(to
     assert may_bear(memoryview(head))
 
 
+@pytest.mark.slow
 def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
     chance = random.Random(3)
     plain = bytes(chance.choices(range(256), k=33_000))

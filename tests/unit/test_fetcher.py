@@ -214,6 +214,7 @@ def test_the_manifest_says_what_vouches_for_it(client: Client, simulator: Simula
 # Several lists
 
 
+@pytest.mark.slow
 def test_several_lists_are_fetched_and_one_that_is_refused_does_not_hold_up_the_others(
     client: Client, simulator: Simulator
 ) -> None:
@@ -295,6 +296,7 @@ def test_a_damaged_manifest_is_an_error_until_the_next_fetch(client: Client, dam
     assert client.leftovers() == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "header"])
 def test_a_damaged_run_is_an_error_until_the_next_fetch(client: Client, damage: str) -> None:
     client.fetch()

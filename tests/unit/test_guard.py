@@ -319,6 +319,7 @@ def test_an_index_that_0_1_0_has_made_is_made_again(tmp_path: Path) -> None:
     verify_guard(state)
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nsrl_importer, "ROWS", 7)
     path, state = nsrl(tmp_path / "good", *range(40)), tmp_path / "state"

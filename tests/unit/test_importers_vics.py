@@ -313,6 +313,7 @@ def test_many_at_once_mean_the_same_as_one_by_one(
         assert outcome(content, make()) == one_by_one(content, make)
 
 
+@pytest.mark.slow
 def test_a_usual_list_is_read_without_pyarrow(tmp_path: Path) -> None:
     """It takes 35 MB and a quarter of a second, and some processes only read."""
     with (tmp_path / "list.json").open("wb") as out:

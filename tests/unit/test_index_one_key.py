@@ -42,6 +42,7 @@ def test_every_key_is_found_and_no_other(count: int) -> None:
         assert may_have(lookup, key) is bool(len(many[0]))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(min_value=0, max_value=(1 << 64) - 1), min_size=1, max_size=60),
     st.lists(st.integers(min_value=0, max_value=(1 << 64) - 1), max_size=20),

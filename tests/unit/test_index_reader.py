@@ -141,6 +141,7 @@ def test_a_run_without_a_header(directory: Path, tmp_path: Path, length: int) ->
         Run(path)
 
 
+@pytest.mark.slow
 def test_any_damage_to_the_header_is_found_or_harmless(directory: Path, tmp_path: Path) -> None:
     data = the_run(directory).read_bytes()
     end = 16 + int.from_bytes(data[8:16], "little")

@@ -226,6 +226,7 @@ def test_listing_is_slow_after_steps_that_wait_and_quick_again_after_others() ->
     assert not seen[-1]
 
 
+@pytest.mark.slow
 def test_more_entries_are_read_at_a_time_as_long_as_that_is_quick(tmp_path: Path) -> None:
     names = dict.fromkeys(map(str, range(2_000)), b"")
     fd = os.open(write_tree(tmp_path / "t", names), os.O_RDONLY)

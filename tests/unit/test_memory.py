@@ -12,6 +12,7 @@ from hashclient.system.memory import memory_cap
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_what_goes_beyond_the_cap_is_refused_and_what_stays_below_is_not() -> None:
     with memory_cap(64 * MIB):
         with pytest.raises(MemoryError):

@@ -38,6 +38,7 @@ def site() -> Iterator[Site]:
     site.close()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "more",
     [
@@ -114,6 +115,7 @@ print("botocore" in sys.modules)
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("key", ["/lead", "//", "a", ""])
 def test_whether_keys_begin_with_a_slash(site: Site, key: str) -> None:
     bucket = site.bucket(**{key: b"x"} if key else {})
@@ -123,6 +125,7 @@ def test_whether_keys_begin_with_a_slash(site: Site, key: str) -> None:
     assert {query for _, _, query in site.requests} == {"list-type=2&max-keys=1&prefix=%2F"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -149,6 +152,7 @@ print(rows, "botocore" in sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_profile", [False, True])
 def test_botocore_is_loaded_only_where_it_is_needed(
     site: Site, tmp_path: Path, *, has_profile: bool

@@ -121,6 +121,7 @@ def test_an_etag_decides_where_every_entry_of_its_size_has_an_md5(judge: Judge) 
     assert (outcome.kind, outcome.reason) == (Kind.UNREAD, GAP)
 
 
+@pytest.mark.slow
 def test_one_in_a_thousand_is_read(judge: Judge) -> None:
     rows = [(f"{n}", 4, etag(b"%d" % n), None, None) for n in range(20 * SAMPLE)]
     done = sorter(judge, trusts=True).sort(page_of(rows))

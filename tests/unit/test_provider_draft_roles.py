@@ -137,6 +137,7 @@ def change(desk: Desk, role: str, *more: object, code: int = 0) -> Run:
     return desk.publish("second" if role == "targets" else "baseline", 10, *more, code=code)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ROLES)
 def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
     """They get it by a draft, and sign its changes from then on; a client follows each step."""
@@ -175,6 +176,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
     ) in said
 
 
+@pytest.mark.slow
 def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
     """Nobody publishes anything alone then, and one draft is enough for a change."""
     for role in ("notices", "baseline", "targets", "snapshot", "timestamp", "root"):
@@ -198,6 +200,7 @@ def test_all_roles_may_be_with_people_at_once(desk: Desk) -> None:
     assert desk.client("audit", "verify").code == 0
 
 
+@pytest.mark.slow
 def test_key_files_that_are_apart_sign_a_draft(desk: Desk) -> None:
     """Keys that were made here and taken away, of which more than one has to sign."""
     for role in ("targets", "snapshot", "timestamp"):
@@ -406,6 +409,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("when", ["before it is signed", "after"])
 def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
@@ -466,6 +470,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("role", ["root", "snapshot", "timestamp", "notices"])
 def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str

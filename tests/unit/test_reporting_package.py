@@ -298,6 +298,7 @@ def test_a_document_that_is_signed_and_means_two_things(
         verify_package(package_of(desk, report))
 
 
+@pytest.mark.slow
 def test_a_document_that_asks_for_any_amount_of_memory() -> None:
     """In a process of its own: one that has had much memory has some left, and asks for none."""
     code = (

@@ -228,6 +228,7 @@ def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
     assert open_files() == before
 
 
+@pytest.mark.slow
 def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
     write_tree(tmp_path, {"/".join("d" * n) + "/f": b"" for n in range(1, OPEN_DEPTH + 10)})
     gc.collect()
