@@ -68,7 +68,7 @@ def verify_etag(seen: Seen, etag: str | None) -> None:
 
 
 def client_options(*, allow_http: bool) -> dict[str, Any]:
-    """Return what obstore's clients are told; `allow_http` is for stores without TLS."""
+    """Return the options of obstore's clients; `allow_http` is for stores without TLS."""
     return {
         "allow_http": allow_http,
         "connect_timeout": timedelta(seconds=CONNECT_S),

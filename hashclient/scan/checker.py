@@ -83,7 +83,7 @@ class Checker:
         What `cache` knows is not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
         those of a `Reader`. `members` opens containers; without it, each file is one input.
-        `file_systems` tells which file systems the cache has.
+        `file_systems` are those that the cache has.
         """
         self._judge = judge
         self._cache = cache

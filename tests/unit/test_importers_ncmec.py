@@ -8,7 +8,8 @@ import pytest
 
 from fixtures import exports
 from hashclient.core.algorithms import Algorithm
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
+from hashclient.lists.importers import ncmec
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests
@@ -79,6 +80,26 @@ def test_deleted_entries_are_no_rows_and_that_is_said() -> None:
     assert any("2 entries are marked as deleted" in note for note in reading.remarks.notes)
     with pytest.raises(UsageError, match="an entry is both present and marked as deleted"):
         read(exported(9, deleted=[0]))
+
+
+def test_of_very_many_entries_one_that_is_present_and_deleted_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The ids are compared in parts, and wait in a file."""
+    monkeypatch.setattr(ncmec, "_MAX_HASHES_BYTES", 64)
+    monkeypatch.setattr(ncmec, "_COMPARED", 7)
+    gone = list(range(100, 160))
+    assert sum(b.count for b in read(exported(50, deleted=gone))) == 50
+    for one in (0, 24, 49):
+        with pytest.raises(UsageError, match="an entry is both present and marked as deleted"):
+            read(exported(50, deleted=[*gone, one]))
+
+
+def test_without_room_for_a_temporary_file_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ncmec, "_MAX_HASHES_BYTES", 64)
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(StateError, match="cannot write: /nowhere"):
+        read(exported(50))
 
 
 @pytest.mark.parametrize(

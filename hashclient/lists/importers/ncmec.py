@@ -9,7 +9,10 @@ is not trusted: no document type, no entities, no external files, bounded depth 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import TYPE_CHECKING
 from xml.parsers import expat
 
@@ -23,6 +26,7 @@ from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import OTHER_HASHES, Reading
 from hashclient.lists.importers.table import batch_of
 from hashclient.lists.wire import is_entry_id
+from hashclient.system.files import state_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +37,12 @@ MAX_TEXT_CHARS = 64 << 10
 #: The longest token that the parser may have to hold: a tag, an attribute, a comment.
 MAX_TOKEN_BYTES = 256 << 10
 _PIECE_BYTES = 64 << 10
-_ROWS = 8192
+#: Entries a batch: as texts they take more memory than all else.
+_ROWS = 4096
+#: Hashes of ids that are kept in memory, in bytes; more are in a temporary file.
+_MAX_HASHES_BYTES = 4 << 20
+#: Hashes that are compared at a time.
+_COMPARED = 1 << 18
 
 _FIRST = re.compile(rb"<\?xml[\s?]|<(?:\w{1,32}:)?queryResult[\s>]")
 _DIGESTS = ("md5", "sha1", "sha256")
@@ -59,16 +68,16 @@ class Ncmec:
 
     def read(self, file: ImportFile) -> Iterator[DigestBatch]:
         """Read the file in batches; see `Importer`. Errors count entries as lines."""
-        document = _Document(file)
-        for block in file.blocks():
-            for start in range(0, len(block), _PIECE_BYTES):
-                document.feed(block[start : start + _PIECE_BYTES])
-                if document.count >= _ROWS and (batch := document.batch()).count:
-                    yield batch
-        document.finish()
-        if document.count and (batch := document.batch()).count:
-            yield batch
-        document.check()
+        with closing(_Document(file)) as document:
+            for block in file.blocks():
+                for start in range(0, len(block), _PIECE_BYTES):
+                    document.feed(block[start : start + _PIECE_BYTES])
+                    if document.count >= _ROWS and (batch := document.batch()).count:
+                        yield batch
+            document.finish()
+            if document.count and (batch := document.batch()).count:
+                yield batch
+            document.check()
 
 
 class _Document:
@@ -76,6 +85,7 @@ class _Document:
 
     def __init__(self, file: ImportFile) -> None:
         self._file = file
+        self._names = _names(file)
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.buffer_text = True
         self._parser.StartElementHandler = self._start
@@ -93,10 +103,8 @@ class _Document:
         self._doubled = False
         self._entries: list[dict[str, str]] = []
         self._numbers: list[int] = []
-        #: Hashes of the ids of entries: of those that were read, and of the deleted ones.
-        self._known: list[npt.NDArray[np.int64]] = []
-        self._deleted: set[int] = set()
-        self._names = _names(file)
+        #: The ids of entries: of those that were read, and of the deleted ones.
+        self._known, self._deleted = _Ids(), _Ids()
 
     @property
     def count(self) -> int:
@@ -128,7 +136,7 @@ class _Document:
 
         entries, numbers = self._entries, np.array(self._numbers, np.int64)
         self._entries, self._numbers = [], []
-        self._known.append(np.array([_hash_of(entry) for entry in entries], np.int64))
+        self._known.add(entries)
 
         def column(name: str) -> pa.Array:
             return pa.array([entry.get(name) or None for entry in entries], pa.string())
@@ -136,21 +144,25 @@ class _Document:
         cells = {ours: column(theirs) for ours, theirs in self._names.items()}
         return batch_of(cells, numbers, self._file, column)
 
+    def close(self) -> None:
+        """Remove temporary files."""
+        self._known.close()
+        self._deleted.close()
+
     def check(self) -> None:
         """Refuse a document in which an entry is both present and deleted.
 
         Raises:
             UsageError: there is one.
         """
-        if not self._deleted:
+        count = self._deleted.count
+        if not count:
             return
-        count = len(self._deleted)
         self._file.reading.remarks.note(
             f"{self._file.name}: {count:,} entries are marked as deleted and were ignored: if"
             " they are on the list, withdraw them"
         )
-        deleted = np.fromiter(self._deleted, np.int64)
-        if any(np.isin(known, deleted).any() for known in self._known):
+        if self._known.has_any_of(self._deleted):
             raise UsageError(
                 f"{self._file.name}: an entry is both present and marked as deleted",
                 hint="get the answer again; one query gives each entry once",
@@ -226,7 +238,7 @@ class _Document:
             self._file.skip(self._number, "an entry without an id or a member")
         elif not kind:
             entry["type"] = entry["tag"].removeprefix("deleted").lower()
-            self._deleted.add(_hash_of(entry))
+            self._deleted.add([entry])
         else:
             entry["type"] = kind
             entry_id = _id_of(entry)
@@ -241,8 +253,44 @@ def _id_of(entry: dict[str, str]) -> str:
     return f"{entry['member']}:{entry['type']}:{entry['id']}"
 
 
-def _hash_of(entry: dict[str, str]) -> int:
-    return hash(_id_of(entry))
+class _Ids:
+    """Ids of entries, as hashes: many are in a temporary file, so that memory does not grow."""
+
+    def __init__(self) -> None:
+        self._hashes = SpooledTemporaryFile(_MAX_HASHES_BYTES)  # noqa: SIM115 - see close
+        self.count = 0
+
+    def add(self, entries: Sequence[dict[str, str]]) -> None:
+        """Add the ids of entries.
+
+        Raises:
+            StateError: there is no room for a temporary file.
+        """
+        hashes = np.array([hash(_id_of(entry)) for entry in entries], np.int64)
+        try:
+            self._hashes.write(hashes.tobytes())
+        except OSError as error:
+            raise state_error("cannot write", Path(gettempdir()), error) from error
+        self.count += len(entries)
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._hashes.close()
+
+    def has_any_of(self, others: _Ids) -> bool:
+        """Return whether an id is in both; as many at a time are compared as fit into memory."""
+        parts = 1 + max(self.count, others.count) // _COMPARED
+        return any(
+            np.intersect1d(self._part(n, parts), others._part(n, parts)).size for n in range(parts)
+        )
+
+    def _part(self, number: int, parts: int) -> npt.NDArray[np.int64]:
+        found = [np.zeros(0, np.int64)]
+        self._hashes.seek(0)
+        while data := self._hashes.read(8 * _COMPARED):
+            hashes = np.frombuffer(data, np.int64)
+            found.append(hashes[hashes % parts == number])
+        return np.concatenate(found)
 
 
 def _names(file: ImportFile) -> dict[str, str]:
