@@ -273,7 +273,7 @@ class Output:
 def replace(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; the umask decides who can read it.
 
-    A pipe or a device, as `/dev/stdout`, is written to and stays what it is.
+    A pipe, a device and `/dev/stdout`, whatever it leads to, are written to and stay what they are.
 
     Raises:
         UsageError: writing there is not allowed, or there is no such directory.
@@ -282,6 +282,14 @@ def replace(path: Path, data: bytes) -> None:
     from hashclient.system.files import write_all, write_atomic
 
     try:
+        for stream_fd in (1, 2):  # by whatever name, and whatever it leads to
+            if (
+                path.is_symlink()
+                and path.exists()
+                and os.path.samestat(path.stat(), os.fstat(stream_fd))
+            ):
+                write_all(stream_fd, data)
+                return
         if path.exists() and not path.is_file() and not path.is_dir():
             with path.open("wb", buffering=0) as stream:
                 write_all(stream.fileno(), data)

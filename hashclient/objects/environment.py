@@ -115,6 +115,8 @@ def read_settings() -> Settings | None:
 
 def _is_empty(name: str) -> bool:
     """Return whether a file is surely not there, or surely has no content."""
+    if "$" in name:  # botocore puts the value of a variable there
+        return False
     try:
         path = Path(name).expanduser()
         seen = path.stat()

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import UsageError
+from hashclient.objects.clients import is_plain
 from hashclient.objects.failures import StoreError, Trouble, of_obstore
 from hashclient.objects.s3 import S3
 from hashclient.objects.stores import Store
@@ -87,7 +88,9 @@ def list_pages(
             page = _page_of_one(store, uri)
             if page.num_rows:
                 yield page
-        if store.scheme == "s3" and _has_leading_slash(store, uri) and store.s3 is not None:
+        # obstore goes on behind another key than a given one that is no path to it.
+        is_exact = after is not None and not is_plain(after)
+        if store.scheme == "s3" and (is_exact or _has_leading_slash(store, uri)) and store.s3:
             yield from _together(_pages_of_s3(store.s3, uri, after))
             return
         yield from _together(_pages(store, uri, after))
@@ -143,11 +146,22 @@ def _has_leading_slash(store: Store, uri: ObjectUri) -> bool:
 def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
     """Yield pages as obstore lists them, and the rest with exact keys where it cannot.
 
-    obstore drops the keys of a page in which it fails: they are listed again.
+    obstore drops the keys of a page in which it fails: they are listed again. It also drops a slash
+    at the beginning of a key, which then comes elsewhere in the order: it cannot be said behind
+    which key the listing goes on. So where there are such keys all are listed again, or the listing
+    ends if some of them were returned.
     """
-    if uri.key.startswith("/"):
+    is_other = store.scheme != "s3"
+    if uri.key.startswith("/") or (is_other and after is not None and not is_plain(after)):
         yield from _exact_pages(store, uri, after)
         return
+    if is_other and after is not None and not uri.key:
+        slashes = _any_leading_slash(store)
+        if slashes:
+            yield from _exact_pages(store, uri, None)
+            return
+        if slashes is None:
+            after = None
     first = None
     try:
         for chunk in _chunks(store, uri, after):
@@ -160,9 +174,27 @@ def _pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:
         if store.s3 is not None:
             yield from _pages_of_s3(store.s3, uri, after)
         elif isinstance(error, StoreError) and error.trouble is Trouble.NAME:
+            if first is not None and not uri.key and _any_leading_slash(store) is not False:
+                raise ListingEndedError(UNNAMABLE) from None
             yield from _exact_pages(store, uri, after)
         else:
             raise
+
+
+def _any_leading_slash(store: Store) -> bool | None:
+    """Return whether a key of a store of Google or Azure begins with a slash; None if unknown."""
+    from hashclient.objects.exact import PageError, exact_rows
+
+    try:
+        for rows in exact_rows(store.scheme, store.bucket, store.endpoint, "", None):
+            for key, *_ in rows:
+                if key.startswith("/"):
+                    return True
+                if key > "0":  # all others come before
+                    return False
+    except (PageError, StoreError):
+        return None
+    return False
 
 
 def _exact_pages(store: Store, uri: ObjectUri, after: str | None) -> Iterator[Any]:

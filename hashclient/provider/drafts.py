@@ -162,6 +162,9 @@ def load_draft(directory: Path) -> Draft:
         version = before[name].signed.version if name in before else 0
         if role.signed.version != version + 1:  # 2
             refuse(f"role {printable(name)} is not the version after the one before")
+    root = roles.get("root")
+    if root is not None and not root.signed.consistent_snapshot:
+        refuse("its root is without consistent_snapshot: no client accepts that")
     _verify_delegations(before, roles)  # 4
     _verify_naming(before, roles)  # 5
     lists: dict[str, ListChange] = {}

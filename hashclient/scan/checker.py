@@ -172,6 +172,8 @@ class Checker:
                 names = self._look_at(fd, group, names, result, files, whole=whole)
             #: Files without a look that need no reading, but may be containers.
             unlooked: list[str] = []
+            #: Files without a look that cannot be opened: perhaps they need no reading either.
+            refused: dict[str, OSError] = {}
             learn, identities = self._learn, self._identities
             flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
             reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
@@ -209,7 +211,12 @@ class Checker:
                     result.ruled_out_by_size += 1
                     if self._keep_clean:
                         self._tell_clean(group, name, error.size, result)
-                except (OSError, SetAside) as error:
+                except OSError as error:
+                    if looks_first or not self._looks_first:
+                        self._set_aside(group, name, error, result)
+                    else:
+                        refused[name] = error
+                except SetAside as error:
                     self._set_aside(group, name, error, result)
                 else:
                     file = File(
@@ -220,9 +227,11 @@ class Checker:
                         del digests[len(plan) :]
                     files.append(file)
             result.files_read += len(files) - known
-            if unlooked:
-                changed = self._look_at(fd, group, unlooked, result, files, whole=whole)
-                if changed:
+            if unlooked or refused:
+                found = self._look_at(fd, group, [*unlooked, *refused], result, files, whole=whole)
+                for name in refused.keys() & found:
+                    self._set_aside(group, name, refused[name], result)
+                if changed := [name for name in found if name not in refused]:
                     result.deferred.append(group._replace(names=changed))
         finally:
             if ahead is not None:

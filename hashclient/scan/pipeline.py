@@ -134,8 +134,8 @@ class Run(Iterator[Handled]):
         #: Outcomes that are not recorded yet; recorded ones that are not acted upon yet; and those
         #: that are not given out yet.
         self._waiting: list[Outcome] = []
-        #: Waits for the disk, for a batch that is recorded.
-        self._beside: Task[list[Recorded]] | None = None
+        #: Waits for the disk, for a batch that is recorded: this one.
+        self._beside: tuple[Task[list[Recorded]], list[Outcome]] | None = None
         self._may_thread = False
         self._ready: collections.deque[Recorded] = collections.deque()
         self._done: collections.deque[Handled] = collections.deque()
@@ -290,10 +290,17 @@ class Run(Iterator[Handled]):
         # A second signal, too, would have them recorded and logged again.
         with self._guard.barred():
             if self._beside is not None:
-                if not (is_last or len(self._waiting) >= BATCH or self._beside.wait(0)):
+                task, batch = self._beside
+                if not (is_last or len(self._waiting) >= BATCH or task.wait(0)):
                     return
-                kept = self._beside.result()
-                self._beside = None
+                try:
+                    kept = task.result()
+                except BaseException:
+                    # None of it is given out, so it is recorded once more at the end.
+                    self._waiting[:0] = batch
+                    raise
+                finally:
+                    self._beside = None
                 self._take(kept)
                 self._recorder.report_failures()
             if self._by_path:
@@ -322,7 +329,7 @@ class Run(Iterator[Handled]):
             self._recorder.report_failures()
             batch.clear()
             return True
-        self._beside, self._waiting = task, []
+        self._beside, self._waiting = (task, batch), []
         return True
 
     def _take(self, kept: Sequence[Recorded]) -> None:

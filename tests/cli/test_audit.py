@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from resource import RLIMIT_FSIZE, setrlimit
@@ -17,7 +18,7 @@ from hashclient.migrations.version import SEGMENTS, read_version
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import path_fields
-from tests.kit import Run, call, run
+from tests.kit import UNMEASURED, Run, arguments, call, environment, run
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 
@@ -130,7 +131,7 @@ def test_a_checkpoint_takes_the_place_of_a_file_whole_and_of_nothing_else(
     kept = tmp_path / "kept.json"
     kept.write_bytes(b"an earlier one")
     command = ("--state-dir", world.state, "audit", "checkpoint", "--output")
-    full = run(*command, kept, preexec=lambda: setrlimit(RLIMIT_FSIZE, (0, 0)))
+    full = run(*command, kept, env=UNMEASURED, preexec=lambda: setrlimit(RLIMIT_FSIZE, (0, 0)))
     assert full.code == 8 and kept.read_bytes() == b"an earlier one"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.json"]
     link = tmp_path / "stdout"
@@ -138,6 +139,11 @@ def test_a_checkpoint_takes_the_place_of_a_file_whole_and_of_nothing_else(
     done = run(*command, link)
     assert (done.code, done.out.encode()) == (0, checkpoint(world.directory))
     assert link.is_symlink()
+    with (tmp_path / "elsewhere.json").open("wb") as elsewhere:
+        words = arguments(*command, link)
+        subprocess.run(words, env=environment(), stdout=elsewhere, timeout=60, check=True)
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere.json").read_bytes() == checkpoint(world.directory)
 
 
 def test_every_help_has_an_example(world: Logged) -> None:

@@ -23,6 +23,7 @@ from tests.kit import (
     environment,
     make_state,
     run,
+    wait_until,
     write_tree,
 )
 
@@ -159,6 +160,8 @@ def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         (tree / "x").write_bytes(LISTED)
         assert watch.next()["path"] == str(tree / "x")
+        log = state / "audit/log.jsonl"  # a look that is stopped says so
+        wait_until(lambda: '"watch-look"' in log.read_text(), watch.process.pid)
         assert watch.stop() == 0
     events = [json.loads(line) for line in (state / "audit/log.jsonl").read_text().splitlines()]
     names = [event["event"] for event in events]

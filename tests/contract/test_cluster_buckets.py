@@ -201,7 +201,7 @@ class _Leaving:
 
 
 def test_without_a_scheduler_the_listing_ends_and_what_waits_is_unread() -> None:
-    bucket = ClusterBucket(_Leaving(), ObjectUri("s3", "bucket"), None)  # type: ignore[arg-type]
+    bucket = ClusterBucket(_Leaving(), ObjectUri("s3", "bucket"), None, "s3")  # type: ignore[arg-type]
     wanted = [Wanted(f"k{n}", buckets.READ_BYTES, None, None) for n in range(3)]
     for one in wanted[:2]:
         bucket.read(one)
@@ -228,7 +228,7 @@ def test_without_a_scheduler_the_listing_ends_and_what_waits_is_unread() -> None
 
 def test_a_batch_that_is_lost_is_unread_and_a_range_that_is_lost_ends_the_listing() -> None:
     jobs = _Leaving()
-    bucket = ClusterBucket(jobs, ObjectUri("s3", "bucket"), None)  # type: ignore[arg-type]
+    bucket = ClusterBucket(jobs, ObjectUri("s3", "bucket"), None, "s3")  # type: ignore[arg-type]
     bucket.read(Wanted("k", buckets.READ_BYTES, None, None))
     with pytest.raises(GoneError):
         bucket._hand_out()

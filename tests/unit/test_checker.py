@@ -579,3 +579,29 @@ def test_plans_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for size in range(20):
         assert judge.plan(size) == ((Algorithm.SHA1,) if size == 6 else ())
         assert len(judge._plans) <= 4
+
+
+def test_a_file_that_cannot_be_opened_is_judged_by_its_size_whatever_was_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed one", "e-2": b"listed two"}))
+    names = {"one": b"listed one", "two": b"listed two", "short": b"x", "alike": b"harmless!!"}
+    tree = write_tree(tmp_path / "t", names)
+    real = os.open
+
+    def open_or_refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if path in {"short", "alike"}:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_or_refuse)
+    for before in ([], ["one", "two"]):
+        one = checker(lists)
+        if before:
+            one.check([Group(str(tree), before, follow=False)])
+        result = one.check([Group(str(tree), ["one", "short", "alike"], follow=False)])
+        assert kinds(result) == {
+            "one": (Kind.MATCH, None),
+            "alike": (Kind.UNREAD, "permission denied"),
+        }
+        assert (result.clean, result.ruled_out_by_size, result.deferred) == (1, 1, [])

@@ -375,6 +375,36 @@ def test_a_large_batch_that_cannot_be_recorded_is_given_out_and_said_once(
     assert run.summary.failed is ExitCode.STATE
 
 
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_a_batch_that_memory_was_short_for_is_recorded_once_more_and_given_out(
+    world: Recorded, monkeypatch: pytest.MonkeyPatch, is_committed: bool
+) -> None:
+    world.may_thread = True
+    finish = RunRecord.finish
+    failed: list[Unfinished] = []
+
+    def finish_once_without_memory(self: RunRecord, batch: Unfinished) -> list[RecordedOutcome]:
+        if failed:
+            return finish(self, batch)
+        failed.append(batch)
+        if is_committed:
+            finish(self, batch)
+        assert batch.matches is not None
+        with contextlib.nullcontext() if is_committed else batch.matches:
+            raise MemoryError
+
+    monkeypatch.setattr(RunRecord, "finish", finish_once_without_memory)
+    first, later = many("a"), many("b", 2)
+    run = world.run([None, *first, None, *later])
+    seen: list[Handled] = []
+    with pytest.raises(StateError, match="there is not enough memory"):
+        seen.extend(run)
+    assert paths(seen) == [one.path for one in (*first, *later)][: len(seen)]
+    assert len(seen) >= len(first)
+    assert sorted(world.remembered()) == sorted(paths(seen))
+    assert world.logged()[-1] == "scan-end"
+
+
 @pytest.mark.parametrize(
     "names", [["b", "a\x80", "a", "é", "\U0001f600", "\uffff"], ["b", "\udcff", "é", "\uffee"]]
 )

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -217,6 +218,31 @@ def test_a_worker_that_dies_takes_its_own_files_with_it_and_no_others(jobs: int)
     assert "d/5" in dead
     assert len(dead) <= TASKS_AHEAD
     assert {found[path] for path in found.keys() - dead} == {(Kind.CLEAN, None)}
+
+
+def test_beside_a_thread_no_process_is_forked_in_place_of_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would have all locks and descriptors that the thread holds at this moment."""
+
+    def check(items: Task, on_bytes: OnBytes) -> Result:
+        if "d/5" in paths(items):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return all_clean(items, on_bytes)
+
+    over = threading.Event()
+    with Pool(2, maker(check)) as pool:
+        monkeypatch.setattr(pool, "_start_late", lambda: False)
+        monkeypatch.setattr(pool, "_fork", lambda: pytest.fail("it was forked"))
+        thread = threading.Thread(target=over.wait)
+        thread.start()
+        try:
+            found = outcomes(list(pool.run(iter([task(str(n)) for n in range(50)]), 0.05)))
+        finally:
+            over.set()
+            thread.join()
+    assert set(found) == {f"d/{n}" for n in range(50)}
+    assert found["d/5"] == (Kind.UNREAD, WORKER_DIED)
 
 
 RAISING = """

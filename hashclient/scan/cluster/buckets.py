@@ -76,9 +76,13 @@ class _Reads(msgspec.Struct, frozen=True):
 class ClusterBucket:
     """The listing and the reads of one URI; use it as a context manager."""
 
-    def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None) -> None:
-        """Nothing is listed yet; the listing begins behind the key `after`."""
+    def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
+        """Nothing is listed yet; the listing begins behind the key `after`.
+
+        `namespace` is that of the bucket here: a worker that reaches another store is of no use.
+        """
         self._jobs = jobs
+        self._namespace = namespace
         self._uri = uri
         self._bucket = uri.bucket_text
         first = None if after is None else os.fsencode(after)
@@ -174,7 +178,7 @@ class ClusterBucket:
         """
         while self._jobs.has_room and (reads := self._next_reads()) is not None:
             wanted = tuple(map(pack_wanted, reads.wanted))
-            payload = encode(ToRead(self._uri.bucket, wanted))
+            payload = encode(ToRead(self._namespace, self._uri.bucket, wanted))
             self._jobs.submit(reads, objectwork.read_objects, payload)
         if self.backlog > BACKLOG:
             return
@@ -186,8 +190,8 @@ class ClusterBucket:
                 continue
             one.is_out = True
             key = os.fsencode(self._uri.key)
-            asked = ToListRange(self._uri.bucket, key, one.after, one.until, LIST_OBJECTS)
-            payload = encode(asked)
+            where = (self._namespace, self._uri.bucket, key)
+            payload = encode(ToListRange(*where, one.after, one.until, LIST_OBJECTS))
             function = objectwork.divide_range if one.divides else objectwork.list_range
             self._jobs.submit(one, function, payload)
 

@@ -56,7 +56,7 @@ class NamedFiles:
             except OSError:
                 pass  # a worker will say the same, or has another file there
             else:
-                sign = status.st_ino, status.st_size, status.st_mtime_ns
+                sign = _sign_of(status)
                 if status.st_dev not in numbers:
                     found = self._identities.at(name, fd, status.st_dev, follow=group.follow)
                     numbers[status.st_dev] = 0 if found is None else found.number
@@ -68,6 +68,12 @@ class NamedFiles:
             _with_signs(group._replace(names=names), number, signs)
             for number, (names, signs) in parts.items()
         ]
+
+
+def _sign_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what a file has to be; times beyond the year 2262 wrap around."""
+    mtime_ns = (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
+    return status.st_ino, status.st_size, mtime_ns
 
 
 def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]]) -> Names:
@@ -94,7 +100,7 @@ def only_same(names: Names, base: str | None) -> tuple[Names | None, list[Outcom
         found = (0, 0, 0)
         try:
             status = os.stat(join(where, name), follow_symlinks=names.follow)  # noqa: PTH116
-            found = status.st_ino, status.st_size, status.st_mtime_ns
+            found = _sign_of(status)
         except OSError:
             pass
         if found == wanted[row]:

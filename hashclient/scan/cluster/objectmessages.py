@@ -25,9 +25,10 @@ from hashclient.scan.objects.wanted import Record, Wanted
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
     """The keys of one URI that come after `after`, up to and with `until`; None is no bound.
 
-    About `most` of them are listed at a time.
+    About `most` of them are listed at a time. `namespace` is that of the bucket at the client.
     """
 
+    namespace: str
     bucket: str
     key: bytes
     after: bytes | None
@@ -66,8 +67,9 @@ class WireWanted(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ToRead(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of objects of one bucket."""
+    """A batch of objects of one bucket; `namespace` is the bucket's at the client."""
 
+    namespace: str
     bucket: str
     wanted: tuple[WireWanted, ...]
 

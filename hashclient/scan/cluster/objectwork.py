@@ -98,13 +98,24 @@ def _with_work(run: str, do: Callable[[Work], Any]) -> bytes:
     return encode(Lost(WORKER_FAILED) if work is None else caught(lambda: do(work)))
 
 
-def _bucket(work: Work, name: str) -> Bucket:
-    found: Bucket = work.opened(("bucket", name), lambda: Bucket(work, name))
+def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:
+    """Return a bucket that is also the client's.
+
+    Raises:
+        StateError: it is one of the same name in another store.
+    """
+    found: Bucket = work.opened(("bucket", asked.bucket), lambda: Bucket(work, asked.bucket))
+    with contextlib.suppress(StoreError):  # that is said when it is listed or read
+        if found.store.namespace != asked.namespace:
+            raise StateError(
+                f"a worker of the cluster reaches s3://{asked.bucket} in another store",
+                hint="give all workers the endpoint that the client has (AWS_ENDPOINT_URL)",
+            )
     return found
 
 
 def _list(work: Work, asked: ToListRange) -> ListedRange:
-    store = _bucket(work, asked.bucket).store
+    store = _bucket(work, asked).store
     uri = ObjectUri("s3", asked.bucket, os.fsdecode(asked.key))
     after = None if asked.after is None else os.fsdecode(asked.after)
     pages: list[Any] = []
@@ -200,7 +211,7 @@ def _stream(pages: list[Any]) -> bytes:
 
 
 def _divide(work: Work, asked: ToListRange) -> DividedRange:
-    s3 = _bucket(work, asked.bucket).store.s3
+    s3 = _bucket(work, asked).store.s3
     after, until = asked.after or b"", asked.until
     for level in levels_of(asked.key, after, until):
         try:
@@ -237,7 +248,7 @@ def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
 
 
 def _read(work: Work, batch: ToRead) -> ReadObjects:
-    bucket = _bucket(work, batch.bucket)
+    bucket = _bucket(work, batch)
     todo: SimpleQueue[int] = SimpleQueue()
     for number in range(len(batch.wanted)):
         todo.put(number)

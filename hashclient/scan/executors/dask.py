@@ -142,12 +142,12 @@ class Dask:
         finally:
             remembered.close()
 
-    def bucket(self, uri: ObjectUri, after: str | None) -> ClusterBucket:
+    def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> ClusterBucket:
         """Return the listing and the reads of a URI, once the files are done."""
         from hashclient.scan.cluster.buckets import ClusterBucket
 
         assert self._jobs is not None
-        return ClusterBucket(self._jobs, uri, after)
+        return ClusterBucket(self._jobs, uri, after, namespace)
 
     def close(self) -> None:
         """Leave the cluster, which drops what is still on its way."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -330,8 +331,14 @@ class Pool:
                 f"worker processes keep dying (exit code {worker.process.exitcode})",
                 hint="the machine may be out of memory; try fewer --jobs",
             )
-        if not self._start_late():
+        # Beside a thread nothing is forked: the child would have all that the thread holds.
+        if not self._start_late() and threading.active_count() == 1:
             self._start()
+        if not self._workers:
+            raise StateError(
+                "a worker process has died, and there is no room for another",
+                hint="the machine may be out of memory; try fewer --jobs",
+            )
         return Result(
             outcomes=[
                 Outcome(Kind.UNREAD, join(group.directory, name), reason=WORKER_DIED)

@@ -7,6 +7,7 @@ with a token to go on; all objects that were listed before count.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections import deque
@@ -68,8 +69,11 @@ class Request(msgspec.Struct, frozen=True):
 class Elsewhere(Protocol):
     """Other machines that list and read buckets."""
 
-    def bucket(self, uri: ObjectUri, after: str | None) -> Work:
-        """Return what lists a URI behind the key `after`, and reads its objects."""
+    def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> Work:
+        """Return what lists a URI behind the key `after`, and reads its objects.
+
+        `namespace` distinguishes the bucket from those of the same name in other stores.
+        """
         ...
 
     def close(self) -> None:
@@ -269,7 +273,8 @@ class _Bucket:
         elsewhere = self._tools.elsewhere
         is_plain = self._is_listing and not self._all_versions and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
-            return elsewhere.bucket(self._uri, self._after)
+            with contextlib.suppress(StoreError):  # the listing here says why
+                return elsewhere.bucket(self._uri, self._after, self._store.namespace)
         return Threads(self._pages, self._reader, self._tools.readers)
 
     def _reader(self, is_stopped: Callable[[], bool]) -> ObjectReader:
