@@ -231,21 +231,37 @@ class PathRecords:
                 self._ledger.end()
 
 
-class DescriptorJob:
+class _OpenFile:
+    """A job for an open file that a client has handed over, which is closed at its end."""
+
+    def __init__(self, office: Office, fd: int, upload: Upload) -> None:
+        self._office = office
+        self._fd = fd
+        self._upload = upload
+        self._is_over = False
+
+    def drop(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+            if not self._is_over:
+                self._office.release(self._upload)
+
+
+class DescriptorJob(_OpenFile):
     """An open file that a client has handed over; it is read from its beginning.
 
     Its offset is left alone, since the client has the same.
     """
 
     def __init__(self, office: Office, client: Client, fd: int, upload: Upload) -> None:
-        self._office = office
+        super().__init__(office, fd, upload)
         self._client = client
-        self._fd = fd
-        self._upload = upload
         self._at = 0
         self._before: os.stat_result | None = None
         self._deadline = time.monotonic() + office.options.stream_s
-        self._is_over = False
         self._opens = False
 
     def piece(self) -> Callable[[], bool]:
@@ -309,29 +325,17 @@ class DescriptorJob:
     def stop(self) -> None:
         """Do nothing: a piece does not take long."""
 
-    def drop(self) -> None:
-        """Close it."""
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
-            if not self._is_over:
-                self._office.release(self._upload)
-
     def _unread(self, reason: str) -> Outcome:
         return Outcome(Kind.UNREAD, self._upload.door, reason=reason, is_stream=True)
 
 
-class DescriptorOpeningJob:
+class DescriptorOpeningJob(_OpenFile):
     """An open file that was read to its end and may be a container."""
 
     def __init__(self, office: Office, fd: int, before: os.stat_result, upload: Upload) -> None:
         """`before` is its status before it was read."""
-        self._office = office
-        self._fd = fd
+        super().__init__(office, fd, upload)
         self._before = before
-        self._upload = upload
-        self._is_over = False
 
     def piece(self) -> Callable[[], bool]:
         """Open it."""
@@ -361,15 +365,6 @@ class DescriptorOpeningJob:
         """Give it up."""
         assert self._office.openers is not None
         self._office.openers.stop(self._upload)
-
-    def drop(self) -> None:
-        """Close it."""
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
-            if not self._is_over:
-                self._office.release(self._upload)
 
 
 def _read_to_the_end(office: Office, upload: Upload, failed: Outcome | None) -> None:

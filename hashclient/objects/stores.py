@@ -89,7 +89,7 @@ class Store:
 
     @property
     def namespace(self) -> str:
-        """A text that tells the bucket from those of the same name elsewhere."""
+        """A text that differs from that of a bucket of the same name elsewhere."""
         if self.scheme == "s3":
             _ = self.store
             endpoint = (self._settings or self._need_s3()).endpoint

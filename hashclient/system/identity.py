@@ -259,7 +259,7 @@ def _export_of(fd: int) -> bytes | None:
 
 
 def boot_id() -> bytes:
-    """Return what tells this machine, since its start, from all others; empty if unknown."""
+    """Return what identifies this machine since its start; empty if that is unknown."""
     return _read(_BOOT_ID) or b""
 
 

@@ -1,6 +1,6 @@
 """The workers of a cluster that may get batches: those that would find what the client finds.
 
-A worker that was made ready tells the scheduler that it has a resource with the name of the scan,
+A worker that was made ready reports a resource with the name of the scan to the scheduler,
 and batches ask for that. So a worker that comes later, or that is started again after it died, gets
 no batch before it was checked like the first ones. All workers that are there at the start must be
 right; a later one that is wrong is not used, and a notice says so once.

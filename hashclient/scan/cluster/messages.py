@@ -43,7 +43,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     `run` names the scan. `base` is the directory that relative paths are relative to. `points` are
     directories where a file system is mounted, or was: these are not entered unasked. A worker
     `asks_inventory` where its state directory is that of the client; otherwise it `gets_known`
-    files with each batch, if the client has an inventory. `boot` tells the client's machine. With
+    files with each batch, if the client has an inventory. `boot` is the client's machine. With
     `objects`, buckets are read, too.
     """
 

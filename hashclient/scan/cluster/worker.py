@@ -2,9 +2,9 @@
 
 A worker has lists and key of its own, as any client has; neither is sent to it. Before its first
 batch it is `prepare`d: it opens its lists, checks that the lists and the key are those of the
-client, and that each path is the same as at the client. Only then it tells the scheduler that it
-has the resource of this scan. A failure is an answer: an exception would be logged with its
-arguments.
+client, and that each path is the same as at the client. Only then it reports to the
+scheduler that it has the resource of this scan. A failure is an answer: an exception would be
+logged with its arguments.
 
 A process serves several scans, and Dask calls functions only: so open lists are kept here, by the
 name of the scan. Each thread has a checker of its own.
@@ -151,7 +151,7 @@ class Work:
         )
 
     def identities(self) -> Identities:
-        """Return what tells the file systems that the client has records of."""
+        """Return what identifies the file systems that the client has records of."""
         return identities_beside(self.spec.boot)
 
     def close(self) -> None:
