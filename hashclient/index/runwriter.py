@@ -20,7 +20,6 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import TableWriter, table_lengths
-from hashclient.index.room import Room
 from hashclient.index.run import (
     KEY_SECTIONS,
     ROT_HINT,
@@ -43,9 +42,6 @@ from hashclient.lists.wire import (
     entry_hashes,
 )
 from hashclient.system.files import atomic_file
-
-#: Rows handled at a time while merging, at most.
-MERGE_ROWS = Room().merge_rows
 
 #: Rows that are numbered at a time.
 _AT_A_TIME = 1 << 18
@@ -154,10 +150,10 @@ class BatchColumns:
 class MergedColumns:
     """The columns of a run merged from several runs; dead rows are left out."""
 
-    def __init__(self, runs: list[Run], dead: list[Uint32], merge_rows: int | None = None) -> None:
+    def __init__(self, runs: list[Run], dead: list[Uint32], merge_rows: int) -> None:
         """Merge `runs`, each without its `dead` rows, by pieces of about `merge_rows` rows."""
         self._runs = runs
-        self._merge_rows = min(MERGE_ROWS, merge_rows or MERGE_ROWS)
+        self._merge_rows = merge_rows
         #: By run, the rows that are alive, ascending; None stands for all of them.
         self._alive = [
             _alive(run.count, dead_rows) for run, dead_rows in zip(runs, dead, strict=True)

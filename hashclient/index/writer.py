@@ -38,8 +38,6 @@ from hashclient.system.text import printable
 
 _log = Log("index")
 
-#: Rows that are collected in memory before they become a run, at most.
-RUN_ROWS = Room().run_rows
 #: A run is merged with those after it unless it is more than this many times their size.
 MERGE_RATIO = 4
 
@@ -101,7 +99,7 @@ class IndexWriter:
         self._pending_rows += len(sealed.ids)
         self.checksum = (self.checksum + checksum_of(sealed.hashes)) % 2**64
         self._count(sealed.masks, int((sealed.sizes != NO_SIZE).sum()), +1)
-        if self._pending_rows >= min(RUN_ROWS, self._room.run_rows):
+        if self._pending_rows >= self._room.run_rows:
             self.flush()
 
     def withdraw(self, ids: Strings) -> None:

@@ -17,9 +17,9 @@ from fixtures.client import Client, content, csv, numbers_in
 from fixtures.simulator import Simulator
 from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
-from hashclient.index import writer as index_writer
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index
+from hashclient.index.room import Room
 from tests.kit import Site, arguments, environment
 
 GENERATIONS = 24
@@ -94,7 +94,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     simulator, served, listed = history
-    monkeypatch.setattr(index_writer, "RUN_ROWS", 4)
+    monkeypatch.setattr(Room, "of", lambda _: Room(run_rows=4))
     client = Client(tmp_path / "state", simulator, simulator.root)
     simulator.files = served[0]
     client.fetch()

@@ -32,7 +32,7 @@ from hashclient.cli import main as command
 from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
-from hashclient.index import runwriter, writer
+from hashclient.index.room import Room
 from tests.kit import edit_manifest
 from tests.kit.depth import changes, of_changes
 
@@ -57,8 +57,7 @@ class Crashing:
 def _small_runs() -> Iterator[None]:
     """Make a first fetch write several runs, so that there is something to merge and to resume."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "RUN_ROWS", 5)
-        patch.setattr(runwriter, "MERGE_ROWS", 7)
+        patch.setattr(Room, "of", lambda _: Room(run_rows=5, merge_rows=7))
         patch.setattr(build, "DELTA_UNNOTED_S", 0.0)
         yield
 

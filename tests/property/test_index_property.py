@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.model import Hit
-from hashclient.index import coverage, runwriter
+from hashclient.index import coverage
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
 from hashclient.index.reader import Found, Index, open_index
+from hashclient.index.room import Room
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_hashes
 
@@ -212,13 +213,17 @@ def check_hits(index: Index, live: dict[bytes, Entry]) -> None:
             assert entry_id not in {h.entry.encode() for h in others}
 
 
+def small(rows: int) -> Room:
+    """Make runs of a few rows, and merge two at a time."""
+    return Room(run_rows=rows, merge_rows=2)
+
+
 @contextmanager
-def small_runs(ratio: int, rows: int) -> Iterator[Path]:
-    """Make runs and pieces of merges of a few rows, in a directory of their own."""
+def own_directory(ratio: int) -> Iterator[Path]:
+    """Merge runs by a `ratio`, in a directory of their own, and look at few rows at a time."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        mock.patch.multiple(index_writer, MERGE_RATIO=ratio, RUN_ROWS=rows),
-        mock.patch.object(runwriter, "MERGE_ROWS", 2),
+        mock.patch.object(index_writer, "MERGE_RATIO", ratio),
         mock.patch.object(coverage, "BLOCK_ROWS", 2),
         mock.patch.object(os, "fsync"),
     ):
@@ -231,9 +236,9 @@ def test_the_index_is_a_dict(
 ) -> None:
     live: dict[bytes, Entry] = {}
     ever: set[Entry] = set()
-    with small_runs(ratio, rows) as directory:
+    with own_directory(ratio) as directory:
         for generation, changes in enumerate(steps, 1):
-            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER))
+            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER), room=small(rows))
             for withdraws_first, named in changes:
                 gone = [i for i in named if i in live]
                 new = {i: e for i, e in named.items() if i not in live or withdraws_first}
@@ -258,10 +263,10 @@ def test_the_index_is_a_dict(
 @given(st.lists(st.dictionaries(st.sampled_from(IDS), entries(), min_size=1), max_size=12))
 def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> None:
     """A run that stays is more than four times as heavy as all that follow it together."""
-    with small_runs(4, 2) as directory:
+    with own_directory(4) as directory:
         live: set[bytes] = set()
         for generation, batch in enumerate(batches, 1):
-            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER))
+            writer = IndexWriter(directory, SEALER, open_index(directory, SEALER), room=small(2))
             new = {i: e for i, e in batch.items() if i not in live}
             if new:
                 writer.add(batch_of(new))

@@ -37,6 +37,7 @@ from hashclient.fetch.providers import Received
 from hashclient.index import writer
 from hashclient.index.manifest import verify_runs
 from hashclient.index.reader import open_index
+from hashclient.index.room import Room
 from hashclient.index.run import DamagedError, Run
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
 from hashclient.net.credentials import OAuth
@@ -391,7 +392,7 @@ def test_another_seal_key_is_refused(client: Client) -> None:
 
 @pytest.fixture
 def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "RUN_ROWS", 10)
+    monkeypatch.setattr(Room, "of", lambda _: Room(run_rows=10))
 
 
 def break_off(client: Client, simulator: Simulator) -> None:

@@ -173,9 +173,9 @@ def test_what_is_noted_of_an_unfinished_build_has_a_code(
 ) -> None:
     """Any bit that changes there, and the build begins again."""
     from hashclient.fetch import build
-    from hashclient.index import writer
+    from hashclient.index.room import Room
 
-    monkeypatch.setattr(writer, "RUN_ROWS", 10)
+    monkeypatch.setattr(Room, "of", lambda _: Room(run_rows=10))
     simulator = Simulator(tmp_path / "repo")
     for start in (0, 10, 20):
         simulator.publish(csv(range(start, start + 10)))
