@@ -282,14 +282,11 @@ def replace(path: Path, data: bytes) -> None:
     from hashclient.system.files import write_all, write_atomic
 
     try:
-        for stream_fd in (1, 2):  # by whatever name, and whatever it leads to
-            if (
-                path.is_symlink()
-                and path.exists()
-                and os.path.samestat(path.stat(), os.fstat(stream_fd))
-            ):
-                write_all(stream_fd, data)
-                return
+        if path.is_symlink() and path.exists():
+            for stream_fd in (1, 2):  # by whatever name, and whatever it leads to
+                if os.path.samestat(path.stat(), os.fstat(stream_fd)):
+                    write_all(stream_fd, data)
+                    return
         if path.exists() and not path.is_file() and not path.is_dir():
             with path.open("wb", buffering=0) as stream:
                 write_all(stream.fileno(), data)

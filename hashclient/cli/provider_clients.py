@@ -91,7 +91,7 @@ def add(
     given = add_client(
         repository_at(app, directory), name, timedelta(days=valid_days), _file(output)
     )
-    _tell(app, directory, given, output, output_format)
+    _show_done(app, directory, given, output, output_format)
 
 
 @client.command("rotate")
@@ -133,7 +133,7 @@ def rotate(
         timedelta(days=overlap_days),
         _file(output),
     )
-    _tell(app, directory, given, output, output_format)
+    _show_done(app, directory, given, output, output_format)
 
 
 @client.command("revoke")
@@ -303,7 +303,7 @@ def _check_output(output: Path, output_format: str) -> None:
         raise UsageError("the token goes to stdout: --format json has no place there")
 
 
-def _tell(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
+def _show_done(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
     """Print where the token is, or with `--output -`, the token itself."""
     if str(output) == "-":
         app.out(given.token)

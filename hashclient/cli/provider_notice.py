@@ -139,7 +139,7 @@ def publish(
     board = _board(app, directory, passphrase_file)
     wanted = keys_wanted(keys, threshold, public_keys)
     done = board.publish(_said(said), app.now(), keys=wanted, draft=draft)
-    _tell(app, board, done, draft, output_format)
+    _show_done(app, board, done, draft, output_format)
 
 
 @command.command("update")
@@ -170,7 +170,7 @@ def update(
     """
     board = _board(app, directory, passphrase_file)
     done = board.update(ids, _said(said), app.now(), draft=draft)
-    _tell(app, board, done, draft, output_format)
+    _show_done(app, board, done, draft, output_format)
 
 
 @command.command("cancel")
@@ -199,7 +199,7 @@ def cancel(
     """
     board = _board(app, directory, passphrase_file)
     done = board.cancel(ids, _said(said), app.now(), draft=draft)
-    _tell(app, board, done, draft, output_format)
+    _show_done(app, board, done, draft, output_format)
 
 
 @command.command("list")
@@ -259,7 +259,7 @@ def _said(said: dict[str, Any]) -> Said:
     return Said(**values)
 
 
-def _tell(
+def _show_done(
     app: App, board: NoticeBoard, notice: Notice, draft: Path | None, output_format: str
 ) -> None:
     if output_format == "json":

@@ -95,16 +95,16 @@ def check_path(
             outcomes = item.outcomes if isinstance(item, Result) else []
             if isinstance(item, Outcome):
                 outcomes = [item]
-            told = [_told(outcome, path) for outcome in outcomes if outcome.kind is not Kind.CLEAN]
-            found = [outcome for outcome in told if outcome is not None]
+            counted = [_counted(outcome, path) for outcome in outcomes]
+            found = [outcome for outcome in counted if outcome is not None]
             yield found if openers is None else openers.accepted(found)
 
 
-def _told(outcome: Outcome, path: str) -> Outcome | None:
-    """Return an outcome as it counts here: a path that was named is never skipped."""
-    if outcome.kind is not Kind.SKIPPED:
+def _counted(outcome: Outcome, path: str) -> Outcome | None:
+    """Return an outcome that is not clean as it counts: a path that was named is never skipped."""
+    if outcome.kind not in {Kind.CLEAN, Kind.SKIPPED}:
         return outcome
-    if outcome.path != path:
+    if outcome.kind is Kind.CLEAN or outcome.path != path:
         return None
     return Outcome(Kind.UNREAD, path, reason=outcome.reason)
 
@@ -139,7 +139,7 @@ class PathJob:
         rule = self._office.options.no_verdict
         if not self._path.startswith("/"):
             text = unknown("Path", "not an absolute path", rule)
-            return lambda: self._tell([f"{self._shown(self._path)}: {text}"], [], last=True)
+            return lambda: self._reply([f"{self._shown(self._path)}: {text}"], [], last=True)
         outcomes = next(self._found, None)
         if outcomes is None:
             lines = []
@@ -147,7 +147,7 @@ class PathJob:
                 said = answer(None, self._lists.doubt, rule)
                 lines = [f"{self._shown(self._path)}: {text}" for text in said]
             clean = [None] if self._is_clean else []
-            return lambda: self._tell(lines, clean, last=True)
+            return lambda: self._reply(lines, clean, last=True)
         found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
         if found:
             self._records.add(found, self._lists)
@@ -156,8 +156,8 @@ class PathJob:
         # Those first that a client must not miss.
         lines = self._lines(found + [o for o in outcomes if o not in found])
         if self._first_only and found:
-            return lambda: self._tell(lines[:1], outcomes, last=True)
-        return lambda: self._tell(lines, outcomes, last=False)
+            return lambda: self._reply(lines[:1], outcomes, last=True)
+        return lambda: self._reply(lines, outcomes, last=False)
 
     def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Return what is said of files, each by its own path: no client knows those of members."""
@@ -167,9 +167,11 @@ class PathJob:
         doubt, rule = self._lists.doubt, self._office.options.no_verdict
         lines = []
         for path, of_file in by_path.items():
-            told = of_file if self._every else [worst(of_file)]
+            chosen = of_file if self._every else [worst(of_file)]
             said = dict.fromkeys(
-                text for outcome in told for text in answer(outcome, doubt, rule, every=self._every)
+                text
+                for outcome in chosen
+                for text in answer(outcome, doubt, rule, every=self._every)
             )
             if len(said) > 1:
                 said.pop(OK, None)
@@ -187,7 +189,7 @@ class PathJob:
             self._found.close()
         self._found = iter(())
 
-    def _tell(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
+    def _reply(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
         for outcome in outcomes:
             self._office.count(outcome, self._lists)
         self._connection.answer(self._form, lines, last=last)

@@ -103,20 +103,20 @@ class Turns:
 
     def _piece(self, owner: Owner, job: Job) -> None:
         try:
-            told = None if owner.is_closed else job.piece()
+            step = None if owner.is_closed else job.piece()
         except BaseException as error:  # noqa: BLE001 - it fails for its owner alone
             _log.info("request failed: %s", getattr(error, "message", type(error).__name__))
-            told = None
+            step = None
         with contextlib.suppress(RuntimeError):  # the loop may have ended
-            self._loop.call_soon_threadsafe(self._told, owner, job, told)
+            self._loop.call_soon_threadsafe(self._piece_ended, owner, job, step)
 
-    def _told(self, owner: Owner, job: Job, told: Callable[[], bool] | None) -> None:
+    def _piece_ended(self, owner: Owner, job: Job, step: Callable[[], bool] | None) -> None:
         self._free += 1
         jobs = self._jobs[owner]
         try:
-            if told is None:
+            if step is None:
                 owner.close()
-            elif not told():
+            elif not step():
                 jobs.popleft()
                 job.drop()
             owner.close_if_gone()

@@ -182,9 +182,9 @@ class Matches(Recording):
         """
         with self._transaction():
             match = self._get(match_id)
-            told = self._story(match_id)
+            story = self._story(match_id)
             if not any(
-                s.event == event and s.detail.get("report") == detail["report"] for s in told
+                s.event == event and s.detail.get("report") == detail["report"] for s in story
             ):
                 self._step(match_id, event, now, detail)
             if match.state in PROGRESS:

@@ -157,6 +157,7 @@ class _Relay(ThreadingTCPServer):
     daemon_threads = True
 
     def __init__(self, origin: str) -> None:
+        self._session = _session_for(origin)
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.secret = secrets.token_hex(16)
@@ -168,12 +169,17 @@ class _Relay(ThreadingTCPServer):
         """Return the objects of the page that came last."""
         return [] if self._page is None else self._page.rows
 
+    def server_close(self) -> None:
+        """Close the address, and the connections to the store."""
+        super().server_close()
+        self._session.close()
+
     def handle_error(self, *_: object) -> None:
         """Say nothing: obstore notices that it has no answer."""
 
     def answer(self, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Send a request on; return the status and the body for obstore."""
-        status, body = _send(self._origin + target, headers)
+        status, body = _send(self._session, self._origin + target, headers)
         if status != 200:
             return status, body
         try:
@@ -208,26 +214,29 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: a target may have a signature."""
 
 
-def _send(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+def _session_for(origin: str) -> Any:
+    """Return what keeps the connections to a store, perhaps through a proxy."""
+    from botocore.httpsession import URLLib3Session
+    from botocore.utils import get_environ_proxies
+
+    return URLLib3Session(timeout=(CONNECT_S, TIMEOUT_S), proxies=get_environ_proxies(origin))
+
+
+def _send(session: Any, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
     """Return the status and the body of an answer; 503 if there is none."""
     from botocore.awsrequest import AWSRequest
     from botocore.exceptions import BotoCoreError
-    from botocore.httpsession import URLLib3Session
-    from botocore.utils import get_environ_proxies
     from urllib3.exceptions import HTTPError
 
     agent = f"hashclient/{__version__}"
     request = AWSRequest("GET", url, {**headers, "User-Agent": agent}, stream_output=True)
     prepared = request.prepare()
     prepared.url = url  # a signature is of the query as it was
-    session = URLLib3Session(timeout=(CONNECT_S, TIMEOUT_S), proxies=get_environ_proxies(url))
     try:
         got: Any = session.send(prepared)
         body = got.raw.read(MAX_PAGE_BYTES + 1, decode_content=True)
     except (BotoCoreError, HTTPError, OSError, ValueError):
         return 503, b""
-    finally:
-        session.close()
     return (got.status_code, body) if len(body) <= MAX_PAGE_BYTES else (503, b"")
 
 

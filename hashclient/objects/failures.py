@@ -109,7 +109,7 @@ def of_obstore(error: BaseException) -> StoreError:
     status = _STATUS.search(text)
     if status is not None:
         code = _CODE.search(text, status.end())
-        found = _told(None if code is None else code[1], int(status[1]))
+        found = _meaning_of(None if code is None else code[1], int(status[1]))
     elif _NOT_PARTIAL in text:
         found = Trouble.OTHER, NO_RANGES
     else:
@@ -142,12 +142,12 @@ def of_botocore(error: BaseException) -> StoreError:
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return StoreError(*_told(str(response.get("Error", {}).get("Code", "")), int(status)))
+        return StoreError(*_meaning_of(str(response.get("Error", {}).get("Code", "")), int(status)))
     found = _BY_CLASS.get(type(error).__name__, (Trouble.OTHER, UNREACHABLE))
     return StoreError(*found)
 
 
-def _told(code: str | None, status: int) -> tuple[Trouble, str]:
+def _meaning_of(code: str | None, status: int) -> tuple[Trouble, str]:
     known = _BY_CODE.get(code or "") or _BY_STATUS.get(status)
     if known is not None:
         return known

@@ -210,7 +210,7 @@ class Checker:
                     result.clean += 1
                     result.ruled_out_by_size += 1
                     if self._keep_clean:
-                        self._tell_clean(group, name, error.size, result)
+                        self._report_clean(group, name, error.size, result)
                 except OSError as error:
                     if looks_first or not self._looks_first:
                         self._set_aside(group, name, error, result)
@@ -360,7 +360,7 @@ class Checker:
         else:
             result.ruled_out_by_size += 1
         if self._keep_clean:
-            self._tell_clean(group, look.name, look.status.st_size, result)
+            self._report_clean(group, look.name, look.status.st_size, result)
 
     def _look(
         self, fd: int, group: Group, result: Result, files: list[File]
@@ -395,7 +395,7 @@ class Checker:
             if not plan and not (opens and size is not None):
                 ruled_out += 1
                 if self._keep_clean:
-                    self._tell_clean(group, name, status.st_size, result)
+                    self._report_clean(group, name, status.st_size, result)
             elif size is None:
                 unreliable.append(name)
             else:
@@ -466,7 +466,7 @@ class Checker:
         result.believed_unchanged += int(np.count_nonzero(settled & rests_on_cache & believed))
         if self._keep_clean:
             for row in np.flatnonzero(settled).tolist():
-                self._tell_clean(group, names[row], statuses[row].st_size, result)
+                self._report_clean(group, names[row], statuses[row].st_size, result)
         looks = [
             Look(names[row], statuses[row], bool(is_read[row]), bool(believed[row]))
             for row in np.flatnonzero(known & ~plain).tolist()
@@ -484,7 +484,7 @@ class Checker:
             else:
                 file = files[number]
                 digests = file.by_algorithm()
-                self._tell_clean(file.group, file.name, file.length, result, digests)
+                self._report_clean(file.group, file.name, file.length, result, digests)
 
     def _set_aside(
         self, group: Group, name: str, error: OSError | SetAside, result: Result
@@ -492,7 +492,7 @@ class Checker:
         result.outcomes.append(outcome_of(join(group.directory, name), error))
 
     @staticmethod
-    def _tell_clean(
+    def _report_clean(
         group: Group,
         name: str,
         size: int,

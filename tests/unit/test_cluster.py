@@ -501,7 +501,7 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
     jobs = Jobs(None, crew, "name")  # type: ignore[arg-type]
     run = _Run(trees, crew, jobs, Remembered(None, opens=True), worker.check, NamedFiles().look_at)  # type: ignore[arg-type]
     run._cross([f"{tree}/same", f"{tree}/other", f"{tree}/gone"])
-    told = {outcome.path: (outcome.kind, outcome.reason) for outcome in run._told}
+    told = {outcome.path: (outcome.kind, outcome.reason) for outcome in run._outcomes}
     assert told == {
         f"{tree}/gone": (Kind.UNREAD, "no such file or directory"),
         f"{tree}/other": (

@@ -89,7 +89,7 @@ def relay() -> Iterator[_Relay]:
 def test_nobody_else_can_use_the_address(relay: _Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str, dict[str, str]]] = []
 
-    def send(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    def send(_session: object, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
         sent.append((url, headers))
         return 200, body(ROWS, "gs", more="m")
 

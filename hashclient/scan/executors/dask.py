@@ -176,7 +176,7 @@ class _Run:
         self._frontier.add_starts(trees.starts)
         self._is_read = False
         #: Outcomes that are not given out yet.
-        self._told: list[Outcome] = []
+        self._outcomes: list[Outcome] = []
         self._failure: StateError | None = None
 
     def go(self, work: Iterator[Task | Outcome], tick_s: float) -> Iterator[Found]:
@@ -189,7 +189,7 @@ class _Run:
         begun = False
         while True:
             self._hand_out(work)
-            yield from self._tell()
+            yield from self._take_outcomes()
             if not self._jobs and self._is_read and self._frontier.is_empty:
                 return
             if not self._jobs and self._jobs.slots:
@@ -201,16 +201,16 @@ class _Run:
             if not ended:
                 yield Advance()
             yield from self._take(ended)
-            yield from self._tell()
+            yield from self._take_outcomes()
             if self._failure is not None:  # the results of other workers come first
                 raise self._failure
             self._jobs.look()
-            self._tell_lost()
+            self._note_lost()
 
     def lose_all(self, work: Iterator[Task | Outcome]) -> Iterator[Outcome]:
         """Yield all files that are not checked as unread, now that there is no cluster."""
-        self._tell_lost()
-        yield from self._tell()
+        self._note_lost()
+        yield from self._take_outcomes()
         for batch in self._jobs.take_all():
             yield from self._lose(batch, CLUSTER_GONE)
         groups, directories = self._frontier.empty()
@@ -225,13 +225,13 @@ class _Run:
                 for path in paths_of([names_of(group) for group in item]):
                     yield Outcome(Kind.UNREAD, path, reason=CLUSTER_GONE)
 
-    def _tell_lost(self) -> None:
+    def _note_lost(self) -> None:
         for batch in self._jobs.take_lost():
-            self._told += self._lose(batch, WORKER_DIED)
+            self._outcomes += self._lose(batch, WORKER_DIED)
 
-    def _tell(self) -> Iterator[Outcome]:
-        told, self._told = self._told, []
-        yield from told
+    def _take_outcomes(self) -> Iterator[Outcome]:
+        outcomes, self._outcomes = self._outcomes, []
+        yield from outcomes
 
     def _hand_out(self, work: Iterator[Task | Outcome]) -> None:
         """Hand out batches while there is room for them."""
@@ -255,7 +255,7 @@ class _Run:
             if frontier.has_starts:
                 return frontier.take_directories(self._crew.slots)
             if frontier.has_wide:
-                self._told += frontier.read_wide()
+                self._outcomes += frontier.read_wide()
                 continue
             item = None if self._is_read else next(work, None)
             if item is None:
@@ -266,8 +266,8 @@ class _Run:
                 is_listing = any(isinstance(batch, ToList) for batch in self._jobs.batches)
                 return None if is_busy and is_listing else frontier.take_files()
             if isinstance(item, Outcome):
-                self._told.append(item)
-                if len(self._told) >= 1_000:
+                self._outcomes.append(item)
+                if len(self._outcomes) >= 1_000:
                     return None
             else:
                 for group in item:
@@ -294,7 +294,7 @@ class _Run:
                 self._failure = StateError(message.message, hint=message.hint)
             else:
                 reason = message.reason if isinstance(message, Lost) else WORKER_DIED
-                self._told += self._lose(batch, reason)
+                self._outcomes += self._lose(batch, reason)
         if borders:
             self._cross(borders)
 
@@ -302,7 +302,7 @@ class _Run:
         """Take the result of a listing; return the places where other file systems begin."""
         outcomes = [unpack_outcome(outcome) for outcome in listed.outcomes]
         note_failures(self._trees.coverage, outcomes)
-        self._told += outcomes
+        self._outcomes += outcomes
         self._frontier.add_groups(listed.groups)
         self._frontier.add_starts(listed.rest)
         for path in map(os.fsdecode, listed.wide):
@@ -315,19 +315,21 @@ class _Run:
         for path in borders:
             outcome, goes_on = self._trees.cross(path)
             if outcome is not None:
-                self._told.append(outcome)
+                self._outcomes.append(outcome)
             if goes_on:
                 wanted.append(path)
         try:
             problems = self._crew.verify(wanted)
         except GoneError:
-            self._told += [self._trees.unread(path, CLUSTER_GONE) for path in wanted]
+            self._outcomes += [self._trees.unread(path, CLUSTER_GONE) for path in wanted]
             raise
         for path, problem in problems.items():
             if problem is None:
                 self._frontier.add_starts([Start(os.fsencode(path), verified=True)])
             else:
-                self._told.append(self._trees.unread(path, f"not the same everywhere: {problem}"))
+                self._outcomes.append(
+                    self._trees.unread(path, f"not the same everywhere: {problem}")
+                )
 
     def _lose(self, batch: _Batch, reason: str) -> Iterator[Outcome]:
         """Yield the files of a batch as unread."""

@@ -110,7 +110,7 @@ class Sorter:
         is_open: Flags = np.ones(count, np.bool_)
         if page.column("note").null_count < count:
             is_open = ~np.array(page.column("note").is_valid().to_numpy(zero_copy_only=False))
-            self._tell_unreadable(page, ~is_open, result)
+            self._report_unreadable(page, ~is_open, result)
         possible, common = judge.of_sizes(sizes)
         possible &= sizes > 0
         possible &= is_open
@@ -207,7 +207,7 @@ class Sorter:
             done.each_by_store.append(wanted)
         else:
             count += 1
-            self._tell_clean(wanted, KNOWN, result)
+            self._report_clean(wanted, KNOWN, result)
         result.clean += count
         result.known_unchanged += count
         result.believed_unchanged += count if known.is_believed else 0
@@ -264,13 +264,13 @@ class Sorter:
         result.clean += count
         if count and self._options.keep_clean:
             for wanted in objects_of(page, np.flatnonzero(rows)):
-                self._tell_clean(wanted, evidence, result)
+                self._report_clean(wanted, evidence, result)
 
-    def _tell_clean(self, wanted: Wanted, evidence: str, result: Result) -> None:
+    def _report_clean(self, wanted: Wanted, evidence: str, result: Result) -> None:
         if self._options.keep_clean:
             result.outcomes.append(clean_outcome(wanted, self._options.bucket, evidence))
 
-    def _tell_unreadable(self, page: Any, rows: Flags, result: Result) -> None:
+    def _report_unreadable(self, page: Any, rows: Flags, result: Result) -> None:
         numbers = np.flatnonzero(rows)
         notes = page.column("note").take(_numbers(numbers)).to_pylist()
         for wanted, note in zip(objects_of(page, numbers), notes, strict=True):
