@@ -19,7 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import Row, bytes_row, hashclient, seconds_to_first_line, time_row
+from bench.measure import (
+    Row,
+    bytes_row,
+    cpu_seconds,
+    hashclient,
+    seconds_to_first_line,
+    time_row,
+)
+from fixtures.generate import make_tree
 
 #: What is asked about: bytes of an object, how many, how many ahead, and how many times as many as
 #: clamd a CPU second is to answer for.
@@ -31,6 +39,8 @@ _CHUNK_BYTES = 1 << 16
 #: Seconds between two looks at the memory of a daemon, and seconds that a watch is looked at.
 _LOOK_S = 1.0
 _IDLE_S = 60.0
+#: Seconds of rest after which a watch has checked all that was written.
+_SETTLED_S = 4.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -43,7 +53,7 @@ class Door:
     pid: int
 
     def cpu_seconds(self) -> float:
-        """Return user and system seconds of all its processes."""
+        """Return user and system seconds of all its processes, also of those that have ended."""
         return sum(_seconds(pid) for pid in _family(self.pid))
 
     def pss_bytes(self) -> int:
@@ -168,8 +178,9 @@ def _family(pid: int) -> list[int]:
 
 
 def _seconds(pid: int) -> float:
+    """Return the CPU seconds of a process and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return sum(map(int, fields[11:15])) / _TICKS
 
 
 def _serve(state: Path, where: Path) -> list[str | os.PathLike[str]]:
@@ -252,23 +263,50 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
         yield Row(name, *figures, against, other / mine, 1 / times)
 
 
-def watch_rows(tree: Path, state: Path) -> Iterator[Row]:
-    """Tell what `watch` takes while nothing changes."""
+@contextlib.contextmanager
+def _watch(tree: Path, state: Path) -> Iterator[Door]:
+    """Yield `hashclient watch` on a tree, when it has looked at everything there is."""
     with subprocess.Popen(
-        hashclient(state, "watch", tree), stderr=subprocess.PIPE, text=True
+        hashclient(state, "watch", tree), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
             assert process.stderr is not None
             for line in process.stderr:
-                if "looked at everything" in line:
+                if b"looked at everything" in line:
                     break
-            watch = Door(Path(), process.pid)
-            began, before = time.perf_counter(), watch.cpu_seconds()
-            time.sleep(_IDLE_S)
-            spent, passed = watch.cpu_seconds() - before, time.perf_counter() - began
-            yield time_row(
-                f"watch: idle for {passed:.0f} s, CPU", spent, passed / 1000, "0.1 %", 1.0
-            )
-            yield bytes_row("watch: idle, memory", watch.pss_bytes(), 60e6, "60 MB")
+            yield Door(Path(), process.pid)
         finally:
             process.terminate()
+
+
+def watch_rows(tree: Path, state: Path) -> Iterator[Row]:
+    """Tell what `watch` takes while nothing changes."""
+    with _watch(tree, state) as watch:
+        began, before = time.perf_counter(), watch.cpu_seconds()
+        time.sleep(_IDLE_S)
+        spent, passed = watch.cpu_seconds() - before, time.perf_counter() - began
+        yield time_row(f"watch: idle for {passed:.0f} s, CPU", spent, passed / 1000, "0.1 %", 1.0)
+        yield bytes_row("watch: idle, memory", watch.pss_bytes(), 60e6, "60 MB")
+
+
+def written_row(work: Path, state: Path, files: int) -> Row:
+    """Write files below a watched directory; compare with a scan that checks as many new ones."""
+    watched, scanned = work / "watched", work / "scanned"
+    for where in (watched, scanned):
+        shutil.rmtree(where, ignore_errors=True)
+    watched.mkdir()
+    with _watch(watched, state) as watch:
+        before = watch.cpu_seconds()
+        make_tree(watched, files=files, total_bytes=files * 64, seed=files)
+        spent = watch.cpu_seconds()
+        while True:  # all are checked when it rests for longer than it waits for a file to settle
+            time.sleep(_SETTLED_S)
+            now = watch.cpu_seconds()
+            if now - spent < _SETTLED_S / 100:
+                break
+            spent = now
+    make_tree(scanned, files=files, total_bytes=files * 64, seed=files + 1)
+    scan = cpu_seconds(hashclient(state, "scan", scanned))
+    return time_row(
+        f"watch: {files:,} files written, CPU", now - before, scan, "scan of as many new files", 2.0
+    )

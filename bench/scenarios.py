@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import buckets, inside
-from bench.door import door_rows, watch_rows
+from bench.door import door_rows, watch_rows, written_row
 from bench.importing import import_rows
 from bench.measure import (
     HASHCLIENT,
@@ -367,11 +367,12 @@ def serve(bench: Bench) -> Iterator[Row]:
 
 
 def watch(bench: Bench) -> Iterator[Row]:
-    """What does watching take while nothing changes?"""
+    """What does watching take while nothing changes, and when many files are written?"""
     files = bench.count(100_000)
     where = tree(bench.work, files=files, total_bytes=files * 64)
     with site(bench.work, "sha256-small", entries=10_000, algorithms=("sha256",)) as here:
         yield from watch_rows(where, here.state)
+        yield written_row(bench.work, here.state, files)
 
 
 def members(bench: Bench) -> Iterator[Row]:

@@ -34,7 +34,7 @@ from hashclient.system.text import printable
 _log = Log("watch")
 
 #: A file was written and closed, moved here, or linked here; a directory came, went or moved.
-_MASK = (
+_MASK = int(
     flags.CLOSE_WRITE
     | flags.MOVED_TO
     | flags.CREATE
@@ -45,6 +45,15 @@ _MASK = (
     | flags.DONT_FOLLOW
     | flags.EXCL_UNLINK
 )
+#: Plain numbers, since each event is compared with all of these: with an enumeration that takes
+#: longer than everything else that is done with an event.
+_OVERFLOW = int(flags.Q_OVERFLOW)
+_GONE = int(flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT)
+_MOVED, _IS_DIRECTORY, _MOVED_FROM = (
+    int(flag) for flag in (flags.MOVE_SELF, flags.ISDIR, flags.MOVED_FROM)
+)
+#: All but a file that was written, linked or moved to a place.
+_UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
 _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
@@ -67,7 +76,13 @@ class Changes:
             StateError: the kernel watches no more directories.
         """
         self._roots = roots
-        self._without = tuple(os.path.join(path, "") for path in without)  # noqa: PTH118 - a prefix
+        # Each change is compared with these, so those that have nothing to do with a root are left.
+        tops = tuple(f"{root.rstrip('/')}/" for root in roots)
+        self._without = tuple(
+            below
+            for below in (f"{path.rstrip('/')}/" for path in without)
+            if below.startswith(tops) or any(top.startswith(below) for top in tops)
+        )
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
         #: Files that have changed since they were last taken.
@@ -213,33 +228,37 @@ class Changes:
 
     def read(self) -> bool:
         """Read the kernel's reports; return whether changes were missed until now."""
-        for event in self._inotify.read(timeout=0):
-            mask = event.mask
-            if mask & flags.Q_OVERFLOW:
+        paths, add, is_without = self._paths, self._files.add, self._is_without
+        some_without = bool(self._without)
+        for number, mask, _, name in self._inotify.read(timeout=0):
+            directory = paths.get(number)
+            if not mask & _UNUSUAL:
+                if directory is not None:
+                    path = f"{directory}/{name}" if directory != "/" else f"/{name}"
+                    if not (some_without and is_without(path)):
+                        add(path)
+            elif mask & _OVERFLOW:
                 _log.info("the kernel reported more changes than its queue holds")
                 self._missed = True
-                continue
-            directory = self._paths.get(event.wd)
-            if directory is None:
-                continue
-            if mask & (flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT):
-                self._forget(event.wd)
-                continue
-            if mask & flags.MOVE_SELF:
-                # A root that was moved; the watch of its parent reports any other.
-                if directory in self._roots:
-                    self._drop_tree(directory)
-                    self._missed = True
-                continue
-            path = f"{directory.rstrip('/')}/{event.name}"
-            if mask & flags.ISDIR:
-                if mask & flags.MOVED_FROM:
-                    self._drop_tree(path)
-                else:
-                    self._files.update(self._add(path))
-            elif not mask & flags.MOVED_FROM and not self._is_without(path):
-                self._files.add(path)
+            elif directory is not None:
+                self._read_unusual(number, mask, directory, name)
         return self._missed
+
+    def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
+        """Take a report about a watched directory, a directory in it, or a file that left."""
+        if mask & _GONE:
+            self._forget(number)
+        elif mask & _MOVED:
+            # A root that was moved; the watch of its parent reports any other.
+            if directory in self._roots:
+                self._drop_tree(directory)
+                self._missed = True
+        elif mask & _IS_DIRECTORY:
+            path = f"{directory.rstrip('/')}/{name}"
+            if mask & _MOVED_FROM:
+                self._drop_tree(path)
+            else:
+                self._files.update(self._add(path))
 
     @property
     def missed(self) -> bool:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fixtures import client as fixture
 from fixtures.simulator import Simulator
 from hashclient.client import Client
-from hashclient.core.model import Handled
+from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
+from hashclient.scan.pipeline import Run
+from hashclient.scan.sources.interface import Task
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes
-from hashclient.watch.watch import Watch
+from hashclient.watch.watch import LISTED_FROM, LISTED_TIMES, ChangedFiles, Watch
 from tests.kit import csv_of, write_tree
 
 LISTED = b"listed one"
@@ -68,6 +73,78 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
     over.set()
     writer.join()
     assert {h.outcome.path for h in told} == {str(tree / "busy")}
+
+
+@pytest.mark.slow
+def test_between_checks_of_changed_files_is_a_rest(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check costs as much as that of a thousand files, so many files share one."""
+    tree = write_tree(tmp_path / "t", {})
+    checked: list[float] = []
+    told: list[Handled] = []
+    scan = client.scan
+
+    def counted(*paths: str, **options: Any) -> Run:
+        if not paths:
+            checked.append(time.monotonic())
+        return scan(*paths, **options)
+
+    monkeypatch.setattr(client, "scan", counted)
+
+    def end(handled: Handled) -> None:
+        told.append(handled)
+        if handled.outcome.path == str(tree / "last"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def write() -> None:
+        for number in range(100):
+            (tree / f"f{number}").write_bytes(LISTED)
+            time.sleep(0.01)
+        (tree / "last").write_bytes(LISTED)
+
+    writer = threading.Thread(target=write)
+    watch = Watch(
+        client,
+        [str(tree)],
+        settle_s=0.2,
+        rescan_s=1000,
+        jobs=1,
+        on_outcome=end,
+        on_failure=lambda _: None,
+        on_scan=lambda _: writer.start(),
+    )
+    watch.run(lambda _: None)
+    writer.join()
+    assert len(told) == 101
+    assert all(after - before >= 0.2 for before, after in itertools.pairwise(checked))
+
+
+def _tasks(paths: list[str]) -> list[Task]:
+    return [task for task in ChangedFiles(paths).batches() if not isinstance(task, Outcome)]
+
+
+@pytest.mark.parametrize("others", [0, LISTED_FROM * LISTED_TIMES * 2])
+@pytest.mark.parametrize("count", [1, LISTED_FROM - 1, LISTED_FROM, 2000])
+def test_changed_files_that_are_gone_again_are_left_out(
+    tmp_path: Path, count: int, others: int
+) -> None:
+    for number in range(others):
+        (tmp_path / f"other{number}").touch()
+    paths = [f"{tmp_path}/f{number:04d}" for number in range(count)]
+    for path in paths[::2]:
+        Path(path).touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    given = [f"{tmp_path}/d/gone", *paths, f"{tmp_path}/link"]
+    groups = [group for task in _tasks(given) for group in task]
+    assert {group.directory for group in groups} == {str(tmp_path)}
+    found = [f"{group.directory}/{name}" for group in groups for name in group.names]
+    assert found == [*paths[::2], f"{tmp_path}/link"]
+
+
+def test_a_changed_file_in_the_root_directory_has_its_name() -> None:
+    (task,) = _tasks(["/proc"])
+    assert [(group.directory, group.names) for group in task] == [("/", ["proc"])]
 
 
 @pytest.mark.slow
