@@ -34,6 +34,8 @@ from fixtures.generate import make_tree
 CASES = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
 #: Clients at a time when the highest rate is looked for, and seconds for that.
 _CLIENTS = 4
+#: How often both are asked, in turn; the median counts.
+_TURNS = 5
 _LOAD_S = 5.0
 _CHUNK_BYTES = 1 << 16
 #: Seconds between two looks at the memory of a daemon, and seconds that a watch is looked at.
@@ -242,7 +244,6 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
     ready = min(seconds_to_first_line(_serve(state, work / "ready.sock")) for _ in range(5))
     yield time_row("serve: ready", ready, 0.3, "0.3 s", 1.0)
     with our_door(work, state) as door:
-        ours = [door.ask(size, count, ahead) for size, count, ahead, _ in CASES]
         highest, _ = door.latencies(100_000, None)
         rate, took = door.latencies(100_000, highest / 2)
         name = f"serve: 100,000 bytes, {rate:,.0f} /s, p99"
@@ -252,15 +253,20 @@ def door_rows(work: Path, state: Path, scale: float) -> Iterator[Row]:
         before, peak = door.streams(500, size)
         name = f"serve: 500 streams of {size / 1e6:g} MB"
         yield bytes_row(name, peak - before, 64 << 20, "64 MiB more than idle")
-    with clamd_door(work) as peer:
+    with our_door(work, state) as door, clamd_door(work) as peer:
         if peer is None:
             return
-        theirs = [peer.ask(size, count // 8, ahead) for size, count, ahead, _ in CASES]
-    against = "clamd, 1,000 signatures"
-    for (size, _, ahead, times), (mine, _), (other, _) in zip(CASES, ours, theirs, strict=True):
-        name = f"serve: {size:,} bytes, {ahead} at a time"
-        figures = (f"{mine:,.0f} /CPU s", f"{other:,.0f} /CPU s")
-        yield Row(name, *figures, against, other / mine, 1 / times)
+        for size, count, ahead, times in CASES:
+            # In turn, since what else the machine does counts: most of all where each one is waited
+            # for, and much of the time is the kernel's.
+            rates = [
+                (door.ask(size, count, ahead)[0], peer.ask(size, count // 8, ahead)[0])
+                for _ in range(_TURNS)
+            ]
+            mine, other = sorted(rates, key=lambda pair: pair[0] / pair[1])[_TURNS // 2]
+            name = f"serve: {size:,} bytes, {ahead} at a time"
+            figures = (f"{mine:,.0f} /CPU s", f"{other:,.0f} /CPU s")
+            yield Row(name, *figures, "clamd, 1,000 signatures", other / mine, 1 / times)
 
 
 @contextlib.contextmanager
