@@ -130,7 +130,19 @@ class Connection:
             upload.update(buffer[:count])
             self._drop_descriptors()
             return
-        self._feed(buffer[:count])
+        data = buffer[:count]
+        if (
+            self._in_session
+            and not (self._pending or self._out or self._rest or self._ending)
+            and (whole := parser.alone(data))
+        ):
+            # So come the streams of a client that waits for each answer: the shortest way.
+            self._drop_descriptors()
+            self._whole(whole)
+            if self._out:
+                self.writable()
+            return
+        self._feed(data)
 
     def _feed(self, data: memoryview) -> None:
         """Handle the bytes' requests, unless too much work is open already."""

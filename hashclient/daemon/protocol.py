@@ -179,6 +179,15 @@ class Parser:
                 at = self._command(data, at, events)
         self.used = at
 
+    def alone(self, data: memoryview) -> Whole | None:
+        """Take bytes that are one whole stream of one chunk, and nothing else; else return None."""
+        if self._held or self._in_stream or self.wants_descriptor:
+            return None
+        whole = self._whole(data, 0, len(data))
+        if whole is None or len(whole.data) != len(data) - _DATA_AT - _LENGTH_BYTES:
+            return None
+        return whole
+
     def _whole(self, data: memoryview, at: int, end: int) -> Whole | None:
         """Return a stream of one chunk that is present whole, like most streams; else None."""
         if end - at < _DATA_AT + _LENGTH_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 
@@ -103,6 +104,35 @@ def test_a_stream_of_one_chunk_that_is_there_is_one_event() -> None:
     (event,) = Parser().feed(memoryview(instream(b"abc")))
     assert isinstance(event, Whole)
     assert (bytes(event.data), event.delimiter) == (b"abc", b"\0")
+
+
+@given(
+    st.sampled_from([b"", b"zPING\0", b"zPI", b"zINSTREAM\0", b"nFILDES\n", instream(b"a")]),
+    st.one_of(
+        st.binary(max_size=40),
+        st.builds(
+            lambda chunks, cut, more: instream(*chunks)[: -cut or None] + more,
+            st.lists(st.binary(max_size=4), max_size=2),
+            st.integers(0, 5),
+            st.sampled_from([b"", b"z", instream(b"b")]),
+        ),
+    ),
+)
+def test_a_stream_alone_is_what_would_be_the_only_event(before: bytes, data: bytes) -> None:
+    parser, other = Parser(3), Parser(3)
+    for each in (parser, other):
+        with contextlib.suppress(BrokenError):
+            each.feed(memoryview(before))
+    alone = parser.alone(memoryview(data))
+    try:
+        events = other.feed(memoryview(data))
+    except BrokenError:
+        events = []
+    is_alone = len(events) == 1 and isinstance(events[0], Whole) and other.is_between
+    assert (alone is not None) == is_alone
+    if alone is not None:
+        assert list(plain([alone])) == list(plain(events))
+        assert parser.is_between
 
 
 @pytest.mark.parametrize("prefix", [b"z", b"n"])
