@@ -187,7 +187,7 @@ def test_named_files_are_checked_as_on_one_machine(cluster: SharedCluster, tmp_p
 
 
 @pytest.mark.slow
-def test_what_has_not_changed_is_not_read_again(
+def test_an_unchanged_file_is_not_read_again(
     cluster: SharedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)

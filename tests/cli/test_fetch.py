@@ -329,7 +329,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
 
 
 @pytest.mark.slow
-def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> None:
+def test_an_unreadable_list_switches_no_guard_off(site: Site, own: Path) -> None:
     """A list that is not to be fetched says by when this machine's clock was right."""
     folder = own / "lists" / "local"
     edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")

@@ -65,7 +65,7 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_pinned_is_written_for_programs(site: Site, tmp_path: Path) -> None:
+def test_the_pinned_provider_is_written_as_json(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments("--format", "json"), state=state)
     assert result.code == 0
@@ -346,7 +346,9 @@ def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["token_file", "seal_key_file", "ca", "client_cert", "known_good"])
-def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
+def test_a_configured_path_that_is_no_regular_file_is_refused(
+    site: Site, tmp_path: Path, what: str
+) -> None:
     state = tmp_path / "state"
     assert site.call(*site.init_arguments(), state=state).code == 0
     config = (state / "config.toml").read_text()

@@ -218,7 +218,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
         (["--format", "xml", MD5], "'xml' is not one of"),
     ],
 )
-def test_what_cannot_be_looked_up(state: Path, args: list[str], message: str) -> None:
+def test_impossible_lookups_are_refused(state: Path, args: list[str], message: str) -> None:
     result = lookup(state, *args)
     assert result.code == 2
     assert message in result.err

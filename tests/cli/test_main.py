@@ -124,7 +124,7 @@ def test_odd_places(path: str) -> None:
     assert all(line.isprintable() for line in result.err.splitlines())
 
 
-def test_nothing_is_read_from_the_current_directory(tmp_path: Path) -> None:
+def test_no_configuration_or_code_is_read_from_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("frob = ")
     (tmp_path / "hashclient.py").write_text("raise SystemExit(99)")
     # The module is started from elsewhere here, as the installed program is.
@@ -225,7 +225,7 @@ def test_a_signal_while_modules_are_loaded_ends_it_in_words(
 
 
 @pytest.mark.slow
-def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
+def test_a_sigint_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
     script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
         "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
     )

@@ -411,7 +411,7 @@ def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:
         ]
 
 
-def test_what_is_no_list_is_passed_over(state: Path, tmp_path: Path) -> None:
+def test_files_and_folders_that_are_no_list_are_ignored(state: Path, tmp_path: Path) -> None:
     """What a file system or a file manager makes there is nobody's list."""
     for name in ("lost+found", ".snapshot"):
         (state / "lists" / name).mkdir()

@@ -486,7 +486,7 @@ sys.stdin.read()
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("orphaned", [False, True])
-def test_who_may_only_read_a_report_keeps_no_old_one_in_it(
+def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
     state: Path, files: Path, shared: bool, orphaned: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:  # one that others may enter

@@ -129,7 +129,7 @@ def test_one_document_stays_one(scan: Scan, name: str) -> None:
     assert not scan.report.exists()
 
 
-def test_what_was_not_renamed_is_not_emptied(scan: Scan) -> None:
+def test_an_output_that_was_not_renamed_is_not_emptied(scan: Scan) -> None:
     result = scan.run("jsonl", lambda: signal.raise_signal(signal.SIGHUP))
     assert result.code == ExitCode.MATCH
     assert names(TABLE["jsonl"].read(scan.report.read_text())) == ["a", "b", "c"]

@@ -135,7 +135,7 @@ def make_good(directory: Path, kind: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sums", "hashdeep", "csv", "nsrl"])
-def test_what_is_known_to_be_good_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
+def test_a_list_with_a_known_good_file_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
     good = make_good(tmp_path, kind)
     with site:
         assert init(site, "--known-good", good).code == 0

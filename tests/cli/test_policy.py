@@ -209,7 +209,7 @@ def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: Policies) ->
     assert len(world.reports()) == 1
 
 
-def test_what_stays_in_place_is_reported_once(world: Policies) -> None:
+def test_a_match_left_in_place_is_reported_once(world: Policies) -> None:
     world.set_policy(REPORT)
 
     def told() -> set[str]:
@@ -278,7 +278,7 @@ def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path)
     assert acted(world.scan("--quarantine"))["worst"][0][1] is True
 
 
-def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
+def test_a_report_to_a_removed_destination_delays_no_other(
     world: Policies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world.set_policy(REPORT)
@@ -351,7 +351,7 @@ def test_conflicts_are_never_taken_away(tmp_path: Path) -> None:
     assert world.left() == {"worst", "other", "clean"}
 
 
-def test_what_is_taken_away_is_for_its_owner_only(world: Policies) -> None:
+def test_quarantine_and_reports_are_readable_by_their_owner_only(world: Policies) -> None:
     world.set_policy(BOTH)
     world.scan()
     for path in (world.path / "quarantine", world.path / "reports"):

@@ -400,7 +400,7 @@ def test_wrong_options(state: Path, args: list[str], message: str) -> None:
     assert result.out == ""
 
 
-def test_nothing_fetched_yet(tmp_path: Path, clean: Path) -> None:
+def test_a_scan_before_the_first_fetch_is_refused(tmp_path: Path, clean: Path) -> None:
     result = scan(tmp_path / "new", clean)
     assert result.code == 8
     assert "no list has been fetched" in result.err

@@ -66,7 +66,7 @@ def test_no_bytes_are_an_input(state: Path) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("data", [b"benign", LISTED + b".", LONG[:-1], LONG + b"."])
-def test_what_is_not_listed_is_clean(state: Path, data: bytes) -> None:
+def test_unlisted_bytes_from_stdin_are_clean(state: Path, data: bytes) -> None:
     result = scan(state, "-", stdin=data)
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
@@ -137,7 +137,7 @@ def test_isolation_by_a_policy_is_not_done(state: Path) -> None:
         ("--stdin-name", "", "-"),
     ],
 )
-def test_what_cannot_be(state: Path, args: tuple[str, ...]) -> None:
+def test_impossible_uses_of_stdin_are_refused(state: Path, args: tuple[str, ...]) -> None:
     result = run("--state-dir", state, "scan", *args)
     assert result.code == 2
     assert "hint: " in result.err

@@ -141,7 +141,7 @@ def test_keys_that_obstore_cannot_name(site: Site, workers: SharedCluster, tmp_p
 
 
 @pytest.mark.slow
-def test_what_was_read_once_is_not_read_again_and_files_come_as_well(
+def test_known_objects_are_not_read_again_and_files_are_checked_too(
     site: Site, workers: SharedCluster, tmp_path: Path
 ) -> None:
     bucket, state = site.bucket(), workers.client_state(tmp_path)

@@ -448,7 +448,7 @@ def test_a_notice_that_has_expired_already_is_not_open(
     assert states(client)["old"] is State.EXPIRED
 
 
-def test_what_is_held_back_shows_when_the_role_expires(
+def test_a_role_that_is_held_back_is_stale_once_it_expires(
     client: Client, simulator: Simulator
 ) -> None:
     simulator.expire(NOTICES)

@@ -193,7 +193,7 @@ def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_what_is_proven_does_not_age(
+def test_a_proven_file_does_not_age(
     state: Path, tmp_path: Path, kind: str, set_day: Callable[[int], None]
 ) -> None:
     with disk(tmp_path, kind) as tree:

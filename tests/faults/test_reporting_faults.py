@@ -325,7 +325,7 @@ def test_a_report_can_be_prepared_while_another_is_sent(
     assert service.states() == ["finished", "finished"]
 
 
-def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
+def test_a_report_in_doubt_at_finish_and_unknown_there_needs_a_person(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("finish", Fault(reset="before"))
@@ -343,7 +343,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     check_one_finished(desk, service, report)
 
 
-def test_what_has_vanished_before_finish_is_begun_again(
+def test_a_report_that_vanished_before_finish_is_begun_again(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))

@@ -164,7 +164,7 @@ def test_settled_matches_stay_settled(
     assert desk.get(match).state is state
 
 
-def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
+def test_a_match_listed_again_goes_on_without_a_retracted_report(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
     hit = match.hits[0]
@@ -177,7 +177,7 @@ def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
     assert kept(desk, match)
 
 
-def test_what_is_in_its_place_is_found_again(desk: Desk) -> None:
+def test_a_retracted_match_in_place_is_found_again(desk: Desk) -> None:
     match = desk.find("a", A)
     report = desk.prepare(match)
     desk.send(report)
@@ -394,7 +394,7 @@ def test_taking_back_what_was_handed_over_is_tried_again_after_a_pause(
     assert sent.report.problem is None
 
 
-def test_what_is_taken_back_while_it_is_about_to_be_destroyed_stays(
+def test_a_file_whose_report_is_retracted_while_it_is_purged_stays(
     desk: Desk, match: Match, acknowledged: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Room.log

@@ -121,7 +121,7 @@ def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
     assert scan(state, "--one-file-system", srv, share).code == 3
 
 
-def test_what_only_takes_the_place_of_a_share_is_scanned_and_said(state: Path, srv: Path) -> None:
+def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, srv: Path) -> None:
     """Such as a file that says so."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}):

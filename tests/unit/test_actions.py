@@ -163,7 +163,7 @@ def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
     assert wanted(desk) == {match.id}
 
 
-def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
+def test_an_unrecorded_match_is_not_acted_on(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
     told = acting.respond(unrecorded(match))

@@ -158,7 +158,7 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
 
 
 @each_file
-def test_nothing_that_runs_code_when_read(path: Path) -> None:
+def test_no_module_reads_data_that_can_run_code(path: Path) -> None:
     tree = parsed(path)
     wrong = [
         f"{dotted(path)}:{line} imports {name}"

@@ -549,7 +549,7 @@ def test_a_key_that_others_can_read_is_not_used(log: AuditLog, directory: Path) 
     assert "can be read by others" in failure(lambda: log.append([match(3)]))
 
 
-def test_what_is_no_ed25519_key_is_not_used(log: AuditLog, directory: Path) -> None:
+def test_a_key_that_is_not_ed25519_is_refused(log: AuditLog, directory: Path) -> None:
     other = X25519PrivateKey.generate()
     private = other.private_bytes(
         serialization.Encoding.PEM,

@@ -154,7 +154,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_written_is_what_the_vectors_have(name: str, tmp_path: Path) -> None:
+def test_written_logs_equal_the_vectors(name: str, tmp_path: Path) -> None:
     build(name, tmp_path / name)
     assert contents(tmp_path / name) == contents(VECTORS / name)
 

@@ -73,7 +73,7 @@ def with_size(data: bytes, number: int, size: bytes) -> bytes:
     return data[: number * 512] + bytes(header) + data[(number + 1) * 512 :]
 
 
-def test_what_was_written_is_read(read: Read) -> None:
+def test_a_written_bundle_is_read_back(read: Read) -> None:
     found = read(written(mark=Mark(since={"baseline": 7})))
     assert found.mark == Mark(since={"baseline": 7})
     assert [found.read(name, 1000) for name, _ in FILES] == [data for _, data in FILES]

@@ -159,7 +159,7 @@ def test_after_a_task_that_matched_no_file_is_read_twice(
         assert outcome == check(lists, tree, name).outcomes[0]
 
 
-def test_what_a_file_is_does_not_depend_on_the_files_before_it(tmp_path: Path) -> None:
+def test_the_outcome_of_a_file_does_not_depend_on_files_before_it(tmp_path: Path) -> None:
     """Of digests that were computed on the chance, only those count that an entry asks for."""
     md5, sha1, sha256 = digests_of(b"listed")
     other = digests_of(b"something else")[0]

@@ -377,7 +377,9 @@ class TestNamed:
         assert kept == {"nowhere/gone", "nowhere/there"}
         assert told.keys() == {f"nowhere/{name}" for name in ("a", "b", "link")}
 
-    def test_what_is_handed_back_has_its_signs_and_comes_once(self, tmp_path: Path) -> None:
+    def test_a_group_that_is_handed_back_keeps_its_signs_and_comes_once(
+        self, tmp_path: Path
+    ) -> None:
         tree = write_tree(tmp_path, {"a": b"1", "b": b"2"})
         group = Group(str(tree), ["a", "b"], follow=True)
         (asked,) = NamedFiles().look_at(group)

@@ -119,7 +119,7 @@ def test_kinds_of_lines_may_be_mixed() -> None:
 
 @pytest.mark.parametrize("tool", ["md5sum", "sha1sum", "sha256sum"])
 @pytest.mark.parametrize("options", [(), ("--tag",), ("--binary",)])
-def test_what_the_real_tools_write_is_read(
+def test_output_of_the_real_tools_is_read(
     tool: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     names = [b"plain.txt", b"with space", b"back\\slash", b"new\nline", b"not utf-8 \xff"]

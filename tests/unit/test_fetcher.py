@@ -530,7 +530,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     assert client.manifest() is None
 
 
-def test_what_goes_on_from_an_older_generation_is_no_fresh_build(
+def test_a_build_upon_an_older_generation_is_no_fresh_build(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the manifest is damaged, all is built from the first segment, whatever was noted."""
@@ -568,7 +568,7 @@ def test_an_update_that_broke_off_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Client) -> None:
+def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Client) -> None:
     client.fetch()
     directory = folder(client)
     (run,) = directory.glob("run-*")

@@ -88,7 +88,7 @@ def test_disks_and_memory_are_relied_on(tmp_path: Path) -> None:
         assert trust("/dev/shm") is FULL
 
 
-def test_what_is_not_known_is_not_relied_on(
+def test_an_unknown_file_system_is_not_relied_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without a block device whose number is not in the table."""

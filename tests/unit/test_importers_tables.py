@@ -133,7 +133,7 @@ def test_a_file_without_columns_cannot_be_chosen_from(content: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["md5", "md5=", "=x", "crc=x", "md5 x"])
-def test_what_names_no_column_is_refused(text: str) -> None:
+def test_an_option_that_names_no_column_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--column"):
         parse_columns((text,))
     with pytest.raises(UsageError, match="given twice for md5"):

@@ -271,9 +271,7 @@ def test_pages_in_memory_are_dropped_first(
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "pipe"])
-def test_what_is_not_as_it_was_written_is_named_in_the_manifest(
-    tmp_path: Path, clock: Clock, how: str
-) -> None:
+def test_a_changed_run_is_named_in_the_manifest(tmp_path: Path, clock: Clock, how: str) -> None:
     made = List(tmp_path, clock, 10 * PIECE, 10 * PIECE)
     path = tmp_path / made.refs[1].name
     if how == "flip":

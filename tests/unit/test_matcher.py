@@ -228,7 +228,7 @@ def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
             assert (bool(is_hit[n]), int(wanted[n])) == (bool(places), asked.wanted(places))
 
 
-def test_what_a_thousand_files_of_one_content_hit_is_found_out_once(
+def test_files_of_one_content_are_judged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries, files = 300, 1000

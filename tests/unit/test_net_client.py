@@ -517,7 +517,7 @@ def test_a_deadline_ends() -> None:
         deadline.operation()
 
 
-def test_what_is_sent_gets_time_as_what_is_received_does(
+def test_a_sent_body_gets_time_by_its_size_as_a_received_one_does(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted: list[tuple[float, float]] = []

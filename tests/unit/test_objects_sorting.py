@@ -76,7 +76,7 @@ def test_an_entry_without_a_size_is_possible_of_every_size(tmp_path: Path) -> No
     assert (possible.tolist(), common.tolist()) == ([True, True], [1, 1])
 
 
-def test_what_may_be_an_md5() -> None:
+def test_only_a_plain_etag_may_be_an_md5() -> None:
     digest = hashlib.md5(b"a").hexdigest()
     etags = [f'"{digest}"', digest.upper(), f'"{digest}-2"', None, f'W/"{digest}"', "x" * 32, ""]
     for cut in (0, 1):

@@ -246,7 +246,7 @@ def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
     assert desk.published() == before
 
 
-def test_who_can_sign_here_does_so_when_a_draft_is_published(desk: Desk) -> None:
+def test_keys_that_are_here_sign_when_a_draft_is_published(desk: Desk) -> None:
     """A draft that was made while the keys were elsewhere is not outdated by a renewal."""
     away = {path: path.read_bytes() for path in desk.keys.glob("[st][ni]*-*")}
     assert len(away) == 2
@@ -519,7 +519,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     assert kills == {"root": 2, "snapshot": 4, "timestamp": 3, "notices": 4}[role]
 
 
-def test_what_people_sign_is_renewed_by_a_draft(tmp_path: Path) -> None:
+def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
     """The timestamp holds for a week: who has its key with people signs that often."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(3)))

@@ -236,7 +236,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
         (1 << 62, CLAIMED_BYTES),
     ],
 )
-def test_what_claims_to_be_longer_is_read_further(size: int, bound: int) -> None:
+def test_a_file_that_claims_to_be_longer_is_read_further(size: int, bound: int) -> None:
     assert bound_of(os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))) == bound
 
 

@@ -378,7 +378,7 @@ def no_checkpoint(path: Path) -> None:
     (path / "checkpoint.json").unlink()
 
 
-def nothing(path: Path) -> None:
+def no_evidence_directory(path: Path) -> None:
     shutil.rmtree(path / "evidence")
 
 
@@ -395,10 +395,10 @@ def nothing(path: Path) -> None:
         a_pipe,
         a_directory,
         no_checkpoint,
-        nothing,
+        no_evidence_directory,
     ],
 )
-def test_nothing_may_be_missing_or_added(
+def test_no_part_may_be_missing_or_added(
     package: Path, tmp_path: Path, edit: Callable[[Path], None]
 ) -> None:
     copy = tmp_path / "copy"
@@ -585,7 +585,7 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_sealed", [False, True])
-def test_what_has_taken_the_name_after_a_kill_is_not_taken_for_the_package(
+def test_another_file_under_the_name_is_not_taken_for_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sealed: bool
 ) -> None:
     """The record says what is about to appear: only that is a report that was handed over."""
@@ -637,7 +637,7 @@ def test_damaged_evidence_is_not_handed_over(tmp_path: Path) -> None:
     assert list(desk.out.iterdir()) == []
 
 
-def test_what_was_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:
+def test_a_file_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     match = desk.find("a", A)
     report = desk.prepare(match)
@@ -962,7 +962,7 @@ def test_of_matches_that_were_signed_together_only_those_of_the_report_are_hande
     assert copies[0] == copy
 
 
-def test_what_no_signature_covers_is_not_copied(tmp_path: Path) -> None:
+def test_a_record_that_no_signature_covers_is_not_copied(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     first, second = desk.find("a", A), desk.find("b", b"b")
     log_together(desk, first, second)

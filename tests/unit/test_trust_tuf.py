@@ -179,7 +179,7 @@ def test_a_list_cannot_have_an_unusual_name(
 # What a provider may do
 
 
-def test_what_is_verified_is_given_out(simulator: Simulator, opened: Opened) -> None:
+def test_verified_targets_are_returned(simulator: Simulator, opened: Opened) -> None:
     trust = opened()
     trust.refresh()
     assert trust.lists() == ["baseline"]
@@ -629,7 +629,7 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
 @pytest.mark.parametrize(
     "error", [RuntimeError("odd"), ValueError("odd"), TypeError("odd"), KeyError("odd")], ids=repr
 )
-def test_what_python_tuf_cannot_take_is_translated(
+def test_unexpected_errors_of_python_tuf_are_translated(
     simulator: Simulator, tmp_path: Path, error: Exception
 ) -> None:
     """Its parsers and libraries raise what they like; none of it is a bug of ours to be shown."""
