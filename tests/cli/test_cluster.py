@@ -62,7 +62,7 @@ def scan(state: Path, *args: object, **kwargs: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
 
 
-#: What differs from run to run. Which matches are read twice depends on what came before them.
+#: Values that differ between runs. Which matches are read twice depends on what came before them.
 VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started", "bytes_read"}
 
 
@@ -114,7 +114,7 @@ def test_matches_are_recorded_and_logged_by_the_client_alone(
     assert len(found.out.splitlines()) == 3
     assert run("--state-dir", state, "audit", "verify").code == 0
     assert sorted(path.name for path in cluster.state.iterdir()) == before
-    # What was away is gone, by what the workers have listed.
+    # A removed file is gone, by the listings of the workers.
     (tree / "a" / "listed").unlink()
     assert scan(state, "--executor", cluster.url, tree).summary["gone"] == 1
 

@@ -123,7 +123,7 @@ def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
     early = Session(Settings(state, config, None, Config()))
     assert site.call(*site.init_arguments(), state=state).code == 0
     text, provider = config.read_text(), ProviderConfig(root_sha256="")
-    # What the other one has done since the settings were read is not undone.
+    # The change that the other one made since the settings were read is not undone.
     with pytest.raises(ConfigError, match="cannot add a provider"):
         pin_provider(early, "main", provider, site.repository.root_file, site.repository.public)
     assert config.read_text() == text
@@ -298,7 +298,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
 
 @pytest.mark.slow
 def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
-    """What is private is so, too, and what others may see they may read."""
+    """Private files are private, too, and public files are readable by others."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
     out.mkdir(parents=True)

@@ -274,7 +274,7 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: What opens containers, and what numpy loads when it is asked for unique values alone.
+#: Modules that open containers, and those that numpy loads for unique values alone.
 IN_VAIN = {"numpy.ma", "socket", "subprocess", "email.header", "hashclient.containers.cage"}
 
 

@@ -80,7 +80,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.interface.formatter", formatter)
-        # What is written at once goes into one file.
+        # Outcomes that are written at once go into one file.
         self._patch.setattr("hashclient.scan.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")

@@ -168,7 +168,7 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         good.unlink()
         result = fetch(site)
         assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
-        # Nothing new, nothing to guard: an update is not held up by a file that nobody needs.
+        # Without news there is nothing to guard: a file that is not needed delays no update.
         make_good(tmp_path, "sums")
         assert fetch(site).code == 0
         good.unlink()

@@ -51,7 +51,7 @@ BIG = bytes(range(256)) * 9_000
 class Commands:
     """One process that runs many commands: to start it takes longer than all that they do.
 
-    What obstore has begun stays in it, and out of the processes that other tests fork.
+    Threads of obstore stay in it, and out of the processes that other tests fork.
     """
 
     CODE = """
@@ -244,7 +244,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # What is listed is read before anything is said of it, and one of the others to check.
+    # A listed object is read before it is called a match, and one of the others as a check.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     assert sorted(bucket.reads()) == ["n0", "one", "one"]
     assert (summary["clean"], summary["by_store_digest"], result.code) == (20, 19, 10)

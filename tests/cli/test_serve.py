@@ -304,7 +304,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                     daemon.process.pid,
                 )
                 assert daemon.ask(instream(b"new")) == b"stream: Hashclient.base.e-2 FOUND\0"
-                # What was begun with the former generation ends with it.
+                # A request that was begun with the former generation ends with it.
                 slow.sendall(b"ew" + bytes(4) + b"zEND\0")
                 assert everything(slow) == b"1: stream: OK\0"
 

@@ -193,7 +193,7 @@ def test_a_client_that_shut_down_its_sending_side_gets_the_answer(
 def test_a_path_that_comes_slowly_is_not_cut(
     daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
 ) -> None:
-    """What was written at once, at a socket in the file system, as all there is, was not cut."""
+    """Only a path that was written at once, to a socket in the file system, was not cut."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
     with daemon.connect(tcp=tcp) as sock:
         sock.sendall(first)

@@ -85,7 +85,7 @@ def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) 
     assert document["recognised_by"]["md5"] == 20 / 21
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
-    # What it says of itself is what a lookup does.
+    # A lookup behaves as the status says.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
     (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
     assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
@@ -347,7 +347,7 @@ def test_quarantined_files_and_open_reports_are_counted(state: Path, tmp_path: P
     assert '\nhashclient_reports{state="prepared"} 0.0\n' in metrics
     assert '\nhashclient_matches{state="reported"} 2.0\n' in metrics
     assert "report_oldest_open" not in metrics
-    # What is damaged is said, and the rest is told.
+    # The damaged record is named, and the rest is shown.
     (record,) = state.glob("reports/*/report.json")
     record.write_text("{}")
     result = call("--state-dir", state, "status")

@@ -101,7 +101,7 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None:
-    """Whatever it is called: nothing is done to the file of that name."""
+    """No action touches a file that has the name of the stream."""
     tree = write_tree(tmp_path / "t", {"f": LISTED, "stdin:f": LISTED})
     (state / "config.toml").write_text(f'[quarantine]\nrecipients = ["{recipient()}"]\n')
     for name in (f"{tree}/f", "f"):

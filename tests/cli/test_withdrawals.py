@@ -47,7 +47,7 @@ class Withdrawals(State):
             return {name: str(matches.get(match_id).state) for name, match_id in ids.items()}
 
     def status(self) -> list[dict[str, Any]]:
-        """What `status` says of withdrawn matches, which is the same in both formats."""
+        """Return the withdrawn matches of `status`, which are the same in both formats."""
         result = self.call("status", "--format", "json")
         found: list[dict[str, Any]] = json.loads(result.out)["withdrawn_matches"]
         text = self.call("status").out
@@ -255,7 +255,7 @@ def test_after_a_fetch_that_dies_after_the_switch_withdrawals_are_noted(
     manifest = world.client.manifest()
     assert manifest is not None and manifest.generation == 2
     assert world.status() == []
-    # Nothing is new, and still it is told.
+    # The list has not changed, and still the withdrawal is reported.
     (fetched,) = world.client.fetch()
     assert not fetched.changed
     assert [hit.entry for _, hit in fetched.affected] == ["e-1"]

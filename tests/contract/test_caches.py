@@ -299,9 +299,9 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     ("before", "after", "mask", "day"),
     [
         (0, 0, 3, 0),
-        # What was proven once is the same content still, whoever has read it now.
+        # Content that was proven once is still the same, whichever scan has read it now.
         (0, 510, 3, 0),
-        # What was believed may have been other content: it makes nothing proven.
+        # Content that was believed may have been other content: it proves nothing.
         (505, 0, 2, 0),
         # It ages as it did.
         (505, 509, 3, 505),

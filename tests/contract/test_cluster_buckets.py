@@ -206,7 +206,7 @@ def test_without_a_scheduler_the_listing_ends_and_what_waits_is_unread() -> None
     for one in wanted[:2]:
         bucket.read(one)
     found = []
-    # What waits comes first, and then how the listing ended.
+    # Waiting objects come first, and then how the listing ended.
     while isinstance(event := bucket.next(0.0), Checked):
         found.append(event)
         if bucket.backlog == 0:

@@ -89,7 +89,7 @@ class Hotline(OtherSide):
         return [name for name, report in self.service.reports.items() if report.state == "finished"]
 
     def unfinished(self) -> int:
-        # What was opened under an id that nobody could know vanishes there by itself.
+        # A report that was opened under an id that nobody could know vanishes there by itself.
         known: set[str] = set()
         for report in self.desk.outbox.reports():
             known |= {*report.remote.past, report.remote.report_id or ""}

@@ -1,7 +1,7 @@
 """Rules for every output format, for any outcome.
 
 A report is written as the commands write it, read back by the reader of its format, and compared
-with what went in. What a format leaves out by design stands in one table.
+with what went in. One table names the fields that a format leaves out by design.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
         assert held.is_unchanged()
         side.put(OTHER)
         held.rewind()
-        # What was held is still what is read, whatever has its name by now.
+        # The held content is still read, whatever has its name by now.
         assert held.read(len(CONTENT))[:100] == CONTENT[:100]
         assert not spot.remove(held, "bbbbbbbbbb").done
     assert side.content() == OTHER

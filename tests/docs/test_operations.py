@@ -51,7 +51,7 @@ pytestmark = pytest.mark.docs
 
 OPERATIONS = DOCS / "operations.md"
 METRICS = "### With Prometheus"
-#: What the policy of an example asks for.
+#: The tables that the policy of an example needs.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()

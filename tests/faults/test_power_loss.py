@@ -264,7 +264,7 @@ def test_a_file_from_an_interrupted_restoration_is_synced_by_the_next(tmp_path: 
 def test_a_file_is_synced_before_it_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not on the disk yet is not dropped from memory either, and would be read there."""
+    """A page that is not on the disk yet stays in memory, and would be read there."""
     ward, _, match = taken_scene(tmp_path)
     calls: list[str] = []
 

@@ -130,7 +130,7 @@ def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     assert names.count("rename") == 3  # the folder, the file aside, the tombstone
     assert 20 < len(names) < MOST
     scene.check_taken("file.bin")
-    # What the sealed copy rests on is on the disk before the file goes.
+    # The sealed copy and its folders are on the disk before the file goes.
     gone = recorder.calls.index(("unlink", scene.private.name))
     synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
     quarantine = str(scene.ward.settings.layout.quarantine)

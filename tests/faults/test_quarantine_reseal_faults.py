@@ -1,6 +1,6 @@
 """Sealing again, and taking files away, ended at each of their changes of the disk, one by one.
 
-What is kept is sealed to the old recipients or to the new ones, whole, with the document that
+The item is sealed to the old recipients or to the new ones, whole, with the document that
 belongs to it; and `quarantine add --all` finishes what a kill has interrupted, without a scan.
 """
 

@@ -159,7 +159,7 @@ def test_retracting_what_may_be_finished_and_is_unknown_there(
 def test_a_destination_that_is_something_else_now(
     desk: Desk, service: ReportingService, report: Report, call: str
 ) -> None:
-    """What is open at a service is not taken back by what is done about a directory."""
+    """A report that is open at a service is not retracted by an act on a directory."""
     service.fail(call, Fault(reset="before"))
     desk.send_due()
     to = desk.settings.config.report.to

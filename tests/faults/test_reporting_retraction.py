@@ -219,7 +219,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
     desk.send(report)
     assert not found()
     desk.retract(report)
-    # What a person has taken back does not come again by itself.
+    # A report that a person has retracted is not prepared again by itself.
     assert wanted() is None and desk.send_due() == []
     assert found()
     again = wanted()
@@ -268,14 +268,14 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
         assert due == (not begun)
         if report.retraction is not None:
             assert not due
-            # What was decided is carried out by whatever sends next.
+            # The next command that sends carries out the retraction.
             assert [s.error for s in desk.send_due()] in ([], [None])
             assert desk.outbox.get(report.id).state is State.RETRACTED
         elif begun:
             with pytest.raises(UsageError, match=r"is acknowledged|being retracted"):
                 desk.acknowledge(report)
         if not note.exists():
-            # Whoever was interrupted says it again.
+            # The person who was interrupted retracts it again.
             assert desk.retract(acknowledged, "second").error is None
         assert reason_of(desk, acknowledged) == ("second" if report.retraction is None else "first")
         assert kept(desk, match)
@@ -425,7 +425,7 @@ def test_a_service_that_has_finished_a_report_keeps_it_acknowledged() -> None:
 
 
 def test_a_kill_when_a_report_turns_out_to_be_finished() -> None:
-    """What was decided cannot be done any more, and is not tried again."""
+    """The retraction cannot be done any more, and is not tried again."""
     with fast_directory() as directory, desk_and_service(directory) as (desk, service):
         match = desk.find("b", B)
         report = desk.prepare(match, to="hotline")

@@ -73,7 +73,7 @@ def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     options = ("--no-inventory", "--sparse")
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--format", "jsonl", *options, *args),
-        # Who looks for a bug may look into the processes, as the tests do.
+        # This variable lets the tests look into the processes.
         env=environment(HASHCLIENT_DEBUG="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

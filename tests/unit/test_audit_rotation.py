@@ -183,7 +183,7 @@ def test_the_logs_own_events_are_its_own(book: Logbook, name: str) -> None:
         book.log.append([Event(name, {})])
 
 
-# What is missing, and what was changed.
+# Missing and changed files.
 
 
 def failure(book: Logbook, kept: bytes | None = None) -> str:

@@ -99,7 +99,7 @@ def test_a_later_version_is_named(read: Read) -> None:
     with pytest.raises(VerificationError, match="hashclient-bundle/2") as caught:
         read(tar_of(mark=b'{"format":"hashclient-bundle/2","more":1}'))
     assert caught.value.hint == "a newer hashclient may be needed"
-    # What the same version says besides is passed over.
+    # Other fields of the same version are ignored.
     assert read(tar_of(mark=MARK[:-1] + b',"more":1}')).mark == Mark()
 
 

@@ -352,7 +352,7 @@ def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: P
     assert masks(find(writer, [status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]
 
 
-# What version 3 has left.
+# Records of version 3.
 
 
 def make_version_3(directory: Path, files: Sequence[os.stat_result], day: int) -> None:
@@ -431,7 +431,7 @@ def test_the_table_of_version_3_goes_when_all_of_it_is_due(
         writer = Inventory(tmp_path, KEY, write=True)
         assert writer.stats().files == files
         writer.store([(70, known(status(9)))]) if not files else None
-        # Who reads meanwhile goes on.
+        # A reader that was open before goes on.
         assert masks(reader.find([status(9)], {7: Identity(70, 7)})[0]) == [0 if files else MD5]
         reader.close()
         writer.close()

@@ -61,7 +61,7 @@ def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:
     home = Path.home()
     settings = resolved(config_path=path)
     assert (settings.state_dir, settings.seal_key_file) == (home / "s", home / "k")
-    # What is given on the command line outranks it.
+    # A path on the command line outranks it.
     settings = resolved(config_path=path, state_dir=tmp_path / "t", seal_key_file=tmp_path / "key")
     assert (settings.state_dir, settings.seal_key_file) == (tmp_path / "t", tmp_path / "key")
 
@@ -358,7 +358,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     assert msgspec.structs.replace(settings, state_dir=Path("/")).state_dir == Path("/")
 
 
-# What is to be done about matches.
+# Actions on matches.
 
 WAY_OUT = """
 [quarantine]

@@ -28,7 +28,7 @@ needs_locks = pytest.mark.skipif(
     not kernel_locks().are_whole, reason="this kernel has no Landlock or no seccomp"
 )
 
-#: What each attempt to get out raises, as the name of an error; the process is locked up before.
+#: Attempts to get out, by name; the process is locked up before.
 ATTEMPTS = {
     "open a file": "open('/etc/hostname')",
     "open for writing": "open('/tmp/x', 'w')",

@@ -38,7 +38,7 @@ SHA256 = 4
 
 
 class Found:
-    """What a driver hands on."""
+    """A receiver of the results of a driver."""
 
     def __init__(self, mask: int = SHA256) -> None:
         self.mask = mask

@@ -15,7 +15,7 @@ from hashclient.containers.sniffing import has_mark, may_bear, may_front
 from hashclient.containers.tar import Tar
 from tests.opened import opened
 
-#: What a mark or a front of an archive may consist of.
+#: Bytes that a mark or a front of an archive may consist of.
 LETTERS = bytes(
     set(
         b'PK\x03\x04\x05\x06\x07\x0800\x1f\x8b\x9dBZh\xfd7zX\x00(\xb5/\xfd*M\x18"LIRar!E~^SCF<xbmlD'

@@ -57,7 +57,7 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """What stood behind the cut was never looked up, though no line is broken."""
+    """Lines behind the cut were never looked up, though no line is broken."""
     path = tmp_path / "digests"
     line = f"{SHA256}\n".encode()
     path.write_bytes(line * 40_000)

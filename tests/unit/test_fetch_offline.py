@@ -290,7 +290,7 @@ def test_a_bundle_has_no_way_out_of_it(tmp_path: Path) -> None:
             source.get(f"{BASE}/../a", 9)
 
 
-# What is exported
+# Exported files
 
 
 def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Exporting) -> None:
@@ -347,7 +347,7 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     with pytest.raises(HashclientError, match="is not what is signed") as caught:
         world.export()
     assert caught.value.exit_code is ExitCode.STATE
-    # What was there before is there, whole.
+    # The former bundle is still there, whole.
     assert (world.directory / "a.bundle").read_bytes() == before
     assert not list(world.directory.glob(".tmp*"))
 

@@ -393,5 +393,5 @@ def test_a_file_that_is_none_is_a_mistake_in_the_configuration(tmp_path: Path, h
         open_guard(state, [str(good), str(path)], SEALER)
     assert caught.value.exit_code is ExitCode.USAGE
     assert "good" in caught.value.message
-    # What was there of the good file is used the next time, and no broken index.
+    # The index of the good file is used the next time, and no broken one.
     assert refused(state, [good], digests_of(1)) is not None

@@ -147,7 +147,7 @@ def test_a_share_is_known_by_what_was_mounted(
     first = found[0]
     assert first is not None
     assert (first.before, first.proves, first.is_local) == (None, False, False)
-    # Nothing to tell them by.
+    # Without a mount there is no identity.
     assert ask(NFS, None) is None
 
 

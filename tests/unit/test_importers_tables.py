@@ -110,7 +110,7 @@ def test_columns_are_called_as_somebody_says() -> None:
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
     (batch,) = read(json.dumps({"HASH_MD5": MD5, "Bytes": 5}), reading)
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
-    # What is named comes before what is called so.
+    # A column that is assigned outranks one that has the name of the digest.
     (batch,) = read(f"md5,other\n{'00' * 16},{MD5}\n", Reading(columns={"md5": "other"}))
     assert digests_of([batch]) == [MD5]
 

@@ -93,7 +93,7 @@ def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None
         verify_document(made, given, format_, Sealer(key))
 
 
-# What a disk may do to it
+# Changes by a disk
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_a_run_that_cannot_be_merged_is_damage_and_not_left_out(
 def test_a_run_that_got_lost_on_the_way_is_damage(
     writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever loses the merged runs, no generation comes of it that lacks their entries."""
+    """A loss of the merged runs never makes a generation that lacks their entries."""
 
     def lose(self: IndexWriter, start: int) -> None:
         self._runs = self._runs[:start]

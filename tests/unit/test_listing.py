@@ -199,7 +199,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
-    """Whoever takes tasks forks what it needs before it takes a third one."""
+    """The caller that takes tasks forks its workers before it takes a third one."""
     clock = iter(range(1_000_000))
     lister = Lister(lambda: float(next(clock)))  # each step takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)

@@ -163,7 +163,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     ]
     known = {made.id, *(m.id for m in record.record(others, KEY, LATER))}
     assert len(known) == 3
-    # What has no digest in common with what is known there may be anything.
+    # A file without a digest in common with the known ones there may be anything.
     (no_common,) = record.record([match("/b", hit("e-6"), sha1=b"m" * 16)], KEY, LATER)
     assert no_common.id not in known
     # Tags under another key say nothing.
@@ -472,7 +472,7 @@ def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
         if chance.random() < 0.3:
             record.withdraw("base", [f"e-{chance.randrange(4)}"], 2, NOW)
         made = record.record(found, chance.choice((KEY, "other")), NOW)
-        # What comes again in one batch is renewed: the last of a file is what stands.
+        # A match that comes again in one batch is renewed: the last of a file stands.
         last = {m.id: m for m in made}
         assert {i: record.get(i).ref for i in last} == last
 

@@ -329,7 +329,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
 def test_which_endpoints_are_amazons(
     monkeypatch: pytest.MonkeyPatch, endpoint: str | None, given: str | None, *, is_amazon: bool
 ) -> None:
-    """Nothing is asked: whoever is not there cannot say where a bucket is."""
+    """No server is asked: a server that is not there cannot say where a bucket is."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")

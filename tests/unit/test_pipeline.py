@@ -283,7 +283,7 @@ def test_outcomes_recorded_together_come_by_path(world: Recorded) -> None:
     run = world.run([*map(match, paths), None, match("/0")])
     run._by_path = Scan._by_path
     assert [h.outcome.path for h in run] == ["/a", "/a/c", "/b", "/\udcff", "/0"]
-    # What is looked up stays in the order in which it was given.
+    # Lookups stay in the order in which they were given.
     run = world.run([*map(match, paths), None])
     assert [h.outcome.path for h in run] == paths
 
@@ -295,7 +295,7 @@ def many(prefix: str, count: int = BESIDE) -> list[Outcome]:
 def test_a_large_batch_waits_for_the_disk_while_the_next_one_is_gathered(
     world: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it is given out before it is on the disk."""
+    """No outcome of the batch is given out before it is on the disk."""
     world.may_thread = True
     gathered, finish = threading.Event(), RunRecord.finish
 

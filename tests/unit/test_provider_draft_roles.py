@@ -350,7 +350,7 @@ def test_notices_that_have_expired_are_taken_out_by_a_draft(tmp_path: Path) -> N
     assert len(list((tmp_path / "repo/public/targets/notices").iterdir())) == 2
 
 
-# What somebody changes on the way
+# Changes on the way
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:
@@ -423,7 +423,7 @@ def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
         desk.sign(draft, "alice", "bob")
     CHANGED[name](draft)
     before = desk.published()
-    # Who is to sign is shown what is taken out: as long as nobody has signed, that is no lie.
+    # A signer is shown the removed notice: as long as nobody has signed, that is no lie.
     if (name, when) != ("a notice less", "before it is signed"):
         desk.sign(draft, "carol", code=2 if name == "no text" else 6)
     assert call("provider", "draft", "publish", desk.repo, draft).code in (2, 6, 8)

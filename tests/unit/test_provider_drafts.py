@@ -349,7 +349,7 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
 
 
 def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
-    """What is before may be made up, all of it; only the root tells."""
+    """The metadata before it may all be made up; only the root shows that."""
     known = world.simulator.root
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), known)

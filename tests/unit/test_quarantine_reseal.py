@@ -126,7 +126,7 @@ def test_a_damaged_copy_does_not_become_a_sound_one(
 def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, tmp_path: Path
 ) -> None:
-    """Whoever can write to the quarantine has the public key: a copy of theirs is none of ours."""
+    """Any writer to the quarantine has the public key: a copy of theirs is none of ours."""
     another = tmp_path / "share" / "another.bin"
     another.write_bytes(CONTENT[::-1])
     found = ward.match(another, entry="e-2")

@@ -140,7 +140,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """Who has one on a file is asked to give it up, and makes others wait until then."""
+    """A holder of one is asked to give it up, and makes others wait until then."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (

@@ -162,7 +162,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """Nothing prepares another one, which would settle it: it must not wait for that."""
+    """No command prepares another one, which would settle it: it must not wait for that."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:
@@ -401,7 +401,7 @@ def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
     assert acknowledge(report).settled is State.ACKNOWLEDGED
     with pytest.raises(UsageError, match="is acknowledged"):
         acknowledge(report)
-    # Nothing is told a second time, however often it is looked at.
+    # No event is recorded a second time, however often it is looked at.
     told = desk.events()
     assert desk.send_due() == []
     assert desk.events() == told
@@ -418,7 +418,7 @@ def test_the_first_decision_to_take_a_report_back_is_kept(desk: Desk) -> None:
 
 
 def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: Desk) -> None:
-    """Whoever can write there can seal to the officer, and describe it as it should be."""
+    """Any writer there can seal to the officer, and describe it as it should be."""
     match = desk.find("a", b"what matched")
     desk.quarantine(match)
     directory = desk.settings.layout.quarantine
@@ -460,7 +460,7 @@ def test_a_proper_submission(tmp_path: Path, tls: bool) -> None:
         first, second = desk.find("a", b"x" * 300_000), desk.find(b"b\xff", b"")
         desk.quarantine(second)
         report = desk.prepare(first, second, to="hotline")
-        # What is sealed waits for the key; before that, the service hears nothing.
+        # A sealed file waits for the key; before that, the service gets no request.
         (sent,) = desk.send_due()
         assert sent.error is None and sent.detail == "waits: 1 file is sealed in quarantine"
         assert service.requests == [] and desk.send_due() == []

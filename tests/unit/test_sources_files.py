@@ -457,7 +457,7 @@ class FakePlaces:
 
 
 def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
-    """What is objected to is unread, and what is in it is listed all the same."""
+    """A directory with an objection is unread, and its files are listed all the same."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
     places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
     items = list(walk([f"{tree}/", f"{tree}/a"], WalkOptions(), places))

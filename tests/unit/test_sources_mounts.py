@@ -54,7 +54,7 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
         (record(), False, False),
         (record(names=(TWO, ONE)), False, False),
         (record(point="/", kind="ext4"), False, False),
-        # Nothing is mounted there any more.
+        # No file system is mounted there any more.
         (on_the_root(), True, True),
         (on_the_root(inner=ONE), True, True),
         (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),

@@ -176,7 +176,7 @@ def test_a_list_cannot_have_an_unusual_name(
         trust.lists()
 
 
-# What a provider may do
+# Acts of a provider
 
 
 def test_verified_targets_are_returned(simulator: Simulator, opened: Opened) -> None:
@@ -223,7 +223,7 @@ def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
         trust = opened()
         trust.refresh()
         assert trust.lists() == ["baseline"]
-        # Nothing is read back for a segment, so what becomes of the directory does not matter.
+        # No file is read back for a segment, so the directory may go away.
         trust.target("baseline", "index.json")
         (tmp_path / "trust").rename(tmp_path / "away")
         for name in some:

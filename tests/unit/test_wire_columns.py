@@ -61,7 +61,7 @@ def refuse(data: bytes, message: str) -> None:
     assert caught.value.hint
 
 
-#: What is written for a column, and how the message calls it. No value in it breaks a rule.
+#: A column, a type and a value for it, and both types in the message. No value breaks a rule.
 WRONG: dict[str, tuple[str, pa.DataType, object, str, str]] = {
     "microseconds": (
         *("added", pa.timestamp("us", tz="UTC"), ROW["added"]),
