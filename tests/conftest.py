@@ -1,6 +1,6 @@
-"""What all tests share: an environment of their own, and Hypothesis without chance.
+"""Settings of all tests: an environment of their own, and Hypothesis without chance.
 
-Nothing of the caller's environment reaches a test: no home directory, no settings, no proxy, no
+The caller's environment does not reach a test: no home directory, no settings, no proxy, no
 umask. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME` themselves.
 """
 

@@ -40,7 +40,7 @@ class Whole(Once):
     """Bytes that can be read anywhere."""
 
     def __init__(self, data: bytes) -> None:
-        """Nothing was read yet."""
+        """Start with no byte read."""
         super().__init__(data)
         self._data = data
         self.size = len(data)
@@ -56,7 +56,7 @@ class Whole(Once):
 
 @dataclass
 class Opened:
-    """What came out: contents of members, in order, and what was not read, by its name."""
+    """The result: contents of members, in order, and unread members, by their names."""
 
     members: list[tuple[bytes, bytes]] = field(default_factory=list)
     unread: list[tuple[bytes, Why]] = field(default_factory=list)

@@ -62,7 +62,7 @@ def scan(state: Path, *args: object, **kwargs: object) -> Run:
     return run("--state-dir", state, "scan", "--format", "jsonl", *args, **kwargs)  # type: ignore[arg-type]
 
 
-#: What differs from run to run. Which matches are read twice depends on what came before them.
+#: Values that differ between runs. Which matches are read twice depends on what came before them.
 VARYING = {"id", "first_seen", "last_seen", "elapsed_s", "started", "bytes_read"}
 
 
@@ -114,7 +114,7 @@ def test_matches_are_recorded_and_logged_by_the_client_alone(
     assert len(found.out.splitlines()) == 3
     assert run("--state-dir", state, "audit", "verify").code == 0
     assert sorted(path.name for path in cluster.state.iterdir()) == before
-    # What was away is gone, by what the workers have listed.
+    # A removed file is gone, by the listings of the workers.
     (tree / "a" / "listed").unlink()
     assert scan(state, "--executor", cluster.url, tree).summary["gone"] == 1
 
@@ -187,7 +187,7 @@ def test_named_files_are_checked_as_on_one_machine(cluster: SharedCluster, tmp_p
 
 
 @pytest.mark.slow
-def test_what_has_not_changed_is_not_read_again(
+def test_an_unchanged_file_is_not_read_again(
     cluster: SharedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)

@@ -305,7 +305,7 @@ def edited(config: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path) -> None:
-    """Who goes on after a 4 must not go on after anything worse that happened beside it."""
+    """A script that continues after a 4 must not continue after a worse failure beside it."""
     config = own / "config.toml"
     away(config)
     result = site.call("fetch", state=own)
@@ -329,7 +329,7 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
 
 
 @pytest.mark.slow
-def test_what_may_not_be_read_switches_no_guard_off(site: Site, own: Path) -> None:
+def test_an_unreadable_list_switches_no_guard_off(site: Site, own: Path) -> None:
     """A list that is not to be fetched says by when this machine's clock was right."""
     folder = own / "lists" / "local"
     edit_manifest(own, "local", checked_at="2999-01-01T00:00:00Z")
@@ -402,7 +402,7 @@ def test_no_listed_digest_rests_anywhere(
             result = site.run(*args, env=environ)
             assert result.code in {0, 10}
             said += result.out + result.err
-        # Whoever asks by a listed digest sees it again, but nobody else does.
+        # A lookup of a listed digest shows that digest again, and no other command shows one.
         assert site.run("lookup", digests_of(data["e-9"])[1], env=environ).code == 10
         site.publish(csv_of({"e-x": b"one more"}))
         digests += [bytes.fromhex(digest) for digest in digests_of(b"one more")]

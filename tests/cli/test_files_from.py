@@ -53,7 +53,7 @@ def test_paths_and_names_together(state: Path, tree: Path) -> None:
     assert result.outcomes == {"b/bad": "match", "b/c": "clean", "a": "clean"}
 
 
-def test_what_is_named_ends_as_an_argument_does(state: Path, tree: Path) -> None:
+def test_a_name_from_stdin_gets_the_outcome_of_an_argument(state: Path, tree: Path) -> None:
     (tree / "link").symlink_to("b/bad")
     (tree / "nowhere").symlink_to("gone")
     os.mkfifo(tree / "pipe")
@@ -84,7 +84,7 @@ def test_lines_of_another_system_are_no_other_files(state: Path, tree: Path) -> 
     assert result.code == 3
 
 
-def test_what_is_excluded_is_skipped(state: Path, tree: Path) -> None:
+def test_an_excluded_file_is_skipped(state: Path, tree: Path) -> None:
     result = scan(
         state, "--files-from", "-", "--exclude", "b/*", cwd=tree, stdin=b"a\nb/bad\nb/c\n"
     )
@@ -97,7 +97,7 @@ def test_no_names_are_no_inputs(state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be(state: Path, tree: Path) -> None:
+def test_impossible_uses_of_files_from_are_refused(state: Path, tree: Path) -> None:
     for args in (("--files-from", tree / "gone"), ("--null", tree), ()):
         result = run("--state-dir", state, "scan", *args)
         assert result.code == 2

@@ -89,7 +89,7 @@ def test_a_match_is_gone_if_its_place_has_no_file(state: State) -> None:
 
 
 @pytest.mark.parametrize("moved", ["sub/deep/a", "sub/deep"])
-def test_what_was_moved_and_is_reached_by_a_link_is_not_gone(state: State, moved: str) -> None:
+def test_a_moved_file_that_a_link_leads_to_is_not_gone(state: State, moved: str) -> None:
     (state.tree / moved).rename(state.tree.parent / "moved")
     (state.tree / moved).symlink_to(state.tree.parent / "moved")
     state.scan()
@@ -210,7 +210,7 @@ def test_an_interrupted_scan_says_nothing(state: State, monkeypatch: pytest.Monk
     assert state.states() == {"sub/deep/a": "found"}
 
 
-def test_what_is_dealt_with_stays_as_it_is(state: State) -> None:
+def test_a_closed_match_stays_closed_when_its_file_is_removed(state: State) -> None:
     (line,) = state.call("matches", "--format", "jsonl").lines
     assert state.call("matches", "close", line["id"], "--reason", "x").code == 0
     (state.tree / FILE).unlink()

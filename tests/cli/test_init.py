@@ -65,7 +65,7 @@ def test_a_provider_is_pinned(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_pinned_is_written_for_programs(site: Site, tmp_path: Path) -> None:
+def test_the_pinned_provider_is_written_as_json(site: Site, tmp_path: Path) -> None:
     state = tmp_path / "state"
     result = site.run(*site.init_arguments("--format", "json"), state=state)
     assert result.code == 0
@@ -123,7 +123,7 @@ def test_two_that_pin_one_name_at_once(site: Site, tmp_path: Path) -> None:
     early = Session(Settings(state, config, None, Config()))
     assert site.call(*site.init_arguments(), state=state).code == 0
     text, provider = config.read_text(), ProviderConfig(root_sha256="")
-    # What the other one has done since the settings were read is not undone.
+    # The change that the other one made since the settings were read is not undone.
     with pytest.raises(ConfigError, match="cannot add a provider"):
         pin_provider(early, "main", provider, site.repository.root_file, site.repository.public)
     assert config.read_text() == text
@@ -298,7 +298,7 @@ def test_a_failed_attempt_does_not_stand_in_the_way(
 
 @pytest.mark.slow
 def test_only_the_owner_may_write_to_new_files_with_any_umask(site: Site, tmp_path: Path) -> None:
-    """What is private is so, too, and what others may see they may read."""
+    """Private files are private, too, and public files are readable by others."""
     base = tmp_path / "base"
     config, state, out = base / "etc/hashclient/config.toml", base / "var/state", base / "out"
     out.mkdir(parents=True)
@@ -346,7 +346,9 @@ def test_a_configuration_is_a_file(site: Site, tmp_path: Path, what: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["token_file", "seal_key_file", "ca", "client_cert", "known_good"])
-def test_what_a_configuration_names_is_a_file(site: Site, tmp_path: Path, what: str) -> None:
+def test_a_configured_path_that_is_no_regular_file_is_refused(
+    site: Site, tmp_path: Path, what: str
+) -> None:
     state = tmp_path / "state"
     assert site.call(*site.init_arguments(), state=state).code == 0
     config = (state / "config.toml").read_text()

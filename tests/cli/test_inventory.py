@@ -139,7 +139,7 @@ def test_a_list_of_another_algorithm_makes_files_be_read_for_it_alone(world: Kno
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f5"}, 12)
     assert reads(world.scan()) == (0, 0)
-    # What was known before is known still.
+    # Files that were known before are still known.
     shutil.rmtree(world.path / "lists" / "other")
     assert reads(world.scan()) == (0, 0)
 

@@ -91,7 +91,7 @@ def test_the_real_command_and_its_input(state: Path) -> None:
 
 
 def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
-    """Whoever shares a pipe may set it not to block; what comes later is looked up all the same."""
+    """Another process may set a shared pipe not to block; later lines are looked up as well."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     command = arguments("--state-dir", state, "lookup", "--format", "jsonl", "--from", "-")
@@ -218,7 +218,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
         (["--format", "xml", MD5], "'xml' is not one of"),
     ],
 )
-def test_what_cannot_be_looked_up(state: Path, args: list[str], message: str) -> None:
+def test_impossible_lookups_are_refused(state: Path, args: list[str], message: str) -> None:
     result = lookup(state, *args)
     assert result.code == 2
     assert message in result.err
@@ -303,7 +303,7 @@ def test_long_files_are_judged_while_they_are_read(
     assert result.code == 10
     assert [line["path"] for line in result.lines if "path" in line] == rows
     assert (result.summary["match"], result.summary["clean"]) == (4, 496)
-    # What was read before a line that is wrong still counts.
+    # Rows before a wrong line still count.
     path.write_text("".join(f"{row}\n" for row in [*rows[:400], "wrong", *rows[400:]]))
     result = lookup_jsonl(state, "--from", path)
     assert result.code == 11

@@ -52,7 +52,7 @@ def test_a_match_is_a_match_all_the_same(state: Path) -> None:
     md5, sha1, _ = digests_of(WHOLE["w-1"])
     assert look_up(state, md5).code == 10
     assert look_up(state, md5, sha1, digests_of(CLEAN)[0]).code == 11
-    # What else it may be is not told: it is found already.
+    # No gap is shown: it is a match already.
     assert "gap" not in look_up(state, "--format", "jsonl", md5).summary
 
 

@@ -124,7 +124,7 @@ def test_odd_places(path: str) -> None:
     assert all(line.isprintable() for line in result.err.splitlines())
 
 
-def test_nothing_is_read_from_the_current_directory(tmp_path: Path) -> None:
+def test_no_configuration_or_code_is_read_from_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("frob = ")
     (tmp_path / "hashclient.py").write_text("raise SystemExit(99)")
     # The module is started from elsewhere here, as the installed program is.
@@ -225,7 +225,7 @@ def test_a_signal_while_modules_are_loaded_ends_it_in_words(
 
 
 @pytest.mark.slow
-def test_what_is_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
+def test_a_sigint_ignored_in_the_background_stays_ignored(tmp_path: Path) -> None:
     script = SIGNALLED.replace("import os, sys", "import os, sys, signal", 1).replace(
         "number, name", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nnumber, name", 1
     )
@@ -274,7 +274,7 @@ def test_signals_end_any_command(tmp_path: Path, number: signal.Signals, code: i
 
 
 SLOW = {"httpx", "tuf", "pyarrow", "rich", "multiprocessing"}
-#: What opens containers, and what numpy loads when it is asked for unique values alone.
+#: Modules that open containers, and those that numpy loads for unique values alone.
 IN_VAIN = {"numpy.ma", "socket", "subprocess", "email.header", "hashclient.containers.cage"}
 
 

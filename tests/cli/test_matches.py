@@ -219,7 +219,7 @@ def test_many_are_closed_by_what_they_have_in_common(state: State) -> None:
     assert (item["id"], item["detail"]) == (ids["a"], "closed")
 
 
-def test_what_is_taken_away_is_not_closed_with_others(state: State) -> None:
+def test_a_quarantined_or_reported_match_is_not_closed_with_others(state: State) -> None:
     ids = state.ids()
     with Matches(state.path) as record:
         now = datetime(2026, 5, 1, tzinfo=UTC)
@@ -252,7 +252,7 @@ def test_withdrawn_is_one_of_the_options_that_choose_together(state: State) -> N
     assert sorted(listed(state)) == [("a", "withdrawn"), ("b", "closed")]
 
 
-def test_what_is_taken_away_meanwhile_is_not_closed(
+def test_a_match_quarantined_meanwhile_is_not_closed(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = state.ids()

@@ -183,7 +183,7 @@ def accepted(state: Path, **rule: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_accepted_counts_apart_and_is_logged(state: Path, tmp_path: Path) -> None:
+def test_an_accepted_member_is_counted_apart_and_logged(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"o.zip": BROKEN})
     accepted(state, path="*/o.zip!/broken", reason="damaged", until="2999-01-01")
     result = scan(state, tree)
@@ -323,7 +323,7 @@ needs_bsdtar = pytest.mark.skipif(
 @pytest.mark.slow
 @needs_bsdtar
 @pytest.mark.parametrize("kind", ["7zip", "cpio", "ar", "iso9660", "xar"])
-def test_what_libarchive_reads(state: Path, tmp_path: Path, kind: str) -> None:
+def test_an_archive_that_libarchive_reads_is_opened(state: Path, tmp_path: Path, kind: str) -> None:
     source = write_tree(tmp_path / "s", {"b": BENIGN, "x": LISTED})
     tree = write_tree(tmp_path / "t", {})
     subprocess.run(

@@ -114,7 +114,7 @@ def test_clean_members_are_shown_on_request(world: Archives) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_unread_is_tried_again(world: Archives) -> None:
+def test_an_unread_archive_is_tried_again(world: Archives) -> None:
     data = bytearray(zip_of({"b": LISTED * 9}))
     data[40] ^= 0xFF
     (world.tree / "bad.zip").write_bytes(data)

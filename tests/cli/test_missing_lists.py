@@ -236,7 +236,7 @@ def test_one_list_alone_was_fetched(tmp_path: Path) -> None:
 
 def test_a_list_is_given_up_in_the_configuration(state: Path, tmp_path: Path) -> None:
     (state / "config.toml").write_text(CONFIG + 'lists = ["base"]\n')
-    # What is here still counts, until its folder is removed.
+    # A list that is here still counts, until its folder is removed.
     remove_manifest(state / "lists" / "other")
     asked = ask(state, tmp_path)
     assert_missing(asked, "other", "no manifest")
@@ -341,7 +341,7 @@ def test_a_removed_list_is_still_expected_if_its_name_is_removed_from_the_metada
     asked = ask(state, tmp_path)
     assert all(asked[way].code in {8, 11} for way in asked), {w: r.code for w, r in asked.items()}
     assert f"list {name} has never been fetched" in asked["scan clean"].err
-    # Who gives it up in the configuration does without.
+    # A configuration that gives the list up does without it.
     (other,) = {"base", "other"} - {name}
     (state / "config.toml").write_text(CONFIG + f'lists = ["{other}"]\n')
     assert call("--state-dir", state, "lookup", CLEAN).code == 0
@@ -411,8 +411,8 @@ def test_the_log_names_what_was_not_asked(state: Path, tmp_path: Path) -> None:
         ]
 
 
-def test_what_is_no_list_is_passed_over(state: Path, tmp_path: Path) -> None:
-    """What a file system or a file manager makes there is nobody's list."""
+def test_files_and_folders_that_are_no_list_are_ignored(state: Path, tmp_path: Path) -> None:
+    """A file system or a file manager makes entries there that are nobody's list."""
     for name in ("lost+found", ".snapshot"):
         (state / "lists" / name).mkdir()
     (state / "lists" / "notes").write_text("")

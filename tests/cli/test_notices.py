@@ -244,7 +244,7 @@ def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) ->
     assert "list baseline: new -> generation 1" in fetched.out
     assert f"hashclient: warning: notice {first}: " in fetched.err
     assert "more of its notices" not in fetched.err
-    # What could not be read may be as severe as any.
+    # A notice that could not be read may be as severe as any.
     allowed_from(state, "extreme")
     others = ids(site.call("notices", "list", "--format", "json", state=state))
     site.call("notices", "acknowledge", *others, state=state)

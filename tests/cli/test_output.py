@@ -61,7 +61,7 @@ def files(state: Path) -> Path:
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    """What `--output` names: it holds what an earlier run has found."""
+    """Return the file that `--output` names: it holds the output of an earlier run."""
     path = tmp_path / "report"
     path.write_text(YESTERDAY)
     return path
@@ -73,7 +73,7 @@ def read(report: Path, name: str) -> Report:
     return TABLE[name].read(text)
 
 
-# What fails before there is anything to tell.
+# Failures before there is any output.
 
 #: Words before the command, words after its `--output`, variables, exit code.
 FAILURES: dict[str, tuple[list[str], list[str], dict[str, str], int]] = {
@@ -221,7 +221,7 @@ def test_killed_before_the_configuration_is_read(state: Path, report: Path) -> N
     assert report.read_text() == ""
 
 
-# What is no failure.
+# Runs that do not fail.
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_completion_leaves_the_old_one(state: Path, report: Path) -> None:
     assert report.read_text() == YESTERDAY
 
 
-# What FILE may be.
+# Kinds of FILE.
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -414,7 +414,7 @@ def test_a_sort_for_which_there_is_no_room_says_so(
     paths: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever outranks it: nothing was written yet, and an empty file would tell nobody."""
+    """The report names the error at any exit code: an empty file would say nothing."""
 
     def add(*_: object) -> NoReturn:
         raise OutputError("cannot sort what was found: database or disk is full")
@@ -486,7 +486,7 @@ sys.stdin.read()
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("orphaned", [False, True])
-def test_who_may_only_read_a_report_keeps_no_old_one_in_it(
+def test_a_lock_held_by_a_reader_does_not_keep_the_old_output(
     state: Path, files: Path, shared: bool, orphaned: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:  # one that others may enter

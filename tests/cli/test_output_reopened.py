@@ -80,7 +80,7 @@ class Scan:
             return made
 
         self._patch.setattr("hashclient.formats.interface.formatter", formatter)
-        # What is written at once goes into one file.
+        # Outcomes that are written at once go into one file.
         self._patch.setattr("hashclient.scan.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")
@@ -129,7 +129,7 @@ def test_one_document_stays_one(scan: Scan, name: str) -> None:
     assert not scan.report.exists()
 
 
-def test_what_was_not_renamed_is_not_emptied(scan: Scan) -> None:
+def test_an_output_that_was_not_renamed_is_not_emptied(scan: Scan) -> None:
     result = scan.run("jsonl", lambda: signal.raise_signal(signal.SIGHUP))
     assert result.code == ExitCode.MATCH
     assert names(TABLE["jsonl"].read(scan.report.read_text())) == ["a", "b", "c"]

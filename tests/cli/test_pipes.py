@@ -44,7 +44,7 @@ def test_a_pipe_in_place_of_a_database_holds_nobody_up(layout: Layout, suffix: s
         result = on(layout, *args)
         assert result.code == 8, (args, result)
         assert "not a regular file" in result.out + result.err
-    # What a scan finds it tells, and that it could not be recorded.
+    # A scan shows its match, and says that it could not be recorded.
     found = on(layout, "scan", "--format", "jsonl", files)
     assert found.code == 11
     assert "not a regular file" in found.err

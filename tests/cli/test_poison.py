@@ -135,7 +135,7 @@ def make_good(directory: Path, kind: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sums", "hashdeep", "csv", "nsrl"])
-def test_what_is_known_to_be_good_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
+def test_a_list_with_a_known_good_file_is_refused(site: Site, tmp_path: Path, kind: str) -> None:
     good = make_good(tmp_path, kind)
     with site:
         assert init(site, "--known-good", good).code == 0
@@ -168,7 +168,7 @@ def test_a_broken_known_good_file_is_a_mistake_in_the_configuration(
         good.unlink()
         result = fetch(site)
         assert result.code == 2 and f"cannot read known_good file: {good}" in result.err
-        # Nothing new, nothing to guard: an update is not held up by a file that nobody needs.
+        # Without news there is nothing to guard: a file that is not needed delays no update.
         make_good(tmp_path, "sums")
         assert fetch(site).code == 0
         good.unlink()

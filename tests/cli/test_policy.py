@@ -84,7 +84,7 @@ def test_the_policy_takes_away_what_it_says_and_nothing_else(world: Policies) ->
     assert (action, done) == ("quarantine", True) and "quarantined" in detail
     assert world.left() == {"other", "clean"}
     assert world.states() == {"worst": MatchState.QUARANTINED, "sub/other": MatchState.FOUND}
-    # What is found is known and logged before it is acted on.
+    # A match is recorded and logged before it is acted on.
     events = world.happened()
     assert events.index("match") < events.index("quarantine-sealed") < events.index("quarantined")
     # The second scan finds what is left.
@@ -119,7 +119,7 @@ def test_a_policy_for_a_list_that_nobody_knows_is_an_error(world: Policies) -> N
         assert (result.code, result.out) == (2, ""), result
         assert "a policy is about list bsae, which is not known here" in result.err
         assert "did you mean base?" in result.err and "base, local" in result.err
-    # What nothing is done about needs no policy.
+    # A scan without actions needs no policy.
     assert world.scan("--no-actions").code == 10
 
 
@@ -133,7 +133,7 @@ def test_a_policy_may_be_for_a_list_that_is_not_here_yet(world: Policies) -> Non
     world.set_policy(rule + PROVIDER.replace("main", "other"))
     result = world.scan()
     assert result.code == 11 and "a policy" not in result.err
-    # What is offered is known, also where it is not fetched.
+    # A list that is offered is known, also where it is not fetched.
     world.set_policy(rule.replace("soon", "local") + PROVIDER + 'lists = ["base"]\n')
     (world.path / "lists/local/manifest.json").unlink()
     assert "a policy" not in world.scan().err
@@ -209,7 +209,7 @@ def test_a_report_is_prepared_once_for_all_matches_of_a_scan(world: Policies) ->
     assert len(world.reports()) == 1
 
 
-def test_what_stays_in_place_is_reported_once(world: Policies) -> None:
+def test_a_match_left_in_place_is_reported_once(world: Policies) -> None:
     world.set_policy(REPORT)
 
     def told() -> set[str]:
@@ -240,7 +240,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
         world.scan()
     assert world.reports() == []
     assert world.left() == {"clean"}
-    # Nothing matches any more, and still it is reported.
+    # No file matches any more, and still the matches are reported.
     if next_command == "scan":
         assert world.scan().code == 0
     else:
@@ -274,11 +274,11 @@ def test_a_list_that_is_not_stale_does_not_speak_for_one_that_is(tmp_path: Path)
     stale = ("quarantine", False, "not quarantined: its list is stale")
     assert acted(result) == {"worst": [stale]}
     assert world.left() == {"worst", "other", "clean"}
-    # Who is at the shell takes away what any good list names.
+    # `--quarantine` quarantines a match of any list that is fresh.
     assert acted(world.scan("--quarantine"))["worst"][0][1] is True
 
 
-def test_what_is_wanted_for_a_destination_that_is_gone_keeps_no_other_back(
+def test_a_report_to_a_removed_destination_delays_no_other(
     world: Policies, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     world.set_policy(REPORT)
@@ -351,7 +351,7 @@ def test_conflicts_are_never_taken_away(tmp_path: Path) -> None:
     assert world.left() == {"worst", "other", "clean"}
 
 
-def test_what_is_taken_away_is_for_its_owner_only(world: Policies) -> None:
+def test_quarantine_and_reports_are_readable_by_their_owner_only(world: Policies) -> None:
     world.set_policy(BOTH)
     world.scan()
     for path in (world.path / "quarantine", world.path / "reports"):

@@ -132,7 +132,7 @@ def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: T
         summary.add(Outcome(Kind.MATCH, "b"))
         tick()
     shown = terminal.getvalue()
-    # What was drawn is taken off once, and the lines are whole.
+    # The progress line is erased once, and the lines are whole.
     assert "1 file, 0 match" in shown.split("a line")[0]
     assert f"{ERASE}a line\nanother\nhashclient: warning: something\nhint: a hint\n" in shown
     after = shown.split("hint: a hint\n")[1]

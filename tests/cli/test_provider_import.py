@@ -150,7 +150,7 @@ def test_a_lookup_takes_the_rows_that_are_meant(tmp_path: Path) -> None:
 
 
 def test_a_lookup_skips_no_row(tmp_path: Path) -> None:
-    """What could not be read must not look clean."""
+    """A row that could not be read must not look clean."""
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": CONTENTS[2]})})
     path = tmp_path / "list.json"
     export(path, exports.vics)

@@ -102,7 +102,7 @@ def test_a_scan_takes_away_what_it_finds(desk: Desk) -> None:
     assert len(desk.items("list")) == 3
 
 
-def test_what_is_withdrawn_comes_back_at_once(desk: Desk, tmp_path: Path) -> None:
+def test_all_withdrawn_files_are_restored_by_one_command(desk: Desk, tmp_path: Path) -> None:
     ids = desk.ids()
     desk.act("add", "--all")
     with Matches(desk.path) as record:
@@ -334,7 +334,7 @@ def test_the_secret_key_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_recipients_are_added_one_by_one(tmp_path: Path) -> None:
-    """Whatever else is in the file stays, and a key that is there already is not added again."""
+    """All other text of the file stays, and a key that is there already is not added again."""
     state = tmp_path / "state"
     state.mkdir()
     config = state / "config.toml"

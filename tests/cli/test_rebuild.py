@@ -108,7 +108,7 @@ def test_a_manifest_with_another_code_is_a_damaged_list(
     assert "9026" not in site.call("status").out
 
 
-def test_what_is_overdue_is_said_and_no_reason_to_fail(site: Site) -> None:
+def test_overdue_verification_is_a_warning_and_no_failure(site: Site) -> None:
     since = "2020-01-01T00:00:00Z"
     edit_manifest(site.state, "baseline", oldest_verified=since)
     text = site.call("status")

@@ -212,7 +212,7 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
 
 
-def test_nothing_yet(desk: Desk) -> None:
+def test_without_reports_status_is_empty_and_submit_succeeds(desk: Desk) -> None:
     shown = command(desk, "report", "status")
     assert (shown.code, shown.out) == (0, "")
     assert json.loads(command(desk, "report", "status", "--format", "json").out) == {"reports": []}
@@ -250,7 +250,7 @@ def test_after_a_repair_a_report_is_sent_at_once_by_a_person_and_later_by_a_time
     assert sent.code == 0 and sent.out.startswith(f"{report.id}  handed over: ")
 
 
-def test_who_has_retracted_a_report_and_why(desk: Desk) -> None:
+def test_status_shows_who_retracted_a_report_and_why(desk: Desk) -> None:
     report = desk.prepare(desk.find("a", b"one"))
     desk.send(report)
     desk.retract(report, reason="not ours\x1b[2J")

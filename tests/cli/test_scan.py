@@ -195,7 +195,7 @@ def test_names_of_any_bytes(state: Path, tmp_path: Path) -> None:
     assert text.out.count("match  ") == len(names)
     assert scan_jsonl(state, raw + b"/\xff\xfe").code == 10
     assert scan_jsonl(state, "--", b"-rf", cwd=tmp_path / "t").outcomes == {"-rf": "match"}
-    # Whatever the locale says of the terminal.
+    # In any locale of the terminal.
     assert scan(state, raw, env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}).code == 10
 
 
@@ -250,7 +250,7 @@ def test_an_audit_log_that_cannot_be_written(
     assert "audit" in result.err
 
 
-# What the output is written to.
+# Targets of the output.
 
 
 def test_output_goes_to_a_file(state: Path, listed: Path, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_wrong_options(state: Path, args: list[str], message: str) -> None:
     assert result.out == ""
 
 
-def test_nothing_fetched_yet(tmp_path: Path, clean: Path) -> None:
+def test_a_scan_before_the_first_fetch_is_refused(tmp_path: Path, clean: Path) -> None:
     result = scan(tmp_path / "new", clean)
     assert result.code == 8
     assert "no list has been fetched" in result.err
@@ -625,7 +625,7 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     asked = scan_jsonl(own_state, clean)
     assert (asked.code, asked.summary["clean"]) == (8, 3)
     assert "mounts.json" in asked.err
-    # What is damaged is made again; what another version has written is not touched.
+    # A damaged file is made again; one that another version has written is not touched.
     again = content in {b"{", b""}
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None

@@ -51,7 +51,7 @@ BIG = bytes(range(256)) * 9_000
 class Commands:
     """One process that runs many commands: to start it takes longer than all that they do.
 
-    What obstore has begun stays in it, and out of the processes that other tests fork.
+    Threads of obstore stay in it, and out of the processes that other tests fork.
     """
 
     CODE = """
@@ -104,7 +104,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_answers_instead(site: Site) -> Iterator[None]:
+def _reset_answer(site: Site) -> Iterator[None]:
     yield
     site.answer = lambda _request: None
 
@@ -244,7 +244,7 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # What is listed is read before anything is said of it, and one of the others to check.
+    # A listed object is read before it is called a match, and one of the others as a check.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
     assert sorted(bucket.reads()) == ["n0", "one", "one"]
     assert (summary["clean"], summary["by_store_digest"], result.code) == (20, 19, 10)
@@ -279,7 +279,7 @@ def test_an_etag_of_another_content_ends_the_trust(site: Site, state: Path, scan
 
 
 @pytest.mark.slow
-def test_what_was_read_is_not_read_again(site: Site, state: Path, scan: Scan) -> None:
+def test_an_unchanged_object_is_not_read_again(site: Site, state: Path, scan: Scan) -> None:
     bucket = site.bucket(one=LISTED, two=OTHER, three=b"3")
     scan(bucket.uri)
     site.requests.clear()
@@ -476,7 +476,7 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> Non
         (("--all-versions", "gs://a-bucket/x"), "versions are listed of S3 only: gs://a-bucket/x"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
+def test_impossible_options_and_uris_are_refused(
     site: Site, state: Path, scan: Scan, args: tuple[str, ...], message: str
 ) -> None:
     result = scan(*args)

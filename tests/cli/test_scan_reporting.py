@@ -49,7 +49,7 @@ def test_a_sorted_report_of_any_format_is_whole(state: State, output_format: str
     assert sorted(re.findall(r"tree/\d/(?:<wbr>)?\d+", by_path.out)) == names
 
 
-def test_what_is_skipped_is_counted_by_reason_and_listed_with_all(state: State) -> None:
+def test_skipped_files_are_counted_by_reason_and_listed_with_show_all(state: State) -> None:
     found = state.call("scan", "--format", "jsonl", state.tree)
     assert found.summary["skipped_by_reason"] == {"named pipe": 1, "symbolic link": 2}
     assert set(found.outcomes.values()) == {"match"}
@@ -60,7 +60,7 @@ def test_what_is_skipped_is_counted_by_reason_and_listed_with_all(state: State) 
     assert "skipped   " not in text
 
 
-def test_who_called_it_and_where_is_in_the_report_and_the_log(
+def test_the_output_and_the_log_name_user_host_and_directory(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(state.tree)

@@ -82,7 +82,7 @@ def test_an_old_command_needs_no_end(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"benign", LISTED + b".", LONG[:-1], LONG + b"."])
-def test_what_is_not_listed_is_clean(daemon: Daemon, data: bytes) -> None:
+def test_an_unlisted_stream_is_clean(daemon: Daemon, data: bytes) -> None:
     assert daemon.ask(instream(*([data] if data else []))) == CLEAN
 
 
@@ -304,7 +304,7 @@ def test_a_new_generation_is_used_by_who_asks_next(tmp_path: Path) -> None:
                     daemon.process.pid,
                 )
                 assert daemon.ask(instream(b"new")) == b"stream: Hashclient.base.e-2 FOUND\0"
-                # What was begun with the former generation ends with it.
+                # A request that was begun with the former generation ends with it.
                 slow.sendall(b"ew" + bytes(4) + b"zEND\0")
                 assert everything(slow) == b"1: stream: OK\0"
 
@@ -448,6 +448,6 @@ def test_systemd_passes_sockets_and_is_notified(state: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_who_may_use_the_socket_is_its_mode(state: Path, tmp_path: Path) -> None:
+def test_the_socket_has_the_given_mode(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run", "--socket-mode", "600") as daemon:
         assert Path(daemon.unix).stat().st_mode & 0o777 == 0o600

@@ -168,7 +168,9 @@ def test_no_file_is_read_for_a_client_that_has_gone(daemon: Daemon, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_client_that_shut_down_its_sending_side_gets_the_answer(
+    daemon: Daemon, tmp_path: Path
+) -> None:
     path = write_tree(tmp_path / "t", {"b": LISTED}) / "b"
     for command in (b"zSCAN %s\0", b"nCONTSCAN %s\n", b"SCAN %s"):
         with daemon.connect() as sock:
@@ -191,7 +193,7 @@ def test_who_has_sent_all_still_gets_the_answer(daemon: Daemon, tmp_path: Path) 
 def test_a_path_that_comes_slowly_is_not_cut(
     daemon: Daemon, tmp_path: Path, tcp: bool, first: bytes, second: bytes
 ) -> None:
-    """What was written at once, at a socket in the file system, as all there is, was not cut."""
+    """Only a path that was written at once, to a socket in the file system, was not cut."""
     tree = write_tree(tmp_path / "t", {"clean": b"benign", "clean.b": LISTED})
     with daemon.connect(tcp=tcp) as sock:
         sock.sendall(first)
@@ -272,9 +274,7 @@ def test_connections_leave_descriptors_for_what_has_to_be_recorded(
 
 
 @pytest.mark.slow
-def test_what_a_stale_list_has_begun_is_not_clean_when_it_is_fresh_again(
-    state: Path, tmp_path: Path
-) -> None:
+def test_a_request_begun_with_a_stale_list_is_never_clean(state: Path, tmp_path: Path) -> None:
     path = state / "lists/base/manifest.json"
     fresh = path.read_bytes()
     edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")

@@ -82,7 +82,7 @@ def test_a_benign_container_is_clean(daemon: Daemon) -> None:
         assert daemon.ask(instream(data)) == CLEAN
 
 
-def test_what_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
+def test_an_archive_that_cannot_be_opened_has_no_verdict(daemon: Daemon) -> None:
     data = zipped({"a": b"benign" * 50})
     assert daemon.ask(instream(data[:-30])) == UNREAD
     broken = bytearray(data)

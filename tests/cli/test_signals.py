@@ -116,7 +116,7 @@ def test_the_last_step_can_be_left_by_the_second() -> None:
     assert signal.getsignal(INT) is signal.default_int_handler
 
 
-def test_what_was_ignored_before_stays_ignored() -> None:
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
     ignore_signals()
     with Signals() as signals:
         assert raise_in(signals.held(), INT, TERM) == ("nothing", 2)

@@ -66,7 +66,7 @@ def test_status_for_scripts(state: Path) -> None:
     assert 0 <= baseline["age_s"] < 3600
 
 
-def test_what_a_list_is_recognised_by(tmp_path: Path) -> None:
+def test_status_shows_how_much_of_a_list_each_digest_recognises(tmp_path: Path) -> None:
     """Entries without a kind of digest count against it, but for those that a size rules out."""
     rows = [
         f"e-{n},{f'{n:032x}' if n else ''},{f'{n:040x}' if n % 5 < 2 else ''},{n}"
@@ -85,7 +85,7 @@ def test_what_a_list_is_recognised_by(tmp_path: Path) -> None:
     assert document["recognised_by"]["md5"] == 20 / 21
     metrics = call("--state-dir", state, "status", "--format", "prometheus").out
     assert f'hashclient_list_recognised_ratio{{by="sha1",list="base"}} {8 / 21!r}\n' in metrics
-    # What it says of itself is what a lookup does.
+    # A lookup behaves as the status says.
     assert call("--state-dir", state, "lookup", "0" * 32).code == 3
     (state / "rows.csv").write_text(f"md5,size\n{'0' * 32},99\n{'0' * 32},1\n")
     assert call("--state-dir", state, "lookup", "--from", state / "rows.csv").code == 0
@@ -110,7 +110,7 @@ def test_a_share_is_all_only_if_it_is(part: int, whole: int, shown: str) -> None
     assert percent(part, whole) == shown
 
 
-def test_nothing_configured_and_nothing_fetched(tmp_path: Path) -> None:
+def test_status_fails_without_a_provider_and_before_a_fetch(tmp_path: Path) -> None:
     result = call("--state-dir", tmp_path, "status")
     assert result.code == 2
     assert "no provider is configured" in result.err
@@ -235,7 +235,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
     }
 
 
-def test_what_scans_have_found_is_counted(scanned: Path) -> None:
+def test_matches_of_scans_are_counted(scanned: Path) -> None:
     text = call("--state-dir", scanned, "status").out
     assert re.search(r"^matches       1 found$", text, re.MULTILINE)
     assert re.search(
@@ -317,7 +317,7 @@ def test_a_broken_part_is_named_and_the_others_are_shown(scanned: Path) -> None:
     assert "hashclient_audit_records" not in result.out
 
 
-def test_what_was_taken_away_and_what_is_to_be_reported(state: Path, tmp_path: Path) -> None:
+def test_quarantined_files_and_open_reports_are_counted(state: Path, tmp_path: Path) -> None:
     made = call("--state-dir", state, "quarantine", "keygen", "--output", tmp_path / "officer.key")
     recipient = re.findall(r"\bage1[a-z0-9]+", made.out)[0]
     handover = tmp_path / "handover"
@@ -347,7 +347,7 @@ def test_what_was_taken_away_and_what_is_to_be_reported(state: Path, tmp_path: P
     assert '\nhashclient_reports{state="prepared"} 0.0\n' in metrics
     assert '\nhashclient_matches{state="reported"} 2.0\n' in metrics
     assert "report_oldest_open" not in metrics
-    # What is damaged is said, and the rest is told.
+    # The damaged record is named, and the rest is shown.
     (record,) = state.glob("reports/*/report.json")
     record.write_text("{}")
     result = call("--state-dir", state, "status")

@@ -66,7 +66,7 @@ def test_no_bytes_are_an_input(state: Path) -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize("data", [b"benign", LISTED + b".", LONG[:-1], LONG + b"."])
-def test_what_is_not_listed_is_clean(state: Path, data: bytes) -> None:
+def test_unlisted_bytes_from_stdin_are_clean(state: Path, data: bytes) -> None:
     result = scan(state, "-", stdin=data)
     assert (result.code, result.outcomes) == (0, {"-": "clean"})
 
@@ -101,7 +101,7 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stream_is_never_taken_for_a_file(state: Path, tmp_path: Path) -> None:
-    """Whatever it is called: nothing is done to the file of that name."""
+    """No action touches a file that has the name of the stream."""
     tree = write_tree(tmp_path / "t", {"f": LISTED, "stdin:f": LISTED})
     (state / "config.toml").write_text(f'[quarantine]\nrecipients = ["{recipient()}"]\n')
     for name in (f"{tree}/f", "f"):
@@ -137,7 +137,7 @@ def test_isolation_by_a_policy_is_not_done(state: Path) -> None:
         ("--stdin-name", "", "-"),
     ],
 )
-def test_what_cannot_be(state: Path, args: tuple[str, ...]) -> None:
+def test_impossible_uses_of_stdin_are_refused(state: Path, args: tuple[str, ...]) -> None:
     result = run("--state-dir", state, "scan", *args)
     assert result.code == 2
     assert "hint: " in result.err

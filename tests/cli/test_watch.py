@@ -105,7 +105,7 @@ def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "t", {"a": b"benign", "sub/b": b"also"})
 
 
-def test_what_is_there_is_found_first(state: Path, tree: Path) -> None:
+def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) -> None:
     write_tree(tree, {"sub/c": LISTED})
     with watching(state, tree) as watch:
         line = watch.next()
@@ -114,7 +114,9 @@ def test_what_is_there_is_found_first(state: Path, tree: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_written_moved_or_linked_is_found(state: Path, tree: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_written_moved_or_linked_is_found(
+    state: Path, tree: Path, tmp_path: Path
+) -> None:
     elsewhere = write_tree(tmp_path / "elsewhere", {"m": LISTED, "l": LISTED, "d/x/y": LISTED})
     with watching(state, tree) as watch:
         (tree / "written").write_bytes(LISTED)
@@ -174,7 +176,7 @@ def test_a_look_is_one_record_and_no_scan(state: Path, tree: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_kernel_cannot_keep_is_not_missed(state: Path, tree: Path) -> None:
+def test_no_file_is_missed_when_the_event_queue_overflows(state: Path, tree: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with watching(state, tree) as watch:
         watch.process.send_signal(signal.SIGSTOP)
@@ -202,7 +204,7 @@ def test_the_state_directory_may_lie_within(state: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_cannot_be_watched_is_refused(state: Path, tree: Path) -> None:
+def test_a_path_that_cannot_be_watched_is_refused(state: Path, tree: Path) -> None:
     for path in (tree / "none", tree / "a", "/proc"):
         result = run("--state-dir", state, "watch", path)
         assert (result.code, result.out) == (2, "")
@@ -249,7 +251,7 @@ def test_a_stale_list_is_reported(state: Path, tree: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_mounted_below_is_looked_at(state: Path, tree: Path) -> None:
+def test_a_file_system_mounted_below_the_root_is_checked(state: Path, tree: Path) -> None:
     unshare = ["unshare", "--mount", "--propagation", "private"]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("nothing may be mounted here")

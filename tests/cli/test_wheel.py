@@ -133,7 +133,7 @@ def test_zsh_can_read_its_script(prefix: Path) -> None:
 
 
 def test_an_editable_install_needs_none_of_it(tmp_path: Path) -> None:
-    """What pip asks the build backend for; it has to be quick, and there is nothing to generate."""
+    """Pip asks the build backend for it; it has to be quick, and there is nothing to generate."""
     program = "import sys; from hatchling.build import build_editable as b; print(b(sys.argv[1]))"
     name = tool(sys.executable, "-c", program, tmp_path).split()[-1]
     with zipfile.ZipFile(tmp_path / name) as archive:

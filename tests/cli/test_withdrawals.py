@@ -47,7 +47,7 @@ class Withdrawals(State):
             return {name: str(matches.get(match_id).state) for name, match_id in ids.items()}
 
     def status(self) -> list[dict[str, Any]]:
-        """What `status` says of withdrawn matches, which is the same in both formats."""
+        """Return the withdrawn matches of `status`, which are the same in both formats."""
         result = self.call("status", "--format", "json")
         found: list[dict[str, Any]] = json.loads(result.out)["withdrawn_matches"]
         text = self.call("status").out
@@ -109,7 +109,7 @@ def test_publishing_again_clears_it_when_it_matches_again(world: Withdrawals) ->
 
 
 @pytest.mark.parametrize(("entry", "list_name"), [(1, "baseline"), (1, "second")])
-def test_what_was_taken_away_and_is_listed_again_stays_away(
+def test_a_quarantined_file_that_is_listed_again_stays_in_quarantine(
     world: Withdrawals, entry: int, list_name: str
 ) -> None:
     """No scan comes across it any more; restoring it would put listed material back."""
@@ -139,7 +139,7 @@ def test_what_was_taken_away_and_is_listed_again_stays_away(
         assert world.states_of(ids)["f1"] == "withdrawn"
 
 
-def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
+def test_a_match_in_place_or_not_listed_again_hides_no_other(world: Withdrawals) -> None:
     """All of what was withdrawn is looked up, in the order in which it was found."""
     world.scan(world.tree / "f2")  # stays in its place
     ids = world.quarantine("f5", "f1", "f4")
@@ -154,7 +154,7 @@ def test_what_is_in_its_place_or_not_listed_again_hides_no_other(world: Withdraw
     assert world.states_of(ids) == dict.fromkeys(order[2:], "quarantined") | {order[1]: "withdrawn"}
 
 
-def test_what_another_seal_key_recorded_hides_no_other(world: Withdrawals) -> None:
+def test_a_match_of_another_seal_key_hides_no_other(world: Withdrawals) -> None:
     ids = world.quarantine("f1", "f4")
     world.provider.withdraw("e-1", "e-4")
     world.affected()
@@ -255,7 +255,7 @@ def test_after_a_fetch_that_dies_after_the_switch_withdrawals_are_noted(
     manifest = world.client.manifest()
     assert manifest is not None and manifest.generation == 2
     assert world.status() == []
-    # Nothing is new, and still it is told.
+    # The list has not changed, and still the withdrawal is reported.
     (fetched,) = world.client.fetch()
     assert not fetched.changed
     assert [hit.entry for _, hit in fetched.affected] == ["e-1"]

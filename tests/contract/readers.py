@@ -40,7 +40,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """What a report says of how whole a run is, and what its answer rests on besides reading."""
+    """The run in a report: how whole it is, and what its answer rests on besides reading."""
 
     #: The signal that ended it early.
     interrupted_by: str | None
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says: its files in the order of their fields, and what it says of the run."""
+    """The content of a report: its files in the order of their fields, and the run."""
 
     files: Sequence[Fields]
     counts: Fields = field(default_factory=dict)
@@ -300,7 +300,7 @@ _YES_NO = {"yes": True, "no": False, "": None}
 # csv -----------------------------------------------------------------------------------------
 
 
-#: What begins a formula in a spreadsheet, in full width as well.
+#: A character that begins a formula in a spreadsheet, in full width as well.
 FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
@@ -427,7 +427,7 @@ def read_sarif(text: str) -> Report:
         return Report(files)
     assert invocation["exitCode"] == run["properties"]["exit_code"]
     about = run_in_fields(run["properties"])
-    # Who shows notifications alone learns of it, too.
+    # A program that shows notifications alone shows it, too.
     said = {n["descriptor"]["id"] for n in invocation["toolExecutionNotifications"]}
     assert ("stopped" in said) == (about.interrupted_by is not None)
     assert ("failed" in said) == (about.failure is not None)

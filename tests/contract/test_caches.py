@@ -227,7 +227,7 @@ def set_day(patch: pytest.MonkeyPatch, day: int) -> None:
 
 
 @each_place
-def test_what_was_not_stored_is_not_known(
+def test_a_file_that_was_not_stored_is_not_known(
     make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
@@ -265,7 +265,7 @@ def test_a_later_record_replaces_an_earlier_one_or_adds_to_it(
 
 
 @each_place
-def test_what_is_proven_does_not_age_and_what_is_believed_is_due_within_days(
+def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     make: Callable[[Path], Place],
     tmp_path: Path,
     status: os.stat_result,
@@ -299,9 +299,9 @@ def test_what_is_proven_does_not_age_and_what_is_believed_is_due_within_days(
     ("before", "after", "mask", "day"),
     [
         (0, 0, 3, 0),
-        # What was proven once is the same content still, whoever has read it now.
+        # Content that was proven once is still the same, whichever scan has read it now.
         (0, 510, 3, 0),
-        # What was believed may have been other content: it makes nothing proven.
+        # Content that was believed may have been other content: it proves nothing.
         (505, 0, 2, 0),
         # It ages as it did.
         (505, 509, 3, 505),
@@ -351,7 +351,7 @@ def test_answers_are_in_the_order_of_the_questions(
 
 
 @each_place
-def test_what_is_removed_is_not_known(
+def test_a_removed_cache_knows_no_file(
     make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
@@ -414,7 +414,7 @@ def inside(place: Place, status: os.stat_result) -> list[tuple[bytes, bool]]:
 
 
 @each_place
-def test_what_is_inside_of_a_file_is_known_while_it_is_unchanged(
+def test_the_members_of_a_file_are_known_while_it_is_unchanged(
     make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)

@@ -141,7 +141,7 @@ def test_keys_that_obstore_cannot_name(site: Site, workers: SharedCluster, tmp_p
 
 
 @pytest.mark.slow
-def test_what_was_read_once_is_not_read_again_and_files_come_as_well(
+def test_known_objects_are_not_read_again_and_files_are_checked_too(
     site: Site, workers: SharedCluster, tmp_path: Path
 ) -> None:
     bucket, state = site.bucket(), workers.client_state(tmp_path)
@@ -206,7 +206,7 @@ def test_without_a_scheduler_the_listing_ends_and_what_waits_is_unread() -> None
     for one in wanted[:2]:
         bucket.read(one)
     found = []
-    # What waits comes first, and then how the listing ended.
+    # Waiting objects come first, and then how the listing ended.
     while isinstance(event := bucket.next(0.0), Checked):
         found.append(event)
         if bucket.backlog == 0:

@@ -89,7 +89,7 @@ class Hotline(OtherSide):
         return [name for name, report in self.service.reports.items() if report.state == "finished"]
 
     def unfinished(self) -> int:
-        # What was opened under an id that nobody could know vanishes there by itself.
+        # A report that was opened under an id that nobody could know vanishes there by itself.
         known: set[str] = set()
         for report in self.desk.outbox.reports():
             known |= {*report.remote.past, report.remote.report_id or ""}
@@ -158,7 +158,7 @@ def test_to_make_one_does_nothing(side: OtherSide) -> None:
     assert side.arrived() == [] and side.unfinished() == 0 and side.service.reports == {}
 
 
-def test_what_is_prepared_is_handed_over_once(
+def test_a_prepared_report_is_handed_over_once(
     side: OtherSide, report: Report, match: Match
 ) -> None:
     assert side.arrived() == []
@@ -262,7 +262,7 @@ def test_a_report_that_was_not_sent_is_retracted_without_a_request(
     assert side.desk.send_due() == [] and side.arrived() == []
 
 
-def test_what_was_handed_over_is_taken_back_or_it_is_said_that_it_cannot_be(
+def test_a_handed_over_report_is_retracted_or_the_retraction_is_refused(
     side: OtherSide, report: Report, match: Match, kind: str
 ) -> None:
     done = side.desk.send(report).report

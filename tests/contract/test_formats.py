@@ -1,7 +1,7 @@
 """Rules for every output format, for any outcome.
 
 A report is written as the commands write it, read back by the reader of its format, and compared
-with what went in. What a format leaves out by design stands in one table.
+with what went in. One table names the fields that a format leaves out by design.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ def test_the_table_has_every_format_in_its_order() -> None:
 @pytest.mark.sampled
 @pytest.mark.parametrize("show_digests", [False, True])
 @pytest.mark.parametrize("raw", AWFUL_PATHS, ids=lambda raw: repr(raw[:12]))
-def test_nothing_is_lost(name: str, form: Format, raw: bytes, show_digests: bool) -> None:
+def test_no_field_of_an_outcome_is_lost(
+    name: str, form: Format, raw: bytes, show_digests: bool
+) -> None:
     found = outcomes(os.fsdecode(raw))
     summary = summaries()[2]
     report = form.read(write(name, found, summary, show_digests=show_digests))
@@ -358,7 +360,7 @@ def test_where_by_whom_and_for_what_a_run_was_called_is_in_every_format(name: st
     assert "host-1" not in write(name, [], summary, about=None)
 
 
-def test_what_was_skipped_is_counted_by_reason(name: str, form: Format) -> None:
+def test_skipped_files_are_counted_by_reason(name: str, form: Format) -> None:
     summary = Summary(())
     for reason in ("symbolic link", "symbolic link", "socket", None):
         summary.add(handled(Kind.SKIPPED, "x", reason=reason).outcome)

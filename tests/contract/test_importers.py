@@ -274,7 +274,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(kind: str, tmp_path: Pat
 
 @each_text
 @pytest.mark.parametrize("between", ["\0", "\x0b", "\x85", "\u2028"], ids=ascii)
-def test_what_may_end_a_line_for_somebody_is_refused(
+def test_a_character_that_some_readers_take_for_a_line_end_is_refused(
     kind: str, between: str, tmp_path: Path
 ) -> None:
     path = SAMPLES[kind][1](tmp_path / "file", ROWS)
@@ -488,7 +488,7 @@ def test_compressed_files_are_read_as_they_are(kind: str, codec: str, tmp_path: 
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
-def test_what_expands_without_end_takes_bounded_memory(codec: str) -> None:
+def test_gzip_or_zstd_that_expands_without_end_takes_bounded_memory(codec: str) -> None:
     bomb = packed_with(codec, bytes(64 << 20))
     with pytest.raises(UsageError, match="a line of more than"):
         list(read_digests(io.BytesIO(bomb), "it"))
@@ -531,7 +531,7 @@ def test_a_document_in_pieces_of_any_length_is_the_same(
 
 
 @each_document
-def test_what_is_no_utf_8_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_document_that_is_not_utf_8_is_refused(kind: str, tmp_path: Path) -> None:
     content = SAMPLES[kind][1](tmp_path / "file", ROWS).read_bytes()
     text = next(t for t in (b"PhotoDNA", b"A member", b"build") if t in content)
     at = content.rindex(text)

@@ -218,7 +218,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
         assert held.is_unchanged()
         side.put(OTHER)
         held.rewind()
-        # What was held is still what is read, whatever has its name by now.
+        # The held content is still read, whatever has its name by now.
         assert held.read(len(CONTENT))[:100] == CONTENT[:100]
         assert not spot.remove(held, "bbbbbbbbbb").done
     assert side.content() == OTHER
@@ -229,7 +229,7 @@ def test_a_missing_file_is_not_held(side: Side) -> None:
         assert held is None
 
 
-def test_what_matched_is_sealed_and_gone(side: Side) -> None:
+def test_a_match_is_sealed_and_removed(side: Side) -> None:
     match = side.match()
     taken = side.take(match)
     assert (taken.taken, taken.sealed, taken.attention) == (True, True, False)
@@ -241,7 +241,7 @@ def test_what_matched_is_sealed_and_gone(side: Side) -> None:
     assert {f.detail for f in side.ward.verify().values()} == {"whole"}
 
 
-def test_what_was_taken_is_given_back_as_a_file(side: Side) -> None:
+def test_an_isolated_match_is_restored_as_a_file(side: Side) -> None:
     match = side.match()
     side.take(match)
     side.ward.withdraw()
@@ -268,15 +268,13 @@ def test_a_missing_file_is_not_sealed(side: Side) -> None:
 
 
 @pytest.mark.sampled
-def test_what_is_exchanged_while_it_is_read_is_not_removed(side: Side) -> None:
+def test_content_exchanged_while_it_is_read_is_not_removed(side: Side) -> None:
     match = side.match()
     taken = side.take(match, on_bytes=lambda _count: side.put(OTHER))
     assert not taken.taken and side.content() == OTHER
 
 
-def test_what_is_exchanged_after_it_was_sealed_stays(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_exchanged_after_sealing_stays(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     match = side.match()
     with monkeypatch.context() as patch:
         at_event(side, patch, "quarantine-sealed", lambda: side.put(OTHER))
@@ -289,7 +287,7 @@ def test_what_is_exchanged_after_it_was_sealed_stays(
     assert taken.taken and "something else" in taken.detail and side.content() == OTHER
 
 
-def test_what_somebody_else_removes_after_it_was_sealed_is_gone(
+def test_content_removed_by_somebody_else_after_sealing_counts_as_gone(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = side.match()
@@ -301,9 +299,7 @@ def test_what_somebody_else_removes_after_it_was_sealed_is_gone(
 
 
 @pytest.mark.sampled
-def test_what_cannot_be_removed_stays_and_is_tried_again(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_removal_is_tried_again(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     match = side.match()
     with monkeypatch.context() as patch:
         side.refuse(patch)

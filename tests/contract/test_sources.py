@@ -1,4 +1,4 @@
-"""What every source promises: each input is named once, in batches, and never looked at.
+"""Rules for every source: each input is named once, in batches, and never looked at.
 
 Buckets are listed by `objects.listing`, which has an interface of its own, for columns: here it is
 given that of the others.

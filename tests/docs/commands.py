@@ -19,7 +19,7 @@ def invocations(script: str) -> Iterator[str]:
     for line in script.replace("\\\n", " ").splitlines():
         found = _INVOCATION.search(line.strip())
         if found is not None:
-            # What follows belongs to other commands.
+            # Words behind an operator belong to other commands.
             yield re.split(r" (?:\|\|?|&&|;|\d?>|<) ?", found["rest"])[0]
 
 

@@ -86,7 +86,7 @@ def test_actions_are_pinned_to_a_commit() -> None:
 
 
 def test_no_step_has_an_expression_in_its_script() -> None:
-    """What others name (branches, files) would be run; in the environment it is only text."""
+    """Names that others choose (branches, files) would be run; a variable is only text."""
     for step in load(GITHUB)["jobs"]["scan"]["steps"]:
         assert "${{" not in step.get("run", "")
 
@@ -117,7 +117,7 @@ class Runner:
             directory.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.site.repository.root_file, self.project / ".hashclient" / "root.json")
         (self.project / ".hashclient" / "requirements.txt").write_text("hashclient\n")
-        # Nothing is installed: a `python` that makes environments with this checkout in them.
+        # No package is installed: this `python` makes environments with this checkout in them.
         start = shlex.join([sys.executable, "-P", "-m", "hashclient"])
         shim = tools / "python"
         shim.write_text(
@@ -329,7 +329,7 @@ no_actions = false
 
 @dataclass
 class Machine:
-    """Whoever commits, or whose runner it is: with a policy that takes away and reports."""
+    """The machine of a committer or a runner: with a policy that quarantines and reports."""
 
     state: Path
     runner: Runner
@@ -365,7 +365,7 @@ def machine(site: Site, tmp_path: Path) -> Machine:
 def test_the_pre_commit_hook_takes_nothing_away_and_reports_nothing(
     machine: Machine, options: list[str]
 ) -> None:
-    """Whatever the configuration, the environment and the `args` of a project say."""
+    """The configuration, the environment and the `args` of a project do not change that."""
     (hook,) = load(HOOKS)
     words = [*shlex.split(hook["entry"]), *options, "--", *CLEAN, "images/a.dat"]
     script = f"PATH=../venv/bin:$PATH; {shlex.join(words)}"

@@ -71,7 +71,7 @@ def examples() -> list[tuple[tuple[str, ...], str]]:
     for path, command in ALL.items():
         text = (command.help or "").replace("\\\n", " ")
         for line in re.findall(r"^ +(?:.*\| )?(hashclient .+)$", text, re.MULTILINE):
-            # What follows two blanks or more is an explanation; what follows a bar is for others.
+            # An explanation follows two blanks or more; another command follows a bar.
             shown = re.split(r" {2,}| \| ", re.sub(r" {6,}(?=-)", " ", line))[0]
             found.append((path, shown))
     return found

@@ -40,7 +40,7 @@ def test_the_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.Monk
         for words in later:
             assert call(*words).code == 0
         assert site.call("fetch").code == 0
-        # What was acknowledged is open again where it says something else, and then taken back.
+        # An acknowledged notice that says something else is open again, and then taken back.
         listed = site.call("notices", "list", "--show-all").out
         assert re.findall(r"^main/(\S+)  \[Minor\]  (\w+)", listed, re.MULTILINE)[1:] == [
             ("n-2", "cancelled"),

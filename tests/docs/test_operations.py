@@ -51,7 +51,7 @@ pytestmark = pytest.mark.docs
 
 OPERATIONS = DOCS / "operations.md"
 METRICS = "### With Prometheus"
-#: What the policy of an example asks for.
+#: The tables that the policy of an example needs.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
@@ -247,7 +247,7 @@ hashclient -q scan --quarantine files || [ $? = 10 ]
 @pytest.mark.skipif(
     not all(map(shutil.which, ("sqlite3", "flock"))), reason="there is no sqlite3 or no flock"
 )
-def test_what_was_backed_up_is_there_again(
+def test_a_backed_up_state_is_restored(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     (backup,) = marked_blocks(OPERATIONS, "backup")

@@ -30,7 +30,7 @@ def test_the_commands_end_as_they_should(tmp_path: Path) -> None:
     variable, line = cron.replace("/srv/trial", str(tmp_path)).splitlines()
     command = line.split(maxsplit=5)[5]
     script += f"unset HASHCLIENT_STATE_DIR\necho CRON\n{variable} sh -c '{command}'\n"
-    # What ran yesterday cannot begin today: nobody is shown yesterday's report.
+    # The script that ran yesterday cannot begin today: it does not show yesterday's report.
     script += "mv state/lists state/gone; echo CHECK; ./check.sh files/other.txt || echo $?\n"
     script += f"echo CRON\n{variable} sh -c '{command.replace(' --fetch', '')}' || true\n"
     script = f"set -e\n{script}"

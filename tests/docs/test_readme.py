@@ -22,7 +22,7 @@ pytestmark = pytest.mark.docs
 
 README = ROOT / "README.md"
 
-#: What the provider of the session has ready when it begins.
+#: Commands of the provider that run before the session begins.
 PROVIDER = """
 mkdir -p files/notes
 echo 'A dummy file about a holiday.' > files/holiday.txt
@@ -48,7 +48,7 @@ VOLATILE = (
     (re.compile(r'"elapsed_s": [0-9.]+'), '"elapsed_s": SECONDS'),
     (re.compile(r"(?<= by ).+ on .+(?=, in /)"), "USER on HOST"),
     (re.compile(r'"host": "[^"]+", "user": "[^"]+"'), '"host": "HOST", "user": "USER"'),
-    # What has changed within the same tick of the clock is read again, and not known unchanged.
+    # A file that changed within the same tick of the clock is read again, and not known.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
     (re.compile(r"read \d+ files?, \d+ B"), "read N"),
     (re.compile(r'"known_unchanged": \d+'), '"known_unchanged": N'),

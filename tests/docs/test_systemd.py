@@ -69,7 +69,7 @@ def settings(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_unit_sets_the_common_part_does_not_take_back(name: str) -> None:
+def test_the_common_part_does_not_undo_the_settings_of_a_unit(name: str) -> None:
     """Drop-ins come after the unit, and an empty value there would empty a list."""
     common = settings(UNITS / "hashclient-.service.d" / "10-common.conf")
     own = settings(UNITS / name)

@@ -310,7 +310,7 @@ def test_compressed_body_on_the_command(site: Site) -> None:
     assert site.run("fetch")[0] == 6
 
 
-def test_nothing_new_costs_two_small_requests(site: Site, world: Generations) -> None:
+def test_a_fetch_without_news_costs_two_small_requests(site: Site, world: Generations) -> None:
     code, out, _ = site.run("fetch")
     assert code == 0 and "nothing new, generation 2" in out
     assert [r.target for r in site.server.requests] == [

@@ -365,7 +365,7 @@ def test_list_that_never_adds_up(client: Client, world: Generations) -> None:
     simulator.files = dict(world.served[3])
     simulator.edit_index(lambda document: document.update(checksum="0123456789abcdef"))
     refused(client, ExitCode.UNVERIFIED, "do not add up")
-    # What it was built from is not kept: the next generation is a matter of its own.
+    # The unfinished build is not kept: the next generation starts again.
     assert not (client.settings.layout.lists / "baseline" / "staging.json").exists()
 
 

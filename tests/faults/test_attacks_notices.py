@@ -175,7 +175,7 @@ def test_updates_and_cancels_end_what_they_refer_to(client: Client, simulator: S
 
 
 def test_a_client_of_lists_alone_is_not_kept_out(simulator: Simulator, tmp_path: Path) -> None:
-    """What the first release asks of a provider holds, and python-tuf's own client fetches."""
+    """The metadata fits the first release, and python-tuf's own client fetches it."""
     for role in ("targets", "snapshot", NOTICES):
         simulator.rotate(role)
     targets = simulator.metadata("targets").signed
@@ -448,7 +448,7 @@ def test_a_notice_that_has_expired_already_is_not_open(
     assert states(client)["old"] is State.EXPIRED
 
 
-def test_what_is_held_back_shows_when_the_role_expires(
+def test_a_role_that_is_held_back_is_stale_once_it_expires(
     client: Client, simulator: Simulator
 ) -> None:
     simulator.expire(NOTICES)
@@ -632,7 +632,7 @@ def test_a_damaged_record_is_begun_again(client: Client) -> None:
         load_book(client.settings.layout, "main")
     assert found(client) == []
     client.fetch()
-    # What was acknowledged is open again, and the log says when it was.
+    # An acknowledged notice is open again, and the log still says when it was acknowledged.
     assert states(client) == {"first": State.OPEN}
     assert len(list(read(client.settings.layout.audit, event="notice-acknowledged"))) == 1
 

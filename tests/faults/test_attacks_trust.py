@@ -287,7 +287,7 @@ TWICE = {
 def test_a_key_that_stands_twice_in_metadata(
     client: Client, simulator: Simulator, role: str, what: str
 ) -> None:
-    """Whoever serves it can do that: the signature is of what the last of both says."""
+    """Any server can do that: the signature covers the last of both values."""
     simulator.edit(role, text=twice(*TWICE[what]))
     refused(client, ExitCode.UNVERIFIED, f"provider main: .*{role}.json: .*the same key twice")
 
@@ -466,7 +466,7 @@ def test_list_vanishes_from_the_snapshot(client: Client, simulator: Simulator) -
 
 
 def test_list_of_another_provider_is_none_of_ours(client: Client, simulator: Simulator) -> None:
-    """What vanishes at one provider says nothing of a list that came from another."""
+    """A list that vanishes at one provider says nothing about a list of another."""
     folder = client.settings.layout.lists / "other"
     shutil.copytree(client.settings.layout.lists / "baseline", folder)
     edit_manifest(client.settings.state_dir, "other", list="other", provider="elsewhere")

@@ -240,7 +240,7 @@ def test_only_what_is_to_be_durable_waits_for_the_disk(log: AuditLog, directory:
         assert names == ["write", "fsync"][: 1 + durable]
 
 
-def test_what_is_not_on_the_disk_is_not_recorded(
+def test_a_durable_record_that_cannot_be_synced_is_not_kept(
     log: AuditLog, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_fd: int) -> None:

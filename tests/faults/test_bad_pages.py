@@ -301,7 +301,7 @@ def test_a_bad_block_among_known_good_files_is_mended(disk: RottenDisk, tmp_path
 
 
 def test_a_rebuild_goes_on_from_nothing(world: Generations, client: Client) -> None:
-    """What an unfinished build has left may be what cannot be read."""
+    """The files of an unfinished build may be those that cannot be read."""
     world.simulator.files = dict(world.served[3])
     directory = client.settings.layout.lists / "baseline"
     manifest = client.manifest()

@@ -131,7 +131,7 @@ def test_a_batch_that_kills_three_workers_is_unread(
     unread = [outcome for outcome in outcomes if outcome.kind is Kind.UNREAD]
     assert {outcome.reason for outcome in unread} == {WORKER_DIED}
     assert str(tree / "7" / "deadly") in {outcome.path for outcome in unread}
-    # What was at work in the same worker may have gone with it, and nothing else.
+    # Only tasks that ran in the same worker may have been lost with it.
     assert len(unread) <= 3 * 20
     assert {p: k for p, k in ended.items() if k is not Kind.UNREAD}.items() <= wanted.items()
     assert summary.exit_code is ExitCode.MATCH_ATTENTION

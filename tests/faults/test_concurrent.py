@@ -139,7 +139,7 @@ def test_readers_see_whole_generations_while_many_are_fetched(
     assert status == 0
     assert seen == sorted(seen) and seen[-1] == GENERATIONS
     assert len(set(seen)) > 2
-    # What was opened before all of it still answers as it did then.
+    # An index that was opened before all of it still answers as it did then.
     assert held.manifest.generation <= seen[0]
     assert held.masks_of_size(len(content(0))) != 0
     assert client.leftovers() == set()

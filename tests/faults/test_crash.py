@@ -1,7 +1,7 @@
 """A fetch that is killed, or whose disk fails, at each of its changes of the disk, one by one.
 
 A generation switch makes some hundred changes: files made, written, synced, renamed, removed. Each
-of them is in turn the last, or the one that fails. What is left must be the old generation or the
+of them is in turn the last, or the one that fails. The list must then be the old generation or the
 new one, whole, and the next fetch must succeed and leave nothing behind.
 """
 
@@ -154,7 +154,7 @@ def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) 
         path = calls[number][1]
         assert calls[number - 1] == ("fsync", str(path))
         assert calls[number + 1] == ("fsync", folder)
-    # Nothing is removed before the switch is durable.
+    # No file is removed before the switch is durable.
     switch = renames[-1]
     removed = [n for n, (name, a) in enumerate(calls) if name == "unlink" and folder in str(a)]
     assert removed and min(removed) > switch
@@ -276,7 +276,7 @@ def test_noted_update_that_does_not_add_up_is_built_again(world: Crashing, tmp_p
 
 @dataclass
 class Result:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int
     out: str

@@ -76,7 +76,7 @@ def ext4(image: Path, source: Path, types: Mapping[str, tuple[int, int]]) -> Pat
     return image
 
 
-# What a directory says of its names.
+# Types of names in a directory.
 
 
 @needs_mounts
@@ -127,7 +127,7 @@ def automount(where: Path, files: Mapping[str, bytes]) -> Iterator[None]:
     daemon = os.fork()
     if daemon == 0:
         try:
-            # Whoever is of the group of the daemon asks for nothing: it has one of its own.
+            # Processes in the group of the daemon trigger no mount: it has a group of its own.
             os.setpgid(0, 0)
             options = f"fd={writing},pgrp={os.getpid()},minproto=5,maxproto=5,direct"
             number = _libc.mount(b"auto", os.fsencode(where), b"autofs", 0, options.encode())
@@ -176,7 +176,7 @@ def test_an_automount_that_is_given_is_not_another_file_system(state: Path, tmp_
     assert result.code == 10
 
 
-# What is remembered of files.
+# Memory of files.
 
 
 def settle() -> None:
@@ -238,7 +238,7 @@ def snapshot(source: Path, directory: Path, name: str) -> None:
 def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
     state: Path, tmp_path: Path
 ) -> None:
-    """Whoever may write makes two within one tick of the clock, and has one follow the other."""
+    """A writer makes two within one tick of the clock, and replaces one by the other."""
     image = make_image(tmp_path / "image", "btrfs")
     with mounted("-o", "loop", image, tmp_path / "m") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
@@ -274,7 +274,7 @@ def test_a_snapshot_that_takes_the_place_of_another_is_not_known(
 
 @needs_mounts
 def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_path: Path) -> None:
-    """What is remembered cannot be compared: nobody knows whether the share is here."""
+    """The remembered mount cannot be compared: nobody knows whether the share is here."""
     beside = write_tree(tmp_path / "other", {"beside": BENIGN})
     share = tmp_path / "share"
     command = ["--state-dir", state, "scan", "--format", "jsonl", "--show-all", share, beside]

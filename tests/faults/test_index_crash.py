@@ -1,6 +1,6 @@
 """Kills and failing disks while a manifest is upgraded, pieces are compared, and rot is noted.
 
-What is left is a list that can be used, or one that is damaged and says so; and the next fetches
+The list can then be used, or it is damaged and says so; and the next fetches
 mend it. A run that has rotted is never forgotten once it was seen, or is seen again.
 """
 

@@ -25,7 +25,7 @@ from hashclient.formats.fields import plural
 from hashclient.matches.store import Matches
 from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
-# What is interrupted between opening and closing a database or a directory leaves that to the end
+# An act that is interrupted before it closes a database or a directory leaves that to the end
 # of the process, which is at hand there, but not here. Python 3.13 tells of databases.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed database:ResourceWarning", "ignore:unclosed scandir iterator:ResourceWarning"
@@ -83,7 +83,7 @@ class Interruption:
         self.functions = functions
         self.begun = False
         self.lines = 0
-        #: Whoever traces what the tests run, such as coverage, goes on afterwards.
+        #: A tool that traces the tests, such as coverage, goes on afterwards.
         self._before = sys.gettrace()
 
     def __enter__(self) -> Interruption:
@@ -231,7 +231,7 @@ def test_signals_right_after_a_match_is_logged(
 
 @pytest.mark.slow
 def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupted) -> None:
-    """What is told then may be cut off; record, log and exit code are not."""
+    """The output may be cut off then; record, log and exit code are not."""
     codes = set()
     watched = {
         "modules": ("hashclient/scan/recorder.py",),
@@ -259,7 +259,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
 
 @pytest.mark.slow
 def test_unfinished_actions_are_done_later(world: Interrupted) -> None:
-    """Whatever interrupts it, in the end all files are taken away and reported, each once."""
+    """After any interruption, in the end all files are quarantined and reported, each once."""
     key = x25519.Identity.generate().to_public()
     with (world.fresh / "config.toml").open("a") as config:
         config.write(POLICY.format(key, world.directory))

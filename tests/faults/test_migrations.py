@@ -248,7 +248,9 @@ def after(tmp_path: Path, later: None) -> dict[str, bytes]:
     return contents(layout)
 
 
-def test_what_a_step_changes_and_leaves(before: dict[str, bytes], after: dict[str, bytes]) -> None:
+def test_a_migration_changes_only_the_intended_files(
+    before: dict[str, bytes], after: dict[str, bytes]
+) -> None:
     changed = {name for name in after if after[name] != before.get(name)}
     (report,) = (name for name in before if name.endswith("report.json"))
     assert changed == {"matches.db", report, "made.json", "state.json"}

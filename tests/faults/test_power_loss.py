@@ -149,7 +149,7 @@ def test_the_log_is_on_the_disk_before_its_public_key_says_that_there_was_one(
     assert moment.now() == set()
 
 
-def test_what_is_logged_durably_is_on_the_disk(tmp_path: Path) -> None:
+def test_a_durable_record_is_on_the_disk(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit", clock=lambda: datetime(2026, 1, 31, tzinfo=UTC))
     disk = Unsynced(tmp_path)
     with watched(disk):
@@ -242,7 +242,7 @@ def test_a_file_that_is_given_back_is_on_the_disk_before_its_copy_goes(
     assert moment.back() == set()
 
 
-def test_what_an_interrupted_act_had_given_back_is_synced_by_the_next(tmp_path: Path) -> None:
+def test_a_file_from_an_interrupted_restoration_is_synced_by_the_next(tmp_path: Path) -> None:
     ward, file, match = taken_scene(tmp_path)
     ward.take(match)
     disk = Unsynced(tmp_path)
@@ -261,10 +261,10 @@ def test_what_an_interrupted_act_had_given_back_is_synced_by_the_next(tmp_path: 
     assert {p for p in disk.volatile() if not p.endswith(UNIMPORTANT)} == set()
 
 
-def test_what_is_read_back_was_synced_before(
+def test_a_file_is_synced_before_it_is_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not on the disk yet is not dropped from memory either, and would be read there."""
+    """A page that is not on the disk yet stays in memory, and would be read there."""
     ward, _, match = taken_scene(tmp_path)
     calls: list[str] = []
 
@@ -287,7 +287,7 @@ def test_what_is_read_back_was_synced_before(
     assert [calls[n - 1] for n in dropped] == ["fsync", "fsync"]
 
 
-def test_what_was_destroyed_does_not_come_back(tmp_path: Path) -> None:
+def test_a_purged_file_does_not_come_back(tmp_path: Path) -> None:
     ward, _, match = taken_scene(tmp_path, retention_days=1.0)
     ward.take(match)
     ward.change(match, MatchState.ACKNOWLEDGED)

@@ -193,7 +193,7 @@ def test_a_file_that_is_opened_while_it_is_read_is_not_remembered_as_it_was(
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_what_is_proven_does_not_age(
+def test_a_proven_file_does_not_age(
     state: Path, tmp_path: Path, kind: str, set_day: Callable[[int], None]
 ) -> None:
     with disk(tmp_path, kind) as tree:
@@ -205,7 +205,7 @@ def test_what_is_proven_does_not_age(
     assert "1 known unchanged\n" in result.out + result.err
 
 
-# What is believed.
+# Believed files.
 
 
 @pytest.mark.slow
@@ -443,7 +443,7 @@ def test_a_disk_that_is_built_in_is_known_when_it_is_mounted_again(
             monkeypatch.setattr(identity, "_disk_name", lambda _: b"")
             found[True].append(identity_at(tree))
             monkeypatch.setattr(identity, "_disk_name", real)
-            # What version 3 of the inventory made of it.
+            # The number that version 3 of the inventory computed.
             words = b"%d %d" % (tree.stat().st_dev, os.statvfs(tree).f_fsid)
             before.add(identity._number_of(words))
     one, other = found[True]

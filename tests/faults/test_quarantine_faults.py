@@ -130,7 +130,7 @@ def test_the_watched_calls_are_those_that_happen(tmp_path: Path) -> None:
     assert names.count("rename") == 3  # the folder, the file aside, the tombstone
     assert 20 < len(names) < MOST
     scene.check_taken("file.bin")
-    # What the sealed copy rests on is on the disk before the file goes.
+    # The sealed copy and its folders are on the disk before the file goes.
     gone = recorder.calls.index(("unlink", scene.private.name))
     synced = [str(path) for name, path in recorder.calls[:gone] if name == "fsync"]
     quarantine = str(scene.ward.settings.layout.quarantine)
@@ -332,7 +332,7 @@ def test_a_directory_that_is_encrypted_and_locked_settles_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ELOOP, errno.EISDIR])
-def test_what_is_there_and_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
+def test_a_file_that_does_not_open_is_not_taken_for_gone(tmp_path: Path, code: int) -> None:
     """A file system may say anything then; and where /proc is not mounted, nothing opens."""
     scene = Scene(tmp_path)
     assert not fail_removal(scene).taken
@@ -468,7 +468,7 @@ def unreadable(path: Path, code: int, call: str) -> Iterator[None]:
         (errno.EIO, "read"),
     ],
 )
-def test_what_cannot_be_read_when_an_act_is_resumed_is_not_taken_for_gone(
+def test_a_file_unreadable_when_an_act_resumes_is_not_taken_for_gone(
     tmp_path: Path, code: int, call: str, is_aside: bool
 ) -> None:
     """It may be the very file: nobody may say that it is in quarantine while it is in its place."""
@@ -511,7 +511,7 @@ def test_a_file_without_permission_is_not_taken_for_gone_either(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("is_aside", [False, True])
-def test_what_is_touched_while_it_is_proven_again_is_not_taken_for_another(
+def test_a_file_touched_while_it_is_proven_again_is_not_taken_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_aside: bool
 ) -> None:
     scene = Scene(tmp_path)
@@ -618,7 +618,7 @@ def test_a_tombstone_that_is_there_already_is_ours(
     assert scene.file.read_bytes() == CONTENT
 
 
-def test_what_is_in_the_place_of_a_file_whose_copy_is_lost_stays(tmp_path: Path) -> None:
+def test_a_file_in_place_of_one_whose_copy_is_lost_stays(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.ward.take(scene.match)
     shutil.rmtree(scene.ward.evidence(scene.match).parent)
@@ -742,7 +742,7 @@ def test_a_copy_under_a_lost_seal_key_stays_where_its_file_is_gone(tmp_path: Pat
 
 
 @pytest.mark.parametrize("is_removed", [False, True])
-def test_what_is_withdrawn_while_an_act_on_it_was_interrupted_comes_back(
+def test_a_match_withdrawn_during_an_interrupted_act_is_restored(
     tmp_path: Path, is_removed: bool
 ) -> None:
     scene = Scene(tmp_path)

@@ -1,6 +1,6 @@
 """Sealing again, and taking files away, ended at each of their changes of the disk, one by one.
 
-What is kept is sealed to the old recipients or to the new ones, whole, with the document that
+The item is sealed to the old recipients or to the new ones, whole, with the document that
 belongs to it; and `quarantine add --all` finishes what a kill has interrupted, without a scan.
 """
 
@@ -206,7 +206,7 @@ def test_a_killed_isolation_is_finished_by_add_all(fast: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_away_and_withdrawn_since_is_finished_by_add_all(tmp_path: Path) -> None:
+def test_a_removal_whose_entry_was_withdrawn_is_finished_by_add_all(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     number = 1
     while True:  # killed when the record had it that the file is gone, and the document not

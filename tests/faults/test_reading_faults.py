@@ -80,7 +80,7 @@ def test_a_short_read_is_not_the_end_of_a_file(state: Path, tmp_path: Path, user
 @needs_fuse
 @pytest.mark.parametrize("user_id", [0, STRANGER])
 def test_a_file_that_fails_on_the_way_is_unread(state: Path, tmp_path: Path, user_id: int) -> None:
-    """What comes before is an entry's content in one case, and no verdict about the file."""
+    """The bytes before are an entry's content in one case, and no verdict about the file."""
     places = (0, 1, 65_536, 102_400, len(LONG) - 1)
     files = {str(n): File(LONG, fails_at=n) for n in places}
     with fuse(tmp_path / "m", files, user_id) as tree:

@@ -66,7 +66,7 @@ def change(desk: Desk, match: Match, state: MatchState) -> None:
         ("finish", 0, Fault(status=401)),
     ],
 )
-def test_what_is_withdrawn_while_a_report_is_begun_is_left_out(
+def test_a_match_withdrawn_while_a_report_is_open_is_left_out(
     desk: Desk,
     service: ReportingService,
     matches: list[Match],
@@ -89,7 +89,7 @@ def test_what_is_withdrawn_while_a_report_is_begun_is_left_out(
     assert desk.get(matches[1]).state is state
 
 
-def test_what_is_withdrawn_once_it_may_be_finished_stays(
+def test_a_match_withdrawn_after_the_report_may_be_finished_stays_in_it(
     desk: Desk, service: ReportingService, matches: list[Match], report: Report
 ) -> None:
     service.fail("finish", Fault(reset="after"))
@@ -102,7 +102,7 @@ def test_what_is_withdrawn_once_it_may_be_finished_stays(
     assert desk.get(matches[1]).state is MatchState.WITHDRAWN
 
 
-def test_what_is_taken_away_while_a_report_is_begun_waits_for_the_key(
+def test_a_file_quarantined_while_a_report_is_open_waits_for_the_key(
     desk: Desk, service: ReportingService, matches: list[Match], report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))
@@ -159,7 +159,7 @@ def test_retracting_what_may_be_finished_and_is_unknown_there(
 def test_a_destination_that_is_something_else_now(
     desk: Desk, service: ReportingService, report: Report, call: str
 ) -> None:
-    """What is open at a service is not taken back by what is done about a directory."""
+    """A report that is open at a service is not retracted by an act on a directory."""
     service.fail(call, Fault(reset="before"))
     desk.send_due()
     to = desk.settings.config.report.to
@@ -194,7 +194,7 @@ def test_a_package_is_not_taken_back_at_a_service(
     }
 
 
-def test_what_is_finished_is_not_called_unsent_since_the_log_broke(
+def test_a_finished_report_is_not_called_unsent_after_the_log_broke(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     log = desk.settings.layout.audit / "log.jsonl"

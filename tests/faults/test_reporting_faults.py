@@ -65,7 +65,7 @@ def report(desk: Desk) -> Report:
 def each_change(desk: Desk) -> Iterator[int]:
     """Count the changes of the disk at which something may happen, each time from the same start.
 
-    Whoever takes these numbers stops at the first that nothing reaches.
+    The caller stops at the first number that no change reaches.
     """
     kept = desk.directory / "kept"
     shutil.copytree(desk.settings.state_dir, kept)
@@ -226,7 +226,7 @@ def test_a_package_killed_at_each_change_of_the_disk(desk: Desk) -> None:
                 desk.send_due()
 
         status = in_child(work)
-        # Whoever looks into the directory sees no package, or a whole one.
+        # A reader of the directory sees no package, or a whole one.
         shown = [path for path in desk.out.iterdir() if not path.name.startswith(".")]
         for path in shown:
             assert verify_package(path).evidence == 1
@@ -325,7 +325,7 @@ def test_a_report_can_be_prepared_while_another_is_sent(
     assert service.states() == ["finished", "finished"]
 
 
-def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
+def test_a_report_in_doubt_at_finish_and_unknown_there_needs_a_person(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("finish", Fault(reset="before"))
@@ -343,7 +343,7 @@ def test_what_is_in_doubt_at_finish_and_unknown_there_is_for_a_person(
     check_one_finished(desk, service, report)
 
 
-def test_what_has_vanished_before_finish_is_begun_again(
+def test_a_report_that_vanished_before_finish_is_begun_again(
     desk: Desk, service: ReportingService, report: Report
 ) -> None:
     service.fail("upload", Fault(), Fault(code=1000))
@@ -396,7 +396,7 @@ def test_every_code_at_every_call(
     failed = json.loads((desk.settings.layout.audit / "log.jsonl").read_text().splitlines()[-1])
     assert failed["event"] == "report-failed"
     assert failed["data"]["requests"]
-    # What is refused for good is not left open there.
+    # A report that is refused for good is not left open there.
     if kind is not UnreachableError:
         assert "open" not in service.states()
     desk.wait(days=2)
@@ -515,7 +515,7 @@ def test_a_file_that_changes_is_not_sent(
 def test_a_file_swapped_after_it_was_proven_is_not_sent(
     desk: Desk, service: ReportingService, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was opened and proven is sent, whatever is at its path by then."""
+    """The file that was opened and proven is sent, whatever is at its path by then."""
     from hashclient.quarantine import evidence
 
     original = evidence._check_tags

@@ -164,7 +164,7 @@ def test_settled_matches_stay_settled(
     assert desk.get(match).state is state
 
 
-def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
+def test_a_match_listed_again_goes_on_without_a_retracted_report(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
     hit = match.hits[0]
@@ -177,7 +177,7 @@ def test_what_is_withdrawn_and_listed_again_goes_on_without_the_report(
     assert kept(desk, match)
 
 
-def test_what_is_in_its_place_is_found_again(desk: Desk) -> None:
+def test_a_retracted_match_in_place_is_found_again(desk: Desk) -> None:
     match = desk.find("a", A)
     report = desk.prepare(match)
     desk.send(report)
@@ -219,7 +219,7 @@ def test_a_report_that_a_policy_wanted_is_wanted_again_when_the_file_is_found_ag
     desk.send(report)
     assert not found()
     desk.retract(report)
-    # What a person has taken back does not come again by itself.
+    # A report that a person has retracted is not prepared again by itself.
     assert wanted() is None and desk.send_due() == []
     assert found()
     again = wanted()
@@ -268,14 +268,14 @@ def test_killed_at_each_change_while_a_report_is_taken_back(
         assert due == (not begun)
         if report.retraction is not None:
             assert not due
-            # What was decided is carried out by whatever sends next.
+            # The next command that sends carries out the retraction.
             assert [s.error for s in desk.send_due()] in ([], [None])
             assert desk.outbox.get(report.id).state is State.RETRACTED
         elif begun:
             with pytest.raises(UsageError, match=r"is acknowledged|being retracted"):
                 desk.acknowledge(report)
         if not note.exists():
-            # Whoever was interrupted says it again.
+            # The person who was interrupted retracts it again.
             assert desk.retract(acknowledged, "second").error is None
         assert reason_of(desk, acknowledged) == ("second" if report.retraction is None else "first")
         assert kept(desk, match)
@@ -394,7 +394,7 @@ def test_taking_back_what_was_handed_over_is_tried_again_after_a_pause(
     assert sent.report.problem is None
 
 
-def test_what_is_taken_back_while_it_is_about_to_be_destroyed_stays(
+def test_a_file_whose_report_is_retracted_while_it_is_purged_stays(
     desk: Desk, match: Match, acknowledged: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Room.log
@@ -425,7 +425,7 @@ def test_a_service_that_has_finished_a_report_keeps_it_acknowledged() -> None:
 
 
 def test_a_kill_when_a_report_turns_out_to_be_finished() -> None:
-    """What was decided cannot be done any more, and is not tried again."""
+    """The retraction cannot be done any more, and is not tried again."""
     with fast_directory() as directory, desk_and_service(directory) as (desk, service):
         match = desk.find("b", B)
         report = desk.prepare(match, to="hotline")

@@ -73,7 +73,7 @@ def running(state: Path, *args: object) -> Iterator[subprocess.Popen[str]]:
     options = ("--no-inventory", "--sparse")
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--format", "jsonl", *options, *args),
-        # Who looks for a bug may look into the processes, as the tests do.
+        # This variable lets the tests look into the processes.
         env=environment(HASHCLIENT_DEBUG="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -135,7 +135,7 @@ def test_pipes_sockets_and_devices_never_block(state: Path, tmp_path: Path) -> N
     }
 
 
-def test_what_may_not_be_read_is_unread(state: Path, tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_read_is_unread(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"f": LISTED, "no": LISTED, "dir/f": b"", "names/f": b""})
     (tree / "lost").symlink_to("dir/f")
     modes = {"no": 0, "dir": 0, "names": 0o444}
@@ -203,9 +203,7 @@ def test_a_file_of_a_terabyte_of_nothing_stalls_no_scan(
 
 
 @pytest.mark.slow
-def test_what_is_read_in_spite_of_its_holes_can_be_the_default(
-    state: Path, fast: Path, tmp_path: Path
-) -> None:
+def test_sparse_files_are_read_if_configured(state: Path, fast: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[scan]\nsparse = true\n")
     path = sparse(fast / "f", 2**30 + 1)

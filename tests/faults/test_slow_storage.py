@@ -64,7 +64,7 @@ def scan(state: Path, *args: object) -> Run:
 def scanning(state: Path, where: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         arguments("--state-dir", state, "scan", "--format", "jsonl", where),
-        # Who looks for a bug may look into the processes, as the tests do.
+        # This variable lets the tests look into the processes.
         env=environment(**{"HASHCLIENT_DEBUG": "1"} | variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,7 +136,7 @@ def test_a_file_needs_no_more_requests_than_it_has_to(
         assert scan(state, where).code == 10
     asked = requests_of(counts)
     matches = sum(file.content == LISTED for file in tree().values())
-    # What matches is read again, for the other digests of its entry, and where it is looked up.
+    # A match is read again, for the other digests of its entry, and where it is looked up.
     extra = 4 * matches
     assert asked["open"] <= COUNT + extra
     assert asked["read"] <= COUNT + extra

@@ -36,7 +36,7 @@ def state(template: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def srv(tmp_path: Path) -> Path:
-    """What is scanned: a file beside the mount point of a share."""
+    """Return the scanned directory: a file beside the mount point of a share."""
     return write_tree(tmp_path / "srv", {"beside": b"benign", "share/x": b""})
 
 
@@ -121,7 +121,7 @@ def test_files_skipped_by_request_are_not_gone(state: Path, srv: Path) -> None:
     assert scan(state, "--one-file-system", srv, share).code == 3
 
 
-def test_what_only_takes_the_place_of_a_share_is_scanned_and_said(state: Path, srv: Path) -> None:
+def test_a_file_in_the_mount_point_of_a_missing_share_is_scanned(state: Path, srv: Path) -> None:
     """Such as a file that says so."""
     share = srv / "share"
     with mounted(share, {"f": b"x"}):
@@ -184,7 +184,7 @@ def test_a_bind_mount_of_the_same_file_system(state: Path, srv: Path, tmp_path: 
     assert unread(scan(state, srv)) == {
         f"{srv}/share": f"not mounted: a file system was here ({kind_of(srv)})"
     }
-    # What a unit's own namespace binds, others see without: the same files.
+    # A bind mount in a unit's own namespace is the same files for others, without a mount.
     (srv / "share/f").write_bytes(b"x")
     assert scan(state, srv).code == 0
 
@@ -256,7 +256,7 @@ def test_a_link_to_a_share(state: Path, srv: Path) -> None:
 
 
 def test_state_that_cannot_be_written(state: Path, srv: Path) -> None:
-    """What is remembered is used; that nothing can be added is told, and no more."""
+    """Remembered mounts are used; a warning alone says that none can be added."""
     with mounted(srv / "share", {"f": b"x"}):
         assert scan(state, srv).code == 0
     (srv / "other").mkdir()

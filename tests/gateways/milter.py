@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 
-#: What a filter may answer at the end of a mail, by the byte on the wire.
+#: Answers of a filter at the end of a mail, by the byte on the wire.
 VERDICTS = {b"a": "taken", b"c": "taken", b"r": "refused", b"t": "put off", b"d": "dropped"}
 _CHANGES = frozenset({b"h", b"i", b"m", b"p", b"q"})
 _CHUNK_BYTES = 65_535

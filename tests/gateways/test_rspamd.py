@@ -15,7 +15,7 @@ from tests.gateways.programs import SOCKET, listens, needs, program, recipe, run
 
 pytestmark = [pytest.mark.deep, needs("rspamd")]
 
-#: What rspamd asks others on the network for, and what needs a database.
+#: Modules of rspamd that ask others on the network, or need a database.
 OFFLINE = "arc asn dkim dkim_signing dmarc fuzzy_check phishing rbl reputation rspamd_update spf"
 MODULES = f"{OFFLINE} surbl url_redirector whitelist mx_check greylist multimap neural"
 OPTIONS = """

@@ -23,7 +23,7 @@ from hashclient.scan.cluster.messages import PROTOCOL, Spec
 from hashclient.scan.cluster.worker import pins_of
 from tests.kit import csv_of, make_state
 
-#: What is on the list of the cluster, by entry.
+#: Contents on the list of the cluster, by entry.
 LISTED = {f"e-{n}": f"content {n}".encode() for n in range(6)}
 WORKERS = 3
 

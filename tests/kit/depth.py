@@ -33,7 +33,7 @@ def count_of(number: int, least: int = 3) -> int:
 def changes(most: int) -> range:
     """Return the changes of a disk at which something is to happen: each, or one in four.
 
-    Who takes them stops at the first that nothing reaches.
+    The caller stops at the first number that no change reaches.
     """
     return range(1, most, 1 if _Depth.is_deep else QUICK_STEP)
 

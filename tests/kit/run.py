@@ -19,13 +19,13 @@ from hashclient.cli import main as command
 from hashclient.errors import ExitCode
 
 ROOT = Path(__file__).parents[2]
-#: What root needs besides, so that what it may not read is really unreadable.
+#: A command before it for root, so that files without permission are really unreadable.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of a command."""
+    """The result of a command."""
 
     code: int
     out: str

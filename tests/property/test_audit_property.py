@@ -144,7 +144,7 @@ events = st.builds(
 
 @pytest.mark.slow
 @given(batches=st.lists(st.lists(events, min_size=1, max_size=4), min_size=1, max_size=4))
-def test_what_is_recorded_is_read_again(batches: list[list[Event]]) -> None:
+def test_recorded_events_are_read_back(batches: list[list[Event]]) -> None:
     with TemporaryDirectory() as name:
         directory = Path(name)
         log = AuditLog(directory, clock=lambda: START)

@@ -121,7 +121,7 @@ def test_anything_else_is_an_error_that_quotes_no_digest(content: bytes) -> None
     assert not re.search("[0-9a-fA-F]{32}", message)
 
 
-#: What no name holds that a tool writes: a row of another file, whatever divides it from this one.
+#: Bytes that may divide two rows; no name that a tool writes holds one with a row behind it.
 DIVIDERS = [
     *map(bytes, zip(b"\r\n\0\x0b\x0c\x1c\x1d\x1e\x85 ")),
     "\x85".encode(),

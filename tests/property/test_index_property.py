@@ -43,7 +43,7 @@ SIZES = [0, 1, 7, 2**32 - 1, 2**32, 2**63 - 1]
 
 @dataclass(frozen=True)
 class Entry:
-    """What a list says of one id."""
+    """The entry of a list with one id."""
 
     digests: tuple[tuple[Algorithm, bytes], ...]
     size: int | None
@@ -165,7 +165,7 @@ def check(index: Index, live: dict[bytes, Entry], ever: set[Entry]) -> None:
             return bits
 
         plan = index.masks_of_size(size)
-        # What is listed must be planned for; what was withdrawn may be.
+        # A listed entry must be planned for; a withdrawn one may be.
         assert plan & masks(iter(live.values())) == masks(iter(live.values()))
         assert plan & ~masks(iter(ever)) == 0
     check_hits(index, live)

@@ -78,7 +78,7 @@ def test_lines_of_json_are_those_of_the_encoder(outcomes: list[Handled]) -> None
 @settings(max_examples=25)
 @given(many)
 def test_rows_and_lines_say_what_a_fresh_formatter_says(outcomes: list[Handled]) -> None:
-    """What was rendered for one outcome is in the line of no other."""
+    """Text that was rendered for one outcome is in the line of no other."""
     for made in (CsvFormatter, TextFormatter):
         formatter = made(Context("scan", NOW))
         for handled in outcomes:

@@ -29,13 +29,13 @@ from hashclient.scan import checker
 from tests.kit import remember_at_once
 from tests.kit.depth import examples
 
-#: What files may hold: several of each size, so that sizes alone decide little.
+#: Contents of files: several of each size, so that sizes alone decide little.
 CONTENTS = [b"", b"A", b"B", b"AAAAA", b"BBBBB", b"CCCCC"]
 LISTED = CONTENTS[1:]
 NAMES = ["a", "b", "d/c"]
 ALL = tuple(Algorithm)
 
-#: What is compared of an outcome: its kind, and the entries that matched or did not quite.
+#: The compared part of an outcome: its kind, and the entries that matched or did not quite.
 Verdict = tuple[Kind, frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
 Edit = tuple[str, str, object, bool]
 
@@ -78,7 +78,7 @@ def entries(draw: st.DrawFn) -> Entry:
 
 names = st.sampled_from(NAMES)
 contents = st.sampled_from(CONTENTS)
-#: What only ctime betrays comes first, and often.
+#: A change that only ctime betrays comes first, and often.
 overwritten = st.tuples(st.just("overwrite"), names, st.integers(0, 1), st.just(value=True))
 edits = st.one_of(
     overwritten,
@@ -328,7 +328,7 @@ def test_workers_change_no_verdict(files: list[tuple[str, bytes]], listed: list[
         world.publish("a", listed, 0)
         let_time_pass(world.probe)
         with pytest.MonkeyPatch.context() as patch:
-            # What is large is handed back, to be a task of its own.
+            # A large file is handed back, to be a task of its own.
             patch.setattr(checker, "DEFER_BYTES", 4)
             one = world.scan(inventory=True, jobs=1)
             assert world.scan(inventory=True, jobs=2) == one

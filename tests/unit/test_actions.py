@@ -92,7 +92,7 @@ def test_matches_that_were_noted_together_are_reported_without_asking_again(
     assert [acted.detail for one in told for acted in one.acted] == ["to be reported to police"] * 3
     assert [one.record for one in told] == [one.record for one in found]
     assert wanted(desk) == {one.record.id for one in found if one.record is not None}
-    # What comes without having been noted is noted by itself.
+    # A match that was not noted before is noted by itself.
     (acted,) = acting.respond(found[0]).acted
     assert acted.done and len(opened) == 2
 
@@ -163,7 +163,7 @@ def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
     assert wanted(desk) == {match.id}
 
 
-def test_what_could_not_be_recorded_is_not_acted_on(desk: Desk) -> None:
+def test_an_unrecorded_match_is_not_acted_on(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
     told = acting.respond(unrecorded(match))

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
-#: room is a package, or a module of the root. What is listed is used, and nothing else is.
+#: room is a package, or a module of the root. Each listed room is used, and no other is.
 EVERYWHERE = "errors system core"
 USES: Mapping[str, str] = {
     "errors": "",
@@ -54,7 +54,7 @@ USES: Mapping[str, str] = {
 }
 TOP = {"cli", "__main__"}
 
-#: What only the top layer may do: it alone talks to a terminal, draws and exits.
+#: Modules and calls of the top layer: it alone talks to a terminal, draws and exits.
 TOP_ONLY_MODULES = frozenset({"click", "rich"})
 TOP_ONLY_CALLS = frozenset({"print", "input", "exit", "quit", "sys.exit", "os._exit"})
 
@@ -158,7 +158,7 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
 
 
 @each_file
-def test_nothing_that_runs_code_when_read(path: Path) -> None:
+def test_no_module_reads_data_that_can_run_code(path: Path) -> None:
     tree = parsed(path)
     wrong = [
         f"{dotted(path)}:{line} imports {name}"

@@ -82,7 +82,7 @@ def failure(action: Callable[[], Any], kind: type[HashclientError] = AuditError)
     return caught.value.message
 
 
-# What is written
+# Writing
 
 
 def test_first_append_starts_the_log_with_a_signed_genesis_record(directory: Path) -> None:
@@ -223,7 +223,7 @@ def test_lines_are_ascii_without_control_characters(directory: Path) -> None:
         assert all(0x20 <= byte < 0x7F for byte in line[:-1])
 
 
-# What verify says
+# Results of verify
 
 
 def test_verify_reports_what_the_log_holds(log: AuditLog, directory: Path) -> None:
@@ -358,7 +358,7 @@ def test_verify_names_the_first_bad_line_and_why(log: AuditLog, directory: Path,
 def test_each_value_of_a_record_has_its_type(
     log: AuditLog, directory: Path, old: bytes, new: bytes
 ) -> None:
-    """Whoever knows the format can make the hash right; the reader still gets no other types."""
+    """An attacker can make the hash right; the reader still gets no other types."""
     line = lines_of(directory)[3]
     assert line.count(old) == 1
     changed = json.loads(line.replace(old, new))
@@ -422,7 +422,7 @@ def test_an_unsigned_genesis_record_is_found(log: AuditLog, directory: Path) -> 
 def test_a_genesis_record_is_what_the_format_says(
     log: AuditLog, directory: Path, change: dict[str, object]
 ) -> None:
-    """Whoever has the key can sign any first record; only one form of it starts a log."""
+    """A holder of the key can sign any first record; only one form of it starts a log."""
     lines = lines_of(directory)
     genesis = json.loads(lines[0])
     genesis["data"].update(change)
@@ -549,7 +549,7 @@ def test_a_key_that_others_can_read_is_not_used(log: AuditLog, directory: Path) 
     assert "can be read by others" in failure(lambda: log.append([match(3)]))
 
 
-def test_what_is_no_ed25519_key_is_not_used(log: AuditLog, directory: Path) -> None:
+def test_a_key_that_is_not_ed25519_is_refused(log: AuditLog, directory: Path) -> None:
     other = X25519PrivateKey.generate()
     private = other.private_bytes(
         serialization.Encoding.PEM,
@@ -588,7 +588,7 @@ def test_a_stuck_writer_is_not_waited_for_for_ever(log: AuditLog, directory: Pat
 def test_readers_wait_for_a_writer(
     log: AuditLog, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who reads in the middle of an append would see half of it, and call the log broken."""
+    """A reader in the middle of an append would see half of it, and call the log broken."""
     monkeypatch.setattr(audit_file, "LOCK_WAIT_S", 0)
     with (directory / "log.jsonl").open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)

@@ -164,7 +164,7 @@ def test_a_log_of_one_file_is_as_it_was(tmp_path: Path) -> None:
     assert book.files() == [LAST]
 
 
-def test_nothing_is_closed_twice(book: Logbook) -> None:
+def test_no_file_is_closed_twice(book: Logbook) -> None:
     assert book.log.rotate() is not None
     assert book.log.rotate() is None
     assert len(book.files()) == 4
@@ -183,7 +183,7 @@ def test_the_logs_own_events_are_its_own(book: Logbook, name: str) -> None:
         book.log.append([Event(name, {})])
 
 
-# What is missing, and what was changed.
+# Missing and changed files.
 
 
 def failure(book: Logbook, kept: bytes | None = None) -> str:
@@ -321,7 +321,7 @@ ATTACKS: dict[str, Callable[[Logbook], None]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_was_changed_is_found(book: Logbook, attack: str) -> None:
+def test_any_change_of_closed_files_is_found(book: Logbook, attack: str) -> None:
     ATTACKS[attack](book)
     assert failure(book)
 
@@ -517,7 +517,7 @@ def test_without_hard_links_it_stays_in_one_file(
     verify(book.directory)
 
 
-def test_what_has_the_name_of_the_closed_file_is_left_alone(book: Logbook) -> None:
+def test_a_foreign_file_with_the_name_of_a_closed_one_is_left_alone(book: Logbook) -> None:
     taken = book.directory / "log-000003.jsonl"
     taken.write_bytes(b"somebody's")
     with pytest.raises(AuditError, match="something has the name"):

@@ -26,7 +26,7 @@ from hashclient.errors import AuditError
 VECTORS = Path(__file__).parents[1] / "vectors" / "audit"
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 FIRST, SECOND, LAST = "log-000001.jsonl", "log-000002.jsonl", "log.jsonl"
-#: What is in a vector besides the files of the log.
+#: Files of a vector besides those of the log.
 EXPECT, CHECKPOINT = "expect.json", "checkpoint.json"
 
 
@@ -154,7 +154,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_written_is_what_the_vectors_have(name: str, tmp_path: Path) -> None:
+def test_written_logs_equal_the_vectors(name: str, tmp_path: Path) -> None:
     build(name, tmp_path / name)
     assert contents(tmp_path / name) == contents(VECTORS / name)
 

@@ -15,7 +15,7 @@ from hashclient.system.background import Task, ahead
 ROOM = 2
 
 
-def test_what_is_made_ahead_comes_in_order() -> None:
+def test_values_made_ahead_come_in_order() -> None:
     assert list(ahead(iter(range(100)), ROOM)) == list(range(100))
     assert list(ahead(map(str, ahead(iter(range(20)), ROOM)), ROOM)) == [str(n) for n in range(20)]
     assert list(ahead(iter(()), ROOM)) == []

@@ -49,7 +49,7 @@ def test_a_tag_is_one_block_of_aes_under_a_derived_key(algorithm: Algorithm) -> 
         assert [row.tobytes() for row in tags] == expected
 
 
-def test_nothing_gives_no_tags() -> None:
+def test_no_digests_give_no_tags() -> None:
     assert Sealer(KEY).tags_of(Algorithm.MD5, []).shape == (0, 2)
     assert Sealer(KEY).tags(Algorithm.SHA1, np.zeros((0, 20), np.uint8)).shape == (0, 2)
 

@@ -73,7 +73,7 @@ def with_size(data: bytes, number: int, size: bytes) -> bytes:
     return data[: number * 512] + bytes(header) + data[(number + 1) * 512 :]
 
 
-def test_what_was_written_is_read(read: Read) -> None:
+def test_a_written_bundle_is_read_back(read: Read) -> None:
     found = read(written(mark=Mark(since={"baseline": 7})))
     assert found.mark == Mark(since={"baseline": 7})
     assert [found.read(name, 1000) for name, _ in FILES] == [data for _, data in FILES]
@@ -99,7 +99,7 @@ def test_a_later_version_is_named(read: Read) -> None:
     with pytest.raises(VerificationError, match="hashclient-bundle/2") as caught:
         read(tar_of(mark=b'{"format":"hashclient-bundle/2","more":1}'))
     assert caught.value.hint == "a newer hashclient may be needed"
-    # What the same version says besides is passed over.
+    # Other fields of the same version are ignored.
     assert read(tar_of(mark=MARK[:-1] + b',"more":1}')).mark == Mark()
 
 

@@ -92,7 +92,7 @@ def set_day(monkeypatch: pytest.MonkeyPatch, day: int) -> None:
     monkeypatch.setattr(cache, "time", clock)
 
 
-def test_what_was_stored_is_found_by_another_connection(tmp_path: Path, writer: Inventory) -> None:
+def test_stored_files_are_found_by_another_connection(tmp_path: Path, writer: Inventory) -> None:
     files = [status(n) for n in (1, 2, BLOCK_INODES, 3 * BLOCK_INODES + 5, 2**50)]
     writer.store([(7, known(*files, mask=MD5 | SHA256, tag=99))])
     reader = Inventory(tmp_path, KEY)
@@ -122,7 +122,7 @@ def test_files_of_several_devices_may_share_inodes(writer: Inventory) -> None:
     assert found["tags"][:, 0, 0].tolist() == [2**40, 0, 7, 8]
 
 
-def test_nothing_is_known_of_no_files(writer: Inventory) -> None:
+def test_storing_and_finding_no_files_has_no_effect(writer: Inventory) -> None:
     writer.store([])
     found, old = find(writer, [])
     assert (len(found), old, writer.stats().files) == (0, [], 0)
@@ -352,7 +352,7 @@ def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: P
     assert masks(find(writer, [status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]
 
 
-# What version 3 has left.
+# Records of version 3.
 
 
 def make_version_3(directory: Path, files: Sequence[os.stat_result], day: int) -> None:
@@ -384,7 +384,7 @@ def ask_before(directory: Path, files: Sequence[os.stat_result], before: int | N
     return found
 
 
-def test_what_version_3_knew_is_believed_until_it_is_due(
+def test_records_of_version_3_are_believed_until_they_are_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [status(inode) for inode in range(1, 15)]
@@ -431,7 +431,7 @@ def test_the_table_of_version_3_goes_when_all_of_it_is_due(
         writer = Inventory(tmp_path, KEY, write=True)
         assert writer.stats().files == files
         writer.store([(70, known(status(9)))]) if not files else None
-        # Who reads meanwhile goes on.
+        # A reader that was open before goes on.
         assert masks(reader.find([status(9)], {7: Identity(70, 7)})[0]) == [0 if files else MD5]
         reader.close()
         writer.close()
@@ -465,7 +465,7 @@ def test_a_later_version_is_left_alone(path: Path, write: bool) -> None:
     assert path.read_bytes() == before
 
 
-def test_what_the_disk_has_garbled_of_containers_counts_as_lost(tmp_path: Path) -> None:
+def test_a_container_record_garbled_on_disk_counts_as_lost(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     status = (tmp_path / "f").stat()
     identities = {status.st_dev: Identity(7)}

@@ -61,7 +61,7 @@ def groups(directory: Path, own: str, files: Mapping[str, str]) -> dict[str, Pat
             {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
             1,
         ),
-        # What makes no sense limits nothing.
+        # A value without a meaning limits nothing.
         (V2, {"a.slice/b.service/cpu.max": "100000\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "100000 0\n"}, 8),
         (V2, {"a.slice/b.service/cpu.max": "-5 100000\n"}, 8),

@@ -159,7 +159,7 @@ def test_after_a_task_that_matched_no_file_is_read_twice(
         assert outcome == check(lists, tree, name).outcomes[0]
 
 
-def test_what_a_file_is_does_not_depend_on_the_files_before_it(tmp_path: Path) -> None:
+def test_the_outcome_of_a_file_does_not_depend_on_files_before_it(tmp_path: Path) -> None:
     """Of digests that were computed on the chance, only those count that an entry asks for."""
     md5, sha1, sha256 = digests_of(b"listed")
     other = digests_of(b"something else")[0]
@@ -185,7 +185,7 @@ def test_clean_files_are_named_when_asked_for(tmp_path: Path) -> None:
         (Kind.CLEAN, f"{tree}/b", 5),
         (Kind.CLEAN, f"{tree}/d", 6),
     ]
-    # Nothing was computed for the first: its size rules it out.
+    # No digest was computed for the first: its size rules it out.
     assert [bool(o.digests) for o in result.outcomes] == [False, True]
 
 
@@ -496,7 +496,7 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
     assert next(ticks) == 100
 
 
-# What an answer rests on.
+# The evidence of an answer.
 
 
 def rests_on(result: Result) -> tuple[int, int, int]:

@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_looked_up_is_raised_after_the_others(
     assert run.exit_code is ExitCode.MATCH_ATTENTION
 
 
-def test_what_cannot_be_begun_is_an_error_at_once(state: Path, tmp_path: Path) -> None:
+def test_an_impossible_scan_or_lookup_is_an_error_at_once(state: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to scan"):
         Client(state).scan()
     with pytest.raises(UsageError, match="nothing to look up"):

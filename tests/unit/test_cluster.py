@@ -136,7 +136,7 @@ class TestMessages:
         assert isinstance(answer, Checked)
         (found,) = unpack_result(answer).outcomes
         assert found == msgspec.structs.replace(outcome, digests={})
-        # What a worker never has: streams.
+        # A worker never has streams.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
         kept |= {"is_object", "evidence"}
         assert set(Outcome.__struct_fields__) - kept == {"digests", "origin", "is_stream"}
@@ -352,7 +352,7 @@ class TestNamed:
         group = Group(str(tree), list(found), follow=True)
         (tree / "there").rename(tmp_path / "kept")
         asked = NamedFiles().look_at(group)
-        # What is not there has no file system.
+        # A missing file has no file system.
         assert len(asked) <= 2
         for part in asked:
             assert only_same(part, None) == (part, [])
@@ -369,7 +369,7 @@ class TestNamed:
                 told |= {o.path: o.reason for o in others if o.kind is Kind.UNREAD}
             return kept, told
 
-        # What is at neither place goes on: the checker says what is wrong.
+        # A file at neither place is kept: the checker says what is wrong.
         kept, told = only(str(tree), None)
         assert kept == {f"{tree}/{name}" for name in ("a", "gone", "link")}
         assert told == {f"{tree}/{name}": OTHER for name in ("b", "there")}
@@ -377,7 +377,9 @@ class TestNamed:
         assert kept == {"nowhere/gone", "nowhere/there"}
         assert told.keys() == {f"nowhere/{name}" for name in ("a", "b", "link")}
 
-    def test_what_is_handed_back_has_its_signs_and_comes_once(self, tmp_path: Path) -> None:
+    def test_a_group_that_is_handed_back_keeps_its_signs_and_comes_once(
+        self, tmp_path: Path
+    ) -> None:
         tree = write_tree(tmp_path, {"a": b"1", "b": b"2"})
         group = Group(str(tree), ["a", "b"], follow=True)
         (asked,) = NamedFiles().look_at(group)

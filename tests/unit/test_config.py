@@ -61,7 +61,7 @@ def test_the_configuration_may_name_state_and_key(tmp_path: Path) -> None:
     home = Path.home()
     settings = resolved(config_path=path)
     assert (settings.state_dir, settings.seal_key_file) == (home / "s", home / "k")
-    # What is given on the command line outranks it.
+    # A path on the command line outranks it.
     settings = resolved(config_path=path, state_dir=tmp_path / "t", seal_key_file=tmp_path / "key")
     assert (settings.state_dir, settings.seal_key_file) == (tmp_path / "t", tmp_path / "key")
 
@@ -88,7 +88,7 @@ def test_root_has_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.state_dir == Path("/var/lib/hashclient")
 
 
-def test_nothing_stays_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = resolved(state_dir=Path("s"))
     assert settings.state_dir == tmp_path / "s"
@@ -105,7 +105,7 @@ def test_a_configuration_that_was_named_must_be_there(tmp_path: Path) -> None:
         resolved(config_path=tmp_path)
 
 
-def test_what_is_not_configured_is_said_with_a_hint(tmp_path: Path) -> None:
+def test_a_missing_provider_is_an_error_with_a_hint(tmp_path: Path) -> None:
     settings = resolved(state_dir=tmp_path)
     for ask in (settings.providers, lambda: settings.provider("main")):
         with pytest.raises(ConfigError) as caught:
@@ -174,7 +174,7 @@ def test_grace_is_a_time() -> None:
     assert settings.grace("main").total_seconds() == 36 * 3600
 
 
-def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"state_dir = '\xff'")
     with pytest.raises(ConfigError, match="not UTF-8"):
         resolved(state_dir=tmp_path)
@@ -182,7 +182,7 @@ def test_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["~no-such-user-here/x", "a\\u0000b"])
 @pytest.mark.parametrize("key", ["state_dir", "seal_key_file"])
-def test_what_cannot_be_a_path_is_refused(tmp_path: Path, key: str, text: str) -> None:
+def test_an_impossible_path_is_refused(tmp_path: Path, key: str, text: str) -> None:
     path = tmp_path / "c.toml"
     path.write_text(f'{key} = "{text}"\n')
     with pytest.raises(ConfigError):
@@ -234,7 +234,7 @@ def test_a_misspelt_key_is_reported_with_the_right_one() -> None:
         assert str(caught.value.hint).startswith(f"did you mean {meant!r}?")
 
 
-def test_what_may_be_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
     for text in (PROVIDER + "grace_hours = 'hunter2'\n", "providers = 'hunter2'\n"):
         with pytest.raises(ConfigError) as caught:
             parse_config(text, COMMANDS, "f")
@@ -358,7 +358,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     assert msgspec.structs.replace(settings, state_dir=Path("/")).state_dir == Path("/")
 
 
-# What is to be done about matches.
+# Actions on matches.
 
 WAY_OUT = """
 [quarantine]
@@ -527,7 +527,7 @@ def test_both_names_of_a_key_are_one_too_many(renamed: None) -> None:
 
 
 @pytest.mark.parametrize("text", ["providers = 1\n", "[providers]\nmain = 1\n", "scan = 1\n"])
-def test_what_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None:
+def test_a_value_that_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None:
     with pytest.raises(ConfigError, match="is not valid"):
         parse_config(text, frozenset({"scan"}), "c.toml")
 

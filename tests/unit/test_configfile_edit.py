@@ -88,7 +88,7 @@ def test_a_recipient_is_put_where_it_belongs(before: str, after: str) -> None:
         "x." * 3000 + "x = 1\n",
     ],
 )
-def test_what_has_to_be_done_by_hand_is_said(text: str) -> None:
+def test_a_recipient_is_added_or_the_error_says_that_nothing_was_changed(text: str) -> None:
     try:
         done = with_recipient(text, KEY, "f")
     except ConfigError as error:
@@ -109,7 +109,7 @@ _pieces = st.lists(
 
 
 @given(_pieces)
-def test_whatever_stands_there_nothing_else_changes(text: str) -> None:
+def test_adding_a_recipient_changes_no_other_setting(text: str) -> None:
     try:
         before = tomllib.loads(text)
     except ValueError:

@@ -28,7 +28,7 @@ needs_locks = pytest.mark.skipif(
     not kernel_locks().are_whole, reason="this kernel has no Landlock or no seccomp"
 )
 
-#: What each attempt to get out raises, as the name of an error; the process is locked up before.
+#: Attempts to get out, by name; the process is locked up before.
 ATTEMPTS = {
     "open a file": "open('/etc/hostname')",
     "open for writing": "open('/tmp/x', 'w')",
@@ -78,7 +78,7 @@ for line in sys.argv[1:]:
 
 
 @needs_locks
-def test_nothing_gets_out() -> None:
+def test_no_attempt_to_get_out_succeeds() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, *ATTEMPTS.values()],
         capture_output=True,
@@ -290,7 +290,9 @@ LIES: list[protocol.ToWorker | bytes] = [
 
 
 @pytest.mark.parametrize("lie", LIES, ids=range(len(LIES)))
-def test_what_cannot_be_is_not_believed(archive: Path, lie: protocol.ToWorker | bytes) -> None:
+def test_an_impossible_message_is_not_believed(
+    archive: Path, lie: protocol.ToWorker | bytes
+) -> None:
     with pytest.raises(NotReadError) as caught:
         Liar(lie, Done(0, is_tired=False)).open(archive)
     assert caught.value.why is Why.FAILED

@@ -38,7 +38,7 @@ SHA256 = 4
 
 
 class Found:
-    """What a driver hands on."""
+    """A receiver of the results of a driver."""
 
     def __init__(self, mask: int = SHA256) -> None:
         self.mask = mask
@@ -153,7 +153,7 @@ def test_any_in_any_other(outer: str, inner: str) -> None:
         assert not found.unread
 
 
-def test_what_is_in_another_is_a_member_as_well() -> None:
+def test_a_member_of_an_inner_container_is_a_member_as_well() -> None:
     inner = zip_of(x=X)
     found = drive(tar_of(a=inner, b=X))
     assert found.places_of(inner) == [(b"a",)]
@@ -199,7 +199,7 @@ def test_members_of_members_count() -> None:
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_into_memory_is_unread_and_the_rest_is_read() -> None:
+def test_a_member_that_exceeds_memory_is_unread_and_the_rest_is_read() -> None:
     inner = zip_of(zipfile.ZIP_STORED, x=bytes(70 << 20))
     found = drive(tar_of(a=inner, b=X), limits=Limits(memory_mib=64))
     ((chain, why, detail),) = found.unread

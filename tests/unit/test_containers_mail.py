@@ -301,7 +301,7 @@ def test_multiparts_too_deep_in_each_other_are_unread() -> None:
     assert Why.LIMIT in look(raw(header, body)).reasons
 
 
-# What is not read
+# Unread mail
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_lines_that_end_as_on_an_old_mac_are_unread() -> None:
     assert look(data[:512]).reasons == {Why.UNSUPPORTED}
 
 
-# What is mail
+# Recognising mail
 
 
 def test_ordinary_texts_are_no_mail() -> None:

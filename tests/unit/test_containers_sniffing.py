@@ -15,7 +15,7 @@ from hashclient.containers.sniffing import has_mark, may_bear, may_front
 from hashclient.containers.tar import Tar
 from tests.opened import opened
 
-#: What a mark or a front of an archive may consist of.
+#: Bytes that a mark or a front of an archive may consist of.
 LETTERS = bytes(
     set(
         b'PK\x03\x04\x05\x06\x07\x0800\x1f\x8b\x9dBZh\xfd7zX\x00(\xb5/\xfd*M\x18"LIRar!E~^SCF<xbmlD'
@@ -72,7 +72,7 @@ def test_a_tar_whose_sum_is_that_of_signed_bytes_is_known_however_short_it_is(to
 
 
 @pytest.mark.slow
-def test_what_the_quick_look_passes_over_has_no_mark_and_is_no_front() -> None:
+def test_the_quick_look_passes_over_no_file_with_a_mark_or_front() -> None:
     chance = random.Random(3)
     plain = bytes(chance.choices(range(256), k=33_000))
     planted = {0: archives.lzma_of(b"x" * 50), 2: b"-lh5-", 4: b"ftypisom", 257: b"ustar"}

@@ -133,7 +133,7 @@ def test_large_members_are_checked_as_small_ones_are(method: int) -> None:
             assert look(archives.Zip().add(b"a", content, data=body).end()).unread
 
 
-# What is not where it is looked for
+# Structures in other places
 
 
 @pytest.mark.parametrize("moved", [True, False])
@@ -455,10 +455,10 @@ def test_a_short_member_is_checked_where_only_its_first_bytes_are_read(method: i
                 member.head(512)
 
 
-# What ordinary programs write
+# Archives of ordinary programs
 
 
-def test_what_is_zip_inside_is_clean(tmp_path: Path) -> None:
+def test_files_in_formats_built_on_zip_are_read_whole(tmp_path: Path) -> None:
     archive = archives.zip_of({"__main__.py": A, "x": B})
     signing = (32).to_bytes(8, "little") + NOISE[:24] + b"APK Sig Block 42"
     start = archive.index(b"PK\1\2")

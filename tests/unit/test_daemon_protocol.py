@@ -82,7 +82,7 @@ def test_an_old_command_may_end_as_windows_lines_do() -> None:
     assert parse(b"PING\r\n") == [(Command.PING, b"", b"\n")]
 
 
-def test_nothing_between_two_ends_is_no_command() -> None:
+def test_an_empty_line_is_no_command() -> None:
     assert parse(b"\n\n", b"nPING\n") == [(Command.PING, b"", b"\n")]
 
 
@@ -146,7 +146,7 @@ def test_a_stream_may_be_empty() -> None:
     assert parse(instream()) == [(Command.INSTREAM, b"", b"\0"), Mark.STREAM_END]
 
 
-def test_what_looks_like_a_command_in_a_stream_is_data() -> None:
+def test_a_command_inside_a_stream_is_data() -> None:
     inner = instream(b"x")
     assert parse(instream(inner)) == [(Command.INSTREAM, b"", b"\0"), inner, Mark.STREAM_END]
 

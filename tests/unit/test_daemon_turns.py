@@ -99,7 +99,7 @@ def test_a_client_without_room_waits_until_there_is_some() -> None:
     assert said == ["full", "other", "other", "other dropped", "full", "full dropped"]
 
 
-def test_what_fails_or_whose_owner_has_gone_is_dropped_and_others_go_on() -> None:
+def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> None:
     said: list[str] = []
     broken, gone, other = Owner(), Owner(), Owner()
 

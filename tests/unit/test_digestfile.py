@@ -57,7 +57,7 @@ def test_the_last_line_needs_no_end() -> None:
 
 
 def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    """What stood behind the cut was never looked up, though no line is broken."""
+    """Lines behind the cut were never looked up, though no line is broken."""
     path = tmp_path / "digests"
     line = f"{SHA256}\n".encode()
     path.write_bytes(line * 40_000)
@@ -119,7 +119,7 @@ def test_kinds_of_lines_may_be_mixed() -> None:
 
 @pytest.mark.parametrize("tool", ["md5sum", "sha1sum", "sha256sum"])
 @pytest.mark.parametrize("options", [(), ("--tag",), ("--binary",)])
-def test_what_the_real_tools_write_is_read(
+def test_output_of_the_real_tools_is_read(
     tool: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     names = [b"plain.txt", b"with space", b"back\\slash", b"new\nline", b"not utf-8 \xff"]

@@ -164,7 +164,7 @@ def test_a_mirror_that_fails_for_one_list_is_asked_for_the_others(
 def test_a_mirror_that_lags_is_passed_over_once_something_newer_is_here(world: Mirrors) -> None:
     one, two = world.mirror(), world.mirror()
     one.files = dict(world.old)
-    # What is not older than what is here is taken: a first fetch cannot know.
+    # A generation that is not older than the one here is taken: a first fetch cannot know.
     assert {r.generation for r in world.fetch(one, two)} == {1}
     world.fetch(two)
     assert world.client.numbers(ALL) == {*range(15), *range(20, 25)}
@@ -325,7 +325,7 @@ def test_each_mirror_has_a_credential_of_its_own_and_nothing_from_another(tmp_pa
     with one.open() as first, two.open() as second:
         assert first._authorization == "Bearer first"  # type: ignore[attr-defined]
         assert second._authorization is None  # type: ignore[attr-defined]
-        # Nothing is sent to the address of another.
+        # No request is sent to the address of another.
         for source, url in ((first, two.base), (second, one.base)):
             with pytest.raises(VerificationError, match="address refused"):
                 source.get(f"{url}/metadata/timestamp.json", 100)

@@ -175,7 +175,7 @@ def test_addresses_whose_notices_drip_do_not_add_up(
     world.fetch(*mirrors)
     assert [bool(mirror.requests) for mirror in mirrors] == [True, True, True, False, False]
     assert "not asked: m-4, m-5" in world.passed_over[-1].message
-    # What has come in the meantime is here.
+    # Notices that arrived in the meantime are here.
     assert len(world.ids) == 6
 
 

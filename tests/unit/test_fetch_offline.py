@@ -123,7 +123,7 @@ def test_the_network_goes_on_from_a_bundle_and_a_bundle_from_the_network(world: 
     assert world.numbers() == {0, *range(2, 10), *range(20, 25), *range(30, 35)}
 
 
-def test_what_has_changed_since_a_generation_is_enough_from_there_on(world: Exporting) -> None:
+def test_a_bundle_of_changes_is_enough_from_its_generation_on(world: Exporting) -> None:
     world.fetch(world.export())
     for n in range(20, 23):
         world.provider.publish(csv([n]))
@@ -290,7 +290,7 @@ def test_a_bundle_has_no_way_out_of_it(tmp_path: Path) -> None:
             source.get(f"{BASE}/../a", 9)
 
 
-# What is exported
+# Exported files
 
 
 def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Exporting) -> None:
@@ -306,7 +306,7 @@ def test_the_same_repository_gives_the_same_bytes_for_its_owner_alone(world: Exp
     assert world.exported.until == world.provider.metadata("timestamp").signed.expires
 
 
-def test_what_is_not_published_is_not_exported(world: Exporting) -> None:
+def test_unpublished_files_are_not_exported(world: Exporting) -> None:
     (world.public / "metadata" / "notes.json").write_text("{}")
     (world.public / "targets" / "lists" / "baseline" / "00.old").write_text("")
     world.provider.publish(csv([20]))
@@ -319,7 +319,7 @@ def test_what_is_not_published_is_not_exported(world: Exporting) -> None:
     assert len([name for name in names if name.endswith("index.json")]) == 1
 
 
-def test_what_was_consolidated_is_exported_whole(world: Exporting) -> None:
+def test_a_consolidated_list_is_exported_whole(world: Exporting) -> None:
     for n in range(20, 26):
         world.provider.publish(csv([n]))
     world.provider.repository.consolidate("baseline", keep_newest=2)
@@ -347,7 +347,7 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     with pytest.raises(HashclientError, match="is not what is signed") as caught:
         world.export()
     assert caught.value.exit_code is ExitCode.STATE
-    # What was there before is there, whole.
+    # The former bundle is still there, whole.
     assert (world.directory / "a.bundle").read_bytes() == before
     assert not list(world.directory.glob(".tmp*"))
 
@@ -363,7 +363,7 @@ def test_metadata_of_another_role_is_not_exported(world: Exporting, name: str) -
     assert not list(world.directory.glob("*.bundle"))
 
 
-def test_nothing_in_the_repository_is_replaced(world: Exporting) -> None:
+def test_an_export_into_the_repository_is_refused(world: Exporting) -> None:
     repository = world.public.parent
     (world.directory / "way").symlink_to(world.public / "metadata")
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}

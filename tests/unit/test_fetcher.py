@@ -93,7 +93,7 @@ def configured(client: Client, **changes: Any) -> None:
     )
 
 
-# What is told
+# Reported results
 
 
 def test_the_result_for_a_list_is_returned(client: Client, simulator: Simulator) -> None:
@@ -344,7 +344,7 @@ def test_a_manifest_that_lost_a_run_is_damage_until_the_next_fetch(
 
 
 def test_rot_is_not_merged_into_a_new_run(client: Client, simulator: Simulator) -> None:
-    """What `status --verify` would have found does not come out under a digest that is right."""
+    """Rot that `status --verify` would have found does not get a digest that is right."""
     client.fetch()
     (run,) = folder(client).glob("run-*")
     data = bytearray(run.read_bytes())
@@ -494,7 +494,7 @@ def test_a_build_does_not_continue_from_damaged_bytes(
 def test_damage_before_an_interrupted_update_is_still_found(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who goes on from a note knows what the runs below it were when they were written."""
+    """A build that continues from a note has the digests of the runs below it."""
     monkeypatch.setattr(build, "DELTA_UNNOTED_S", 0.0)
     client.fetch()
     (run,) = folder(client).glob("run-*")
@@ -516,7 +516,7 @@ def test_damage_before_an_interrupted_update_is_still_found(
 def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     client: Client, simulator: Simulator, small_runs: None, tmp_path: Path
 ) -> None:
-    """Who goes on from a note has not seen what came before it."""
+    """A build that continues from a note has not seen the entries before it."""
     good = tmp_path / "good"
     good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
     configured(client, known_good=(str(good),))
@@ -530,7 +530,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     assert client.manifest() is None
 
 
-def test_what_goes_on_from_an_older_generation_is_no_fresh_build(
+def test_a_build_upon_an_older_generation_is_no_fresh_build(
     client: Client, simulator: Simulator, small_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the manifest is damaged, all is built from the first segment, whatever was noted."""
@@ -568,7 +568,7 @@ def test_an_update_that_broke_off_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_what_a_kill_after_the_switch_left_goes_with_the_next_fetch(client: Client) -> None:
+def test_the_next_fetch_removes_leftovers_of_a_kill_after_the_switch(client: Client) -> None:
     client.fetch()
     directory = folder(client)
     (run,) = directory.glob("run-*")

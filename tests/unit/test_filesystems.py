@@ -88,13 +88,13 @@ def test_disks_and_memory_are_relied_on(tmp_path: Path) -> None:
         assert trust("/dev/shm") is FULL
 
 
-def test_what_is_not_known_is_not_relied_on(
+def test_an_unknown_file_system_is_not_relied_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without a block device whose number is not in the table."""
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        # Whatever holds the tests' files: as a disk, and as one that has no device.
+        # The file system of the tests: as a disk, and as one that has no device.
         monkeypatch.setattr(filesystems, "_TRUSTED", frozenset())
         assert trust_of(fd, os.makedev(8, 1)) is FULL
         assert trust_of(fd, os.makedev(0, 99)) is NONE
@@ -184,7 +184,7 @@ def test_a_file_may_be_a_file_system_of_its_own(tmp_path: Path) -> None:
             assert trust_at("link", fd, file.stat().st_dev, follow=True) is NONZERO
             # The link itself is on the disk, and so is not what `device` says.
             assert trust_at("link", fd, file.stat().st_dev, follow=False) is NONE
-        # What was mounted there has gone: nothing is known of a device that is not there.
+        # The file system is unmounted: nothing is known of a device that is not there.
         assert trust_at("f", fd, device, follow=False) is NONE
         assert trust_at("f", fd, own, follow=False) is FULL
         with pytest.raises(FileNotFoundError):

@@ -76,7 +76,7 @@ def test_lines_for_people(outcome: Handled, line: str) -> None:
     assert TextFormatter(SCAN).outcome(outcome) == line
 
 
-def test_what_is_on_record_begins_with_its_state() -> None:
+def test_a_recorded_match_begins_with_its_state() -> None:
     outcome = handled(Kind.MATCH, "a", 7, hits=(MATCH,), record=RECORDED)
     line = TextFormatter(Context("matches", THEN)).outcome(outcome)
     assert line == "reported      a  [3kdz7wnq2m]  baseline e-1 (synthetic; md5, sha1 agree)"

@@ -120,7 +120,7 @@ def test_kinds(kind: Kind, event_kind: str, outcome: str | None, severity: int |
     assert event["message"].endswith(": why")
 
 
-def test_what_is_on_record_is_a_state_as_of_when_it_was_seen() -> None:
+def test_a_recorded_match_is_a_state_dated_when_it_was_last_seen() -> None:
     outcome = handled(Kind.MATCH, "a", 5, hits=(HIT,), record=RECORDED)
     (event,) = events(outcome, command="matches")
     assert event["event"]["kind"] == "state"

@@ -343,7 +343,7 @@ def with_about(found: Iterable[Handled], summary: Summary | None, command: str) 
     return parse_html(written.end(summary))
 
 
-def test_what_was_scanned_is_said_also_where_all_is_clean() -> None:
+def test_the_scanned_paths_are_named_also_where_all_is_clean() -> None:
     tree = with_about([], summary_of(Kind.CLEAN), "scan")
     part = section(tree, "what-was-scanned")
     assert part is not None
@@ -364,7 +364,7 @@ def test_what_was_scanned_is_said_also_where_all_is_clean() -> None:
         (None, [], ["Nothing is to be done."]),
     ],
 )
-def test_what_to_do_next_follows_from_what_was_found(
+def test_the_next_steps_follow_from_the_outcomes(
     summary: Summary | None, found: list[Handled], said: list[str]
 ) -> None:
     part = section(page(found, summary, "scan" if summary else "matches"), "what-to-do-next")

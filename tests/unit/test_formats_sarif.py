@@ -137,7 +137,7 @@ def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> 
     ]
 
 
-def test_what_was_not_checked_is_a_notification_and_what_is_clean_is_counted() -> None:
+def test_unchecked_files_are_notifications_and_clean_ones_are_counted() -> None:
     summary = Summary(())
     found = [
         handled(Kind.UNREAD, "a", reason="permission {denied} [0]"),

@@ -107,7 +107,7 @@ def test_an_entry_that_is_withdrawn_again_does_not_poison_a_list(tmp_path: Path)
     assert refused(state, [good], *entries, withdrawn=[0, 3, 2, 4]) is None
 
 
-def test_what_one_batch_holds_is_not_forgotten_with_the_next(tmp_path: Path) -> None:
+def test_a_poisoned_entry_is_still_found_after_the_next_batch(tmp_path: Path) -> None:
     guard = open_guard(tmp_path / "state", [str(md5sum(tmp_path / "good", 4, 5))], SEALER)
     for poisoned in (EMPTY, digests_of(4)):
         inspection = Inspection(guard)
@@ -393,5 +393,5 @@ def test_a_file_that_is_none_is_a_mistake_in_the_configuration(tmp_path: Path, h
         open_guard(state, [str(good), str(path)], SEALER)
     assert caught.value.exit_code is ExitCode.USAGE
     assert "good" in caught.value.message
-    # What was there of the good file is used the next time, and no broken index.
+    # The index of the good file is used the next time, and no broken one.
     assert refused(state, [good], digests_of(1)) is not None

@@ -102,7 +102,7 @@ def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> 
         (b"\xff=\n=,=", False),
     ],
 )
-def test_what_a_user_has_mounted_is_known_as_such(
+def test_a_mount_made_by_a_user_is_recognised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, expected: bool
 ) -> None:
     (tmp_path / "utab").write_bytes(b"SRC=x TARGET=/y OPTS=users\n" + line + b"\n")
@@ -147,7 +147,7 @@ def test_a_share_is_known_by_what_was_mounted(
     first = found[0]
     assert first is not None
     assert (first.before, first.proves, first.is_local) == (None, False, False)
-    # Nothing to tell them by.
+    # Without a mount there is no identity.
     assert ask(NFS, None) is None
 
 

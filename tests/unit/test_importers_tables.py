@@ -110,7 +110,7 @@ def test_columns_are_called_as_somebody_says() -> None:
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
     (batch,) = read(json.dumps({"HASH_MD5": MD5, "Bytes": 5}), reading)
     assert (digests_of([batch]), batch.sizes.tolist()) == ([MD5], [5])
-    # What is named comes before what is called so.
+    # A column that is assigned outranks one that has the name of the digest.
     (batch,) = read(f"md5,other\n{'00' * 16},{MD5}\n", Reading(columns={"md5": "other"}))
     assert digests_of([batch]) == [MD5]
 
@@ -133,7 +133,7 @@ def test_a_file_without_columns_cannot_be_chosen_from(content: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["md5", "md5=", "=x", "crc=x", "md5 x"])
-def test_what_names_no_column_is_refused(text: str) -> None:
+def test_an_option_that_names_no_column_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--column"):
         parse_columns((text,))
     with pytest.raises(UsageError, match="given twice for md5"):

@@ -158,7 +158,7 @@ def test_classes_of_caid_have_to_be_chosen() -> None:
     assert len(rows(read(content, Reading(categories=CategoryMap({"category-1": "x"}))))) == 1
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(

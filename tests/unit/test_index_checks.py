@@ -156,7 +156,7 @@ def test_the_root_is_over_the_digests_of_pieces(tmp_path: Path, length: int) -> 
         digest_pieces(tmp_path / "run-1", whole="0" * 64)
 
 
-# What is due
+# Pieces that are due
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_it_takes_no_longer_than_it_may(
         clock.now += ROUND
         manifest = made.fetch(limit_s=limit)
         assert len(read) == pytest.approx(count, abs=1)
-    # What is behind shows.
+    # A late comparison is visible.
     assert manifest.verified_since == NOW
     assert clock.now - manifest.verified_since > OVERDUE
 
@@ -267,13 +267,11 @@ def test_pages_in_memory_are_dropped_first(
     assert dropped == [(0, PIECE), (PIECE, PIECE), (2 * PIECE, PIECE)]
 
 
-# What is found
+# Findings
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "gone", "pipe"])
-def test_what_is_not_as_it_was_written_is_named_in_the_manifest(
-    tmp_path: Path, clock: Clock, how: str
-) -> None:
+def test_a_changed_run_is_named_in_the_manifest(tmp_path: Path, clock: Clock, how: str) -> None:
     made = List(tmp_path, clock, 10 * PIECE, 10 * PIECE)
     path = tmp_path / made.refs[1].name
     if how == "flip":
@@ -431,7 +429,7 @@ def test_runs_that_stay_keep_their_times(
     assert len(read) == -(-count * 3 // 7)
     assert first.oldest_verified is not None and second.oldest_verified is not None
     assert abs(second.oldest_verified - first.oldest_verified) < timedelta(seconds=1)
-    # Nothing was noted that would have to be read as a whole later.
+    # No run was noted that would have to be read as a whole later.
     monkeypatch.setattr(checks, "verify_runs", None)
     for _ in range(4):
         client.now += timedelta(days=1)

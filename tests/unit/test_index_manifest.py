@@ -93,7 +93,7 @@ def test_no_other_code_passes(mac: str | None, format_: str, key: bytes) -> None
         verify_document(made, given, format_, Sealer(key))
 
 
-# What a disk may do to it
+# Changes by a disk
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_code_under_another_key_is_damage(client: Client, folder: Path, sealer
     assert msgspec.structs.replace(loaded, mac="") == msgspec.structs.replace(manifest, mac="")
 
 
-def test_what_is_noted_of_an_unfinished_build_has_a_code(
+def test_the_note_of_an_unfinished_build_has_an_authentication_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any bit that changes there, and the build begins again."""

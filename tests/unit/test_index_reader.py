@@ -344,7 +344,7 @@ def test_keys_that_begin_alike_and_are_out_of_order_are_damage(tmp_path: Path) -
 
 
 def test_a_row_that_a_run_does_not_have_is_damage(directory: Path, tmp_path: Path) -> None:
-    """What is found has to be an entry: the first row past the last one is refused already."""
+    """A found row has to be an entry: the first row past the last one is refused already."""
     data = the_run(directory).read_bytes()
     whole = Run(the_run(directory))
     rows = whole.section("md5.row")

@@ -114,7 +114,7 @@ def test_only_what_is_listed_can_be_withdrawn(writer: IndexWriter) -> None:
         writer.withdraw(ids("a", "a"))
 
 
-def test_nothing_can_be_withdrawn_from_nothing(writer: IndexWriter) -> None:
+def test_an_entry_cannot_be_withdrawn_from_an_empty_list(writer: IndexWriter) -> None:
     with pytest.raises(InconsistentError, match="does not have: a"):
         writer.withdraw(ids("a"))
 
@@ -208,7 +208,7 @@ def garble_rows(path: Path, section: str) -> None:
 
 
 @pytest.mark.parametrize("section", ["id.row", "md5.row"])
-def test_what_cannot_be_merged_is_damage_and_not_left_out(
+def test_a_run_that_cannot_be_merged_is_damage_and_not_left_out(
     writer: IndexWriter, tmp_path: Path, section: str
 ) -> None:
     """A run that has no digest yet is garbled after it was written: its rows are none."""
@@ -224,7 +224,7 @@ def test_what_cannot_be_merged_is_damage_and_not_left_out(
 def test_a_run_that_got_lost_on_the_way_is_damage(
     writer: IndexWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever loses the merged runs, no generation comes of it that lacks their entries."""
+    """A loss of the merged runs never makes a generation that lacks their entries."""
 
     def lose(self: IndexWriter, start: int) -> None:
         self._runs = self._runs[:start]
@@ -237,7 +237,7 @@ def test_a_run_that_got_lost_on_the_way_is_damage(
         writer.finish()
 
 
-def test_what_merged_runs_withdraw_from_one_that_stays_is_kept(
+def test_withdrawals_of_merged_runs_from_a_remaining_run_are_kept(
     writer: IndexWriter, tmp_path: Path
 ) -> None:
     many = [f"a{n}" for n in range(100)]

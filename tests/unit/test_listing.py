@@ -50,7 +50,7 @@ def listed(top: Path, **options: object) -> tuple[list[str], list[tuple[str, Kin
     return found, outcomes
 
 
-def test_what_is_listed_ahead_is_what_is_there_in_the_same_order(
+def test_listing_ahead_gives_the_same_names_in_the_same_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{a}/{b}/{n}" for a in range(40) for b in range(5) for n in range(3)]
@@ -87,7 +87,7 @@ def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("_ahead")
-def test_what_cannot_be_opened_ahead_is_reported_by_the_walk_itself(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_opened_ahead_is_left_to_the_walk(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a/f": b"", "b/f": b"", "c/f": b""})
 
     def failing(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
@@ -199,7 +199,7 @@ def test_a_system_without_room_for_threads_lists_all_the_same(
 
 
 def test_no_thread_is_started_before_two_tasks_were_taken(tmp_path: Path) -> None:
-    """Whoever takes tasks forks what it needs before it takes a third one."""
+    """The caller that takes tasks forks its workers before it takes a third one."""
     clock = iter(range(1_000_000))
     lister = Lister(lambda: float(next(clock)))  # each step takes a second
     fd = os.open(write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""}), os.O_RDONLY)

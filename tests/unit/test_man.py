@@ -100,7 +100,7 @@ def test_that_of_the_program_has_the_exit_codes_and_the_commands() -> None:
 
 
 @needs_mandoc
-def test_whatever_a_help_says_is_shown_as_it_is() -> None:
+def test_any_help_text_is_shown_unchanged() -> None:
     @click.command("odd")
     @click.option("--back-slash", metavar="'QUOTE", help=".SH not a heading…")
     def odd(**_: object) -> None:
@@ -141,7 +141,7 @@ def test_the_files_are_where_shells_and_man_look() -> None:
     assert all(re.search("_HASHCLIENT_COMPLETE=", t) for p, t in found.items() if "man1" not in p)
 
 
-def test_nothing_but_click_is_needed_to_make_them() -> None:
+def test_man_pages_are_made_with_click_alone() -> None:
     """A build has click and the build backend, and none of what the commands need when they run."""
     program = """
 import sys

@@ -79,7 +79,7 @@ def test_the_size_decides_which_digests_are_worth_computing(tmp_path: Path) -> N
     # The cheapest of three, and then a digest for each of two entries.
     assert asked.plan(6) == (SHA1,)
     assert asked.plan(7) == (SHA1, SHA256)
-    # Nothing is ruled out where the size is not known.
+    # No entry is ruled out where the size is not known.
     assert asked.plan(None) == (MD5, SHA1)
 
 
@@ -125,7 +125,7 @@ def test_all_digests_that_both_have_must_agree(tmp_path: Path) -> None:
         ("one", "alone", "sha256", "all"),
         ("one", "wrong", "sha1", ""),
     ]
-    # What the input does not have cannot disagree.
+    # A digest that the input does not have cannot disagree.
     assert hits(asked, digests(b"data", SHA1), 4) == [
         ("one", "whole", "sha1", "all"),
         ("one", "wrong", "sha1", "all"),
@@ -182,7 +182,7 @@ def test_one_complete_hit_makes_a_match(complete: tuple[bool, ...], kind: Kind) 
 
 @pytest.mark.slow
 def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
-    """Whatever they have in common: contents, digests of some kinds, sizes, or nothing."""
+    """They may have contents, digests of some kinds, sizes, or nothing in common."""
     contents = [b"a", b"b", b"c", b"d"]
     rows = [
         row(f"e-{n}", contents[n % 3], *kinds, size=size, wrong=wrong)
@@ -228,7 +228,7 @@ def test_many_inputs_get_what_each_would_get_alone(tmp_path: Path) -> None:
             assert (bool(is_hit[n]), int(wanted[n])) == (bool(places), asked.wanted(places))
 
 
-def test_what_a_thousand_files_of_one_content_hit_is_found_out_once(
+def test_files_of_one_content_are_judged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries, files = 300, 1000

@@ -113,7 +113,7 @@ def test_a_match_is_withdrawn_when_none_of_its_entries_is_left(record: Matches) 
     assert [h.withdrawn_generation for _, h in record.withdrawn()] == [7, 8]
 
 
-def test_what_is_listed_again_goes_on_where_it_was(record: Matches) -> None:
+def test_a_match_that_is_listed_again_returns_to_its_former_state(record: Matches) -> None:
     made = record.record([match(f"/{n}", hit(f"e-{n}")) for n in range(3)], KEY, NOW)
     taken, left, given_back = (m.id for m in made)
     record.change(taken, MatchState.QUARANTINED, NOW, {}, in_place=False)
@@ -163,7 +163,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     ]
     known = {made.id, *(m.id for m in record.record(others, KEY, LATER))}
     assert len(known) == 3
-    # What has no digest in common with what is known there may be anything.
+    # A file without a digest in common with the known ones there may be anything.
     (no_common,) = record.record([match("/b", hit("e-6"), sha1=b"m" * 16)], KEY, LATER)
     assert no_common.id not in known
     # Tags under another key say nothing.
@@ -176,7 +176,7 @@ def test_the_same_file_is_the_same_record(record: Matches) -> None:
     assert (found.key_id, found.tags) == ("other", {Algorithm.MD5: b"k" * 16})
 
 
-def test_what_is_found_where_a_file_was_taken_from_is_another_record(record: Matches) -> None:
+def test_a_new_file_at_the_path_of_a_quarantined_one_is_another_record(record: Matches) -> None:
     (taken,) = record.record([match("/a", hit("e-1"), md5=b"m" * 16)], KEY, NOW)
     record.change(taken.id, MatchState.QUARANTINED, NOW, {"by": "me"}, in_place=False)
     (again,) = record.record([match("/a", hit("e-1"), md5=b"m" * 16)], KEY, LATER)
@@ -354,7 +354,7 @@ def test_several_scans_may_record_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_what_a_killed_scan_had_begun_is_taken_back(tmp_path: Path, create: bool) -> None:
+def test_a_transaction_of_a_killed_scan_is_rolled_back(tmp_path: Path, create: bool) -> None:
     with Matches(tmp_path) as record:
         record.record([match(f"/{n}", hit("e-1")) for n in range(2000)], KEY, NOW)
 
@@ -472,7 +472,7 @@ def test_a_batch_returns_what_is_on_record(record: Matches) -> None:
         if chance.random() < 0.3:
             record.withdraw("base", [f"e-{chance.randrange(4)}"], 2, NOW)
         made = record.record(found, chance.choice((KEY, "other")), NOW)
-        # What comes again in one batch is renewed: the last of a file is what stands.
+        # A match that comes again in one batch is renewed: the last of a file stands.
         last = {m.id: m for m in made}
         assert {i: record.get(i).ref for i in last} == last
 

@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.slow
-def test_what_goes_beyond_the_cap_is_refused_and_what_stays_below_is_not() -> None:
+def test_only_an_allocation_beyond_the_cap_is_refused() -> None:
     with memory_cap(64 * MIB):
         with pytest.raises(MemoryError):
             np.ones(512 * MIB, np.uint8)

@@ -77,7 +77,7 @@ def test_the_steps_lead_to_today_one_by_one() -> None:
     assert [step.version for step in STEPS] == list(range(1, version.CURRENT + 1))
     needed = [step.version for step in STEPS if not step.readable]
     assert max(needed, default=0) == version.READABLE
-    # What a state needs is no later version than the one that writes it.
+    # A state needs no later version than the one that writes it.
     assert all(step.needs <= __version__ for step in STEPS)
 
 

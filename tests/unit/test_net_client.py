@@ -226,7 +226,7 @@ def test_a_range_says_the_same_as_its_length(content_range: str, length: int) ->
     rest = {"Content-Range": content_range, "Content-Length": str(length)}
     with pytest.raises(TransientError, match="not the range that was asked for"):
         download.begin(206, httpx.Headers(rest), 0)
-    # Nothing of it is kept: the next attempt asks for the whole.
+    # No byte of it is kept: the next attempt asks for the whole.
     assert download.range_headers() == {}
     assert download.begin(200, httpx.Headers(whole), 0) == 10
 
@@ -242,7 +242,7 @@ def test_a_body_is_whole_or_none(expected: int | None) -> None:
     download.add(b"cdefghi")
     with pytest.raises(TransientError, match="too short"):
         download.finish()
-    # What came to its proper end and is short is another file: it is not gone on with.
+    # A body that came to its proper end and is short is another file: it is not continued.
     assert download.range_headers() == {}
 
 
@@ -517,7 +517,7 @@ def test_a_deadline_ends() -> None:
         deadline.operation()
 
 
-def test_what_is_sent_gets_time_as_what_is_received_does(
+def test_a_sent_body_gets_time_by_its_size_as_a_received_one_does(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     granted: list[tuple[float, float]] = []

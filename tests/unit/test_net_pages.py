@@ -66,7 +66,7 @@ def test_a_page_changes_nothing_of_what_a_status_says(
             transport.get(f"{server.origin}/x", 100)
         assert caught.value.status == 404
         assert transport.get(f"{server.origin}/y", 4) == b"body"
-    # What may still come on the old connection is nobody's answer.
+    # Bytes that may still come on the old connection are nobody's answer.
     assert server.connections == 2
 
 

@@ -41,7 +41,7 @@ def reference(**changes: Any) -> dict[str, Any]:
     return {"sender": "a@b", "id": "n-0", "sent": "2026-04-01T00:00:00Z"} | changes
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_notice_is_read_back() -> None:
     first = make_notice()
     update = make_notice("n-2", type=Type.UPDATE, refers_to=["n-0"], headline=TRICKS)
     assert parse_notice(encode_notice(first), "n-1") == first

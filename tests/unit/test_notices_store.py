@@ -45,7 +45,7 @@ def write(layout: Layout, value: Book) -> Path:
     return layout.notices_of(value.provider)
 
 
-def test_what_is_written_is_read(layout: Layout) -> None:
+def test_written_notices_are_read_back(layout: Layout) -> None:
     assert load_book(layout, "main") is None
     assert providers_with_notices(layout) == []
     path = write(layout, book())
@@ -98,7 +98,7 @@ def test_impossible_content_is_damaged(layout: Layout, old: bytes, new: bytes) -
         load_book(layout, "main")
 
 
-def test_what_a_newer_version_has_written_is_refused_and_kept(layout: Layout) -> None:
+def test_notices_of_a_newer_version_are_refused_and_kept(layout: Layout) -> None:
     path = write(layout, book())
     data = path.read_bytes().replace(b"hashclient-notices/1", b"hashclient-notices/2", 1)
     path.write_bytes(data)

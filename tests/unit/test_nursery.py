@@ -44,7 +44,7 @@ def nursery() -> Nursery:
     return Nursery(cast("MakeChecker", Telling))
 
 
-def test_what_it_forks_is_as_it_was_at_the_start_and_serves() -> None:
+def test_a_forked_worker_is_as_at_the_start_and_serves() -> None:
     files, before = open_files(), STATE["value"]
     one = nursery()
     STATE["value"] = "of later"
@@ -86,7 +86,7 @@ def test_the_exit_code_is_known_and_so_is_a_signal() -> None:
     one.close()
 
 
-def test_what_it_has_forked_ends_with_it() -> None:
+def test_a_forked_worker_ends_with_the_nursery() -> None:
     one = nursery()
     one.ask_for_one()
     ((process, connection),) = one.born(wait=True)

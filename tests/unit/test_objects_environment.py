@@ -25,7 +25,7 @@ ALONE = {
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_aws_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -53,7 +53,7 @@ def site() -> Iterator[Site]:
         {"AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": ""},
     ],
 )
-def test_what_the_environment_says_is_what_botocore_finds(
+def test_settings_of_the_environment_equal_those_of_botocore(
     monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str]
 ) -> None:
     for name, value in {**ALONE, **more}.items():

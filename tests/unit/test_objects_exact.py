@@ -62,7 +62,7 @@ def test_names_that_azure_escapes_and_folders_of_azure() -> None:
         body([("a", 2**64, "e")], "gs"),
     ],
 )
-def test_what_is_no_page(data: bytes) -> None:
+def test_a_malformed_page_is_refused(data: bytes) -> None:
     with pytest.raises(PageError):
         read_page(data)
 

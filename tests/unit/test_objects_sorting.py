@@ -76,7 +76,7 @@ def test_an_entry_without_a_size_is_possible_of_every_size(tmp_path: Path) -> No
     assert (possible.tolist(), common.tolist()) == ([True, True], [1, 1])
 
 
-def test_what_may_be_an_md5() -> None:
+def test_only_a_plain_etag_may_be_an_md5() -> None:
     digest = hashlib.md5(b"a").hexdigest()
     etags = [f'"{digest}"', digest.upper(), f'"{digest}-2"', None, f'W/"{digest}"', "x" * 32, ""]
     for cut in (0, 1):
@@ -329,7 +329,7 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
 def test_which_endpoints_are_amazons(
     monkeypatch: pytest.MonkeyPatch, endpoint: str | None, given: str | None, *, is_amazon: bool
 ) -> None:
-    """Nothing is asked: whoever is not there cannot say where a bucket is."""
+    """No server is asked: a server that is not there cannot say where a bucket is."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")

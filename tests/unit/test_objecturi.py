@@ -31,7 +31,7 @@ def test_ordinary_uris_are_kept_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("text", ["s3://", "s3:///a", "s3://b/a?x=1", "s3://b/#", "s3://bu/a%2"])
-def test_what_is_no_uri_is_refused(text: str) -> None:
+def test_an_invalid_uri_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_uri(text)
 

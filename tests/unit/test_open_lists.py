@@ -79,7 +79,7 @@ def test_metadata_that_a_fetch_would_refuse(tmp_path: Path, signed: Any) -> None
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"signed":' * 100_000])
-def test_what_is_no_json(tmp_path: Path, data: bytes) -> None:
+def test_metadata_that_is_not_json_is_damaged(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / TARGETS_NAME
     path.write_bytes(data)
     with pytest.raises(StateError, match="metadata is damaged"):

@@ -134,7 +134,7 @@ def test_workers_that_are_given_a_processor_often_do_not_wait_long_for_it_now(
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 50])
-def test_what_they_wait_for_in_short_tasks_counts(machine: Machine, tasks: int) -> None:
+def test_time_waited_in_short_tasks_counts(machine: Machine, tasks: int) -> None:
     one = Pacing(2, 64, machine.clock)
     assert machine.looks(one, 6, runs=0.49, tasks=tasks)[-1] == 6
 
@@ -236,7 +236,7 @@ def test_slow_tasks_take_a_quarter_of_a_second_and_do_not_wait(machine: Machine)
     assert len(names(first)) == round(BATCH_S / 0.01)
     assert names(first) + names(rest) == names(task(10, 5, 300))
     assert one.ahead == 1
-    # What is little longer is not divided.
+    # A task that is little longer is not divided.
     assert one.divide(task(30, 15))[1] == []
 
 

@@ -164,7 +164,7 @@ def test_outcomes_can_be_taken_in_portions(world: Recorded) -> None:
     assert [h.outcome.path for portion in given for h in portion] == [*names, "/last"]
 
 
-def test_what_fails_the_run_comes_after_the_last_portion(world: Recorded) -> None:
+def test_a_failure_of_the_run_comes_after_the_last_portion(world: Recorded) -> None:
     run = world.run([match("/a"), match("/b"), StateError("a worker has died")])
     portions = run.portions()
     assert paths(next(portions)) == ["/a", "/b"]
@@ -183,7 +183,7 @@ def test_an_interruption_leaves_what_was_not_taken(world: Recorded) -> None:
     assert world.logged().count("match") == len(names)
 
 
-def test_nothing_is_done_before_it_is_asked_for(world: Recorded) -> None:
+def test_a_run_does_no_work_before_it_is_iterated(world: Recorded) -> None:
     world.run([match("/a")]).close()
     assert not (world.directory / "audit").exists()
     assert not (world.directory / MATCHES_NAME).exists()
@@ -231,7 +231,7 @@ def test_an_interruption_of_the_caller_can_be_handed_on(world: Recorded) -> None
     assert run.summary.stopped is ExitCode.INTERRUPTED
 
 
-def test_what_fails_the_run_is_raised_after_what_was_found(world: Recorded) -> None:
+def test_a_failure_of_the_run_is_raised_after_the_matches(world: Recorded) -> None:
     failure = StateError("a worker has died")
     run = world.run([match("/a"), match("/b"), failure])
     found: list[Handled] = []
@@ -278,12 +278,12 @@ def test_where_nothing_was_found_there_is_nothing_clean(world: Recorded) -> None
     assert world.logged() == ["scan-start", "scan-end"]
 
 
-def test_what_a_scan_records_together_comes_by_path(world: Recorded) -> None:
+def test_outcomes_recorded_together_come_by_path(world: Recorded) -> None:
     paths = ["/b", "/\udcff", "/a/c", "/a"]
     run = world.run([*map(match, paths), None, match("/0")])
     run._by_path = Scan._by_path
     assert [h.outcome.path for h in run] == ["/a", "/a/c", "/b", "/\udcff", "/0"]
-    # What is looked up stays in the order in which it was given.
+    # Lookups stay in the order in which they were given.
     run = world.run([*map(match, paths), None])
     assert [h.outcome.path for h in run] == paths
 
@@ -295,7 +295,7 @@ def many(prefix: str, count: int = BESIDE) -> list[Outcome]:
 def test_a_large_batch_waits_for_the_disk_while_the_next_one_is_gathered(
     world: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of it is given out before it is on the disk."""
+    """No outcome of the batch is given out before it is on the disk."""
     world.may_thread = True
     gathered, finish = threading.Event(), RunRecord.finish
 

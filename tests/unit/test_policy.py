@@ -56,7 +56,7 @@ def test_several_entries_get_what_any_asks_for_in_the_order_of_doing() -> None:
     assert actions(hit("a", "x"), hit("b", "x"), rules=rules) == [QUARANTINE, REPORT]
 
 
-def test_what_is_no_match_gets_nothing() -> None:
+def test_an_outcome_that_is_no_match_gets_no_action() -> None:
     rules = (PolicyRule(("quarantine", "report")),)
     partial = hit("a", "x", complete=False)
     assert actions(partial, rules=rules, kind=Kind.CONFLICT) == []

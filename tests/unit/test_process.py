@@ -107,7 +107,7 @@ def test_a_page_that_cannot_be_read_ends_the_process_in_words(tmp_path: Path) ->
         assert ended == [11 if name.endswith("in_a_thread") else 8, said], name
 
 
-def test_nothing_happens_on_import() -> None:
+def test_an_import_changes_no_signal_handler_or_limit() -> None:
     """A library leaves the process of its user as it is."""
     code = (
         "import resource, sys\n"

@@ -369,7 +369,7 @@ def test_an_early_end_ends_the_workers() -> None:
 
 @pytest.mark.slow
 def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
-    """What they are made of is what was there at the start, whatever the parent has by then."""
+    """They have the state of the start, whatever the parent has by then."""
     made_of = ["of the start"]
 
     class Waiting:
@@ -435,7 +435,7 @@ def test_where_no_process_can_be_added_the_run_goes_on(monkeypatch: pytest.Monke
 
 
 def test_the_walk_goes_no_further_than_the_workers_need() -> None:
-    """Whatever the size of a tree, a few tasks wait."""
+    """A few tasks wait, at any size of a tree."""
     taken = 0
 
     def endless() -> Iterator[Task | Outcome]:

@@ -132,7 +132,7 @@ def test_a_metric_is_described_once_and_its_samples_follow() -> None:
     assert list(dict.fromkeys(in_order)) == names
 
 
-def test_what_is_not_there_has_no_samples() -> None:
+def test_an_absent_part_of_the_status_has_no_samples() -> None:
     found = parsed(render(Status([], {}, ExitCode.OK)))
     assert found.keys() == {"build_info", "status_exit_code", "lists_missing"}
 

@@ -198,7 +198,7 @@ def test_each_change_is_one_generation(simulator: Simulator, client: PlainClient
         ("add", 2, 2),
         ("withdraw", 3, 3),
     ]
-    # What was withdrawn may come back, and everything may go.
+    # A withdrawn entry may come back, and every entry may go.
     simulator.publish(f"entry_id,md5\na-1,{MD5}\n".encode())
     assert live_ids(*client.fetch()) == ["a-2", "1-3", "a-1"]
     assert simulator.withdraw("a-1", "a-2", "1-3").live == 0

@@ -132,7 +132,7 @@ def test_notices_are_recorded_before_they_are_seen(
     assert (record.data["notice"], record.data["type"]) == (first.id, "Alert")
 
 
-def test_what_changes_nothing_is_not_recorded(simulator: Simulator) -> None:
+def test_an_act_that_changes_nothing_is_not_recorded(simulator: Simulator) -> None:
     before = events(simulator)
     simulator.publish(csv(range(30, 33)), dry_run=True)
     simulator.repository.consolidate("baseline")
@@ -190,7 +190,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert call("provider", "log", "verify", tmp_path).code == 8
 
 
-def test_who_acts_is_in_the_log(tmp_path: Path) -> None:
+def test_the_log_names_the_operator(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "repo")
     named = Repository(tmp_path / "repo", clock=lambda: simulator.now, operator="alice")
     named.rotate("root", Keys(2, 2))

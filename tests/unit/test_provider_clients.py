@@ -34,7 +34,7 @@ def simulator(tmp_path: Path) -> Simulator:
     return made
 
 
-def who(simulator: Simulator, token: str) -> str | None:
+def client_of(simulator: Simulator, token: str) -> str | None:
     keeper = Doorkeeper(simulator.repository.clients_file, lambda: simulator.now)
     return keeper.who(f"Bearer {token}".encode())
 
@@ -48,7 +48,7 @@ def test_a_token_is_kept_as_hashes_only(simulator: Simulator, tmp_path: Path) ->
         if path.is_file():
             assert secret not in path.read_bytes(), path
     assert stat.S_IMODE(simulator.repository.clients_file.stat().st_mode) == 0o600
-    assert who(simulator, given.token) == "alice"
+    assert client_of(simulator, given.token) == "alice"
 
 
 WRONG: dict[str, Callable[[str], str]] = {
@@ -66,31 +66,31 @@ WRONG: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_token_is_refused(simulator: Simulator, name: str) -> None:
     token = add_client(simulator.repository, "alice", YEAR, None).token
-    assert who(simulator, WRONG[name](token)) is None
+    assert client_of(simulator, WRONG[name](token)) is None
 
 
 def test_the_id_of_one_client_with_the_secret_of_another(simulator: Simulator) -> None:
     alice = add_client(simulator.repository, "alice", YEAR, None).token
     bob = add_client(simulator.repository, "bob", YEAR, None).token
-    assert who(simulator, f"{alice[:21]}{bob[21:]}") is None
+    assert client_of(simulator, f"{alice[:21]}{bob[21:]}") is None
 
 
 def test_a_token_ends_by_itself(simulator: Simulator) -> None:
     token = add_client(simulator.repository, "alice", WEEK, None).token
     simulator.now += WEEK - timedelta(seconds=1)
-    assert who(simulator, token) == "alice"
+    assert client_of(simulator, token) == "alice"
     simulator.now += timedelta(seconds=1)
-    assert who(simulator, token) is None
+    assert client_of(simulator, token) is None
 
 
 def test_the_token_before_holds_for_the_overlap(simulator: Simulator) -> None:
     first = add_client(simulator.repository, "alice", YEAR, None).token
     second = rotate_client(simulator.repository, "alice", YEAR, WEEK, None).token
-    assert (who(simulator, first), who(simulator, second)) == ("alice", "alice")
+    assert (client_of(simulator, first), client_of(simulator, second)) == ("alice", "alice")
     simulator.now += WEEK
-    assert (who(simulator, first), who(simulator, second)) == (None, "alice")
+    assert (client_of(simulator, first), client_of(simulator, second)) == (None, "alice")
     third = rotate_client(simulator.repository, "alice", YEAR, timedelta(0), None).token
-    assert (who(simulator, second), who(simulator, third)) == (None, "alice")
+    assert (client_of(simulator, second), client_of(simulator, third)) == (None, "alice")
     (client,) = all_clients(simulator.repository)
     assert len(client.tokens) == 1
 
@@ -99,7 +99,7 @@ def test_an_overlap_never_makes_a_token_hold_longer(simulator: Simulator) -> Non
     first = add_client(simulator.repository, "alice", timedelta(days=2), None).token
     rotate_client(simulator.repository, "alice", YEAR, WEEK, None)
     simulator.now += timedelta(days=2)
-    assert who(simulator, first) is None
+    assert client_of(simulator, first) is None
 
 
 def test_a_revoked_client_is_refused_until_it_is_allowed_again(simulator: Simulator) -> None:
@@ -112,10 +112,10 @@ def test_a_revoked_client_is_refused_until_it_is_allowed_again(simulator: Simula
     with pytest.raises(UsageError, match="the client was revoked: alice"):
         rotate_client(simulator.repository, "alice", YEAR, WEEK, None)
     second = add_client(simulator.repository, "alice", YEAR, None).token
-    assert (keeper.who(header), who(simulator, second)) == (None, "alice")
+    assert (keeper.who(header), client_of(simulator, second)) == (None, "alice")
 
 
-def test_what_cannot_be_is_refused(simulator: Simulator, tmp_path: Path) -> None:
+def test_impossible_changes_of_clients_are_refused(simulator: Simulator, tmp_path: Path) -> None:
     add_client(simulator.repository, "alice", YEAR, None)
     for name, message in (("alice", "there is a client"), ("Alice", "not a name"), ("", "not a")):
         with pytest.raises(UsageError, match=message):
@@ -192,13 +192,13 @@ def test_a_damaged_or_newer_file_lets_nobody_in(
     token = add_client(simulator.repository, "alice", YEAR, None).token
     simulator.repository.clients_file.write_text(content)
     with pytest.raises(StateError, match=message):
-        who(simulator, token)
+        client_of(simulator, token)
     with pytest.raises(StateError, match=message):
         add_client(simulator.repository, "bob", YEAR, None)
     assert simulator.repository.clients_file.read_text() == content
 
 
-def test_what_is_done_about_clients_is_in_the_log(simulator: Simulator) -> None:
+def test_changes_of_clients_are_in_the_log(simulator: Simulator) -> None:
     token = add_client(simulator.repository, "alice", YEAR, None).token
     rotate_client(simulator.repository, "alice", YEAR, WEEK, None)
     revoke_client(simulator.repository, "alice")
@@ -277,7 +277,7 @@ def test_the_configuration_holds_no_token_and_no_client_that_is_out(simulator: S
         ("lists", "srv"),
     ],
 )
-def test_nothing_is_smuggled_into_the_configuration(name: str, public: str) -> None:
+def test_no_directive_is_smuggled_into_the_configuration(name: str, public: str) -> None:
     with pytest.raises(UsageError):
         nginx_server(Site(name, Path(public), Path("/cert"), Path("/key")))
 

@@ -129,7 +129,7 @@ def test_a_list_that_was_never_joined_for_999_days_is_made_small_at_once() -> No
     steps=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 50)), max_size=60),
     keep_newest=st.integers(0, 8),
 )
-def test_whatever_is_published_the_old_ranges_are_few_and_nothing_is_joined_twice(
+def test_old_ranges_stay_few_and_no_segment_is_joined_twice(
     steps: Iterable[tuple[int, int]], keep_newest: int
 ) -> None:
     days = Days(keep_newest)

@@ -57,7 +57,7 @@ def test_entries_that_are_listed_already_are_counted_and_the_first_is_named(
     assert done.repeated == Some(1, "two:3")
 
 
-def test_what_was_withdrawn_is_not_listed(simulator: Simulator) -> None:
+def test_a_withdrawn_entry_does_not_count_as_listed(simulator: Simulator) -> None:
     simulator.publish(rows((1, "m12"), (2, "m12")))
     simulator.withdraw("x-0")
     assert simulator.publish(rows((1, "m12"), first=10)).listed is None

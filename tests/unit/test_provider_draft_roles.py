@@ -246,7 +246,7 @@ def test_of_two_drafts_the_first_wins(desk: Desk) -> None:
     assert desk.published() == before
 
 
-def test_who_can_sign_here_does_so_when_a_draft_is_published(desk: Desk) -> None:
+def test_keys_that_are_here_sign_when_a_draft_is_published(desk: Desk) -> None:
     """A draft that was made while the keys were elsewhere is not outdated by a renewal."""
     away = {path: path.read_bytes() for path in desk.keys.glob("[st][ni]*-*")}
     assert len(away) == 2
@@ -350,7 +350,7 @@ def test_notices_that_have_expired_are_taken_out_by_a_draft(tmp_path: Path) -> N
     assert len(list((tmp_path / "repo/public/targets/notices").iterdir())) == 2
 
 
-# What somebody changes on the way
+# Changes on the way
 
 
 def edited(path: Path, change: Callable[[Any], object]) -> None:
@@ -423,7 +423,7 @@ def test_naming_roles_and_notices_of_a_draft_that_were_changed_are_refused(
         desk.sign(draft, "alice", "bob")
     CHANGED[name](draft)
     before = desk.published()
-    # Who is to sign is shown what is taken out: as long as nobody has signed, that is no lie.
+    # A signer is shown the removed notice: as long as nobody has signed, that is no lie.
     if (name, when) != ("a notice less", "before it is signed"):
         desk.sign(draft, "carol", code=2 if name == "no text" else 6)
     assert call("provider", "draft", "publish", desk.repo, draft).code in (2, 6, 8)
@@ -519,7 +519,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     assert kills == {"root": 2, "snapshot": 4, "timestamp": 3, "notices": 4}[role]
 
 
-def test_what_people_sign_is_renewed_by_a_draft(tmp_path: Path) -> None:
+def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
     """The timestamp holds for a week: who has its key with people signs that often."""
     simulator = Simulator(tmp_path / "repo")
     simulator.publish(csv(range(3)))

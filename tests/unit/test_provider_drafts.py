@@ -349,7 +349,7 @@ def test_targets_cannot_be_given_more_than_the_draft_says(world: World) -> None:
 
 
 def test_a_draft_of_a_root_that_is_not_known_is_not_signed(world: World, tmp_path: Path) -> None:
-    """What is before may be made up, all of it; only the root tells."""
+    """The metadata before it may all be made up; only the root shows that."""
     known = world.simulator.root
     draft = world.draft(range(5, 6))
     verify_root(load_draft(draft), known)
@@ -495,7 +495,7 @@ def test_a_list_that_is_there_keeps_its_keys(world: World) -> None:
         world.simulator.publish(csv(range(5, 6)), list_keys=world.keys, draft=world.place())
 
 
-def test_what_changes_nothing_is_no_draft(world: World, tmp_path: Path) -> None:
+def test_a_publication_that_changes_nothing_makes_no_draft(world: World, tmp_path: Path) -> None:
     where = world.place()
     same = tmp_path / "same.csv"
     same.write_bytes(csv(range(3)))
@@ -626,7 +626,7 @@ def test_a_draft_is_for_its_owner_alone(world: World) -> None:
     assert stat.S_IMODE(draft.stat().st_mode) == 0o700
 
 
-def test_what_people_have_signed_is_in_the_log(world: World) -> None:
+def test_the_log_names_the_signers_of_a_draft(world: World) -> None:
     draft = world.draft(range(5, 6))
     world.sign(draft, "alice", "carol")
     world.publish(draft)

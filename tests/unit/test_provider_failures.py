@@ -91,7 +91,7 @@ def test_a_command_that_fails_leaves_no_key_that_does_not_count(
                 error = failure
         assert error.hint is not None and error.hint.startswith("free some space and try again")
         assert keys_of(simulator) <= before | named_keys(simulator)
-        # What counts is still here: the next command goes on, and clients follow.
+        # Every key in use is still here: the next command goes on, and clients follow.
         assert named_keys(simulator) <= keys_of(simulator)
         simulator.publish(csv(range(20, 23)))
         assert client.generation() >= 2

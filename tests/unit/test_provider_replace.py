@@ -57,7 +57,7 @@ def bare(*numbers: int) -> str:
     return "".join(f"{DIGESTS[n]}\n" for n in numbers)
 
 
-def test_what_is_listed_stays_and_what_is_missing_goes(simulator: Simulator) -> None:
+def test_listed_entries_stay_and_missing_ones_are_withdrawn(simulator: Simulator) -> None:
     assert publish(simulator, bare(0, 1, 2)).changed == 3
     before = live(simulator)
     done = publish(simulator, bare(1, 2, 3))

@@ -19,7 +19,7 @@ def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(hashclient)
 
 
-def test_nothing_else_is() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = hashclient.nonsense  # type: ignore[attr-defined]
 

@@ -62,7 +62,7 @@ def opened(data: bytes, *keys: Path) -> bytes:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_sealed_opens_and_has_the_length_it_should(key: Path, size: int) -> None:
+def test_a_sealed_copy_opens_and_has_the_computed_length(key: Path, size: int) -> None:
     data = os.urandom(size)
     copy = sealed(data, public(key))
     assert opened(copy, key) == data
@@ -183,7 +183,7 @@ def test_damage_is_reported(key: Path, damage: Any) -> None:
         b"age-encryption.org/v1\n" + b"-> x y\n" * 20_000 + b"--- " + b"A" * 43 + b"\n",
     ],
 )
-def test_what_has_no_header_is_no_age_file(data: bytes) -> None:
+def test_a_file_without_a_valid_header_is_no_age_file(data: bytes) -> None:
     with pytest.raises(StateError, match="not a file in the age format"):
         parse_header(data)
 
@@ -196,7 +196,7 @@ def test_a_secret_key_among_the_recipients_is_never_repeated(key: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "age1junk", "ssh-ed25519 AAAA", "ssh-dss AAAA", "\0"])
-def test_what_is_no_public_key_is_refused(text: str) -> None:
+def test_an_invalid_public_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="not an age public key"):
         parse_recipients([text])
 
@@ -235,7 +235,7 @@ def test_an_identity_file_may_hold_several_keys_and_comments(tmp_path: Path) -> 
         ("-----BEGIN AGE ENCRYPTED FILE-----\n", "is encrypted"),
     ],
 )
-def test_what_is_no_identity_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
+def test_an_invalid_identity_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
     path.chmod(0o600)

@@ -69,7 +69,7 @@ def has_leases(path: Path) -> bool:
 
 @pytest.mark.parametrize("unlinked", [True, False])
 @pytest.mark.parametrize("leases", [True, False])
-def test_who_has_a_file_open_is_found(
+def test_a_process_that_has_a_file_open_is_found(
     file: Path, unlinked: bool, leases: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object) -> None:
@@ -85,7 +85,7 @@ def test_who_has_a_file_open_is_found(
 
 
 @pytest.mark.parametrize("unlinked", [True, False])
-def test_what_nobody_else_has_open_is_free(file: Path, unlinked: bool) -> None:
+def test_a_file_that_nobody_else_has_open_is_free(file: Path, unlinked: bool) -> None:
     with opened(file, unlinked=unlinked) as fd:
         assert open_elsewhere(fd) == []  # this process does not count
         assert open_elsewhere(fd) == []  # and no lease is left

@@ -141,7 +141,7 @@ def test_a_second_time_nothing_is_to_do(ward: Ward, file: Path) -> None:
     assert ward.events() == events
 
 
-def test_what_is_found_later_at_the_same_path_is_another_item(ward: Ward, file: Path) -> None:
+def test_a_file_found_later_at_the_same_path_is_another_item(ward: Ward, file: Path) -> None:
     first = ward.match(file)
     ward.take(first)
     file.write_bytes(b"another")
@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_proven_is_refused(ward: Ward, file: Path) -> None
 
 
 @pytest.mark.parametrize("more", [0, 1 << 19])
-def test_what_the_disk_has_no_room_for_is_not_begun(
+def test_a_copy_that_the_disk_has_no_room_for_is_not_begun(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     """The copy takes more than the file, and so do its document and the log."""
@@ -378,7 +378,7 @@ def test_an_act_goes_on_when_the_other_has_ended(
     assert len(pauses) == 1
 
 
-def test_what_is_written_is_read_back(
+def test_a_sealed_copy_is_read_back(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that takes what it does not keep: the last byte is another one when it is read."""

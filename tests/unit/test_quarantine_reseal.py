@@ -78,7 +78,7 @@ def test_the_new_officer_opens_it_and_the_old_one_does_not(
     assert Path(restored.path).read_bytes() == CONTENT
 
 
-def test_what_is_sealed_to_exactly_these_is_left_alone(
+def test_an_item_sealed_to_exactly_these_keys_is_left_alone(
     ward: Ward, match: Match, other: Officer
 ) -> None:
     before, events = ward.evidence(match).read_bytes(), ward.events()
@@ -126,7 +126,7 @@ def test_a_damaged_copy_does_not_become_a_sound_one(
 def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     ward: Ward, match: Match, other: Officer, tmp_path: Path
 ) -> None:
-    """Whoever can write to the quarantine has the public key: a copy of theirs is none of ours."""
+    """Any writer to the quarantine has the public key: a copy of theirs is none of ours."""
     another = tmp_path / "share" / "another.bin"
     another.write_bytes(CONTENT[::-1])
     found = ward.match(another, entry="e-2")
@@ -150,7 +150,7 @@ def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
     assert reseal(ward, match, other.public).done
 
 
-def test_what_is_on_hold_is_sealed_again_and_stays_on_hold(
+def test_an_item_on_hold_is_sealed_again_and_stays_on_hold(
     ward: Ward, match: Match, other: Officer
 ) -> None:
     ward.hold(match)
@@ -201,7 +201,7 @@ def test_a_file_that_is_still_in_place_is_taken_by_its_new_copy(
     assert other.opens(ward, match) == CONTENT
 
 
-def test_nothing_in_plain_is_written(ward: Ward, match: Match, other: Officer) -> None:
+def test_no_plain_content_is_written(ward: Ward, match: Match, other: Officer) -> None:
     recorder = Recorder()
     created: list[str] = []
 

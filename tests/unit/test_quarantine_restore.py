@@ -30,7 +30,7 @@ from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from tests.kit import open_files
 
 
-def test_what_is_withdrawn_comes_back_as_it_was(ward: Ward, file: Path) -> None:
+def test_a_file_with_a_withdrawn_entry_is_restored_as_it_was(ward: Ward, file: Path) -> None:
     file.chmod(0o4751)
     os.utime(file, ns=(10**18 + 1, 10**18 + 2))
     with contextlib.suppress(OSError):
@@ -123,7 +123,7 @@ def test_powers_are_not_given_to_another_owner(
     assert file.stat().st_mode & 0o7777 == 0o755
 
 
-def test_what_is_not_withdrawn_stays_unless_forced(ward: Ward, file: Path) -> None:
+def test_an_item_that_is_not_withdrawn_stays_unless_forced(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
     with pytest.raises(UsageError, match="is not withdrawn: it is quarantined") as raised:
@@ -156,7 +156,7 @@ def test_the_wrong_key_opens_nothing(ward: Ward, file: Path, tmp_path: Path) -> 
     assert ward.last_event()["event"] == "restoring"  # that it was tried is known
 
 
-def test_what_is_on_hold_is_not_given_back(ward: Ward, file: Path) -> None:
+def test_an_item_on_hold_is_not_restored(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
     ward.withdraw()
@@ -230,7 +230,7 @@ def test_the_place_named_with_to_may_be_its_own(ward: Ward, file: Path) -> None:
     assert ward.get(match).in_place
 
 
-def test_nothing_is_replaced(ward: Ward, file: Path) -> None:
+def test_a_restoration_replaces_no_file(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     ward.take(match)
     ward.withdraw()
@@ -305,7 +305,7 @@ def test_a_copy_of_something_else_is_not_restored(ward: Ward, file: Path) -> Non
     assert list(file.parent.iterdir()) == []
 
 
-def test_what_is_restored_is_read_back(
+def test_a_restored_file_is_read_back(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match = ward.match(file)
@@ -469,7 +469,7 @@ def test_a_named_file_is_private_and_follows_no_link(
 
 
 @pytest.mark.parametrize("what", ["content", "mode", "time", "owner", "group"])
-def test_what_differs_from_a_file_that_was_given_back_is_somebody_elses(
+def test_a_file_that_differs_from_the_restored_one_is_somebody_elses(
     ward: Ward, file: Path, what: str
 ) -> None:
     """As after an act that was interrupted between the name and the document."""
@@ -533,7 +533,7 @@ def test_the_same_file_that_is_there_already_is_what_was_given_back(ward: Ward, 
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_stays_open(
+def test_no_descriptor_stays_open(
     ward: Ward, file: Path, monkeypatch: pytest.MonkeyPatch, named: bool, fails: bool
 ) -> None:
     match = ward.match(file)

@@ -116,9 +116,7 @@ def test_without_a_period_nothing_is_due(ward: Ward, file: Path) -> None:
     assert not is_due and why.startswith("no retention_days")
 
 
-def test_what_is_still_in_place_stays_found_when_its_copy_is_destroyed(
-    ward: Ward, file: Path
-) -> None:
+def test_a_match_in_place_stays_found_when_its_copy_is_purged(ward: Ward, file: Path) -> None:
     match = ward.match(file)
     with watched(lambda name, argument: _busy(name, argument, match.id)):
         assert not ward.take(match).taken
@@ -134,7 +132,7 @@ def _busy(name: str, argument: object, match_id: str) -> None:
         raise OSError(16, "Device or resource busy")
 
 
-def test_what_is_not_there_cannot_be_kept(ward: Ward) -> None:
+def test_an_unknown_or_malformed_id_is_refused(ward: Ward) -> None:
     with ward.record() as record:
         quarantine = ward.open()
         marks: dict[str, Any] = {"reason": "y"}
@@ -157,7 +155,7 @@ def test_a_reason_of_any_bytes_is_written_down(ward: Ward, file: Path) -> None:
     assert ward.item(match).taken.reason == "caf?"
 
 
-def test_what_was_given_back_but_not_dropped_is_dropped(kept: tuple[Ward, Match]) -> None:
+def test_a_restored_item_that_was_not_dropped_is_dropped(kept: tuple[Ward, Match]) -> None:
     """As after a kill in the last moment of a restoration."""
     ward, match = kept
     path = ward.evidence(match).parent / "item.json"
@@ -173,7 +171,7 @@ def test_what_was_given_back_but_not_dropped_is_dropped(kept: tuple[Ward, Match]
     assert "purging" not in ward.events()
 
 
-def test_what_was_given_back_and_found_again_stays_found(
+def test_a_restored_match_that_was_found_again_keeps_its_state(
     kept: tuple[Ward, Match], file: Path
 ) -> None:
     ward, match = kept
@@ -194,7 +192,7 @@ def test_what_was_given_back_and_found_again_stays_found(
 # A record of matches that was lost
 
 
-def test_what_is_here_is_recorded_again(kept: tuple[Ward, Match]) -> None:
+def test_an_item_missing_from_the_record_is_recorded_again(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     with ward.record() as record:
         assert list(ward.open("me").recover(record)) == []

@@ -57,7 +57,7 @@ def at(path: Path) -> Iterator[Place]:
 
 
 @pytest.mark.usefixtures("_way")
-def test_nothing_is_replaced(tmp_path: Path) -> None:
+def test_a_rename_replaces_no_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     with at(tmp_path / "a") as place:
@@ -85,7 +85,7 @@ def test_the_file_that_is_meant_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_way")
 @pytest.mark.parametrize("what", ["file", "link", "directory"])
-def test_what_took_its_place_is_put_back(tmp_path: Path, what: str) -> None:
+def test_another_file_under_the_name_is_put_back(tmp_path: Path, what: str) -> None:
     (tmp_path / "a").write_text("a")
     with at(tmp_path / "a") as place, open_file(place) as (fd, _):
         other = tmp_path / "other"
@@ -106,7 +106,7 @@ def test_what_took_its_place_is_put_back(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.usefixtures("_way")
-def test_what_is_saved_over_it_meanwhile_is_not_lost(tmp_path: Path) -> None:
+def test_a_file_saved_over_the_name_meanwhile_is_not_lost(tmp_path: Path) -> None:
     """As an editor does it: written beside, and renamed over the old file."""
     outcomes = set()
     for number in range(1, 8):
@@ -140,7 +140,7 @@ def test_a_private_name_that_somebody_has_taken_is_not_in_the_way(tmp_path: Path
 
 
 def test_a_lease_is_waited_for(tmp_path: Path) -> None:
-    """Who has one on a file is asked to give it up, and makes others wait until then."""
+    """A holder of one is asked to give it up, and makes others wait until then."""
     path = tmp_path / "a"
     path.write_text("a")
     script = (
@@ -201,7 +201,7 @@ def test_a_file_that_is_written_to_while_it_is_aside_is_put_back(
     assert path.read_text() == "longer" and not aside.exists()
 
 
-def test_what_cannot_be_put_back_keeps_the_private_name(
+def test_a_file_that_cannot_be_put_back_keeps_the_private_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("a")

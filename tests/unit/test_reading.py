@@ -177,7 +177,7 @@ def test_a_file_that_is_never_as_long_as_its_size_is_unread(
     assert read(path, NONE) == (SHA1, sha1(bytes(length)), length)
 
 
-# What would waste time.
+# Files that would waste time.
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_an_endless_file_is_read_up_to_a_bound(
         (1 << 62, CLAIMED_BYTES),
     ],
 )
-def test_what_claims_to_be_longer_is_read_further(size: int, bound: int) -> None:
+def test_a_file_that_claims_to_be_longer_is_read_further(size: int, bound: int) -> None:
     assert bound_of(os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))) == bound
 
 
@@ -271,7 +271,7 @@ def test_a_file_with_slow_reads_is_read_up_to_a_time_limit(tmp_path: Path) -> No
     pace_s = UNSIZED_S / 2 + 1
     with pytest.raises(EndlessError):
         read(path, NONE, clock=clock)
-    # What has a size is read however long it takes.
+    # A file with a size is read however long it takes.
     assert read(path, FULL, clock=clock)[2] == 1 << 19
 
 
@@ -296,7 +296,7 @@ def test_more_digests_are_of_the_same_content(
     during_reads(monkeypatch, lambda number: os.utime(path, (1, 1)) if number == 1 else None)
     with pytest.raises(SetAside, match=CHANGED):
         read_more(path, status, 6)
-    # What has changed before is not read at all.
+    # A file that has changed before is not read at all.
     with monkeypatch.context() as patch:
         patch.setattr(reading, "digest_fd", lambda *_, **__: pytest.fail("it is read"))
         with pytest.raises(SetAside, match=CHANGED):
@@ -341,7 +341,7 @@ def check(checker: Checker, directory: Path, *names: str) -> dict[str, str]:
 
 @needs_fuse
 def test_a_device_s_number_is_not_trusted_beyond_its_task(checker: Checker, tmp_path: Path) -> None:
-    """What is unmounted may be followed by something else with the same number."""
+    """An unmounted file system may be followed by another with the same number."""
     devices = set()
     for user_id, expected in ((0, {}), (STRANGER, {"f": "match"})):
         with mounted(tmp_path, {"f": File(b"listed", claims=4096)}, user_id=user_id):
@@ -404,7 +404,7 @@ def test_a_file_system_is_asked_once_a_task(
 def test_a_file_system_stays_until_the_task_ends(
     checker: Checker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is mounted once it is unmounted does not get its number, nor the trust in it."""
+    """A file system that is mounted afterwards gets neither its number nor the trust in it."""
     devices: list[int] = []
 
     def exchanged(*args: Any, **options: Any) -> tuple[list[bytes], int]:
@@ -467,7 +467,7 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
 def test_a_short_file_is_read_under_a_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elapsed_s: float, lost: bool, expected: bool
 ) -> None:
-    """Who wants to write waits, or is told to; only a lease that was held too long may be gone."""
+    """A writer waits, or is asked to; only a lease that was held too long may be gone."""
     assert can_lease()
     path = tmp_path / "f"
     path.write_bytes(b"benign")

@@ -171,7 +171,7 @@ def test_a_lookup_has_no_path_to_remember(tmp_path: Path) -> None:
     assert not (tmp_path / DATABASE_NAME).exists()
 
 
-def test_what_is_kept_is_written_and_returned_in_order(run: Run) -> None:
+def test_kept_outcomes_are_written_and_returned_in_order(run: Run) -> None:
     given = [match("/srv/1"), Outcome(Kind.CLEAN, "/srv/2"), match("/srv/3")]
     run.add(*given)
     assert [k.outcome.path for k in run.kept] == ["/srv/1", "/srv/2", "/srv/3"]

@@ -62,7 +62,7 @@ def test_a_match_is_reported_once_to_each(desk: Desk) -> None:
         desk.prepare(first)
 
 
-def test_what_was_taken_back_can_be_reported_again(desk: Desk) -> None:
+def test_a_match_of_a_retracted_report_can_be_reported_again(desk: Desk) -> None:
     match = desk.find("a", b"x")
     report = desk.prepare(match)
     sent = desk.retract(report)
@@ -85,7 +85,7 @@ def test_matches_that_must_not_be_reported(desk: Desk, state: MatchState) -> Non
     assert list(desk.outbox.reports()) == []
 
 
-def test_what_is_withdrawn_before_it_is_sent_is_left_out(desk: Desk) -> None:
+def test_a_match_withdrawn_before_sending_is_left_out(desk: Desk) -> None:
     first, second = desk.find("a", b"x"), desk.find("b", b"y")
     report = desk.prepare(first, second)
     with desk.record() as record:
@@ -162,7 +162,7 @@ def test_after_a_failing_audit_log_the_rest_is_logged_later(desk: Desk) -> None:
 def test_a_report_that_a_kill_kept_from_being_known_is_sent_all_the_same(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    """Nothing prepares another one, which would settle it: it must not wait for that."""
+    """No command prepares another one, which would settle it: it must not wait for that."""
     match = desk.find("a", b"x")
 
     def killed(*_arguments: object) -> Report:
@@ -263,7 +263,7 @@ def test_a_package_that_was_never_finished_leaves_nothing(desk: Desk) -> None:
     assert not left.exists() and not sealed.exists() and kept.exists()
 
 
-def test_what_a_kill_leaves_of_a_record_is_removed(desk: Desk) -> None:
+def test_a_half_written_record_is_removed(desk: Desk) -> None:
     report = desk.prepare(desk.find("a", b"x"))
     (desk.outbox.folder(report.id) / ".tmp-half").touch()
     desk.send(report)
@@ -330,7 +330,7 @@ def test_a_folder_without_a_record_is_damaged_and_keeps_no_other_back(desk: Desk
     assert desk.get(match).state is MatchState.REPORTED
 
 
-def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
+def test_a_report_that_scans_want_is_prepared_once(desk: Desk) -> None:
     matches = [desk.find(name, name.encode()) for name in "abc"]
     with desk.record() as record:
         for match in matches:
@@ -345,7 +345,7 @@ def test_what_scans_want_is_prepared_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "record from a backup"])
-def test_what_is_in_a_report_that_the_record_does_not_know_is_not_reported_twice(
+def test_a_match_in_a_report_unknown_to_the_record_is_not_reported_twice(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     match = desk.find("a", b"x")
@@ -401,7 +401,7 @@ def test_only_what_was_handed_over_is_acknowledged_and_once(desk: Desk) -> None:
     assert acknowledge(report).settled is State.ACKNOWLEDGED
     with pytest.raises(UsageError, match="is acknowledged"):
         acknowledge(report)
-    # Nothing is told a second time, however often it is looked at.
+    # No event is recorded a second time, however often it is looked at.
     told = desk.events()
     assert desk.send_due() == []
     assert desk.events() == told
@@ -418,7 +418,7 @@ def test_the_first_decision_to_take_a_report_back_is_kept(desk: Desk) -> None:
 
 
 def test_a_copy_of_something_else_in_quarantine_is_not_sent_in_the_clear(desk: Desk) -> None:
-    """Whoever can write there can seal to the officer, and describe it as it should be."""
+    """Any writer there can seal to the officer, and describe it as it should be."""
     match = desk.find("a", b"what matched")
     desk.quarantine(match)
     directory = desk.settings.layout.quarantine
@@ -460,7 +460,7 @@ def test_a_proper_submission(tmp_path: Path, tls: bool) -> None:
         first, second = desk.find("a", b"x" * 300_000), desk.find(b"b\xff", b"")
         desk.quarantine(second)
         report = desk.prepare(first, second, to="hotline")
-        # What is sealed waits for the key; before that, the service hears nothing.
+        # A sealed file waits for the key; before that, the service gets no request.
         (sent,) = desk.send_due()
         assert sent.error is None and sent.detail == "waits: 1 file is sealed in quarantine"
         assert service.requests == [] and desk.send_due() == []

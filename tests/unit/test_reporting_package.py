@@ -225,7 +225,7 @@ def change(path: Path, edit: Callable[[bytes], bytes]) -> None:
     path.write_bytes(edit(path.read_bytes()))
 
 
-#: What is not in the hashes that were signed: it has to be as it was written, byte for byte.
+#: Bytes outside the signed hashes: they have to be as they were written, byte for byte.
 ODD_CHECKPOINTS: dict[str, Callable[[bytes], bytes]] = {
     "space before": lambda text: b" " + text,
     "space after": lambda text: text + b" ",
@@ -264,7 +264,7 @@ def test_an_odd_checkpoint_on_the_command(package: Path, tmp_path: Path) -> None
     assert "the checkpoint does not verify: not in canonical form" in result.err
 
 
-#: What a reporter could sign, so that two readers see two reports.
+#: Documents that a reporter could sign, so that two readers see two reports.
 ODD_DOCUMENTS: dict[str, tuple[bytes, bytes]] = {
     "report": (b'"report": ', b'"report": "r-bbbbbbbbbb", "report": '),
     "matches": (b'"matches": ', b'"matches": [], "matches": '),
@@ -378,7 +378,7 @@ def no_checkpoint(path: Path) -> None:
     (path / "checkpoint.json").unlink()
 
 
-def nothing(path: Path) -> None:
+def no_evidence_directory(path: Path) -> None:
     shutil.rmtree(path / "evidence")
 
 
@@ -395,10 +395,10 @@ def nothing(path: Path) -> None:
         a_pipe,
         a_directory,
         no_checkpoint,
-        nothing,
+        no_evidence_directory,
     ],
 )
-def test_nothing_may_be_missing_or_added(
+def test_no_part_may_be_missing_or_added(
     package: Path, tmp_path: Path, edit: Callable[[Path], None]
 ) -> None:
     copy = tmp_path / "copy"
@@ -524,7 +524,7 @@ def plain_tar(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> bytes:
 
 
 def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) -> None:
-    """Whatever another archive could smuggle in is refused."""
+    """Any content that another archive could smuggle in is refused."""
     path = tmp_path / "x.tar"
     path.write_bytes(plain_tar)
     verify_package(path)
@@ -569,7 +569,7 @@ def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) ->
             verify_package(path)
 
 
-# What goes wrong, and what does not.
+# Failures, and conditions that are not failures.
 
 
 def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_sealed", [False, True])
-def test_what_has_taken_the_name_after_a_kill_is_not_taken_for_the_package(
+def test_another_file_under_the_name_is_not_taken_for_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sealed: bool
 ) -> None:
     """The record says what is about to appear: only that is a report that was handed over."""
@@ -637,7 +637,7 @@ def test_damaged_evidence_is_not_handed_over(tmp_path: Path) -> None:
     assert list(desk.out.iterdir()) == []
 
 
-def test_what_was_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:
+def test_a_file_quarantined_after_preparing_is_in_the_package(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     match = desk.find("a", A)
     report = desk.prepare(match)
@@ -904,7 +904,7 @@ def test_a_chain_of_custody_goes_across_the_files_of_the_log(tmp_path: Path) -> 
     assert "segment" not in events and "segment-closed" not in events
     assert "archived_seq" not in json.loads(lines[-1])["data"]
 
-    # What was found is archived; whose log it is stays known, and that something is not there.
+    # The match is archived; whose log it is stays known, and that a file is not there.
     (desk.settings.layout.audit / "log-000001.jsonl").unlink()
     other = desk.prepare(second)
     assert desk.send(other).error is None
@@ -953,7 +953,7 @@ def test_of_matches_that_were_signed_together_only_those_of_the_report_are_hande
     assert [line["event"] for line in lines].count("match") == 1
     verify(desk.settings.layout.audit)
 
-    # What was copied once is not copied again.
+    # A record that was copied once is not copied again.
     other = desk.prepare(first, third, again=True)
     assert desk.send(other).error is None
     verify_package(package_of(desk, other))
@@ -962,7 +962,7 @@ def test_of_matches_that_were_signed_together_only_those_of_the_report_are_hande
     assert copies[0] == copy
 
 
-def test_what_no_signature_covers_is_not_copied(tmp_path: Path) -> None:
+def test_a_record_that_no_signature_covers_is_not_copied(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     first, second = desk.find("a", A), desk.find("b", b"b")
     log_together(desk, first, second)

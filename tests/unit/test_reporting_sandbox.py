@@ -59,7 +59,7 @@ def test_a_schema_that_is_none() -> None:
 
 
 @pytest.mark.slow
-def test_what_takes_for_ever_is_ended() -> None:
+def test_an_endless_validation_is_ended() -> None:
     with ConfinedSchema(ENDLESS) as schema:
         schema.limit_s = 0.2
         with pytest.raises(VerificationError, match="takes too much time"):

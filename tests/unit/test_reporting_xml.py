@@ -97,7 +97,7 @@ def test_the_text_of_a_report(document: Document) -> None:
 @pytest.mark.parametrize(
     ("incident", "named"), [("Something else", "/report/incidentSummary/incidentType"), ("", "")]
 )
-def test_what_does_not_fit_is_named(
+def test_an_element_that_does_not_fit_the_schema_is_named(
     document: Document, schema: Schema, incident: str, named: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -60,7 +60,7 @@ def test_members_come_by_their_names_whatever_these_are_behind_their_file() -> N
     assert found == [(), ("",), ("a",), ("a", "\udcfe"), ("b",), ("\udcff\0\n",)]
 
 
-def test_what_is_not_to_be_shown_is_not_kept() -> None:
+def test_digests_that_are_not_shown_are_not_kept() -> None:
     tags = {Algorithm.MD5: bytes(16)}
     outer = Outer(7, {Algorithm.MD5: bytes(16)}, 1)
     given = handled(

@@ -240,7 +240,7 @@ def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_what_is_left_of_directories_far_up_is_not_lost(tmp_path: Path) -> None:
+def test_the_rest_of_directories_far_up_is_not_lost(tmp_path: Path) -> None:
     """Beyond the depth that is held open, files, directories, links and pipes are found too."""
     tree = tmp_path / "t"
     expected: set[str] = set()
@@ -316,7 +316,7 @@ def test_a_directory_whose_reading_fails_is_unread_and_keeps_what_was_read(
     assert others == {str(bad): (Kind.UNREAD, "input/output error")}
 
 
-def test_what_vanishes_before_its_type_is_known_does_not_end_its_directory(
+def test_a_vanished_file_does_not_end_the_listing_of_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Vanished:
@@ -457,7 +457,7 @@ class FakePlaces:
 
 
 def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
-    """What is objected to is unread, and what is in it is listed all the same."""
+    """A directory with an objection is unread, and its files are listed all the same."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
     places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
     items = list(walk([f"{tree}/", f"{tree}/a"], WalkOptions(), places))

@@ -54,7 +54,7 @@ def on_the_root(names: tuple[str, ...] = (TWO,), inner: str = TWO) -> Record:
         (record(), False, False),
         (record(names=(TWO, ONE)), False, False),
         (record(point="/", kind="ext4"), False, False),
-        # Nothing is mounted there any more.
+        # No file system is mounted there any more.
         (on_the_root(), True, True),
         (on_the_root(inner=ONE), True, True),
         (record(names=(TWO,), inner=TWO, point="/srv", kind="xfs"), True, True),
@@ -73,7 +73,7 @@ def test_the_rules(now: Record, empty: bool, full: bool) -> None:
     assert bool(_objection(HERE, now, lambda: False)) == full
 
 
-def test_what_is_mounted_over_a_directory_and_is_empty_hides_it() -> None:
+def test_an_empty_file_system_mounted_over_a_directory_hides_it() -> None:
     before = record(point="/", kind="ext4")
     now = record(names=(TWO,), inner=TWO)
     assert _objection(before, now, lambda: True)
@@ -86,7 +86,7 @@ def test_the_root_is_always_mounted() -> None:
     assert _objection(before, now, lambda: True) is None
 
 
-def test_what_the_kernel_writes_is_read() -> None:
+def test_mountinfo_of_the_kernel_is_read() -> None:
     text = (
         rb"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"
         b"\n"
@@ -118,7 +118,7 @@ def mounts(state: Path, day: float = 1.0) -> Mounts:
     return Mounts(state, now=lambda: day * DAY, on_failure=fail)
 
 
-def test_what_was_given_is_remembered_and_what_was_met_if_it_is_a_mount_point(
+def test_given_paths_are_remembered_and_others_only_as_mount_points(
     tmp_path: Path, fds: list[int]
 ) -> None:
     state = tmp_path / "state"
@@ -209,7 +209,9 @@ def write(state: Path, records: list[Record]) -> None:
     (state / FILE_NAME).write_text(json.dumps(document))
 
 
-def test_what_is_watched_is_named_as_the_walk_names_it(tmp_path: Path, fds: list[int]) -> None:
+def test_watched_directories_are_named_as_the_walk_names_them(
+    tmp_path: Path, fds: list[int]
+) -> None:
     here = f"{tmp_path}/d"
     write(tmp_path / "state", [record(f"{here}{end}", "/") for end in ("", "/a", "/in/b", "x")])
     seen = mounts(tmp_path / "state")
@@ -283,7 +285,7 @@ def test_a_newer_file_is_left_as_it_is(tmp_path: Path, fds: list[int]) -> None:
     assert (tmp_path / FILE_NAME).read_text() == text
 
 
-def test_what_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path) -> None:
+def test_a_share_that_is_given_up_is_forgotten_with_all_below_it(tmp_path: Path) -> None:
     paths = ["/a", "/a/b", "/ab", "/c"]
     write(tmp_path, [record(path, "/") for path in paths])
     assert below(paths, ["/a"]) == ["/a", "/a/b"]

@@ -52,6 +52,6 @@ def test_a_value_comes_back(value: Any) -> None:
         (b"{'a': 1}", "Expecting property name"),
     ],
 )
-def test_what_two_parsers_could_read_in_two_ways_is_refused(text: bytes, why: str) -> None:
+def test_text_that_parsers_could_read_differently_is_refused(text: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_json(text)

@@ -176,10 +176,10 @@ def test_a_list_cannot_have_an_unusual_name(
         trust.lists()
 
 
-# What a provider may do
+# Acts of a provider
 
 
-def test_what_is_verified_is_given_out(simulator: Simulator, opened: Opened) -> None:
+def test_verified_targets_are_returned(simulator: Simulator, opened: Opened) -> None:
     trust = opened()
     trust.refresh()
     assert trust.lists() == ["baseline"]
@@ -223,7 +223,7 @@ def test_metadata_is_parsed_as_often_for_many_segments_as_for_one(
         trust = opened()
         trust.refresh()
         assert trust.lists() == ["baseline"]
-        # Nothing is read back for a segment, so what becomes of the directory does not matter.
+        # No file is read back for a segment, so the directory may go away.
         trust.target("baseline", "index.json")
         (tmp_path / "trust").rename(tmp_path / "away")
         for name in some:
@@ -629,7 +629,7 @@ def test_an_error_of_python_tuf_alone_is_translated(simulator: Simulator, tmp_pa
 @pytest.mark.parametrize(
     "error", [RuntimeError("odd"), ValueError("odd"), TypeError("odd"), KeyError("odd")], ids=repr
 )
-def test_what_python_tuf_cannot_take_is_translated(
+def test_unexpected_errors_of_python_tuf_are_translated(
     simulator: Simulator, tmp_path: Path, error: Exception
 ) -> None:
     """Its parsers and libraries raise what they like; none of it is a bug of ours to be shown."""

@@ -131,7 +131,9 @@ def test_where_a_report_cannot_be_read_nothing_is_forgotten(desk: Keeper) -> Non
     assert match.id in desk.ids()
 
 
-def test_what_is_found_again_meanwhile_stays(desk: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_match_that_is_found_again_meanwhile_stays(
+    desk: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     match = desk.find("a", b"one")
     with desk.record() as record:
         record.change(match.id, MatchState.CLOSED, desk.now(), {})

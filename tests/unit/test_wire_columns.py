@@ -61,7 +61,7 @@ def refuse(data: bytes, message: str) -> None:
     assert caught.value.hint
 
 
-#: What is written for a column, and how the message calls it. No value in it breaks a rule.
+#: A column, a type and a value for it, and both types in the message. No value breaks a rule.
 WRONG: dict[str, tuple[str, pa.DataType, object, str, str]] = {
     "microseconds": (
         *("added", pa.timestamp("us", tz="UTC"), ROW["added"]),
@@ -292,7 +292,7 @@ def test_an_encrypted_segment_is_refused() -> None:
         parse(written(encryption_properties=properties))
 
 
-def test_what_our_own_provider_writes_has_the_types_of_the_format() -> None:
+def test_segments_of_our_own_provider_have_the_types_of_the_format() -> None:
     table = pa.Table.from_pylist([ROW], add_schema())
     assert parse(encode_segment(table)).sizes.tolist() == [5]
 
@@ -303,7 +303,7 @@ def written_by(writer: str, kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("writer", ["polars", "fastparquet"])
-def test_what_the_documented_writers_write_is_read(writer: str) -> None:
+def test_segments_of_the_documented_writers_are_read(writer: str) -> None:
     (batch,) = parse_add_segment(written_by(writer, "add"), Segment("s", "add", 2, 1, 1))
     assert (batch.ids.tolist(), batch.categories) == ([b"e-1", b"e-2"], ("synthetic",))
     assert (batch.masks.tolist(), batch.sizes.tolist()) == ([7, 1], [6, NO_SIZE])
@@ -312,7 +312,7 @@ def test_what_the_documented_writers_write_is_read(writer: str) -> None:
         assert {bytes(value) for value in values} == {digest}
 
 
-def test_what_duckdb_writes_says_why_it_is_refused() -> None:
+def test_a_segment_of_duckdb_is_refused_with_the_reason() -> None:
     refuse(
         written_by("duckdb", "add"),
         "segment s: column md5 is BYTE_ARRAY (no logical type),"

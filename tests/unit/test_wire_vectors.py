@@ -87,7 +87,7 @@ def edited(files: Files, change: Callable[[bytes], bytes]) -> Files:
     return files | {INDEX: change(files[INDEX])}
 
 
-#: What is to be taken, by the name of the vector.
+#: Lists to be accepted, by the name of the vector.
 GOOD: Mapping[str, Callable[[], Files]] = {
     "one-segment": lambda: listing(BOTH, ONE),
     "two-generations": lambda: listing((*BOTH, "v-2", "v-3"), ONE, TWO),
@@ -120,7 +120,7 @@ GOOD: Mapping[str, Callable[[], Files]] = {
         ("v" * 64,), (adding(entry(0, entry_id="v" * 64, category="c" * 31)), "add", 1, 1, 1)
     ),
 }
-#: What is to be refused.
+#: Lists to be refused.
 BAD: Mapping[str, Callable[[], Files]] = {
     "another-format": lambda: listing(BOTH, ONE, format="hashclient-list/2"),
     "another-list": lambda: listing(BOTH, ONE, list="other"),
