@@ -164,7 +164,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     if not gone:
         raise UsageError(
             f"nothing is remembered at or below {', '.join(map(printable, paths))}",
-            hint="`hashclient inventory mounts` lists what is",
+            hint="`hashclient inventory mounts` lists all that is remembered",
         )
     by = app.operator()
     events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]

@@ -180,7 +180,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
     place = "as far as is known" if match.in_place else "not any more"
     if match.state is MatchState.GONE:
-        place = "no: a scan has seen that it is away"
+        place = "no: a scan has seen that it is no longer there"
     app.out(f"  path        {printable(match.path)}")
     if match.is_stream:
         app.out("  file        none: it came as a stream")

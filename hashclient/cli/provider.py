@@ -175,7 +175,7 @@ def publish(
         raise UsageError("give either --draft or --dry-run")
     if replace and max_bad:
         raise UsageError(
-            "--replace takes no --max-bad: what was skipped would be withdrawn",
+            "--replace takes no --max-bad: skipped entries would be withdrawn",
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)

@@ -71,12 +71,12 @@ def command(
     for entry in done.lists:
         if entry.since is None and wanted.get(entry.name):
             app.say(
-                f"list {entry.name}: since it was consolidated, what has changed since that"
-                " generation is not known any more: all of the list is in the bundle"
+                f"list {entry.name}: since it was consolidated, the changes since that"
+                " generation are not known any more: all of the list is in the bundle"
             )
     if done.until <= app.now():
         app.warn(
-            f"what is signed has expired: {until}; clients refuse it",
+            f"the signatures have expired: {until}; clients refuse the bundle",
             f"run `hashclient provider renew {printable(directory)}` and export again",
         )
 

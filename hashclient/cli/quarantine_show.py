@@ -78,7 +78,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         ("path", printable(item.file)),
         ("size", f"{item.size:,} bytes"),
         ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
-        ("taken", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
+        ("isolated", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
         ("reason", printable(item.taken.reason)),
         ("purge", document["due"]),
         ("sealed copy", printable(evidence)),

@@ -329,7 +329,7 @@ def _stream(
         )
     if quarantine:
         raise UsageError(
-            "what comes from stdin has no file to take away",
+            "stdin has no file that could be isolated",
             hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
         )
     if name == "":

@@ -125,7 +125,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.withdrawn:
         yield "entries withdrawn since they matched these paths:"
     for match, hit in status.withdrawn:
-        where = "" if match.in_place else ", which was taken away"
+        where = "" if match.in_place else ", which was isolated"
         yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
 
 

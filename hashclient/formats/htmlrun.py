@@ -67,11 +67,11 @@ def next_steps(
         )
         yield joined(
             _command("quarantine add ID"),
-            " takes a file away, sealed; the ids are in the column Record. ",
+            " isolates a file, sealed; the ids are in the column Record. ",
             _command("report prepare --all"),
             " prepares a report. ",
             _command("matches close ID --reason TEXT"),
-            " is for what was dealt with by other means.",
+            " is for a match that was dealt with by other means.",
         )
     if conflicts:
         yield joined(

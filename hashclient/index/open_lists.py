@@ -216,7 +216,7 @@ def expected_lists(
                 settings.layout.metadata(provider) / TARGETS_NAME
             )
         except StateError as error:
-            short = f"what it offers is not known: {error.message}"
+            short = f"it is not known which lists it offers: {error.message}"
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
             continue
         if names is None:
@@ -238,7 +238,7 @@ def expected_lists(
         try:
             names = _delegated_by(settings, provider)
         except StateError as error:
-            short = f"what it offers is not known: {error.message}"
+            short = f"it is not known which lists it offers: {error.message}"
             error.hint = UNCONFIGURED_HINT
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
             continue
@@ -249,7 +249,7 @@ def expected_lists(
     named.sort(key=lambda entry: entry.name or "")
     for provider in bare:
         if provider in here:
-            problem = "its metadata is not here, so what it offers is not known"
+            problem = "its metadata is not here, so it is not known which lists it offers"
             doubtful.append(_of_provider(provider, problem, METADATA_HINT))
         else:
             doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))

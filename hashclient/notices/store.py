@@ -123,8 +123,8 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
             raise ValueError("a name is not allowed")
     except (ValueError, RecursionError) as error:
         raise DamagedBookError(
-            f"what is kept of notices is damaged: {printable(path)}",
-            hint="run `hashclient fetch`; what was acknowledged is in the audit log",
+            f"the file of notices is damaged: {printable(path)}",
+            hint="run `hashclient fetch`; the audit log has all acknowledgements",
         ) from error
     return book
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hashclient.errors import UsageError
 
-HINT_EXTRA = "`pip install 'hashclient[objects]'` brings what reads object stores"
+HINT_EXTRA = "`pip install 'hashclient[objects]'` installs the clients of object stores"
 
 
 class Trouble(enum.Enum):

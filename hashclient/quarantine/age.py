@@ -70,7 +70,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
         if text == EXAMPLE_RECIPIENT:
             raise ConfigError(
                 "the public key of an example in the documents is no recipient: nobody could open"
-                " what is sealed to it",
+                " a file that is sealed to it",
                 hint="replace it with the public key of an officer",
             )
         kind = ssh if text.startswith(_SSH_TYPES) else x25519

@@ -151,7 +151,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     match = act.match
     if match.is_stream:
         raise UsageError(
-            f"match {match.id} came as a stream: there is no file to take away",
+            f"match {match.id} came as a stream: there is no file to isolate",
             hint="look for it where it came from; `hashclient matches close` ends its story",
         )
     try:

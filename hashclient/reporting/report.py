@@ -306,5 +306,5 @@ def load(reports_dir: Path, report_id: str) -> Report:
 def _damaged(path: Path) -> StateError:
     return StateError(
         f"record of a report is damaged: {printable(path)}",
-        hint="restore it from a backup; what was sent is in the audit log, too",
+        hint="restore it from a backup; the audit log says what was sent, too",
     )

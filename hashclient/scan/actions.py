@@ -250,7 +250,7 @@ def _with_it(outcome: Outcome) -> str:
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1
-    nouns = "what else is in it" if others < 1 else f"{others:,} other members"
+    nouns = "all its other members" if others < 1 else f"{others:,} other members"
     return f": the container, with {nouns}"
 
 

@@ -423,7 +423,7 @@ def _load(state_dir: Path) -> dict[str, Record]:
         raise state_error("cannot read", path, error) from error
     except ValueError as error:
         raise DamagedMountsError(
-            f"what is remembered of mounted file systems is damaged: {printable(path)}",
+            f"the record of mounted file systems is damaged: {printable(path)}",
             hint="this scan remembers them again, and does not notice one that is not mounted: see"
             " to it that all are, and scan again",
         ) from error

@@ -121,7 +121,7 @@ class HandOver:
                 f"the recipient cannot open the evidence of match {match_id}{others}:"
                 f" {excerpt(recipient)}",
                 hint="`hashclient quarantine add-recipient KEY` names them, and `quarantine reseal"
-                " --all --identity FILE` seals what is there to them, too; or `report submit"
+                " --all --identity FILE` seals earlier copies to them, too; or `report submit"
                 " REPORT --allow-closed` hands it over as it is",
             )
         return tuple(closed)

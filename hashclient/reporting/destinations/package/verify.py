@@ -130,7 +130,7 @@ def verify_package(
             for chunk in member.chunks:
                 computed.update(chunk)
             if (member.size, computed.hexdigest()) != (evidence.length, evidence.sha256):
-                raise VerificationError(f"evidence is not what was signed: {member.name}")
+                raise VerificationError(f"evidence is not the signed file: {member.name}")
         if wanted:
             raise VerificationError(f"evidence is missing: {min(wanted)}")
     return Verified(document, custody, len(hashes) - 2, key)
