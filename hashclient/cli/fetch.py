@@ -137,7 +137,7 @@ def command(
     return _worst(code, of_notices)
 
 
-def fetch_and_tell(app: App) -> ExitCode | None:
+def fetch_and_show(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with the present lists; return the worst failure."""
     failed = ExitCode.OK
     of_notices: dict[str, FetchedNotices] = {}

@@ -237,9 +237,9 @@ def command(
     names_fd = None if files_from is None else _open(files_from)
     failed = None
     if fetch_first:
-        from hashclient.cli.fetch import fetch_and_tell
+        from hashclient.cli.fetch import fetch_and_show
 
-        failed = fetch_and_tell(app)
+        failed = fetch_and_show(app)
     report = Report(
         app,
         "scan",

@@ -150,16 +150,18 @@ def scan(
         for item in results:
             if isinstance(item, Advance):
                 if item.path is not None:
-                    told = progress.reading.get(item.path, 0)
-                    progress.reading[item.path] = told + item.bytes_ahead
+                    before = progress.reading.get(item.path, 0)
+                    progress.reading[item.path] = before + item.bytes_ahead
             elif isinstance(item, Outcome):
                 item = accept(item)
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                if item.told.path is not None:  # of this result alone: others are still at theirs
-                    progress.reading.pop(item.told.path, None)
+                if (
+                    item.reported.path is not None
+                ):  # of this result alone: others are still at theirs
+                    progress.reading.pop(item.reported.path, None)
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size

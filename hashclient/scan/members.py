@@ -395,9 +395,11 @@ class Members:
                     continue
             elif opened.lacks:
                 continue  # all members are read again
-            self._tell(one, path, namer, opened, hit=number in places)
+            self._add_outcome(one, path, namer, opened, hit=number in places)
 
-    def _tell(self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool) -> None:
+    def _add_outcome(
+        self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool
+    ) -> None:
         row = found.row
         digests = {a: _digest(found, a) for a in Algorithm.in_mask(row.mask)}
         tags = self._judge.seal(digests) if hit else {}
