@@ -1,7 +1,7 @@
 """Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
 
 The log is in one file or in several, of which all but the last are closed. The first of them may
-have been archived away; the rest then begins with a signed record that names the last archived one.
+have been archived; the rest then begins with a signed record that names the last archived one.
 Memory does not grow with the log.
 """
 

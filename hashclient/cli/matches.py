@@ -86,8 +86,8 @@ def command(
     Every match is recorded under an id; the same file found again is the same match. The first
     state of a match is found. Later it may be quarantined, reported, acknowledged by the recipient
     of the report, and purged. If the provider withdraws its entry, the file can be restored. A
-    match is gone when a scan sees that its file is away, until a scan finds it again. A match that
-    was handled by other means can be closed.
+    match is gone when a scan sees that its file is missing, until a scan finds it again. A match
+    that was handled by other means can be closed.
 
     \b
       hashclient matches

@@ -162,7 +162,7 @@ def publish(
     counted.
 
     The first publication makes the list and its keys. With --public-key, its keys are those of
-    people, who sign apart: a --draft is what they are given.
+    people, who sign apart: they are given a --draft.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv

@@ -34,10 +34,10 @@ from hashclient.system.times import for_people, for_programs
 def command(
     app: App, directory: Path, to: Path, since: tuple[str, ...], output_format: str
 ) -> None:
-    """Write what REPO publishes to a file, for clients without a network.
+    """Write all that REPO publishes to a file, for clients without a network.
 
     They read it with `hashclient fetch --from FILE`, and verify it as if it came from a web server.
-    So it has to be there before what is signed in it expires: `renew` first, and carry it within
+    So it has to be there before its signatures expire: `renew` first, and carry it within
     days. It has the lists in the clear, which nobody else may have: encrypt it on the way.
 
     \b

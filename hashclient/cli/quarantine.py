@@ -55,7 +55,7 @@ def command() -> None:
     \b
       hashclient quarantine keygen --output officer.key  once; see what it says
       hashclient quarantine add 3kdz7wnq2m               isolate one match
-      hashclient quarantine list                         see what is there
+      hashclient quarantine list                         see all items
     """
 
 

@@ -32,7 +32,7 @@ def open_quarantine(app: App, on_bytes: Callable[[int], None] = lambda _count: N
 @format_option("text", "json")
 @pass_app
 def list_items(app: App, output_format: str) -> ExitCode:
-    """List what is in quarantine, and when each may be purged.
+    """List the items in quarantine, and when each may be purged.
 
     \b
       hashclient quarantine list

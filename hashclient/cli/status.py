@@ -49,7 +49,7 @@ MOST_NOTICES = 20
 )
 @pass_app
 def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
-    """Show the state of the lists, and what scans have found.
+    """Show the state of the lists, and the matches of scans.
 
     The exit code is 0 only if every list that should be here is usable and fresh, and all other
     state can be read; so a monitor can call this command. These lists should be here: those named

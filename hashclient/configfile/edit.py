@@ -124,7 +124,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _says(text: str, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a text says exactly what is wanted, and is one that can be read again."""
+    """Return whether a text says exactly `wanted`, and can be read again."""
     if len(text.encode()) > MAX_TEXT_BYTES:
         return False
     with contextlib.suppress(ValueError, RecursionError):

@@ -63,7 +63,7 @@ class Connection:
         self._pending = 0
         self._upload: Upload | None = None
         self._upload_form = (b"", b"\n")
-        #: Those that came with what is being read, and whether that is the last of it.
+        #: Those that came with the bytes being read, and whether these are the last.
         self._descriptors: list[int] = []
         self._is_last_event = False
         self._is_awaiting = False  # FILDES, before its descriptor has come
@@ -72,9 +72,9 @@ class Connection:
         self._goes_on = self._bare_is_due = False
         self._out = bytearray()
         self._reading = self._writing = False
-        self._corked = False  # answers wait, since more may come of what was read
+        self._corked = False  # answers wait, since the bytes read may hold more
         self._ending = False  # nothing more is read; closed when all is answered
-        self._is_cut = False  # the client may still be sending what is not wanted
+        self._is_cut = False  # the client may still be sending bytes that are not wanted
         self._drained = 0
         self._drain_until: float | None = None
         self.last = time.monotonic()

@@ -50,7 +50,7 @@ KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: A stream gets at most this share of what is left of the bytes that may be kept.
+#: A stream gets at most this share of the remaining bytes that may be kept.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
@@ -118,7 +118,7 @@ class Worker:
         self._of_paths = PathRecords(ledger)
         self._paths = Turns(self.loop, _READERS, "path")
         self._files = Turns(self.loop, _READERS, "descriptor")
-        #: Containers may take long: what is no container does not wait for them, and neither do
+        #: Containers may take long: other files do not wait for them, and neither do
         #: small ones for large ones.
         self._openings = Turns(self.loop, OPENERS, "container")
         self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container")

@@ -57,7 +57,7 @@ _HEADLINES = {
 
 
 class HtmlFormatter:
-    """Gathers what the page shows, and writes it at the end."""
+    """Gathers the content of the page, and writes it at the end."""
 
     def __init__(self, context: Context) -> None:
         """Write what `context` asks for, but no digests."""

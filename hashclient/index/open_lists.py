@@ -105,17 +105,17 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """What is wrong, without the name of the list."""
+        """The fault, without the name of the list."""
         return self.short or (self.error.message if self.error else "")
 
     @property
     def hint(self) -> str:
-        """What can be done about it."""
+        """Advice about the fault."""
         return (self.error.hint if self.error else None) or FETCH_HINT
 
     @property
     def text(self) -> str:
-        """What is wrong, as a sentence of its own."""
+        """The fault, as a sentence of its own."""
         message = self.error.message if self.error else ""
         if message.startswith(("list ", "provider ")):
             return message

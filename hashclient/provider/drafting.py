@@ -180,7 +180,7 @@ class Taken(msgspec.Struct, frozen=True):
     signed: dict[str, Metadata[Any]]
 
     def record(self) -> dict[str, Any]:
-        """Return what the log says of it."""
+        """Return the data of its record in the log."""
         lists = {
             name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
             for name, c in self.draft.lists.items()

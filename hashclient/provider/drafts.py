@@ -5,7 +5,7 @@ signed ones.
 
     draft.json      its format, who made it and when: for people, not verified
     before/         root, targets and the roles that change, as they are published, signed
-    roles/          what is to be signed: the roles that change, without signatures
+    roles/          to be signed: the roles that change, without signatures
     files/          the new files of a list, or a new notice
     signatures/     one file a signature, which may also be sent back alone
 
@@ -19,8 +19,8 @@ Loading one verifies it, as far as that is possible from the draft alone:
    digests are in the role, and they are read as a client reads them. So do notices.
 4. Targets name the lists that they named, and notices, with the same keys, but for those in the
    draft; and so does a root with the roles that it names.
-5. A snapshot names what it named, but the roles of the draft by their new versions; a timestamp
-   names the snapshot after the one before.
+5. A snapshot names the same as before, but the roles of the draft by their new versions; a
+   timestamp names the snapshot after the one before.
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
 """

@@ -44,7 +44,7 @@ EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdml
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What an age file shows without a key: the length of its header and its recipients' number."""
+    """Properties of an age file that need no key: the header's length, the number of recipients."""
 
     header_bytes: int
     recipients: int

@@ -83,7 +83,7 @@ def opens_as_container(data: memoryview) -> bool:
 
 
 class Opened(msgspec.Struct):
-    """What was found in one file, before it is counted."""
+    """The outcomes of one file, before they are counted."""
 
     clean: int = 0
     read: int = 0
@@ -228,7 +228,7 @@ class Members:
             self._cage.close()
 
     def stop(self) -> None:
-        """Give up for good what another thread opens; its members are unread then."""
+        """Give up for good a container that another thread opens; its members are unread then."""
         self._is_stopped = True
         cage = self._cage
         if cage is not None:
@@ -427,7 +427,7 @@ class Members:
         """Give each match the tags of its container, by which the container is recognised later.
 
         A container that cannot be read any more gets no tags: the match stays, but it is not
-        certain which file to take away.
+        certain which file to isolate.
         """
         plan = tuple(Algorithm)
         tags: dict[Algorithm, bytes] = {}

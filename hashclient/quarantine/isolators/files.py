@@ -130,7 +130,7 @@ class FileSpot:
         """Put back a file that a kill has left under the private name, or remove it if it may go.
 
         Raises:
-            OSError: what there is cannot be found out.
+            OSError: it cannot be found out.
         """
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
@@ -145,7 +145,7 @@ class FileSpot:
         return None
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is at the path.
+        """Return the object at the path.
 
         Raises:
             UnclearError: the directory is another one, or files are being exchanged.

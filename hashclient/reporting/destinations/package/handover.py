@@ -52,7 +52,7 @@ class HandOver:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
-            UsageError: one of its recipients cannot open what is sealed in it.
+            UsageError: one of its recipients cannot open the sealed files in it.
             HashclientError: it cannot be made; the directory has no package.
         """
         settings = self._session.settings
