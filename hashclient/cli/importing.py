@@ -27,8 +27,8 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "columns",
             metavar="OURS=THEIRS",
             multiple=True,
-            help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given several"
-            " times.",
+            help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given"
+            " several times.",
         ),
         click.option(
             "--where",
