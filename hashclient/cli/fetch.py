@@ -74,7 +74,7 @@ def command(
     wait_s: float,
     output_format: str,
 ) -> ExitCode:
-    """Fetch new generations, verify and seal them, and switch to them.
+    """Fetch new entries, verify and seal them, then use them.
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
