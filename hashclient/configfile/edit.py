@@ -119,7 +119,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"configuration {where} is not valid: {printable(str(error))}",
-            hint="mend it first; nothing was changed",
+            hint="correct it first; nothing was changed",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Selects matches: by state, place, list and time.
 
 At its end, a scan also selects the matches that should lie in the directories it has covered, to
-note those that are away.
+note those whose files are missing.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ BACKOFF_LAST = timedelta(hours=24)
 class State(enum.StrEnum):
     """How far a report has come; `docs/reporting.md` has the picture.
 
-    A FAILED report waits like a PREPARED one, but a person must first mend something.
+    A FAILED report waits like a PREPARED one, but a person must first correct something.
     """
 
     PREPARED = "prepared"
