@@ -79,7 +79,7 @@ class Client:
         from hashclient.fetch.providers import fetch_all
         from hashclient.upkeep import tidy
 
-        def tell_failure(fetched: FetchedNotices) -> None:
+        def report_failure(fetched: FetchedNotices) -> None:
             if fetched.error is not None:
                 on_failure(fetched.error)
 
@@ -95,7 +95,7 @@ class Client:
             progress=progress,
             on_failure=on_failure,
             on_wait=on_wait,
-            on_notices=on_notices or tell_failure,
+            on_notices=on_notices or report_failure,
         )
 
     def scan(

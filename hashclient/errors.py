@@ -8,9 +8,9 @@ something goes wrong. This module imports nothing of the project: everything may
     │   └── ConfigError       2   the configuration is wrong
     ├── UnreachableError      4   the provider cannot be reached, a retry may help
     ├── AuthorisationError    5   the provider does not let us in
-    ├── VerificationError     6   what the provider sent fails verification
-    │   └── DeliveryError     6   it is not what was signed: another address may have that
-    ├── StaleError            7   what the provider signed has expired
+    ├── VerificationError     6   data from the provider fail verification
+    │   └── DeliveryError     6   it is not the signed file: another address may have that
+    ├── StaleError            7   the provider's signatures have expired
     ├── StateError            8   the state directory is missing, corrupt or not writable
     │   └── LockedError       8   another process is writing to it
     └── AuditError            9   the audit log is broken or not writable

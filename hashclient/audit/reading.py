@@ -1,7 +1,7 @@
 """Reading the audit log: its records, the proof that all of it is intact, and checkpoints.
 
 The log is in one file or in several, of which all but the last are closed. The first of them may
-have been archived away; the rest then begins with a signed record that names the last archived one.
+have been archived; the rest then begins with a signed record that names the last archived one.
 Memory does not grow with the log.
 """
 
@@ -191,11 +191,11 @@ class _Check:
         if expected is not None and expected.seq <= before.seq:  # 6
             if expected.seq < before.seq:
                 raise AuditError(
-                    f"the record of the checkpoint was archived away: record {expected.seq}",
+                    f"the record of the checkpoint was archived: record {expected.seq}",
                     hint="put the archived files back, or verify a copy of all of them together",
                 )
             if expected != before:
-                broken(where, "what was archived does not end with the record of the checkpoint")
+                broken(where, "the archived files do not end with the record of the checkpoint")
 
     def _record(self, record: Record, identity: Identity, where: str) -> None:
         self._seq += 1

@@ -308,7 +308,7 @@ def _segment_data(number: int, genesis: Any, closed: tuple[int, str, str]) -> di
 
 
 def parse_head(record: Record, where: str) -> Head:
-    """Check that `record` can be the first of a file of the log, and return what it says.
+    """Check that `record` can be the first of a file of the log, and return its content.
 
     It is the genesis record, or one that goes on from it: signed by the same key, and following the
     record that it names.

@@ -46,7 +46,7 @@ def command() -> None:
     log replaced.
 
     \b
-      hashclient audit show --event match           what was found lately
+      hashclient audit show --event match           recent matches
       hashclient audit verify                       is the log intact?
       hashclient audit checkpoint -o today.json     keep this file elsewhere
       hashclient audit rotate                       continue in a new file

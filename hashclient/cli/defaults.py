@@ -170,7 +170,7 @@ def _not_valid(where: str, fault: Any) -> ConfigError:
     )
 
 
-def tell_unknown_variables(
+def warn_of_unknown_variables(
     unknown: Iterable[tuple[str, str]], mentioned: Collection[str]
 ) -> Iterator[str]:
     """Yield a warning for each unknown variable, except those `mentioned` as holding a secret."""

@@ -136,10 +136,12 @@ class _Demo:
         self._say("A provider: makes its keys, and publishes a list of three dummy files")
         self._step("provider init repo")
         self._step("provider publish repo --list baseline entries.csv")
-        self._say("An export of another body, as ICSE writes it: only what all bodies agree upon")
+        self._say(
+            "An export of another body, as ICSE writes it: only the rows that all bodies agree upon"
+        )
         self._step("provider publish repo --list baseline --where 'Baseline = true' icse.csv")
         self._step("provider show repo --list baseline")
-        self._say("Who may fetch gets a token, of which the provider keeps a hash")
+        self._say("Each client that may fetch gets a token; the provider keeps its hash")
         self._step("provider client add repo example-ltd --output token")
         self._say("It serves the list over HTTPS on loopback, to clients with the token")
         with self._server() as served:
@@ -179,13 +181,13 @@ class _Demo:
         self._step("fetch")
         self._step("notices show n-1")
         self._step("notices acknowledge n-1 --reason 'ticket 4711'")
-        self._say("The provider withdraws an entry; what was taken away under it goes back")
+        self._say("The provider withdraws an entry; the file that was isolated for it goes back")
         self._step("provider withdraw repo --list baseline d-2")
         self._step("fetch")
         self._step("quarantine restore --withdrawn --identity officer.key --reason withdrawn")
         self._step("scan files", ExitCode.OK)
         self._step("matches")
-        self._say("Somebody tampers with what the provider serves: refused, the old list stays")
+        self._say("Somebody tampers with the provider's files: refused, the old list stays")
         timestamp = self._directory / "repo/public/metadata/timestamp.json"
         original = timestamp.read_bytes()
         timestamp.write_bytes(re.sub(rb'("version": ?)', rb"\g<1>9", original))

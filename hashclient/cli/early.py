@@ -1,4 +1,4 @@
-"""Loading numpy while few calls are open, which saves a tenth of what starting a scan takes.
+"""Loading numpy while few calls are open, which saves a tenth of the start of a scan.
 
 CPython 3.11 and later keep the frames of calls in blocks of 16 KiB. Where a block is full, the next
 call gets another one from the system and gives it back when it returns; so do all calls that are

@@ -74,7 +74,7 @@ def command(
     wait_s: float,
     output_format: str,
 ) -> ExitCode:
-    """Fetch what is new, verify it, seal it, and switch to it.
+    """Fetch new entries, verify and seal them, then use them.
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
@@ -137,7 +137,7 @@ def command(
     return _worst(code, of_notices)
 
 
-def fetch_and_tell(app: App) -> ExitCode | None:
+def fetch_and_show(app: App) -> ExitCode | None:
     """Fetch for another command, which goes on with the present lists; return the worst failure."""
     failed = ExitCode.OK
     of_notices: dict[str, FetchedNotices] = {}
@@ -260,7 +260,7 @@ def _show_affected(app: App, fetched: Fetched) -> None:
     for match, hit in fetched.affected:
         app.out(f"  {printable(match.path)}  [{match.id}]  {hit.entry}{_what_now(match)}")
     if any(m.state is MatchState.WITHDRAWN and not m.in_place for m, _ in fetched.affected):
-        app.say("next: `hashclient quarantine restore --withdrawn` puts back what was taken away")
+        app.say("next: `hashclient quarantine restore --withdrawn` puts the isolated files back")
 
 
 def _what_now(match: Match) -> str:
@@ -270,13 +270,15 @@ def _what_now(match: Match) -> str:
         return f", which is {match.state}"
     if match.state is not MatchState.WITHDRAWN:
         return ", but another entry stands"
-    return "" if match.in_place else ", which was taken away"
+    return "" if match.in_place else ", which was isolated"
 
 
 def _show_listed_again(app: App, fetched: Fetched) -> None:
     if not fetched.listed_again:
         return
-    app.out(f"list {fetched.list_name} has again what was withdrawn; this stays in quarantine:")
+    app.out(
+        f"list {fetched.list_name} has withdrawn entries again; these files stay in quarantine:"
+    )
     for match in fetched.listed_again:
         entries = ", ".join(hit.entry for hit in match.standing)
         app.out(f"  {printable(match.path)}  [{match.id}]  {entries}")

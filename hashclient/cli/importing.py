@@ -27,8 +27,8 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "columns",
             metavar="OURS=THEIRS",
             multiple=True,
-            help="What the file calls a column of ours, such as md5=HASH_MD5. Can be given several"
-            " times.",
+            help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given"
+            " several times.",
         ),
         click.option(
             "--where",
@@ -103,7 +103,7 @@ def make_reading(
 
 
 def check_category(category: str | None) -> None:
-    """Refuse what cannot be the name of a category.
+    """Refuse a text that cannot be the name of a category.
 
     Raises:
         UsageError: it cannot.
@@ -118,7 +118,7 @@ def check_category(category: str | None) -> None:
 
 
 def say_remarks(app: App, reading: Reading) -> None:
-    """Print what was ignored, left out and skipped."""
+    """Print which rows were ignored, left out and skipped."""
     remarks = reading.remarks
     for note in remarks.notes:
         app.say(note)

@@ -26,7 +26,7 @@ DAY_S = 86_400
 
 @click.group("inventory")
 def command() -> None:
-    """Manage what scans remember of files already read.
+    """Manage the records that scans keep of files already read.
 
     A scan keeps tags (digests under the local key) of every file that it reads, so that the next
     scan reads only new and changed files. The inventory may be removed at any time; `scan
@@ -92,7 +92,7 @@ def prune(app: App, days: int, output_format: str) -> ExitCode:
 
     \b
       hashclient inventory prune
-      hashclient inventory prune --days 0     forget all but what was seen today
+      hashclient inventory prune --days 0     forget all files not seen today
     """
     inventory = _open(app, write=True)
     try:
@@ -164,7 +164,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     if not gone:
         raise UsageError(
             f"nothing is remembered at or below {', '.join(map(printable, paths))}",
-            hint="`hashclient inventory mounts` lists what is",
+            hint="`hashclient inventory mounts` lists all that is remembered",
         )
     by = app.operator()
     events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]

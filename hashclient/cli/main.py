@@ -24,8 +24,8 @@ from hashclient.cli.defaults import (
     ENV_PREFIX,
     command_defaults,
     name_variables,
-    tell_unknown_variables,
     unknown_variables,
+    warn_of_unknown_variables,
 )
 from hashclient.cli.options import add_verbosity
 from hashclient.cli.output import Output, OutputError
@@ -179,7 +179,7 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
             mentioned |= {name for name in secrets if name}
-    for text in tell_unknown_variables(unknown, mentioned):
+    for text in warn_of_unknown_variables(unknown, mentioned):
         app.warn(text)
 
 

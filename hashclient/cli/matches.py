@@ -86,8 +86,8 @@ def command(
     Every match is recorded under an id; the same file found again is the same match. The first
     state of a match is found. Later it may be quarantined, reported, acknowledged by the recipient
     of the report, and purged. If the provider withdraws its entry, the file can be restored. A
-    match is gone when a scan sees that its file is away, until a scan finds it again. A match that
-    was handled by other means can be closed.
+    match is gone when a scan sees that its file is missing, until a scan finds it again. A match
+    that was handled by other means can be closed.
 
     \b
       hashclient matches
@@ -180,7 +180,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
     place = "as far as is known" if match.in_place else "not any more"
     if match.state is MatchState.GONE:
-        place = "no: a scan has seen that it is away"
+        place = "no: a scan has seen that it is no longer there"
     app.out(f"  path        {printable(match.path)}")
     if match.is_stream:
         app.out("  file        none: it came as a stream")

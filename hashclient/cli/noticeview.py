@@ -44,7 +44,7 @@ def text_of(standing: Standing) -> Iterator[str]:
 
 
 def lines_of(notice: Notice, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """Yield the lines of all that a notice says, and of what else is known of it."""
+    """Yield the lines of all that a notice says, and of its state here."""
     rows = {
         "headline": printable(notice.headline),
         "event": printable(notice.event),
@@ -107,7 +107,7 @@ def show_notices(app: App, fetched: FetchedNotices, *, with_text: bool) -> None:
 
 
 def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:
-    """Return what a fetch has brought, for JSON."""
+    """Return the notices that a fetch has brought, for JSON."""
     document: dict[str, Any] = {
         "provider": fetched.provider,
         "arrived": [document_of(standing) for standing in fetched.arrived],

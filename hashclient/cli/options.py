@@ -1,6 +1,6 @@
 """Options that several commands have, and earlier spellings of options.
 
-What each word means, in every command, is a table in `docs/architecture.md`.
+A table in `docs/architecture.md` says what each word means in every command.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def publish(
     counted.
 
     The first publication makes the list and its keys. With --public-key, its keys are those of
-    people, who sign apart: a --draft is what they are given.
+    people, who sign apart: they are given a --draft.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -175,7 +175,7 @@ def publish(
         raise UsageError("give either --draft or --dry-run")
     if replace and max_bad:
         raise UsageError(
-            "--replace takes no --max-bad: what was skipped would be withdrawn",
+            "--replace takes no --max-bad: skipped entries would be withdrawn",
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)

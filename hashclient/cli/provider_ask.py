@@ -1,4 +1,4 @@
-"""`provider show`, `find` and `diff`: what is published, without a digest of it."""
+"""`provider show`, `find` and `diff`: the published entries, without a digest of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def diff(
     with_ids: bool,
     output_format: str,
 ) -> None:
-    """Show what has changed in a list from generation FROM to TO.
+    """Show the changes of a list from generation FROM to TO.
 
     Without TO, to the newest; before the first is 0. Entries that were added and withdrawn in
     between do not count; entries that were withdrawn and added again under the same id count as

@@ -56,7 +56,7 @@ def draft() -> None:
 def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCode:
     """Verify a draft, and show what it changes and who has signed it.
 
-    What is shown was counted in the files that are signed, not taken from words in the draft.
+    All numbers are counted in the files that are signed, not taken from words in the draft.
 
     \b
       hashclient provider draft show change --root root.json
@@ -121,7 +121,7 @@ def publish(
     """Publish a draft that enough people have signed.
 
     Refused: a draft of another generation than the one that is published, a signature of a key that
-    does not count, two of one key, and whatever was changed after it was signed.
+    does not count, two of one key, and a draft that was changed after it was signed.
 
     \b
       hashclient provider draft publish /srv/lists change

@@ -34,10 +34,10 @@ from hashclient.system.times import for_people, for_programs
 def command(
     app: App, directory: Path, to: Path, since: tuple[str, ...], output_format: str
 ) -> None:
-    """Write what REPO publishes to a file, for clients without a network.
+    """Write all that REPO publishes to a file, for clients without a network.
 
     They read it with `hashclient fetch --from FILE`, and verify it as if it came from a web server.
-    So it has to be there before what is signed in it expires: `renew` first, and carry it within
+    So it has to be there before its signatures expire: `renew` first, and carry it within
     days. It has the lists in the clear, which nobody else may have: encrypt it on the way.
 
     \b
@@ -71,12 +71,12 @@ def command(
     for entry in done.lists:
         if entry.since is None and wanted.get(entry.name):
             app.say(
-                f"list {entry.name}: since it was consolidated, what has changed since that"
-                " generation is not known any more: all of the list is in the bundle"
+                f"list {entry.name}: since it was consolidated, the changes since that"
+                " generation are not known any more: all of the list is in the bundle"
             )
     if done.until <= app.now():
         app.warn(
-            f"what is signed has expired: {until}; clients refuse it",
+            f"the signatures have expired: {until}; clients refuse the bundle",
             f"run `hashclient provider renew {printable(directory)}` and export again",
         )
 

@@ -25,7 +25,7 @@ from hashclient.system.text import printable
 
 @click.group("log")
 def log() -> None:
-    """Show and verify the log of what was published, and by whom.
+    """Show and verify the log of all publications, and by whom.
 
     It is in REPO/log, in the format of the client's audit log: each record holds the hash of the
     one before it, and the log is signed. A change is recorded before clients can see it; where
@@ -99,7 +99,7 @@ def verify(app: App, directory: Path, checkpoint_path: Path | None, output_forma
 def checkpoint(app: App, directory: Path, output: Path) -> None:
     """Print a signed statement of the log's last record.
 
-    Keep it where nobody can write who can write to the repository.
+    Keep it where people who can write to the repository cannot write.
 
     \b
       hashclient provider log checkpoint /srv/lists -o today.json

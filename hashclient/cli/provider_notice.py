@@ -65,11 +65,11 @@ def _text_options(function: _Decorated) -> _Decorated:
     """Add the options that say what a notice says."""
     for option in reversed(
         (
-            click.option("--headline", metavar="TEXT", help="What it is about, in one line."),
+            click.option("--headline", metavar="TEXT", help="The subject, in one line."),
             click.option("--description", metavar="TEXT", help="More about it."),
-            click.option("--instruction", metavar="TEXT", help="What clients should do."),
-            click.option("--contact", metavar="TEXT", help="Whom to ask."),
-            click.option("--event", metavar="TEXT", help="What kind of thing it is, in a word."),
+            click.option("--instruction", metavar="TEXT", help="Instructions for clients."),
+            click.option("--contact", metavar="TEXT", help="The person or office to ask."),
+            click.option("--event", metavar="TEXT", help="The kind of event, in a word."),
             click.option(
                 "--severity",
                 type=_choice(_SEVERITIES),
@@ -99,9 +99,9 @@ def _text_options(function: _Decorated) -> _Decorated:
             click.option(
                 "--sender",
                 metavar="NAME",
-                help="Who says it: unique for good, as a mail address. [default: as the last]",
+                help="The sender: unique for good, like a mail address. [default: as the last]",
             ),
-            click.option("--id", "notice_id", metavar="ID", help="What it is called."),
+            click.option("--id", "notice_id", metavar="ID", help="The id of the notice."),
         )
     ):
         function = option(function)
@@ -162,7 +162,7 @@ def update(
 ) -> None:
     """Replace the notices ID... by a new one.
 
-    It says what the first of them did, but for what options say otherwise. Clients that have
+    It has the text of the first of them, except where an option changes it. Clients that have
     acknowledged the old ones have to acknowledge it again.
 
     \b

@@ -107,7 +107,7 @@ def warn_expiring(app: App, repository: Repository) -> bool:
 
 
 def warn_closed(app: App, repository: Repository) -> None:
-    """Warn when a web server that has an account of its own cannot read what is published."""
+    """Warn when a web server that has an account of its own cannot read the published files."""
     if closed := repository.closed():
         more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
         public = shlex.quote(str(repository.public))

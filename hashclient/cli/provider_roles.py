@@ -99,7 +99,7 @@ def renew(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Sign the timestamp again, and what is past half of its time.
+    """Sign the timestamp again, and each role past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
     that is due but whose keys are kept elsewhere is named; bring them in time.

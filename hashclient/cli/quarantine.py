@@ -54,15 +54,15 @@ def command() -> None:
 
     \b
       hashclient quarantine keygen --output officer.key  once; see what it says
-      hashclient quarantine add 3kdz7wnq2m               take one match away
-      hashclient quarantine list                         see what is there
+      hashclient quarantine add 3kdz7wnq2m               isolate one match
+      hashclient quarantine list                         see all items
     """
 
 
 @command.command("add")
 @_ids
 @click.option("--all", "take_all", is_flag=True, help="All matches that are in their place.")
-@_reason(default="taken by hand")
+@_reason(default="isolated by hand")
 @format_option("text", "json")
 @pass_app
 def add(

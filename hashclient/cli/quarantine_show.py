@@ -32,7 +32,7 @@ def open_quarantine(app: App, on_bytes: Callable[[int], None] = lambda _count: N
 @format_option("text", "json")
 @pass_app
 def list_items(app: App, output_format: str) -> ExitCode:
-    """List what is in quarantine, and when each may be purged.
+    """List the items in quarantine, and when each may be purged.
 
     \b
       hashclient quarantine list
@@ -78,7 +78,7 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         ("path", printable(item.file)),
         ("size", f"{item.size:,} bytes"),
         ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
-        ("taken", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
+        ("isolated", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
         ("reason", printable(item.taken.reason)),
         ("purge", document["due"]),
         ("sealed copy", printable(evidence)),

@@ -19,8 +19,8 @@ from hashclient.cli.reportview import (
     count_of,
     note_of,
     report_document,
+    show_attempts,
     show_report,
-    tell_all,
 )
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.text import printable
@@ -179,7 +179,7 @@ def submit(
                 sender.send_due() if due_reports else sender.send_waiting()
             )
         nothing = "no report waits" if all_reports else ""
-        return tell_all(app, itertools.chain(failures, attempts), output_format, nothing)
+        return show_attempts(app, itertools.chain(failures, attempts), output_format, nothing)
 
 
 @command.command("status")
@@ -262,7 +262,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
       hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn'
     """
     with _sender(app, ()) as sender:
-        return tell_all(app, [sender.retract(report_id, reason=reason)], output_format)
+        return show_attempts(app, [sender.retract(report_id, reason=reason)], output_format)
 
 
 @command.command("verify")

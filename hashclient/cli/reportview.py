@@ -97,7 +97,7 @@ def note_of(report: Report, now: datetime) -> str:
     return printable("; ".join(notes))
 
 
-def tell_all(
+def show_attempts(
     app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
 ) -> ExitCode:
     """Print the results of attempts as they come; return the worst exit code.

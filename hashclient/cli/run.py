@@ -125,7 +125,7 @@ class Report(Observer):
                 with self._app.output.open(
                     self._output, self._app.out, again=self._again, warn=self._app.warn
                 ) as self._write:
-                    failure = self._tell_all(run)
+                    failure = self._show_outcomes(run)
             except OutputError as error:
                 # Only the exit code can still say it; the outcomes are still logged.
                 failure = error
@@ -146,12 +146,12 @@ class Report(Observer):
             self._app.warn(failure.message, failure.hint)
         return run.exit_code
 
-    def _tell_all(self, run: Run) -> HashclientError | None:
+    def _show_outcomes(self, run: Run) -> HashclientError | None:
         """Write outcomes as they come, to the last; return the error of the run, if any."""
         while True:
             try:
                 for portion in run.portions():
-                    self._tell(portion)
+                    self._show_portion(portion)
                 return None
             except (KeyboardInterrupt, Terminated) as error:
                 run.interrupt(error)
@@ -160,7 +160,7 @@ class Report(Observer):
                     raise
                 return error
 
-    def _tell(self, portion: Sequence[Handled]) -> None:
+    def _show_portion(self, portion: Sequence[Handled]) -> None:
         lines: list[str] = []
         chars = 0
         for handled in portion:
@@ -190,7 +190,7 @@ class Report(Observer):
         if sorter is not None:
             ordered = iter(sorter)
             while portion := list(itertools.islice(ordered, PORTION)):
-                self._tell(portion)
+                self._show_portion(portion)
 
     def _put(self, text: str | None) -> None:
         """Write the text of a formatter, after its beginning."""

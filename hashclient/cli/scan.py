@@ -42,7 +42,7 @@ _path = click.Path(readable=False)
 @click.option(
     "--stdin-name",
     metavar="NAME",
-    help="What to call the input that comes from stdin, where PATH is `-`. [default: -]",
+    help="The name of the input from stdin, where PATH is `-`. [default: -]",
 )
 @report_options(*FORMATS)
 @click.option(
@@ -61,7 +61,7 @@ _path = click.Path(readable=False)
 @click.option(
     "--executor",
     metavar="WHERE",
-    help="What checks the files: `processes` of this machine; the workers of a cluster,"
+    help="Where files are checked: in `processes` of this machine; by the workers of a cluster,"
     " `dask://HOST:PORT`; or `local-cluster:N`, for a trial. [default: that of config.toml, or"
     " `processes`]",
 )
@@ -193,8 +193,8 @@ def command(
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
     an id: `hashclient matches` lists them.
 
-    A PATH of `-` is what comes from stdin, as one input without a file; `./-` is a file. One that
-    begins with s3://, gs:// or az:// names objects in a bucket: one object, and what is below it.
+    A PATH of `-` is the content of stdin, as one input without a file; `./-` is a file. One that
+    begins with s3://, gs:// or az:// names objects in a bucket: one object, and all below it.
 
     \b
       hashclient scan /srv/files
@@ -237,9 +237,9 @@ def command(
     names_fd = None if files_from is None else _open(files_from)
     failed = None
     if fetch_first:
-        from hashclient.cli.fetch import fetch_and_tell
+        from hashclient.cli.fetch import fetch_and_show
 
-        failed = fetch_and_tell(app)
+        failed = fetch_and_show(app)
     report = Report(
         app,
         "scan",
@@ -329,7 +329,7 @@ def _stream(
         )
     if quarantine:
         raise UsageError(
-            "what comes from stdin has no file to take away",
+            "stdin has no file that could be isolated",
             hint="leave out --quarantine, or give the file as PATH; `./-` is a file",
         )
     if name == "":

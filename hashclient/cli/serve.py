@@ -104,7 +104,7 @@ if TYPE_CHECKING:
     default=1024,
     show_default=True,
     help="Disk of each process for streams that may be archives or mail, in the state directory;"
-    " what has no room has no verdict.",
+    " a stream without room has no verdict.",
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
 @format_option("text", "json", help="How to print the addresses when it is ready.")

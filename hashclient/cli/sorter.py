@@ -98,7 +98,7 @@ def _errors() -> Iterator[None]:
         yield
     except (sqlite3.Error, MemoryError) as error:
         raise OutputError(
-            f"cannot sort what was found: {error}",
+            f"cannot sort the outcomes: {error}",
             hint="make room where temporary files are, or leave out --sort;"
-            " `hashclient matches` has what matched",
+            " `hashclient matches` has the matches",
         ) from error

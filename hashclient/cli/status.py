@@ -49,7 +49,7 @@ MOST_NOTICES = 20
 )
 @pass_app
 def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
-    """Show the state of the lists, and what scans have found.
+    """Show the state of the lists, and the matches of scans.
 
     The exit code is 0 only if every list that should be here is usable and fresh, and all other
     state can be read; so a monitor can call this command. These lists should be here: those named
@@ -125,7 +125,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.withdrawn:
         yield "entries withdrawn since they matched these paths:"
     for match, hit in status.withdrawn:
-        where = "" if match.in_place else ", which was taken away"
+        where = "" if match.in_place else ", which was isolated"
         yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
 
 

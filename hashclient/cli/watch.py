@@ -82,7 +82,7 @@ def command(
         app.say(f"looked at everything: {summary.inputs:,} inputs, exit {int(summary.exit_code)}")
 
     def listed(summary: Summary) -> None:
-        hint = "run `hashclient fetch`; what matches nothing may be listed all the same"
+        hint = "run `hashclient fetch`; a file without a match may be listed all the same"
         for state in summary.lists:
             if state.stale:
                 app.warn(f"list is stale: {state.name}", hint)

@@ -119,12 +119,12 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"configuration {where} is not valid: {printable(str(error))}",
-            hint="mend it first; nothing was changed",
+            hint="correct it first; nothing was changed",
         ) from error
 
 
 def _says(text: str, wanted: Mapping[str, Any]) -> bool:
-    """Return whether a text says exactly what is wanted, and is one that can be read again."""
+    """Return whether a text says exactly `wanted`, and can be read again."""
     if len(text.encode()) > MAX_TEXT_BYTES:
         return False
     with contextlib.suppress(ValueError, RecursionError):

@@ -50,7 +50,7 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> Fault:
     if meant:
         hint = f"did you mean {meant!r}? {hint}"
     else:
-        hint += '; what only later versions know stands below [since."VERSION"]'
+        hint += '; keys that only later versions know stand below [since."VERSION"]'
     return Fault(f"unknown key {printable(key)!r} {where}", hint)
 
 

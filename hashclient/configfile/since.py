@@ -51,8 +51,8 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
         version = parse_version(text)
         if version is None or not isinstance(table, dict):
             return Fault(
-                f"what is below [{KEY}] is no table of a version",
-                hint=f'write [{KEY}."0.3".scan], say: the version of hashclient is in quotes',
+                f"a key below [{KEY}] is no table of a version",
+                hint=f'write [{KEY}."0.3".scan], say: the version is in quotes',
             )
         ordered.append((version, table))
     mine = parse_version(own, whole=False) or (0, 0, 0)

@@ -175,7 +175,7 @@ class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of one bucket.
 
     With `trust_etag`, an ETag that may be an MD5 is one. `isolate` says what is done to an object
-    that is taken away, once its sealed copy is complete: it is deleted, or put on legal hold. With
+    that is isolated, once its sealed copy is complete: it is deleted, or put on legal hold. With
     `conditional_delete`, the store heeds the condition under which an object is to be deleted.
     """
 
@@ -210,7 +210,7 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cluster that scans run on, and what proves each side of a connection to the other.
+    """The cluster that scans run on, and the proofs of each side of a connection to the other.
 
     `scheduler` is as for `scan --executor`. `ca` is a file of certificates that have signed those
     of scheduler and workers; `cert` and `key` are the client's own.

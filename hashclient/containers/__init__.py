@@ -1,1 +1,1 @@
-"""What is inside of files: archives and mail, opened without trust in what they claim."""
+"""The content of archives and mail, opened without trust in their claims."""

@@ -42,7 +42,7 @@ ASK_AT_ONCE = 100_000
 
 
 class Registry(Protocol):
-    """Knows which expander reads what; `registry` is the one there is."""
+    """Knows which expander reads which kind; `registry` is the one there is."""
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
@@ -131,7 +131,7 @@ class Tee:
             pass
 
     def spooled(self) -> Spool | None:
-        """Return what was kept; None if that was too much."""
+        """Return the kept bytes; None if there were too many."""
         return None if self._spool is None else Spool(self._spool)
 
     @property
@@ -142,7 +142,7 @@ class Tee:
         return self._tail
 
     def digests(self) -> bytes:
-        """Return the digests of what was read, one behind the other."""
+        """Return the digests of the bytes read, one behind the other."""
         return b"" if self._digester is None else b"".join(self._digester.finish())
 
     def _next(self) -> bytes:
@@ -198,7 +198,7 @@ class Driver:
             self._unread(0, b"", error.why, error.detail)
 
     def _expand(self, expander: Expander, data: Data | Stream, container: int, depth: int) -> None:
-        """Work through one container; what ends it early is a row of its own.
+        """Work through one container; an error that ends it early is a row of its own.
 
         Raises:
             LimitError: the file has used up what it may.
@@ -236,7 +236,7 @@ class Driver:
             head = head_of(count)
         except LimitError:
             raise
-        except Exception:  # noqa: BLE001 - whoever reads it says what is wrong
+        except Exception:  # noqa: BLE001 - the reader says what is wrong
             return False
         self._budget.take(len(head))
         return not may_bear(head) or not (has_mark(head) or may_front(head))

@@ -23,7 +23,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
 
 
 class Forward:
-    """A position in bytes, and what was read ahead of it."""
+    """A position in bytes, and the bytes read ahead of it."""
 
     def __init__(self, data: Data | Stream) -> None:
         """Begin at the beginning."""

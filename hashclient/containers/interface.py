@@ -1,4 +1,4 @@
-"""What a container is: bytes that hold members, read without trust in what they claim.
+"""Containers: bytes that hold members, read without trust in their claims.
 
 An expander knows one kind of container. It lists members and gives their bytes; it computes
 nothing, judges nothing and opens no path. Its driver recurses, digests and keeps the limits.

@@ -57,7 +57,7 @@ class LimitError(NotReadError):
 
 
 class Budget:
-    """Counts what one file has used, against the limits."""
+    """Counts what one file has used of each limit."""
 
     def __init__(self, limits: Limits, file_bytes: int) -> None:
         """Begin with nothing used, for a file of `file_bytes` bytes."""

@@ -38,7 +38,7 @@ class GoesOnError(NotReadError):
 
 
 def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what base64 decodes to.
+    """Yield the bytes that base64 decodes to.
 
     Raises:
         GoesOnError: it goes on behind its end.
@@ -88,7 +88,7 @@ class _End:
         self._text = b"\n"
 
     def look(self, piece: bytes) -> None:
-        """Take what follows."""
+        """Take the next bytes."""
         self._text += piece
         if _LONG_LINE.search(self._text):
             self._is_found = True
@@ -106,7 +106,7 @@ class _End:
 
 
 def quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what quoted-printable decodes to."""
+    """Yield the bytes that quoted-printable decodes to."""
     rest = b""
     for piece in pieces:
         rest += piece

@@ -35,7 +35,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """What a header says about the body after it.
+    """The statements of a header about the body after it.
 
     `kind` is the media type, in lower case, empty where none is given; `encodings` are all that are
     named; `is_disputed` says that fields contradict each other.
@@ -99,7 +99,7 @@ class Collector:
         return [bytes(value) for value in self._fields[name]]
 
     def fields(self) -> Fields:
-        """Return what the fields say."""
+        """Return the statements of the fields."""
         types = self._values(b"content-type")
         kinds = [_kind(value) for value in types]
         encodings = tuple(dict.fromkeys(map(_encoding, self._values(b"content-transfer-encoding"))))

@@ -1,7 +1,7 @@
 """The sandbox of a process: it can open no file, use no network, start or reach no process.
 
 Code that parses hostile bytes runs in it. Of these, the parts that the kernel has are used:
-Landlock takes the file system and the network away, seccomp leaves the few system calls that
+Landlock forbids the file system and the network, seccomp leaves the few system calls that
 computing needs, and limits bound memory, processor time and open files. Open descriptors stay open.
 The process cannot undo this, and neither can its children.
 
@@ -164,7 +164,7 @@ def die_with_parent(parent: int) -> None:
 def lock(memory_bytes: int, cpu_s: int) -> Locks:
     """Sandbox this process, and return the parts that are in force.
 
-    `memory_bytes` may be mapped from now on besides what is mapped already, and `cpu_s` seconds be
+    `memory_bytes` may be mapped from now on besides those already mapped, and `cpu_s` seconds be
     computed in all. All modules and libraries must be loaded by now.
     """
     libc = _libc()
@@ -204,7 +204,7 @@ def _limit(memory_bytes: int, cpu_s: int) -> None:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Take the file system and the network away; return the version, 0 where there is none."""
+    """Forbid the file system and the network; return the version, 0 if there is none."""
     version = int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION))
     if version < 1:
         return 0

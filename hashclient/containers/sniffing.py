@@ -35,7 +35,7 @@ _BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
-#: What may stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
+#: May stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
 _FRONTS = re.compile(
     rb"MZ|\x7fELF|#!|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\xfe\xed\xfa[\xce\xcf]|\xff\xd8\xff"
     rb"|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF|OggS|ID3|\xff[\xf2-\xfb]|fLaC|%PDF|\x1a\x45\xdf\xa3"

@@ -1,4 +1,4 @@
-"""The directories of a zip: where they may begin, and what they say.
+"""The directories of a zip: where they may begin, and their content.
 
 Programs disagree where the directory is: some take the last end record, some the first whose
 comment fits, some use its offset, some its size. So every directory that a program may use is read,
@@ -38,7 +38,7 @@ Entry = tuple[int, int, int, int, int, int, bytes]
 class Directory(msgspec.Struct, frozen=True):
     """A directory: from `start` to `claimed_end`, at most to `limit`, where its end record begins.
 
-    `base` is added to offsets: the length of what was put in front. `count` is how many entries the
+    `base` is added to offsets: the length of data put in front. `count` is how many entries the
     end record claims, modulo `modulus`.
     """
 

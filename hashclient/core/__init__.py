@@ -1,1 +1,1 @@
-"""Values and rules: what an input, a digest, a hit and a verdict are. No I/O."""
+"""Values and rules: inputs, digests, hits and verdicts. No I/O."""

@@ -39,7 +39,7 @@ class MatchState(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What a policy may do about a match besides recording it."""
+    """An action of a policy about a match, besides recording it."""
 
     QUARANTINE = "quarantine"
     REPORT = "report"

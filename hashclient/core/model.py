@@ -115,7 +115,7 @@ class Outer(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of one input; `Recorded` and `Handled` add what is recorded and done about it.
+    """The outcome of one input; `Recorded` and `Handled` add its record and the actions on it.
 
     `path` is decoded with surrogateescape, so `os.fsencode` gives back its bytes. `size` is in
     bytes, None where it is not known. `digests` holds the computed digests, which are shown only on
@@ -211,7 +211,7 @@ class MissingList(msgspec.Struct, frozen=True):
 
 
 class Invocation(msgspec.Struct, frozen=True):
-    """Who called a command, where, and for which paths.
+    """The caller of a command, its place and its paths.
 
     `user` is spelled as in the audit log. `directory` is the working directory, None where it is
     gone. `paths` are the given paths, or the first of them; `omitted` is the number of the others.

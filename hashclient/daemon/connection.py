@@ -63,7 +63,7 @@ class Connection:
         self._pending = 0
         self._upload: Upload | None = None
         self._upload_form = (b"", b"\n")
-        #: Those that came with what is being read, and whether that is the last of it.
+        #: Those that came with the bytes being read, and whether these are the last.
         self._descriptors: list[int] = []
         self._is_last_event = False
         self._is_awaiting = False  # FILDES, before its descriptor has come
@@ -72,9 +72,9 @@ class Connection:
         self._goes_on = self._bare_is_due = False
         self._out = bytearray()
         self._reading = self._writing = False
-        self._corked = False  # answers wait, since more may come of what was read
+        self._corked = False  # answers wait, since the bytes read may hold more
         self._ending = False  # nothing more is read; closed when all is answered
-        self._is_cut = False  # the client may still be sending what is not wanted
+        self._is_cut = False  # the client may still be sending bytes that are not wanted
         self._drained = 0
         self._drain_until: float | None = None
         self.last = time.monotonic()
@@ -165,12 +165,12 @@ class Connection:
                 else:
                     self._is_last_event = is_last and event is some[-1]
                     self._take(event)
-                if not self._in_session and self._is_told_all:
+                if not self._in_session and self._has_all_requests:
                     break
-        if broken is not None and not self._is_told_all:
+        if broken is not None and not self._has_all_requests:
             self._broken(broken)
         self._corked = False
-        if self._is_told_all or used == len(data) or broken is not None:
+        if self._has_all_requests or used == len(data) or broken is not None:
             self._drop_descriptors()
         else:
             self._rest = bytes(data[used:])
@@ -339,10 +339,12 @@ class Connection:
     @property
     def _is_busy(self) -> bool:
         """Whether no more requests are accepted for now."""
-        return self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._is_told_all
+        return (
+            self._pending >= MAX_PENDING or len(self._out) > MAX_OUT_BYTES or self._has_all_requests
+        )
 
     @property
-    def _is_told_all(self) -> bool:
+    def _has_all_requests(self) -> bool:
         """Whether no more requests are accepted at all."""
         if self._ending or self.is_closed:
             return True
@@ -370,7 +372,7 @@ class Connection:
         parser = self._parser
         # Late bytes would make it another path; after a path that was written at once, none come.
         is_whole = self._is_unix and not self._in_session and parser.holds_path_of_one_piece
-        if self._is_told_all or not parser.holds_bare or (parser.holds_path and not is_whole):
+        if self._has_all_requests or not parser.holds_bare or (parser.holds_path and not is_whole):
             return
         if time.monotonic() < self.last + BARE_S:
             self._bare_is_due = True

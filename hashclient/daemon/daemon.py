@@ -241,7 +241,7 @@ class Daemon:
                 # Requests that come meanwhile are served the next time.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
-                self._tell(signal.SIGHUP)
+                self._signal_all(signal.SIGHUP)
             self._restart_dead(listeners, names)
             if time.monotonic() >= fetch_at:
                 fetch_at = time.monotonic() + (self._fetch_every_s or 0)
@@ -297,7 +297,7 @@ class Daemon:
             _log.info("fetch has ended: %d", self._fetching.returncode)
             self._fetching = None
 
-    def _tell(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> None:
         for process, _ in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
@@ -305,7 +305,7 @@ class Daemon:
     def _end(self) -> None:
         """End the processes; those that do not end are killed."""
         self._stopping = True
-        self._tell(signal.SIGTERM)
+        self._signal_all(signal.SIGTERM)
         until = time.monotonic() + STOP_S
         for process, _ in self._processes.values():
             process.join(max(0.0, until - time.monotonic()))

@@ -16,7 +16,7 @@ _PEER = struct.Struct("=iII")
 
 
 def door_of(listener: str, sock: socket.socket) -> str:
-    """Return the name of what comes through `sock`, which was accepted at the address `listener`.
+    """Return the name of data through `sock`, which was accepted at the address `listener`.
 
     At a socket in the file system, the client is named by its user id; at a port, by its address.
     """

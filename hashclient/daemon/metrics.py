@@ -36,7 +36,7 @@ _TOTALS = {
     Count.CONNECTIONS: ("connections", "Connections that were opened."),
     Count.REFUSED: ("refused", "Connections that were refused: there were too many."),
     Count.IDLE: ("idle", "Connections that were closed, since nothing came."),
-    Count.BROKEN: ("broken", "Connections that were closed for what they sent."),
+    Count.BROKEN: ("broken", "Connections that were closed because they broke the protocol."),
     Count.TOO_LONG: ("too_long", "Streams beyond the limits of bytes or time."),
     Count.FAILURES: ("failures", "Matches not recorded, and acts on matches not done."),
     Count.RELOADS: ("reloads", "How often a process has opened the lists again."),

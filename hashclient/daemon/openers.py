@@ -49,12 +49,12 @@ class Openers:
         rules: Sequence[AcceptRule],
         today: Callable[[], date],
     ) -> None:
-        """Open with `options`; `rules` say what may be unread and until when."""
+        """Open with `options`; `rules` say which members may be unread, and until when."""
         self._options = options
         self._rules = rules
         self._today = today
         self._idle: list[tuple[InUse, Members]] = []
-        #: By what they are used for.
+        #: By their use.
         self._busy: dict[object, Members] = {}
 
     def take(self, lists: InUse) -> Members:
@@ -91,7 +91,7 @@ class Openers:
             members.close()
 
     def stop(self, user: object) -> None:
-        """Give up what is opened for a user, from the thread of the loop; it is unread then."""
+        """Give up the container opened for a user, from the loop's thread; it is unread then."""
         members = self._busy.pop(user, None)
         if members is not None:
             members.stop()
@@ -136,7 +136,7 @@ class Openers:
 
 
 class Office(Protocol):
-    """Who has the clients: `Worker` is the one there is."""
+    """The owner of the clients: `Worker` is the one there is."""
 
     openers: Openers | None
 

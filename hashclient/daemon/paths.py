@@ -160,7 +160,7 @@ class PathJob:
         return lambda: self._reply(lines, outcomes, last=False)
 
     def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """Return what is said of files, each by its own path: no client knows those of members."""
+        """Return answers about files, each by its own path: no client knows those of members."""
         by_path: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             by_path.setdefault(outcome.path, []).append(outcome)
@@ -267,7 +267,7 @@ class DescriptorJob(_OpenFile):
         self._opens = False
 
     def piece(self) -> Callable[[], bool]:
-        """Read the next piece; what may be a container is opened by another job."""
+        """Read the next piece; another job opens a file that may be a container."""
         try:
             failed = self._read()
         except OSError as error:

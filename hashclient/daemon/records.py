@@ -37,13 +37,13 @@ class StreamRecords:
         loop: asyncio.AbstractEventLoop,
         ledger: Ledger,
         counts: Row,
-        tell: Callable[[list[Found]], None],
+        on_recorded: Callable[[list[Found]], None],
     ) -> None:
-        """Record in `ledger`; call `tell` with the recorded streams."""
+        """Record in `ledger`; call `on_recorded` with the recorded streams."""
         self._loop = loop
         self._ledger = ledger
         self._counts = counts
-        self._tell = tell
+        self._on_recorded = on_recorded
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._waiting: list[Found] = []
         self._is_recording = False
@@ -52,7 +52,7 @@ class StreamRecords:
         self._reporting: Future[None] | None = None
 
     def add(self, found: list[Found]) -> None:
-        """Record these soon, then call `tell`."""
+        """Record these soon, then call `on_recorded`."""
         self._waiting += found
         self._go()
 
@@ -86,7 +86,7 @@ class StreamRecords:
     def _recorded(self, found: list[Found]) -> None:
         self._is_recording = False
         self._go()
-        self._tell(found)
+        self._on_recorded(found)
 
     def _prepare(self, others: tuple[Callable[[], None], ...]) -> None:
         for prepare in (self._ledger.prepare_reports, *others):

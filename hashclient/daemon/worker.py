@@ -50,7 +50,7 @@ KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
 #: Connections accepted at a time, so that other processes get some, too.
 _ACCEPTED = 8
-#: A stream gets at most this share of what is left of the bytes that may be kept.
+#: A stream gets at most this share of the remaining bytes that may be kept.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
@@ -114,11 +114,11 @@ class Worker:
         )
         self._searched = 0.0
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
-        self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._tell)
+        self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._answer_all)
         self._of_paths = PathRecords(ledger)
         self._paths = Turns(self.loop, _READERS, "path")
         self._files = Turns(self.loop, _READERS, "descriptor")
-        #: Containers may take long: what is no container does not wait for them, and neither do
+        #: Containers may take long: other files do not wait for them, and neither do
         #: small ones for large ones.
         self._openings = Turns(self.loop, OPENERS, "container")
         self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container")
@@ -349,15 +349,15 @@ class Worker:
         for upload in uploads:
             self.counts.add(Count.BYTES, upload.digester.length)
             self.counts.timed(took)
-        self._tell([(u, None) for u, o in zip(uploads, outcomes, strict=True) if o is None])
+        self._answer_all([(u, None) for u, o in zip(uploads, outcomes, strict=True) if o is None])
         found = [(u, o) for u, o in zip(uploads, outcomes, strict=True) if o is not None]
         if found:
             self._records.add(found)
 
-    def _tell(self, told: Sequence[tuple[Upload, Outcome | None]]) -> None:
+    def _answer_all(self, judged: Sequence[tuple[Upload, Outcome | None]]) -> None:
         """Answer; all answers to one client are sent together."""
         self._corked = set()
-        for upload, outcome in told:
+        for upload, outcome in judged:
             self.count(outcome, upload.lists)
             upload.answered(outcome)
         corked, self._corked = self._corked, None
@@ -401,11 +401,11 @@ class Worker:
     def check_descriptor(self, connection: Client, fd: int, form: Form) -> None:
         """Check the file that a descriptor is, and answer."""
 
-        def told(found: Outcome | None) -> None:
+        def on_outcome(found: Outcome | None) -> None:
             said = self.answers(upload, found)
             connection.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self.upload(f"fd[{fd}]", connection.door, told)
+        upload = self.upload(f"fd[{fd}]", connection.door, on_outcome)
         self._files.add(connection, DescriptorJob(self, connection, fd, upload))
 
     def say(self, command: Command | None, *, is_unix: bool) -> str:

@@ -70,7 +70,7 @@ class Fetched(msgspec.Struct, frozen=True):
     count entries, and are None when the list had to be built again over an older generation.
     `is_ahead` says that `published_at` is in the future, as the clock here shows it.
     `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
-    whose file was taken away, and whose entry was withdrawn and is listed again. `problem` says why
+    whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory.
     """

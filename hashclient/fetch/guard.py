@@ -1,6 +1,6 @@
 """The poison guard refuses lists with the empty file or with files that are known to be good.
 
-A list decides what is reported and removed, so a mistake or a forgery in it does real harm. A
+A list decides which files are reported and removed, so a mistake or a forgery does real harm. A
 generation is refused when it adds the digest of the empty file, or one on the operator's own list
 of known good files (whatever `lists.importers` reads), unless a later segment withdraws the entry:
 so a provider can correct a mistake. Known good digests are sealed into an index of their own. It is

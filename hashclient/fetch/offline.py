@@ -81,7 +81,7 @@ def _require_public(fd: int, path: Path) -> None:
     if _ABOVE_ALL not in names:
         inner = path / "public"
         raise UsageError(
-            f"not what a provider publishes: {printable(path)}: there is no {_ABOVE_ALL}/",
+            f"not a copy of a provider's `public/`: {printable(path)}: there is no {_ABOVE_ALL}/",
             hint=f"give {printable(inner)}" if inner.name in names else None,
         )
 
@@ -163,7 +163,7 @@ class _BundleSource:
             return "have it exported again; nothing was changed"
         shown = [f"{excerpt(name)} since generation {since[name]}" for name in sorted(since)]
         return (
-            f"it has only what has changed of {', '.join(shown[:_SHOWN])}: ask for a whole one,"
+            f"it has only the changes of {', '.join(shown[:_SHOWN])}: ask for a whole one,"
             " or one since the generation that `hashclient status` shows"
         )
 

@@ -2,7 +2,7 @@
 
 1 a place is asked for the metadata, for notices, and for all lists that are left; 2 a failure that
 may be the fault of the place (unreachable, not authorised, wrong signature, expired) is logged and
-reported, and the next place is asked for what is left; 3 this ends when all is fetched, when there
+reported, and the next place is asked for the rest; 3 this ends when all is fetched, when there
 is no other place, or when places have failed for too long. Signed data that are refused are not
 asked for again: they are the same at each place. Each place has its own transport and its own
 credential, so that no place sees another's.

@@ -32,7 +32,7 @@ class Reached(msgspec.Struct, frozen=True):
     """The earlier matches that a generation changes.
 
     `withdrawn` are matches, as they are recorded now, each with a hit of an entry that is withdrawn
-    now. `listed_again` are withdrawn matches whose file was taken away and is on the list again.
+    now. `listed_again` are withdrawn matches whose file was isolated and is on the list again.
     """
 
     withdrawn: tuple[tuple[Match, Hit], ...] = ()
@@ -93,7 +93,7 @@ def _withdraw(
 def _list_again(
     index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
 ) -> Iterator[Match]:
-    """Look up withdrawn matches whose file was taken away: no scan reads it any more.
+    """Look up withdrawn matches whose file was isolated: no scan reads it any more.
 
     The tags in the record are compared, so that a corrected entry does not keep a file that it was
     withdrawn for.

@@ -27,10 +27,10 @@ def conclusion(summary: Summary) -> str:
 def _checked(summary: Summary) -> str:
     besides = []
     if summary.counts[Kind.SKIPPED]:
-        besides.append("is skipped")
+        besides.append("skipped")
     if summary.counts[Kind.ACCEPTED]:
-        besides.append("may stay unread")
-    text = f"every input but what {' or '.join(besides)}" if besides else "every input"
+        besides.append("accepted")
+    text = f"every input except {' and '.join(besides)} ones" if besides else "every input"
     text += " was checked"
     return f"{text} as far as its digests show" if summary.gaps else text
 

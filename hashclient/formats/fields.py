@@ -232,7 +232,7 @@ def interrupted_text(summary: Summary) -> str | None:
     """Return the sentence on an interrupted run; None if it was not interrupted."""
     if summary.stopped is None:
         return None
-    return f"interrupted by {signal_name(summary.stopped)}: what comes after was not checked"
+    return f"interrupted by {signal_name(summary.stopped)}: the remaining inputs were not checked"
 
 
 def failure_text(summary: Summary) -> str | None:

@@ -1,4 +1,4 @@
-"""The HTML report on a run as a whole: what was scanned, what to do next, where to look.
+"""The HTML report on a run as a whole: the scanned paths, what to do next, where to look.
 
 It turns values into elements, and does no more.
 """
@@ -60,18 +60,18 @@ def _pair(name: str, value: Markup) -> Markup:
 def next_steps(
     context: Context, summary: Summary | None, matches: int, conflicts: int
 ) -> Iterator[Markup]:
-    """Yield what a reader should do, the most urgent first."""
+    """Yield the next steps of a reader, the most urgent first."""
     if matches:
         yield joined(
             element("strong", HANDS_OFF), ": follow your procedure for such files and for reports."
         )
         yield joined(
             _command("quarantine add ID"),
-            " takes a file away, sealed; the ids are in the column Record. ",
+            " isolates a file, sealed; the ids are in the column Record. ",
             _command("report prepare --all"),
             " prepares a report. ",
             _command("matches close ID --reason TEXT"),
-            " is for what was dealt with by other means.",
+            " is for a match that was dealt with by other means.",
         )
     if conflicts:
         yield joined(

@@ -161,7 +161,7 @@ def _row(handled: Handled) -> Markup:
             element("time", f"{time:%Y-%m-%d}") for time in (ref.first_seen, ref.last_seen)
         )
         if not ref.in_place:
-            record.append(_note("taken away"))
+            record.append(_note("isolated"))
         record.append(_note("seen ", first, *(() if first == last else (" to ", last))))
     for acted in handled.acted:
         attributes = {f"data_{acted.action}": done_word(acted)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Context(NamedTuple):
-    """What an output is about: the command, when it ran (in UTC), and whether digests are shown.
+    """The subject of an output: the command, when it ran (in UTC), and whether digests are shown.
 
     `about` says where, by whom and for which paths it was called, where that is known.
     """

@@ -71,7 +71,7 @@ class TextFormatter:
         place = outcome.place if outcome.members else outcome.path
         line = self._words[word] + printable(place)
         if record is not None:
-            away = "" if self._of_run or record.in_place else ", taken away"
+            away = "" if self._of_run or record.in_place else ", isolated"
             line += f"  [{record.id}{away}]"
         if hits:
             line += "  " + "; ".join([hit.entry.join(self._hits.of(hit)) for hit in hits])

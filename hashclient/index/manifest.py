@@ -118,7 +118,7 @@ class Document(msgspec.Struct, frozen=True):
 
         Raises:
             OtherKeyError: another key sealed the list.
-            DamagedError: it is not what was written.
+            DamagedError: it differs from what was written.
         """
         # 1
         if self.manifest.key_id != sealer.key_id:
@@ -147,7 +147,7 @@ def read_manifest(directory: Path) -> Document | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.EIO:  # a fetch builds again what the disk has lost
+        if error.errno == errno.EIO:  # a fetch builds again an index that the disk has lost
             raise DamagedError(
                 f"cannot read manifest: {printable(path)}: {error.strerror}", hint=REBUILD_HINT
             ) from error

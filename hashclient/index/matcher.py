@@ -35,7 +35,7 @@ Columns = dict[Algorithm, tuple[Uint64, Uint32]]
 
 
 class Judge:
-    """Looks tags up in all lists and judges what is found."""
+    """Looks tags up in all lists and judges the hits."""
 
     def __init__(
         self, indexes: Sequence[Index], sealer: Sealer, *, all_digests: bool = False

@@ -105,17 +105,17 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
     @property
     def problem(self) -> str:
-        """What is wrong, without the name of the list."""
+        """The fault, without the name of the list."""
         return self.short or (self.error.message if self.error else "")
 
     @property
     def hint(self) -> str:
-        """What can be done about it."""
+        """Advice about the fault."""
         return (self.error.hint if self.error else None) or FETCH_HINT
 
     @property
     def text(self) -> str:
-        """What is wrong, as a sentence of its own."""
+        """The fault, as a sentence of its own."""
         message = self.error.message if self.error else ""
         if message.startswith(("list ", "provider ")):
             return message
@@ -216,7 +216,7 @@ def expected_lists(
                 settings.layout.metadata(provider) / TARGETS_NAME
             )
         except StateError as error:
-            short = f"what it offers is not known: {error.message}"
+            short = f"it is not known which lists it offers: {error.message}"
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
             continue
         if names is None:
@@ -238,7 +238,7 @@ def expected_lists(
         try:
             names = _delegated_by(settings, provider)
         except StateError as error:
-            short = f"what it offers is not known: {error.message}"
+            short = f"it is not known which lists it offers: {error.message}"
             error.hint = UNCONFIGURED_HINT
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
             continue
@@ -249,7 +249,7 @@ def expected_lists(
     named.sort(key=lambda entry: entry.name or "")
     for provider in bare:
         if provider in here:
-            problem = "its metadata is not here, so what it offers is not known"
+            problem = "its metadata is not here, so it is not known which lists it offers"
             doubtful.append(_of_provider(provider, problem, METADATA_HINT))
         else:
             doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))

@@ -84,7 +84,7 @@ def verify_piece(fd: int, path: Path, number: int, length: int, digest: bytes) -
 
 
 def damaged(path: Path) -> DamagedError:
-    """Return the error that says that a run is not what was written."""
+    """Return the error for a run that differs from what was written."""
     return DamagedError(f"index file is damaged: {printable(path)}", hint=ROT_HINT)
 
 

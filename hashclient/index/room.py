@@ -1,8 +1,8 @@
 """How much memory a build may take, and the sizes of its pieces that follow.
 
 Where memory is plenty, pieces are as large as is worth it. Where a control group leaves little,
-they are smaller, and the build takes more time. What depends on the length of a list alone stays:
-merging takes some 12 bytes a row.
+they are smaller, and the build takes more time. Memory that depends on the length of
+a list alone stays: merging takes some 12 bytes a row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROW_BYTES = 1000
 _PLENTY_BYTES = RUN_ROWS * _ROW_BYTES
 #: Smaller pieces would take much more time, and hardly less memory.
 _FEWEST_ROWS = 100_000
-#: The share of what is left that segments may take that are downloaded ahead.
+#: The share of the remaining memory that segments downloaded ahead may take.
 _AHEAD_SHARE = 8
 
 

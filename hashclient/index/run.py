@@ -301,7 +301,7 @@ def open_run(path: Path) -> int:
 
 
 def unreadable(path: Path, error: OSError) -> StateError:
-    """Translate an error of the system; a fetch builds again what the disk has lost."""
+    """Translate an error of the system; a fetch builds again an index that the disk has lost."""
     if error.errno in {errno.EIO, errno.ENOENT}:
         return DamagedError(
             f"cannot read index file: {printable(path)}: {error.strerror}", hint=ROT_HINT

@@ -142,7 +142,7 @@ class IndexWriter:
         return not self._pending_rows
 
     def flush(self) -> None:
-        """Write what is queued as a run.
+        """Write the queued rows as a run.
 
         Raises:
             VerificationError: an id is live already, or occurs twice.
@@ -187,7 +187,7 @@ class IndexWriter:
         self._runs.append(Run(path))
 
     def finish(self) -> tuple[RunRef, ...]:
-        """Flush, merge what is worth merging, and return the runs of the new generation.
+        """Flush, merge runs if it pays, and return the runs of the new generation.
 
         Raises:
             VerificationError, StateError: as `flush`.

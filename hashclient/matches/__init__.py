@@ -1,1 +1,1 @@
-"""The record of matches: what was found, and what was done about it."""
+"""The record of matches: each match, and the actions on it."""

@@ -119,7 +119,7 @@ class Recording(Selection):
             return self.record(outcomes, key_id, now, places)
 
     def commit(self) -> None:
-        """Make durable what `begin_record` has begun. Another thread may call this.
+        """Make the work of `begin_record` durable. Another thread may call this.
 
         Raises:
             StateError: it cannot be written; nothing is recorded then.

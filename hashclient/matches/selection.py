@@ -1,7 +1,7 @@
 """Selects matches: by state, place, list and time.
 
 At its end, a scan also selects the matches that should lie in the directories it has covered, to
-note those that are away.
+note those whose files are missing.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Selection(MatchStore):
             start, last = rows[-1].path, rows[-1].id
 
     def mark_gone(self, left: Sequence[Left], now: datetime) -> list[Left]:
-        """Note that these are away; return those for which it was noted.
+        """Note that the files of these are missing; return those for which it was noted.
 
         Matches that another scan has seen meanwhile stay as they are.
 

@@ -2,7 +2,7 @@
 
 An SQLite file in the state directory. One record is one file: a path, the sealed tags of the file
 (never a digest) and the entries that it matched. When a scan finds it again, the record is renewed;
-after the file was taken away, another file at its path gets another record. Scans write records,
+after the file was isolated, another file at its path gets another record. Scans write records,
 `fetch` notes withdrawals in them, quarantine and reports note their steps. Several processes may
 use it at once; a kill leaves it as it was before or after a batch.
 """
@@ -105,7 +105,7 @@ class Matches(Recording):
             return None
 
     def story(self, match_id: str) -> list[Step]:
-        """Return what happened to a match, in order.
+        """Return the story of a match, in order.
 
         Raises:
             UsageError: there is none with this id.

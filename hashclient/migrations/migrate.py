@@ -136,7 +136,7 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
     _drop(layout.new_backup)
     backup = _read_backup(layout)
     if backup is not None and backup.version > version.number and version.migrating:
-        _log.info("taking back what was begun: %d files", len(backup.kept))
+        _log.info("undoing a migration that was begun: %d files", len(backup.kept))
         _restore(layout, backup)
         version = msgspec.structs.replace(version, migrating=False)
         write_version(layout, version)
@@ -157,7 +157,7 @@ def _take(layout: Layout, step: Step, before: Version) -> Version:
             step.change(layout)
         except HashclientError as error:
             again = error.hint or "run the command again"
-            error.hint = f"{again}; what was there is kept in {printable(layout.backup)}"
+            error.hint = f"{again}; the old files are kept in {printable(layout.backup)}"
             raise
     after = Version(step.version, step.needs)
     write_version(layout, after)

@@ -186,7 +186,7 @@ class Download:
     def _too_long(self) -> DeliveryError:
         return DeliveryError(
             f"answer is longer than the {self._cap} bytes allowed: {self.url}",
-            hint=f"the {self.peer.name}'s server sends something else than what was signed",
+            hint=f"the {self.peer.name}'s server sends something else than the signed file",
         )
 
 

@@ -225,7 +225,7 @@ def _fault_of_texts(notice: Notice) -> str | None:
             if control.search(text):
                 return f"{name} has a control character"
             if _DIGEST.search(text):
-                return f"{name} has what may be a digest"
+                return f"{name} contains what may be a digest"
     return None
 
 

@@ -78,7 +78,7 @@ class Book(msgspec.Struct, frozen=True):
 
 
 class DamagedBookError(StateError):
-    """The file is not what was written. The next fetch writes it again."""
+    """The file differs from what was written. The next fetch writes it again."""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ def load_book(layout: Layout, provider: str) -> Book | None:
     """Return the kept notices of a provider; None if there are none.
 
     Raises:
-        DamagedBookError: it is not what was written.
+        DamagedBookError: it differs from what was written.
         StateError: it cannot be read, or a newer version of this program wrote it.
     """
     path = layout.notices_of(provider)
@@ -123,8 +123,8 @@ def parse_book(data: bytes, provider: str, path: Path) -> Book:
             raise ValueError("a name is not allowed")
     except (ValueError, RecursionError) as error:
         raise DamagedBookError(
-            f"what is kept of notices is damaged: {printable(path)}",
-            hint="run `hashclient fetch`; what was acknowledged is in the audit log",
+            f"the file of notices is damaged: {printable(path)}",
+            hint="run `hashclient fetch`; the audit log has all acknowledgements",
         ) from error
     return book
 

@@ -1,4 +1,4 @@
-"""What all clients of a store have in common: limits of time, retries, metadata, errors of obstore.
+"""The common part of all clients of a store: limits of time, retries, metadata, errors of obstore.
 
 obstore and botocore are given the same limits here, so that it does not matter which of them
 makes a request.

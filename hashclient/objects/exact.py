@@ -11,7 +11,7 @@ credentials, and signs requests. So it sends them to an address of this process:
 5. An answer that is no page goes back to obstore, which asks again, or fails and says why.
 
 Others on this machine cannot use the address: a request needs a secret in its name of the client.
-What is sent there stays within this machine: where a proxy would get it, there is no such listing.
+Requests to it stay within this machine: if a proxy would get them, there is no such listing.
 
 Limits: such a key can be listed, and not be read. A key with a character that XML cannot hold ends
 the listing.
@@ -124,7 +124,7 @@ def exact_rows(
 
 
 def has_proxy() -> bool:
-    """Return whether obstore might send what is for 127.0.0.1 to a proxy."""
+    """Return whether obstore might send requests for 127.0.0.1 to a proxy."""
     given = {name.lower(): value for name, value in os.environ.items() if value}
     excepted = {part.strip() for part in given.get("no_proxy", "").split(",")}
     return not excepted & {"*", "127.0.0.1"} and not given.keys().isdisjoint(_PROXIES)
@@ -152,7 +152,7 @@ def _open(scheme: str, bucket: str, endpoint: str, secret: str) -> Any:
 
 
 class _Relay(ThreadingTCPServer):
-    """An address of this process; what is asked there is asked of the store at `origin`."""
+    """An address of this process; it passes each request on to the store at `origin`."""
 
     daemon_threads = True
 
@@ -215,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _session_for(origin: str) -> Any:
-    """Return what keeps the connections to a store, perhaps through a proxy."""
+    """Return the pool of connections to a store, perhaps through a proxy."""
     from botocore.httpsession import URLLib3Session
     from botocore.utils import get_environ_proxies
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hashclient.errors import UsageError
 
-HINT_EXTRA = "`pip install 'hashclient[objects]'` brings what reads object stores"
+HINT_EXTRA = "`pip install 'hashclient[objects]'` installs the clients of object stores"
 
 
 class Trouble(enum.Enum):
@@ -91,7 +91,7 @@ _BY_STATUS: dict[int, tuple[Trouble, str]] = {
 }
 #: An answer in an error of obstore: the status, and then the body.
 _STATUS = re.compile(r"status code: ([0-9]{3})\b")
-#: What obstore says of an answer with another status than 206.
+#: The message of obstore about an answer with another status than 206.
 _NOT_PARTIAL = "Received non-partial response when range requested"
 _CODE = re.compile(r"<Code>([A-Za-z.]{1,60})</Code>")
 

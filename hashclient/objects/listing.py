@@ -33,7 +33,7 @@ PAGE_OBJECTS = 1_000
 TOGETHER = 4
 #: So many pages may be empty: after many deletions, say.
 MAX_EMPTY = 1_000
-REPEATED = "the store repeats what it has listed"
+REPEATED = "the store repeats keys that it has listed"
 UNNAMABLE = "a key comes next that its client cannot name"
 
 #: One object a row, its ETag with or without quotes; `note` says why it cannot be read, if that is

@@ -170,7 +170,7 @@ class Report:
 
         _fetch(store, ObjectUri("s3", store.bucket, file.key), file.size, sink)
         if md5.hexdigest() != file.md5.lower():
-            raise ListingEndedError(DAMAGED.format("a file of it is not what its manifest says"))
+            raise ListingEndedError(DAMAGED.format("a file of it differs from its manifest"))
 
     def _table(self) -> Iterator[Any]:
         """Read one local file, or an object."""

@@ -1,4 +1,4 @@
-"""Changes who may fetch: under the repository's lock, and in its log before it counts.
+"""Changes of clients: under the repository's lock, and in its log before they count.
 
 A new token is on the disk, in a file of its own, before the repository knows its hash: a kill in
 between leaves a file with a token that does not count.

@@ -88,7 +88,7 @@ def addition(
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there is none.
-        StateError: what is published cannot be read.
+        StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
     entries = Entries(current.generation + 1, category or _category_of(list_name))
@@ -142,7 +142,7 @@ def withdrawal(
 
     Raises:
         UsageError: an entry is not on the list.
-        StateError: what is published cannot be read.
+        StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
     ids = np.array([i.encode() for i in entry_ids])
@@ -172,7 +172,7 @@ def consolidation(
     """Compute which segments are joined; None says that no join is worth it.
 
     Raises:
-        StateError: what is published cannot be read.
+        StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
     joined = ranges_to_join(current.segments, current.generation, keep_newest)

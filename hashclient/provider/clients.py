@@ -1,4 +1,4 @@
-"""Who may fetch: clients with bearer tokens of their own, of which a repository keeps hashes only.
+"""The clients that may fetch, with bearer tokens of which a repository keeps hashes only.
 
 A token is `hc1.<id>.<secret>`: the id says which hashes to compare with, the secret is 256 random
 bits. So many bits cannot be guessed, so a fast hash of them is safe; the id in it is a salt. Two
@@ -175,7 +175,7 @@ class Clients:
 
 
 class Doorkeeper:
-    """Tells a server at each request who may fetch; sees changes of the file."""
+    """Knows at each request which clients may fetch; sees changes of the file."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         """Read the file `path` at the first request, and when it has changed."""

@@ -1,4 +1,4 @@
-"""Entries that say nothing new: they occur twice in what is published, or are listed already.
+"""Entries that say nothing new: they occur twice in a publication, or are listed already.
 
 They are allowed, and clients take them, but most are mistakes: a file that was given twice, or an
 export that repeats earlier ones. So they are counted. Digests are compared by their first eight

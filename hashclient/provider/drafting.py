@@ -180,7 +180,7 @@ class Taken(msgspec.Struct, frozen=True):
     signed: dict[str, Metadata[Any]]
 
     def record(self) -> dict[str, Any]:
-        """Return what the log says of it."""
+        """Return the data of its record in the log."""
         lists = {
             name: {"generation": c.generation, "added": c.added, "withdrawn": c.withdrawn}
             for name, c in self.draft.lists.items()
@@ -304,6 +304,6 @@ def check_public(keys: Keys, draft: Path | None, *, is_new: bool) -> None:
         )
     if keys.public and draft is None:
         raise UsageError(
-            "people who keep their keys sign apart: what they sign is a draft",
+            "people who keep their keys sign apart: they sign a draft",
             hint="give a new directory to --draft",
         )

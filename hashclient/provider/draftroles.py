@@ -92,8 +92,8 @@ def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) 
 def left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
     """Return which of snapshot and timestamp are published as the draft has them.
 
-    Those that can be signed here are signed here, so that they name what is published by its hash,
-    and so that a draft is not outdated by whatever else was published; but for `kept`, roles that
+    Those that can be signed here are signed here, so that they name published files by their
+    hashes, and so that another publication does not invalidate a draft; but for `kept`, roles that
     are given other keys.
 
     Raises:

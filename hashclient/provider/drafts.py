@@ -5,7 +5,7 @@ signed ones.
 
     draft.json      its format, who made it and when: for people, not verified
     before/         root, targets and the roles that change, as they are published, signed
-    roles/          what is to be signed: the roles that change, without signatures
+    roles/          to be signed: the roles that change, without signatures
     files/          the new files of a list, or a new notice
     signatures/     one file a signature, which may also be sent back alone
 
@@ -19,8 +19,8 @@ Loading one verifies it, as far as that is possible from the draft alone:
    digests are in the role, and they are read as a client reads them. So do notices.
 4. Targets name the lists that they named, and notices, with the same keys, but for those in the
    draft; and so does a root with the roles that it names.
-5. A snapshot names what it named, but the roles of the draft by their new versions; a timestamp
-   names the snapshot after the one before.
+5. A snapshot names the same as before, but the roles of the draft by their new versions; a
+   timestamp names the snapshot after the one before.
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
 """
@@ -286,7 +286,7 @@ def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
     root, targets = before["root"], before["targets"]
     for name, role in before.items():
         if not _is_of_its_kind(name, role):
-            refuse("what is before is of another kind")
+            refuse("earlier metadata is of another kind")
     delegated = _delegated(targets)
     for name, role in before.items():
         if name in TOP_LEVEL_ROLE_NAMES:
@@ -294,9 +294,9 @@ def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
         elif name in delegated:
             policy = Policy(delegated[name][1], delegated[name][0].threshold)
         else:
-            refuse(f"what is before names no list {printable(name)}")
+            refuse(f"earlier metadata names no list {printable(name)}")
         if policy.wanting(_signers(role, policy)):
-            refuse(f"what is before is not signed as it has to be: role {printable(name)}")
+            refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
 
 
 def _signers(role: Metadata[Any], policy: Policy) -> set[str]:
@@ -328,7 +328,7 @@ def _verify_delegations(
         if name not in new:
             refuse(f"targets name no list {printable(name)}")
         if name not in before and name in old:
-            refuse(f"what is before of list {printable(name)} is missing")
+            refuse(f"earlier metadata of list {printable(name)} is missing")
     if "root" in roles:
         for name in _with_other_root_keys(before["root"], roles["root"]):
             if name not in roles:
@@ -338,12 +338,12 @@ def _verify_delegations(
 def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]) -> None:
     for name in {"snapshot", "timestamp"}.intersection(roles):
         if name not in before:
-            refuse(f"what is before of role {name} is missing")
+            refuse(f"earlier metadata of role {name} is missing")
     if "snapshot" in roles:
         meta = dict(before["snapshot"].signed.meta)
         name_changed(meta, roles)
         if roles["snapshot"].signed.meta != meta:
-            refuse("the snapshot names something else than what the draft changes")
+            refuse("the snapshot names other changes than the draft")
     if "timestamp" in roles:
         version = snapshot_version(before["timestamp"], roles)
         kept = before["timestamp"].signed.snapshot_meta
@@ -377,7 +377,7 @@ def _notices_of(targets: Metadata[Any]) -> Targets | None:
     try:
         return delegator_of(targets.signed)
     except (RepositoryError, ValueError, TypeError, RecursionError):
-        refuse("what targets say of the role of notices is not valid")
+        refuse("the role of notices in targets is not valid")
 
 
 def _delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SEGMENT_ENTRIES = 1_000_000
 DEFAULT_CATEGORY = "uncategorised"
 
-_CATEGORIES_HINT = "nothing was published; use fewer, and put what is finer into the entry ids"
+_CATEGORIES_HINT = "nothing was published; use fewer, and put finer ones into the entry ids"
 
 
 class NewSegment(msgspec.Struct, frozen=True):

@@ -90,7 +90,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
     if to.parent.resolve().is_relative_to(directory.resolve()):
         raise UsageError(
             f"a bundle does not belong into the repository: {printable(to)}",
-            hint="it could replace what is published, or be published itself: write it elsewhere",
+            hint="it could replace a published file, or be published itself: write it elsewhere",
         )
     busy = f"another process is changing {printable(directory)}"
     # With the lock, a new root is never read together with an old timestamp. Segments never change,
@@ -230,7 +230,7 @@ def _read(public: Path, file: _File) -> bytes:
             file.signed.verify_length_and_hashes(data)
         except LengthOrHashMismatchError as error:
             raise StateError(
-                f"corrupt repository: {file.name} is not what is signed",
+                f"corrupt repository: {file.name} is not the signed file",
                 hint=RESTORE_HINT,
             ) from error
     return data

@@ -13,8 +13,8 @@ from hashclient.system.text import printable
 #: Hints for errors of the operating system, for a repository. Those of `system.files` are for the
 #: state directory of a client.
 _HINTS = {
-    errno.ENOSPC: "free some space and try again; clients still get what was published before",
-    errno.EDQUOT: "the disk quota is used up; clients still get what was published before",
+    errno.ENOSPC: "free some space and try again; clients still get the earlier publication",
+    errno.EDQUOT: "the disk quota is used up; clients still get the earlier publication",
     errno.EROFS: "the file system is read-only; mount it for writing, or work on a copy",
     errno.EACCES: "check the owner and the permissions of the repository",
     errno.EPERM: "check the owner and the permissions of the repository",

@@ -133,7 +133,7 @@ class Roles:
 
     @classmethod
     def load(cls, directory: Path, keys: KeyStore, clock: Clock, validity: Validity) -> Roles:
-        """Read what is published.
+        """Read the published metadata.
 
         Raises:
             StateError: it is missing or corrupt.
@@ -211,7 +211,7 @@ class Roles:
             self.keys.signers(role, *self.key_policy(role))
 
     def wanting(self, role: str) -> str | None:
-        """Return what is to be done so that `role` can be signed; None if its keys are here."""
+        """Return the advice for signing `role`; None if its keys are here."""
         try:
             self.keys.check(role, *self.key_policy(role))
         except StateError as error:
@@ -411,7 +411,7 @@ class Roles:
 
 
 def meta_file(metadata: Metadata[Any], data: bytes) -> MetaFile:
-    """Return what snapshot or timestamp say of signed metadata, whose bytes are `data`."""
+    """Return the entry in snapshot or timestamp for signed metadata, whose bytes are `data`."""
     digest = hashlib.sha256(data).hexdigest()
     return MetaFile(metadata.signed.version, len(data), {"sha256": digest})
 

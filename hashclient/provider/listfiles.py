@@ -135,7 +135,7 @@ class ListFiles:
             raise UsageError(
                 f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
                 " ones included",
-                hint="`hashclient provider consolidate` drops what was added and withdrawn again",
+                hint="`hashclient provider consolidate` drops entries that were withdrawn again",
             )
         return ListIndex(
             FORMAT,

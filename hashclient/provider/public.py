@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hashclient.system.files import make_public_dir, state_error
 
-#: Anybody may read what is published; a web server under another user has to.
+#: Anybody may read published files; a web server under another user has to.
 PUBLIC_MODE = 0o644
 PUBLIC_DIR_MODE = 0o755
 

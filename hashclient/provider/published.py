@@ -43,7 +43,7 @@ def parse_metadata(data: bytes, kind: type[Kind], path: Path) -> Metadata[Kind]:
 
 
 def root_versions(directory: Path) -> list[int]:
-    """Return the versions of the roots in `directory`, in order; what only looks like one is none.
+    """Return the versions of the roots in `directory`, in order; similar names do not count.
 
     Raises:
         OSError: it cannot be read.

@@ -61,7 +61,7 @@ from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES
 
-#: What to do when a key is here but cannot be opened.
+#: The hint for a key that is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
 #: Files that a killed `create` leaves. Clients come later.
 _OWN_NAMES = {"public", "keys", "lock", "root.json", "log"}

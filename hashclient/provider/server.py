@@ -48,7 +48,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """What a client needs to reach the server."""
+    """All that a client needs to reach the server."""
 
     url: str
     ca: Path
@@ -179,7 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _serve(self, *, with_body: bool) -> None:
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
-            self.close_connection = True  # a body is not read, so what follows it is unknown
+            self.close_connection = True  # a body is not read, so the bytes behind it are unknown
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
         if not self.server.is_allowed(given):
             self._refuse(HTTPStatus.UNAUTHORIZED, ("WWW-Authenticate", "Bearer"))

@@ -1,1 +1,1 @@
-"""Files encrypted and taken away, kept, restored and destroyed."""
+"""Files isolated (encrypted and removed), kept, restored and destroyed."""

@@ -44,7 +44,7 @@ EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdml
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What an age file shows without a key: the length of its header and its recipients' number."""
+    """Properties of an age file that need no key: the header's length, the number of recipients."""
 
     header_bytes: int
     recipients: int
@@ -70,7 +70,7 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
         if text == EXAMPLE_RECIPIENT:
             raise ConfigError(
                 "the public key of an example in the documents is no recipient: nobody could open"
-                " what is sealed to it",
+                " a file that is sealed to it",
                 hint="replace it with the public key of an officer",
             )
         kind = ssh if text.startswith(_SSH_TYPES) else x25519

@@ -182,7 +182,7 @@ def _check_tags(proven: Proven, match: Match, sealer: Sealer) -> None:
 def _changed(name: str) -> StateError:
     return StateError(
         f"not the file that matched any more: {name}",
-        hint="scan it again; `hashclient matches close` settles what is gone",
+        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
     )
 
 
@@ -242,7 +242,7 @@ def _in_place(path: str) -> Iterator[Source]:
 def _unreadable(shown: str, error: OSError) -> StateError:
     return StateError(
         f"cannot read {shown}: {error.strerror or error}",
-        hint="scan it again; `hashclient matches close` settles what is gone",
+        hint="scan it again; `hashclient matches close` settles a match whose file is gone",
     )
 
 

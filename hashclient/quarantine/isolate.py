@@ -118,7 +118,7 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
 def _taken_as_another(act: _Act) -> Taken | None:
     """Settle a match whose file another run has found and isolated at the same time.
 
-    Each of the two runs then has a record of its own, since the file was already away when the
+    Each of the two runs then has a record of its own, since the file was already gone when the
     second record was made. Equal path and tags show that the file is the same. Return None if no
     item in quarantine is this file.
     """
@@ -151,7 +151,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
     match = act.match
     if match.is_stream:
         raise UsageError(
-            f"match {match.id} came as a stream: there is no file to take away",
+            f"match {match.id} came as a stream: there is no file to isolate",
             hint="look for it where it came from; `hashclient matches close` ends its story",
         )
     try:
@@ -240,7 +240,7 @@ def _log_sealed(act: _Act, item: Item) -> None:
 
 
 def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
-    """Look at the present state, and finish what an earlier act on the match has begun.
+    """Look at the present state, and finish an earlier act on the match.
 
     Raises:
         OSError: the present state is not known.

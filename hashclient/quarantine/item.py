@@ -53,7 +53,7 @@ def _text(text: str) -> str:
 
 
 class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who did something, why and when."""
+    """A person who did something, why and when."""
 
     by: str
     reason: str

@@ -101,8 +101,8 @@ def reseal(
             raise StateError(
                 f"{match_id} is sealed again, but the old copy cannot be removed:"
                 f" {printable(folder)}",
-                hint="who could open it still can: remove the folder, or let the next command on"
-                " the quarantine do so",
+                hint="its recipients still can open it: remove the folder, or let the next command"
+                " on the quarantine do so",
             )
         return Resealed(changed, done=True)
 
@@ -139,6 +139,6 @@ def _opened(room: Room, item: Item, identities: Sequence[Any]) -> Generator[byte
         or (tags and not is_what_matched(plain, item.size, tags, room.sealer))
     ):
         raise StateError(
-            f"the sealed copy is not what was sealed: {printable(path)}",
+            f"the sealed copy is not the file that was sealed: {printable(path)}",
             hint="`hashclient quarantine verify` says more; it was left as it is",
         )

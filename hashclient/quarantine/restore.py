@@ -143,7 +143,7 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
         except OSError as error:
             raise state_error("cannot write", Path(place.path), error) from error
         if found != (plain, item.size):
-            raise StateError(f"what was restored does not read back: {printable(place.path)}")
+            raise StateError(f"the restored file does not read back: {printable(place.path)}")
         if has_tombstone(place, item) and not remove_tombstone(place, item):  # 6
             raise _is_taken(place)
         if not _is_there(place, fd, plain):
@@ -237,7 +237,7 @@ def _decrypt(room: Room, item: Item, fd: int, place: Place, identities: Sequence
         or (tags and not is_what_matched(proofs, item.size, tags, room.sealer))
     ):
         raise StateError(
-            f"the sealed copy is not what was sealed: {printable(path)}",
+            f"the sealed copy is not the file that was sealed: {printable(path)}",
             hint="`hashclient quarantine verify` says more; nothing was restored",
         )
     return plain.hexdigest()

@@ -128,7 +128,7 @@ def seal_stream(
     age.seal(read, write, recipients)
     # pyrage drops an error of the last write.
     if length != age.sealed_bytes(age.parse_header(bytes(head)), plain_bytes):
-        raise StateError("what was sealed lacks its end", hint="nothing was removed; try again")
+        raise StateError("the sealed copy lacks its end", hint="nothing was removed; try again")
     return Written(sealed.hexdigest(), length)
 
 
@@ -199,7 +199,7 @@ def write_sealed(
     if found != (written.sha256, written.length):
         raise StateError(
             f"the sealed copy does not read back as it was written: {printable(path)}",
-            hint="the disk of the state directory may be failing; what was sealed is where it was",
+            hint="the disk of the state directory may be failing; the file is still in its place",
         )
     return written
 
@@ -220,5 +220,5 @@ def verify_evidence(room: Room, item: Item) -> None:
     if found != (item.evidence_sha256, item.evidence_bytes):
         raise StateError(
             f"the sealed copy is damaged: {printable(path)}",
-            hint="the file was not removed since; move this folder away and take the file again",
+            hint="the file was not removed since; move this folder away and isolate the file again",
         )

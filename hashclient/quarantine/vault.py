@@ -10,7 +10,7 @@ scan can isolate files during a fetch. Each match has one folder, named by the m
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
-* `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy what is due.
+* `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
 * `.verify(matches)`: check everything that is here.
 * `item_ids(directory)`, `load_item(directory, id) -> Item` and `evidence_path(directory, id)`: what
   is here, for lists and reports; `directory` is `Settings.quarantine_dir`.
@@ -123,7 +123,7 @@ class Quarantine:
             UsageError: there is no such item, it is on hold or not withdrawn, or the place is taken
                 or not writable.
             AuthorisationError: none of the identities opens it.
-            StateError: the sealed copy is damaged, or what is restored cannot be written.
+            StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
         mark = self._room.mark(reason)

@@ -136,7 +136,7 @@ def _check_files(room: Room, item: Item) -> str | None:
 
 
 def _unfinished(room: Room, item: Item, matches: Matches) -> str | None:
-    """Return what is still to be done about an item, and where its file is; None if nothing."""
+    """Return the next step for an item, and where its file is; None if there is none."""
     match = matches.look_up(item.id)
     if item.restored is not None:
         return "restored, but not dropped: `hashclient quarantine purge` finishes that"

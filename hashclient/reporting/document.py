@@ -42,7 +42,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reporter(_Strict, frozen=True):
-    """Who reports."""
+    """The person who reports."""
 
     organisation: str | None
     contact: str | None

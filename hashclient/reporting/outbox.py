@@ -310,7 +310,7 @@ class Outbox:
             LockedError: another command holds it.
         """
         lock = make_private_dir(self.settings.layout.reports) / ROOM_LOCK_NAME
-        hint = "wait until it has finished; what waits is sent by it, or by the next"
+        hint = "wait until it has finished; it, or the next, sends the reports that wait"
         with writer_lock(lock, busy="another command is working on reports", hint=hint):
             yield
 
@@ -326,7 +326,7 @@ class Outbox:
             if report.state is not State.SUBMITTED:
                 raise UsageError(
                     f"report {report.id} is {report.state}",
-                    hint="only what was handed over and is not acknowledged yet can be"
+                    hint="only a report that was handed over and is not acknowledged yet can be"
                     " acknowledged",
                 )
             if report.is_retracting or is_reopened(report, record):

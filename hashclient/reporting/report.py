@@ -35,7 +35,7 @@ BACKOFF_LAST = timedelta(hours=24)
 class State(enum.StrEnum):
     """How far a report has come; `docs/reporting.md` has the picture.
 
-    A FAILED report waits like a PREPARED one, but a person must first mend something.
+    A FAILED report waits like a PREPARED one, but a person must first correct something.
     """
 
     PREPARED = "prepared"
@@ -306,5 +306,5 @@ def load(reports_dir: Path, report_id: str) -> Report:
 def _damaged(path: Path) -> StateError:
     return StateError(
         f"record of a report is damaged: {printable(path)}",
-        hint="restore it from a backup; what was sent is in the audit log, too",
+        hint="restore it from a backup; the audit log says what was sent, too",
     )

@@ -152,7 +152,7 @@ class Sender:
             if handed_over and not KINDS[report.kind].takes_back:
                 raise UsageError(
                     f"report {report.id} is finished at the service as {report.reference}",
-                    hint="what is finished cannot be changed; contact the recipient",
+                    hint="a finished report cannot be changed; contact the recipient",
                 )
             if handed_over:  # 1
                 self._outbox.reopen(report, self._record, reason=reason)
@@ -224,8 +224,8 @@ class Sender:
             raise ConfigError(
                 f"destination {report.destination} was of the kind {report.kind},"
                 " and is another one now",
-                hint="configure it as it was, under this name; what was not sent can be retracted,"
-                " and prepared again",
+                hint="configure it as it was, under this name; a report that was not sent can be"
+                " retracted, and prepared again",
             )
         return self._at(table)
 

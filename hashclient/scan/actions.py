@@ -1,7 +1,7 @@
 """Acting on matches, as the policy or the command line says: isolate the file, prepare a report.
 
 `policy` decides; this module acts, on one match at a time, before the match is shown. A file is not
-taken away because of a list that has expired, since a withdrawal may be waiting; a person decides
+isolated because of a list that has expired, since a withdrawal may be waiting; a person decides
 then. Reports are only prepared: a scan uses no network. The wish for a report is first noted in the
 record of matches, so that a scan that is killed loses none.
 """
@@ -42,13 +42,13 @@ class Responder:
         quarantine_all: bool = False,
         only_tell: bool = False,
     ) -> None:
-        """Act in `session`, for what `lists` say.
+        """Act in `session`, on hits of `lists`.
 
-        `quarantine_all` takes every match away, whatever the policy says. With `only_tell`, nothing
+        `quarantine_all` isolates every match, whatever the policy says. With `only_tell`, nothing
         is done, and outcomes say what would be done.
 
         Raises:
-            ConfigError: files are to be taken away, and the recipients to seal them to are missing
+            ConfigError: files are to be isolated, and the recipients to seal them to are missing
                 or not usable: better known now than at the first match. Or a rule is for a list
                 that is not known.
         """
@@ -66,9 +66,9 @@ class Responder:
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
         self._quarantine: Quarantine | None = None
-        #: What `want_reports` has noted: by the id of a match, whether a report is to be made.
+        #: The notes of `want_reports`: by the id of a match, whether a report is to be made.
         self._noted: dict[str, bool] = {}
-        #: The match whose file was taken away last, or is being taken.
+        #: The match whose file was isolated last, or is being isolated.
         self._taking: str | None = None
         #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
@@ -76,7 +76,7 @@ class Responder:
     def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
         """Act on one outcome and return the outcome with the results of the actions.
 
-        When the run is `ended`, nothing is taken away any more.
+        When the run is `ended`, no file is isolated any more.
         """
         outcome, record = recorded.outcome, recorded.record
         policy = actions_for(outcome, self._settings.config.policy)
@@ -125,7 +125,7 @@ class Responder:
         return wanted
 
     def _may_take(self, outcome: Outcome) -> bool:
-        """Return whether the lists that are not stale suffice to take the file away."""
+        """Return whether the lists that are not stale suffice to isolate the file."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
@@ -246,11 +246,11 @@ def _prepare_wanted(
 
 
 def _with_it(outcome: Outcome) -> str:
-    """Say what is taken away together with a member of a container."""
+    """Say what is isolated together with a member of a container."""
     if outcome.outer is None:
         return ""
     others = outcome.outer.members - 1
-    nouns = "what else is in it" if others < 1 else f"{others:,} other members"
+    nouns = "all its other members" if others < 1 else f"{others:,} other members"
     return f": the container, with {nouns}"
 
 

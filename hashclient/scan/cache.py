@@ -92,7 +92,7 @@ class DamagedInventoryError(StateError):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What an inventory holds: files, rows, bytes on disk, and the oldest day seen.
+    """The size of an inventory: files, rows, bytes on disk, and the oldest day seen.
 
     Of the files, `believed` may have changed without a trace.
     """
@@ -391,7 +391,7 @@ class Inventory:
                 )
 
     def prune(self, days: int) -> int:
-        """Forget what was not seen for `days`; return the number of files forgotten.
+        """Forget files not seen for `days`; return how many were forgotten.
 
         Raises:
             StateError: it cannot be written.
@@ -407,7 +407,7 @@ class Inventory:
             return before - self.stats().files
 
     def prune_in_turn(self, days: float, seconds: float) -> int:
-        """Forget what was not seen for `days`, unless that was done within the last week.
+        """Forget files not seen for `days`, unless that was done within the last week.
 
         It takes `seconds` at most, and the next call goes on; so it does if other processes write
         at the moment. A large file is not made shorter: its free space is used again.
@@ -424,7 +424,7 @@ class Inventory:
                 return 0
 
     def stats(self) -> Stats:
-        """Return what is in it.
+        """Return its size.
 
         Raises:
             StateError: it cannot be read.

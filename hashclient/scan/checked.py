@@ -99,7 +99,7 @@ def seal_digests(
 def learned_of(
     files: Sequence[File], tags: Records, identities: FileSystems, started_ns: int
 ) -> Iterator[Learned]:
-    """Yield records of what was read since `started_ns`, for the cache.
+    """Yield records of files read since `started_ns`, for the cache.
 
     A file that somebody had open for writing is left out.
     """

@@ -80,7 +80,7 @@ class Checker:
     ) -> None:
         """Check with `judge`.
 
-        What `cache` knows is not read again; with `learn`, results hold records for one.
+        Files that `cache` knows are not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
         those of a `Reader`. `members` opens containers; without it, each file is one input.
         `file_systems` are those that the cache has.
@@ -108,7 +108,7 @@ class Checker:
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
-        #: Whether most of what was read in the task before has matched: then the other digests of
+        #: Whether most files read in the task before have matched: then the other digests of
         #: entries are computed at once.
         self._expects_hits = False
         #: Without these two nothing is gained by looking at a file before it is opened.

@@ -38,7 +38,7 @@ from hashclient.system.cgroups import usable_processors
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
 
-#: Seconds between two looks at the progress display, and at what is to be written meanwhile.
+#: Seconds between two looks at the progress display, and at texts to write meanwhile.
 TICK_S = 0.2
 #: If a look takes long, the pause is so many times as long: looks take a twentieth of the time.
 TICK_SHARE = 20
@@ -47,7 +47,7 @@ PROBE_NAMES, PROBE_S = 16, 0.1
 
 
 class Progress(msgspec.Struct):
-    """What a display may show while a scan runs.
+    """The numbers that a display may show while a scan runs.
 
     `reading` are the large files that are being read, and how many bytes of each were: these are
     not in the summary yet. With `may_thread`, all workers are there: nothing is forked any more,
@@ -127,7 +127,7 @@ def scan(
         )
 
     def close() -> None:
-        """Close what this process has open and no child process may have."""
+        """Close files of this process that no child process may have."""
         memory.close()
         for made in opened:
             made.close()
@@ -150,16 +150,18 @@ def scan(
         for item in results:
             if isinstance(item, Advance):
                 if item.path is not None:
-                    told = progress.reading.get(item.path, 0)
-                    progress.reading[item.path] = told + item.bytes_ahead
+                    before = progress.reading.get(item.path, 0)
+                    progress.reading[item.path] = before + item.bytes_ahead
             elif isinstance(item, Outcome):
                 item = accept(item)
                 summary.add(item)
                 yield item
             else:
                 memory.learn(item)
-                if item.told.path is not None:  # of this result alone: others are still at theirs
-                    progress.reading.pop(item.told.path, None)
+                if (
+                    item.reported.path is not None
+                ):  # of this result alone: others are still at theirs
+                    progress.reading.pop(item.reported.path, None)
                 summary.files_read += item.files_read
                 summary.bytes_read += item.bytes_read
                 summary.ruled_out_by_size += item.ruled_out_by_size

@@ -28,7 +28,7 @@ from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
 from hashclient.scan.sources.files import Coverage, join
 from hashclient.scan.whereabouts import Grounds
-from hashclient.system.encryption import tells_names
+from hashclient.system.encryption import shows_all_names
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -96,7 +96,7 @@ class _Way:
             except OSError:
                 return False
         if self._standing is None:
-            standing = grounds.standing_of(end.fd, end.rest) if tells_names(end.fd) else None
+            standing = grounds.standing_of(end.fd, end.rest) if shows_all_names(end.fd) else None
             self._standing = Place(self._real, standing)
         return self._standing.is_at(one.standing)  # 3
 

@@ -109,7 +109,7 @@ def unchanged(
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:
-    """Keep the members of containers, in place of what was kept of these files before."""
+    """Keep the members of containers, in place of earlier ones of these files."""
     database.executemany(
         "INSERT OR REPLACE INTO containers VALUES (?, ?, ?, ?, ?, ?)",
         [

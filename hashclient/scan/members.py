@@ -83,7 +83,7 @@ def opens_as_container(data: memoryview) -> bool:
 
 
 class Opened(msgspec.Struct):
-    """What was found in one file, before it is counted."""
+    """The outcomes of one file, before they are counted."""
 
     clean: int = 0
     read: int = 0
@@ -228,7 +228,7 @@ class Members:
             self._cage.close()
 
     def stop(self) -> None:
-        """Give up for good what another thread opens; its members are unread then."""
+        """Give up for good a container that another thread opens; its members are unread then."""
         self._is_stopped = True
         cage = self._cage
         if cage is not None:
@@ -395,9 +395,11 @@ class Members:
                     continue
             elif opened.lacks:
                 continue  # all members are read again
-            self._tell(one, path, namer, opened, hit=number in places)
+            self._add_outcome(one, path, namer, opened, hit=number in places)
 
-    def _tell(self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool) -> None:
+    def _add_outcome(
+        self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool
+    ) -> None:
         row = found.row
         digests = {a: _digest(found, a) for a in Algorithm.in_mask(row.mask)}
         tags = self._judge.seal(digests) if hit else {}
@@ -425,7 +427,7 @@ class Members:
         """Give each match the tags of its container, by which the container is recognised later.
 
         A container that cannot be read any more gets no tags: the match stays, but it is not
-        certain which file to take away.
+        certain which file to isolate.
         """
         plan = tuple(Algorithm)
         tags: dict[Algorithm, bytes] = {}

@@ -69,7 +69,7 @@ class Cache(Protocol):
         ...
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all that is open."""
         ...
 
 
@@ -127,7 +127,7 @@ class Memory:
 
     @property
     def learns(self) -> bool:
-        """Whether results should say what was learned."""
+        """Whether results should hold new records."""
         return self._place is not None
 
     def open(self) -> Cache | None:
@@ -155,7 +155,7 @@ class Memory:
             self.flush()
 
     def flush(self) -> None:
-        """Write down what was learned."""
+        """Write the new records down."""
         if self._place is None or not (self._learned or self._seen or self._containers):
             return
         try:
@@ -178,7 +178,7 @@ class Memory:
         self._writer.store(self._learned, sorted(self._seen), self._containers)
 
     def close(self) -> None:
-        """Close what is open; it may be used again."""
+        """Close all that is open; it may be used again."""
         for reader in self._readers:
             reader.close()
         self._readers.clear()

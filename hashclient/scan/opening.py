@@ -95,7 +95,7 @@ class OpenedAhead:
         return opened
 
     def close(self) -> None:
-        """Close what was not taken."""
+        """Close files that were not used."""
         while self._opened:
             if not isinstance(opened := self._opened.popleft(), OSError):
                 os.close(opened)

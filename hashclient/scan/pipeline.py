@@ -147,7 +147,7 @@ class Run(Iterator[Handled]):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The verdict on what was found so far; final once all is iterated over."""
+        """The verdict so far; final once all is iterated over."""
         return self.summary.exit_code
 
     def __iter__(self) -> Self:
@@ -182,7 +182,7 @@ class Run(Iterator[Handled]):
         self.close()
 
     def close(self) -> None:
-        """End the run early, unless it is over: what was found is recorded and logged."""
+        """End the run early, unless it is over: matches so far are recorded and logged."""
         self._results.close()
 
     def interrupt(self, error: BaseException) -> None:

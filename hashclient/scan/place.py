@@ -13,7 +13,7 @@ class InventoryPlace:
     """The inventory of one state directory, whose tags are made under one key."""
 
     def __init__(self, state_dir: Path, key_id: str, reread_days: int = REREAD_DAYS) -> None:
-        """Nothing is opened yet; what is believed is due after `reread_days`."""
+        """Nothing is opened yet; believed records are due after `reread_days`."""
         self._state_dir = state_dir
         self._key_id = key_id
         self._reread_days = reread_days
@@ -39,7 +39,7 @@ def remove_inventory(state_dir: Path) -> None:
     Raises:
         StateError: it cannot be removed.
     """
-    # The file itself last: what is left of a journal must not be applied to another database.
+    # The file itself last: a journal that is left must not be applied to another database.
     inventory = Layout(state_dir).inventory
     for suffix in ("-wal", "-shm", ""):
         path = inventory.with_name(inventory.name + suffix)

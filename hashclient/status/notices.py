@@ -1,7 +1,7 @@
-"""The notices part of a status: what is open, and what is wrong with what is kept of them.
+"""The notices part of a status: open notices, and faults of the kept ones.
 
 Which providers have notices is read from their metadata as python-tuf has left it, as their lists
-are: so notices are missed that nobody has fetched, or that somebody has taken away.
+are: so notices are missed that nobody has fetched, or that somebody has removed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NoticesStatus(msgspec.Struct, frozen=True):
 
 
 def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
-    """Read what is here of notices; None if no provider has ever said anything.
+    """Read the kept notices; None if no provider has ever published any.
 
     Raises:
         StateError: the folder cannot be read.
@@ -104,7 +104,7 @@ def _refused(book: Book) -> Iterator[str]:
 def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
     if now - grace >= book.expires:
         return (
-            f"notices of provider {book.provider} are STALE: what vouches for them has expired on"
+            f"notices of provider {book.provider} are STALE: their signatures have expired on"
             f" {for_people(book.expires)}; run `hashclient fetch`"
         )
     return None

@@ -132,7 +132,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
 
 def _of_command(exit_code: int) -> Iterator[_Metric]:
     yield _by("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
-    yield _one("status_exit_code", "What `hashclient status` ends with.", exit_code)
+    yield _one("status_exit_code", "The exit code of `hashclient status`.", exit_code)
 
 
 def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
@@ -143,7 +143,7 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
         what = "When a scan last came to its end."
         yield _one("last_scan_end_timestamp_seconds", what, last_scan.time.timestamp())
         if isinstance(code := last_scan.data.get("exit_code"), int):
-            yield _one("last_scan_exit_code", "What that scan ended with.", code)
+            yield _one("last_scan_exit_code", "The exit code of that scan.", code)
         if isinstance(believed := last_scan.data.get("believed_unchanged"), int):
             what = (
                 "Files that it did not read again, though nothing proves that they are unchanged."

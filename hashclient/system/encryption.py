@@ -24,7 +24,7 @@ _GET_KEY_STATUS, _KEY_STATUS = 0xC080661A, struct.Struct("=II32s24xI60x")
 _BY_IDENTIFIER, _PRESENT = 2, 2
 
 
-def tells_names(fd: int) -> bool:
+def shows_all_names(fd: int) -> bool:
     """Return whether a name that an open directory does not show is really not there."""
     if not attributes(fd) & _STATX_ATTR_ENCRYPTED:
         return True

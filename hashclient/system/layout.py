@@ -173,7 +173,7 @@ class Layout(msgspec.Struct, frozen=True):
 _NAME = r"[a-z0-9][a-z0-9._-]*"
 _ID = r"[a-z0-9]{10}"
 
-#: What each file is for, by a pattern of its path below the state directory.
+#: The purpose of each file, by a pattern of its path below the state directory.
 FILES: Mapping[str, str] = {
     r"config\.toml": "the configuration, if --state-dir is given and --config is not",
     r"state\.json": "the version of the state, and which hashclient can read it",

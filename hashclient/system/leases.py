@@ -9,8 +9,8 @@ page: to change the file later, a process must open it first, and that change se
 While a lease is held, a process that opens the file for writing has to wait, and the kernel sends
 the holder SIGIO, which ends a process that does not ignore it. So the lease is returned at once, or
 after one short read. If the holder keeps somebody waiting for longer than
-`/proc/sys/fs/lease-break-time` (45 seconds by default, at least one), the kernel takes the lease
-away.
+`/proc/sys/fs/lease-break-time` (45 seconds by default, at least one), the kernel breaks the
+lease.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def is_unwritable(fd: int) -> bool | None:
 
 
 def let_go(fd: int) -> bool:
-    """Return the lease from `hold`; False if the kernel has taken it away meanwhile."""
+    """Return the lease from `hold`; False if the kernel has broken it meanwhile."""
     try:
         fcntl(fd, F_SETLEASE, F_UNLCK)
     except OSError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-#: What all loggers are below.
+#: The name above those of all loggers.
 NAME = "hashclient"
 _INFO, _DEBUG = 20, 10
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 class _Zone:
-    """What people see: UTC, or the local time zone of this process."""
+    """The zone that people see: UTC, or the local one of this process."""
 
     is_local = False
 

@@ -97,7 +97,7 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
     try:
         meta.verify_length_and_hashes(data)  # 1
     except LengthOrHashMismatchError as error:
-        raise RepositoryError(f"{NOTICES}.json is not what the snapshot says") from error
+        raise RepositoryError(f"{NOTICES}.json is not the file that the snapshot names") from error
     metadata: Metadata[Targets] = Metadata.from_bytes(data)
     signed = metadata.signed
     if not isinstance(signed, Targets):

@@ -1,7 +1,7 @@
 """Changes in trees from inotify(7): names of changed files, or a note that some were missed.
 
 The kernel reports one directory at a time, so each has a watch, and a directory that is new is
-watched before it is listed: what came into it in between is reported twice rather than never.
+watched before it is listed: a file that came in between is reported twice rather than never.
 If more changes than the kernel's queue holds, or if no more directories may be watched, changes are
 missed; only a scan of everything finds them.
 

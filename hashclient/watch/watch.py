@@ -261,7 +261,7 @@ class Watch:
                     self._lists = lists
                     self._on_lists(run.summary)
                 for handled in run:
-                    self._tell(handled)
+                    self._report_or_retry(handled)
                 return run
         except HashclientError as error:
             if must:
@@ -274,7 +274,7 @@ class Watch:
                     self._is_due(path, moment)
             return None
 
-    def _tell(self, handled: Handled) -> None:
+    def _report_or_retry(self, handled: Handled) -> None:
         outcome = handled.outcome
         path = outcome.path
         if outcome.kind is Kind.UNREAD and outcome.reason == CHANGED:

@@ -71,7 +71,7 @@ ROOT_HINT = "check the URL, and that this is the root of this provider: "
 
 FAULTS: dict[str, tuple[Callable[[HostileSite], None], int, str]] = {
     "compressed": (compressed, 6, "hash lists are served without Content-Encoding"),
-    "too long": (endless, 6, "the provider's server sends something else than what was signed"),
+    "too long": (endless, 6, "the provider's server sends something else than the signed file"),
     "a page": (html, 6, ROOT_HINT),
     "names without versions": (inconsistent, 6, "the provider has to publish under names that"),
     "another provider's root": (foreign, 6, ROOT_HINT),

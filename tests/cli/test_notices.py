@@ -218,7 +218,7 @@ def test_a_damaged_record_is_said(site: Site, state: Path) -> None:
     path = state / "notices" / "main.json"
     path.write_bytes(path.read_bytes().replace(b'"Unknown"', b'"Minor"', 1))
     shown = site.call("status", state=state)
-    assert shown.code == 8 and "what is kept of notices is damaged" in shown.out
+    assert shown.code == 8 and "the file of notices is damaged" in shown.out
     assert site.call("notices", state=state).code == 8
     # It keeps nobody from those of another provider.
     layout = Layout(state)

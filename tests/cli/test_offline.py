@@ -143,4 +143,4 @@ def test_an_expired_bundle_is_reported_when_it_is_made(
     later = datetime.now(UTC) + timedelta(days=8)
     monkeypatch.setattr(App, "now", staticmethod(lambda: later))
     done = call("provider", "export", repo, "--to", tmp_path / "b")
-    assert done.code == 0 and "warning: what is signed has expired" in done.err
+    assert done.code == 0 and "warning: the signatures have expired" in done.err

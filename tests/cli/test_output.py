@@ -417,7 +417,7 @@ def test_a_sort_for_which_there_is_no_room_says_so(
     """The report names the error at any exit code: an empty file would say nothing."""
 
     def add(*_: object) -> NoReturn:
-        raise OutputError("cannot sort what was found: database or disk is full")
+        raise OutputError("cannot sort the outcomes: database or disk is full")
 
     monkeypatch.setattr(Sorter, "add", add)
     options = (
@@ -431,8 +431,8 @@ def test_a_sort_for_which_there_is_no_room_says_so(
     )
     result = call("--state-dir", state, "scan", *options, *(files / path for path in paths))
     assert result.code == (11 if paths == (".",) else 8)
-    assert "cannot sort what was found" in result.err
-    assert "cannot sort what was found" in report.read_text()
+    assert "cannot sort the outcomes" in result.err
+    assert "cannot sort the outcomes" in report.read_text()
 
 
 def test_of_two_runs_one_writes(state: Path, tmp_path: Path, report: Path) -> None:

@@ -153,9 +153,9 @@ def test_progress_never_goes_back_and_names_the_file(
         Advance(part, first),
         Advance(part, second),
         Result(clean=1, files_read=1, bytes_read=small),
-        Result(clean=1, files_read=1, bytes_read=part, told=Advance(part, first)),
+        Result(clean=1, files_read=1, bytes_read=part, reported=Advance(part, first)),
         Advance(part, second),
-        Result(clean=1, files_read=1, bytes_read=2 * part, told=Advance(2 * part, second)),
+        Result(clean=1, files_read=1, bytes_read=2 * part, reported=Advance(2 * part, second)),
     ]
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(engine, "TICK_S", -1.0)

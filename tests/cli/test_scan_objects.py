@@ -229,7 +229,8 @@ def test_without_reading_nothing_is_read(site: Site, state: Path, scan: Scan) ->
     assert reasons(result) == {
         f"{bucket.uri}/one": "--no-read: its etag is that of an entry, and only its content"
         " could tell",
-        f"{bucket.uri}/two": "--no-read: what its store says of it is not trusted (trust_etag)",
+        f"{bucket.uri}/two": "--no-read: the digest that its store gives is not trusted"
+        " (trust_etag)",
         f"{bucket.uri}/parts": "--no-read: its store gives no digest of it",
     }
     assert (result.code, bucket.reads()) == (3, [])
@@ -429,7 +430,7 @@ def test_a_store_that_repeats_a_page_is_left(site: Site, state: Path, scan: Scan
     site.answer = lambda request: listing(rows, more="again") if is_listing(request) else None
     result = scan("--no-members", bucket.uri)
     (reason,) = reasons(result).values()
-    assert reason.startswith("the listing ended early: the store repeats what it has listed; --res")
+    assert reason.startswith("the listing ended early: the store repeats keys that it has ")
     assert result.code == 3
 
 

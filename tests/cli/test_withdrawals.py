@@ -399,13 +399,13 @@ def test_the_command_says_what_is_left_of_each(
 
     world.provider.withdraw("e-1", "e-2", "e-3")
     told = fetch()
-    assert re.search(rf"f1  \[{ids['f1']}\]  e-1, which was taken away$", told.out, re.MULTILINE)
+    assert re.search(rf"f1  \[{ids['f1']}\]  e-1, which was isolated$", told.out, re.MULTILINE)
     assert re.search(r"f2  \[\w+\]  e-2, but another entry stands$", told.out, re.MULTILINE)
     assert re.search(r"f3  \[\w+\]  e-3, which is closed$", told.out, re.MULTILINE)
     assert "next: `hashclient quarantine restore --withdrawn`" in told.err
     world.provider.publish(csv([1]))
     told = fetch()
-    assert "list baseline has again what was withdrawn; this stays in quarantine:" in told.out
+    assert "list baseline has withdrawn entries again; these files stay in quarantine:" in told.out
     assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
     world.provider.withdraw("e-1")
     assert "next: " in fetch().err

@@ -201,7 +201,7 @@ def read_text(text: str) -> Report:
         shown, *more = line[14 if is_state else 10 :].split("  ")
         match_id = None
         if more and more[0].startswith("["):
-            match_id = more.pop(0)[1:-1].removesuffix(", taken away")
+            match_id = more.pop(0)[1:-1].removesuffix(", isolated")
         words = [part for part in more if "=" not in part and not part.startswith("-> ")]
         hits = [_hit_of(m) for m in _HIT.finditer(words[0] if words else "")]
         reason = next((text for text in words[bool(hits) :]), None)
@@ -685,7 +685,7 @@ def _html_file(row: ET.Element) -> Fields:
         "reason": None if reason is None else content(reason),
         "id": None if code is None else content(code),
         "state": row.get("data-state"),
-        "in_place": None if code is None else "taken away" not in content(record),
+        "in_place": None if code is None else "isolated" not in content(record),
         "hits": [_html_hit(entry) for entry in entries],
         "actions": actions,
     }

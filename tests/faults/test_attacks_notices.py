@@ -559,7 +559,7 @@ def test_bytes_of_the_same_length_are_not_taken_for_those_that_are_signed(
 def test_a_role_that_was_tampered_with_is_refused(client: Client, simulator: Simulator) -> None:
     sign(simulator, fresh(simulator, "second"))
     simulator.tamper("metadata/2.notices.json", lambda data: data.replace(b"second", b"sec0nd"))
-    refused(client, ExitCode.UNVERIFIED, "notices.json is not what the snapshot says")
+    refused(client, ExitCode.UNVERIFIED, "notices.json is not the file that the snapshot names")
 
 
 def test_a_key_that_stands_twice_in_the_role_is_refused(

@@ -25,7 +25,7 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan import cache
 from hashclient.scan.reading import DIRECTORY
-from hashclient.scan.sources.mounts import UNTOLD
+from hashclient.scan.sources.mounts import UNIDENTIFIED
 from tests.disks import make_image, mounted, needs_mounts, tool
 from tests.kit import Run, call, csv_of, environment, make_state, write_tree
 
@@ -296,4 +296,4 @@ def test_without_proc_a_share_that_is_not_mounted_is_not_clean(state: Path, tmp_
     if "umount" in done.stderr or "unshare" in done.stderr:
         pytest.skip(f"proc cannot be taken away: {done.stderr.strip()}")
     assert done.returncode == 3, done.stderr
-    assert done.stdout.count(UNTOLD) == 2
+    assert done.stdout.count(UNIDENTIFIED) == 2

@@ -62,7 +62,7 @@ MODULES = (
     "formats/text.py",
     "quarantine/isolate.py",
 )
-FUNCTIONS = frozenset({"_flush", "_finish", "__next__", "_tell_all", "_tell", "_put"})
+FUNCTIONS = frozenset({"_flush", "_finish", "__next__", "_show_outcomes", "_show_portion", "_put"})
 RUNS = ("hashclient/scan/pipeline.py", "hashclient/cli/run.py")
 
 

@@ -321,7 +321,7 @@ def test_the_release_before_takes_back_what_was_begun(
 ) -> None:
     layout = unpacked(tmp_path / "state")
     error = fail_in_the_middle(layout)
-    assert f"what was there is kept in {layout.backup}" in (error.hint or "")
+    assert f"the old files are kept in {layout.backup}" in (error.hint or "")
     monkeypatch.undo()
     check_state(layout)
     assert read_version(layout).number == version.CURRENT

@@ -144,14 +144,14 @@ class TestMessages:
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__
         result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")])
-        others = ("outcomes", "deferred", "learned", "seen", "containers", "told", "taken_s")
+        others = ("outcomes", "deferred", "learned", "seen", "containers", "reported", "taken_s")
         assert set(others) < set(fields)
         for number, name in enumerate(name for name in fields if name not in others):
             setattr(result, name, number + 1)
         answer = decode_answer(encode(pack_result(result, 0.5)))
         assert isinstance(answer, Checked)
         assert unpack_result(answer) == result
-        assert result.told == Advance()
+        assert result.reported == Advance()
 
     def test_names_come_back_whatever_their_bytes(self) -> None:
         group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True)

@@ -344,7 +344,7 @@ def test_a_repository_that_is_corrupt_is_not_exported(world: Exporting) -> None:
     before = world.export().read_bytes()
     (segment,) = world.public.rglob("*.parquet")
     segment.write_bytes(segment.read_bytes()[:-1] + b"\0")
-    with pytest.raises(HashclientError, match="is not what is signed") as caught:
+    with pytest.raises(HashclientError, match="is not the signed file") as caught:
         world.export()
     assert caught.value.exit_code is ExitCode.STATE
     # The former bundle is still there, whole.
@@ -358,7 +358,7 @@ def test_metadata_of_another_role_is_not_exported(world: Exporting, name: str) -
     other = "timestamp" if name == "1.root" else "1.root"
     path = metadata / f"{name}.json"
     path.write_bytes((metadata / f"{other}.json").read_bytes())
-    with pytest.raises(StateError, match=r"it is for the role|is not what is signed"):
+    with pytest.raises(StateError, match=r"it is for the role|is not the signed file"):
         world.export()
     assert not list(world.directory.glob("*.bundle"))
 

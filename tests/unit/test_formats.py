@@ -156,7 +156,7 @@ def test_failures_of_a_run_in_words() -> None:
             "local: 2 of 2 entries have neither md5 nor sha1 nor sha256;"
             " 1 input cannot be distinguished from them"
         ),
-        "interrupted by SIGTERM: what comes after was not checked",
+        "interrupted by SIGTERM: the remaining inputs were not checked",
         "failed: cannot write the audit log\\x1b",
     ]
     summary.gaps_accepted = True

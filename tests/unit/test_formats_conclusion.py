@@ -42,13 +42,13 @@ def run(
         (
             run((FRESH, FRESH), counts={Kind.CLEAN: 2, Kind.SKIPPED: 1}),
             0,
-            "every input but what is skipped was checked, none matches, and all lists are fresh",
+            "every input except skipped ones was checked, none matches, and all lists are fresh",
         ),
         (
             run((FRESH, IN_GRACE), counts={Kind.CLEAN: 1, Kind.SKIPPED: 1, Kind.ACCEPTED: 1}),
             0,
             (
-                "every input but what is skipped or may stay unread was checked, none matches,"
+                "every input except skipped and accepted ones was checked, none matches,"
                 " and no list is past its grace period"
             ),
         ),

@@ -168,11 +168,11 @@ def test_all_that_needs_attention_is_said_above() -> None:
     assert attention is not None
     assert [content(item) for item in attention.iter("li")] == [
         "1 file conflicts with an entry: some of its digests agree, others do not.",
-        "2 inputs could not be read: nothing is known of what is there.",
+        "2 inputs could not be read: their content is unknown.",
         "List local expired 2026-01-02 03:04 UTC.",
         "List old expired 2026-01-02 03:04 UTC. It is within the grace that is allowed.",
         "Actions that could not be done: 1.",
-        "Interrupted by SIGINT: what comes after was not checked.",
+        "Interrupted by SIGINT: the remaining inputs were not checked.",
         f"Failed: exit code 9: {ExitCode.AUDIT.meaning}.",
     ]
     assert section(page([], summary_of(Kind.CLEAN)), "needs-attention") is None

@@ -459,7 +459,7 @@ def test_targets_give_notices_no_other_keys_than_the_draft_says(desk: Desk) -> N
     with pytest.raises(VerificationError, match="says something that is not known here"):
         load_draft(draft)
     edited(draft / "roles/targets.json", lambda s: s.update({NOTICES: []}))
-    with pytest.raises(VerificationError, match="of the role of notices is not valid"):
+    with pytest.raises(VerificationError, match="role of notices in targets is not valid"):
         load_draft(draft)
 
 

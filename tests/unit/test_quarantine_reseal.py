@@ -132,7 +132,7 @@ def test_another_file_sealed_to_the_same_key_is_not_passed_on(
     found = ward.match(another, entry="e-2")
     ward.take(found)
     ward.evidence(match).write_bytes(ward.evidence(found).read_bytes())
-    with pytest.raises(StateError, match="not what was sealed"):
+    with pytest.raises(StateError, match="not the file that was sealed"):
         reseal(ward, match, other.public)
     assert ward.item(match).recipients == (ward.public,)
 
@@ -143,7 +143,7 @@ def test_digests_prove_it_too(ward: Ward, match: Match, other: Officer) -> None:
     text = item.read_text()
     tag = ward.item(match).tags["sha256"]
     item.write_text(text.replace(tag, tag[::-1]))
-    with pytest.raises(StateError, match="not what was sealed"):
+    with pytest.raises(StateError, match="not the file that was sealed"):
         reseal(ward, match, other.public)
     # Under another seal key nothing can be said about tags; size and copy still are compared.
     ward.sealer = Sealer(b"\1" * 32)

@@ -284,7 +284,7 @@ def test_a_damaged_copy_is_not_restored(ward: Ward, file: Path, part: str) -> No
         else:
             document["size"] += 1
         path.write_text(json.dumps(document))
-    with pytest.raises(StateError, match=r"cannot decrypt|is not what was sealed"):
+    with pytest.raises(StateError, match=r"cannot decrypt|is not the file that was sealed"):
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
     assert evidence.exists()
@@ -300,7 +300,7 @@ def test_a_copy_of_something_else_is_not_restored(ward: Ward, file: Path) -> Non
     assert len(other.getvalue()) > len(CONTENT)
     ward.evidence(match).write_bytes(other.getvalue())
     ward.sealer = Sealer(bytes(32))  # no tag can be compared
-    with pytest.raises(StateError, match="is not what was sealed"):
+    with pytest.raises(StateError, match="is not the file that was sealed"):
         ward.restore(match)
     assert list(file.parent.iterdir()) == []
 

@@ -72,7 +72,7 @@ def test_an_endless_validation_is_ended() -> None:
 def test_a_process_that_dies() -> None:
     with ConfinedSchema(SCHEMA) as schema:
         os.kill(schema._process.pid, signal.SIGKILL)
-        with pytest.raises(VerificationError, match="breaks what reads it"):
+        with pytest.raises(VerificationError, match="breaks the process that reads it"):
             schema.validate(b"<report/>")
 
 

@@ -110,5 +110,5 @@ def test_without_room_it_is_an_error_of_ours(
     monkeypatch.setattr(sqlite3, "connect", small)
     chosen = Sorter()
     found = [handled(Kind.CLEAN, f"/srv/{number}", 5) for number in range(10_000)]
-    with pytest.raises(OutputError, match="cannot sort what was found"):
+    with pytest.raises(OutputError, match="cannot sort the outcomes"):
         any(map(chosen.add, found))

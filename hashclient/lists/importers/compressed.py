@@ -76,7 +76,7 @@ class _Expanded(io.RawIOBase):
             data: bytes = self._stream.read(size)
         except OSError as error:  # the message is the library's
             raise UsageError(
-                f"{self._name}: what is in this {self._codec} file cannot be unpacked",
+                f"{self._name}: this {self._codec} file cannot be unpacked",
                 hint="it is damaged, or not all of it is here; get it again",
             ) from error
         return data

@@ -1,4 +1,4 @@
-"""What hashdeep writes: `%%%% size,md5,...,filename`, and rows like it."""
+"""The output of hashdeep: `%%%% size,md5,...,filename`, and rows like it."""
 
 from __future__ import annotations
 

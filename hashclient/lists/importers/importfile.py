@@ -47,7 +47,7 @@ class ImportFile:
     """
 
     def __init__(self, stream: BinaryIO, name: str, reading: Reading | None = None) -> None:
-        """Import `stream`; `name` is what messages call it."""
+        """Import `stream`; messages call it `name`."""
         self.stream = stream
         self.name = printable(name)
         self.reading = Reading() if reading is None else reading

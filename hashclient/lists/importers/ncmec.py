@@ -46,7 +46,7 @@ _COMPARED = 1 << 18
 
 _FIRST = re.compile(rb"<\?xml[\s?]|<(?:\w{1,32}:)?queryResult[\s>]")
 _DIGESTS = ("md5", "sha1", "sha256")
-#: What `--where` may ask about.
+#: The fields that `--where` may ask about.
 COLUMNS = ("type", "member", "id", "timestamp", "classification", *_DIGESTS)
 _ENTRIES = {
     ("images", "image"): "image",

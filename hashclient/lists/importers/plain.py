@@ -1,7 +1,7 @@
 """Batches of cells as most files have them, made without pyarrow.
 
 Of a million rows, hardly one has something unusual; but pyarrow takes 35 MB, and to turn each text
-into its own takes longer than to decode it. What is unusual is left to `table`, which knows what to
+into its own takes longer than to decode it. Unusual rows are left to `table`, which knows what to
 do with every cell: here is no error, only None.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _EMPTY = (NoneType, UnsetType)
 #: More values are no fewer than the rows of many batches.
 _MAX_VALUES = 500
-#: What `plain_batch` reads.
+#: The columns that `plain_batch` reads.
 PLAIN_COLUMNS = frozenset({"size", "category", *(algorithm.label for algorithm in Algorithm)})
 
 

@@ -81,8 +81,8 @@ def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
         if not equals or not theirs or ours not in COLUMNS:
             raise UsageError(
                 "--column is not of the form md5=NAME",
-                hint=f"in front of the = stands one of: {', '.join(COLUMNS)}; behind it, what the"
-                " file calls that column",
+                hint=f"in front of the = stands one of: {', '.join(COLUMNS)}; behind it, the name"
+                " of that column in the file",
             )
         if ours in columns:
             raise UsageError(f"--column is given twice for {ours}")

@@ -133,7 +133,7 @@ def _condition(part: list[tuple[str, str]]) -> Condition:
     value = " ".join(token for _, token in part[place + 1 :]).strip().lower()
     op = part[place][1]
     if op not in ("=", "!=") and re.fullmatch(NUMBER, value) is None:
-        raise UsageError(f"--where compares with {op} what is no number", hint=_HINT)
+        raise UsageError(f"--where compares with {op} a value that is no number", hint=_HINT)
     return Condition(column, op, value)
 
 

@@ -1,1 +1,1 @@
-"""Holding, reading and removing what matched at its place: one module for each kind of place."""
+"""Holding, reading and removing a matched object: one module for each kind of place."""

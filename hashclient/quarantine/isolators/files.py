@@ -35,7 +35,7 @@ from hashclient.quarantine.safe_rename import (
     remove_exactly,
 )
 from hashclient.quarantine.tombstone import has_tombstone, put_tombstone
-from hashclient.system.encryption import tells_names
+from hashclient.system.encryption import shows_all_names
 from hashclient.system.text import printable
 
 #: At most this many processes that hold a file open are named.
@@ -130,7 +130,7 @@ class FileSpot:
         """Put back a file that a kill has left under the private name, or remove it if it may go.
 
         Raises:
-            OSError: what there is cannot be found out.
+            OSError: it cannot be found out.
         """
         place, hidden = self.place, self.place.at(PRIVATE_NAME.format(match_id))
         if hidden.status() is None or put_back(hidden, place.name):
@@ -145,7 +145,7 @@ class FileSpot:
         return None
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is at the path.
+        """Return the object at the path.
 
         Raises:
             UnclearError: the directory is another one, or files are being exchanged.
@@ -155,7 +155,7 @@ class FileSpot:
         if now is None:
             if self.place.identity() != (item.origin.device, item.origin.directory_inode):
                 raise UnclearError("its directory is another one now: is something not mounted?")
-            if not tells_names(self.place.fd):
+            if not shows_all_names(self.place.fd):
                 raise UnclearError("its directory is encrypted, and locked")
             return Sight.NOTHING
         is_seen = seen is not None and os.path.samestat(_file(seen).status, now)

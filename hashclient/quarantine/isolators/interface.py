@@ -1,4 +1,4 @@
-"""The interface of isolators: hold what matched at its place, read it, remove exactly it.
+"""The interface of isolators: hold a matched object at its place, read it, remove exactly it.
 
 `isolate` decides the order of the steps and proves the content; an isolator does what depends on
 the kind of place. Errors are those of the system (`OSError`); an act on one match ends with them,
@@ -104,16 +104,16 @@ class Spot(Protocol):
         words why the removal could not be finished, or None.
 
         Raises:
-            OSError: what there is cannot be found out.
+            OSError: it cannot be found out.
         """
         ...
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is there instead of the sealed file; `seen`, just held, is another file.
+        """Return the object there instead of the sealed file; `seen`, just held, is another file.
 
         Raises:
             UnclearError: it may be another place, or somebody is exchanging files.
-            OSError: what there is cannot be found out.
+            OSError: it cannot be found out.
         """
         ...
 

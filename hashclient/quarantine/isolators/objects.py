@@ -194,7 +194,7 @@ class ObjectSpot:
         """An object is deleted in one step: there is nothing to finish."""
 
     def look(self, item: Item, seen: Held | None) -> Sight:
-        """Return what is in the place.
+        """Return the object in the place.
 
         Raises:
             OSError: that cannot be found out.

@@ -1,6 +1,6 @@
 """A bucket on a cluster: workers list ranges of its keys and read its objects.
 
-1. A worker lists a range until it has many objects. What is left of it is divided at prefixes (up
+1. A worker lists a range until it has many objects. The rest of it is divided at prefixes (up
    to the next `/`), which a worker looks up, and each part is a range of its own.
 2. Pages are given out in the order of keys, as one machine lists them: so an interrupted scan has
    a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
@@ -171,7 +171,7 @@ class ClusterBucket:
         return Page(batch)
 
     def _hand_out(self) -> None:
-        """Hand out what is to be read, and what is to be listed next.
+        """Hand out objects to read, and ranges to list next.
 
         Raises:
             GoneError: the scheduler does not answer.
@@ -279,7 +279,7 @@ class ClusterBucket:
             self._checked.append(Checked(Result(outcomes=[outcome]), one))
 
     def _give_up(self) -> None:
-        """There is no cluster any more: end the listing here; what is not read is unread."""
+        """There is no cluster any more: end the listing here; objects not read are unread."""
         self._is_gone = True
         self._lose_batches([*self._jobs.take_lost(), *self._jobs.take_all()], CLUSTER_GONE)
         self._lose(list(self._waiting), CLUSTER_GONE)

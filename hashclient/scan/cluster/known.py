@@ -71,7 +71,7 @@ class Remembered:
         return self._inventory is not None
 
     def of(self, groups: Sequence[Names]) -> tuple[Known, ...]:
-        """Return what is known of the files in groups."""
+        """Return the records of the files in groups."""
         inventory, found = self._inventory, []
         by_file_system: dict[int, list[bytes]] = {}
         for group in groups:
@@ -116,15 +116,15 @@ class Remembered:
 
 
 class Sent:
-    """The worker's side: a cache that has what came with the batch; for one thread."""
+    """The worker's side: a cache of the records that came with the batch; for one thread."""
 
     def __init__(self, reread_days: int) -> None:
-        """Nothing is known; what is believed is due after `reread_days`."""
+        """Nothing is known; believed records are due after `reread_days`."""
         self._reread_days = reread_days
         self._known: dict[int, Known] = {}
 
     def take(self, known: Sequence[Known]) -> None:
-        """Replace what is known by what came with the next batch."""
+        """Replace the records by those that came with the next batch."""
         self._known = {one.file_system: one for one in known}
 
     def find(

@@ -114,7 +114,7 @@ class Lister:
         try:
             fd = open_directory(self._where(path), follow=place.is_root)
         except OSError as error:
-            self._tell(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+            self._add_outcome(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
             return []
         try:
             device = os.fstat(fd).st_dev
@@ -125,7 +125,7 @@ class Lister:
                 return []
             return self._list_open(path, fd, device)
         except OSError as error:
-            self._tell(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+            self._add_outcome(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
             return []
         finally:
             os.close(fd)
@@ -152,7 +152,7 @@ class Lister:
             # The directory was removed, or its medium fails, in the middle of it.
             outcomes.append(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
         for outcome in outcomes:
-            self._tell(outcome)
+            self._add_outcome(outcome)
         file_system = self._number(fd, device) if names else 0
         for first in range(0, len(names), TASK_NAMES):
             part = slice(first, first + TASK_NAMES)
@@ -178,7 +178,7 @@ class Lister:
             return place.device
         return os.stat("..", dir_fd=fd).st_dev
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _add_outcome(self, outcome: Outcome) -> None:
         self._listed.outcomes.append(pack_outcome(outcome))
 
     def _where(self, path: str) -> str:

@@ -24,7 +24,7 @@ from hashclient.scan.sources.interface import Group, Task
 PROTOCOL = 2
 #: The number of an inode in a message.
 INODE = np.dtype("<u8")
-#: What a named file has to be: its inode, its size, its time of modification in nanoseconds.
+#: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
 SIGN = np.dtype([("inode", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8")])
 
 
@@ -133,7 +133,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
-    """What the client remembers of files of one file system.
+    """The client's records of files of one file system.
 
     `records` are those of its inventory, by inode; `containers` are records of containers, each
     with the tags of its members.
@@ -145,7 +145,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ToCheck(msgspec.Struct, frozen=True, array_like=True):
-    """A batch of files, and what is known of them."""
+    """A batch of files, and the records of them."""
 
     groups: tuple[Names, ...]
     known: tuple[Known, ...] = ()

@@ -71,7 +71,7 @@ class NamedFiles:
 
 
 def _sign_of(status: os.stat_result) -> tuple[int, int, int]:
-    """Return what a file has to be; times beyond the year 2262 wrap around."""
+    """Return the identity of a file; times beyond the year 2262 wrap around."""
     mtime_ns = (status.st_mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
     return status.st_ino, status.st_size, mtime_ns
 

@@ -1,7 +1,7 @@
 """Messages about objects in buckets, between a scan and the workers of its cluster.
 
-ETags cross the wire, as between a store and its clients: each read rests on them. What a worker
-computes does not: as with files, outcomes have tags and no digests.
+ETags cross the wire, as between a store and its clients: each read rests on them. Digests that a
+worker computes do not: as with files, outcomes have tags and no digests.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class ClusterTrees(Trees):
     def __init__(
         self, paths: Sequence[str], options: WalkOptions, places: Places | None = None
     ) -> None:
-        """List what is at `paths`, as `Trees` does; links that are met are never followed."""
+        """List the trees at `paths`, as `Trees` does; links that are met are never followed."""
         super().__init__(paths, options, places)
         #: Directories below the PATHs where a file system is mounted, or was.
         self.points: set[str] = set()

@@ -73,7 +73,7 @@ LARGE_BYTES = 256 << 20
 MOST_RUNS = 16
 #: Seconds that a worker may take to open its lists and look at paths.
 PREPARE_S = 120.0
-#: What reads buckets.
+#: The reader of buckets.
 OBJECT_LIBRARIES = ("botocore", "obstore")
 #: More of a resource than a worker ever uses: it says which workers may get batches, not how many.
 PLENTY = 1e9
@@ -111,11 +111,11 @@ class Work:
         return self._state_dir
 
     def judge(self) -> Judge:
-        """Return what compares with the lists."""
+        """Return the judge, which compares with the lists."""
         return self._lists.judge(all_digests=self.spec.all_digests)
 
     def members(self) -> Members | None:
-        """Return what opens containers; None if they are not opened."""
+        """Return the opener of containers; None if they are not opened."""
         spec = self.spec
         if spec.containers is None:
             return None

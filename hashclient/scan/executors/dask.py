@@ -150,7 +150,7 @@ class Dask:
         return ClusterBucket(self._jobs, uri, after, namespace)
 
     def close(self) -> None:
-        """Leave the cluster, which drops what is still on its way."""
+        """Leave the cluster, which drops batches still on their way."""
         self._opened.close()
 
 

@@ -36,7 +36,7 @@ class Result(msgspec.Struct):
     unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
     containers; `clean` and `outcomes` have them, too. Of the files known unchanged,
     `believed_unchanged` are without a proof. `by_store_digest` objects were decided by their
-    store's digest. `told` has what the `Advance`s of the task have reported already, in all;
+    store's digest. `reported` has what the `Advance`s of the task have reported already, in all;
     `taken_s` is how long another process took for it.
     `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
     `containers` the members that were found inside of files.
@@ -56,7 +56,7 @@ class Result(msgspec.Struct):
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     seen: list[Block] = msgspec.field(default_factory=list)
     containers: list[Container] = msgspec.field(default_factory=list)
-    told: Advance = Advance()
+    reported: Advance = Advance()
     taken_s: float = 0.0
     by_store_digest: int = 0
 

@@ -47,7 +47,7 @@ GROWTH = 4
 #: A smaller difference is ignored: this many times more, or less.
 MORE, FEWER = 1.25, 0.5
 #: Memory of its own that a worker may need, with the process that opens containers for it, and the
-#: share of what is free that all of them may take.
+#: share of the free memory that all of them may take.
 WORKER_BYTES = 32 << 20
 MEMORY_SHARE = 0.25
 #: The share of its descriptors that the parent may spend on connections to workers.
@@ -55,7 +55,7 @@ DESCRIPTOR_SHARE = 0.25
 
 
 class Times(msgspec.Struct):
-    """What a worker does, and how busy it was so far at the last look."""
+    """The work of a worker, and how busy it was so far at the last look."""
 
     #: When it began its present task; None while it has nothing to do.
     busy_since: float | None = None

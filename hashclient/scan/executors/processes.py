@@ -66,7 +66,7 @@ class _Worker(msgspec.Struct):
     connection: Connection
     tasks: deque[Task] = msgspec.field(default_factory=deque)
     #: How many bytes of the first of them it has reported.
-    told: Advance = Advance()
+    reported: Advance = Advance()
     times: Times = msgspec.field(default_factory=Times)
 
 
@@ -305,12 +305,12 @@ class Pool:
         if isinstance(message, int):
             group = worker.tasks[0][0]  # a file that takes long has a task of its own
             path = join(group.directory, group.names[0])
-            worker.told = Advance(worker.told.bytes_ahead + message, path)
+            worker.reported = Advance(worker.reported.bytes_ahead + message, path)
             return Advance(message, path)
         if isinstance(message, Result):
             task = worker.tasks.popleft()
             self._pacing.ended(worker.times, task, message.taken_s, is_last=not worker.tasks)
-            message.told, worker.told = worker.told, Advance()
+            message.reported, worker.reported = worker.reported, Advance()
         return message
 
     def _bury(self, worker: _Worker) -> Result:
@@ -346,5 +346,5 @@ class Pool:
                 for group in task
                 for name in group.names
             ],
-            told=worker.told,
+            reported=worker.reported,
         )

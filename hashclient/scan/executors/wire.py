@@ -32,7 +32,7 @@ class _WireGroup(msgspec.Struct, array_like=True):
 
 
 class _WireHit(msgspec.Struct, array_like=True):
-    """What many hits have in common: all but the entry."""
+    """The common part of many hits: all but the entry."""
 
     list_name: str
     category: str
@@ -50,7 +50,7 @@ class _WireValues(msgspec.Struct, array_like=True):
 
 
 class _WireRest(msgspec.Struct, array_like=True):
-    """What few outcomes have."""
+    """Values that few outcomes have."""
 
     reason: str | None
     members: list[bytes]

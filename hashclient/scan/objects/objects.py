@@ -52,7 +52,7 @@ CONTRADICTED = "its {} was taken for its md5, and that of another object is none
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to check: objects by their URIs, and how.
+    """The objects to check, by their URIs, and how.
 
     Without `reads`, nothing is read. With `all_versions`, every version counts. `after` is the key
     behind which the listing of the one URI goes on. A `report` on the one URI takes the place of
@@ -70,7 +70,7 @@ class Elsewhere(Protocol):
     """Other machines that list and read buckets."""
 
     def bucket(self, uri: ObjectUri, after: str | None, namespace: str) -> Work:
-        """Return what lists a URI behind the key `after`, and reads its objects.
+        """Return the lister of a URI behind the key `after`, and reader of its objects.
 
         `namespace` distinguishes the bucket from those of the same name in other stores.
         """
@@ -132,12 +132,12 @@ class Objects:
         self.token: str | None = None
 
     def check_at(self, elsewhere: Elsewhere) -> None:
-        """Have other machines list and read what they can."""
+        """Have other machines list and read all that they can."""
         self._tools = msgspec.structs.replace(self._tools, elsewhere=elsewhere)
 
     @property
     def arguments(self) -> list[str]:
-        """What was asked for."""
+        """The URIs that were asked for."""
         return [uri.text for uri in self._request.uris]
 
     def check(

@@ -43,7 +43,7 @@ SAMPLE = 1_000
 
 UNREAD = "--no-read: nothing but its content could tell"
 CANDIDATE = "--no-read: its {} is that of an entry, and only its content could tell"
-UNTRUSTED = "--no-read: what its store says of it is not trusted (trust_etag)"
+UNTRUSTED = "--no-read: the digest that its store gives is not trusted (trust_etag)"
 GAP = "--no-read: entries of its size have no md5"
 NO_DIGEST = "--no-read: its store gives no digest of it"
 

@@ -49,7 +49,7 @@ _NOWHERE = {
 
 
 class WalkOptions(msgspec.Struct, frozen=True):
-    """What a walk leaves out. `exclude` are shell patterns, as `compile_excludes` reads them."""
+    """The limits of a walk. `exclude` are shell patterns, as `compile_excludes` reads them."""
 
     exclude: tuple[str, ...] = ()
     one_file_system: bool = False

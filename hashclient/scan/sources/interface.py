@@ -2,9 +2,9 @@
 
 A source runs in the process that hands out work. It names inputs, in batches, and never looks at
 one or opens it; checkers do that. Its contract, which `tests/contract/test_sources.py` holds each
-one to: every input is named once or is an outcome; what cannot be listed is unread; a batch is of a
-useful size, or what was listed in a useful time; and memory does not grow with the number of
-inputs.
+one to: every input is named once or is an outcome; a directory that cannot be listed is unread; a
+batch is of a useful size, or has the inputs listed in a useful time; and memory does not grow with
+the number of inputs.
 
 To add one: a module here with a class, a row in `tests/contract/test_sources.py`, and where it is
 asked for, in `cli/scan` or through `Client.scan(sources=…)`.

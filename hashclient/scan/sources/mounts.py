@@ -67,7 +67,7 @@ _PSEUDO = frozenset(
 )
 #: Their statfs(2) gives a number made from the UUID; that of others is made from the device.
 _NUMBERED_BY_UUID = frozenset({"ext2", "ext3", "ext4", "btrfs"})
-UNTOLD = "cannot tell which file system this is: /proc cannot be read"
+UNIDENTIFIED = "cannot tell which file system this is: /proc cannot be read"
 _BY_UUID = "/dev/disk/by-uuid"
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
@@ -179,7 +179,7 @@ class Mounts:
         now = self._record_of(fd)
         if now is None:
             # There is nothing to compare with, or no way to compare.
-            return UNTOLD if self._records and not _can_tell(fd) else None
+            return UNIDENTIFIED if self._records and not _can_identify(fd) else None
         path = now.real_path
         before = self._records.get(path)
         if before is not None:
@@ -356,7 +356,7 @@ def _real_path(fd: int) -> str | None:
         return None
 
 
-def _can_tell(fd: int) -> bool:
+def _can_identify(fd: int) -> bool:
     """Return whether proc gives the paths of open directories, and the mounts."""
     try:
         os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - any bytes
@@ -423,7 +423,7 @@ def _load(state_dir: Path) -> dict[str, Record]:
         raise state_error("cannot read", path, error) from error
     except ValueError as error:
         raise DamagedMountsError(
-            f"what is remembered of mounted file systems is damaged: {printable(path)}",
+            f"the record of mounted file systems is damaged: {printable(path)}",
             hint="this scan remembers them again, and does not notice one that is not mounted: see"
             " to it that all are, and scan again",
         ) from error

@@ -9,7 +9,7 @@ from hashclient.scan.sources.interface import Source, Task
 
 
 class Several:
-    """Lists what each of its sources lists, one source after the other."""
+    """Lists the inputs of its sources, one source after the other."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources

@@ -43,9 +43,9 @@ class Stream:
             if kept is not None:
                 kept.close()
             outcome = Outcome(Kind.UNREAD, self._name, reason=reason_of(error), is_stream=True)
-            told = Advance(digester.length, shown)
-            yield Result(bytes_read=digester.length, outcomes=[outcome], told=told)
+            reported = Advance(digester.length, shown)
+            yield Result(bytes_read=digester.length, outcomes=[outcome], reported=reported)
             return
         result = checker.check(self._name, digester, kept)
-        result.told = Advance(digester.length, shown)
+        result.reported = Advance(digester.length, shown)
         yield result

@@ -63,7 +63,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
     (
         range(4000, 5000),
         ConfigError,
-        "the service does not accept what was sent as valid",
+        "the service does not accept the data that were sent as valid",
         "check incident_type and [report]; the service's operators can say more of the request",
     ),
     (
@@ -88,7 +88,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
         range(ALREADY_FINISHED, ALREADY_FINISHED + 1),
         StateError,
         "the service says that the report is finished",
-        "what is finished cannot be changed; contact the recipient",
+        "a finished report cannot be changed; contact the recipient",
     ),
 )
 

@@ -144,7 +144,7 @@ class Filing:
                 self._finished(answer)
                 raise UsageError(
                     f"report {self.report.id} is finished at the service as {self._id}",
-                    hint="what is finished cannot be changed; contact the recipient",
+                    hint="a finished report cannot be changed; contact the recipient",
                 )
             if answer.code == NO_SUCH_REPORT:
                 self.unknown_there = self._id
@@ -182,7 +182,7 @@ class Filing:
         with plan.open_evidence(match) as evidence:
             answer = self._call(Call.UPLOAD, lambda: self.service.upload(self._id, name, evidence))
         if answer.file_id is None or answer.md5 is None:
-            raise UnreachableError("the service does not say what it has got")
+            raise UnreachableError("the service does not say which bytes it has got")
         if answer.md5 != evidence.digests[Algorithm.MD5].hex():
             raise VerificationError(
                 f"the service has got other bytes than were sent: match {match.id}",

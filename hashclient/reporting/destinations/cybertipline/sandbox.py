@@ -113,7 +113,9 @@ def _until_line(stream: IO[bytes], limit_s: float) -> Iterator[bytes]:
         while selector.select(max(0.0, ends - time.monotonic())):
             piece = os.read(stream.fileno(), 1 << 16)
             if not piece:
-                raise unusable("it takes too much memory or time, or breaks what reads it")
+                raise unusable(
+                    "it takes too much memory or time, or breaks the process that reads it"
+                )
             yield piece
             if piece.endswith(b"\n"):
                 return

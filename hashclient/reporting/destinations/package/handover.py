@@ -52,7 +52,7 @@ class HandOver:
         """Make the package of a report and put it there, unless it is there already.
 
         Raises:
-            UsageError: one of its recipients cannot open what is sealed in it.
+            UsageError: one of its recipients cannot open the sealed files in it.
             HashclientError: it cannot be made; the directory has no package.
         """
         settings = self._session.settings
@@ -121,7 +121,7 @@ class HandOver:
                 f"the recipient cannot open the evidence of match {match_id}{others}:"
                 f" {excerpt(recipient)}",
                 hint="`hashclient quarantine add-recipient KEY` names them, and `quarantine reseal"
-                " --all --identity FILE` seals what is there to them, too; or `report submit"
+                " --all --identity FILE` seals earlier copies to them, too; or `report submit"
                 " REPORT --allow-closed` hands it over as it is",
             )
         return tuple(closed)

@@ -1,8 +1,8 @@
 """Verifies a package, on any machine: without a state directory, a configuration or a network.
 
 The package is read as a stream, in the order of the format, and nothing is written. A package
-proves what the holder of one audit key has signed. It cannot prove whose key this is, so the key is
-returned for comparison.
+proves that the holder of one audit key has signed it. It cannot prove whose key this is, so the key
+is returned for comparison.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def verify_package(
             for chunk in member.chunks:
                 computed.update(chunk)
             if (member.size, computed.hexdigest()) != (evidence.length, evidence.sha256):
-                raise VerificationError(f"evidence is not what was signed: {member.name}")
+                raise VerificationError(f"evidence is not the signed file: {member.name}")
         if wanted:
             raise VerificationError(f"evidence is missing: {min(wanted)}")
     return Verified(document, custody, len(hashes) - 2, key)
