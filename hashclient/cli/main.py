@@ -33,6 +33,7 @@ from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
+from hashclient.system.process import collect_rarely
 from hashclient.system.text import nearest, printable
 from hashclient.system.times import show_local_time
 
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
 WITHOUT_DEFAULTS = frozenset(
     {"audit", "inventory", "matches", "quarantine", "report", "notices", "provider", "demo"}
 )
-
-#: How many objects are made before the garbage collector looks for cycles: more than a start makes,
-#: since almost all of these stay. Measured in CPU time against Python's 700: a scan of one file 336
-#: ms instead of 353, of 40,000 files 554 instead of 634.
-GC_THRESHOLD = 200_000
 
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
@@ -354,7 +350,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # One BLAS thread: there is no linear algebra here, a pool would only cost time and memory, and
     # would make forking unsafe. This must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(GC_THRESHOLD)
+    collect_rarely()
     open_streams()
     code: int
     try:

@@ -10,13 +10,16 @@ handler writes one sentence and ends the process with an exit code of the table.
 Python code and needs Python's lock; a thread that has released the lock waits for it, as after any
 call into C.
 
-Front ends and workers call both functions. The import alone changes nothing: a library must not
+Such a process makes many objects and few cycles, so its garbage collector should search rarely.
+
+Front ends and workers call these functions. The import alone changes nothing: a library must not
 change the process of its user.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -32,6 +35,12 @@ BAD_PAGE_HINT = (
 
 #: <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
+
+#: How many objects are made before the garbage collector looks for cycles: more than a start makes,
+#: since almost all of these stay. Measured in CPU time against Python's 700: a scan of one file 336
+#: ms instead of 353, of 40,000 files 554 instead of 634; of 400,000 files on a cluster, 1.08 times
+#: that of processes of one machine instead of 1.18.
+GC_THRESHOLD = 200_000
 
 #: Gives the exit code of the handler where more is known than the failure (such as a match).
 _exit_codes: list[Callable[[], ExitCode]] = []
@@ -57,6 +66,13 @@ def keep_memory_private() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def collect_rarely() -> None:
+    """Let the garbage collector search for cycles rarely; never more often than it does now."""
+    young, *older = gc.get_threshold()
+    if 0 < young < GC_THRESHOLD:
+        gc.set_threshold(GC_THRESHOLD, *older)
 
 
 def keep_others_from_writing() -> None:

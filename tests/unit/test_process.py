@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -12,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import StateError
-from hashclient.system.process import BAD_PAGE, BAD_PAGE_HINT, bad_page
+from hashclient.system.process import (
+    BAD_PAGE,
+    BAD_PAGE_HINT,
+    GC_THRESHOLD,
+    bad_page,
+    collect_rarely,
+)
 from tests.kit import environment
 
 #: Every way in which our code, and the libraries under it, touch a mapped file; each in a process
@@ -127,6 +134,21 @@ def test_an_import_changes_no_signal_handler_or_limit() -> None:
     caught, core = done.stdout.split()
     assert not int(caught, 16) >> 6 & 1  # SIGBUS is the seventh
     assert int(core) == limit
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(700, GC_THRESHOLD), (0, 0), (GC_THRESHOLD + 1, GC_THRESHOLD + 1)],
+    ids=["as Python has it", "switched off", "even more rarely"],
+)
+def test_the_garbage_collector_searches_rarely(before: int, after: int) -> None:
+    young, *older = gc.get_threshold()
+    try:
+        gc.set_threshold(before, *older)
+        collect_rarely()
+        assert gc.get_threshold() == (after, *older)
+    finally:
+        gc.set_threshold(young, *older)
 
 
 def test_the_error_of_a_bad_page_says_what_helps() -> None:

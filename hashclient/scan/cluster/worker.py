@@ -62,6 +62,7 @@ from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.log import Log
+from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
 from hashclient.system.text import printable
 
@@ -263,8 +264,9 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
-    # Present objects live long: the garbage collector need not search them again.
+    # Present objects live long: the garbage collector need not search them again, nor often.
     gc.freeze()
+    collect_rarely()
     return None
 
 
