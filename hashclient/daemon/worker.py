@@ -60,8 +60,9 @@ _READERS = 8
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
-#: Descriptors reserved for files that are read and written, besides connections.
-SPARE_DESCRIPTORS = 128
+#: Descriptors reserved for files that are read and written, besides connections; a thread that
+#: reads a path has `DIRECTORIES` of its checker open at once.
+SPARE_DESCRIPTORS = 256
 #: A connection that was silent for this long is closed if there are too many and others come; and
 #: the seconds between two searches for such connections.
 SILENT_S = 1.0

@@ -30,7 +30,7 @@ WAITS, WAITS_A_FILE = 4, 0.2
 #: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
 _BLOCKS = 8
 #: Errors for a lack of resources to open a file ahead; the file is opened later, and not unread.
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Waits:
@@ -81,7 +81,7 @@ class OpenedAhead:
             try:
                 fd = os.open(self._next, self._flags, dir_fd=self._directory_fd)
             except OSError as error:
-                if self._opened and error.errno in _NO_ROOM:
+                if self._opened and error.errno in NO_ROOM:
                     break
                 self._opened.append(error)
             else:
