@@ -307,6 +307,9 @@ def _read_batches(
                 # Reading does not check that text is UTF-8.
                 batch.validate(full=True)
             yield batch
+            if batch_rows is not None and batch_rows < BATCH_ROWS:
+                # Memory is short: what Arrow keeps for later, up to 100 MB, goes back.
+                pa.default_memory_pool().release_unused()
     except MemoryError as error:  # Arrow's own memory error is a subclass
         raise VerificationError(f"{what} asks for too much memory") from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:

@@ -87,8 +87,8 @@ class Changes:
         self._numbers: dict[str, int] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
-        #: Whether changes were missed since.
-        self._missed = False
+        #: Whether changes were missed since, or there were more than the kernel keeps.
+        self._missed = self._overflowed = False
         #: Whether all directories are watched; the system may refuse more at any time.
         self.is_whole = True
         self._is_starting = True
@@ -160,7 +160,7 @@ class Changes:
 
     def look_again(self) -> None:
         """Watch all present directories that are not watched yet; missed changes stay noted."""
-        self._missed = False
+        self._missed = self._overflowed = False
         self.is_whole = True
         self._files.clear()
         self._mounted = self._mounts()
@@ -239,10 +239,10 @@ class Changes:
                         add(path)
             elif mask & _OVERFLOW:
                 _log.info("the kernel reported more changes than its queue holds")
-                self._missed = True
+                self._overflowed = True
             elif directory is not None:
                 self._read_unusual(number, mask, directory, name)
-        return self._missed
+        return self._missed or self._overflowed
 
     def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
         """Take a report about a watched directory, a directory in it, or a file that left."""
@@ -262,8 +262,13 @@ class Changes:
 
     @property
     def missed(self) -> bool:
-        """Whether changes were missed since the last scan of everything."""
+        """Whether changes were missed since the last scan of everything, not by an overflow."""
         return self._missed
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether there were more changes than the kernel keeps, since the last such scan."""
+        return self._overflowed
 
     def take(self) -> set[str]:
         """Return the files that have changed, and begin again."""
@@ -288,7 +293,10 @@ class Changes:
                     return
                 if error.errno == errno.EACCES:
                     yield path
-                continue  # or removed again, or a link
+                elif error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone again, or a link
+                    _log.info("cannot watch %s: %s", printable(path), error.strerror)
+                    self.is_whole = False
+                continue
             before = self._paths.get(number)
             if before is not None and before != path:
                 self._numbers.pop(before, None)  # a moved directory keeps its watch

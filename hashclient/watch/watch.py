@@ -8,6 +8,7 @@ a quiet moment.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -40,9 +41,9 @@ MOST_SETTLES = 10
 #: 100,000 files a second they fill an eighth of the kernel's queue, as it is by default.
 GATHER_S = 0.01
 #: Seconds of rest after a check of changed files, or the settle time if that is shorter, or as long
-#: as the check took if that is longer: each check has costs of its own, some 0.1 s, so while many
-#: files are written, each of few checks has many.
-REST_S = 1.0
+#: as the check took, up to the second number: each check has costs of its own, some 0.1 s, so while
+#: many files are written, each of few checks has many.
+REST_S, MOST_REST_S = 1.0, 3.0
 #: The names in a directory are read if so many of its files have changed; so many times as many
 #: names are read at most.
 LISTED_FROM = 16
@@ -99,9 +100,9 @@ class Watch:
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}
-        #: When the last change came, and since when changes are known to be missed.
+        #: When the last change came, and since when there were more than the kernel keeps.
         self._changed_at = 0.0
-        self._missed_at: float | None = None
+        self._overflowed_at: float | None = None
         self._unseen: frozenset[str] = frozenset()
         self._lists: tuple[object, ...] | None = None
         self._folders: list[tuple[str, int, int]] = []
@@ -145,38 +146,52 @@ class Watch:
                 time.sleep(GATHER_S)
                 self._take_in()
             now = time.monotonic()
+            # Fewer directories may be watched than at the last scan of everything.
+            rescan_at = min(rescan_at, now + self._next_rescan_s)
             missed = self._changes.missed
             if now >= look_at:
                 look_at = now + LOOK_S
                 missed = self._changes.look_around() or self._are_other_lists()
-            if missed and self._missed_at is None:
-                self._missed_at = now
-            if now >= self._all_due(rescan_at):
+            if self._changes.overflowed and self._overflowed_at is None:
+                self._overflowed_at = now
+            if missed or now >= self._all_due(rescan_at):
                 # Changes stay missed until a scan of everything succeeds.
                 done = self._everything()
                 rescan_at = time.monotonic() + (self._next_rescan_s if done else RETRY_S)
             elif now >= self._some_due(rested_at):
-                due = sorted(path for path, moment in self._due.items() if moment <= now)
-                if due:
-                    self._look_at(due[:MOST_FILES])
-                    ended = time.monotonic()
-                    rested_at = ended + max(min(self._settle_s, REST_S), ended - now)
-                self._first_due = min(self._due.values(), default=float("inf"))
+                rested_at = self._look_at_due(now)
+
+    def _look_at_due(self, now: float) -> float:
+        """Check the files that are due, and return when the next ones may be checked."""
+        due = sorted((moment, path) for path, moment in self._due.items() if moment <= now)
+        # Those first that have waited for longest: nobody can keep a file waiting by other files.
+        chosen = sorted(path for _, path in due[:MOST_FILES])
+        if chosen:
+            self._look_at(chosen)
+        self._first_due = min(self._due.values(), default=float("inf"))
+        if not chosen or len(due) > MOST_FILES:
+            return now
+        ended = time.monotonic()
+        return ended + min(max(self._pause_s, ended - now), MOST_REST_S)
+
+    @property
+    def _pause_s(self) -> float:
+        return min(self._settle_s, REST_S)
 
     def _all_due(self, rescan_at: float) -> float:
-        """Return when everything is to be scanned: at `rescan_at`, or when changes were missed.
+        """Return when everything is to be scanned: at `rescan_at`, or after an overflow.
 
-        Then the trees settle first, as a file does: a scan of all that is still being written would
-        be of no use.
+        Then the trees come to rest first: a scan of all that is still being written would be of no
+        use.
         """
-        if self._missed_at is None:
+        if self._overflowed_at is None:
             return rescan_at
-        settled = self._changed_at + self._settle_s
-        return min(settled, self._missed_at + self._settle_s * MOST_SETTLES, rescan_at)
+        at_rest = self._changed_at + self._pause_s
+        return min(at_rest, self._overflowed_at + self._pause_s * MOST_SETTLES, rescan_at)
 
     def _some_due(self, rested_at: float) -> float:
         """Return when changed files are to be checked; never, if a scan of everything is due."""
-        return max(self._first_due, rested_at) if self._missed_at is None else float("inf")
+        return max(self._first_due, rested_at) if self._overflowed_at is None else float("inf")
 
     @property
     def _next_rescan_s(self) -> float:
@@ -192,8 +207,11 @@ class Watch:
     def _take_in(self) -> None:
         """Note the changed files."""
         self._changes.read()
-        self._changed_at = now = time.monotonic()
-        for path in self._changes.take():
+        now = time.monotonic()
+        files = self._changes.take()
+        if files or self._changes.overflowed:
+            self._changed_at = now
+        for path in files:
             latest = self._latest.setdefault(path, now + self._settle_s * MOST_SETTLES)
             self._is_due(path, min(now + self._settle_s, latest))
 
@@ -204,7 +222,7 @@ class Watch:
     def _everything(self, *, first: bool = False) -> bool:
         """Scan everything, with the cache, to find missed changes; return whether it succeeded."""
         self._folders = self._client.session.list_folders()
-        self._missed_at = None
+        self._overflowed_at = None
         self._changes.look_again()
         self._due.clear()
         self._latest.clear()
@@ -333,12 +351,10 @@ class ChangedFiles:
         task: Task = []
         names = 0
         for directory, group in itertools.groupby(self._paths, os.path.dirname):
-            present = _present(directory, list(group))
-            while present:
-                room = TASK_NAMES - names
-                task.append(Group(directory, present[:room], follow=False))
-                names += len(task[-1].names)
-                present = present[room:]
+            while part := list(itertools.islice(group, TASK_NAMES - names)):
+                if present := _present(directory, part):
+                    task.append(Group(directory, present, follow=False))
+                    names += len(present)
                 if names >= TASK_NAMES:
                     yield task
                     task, names = [], 0
@@ -365,5 +381,13 @@ def _present(directory: str, paths: Sequence[str]) -> list[str]:
     return [
         name
         for name, path in zip(names, paths, strict=True)
-        if name in listed or os.path.lexists(path)
+        if name in listed or not _is_gone(path)
     ]
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:  # with any other error, it is there, and perhaps unread
+        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return False

@@ -84,5 +84,6 @@ def test_a_fetch_takes_the_less_memory_the_less_its_group_leaves(tmp_path: Path)
             assert f"{entries:,} live entries" in done.stdout
             most[left] = int(done.stderr.split("most ")[-1])
             assert site.run("status", "--verify", state=state).code == 0
-    assert most[128] < 300
-    assert most[128] < 0.7 * most[4096]
+    # By chance of the allocator, 250 to 310.
+    assert most[128] < 350
+    assert most[128] < 0.6 * most[4096]

@@ -264,7 +264,9 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
             del _runs[old.spec.run]
     for old in dropped:
         old.close()
-    # Present objects live long: the garbage collector need not search them again, nor often.
+    # Present objects live long: the garbage collector need not search them again, nor often. But
+    # garbage that is frozen stays for ever.
+    gc.collect()
     gc.freeze()
     collect_rarely()
     return None
