@@ -21,7 +21,7 @@ from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
 from hashclient.scan.pipeline import Run
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.interface import Group, Task
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes
 from hashclient.watch.watch import LISTED_FROM, LISTED_TIMES, ChangedFiles, Watch
@@ -140,6 +140,52 @@ def test_changed_files_that_are_gone_again_are_left_out(
     assert {group.directory for group in groups} == {str(tmp_path)}
     found = [f"{group.directory}/{name}" for group in groups for name in group.names]
     assert found == [*paths[::2], f"{tmp_path}/link"]
+
+
+def test_a_changed_file_of_too_long_a_path_is_not_taken_for_gone(tmp_path: Path) -> None:
+    directory = f"{tmp_path}/" + "/".join(["d" * 250] * 20)
+    paths = [f"{directory}/f", f"{directory}/g"]
+    assert _tasks(paths) == [[Group(directory, ["f", "g"], follow=False)]]
+
+
+@pytest.mark.slow
+def test_files_that_have_waited_for_longest_are_checked_first(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nobody can keep a file from its check by changing others again and again."""
+    monkeypatch.setattr(watch_module, "MOST_FILES", 10)
+    tree = write_tree(tmp_path / "t", {})
+    over = threading.Event()
+
+    found: list[str] = []
+
+    def end(handled: Handled) -> None:
+        found.append(handled.outcome.path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def write() -> None:
+        (tree / "z").write_bytes(LISTED)
+        for number in range(4000):  # at most for so long
+            (tree / f"a{number % 300}").write_bytes(b"benign")
+            if over.wait(0.002):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    writer = threading.Thread(target=write)
+    watch = Watch(
+        client,
+        [str(tree)],
+        settle_s=0.1,
+        rescan_s=1000,
+        jobs=1,
+        on_outcome=end,
+        on_failure=lambda _: None,
+        on_scan=lambda _: writer.start(),
+    )
+    watch.run(lambda _: None)
+    over.set()
+    writer.join()
+    assert found == [str(tree / "z")]
 
 
 def test_a_changed_file_in_the_root_directory_has_its_name() -> None:
