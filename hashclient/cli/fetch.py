@@ -74,7 +74,7 @@ def command(
     wait_s: float,
     output_format: str,
 ) -> ExitCode:
-    """Fetch new entries, verify and seal them, then use them.
+    """Fetch the changes of the lists, verify and seal them, then use them.
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider
@@ -277,7 +277,8 @@ def _show_listed_again(app: App, fetched: Fetched) -> None:
     if not fetched.listed_again:
         return
     app.out(
-        f"list {fetched.list_name} has withdrawn entries again; these files stay in quarantine:"
+        f"list {fetched.list_name} lists these files again, whose entries were withdrawn; they"
+        " stay in quarantine:"
     )
     for match in fetched.listed_again:
         entries = ", ".join(hit.entry for hit in match.standing)

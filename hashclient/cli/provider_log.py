@@ -25,7 +25,7 @@ from hashclient.system.text import printable
 
 @click.group("log")
 def log() -> None:
-    """Show and verify the log of all publications, and by whom.
+    """Show and verify the log of publications, and who made each.
 
     It is in REPO/log, in the format of the client's audit log: each record holds the hash of the
     one before it, and the log is signed. A change is recorded before clients can see it; where

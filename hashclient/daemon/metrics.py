@@ -35,7 +35,7 @@ _TOTALS = {
     Count.BYTES: ("bytes", "Bytes of streams that were checked."),
     Count.CONNECTIONS: ("connections", "Connections that were opened."),
     Count.REFUSED: ("refused", "Connections that were refused: there were too many."),
-    Count.IDLE: ("idle", "Connections that were closed, since nothing came."),
+    Count.IDLE: ("idle", "Connections that were closed because nothing came for too long."),
     Count.BROKEN: ("broken", "Connections that were closed because they broke the protocol."),
     Count.TOO_LONG: ("too_long", "Streams beyond the limits of bytes or time."),
     Count.FAILURES: ("failures", "Matches not recorded, and acts on matches not done."),

@@ -175,7 +175,7 @@ class HtmlFormatter:
             yield f"{number:,} {noun} with an entry: some of its digests agree, others do not."
         if number := summary.counts[Kind.UNREAD]:
             noun = "input" if number == 1 else "inputs"
-            yield f"{number:,} {noun} could not be read: their content is unknown."
+            yield f"{number:,} {noun} could not be read: the content is unknown."
         if not summary.inputs and summary.stopped is None and summary.failed is None:
             yield "There were no inputs: nothing is known of what was meant to be checked."
         yield from (f"{_capital(missing_text(missing))}." for missing in summary.missing)

@@ -135,7 +135,8 @@ class ListFiles:
             raise UsageError(
                 f"list {current.list} would have more than {MAX_LIST_ENTRIES} entries, withdrawn"
                 " ones included",
-                hint="`hashclient provider consolidate` drops entries that were withdrawn again",
+                hint="`hashclient provider consolidate` drops entries that were added and later"
+                " withdrawn",
             )
         return ListIndex(
             FORMAT,

@@ -199,7 +199,7 @@ def write_sealed(
     if found != (written.sha256, written.length):
         raise StateError(
             f"the sealed copy does not read back as it was written: {printable(path)}",
-            hint="the disk of the state directory may be failing; the file is still in its place",
+            hint="the disk of the state directory may be failing; nothing was removed",
         )
     return written
 

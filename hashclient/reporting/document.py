@@ -42,7 +42,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reporter(_Strict, frozen=True):
-    """The person who reports."""
+    """The organisation that reports, and how to reach it."""
 
     organisation: str | None
     contact: str | None

@@ -2,8 +2,8 @@
 
 A file whose size no entry has is clean; so is one that the cache knows unchanged and whose tags no
 entry has. Both are for files only whose size and times can be relied on. The cache is asked about
-the files of several directories at once. What is left is to be read, or to be opened, if it may be
-a container.
+the files of several directories at once. The other files are to be read, or to be opened, if they
+may be containers.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _refused(book: Book) -> Iterator[str]:
 def _stale(book: Book, now: datetime, grace: timedelta) -> str | None:
     if now - grace >= book.expires:
         return (
-            f"notices of provider {book.provider} are STALE: their signatures have expired on"
+            f"notices of provider {book.provider} are STALE: their signatures expired on"
             f" {for_people(book.expires)}; run `hashclient fetch`"
         )
     return None

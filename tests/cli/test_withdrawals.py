@@ -405,7 +405,8 @@ def test_the_command_says_what_is_left_of_each(
     assert "next: `hashclient quarantine restore --withdrawn`" in told.err
     world.provider.publish(csv([1]))
     told = fetch()
-    assert "list baseline has withdrawn entries again; these files stay in quarantine:" in told.out
+    said = "list baseline lists these files again, whose entries were withdrawn; they stay in"
+    assert f"{said} quarantine:" in told.out
     assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
     world.provider.withdraw("e-1")
     assert "next: " in fetch().err

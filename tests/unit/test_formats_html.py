@@ -168,7 +168,7 @@ def test_all_that_needs_attention_is_said_above() -> None:
     assert attention is not None
     assert [content(item) for item in attention.iter("li")] == [
         "1 file conflicts with an entry: some of its digests agree, others do not.",
-        "2 inputs could not be read: their content is unknown.",
+        "2 inputs could not be read: the content is unknown.",
         "List local expired 2026-01-02 03:04 UTC.",
         "List old expired 2026-01-02 03:04 UTC. It is within the grace that is allowed.",
         "Actions that could not be done: 1.",

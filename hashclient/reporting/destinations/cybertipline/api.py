@@ -63,7 +63,7 @@ _REFUSALS: tuple[tuple[range, type[HashclientError], str, str], ...] = (
     (
         range(4000, 5000),
         ConfigError,
-        "the service does not accept the data that were sent as valid",
+        "the service says that the data are not valid",
         "check incident_type and [report]; the service's operators can say more of the request",
     ),
     (

@@ -56,7 +56,8 @@ def make_plan(document: Document, table: ServiceDestination, work: Work) -> tupl
             if item is None and not os.path.lexists(file_path(match)):
                 raise StateError(
                     f"file is gone: {printable(file_path(match))}",
-                    hint="scan it again; `hashclient matches close` settles it",
+                    hint="scan it again; `hashclient matches close` settles a match whose file is"
+                    " gone",
                 )
             if not in_place and not work.identities:
                 waiting.append(match.id)

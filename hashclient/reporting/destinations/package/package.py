@@ -153,7 +153,7 @@ class Packager:
         if not self._directory.is_dir():
             raise StateError(
                 f"no directory for packages: {printable(self._directory)}",
-                hint="make it, or mount the missing disk; it is `directory` in [report.to]",
+                hint="make it, or mount its file system; it is `directory` in [report.to]",
             )
         if os.path.lexists(target):
             raise _taken(target)
