@@ -196,6 +196,13 @@ def rescan(bench: Bench) -> Iterator[Row]:
         yield time_row(name, ours.wall_s, find.wall_s, "find -printf '%s\\n'", 4.0)
         yield time_row(name, ours.wall_s, first.wall_s, "the first scan")
         yield bytes_row(f"{name}: memory", ours.rss_bytes, 120e6, "120 MB")
+        few = bench.count(200_000)
+        where = tree(bench.work, files=few, total_bytes=few * 64, a_folder=10)
+        run(hashclient(here.state, "scan", where), repeat=1)
+        find = run(["find", where, "-printf", "%s\n"])
+        ours = run(hashclient(here.state, "scan", where))
+        name = f"the same, {few:,} files, ten a folder"
+        yield time_row(name, ours.wall_s, find.wall_s, "find -printf '%s\\n'", 8.0)
 
 
 def large_files(bench: Bench) -> Iterator[Row]:

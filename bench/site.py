@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.measure import HASHCLIENT, hashclient
-from fixtures.generate import make_list, make_tree
+from fixtures.generate import FILES_A_DIRECTORY, make_list, make_tree
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan.cache import COARSE_NS, FRESH_NS
 
@@ -29,11 +29,11 @@ LIST = "bench"
 PART_ENTRIES = 10_000_000
 
 
-def tree(work: Path, *, files: int, total_bytes: int) -> Path:
+def tree(work: Path, *, files: int, total_bytes: int, a_folder: int = FILES_A_DIRECTORY) -> Path:
     """Return a tree of so many files and bytes, made if it is not there."""
-    path = work / f"tree-{files}-{total_bytes}"
+    path = work / f"tree-{files}-{total_bytes}-{a_folder}"
     if not path.exists():
-        make_tree(path, files=files, total_bytes=total_bytes, seed=files)
+        make_tree(path, files=files, total_bytes=total_bytes, seed=files, a_folder=a_folder)
         settle()
     return path
 
