@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from hashclient.index.matcher import Judge
 from hashclient.scan.checked import (
     File,
-    Look,
     learned_of,
     learned_of_containers,
     learned_of_plain,
@@ -27,7 +26,7 @@ from hashclient.scan.checked import (
 )
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import FILE_FLAGS, judge_files
-from hashclient.scan.looking import Looker, Opened, report_clean, set_aside
+from hashclient.scan.looking import Looker, Opened, refuse, report_clean, set_aside
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.opening import NO_ROOM, OpenedAhead, Waits
@@ -173,6 +172,8 @@ class Checker:
                         set_aside(group, name, error, result)
                 else:
                     opened.append(Opened(fd, group, group.names))
+            for one in opened:
+                one.shares = len(opened) > 1
             # Where most files hit and must be read, a look at each is only one more request.
             looks_first = self._looks_first and not (
                 self._expects_hits and not self._looker.has_cache
@@ -241,7 +242,7 @@ class Checker:
                         report_clean(group, name, error.size, result)
                 except OSError as error:
                     if looks_first or not self._looks_first:
-                        set_aside(group, name, error, result)
+                        refuse(opened, name, error, result)
                     else:
                         refused[name] = error
                 except SetAside as error:
@@ -259,10 +260,10 @@ class Checker:
                 ahead.close()
         result.files_read += len(files) - known
         if unlooked or refused:
-            late = Opened(fd, group._replace(names=[*unlooked, *refused]), [])
+            late = Opened(fd, group._replace(names=[*unlooked, *refused]), [], opened.shares)
             self._look_at([late], result, files, whole=whole)
             for name in refused.keys() & late.to_read:
-                set_aside(group, name, refused[name], result)
+                refuse(opened, name, refused[name], result)
             if changed := [name for name in late.to_read if name not in refused]:
                 result.deferred.append(group._replace(names=changed))
 
@@ -273,7 +274,7 @@ class Checker:
         self._looker.look_at(opened, result, files)
         for one in opened:
             if one.looks:
-                changed = self._look_inside(one.fd, one.group, one.looks, result, whole=whole)
+                changed = self._look_inside(one, result, whole=whole)
                 one.to_read = changed + one.to_read
 
     def _most_bytes(self) -> int:
@@ -311,14 +312,13 @@ class Checker:
             self._inside.append((*seen, known))
         return not opened.is_container
 
-    def _look_inside(
-        self, fd: int, group: Group, looks: list[Look], result: Result, *, whole: bool
-    ) -> list[str]:
+    def _look_inside(self, opened: Opened, result: Result, *, whole: bool) -> list[str]:
         """Look into files that are settled themselves; return the names of those that changed."""
+        fd, group = opened.fd, opened.group
         changed: list[str] = []
         reader = self._reader
         flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
-        looks = self._looker.not_known_inside(group, looks, result)
+        looks = self._looker.not_known_inside(group, opened.looks, result)
         for position, look in enumerate(looks):
             name = look.name
             if reader.bytes_read >= self._most_bytes():
@@ -345,7 +345,10 @@ class Checker:
                         self._plain.append(status)
                 finally:
                     os.close(file_fd)
-            except (OSError, SetAside) as error:
+            except OSError as error:
+                refuse(opened, name, error, result)
+                continue
+            except SetAside as error:
                 set_aside(group, name, error, result)
                 continue
             self._looker.settle(group, look, result)

@@ -25,6 +25,7 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
+from hashclient.scan.opening import NO_ROOM
 from hashclient.scan.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.records import PLAIN
 from hashclient.scan.sources.files import join
@@ -36,12 +37,14 @@ from hashclient.system.identity import Identities, Identity
 class Opened(msgspec.Struct, gc=False):
     """An open directory: its files that are still to be read, and those to be opened or looked up.
 
-    `names`, `statuses` and `plans` are of the files whose size and times can be relied on.
+    `names`, `statuses` and `plans` are of the files whose size and times can be relied on. If it
+    `shares`, other directories are open as well.
     """
 
     fd: int
     group: Group
     to_read: list[str]
+    shares: bool = False
     names: list[str] = []
     statuses: list[os.stat_result] = []
     plans: list[Plan] = []
@@ -239,6 +242,14 @@ class Looker:
             result.ruled_out_by_size += 1
         if self._keep_clean:
             report_clean(group, look.name, look.status.st_size, result)
+
+
+def refuse(opened: Opened, name: str, error: OSError, result: Result) -> None:
+    """Report a file that cannot be opened; hand it back if there is room for it later."""
+    if opened.shares and error.errno in NO_ROOM:
+        result.deferred.append(opened.group._replace(names=[name]))
+    else:
+        set_aside(opened.group, name, error, result)
 
 
 def set_aside(group: Group, name: str, error: OSError | SetAside, result: Result) -> None:

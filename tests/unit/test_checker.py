@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import resource
 import time
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 
 from hashclient.config import Config, Settings
+from hashclient.containers.limits import Options
 from hashclient.core import digests as core_digests
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
@@ -22,14 +27,15 @@ from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import checker as module
 from hashclient.scan import judging as judging_module
 from hashclient.scan import reading
-from hashclient.scan.checker import DEFER_BYTES, TASK_BYTES, Checker
+from hashclient.scan.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources import files
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.interface import Group, Task
 from tests.kit import csv_of, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
@@ -499,6 +505,14 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
 # The evidence of an answer.
 
 
+def zipped(content: bytes) -> bytes:
+    """Return a zip archive with one member."""
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("x", content)
+        return file.getvalue()
+
+
 def rests_on(result: Result) -> tuple[int, int, int]:
     return result.files_read, result.ruled_out_by_size, result.known_unchanged
 
@@ -534,6 +548,87 @@ def test_each_file_is_counted_once_by_what_its_answer_rests_on(
         memory.close()
     # Sizes make no difference here, and are looked at all the same before a file is opened.
     assert rests_on(check(lists, tree, "size")) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("members", [False, True], ids=["files alone", "with members"])
+def test_several_directories_are_judged_as_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: bool
+) -> None:
+    """The cache is asked once about the files of many directories."""
+    remember_at_once(monkeypatch, tmp_path)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed", "e-2": b"twelve bytes"}))
+    folders = 2 * DIRECTORIES + 1
+    contents = {
+        f"{folder:02d}/{name}": content
+        for folder in range(folders)
+        for name, content in {
+            "match": b"listed",
+            "like": b"LISTED",
+            "size": b"another",
+            "zip": zipped(b"twelve bytes" if folder % 5 == 0 else b"benign"),
+        }.items()
+        if (folder + len(name)) % 3 or folder % 2
+    }
+    tree = write_tree(tmp_path / "t", contents)
+    task = [Group(f"{tree}/gone", ["x"], follow=False)]
+    for folder in range(folders):
+        names = [name.split("/")[1] for name in contents if name.startswith(f"{folder:02d}/")]
+        task.append(Group(f"{tree}/{folder:02d}", [*names, "missing"], follow=False))
+    memory = Memory(InventoryPlace(tmp_path / "state", lists.sealer.key_id))
+
+    def result_of(tasks: list[Task]) -> tuple[dict[str, tuple[Kind, str | None]], list[int]]:
+        outcomes: dict[str, tuple[Kind, str | None]] = {}
+        counts = [0] * 5
+        opens = Members(lists.judge(), Options()) if members else None
+        with contextlib.closing(opens) if opens else contextlib.nullcontext():
+            made = checker(lists, cache=memory.open(), learn=True, members=opens)
+            while tasks:
+                result = made.check(tasks.pop(0))
+                tasks += [[group] for group in result.deferred]
+                outcomes |= {
+                    o.path + "".join(o.members): (o.kind, o.reason) for o in result.outcomes
+                }
+                found = (result.clean, result.members, *rests_on(result))
+                counts = [a + b for a, b in zip(counts, found, strict=True)]
+                memory.learn(result)
+        memory.flush()
+        memory.close()
+        return outcomes, counts
+
+    while time.time_ns() <= max((tree / name).stat().st_ctime_ns for name in contents):
+        pass
+    first, _ = result_of([task])
+    assert sum(kind is Kind.MATCH for kind, _ in first.values()) > folders / 2
+    known, of_all = result_of([task])
+    alone, of_each = result_of([[group] for group in task])
+    assert known == alone == first
+    assert of_all == of_each
+    assert of_all[-1] > 0
+
+
+def test_without_descriptors_for_so_many_directories_the_rest_is_handed_back(
+    tmp_path: Path,
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    names = [f"{folder:02d}/f" for folder in range(2 * DIRECTORIES)]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, b"LISTED"))
+    task = [Group(f"{tree}/{name[:2]}", ["f"], follow=False) for name in names]
+    made = checker(lists)
+    with open("/dev/null") as some:  # noqa: PTH123 - its number is what counts
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (some.fileno() + 6, limits[1]))
+        try:
+            result = made.check(task)
+            clean = result.clean
+            assert result.outcomes == []
+            assert result.deferred
+            for group in result.deferred:  # each of them is a task of its own
+                alone = made.check([group])
+                clean += alone.clean
+                assert (alone.outcomes, alone.deferred) == ([], [])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert clean == len(names)
 
 
 def test_a_size_that_changes_after_it_was_looked_at_rules_out(
