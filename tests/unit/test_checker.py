@@ -614,20 +614,22 @@ def test_without_descriptors_for_so_many_directories_the_rest_is_handed_back(
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b"LISTED"))
     task = [Group(f"{tree}/{name[:2]}", ["f"], follow=False) for name in names]
     made = checker(lists)
-    with open("/dev/null") as some:  # noqa: PTH123 - its number is what counts
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (some.fileno() + 6, limits[1]))
-        try:
-            result = made.check(task)
-            clean = result.clean
-            assert result.outcomes == []
-            assert result.deferred
-            for group in result.deferred:  # each of them is a task of its own
-                alone = made.check([group])
-                clean += alone.clean
-                assert (alone.outcomes, alone.deferred) == ([], [])
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.open(tree, os.O_PATH) for _ in range(8)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))
+    try:
+        for fd in free:
+            os.close(fd)
+        result = made.check(task)
+        clean = result.clean
+        assert result.outcomes == []
+        assert result.deferred
+        for group in result.deferred:  # each of them is a task of its own
+            alone = made.check([group])
+            clean += alone.clean
+            assert (alone.outcomes, alone.deferred) == ([], [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert clean == len(names)
 
 
