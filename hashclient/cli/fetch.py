@@ -74,7 +74,7 @@ def command(
     wait_s: float,
     output_format: str,
 ) -> ExitCode:
-    """Fetch the changes of the lists, verify and seal them, then use them.
+    """Fetch the changes of the lists, verify, seal and use them.
 
     Signatures, expiry and age are checked first; a list that fails a check stays as it was. If
     nothing is new, a fetch costs two small requests, so it can run every few minutes. If a provider

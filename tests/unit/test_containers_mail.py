@@ -388,6 +388,12 @@ def test_names_are_those_that_clients_show() -> None:
         assert look(multipart(part)).names == [name]
 
 
+def _seconds_of(data: bytes) -> float:
+    started = time.process_time()
+    opened(Message(), data)
+    return time.process_time() - started
+
+
 @pytest.mark.slow
 def test_no_input_takes_long() -> None:
     """Many boundaries, dashes, begins, parameters: time goes by length."""
@@ -397,9 +403,7 @@ def test_no_input_takes_long() -> None:
         seconds = []
         for count in (2000, 16_000):
             data = raw(header, line * count)
-            started = time.process_time()
-            opened(Message(), data)
-            seconds.append(time.process_time() - started)
+            seconds.append(min(_seconds_of(data) for _ in range(3)))
         assert seconds[1] < 0.1 + 24 * seconds[0]
     opened(Message(), raw(header + '; boundary="' * 5000 + "(" * 5000, "x"))
 
