@@ -133,6 +133,9 @@ class Report(Observer):
             except (KeyboardInterrupt, Terminated) as error:
                 # The second signal, while the end was written: matches outrank it as well.
                 run.give_up(error)
+            finally:
+                if self._sorter is not None:
+                    self._sorter.close()
         if self._is_open and failure is None and self._is_text:
             self._app.say(
                 "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the"

@@ -72,6 +72,10 @@ class Sorter:
         with _errors():
             self._db.execute(_ADD, row)
 
+    def close(self) -> None:
+        """Forget all that is left."""
+        self._db.close()
+
     def __iter__(self) -> Iterator[Handled]:
         """Yield them all, and forget them.
 

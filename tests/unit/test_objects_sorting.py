@@ -160,11 +160,23 @@ def failures() -> list[StateError]:
     return []
 
 
+#: The caches that a test has opened.
+_opened: list[ObjectCache] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def cache(
     state: Path, failures: list[StateError], key_id: str = "k", **options: Any
 ) -> ObjectCache:
     known = {"reread_days": 14, "keep_days": 90.0, **options}
-    return ObjectCache(state, key_id, on_failure=failures.append, **known)
+    _opened.append(ObjectCache(state, key_id, on_failure=failures.append, **known))
+    return _opened[-1]
 
 
 def masks(store: ObjectCache, *names: str, are_versions: bool = False) -> list[int] | None:

@@ -112,3 +112,4 @@ def test_without_room_it_is_an_error_of_ours(
     found = [handled(Kind.CLEAN, f"/srv/{number}", 5) for number in range(10_000)]
     with pytest.raises(OutputError, match="cannot sort the outcomes"):
         any(map(chosen.add, found))
+    chosen.close()
