@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import os
@@ -21,6 +22,14 @@ from hashclient.errors import ExitCode
 ROOT = Path(__file__).parents[2]
 #: A command before it for root, so that files without permission are really unreadable.
 _UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+@functools.cache
+def is_python_for_all() -> bool:
+    """Return whether another account can run this Python; it may lie in the home of root."""
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    words = [*nobody, sys.executable, "-I", "-S", "-c", ""]
+    return subprocess.run(words, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
