@@ -196,7 +196,8 @@ def test_a_directory_of_20000_names(fast: Path) -> None:
     tasks = [item for item in items_of(fast) if not isinstance(item, Outcome)]
     sizes = [sum(len(group.names) for group in task) for task in tasks]
     assert sum(sizes) == 20_000
-    assert max(sizes) <= TASK_NAMES
+    # Where listing is slow, a full group may follow the part of one.
+    assert max(sizes) < 2 * TASK_NAMES
 
 
 def test_small_directories_share_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
