@@ -80,16 +80,24 @@ class _Links:
             return False
 
     def _list(self, directory: str) -> dict[str, bool]:
-        count = self._counts[directory]
         # No directory: the path has no slash, or the file is in the root itself.
-        if count < LISTED_FROM or not directory:
-            return {}
-        try:
-            with os.scandir(directory) as entries:
-                first = itertools.islice(entries, count * LISTED_TIMES)
-                return {entry.name: entry.is_symlink() for entry in first}
-        except OSError:
-            return {}
+        return names_in(directory, self._counts[directory]) if directory else {}
+
+
+def names_in(directory: str, asked: int) -> dict[str, bool]:
+    """Return names that are in a directory, and whether each is a link, to answer for `asked` ones.
+
+    There are none if so few are asked about that each is better looked at, or if the directory
+    cannot be read; of a very long one there are the first.
+    """
+    if asked < LISTED_FROM:
+        return {}
+    try:
+        with os.scandir(directory) as entries:
+            first = itertools.islice(entries, asked * LISTED_TIMES)
+            return {entry.name: entry.is_symlink() for entry in first}
+    except OSError:
+        return {}
 
 
 class Whereabouts:

@@ -7,7 +7,6 @@ a quiet moment.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -24,6 +23,7 @@ from hashclient.errors import ExitCode, HashclientError
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.reasons import CHANGED
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
+from hashclient.scan.whereabouts import names_in
 from hashclient.system.log import Log
 from hashclient.watch.changes import Changes
 
@@ -44,10 +44,6 @@ GATHER_S = 0.01
 #: as the check took, up to the second number: each check has costs of its own, some 0.1 s, so while
 #: many files are written, each of few checks has many.
 REST_S, MOST_REST_S = 1.0, 3.0
-#: The names in a directory are read if so many of its files have changed; so many times as many
-#: names are read at most.
-LISTED_FROM = 16
-LISTED_TIMES = 4
 #: Seconds between two checks for unreported changes and for new lists.
 LOOK_S = 2.0
 #: Seconds to wait after a failure that may pass, such as a full disk.
@@ -368,14 +364,9 @@ class ChangedFiles:
 def _present(directory: str, paths: Sequence[str]) -> list[str]:
     """Return the names of those paths in a directory that are still there.
 
-    Of many, the directory's list says so, up to a limit, since it may be much longer; to ask about
-    each takes a fifth of the time of its check.
+    Of many, the directory's list says so: to ask about each takes a fifth of the time of its check.
     """
-    listed: set[str] = set()
-    if len(paths) >= LISTED_FROM:
-        with contextlib.suppress(OSError), os.scandir(directory) as entries:
-            first = itertools.islice(entries, len(paths) * LISTED_TIMES)
-            listed = {entry.name for entry in first}
+    listed = names_in(directory, len(paths))
     start = len(directory.rstrip("/")) + 1
     names = [path[start:] for path in paths]
     return [
