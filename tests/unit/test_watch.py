@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
 from hashclient.scan.pipeline import Run
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes
-from hashclient.watch.watch import LISTED_FROM, LISTED_TIMES, ChangedFiles, Watch
+from hashclient.watch.watch import ChangedFiles, Watch
 from tests.kit import csv_of, write_tree
 
 LISTED = b"listed one"
@@ -37,6 +38,28 @@ def client(tmp_path: Path) -> Client:
     made = fixture.Client(tmp_path / "state", simulator, simulator.root)
     made.fetch()
     return Client(made.session)
+
+
+def watch(
+    client: Client,
+    tree: Path,
+    *,
+    on_outcome: Callable[[Handled], None],
+    on_scan: Callable[[object], None],
+    on_failure: Callable[[HashclientError], None] = lambda _: None,
+    settle_s: float = 0.1,
+) -> None:
+    """Watch a tree until SIGTERM."""
+    Watch(
+        client,
+        [str(tree)],
+        settle_s=settle_s,
+        rescan_s=1000,
+        jobs=1,
+        on_outcome=on_outcome,
+        on_failure=on_failure,
+        on_scan=on_scan,
+    ).run(lambda _: None)
 
 
 @pytest.mark.slow
@@ -59,17 +82,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         os.kill(os.getpid(), signal.SIGTERM)
 
     writer = threading.Thread(target=write)
-    watch = Watch(
-        client,
-        [str(tree)],
-        settle_s=0.1,
-        rescan_s=1000,
-        jobs=1,
-        on_outcome=end,
-        on_failure=lambda _: None,
-        on_scan=lambda _: writer.start(),
-    )
-    watch.run(lambda _: None)
+    watch(client, tree, on_outcome=end, on_scan=lambda _: writer.start())
     over.set()
     writer.join()
     assert {h.outcome.path for h in told} == {str(tree / "busy")}
@@ -104,17 +117,7 @@ def test_between_checks_of_changed_files_is_a_rest(
         (tree / "last").write_bytes(LISTED)
 
     writer = threading.Thread(target=write)
-    watch = Watch(
-        client,
-        [str(tree)],
-        settle_s=0.2,
-        rescan_s=1000,
-        jobs=1,
-        on_outcome=end,
-        on_failure=lambda _: None,
-        on_scan=lambda _: writer.start(),
-    )
-    watch.run(lambda _: None)
+    watch(client, tree, on_outcome=end, on_scan=lambda _: writer.start(), settle_s=0.2)
     writer.join()
     assert len(told) == 101
     assert all(after - before >= 0.2 for before, after in itertools.pairwise(checked))
@@ -172,17 +175,7 @@ def test_files_that_have_waited_for_longest_are_checked_first(
         os.kill(os.getpid(), signal.SIGTERM)
 
     writer = threading.Thread(target=write)
-    watch = Watch(
-        client,
-        [str(tree)],
-        settle_s=0.1,
-        rescan_s=1000,
-        jobs=1,
-        on_outcome=end,
-        on_failure=lambda _: None,
-        on_scan=lambda _: writer.start(),
-    )
-    watch.run(lambda _: None)
+    watch(client, tree, on_outcome=end, on_scan=lambda _: writer.start())
     over.set()
     writer.join()
     assert found == [str(tree / "z")]
@@ -218,17 +211,7 @@ def test_a_file_that_cannot_be_checked_now_is_checked_later(
         told.append(handled)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    watch = Watch(
-        client,
-        [str(tree)],
-        settle_s=0.1,
-        rescan_s=1000,
-        jobs=1,
-        on_outcome=end,
-        on_failure=failed,
-        on_scan=begin,
-    )
-    watch.run(lambda _: None)
+    watch(client, tree, on_outcome=end, on_scan=begin, on_failure=failed)
     assert {h.outcome.path for h in told} == {str(tree / "x")}
     assert len(failures) >= 3
 
