@@ -34,9 +34,9 @@ from fixtures.generate import make_tree
 CASES = ((100_000, 4_000, 1, 10), (1_000, 40_000, 1, 4), (1_000, 80_000, 16, 10))
 #: Clients at a time when the highest rate is looked for, and seconds for that.
 _CLIENTS = 4
+_LOAD_S = 5.0
 #: How often both are asked, in turn; the median counts.
 _TURNS = 5
-_LOAD_S = 5.0
 _CHUNK_BYTES = 1 << 16
 #: Seconds between two looks at the memory of a daemon, and seconds that a watch is looked at.
 _LOOK_S = 1.0

@@ -143,7 +143,6 @@ class Looker:
             names = [name for one in opened for name in one.names]
             statuses = [status for one in opened for status in one.statuses]
             plans = [plan for one in opened for plan in one.plans]
-        of = np.repeat(np.arange(len(opened)), [len(one.names) for one in opened])
         records = None
         if self._cache is not None:
             try:
@@ -158,6 +157,8 @@ class Looker:
                 one.looks = [Look(name, status) for name, status, plan in both if not plan]
                 one.to_read = [name for name, _, plan in both if plan] + one.to_read
             return
+        #: By row, the number of its directory.
+        of = np.repeat(np.arange(len(opened)), [len(one.names) for one in opened])
         masks = {plan: mask_of(plan) for plan in set(plans)}
         wanted = np.array([masks[plan] for plan in plans], np.uint8)
         known = (records["mask"] & wanted) == wanted
