@@ -151,6 +151,25 @@ def test_waiting_for_a_task_is_no_waiting_for_storage(machine: Machine) -> None:
         assert one.wanted == 2
 
 
+def test_one_that_is_left_out_of_a_look_is_looked_at_over_all_its_time_later(
+    machine: Machine,
+) -> None:
+    """Its result waited when the others were looked at."""
+    one = Pacing(2, 64, machine.clock)
+    left_out, other = Times(), Times()
+    one.sent(left_out)
+    one.sent(other)
+    for look in range(1, 20):
+        machine.now += 1.0
+        # It computed at first, and has waited for this process since, with nothing to do.
+        one.ended(left_out, task(1), 0.5, is_last=True)
+        machine.used = {1: Busy(0.5 * look), 2: Busy(1.0 * look)}
+        workers = [(2, other)] if look % 2 else [(1, left_out), (2, other)]
+        one.look(workers)
+        one.sent(left_out)
+        assert one.wanted == 2
+
+
 def test_workers_that_wait_for_what_computes_for_them_stay_as_many(machine: Machine) -> None:
     machine.children = [(1, 1001), (2, 1002)]
     one = Pacing(2, 64, machine.clock)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import cast
@@ -25,7 +26,7 @@ from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, P
 from hashclient.scan.executors.wire import decode_message, encode_result
 from hashclient.scan.executors.worker import PROGRESS_BYTES
 from hashclient.scan.reasons import WORKER_DIED
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from tests.kit import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.
@@ -393,6 +394,26 @@ def test_workers_are_added_while_they_wait_and_all_end_with_the_run() -> None:
     assert len(reasons) > 2
     for pid in pids:
         assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+def test_none_is_added_while_results_wait_for_this_process() -> None:
+    """It may be busy with many matches: then a worker waits, but not for storage."""
+
+    def check(items: Task, on_bytes: OnBytes) -> Result:
+        until = time.process_time() + 0.01
+        while time.process_time() < until:
+            pass
+        return Result(clean=len(paths(items)))
+
+    names = [str(n) for n in range(TASK_NAMES)]
+    with Pool(1, maker(check), 8) as pool:
+        found = []
+        for item in pool.run(iter([task(*names, directory=str(n)) for n in range(30)]), 0.05):
+            found.append(item)
+            signal.sigtimedwait([], 0.05)
+        assert len(pool._workers) == 1
+    assert sum(item.clean for item in found if isinstance(item, Result)) == 30 * TASK_NAMES
 
 
 def test_one_that_is_replaced_is_made_of_what_was_there_at_the_start() -> None:

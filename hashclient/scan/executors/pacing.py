@@ -59,6 +59,8 @@ class Times(msgspec.Struct):
 
     #: When it began its present task; None while it has nothing to do.
     busy_since: float | None = None
+    #: When it was last looked at.
+    looked: float = -math.inf
     #: Seconds since the last look that went into tasks that have ended.
     worked_s: float = 0.0
     busy: Busy = Busy(0.0)
@@ -92,10 +94,9 @@ class Pacing:
         self._started: dict[int, float] = {}
         #: Whether there were too few or too many at the last look.
         self._too_few = self._too_many = False
-        self._looked = clock()
         self._pause_s = FIRST_LOOK_S
         #: When to look at the workers next.
-        self.due = self._looked + FIRST_LOOK_S if self.most > jobs else math.inf
+        self.due = clock() + FIRST_LOOK_S if self.most > jobs else math.inf
 
     @property
     def ahead(self) -> int:
@@ -132,7 +133,7 @@ class Pacing:
         """
         now = self._clock()
         times.busy_since = None if is_last else now
-        times.worked_s += min(taken_s, now - self._looked)
+        times.worked_s += min(taken_s, now - times.looked)
         names = sum(len(group.names) for group in task)
         if names:
             taken = taken_s / names
@@ -142,18 +143,20 @@ class Pacing:
     def look(self, workers: Iterable[tuple[int, Times]]) -> None:
         """Look at workers, each a process and its times, and decide how many there should be.
 
-        No result of theirs may be waiting in this process: they would count as busy with it.
+        Workers whose results wait for this process are left out until a later look: the time since
+        would count as a wait for storage, and the more workers there are, the longer they wait.
         """
         now = self._clock()
         self._pause_s = min(LOOK_S, 2 * self._pause_s)
-        since, self._looked, self.due = self._looked, now, now + self._pause_s
+        self.due = now + self._pause_s
         wall_s = ran_s = queued_s = 0.0
         busy: dict[int, tuple[float, int]] = {}
         for pid, times in workers:
             used = _used(pid, times)
             passed_s, times.worked_s = times.worked_s, 0.0
             if times.busy_since is not None:
-                passed_s += now - max(since, times.busy_since)
+                passed_s += now - max(times.looked, times.busy_since)
+            times.looked = now
             if used is not None and passed_s > 0:
                 wall_s += passed_s
                 ran_s += used.ran_s

@@ -288,7 +288,9 @@ class Pool:
 
     def _look(self) -> None:
         """Look at how workers spend their time; end those that are not needed any more."""
-        self._pacing.look([(w.process.pid or 0, w.times) for w in self._workers])
+        unread = wait([w.connection for w in self._workers], 0)
+        read = [w for w in self._workers if w.connection not in unread]
+        self._pacing.look([(w.process.pid or 0, w.times) for w in read])
         # The last ones first: those that were there from the beginning stay.
         for worker in self._workers[: self._pacing.wanted - 1 : -1]:
             if not worker.tasks:
