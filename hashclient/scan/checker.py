@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from hashclient.core.kinds import Kind
 from hashclient.index.matcher import Judge
 from hashclient.scan.checked import (
     File,
@@ -37,6 +38,7 @@ from hashclient.scan.reading import (
     SetAside,
     same_content,
 )
+from hashclient.scan.reasons import CHANGED
 from hashclient.scan.records import Records
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
@@ -198,8 +200,6 @@ class Checker:
     ) -> None:
         """Read files of a directory; if it `looks_first`, all that need no reading are settled."""
         fd, group, names = opened.fd, opened.group, opened.to_read
-        #: Files without a look that need no reading, but may be containers.
-        unlooked: list[str] = []
         #: Files without a look that cannot be opened: perhaps they need no reading either.
         refused: dict[str, OSError] = {}
         learn, identities = self._learn, self._looker.identities
@@ -218,7 +218,19 @@ class Checker:
                 try:
                     file_fd = ahead.take() if ahead else open_file(name, flags, dir_fd=fd)
                     try:
-                        plan, digests, length, status, reliable, free = read(file_fd, defer_bytes)
+                        try:
+                            plan, digests, length, status, reliable, free = read(
+                                file_fd, defer_bytes
+                            )
+                        except RuledOut as error:
+                            if sniffs:
+                                # Nobody has looked at it, or it has changed since.
+                                now = reader.look(file_fd)
+                                if now.st_size != error.size:
+                                    raise SetAside(Kind.UNREAD, CHANGED) from None
+                                self._look_into(file_fd, group, name, now, result, whole=whole)
+                                most_bytes = self._most_bytes()
+                            raise
                         if learn and (device := status.st_dev) not in identities:
                             identities[device] = self._file_systems.of(file_fd, device)
                         is_plain = sniffs
@@ -233,9 +245,6 @@ class Checker:
                 except Deferred:
                     result.deferred.append(group._replace(names=[name]))
                 except RuledOut as error:
-                    if sniffs and not looks_first:
-                        unlooked.append(name)
-                        continue
                     result.clean += 1
                     result.ruled_out_by_size += 1
                     if self._keep_clean:
@@ -259,13 +268,11 @@ class Checker:
             if ahead is not None:
                 ahead.close()
         result.files_read += len(files) - known
-        if unlooked or refused:
-            late = Opened(fd, group._replace(names=[*unlooked, *refused]), [], opened.shares)
+        if refused:
+            late = Opened(fd, group._replace(names=[*refused]), [], opened.shares)
             self._look_at([late], result, files, whole=whole)
-            for name in refused.keys() & late.to_read:
+            for name in late.to_read:
                 refuse(opened, name, refused[name], result)
-            if changed := [name for name in late.to_read if name not in refused]:
-                result.deferred.append(group._replace(names=changed))
 
     def _look_at(
         self, opened: Sequence[Opened], result: Result, files: list[File], *, whole: bool
@@ -312,6 +319,33 @@ class Checker:
             self._inside.append((*seen, known))
         return not opened.is_container
 
+    def _look_into(
+        self,
+        fd: int,
+        group: Group,
+        name: str,
+        status: os.stat_result,
+        result: Result,
+        *,
+        whole: bool,
+    ) -> None:
+        """Check the members of a file that is settled itself, if it may be a container.
+
+        The reader has just looked at the file, and found this status.
+
+        Raises:
+            Deferred: it is large, and not alone in its task.
+            SetAside: it is nearly all hole.
+        """
+        if self._reader.may_be_container:
+            self._reader.refuse_sparse(status)
+            if not whole and status.st_size >= DEFER_BYTES:
+                raise Deferred
+            seen = status, None
+            if not self._open(fd, group, name, status, status.st_size, seen, result):
+                return
+        self._plain.append(status)
+
     def _look_inside(self, opened: Opened, result: Result, *, whole: bool) -> list[str]:
         """Look into files that are settled themselves; return the names of those that changed."""
         fd, group = opened.fd, opened.group
@@ -332,19 +366,12 @@ class Checker:
                     if not same_content(status, look.status):
                         changed.append(name)
                         continue
-                    if reader.may_be_container:
-                        reader.refuse_sparse(status)
-                        if not whole and status.st_size >= DEFER_BYTES:
-                            result.deferred.append(group._replace(names=[name]))
-                            continue
-                        seen = status, None
-                        size = status.st_size
-                        if self._open(file_fd, group, name, status, size, seen, result):
-                            self._plain.append(status)
-                    else:
-                        self._plain.append(status)
+                    self._look_into(file_fd, group, name, status, result, whole=whole)
                 finally:
                     os.close(file_fd)
+            except Deferred:
+                result.deferred.append(group._replace(names=[name]))
+                continue
             except OSError as error:
                 refuse(opened, name, error, result)
                 continue

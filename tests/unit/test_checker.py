@@ -505,11 +505,12 @@ def test_a_file_of_proc_that_takes_too_long_is_unread(tmp_path: Path) -> None:
 # The evidence of an answer.
 
 
-def zipped(content: bytes) -> bytes:
-    """Return a zip archive with one member."""
+def zipped(*contents: bytes) -> bytes:
+    """Return a zip archive with members "0", "1"…"""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("x", content)
+            for number, content in enumerate(contents):
+                archive.writestr(str(number), content)
         return file.getvalue()
 
 
@@ -648,6 +649,77 @@ def test_a_size_that_changes_after_it_was_looked_at_rules_out(
     monkeypatch.setattr(os, "open", change)
     result = check(lists, tree, "a")
     assert (result.clean, rests_on(result)) == (1, (0, 1, 0))
+
+
+def before_opening(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+    """Call `act` with 1, 2, 3… before the file "a" is opened."""
+    original, count = os.open, 0
+
+    def watched(path: Any, *args: Any, **options: Any) -> int:
+        nonlocal count
+        if path == "a":
+            count += 1
+            act(count)
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", watched)
+
+
+def opened_as_well(lists: OpenLists, task: Task) -> list[Result]:
+    """Return the results of a task and of what is handed back, with members."""
+    results: list[Result] = []
+    with contextlib.closing(Members(lists.judge(), Options())) as members:
+        made, tasks = checker(lists, members=members), [task]
+        while tasks and len(results) < 9:
+            results.append(made.check(tasks.pop(0)))
+            tasks += [[group] for group in results[-1].deferred]
+    assert not tasks
+    return results
+
+
+@pytest.mark.parametrize("before", [b"LISTED", b"of another size", None])
+@pytest.mark.parametrize("size", [0, DEFER_BYTES])
+def test_a_container_that_is_there_only_after_the_look_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None, size: int
+) -> None:
+    """No entry has its size, but that says nothing of what is in it."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    after = zipped(b"listed", os.urandom(size))
+    tree = write_tree(tmp_path / "t", {"a": before or after, "b": b"benign text"})
+    before_opening(monkeypatch, lambda n: n == 1 and (tree / "a").write_bytes(after))
+    results = opened_as_well(lists, [Group(str(tree), ["a", "b"], follow=False)])
+    (found,) = [outcome for result in results for outcome in result.outcomes]
+    assert (found.kind, found.members) == (Kind.MATCH, ("0",))
+    # Both files, and the other member.
+    assert sum(result.clean for result in results) == 3
+
+
+def test_a_container_whose_times_change_all_the_time_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": zipped(b"listed")})
+    before_opening(monkeypatch, lambda n: os.utime(tree / "a", (n, n)))
+    (result,) = opened_as_well(lists, [Group(str(tree), ["a"], follow=False)])
+    assert kinds(result) == {"a": (Kind.MATCH, None)}
+
+
+def test_a_size_that_changes_again_while_somebody_looks_rules_out_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
+    before_opening(monkeypatch, lambda n: (tree / "a").write_bytes(b"of another size"))
+    original = reading.Reader.look
+
+    def look(self: reading.Reader, fd: int) -> os.stat_result:
+        (tree / "a").write_bytes(b"listed")
+        return original(self, fd)
+
+    monkeypatch.setattr(reading.Reader, "look", look)
+    (result,) = opened_as_well(lists, [Group(str(tree), ["a"], follow=False)])
+    assert kinds(result) == {"a": (Kind.UNREAD, CHANGED)}
+    assert rests_on(result) == (0, 0, 0)
 
 
 def test_a_file_that_is_read_and_then_lost_counts_as_unread_alone(
