@@ -12,7 +12,7 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hashclient.core.match import Place
@@ -60,10 +60,9 @@ class _Links:
         #: By directory, the names that were seen there, and whether each is a link.
         self._seen: dict[str, dict[str, bool]] = {}
 
-    def plain(self, directory: str) -> frozenset[str]:
-        """Return the names in `directory` that were seen there and are no links."""
-        seen = self._seen.get(directory) or {}
-        return frozenset([name for name, is_link in seen.items() if not is_link])
+    def seen(self, directory: str) -> Mapping[str, bool]:
+        """Return the names that were seen in `directory`, and whether each is a link."""
+        return self._seen.get(directory) or {}
 
     def has(self, directory: str, name: str, path: str) -> bool:
         """Return whether the file `name` in `directory`, which is at `path`, is a link."""
@@ -113,19 +112,22 @@ class Whereabouts:
         links = _Links([met for met, _, _ in files])
         known: dict[str, _Directory | None] = {}
         places = []
-        last, plain, standing = "", frozenset[str](), None
+        last, standing = "", None
+        seen: Mapping[str, bool] = {}
         for outcome, file in zip(outcomes, files, strict=True):
             if outcome.is_stream or outcome.is_object:
                 places.append(place_of(outcome))
                 continue
-            if file[0] == last and file[2] in plain:  # as mostly, of very many
+            if file[0] == last and seen.get(file[2]) is False:  # as mostly, of very many
                 places.append(Place(outcome.path, standing))
                 continue
             place = self._of(outcome.path, file, known, links)
             places.append(place)
-            if place.path == outcome.path and file[0]:
-                # It stands where it was met: so do its neighbours that are no links.
-                last, plain, standing = file[0], links.plain(file[0]), place.standing
+            names = links.seen(file[0])
+            if place.path == outcome.path and names.get(file[2]) is False:
+                # It is no link and stands where it was met: so do its neighbours that are none. Of
+                # a link that leads nowhere the path stays, too, and says nothing of neighbours.
+                last, seen, standing = file[0], names, place.standing
         return places
 
     def _of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,37 @@ def test_a_link_among_many_files_is_the_file_it_leads_to(
             assert place == Place(f"{tmp_path}/far/{name[1:]}", "here", met)
         else:
             assert place == Place(met, "here")
+
+
+@pytest.mark.parametrize("count", [1, 3 * LISTED_FROM])
+def test_a_link_to_a_directory_that_has_vanished_says_nothing_of_its_neighbours(
+    tmp_path: Path, count: int
+) -> None:
+    (tmp_path / "a-link").symlink_to("gone/x")
+    files = [f"{tmp_path}/f{number}" for number in range(count)]
+    for file in files:
+        Path(file).touch()
+    link = f"{tmp_path}/a-link"
+    assert places([link, *files]) == [Place(link), *(Place(file, "here") for file in files)]
+
+
+def test_where_directories_have_no_standing_neighbours_are_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grounds, "standing_of", lambda *_: None)
+    slow: list[str] = []
+    real = Whereabouts._of
+
+    def noted(self: Whereabouts, path: str, *rest: Any) -> Place:
+        slow.append(path)
+        return real(self, path, *rest)
+
+    monkeypatch.setattr(Whereabouts, "_of", noted)
+    files = [f"{tmp_path}/{number}" for number in range(LISTED_FROM)]
+    for file in files:
+        Path(file).touch()
+    assert places(files) == [Place(file) for file in files]
+    assert slow == files[:1]
 
 
 def test_of_many_files_in_a_directory_none_is_asked_about_alone(
