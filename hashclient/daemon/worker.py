@@ -36,7 +36,11 @@ from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
 from hashclient.daemon.turns import Job, Turns
 from hashclient.daemon.uploads import Upload, judge
+from hashclient.scan.checker import DIRECTORIES
 from hashclient.scan.members import opens_as_container
+from hashclient.scan.opening import FILES_AHEAD
+from hashclient.scan.sources.files import OPEN_DEPTH
+from hashclient.scan.sources.listing import OF_ALL
 from hashclient.scan.spool import Spool
 from hashclient.session import Session
 from hashclient.system.log import Log
@@ -60,9 +64,19 @@ _READERS = 8
 OPENERS = 8
 OPENERS_OF_LARGE = 4
 SMALL_BYTES = 8 << 20
-#: Descriptors reserved for files that are read and written, besides connections; a thread that
-#: reads a path has `DIRECTORIES` of its checker open at once.
-SPARE_DESCRIPTORS = 256
+#: Descriptors of a thread that reads a path: directories and files of its checker; directories of
+#: its walk, and others that are listed ahead, each open twice; one on each file system, and some to
+#: start a process.
+_PATH_DESCRIPTORS = DIRECTORIES + FILES_AHEAD + 2 * (OPEN_DEPTH + 1 + OF_ALL) + 16
+#: Those of a thread that opens a container: its process, and some to start that.
+_OPENER_DESCRIPTORS = 6
+#: Descriptors reserved for files that are read and written, besides connections: those of all
+#: threads, and some for records, logs and lists.
+SPARE_DESCRIPTORS = (
+    _READERS * _PATH_DESCRIPTORS + (OPENERS + OPENERS_OF_LARGE) * _OPENER_DESCRIPTORS + 128
+)
+#: Where there are not many more, connections may have one in so many.
+_LEAST_SHARE = 4
 #: A connection that was silent for this long is closed if there are too many and others come; and
 #: the seconds between two searches for such connections.
 SILENT_S = 1.0
@@ -77,6 +91,11 @@ _KINDS = {
     Kind.CONFLICT: Count.CONFLICT,
     Kind.UNREAD: Count.UNREAD,
 }
+
+
+def room_for_clients(descriptors: int) -> int:
+    """Return how many connections there may be in a process that may have so many descriptors."""
+    return max(1, descriptors // _LEAST_SHARE, descriptors - SPARE_DESCRIPTORS)
 
 
 class Worker:
@@ -110,9 +129,7 @@ class Worker:
         self._lists = Lists(session)
         self._doubt = self.lists.doubt
         self.is_stopping = False
-        self._max_connections = min(
-            options.max_connections, max(1, raise_limit() - SPARE_DESCRIPTORS)
-        )
+        self._max_connections = min(options.max_connections, room_for_clients(raise_limit()))
         self._searched = 0.0
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
         self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._answer_all)

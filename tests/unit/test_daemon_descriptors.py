@@ -1,0 +1,63 @@
+"""The descriptors of a daemon: connections leave enough for all that its threads open."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.config import Config, Settings
+from hashclient.daemon import worker
+from hashclient.daemon.lists import InUse
+from hashclient.daemon.paths import check_path
+from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
+from hashclient.scan.checker import DIRECTORIES
+from hashclient.scan.opening import FILES_AHEAD, Waits
+from hashclient.scan.reading import Reader
+from hashclient.scan.sources.files import OPEN_DEPTH
+from hashclient.session import Session
+from tests.kit import csv_of, make_state, open_files, write_tree
+
+
+@pytest.mark.slow
+def test_connections_leave_what_threads_have_open_that_read_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = make_state(tmp_path, {"base": csv_of({"e-1": b"listed"}, sized=False)})
+    session = Session(Settings(state, state / "config.toml", None, Config()), now=now, environ={})
+    lists = InUse(session.open_lists(), session)
+    deep = "/".join("d" * (OPEN_DEPTH + 8))
+    names = {f"{deep}/{d:02d}/{f}": b"x" for d in range(DIRECTORIES) for f in range(FILES_AHEAD)}
+    tree = write_tree(tmp_path / "t", names)
+    read, most, before = Reader.read, 0, open_files()
+
+    def watched(reader: Reader, *args: Any) -> Any:
+        nonlocal most
+        most = max(most, open_files() - before)
+        return read(reader, *args)
+
+    monkeypatch.setattr(Reader, "read", watched)
+    monkeypatch.setattr(Waits, "often", property(lambda _: True, lambda *_: None), raising=False)
+    assert [found for found in check_path(lists, str(tree)) if found] == []
+    assert most > FILES_AHEAD
+    assert worker._READERS * most < SPARE_DESCRIPTORS
+    assert most <= worker._PATH_DESCRIPTORS
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "clients"),
+    [
+        (1, 1),
+        (1024, 256),
+        (SPARE_DESCRIPTORS, SPARE_DESCRIPTORS // 4),
+        (10 * SPARE_DESCRIPTORS, 9 * SPARE_DESCRIPTORS),
+    ],
+)
+def test_few_descriptors_are_shared_by_clients_and_threads(descriptors: int, clients: int) -> None:
+    assert room_for_clients(descriptors) == clients
