@@ -39,6 +39,7 @@ from hashclient.containers.protocol import (
 )
 from hashclient.containers.sandbox import Locks
 from hashclient.core.algorithms import Algorithm
+from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.log import Log
 from hashclient.system.process import is_debugged
 
@@ -113,6 +114,7 @@ class Cage:
         Raises:
             NotReadError: it was not read to its end, since the process has died or takes too long;
             earlier results count.
+            OSError: there is no room for the process now; nothing was found yet.
         """
         deadline = time.monotonic() + self.options.limits.time_s
         channel = self._channel or self._start()
@@ -207,17 +209,14 @@ class Cage:
 
         Raises:
             NotReadError: it cannot be started, or not be sandboxed as required.
+            OSError: there are not enough descriptors or memory now.
         """
         if self._vain_starts >= MAX_VAIN_STARTS:
             raise NotReadError(Why.FAILED, "the process that opens containers keeps dying")
         self._vain_starts += 1
         try:
             ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise self._not_started(error) from error
-        channel = Channel(ours)
-        self._channel = channel
-        try:
+            self._channel = channel = Channel(ours)
             with theirs:
                 self._process = _spawn(theirs)
             if self._is_stopped:
@@ -233,6 +232,10 @@ class Cage:
                 raise BrokenError("it makes no sense")
         except (OSError, BrokenError, msgspec.MsgspecError) as error:
             self.close()
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                # No container is to blame: the next one tries again.
+                self._vain_starts -= 1
+                raise
             raise self._not_started(error) from error
         except BaseException:
             self.close()

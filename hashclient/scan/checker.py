@@ -12,6 +12,7 @@ processes: workers use it, and so do tests.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from hashclient.scan.judging import FILE_FLAGS, judge_files
 from hashclient.scan.looking import Looker, Opened, refuse, report_clean, set_aside
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
-from hashclient.scan.opening import NO_ROOM, OpenedAhead, Waits
+from hashclient.scan.opening import OpenedAhead, Waits
 from hashclient.scan.reading import (
     Deferred,
     Reader,
@@ -42,6 +43,7 @@ from hashclient.scan.reasons import CHANGED
 from hashclient.scan.records import Records
 from hashclient.scan.sources.files import join, open_directory
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
 
@@ -228,7 +230,9 @@ class Checker:
                                 now = reader.look(file_fd)
                                 if now.st_size != error.size:
                                     raise SetAside(Kind.UNREAD, CHANGED) from None
-                                self._look_into(file_fd, group, name, now, result, whole=whole)
+                                self._look_into(
+                                    file_fd, opened, name, now, result, ahead, whole=whole
+                                )
                                 most_bytes = self._most_bytes()
                             raise
                         if learn and (device := status.st_dev) not in identities:
@@ -237,7 +241,7 @@ class Checker:
                         if reader.may_be_container:
                             seen = (status, free) if reliable else None
                             is_plain = self._open(
-                                file_fd, group, name, status, length, seen, result
+                                file_fd, opened, name, status, length, seen, result, ahead
                             )
                             most_bytes = self._most_bytes()
                     finally:
@@ -293,26 +297,38 @@ class Checker:
     def _open(
         self,
         fd: int,
-        group: Group,
+        directory: Opened,
         name: str,
         status: os.stat_result,
         size: int,
         seen: tuple[os.stat_result, bool | None] | None,
         result: Result,
+        ahead: OpenedAhead | None = None,
     ) -> bool:
         """Check the members of a file that may be a container; return whether it is none after all.
 
         It is `size` bytes long. `seen` is its status, and whether nobody could write to it, if
-        these can be relied on.
+        these can be relied on. `ahead` has other files of its directory.
+
+        Raises:
+            OSError: the file cannot be opened as a container now; if there is no room, later.
         """
         assert self._members is not None
         waits = self._waits.count()
-        opened = self._members.open(
+        open_members = functools.partial(
+            self._members.open,
             fd,
             size,
-            join(group.directory, name),
+            join(directory.group.directory, name),
             lambda: same_content(status, os.fstat(fd)),
         )
+        try:
+            opened = open_members(can_wait=directory.shares or ahead is not None)
+        except OSError as error:
+            if ahead is None or error.errno not in NO_ROOM:
+                raise
+            ahead.give_back()
+            opened = open_members(can_wait=directory.shares)
         self._waits.leave_out(waits)  # of the process that opens it
         opened.add_to(result)
         if seen is not None and (known := opened.known()) is not None:
@@ -322,27 +338,31 @@ class Checker:
     def _look_into(
         self,
         fd: int,
-        group: Group,
+        directory: Opened,
         name: str,
         status: os.stat_result,
         result: Result,
+        ahead: OpenedAhead | None = None,
         *,
         whole: bool,
     ) -> None:
         """Check the members of a file that is settled itself, if it may be a container.
 
-        The reader has just looked at the file, and found this status.
+        The reader has just looked at the file, and found this status. `ahead` has other files of
+        its directory.
 
         Raises:
             Deferred: it is large, and not alone in its task.
             SetAside: it is nearly all hole.
+            OSError: as for `_open`.
         """
         if self._reader.may_be_container:
             self._reader.refuse_sparse(status)
             if not whole and status.st_size >= DEFER_BYTES:
                 raise Deferred
             seen = status, None
-            if not self._open(fd, group, name, status, status.st_size, seen, result):
+            size = status.st_size
+            if not self._open(fd, directory, name, status, size, seen, result, ahead):
                 return
         self._plain.append(status)
 
@@ -366,7 +386,7 @@ class Checker:
                     if not same_content(status, look.status):
                         changed.append(name)
                         continue
-                    self._look_into(file_fd, group, name, status, result, whole=whole)
+                    self._look_into(file_fd, opened, name, status, result, whole=whole)
                 finally:
                     os.close(file_fd)
             except Deferred:

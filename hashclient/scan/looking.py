@@ -25,11 +25,11 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
-from hashclient.scan.opening import NO_ROOM
 from hashclient.scan.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.records import PLAIN
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group
+from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE
 from hashclient.system.identity import Identities, Identity
 
@@ -114,7 +114,10 @@ class Looker:
                         self.identities[device] = identity
                 if not stat.S_ISREG(status.st_mode):
                     raise no_file(status.st_mode)
-            except (OSError, SetAside) as error:
+            except OSError as error:
+                refuse(opened, name, error, result)
+                continue
+            except SetAside as error:
                 set_aside(group, name, error, result)
                 continue
             size = status.st_size if trusted else relied_size(status, trust)

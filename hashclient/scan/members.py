@@ -30,6 +30,7 @@ from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
 from hashclient.scan.reasons import CHANGED, reason_of
+from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.text import MAX_EXCERPT_CHARS
 
 if TYPE_CHECKING:
@@ -256,16 +257,28 @@ class Members:
         opened.outcomes = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
         return opened
 
-    def open(self, fd: int, size: int, path: str, is_unchanged: Callable[[], bool]) -> Opened:
+    def open(
+        self,
+        fd: int,
+        size: int,
+        path: str,
+        is_unchanged: Callable[[], bool],
+        *,
+        can_wait: bool = False,
+    ) -> Opened:
         """Open the container in an open file, and return its members; `path` is its name.
 
         `is_unchanged` is called afterwards, and returns whether the file has not changed.
+
+        Raises:
+            OSError: there is no room for the process that opens it, and it `can_wait` for room;
+            else its members are unread.
         """
-        opened = self._open(fd, size, path, forced=False)
+        opened = self._open(fd, size, path, forced=False, can_wait=can_wait)
         if opened.lacks:
             # An entry that was hit has other digests, or a size was wrong: compute all, of all
             # members.
-            opened = self._open(fd, size, path, forced=True)
+            opened = self._open(fd, size, path, forced=True, can_wait=can_wait)
         if not is_unchanged():
             return _failed(path, CHANGED, None)
         if any(outcome.kind is Kind.MATCH for outcome in opened.outcomes):
@@ -300,7 +313,7 @@ class Members:
         open_ones = set(owners[doubtful].tolist())
         return [number not in open_ones for number in range(len(insides))]
 
-    def _open(self, fd: int, size: int, path: str, *, forced: bool) -> Opened:
+    def _open(self, fd: int, size: int, path: str, *, forced: bool, can_wait: bool) -> Opened:
         opened = Opened()
         namer = _Namer(path)
         waiting: list[Found] = []
@@ -317,6 +330,10 @@ class Members:
         except NotReadError as error:
             opened.outcomes.append(_unread(path, ("",), str(error.why), error.detail))
             opened.members += 1
+        except OSError as error:
+            if can_wait or error.errno not in NO_ROOM:
+                raise
+            return _failed(path, reason_of(error), str(Why.FAILED))
         self._judge_rows(waiting, path, namer, opened, forced=forced)
         if opened.left_out:
             # Together they count as one unread input: so none is left out.

@@ -15,13 +15,13 @@ it read from disks.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from hashclient.core.digests import CHUNK_BYTES
+from hashclient.system.descriptors import NO_ROOM
 
 #: Files that are open ahead.
 FILES_AHEAD = 32
@@ -29,8 +29,6 @@ FILES_AHEAD = 32
 WAITS, WAITS_A_FILE = 4, 0.2
 #: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
 _BLOCKS = 8
-#: Errors for a lack of resources to open a file ahead; the file is opened later, and not unread.
-NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Waits:
@@ -66,10 +64,11 @@ class OpenedAhead:
 
     def __init__(self, names: Sequence[str], flags: int, directory_fd: int) -> None:
         """Open `names` with `flags` in an open directory."""
-        self._names: Iterator[str] = iter(names)
+        self._names = names
         self._flags, self._directory_fd = flags, directory_fd
         self._opened: deque[int | OSError] = deque()
-        self._next: str | None = next(self._names, None)
+        #: The place of the first name that was not opened yet, and how many are open together.
+        self._next, self._most = 0, FILES_AHEAD
 
     def take(self) -> int:
         """Return the descriptor of the next file, which is the caller's now.
@@ -77,22 +76,28 @@ class OpenedAhead:
         Raises:
             OSError: it could not be opened.
         """
-        while self._next is not None and len(self._opened) < FILES_AHEAD:
+        while self._next < len(self._names) and len(self._opened) < self._most:
             try:
-                fd = os.open(self._next, self._flags, dir_fd=self._directory_fd)
+                fd = os.open(self._names[self._next], self._flags, dir_fd=self._directory_fd)
             except OSError as error:
                 if self._opened and error.errno in NO_ROOM:
-                    break
+                    break  # it is opened later, and not unread
                 self._opened.append(error)
             else:
                 self._opened.append(fd)
                 with contextlib.suppress(OSError):  # a pipe, say, cannot be read ahead
                     os.posix_fadvise(fd, 0, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
-            self._next = next(self._names, None)
+            self._next += 1
         opened = self._opened.popleft()
         if isinstance(opened, OSError):
             raise opened
         return opened
+
+    def give_back(self) -> None:
+        """Close the files that are open ahead; each is opened again when it is taken."""
+        self._next -= len(self._opened)
+        self._most = 1
+        self.close()
 
     def close(self) -> None:
         """Close files that were not used."""

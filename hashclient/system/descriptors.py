@@ -1,13 +1,18 @@
-"""Reads open descriptors that may be pipes, and waits for bytes that have not come yet.
+"""Open descriptors: errors where there is no room for more, and reading from pipes.
 
-Another process that shares a pipe can make it non-blocking for all. Such a pipe answers "not now"
-while it is empty; this is not its end.
+A pipe may be read before its bytes have come: then reading waits. Another process that shares a
+pipe can make it non-blocking for all. Such a pipe answers "not now" while it is empty; this is not
+its end.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+
+#: Errors for a lack of descriptors or memory, which may pass.
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def read_some(fd: int, count: int) -> bytes:

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -143,6 +144,20 @@ def wait_until(condition: Callable[[], bool], pid: int) -> None:
 def open_files() -> int:
     """Return how many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Leave this process so many descriptors in the block."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.open("/", os.O_PATH) for _ in range(count)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))
+    for fd in free:
+        os.close(fd)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def bytes_path(line: Mapping[str, Any]) -> bytes:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
-import resource
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.sources import files
 from hashclient.scan.sources.interface import Group, Task
-from tests.kit import csv_of, digests_of, make_state, remember_at_once, write_tree
+from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
 
@@ -615,23 +615,101 @@ def test_without_descriptors_for_so_many_directories_the_rest_is_handed_back(
     tree = write_tree(tmp_path / "t", dict.fromkeys(names, b"LISTED"))
     task = [Group(f"{tree}/{name[:2]}", ["f"], follow=False) for name in names]
     made = checker(lists)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = [os.open(tree, os.O_PATH) for _ in range(8)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, limits[1]))
-    try:
-        for fd in free:
-            os.close(fd)
+    with descriptors_left(8):
+        assert clean_at_last(made, task) == len(names)
+
+
+def clean_at_last(made: Checker, task: Task) -> int:
+    """Return how many are clean of a task of which some are handed back, and none is unread."""
+    result = made.check(task)
+    clean = result.clean
+    assert result.outcomes == []
+    assert result.deferred
+    for group in result.deferred:  # each of them is a task of its own
+        alone = made.check([group])
+        clean += alone.clean
+        assert (alone.outcomes, alone.deferred) == ([], [])
+    return clean
+
+
+def test_without_descriptors_to_ask_about_a_file_system_a_file_is_handed_back(
+    tmp_path: Path,
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    task = []
+    for number in range(8):
+        (tmp_path / f"t/{number}").mkdir(parents=True)
+        (tmp_path / f"t/{number}/f").symlink_to("/proc/version")  # on another file system
+        task.append(Group(f"{tmp_path}/t/{number}", ["f"], follow=True))
+    made = checker(lists)
+    with descriptors_left(len(task)):
+        assert clean_at_last(made, task) == len(task)
+
+
+@pytest.fixture
+def members_of() -> Iterator[Callable[[OpenLists], Members]]:
+    """Openers of containers, whose modules are loaded: that takes descriptors as well."""
+    importlib.import_module("hashclient.containers.cage")
+    made: list[Members] = []
+
+    def make(lists: OpenLists) -> Members:
+        made.append(Members(lists.judge(), Options()))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_container_without_descriptors_to_open_it_is_handed_back(
+    tmp_path: Path, members_of: Callable[[OpenLists], Members], sized: bool
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=sized))
+    names = [f"{number}/z" for number in range(8)]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, zipped(b"benign")))
+    task = [Group(f"{tree}/{name[0]}", ["z"], follow=False) for name in names]
+    made = checker(lists, members=members_of(lists))
+    with descriptors_left(12):
+        assert clean_at_last(made, task) == 2 * len(names)
+
+
+@pytest.mark.slow
+def test_files_that_are_open_ahead_leave_no_container_unread(
+    tmp_path: Path, members_of: Callable[[OpenLists], Members]
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    names = [f"{number:02d}" for number in range(40)]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, zipped(b"benign")))
+    made = checker(lists, members=members_of(lists))
+    made._waits.often = True
+    with descriptors_left(24):
+        result = made.check([Group(str(tree), names, follow=False)])
+    assert (result.clean, result.outcomes, result.deferred) == (2 * len(names), [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("often", [True, False])
+def test_a_container_that_finds_no_room_alone_is_judged_as_a_file_and_later_ones_are_opened(
+    tmp_path: Path, members_of: Callable[[OpenLists], Members], often: bool
+) -> None:
+    archive = zipped(b"benign")
+    lists = lists_of(tmp_path, base=csv_of({"e-1": archive, "e-2": b"listed"}, sized=False))
+    names = [f"{number}" for number in range(6)]
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names, archive))
+    made = checker(lists, members=members_of(lists))
+    made._waits.often = often
+    task = [Group(str(tree), names, follow=False)]
+    with descriptors_left(4):
         result = made.check(task)
-        clean = result.clean
-        assert result.outcomes == []
-        assert result.deferred
-        for group in result.deferred:  # each of them is a task of its own
-            alone = made.check([group])
-            clean += alone.clean
-            assert (alone.outcomes, alone.deferred) == ([], [])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert clean == len(names)
+    assert result.deferred == []
+    found = [(o.kind, o.reason, o.members) for o in result.outcomes]
+    unread, match = (Kind.UNREAD, "too many open files", ("",)), (Kind.MATCH, None, ())
+    assert found == [unread] * len(names) + [match] * len(names)
+    result = made.check(task)
+    assert [o.kind for o in result.outcomes] == [Kind.MATCH] * len(names)
+    assert result.members == len(names)
 
 
 def test_a_size_that_changes_after_it_was_looked_at_rules_out(

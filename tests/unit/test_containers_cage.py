@@ -23,6 +23,7 @@ from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.protocol import Channel, Done, Job, Ready, Row, Rows
 from hashclient.containers.sandbox import Locks, kernel_locks
+from tests.kit import descriptors_left, open_files
 
 needs_locks = pytest.mark.skipif(
     not kernel_locks().are_whole, reason="this kernel has no Landlock or no seccomp"
@@ -227,6 +228,17 @@ def test_one_that_cannot_be_started_is_reported_and_not_tried_for_ever(
         said.append(caught.value.detail)
     assert "cannot be started" in said[0]
     assert "keeps dying" in said[-1]
+
+
+def test_one_without_room_to_start_is_tried_again(archive: Path, cage: Cage) -> None:
+    before = open_files()
+    with descriptors_left(4):
+        for _ in range(cage_module.MAX_VAIN_STARTS + 1):
+            with pytest.raises(OSError, match="Too many open files"):
+                opened(cage, archive)
+            assert not cage.has_failed
+    assert open_files() == before
+    assert len(opened(cage, archive)) == 2
 
 
 def test_a_sandbox_that_is_required_and_not_there(

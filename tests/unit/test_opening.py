@@ -78,6 +78,23 @@ def test_too_few_descriptors_for_many_make_no_file_unread(directory: tuple[Path,
     assert found == [f"content {n}".encode() for n in range(len(names))]
 
 
+def test_files_that_were_given_back_are_opened_when_they_are_taken(
+    directory: tuple[Path, int],
+) -> None:
+    tree, fd = directory
+    names = ["gone", *sorted(os.listdir(tree))]  # noqa: PTH208 - names alone
+    before = open_files()
+    ahead = OpenedAhead(names, FILE_FLAGS, fd)
+    found = taken(ahead, 3)
+    ahead.give_back()
+    assert open_files() == before
+    found += taken(ahead, 1)
+    assert open_files() == before  # there is no room for others
+    ahead.give_back()
+    found += taken(ahead, len(names) - 4)
+    assert found == [errno.ENOENT, *(f"content {n}".encode() for n in range(len(names) - 1))]
+
+
 def test_whether_a_thread_waits_is_said_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Waits()
     first = waits.count()
