@@ -28,9 +28,10 @@ from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
 from hashclient.daemon.systemd import notify, passed_sockets
 from hashclient.daemon.worker import Worker
-from hashclient.errors import HashclientError, StateError
+from hashclient.errors import HashclientError, LockedError, StateError
 from hashclient.session import Session
-from hashclient.system.files import make_private_dir
+from hashclient.system.files import make_public_dir
+from hashclient.system.listening import cannot_listen
 from hashclient.system.locks import writer_lock
 from hashclient.system.log import Log
 from hashclient.system.process import forget_exit_codes
@@ -156,28 +157,40 @@ class Daemon:
             os.close(wake)
 
     def _listen(self, address: Address, stack: contextlib.ExitStack) -> socket.socket:
-        try:
-            if isinstance(address, UnixAddress):
+        if isinstance(address, UnixAddress):
+            try:
                 return self._listen_unix(address.path, stack)
-            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            except LockedError:
+                raise
+            except (OSError, StateError) as error:
+                what = error.message if isinstance(error, StateError) else error.strerror or error
+                raise StateError(
+                    f"cannot listen at {address}: {what}",
+                    hint="see whether this user may make files there, or give --bind another path",
+                ) from error
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
             return socket.create_server(
                 (address.host, address.port), family=family, backlog=BACKLOG
             )
         except OSError as error:
-            raise StateError(
-                f"cannot listen at {address}: {(error.strerror or str(error)).lower()}",
-                hint="is another daemon there already?"
-                if error.errno == errno.EADDRINUSE
-                else "see whether the address is one of this machine, and may be used",
-            ) from error
+            raise cannot_listen(str(address), error) from error
 
     def _listen_unix(self, path: Path, stack: contextlib.ExitStack) -> socket.socket:
         """Listen at a path; a socket without a listener is replaced."""
         if not path.parent.exists():
-            make_private_dir(path.parent)
+            # Group and mode of the socket decide who may use it, so all may enter its directory.
+            umask = os.umask(0o022)
+            try:
+                make_public_dir(path.parent)
+            finally:
+                os.umask(umask)
         # Two daemons that start at once must not remove each other's socket.
         lock = path.with_name(f"{path.name}.lock")
-        stack.enter_context(writer_lock(lock))
+        busy = f"cannot listen at {UnixAddress(path)}: another daemon is there"
+        stack.enter_context(
+            writer_lock(lock, busy=busy, hint="end that one, or give --bind another path")
+        )
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise OSError(errno.EEXIST, "a file that is no socket is in its place")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Self
 from hashclient import __version__
 from hashclient.daemon.counts import BOUNDS_S, Count, Counts
 from hashclient.daemon.options import TcpAddress
-from hashclient.errors import StateError
 from hashclient.system.exposition import CONTENT_TYPE, expose
+from hashclient.system.listening import cannot_listen
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -146,9 +146,7 @@ class Exposition:
         try:
             self._server = Server((address.host, address.port), Handler)
         except OSError as error:
-            raise StateError(
-                f"cannot listen at {address} for metrics: {(error.strerror or '').lower()}"
-            ) from error
+            raise cannot_listen(f"{address} for metrics", error) from error
 
     @property
     def address(self) -> TcpAddress:

@@ -33,6 +33,7 @@ from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.repository import Repository
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
+from hashclient.system.listening import cannot_listen
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -106,8 +107,8 @@ def open_server(
     Keys, certificates and token are made below the repository's `keys/serve/` when missing.
 
     Raises:
-        UsageError: the address is not a loopback address, or cannot be used.
-        StateError: there is no repository, or a file cannot be written.
+        UsageError: the address is not a loopback address.
+        StateError: it cannot be used, there is no repository, or a file cannot be written.
     """
     address = _loopback_address(bind)
     repository.require()
@@ -130,9 +131,7 @@ def open_server(
         doorkeeper = Doorkeeper(repository.clients_file, clock)
         server = TrialServer(address, repository.public, token, doorkeeper, context, log)
     except OSError as error:
-        raise UsageError(
-            f"cannot listen on {bind}: {error.strerror}", hint="port 0 takes a free one"
-        ) from error
+        raise cannot_listen(bind, error, hint="port 0 takes a free one") from error
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     with server:
         yield server, Endpoint(f"https://{host}:{server.server_address[1]}/", ca, token_file)

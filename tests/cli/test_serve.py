@@ -21,6 +21,7 @@ from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import (
     Site,
     arguments,
+    call,
     csv_of,
     edit_manifest,
     environment,
@@ -256,7 +257,46 @@ def test_it_ends_well_and_logs_that_it_was_there(state: Path, tmp_path: Path) ->
 def test_a_second_daemon_at_the_same_socket_is_refused(daemon: Daemon, state: Path) -> None:
     result = run("--state-dir", state, "serve", "--bind", f"unix:{daemon.unix}")
     assert result.code == 8
+    assert f"cannot listen at unix:{daemon.unix}: another daemon is there\n" in result.err
     assert daemon.ask(b"zPING\0") == b"PONG\0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--bind", "--metrics"])
+def test_a_port_in_use_is_said_in_the_same_words(
+    state: Path, tmp_path: Path, daemon: Daemon, option: str
+) -> None:
+    port = daemon.addresses[1]
+    free = () if option == "--bind" else ("--bind", "127.0.0.1:0")
+    result = run("--state-dir", state, "serve", *free, option, port)
+    what = port if option == "--bind" else f"{port} for metrics"
+    assert result.code == 8
+    assert f"error: cannot listen at {what}: address already in use\n" in result.err
+    assert "(" not in result.err and "another daemon may be there" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_all_may_enter_a_directory_that_is_made_for_a_socket(
+    state: Path, tmp_path: Path, umask: int
+) -> None:
+    """The group and the mode of the socket decide who may use it; nobody else may replace it."""
+    bind = ("--bind", f"unix:{tmp_path}/new/deep/c.sock", "--socket-mode", "666")
+    with serving(state, tmp_path / "run", *bind, preexec_fn=lambda: os.umask(umask)):
+        modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "new").rglob("*")}
+    assert modes == {"deep": 0o755, "c.sock": 0o666, "c.sock.lock": 0o600}
+
+
+def test_a_place_where_no_socket_can_be_is_said_of_the_socket(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place in ("/proc/x/c.sock", f"{tmp_path}/link/c.sock", f"{tmp_path}/file", "/proc/c.sock"):
+        result = call("--state-dir", state, "serve", "--bind", f"unix:{place}")
+        assert result.code == 8, place
+        assert f"error: cannot listen at unix:{place}: " in result.err
+        assert "--bind" in result.err and "init" not in result.err
+        assert "--state-dir" not in result.err and "state directory" not in result.err
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "file.lock", "link"}
 
 
 @pytest.mark.slow

@@ -54,5 +54,5 @@ def test_a_port_that_is_taken_is_said_and_nothing_waits_for_ever(tmp_path: Path)
         taken.listen()
         port = str(taken.getsockname()[1])
         _, output = run_script(f"{script.replace('8443', port)}\necho ON", tmp_path)
-    assert f"cannot listen on 127.0.0.1:{port}" in output
+    assert f"cannot listen at 127.0.0.1:{port}" in output
     assert output.endswith("ON\n")
