@@ -21,8 +21,8 @@ from hashclient.core.model import Hit
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular, state_error
 from hashclient.system.layout import Layout
-from hashclient.system.sqlite import open_database
-from hashclient.system.text import excerpt, printable
+from hashclient.system.sqlite import explain, open_database
+from hashclient.system.text import printable
 from hashclient.system.versions import newer
 
 _SCHEMA = """
@@ -287,9 +287,11 @@ class MatchStore:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError, TypeError, LookupError, MemoryError) as error:
+            why, hint = explain(error)
             raise StateError(
-                f"cannot use the record of matches: {printable(self._path)}: {error}",
-                hint="check that the state directory is writable and has room; if the file is"
+                f"cannot use the record of matches: {printable(self._path)}: {why}",
+                hint=hint
+                or "check that the state directory is writable and has room; if the file is"
                 " damaged, move it away: earlier matches are forgotten then",
             ) from error
 
@@ -327,7 +329,8 @@ def bring_forward(path: Path) -> None:
     except OSError as error:
         raise state_error("cannot bring forward", path, error) from error
     except sqlite3.Error as error:
-        raise StateError(f"cannot bring forward: {printable(path)}: {excerpt(error)}") from error
+        why, hint = explain(error)
+        raise StateError(f"cannot bring forward: {printable(path)}: {why}", hint=hint) from error
 
 
 def _bring_forward(db: sqlite3.Connection) -> int:

@@ -41,7 +41,7 @@ from hashclient.scan.records import (
 )
 from hashclient.system.identity import Identity
 from hashclient.system.layout import Layout
-from hashclient.system.sqlite import open_database
+from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
 
 #: Inodes whose records share a row; a power of two.
@@ -85,6 +85,7 @@ _ROW_BEFORE = "SELECT seen_day, crc, records FROM block WHERE device = ? AND blo
 #: module has no code (it could not decode a value, or the message of SQLite: a ValueError). An
 #: error for a length beyond all memory has no code either.
 _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_HINT = "it may be removed at any time; a scan then reads every file again"
 
 
 class DamagedInventoryError(StateError):
@@ -136,7 +137,7 @@ class Inventory:
             self._db.close()
             raise StateError(
                 f"the inventory {problem}: {printable(self._path)}",
-                hint="it may be removed at any time; a scan then reads every file again",
+                hint=_HINT,
             )
         self._has_files = "files" in names
         self._has_before = "block" in names
@@ -458,14 +459,15 @@ class Inventory:
             yield
         except (sqlite3.Error, OSError, ValueError, MemoryError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            why, hint = explain(error)
             if not isinstance(error, OSError) and code in _DAMAGE:
                 raise DamagedInventoryError(
-                    f"the inventory is damaged: {printable(self._path)}: {error}",
+                    f"the inventory is damaged: {printable(self._path)}: {why}",
                     hint="a scan reads every file then, and makes it again",
                 ) from error
             raise StateError(
-                f"cannot use the inventory: {printable(self._path)}: {error}",
-                hint="it may be removed at any time; a scan then reads every file again",
+                f"cannot use the inventory: {printable(self._path)}: {why}",
+                hint=hint or _HINT,
             ) from error
 
 

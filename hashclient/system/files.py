@@ -215,6 +215,13 @@ def user_path(text: str) -> Path:
 
 def state_error(what: str, path: Path, error: OSError) -> StateError:
     """Translate an error of the system on a state file into one of ours."""
+    return StateError(
+        f"{what}: {printable(path)}: {error.strerror or error}", hint=hint_of(error.errno)
+    )
+
+
+def hint_of(number: int | None) -> str | None:
+    """Return what to do about an error of the system on a state file, if that is known."""
     hints = {
         errno.ENOSPC: "free some space; nothing was lost, the old state is still in place",
         errno.EDQUOT: "the disk quota is used up; the old state is still in place",
@@ -223,6 +230,4 @@ def state_error(what: str, path: Path, error: OSError) -> StateError:
         errno.EPERM: "check the owner and the permissions of the state directory",
         errno.ENOENT: "run `hashclient init` first, or check --state-dir",
     }
-    return StateError(
-        f"{what}: {printable(path)}: {error.strerror or error}", hint=hints.get(error.errno or 0)
-    )
+    return hints.get(number or 0)

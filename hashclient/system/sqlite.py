@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hashclient.errors import StateError
-from hashclient.system.files import make_private_dir, refuse_irregular, state_error
+from hashclient.system.files import hint_of, make_private_dir, refuse_irregular, state_error
 from hashclient.system.text import excerpt, printable
 
 if TYPE_CHECKING:
@@ -43,6 +44,28 @@ def open_database(
     )
 
 
+def explain(error: Exception) -> tuple[str, str | None]:
+    """Return what an error of the system or of SQLite says, and a hint where the file may be good.
+
+    A file that cannot be opened or written, or is in use, should not be thrown away.
+    """
+    import sqlite3
+
+    if isinstance(error, OSError):
+        return error.strerror or excerpt(error), hint_of(error.errno)
+    # An error of the Python module has no code: it could not decode a value.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return excerpt(error), "another process is writing to it; try again later"
+    numbers = {
+        sqlite3.SQLITE_READONLY: errno.EACCES,
+        sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+        sqlite3.SQLITE_PERM: errno.EACCES,
+        sqlite3.SQLITE_FULL: errno.ENOSPC,
+    }
+    return excerpt(error), hint_of(numbers.get(code))
+
+
 def copy_database(source: Path, target: Path) -> None:
     """Copy `source` into `target` in one transaction; other processes may have either open.
 
@@ -60,4 +83,5 @@ def copy_database(source: Path, target: Path) -> None:
     except OSError as error:
         raise state_error("cannot copy", source, error) from error
     except sqlite3.Error as error:
-        raise StateError(f"cannot copy: {printable(source)}: {excerpt(error)}") from error
+        why, hint = explain(error)
+        raise StateError(f"cannot copy: {printable(source)}: {why}", hint=hint) from error

@@ -224,6 +224,19 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, failures: list[StateError
     assert (masks(cache(tmp_path, failures), "a"), len(failures)) == ([1], 1)
 
 
+def test_a_cache_with_text_that_is_none_is_made_again(
+    tmp_path: Path, failures: list[StateError]
+) -> None:
+    store = cache(tmp_path, failures)
+    store.learn("a", 1, TAGS)
+    store.close()
+    with sqlite3.connect(tmp_path / "objects.db") as db:
+        db.execute("UPDATE meta SET key_id = CAST(x'ff' AS TEXT)")
+    db.close()
+    assert masks(cache(tmp_path, failures), "a") is None
+    assert len(failures) == 1 and not (tmp_path / "objects.db").exists()
+
+
 def test_a_row_that_was_garbled_is_not_known(tmp_path: Path, failures: list[StateError]) -> None:
     store = cache(tmp_path, failures)
     for number in range(WAITING):  # as many as are written at once

@@ -28,8 +28,8 @@ from hashclient.scan.inside import MEMBER, READS, Inside
 from hashclient.scan.records import Records
 from hashclient.system.files import is_there
 from hashclient.system.layout import Layout
-from hashclient.system.sqlite import open_database
-from hashclient.system.text import excerpt, printable
+from hashclient.system.sqlite import explain, open_database
+from hashclient.system.text import printable
 
 VERSION = 1
 #: The type that `records` returns.
@@ -213,10 +213,13 @@ class ObjectCache:
         except StateError as error:
             self._give_up(error)
         except (OSError, sqlite3.Error, ValueError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in _DAMAGE:
+            # A value that cannot be decoded is an error without a code.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if isinstance(error, sqlite3.DatabaseError) and code in _DAMAGE:
                 self._remove()
-            text = f"cannot use {printable(self._path)}: {excerpt(error)}"
-            self._give_up(StateError(text, hint=_HINT))
+            why, hint = explain(error)
+            text = f"cannot use {printable(self._path)}: {why}"
+            self._give_up(StateError(text, hint=hint or _HINT))
 
     def _remove(self) -> None:
         """Remove a file that is damaged: the next scan makes another one."""
