@@ -11,6 +11,7 @@ import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import Fault, ReportingService
+from hashclient.reporting.destinations.package.tarstream import Member, write_tar
 from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
 
@@ -220,17 +221,39 @@ def test_without_reports_status_is_empty_and_submit_succeeds(desk: Desk) -> None
 
 
 def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
-    (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "note").write_bytes(b"{}")
     (tmp_path / "sealed").write_bytes(b"age-encryption.org/v1\nx")
-    (tmp_path / "dir").mkdir()
-    codes = {
-        name: command(desk, "report", "verify", tmp_path / name).code
-        for name in ("empty", "note", "sealed", "dir")
-    }
-    assert codes == {"empty": 6, "note": 6, "sealed": 2, "dir": 6}
+    (tmp_path / "text").write_bytes(b"a text of thirty-three characters")
+    (tmp_path / "long").write_bytes(b"x" * 5000)
+    write_tree(tmp_path / "dir", {"README.txt": b"of something else", "a/b": b"x"})
+    (tmp_path / "none").mkdir()
+    names = ("note", "sealed", "text", "long", "dir", "none")
+    found = {name: command(desk, "report", "verify", tmp_path / name) for name in names}
+    codes = {name: result.code for name, result in found.items()}
+    assert codes == {"note": 6, "sealed": 2, "text": 2, "long": 2, "dir": 2, "none": 2}
+    for name in ("text", "long", "dir", "none"):
+        assert (
+            f"error: no package, and nothing was verified: {tmp_path}/{name}\n" in found[name].err
+        )
+    assert all(result.out == "" for result in found.values())
     sealed = tmp_path / "sealed"
     assert command(desk, "report", "verify", sealed, "--identity", desk.officer).code == 6
+
+
+def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
+    """However much was cut, garbled or removed: what may have been one is not called none."""
+    members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
+    whole = b"".join(write_tar(members))
+    cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}
+    damaged = {"first": b"\xff" + whole[1:], "mark": whole[:257] + b"\xff" * 8 + whole[265:]}
+    damaged["zeros"] = bytes(4096)
+    for name, data in (cuts | damaged).items():
+        (tmp_path / name).write_bytes(data)
+        assert call("report", "verify", tmp_path / name).code == 6, name
+    for name in ("document.json", "custody.jsonl", "checkpoint.json", "evidence/x.age"):
+        left = write_tree(tmp_path / f"only {Path(name).stem}", {name: b"x"})
+        result = call("report", "verify", left)
+        assert (result.code, "package lacks " in result.err) == (6, True), name
 
 
 def test_after_a_repair_a_report_is_sent_at_once_by_a_person_and_later_by_a_timer(

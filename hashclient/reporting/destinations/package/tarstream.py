@@ -18,6 +18,8 @@ from hashclient.quarantine.age import Chunks
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: A reader takes pieces of this size.
 CHUNK_BYTES = 1 << 16
+#: Where a header says that it is one.
+_MARK_AT = 257
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -55,6 +57,18 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     if any(stream.exactly(BLOCK_BYTES)):
         raise VerificationError("archive: broken end")
     stream.end()
+
+
+def looks_like_tar(head: bytes, first: str) -> bool:
+    """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
+
+    Its first header has a mark, and the name of the file `first`: one of the two is enough. Zeros
+    are what a power failure leaves.
+    """
+    name = first.encode() + b"\0"
+    mark = tarfile.GNU_MAGIC[:5]
+    has_mark = head[_MARK_AT : _MARK_AT + len(mark)] == mark
+    return has_mark or name.startswith(head[: len(name)]) or not any(head)
 
 
 def _header(name: str, size: int) -> bytes:

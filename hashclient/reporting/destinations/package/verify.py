@@ -34,7 +34,13 @@ from hashclient.reporting.destinations.package.package import (
     EVIDENCE_DIR,
     README_NAME,
 )
-from hashclient.reporting.destinations.package.tarstream import CHUNK_BYTES, Member, read_tar
+from hashclient.reporting.destinations.package.tarstream import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    Member,
+    looks_like_tar,
+    read_tar,
+)
 from hashclient.reporting.destinations.registry import Verification
 from hashclient.reporting.document import Document, parse_document
 from hashclient.reporting.evidence import evidence_name
@@ -50,6 +56,8 @@ _HEAD = {
 }
 #: A note holds a handful of records of the audit log.
 MAX_NOTE_BYTES = 1 << 24
+#: A directory with none of these names is no package; anything may have a README.txt.
+_SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
 _AGE_MAGIC = b"age-encryption.org/v1\n"
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -86,7 +94,7 @@ def verify_package(
     6. The evidence is exactly as in the document, by name, length and hash.
 
     Raises:
-        UsageError: there is nothing to verify, it is sealed and no identity is given, or
+        UsageError: it has nothing of a package, it is sealed and no identity is given, or
             `public_key` is not a key.
         AuthorisationError: none of `identities` opens it.
         VerificationError: a check failed.
@@ -222,9 +230,12 @@ def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]
         return
     try:
         with path.open("rb") as stream:
-            is_sealed = stream.read(len(_AGE_MAGIC)) == _AGE_MAGIC
+            head = stream.read(BLOCK_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
+    is_sealed = head.startswith(_AGE_MAGIC)
+    if not is_sealed and not looks_like_tar(head, README_NAME):
+        raise _no_package(path)
     if is_sealed and not identities:
         raise UsageError(
             f"package is sealed: {printable(path)}",
@@ -250,6 +261,10 @@ def _from_directory(path: Path) -> Iterator[Member]:
     """Yield the files of a package in the order of the format; links are refused."""
     try:
         names = set(os.listdir(path))  # noqa: PTH208 - names
+        if names.isdisjoint(_SIGNS):
+            raise _no_package(path)
+        if EVIDENCE_DIR not in names:
+            raise VerificationError(f"package lacks {EVIDENCE_DIR}/")
         if (path / EVIDENCE_DIR).is_symlink():
             raise VerificationError("package has a link in it")
         evidence = sorted(os.listdir(path / EVIDENCE_DIR))  # noqa: PTH208
@@ -288,3 +303,11 @@ def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
 
 def _unreadable(path: Path, error: OSError) -> UsageError:
     return UsageError(f"cannot read {printable(path)}: {error.strerror or error}")
+
+
+def _no_package(path: Path) -> UsageError:
+    """Return the error for what has nothing of a package; it must not pass for a verified one."""
+    return UsageError(
+        f"no package, and nothing was verified: {printable(path)}",
+        hint="give the directory or the file that was handed over; if this is it, ask for it again",
+    )
