@@ -204,8 +204,6 @@ class Report:
             for name, known in _NAMES.items():
                 if field.lower() in known:
                     columns[name] = column
-        if "key" not in columns or "size" not in columns:
-            raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
         keep = None
         if "marker" in columns:
             keep = pc.invert(_flags(columns["marker"]))
@@ -270,6 +268,7 @@ def _parquet(source: Any) -> Iterator[Any]:
     import pyarrow.parquet as pq  # takes memory that a listing does not need
 
     with pq.ParquetFile(source) as file:
+        _refuse_other(file.schema_arrow.names)
         wanted = {known for names in _NAMES.values() for known in names}
         columns = [name for name in file.schema_arrow.names if name.lower() in wanted]
         yield from file.iter_batches(batch_size=ROWS, columns=columns)
@@ -291,7 +290,19 @@ def _csv(stream: Any, names: Sequence[str] | None) -> Iterator[Any]:
         include_columns=None if found is None else [n for n in found if n.lower() in wanted],
     )
     with pyarrow.csv.open_csv(stream, reading, convert_options=converting) as reader:
+        _refuse_other(reader.schema.names)
         yield from reader
+
+
+def _refuse_other(names: Sequence[str]) -> None:
+    """Refuse a table without keys and sizes, even if it has no rows.
+
+    Raises:
+        ListingEndedError: it has none.
+    """
+    found = {name.lower() for name in names}
+    if not all(found.intersection(_NAMES[name]) for name in ("key", "size")):
+        raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
 
 
 def _flags(column: Any) -> Any:

@@ -707,11 +707,30 @@ def test_a_report_that_is_a_pipe_keeps_nobody_waiting(
     assert scan("--inventory-report", tmp_path / "rows.csv", "s3://a-bucket/").code == 3
 
 
+def table_without_rows(*names: str) -> bytes:
+    """Return a Parquet file that has these columns, and no rows."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({name: pa.nulls(0, pa.string()) for name in names}), sink)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("data", [b"key,size\n", table_without_rows("Key", "Size")])
+def test_a_report_without_objects_is_nothing_to_check(
+    site: Site, state: Path, scan: Scan, tmp_path: Path, data: bytes
+) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(data)
+    result = scan("--inventory-report", path, "s3://some-bucket/")
+    assert (result.code, reasons(result)) == (3, {})
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"PAR1 and no more", "damaged"),
         (b"name,length\na,1\n", "it has no columns key and size"),
+        (b"a text of one line\n", "it has no columns key and size"),
+        (table_without_rows("name", "length"), "it has no columns key and size"),
         (b'key,size\na,"1\nb', "damaged"),
         (b"key,size\na,many\n", "damaged"),
         (b"bucket,key,size\nelsewhere,a,1\n", "it has rows of another bucket"),
