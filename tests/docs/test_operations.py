@@ -176,11 +176,25 @@ def test_every_exit_code_has_advice() -> None:
     assert codes == [code.value for code in ExitCode if code is not ExitCode.OK]
 
 
-@pytest.mark.parametrize(("code", "says"), [(0, "OK"), (7, "WARNING"), (8, "CRITICAL")])
-def test_the_monitor_runs(tmp_path: Path, code: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (0, "OK: lists are fresh"),
+        (1, "CRITICAL: hashclient status ended with 1"),
+        (2, "CRITICAL: the configuration is wrong"),
+        (3, "WARNING: a notice"),
+        (7, "WARNING: a list is stale"),
+        (8, "CRITICAL: a list"),
+        (9, "CRITICAL: the audit log"),
+        (127, "CRITICAL: hashclient status ended with 127"),
+    ],
+)
+def test_the_monitor_says_what_is_wrong(tmp_path: Path, code: int, says: str) -> None:
     (block,) = marked_blocks(OPERATIONS, "monitor")
-    _, output = run_script(f"hashclient() {{ return {code}; }}\n{block}", tmp_path)
+    ended, output = run_script(f"hashclient() {{ return {code}; }}\n{block}", tmp_path)
     assert output.startswith(says)
+    # The codes of Nagios.
+    assert ["OK", "WARNING", "CRITICAL"][ended] == says.partition(":")[0]
 
 
 def test_every_metric_is_described_and_alerts_use_no_others() -> None:
