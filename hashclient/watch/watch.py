@@ -8,6 +8,7 @@ a quiet moment.
 from __future__ import annotations
 
 import errno
+import glob
 import itertools
 import os
 import signal
@@ -83,7 +84,7 @@ class Watch:
         self._settle_s = settle_s
         self._rescan_s = rescan_s
         self._jobs = jobs
-        self._exclude = (*exclude, self._state_dir)
+        self._exclude = (*exclude, glob.escape(self._state_dir))
         self._act = act
         self._on_outcome = on_outcome
         self._on_failure = on_failure

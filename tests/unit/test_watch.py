@@ -274,3 +274,20 @@ def test_a_root_that_is_another_directory_is_missed(tmp_path: Path) -> None:
         write_tree(tree, {"c": b"benign"})
         assert not changes.read()
         assert changes.take() == {str(tree / "c")}
+
+
+@pytest.mark.slow
+def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "provider")
+    simulator.publish(csv_of({"e-1": LISTED}), "base")
+    made = fixture.Client(tmp_path / "t/[s]*", simulator, simulator.root)
+    made.fetch()
+    tree = write_tree(tmp_path / "t", {"shared/a": LISTED, "[s]*/x": LISTED})
+    told: list[Handled] = []
+    watch(
+        Client(made.session),
+        tree,
+        on_outcome=told.append,
+        on_scan=lambda _: os.kill(os.getpid(), signal.SIGTERM),
+    )
+    assert {h.outcome.path for h in told} == {str(tree / "shared/a")}
