@@ -5,17 +5,26 @@ watched before it is listed: a file that came in between is reported twice rathe
 If more changes than the kernel's queue holds, or if no more directories may be watched, changes are
 missed; only a scan of everything finds them.
 
-Two things that the kernel does not report are checked from time to time: whether each root is still
-the watched directory, and what is mounted below it. A directory that may not be read is reported
-like a file; a scan then reports it as unread.
+Three things that the kernel does not report are checked from time to time: whether each root is
+still the watched directory, what is mounted below it, and whether a directory that could not be
+read may be read now. A directory that may not be read is reported like a file; a scan then reports
+it as unread.
 
 Limits: these changes are not reported: a write through a shared memory map, a write through a hard
-link elsewhere, and a change by another machine on a network file system (trees there are refused).
+link elsewhere, a write to a file that stays open, a new length that is set by path (truncate(2)),
+and a change by another machine on a network file system (trees there are refused). Nor is it
+reported that a file may be read that could not be before.
+
+IN_MODIFY would report the third and fourth. It is not asked for: it is reported for each write(2),
+so the reports of one program that writes to two files in turn, as fast as it can, take a quarter of
+a processor and fill the kernel's queue; and a file that stays open, such as a log or a database,
+would be read again from its beginning after each of its lines.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import select
 from collections.abc import Iterator, Sequence
@@ -54,6 +63,8 @@ _MOVED, _IS_DIRECTORY, _MOVED_FROM = (
 )
 #: All but a file that was written, linked or moved to a place.
 _UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
+#: How many directories that may not be read are tried in one look: some 3 ms.
+_MOST_TRIED = 1000
 _FULL_HINT = "raise it: sysctl fs.inotify.max_user_watches=1048576"
 
 
@@ -83,8 +94,11 @@ class Changes:
             for below in (f"{path.rstrip('/')}/" for path in without)
             if below.startswith(tops) or any(top.startswith(below) for top in tops)
         )
+        #: The watched directories by number and by path, the same in both.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
+        #: Directories that may not be read, those that are to be tried next first.
+        self._closed: dict[str, None] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
         #: Whether changes were missed since, or there were more than the kernel keeps.
@@ -163,6 +177,7 @@ class Changes:
         self._missed = self._overflowed = False
         self.is_whole = True
         self._files.clear()
+        self._closed.clear()
         self._mounted = self._mounts()
         self.unseen = frozenset(p for _, p in self._mounted if not _is_reported(p))
         for root in self._roots:
@@ -173,14 +188,30 @@ class Changes:
         self._states = [self._state_of(root) for root in self._roots]
 
     def look_around(self) -> bool:
-        """Check what the kernel does not report; return whether changes were missed."""
+        """Check what the kernel does not report; return whether changes were missed.
+
+        The files in directories that may be read now, and could not before, count as changed.
+        """
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
             self._missed = True
         if self._mounts() != self._mounted:
             _log.info("the mounts have changed")
             self._missed = True
+        self._try_closed()
         return self._missed
+
+    def _try_closed(self) -> None:
+        """Watch those directories that may be read now and could not before."""
+        for path in list(itertools.islice(self._closed, _MOST_TRIED)):
+            del self._closed[path]
+            try:
+                self._inotify.add_watch(path, _MASK)
+            except OSError as error:
+                if error.errno == errno.EACCES:
+                    self._closed[path] = None
+                    continue
+            self._files.update(self._add(path))
 
     def _state_of(self, root: str) -> _State:
         """Return the directory at `root` now, and whether it is the watched one.
@@ -257,8 +288,9 @@ class Changes:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
                 self._drop_tree(path)
-            else:
-                self._files.update(self._add(path))
+            # Another directory may have come to the place at once, and the report of that may have
+            # been read already: of two directories that are exchanged, say.
+            self._files.update(self._add(path))
 
     @property
     def missed(self) -> bool:
@@ -293,24 +325,42 @@ class Changes:
                     return
                 if error.errno == errno.EACCES:
                     yield path
-                elif error.errno not in (errno.ENOENT, errno.ENOTDIR):  # gone again, or a link
-                    _log.info("cannot watch %s: %s", printable(path), error.strerror)
-                    self.is_whole = False
+                    self._closed[path] = None
+                else:
+                    self._failed(path, error)
                 continue
-            before = self._paths.get(number)
-            if before is not None and before != path:
-                self._numbers.pop(before, None)  # a moved directory keeps its watch
-            self._paths[number], self._numbers[path] = path, number
+            self._note(number, path)
             try:
                 with os.scandir(path) as entries:
                     for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
+                        is_directory = _is_directory(entry)
+                        if is_directory is not False:
                             waiting.append(entry.path)
-                        elif not self._is_without(entry.path):
+                        if not is_directory and not self._is_without(entry.path):
                             yield entry.path
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EIO):
                     yield path
+                else:
+                    self._failed(path, error)
+
+    def _failed(self, path: str, error: OSError) -> None:
+        """Note that a directory cannot be watched, or not all below it; not if it is gone."""
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            _log.info("cannot watch %s: %s", printable(path), error.strerror)
+            self.is_whole = False
+
+    def _note(self, number: int, path: str) -> None:
+        """Note that the directory at `path` has the watch `number`."""
+        before, other = self._paths.get(number), self._numbers.get(path)
+        if before is not None and before != path:
+            del self._numbers[before]  # a moved directory keeps its watch
+        if other is not None and other != number:
+            # The directory that was here has gone. If it is still in a tree, a report of its new
+            # place is to come, and it gets another watch there.
+            del self._paths[other]
+            self._remove(other)
+        self._paths[number], self._numbers[path] = path, number
 
     def _full(self, path: str) -> None:
         """No more directories may be watched.
@@ -338,6 +388,14 @@ class Changes:
             number = self._numbers.pop(path)
             self._paths.pop(number, None)
             self._remove(number)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool | None:
+    """Return whether an entry is a directory; None if the system does not tell."""
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return None
 
 
 def _is_reported(path: str) -> bool:

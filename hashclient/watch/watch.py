@@ -149,6 +149,7 @@ class Watch:
             if now >= look_at:
                 look_at = now + LOOK_S
                 missed = self._changes.look_around() or self._are_other_lists()
+                self._take_in()
             if self._changes.overflowed and self._overflowed_at is None:
                 self._overflowed_at = now
             if missed or now >= self._all_due(rescan_at):

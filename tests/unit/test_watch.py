@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -20,9 +23,11 @@ from fixtures.simulator import Simulator
 from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
+from hashclient.quarantine.safe_rename import exchange
 from hashclient.scan.pipeline import Run
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
+from hashclient.watch import changes as changes_module
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes
 from hashclient.watch.watch import ChangedFiles, Watch
@@ -48,13 +53,14 @@ def watch(
     on_scan: Callable[[object], None],
     on_failure: Callable[[HashclientError], None] = lambda _: None,
     settle_s: float = 0.1,
+    rescan_s: float = 1000,
 ) -> None:
     """Watch a tree until SIGTERM."""
     Watch(
         client,
         [str(tree)],
         settle_s=settle_s,
-        rescan_s=1000,
+        rescan_s=rescan_s,
         jobs=1,
         on_outcome=on_outcome,
         on_failure=on_failure,
@@ -276,6 +282,145 @@ def test_a_root_that_is_another_directory_is_missed(tmp_path: Path) -> None:
         assert changes.take() == {str(tree / "c")}
 
 
+def _taken(changes: Changes) -> set[str]:
+    assert not changes.read()
+    return changes.take()
+
+
+def _exchange(parent: Path, one: str, other: str) -> None:
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not exchange(fd, one, other):
+            pytest.skip("this file system exchanges no directories")
+    finally:
+        os.close(fd)
+
+
+def test_exchanged_directories_are_both_watched(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "t", {"a/x/1": b"benign", "b/y/2": b"benign"})
+    with Changes([str(tree)]) as changes:
+        _exchange(tree, "a", "b")
+        assert _taken(changes) == {str(tree / "a/y/2"), str(tree / "b/x/1")}
+        assert changes.directories == 5
+        new = [tree / name / "new" for name in ("a", "a/y", "b", "b/x")]
+        for path in new:
+            path.touch()
+        assert _taken(changes) == {str(path) for path in new}
+
+
+@pytest.mark.parametrize("other", ["file", "link"])
+def test_a_directory_that_is_exchanged_for_something_else_is_watched(
+    tmp_path: Path, other: str
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a/1": b"benign"})
+    if other == "link":
+        (tree / "b").symlink_to(tree / "a")
+    else:
+        (tree / "b").touch()
+    with Changes([str(tree)]) as changes:
+        _exchange(tree, "a", "b")
+        assert _taken(changes) == {str(tree / "a"), str(tree / "b/1")}
+        (tree / "b/2").touch()
+        assert _taken(changes) == {str(tree / "b/2")}
+        assert changes.directories == 2
+
+
+def test_a_directory_that_took_the_place_of_another_is_watched(tmp_path: Path) -> None:
+    """It is found there by a listing, before the reports of both moves are read."""
+    tree = write_tree(tmp_path / "t", {"a/1": b"benign"})
+    outside = write_tree(tmp_path / "out", {})
+    with Changes([str(tree)]) as changes:
+        (tree / "a").rename(outside / "a")
+        write_tree(tree, {"a/2": b"benign"})
+        changes.look_again()
+        assert changes.directories == 2  # the one that left is not watched any more
+        assert _taken(changes) == {str(tree / "a/2")}
+        (tree / "a/3").touch()
+        (outside / "a/4").touch()
+        assert _taken(changes) == {str(tree / "a/3")}
+
+
+@contextlib.contextmanager
+def _no_more_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fd = os.open("/", os.O_PATH)  # all smaller numbers are in use
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        os.close(fd)
+
+
+def test_a_directory_that_cannot_be_listed_now_makes_the_watch_partial(tmp_path: Path) -> None:
+    """So everything is scanned again soon."""
+    tree = write_tree(tmp_path / "t", {})
+    with Changes([str(tree)]) as changes:
+        write_tree(tree, {"a/b/1": b"benign"})
+        with _no_more_descriptors():
+            changes.read()
+        was_whole = changes.is_whole
+        changes.look_again()
+        assert (was_whole, changes.is_whole) == (False, True)
+        (tree / "a/b/2").touch()
+        assert str(tree / "a/b/2") in _taken(changes)
+
+
+_scandir = os.scandir
+
+
+class _Entry:
+    """An entry of a directory of which the system does not tell the kind."""
+
+    def __init__(self, entry: os.DirEntry[str]) -> None:
+        self.path = entry.path
+
+    def is_dir(self, *, follow_symlinks: bool) -> bool:
+        raise OSError(errno.EIO, f"{self.path} {follow_symlinks}")
+
+
+@contextlib.contextmanager
+def _strange(path: str, number: int) -> Iterator[Iterator[_Entry]]:
+    """List the entries without their kind; a listing fails at its end, unless `number` is 0."""
+
+    def entries() -> Iterator[_Entry]:
+        yield from listed
+        if number:
+            raise OSError(number, path)
+
+    with _scandir(path) as found:
+        listed = [_Entry(entry) for entry in found]
+    yield entries()
+
+
+@pytest.mark.parametrize(
+    ("number", "is_whole", "reported"),
+    [
+        (0, True, {"a/b", "a/b/1"}),
+        (errno.ESTALE, False, {"a/b", "a/b/1"}),
+        (errno.ENOMEM, False, {"a/b", "a/b/1"}),
+        (errno.EIO, True, {"a", "a/b", "a/b/1"}),
+        (errno.ENOENT, True, {"a/b", "a/b/1"}),
+    ],
+)
+def test_what_was_listed_before_a_failure_is_watched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    is_whole: bool,
+    reported: set[str],
+) -> None:
+    tree = write_tree(tmp_path / "t", {})
+    with Changes([str(tree)]) as changes:
+        write_tree(tree, {"a/b/1": b"benign"})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", lambda path: _strange(path, number))
+            assert _taken(changes) == {str(tree / name) for name in reported}
+        assert changes.is_whole is is_whole
+        (tree / "a/b/2").touch()
+        assert _taken(changes) == {str(tree / "a/b/2")}
+
+
 @pytest.mark.slow
 def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "provider")
@@ -291,3 +436,99 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
         on_scan=lambda _: os.kill(os.getpid(), signal.SIGTERM),
     )
     assert {h.outcome.path for h in told} == {str(tree / "shared/a")}
+
+
+def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
+    """As the documentation says; one that is cut by a program that opens it is."""
+    tree = write_tree(tmp_path / "t", {"a": b"benign!", "b": b"benign!"})
+    with Changes([str(tree)]) as changes:
+        os.truncate(tree / "a", 6)
+        with (tree / "b").open("r+b") as file:
+            file.truncate(6)
+            assert _taken(changes) == set()
+        assert _taken(changes) == {str(tree / "b")}
+
+
+@pytest.mark.slow
+def test_a_change_that_is_not_reported_is_found_by_the_next_scan_of_everything(
+    client: Client, tmp_path: Path
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
+    told: list[Handled] = []
+
+    def end(handled: Handled) -> None:
+        told.append(handled)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch(
+        client,
+        tree,
+        on_outcome=end,
+        on_scan=lambda _: os.truncate(tree / "a", len(LISTED)),
+        rescan_s=0.1,
+    )
+    assert {h.outcome.path for h in told} == {str(tree / "a")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_directory_that_may_be_read_later_is_watched_then(
+    own_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes_module, "_MOST_TRIED", 1)
+    write_tree(own_directory, {"a/1": b"benign", "b/c/2": b"benign", "d/3": b"benign"})
+    closed = [own_directory / name for name in ("a", "b", "b/c", "d")]
+    for path in closed:
+        path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with Changes([str(own_directory)]) as changes:
+            assert not changes.look_around()
+            assert _taken(changes) == set()
+            os.seteuid(0)
+            shutil.rmtree(own_directory / "d")
+            (own_directory / "b").chmod(0o755)
+            os.seteuid(65534)
+            for _ in range(3):
+                assert not changes.look_around()
+            assert _taken(changes) == {str(own_directory / "b/c")}
+            os.seteuid(0)
+            (own_directory / "b/c").chmod(0o755)
+            os.seteuid(65534)
+            for _ in range(2):
+                assert not changes.look_around()
+            assert _taken(changes) == {str(own_directory / "b/c/2")}
+            os.seteuid(0)
+            (own_directory / "b/c/4").touch()
+            assert _taken(changes) == {str(own_directory / "b/c/4")}
+            assert changes.directories == 3
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.slow
+def test_files_that_a_look_around_has_found_are_checked(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the kernel has nothing more to report."""
+    monkeypatch.setattr(watch_module, "LOOK_S", 0.1)
+    tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
+    found: list[str] = []
+    changed: list[str] = []
+
+    def look_around(changes: Changes) -> bool:
+        changes._files.update(changed)
+        changed.clear()
+        return False
+
+    monkeypatch.setattr(Changes, "look_around", look_around)
+
+    def end(handled: Handled) -> None:
+        found.append(handled.outcome.path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def change(_: object) -> None:
+        os.truncate(tree / "a", len(LISTED))  # the kernel does not report that
+        changed.append(str(tree / "a"))
+
+    watch(client, tree, on_outcome=end, on_scan=change)
+    assert found == [str(tree / "a")]
