@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--exclude",
-    metavar="PATTERN",
+    metavar="GLOB",
     multiple=True,
-    help="Skip paths that match in scans of everything. Can be given several times.",
+    help="Skip names that match; with a slash, paths that match. Can be given several times.",
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
@@ -69,7 +69,7 @@ def command(
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
     from hashclient.formats.interface import Context, formatter
-    from hashclient.system.text import printable
+    from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch
 
     load_lists(app)
@@ -79,7 +79,10 @@ def command(
         app.warn(error.message, error.hint)
 
     def scanned(summary: Summary) -> None:
-        app.say(f"looked at everything: {summary.inputs:,} inputs, exit {int(summary.exit_code)}")
+        app.say(
+            f"looked at everything: {counted(summary.inputs, 'input')},"
+            f" exit {int(summary.exit_code)}"
+        )
 
     def listed(summary: Summary) -> None:
         hint = "run `hashclient fetch`; a file without a match may be listed all the same"
@@ -111,5 +114,5 @@ def command(
         on_lists=listed,
         on_unseen=unseen,
     )
-    watch.run(lambda count: app.say(f"watching {count:,} directories"))
+    watch.run(lambda count: app.say(f"watching {counted(count, 'directory', 'directories')}"))
     return ExitCode.OK

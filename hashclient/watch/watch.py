@@ -23,6 +23,7 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.reasons import CHANGED
+from hashclient.scan.sources.files import compile_excludes, join
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.scan.whereabouts import names_in
 from hashclient.system.log import Log
@@ -76,7 +77,7 @@ class Watch:
         upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
         `on_lists` is called when the lists differ from those of the scan before, or some are not
         whole any more; `on_unseen` with each directory below which the kernel does not see all
-        changes.
+        changes. What matches `exclude`, shell patterns as for `compile_excludes`, is left out.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -85,6 +86,7 @@ class Watch:
         self._rescan_s = rescan_s
         self._jobs = jobs
         self._exclude = (*exclude, glob.escape(self._state_dir))
+        self._excluded = compile_excludes(exclude) if exclude else None
         self._act = act
         self._on_outcome = on_outcome
         self._on_failure = on_failure
@@ -210,8 +212,26 @@ class Watch:
         if files or self._changes.overflowed:
             self._changed_at = now
         for path in files:
+            if self._is_excluded(path):
+                continue
             latest = self._latest.setdefault(path, now + self._settle_s * MOST_SETTLES)
             self._is_due(path, min(now + self._settle_s, latest))
+
+    def _is_excluded(self, path: str) -> bool:
+        """Return whether a scan of everything would leave out a file, by its name or a folder's."""
+        if self._excluded is None:
+            return False
+        roots = [r for r in self._roots if r == "/" or path.startswith(f"{r}/")]
+        return bool(roots) and all(self._is_excluded_below(root, path) for root in roots)
+
+    def _is_excluded_below(self, root: str, path: str) -> bool:
+        assert self._excluded is not None
+        directory = root
+        for name in path[len(root) :].lstrip("/").split("/"):
+            if self._excluded(directory, name):
+                return True
+            directory = join(directory, name)
+        return False
 
     def _is_due(self, path: str, moment: float) -> None:
         self._due[path] = moment

@@ -138,6 +138,18 @@ def test_a_file_that_is_written_moved_or_linked_is_found(
 
 
 @pytest.mark.slow
+def test_what_is_excluded_is_not_checked_when_it_changes(state: Path, tree: Path) -> None:
+    """A scan of everything leaves out the same."""
+    write_tree(tree, {"kept/x": b"benign", "cache/x": b"benign", "sub/tmp/x": b"benign"})
+    with watching(state, tree, "--exclude", "tmp", "--exclude", f"{tree}/cache/*") as watch:
+        for name in ("sub/tmp/listed", "cache/listed", "tmp", "kept/listed"):
+            (tree / name).write_bytes(LISTED)
+        assert watch.paths(1) == {str(tree / "kept/listed")}
+        assert watch.stop() == 0
+        assert watch.quiet()
+
+
+@pytest.mark.slow
 def test_a_name_of_any_bytes(state: Path, tree: Path) -> None:
     with watching(state, tree) as watch:
         with open(os.fsencode(tree) + b"/\xff\n", "wb") as file:  # noqa: PTH123 - any bytes
