@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.output import Output
+from hashclient.system.secrets import without_secret_keys
 
 if TYPE_CHECKING:
     from hashclient.audit.log import AuditLog
@@ -121,7 +122,7 @@ class App:
 
     def _talk(self, text: str) -> None:
         self.before_output()
-        click.echo(text, err=True)
+        click.echo(without_secret_keys(text), err=True)
 
     @staticmethod
     def has_terminal() -> bool:

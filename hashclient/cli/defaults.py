@@ -155,7 +155,9 @@ def _check_value(option: click.Option, item: Any, key: str, name: str, where: st
     try:
         option.type.convert(str(item), option, None)
     except click.UsageError as error:
-        text = error.message.rstrip(".")
+        from hashclient.cli.wrongwords import reason_of
+
+        text = reason_of(error.message, option).rstrip(".")
         raise ConfigError(
             f"configuration {where} is not valid: {key!r} in [{name}]:"
             f" {text[:1].lower()}{text[1:]}",

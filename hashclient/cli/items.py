@@ -9,6 +9,7 @@ from typing import Any
 
 from hashclient.cli.app import App
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
+from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
 #: Errors that stop a command, since they would come with every other item, too.
@@ -42,7 +43,9 @@ class Results:
                 raise
             self._app.warn(f"{printable(item_id)}: {error.message}", error.hint)
             self.count(error.exit_code)
-            self._documents.append({"id": item_id, "done": False, "detail": error.message})
+            shown = {"id": item_id, "detail": error.message}
+            hidden = {key: without_secret_keys(text) for key, text in shown.items()}
+            self._documents.append({**hidden, "done": False})
 
     def put(
         self,

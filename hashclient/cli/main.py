@@ -34,6 +34,7 @@ from hashclient.cli.streams import open_streams
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
 from hashclient.system.process import collect_rarely
+from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import nearest, printable
 from hashclient.system.times import show_local_time
 
@@ -400,7 +401,7 @@ def _run(
     # The last resort: a bug must not end with the exit code of a verdict.
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
-        code, message = _explain(error)
+        code, message = _explain(error, sys.argv[1:] if argv is None else argv)
         output.fail(code, message, App.now())
         return code
     finally:
@@ -409,16 +410,18 @@ def _run(
     return int(result) if isinstance(result, int) else ExitCode.OK
 
 
-def _explain(error: Exception | KeyboardInterrupt | Terminated) -> tuple[ExitCode, str]:
-    """Print an error on stderr; return its exit code and its message."""
+def _explain(
+    error: Exception | KeyboardInterrupt | Terminated, words: Sequence[str] = ()
+) -> tuple[ExitCode, str]:
+    """Print an error of a command line on stderr; return its exit code and its message."""
     match error:
         case click.ClickException():
-            return ExitCode.USAGE, _show_click_error(error)
+            return ExitCode.USAGE, _show_click_error(error, words)
         case MemoryError():
             return _explain(out_of_memory())
         case HashclientError():
             show_error(error)
-            return error.exit_code, error.message
+            return error.exit_code, without_secret_keys(error.message)
         case KeyboardInterrupt() | click.Abort():
             click.echo("hashclient: interrupted", err=True)
             return ExitCode.INTERRUPTED, "interrupted"
@@ -431,14 +434,15 @@ def _explain(error: Exception | KeyboardInterrupt | Terminated) -> tuple[ExitCod
 
 def show_error(error: HashclientError) -> None:
     """Write an error and its hint to stderr."""
-    click.echo(f"hashclient: error: {error.message}", err=True)
+    click.echo(f"hashclient: error: {without_secret_keys(error.message)}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {without_secret_keys(error.hint)}", err=True)
 
 
-def _show_click_error(error: click.ClickException) -> str:
-    text = error.format_message().rstrip(".")
-    message = f"{text[:1].lower()}{text[1:]}"
+def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
+    from hashclient.cli.wrongwords import hint_of, message_of
+
+    message = message_of(error, words)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()  # the message is the whole help
         return message
@@ -451,7 +455,7 @@ def _show_click_error(error: click.ClickException) -> str:
         if error.option_name in ours:
             rest = command.removeprefix("hashclient ")
             hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
-    click.echo(f"hint: {hint}", err=True)
+    click.echo(f"hint: {hint_of(words) or hint}", err=True)
     return message
 
 

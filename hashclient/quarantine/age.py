@@ -20,7 +20,7 @@ import msgspec
 from hashclient.config import HINT_RECIPIENTS
 from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
 from hashclient.system.files import fsync_dir
-from hashclient.system.secrets import read_secret
+from hashclient.system.secrets import holds_secret_key, read_secret
 from hashclient.system.text import excerpt, printable
 
 #: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
@@ -36,6 +36,8 @@ _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
 #: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
 _GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
+#: The shape of a public key. A text of another shape may be a secret in the wrong place.
+_PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)?", re.IGNORECASE)
 
 
 #: The public key in the examples of the documents. Its secret key is unknown to all: a file sealed
@@ -61,11 +63,12 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
     recipients = []
     for text in texts:
         text = text.strip()
-        if text.upper().startswith("AGE-SECRET-KEY-"):
+        if holds_secret_key(text):
             # The message does not repeat the key: a secret key must not get into any log.
             raise ConfigError(
                 "a secret key stands where the public key of a recipient belongs",
-                hint="it begins with age1; make a new pair, this one has been in a configuration",
+                hint="the public one begins with age1 or ssh-; make a new pair, this secret key has"
+                " been where others may read it",
             )
         if text == EXAMPLE_RECIPIENT:
             raise ConfigError(
@@ -77,9 +80,13 @@ def parse_recipients(texts: Iterable[str]) -> list[Any]:
         try:
             recipients.append(kind.Recipient.from_str(text))
         except RecipientError as error:
-            raise ConfigError(
-                f"not an age public key: {excerpt(text)}: {excerpt(error)}", hint=HINT_RECIPIENTS
-            ) from error
+            if _PUBLIC_SHAPE.fullmatch(text):
+                what = f"not an age public key: {excerpt(text)}: {excerpt(error)}"
+            else:
+                what = "not an age public key: it begins with neither age1 nor ssh-"
+                if "\n" in text:
+                    what = "not an age public key: it has several lines"
+            raise ConfigError(what, hint=HINT_RECIPIENTS) from error
     if not recipients:
         raise ConfigError("no recipients to seal to are configured", hint=HINT_RECIPIENTS)
     return recipients

@@ -1,14 +1,34 @@
-"""Reading files that hold a secret."""
+"""Reading files that hold a secret, and keeping secret keys out of messages."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from hashclient.errors import ConfigError
 from hashclient.system.files import MAX_TEXT_BYTES, open_at_once, read_bounded
 from hashclient.system.text import printable
+
+#: A secret key of age, or a private key in PEM up to its end: as it is, or with its line breaks
+#: shown in some way.
+_SECRET_KEY = re.compile(
+    r"AGE-SECRET-KEY-[0-9A-Z-]*"
+    r"|(?:-----BEGIN [0-9A-Z ]*)?PRIVATE KEY(?: BLOCK)?-----"
+    r".*?(?:-----END [0-9A-Z ]*-----|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def holds_secret_key(text: str) -> bool:
+    """Return whether there is a secret key in `text`, or a part of one with its first words."""
+    return _SECRET_KEY.search(text) is not None
+
+
+def without_secret_keys(text: str) -> str:
+    """Return `text` for a message, with words in the place of each secret key."""
+    return _SECRET_KEY.sub("(a secret key)", text)
 
 
 def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:

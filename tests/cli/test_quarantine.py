@@ -393,9 +393,31 @@ def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Pat
         assert result.code == 2, result
         assert config.read_text() == "[[quarantine]]\nretention_days = 3\n"
     assert not key.exists()
-    secret = "AGE-SECRET-KEY-1" + "Q" * 58
-    result = call(*where, "add-recipient", secret)
-    assert result.code == 2 and secret not in result.err
+
+
+#: Contents of key files, none of a key that exists.
+SECRETS = (
+    "# created: today\n# public key: age1x\nAGE-SECRET-KEY-1TWC4QQQQTWC4",
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nTWC4QQ==\nTWC4=\n-----END OPENSSH PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----\nTWC4QQ==\n-----END PRIVATE KEY-----\n",
+)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("words", ["quarantine add-recipient", "quarantine show", "matches show"])
+def test_a_secret_key_that_is_given_is_not_repeated(
+    tmp_path: Path, words: str, secret: str
+) -> None:
+    for args in ([secret], ["--", secret]):
+        result = call("--state-dir", tmp_path, *words.split(), *args)
+        assert result.code == 2 and "TWC4" not in result.out + result.err
+        assert "secret key" in result.err
+
+
+def test_a_secret_key_among_several_ids_is_not_repeated(tmp_path: Path) -> None:
+    words = ("quarantine", "add", "--format", "json", "--", "3kdz7wnq2m", *SECRETS)
+    result = call("--state-dir", tmp_path, *words)
+    assert result.code == 2 and "TWC4" not in result.out + result.err
 
 
 def test_an_empty_quarantine(desk: Desk) -> None:

@@ -27,7 +27,7 @@ def command(name: str) -> click.Command:
         ("jobs", 1.5, "expected a whole number, not a number with a fraction"),
         ("jobs", True, "expected a whole number, not a boolean"),
         ("jobs", [3], "expected a whole number, not a list"),
-        ("jobs", 0, "'jobs' in [scan]: 0 is not in the range"),
+        ("jobs", 0, "'jobs' in [scan]: 0 is not a whole number from 1 to 256"),
         ("sparse", 1, "expected true or false, not a whole number"),
         ("sparse", "true", "expected true or false, not a text"),
         ("exclude", "*.iso", "expected a list of texts in quotes, not a text"),

@@ -190,9 +190,27 @@ def test_a_file_without_a_valid_header_is_no_age_file(data: bytes) -> None:
 
 def test_a_secret_key_among_the_recipients_is_never_repeated(key: Path) -> None:
     secret = key.read_text().split()[-1]
-    with pytest.raises(ConfigError) as raised:
-        parse_recipients([secret.lower()])
-    assert secret.lower()[:20] not in f"{raised.value.message} {raised.value.hint}".lower()
+    for text in (secret, secret.lower(), key.read_text(), f"ssh-ed25519 AAAA {secret}"):
+        with pytest.raises(ConfigError, match="a secret key stands where") as raised:
+            parse_recipients([text])
+        assert secret[:20] not in f"{raised.value.message} {raised.value.hint}".upper()
+
+
+@pytest.mark.parametrize(
+    "text", [f"-----begin {kind}private key-----\nTWC4" for kind in ("", "openssh ", "rsa ")]
+)
+def test_a_private_key_in_pem_is_not_repeated_either(text: str) -> None:
+    for form in (text, text.upper(), f"a comment\n{text}"):
+        with pytest.raises(ConfigError, match="a secret key stands where") as raised:
+            parse_recipients([form])
+        assert "TWC4" not in f"{raised.value.message} {raised.value.hint}"
+
+
+@pytest.mark.parametrize("text", ["correct horse", "age1x\ncorrect horse", "horse-ed25519 x"])
+def test_a_text_without_the_shape_of_a_public_key_is_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigError, match="not an age public key: it ") as raised:
+        parse_recipients([text])
+    assert "horse" not in f"{raised.value.message} {raised.value.hint}"
 
 
 @pytest.mark.parametrize("text", ["", "age1junk", "ssh-ed25519 AAAA", "ssh-dss AAAA", "\0"])

@@ -1,0 +1,71 @@
+"""A command line that is wrong: what is said about it, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kit import call
+
+LONG = "xyz" * 100
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fetch", f"--{LONG}"),
+        ("fetch", f"--{LONG}=xyz"),
+        ("fetch", "one\ntwo xyz"),
+        ("xyz\n", "fetch"),
+        ("scan", "--format", "xyz\n"),
+        ("scan", "--jobs", f"one\n{LONG}"),
+        ("audit", "show", "--since", LONG),
+        ("provider", "init", "--key=xyz\nxyz"),
+    ],
+)
+def test_a_word_of_several_lines_or_great_length_is_not_repeated(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert result.code == 2 and "xyzxyz" not in result.err and "xyz\\n" not in result.err
+    assert "xyz" not in result.err.replace("--key", "") and len(result.err.splitlines()) == 2
+
+
+def test_a_usual_word_is_repeated() -> None:
+    result = call("fetch", "--nothing-like-that")
+    assert "no such option '--nothing-like-that'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("scan", "--jobs", "abc"), "'--jobs': 'abc' is not a whole number from 1 to 256"),
+        (("scan", "--jobs", "0"), "'--jobs': 0 is not a whole number from 1 to 256"),
+        (("fetch", "--wait", "abc"), "'--wait': 'abc' is not a number from 0 to 86,400\n"),
+        (("init", "--max-churn", "0"), "0.0 is not a number above 0, of at most 1,000,000"),
+        (("provider", "diff", ".", "--list", "x", "y"), "'y' is not a whole number of at least 0"),
+    ],
+)
+def test_a_wrong_number_is_answered_with_the_right_ones(words: tuple[str, ...], said: str) -> None:
+    result = call(*words)
+    assert result.code == 2 and said in result.err
+    assert "valid" not in result.err.replace("invalid", "") and "range" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words", "said"),
+    [
+        ("HASHCLIENT_SCAN_FORMAT", "json", ("scan", "x"), "'json' is not one of 'text', "),
+        ("HASHCLIENT_SCAN_JOBS", "0", ("scan", "x"), "0 is not a whole number from 1 to 256"),
+        ("HASHCLIENT_AUDIT_SHOW_SINCE", "xyz", ("audit", "show"), "not like 2026-01-31 or "),
+        ("HASHCLIENT_LOCAL_TIME", "xyz", ("fetch",), "'xyz' is not "),
+    ],
+)
+def test_a_wrong_value_from_the_environment_is_blamed_on_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = call(*words)
+    assert result.code == 2 and "for '--" not in result.err
+    assert result.err.startswith(
+        f"hashclient: error: invalid value in environment variable {variable}: {said}"
+    )
+    monkeypatch.setenv(variable, f"xyz\n{value}")
+    assert "xyz" not in call(*words).err
