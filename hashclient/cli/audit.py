@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.options import TIME
 from hashclient.cli.output import replace
 from hashclient.errors import StateError, UsageError
 from hashclient.system.text import path_of, printable
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 50
 #: More records than any log has, and a number that all counters can hold.
 MAX_LIMIT = 1_000_000_000
-
-
-def _parse_since(
-    _context: click.Context, _parameter: click.Parameter, text: str | None
-) -> datetime | None:
-    """Read a date, or a date and time, in ISO 8601; UTC unless it says otherwise."""
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(f"not like 2026-01-31 or 2026-01-31T12:00Z: {text}") from error
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @click.group(name="audit")
@@ -80,7 +68,7 @@ def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="N",
             help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
         ),
-        click.option("--since", callback=_parse_since, metavar="DATE", help="Nothing older; UTC."),
+        click.option("--since", type=TIME, metavar="TIME", help="Nothing older; UTC."),
         click.option(
             "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
-from hashclient.cli.options import FORMAT_HELP, output_option
+from hashclient.cli.options import FORMAT_HELP, TIME, output_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -34,7 +34,7 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--since",
-            type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+            type=TIME,
             metavar="TIME",
             help="Only matches that a scan has seen at TIME or later, in UTC.",
         ),
@@ -155,7 +155,7 @@ def _choice(
         tuple(MatchState(state) for state in states),
         (*("/" + path.lstrip("/") for path in forms), *objects),
         list_name,
-        None if since is None else since.replace(tzinfo=UTC),
+        since,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -156,3 +157,22 @@ class _Duration(click.ParamType[Any]):
 
 
 DURATION = _Duration()
+
+
+class _Time(click.ParamType[Any]):
+    """A date, or a date and time, in ISO 8601 or as we write it; UTC unless it says otherwise."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).strip()
+        # As people are shown it: `2026-01-31 12:00 UTC`, `2026-01-31 13:00 +01:00`.
+        spelt = re.sub(r" (?=[+-])", "", re.sub(r" UTC\Z", "Z", text))
+        try:
+            time = datetime.fromisoformat(spelt)
+            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):  # at the ends of time
+            self.fail(f"{text!r} is not like 2026-01-31 or 2026-01-31T12:00Z", param, ctx)
+
+
+TIME = _Time()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +11,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.noticeview import document_of, line_of
+from hashclient.cli.options import TIME
 from hashclient.cli.provider_options import (
     draft_option,
     key_options,
@@ -91,7 +91,7 @@ def _text_options(function: _Decorated) -> _Decorated:
             ),
             click.option(
                 "--expires",
-                type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+                type=TIME,
                 metavar="TIME",
                 help="When it ends by itself, in UTC. [default: in 30 days]",
             ),
@@ -254,8 +254,6 @@ def _said(said: dict[str, Any]) -> Said:
         values["id"] = values.pop("notice_id")
         if not values["id"]:
             raise UsageError("--id is empty")
-    if isinstance(expires := values.get("expires"), datetime):
-        values["expires"] = expires.replace(tzinfo=UTC)
     return Said(**values)
 
 

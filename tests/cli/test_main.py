@@ -18,6 +18,7 @@ from hashclient import __version__
 from hashclient.cli import main as module
 from hashclient.cli.app import Terminated
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
+from hashclient.cli.options import TIME
 from hashclient.errors import ExitCode, StateError
 from tests.kit import (
     ROOT,
@@ -380,6 +381,21 @@ def named(path: tuple[str, ...]) -> click.Command:
         assert inner is not None
         command = inner
     return command
+
+
+def test_every_option_that_takes_a_time_takes_it_in_the_same_spellings() -> None:
+    """`matches --since` refused what `audit show --since` took, and what `matches` itself shows."""
+    found = {
+        f"{' '.join(path)} {parameter.opts[0]}": parameter.type
+        for path in all_commands(cli)
+        for parameter in named(path).params
+        if parameter.opts[0] in {"--since", "--expires"} or parameter.type is TIME
+        if not isinstance(parameter.type, click.IntRange)
+    }
+    assert {"audit show --since", "matches --since", "provider notice publish --expires"} <= set(
+        found
+    )
+    assert set(found.values()) == {TIME}
 
 
 #: Beyond what 64 bits hold, and far beyond what any library counts.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
 
 from hashclient.cli.main import cli
+from hashclient.cli.options import TIME
 from hashclient.errors import ExitCode
 from tests.kit import ROOT, call, csv_of, make_state, run, write_tree
 
@@ -151,3 +153,25 @@ def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) 
     assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d UTC\n", utc)
     assert re.search(r"fresh until \d{4}-\d\d-\d\d \d\d:\d\d\+05:30\n", local)
     assert programs[0]["last_seen"].endswith("Z") and programs[-1]["started"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-27T06:37:00Z",
+        "2026-11-27T06:37:00.0Z",
+        "2026-11-27T06:37",
+        "2026-11-27 06:37",
+        "2026-11-27 06:37 UTC",
+        "2026-11-27 07:37 +01:00",
+        "2026-11-27T01:07:00-05:30",
+    ],
+)
+def test_a_time_is_read_in_each_spelling_that_is_shown(text: str) -> None:
+    assert TIME.convert(text, None, None) == datetime(2026, 11, 27, 6, 37, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "0001-01-01T00:00+14:00"])
+def test_another_text_is_no_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not like 2026-01-31"):
+        TIME.convert(text, None, None)

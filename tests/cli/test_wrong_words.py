@@ -54,7 +54,12 @@ def test_a_wrong_number_is_answered_with_the_right_ones(words: tuple[str, ...], 
     [
         ("HASHCLIENT_SCAN_FORMAT", "json", ("scan", "x"), "'json' is not one of 'text', "),
         ("HASHCLIENT_SCAN_JOBS", "0", ("scan", "x"), "0 is not a whole number from 1 to 256"),
-        ("HASHCLIENT_AUDIT_SHOW_SINCE", "xyz", ("audit", "show"), "not like 2026-01-31 or "),
+        (
+            "HASHCLIENT_AUDIT_SHOW_SINCE",
+            "xyz",
+            ("audit", "show"),
+            "'xyz' is not like 2026-01-31 or ",
+        ),
         ("HASHCLIENT_LOCAL_TIME", "xyz", ("fetch",), "'xyz' is not "),
     ],
 )
