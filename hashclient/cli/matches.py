@@ -13,7 +13,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
-from hashclient.cli.options import FORMAT_HELP, TIME, output_option
+from hashclient.cli.options import FORMAT_HELP, TIME, output_option, refuse_before_command
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
@@ -67,20 +67,21 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a list of matches."""
+    for option in (
+        format_option(*FORMATS, help=FORMAT_HELP),
+        output_option(),
+        choice_options,
+    ):
+        function = option(function)
+    return function
+
+
 @click.group("matches", invoke_without_command=True)
-@choice_options
-@output_option()
-@format_option(*FORMATS, help=FORMAT_HELP)
+@_list_options
 @click.pass_context
-def command(
-    ctx: click.Context,
-    states: tuple[str, ...],
-    paths: tuple[str, ...],
-    list_name: str | None,
-    since: datetime | None,
-    output_format: str,
-    output: Path | None,
-) -> ExitCode | None:
+def command(ctx: click.Context, **chosen: Any) -> ExitCode | None:
     """List the matches of all scans, and what was done about them.
 
     Every match is recorded under an id; the same file found again is the same match. The first
@@ -88,6 +89,8 @@ def command(
     of the report, and purged. If the provider withdraws its entry, the file can be restored. A
     match is gone when a scan sees that its file is missing, until a scan finds it again. A match
     that was handled by other means can be closed.
+
+    Without a command, `list` is meant.
 
     \b
       hashclient matches
@@ -97,11 +100,31 @@ def command(
       hashclient matches show 3kdz7wnq2m
     """
     if ctx.invoked_subcommand is not None:
-        _refuse_choice(ctx)
+        refuse_before_command(ctx)
         return None
+    code: ExitCode = ctx.invoke(list_matches, **chosen)
+    return code
+
+
+@command.command("list")
+@_list_options
+@pass_app
+def list_matches(
+    app: App,
+    states: tuple[str, ...],
+    paths: tuple[str, ...],
+    list_name: str | None,
+    since: datetime | None,
+    output_format: str,
+    output: Path | None,
+) -> ExitCode:
+    """List the matches of all scans; the same as `matches` alone.
+
+    \b
+      hashclient matches list --state found --path /srv/files
+    """
     from hashclient.formats.interface import Context, formatter
 
-    app = ctx.ensure_object(App)
     choice = _choice(states, paths, list_name, since)
     about = app.session.invocation(paths)
     written = formatter(output_format, Context("matches", app.now(), about=about))
@@ -121,22 +144,6 @@ def command(
                 "no match is like that" if choice.where()[1] else "no scan has found anything yet"
             )
     return ExitCode.OK
-
-
-def _refuse_choice(ctx: click.Context) -> None:
-    """Refuse options that choose matches before a subcommand, which would ignore them.
-
-    Raises:
-        UsageError: there are such options.
-    """
-    from click.core import ParameterSource
-
-    for name in ("states", "paths", "list_name", "since"):
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UsageError(
-                f"options that choose matches stand before `{ctx.invoked_subcommand}`",
-                hint=f"write them after it: `hashclient matches {ctx.invoked_subcommand} …`",
-            )
 
 
 def _choice(

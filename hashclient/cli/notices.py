@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import NOTICES
 from hashclient.cli.noticeview import document_of, line_of, text_of
+from hashclient.cli.options import refuse_before_command
 from hashclient.errors import AuditError, StateError
 
 if TYPE_CHECKING:
@@ -18,9 +19,23 @@ if TYPE_CHECKING:
     from hashclient.notices.lifecycle import Standing
 
 
+def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a list of notices."""
+    for option in (
+        format_option("text", "json"),
+        click.option("--provider", metavar="NAME", help="Only notices of this provider."),
+        click.option(
+            "--show-all", is_flag=True, help="Also those that require no action any more."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 @click.group("notices", invoke_without_command=True)
+@_list_options
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, **chosen: Any) -> None:
     """Show notices of providers, and acknowledge them.
 
     A notice is a short text that a provider signs for all of its clients: a list is consolidated
@@ -33,17 +48,18 @@ def command(ctx: click.Context) -> None:
 
     \b
       hashclient notices
+      hashclient notices --show-all
       hashclient notices show n-20260131t120000
       hashclient notices acknowledge n-20260131t120000 --reason 'ticket 4711'
     """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_notices, show_all=False, provider=None, output_format="text")
+    if ctx.invoked_subcommand is not None:
+        refuse_before_command(ctx)
+        return
+    ctx.invoke(list_notices, **chosen)
 
 
 @command.command("list")
-@click.option("--show-all", is_flag=True, help="Also those that require no action any more.")
-@click.option("--provider", metavar="NAME", help="Only notices of this provider.")
-@format_option("text", "json")
+@_list_options
 @pass_app
 def list_notices(app: App, show_all: bool, provider: str | None, output_format: str) -> None:
     """List the notices that are open or acknowledged, the newest first.

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from hashclient.cli.app import App, existing_path, format_option
+from hashclient.errors import UsageError
 
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
@@ -51,6 +52,20 @@ def output_option() -> Callable[[Any], Any]:
         type=existing_path(dir_okay=False),
         help="Write the report to FILE instead of stdout.",
     )
+
+
+def refuse_before_command(ctx: click.Context) -> None:
+    """Refuse options of a group that stand before a subcommand, which would ignore them.
+
+    Raises:
+        UsageError: there are such options.
+    """
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"options of `{ctx.info_name}` alone stand before `{ctx.invoked_subcommand}`",
+                hint=f"write them after it: `{ctx.command_path} {ctx.invoked_subcommand} …`",
+            )
 
 
 #: Where a value may be from, the nearest to the user first.

@@ -94,8 +94,10 @@ class Output:
         """
         if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
             return
-        if isinstance(command, click.Group) and not command.commands.keys().isdisjoint(words):
-            return  # that of `matches` is for the list, not for `matches show`
+        if isinstance(command, click.Group):
+            words = words[words[:1] == ["list"] :]  # the same as the group alone
+            if not command.commands.keys().isdisjoint(words):
+                return  # that of `matches` is for the list, not for `matches show`
         found = command.make_context(
             name,
             _without_values_of_flags(command, words),

@@ -230,6 +230,19 @@ def test_a_quarantined_or_reported_match_is_not_closed_with_others(state: State)
     assert sorted(listed(state)) == [("a", "reported"), ("b", "quarantined")]
 
 
+def test_the_list_has_a_name_of_its_own_with_the_same_options(state: State, tmp_path: Path) -> None:
+    state.ids()
+    for args in ([], ["--format", "jsonl"], ["--path", state.tree / "sub"], ["--state", "gone"]):
+        assert state.call("matches", "list", *args) == state.call("matches", *args)
+    output = tmp_path / "list"
+    assert state.call("matches", "list", "--output", output).code == 0
+    assert output.read_text() == state.call("matches").out
+    # The old output is never left behind.
+    refused = state.call("matches", "list", "--output", output, "--state", "lost")
+    assert refused.code == 2 and "lost" in output.read_text()
+    assert state.call("matches", "--format", "jsonl", "list").code == 2
+
+
 def test_options_before_the_subcommand_close_nothing_else(state: State) -> None:
     ids = state.ids()
     wide = ("close", "--list", "base", "--reason", "x")

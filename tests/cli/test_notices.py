@@ -160,6 +160,19 @@ def test_status_shows_open_ones_and_ends_with_3_where_it_is_asked_to(
     assert site.call("status", state=state).code == 0
 
 
+def test_without_a_command_the_options_of_the_list_are_taken(site: Site, state: Path) -> None:
+    for args in (
+        ["--show-all"],
+        ["--format", "json", "--show-all"],
+        ["--provider", "main"],
+        ["--provider", "mian"],
+    ):
+        listed = site.call("notices", *args, state=state)
+        assert listed == site.call("notices", "list", *args, state=state)
+    refused = site.call("notices", "--format", "json", "show", "n-1", state=state)
+    assert refused.code == 2 and "write them after it: `hashclient notices show …`" in refused.err
+
+
 def test_a_provider_that_is_not_known_is_none_without_notices(site: Site, state: Path) -> None:
     none = site.call("notices", "list", "--provider", "main", state=state)
     assert (none.code, "no notice stands" in none.err) == (0, True)
