@@ -48,8 +48,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     @property
     def texts(self) -> list[str]:
-        """The URIs as they are written, and the report."""
-        return [*(uri.text for uri in self.uris), *([] if self.report is None else [self.report])]
+        """The URIs as they are written."""
+        return [uri.text for uri in self.uris]
 
     def check(self, *, others: bool, excludes: bool) -> None:
         """Refuse options that contradict each other; `others` says whether there are files as well.

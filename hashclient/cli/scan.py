@@ -247,7 +247,7 @@ def command(
         output,
         show_digests=show_digests,
         show_all=show_all,
-        paths=[*paths, *([] if files_from is None else [files_from]), *asked.texts],
+        paths=[*paths, *asked.texts],  # a file of names is not checked itself
         sort=sort,
     )
     lists = load_lists(app)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
+#: How people see an empty path, as a shell makes it of a variable that is not set.
+NO_NAME = "''"
 
 
 def file_fields(handled: Handled) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def run_text(context: Context) -> str | None:
     about = context.about
     if about is None:
         return None
-    paths = ", ".join(printable(path) for path in about.paths[:_MOST_PATHS])
+    paths = ", ".join(printable(path) or NO_NAME for path in about.paths[:_MOST_PATHS])
     if more := len(about.paths[_MOST_PATHS:]) + about.omitted:
         paths += f" and {more:,} more"
     what = f"{context.command} of {paths}" if paths else context.command
@@ -264,7 +266,10 @@ def inside_text(summary: Summary) -> str | None:
     if summary.opens_containers is None:
         return None
     if not summary.opens_containers:
-        return "archives and mail were not opened: --no-members or --no-read"
+        # Only objects have --no-read, with which none is read.
+        may_not_read = summary.by_store_digest is not None and not summary.files_read
+        why = "--no-members or --no-read" if may_not_read else "--no-members"
+        return f"archives and mail were not opened: {why}"
     if not summary.members:
         return None
     nouns = "input was" if summary.members == 1 else "inputs were"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind
 from hashclient.core.verdict import Summary
-from hashclient.formats.fields import skipped_text, words
+from hashclient.formats.fields import NO_NAME, skipped_text, words
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -37,7 +37,7 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
         return None
     rows: list[tuple[str, Markup]] = []
     if about.paths:
-        paths = [element("li", element("code", printable(path))) for path in about.paths]
+        paths = [element("li", element("code", printable(path) or NO_NAME)) for path in about.paths]
         if about.omitted:
             paths.append(element("li", f"and {about.omitted:,} more"))
         rows.append(("Paths", element("ul", *paths)))

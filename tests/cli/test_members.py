@@ -120,7 +120,7 @@ def test_members_can_be_left_out_and_the_summary_says_so(state: Path, tmp_path: 
     tree = write_tree(tmp_path / "t", {"o.zip": NESTED})
     result = run("--state-dir", state, "scan", "--no-members", tree)
     assert result.code == 0
-    assert "archives and mail were not opened: --no-members" in result.out
+    assert "archives and mail were not opened: --no-members\n" in result.out
 
 
 @pytest.mark.slow

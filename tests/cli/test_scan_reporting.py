@@ -76,6 +76,22 @@ def test_the_output_and_the_log_name_user_host_and_directory(
     assert f"\nscan of c, 1 by {summary['user']} on {host}, in {state.tree}\nexit 10: " in text
 
 
+def test_a_file_of_names_is_not_named_as_checked(state: State, tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    names.write_text(f"{state.tree}/c\n")
+    assert state.call("scan", "--format", "jsonl", "--files-from", names).summary["paths"] == []
+    found = state.call("scan", "--files-from", names, state.tree / "1").out
+    assert f"\nscan of {state.tree}/1 by " in found
+
+
+def test_an_empty_name_is_seen(state: State) -> None:
+    """A shell makes it of a variable that is not set."""
+    shown = state.call("scan", "").out
+    assert shown.startswith("unread    ''  no such file") and "\nscan of '' by " in shown
+    page = state.call("scan", "--format", "html", "").out
+    assert page.count(">''<") + page.count("&#39;&#39;<") + page.count("&#x27;&#x27;<") == 2
+
+
 def test_a_working_directory_that_is_gone_is_no_reason_to_fail(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
