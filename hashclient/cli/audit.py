@@ -116,11 +116,18 @@ def show_records(
 
     if limit is None and output_format == "text":
         limit = DEFAULT_LIMIT
-    record = None
+    record, shown = None, set()
     for record in read(directory, event=events or None, since=since, limit=limit):
+        shown.add(record.event)
         app.out(_text(record) if output_format == "text" else record.line.decode())
     if record is None:
         app.say("no record fits")
+    if wanted := set(events) - shown:
+        # A word that is misspelt must not look like an event that has not happened.
+        known = {record.event for record in read(directory)}
+        for event in sorted(wanted - known):
+            events_here = ", ".join(map(printable, sorted(known)))
+            app.say(f"hint: the log has no event {printable(event)}; it has {events_here}")
 
 
 @command.command()

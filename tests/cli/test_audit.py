@@ -92,6 +92,16 @@ def test_show_since_a_date(world: Logged) -> None:
     assert "not like 2026-01-31" in result.err
 
 
+def test_an_event_that_the_log_does_not_have_is_named(world: Logged) -> None:
+    """A misspelt event must not look like one that has not happened."""
+    shown = world.audit("show", "--event", "mtch", "--event", "match")
+    assert (shown.code, len(shown.out.splitlines())) == (0, 2), shown.out
+    assert shown.err.startswith("hint: the log has no event mtch; it has ")
+    assert "match" in shown.err.partition("it has ")[2]
+    nothing = world.audit("show", "--event", "match", "--since", "2999-01-01")
+    assert (nothing.out, nothing.err) == ("", "no record fits\n")
+
+
 def test_verify_prints_what_the_log_holds(world: Logged) -> None:
     result = world.audit("verify")
     report = verify(world.directory)
