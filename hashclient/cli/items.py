@@ -1,4 +1,4 @@
-"""Shared by commands on many items: going on after a failure, and printing the results."""
+"""Shared by commands on many items: going on after a failure, results, and tables."""
 
 from __future__ import annotations
 
@@ -82,3 +82,13 @@ class Results:
         elif not self._documents:
             self._app.say(nothing)
         return self.code
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -33,7 +33,7 @@ from hashclient.errors import ExitCode, UsageError
     " still named.",
 )
 @reading_options
-@report_options("text", "jsonl", "csv")
+@report_options("text", "jsonl", "csv", digests="digests that were given")
 @pass_app
 def command(
     app: App,

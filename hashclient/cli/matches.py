@@ -81,7 +81,7 @@ def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group("matches", invoke_without_command=True)
 @_list_options
 @click.pass_context
-def command(ctx: click.Context, **chosen: Any) -> ExitCode | None:
+def command(ctx: click.Context, /, **chosen: Any) -> ExitCode | None:
     """List the matches of all scans, and what was done about them.
 
     Every match is recorded under an id; the same file found again is the same match. The first
@@ -185,15 +185,13 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
         return ExitCode.OK
     app.out(f"match {match.id}: {match.state}")
     size = "unknown" if match.size is None else f"{match.size:,} bytes"
-    place = "as far as is known" if match.in_place else "not any more"
-    if match.state is MatchState.GONE:
-        place = "no: a scan has seen that it is no longer there"
     app.out(f"  path        {printable(match.path)}")
     if match.is_stream:
         app.out("  file        none: it came as a stream")
         app.out(f"  seen        {plural(match.times_seen or 1, 'time')}")
     app.out(f"  size        {size}")
-    app.out(f"  in place    {place}")
+    if not match.is_stream:
+        app.out(f"  in place    {_place(match)}")
     app.out(f"  first seen  {for_people(match.first_seen)}")
     app.out(f"  last seen   {for_people(match.last_seen)}")
     for hit in match.hits:
@@ -207,8 +205,14 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     return ExitCode.OK
 
 
+def _place(match: Match) -> str:
+    if match.state is MatchState.GONE:
+        return "no: a scan has seen that it is no longer there"
+    return "as far as is known" if match.in_place else "not any more"
+
+
 @command.command("close")
-@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
+@click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 @click.option("--withdrawn", is_flag=True, help="As --state withdrawn.")
 @choice_options
 @click.option(

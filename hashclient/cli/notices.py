@@ -35,7 +35,7 @@ def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group("notices", invoke_without_command=True)
 @_list_options
 @click.pass_context
-def command(ctx: click.Context, **chosen: Any) -> None:
+def command(ctx: click.Context, /, **chosen: Any) -> None:
     """Show notices of providers, and acknowledge them.
 
     A notice is a short text that a provider signs for all of its clients: a list is consolidated
@@ -122,7 +122,7 @@ def show(app: App, name: str, output_format: str) -> None:
 
 
 @command.command("acknowledge")
-@click.argument("names", metavar="ID...", nargs=-1, required=True, shell_complete=NOTICES)
+@click.argument("names", metavar="ID…", nargs=-1, required=True, shell_complete=NOTICES)
 @click.option(
     "--reason", metavar="TEXT", help="The reason, or the action taken; it goes into the audit log."
 )

@@ -19,15 +19,20 @@ from hashclient.errors import UsageError
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
 
-def report_options(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options that say how outcomes are reported."""
+def report_options(
+    *formats: str, digests: str = "computed digests"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options that say how outcomes are reported.
+
+    `digests` says which digests an outcome has.
+    """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
             click.option(
                 "--show-digests",
                 is_flag=True,
-                help="Add the computed digests to each line.",
+                help=f"Add the {digests} to each line.",
             ),
             click.option(
                 "--show-all",

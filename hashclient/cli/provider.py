@@ -115,7 +115,7 @@ def init(
 @command.command("publish", short_help="Add the entries of FILE... to a list.")
 @repo_argument
 @list_option
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE…", nargs=-1, required=True)
 @reading_options
 @publishing_options
 @click.option(
@@ -213,7 +213,7 @@ def publish(
 @command.command("withdraw")
 @repo_argument
 @list_option
-@click.argument("entry_ids", metavar="ENTRY_ID...", nargs=-1, required=True)
+@click.argument("entry_ids", metavar="ENTRY_ID…", nargs=-1, required=True)
 @draft_option
 @passphrase_option
 @format_option("text", "json")

@@ -11,8 +11,8 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
+from hashclient.cli.items import aligned
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
-from hashclient.cli.provider_view import aligned
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.times import for_people, for_programs
 
@@ -87,7 +87,7 @@ def diff(
 
 @click.command("find", short_help="Find entries by their ids, or by digests in a file.")
 @repo_argument
-@click.argument("entry_ids", metavar="[ENTRY_ID]...", nargs=-1)
+@click.argument("entry_ids", metavar="[ENTRY_ID…]", nargs=-1)
 @click.option(
     "--from",
     "sources",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.items import aligned
 from hashclient.cli.provider_options import repo_argument, repository_at
-from hashclient.cli.provider_view import aligned
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people, for_programs

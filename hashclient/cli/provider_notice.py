@@ -37,7 +37,7 @@ _URGENCIES = ("Immediate", "Expected", "Future", "Past", "Unknown")
 _CERTAINTIES = ("Observed", "Likely", "Possible", "Unlikely", "Unknown")
 _STATUSES = ("Actual", "Exercise", "Test")
 
-_ids = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+_ids = click.argument("ids", metavar="ID…", nargs=-1, required=True)
 
 
 @click.group("notice")
@@ -160,7 +160,7 @@ def update(
     output_format: str,
     **said: Any,
 ) -> None:
-    """Replace the notices ID... by a new one.
+    """Replace the notices ID… by a new one.
 
     It has the text of the first of them, except where an option changes it. Clients that have
     acknowledged the old ones have to acknowledge it again.
@@ -191,7 +191,7 @@ def cancel(
     output_format: str,
     **said: Any,
 ) -> None:
-    """End the notices ID... before they expire.
+    """End the notices ID… before they expire.
 
     \b
       hashclient provider notice cancel /srv/lists n-1 \\

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
+from hashclient.cli.items import aligned
 from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
@@ -61,16 +62,6 @@ def status_text(found: Status, now: datetime) -> str:
     ]
     parts = [aligned(rows), aligned(lists) if found.lists else "no list yet"]
     return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Return a table whose columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def show_change(

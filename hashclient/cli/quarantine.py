@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
-_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
+#: Ids that an option can stand for, and ids that have to be given.
+_ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
+_needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
 
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
@@ -330,7 +332,9 @@ def purge(
                         done=purged.done,
                         attention=purged.done is False and bool(match_ids),
                     )
-    return results.end("nothing is due; --dry-run says why")
+    return results.end(
+        "nothing is due; --dry-run says why" if chosen else "nothing is in quarantine"
+    )
 
 
 @command.command("recover")
@@ -355,7 +359,7 @@ def recover(app: App, output_format: str) -> ExitCode:
 
 
 @command.command("hold")
-@_ids
+@_needed_ids
 @_reason()
 @format_option("text", "json")
 @pass_app
@@ -373,7 +377,7 @@ def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) 
 
 
 @command.command("release")
-@_ids
+@_needed_ids
 @_reason()
 @format_option("text", "json")
 @pass_app

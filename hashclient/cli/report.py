@@ -13,6 +13,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
+from hashclient.cli.items import aligned
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
 from hashclient.cli.reportview import (
@@ -49,7 +50,7 @@ def command() -> None:
 
 
 @command.command("prepare")
-@click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
+@click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 @click.option(
     "--all",
     "all_matches",
@@ -113,7 +114,7 @@ def prepare(
 
 
 @command.command("submit")
-@click.argument("report_ids", metavar="REPORT…", nargs=-1, shell_complete=REPORTS)
+@click.argument("report_ids", metavar="[REPORT…]", nargs=-1, shell_complete=REPORTS)
 @click.option("--all", "all_reports", is_flag=True, help="All that wait, now.")
 @click.option(
     "--due",
@@ -211,9 +212,11 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
     if output_format == "json":
         app.out(json.dumps({"reports": [report_document(report) for report in reports]}))
         return code
-    for report in reports:
-        line = f"{report.id}  {report.state:<13} {report.destination}  {count_of(report)}"
-        app.out(f"{line}  {note_of(report, app.now())}".rstrip())
+    rows = [
+        [r.id, str(r.state), r.destination, count_of(r), note_of(r, app.now())] for r in reports
+    ]
+    if rows:
+        app.out(aligned(rows))
     if not reports and code is ExitCode.OK:
         app.say("no reports yet")
     return code

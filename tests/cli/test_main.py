@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -395,6 +396,20 @@ def test_every_option_that_takes_a_time_takes_it_in_the_same_spellings() -> None
         found
     )
     assert set(found.values()) == {TIME}
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["quarantine purge", "quarantine add", "matches close", "report prepare", "report submit"],
+)
+def test_ids_that_an_option_can_stand_for_are_shown_as_optional(words: str) -> None:
+    (argument,) = (p for p in named(tuple(words.split())).params if p.nargs == -1)
+    assert re.fullmatch(r"\[[A-Z]+…\]", str(argument.metavar))
+
+
+def test_lookup_claims_to_compute_no_digest() -> None:
+    assert "computed digests" not in call("lookup", "--help").out
+    assert "computed digests" in call("scan", "--help").out
 
 
 #: Beyond what 64 bits hold, and far beyond what any library counts.

@@ -421,10 +421,14 @@ def test_a_secret_key_among_several_ids_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_an_empty_quarantine(desk: Desk) -> None:
-    for args, words in ((["list"], "nothing is in quarantine"), (["purge"], "nothing is due")):
+    for args, words in (
+        (["list"], "nothing is in quarantine"),
+        (["purge"], "nothing is in quarantine"),
+    ):
         result = desk.act(*args)
         assert (result.code, result.out) == (0, "")
         assert words in result.err
+    assert "--dry-run" not in desk.act("purge", "--dry-run").err
     assert desk.act("add", "--all").code == 0
     assert desk.act("verify").code == 0
     assert desk.items("list") == []

@@ -73,6 +73,14 @@ def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     assert do("report", "status").out.rstrip().endswith("1 match  case 4711")
 
 
+def test_the_reports_are_a_table(desk: Desk) -> None:
+    for name, destination in (("a", "hotline"), ("b", "police")):
+        match = desk.find(name, name.encode())
+        assert command(desk, "report", "prepare", match.id, "--to", destination).code == 0
+    lines = command(desk, "report", "status").out.splitlines()
+    assert len({line.index("1 match") for line in lines}) == 1 and len(lines) == 2
+
+
 def test_a_package_that_was_edited(desk: Desk) -> None:
     desk.send(desk.prepare(desk.find("a", b"x")))
     (path,) = desk.out.iterdir()
