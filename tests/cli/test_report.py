@@ -286,7 +286,7 @@ def test_status_shows_who_retracted_a_report_and_why(desk: Desk) -> None:
     desk.send(report)
     desk.retract(report, reason="not ours\x1b[2J")
     listed = command(desk, "report", "status").out
-    assert listed.endswith("  retracted     police  1 match  by tester: not ours\\x1b[2J\n")
+    assert listed.endswith("  retracted  police  1 match  by tester: not ours\\x1b[2J\n")
     shown = command(desk, "report", "status", report.id).out
     assert re.search(r"  retraction    by tester, 2026-01-31 12:00 UTC: not ours", shown)
     document = command(desk, "report", "status", report.id, "--format", "json").lines[0]
