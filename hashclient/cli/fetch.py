@@ -34,7 +34,8 @@ MAX_WAIT_S = 86_400.0
     metavar="NAME",
     shell_complete=LISTS,
     multiple=True,
-    help="Fetch this list only. Can be given several times. [default: all]",
+    help="Fetch this list only, even if `lists` in the configuration does not name it. Can be given"
+    " several times. [default: all]",
 )
 @click.option("--provider", metavar="NAME", help="Fetch from this provider only. [default: all]")
 @click.option(
@@ -116,6 +117,7 @@ def command(
             results.append(fetched)
             if output_format == "text":
                 _show(app, fetched)
+                _say_outside(app, fetched)
                 _show_affected(app, fetched)
                 _show_listed_again(app, fetched)
             _warn_ahead(app, fetched)
@@ -230,6 +232,17 @@ def _show(app: App, fetched: Fetched) -> None:
         )
 
 
+def _say_outside(app: App, fetched: Fetched) -> None:
+    """Say why a list is kept up to date that `lists` does not name."""
+    if fetched.is_outside and fetched.error is None:
+        folder = app.settings.layout.lists / fetched.list_name
+        app.say(
+            f"list {fetched.list_name} is in use and is kept up to date, though `lists` of provider"
+            f" {fetched.provider} does not name it: add it there or, to give it up, remove"
+            f" {printable(folder)}"
+        )
+
+
 def _refusal(fetched: Fetched, error: HashclientError) -> str:
     # Most messages name the list themselves.
     if error.message.startswith(("list ", "provider ")):
@@ -286,7 +299,6 @@ def _show_listed_again(app: App, fetched: Fetched) -> None:
 
 
 def _document(fetched: Fetched) -> dict[str, Any]:
-
     document: dict[str, Any] = {
         "list": fetched.list_name,
         "provider": fetched.provider,
@@ -299,6 +311,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "entries": fetched.entries,
         "expires": for_programs(fetched.expires) if fetched.expires else None,
         "published_at": for_programs(fetched.published_at) if fetched.published_at else None,
+        "outside_lists": fetched.is_outside,
     }
     if fetched.affected:
         document["affected"] = [

@@ -26,6 +26,7 @@ from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.cli.sorter import Sorter
+    from hashclient.config import Settings
     from hashclient.core.model import Handled
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report as Prepared
@@ -53,14 +54,25 @@ def load_lists(app: App) -> OpenLists:
     lists = app.session.open_lists()
     for entry in lists.unusable:
         app.warn(entry.text, entry.hint)
-    for state in lists.states:
+    for index, state in zip(lists.indexes, lists.states, strict=True):
         if not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""
             app.warn(
                 f"list {state.name} is stale: it expired {for_people(state.expires)}{grace}",
-                "run `hashclient fetch`; if that does not help, check this machine's clock",
+                _stale_hint(app.settings, index.manifest.provider),
             )
     return lists
+
+
+def _stale_hint(settings: Settings, provider: str) -> str:
+    """Return how to bring a list of `provider` up to date."""
+    config = settings.config.providers.get(provider)
+    if config is None:
+        from hashclient.index.open_lists import UNCONFIGURED_HINT
+
+        return UNCONFIGURED_HINT
+    how = "" if config.addresses else f" --provider {provider} --from PATH"
+    return f"run `hashclient fetch{how}`; if that does not help, check this machine's clock"
 
 
 class Report(Observer):

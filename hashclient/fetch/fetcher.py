@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.withdrawals import Reached, reach_back
+from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT
@@ -72,7 +73,8 @@ class Fetched(msgspec.Struct, frozen=True):
     `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
     whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
-    address, or the path of a bundle or a directory.
+    address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
+    is set and does not name the list.
     """
 
     list_name: str
@@ -90,6 +92,7 @@ class Fetched(msgspec.Struct, frozen=True):
     problem: StateError | None = None
     error: HashclientError | None = None
     source: str | None = None
+    is_outside: bool = False
 
     @property
     def changed(self) -> bool:
@@ -155,9 +158,10 @@ class Fetcher:
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
 
-        After a refused list, the others are still fetched. A name in `only` that this provider does
-        not offer is ignored: another provider may offer it. With only `NO_LIST`, notices are
-        fetched and no list.
+        Where `lists` of the provider is set, these are the lists in it and those in use here: scans
+        use each list that is here, so each list has to be kept up to date. After a refused list,
+        the others are still fetched. A name in `only` that this provider does not offer is ignored:
+        another provider may offer it. With only `NO_LIST`, notices are fetched and no list.
 
         Raises:
             HashclientError: the provider as a whole is refused, cannot be reached or refuses the
@@ -178,8 +182,11 @@ class Fetcher:
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             fetch_notices(self._session, trust, self._provider, self._origin, self._on_notices)
             # A local list that is not offered any more is refused, and not forgotten.
-            ours = {m.list for m in self._manifests() if m.provider == self._provider}
-            known = ours.union(offered, config.lists or ())
+            here = list(self._manifests())
+            ours = {m.list for m in here if m.provider == self._provider}
+            named = frozenset(config.lists or offered)
+            in_use = ours | self._without_manifest(here).intersection(offered)
+            known = in_use.union(offered, named)
             if not known:
                 raise StateError(
                     f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
@@ -187,7 +194,7 @@ class Fetcher:
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        names = sorted(known & only if only else config.lists or known)
+        names = sorted(known & only if only else in_use | named)
         for name in names:
             try:
                 if name not in offered:
@@ -197,10 +204,12 @@ class Fetcher:
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )
-                yield self._fetch_list(trust, name, LIMIT_S / len(names))
+                fetched = self._fetch_list(trust, name, LIMIT_S / len(names))
             except HashclientError as error:
                 self._log_refusal(name, error)
-                yield Fetched(name, self._provider, error=error, source=self._origin)
+                fetched = Fetched(name, self._provider, error=error, source=self._origin)
+            is_outside = bool(config.lists) and name not in named
+            yield msgspec.structs.replace(fetched, is_outside=is_outside)
         # The metadata of roles was loaded list by list; it is made durable, too.
         trust.make_durable()
 
@@ -217,16 +226,17 @@ class Fetcher:
                 )
 
     def _manifests(self) -> Iterator[Manifest]:
-        """Yield the authenticated manifests of all local lists.
+        return manifests_here(self._settings.layout.lists, self._sealer)
 
-        Raises:
-            StateError: one may not be read, so that its limits are not known.
+    def _without_manifest(self, here: Iterable[Manifest]) -> set[str]:
+        """Return the lists that have a folder, and no manifest in `here` that says whose they are.
+
+        With several providers, a folder could be that of another one. It is left out then, and
+        scans say that the list is missing.
         """
-        for name in list_folders(self._settings.layout.lists):
-            directory = self._settings.layout.lists / name
-            with contextlib.suppress(DamagedError, OtherKeyError):
-                if (manifest := load_manifest(directory, self._sealer)) is not None:
-                    yield manifest
+        if len(self._settings.config.providers) > 1:
+            return set()
+        return set(list_folders(self._settings.layout.lists)).difference(m.list for m in here)
 
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
         """Bring a list up to date; comparing files with digests takes `limit_s` at most."""
@@ -419,6 +429,18 @@ class Fetcher:
 
     def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
         log_refusal(self._audit, self._provider, list_name, error, self._origin)
+
+
+def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
+    """Yield the authenticated manifests of all local lists.
+
+    Raises:
+        StateError: one may not be read, so that its limits are not known.
+    """
+    for name in list_folders(lists_dir):
+        with contextlib.suppress(DamagedError, OtherKeyError):
+            if (manifest := load_manifest(lists_dir / name, sealer)) is not None:
+                yield manifest
 
 
 def log_refusal(

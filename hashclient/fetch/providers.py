@@ -12,16 +12,19 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from hashclient.config import Settings
-from hashclient.errors import HashclientError, UsageError
+from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.fetch.build import Progress
-from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.fetcher import Fetched, manifests_here
 from hashclient.fetch.notices import OnNotices
 from hashclient.fetch.places import Place, addresses, copy_at
 from hashclient.fetch.turns import fetch_in_turn
+from hashclient.index.blinding import Sealer
+from hashclient.index.open_lists import UNCONFIGURED_HINT, delegated_lists
 from hashclient.index.reader import lists_on_disk
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import make_private_dir
+from hashclient.system.layout import TARGETS_NAME
 from hashclient.system.text import printable
 
 
@@ -44,7 +47,8 @@ def fetch_all(
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
     `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
     `writing`, `on_notices` as for `fetch_in_turn`. `on_failure` is called with errors that do not
-    end the fetch: of an address after which the next one is asked, of one of several providers.
+    end the fetch: of an address after which the next one is asked, of one of several providers, of
+    a list that is not fetched because its provider is not in the configuration.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
@@ -59,7 +63,10 @@ def fetch_all(
     worst: HashclientError | None = None
     unknown = set(only)
     with writing(settings.layout, wait_s=wait_s, on_wait=on_wait):
-        session.sealer(create=not lists_on_disk(settings.layout.lists))
+        sealer = session.sealer(create=not lists_on_disk(settings.layout.lists))
+        if not only and provider is None and copy is None:
+            for abandoned in _without_provider(settings, sealer):
+                on_failure(abandoned)
         for name, where in places.items():
             try:
                 for fetched in fetch_in_turn(
@@ -90,8 +97,29 @@ def fetch_all(
     if unknown:
         raise UsageError(
             f"no list to fetch is called {printable(min(unknown))}",
-            hint="`hashclient fetch` without --list names all that are offered",
+            hint="; ".join(_offer(settings, name) for name in places),
         )
+
+
+def _offer(settings: Settings, provider: str) -> str:
+    """Return which lists a provider offers, whose metadata was verified just now."""
+    names = delegated_lists(settings.layout.metadata(provider) / TARGETS_NAME)
+    return f"provider {provider} offers: {', '.join(sorted(names or ())) or 'none'}"
+
+
+def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError]:
+    """Yield an error for each list in use that cannot be fetched: its provider is not configured.
+
+    Raises:
+        StateError: a list may not be read.
+    """
+    for manifest in manifests_here(settings.layout.lists, sealer):
+        if manifest.provider not in settings.config.providers:
+            yield StateError(
+                f"list {manifest.list} is in use and is not kept up to date: provider"
+                f" {printable(manifest.provider)} is not configured",
+                hint=UNCONFIGURED_HINT,
+            )
 
 
 def _places(

@@ -22,11 +22,12 @@ from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
 from hashclient.index.manifest import Manifest
-from hashclient.index.open_lists import ExpectedList, expected_lists
+from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
 from hashclient.status.notices import NoticesStatus, read_notices
 from hashclient.system.files import is_there, state_error
+from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
 #: Records of fetches that are read for each list: some lists are fetched more often than others.
@@ -202,11 +203,17 @@ def _list(
     if key_problem is not None:
         return ListStatus(name, manifest, ExitCode.STATE, key_problem, entry.provider)
     code, problem = _freshness(manifest, now, settings.grace(manifest.provider))
-    recognised, warnings = _recognised(entry.index), tuple(_warnings(manifest, now))
+    recognised, warnings = _recognised(entry.index), tuple(_warnings(settings, manifest, now))
     return ListStatus(name, manifest, code, problem, entry.provider, recognised, warnings)
 
 
-def _warnings(manifest: Manifest, now: datetime) -> Iterator[str]:
+def _warnings(settings: Settings, manifest: Manifest, now: datetime) -> Iterator[str]:
+    config = settings.config.providers.get(manifest.provider)
+    if config is None:
+        yield f"fetches do not keep it up to date; {UNCONFIGURED_HINT}"
+    elif config.lists and manifest.list not in config.lists:
+        folder = printable(settings.layout.lists / manifest.list)
+        yield f"`lists` of its provider does not name it; to give it up, remove {folder}"
     if manifest.is_old:
         yield "an earlier version wrote it, and nothing vouches for it; run `hashclient fetch`"
     since = manifest.verified_since
