@@ -192,5 +192,5 @@ def _check_length(data: bytes, max_bytes: int, expected_bytes: int | None, what:
 def _unreadable(path: Path, error: OSError) -> UnreachableError:
     return UnreachableError(
         f"cannot read {printable(path)}: {(error.strerror or str(error)).lower()}",
-        hint="check the medium and the permissions; hashclient keeps the last list",
+        hint="check the medium and the permissions; lists that are here stay in use",
     )

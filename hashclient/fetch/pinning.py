@@ -28,6 +28,7 @@ from hashclient.core.model import is_name
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.fetch.places import addresses, copy_at
 from hashclient.migrations.migrate import writing
+from hashclient.net.peer import NEW_PROVIDER
 from hashclient.session import Session
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -73,7 +74,9 @@ def pin_provider(
             hint="choose another --name, or remove its table from the configuration",
         )
     # An unusable address is refused, too, if a copy is read.
-    places = addresses(name, provider) if copy is None or provider.addresses else []
+    places = (
+        addresses(name, provider, peer=NEW_PROVIDER) if copy is None or provider.addresses else []
+    )
     place = places[0] if copy is None else copy_at(copy)
     # 2
     root = _read_root(root_file)

@@ -16,6 +16,7 @@ from hashclient.configfile.tables import ProviderConfig
 from hashclient.errors import ConfigError, HashclientError
 from hashclient.fetch.offline import BASE, open_copy
 from hashclient.net.client import Access, Limits, Transport
+from hashclient.net.peer import PROVIDER, Peer
 from hashclient.net.settings import access_of, limits_of
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source
@@ -33,9 +34,14 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def addresses(
-    name: str, provider: ProviderConfig, on_bytes: Callable[[int], None] | None = None
+    name: str,
+    provider: ProviderConfig,
+    on_bytes: Callable[[int], None] | None = None,
+    peer: Peer = PROVIDER,
 ) -> list[Place]:
     """Return the addresses of provider `name`, in order; `on_bytes` counts received bytes.
+
+    Messages call it `peer`.
 
     Raises:
         ConfigError: it has none, or the settings of one contradict each other.
@@ -46,7 +52,7 @@ def addresses(
             hint="`hashclient fetch --from` reads what it exported; or set `url` in its table",
         )
     # All are checked now, so that a wrong one is not found only when it is needed.
-    accesses = [access_of(url, config) for url, config in provider.addresses]
+    accesses = [access_of(url, config, peer) for url, config in provider.addresses]
     places = []
     for number, access in enumerate(accesses, 1):
         limits = limits_of(provider, has_another=number < len(accesses))

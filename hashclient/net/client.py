@@ -30,7 +30,12 @@ from hashclient.net.credentials import (
     tls_context,
 )
 from hashclient.net.deadline import BoundedBackend, Limits, Resolve
-from hashclient.net.errors import HttpStatusError, RefusedError, TransientError
+from hashclient.net.errors import (
+    HttpStatusError,
+    RefusedError,
+    TransientError,
+    anonymous_fault,
+)
 from hashclient.net.exchange import Channel, Download
 from hashclient.net.oauth import TokenSource
 from hashclient.system.log import Log
@@ -98,6 +103,12 @@ class Transport:
             access.peer,
         )
         self._authorization = secrets.authorization
+        #: The statuses of a refusal for which no credential is configured.
+        self._anonymous: frozenset[int] = frozenset()
+        if secrets.authorization is None and access.oauth is None and access.client_cert is None:
+            self._anonymous |= {401, 403}
+        if secrets.proxy_user is None:
+            self._anonymous |= {407}
         self._token_channel: Channel | None = None
         self._tokens: TokenSource | None = None
         if access.oauth is not None:
@@ -118,7 +129,7 @@ class Transport:
         )
 
         def post(place: Endpoint, headers: dict[str, str], form: bytes, into: Download) -> bytes:
-            return self._persist(lambda: channel.attempt("POST", place, headers, into, form))
+            return self._persist(place, lambda: channel.attempt("POST", place, headers, into, form))
 
         self._token_channel = channel
         self._tokens = TokenSource(
@@ -200,15 +211,21 @@ class Transport:
 
     def _fetch(self, endpoint: Endpoint, download: Download, authorization: str | None) -> bytes:
         headers = {} if authorization is None else {"Authorization": authorization}
-        return self._persist(lambda: self._provider.attempt("GET", endpoint, headers, download))
+        return self._persist(
+            endpoint, lambda: self._provider.attempt("GET", endpoint, headers, download)
+        )
 
-    def _persist(self, attempt: Callable[[], T]) -> T:
-        """Repeat `attempt` while a retry may help and the limits allow it."""
+    def _persist(self, endpoint: Endpoint, attempt: Callable[[], T]) -> T:
+        """Repeat `attempt` at `endpoint` while a retry may help and the limits allow it."""
         limits = self._limits
         failures, waited = 0, 0.0
         while True:
             try:
                 return attempt()
+            except RefusedError as error:
+                if error.status not in self._anonymous:
+                    raise
+                raise anonymous_fault(self._peer, error, endpoint.url) from error
             except TransientError as fault:
                 # Full jitter: clients that failed together do not come back together.
                 pause = self._random() * min(limits.backoff_max_s, limits.backoff_s * 2**failures)

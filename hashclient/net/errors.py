@@ -23,9 +23,16 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.net.deadline import DeadlineExceededError
-from hashclient.net.peer import PROVIDER, Peer
+from hashclient.net.peer import NEW_PROVIDER, PROVIDER, Peer
 
 CREDENTIAL_HINT = "check the credential, and that it has not been revoked or expired"
+NO_CREDENTIAL_HINT = (
+    "if you were given a token, name its file with --token-file, or `token_file` in config.toml;"
+    " `hashclient init --help` names other kinds of credentials"
+)
+NO_PROXY_CREDENTIAL_HINT = (
+    "name a file with `user:password` with --proxy-basic-file, or `proxy_basic_file` in config.toml"
+)
 CLIENT_CERT_HINT = "check client_cert and client_key, and that the certificate is known there"
 #: Texts in nginx's page for status 400, which alone says too little.
 _NO_CERTIFICATE_PAGE = b"No required SSL certificate was sent"
@@ -162,7 +169,7 @@ def status_fault(
         )
     if status not in TRANSIENT_STATUSES:
         hint = network_hint(peer)
-        if status == 400 and peer is PROVIDER:
+        if status == 400 and peer in {PROVIDER, NEW_PROVIDER}:
             hint = f"{_STATUS_400_HINT}; {peer.kept}"
         return HttpStatusError(
             f"{peer.name} answers: {url}: {_status_text(status)}", status, hint=hint
@@ -174,6 +181,21 @@ def status_fault(
         f"{peer.name} is busy or broken: {url}: {_status_text(status)}", status, hint=hint
     )
     return TransientError(error, retry_after_s)
+
+
+def anonymous_fault(peer: Peer, error: RefusedError, url: str) -> RefusedError:
+    """Return the error for a refusal of a request to `url` for which no credential is configured.
+
+    `error` is the refusal, of 401, 403, or 407 from a proxy.
+    """
+    who, hint = peer.name, NO_CREDENTIAL_HINT
+    if error.status == 407:
+        who, hint = "proxy", NO_PROXY_CREDENTIAL_HINT
+    what = "asks for a credential, and none is configured"
+    if error.status == 403:
+        what = "refuses access, and no credential is configured"
+    text = f"{who} {what}: {url}: {_status_text(error.status)}"
+    return RefusedError(text, error.status, hint=hint)
 
 
 def page_fault(

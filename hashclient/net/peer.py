@@ -12,7 +12,9 @@ class Peer(msgspec.Struct, frozen=True):
     kept: str
 
 
-PROVIDER = Peer("provider", "hashclient keeps the last list")
+PROVIDER = Peer("provider", "lists that are here stay in use")
+#: One that `init` is about to pin: no list of it is here yet.
+NEW_PROVIDER = Peer("provider", "nothing was pinned")
 REPORTING_SERVICE = Peer(
     "reporting service",
     "the report waits in the outbox; `hashclient report submit` tries again",

@@ -7,12 +7,12 @@ from pathlib import Path
 from hashclient.configfile.tables import AccessConfig, ProviderConfig, ServiceDestination
 from hashclient.net.client import Limits
 from hashclient.net.credentials import Access, OAuth
-from hashclient.net.peer import REPORTING_SERVICE
+from hashclient.net.peer import PROVIDER, REPORTING_SERVICE, Peer
 from hashclient.system.files import user_path
 
 
-def access_of(url: str, config: AccessConfig) -> Access:
-    """Return the access to the address `url` of a provider.
+def access_of(url: str, config: AccessConfig, peer: Peer = PROVIDER) -> Access:
+    """Return the access to the address `url` of a provider, which messages call `peer`.
 
     Raises:
         ConfigError: its settings contradict each other.
@@ -40,6 +40,7 @@ def access_of(url: str, config: AccessConfig) -> Access:
         proxy=config.proxy,
         proxy_basic_file=_path(config.proxy_basic_file),
         allow_http=config.allow_http,
+        peer=peer,
     )
 
 

@@ -176,7 +176,6 @@ def test_a_wrong_credential(site: Site, tmp_path: Path, secret_file: Path) -> No
     environ = {"TOKEN": SECRET}
     base = site.init_arguments()[:-2]
     refused(site.run(*base, "--token-env", "TOKEN", state=state, env=environ), 5, "refuses", state)
-    refused(site.run(*base, state=state), 5, "refuses", state)
 
 
 @pytest.mark.parametrize("how", ["missing", "open", "pipe", "directory"])
@@ -194,6 +193,13 @@ def test_a_credential_that_cannot_be_used(site: Site, tmp_path: Path, how: str) 
     assert result.code == 2
     assert SECRET not in result.err
     assert not (state / "config.toml").exists()
+
+
+def test_no_credential_where_one_is_wanted(site: Site, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    result = site.call(*site.init_arguments()[:-2], state=state)
+    refused(result, 5, "provider asks for a credential, and none is configured", state)
+    assert "--token-file" in result.err
 
 
 def test_a_variable_that_is_not_set(site: Site, tmp_path: Path) -> None:
@@ -239,7 +245,9 @@ def test_nobody_answers(site: Site, tmp_path: Path) -> None:
         bound.bind(("127.0.0.1", 0))
         arguments = site.init_arguments()
         arguments[1] = f"https://127.0.0.1:{bound.getsockname()[1]}/"
-        refused(site.run(*arguments, state=state), 4, "connection refused", state)
+        result = site.run(*arguments, state=state)
+    refused(result, 4, "connection refused", state)
+    assert "nothing was pinned" in result.err and "stay in use" not in result.err
 
 
 def test_a_certificate_of_an_unknown_authority(site: Site, tmp_path: Path) -> None:

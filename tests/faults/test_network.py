@@ -256,7 +256,7 @@ def test_a_broken_answer_is_tried_again_and_then_unreachable(
     server.on("/x", behaviour)
     error = failure(server)
     assert error.exit_code is ExitCode.UNREACHABLE
-    assert error.hint is not None and "keeps the last list" in error.hint
+    assert error.hint is not None and "stay in use" in error.hint
     assert len(server.requests) == SHORT.attempts
     server.on("/x", behaviour, reply(b"hello"))
     with opened(server.origin) as transport:
@@ -319,6 +319,17 @@ def test_a_refusal_is_not_authorised(server: HostileServer, token_file: Path, st
     assert error.exit_code is ExitCode.UNAUTHORISED
     assert len(server.requests) == 1
     assert server.requests[0].header("authorization") == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize(("status", "what"), [(401, "asks for"), (403, "refuses access")])
+def test_a_refusal_without_a_credential_says_that_none_is_configured(
+    server: HostileServer, status: int, what: str
+) -> None:
+    server.on("/x", reply(status=status))
+    error = failure(server)
+    assert isinstance(error, RefusedError) and error.status == status
+    assert f"provider {what}" in error.message and "configured: " in error.message
+    assert error.hint is not None and "--token-file" in error.hint
 
 
 @pytest.mark.parametrize("status", [404, 400, 201, 204, 206, 599])
@@ -518,10 +529,11 @@ def test_a_proxy_that_wants_a_password_is_not_authorised(authority: Authority) -
         proxy.on("list.invalid:443", reply(status=407))
         with (
             opened("https://list.invalid", proxy=proxy.origin, ca=authority.ca) as transport,
-            pytest.raises(RefusedError, match="proxy refuses") as caught,
+            pytest.raises(RefusedError, match="proxy asks for a credential") as caught,
         ):
             transport.get("https://list.invalid/x", CAP)
         assert caught.value.status == 407
+        assert caught.value.hint is not None and "--proxy-basic-file" in caught.value.hint
         assert len(proxy.requests) == 1
 
 
