@@ -53,7 +53,7 @@ def _obstacles(summary: Summary) -> Iterator[str]:
     if summary.stopped is not None:
         yield f"the run was ended by {signal_name(summary.stopped)}"
     if summary.failed is not None:
-        yield f"the run failed ({summary.failed.meaning})"
+        yield f"the run failed: {summary.failed.meaning}"
     if not any(summary.counts[kind] for kind in _CHECKED):
         yield "nothing was checked"
 

@@ -74,7 +74,12 @@ def run(
         (
             run(failed=ExitCode.AUDIT),
             9,
-            "the run failed (audit log broken or not writable); nothing was checked",
+            "the run failed: audit log broken or not writable; nothing was checked",
+        ),
+        (
+            run(counts={Kind.MATCH: 1}, failed=ExitCode.UNREACHABLE),
+            11,
+            "1 match; the run failed: provider unreachable (worth a retry)",
         ),
         (run(counts={Kind.ACCEPTED: 1}), 3, "nothing was checked"),
     ],
