@@ -173,7 +173,8 @@ def _list_lines(status: ListStatus, now: datetime, source: str | None) -> list[s
         "entries": f"{manifest.entries:,} live",
         "digests": digests,
         "sizes": f"{percent(manifest.with_size, manifest.entries)} of the entries have one",
-        "recognised": f"by {_shares(status, manifest.entries)}",
+        # Without the seal key it is not known.
+        **({"recognised": f"by {_shares(status, manifest.entries)}"} if status.recognised else {}),
         "fetched": for_people(manifest.fetched_at),
         "checked": for_people(manifest.checked_at)
         + (f", at {printable(source)}" if source else ""),

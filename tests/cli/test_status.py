@@ -196,11 +196,12 @@ def test_damage_and_missing_keys_are_seen(state: Path) -> None:
     run_file.write_bytes(run_file.read_bytes()[:-1])
     result = call("--state-dir", state, "status")
     assert result.code == 8
-    assert "index file has" in result.out
+    assert "index file has" in result.out and "  recognised  by " in result.out
     (state / "seal.key").unlink()
     result = call("--state-dir", state, "status")
     assert result.code == 8
     assert result.out.count("no seal key") >= 1
+    assert "recognised" not in result.out
 
 
 def test_it_reads_and_changes_nothing(state: Path) -> None:
