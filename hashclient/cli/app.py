@@ -120,6 +120,12 @@ class App:
         if hint and self.verbosity >= 0:
             self._talk(f"hint: {hint}")
 
+    def fail(self, text: str, hint: str | None = None) -> None:
+        """Print an error on stderr, even with `-q`; the run goes on, and its exit code says it."""
+        self._talk(f"hashclient: error: {text}")
+        if hint and self.verbosity >= 0:
+            self._talk(f"hint: {hint}")
+
     def _talk(self, text: str) -> None:
         self.before_output()
         click.echo(without_secret_keys(text), err=True)

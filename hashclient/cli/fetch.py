@@ -101,7 +101,7 @@ def command(
 
     def on_notices(notices: FetchedNotices) -> None:
         of_notices[notices.provider] = notices
-        show_notices(app, notices, with_text=output_format == "text")
+        show_notices(app, notices, with_text=output_format == "text", refused=app.fail)
 
     try:
         for fetched in fetch_lists(
@@ -122,7 +122,7 @@ def command(
                 _show_listed_again(app, fetched)
             _warn_ahead(app, fetched)
             if fetched.problem is not None:
-                _warn_problem(app, fetched.problem)
+                app.fail(_problem(fetched.problem), fetched.problem.hint)
             if (wrong := fetched.error or fetched.problem) is not None:
                 code = max(code, wrong.exit_code)
     except HashclientError as error:
@@ -146,7 +146,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
 
     def on_notices(notices: FetchedNotices) -> None:
         of_notices[notices.provider] = notices
-        show_notices(app, notices, with_text=False)
+        show_notices(app, notices, with_text=False, refused=app.warn)
 
     try:
         for fetched in fetch_lists(app, on_notices=on_notices):
@@ -155,7 +155,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
                 failed = max(failed, fetched.error.exit_code)
                 continue
             if fetched.problem is not None:
-                _warn_problem(app, fetched.problem)
+                app.warn(_problem(fetched.problem), fetched.problem.hint)
                 failed = max(failed, fetched.problem.exit_code)
             _warn_ahead(app, fetched)
             if fetched.changed:
@@ -210,7 +210,7 @@ def fetch_lists(
 def _show(app: App, fetched: Fetched) -> None:
     name = fetched.list_name
     if fetched.error is not None:
-        app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
+        app.fail(_refusal(fetched, fetched.error), fetched.error.hint)
         return
     live = counted(fetched.entries or 0, "live entry", "live entries")
     assert fetched.expires is not None  # both are the same for each generation that is here
@@ -250,10 +250,8 @@ def _refusal(fetched: Fetched, error: HashclientError) -> str:
     return f"list {fetched.list_name}: {error.message}"
 
 
-def _warn_problem(app: App, problem: HashclientError) -> None:
-    app.warn(
-        f"cannot find paths that had matched a withdrawn entry: {problem.message}", problem.hint
-    )
+def _problem(problem: HashclientError) -> str:
+    return f"cannot find paths that had matched a withdrawn entry: {problem.message}"
 
 
 def _warn_ahead(app: App, fetched: Fetched) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +88,14 @@ def document_of(standing: Standing) -> dict[str, Any]:
     return document
 
 
-def show_notices(app: App, fetched: FetchedNotices, *, with_text: bool) -> None:
-    """Show the notices of a fetch: errors as warnings, all else on stdout or stderr."""
+def show_notices(
+    app: App,
+    fetched: FetchedNotices,
+    *,
+    with_text: bool,
+    refused: Callable[[str, str | None], None],
+) -> None:
+    """Show the notices of a fetch on stdout or stderr; `refused` shows the error."""
     show = app.out if with_text else app.say
     for standing in fetched.arrived:
         if standing.stands:
@@ -103,7 +109,7 @@ def show_notices(app: App, fetched: FetchedNotices, *, with_text: bool) -> None:
     if (error := fetched.error) is not None:
         more = len(fetched.refused) - 1
         others = f" ({more:,} more of its notices are not here either)" if more > 0 else ""
-        app.warn(f"{error.message}{others}", error.hint)
+        refused(f"{error.message}{others}", error.hint)
 
 
 def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:

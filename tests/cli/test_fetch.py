@@ -312,10 +312,12 @@ def test_4_says_that_nothing_else_has_failed(site: Site, own: Path, listed: Path
     assert (result.code, "cannot reach" in result.err or "refused" in result.err) == (4, True)
     # The other provider offers one list less than it should.
     edited(config, MAIN, f'{MAIN}lists = ["baseline", "local", "x"]\n')
-    for args in (("fetch",), ("scan", "--fetch", listed.parent / "none")):
+    nothing = listed.parent / "none"
+    for args, word in ((("fetch",), "error"), (("scan", "--fetch", nothing), "warning")):
         result = site.call(*args, state=own)
         assert result.code == 6
-        assert "does not offer list x" in result.err
+        # A scan goes on; the code of a fetch is that of the failure.
+        assert f"hashclient: {word}: provider main does not offer list x\n" in result.err
         assert result.err.count("127.0.0.1") == 1
     # It lets nobody in.
     token = listed.parent / "token"

@@ -255,7 +255,7 @@ def test_after_an_error_in_notices_lists_are_fetched(site: Site, state: Path) ->
     fetched = site.call("fetch", state=state)
     assert fetched.code == 6
     assert "list baseline: new -> generation 1" in fetched.out
-    assert f"hashclient: warning: notice {first}: " in fetched.err
+    assert f"hashclient: error: notice {first}: " in fetched.err
     assert "more of its notices" not in fetched.err
     # A notice that could not be read may be as severe as any.
     allowed_from(state, "extreme")

@@ -234,7 +234,6 @@ def test_attack_on_the_command(site: Site, world: Generations, attack: str) -> N
     elif attack == "mixed":
         simulator.edit("baseline")
         simulator.files[simulator._path("baseline")] = b"{}"
-        message = "hashclient: warning: provider main"
     elif attack == "format":
         simulator.replace_target("index.json", b"\xff")
         message = "index of list baseline is not valid"
