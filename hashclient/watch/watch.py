@@ -77,7 +77,7 @@ class Watch:
         upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
         `on_lists` is called when the lists differ from those of the scan before, or some are not
         whole any more; `on_unseen` with each directory below which the kernel does not see all
-        changes. What matches `exclude`, shell patterns as for `compile_excludes`, is left out.
+        changes. Names that match `exclude` are left out, as by `compile_excludes`.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
