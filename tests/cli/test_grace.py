@@ -64,7 +64,7 @@ def test_within_the_grace_period_the_list_counts(world: Expired, tree: str, code
     result = world.scan(getattr(world, tree))
     assert (result.code, result.summary["exit_code"]) == (code, code)
     assert f"warning: {EXPIRED} 2026-05-10 07:00 UTC and is in its grace period" in result.err
-    assert "hint: run `hashclient fetch`" in result.err
+    assert "hint: run `hashclient fetch" in result.err
     assert (base(result)["fresh"], base(result)["in_grace"]) == (False, True)
 
 
