@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import resource
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterable, Sequence
@@ -485,6 +486,21 @@ def test_compressed_files_are_read_as_they_are(kind: str, codec: str, tmp_path: 
     path.write_bytes(packed_with(codec, packed))
     with pytest.raises(UsageError, match="compressed twice"):
         read(path)
+
+
+def test_damaged_compressed_files_keep_no_memory() -> None:
+    def private_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+    def read_damaged(count: int) -> None:
+        for _ in range(count):
+            with pytest.raises(UsageError, match="cannot be unpacked"):
+                list(read_digests(io.BytesIO(b"\x1f\x8b\x01\x00a"), "input"))
+
+    read_damaged(3)
+    before = private_bytes()
+    read_damaged(30)
+    assert private_bytes() - before < 10 * importfile.CHUNK_BYTES
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])

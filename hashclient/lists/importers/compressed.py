@@ -73,7 +73,8 @@ class _Expanded(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         try:
-            data: bytes = self._stream.read(size)
+            # `read` of pyarrow 26 never frees the bytes that it was to fill, if it fails.
+            data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
         except OSError as error:  # the message is the library's
             raise UsageError(
                 f"{self._name}: this {self._codec} file cannot be unpacked",
