@@ -205,6 +205,10 @@ class Changes:
         """Watch those directories that may be read now and could not before."""
         for path in list(itertools.islice(self._closed, _MOST_TRIED)):
             del self._closed[path]
+            # The kernel follows links on the way to a directory. One that is there now has been
+            # reported, or the report was lost, and everything is scanned.
+            if os.path.realpath(path) != path:
+                continue
             try:
                 self._inotify.add_watch(path, _MASK)
             except OSError as error:
@@ -378,11 +382,20 @@ class Changes:
         path = self._paths.pop(number, None)
         if path is not None and self._numbers.get(path) == number:
             del self._numbers[path]
+        if path is not None:
+            self._forget_closed(path)
         if path in self._roots:
             self._missed = True
 
+    def _forget_closed(self, top: str) -> None:
+        """Forget which directories could not be read, at `top` and below."""
+        below = f"{top}/"
+        for path in [p for p in self._closed if p == top or p.startswith(below)]:
+            del self._closed[path]
+
     def _drop_tree(self, top: str) -> None:
         """End the watch of a directory that was moved away; its new place may get another watch."""
+        self._forget_closed(top)
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)

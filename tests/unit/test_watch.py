@@ -505,6 +505,30 @@ def test_a_directory_that_may_be_read_later_is_watched_then(
         os.seteuid(0)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("is_reported", [True, False])
+def test_no_link_leads_a_watch_out_of_its_tree_by_a_directory_that_could_not_be_read(
+    own_directory: Path, is_reported: bool
+) -> None:
+    write_tree(own_directory, {"t/p/closed/x": b"benign", "outside/closed/deep/y": b"benign"})
+    tree = own_directory / "t"
+    (tree / "p/closed").chmod(0)
+    os.seteuid(65534)
+    try:
+        with Changes([str(tree)]) as changes:
+            os.seteuid(0)
+            (tree / "p").rename(own_directory / "elsewhere")
+            (tree / "p").symlink_to(own_directory / "outside")
+            os.seteuid(65534)
+            if is_reported:
+                changes.read()
+            changes.look_around()
+            assert _taken(changes) == {str(tree / "p")}
+            assert changes.directories == 1
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.slow
 def test_files_that_a_look_around_has_found_are_checked(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
