@@ -10,7 +10,7 @@ one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -39,20 +39,35 @@ def option_name(option: click.Option) -> str | None:
 
 
 def name_variables(command: click.Command, prefix: str) -> None:
-    """Name each option's environment variable after the option, not after a function's argument."""
+    """Name each option's environment variable after the option, not after a function's argument.
+
+    A group that lists without a command, and its `list`, are the same; so both read the variables
+    of both.
+    """
     for parameter in command.params:
         if isinstance(parameter, click.Option) and (name := option_name(parameter)):
             parameter.envvar = f"{prefix}_{name.upper()}"
     if isinstance(command, click.Group):
         for name, sub_command in command.commands.items():
             name_variables(sub_command, f"{prefix}_{name.upper().replace('-', '_')}")
+        if command.invoke_without_command:
+            twins = {parameter.name: parameter for parameter in command.commands["list"].params}
+            for parameter in command.params:
+                if (twin := twins.get(parameter.name)) is not None:
+                    both = [*option_variables(parameter), *option_variables(twin)]
+                    parameter.envvar = twin.envvar = both
+
+
+def option_variables(parameter: click.Parameter) -> Sequence[str]:
+    """Return the environment variables of an option; the first that is set counts."""
+    names = parameter.envvar
+    return () if names is None else (names,) if isinstance(names, str) else names
 
 
 def variables_of(command: click.Command) -> Iterator[str]:
     """Yield the names of the variables of a command and those below it."""
     for parameter in command.params:
-        if isinstance(parameter.envvar, str):
-            yield parameter.envvar
+        yield from option_variables(parameter)
     if isinstance(command, click.Group):
         for sub_command in command.commands.values():
             yield from variables_of(sub_command)

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from hashclient import __version__
+from hashclient.cli.defaults import option_variables
 from hashclient.cli.main import cli
 from hashclient.errors import ExitCode
 
@@ -179,7 +180,8 @@ def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
     """Yield the section on environment variables, with one of these commands as the example."""
     for option in (option for context in contexts for option in _variables(context)):
         yield bold_quoted(
-            f"Every option has a variable, such as {option.envvar} for {option.opts[-1]}."
+            f"Every option has a variable, such as {option_variables(option)[0]} for"
+            f" {option.opts[-1]}."
         )
         yield "A flag outranks the environment, which outranks the configuration."
         return

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import click
 from click.core import ParameterSource
 
+from hashclient.cli.defaults import option_variables
 from hashclient.system.secrets import holds_secret_key, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
@@ -79,9 +80,9 @@ def _variable(error: click.BadParameter) -> str | None:
         return None
     if context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
         return None
-    if isinstance(parameter.envvar, str):
-        return parameter.envvar
-    return f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+    by_argument = f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+    names = option_variables(parameter)
+    return next((name for name in names if os.environ.get(name)), by_argument)
 
 
 def _without(text: str, words: Iterable[str]) -> str:

@@ -60,6 +60,8 @@ def test_a_wrong_number_is_answered_with_the_right_ones(words: tuple[str, ...], 
             ("audit", "show"),
             "'xyz' is not like 2026-01-31 or ",
         ),
+        ("HASHCLIENT_MATCHES_FORMAT", "xyz", ("matches", "list"), "'xyz' is not one of 'text', "),
+        ("HASHCLIENT_NOTICES_LIST_FORMAT", "xyz", ("notices",), "'xyz' is not one of 'text', "),
         ("HASHCLIENT_LOCAL_TIME", "xyz", ("fetch",), "'xyz' is not "),
     ],
 )

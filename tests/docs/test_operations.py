@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from hashclient.cli.defaults import OTHER_VARIABLES
+from hashclient.cli.defaults import OTHER_VARIABLES, option_variables
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
@@ -69,8 +69,12 @@ def options(command: click.Command, context: click.Context) -> Iterator[click.Op
 def variables() -> set[str]:
     """Return the names of all variables that the program reads."""
     context = click.Context(cli, auto_envvar_prefix="HASHCLIENT")
-    named = {o.envvar or f"HASHCLIENT_{(o.name or '').upper()}" for o in options(cli, context)}
-    return {str(name) for name in named} | OTHER_VARIABLES
+    named = {
+        name
+        for option in options(cli, context)
+        for name in option_variables(option) or [f"HASHCLIENT_{(option.name or '').upper()}"]
+    }
+    return named | OTHER_VARIABLES
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,20 @@ def test_a_misspelt_variable_is_reported_with_the_right_one(name: str, meant: st
     assert list(unknown_variables([name], cli, COMMANDS, command)) == [(name, meant)]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_group_that_lists_and_its_list_take_the_same_variables(name: str) -> None:
+    group = command(name)
+    if isinstance(group, click.Group) and group.invoke_without_command:
+        own, listed = (
+            {p.name: p.envvar for p in c.params} for c in (group, group.commands["list"])
+        )
+        assert own == listed
+        prefix = f"HASHCLIENT_{name.upper()}"
+        assert own["output_format"] == [f"{prefix}_FORMAT", f"{prefix}_LIST_FORMAT"]
+    else:
+        assert name not in {"matches", "notices"}
+
+
 def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
     loaded = []
 
@@ -82,6 +96,7 @@ def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
     names = [
         *("HASHCLIENT_STATE_DIR", "HASHCLIENT_CONFIG", "HASHCLIENT_SEAL_KEY", "HASHCLIENT_DEBUG"),
         *("HASHCLIENT_QUIET", "HASHCLIENT_VERBOSE", "HASHCLIENT_SCAN_ONE_FILE_SYSTEM"),
+        *("HASHCLIENT_MATCHES_FORMAT", "HASHCLIENT_MATCHES_LIST_FORMAT"),
         *("HASHCLIENT_AUDIT_SHOW_FORMAT", "HASHCLIENT_QUARANTINE_KEYGEN_WRITE_CONFIG"),
         # Of a service in a cluster, and of somebody else.
         *("HASHCLIENT_SERVICE_HOST", "HASHCLIENT_PORT_443_TCP_ADDR", "HASHCLIENTS", "PATH"),
@@ -91,7 +106,7 @@ def test_variables_that_are_read_or_are_not_ours_are_not_reported() -> None:
     others = ["HASHCLIENT_TOKEN", "HASHCLIENT_PROVIDER_URL", "HASHCLIENT_ZZZ", "HASHCLIENT_"]
     assert list(unknown_variables(others, cli, COMMANDS, command)) == []
     # A command that no variable is for is not even imported.
-    assert set(loaded) == {"scan", "audit", "quarantine"}
+    assert set(loaded) == {"scan", "matches", "audit", "quarantine"}
 
 
 def test_the_command_warns_and_goes_on(tmp_path: Path) -> None:
