@@ -10,11 +10,12 @@ one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 
+from hashclient.cli.options import option_variables
 from hashclient.errors import ConfigError
 from hashclient.system.text import nearest, printable
 
@@ -56,12 +57,6 @@ def name_variables(command: click.Command, prefix: str) -> None:
                 if (twin := twins.get(parameter.name)) is not None:
                     both = [*option_variables(parameter), *option_variables(twin)]
                     parameter.envvar = twin.envvar = both
-
-
-def option_variables(parameter: click.Parameter) -> Sequence[str]:
-    """Return the environment variables of an option; the first that is set counts."""
-    names = parameter.envvar
-    return () if names is None else (names,) if isinstance(names, str) else names
 
 
 def variables_of(command: click.Command) -> Iterator[str]:

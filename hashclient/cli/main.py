@@ -455,7 +455,7 @@ def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
         if error.option_name in ours:
             rest = command.removeprefix("hashclient ")
             hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
-    click.echo(f"hint: {hint_of(words) or hint}", err=True)
+    click.echo(f"hint: {hint_of(error, words) or hint}", err=True)
     return message
 
 

@@ -17,8 +17,8 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from hashclient import __version__
-from hashclient.cli.defaults import option_variables
 from hashclient.cli.main import cli
+from hashclient.cli.options import option_variables
 from hashclient.errors import ExitCode
 
 NAME = "hashclient"

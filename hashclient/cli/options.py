@@ -6,7 +6,7 @@ A table in `docs/architecture.md` says what each word means in every command.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,6 +71,12 @@ def refuse_before_command(ctx: click.Context) -> None:
                 f"options of `{ctx.info_name}` alone stand before `{ctx.invoked_subcommand}`",
                 hint=f"write them after it: `{ctx.command_path} {ctx.invoked_subcommand} …`",
             )
+
+
+def option_variables(parameter: click.Parameter) -> Sequence[str]:
+    """Return the environment variables of an option; the first that is set counts."""
+    names = parameter.envvar
+    return () if names is None else (names,) if isinstance(names, str) else names
 
 
 #: Where a value may be from, the nearest to the user first.

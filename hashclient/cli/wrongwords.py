@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 from click.core import ParameterSource
 
-from hashclient.cli.defaults import option_variables
-from hashclient.system.secrets import holds_secret_key, without_secret_keys
+from hashclient.cli.options import option_variables
+from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
+#: The lines of a key in PEM have at least so many characters; shorter words may be any.
+_SHORTEST_PART = 4
 #: What click says of a value that is no number, or no number of the range.
 _NO_NUMBER = re.compile(
     r"(?P<value>.*) is not (?:a valid (?:integer|float)(?: range)?|in the range .*)\.", re.DOTALL
@@ -27,7 +29,9 @@ def message_of(error: click.ClickException, words: Sequence[str]) -> str:
     """Return the message of an error on a command line of these `words`."""
     given = list(words)
     text = error.format_message()
+    hides_long = True
     if isinstance(error, click.BadParameter) and error.param is not None:
+        hides_long = not isinstance(error.param.type, click.Path)  # no length of a path is odd
         reason = reason_of(error.message, error.param)
         variable = _variable(error)
         if variable is not None:
@@ -35,7 +39,11 @@ def message_of(error: click.ClickException, words: Sequence[str]) -> str:
             text = f"invalid value in environment variable {variable}: {reason}"
         elif reason != error.message:
             text = text.replace(error.message, reason)
-    text = _without(text, given).rstrip(".")
+    hidden = [*_odd_parts(given, hides_long=hides_long), *_secret_parts(given)]
+    for part in sorted(hidden, key=len, reverse=True):  # one may be in another
+        for shown in _forms(part):
+            text = text.replace(shown, "…")
+    text = without_secret_keys(text).rstrip(".")
     return f"{text[:1].lower()}{text[1:]}"
 
 
@@ -49,9 +57,10 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
     return message
 
 
-def hint_of(words: Iterable[str]) -> str | None:
-    """Return a hint where one of the words is what nobody should type; else None."""
-    if any(holds_secret_key(word) for word in words):
+def hint_of(error: click.ClickException, words: Sequence[str]) -> str | None:
+    """Return a hint where the error is about a word that nobody should type; else None."""
+    text = error.format_message()
+    if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
         return (
             "a secret key must not stand on a command line, where others can read it; give the"
             " public key, or the name of the file"
@@ -85,11 +94,26 @@ def _variable(error: click.BadParameter) -> str | None:
     return next((name for name in names if os.environ.get(name)), by_argument)
 
 
-def _without(text: str, words: Iterable[str]) -> str:
-    """Return `text` without the words that must not be repeated, however click shows them."""
+def _parts(words: Iterable[str]) -> Iterator[str]:
+    """Yield the words, and what stands before and after the `=` of each."""
     for word in words:
-        for part in (word, *word.partition("=")[::2]):
-            if "\n" in part or len(part) > MAX_EXCERPT_CHARS or holds_secret_key(part):
-                for shown in (part, repr(part)[1:-1], printable(part)):
-                    text = text.replace(shown, "…")
-    return without_secret_keys(text)
+        yield from (word, *word.partition("=")[::2])
+
+
+def _odd_parts(words: Iterable[str], *, hides_long: bool) -> Iterator[str]:
+    """Yield what has several lines or a great length, as the content of a wrong file has."""
+    for part in _parts(words):
+        if "\n" in part or (hides_long and len(part) > MAX_EXCERPT_CHARS):
+            yield part
+
+
+def _secret_parts(words: Sequence[str]) -> Iterator[str]:
+    """Yield what holds a secret key, and the words into which a shell has split one."""
+    yield from filter(holds_secret_key, _parts(words))
+    for key in secret_keys(" ".join(word for word in words if not holds_secret_key(word))):
+        yield from (word for word in key.split() if len(word) >= _SHORTEST_PART)
+
+
+def _forms(part: str) -> tuple[str, ...]:
+    """Return the ways in which click may show a part of a command line."""
+    return part, repr(part)[1:-1], printable(part)

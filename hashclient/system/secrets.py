@@ -12,10 +12,13 @@ from hashclient.system.files import MAX_TEXT_BYTES, open_at_once, read_bounded
 from hashclient.system.text import printable
 
 #: A secret key of age, or a private key in PEM up to its end: as it is, or with its line breaks
-#: shown in some way.
+#: shown in some way. Either may be cut, or mistyped. A name of a file, such as
+#: `age-secret-key-2026.txt`, is no key: that of age has a body in Bech32, and the first line of PEM
+#: has a beginning, or at least an end.
 _SECRET_KEY = re.compile(
-    r"AGE-SECRET-KEY-[0-9A-Z-]*"
-    r"|(?:-----BEGIN [0-9A-Z ]*)?PRIVATE KEY(?: BLOCK)?-----"
+    r"AGE-SECRET-KEY-(?:PQ-)?1(?=[0-9]*[A-Z])(?:[02-9AC-HJ-NP-Z]{6}|[0-9A-Z]{40})[0-9A-Z]*"
+    r"|(?:-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
+    r"|PRIVATE KEY(?: BLOCK)?-----(?=[\r\n\\]))"
     r".*?(?:-----END [0-9A-Z ]*-----|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
@@ -24,6 +27,11 @@ _SECRET_KEY = re.compile(
 def holds_secret_key(text: str) -> bool:
     """Return whether there is a secret key in `text`, or a part of one with its first words."""
     return _SECRET_KEY.search(text) is not None
+
+
+def secret_keys(text: str) -> list[str]:
+    """Return the secret keys in `text`, as they stand there."""
+    return _SECRET_KEY.findall(text)
 
 
 def without_secret_keys(text: str) -> str:

@@ -398,6 +398,7 @@ def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Pat
 #: Contents of key files, none of a key that exists.
 SECRETS = (
     "# created: today\n# public key: age1x\nAGE-SECRET-KEY-1TWC4QQQQTWC4",
+    "age-secret-key-1twc4qqqq",  # cut
     "-----BEGIN OPENSSH PRIVATE KEY-----\nTWC4QQ==\nTWC4=\n-----END OPENSSH PRIVATE KEY-----",
     "-----BEGIN PRIVATE KEY-----\nTWC4QQ==\n-----END PRIVATE KEY-----\n",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.kit import call
@@ -26,6 +28,62 @@ def test_a_word_of_several_lines_or_great_length_is_not_repeated(words: tuple[st
     result = call(*words)
     assert result.code == 2 and "xyzxyz" not in result.err and "xyz\\n" not in result.err
     assert "xyz" not in result.err.replace("--key", "") and len(result.err.splitlines()) == 2
+
+
+SPLIT = "-----BEGIN {}PRIVATE KEY----- TWC4QQ/x{} TWC4QQ== -----END {}PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "--jobs", "AGE-SECRET-KEY-1QQQQQQTWC4"),
+        ("scan", "--jobs=age-secret-key-pq-1qqqqqqTWC4"),
+        ("fetch", "-----BEGIN PRIVATE KEY-----\nTWC4QQ==\n"),
+        ("fetch", "PRIVATE KEY-----\nTWC4QQ==\n"),
+        ("fetch", *SPLIT.format("", "", "").split()),
+        ("fetch", *SPLIT.format("OPENSSH ", "TWC4QQ==", "OPENSSH ").lower().split()),
+        *(("fetch", "--wait", *SPLIT.format(k, "ab", k).split()[:-3]) for k in ("", "OPENSSH ")),
+        *(
+            ("report", "verify", "x", "--identity", *SPLIT.format(k, "ab", k).split()[:-3])
+            for k in ("", "OPENSSH ")
+        ),
+    ],
+)
+def test_a_secret_key_is_not_repeated_and_a_hint_says_so(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert result.code == 2 and "twc4" not in result.err.lower()
+    assert "hint: a secret key must not stand on a command line" in result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "--jobs", "x", "/tmp/age-secret-key-docs"),
+        ("scan", "--jobs", "x", "AGE-SECRET-KEY-1QQQQQQTWC4"),
+        ("quarantine", "restore", "--identity", "/etc/age-secret-key-backup.txt", "abc"),
+        ("quarantine", "restore", "--identity", "AGE-SECRET-KEY-1QQQQQQTWC4", "abc"),
+    ],
+)
+def test_the_hint_is_on_what_the_error_is_about(words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert result.code == 2 and f"hint: see `hashclient {words[0]}" in result.err
+    assert "TWC4" not in result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "verify", "--identity", "{}", "."),
+        ("--config", "{}", "status"),
+        ("init", "https://a.invalid", "--root", "{}"),
+        ("provider", "export", "{}", "--to", "x"),
+    ],
+)
+def test_the_name_of_a_file_is_whole_in_its_error(words: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("age-secret-key-2026.txt", f"{LONG[:240]}/{LONG[:240]}"):
+        path = tmp_path / name
+        result = call(*(word.format(path) for word in words))
+        assert result.code != 0 and str(path) in result.err
 
 
 def test_a_usual_word_is_repeated() -> None:

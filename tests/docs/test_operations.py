@@ -17,8 +17,9 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from hashclient.cli.defaults import OTHER_VARIABLES, option_variables
+from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
+from hashclient.cli.options import option_variables
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
