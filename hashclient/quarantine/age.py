@@ -33,6 +33,8 @@ MAX_HEADER_BYTES = 1 << 16
 _VERSION_LINE = b"age-encryption.org/v1"
 _END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
+#: What the second line of a file begins with, for each kind of recipient that this program knows.
+_STANZA_HERE = re.compile(rb"\n-> (?:X25519|ssh-ed25519|ssh-rsa) ")
 #: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
 _GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
@@ -271,6 +273,19 @@ def parse_header(data: bytes) -> Header:
         raise StateError("not a file in the age format")
     kinds = _STANZA.findall(data, 0, end.start())
     return Header(end.end(), sum(not kind.endswith(_GREASE) for kind in kinds))
+
+
+def looks_sealed(head: bytes) -> bool:
+    """Return whether a file that begins with `head` may be an age file, perhaps damaged or cut.
+
+    A part of its first line, or a line that names a recipient, is enough.
+    """
+    first = _VERSION_LINE + b"\n"
+    return (
+        first.startswith(head[: len(first)])
+        or head.startswith(_VERSION_LINE[:-2])
+        or _STANZA_HERE.search(head) is not None
+    )
 
 
 def sealed_bytes(header: Header, size: int) -> int:

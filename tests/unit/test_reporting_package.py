@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,17 +30,20 @@ from hashclient.core.match import Match
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
+    ExitCode,
+    HashclientError,
     StateError,
     UsageError,
     VerificationError,
 )
-from hashclient.quarantine.age import load_identities, write_identity
+from hashclient.quarantine.age import load_identities, parse_header, write_identity
 from hashclient.reporting.custody import verify_custody
 from hashclient.reporting.destinations.package.package import Packager
+from hashclient.reporting.destinations.package.verify import verify as verify_package_or_note
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
 from hashclient.reporting.report import Report, State
-from tests.kit import call, environment
+from tests.kit import call, environment, write_tree
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_bytes())
@@ -506,6 +510,68 @@ def test_a_damaged_archive(sealed: tuple[Desk, Path], recipient: tuple[Path, str
             verify_package(path, identities=identities)
 
 
+def code_of(path: Path, identities: list[Any]) -> ExitCode:
+    """Return the exit code of `report verify`."""
+    try:
+        verify_package_or_note(path, identities=identities)
+    except HashclientError as error:
+        return error.exit_code
+    return ExitCode.OK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_no_damaged_byte_and_no_cut_makes_a_package_none(
+    sealed: tuple[Desk, Path],
+    recipient: tuple[Path, str],
+    plain_tar: bytes,
+    tmp_path: Path,
+    is_sealed: bool,
+) -> None:
+    whole = sealed[1].read_bytes() if is_sealed else plain_tar
+    identities, path = load_identities(recipient[0]), tmp_path / "x"
+    # A recipient's line that is damaged is that of another recipient, so far as anybody can tell.
+    header = parse_header(whole).header_bytes if is_sealed else 0
+    first_line = len(b"age-encryption.org/v1\n") if is_sealed else 0
+    places = {*range(300), *range(300, len(whole), len(whole) // 100), len(whole) - 1}
+    for at in sorted(places):
+        stanza = first_line <= at < header
+        codes = {6, 5} if stanza else {6}
+        path.write_bytes(whole[:at])
+        assert code_of(path, identities) == 6, f"cut at {at}"
+        for value in {0, ord("X"), ord("{"), ord("\n"), whole[at] ^ 1} - {whole[at]}:
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            assert code_of(path, identities) in codes, f"byte {at} is {value}"
+            if at < first_line:
+                assert code_of(path, []) == 6, f"byte {at} is {value}"
+
+
+def test_worse_damage_and_what_was_never_a_package(
+    sealed: tuple[Desk, Path], plain_tar: bytes, tmp_path: Path
+) -> None:
+    text, path = sealed[1].read_bytes(), tmp_path / "x"
+    damaged = (
+        text[1:],
+        b"\xff" * 21 + text[21:],
+        text.replace(b"/v1\n", b"/v2\n", 1),
+        b"age-encryption.org/",
+        # Both the first name and the first mark; the second header has a mark, too.
+        b"\xff" * 400 + plain_tar[400:],
+        b"\xff" * 512 + plain_tar[512:],
+    )
+    for content in damaged:
+        path.write_bytes(content)
+        assert code_of(path, []) == 6, content[:30]
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("README.txt", "x" * 1000)
+    picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(600)
+    for content in (b"a text\n-> with an arrow\n" * 9, b"age of ...", picture, zipped.getvalue()):
+        path.write_bytes(content)
+        assert code_of(path, []) == 2, content[:30]
+    assert code_of(write_tree(tmp_path / "empty", {}), []) == 2
+
+
 def members(found: tarfile.TarFile) -> list[tuple[tarfile.TarInfo, bytes]]:
     result = []
     for info in found:
@@ -565,9 +631,7 @@ def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) ->
     ]
     for text in hostile:
         path.write_bytes(text)
-        # With another first header, it has nothing of a package any more.
-        error = UsageError if text[:1] == b"x" else VerificationError
-        with pytest.raises(error):
+        with pytest.raises(VerificationError):
             verify_package(path)
 
 

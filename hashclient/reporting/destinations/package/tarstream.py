@@ -62,13 +62,12 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
 def looks_like_tar(head: bytes, first: str) -> bool:
     """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
 
-    Its first header has a mark, and the name of the file `first`: one of the two is enough. Zeros
-    are what a power failure leaves.
+    Each header has a mark, and the first one has the name of the file `first`: that name or one
+    mark is enough. Zeros are what a power failure leaves.
     """
-    name = first.encode() + b"\0"
-    mark = tarfile.GNU_MAGIC[:5]
-    has_mark = head[_MARK_AT : _MARK_AT + len(mark)] == mark
-    return has_mark or name.startswith(head[: len(name)]) or not any(head)
+    name, mark = first.encode() + b"\0", tarfile.GNU_MAGIC[:5]
+    has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))
+    return has_mark or name.startswith(head[: len(name)]) or not any(head[:BLOCK_BYTES])
 
 
 def _header(name: str, size: int) -> bytes:

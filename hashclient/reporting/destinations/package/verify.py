@@ -20,6 +20,7 @@ import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.quarantine.age import looks_sealed
 from hashclient.quarantine.evidence import file_chunks, unsealed
 from hashclient.reporting.custody import (
     Custody,
@@ -54,6 +55,8 @@ _HEAD = {
     CUSTODY_NAME: 1 << 28,
     CHECKPOINT_NAME: 1 << 12,
 }
+#: The first two headers of an archive lie within as many bytes.
+_HEAD_BYTES = _HEAD[README_NAME] + 2 * BLOCK_BYTES
 #: A note holds a handful of records of the audit log.
 MAX_NOTE_BYTES = 1 << 24
 #: A directory with none of these names is no package; anything may have a README.txt.
@@ -230,11 +233,13 @@ def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]
         return
     try:
         with path.open("rb") as stream:
-            head = stream.read(BLOCK_BYTES)
+            head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
     is_sealed = head.startswith(_AGE_MAGIC)
     if not is_sealed and not looks_like_tar(head, README_NAME):
+        if looks_sealed(head):
+            raise VerificationError("package is damaged: it does not begin as a sealed one does")
         raise _no_package(path)
     if is_sealed and not identities:
         raise UsageError(
