@@ -237,9 +237,9 @@ def _say_outside(app: App, fetched: Fetched) -> None:
     if fetched.is_outside and fetched.error is None:
         folder = app.settings.layout.lists / fetched.list_name
         app.say(
-            f"list {fetched.list_name} is in use and is kept up to date, though `lists` of provider"
-            f" {fetched.provider} does not name it: add it there or, to give it up, remove"
-            f" {printable(folder)}"
+            f"list {fetched.list_name} is kept up to date since it has a folder here, though"
+            f" `lists` of provider {fetched.provider} does not name it: add it there or, to give it"
+            f" up, remove {printable(folder)}"
         )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from hashclient.fetch.withdrawals import Reached, reach_back
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
-from hashclient.index.open_lists import OFFERS_NOTHING_HINT
+from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
 from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
 from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
@@ -158,8 +158,8 @@ class Fetcher:
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
 
-        Where `lists` of the provider is set, these are the lists in it and those in use here: scans
-        use each list that is here, so each list has to be kept up to date. After a refused list,
+        Where `lists` of the provider is set, these are the lists in it and those that have a folder
+        here: scans expect each of them, so each has to be kept up to date. After a refused list,
         the others are still fetched. A name in `only` that this provider does not offer is ignored:
         another provider may offer it. With only `NO_LIST`, notices are fetched and no list.
 
@@ -185,8 +185,8 @@ class Fetcher:
             here = list(self._manifests())
             ours = {m.list for m in here if m.provider == self._provider}
             named = frozenset(config.lists or offered)
-            in_use = ours | self._without_manifest(here).intersection(offered)
-            known = in_use.union(offered, named)
+            expected = ours | self._without_manifest(here).intersection(offered)
+            known = expected.union(offered, named)
             if not known:
                 raise StateError(
                     f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
@@ -194,7 +194,7 @@ class Fetcher:
         except HashclientError as error:
             self._log_refusal(None, error)
             raise
-        names = sorted(known & only if only else in_use | named)
+        names = sorted(known & only if only else expected | named)
         for name in names:
             try:
                 if name not in offered:
@@ -228,15 +228,18 @@ class Fetcher:
     def _manifests(self) -> Iterator[Manifest]:
         return manifests_here(self._settings.layout.lists, self._sealer)
 
-    def _without_manifest(self, here: Iterable[Manifest]) -> set[str]:
+    def _without_manifest(self, here: Collection[Manifest]) -> set[str]:
         """Return the lists that have a folder, and no manifest in `here` that says whose they are.
 
-        With several providers, a folder could be that of another one. It is left out then, and
-        scans say that the list is missing.
+        A folder that could be that of another provider is left out, and scans say that the list is
+        missing. With several providers, this is each of them; else those that a provider offers
+        which is no longer in the configuration.
         """
         if len(self._settings.config.providers) > 1:
             return set()
-        return set(list_folders(self._settings.layout.lists)).difference(m.list for m in here)
+        found = set(list_folders(self._settings.layout.lists)).difference(m.list for m in here)
+        of_others = lists_of_unconfigured(self._settings, here) if found else ()
+        return set() if of_others is None else found.difference(of_others)
 
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
         """Bring a list up to date; comparing files with digests takes `limit_s` at most."""

@@ -16,7 +16,7 @@ metadata, the manifests of the other lists still name the list.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -311,7 +311,7 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:
-    """Return the names of all lists known here; None if they are not known.
+    """Return the names of all lists known here; None if not known.
 
     A list is known if the configuration names it, a provider's verified metadata offers it, or it
     is here.
@@ -330,6 +330,29 @@ def known_lists(settings: Settings) -> frozenset[str] | None:
         if offered is None and lists is None:
             return None
         names.update(lists or (), offered or ())
+    return frozenset(names)
+
+
+def lists_of_unconfigured(settings: Settings, here: Iterable[Manifest]) -> frozenset[str] | None:
+    """Return the lists of providers that the configuration does not name; None if not known.
+
+    `here` are the manifests of local lists.
+
+    Raises:
+        StateError: the folder of trusted providers cannot be read.
+    """
+    names: set[str] = set()
+    for manifest in here:
+        if manifest.provider not in settings.config.providers:
+            names.update(manifest.offered)
+    for provider in _unconfigured(settings, ()):
+        try:
+            offered = _delegated_by(settings, provider)
+        except StateError:
+            return None
+        if offered is None:
+            return None
+        names.update(offered)
     return frozenset(names)
 
 

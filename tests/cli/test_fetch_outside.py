@@ -55,6 +55,50 @@ def test_a_damaged_list_is_built_again_though_lists_does_not_name_it(site: Site)
 
 
 @pytest.mark.slow
+def test_an_empty_folder_is_expected_to_have_its_list(site: Site) -> None:
+    site.publish(csv_of({"e-1": b"third"}), "third")
+    (site.state / "lists" / "third").mkdir()
+    assert site.call("scan", site.repository.root_file).code == 8
+    fetched = site.call("fetch")
+    assert fetched.code == 0 and "list third: new -> generation 1" in fetched.out
+    # It was not in use before.
+    said = f"list third is kept up to date since it has a folder here, {NOT_NAMED}"
+    assert said in fetched.err and "in use" not in fetched.err
+    assert site.call("scan", site.repository.root_file).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [b"{", None])
+@pytest.mark.parametrize("left", ["trust", "damaged trust", "no metadata", "manifest", "another"])
+def test_a_damaged_list_of_a_provider_that_was_removed_is_not_replaced(
+    site: Site, left: str, damaged: bytes | None
+) -> None:
+    """What is left of the provider says that it offered such a list, or could have."""
+    trust, lists = site.state / "trust", site.state / "lists"
+    targets = trust / "removed" / "metadata" / "targets.json"
+    if left == "manifest":
+        # The folder of trust is gone; another list of the provider is here and whole.
+        edit_manifest(site.state, "baseline", provider="removed")
+    else:
+        shutil.copytree(trust / "main", trust / "removed")
+    if left == "damaged trust":
+        targets.write_bytes(b"{")
+    elif left == "no metadata":
+        shutil.rmtree(targets.parent)
+    elif left == "another":
+        targets.write_bytes(targets.read_bytes().replace(b'"second"', b'"others"'))
+    manifest = lists / "second" / "manifest.json"
+    manifest.unlink()
+    if damaged is not None:
+        manifest.write_bytes(damaged)
+    fetched = site.call("fetch")
+    assert ("list second" in fetched.out) == (left == "another")
+    scanned = site.call("scan", site.repository.root_file)
+    assert scanned.code == 8 and ("list second" in scanned.err) == (left != "another")
+    assert "list second: " in site.call("fetch", "--list", "second").out
+
+
+@pytest.mark.slow
 def test_a_list_that_is_here_and_not_offered_any_more_is_refused(
     site: Site, tmp_path: Path
 ) -> None:
