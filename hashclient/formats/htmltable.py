@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, ListState, MissingList
-from hashclient.formats.fields import NO_NAME, done_word
+from hashclient.formats.fields import done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import printable
@@ -202,7 +202,7 @@ def _entry(hit: Hit) -> Markup:
 
 def _path(path: str, class_: str | None = None) -> Markup:
     """Return a path that may break after its slashes, with its own direction of text."""
-    names = (printable(path) or NO_NAME).split("/")
+    names = printable(path).split("/")
     parts = [joined(f"{name}/", Markup("<wbr>")) for name in names[:-1]]
     return element("bdi", *parts, names[-1], class_=class_)
 

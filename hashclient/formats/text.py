@@ -13,7 +13,6 @@ from hashclient.core.model import Handled, Hit
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
-    NO_NAME,
     counts_text,
     failure_text,
     gap_text,
@@ -70,7 +69,7 @@ class TextFormatter:
             return f"{word}{path}  [{record.id}]  {before}{hit.entry}{after}"
         word = outcome.kind if self._of_run or record is None else record.state
         place = outcome.place if outcome.members else outcome.path
-        line = self._words[word] + (printable(place) or NO_NAME)
+        line = self._words[word] + printable(place)
         if record is not None:
             away = "" if self._of_run or record.in_place else ", isolated"
             line += f"  [{record.id}{away}]"
