@@ -382,20 +382,11 @@ class Changes:
         path = self._paths.pop(number, None)
         if path is not None and self._numbers.get(path) == number:
             del self._numbers[path]
-        if path is not None:
-            self._forget_closed(path)
         if path in self._roots:
             self._missed = True
 
-    def _forget_closed(self, top: str) -> None:
-        """Forget which directories could not be read, at `top` and below."""
-        below = f"{top}/"
-        for path in [p for p in self._closed if p == top or p.startswith(below)]:
-            del self._closed[path]
-
     def _drop_tree(self, top: str) -> None:
         """End the watch of a directory that was moved away; its new place may get another watch."""
-        self._forget_closed(top)
         below = f"{top}/"
         for path in [p for p in self._numbers if p == top or p.startswith(below)]:
             number = self._numbers.pop(path)
