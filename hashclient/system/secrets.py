@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -15,28 +16,37 @@ from hashclient.system.text import printable
 #: shown in some way. Either may be cut, or mistyped. A name of a file, such as
 #: `age-secret-key-2026.txt`, is no key: that of age has a body in Bech32, and the first line of PEM
 #: has a beginning, or at least an end.
-_SECRET_KEY = re.compile(
+_SHAPES = (
     r"AGE-SECRET-KEY-(?:PQ-)?1(?=[0-9]*[A-Z])(?:[02-9AC-HJ-NP-Z]{6}|[0-9A-Z]{40})[0-9A-Z]*"
     r"|(?:-----BEGIN [0-9A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
     r"|PRIVATE KEY(?: BLOCK)?-----(?=[\r\n\\]))"
-    r".*?(?:-----END [0-9A-Z ]*-----|\Z)",
-    re.IGNORECASE | re.DOTALL,
+    r".*?(?:-----END [0-9A-Z ]*-----|\Z)"
 )
+
+
+@functools.cache
+def _secret_key() -> re.Pattern[str]:
+    """Return the pattern; it takes a millisecond to compile, and hardly any run needs it."""
+    return re.compile(_SHAPES, re.IGNORECASE | re.DOTALL)
 
 
 def holds_secret_key(text: str) -> bool:
     """Return whether there is a secret key in `text`, or a part of one with its first words."""
-    return _SECRET_KEY.search(text) is not None
+    return bool(secret_keys(text))
 
 
 def secret_keys(text: str) -> list[str]:
     """Return the secret keys in `text`, as they stand there."""
-    return _SECRET_KEY.findall(text)
+    return _secret_key().findall(text) if _may_hold(text) else []
 
 
 def without_secret_keys(text: str) -> str:
     """Return `text` for a message, with words in the place of each secret key."""
-    return _SECRET_KEY.sub("(a secret key)", text)
+    return _secret_key().sub("(a secret key)", text) if _may_hold(text) else text
+
+
+def _may_hold(text: str) -> bool:
+    return "key" in text.lower()
 
 
 def read_secret(path: Path, what: str, *, forbidden: int = 0o077) -> bytes:
