@@ -116,13 +116,14 @@ class App:
 
     def warn(self, text: str, hint: str | None = None) -> None:
         """Print a warning on stderr, even with `-q`; the run goes on."""
-        self._talk(f"hashclient: warning: {text}")
-        if hint and self.verbosity >= 0:
-            self._talk(f"hint: {hint}")
+        self._talk_of("warning", text, hint)
 
     def fail(self, text: str, hint: str | None = None) -> None:
         """Print an error on stderr, even with `-q`; the run goes on, and its exit code says it."""
-        self._talk(f"hashclient: error: {text}")
+        self._talk_of("error", text, hint)
+
+    def _talk_of(self, what: str, text: str, hint: str | None) -> None:
+        self._talk(f"hashclient: {what}: {text}")
         if hint and self.verbosity >= 0:
             self._talk(f"hint: {hint}")
 

@@ -31,6 +31,8 @@ _TAG_BYTES = 16
 MAX_HEADER_BYTES = 1 << 16
 
 _VERSION_LINE = b"age-encryption.org/v1"
+#: The beginning of each age file.
+MAGIC = _VERSION_LINE + b"\n"
 _END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
 _STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
 #: What the second line of a file begins with, for each kind of recipient that this program knows.
@@ -269,7 +271,7 @@ def parse_header(data: bytes) -> Header:
         StateError: there is none, or it is longer.
     """
     end = _END.search(data, 0, MAX_HEADER_BYTES)
-    if not data.startswith(_VERSION_LINE + b"\n") or end is None:
+    if not data.startswith(MAGIC) or end is None:
         raise StateError("not a file in the age format")
     kinds = _STANZA.findall(data, 0, end.start())
     return Header(end.end(), sum(not kind.endswith(_GREASE) for kind in kinds))
@@ -280,9 +282,8 @@ def looks_sealed(head: bytes) -> bool:
 
     A part of its first line, or a line that names a recipient, is enough.
     """
-    first = _VERSION_LINE + b"\n"
     return (
-        first.startswith(head[: len(first)])
+        MAGIC.startswith(head[: len(MAGIC)])
         or head.startswith(_VERSION_LINE[:-2])
         or _STANZA_HERE.search(head) is not None
     )

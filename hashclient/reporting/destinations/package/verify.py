@@ -20,7 +20,7 @@ import msgspec
 
 from hashclient.audit.record import Record
 from hashclient.errors import StateError, UsageError, VerificationError
-from hashclient.quarantine.age import looks_sealed
+from hashclient.quarantine.age import MAGIC, looks_sealed
 from hashclient.quarantine.evidence import file_chunks, unsealed
 from hashclient.reporting.custody import (
     Custody,
@@ -61,7 +61,6 @@ _HEAD_BYTES = _HEAD[README_NAME] + 2 * BLOCK_BYTES
 MAX_NOTE_BYTES = 1 << 24
 #: A directory with none of these names is no package; anything may have a README.txt.
 _SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
-_AGE_MAGIC = b"age-encryption.org/v1\n"
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -236,7 +235,7 @@ def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]
             head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
-    is_sealed = head.startswith(_AGE_MAGIC)
+    is_sealed = head.startswith(MAGIC)
     if not is_sealed and not looks_like_tar(head, README_NAME):
         if looks_sealed(head):
             raise VerificationError("package is damaged: it does not begin as a sealed one does")
