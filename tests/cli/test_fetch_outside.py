@@ -37,8 +37,8 @@ def test_a_list_that_is_here_is_fetched_though_lists_does_not_name_it(site: Site
     assert fetched.err.count(NOT_NAMED) == 1 and f"remove {folder}" in fetched.err
     lists = json.loads(site.call("fetch", "--format", "json").out)["lists"]
     assert [entry["outside_lists"] for entry in lists] == [False, True]
-    told = site.call("status")
-    assert told.code == 0 and told.out.count("`lists` of its provider does not name it") == 1
+    shown = site.call("status")
+    assert shown.code == 0 and shown.out.count("`lists` of its provider does not name it") == 1
     # Now it is given up.
     shutil.rmtree(folder)
     fetched = site.call("fetch")

@@ -172,17 +172,17 @@ def test_a_lookup_that_fails(state: Path, report: Path, words: list[str], code: 
 def test_the_list_of_matches_is_in_the_file_that_a_variable_names(
     state: Path, report: Path, words: list[str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = call("--state-dir", state, *words, "--format", "csv")
+    listed = call("--state-dir", state, *words, "--format", "csv")
     monkeypatch.setenv(f"{prefix}_OUTPUT", str(report))
     monkeypatch.setenv(f"{prefix}_FORMAT", "csv")
     done = call("--state-dir", state, *words)
-    assert (done.code, done.out) == (0, "") and report.read_text() == told.out != ""
+    assert (done.code, done.out) == (0, "") and report.read_text() == listed.out != ""
     # A file that another option outranks stays as it is, and so does that of another command.
     report.write_text(YESTERDAY)
     other = report.with_name("other")
     assert call("--state-dir", state, *words, "--output", other).code == 0
     assert call("--state-dir", state, "matches", "show", "none").code == 2
-    assert report.read_text() == YESTERDAY and other.read_text() == told.out
+    assert report.read_text() == YESTERDAY and other.read_text() == listed.out
 
 
 @pytest.mark.parametrize("name", FORMATS)

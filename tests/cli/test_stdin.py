@@ -94,9 +94,9 @@ def test_one_row_for_a_name_and_what_came(state: Path) -> None:
         ("stdin:b", len(LISTED), 1),
         ("stdin:a", len(LONG), 1),
     ]
-    told = run("--state-dir", state, "matches", "show", rows[0]["id"]).out
-    assert "none: it came as a stream" in told
-    assert "3 times" in told and "in place" not in told
+    text = run("--state-dir", state, "matches", "show", rows[0]["id"]).out
+    assert "none: it came as a stream" in text
+    assert "3 times" in text and "in place" not in text
 
 
 @pytest.mark.slow

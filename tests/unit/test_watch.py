@@ -428,14 +428,14 @@ def test_a_state_directory_that_is_a_pattern_hides_nothing_else(tmp_path: Path) 
     made = fixture.Client(tmp_path / "t/[s]*", simulator, simulator.root)
     made.fetch()
     tree = write_tree(tmp_path / "t", {"shared/a": LISTED, "[s]*/x": LISTED})
-    told: list[Handled] = []
+    found: list[Handled] = []
     watch(
         Client(made.session),
         tree,
-        on_outcome=told.append,
+        on_outcome=found.append,
         on_scan=lambda _: os.kill(os.getpid(), signal.SIGTERM),
     )
-    assert {h.outcome.path for h in told} == {str(tree / "shared/a")}
+    assert {h.outcome.path for h in found} == {str(tree / "shared/a")}
 
 
 def test_a_file_that_is_cut_by_path_is_not_reported(tmp_path: Path) -> None:
@@ -454,10 +454,10 @@ def test_a_change_that_is_not_reported_is_found_by_the_next_scan_of_everything(
     client: Client, tmp_path: Path
 ) -> None:
     tree = write_tree(tmp_path / "t", {"a": LISTED + b"!"})
-    told: list[Handled] = []
+    found: list[Handled] = []
 
     def end(handled: Handled) -> None:
-        told.append(handled)
+        found.append(handled)
         os.kill(os.getpid(), signal.SIGTERM)
 
     watch(
@@ -467,7 +467,7 @@ def test_a_change_that_is_not_reported_is_found_by_the_next_scan_of_everything(
         on_scan=lambda _: os.truncate(tree / "a", len(LISTED)),
         rescan_s=0.1,
     )
-    assert {h.outcome.path for h in told} == {str(tree / "a")}
+    assert {h.outcome.path for h in found} == {str(tree / "a")}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
