@@ -31,11 +31,11 @@ from hashclient.quarantine.safe_rename import (
     open_named,
     open_place,
     reason_of,
-    rename_noreplace,
 )
 from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
 from hashclient.quarantine.store import Room
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
+from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import state_error, write_all
 from hashclient.system.text import log_path_fields, printable
 

@@ -9,7 +9,6 @@ puts them in words.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import enum
 import errno
 import fcntl
@@ -21,6 +20,12 @@ from pathlib import Path
 
 import msgspec
 
+from hashclient.system.beneath import (
+    held_parent,
+    move_aside,
+    rename_noreplace,
+    sync_directory,
+)
 from hashclient.system.text import printable
 
 #: The name that a file has for the moment between being moved aside and being unlinked.
@@ -28,17 +33,10 @@ PRIVATE_NAME = ".hashclient-{}"
 #: The name of a file while it is written. A leftover of a kill is replaced.
 NEW_NAME = ".hashclient-{}.new"
 
-#: From Linux's fs.h; Python defines neither.
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
+#: From linux/fs.h; Python defines none of them.
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE_FL = 0x10
 _FS_APPEND_FL = 0x20
-
-#: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
-_CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-#: The errors of a file system without hard links.
-_NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 #: The words for an empty place.
 GONE = "not there any more"
@@ -98,15 +96,7 @@ class Place(msgspec.Struct, frozen=True):
         Raises:
             OSError: that failed.
         """
-        try:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-        except PermissionError:  # a directory that may be written to, but not read
-            os.sync()
-            return
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_directory(self.fd)
 
     def try_sync(self) -> None:
         """Make changes of names durable if possible; for use where failure does no harm."""
@@ -142,24 +132,8 @@ def open_place(path: str) -> Iterator[Place]:
     Raises:
         OSError: a component is a link (ELOOP, with its path), is missing or is not a directory.
     """
-    *directories, name = path.strip("/").split("/")
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open("/", flags)
-    try:
-        for n, component in enumerate(directories):
-            try:
-                inner = os.open(component, flags, dir_fd=fd)
-            except NotADirectoryError as error:
-                status = os.stat(component, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISLNK(status.st_mode):
-                    link = "/" + "/".join(directories[: n + 1])
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link) from error
-                raise
-            os.close(fd)
-            fd = inner
-        yield Place(fd, "/" + "/".join(directories), name)
-    finally:
-        os.close(fd)
+    with held_parent(path) as (directory, name):
+        yield Place(directory.fd, directory.path, name)
 
 
 @contextlib.contextmanager
@@ -262,94 +236,6 @@ def _move_aside(place: Place, private: str) -> Place:
         private = f"{private}-{secrets.token_hex(8)}"
         move_aside(place.fd, place.name, private)
     return place.at(private)
-
-
-def move_aside(directory: int, name: str, private: str) -> None:
-    """Rename `name` to `private`, which nobody else uses, without replacing a file.
-
-    If the file system cannot do this, `private` is made first and then replaced. A hard link and an
-    unlink would be wrong: a file that takes the old name in between would be unlinked.
-
-    Raises:
-        FileExistsError: `private` exists.
-        NotADirectoryError: `name` is a directory, where only `private` could be replaced.
-        OSError: it cannot be renamed.
-    """
-    try:
-        renameat2(directory, name, private)
-        return
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    os.close(os.open(private, flags, 0o600, dir_fd=directory))
-    try:
-        os.rename(name, private, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(private, dir_fd=directory)
-        raise
-
-
-def rename_noreplace(directory: int, source: str, target: str) -> None:
-    """Rename a private name in its directory, without ever replacing a file.
-
-    If the file system cannot do this, a hard link and an unlink have the same effect in two steps,
-    since nobody else uses the private name. Without hard links, too, somebody could make `target`
-    between the check and the rename.
-
-    Raises:
-        FileExistsError: `target` exists.
-        OSError: it cannot be renamed.
-    """
-    try:
-        renameat2(directory, source, target)
-        return
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    try:
-        os.link(source, target, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(target, dir_fd=directory, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
-        os.rename(source, target, src_dir_fd=directory, dst_dir_fd=directory)
-    else:
-        os.unlink(source, dir_fd=directory)
-
-
-def exchange(directory: int, name: str, other: str) -> bool:
-    """Exchange two names in one step; False where the file system cannot do that.
-
-    Raises:
-        OSError: they cannot be exchanged.
-    """
-    try:
-        renameat2(directory, name, other, _RENAME_EXCHANGE)
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-        return False
-    return True
-
-
-def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOREPLACE) -> None:
-    """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
-
-    Raises:
-        OSError: the call failed; EINVAL or ENOSYS where it is not supported.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    function = getattr(libc, "renameat2", None)  # glibc 2.28, musl 1.2.6
-    if function is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    names = os.fsencode(source), os.fsencode(target)
-    if function(directory, names[0], directory, names[1], flags) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def reason_of(error: OSError, place: Place | None = None) -> str:

@@ -29,9 +29,9 @@ from hashclient.quarantine.item import (
     folder_path,
     load_item,
 )
-from hashclient.quarantine.safe_rename import exchange
 from hashclient.session import Session
 from hashclient.system import files
+from hashclient.system.beneath import exchange
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields, printable

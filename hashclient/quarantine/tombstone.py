@@ -15,8 +15,8 @@ from hashclient.quarantine.safe_rename import (
     open_file,
     reason_of,
     remove_exactly,
-    rename_noreplace,
 )
+from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import write_all
 
 _MODE = 0o644

@@ -16,19 +16,18 @@ from pathlib import Path
 import pytest
 
 from fixtures.crash import watched
-from hashclient.quarantine import safe_rename as places
 from hashclient.quarantine.safe_rename import (
     Place,
     Removal,
-    move_aside,
     open_file,
     open_named,
     open_place,
     put_back,
     reason_of,
     remove_exactly,
-    rename_noreplace,
 )
+from hashclient.system import beneath
+from hashclient.system.beneath import move_aside, rename_noreplace
 from tests.kit import open_files
 
 PRIVATE = ".hashclient-x"
@@ -45,7 +44,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError(errno.EPERM, "no links here")
 
     if request.param != "renameat2":
-        monkeypatch.setattr(places, "renameat2", refuse)
+        monkeypatch.setattr(beneath, "renameat2", refuse)
     if request.param == "neither":
         monkeypatch.setattr(os, "link", no_links)
 
@@ -188,14 +187,14 @@ def test_a_file_that_is_written_to_while_it_is_aside_is_put_back(
 ) -> None:
     path, aside = tmp_path / "a", tmp_path / PRIVATE
     path.write_text("a")
-    real = places.renameat2
+    real = beneath.renameat2
 
     def and_write(directory: int, source: str, target: str) -> None:
         real(directory, source, target)
         if target == PRIVATE:
             aside.write_text("longer")
 
-    monkeypatch.setattr(places, "renameat2", and_write)
+    monkeypatch.setattr(beneath, "renameat2", and_write)
     with at(path) as place, open_file(place) as (fd, status):
         assert remove_exactly(place, PRIVATE, fd, status) is Removal.CHANGED
     assert path.read_text() == "longer" and not aside.exists()
@@ -205,7 +204,7 @@ def test_a_file_that_cannot_be_put_back_keeps_the_private_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("a")
-    real = places.renameat2
+    real = beneath.renameat2
 
     def and_take_the_name(directory: int, source: str, target: str) -> None:
         real(directory, source, target)
@@ -215,7 +214,7 @@ def test_a_file_that_cannot_be_put_back_keeps_the_private_name(
     with at(tmp_path / "a") as place, open_file(place) as (fd, _):
         (tmp_path / "a").rename(tmp_path / "moved")
         (tmp_path / "a").write_text("second")
-        monkeypatch.setattr(places, "renameat2", and_take_the_name)
+        monkeypatch.setattr(beneath, "renameat2", and_take_the_name)
         assert remove_exactly(place, PRIVATE, fd, os.fstat(fd)) is Removal.STRANDED
         assert not put_back(place.at(PRIVATE), "a")
     found = {p.name: p.read_text() for p in tmp_path.iterdir()}
@@ -423,7 +422,7 @@ def test_a_rename_that_cannot_be_asked_for_is_made_another_way(
     def cannot(*_arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(beneath, "renameat2", cannot)
     (tmp_path / "a").write_text("a")
     with at(tmp_path / "a") as place:
         move_aside(place.fd, "a", PRIVATE)
@@ -438,7 +437,7 @@ def test_a_rename_that_fails_is_not_tried_another_way(
     def broken(*_arguments: object, **_more: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(places, "renameat2", broken)
+    monkeypatch.setattr(beneath, "renameat2", broken)
     (tmp_path / "a").write_text("a")
     with at(tmp_path / "a") as place:
         for move in (move_aside, rename_noreplace):
@@ -460,7 +459,7 @@ def test_a_link_that_fails_leaves_all_as_it_was(
     def broken(*_arguments: object, **_more: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(beneath, "renameat2", cannot)
     monkeypatch.setattr(os, "link", broken)
     (tmp_path / "a").write_text("a")
     for there in (False, True):
@@ -483,7 +482,7 @@ def test_a_file_system_without_links_says_so_in_several_ways(
     def no_links(*_arguments: object, **_more: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(beneath, "renameat2", cannot)
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").symlink_to("nowhere")  # a link that leads nowhere is something, too
@@ -501,7 +500,7 @@ def test_a_private_name_that_was_made_goes_away_where_the_rename_fails(
     def cannot(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
 
-    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(beneath, "renameat2", cannot)
     monkeypatch.setattr(os, "rename", fail)
     (tmp_path / "a").write_text("a")
     with at(tmp_path / "a") as place, pytest.raises(OSError) as raised:
@@ -517,7 +516,7 @@ def test_a_file_planted_under_the_private_name_is_never_replaced(
     def cannot(*_arguments: object) -> None:
         raise OSError(errno.EINVAL, "cannot")
 
-    monkeypatch.setattr(places, "renameat2", cannot)
+    monkeypatch.setattr(beneath, "renameat2", cannot)
     (tmp_path / "a").write_text("a")
     if planted == "file":
         (tmp_path / PRIVATE).write_text("planted")

@@ -23,10 +23,10 @@ from fixtures.simulator import Simulator
 from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
-from hashclient.quarantine.safe_rename import exchange
 from hashclient.scan.pipeline import Run
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
+from hashclient.system.beneath import exchange
 from hashclient.watch import changes as changes_module
 from hashclient.watch import watch as watch_module
 from hashclient.watch.changes import Changes

@@ -21,13 +21,13 @@ from hashclient.audit.log import checkpoint
 from hashclient.errors import StateError
 from hashclient.quarantine.age import Chunks, parse_recipients
 from hashclient.quarantine.evidence import Proven, sealed_source
-from hashclient.quarantine.safe_rename import rename_noreplace
 from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.custody import bind
 from hashclient.reporting.destinations.package.tarstream import Member, write_tar
 from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.report import Package
 from hashclient.session import Session
+from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
 from hashclient.system.text import printable
 

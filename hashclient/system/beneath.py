@@ -1,0 +1,427 @@
+"""Directories held by descriptor: nobody who may rename or link can lead us elsewhere.
+
+A path is resolved by the kernel at each call, so another user who may write to a directory on the
+way can exchange what stands there between two calls. Here a directory is opened once; every later
+step is relative to its descriptor and follows no link. Only the PATH that the user gave may lead
+through links (`Directory.given`): naming it was the user's decision.
+
+`openat2` opens a path of many components in one call; where the kernel lacks it or forbids it, the
+components are opened one by one. Errors are the system's. `strangers` says who else may write to
+the directories on the way.
+
+Limit: a directory that is held may be moved by its owner. It stays the same directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import Self
+
+#: Opens a directory for nothing but being held: it need not be readable.
+HELD_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+#: The number of openat2(2), the same everywhere, and its `resolve` flags: linux/openat2.h.
+_SYS_OPENAT2 = 437
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+#: Errors of a kernel before 5.6, or of a filter of system calls that does not know openat2.
+_NO_OPENAT2 = frozenset({errno.ENOSYS, errno.EPERM})
+#: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
+_MAX_PATH_BYTES = 4000
+
+#: From linux/fs.h; Python defines neither.
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+#: The errors of a file system or kernel that cannot rename without replacing: NFS, some FUSE.
+_CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+#: The errors of a file system without hard links.
+_NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+#: Device and inode: what stays the same when a file or directory is renamed.
+Identity = tuple[int, int]
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return the device and the inode of a status."""
+    return status.st_dev, status.st_ino
+
+
+class Directory:
+    """An open directory and the path by which it was reached, for messages; a context manager."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: str) -> None:
+        """Take over the descriptor `fd`."""
+        self.fd = fd
+        self.path = path
+
+    @classmethod
+    def given(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a directory that the user has just named; links on the way are followed.
+
+        Raises:
+            OSError: it cannot be opened, or is no directory.
+        """
+        path = os.fspath(path)
+        return cls(os.open(path or ".", HELD_FLAGS), path)
+
+    @classmethod
+    def plain(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a directory through no link.
+
+        Raises:
+            OSError: a component is a link (ELOOP, with its path), is missing or is no directory.
+        """
+        path = os.fspath(path)
+        return cls(open_plain(path or ".", HELD_FLAGS), path)
+
+    def beneath(self, rest: str) -> Directory:
+        """Open a directory below this one, through no link and never above it.
+
+        Raises:
+            OSError: as `plain`; EXDEV if `rest` leads out of this directory.
+        """
+        return Directory(open_beneath(self.fd, rest, HELD_FLAGS), self.path_of(rest))
+
+    def __enter__(self) -> Self:
+        """Return the open directory."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+    def path_of(self, name: str) -> str:
+        """Return the path of a name in this directory."""
+        return os.path.join(self.path, name)  # noqa: PTH118 - any bytes
+
+    def identity(self) -> Identity:
+        """Return the device and the inode of this directory."""
+        return identity_of(os.fstat(self.fd))
+
+    def open(self, name: str, flags: int, mode: int = 0o600) -> int:
+        """Open a name in this directory; a link is refused.
+
+        Raises:
+            OSError: it cannot be opened; ELOOP for a link.
+        """
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
+
+    def create(self, name: str, mode: int = 0o600) -> int:
+        """Create a regular file that nobody else has made, with `mode` whatever the umask is.
+
+        Raises:
+            FileExistsError: the name is taken, be it by a link.
+            OSError: it cannot be created.
+        """
+        fd = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            os.fchmod(fd, mode)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Return the status of a name, or of a link itself; None if there is nothing.
+
+        Raises:
+            OSError: it cannot be found out.
+        """
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def unlink(self, name: str) -> None:
+        """Remove a name that is no directory.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        os.unlink(name, dir_fd=self.fd)
+
+    def unlink_if(self, name: str, identity: Identity) -> bool:
+        """Remove a name if it belongs to the file with this identity; return whether it did.
+
+        The name is moved aside first. So nobody can exchange the file between the look and the
+        removal; another file is put back.
+
+        Raises:
+            OSError: the name cannot be moved or removed.
+        """
+        status = self.status(name)
+        if status is None or identity_of(status) != identity:
+            return False
+        aside = f".hashclient-{secrets.token_hex(8)}"
+        move_aside(self.fd, name, aside)
+        found = os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
+        if identity_of(found) != identity:
+            rename_noreplace(self.fd, aside, name)
+            return False
+        os.unlink(aside, dir_fd=self.fd)
+        return True
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a name in this directory another one, `target`; a file that has it is replaced.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def rename_noreplace(self, source: str, target: str) -> None:
+        """Rename a private name in this directory; see the function with this name."""
+        rename_noreplace(self.fd, source, target)
+
+    def sync(self) -> None:
+        """Make changes of names durable.
+
+        Raises:
+            OSError: that failed.
+        """
+        sync_directory(self.fd)
+
+
+def sync_directory(directory: int) -> None:
+    """Make changes of names in an open directory durable.
+
+    Raises:
+        OSError: that failed.
+    """
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except PermissionError:  # a directory that may be written to, but not read
+        os.sync()
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """Open a path of any length through no link, not even at its end.
+
+    Raises:
+        OSError: a component is a link (ELOOP, with its path), or the path cannot be opened.
+    """
+    return _open(None, path, flags, _RESOLVE_NO_SYMLINKS)
+
+
+def open_beneath(directory: int, rest: str, flags: int) -> int:
+    """Open a path of any length below an open directory: through no link, and never above it.
+
+    An empty `rest` is the directory itself.
+
+    Raises:
+        OSError: as `open_plain`; EXDEV if `rest` is absolute or has a component `..`.
+    """
+    if rest.startswith("/") or ".." in rest.split("/"):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), rest)
+    return _open(directory, rest or ".", flags, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
+
+
+def _open(directory: int | None, path: str, flags: int, resolve: int) -> int:
+    """Open a path in pieces that the kernel takes; component by component where it must be."""
+    rest, held = os.fsencode(path), None
+    try:
+        while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
+            inner = _open_piece(directory, rest[:end], HELD_FLAGS, resolve)
+            if held is not None:
+                os.close(held)
+            directory, held, rest = inner, inner, rest[end:].lstrip(b"/")
+        return _open_piece(directory, rest or b".", flags, resolve)
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _open_piece(directory: int | None, path: bytes, flags: int, resolve: int) -> int:
+    try:
+        return openat2(directory, path, flags | os.O_CLOEXEC, resolve)
+    except OSError as error:
+        # Of a link, the walk by components says where it is. EAGAIN: something on the way was
+        # renamed, and the kernel cannot say any more whether the path stays beneath.
+        if error.errno not in (*_NO_OPENAT2, errno.ELOOP, errno.EAGAIN):
+            raise
+    return _open_by_components(directory, path, flags)
+
+
+def _open_by_components(directory: int | None, path: bytes, flags: int) -> int:
+    *directories, name = [part for part in path.split(b"/") if part] or [b"."]
+    if path.startswith(b"/"):
+        fd = os.open("/", HELD_FLAGS)
+    else:
+        fd = os.open(".", HELD_FLAGS, dir_fd=directory)
+    try:
+        for n, component in enumerate(directories):
+            try:
+                inner = os.open(component, HELD_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+            except NotADirectoryError as error:
+                _refuse_link(fd, component, directories[: n + 1], path, error)
+                raise
+            os.close(fd)
+            fd = inner
+        try:
+            opened = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except NotADirectoryError as error:
+            _refuse_link(fd, name, [*directories, name], path, error)
+            raise
+        if flags & os.O_PATH and stat.S_ISLNK(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fsdecode(path))
+        return opened
+    finally:
+        os.close(fd)
+
+
+def _refuse_link(
+    fd: int, name: bytes, parts: list[bytes], path: bytes, error: NotADirectoryError
+) -> None:
+    """Say that a component which is no directory is a link, if it is one."""
+    if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+        start = b"/" if path.startswith(b"/") else b""
+        link = os.fsdecode(start + b"/".join(parts))
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link) from error
+
+
+class _OpenHow(ctypes.Structure):
+    """`struct open_how` of linux/openat2.h."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def openat2(directory: int | None, path: bytes, flags: int, resolve: int) -> int:
+    """Call the system's openat2; None is the working directory.
+
+    Raises:
+        OSError: the call failed; ENOSYS where the kernel does not have it.
+    """
+    how = _OpenHow(flags, 0, resolve)
+    at = -100 if directory is None else directory  # AT_FDCWD
+    while True:
+        fd: int = _libc().syscall(
+            _SYS_OPENAT2, at, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how)
+        )
+        if fd >= 0:
+            return fd
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), os.fsdecode(path))
+
+
+@contextlib.contextmanager
+def held_parent(path: str) -> Iterator[tuple[Directory, str]]:
+    """Open the directory of an absolute path, through no link; yield it and the last name.
+
+    Raises:
+        OSError: as `Directory.plain`.
+    """
+    parent, _, name = path.rstrip("/").rpartition("/")
+    with Directory.plain(parent or "/") as directory:
+        yield directory, name
+
+
+def move_aside(directory: int, name: str, private: str) -> None:
+    """Rename `name` to `private`, which nobody else uses, without replacing a file.
+
+    If the file system cannot do this, `private` is made first and then replaced. A hard link and an
+    unlink would be wrong: a file that takes the old name in between would be unlinked.
+
+    Raises:
+        FileExistsError: `private` exists.
+        NotADirectoryError: `name` is a directory, where only `private` could be replaced.
+        OSError: it cannot be renamed.
+    """
+    try:
+        renameat2(directory, name, private)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(private, flags, 0o600, dir_fd=directory))
+    try:
+        os.rename(name, private, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(private, dir_fd=directory)
+        raise
+
+
+def rename_noreplace(directory: int, source: str, target: str) -> None:
+    """Rename a private name in its directory, without ever replacing a file.
+
+    If the file system cannot do this, a hard link and an unlink have the same effect in two steps,
+    since nobody else uses the private name. Without hard links, too, somebody could make `target`
+    between the check and the rename.
+
+    Raises:
+        FileExistsError: `target` exists.
+        OSError: it cannot be renamed.
+    """
+    try:
+        renameat2(directory, source, target)
+        return
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    try:
+        os.link(source, target, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target, dir_fd=directory, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        os.rename(source, target, src_dir_fd=directory, dst_dir_fd=directory)
+    else:
+        os.unlink(source, dir_fd=directory)
+
+
+def exchange(directory: int, name: str, other: str) -> bool:
+    """Exchange two names in one step; False where the file system cannot do that.
+
+    Raises:
+        OSError: they cannot be exchanged.
+    """
+    try:
+        renameat2(directory, name, other, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    return True
+
+
+def renameat2(directory: int, source: str, target: str, flags: int = _RENAME_NOREPLACE) -> None:
+    """Call the system's renameat2, with RENAME_NOREPLACE unless `flags` say otherwise.
+
+    Raises:
+        OSError: the call failed; EINVAL or ENOSYS where it is not supported.
+    """
+    function = getattr(_libc(), "renameat2", None)  # glibc 2.28, musl 1.2.6
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = os.fsencode(source), os.fsencode(target)
+    if function(directory, names[0], directory, names[1], flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

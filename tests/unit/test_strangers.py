@@ -1,0 +1,108 @@
+"""Who else may change where a path leads: owners, groups, everybody; links, sticky directories."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hashclient.system import strangers
+from hashclient.system.strangers import stranger_on
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A directory that nobody else may change; above it there is the sticky one of all tests."""
+    assert stranger_on(tmp_path) is None
+    return tmp_path
+
+
+def test_what_belongs_to_us_alone_has_no_stranger(base: Path) -> None:
+    (base / "a").mkdir(mode=0o755)
+    (base / "a" / "file").write_text("x")
+    assert stranger_on(base / "a" / "file") is None
+    assert stranger_on(base / "a" / "missing" / "more") is None
+    assert stranger_on("/dev/null") is None
+
+
+@pytest.mark.parametrize(("mode", "is_safe"), [(0o777, False), (0o757, False), (0o1777, True)])
+def test_a_directory_that_all_may_write_to_has_strangers_unless_it_is_sticky(
+    base: Path, mode: int, *, is_safe: bool
+) -> None:
+    (base / "open").mkdir()
+    (base / "open" / "file").write_text("x")
+    (base / "open").chmod(mode)
+    found = stranger_on(base / "open" / "file")
+    assert (found is None) == is_safe
+    if found is not None:
+        assert (found.path, found.who) == (str(base / "open"), "everybody")
+
+
+def test_a_file_that_all_may_write_to_has_strangers(base: Path) -> None:
+    (base / "file").write_text("x")
+    (base / "file").chmod(0o666)
+    found = stranger_on(base / "file")
+    assert found is not None and found.path == str(base / "file")
+
+
+def test_the_group_counts_unless_it_is_the_private_one_of_the_owner(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (base / "file").write_text("x")
+    (base / "file").chmod(0o664)
+    monkeypatch.setattr(strangers, "_is_private", lambda *_: True)
+    assert stranger_on(base / "file") is None
+    monkeypatch.setattr(strangers, "_is_private", lambda *_: False)
+    found = stranger_on(base / "file")
+    assert found is not None and found.who.startswith("group ")
+
+
+def test_a_group_of_others_is_not_private() -> None:
+    assert strangers._is_private(0, os.getuid())
+    assert not strangers._is_private(4_000_000_000, os.getuid())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+class TestOtherOwners:
+    """Files, directories and links that belong to somebody else."""
+
+    def test_the_owner_of_a_directory_on_the_way_is_a_stranger(self, base: Path) -> None:
+        (base / "theirs" / "mine").mkdir(parents=True)
+        os.chown(base / "theirs", NOBODY, NOBODY)
+        found = stranger_on(base / "theirs" / "mine")
+        assert found is not None
+        assert found.path == str(base / "theirs") and found.who.startswith("user ")
+
+    def test_a_name_in_a_sticky_directory_counts_by_its_own_owner(self, base: Path) -> None:
+        (base / "tmp").mkdir()
+        (base / "tmp").chmod(0o1777)
+        (base / "tmp" / "file").write_text("x")
+        os.chown(base / "tmp" / "file", NOBODY, NOBODY)
+        found = stranger_on(base / "tmp" / "file")
+        assert found is not None and found.path == str(base / "tmp" / "file")
+
+    def test_a_link_counts_by_its_owner_and_by_the_way_to_its_target(self, base: Path) -> None:
+        for name in ("safe", "theirs", "links"):
+            (base / name).mkdir()
+        (base / "theirs" / "target").write_text("x")
+        os.chown(base / "theirs", NOBODY, NOBODY)
+        (base / "links" / "ours").symlink_to("../theirs/target")
+        found = stranger_on(base / "links" / "ours")
+        assert found is not None and found.path == str(base / "theirs")
+        (base / "links" / "given").symlink_to(base / "safe")
+        assert stranger_on(base / "links" / "given") is None
+        os.lchown(base / "links" / "given", NOBODY, NOBODY)
+        found = stranger_on(base / "links" / "given")
+        assert found is not None and found.path == str(base / "links" / "given")
+
+
+def test_links_that_lead_in_a_circle_are_an_error(base: Path) -> None:
+    (base / "a").symlink_to("b")
+    (base / "b").symlink_to("a")
+    with pytest.raises(OSError) as raised:
+        stranger_on(base / "a")
+    assert raised.value.errno == errno.ELOOP
