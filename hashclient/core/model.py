@@ -6,6 +6,7 @@ since they are never part of a reference cycle. Nothing here does I/O or knows a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -114,6 +115,31 @@ class Outer(msgspec.Struct, frozen=True):
     members: int
 
 
+class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The file that was read, and the directory it was in: their `st_dev` and `st_ino`.
+
+    The directory is None where links were to be followed: a link may lead to any directory. Devices
+    are None where another machine has read the file: each machine numbers its devices itself.
+    """
+
+    directory_device: int | None
+    directory_inode: int | None
+    device: int | None
+    inode: int
+
+    def is_directory(self, status: os.stat_result) -> bool:
+        """Return whether this may be the status of the directory that the file was in."""
+        return _is_one(status, self.directory_device, self.directory_inode)
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Return whether this is the status of the file."""
+        return _is_one(status, self.device, self.inode)
+
+
+def _is_one(status: os.stat_result, device: int | None, inode: int | None) -> bool:
+    return inode in (None, status.st_ino) and device in (None, status.st_dev)
+
+
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one input; `Recorded` and `Handled` add its record and the actions on it.
 
@@ -129,7 +155,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     file in `outer`. `obstacle` says in one word why a member was not read.
 
     With `is_object`, `path` is the URI of an object in a bucket, with its version if known.
-    `evidence` says in one word what an outcome rests on, if not on reading.
+    `evidence` says in one word what an outcome rests on, if not on reading. `seen` is the file that
+    matched, or that holds the matching member; only matches and conflicts have it, and only where
+    there is a file.
     """
 
     kind: Kind
@@ -146,6 +174,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     obstacle: str | None = None
     is_object: bool = False
     evidence: str | None = None
+    seen: Seen | None = None
 
     @property
     def place(self) -> str:

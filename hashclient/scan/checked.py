@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.model import Seen
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache import are_settled, today
 from hashclient.scan.inside import Container
@@ -28,6 +29,7 @@ Learned = tuple[int, bytes]
 class File(msgspec.Struct, gc=False):
     """A file to be judged: its path, its status, its length in bytes, and its digests so far.
 
+    `directory` is the status of the directory that it was opened in.
     `digests` are those of `plan` that were computed in this run: none, if it was not read. `record`
     has what the cache knows of the file. `reliable` says whether its size and times can be relied
     on, and `unwritable` whether nobody could write to it when it was read, None if that is not
@@ -37,6 +39,7 @@ class File(msgspec.Struct, gc=False):
     """
 
     group: Group
+    directory: os.stat_result
     name: str
     status: os.stat_result
     length: int
@@ -53,9 +56,21 @@ class File(msgspec.Struct, gc=False):
         """Where it is."""
         return join(self.group.directory, self.name)
 
+    @property
+    def seen(self) -> Seen:
+        """Which file it is, and in which directory."""
+        return seen_of(self.group, self.directory, self.status)
+
     def by_algorithm(self) -> dict[Algorithm, bytes]:
         """Return the digests that were computed."""
         return dict(zip(self.plan, self.digests, strict=True))
+
+
+def seen_of(group: Group, directory: os.stat_result, status: os.stat_result) -> Seen:
+    """Return which file has `status`; `directory` is that of the open directory of `group`."""
+    if group.follow:
+        return Seen(None, None, status.st_dev, status.st_ino)
+    return Seen(directory.st_dev, directory.st_ino, status.st_dev, status.st_ino)
 
 
 class Look(msgspec.Struct, gc=False):

@@ -25,6 +25,7 @@ from hashclient.scan.checked import (
     learned_of_containers,
     learned_of_plain,
     records_of_tags,
+    seen_of,
 )
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import FILE_FLAGS, judge_files
@@ -175,7 +176,7 @@ class Checker:
                     for name in group.names:
                         set_aside(group, name, error, result)
                 else:
-                    opened.append(Opened(fd, group, group.names))
+                    opened.append(Opened(fd, group, os.fstat(fd), group.names))
             for one in opened:
                 one.shares = len(opened) > 1
             # Where most files hit and must be read, a look at each is only one more request.
@@ -262,7 +263,16 @@ class Checker:
                     set_aside(group, name, error, result)
                 else:
                     file = File(
-                        group, name, status, length, plan, digests, reliable, free, is_plain
+                        group,
+                        opened.status,
+                        name,
+                        status,
+                        length,
+                        plan,
+                        digests,
+                        reliable,
+                        free,
+                        is_plain,
                     )
                     if len(digests) > len(plan):
                         file.spare = digests[len(plan) :]
@@ -273,7 +283,7 @@ class Checker:
                 ahead.close()
         result.files_read += len(files) - known
         if refused:
-            late = Opened(fd, group._replace(names=[*refused]), [], opened.shares)
+            late = Opened(fd, group._replace(names=[*refused]), opened.status, [], opened.shares)
             self._look_at([late], result, files, whole=whole)
             for name in late.to_read:
                 refuse(opened, name, refused[name], result)
@@ -330,7 +340,7 @@ class Checker:
             ahead.give_back()
             opened = open_members(can_wait=directory.shares)
         self._waits.leave_out(waits)  # of the process that opens it
-        opened.add_to(result)
+        opened.add_to(result, seen_of(directory.group, directory.status, status))
         if seen is not None and (known := opened.known()) is not None:
             self._inside.append((*seen, known))
         return not opened.is_container

@@ -73,6 +73,7 @@ def judge_files(
                 a: tags[(start := row * width + _TAG_BYTES * SLOT[a]) : start + _TAG_BYTES]
                 for a in Algorithm.in_mask(masks[row])
             },
+            seen=file.seen,
         )
     return outcomes
 

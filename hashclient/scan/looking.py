@@ -37,12 +37,14 @@ from hashclient.system.identity import Identities, Identity
 class Opened(msgspec.Struct, gc=False):
     """An open directory: its files that are still to be read, and those to be opened or looked up.
 
+    `status` is that of the directory itself.
     `names`, `statuses` and `plans` are of the files whose size and times can be relied on. If it
     `shares`, other directories are open as well.
     """
 
     fd: int
     group: Group
+    status: os.stat_result
     to_read: list[str]
     shares: bool = False
     names: list[str] = []
@@ -176,10 +178,11 @@ class Looker:
         for row in hit:
             if known[row]:
                 settled[row] = False
-                group, size = opened[of[row]].group, statuses[row].st_size
+                one, size = opened[of[row]], statuses[row].st_size
                 files.append(
                     File(
-                        group,
+                        one.group,
+                        one.status,
                         names[row],
                         statuses[row],
                         size,

@@ -24,7 +24,7 @@ from hashclient.containers.sniffing import END_BYTES, ends_as_zip, has_mark, may
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome, Outer
+from hashclient.core.model import Outcome, Outer, Seen
 from hashclient.index.matcher import Judge, Place, verdict
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
@@ -124,14 +124,17 @@ class Opened(msgspec.Struct):
         unread["size"], unread["exact"][: len(self.exact_sizes)] = sizes, 1
         return b"".join(part.tobytes() for part in [*self.columns, unread])
 
-    def add_to(self, result: Result) -> None:
-        """Count it in the result of a task."""
+    def add_to(self, result: Result, seen: Seen | None = None) -> None:
+        """Count it in the result of a task; `seen` is the file, if it is one."""
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
         result.ruled_out_by_size += len(self.exact_sizes)
         result.ruled_out_by_claim += len(self.claimed_sizes)
-        result.outcomes += self.outcomes
+        result.outcomes += [
+            msgspec.structs.replace(outcome, seen=seen) if seen and outcome.hits else outcome
+            for outcome in self.outcomes
+        ]
 
 
 class Kept:

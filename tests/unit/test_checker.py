@@ -15,13 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hashclient.config import Config, Settings
 from hashclient.containers.limits import Options
 from hashclient.core import digests as core_digests
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.index import matcher as judging
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan import checker as module
@@ -89,6 +90,12 @@ def during_reading(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]
     monkeypatch.setattr(reading, "digest_fd", watched)
 
 
+def seen_in(tree: Path, name: str) -> Seen:
+    """Return which file has a name in a directory."""
+    directory, file = tree.stat(), (tree / name).stat()
+    return Seen(directory.st_dev, directory.st_ino, file.st_dev, file.st_ino)
+
+
 def test_files_are_judged_and_counted(tmp_path: Path) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"other", "c": b"", "d": b"LISTED"})
@@ -102,6 +109,7 @@ def test_files_are_judged_and_counted(tmp_path: Path) -> None:
         hits=(Hit("base", "e-1", "synthetic", 1, ALL, complete=True),),
         digests=digests,
         tags={a: lists.sealer.tags_of(a, [d]).tobytes() for a, d in digests.items()},
+        seen=seen_in(tree, "a"),
     )
     assert result.clean == 3
     # Two files have the size of the entry; the match was read twice.
@@ -852,3 +860,31 @@ def test_a_file_that_cannot_be_opened_is_judged_by_its_size_whatever_was_read_be
             "alike": (Kind.UNREAD, "permission denied"),
         }
         assert (result.clean, result.ruled_out_by_size, result.deferred) == (1, 1, [])
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_match_says_which_file_it_is(
+    tmp_path: Path,
+    members_of: Callable[[OpenLists], Members],
+    monkeypatch: pytest.MonkeyPatch,
+    follow: bool,
+) -> None:
+    """Also where the file is only known; where a link may have led to it, no directory is named."""
+    remember_at_once(monkeypatch, tmp_path)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed", "z": zipped(b"listed")})
+    memory = Memory(InventoryPlace(tmp_path / "state", lists.sealer.key_id))
+    for _ in range(2):
+        made = checker(lists, cache=memory.open(), learn=True, members=members_of(lists))
+        result = made.check([Group(str(tree), ["a", "z"], follow=follow)])
+        memory.learn(result)
+        memory.flush()
+        memory.close()
+        assert {Path(outcome.path).name for outcome in result.outcomes} == {"a", "z"}
+        for outcome in result.outcomes:
+            seen = seen_in(tree, Path(outcome.path).name)
+            if follow:
+                seen = replace(seen, directory_device=None, directory_inode=None)
+            assert outcome.seen == seen
+            assert seen.is_directory(tree.stat())
+            assert not seen.is_file(tree.stat())

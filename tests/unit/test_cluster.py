@@ -14,7 +14,7 @@ import pytest
 from hashclient.configfile.tables import ClusterConfig
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.checker import Checker
 from hashclient.scan.cluster import probes, worker
@@ -129,6 +129,7 @@ class TestMessages:
             obstacle="damaged",
             is_object=True,
             evidence="read",
+            seen=Seen(1, 2, None, 4),
         )
         raw = encode(pack_result(Result(outcomes=[outcome]), 0.5))
         assert b"d" * 16 not in raw
@@ -138,7 +139,7 @@ class TestMessages:
         assert found == msgspec.structs.replace(outcome, digests={})
         # A worker never has streams.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
-        kept |= {"is_object", "evidence"}
+        kept |= {"is_object", "evidence", "seen"}
         assert set(Outcome.__struct_fields__) - kept == {"digests", "origin", "is_stream"}
 
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:

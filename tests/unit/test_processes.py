@@ -17,7 +17,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
 from hashclient.scan.executors.nursery import Nursery
@@ -107,7 +107,15 @@ def test_everything_survives_the_way_there_and_back() -> None:
     member = Outer(9, {Algorithm.MD5: b"t" * 16}, 3)
     of_each_kind = [
         Outcome(Kind.CLEAN, "a", 0),
-        Outcome(Kind.MATCH, "b", 1, hits=(hit,), digests=digests, tags=tags),
+        Outcome(
+            Kind.MATCH,
+            "b",
+            1,
+            hits=(hit,),
+            digests=digests,
+            tags=tags,
+            seen=Seen(1, 2, 3, 2**64 - 1),
+        ),
         Outcome(Kind.UNREAD, "c", reason="no password", members=("", odd), obstacle="locked"),
         Outcome(Kind.CONFLICT, "d", None, hits=(hit, hit, hit), members=("x",), outer=member),
     ]

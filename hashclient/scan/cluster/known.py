@@ -48,7 +48,12 @@ class Shared(Identities):
 
 def identities_beside(boot: bytes) -> Identities:
     """Return the identities of file systems for a worker; `boot` is the `boot_id` of the client."""
-    return Identities() if boot and boot == boot_id() else Shared()
+    return Identities() if is_beside(boot) else Shared()
+
+
+def is_beside(boot: bytes) -> bool:
+    """Return whether the client with this `boot_id` is on this machine."""
+    return bool(boot) and boot == boot_id()
 
 
 class Remembered:

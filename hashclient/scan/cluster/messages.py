@@ -15,13 +15,13 @@ import numpy as np
 from hashclient.containers.limits import Options
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
 
 #: Both sides have to speak the same.
-PROTOCOL = 2
+PROTOCOL = 3
 #: The number of an inode in a message.
 INODE = np.dtype("<u8")
 #: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
@@ -169,6 +169,7 @@ class _WireOutcome(msgspec.Struct, array_like=True):
     obstacle: str | None
     is_object: bool
     evidence: str | None
+    seen: Seen | None
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
@@ -277,6 +278,7 @@ def pack_outcome(outcome: Outcome) -> _WireOutcome:
         outcome.obstacle,
         outcome.is_object,
         outcome.evidence,
+        outcome.seen,
     )
 
 
@@ -294,6 +296,7 @@ def unpack_outcome(wire: _WireOutcome) -> Outcome:
         obstacle=wire.obstacle,
         is_object=wire.is_object,
         evidence=wire.evidence,
+        seen=wire.seen,
     )
 
 

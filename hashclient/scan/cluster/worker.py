@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from hashclient import __version__
 from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
 from hashclient.core.model import Outcome
@@ -29,7 +31,7 @@ from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
-from hashclient.scan.cluster.known import Sent, as_before, identities_beside
+from hashclient.scan.cluster.known import Sent, as_before, identities_beside, is_beside
 from hashclient.scan.cluster.listing import Lister
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
@@ -105,6 +107,8 @@ class Work:
         self.used = time.monotonic()
         self.base = os.fsdecode(spec.base)
         self.points = frozenset(map(os.fsdecode, spec.points))
+        #: Whether the client is on this machine.
+        self.is_beside = is_beside(spec.boot)
 
     @property
     def state_dir(self) -> Path:
@@ -337,17 +341,22 @@ def check(run: str, payload: bytes) -> bytes:
     work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    return check_with(work.checker, work.base, payload)
+    return check_with(work.checker, work.base, payload, is_beside=work.is_beside)
 
 
 def check_with(
-    make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes
+    make: Callable[[Sequence[Known]], Checks],
+    base: str | None,
+    payload: bytes,
+    *,
+    is_beside: bool = True,
 ) -> bytes:
     """Check a batch of files with what `make` returns; it is called with what is known of them.
 
-    Relative paths are relative to `base`, or to where this process is.
+    Relative paths are relative to `base`, or to where this process is. On another machine than the
+    client's, where this process is not `is_beside` it, outcomes name no devices.
     """
-    return encode(caught(lambda: _check(make, base, payload)))
+    return encode(caught(lambda: _check(make, base, payload, is_beside=is_beside)))
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
@@ -369,7 +378,9 @@ def caught(do: Callable[[], T]) -> T | Failed | Lost:
         return Lost(WORKER_FAILED)
 
 
-def _check(make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes) -> Answer:
+def _check(
+    make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes, *, is_beside: bool
+) -> Answer:
     """Check as much of a batch as fits into the time, and hand the rest back."""
     allowance = Allowance(BATCH_MOST_S)
     batch = decode_files(payload)
@@ -399,6 +410,8 @@ def _check(make: Callable[[Sequence[Known]], Checks], base: str | None, payload:
         if allowance.is_spent:
             break
     total.deferred = [group for task in reversed(waiting) for group in task]
+    if not is_beside:
+        total.outcomes = list(map(_without_devices, total.outcomes))
     if prefix:
         _strip(total, len(prefix))
         large = [group._replace(directory=group.directory[len(prefix) :]) for group in large]
@@ -420,9 +433,15 @@ def _is_large(task: Task) -> bool:
         return False  # the checker says what is wrong
 
 
+def _without_devices(outcome: Outcome) -> Outcome:
+    """Return an outcome for another machine, where the same file system has another number."""
+    if outcome.seen is None:
+        return outcome
+    seen = replace(outcome.seen, directory_device=None, device=None)
+    return replace(outcome, seen=seen)
+
+
 def _strip(result: Result, length: int) -> None:
     """Restore the paths of the client: a relative path is relative to its directory."""
-    from msgspec.structs import replace
-
     result.outcomes = [replace(o, path=o.path[length:]) for o in result.outcomes]
     result.deferred = [Group(g.directory[length:], g.names, g.follow) for g in result.deferred]

@@ -15,7 +15,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome, Outer
+from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources.interface import Group, Task
@@ -73,6 +73,7 @@ class _WireOutcomes(msgspec.Struct, array_like=True):
     entries: list[str]
     digests: _WireValues
     tags: _WireValues
+    seen: list[Seen | None]
     rest: dict[int, _WireRest]
 
 
@@ -204,6 +205,7 @@ def _pack_outcomes(outcomes: Sequence[Outcome]) -> _WireOutcomes | None:
         entries,
         _pack_values([o.digests for o in outcomes], _DIGEST_BYTES),
         _pack_values([o.tags for o in outcomes], _TAG_BYTES),
+        [o.seen for o in outcomes],
         {
             number: _WireRest(o.reason, [os.fsencode(m) for m in o.members], o.outer, o.obstacle)
             for number, o in enumerate(outcomes)
@@ -228,14 +230,15 @@ def _unpack_outcomes(wire: _WireOutcomes | None) -> list[Outcome]:
         left = iter(hits)
         of_each = [tuple(itertools.islice(left, count)) for count in wire.counts]
     outcomes = [
-        Outcome(kind, path, size, None, found, digests, None, tags)
-        for kind, path, size, found, digests, tags in zip(
+        Outcome(kind, path, size, None, found, digests, None, tags, seen=seen)
+        for kind, path, size, found, digests, tags, seen in zip(
             wire.kinds,
             os.fsdecode(wire.paths).split("\0"),
             wire.sizes,
             of_each,
             _unpack_values(wire.digests, _DIGEST_BYTES),
             _unpack_values(wire.tags, _TAG_BYTES),
+            wire.seen,
             strict=True,
         )
     ]
