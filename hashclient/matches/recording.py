@@ -339,7 +339,7 @@ def _renewed(
 def _needs_step(one: _Found, before: Match | None) -> bool:
     """Return whether the step `found` says more than the match does; see `Matches.story`."""
     if before is None:
-        return one.place.reached is not None
+        return one.place.reached is not None or one.outcome.door is not None
     return before.state not in PROGRESS
 
 
@@ -348,4 +348,6 @@ def _detail(one: _Found, before: Match | None) -> str:
     detail: dict[str, Any] = {} if before is None else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)
+    if one.outcome.door is not None:
+        detail["door"] = one.outcome.door
     return json.dumps(detail)
