@@ -19,6 +19,7 @@ import numpy.typing as npt
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
+from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_footer, check_pages
 from hashclient.lists.columns import check_columns
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json
@@ -41,10 +42,14 @@ MAX_ENTRY_ID_BYTES = 64
 MAX_CATEGORY_BYTES = 31
 MAX_CATEGORIES = 255
 
-#: Rows decoded at a time; this bounds memory for an honest segment of any size …
-BATCH_ROWS = 1 << 20
-#: … and this bounds memory for a dishonest one. The largest segments need a third of it.
-MAX_DECODING_BYTES = 2 << 30
+#: Rows handed on at a time; this bounds memory for an honest segment of any size.
+BATCH_ROWS = 1 << 19
+#: Rows decoded at a time, and the memory that this may take. The largest honest pages need half.
+DECODED_ROWS = 1 << 16
+MAX_DECODING_BYTES = 256 << 20
+
+#: Rows in a row group of the segments that are written here.
+ROW_GROUP_ROWS = 1 << 20
 
 #: The size of an entry that has none. No file has it: Linux file sizes are below 2**63.
 NO_SIZE = np.uint64(2**64 - 1)
@@ -249,7 +254,7 @@ def encode_segment(table: pa.Table) -> bytes:
         compression="zstd",
         use_dictionary=["category"] if "category" in table.column_names else False,
         write_statistics=False,
-        row_group_size=BATCH_ROWS,
+        row_group_size=ROW_GROUP_ROWS,
         store_schema=False,
     )
     return out.getvalue()
@@ -285,16 +290,25 @@ def _read_batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_footer(data, what)
+    wanted = batch_rows or BATCH_ROWS
     rows = 0
+    chunks: list[pa.RecordBatch] = []
     try:
         with memory_cap(MAX_DECODING_BYTES):
-            file = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False)
+            file = pq.ParquetFile(
+                pa.BufferReader(data),
+                arrow_extensions_enabled=False,
+                pre_buffer=False,
+                thrift_container_size_limit=MAX_FOOTER_ITEMS,
+            )
         if file.metadata.num_rows != segment.entries:
             raise VerificationError(
                 f"{what} has {file.metadata.num_rows} rows, the index says {segment.entries}"
             )
         check_columns(file.schema, schema, what)
-        batches = file.iter_batches(batch_rows or BATCH_ROWS, use_threads=False)
+        check_pages(data, file.metadata, what)
+        batches = file.iter_batches(min(wanted, DECODED_ROWS), use_threads=False)
         while True:
             with memory_cap(MAX_DECODING_BYTES):
                 if (batch := next(batches, None)) is None:
@@ -302,20 +316,49 @@ def _read_batches(
                 rows += batch.num_rows
                 if rows > segment.entries:
                     raise VerificationError(f"{what} has more rows than it says")
-                columns = [batch.column(field.name).cast(field.type) for field in schema]
-                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-                # Reading does not check that text is UTF-8.
-                batch.validate(full=True)
-            yield batch
-            if batch_rows is not None and batch_rows < BATCH_ROWS:
+                chunks.append(_checked(batch, schema, what))
+            if rows < segment.entries and sum(map(len, chunks)) < wanted:
+                continue
+            yield _joined(chunks)
+            if wanted < BATCH_ROWS:
                 # Memory is short: what Arrow keeps for later, up to 100 MB, goes back.
                 pa.default_memory_pool().release_unused()
     except MemoryError as error:  # Arrow's own memory error is a subclass
         raise VerificationError(f"{what} asks for too much memory") from error
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        raise VerificationError(f"{what} is not a valid Parquet file: {excerpt(error)}") from error
+        reason = excerpt(error)
+        if "Exceeded size limit" in reason:
+            reason = f"its footer names more than {MAX_FOOTER_ITEMS:,} columns or row groups"
+        raise VerificationError(f"{what} is not a valid Parquet file: {reason}") from error
     if rows != segment.entries:
         raise VerificationError(f"{what} has {rows} rows, the index says {segment.entries}")
+
+
+def _checked(batch: pa.RecordBatch, schema: pa.Schema, what: str) -> pa.RecordBatch:
+    """Return a batch with the columns of `schema`; texts are UTF-8, and not too long to be kept."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [batch.column(field.name).cast(field.type) for field in schema]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+    # Reading does not check that text is UTF-8.
+    batch.validate(full=True)
+    for field in schema:
+        if pa.types.is_string(field.type):
+            longest = pc.max(pc.binary_length(batch.column(field.name))).as_py() or 0
+            if longest > MAX_ENTRY_ID_BYTES:
+                raise VerificationError(f"{what}: column {field.name} has a text that is too long")
+    return batch
+
+
+def _joined(chunks: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return one batch of `chunks`, which is empty afterwards."""
+    import pyarrow as pa
+
+    table = pa.Table.from_batches(chunks)
+    chunks.clear()
+    (batch,) = table.combine_chunks().to_batches()
+    return batch
 
 
 def _add_batch(batch: pa.RecordBatch, what: str) -> AddBatch:

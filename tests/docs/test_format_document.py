@@ -17,7 +17,7 @@ from tuf.ngclient.config import UpdaterConfig
 
 from fixtures import exports
 from hashclient.core.model import NAME_PATTERN
-from hashclient.lists import wire
+from hashclient.lists import bounds, wire
 from hashclient.lists.wire import (
     checksum_of,
     entry_hashes,
@@ -136,7 +136,12 @@ def test_the_documented_columns_are_those_of_the_code() -> None:
         f"at most {sizes.root_max_length:,} bytes, a timestamp {sizes.timestamp_max_length:,}",
         f"a snapshot {sizes.snapshot_max_length:,}, and targets",
         f"lists {sizes.targets_max_length:,} each",
-        f"less than {wire.MAX_DECODING_BYTES >> 30} GiB of memory",
+        (
+            f"{bounds.MAX_ROW_GROUPS:,} row groups, {bounds.MAX_PAGES:,} pages and a footer of"
+            f" {bounds.MAX_FOOTER_BYTES >> 20} MiB, and each page at most\n"
+            f"  {bounds.MAX_PAGE_BYTES >> 20} MiB before and after compression. To decode"
+            f" {wire.DECODED_ROWS:,} rows must take less than {wire.MAX_DECODING_BYTES >> 20} MiB"
+        ),
     ):
         assert limit in text_of("format.md")
 

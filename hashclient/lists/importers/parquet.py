@@ -19,7 +19,6 @@ from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.table import batch_of
-from hashclient.lists.wire import MAX_DECODING_BYTES
 from hashclient.system.memory import memory_cap
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ ROWS = 1 << 14
 #: Read of a column at a time.
 _BUFFER_BYTES = 1 << 16
 MAX_COLUMNS = 1000
+#: Files of other bodies may have row groups of any size.
+MAX_DECODING_BYTES = 2 << 30
 _MAX_CELL_BYTES = 64 << 10
 
 

@@ -1,0 +1,176 @@
+"""What a segment may ask of the program that decodes it: checked before anything is decoded.
+
+A few kilobytes of Parquet can stand for terabytes, and for hours. The footer says how many row
+groups there are and where their columns begin; a header before each page says how large the page
+becomes. Both are read here, without decompressing a page. The numbers are those of
+`docs/format.md`; honest files stay far below them. A file can still decode to more than its headers
+say, so `wire` decodes under a cap on memory as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hashclient.errors import VerificationError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+MAX_FOOTER_BYTES = 4 << 20
+MAX_ROW_GROUPS = 1_024
+#: No list in a footer is longer: of columns, of row groups, of metadata by key.
+MAX_FOOTER_ITEMS = 2 * MAX_ROW_GROUPS
+MAX_PAGES = 65_536
+MAX_PAGE_BYTES = 64 << 20
+#: A page's header may hold the smallest and the largest value of the page.
+MAX_PAGE_HEADER_BYTES = 16 << 10
+
+_MAGIC = (b"PAR1", b"PARE")
+#: parquet.thrift: the kinds of pages. Those of an index are passed over by readers.
+_DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
+#: parquet.thrift, PageHeader: numbers of its fields.
+_TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
+_VALUES_IN = {_DATA_PAGE: 5, _DATA_PAGE_V2: 8}
+_NUM_VALUES = 1
+#: Thrift's compact protocol: its types of values. A nested value is at most so deep in the next.
+_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
+_VARINTS = (4, 5, 6)
+_MAX_DEPTH = 8
+
+
+def check_footer(data: bytes, what: str) -> None:
+    """Check the length of the footer of a Parquet file, before it is parsed.
+
+    Raises:
+        VerificationError: there is none, or it is too long.
+    """
+    length = int.from_bytes(data[-8:-4], "little")
+    if len(data) < 12 or data[-4:] not in _MAGIC or length > len(data) - 12:
+        raise VerificationError(f"{what} is not a valid Parquet file: it has no footer")
+    if length > MAX_FOOTER_BYTES:
+        raise VerificationError(
+            f"{what} has a footer of {length:,} bytes, more than {MAX_FOOTER_BYTES:,}",
+            hint="the provider has to write larger row groups, and less metadata",
+        )
+
+
+def check_pages(data: bytes, metadata: pq.FileMetaData, what: str) -> None:
+    """Check the row groups and pages of a file, whose parsed footer is `metadata`.
+
+    Raises:
+        VerificationError: there are more than may be, a page is too large, or they cannot be read.
+    """
+    if metadata.num_row_groups > MAX_ROW_GROUPS:
+        raise VerificationError(
+            f"{what} has {metadata.num_row_groups:,} row groups, more than {MAX_ROW_GROUPS:,}",
+            hint="the provider has to write larger row groups",
+        )
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise VerificationError(f"{what} has row groups whose rows do not add up")
+    left = MAX_PAGES
+    for group in groups:
+        for number in range(group.num_columns):
+            left = _check_chunk(data, group.column(number), group.num_rows, left, what)
+
+
+def _check_chunk(
+    data: bytes, chunk: pq.ColumnChunkMetaData, rows: int, left: int, what: str
+) -> int:
+    """Check the pages of one column of a row group; return how many may still come."""
+    start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
+    if dictionary is not None and 0 < dictionary < start:
+        start = dictionary
+    end = start + chunk.total_compressed_size
+    if chunk.num_values != rows or not 0 <= start <= end <= len(data):
+        raise VerificationError(f"{what} is not a valid Parquet file: its footer is wrong")
+    seen = 0
+    while seen < rows:
+        if left == 0:
+            raise VerificationError(f"{what} has more than {MAX_PAGES:,} pages")
+        left -= 1
+        try:
+            kind, size, compressed, values, start = _page(data, start, end)
+        except (ValueError, TypeError, LookupError) as error:
+            raise VerificationError(
+                f"{what} is not a valid Parquet file: a page cannot be read"
+            ) from error
+        if max(size, compressed) > MAX_PAGE_BYTES:
+            raise VerificationError(
+                f"{what} has a page of {max(size, compressed):,} bytes, more than"
+                f" {MAX_PAGE_BYTES:,}",
+                hint="the provider has to write smaller pages, or smaller row groups",
+            )
+        start += compressed
+        seen += values if kind in _VALUES_IN else 0
+    return left
+
+
+def _page(data: bytes, start: int, end: int) -> tuple[int, int, int, int, int]:
+    """Return kind, decoded size, size, number of values of a page, and where its content begins.
+
+    Raises:
+        ValueError, TypeError, LookupError: the header is none.
+    """
+    header = _Thrift(data[start : min(end, start + MAX_PAGE_HEADER_BYTES)])
+    fields = header.struct()
+    kind, size, compressed = (fields[n] for n in (_TYPE, _UNCOMPRESSED, _COMPRESSED))
+    values = fields[_VALUES_IN[kind]][_NUM_VALUES] if kind in _VALUES_IN else 0
+    if min(size, compressed, values) < 0:
+        raise ValueError("a negative number")
+    return kind, size, compressed, values, start + header.place
+
+
+class _Thrift:
+    """Reads a struct of Thrift's compact protocol: numbers and structs by field, nothing else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.place = 0
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        if depth > _MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            fields[number] = self._value(head & 15, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int, *, in_list: bool = False) -> Any:
+        if kind in (_TRUE, _FALSE):
+            # In a struct, the type says which; in a list, a byte does.
+            return self._byte() == _TRUE if in_list else kind == _TRUE
+        if kind in _VARINTS:
+            return self._signed()
+        if kind == _STRUCT:
+            return self.struct(depth + 1)
+        if kind in (_LIST, _SET):
+            head = self._byte()
+            count = self._varint() if head >> 4 == 15 else head >> 4
+            for _ in range(count):
+                self._value(head & 15, depth + 1, in_list=True)
+            return None
+        if kind not in (_BYTE, _DOUBLE, _BINARY):
+            raise ValueError("not a type that a page header has")
+        length = {_BYTE: 1, _DOUBLE: 8}.get(kind) or self._varint()
+        self.place += length
+        return None
+
+    def _signed(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) >= 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number that is too long")
+        return value | byte << shift
+
+    def _byte(self) -> int:
+        self.place += 1
+        return self._data[self.place - 1]
