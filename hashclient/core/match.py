@@ -14,7 +14,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Handled, Hit, MatchRef, Outcome
+from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
 #: Letters and digits of which no two look alike and which spell no word; 27^10 ids are enough.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
@@ -87,7 +87,8 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     `in_place` is False once this program has moved or removed the file. `tags` are 16 bytes each,
     made with the key `key_id`. `hits` are all complete; withdrawn ones are included. A stream has
     no file: its `path` is its name after one of `STREAM_PREFIXES`, and `times_seen` is how often it
-    has come (None for a file).
+    has come (None for a file). `seen` is the file that was read, None if that is not known; it is
+    without devices, whose numbers may be others after a restart.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     last_seen: datetime
     hits: tuple[Hit, ...]
     times_seen: int | None = None
+    seen: Seen | None = None
 
     @property
     def is_stream(self) -> bool:

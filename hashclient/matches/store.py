@@ -32,7 +32,7 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import UsageError
 from hashclient.matches.recording import ADD_MATCH, Recording
-from hashclient.matches.tables import MATCH, to_text
+from hashclient.matches.tables import MATCH, inodes_of, to_text
 
 _AFFECTED = "SELECT m.id, h.list, h.entry FROM hit h JOIN match m ON m.id = h.match WHERE "
 _OF_ENTRIES = (
@@ -78,7 +78,8 @@ class Matches(Recording):
             values = (match.id, os.fsencode(match.path), match.size, match.state, match.in_place)
             times = (to_text(match.first_seen), to_text(match.last_seen))
             tags = [match.tags.get(a) for a in Algorithm]
-            self._db.execute(ADD_MATCH, (*values, match.key_id, *tags, *times, None))
+            inodes = inodes_of(match.seen)
+            self._db.execute(ADD_MATCH, (*values, match.key_id, *tags, *times, None, *inodes))
             self._add_hits(match.id, match.standing)
             self._step(match.id, RECORDED_AGAIN, now, detail)
             return True

@@ -17,7 +17,7 @@ from typing import Any, Self
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import STREAM_PREFIXES, Match
-from hashclient.core.model import Hit
+from hashclient.core.model import Hit, Seen
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular, state_error
 from hashclient.system.layout import Layout
@@ -38,7 +38,9 @@ CREATE TABLE match (
     sha256 BLOB,
     first_seen TEXT NOT NULL,
     last_seen TEXT NOT NULL,
-    standing INTEGER REFERENCES standing (number)
+    standing INTEGER REFERENCES standing (number),
+    directory_inode INTEGER,
+    inode INTEGER
 ) STRICT;
 CREATE TABLE standing (
     number INTEGER PRIMARY KEY,
@@ -67,10 +69,11 @@ CREATE TABLE step (
 CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
 """
-_VERSION = 4
+_VERSION = 5
 #: The steps from earlier versions: 2 is that of 0.1.0, in 3 a column says where a file was. Since 4
 #: what many matches have in common stands in a table of its own, and a story whose first step is
-#: that the match was found, without details, need not have that step.
+#: that the match was found, without details, need not have that step. Since 5 a match says which
+#: file was read.
 _STEPS = {
     2: "ALTER TABLE match ADD COLUMN standing TEXT",
     3: """
@@ -81,6 +84,8 @@ INSERT INTO standing (words) SELECT DISTINCT words FROM match WHERE words IS NOT
 UPDATE match SET standing = (SELECT number FROM standing s WHERE s.words = match.words);
 ALTER TABLE match DROP COLUMN words;
 """,
+    4: "ALTER TABLE match ADD COLUMN directory_inode INTEGER;"
+    "ALTER TABLE match ADD COLUMN inode INTEGER",
 }
 #: Made when the first stream matches. Versions that do not know this table ignore it, so the
 #: version number stays.
@@ -96,19 +101,20 @@ INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = 
 
 #: The query of `_matches`; conditions and order follow.
 MATCH = (
-    "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen"
-    " FROM match"
+    "SELECT id, path, size, state, in_place, key_id, md5, sha1, sha256, first_seen, last_seen,"
+    " directory_inode, inode FROM match"
 )
 _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
-_HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
+_HITS_OF = _HITS.replace("SELECT ", "SELECT match, ").replace("match = ?", "match IN (%s)")
 #: Values in one query; older builds of SQLite take 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
+_TWO_64 = 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
 _NUMBER_OF = "SELECT number FROM standing WHERE words = ?"
 _ADD_STANDING = "INSERT INTO standing (words) VALUES (?) RETURNING number"
@@ -190,7 +196,19 @@ class MatchStore:
             yield self._match(row, tuple(map(_hit, hits)))
 
     def _match(self, row: Sequence[Any], hits: tuple[Hit, ...]) -> Match:
-        match_id, path, size, state, in_place, key_id, *tags, first, last = row
+        (
+            match_id,
+            path,
+            size,
+            state,
+            in_place,
+            key_id,
+            *tags,
+            first,
+            last,
+            directory_inode,
+            inode,
+        ) = row
         return Match(
             match_id,
             os.fsdecode(path),
@@ -203,27 +221,21 @@ class MatchStore:
             datetime.fromisoformat(last),
             hits,
             self._times_seen(match_id) if path.startswith(_STREAM_PREFIXES) else None,
+            None if inode is None else Seen(None, _inode(directory_inode), None, inode % _TWO_64),
         )
 
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
-        """Return the matches that should be at `paths`, by path, those seen last first.
-
-        They come without their hits: a container may have a hundred thousand. `_has_hit` asks for
-        single ones.
-        """
+        """Return the matches that should be at `paths`, by path, those seen last first."""
+        rows = self._many(MATCH + _IN_PLACE_AT, paths)
         # The order holds within a path, since one query has all matches of a path.
+        hits: dict[str, list[Hit]] = {}
+        for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):
+            hits.setdefault(match_id, []).append(_hit(hit))
         found: dict[str, list[Match]] = {}
-        for row in self._many(MATCH + _IN_PLACE_AT, paths):
-            match = self._match(row, ())
+        for row in rows:
+            match = self._match(row, tuple(hits.get(row[0], ())))
             found.setdefault(match.path, []).append(match)
         return found
-
-    def _has_hit(self, match_id: str, hits: Sequence[Hit]) -> bool:
-        """Return whether a match has an entry of one of these hits, withdrawn or not."""
-        return any(
-            self._db.execute(_HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
-            for hit in hits
-        )
 
     def _many(self, query: str, values: Sequence[Any]) -> list[Sequence[Any]]:
         """Return the rows of a query with `IN (%s)` for any number of values."""
@@ -315,6 +327,22 @@ def _hit(row: Sequence[Any]) -> Hit:
         withdrawn_generation=withdrawn,
         withdrawn_at=None if at is None else datetime.fromisoformat(at),
     )
+
+
+def inodes_of(seen: Seen | None) -> tuple[int | None, int | None]:
+    """Return the inodes of directory and file as columns, whose numbers end at 2^63 - 1."""
+    if seen is None:
+        return None, None
+    directory = seen.directory_inode
+    return directory if directory is None else _signed(directory), _signed(seen.inode)
+
+
+def _signed(inode: int) -> int:
+    return inode if inode < _TWO_64 >> 1 else inode - _TWO_64
+
+
+def _inode(column: int | None) -> int | None:
+    return None if column is None else column % _TWO_64
 
 
 def to_text(time: datetime) -> str:

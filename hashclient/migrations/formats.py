@@ -47,10 +47,10 @@ FORMATS = (
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
         "`matches.db`",
-        "4",
+        "5",
         "`PRAGMA user_version`",
-        "2, of 0.1.0, and 3, which no release wrote: they are brought forward; 1, which no release"
-        " wrote: it is refused",
+        "2, of 0.1.0, 3 and 4, which no release wrote: they are brought forward; 1, which no"
+        " release wrote: it is refused",
     ),
     Format(
         "`inventory.db`",

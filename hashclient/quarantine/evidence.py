@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import Match
-from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine.age import Chunks, unseal
+from hashclient.quarantine.isolators.everywhere import Everywhere
 from hashclient.quarantine.item import Item, evidence_path, load_item
+from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import Digester, is_what_matched
 from hashclient.system.background import start_thread
 from hashclient.system.files import state_error, write_all
@@ -149,8 +149,7 @@ def source_in_place(match: Match, sealer: Sealer) -> Iterator[Proven]:
             f"match {match.id} was sealed with another key, so its file cannot be proven",
             hint="scan it again",
         )
-    is_object = is_object_uri(match.path)
-    with _object_in_place(match.path) if is_object else _in_place(match.path) as source:
+    with _in_place(match) as source:
         proven = prove(source)
         _check_tags(proven, match, sealer)
         yield proven
@@ -187,13 +186,16 @@ def _changed(name: str) -> StateError:
 
 
 @contextlib.contextmanager
-def _object_in_place(uri: str) -> Iterator[Source]:
-    """Give the object that a URI names: one version of it, whatever is stored meanwhile."""
-    from hashclient.quarantine.isolators.objects import Objects  # brings its libraries
+def _in_place(match: Match) -> Iterator[Source]:
+    """Open the file that was read, or that version of an object, where it was read.
 
-    shown = printable(uri)
+    It is opened once: the proven file is sent, even if another file is at its path by then.
+    """
+    shown = printable(match.path)
     try:
-        with Objects({}).open(uri) as spot, spot.hold() as held:
+        with Everywhere({}).open(match.path, match.seen) as spot, spot.hold() as held:
+            if not held.is_seen():
+                raise _changed(shown)
 
             def read() -> Iterator[bytes]:
                 held.rewind()
@@ -208,40 +210,9 @@ def _object_in_place(uri: str) -> Iterator[Source]:
         raise _unreadable(shown, error) from error
 
 
-@contextlib.contextmanager
-def _in_place(path: str) -> Iterator[Source]:
-    """Open the regular file at `path`, which must not be a link.
-
-    The file is opened once: the proven file is sent, even if another file is at the path by then.
-    """
-    shown = printable(path)
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags)
-    except OSError as error:
-        raise _unreadable(shown, error) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _changed(shown)
-
-        def read() -> Iterator[bytes]:
-            at = 0
-            try:
-                while chunk := os.pread(fd, CHUNK_BYTES, at):
-                    at += len(chunk)
-                    yield chunk
-            except OSError as error:
-                raise _unreadable(shown, error) from error
-
-        yield Source(shown, status.st_size, read)
-    finally:
-        os.close(fd)
-
-
 def _unreadable(shown: str, error: OSError) -> StateError:
     return StateError(
-        f"cannot read {shown}: {error.strerror or error}",
+        f"cannot read {shown}: {reason_of(error)}",
         hint="scan it again; `hashclient matches close` settles a match whose file is gone",
     )
 

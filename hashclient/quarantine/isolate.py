@@ -15,6 +15,8 @@ import msgspec
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
+from hashclient.core.model import Seen
+from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
@@ -42,6 +44,7 @@ from hashclient.system.text import log_path_fields, path_fields
 _KEPT = (MatchState.QUARANTINED, MatchState.REPORTED, MatchState.ACKNOWLEDGED)
 
 _CHANGED = "changed: it is not the file that matched any more"
+_OTHER = "changed: it is another file than the one that was read"
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -66,13 +69,16 @@ class _Act(msgspec.Struct, frozen=True):
     mark: Mark
 
 
-def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
+def take(
+    room: Room, match_id: str, matches: Matches, mark: Mark, seen: Seen | None = None
+) -> Taken:
     """Seal the file of a match and remove it from its place.
 
-    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, and there
-       are recipients to seal to.
-    2. The path is opened without following a link at any of its components.
-    3. At the path is a regular file of the right size.
+    1. The match may be isolated: it is in place, not withdrawn, its story has not ended, it is
+       known which file was read, and there are recipients to seal to.
+    2. The path is opened without following a link at any of its components. The directory is the
+       one that the file was read in, by its inode.
+    3. At the path is a regular file of the right size: the one that was read, by its inode.
     4. The file is read once; it is sealed into a new folder and digested at the same time.
     5. It is the file that matched: its tags are those of the record, and the file has not changed
        meanwhile.
@@ -97,8 +103,9 @@ def take(room: Room, match_id: str, matches: Matches, mark: Mark) -> Taken:
         # Tags of another seal key prove nothing. The file is sealed again, if it is there.
         can_resume = item is not None and room.can_prove(item.key_id)
         recipients = _check(act, item if can_resume else None)  # 1
+        seen = seen or _seen_before(match, item)
         try:
-            with room.isolator.open(match.path) as spot:  # 2
+            with room.isolator.open(match.path, seen) as spot:  # 2
                 if item is not None and can_resume:
                     return _resume(act, item, spot)
                 with spot.hold() as held:  # 3
@@ -140,6 +147,23 @@ def _taken_as_another(act: _Act) -> Taken | None:
         act.matches.change(match.id, MatchState.CLOSED, now, detail, in_place=False)
         return Taken(taken=True, sealed=True, detail=reason)
     return None
+
+
+def _seen_before(match: Match, item: Item | None) -> Seen | None:
+    """Return the file that was read, by the record or else by an earlier act on it.
+
+    Raises:
+        UsageError: neither knows.
+    """
+    if is_object_uri(match.path):
+        return None
+    seen = match.seen if item is None else match.seen or item.origin.seen
+    if seen is None:
+        raise UsageError(
+            f"it is not on record which file was read: match {match.id}",
+            hint="scan the file again",
+        )
+    return seen
 
 
 def _not_sealed(why: str) -> Taken:
@@ -192,6 +216,8 @@ def _seal(
     The new item takes the place of `replaced`, if that is given.
     """
     room, match = act.room, act.match
+    if not held.is_seen():  # 3
+        return _not_sealed(_OTHER)
     if match.size not in (None, held.size):  # 3
         return _not_sealed(_CHANGED)
     check_space(room, held.size)
@@ -247,9 +273,11 @@ def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
     """
     verify_evidence(act.room, item)
     _log_sealed(act, item)  # 8
-    stranded = spot.settle(item.id, lambda held: _is_proven(act, item, held))
+    stranded = spot.settle(item.id, lambda held: held.is_seen() and _is_proven(act, item, held))
     with hold_if_there(spot) as held:
         if held is not None and _is_proven(act, item, held):
+            if not held.is_seen():
+                return _left(act, item, _OTHER)
             return _remove(act, item, held, spot)
     if stranded is not None:
         return _left(act, item, stranded)

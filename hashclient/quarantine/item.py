@@ -21,7 +21,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.match import ID_LENGTH
-from hashclient.core.model import Hit, hit_fields
+from hashclient.core.model import Hit, Seen, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri
 from hashclient.errors import StateError, UsageError
 from hashclient.system import files
@@ -108,6 +108,11 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     atime_ns: int
     mtime_ns: int
     xattrs: dict[str, str]
+
+    @property
+    def seen(self) -> Seen:
+        """The file and its directory; without devices, whose numbers may be others by now."""
+        return Seen(None, self.directory_inode, None, self.inode)
 
 
 class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -94,6 +94,7 @@ def _match_of(item: Item) -> Match:
         first_seen=item.taken.time,
         last_seen=item.taken.time,
         hits=tuple(hit.value() for hit in item.hits),
+        seen=item.origin.seen,
     )
 
 

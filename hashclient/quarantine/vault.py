@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.core.match import Match
+from hashclient.core.model import Seen
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, reseal, restore, retention, verify
@@ -79,17 +80,22 @@ class Quarantine:
             session, on_bytes, isolator or Everywhere(session.settings.config.objects)
         )
 
-    def take(self, match: Match, matches: Matches, *, reason: str) -> Taken:
+    def take(
+        self, match: Match, matches: Matches, *, reason: str, seen: Seen | None = None
+    ) -> Taken:
         """Seal the file of a match and remove it from its place; also finish an interrupted act.
 
+        The file is the one that was `seen` when it was read; without this, the one on record.
+
         Raises:
-            UsageError: the match is withdrawn, or its story has ended.
+            UsageError: the match is withdrawn, its story has ended, or it is not known which file
+                was read.
             ConfigError: there are no recipients to seal to, or one is not usable.
             StateError: the sealed copy cannot be written, or there is no proof of the file; the
                 file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed after that.
         """
-        return isolate.take(self._room, match.id, matches, self._room.mark(reason))
+        return isolate.take(self._room, match.id, matches, self._room.mark(reason), seen)
 
     def unfinished(self) -> frozenset[str]:
         """Return the ids of items whose isolation is not finished, without damaged items.

@@ -70,11 +70,6 @@ class Responder:
         self._noted: dict[str, bool] = {}
         #: The match whose file was isolated last, or is being isolated.
         self._taking: str | None = None
-        #: The match acted upon last in this batch, what came of each action, and its record since:
-        #: members of one container have one match, and one act is for all that follow each other.
-        self._last_id: str | None = None
-        self._acted: dict[Action, Acted] = {}
-        self._since: MatchRef | None = None
         #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
 
@@ -99,28 +94,21 @@ class Responder:
         in_order = tuple(acted[action] for action in Action if action in acted)
         # The wish for a report does not change the match.
         if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
-            if self._since is None:
-                self._since = self._read_again(record)
-            record = self._since
+            with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
+                record = matches.get(record.id).ref
         return Handled(outcome, record, in_order)
 
-    def _read_again(self, record: MatchRef) -> MatchRef:
-        with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
-            return matches.get(record.id).ref
-        return record
-
     def want_reports(self, found: Iterable[Recorded]) -> None:
-        """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
+        """Note of many outcomes at once that reports are wanted: the disk is waited for once.
 
         A note that fails is tried again with each outcome, and its failure is shown there.
         """
         self._noted.clear()
-        self._last_id = None
-        ids = dict.fromkeys(
+        ids = [
             recorded.record.id
             for recorded in found
             if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
-        )
+        ]
         if not ids or self._only_tell:
             return
         now, noted = self._session.now(), {}
@@ -163,20 +151,14 @@ class Responder:
             if record.id == self._taking:
                 detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
             return Acted(action, done=False, detail=detail)
-        if record.id != self._last_id:
-            self._last_id, self._acted, self._since = record.id, {}, None
-        if action not in self._acted:
-            self._acted[action] = self._do(outcome, record, action, reason)
-        return self._acted[action]
-
-    def _do(self, outcome: Outcome, record: MatchRef, action: Action, reason: str) -> Acted:
         try:
             if action is Action.REPORT:
                 return Acted(action, done=True, detail=self._report(record))
             with Matches(self._settings.state_dir) as matches:
                 match = matches.get(record.id)
                 self._taking = match.id
-                taken = self._open_quarantine().take(match, matches, reason=reason)
+                quarantine = self._open_quarantine()
+                taken = quarantine.take(match, matches, reason=reason, seen=outcome.seen)
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)

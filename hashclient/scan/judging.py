@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
@@ -44,7 +43,7 @@ def judge_files(
     Raises:
         StateError: an index cannot be read.
     """
-    is_hit, wanted = judge.wanted_by_row(columns_of(records), len(files))
+    is_hit, wanted = judge.wanted_by_row(_columns(records), len(files))
     rows = np.flatnonzero(is_hit)
     if not len(rows):
         return {}
@@ -58,7 +57,7 @@ def judge_files(
         rows = rows[[number not in outcomes for number in rows.tolist()]]
     chosen = records[rows]
     sizes: Uint64 = np.array([files[number].length for number in rows.tolist()], np.uint64)
-    hits = judge.hits_by_row(columns_of(chosen), sizes)
+    hits = judge.hits_by_row(_columns(chosen), sizes)
     tags, masks = chosen["tags"].tobytes(), (chosen["mask"] & _ALL).tolist()
     width = _TAG_BYTES * len(SLOT)
     numbers = rows.tolist()
@@ -79,11 +78,8 @@ def judge_files(
     return outcomes
 
 
-def columns_of(records: npt.NDArray[np.void]) -> Columns:
-    """Return the tags of records, by algorithm, and the rows they belong to.
-
-    Records are those of files or of members: both have a mask, and tags by algorithm.
-    """
+def _columns(records: Records) -> Columns:
+    """Return the tags of records, by algorithm, and the rows they belong to."""
     columns: Columns = {}
     masks = records["mask"]
     for algorithm in Algorithm:

@@ -1,8 +1,10 @@
 """Where files that matched are: their paths without links, and the identity of their places.
 
 A file has one record, whichever way a scan has come to it, and actions happen at its real place.
-Each directory is looked at once a batch. If a place cannot be found out, since a directory has
-vanished, say, the path stays as the scan had it, and the place is unknown.
+Each directory is looked at once a batch. It has to be the one that the file was read in; behind a
+link, the file has to be the one that was read. Otherwise the path stays as the scan had it, and the
+place is unknown: somebody may have put a link or another directory there, to have other files
+recorded, or acted upon.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hashclient.core.match import Place
-from hashclient.core.model import Outcome
+from hashclient.core.model import Outcome, Seen
 from hashclient.matches.recording import place_of
 from hashclient.scan.sources.files import open_directory
+from hashclient.system.beneath import Directory
 
 #: The names in a directory are read if so many of its files are asked about; so many times as many
 #: names are read at most.
@@ -41,10 +44,25 @@ class Grounds(Protocol):
 
 
 class _Directory(NamedTuple):
-    """The path of a directory, without links and without a slash at its end, and its standing."""
+    """The path of a directory, without links and without a slash at its end.
+
+    `standing` is as in `core.match.Place`.
+    """
 
     path: str
     standing: str | None
+    status: os.stat_result
+
+    def has(self, name: str, seen: Seen) -> bool:
+        """Return whether the file that was read is in it: of one behind a link, by `name`."""
+        if seen.directory_inode is not None:
+            return seen.is_directory(self.status)
+        try:
+            with Directory.plain(self.path or "/") as directory:
+                status = directory.status(name)
+        except OSError:
+            return False
+        return status is not None and seen.is_file(status)
 
 
 class _Links:
@@ -112,28 +130,33 @@ class Whereabouts:
         links = _Links([met for met, _, _ in files])
         known: dict[str, _Directory | None] = {}
         places = []
-        last, standing = "", None
-        seen: Mapping[str, bool] = {}
+        last: tuple[str, int | None] = "", None
+        standing: str | None = None
+        near: Mapping[str, bool] = {}
         for outcome, file in zip(outcomes, files, strict=True):
-            if outcome.is_stream or outcome.is_object:
+            seen = outcome.seen
+            if seen is None:  # a stream or an object
                 places.append(place_of(outcome))
                 continue
-            if file[0] == last and seen.get(file[2]) is False:  # as mostly, of very many
+            at = file[0], seen.directory_inode
+            if at == last and near.get(file[2]) is False:  # as mostly, of very many
                 places.append(Place(outcome.path, standing))
                 continue
-            place = self._of(outcome.path, file, known, links)
+            place = self._of(outcome.path, file, seen, known, links)
             places.append(place)
             names = links.seen(file[0])
-            if place.path == outcome.path and names.get(file[2]) is False:
-                # It is no link and stands where it was met: so do its neighbours that are none. Of
-                # a link that leads nowhere the path stays, too, and says nothing of neighbours.
-                last, seen, standing = file[0], names, place.standing
+            found = known.get(file[0])
+            is_here = found is not None and seen.directory_inode and seen.is_directory(found.status)
+            if is_here and place.path == outcome.path and names.get(file[2]) is False:
+                # It is no link and stands where it was met: so do its neighbours that are none.
+                last, near, standing = at, names, place.standing
         return places
 
     def _of(
         self,
         path: str,
         file: tuple[str, str, str],
+        seen: Seen,
         known: dict[str, _Directory | None],
         links: _Links,
     ) -> Place:
@@ -145,7 +168,7 @@ class Whereabouts:
         if met not in known:
             known[met] = self._directory(met + slash)
         found = known[met]
-        if found is None:
+        if found is None or not found.has(name, seen):
             return Place(_plain(path))
         real = f"{found.path}/{name}"
         if real == path:
@@ -162,7 +185,7 @@ class Whereabouts:
             real = self._grounds.path_of(fd)
             if real is None:
                 return None
-            return _Directory(real.rstrip("/"), self._grounds.standing_of(fd))
+            return _Directory(real.rstrip("/"), self._grounds.standing_of(fd), os.fstat(fd))
         finally:
             os.close(fd)
 

@@ -210,7 +210,7 @@ def at_event(side: Side, patch: pytest.MonkeyPatch, event: str, act: Callable[[]
 @pytest.mark.sampled
 def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
     side.put(CONTENT)
-    with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
+    with side.isolator.open(side.locator, None) as spot, hold_if_there(spot) as held:
         assert held is not None and held.size == len(CONTENT)
         for _ in range(2):
             held.rewind()
@@ -225,7 +225,7 @@ def test_a_held_file_is_read_again_and_distinguished(side: Side) -> None:
 
 
 def test_a_missing_file_is_not_held(side: Side) -> None:
-    with side.isolator.open(side.locator) as spot, hold_if_there(spot) as held:
+    with side.isolator.open(side.locator, None) as spot, hold_if_there(spot) as held:
         assert held is None
 
 
@@ -345,7 +345,7 @@ def test_a_kill_between_any_two_steps_loses_nothing(
             steps.wrap(patch, side.ward.audit, "append")
             steps.wrap(patch, Room, "admit")
             steps.wrap(patch, Room, "save")
-            with side.isolator.open(side.locator) as spot:
+            with side.isolator.open(side.locator, None) as spot:
                 steps.wrap(patch, type(spot), "remove")
             with contextlib.suppress(_Killed):
                 taken = side.take(match)

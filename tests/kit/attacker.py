@@ -168,6 +168,10 @@ class Victim:
         path.write_bytes(content)
         path.chmod(0o600)
         self.path = path
+        self.look()
+
+    def look(self) -> None:
+        """Take it as it is now for untouched."""
         self._was = self._state()
 
     def _state(self) -> tuple[object, ...]:

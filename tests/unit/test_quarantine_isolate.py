@@ -20,6 +20,7 @@ from fixtures.quarantine import CONTENT, Ward
 from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
+from hashclient.core.model import Seen
 from hashclient.errors import (
     ConfigError,
     LockedError,
@@ -443,10 +444,11 @@ def test_a_path_of_any_length_is_taken_and_logged(ward: Ward, tmp_path: Path) ->
         fd = inner
     with os.fdopen(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd), "wb") as stream:
         stream.write(CONTENT)
+        seen = Seen(None, os.fstat(fd).st_ino, None, os.fstat(stream.fileno()).st_ino)
     os.close(fd)
     short = tmp_path / "short"
     short.write_bytes(CONTENT)
-    match = ward.match(short, at=f"{tmp_path}/" + f"{name}/" * depth + "f")
+    match = ward.match(short, at=f"{tmp_path}/" + f"{name}/" * depth + "f", seen=seen)
     try:
         assert ward.take(match).taken
         assert ward.restore(match, force=True).missing == ()

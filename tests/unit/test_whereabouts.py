@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
-from hashclient.core.model import Outcome
+from hashclient.core.model import Outcome, Seen
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES, Whereabouts
 
 
@@ -24,8 +24,25 @@ class Grounds:
         return "here"
 
 
-def places(paths: list[str]) -> list[Place]:
-    return Whereabouts(Grounds()).of([Outcome(Kind.MATCH, path) for path in paths])
+def seen_at(path: str, *, through_links: bool) -> Seen:
+    """Return the file at a path as a scan sees it, which may be let through links."""
+    try:
+        file, directory = Path(path).stat(), Path(path).parent.stat()
+    except OSError:
+        return Seen(1, 1, 1, 1)
+    if through_links:
+        return Seen(None, None, file.st_dev, file.st_ino)
+    return Seen(directory.st_dev, directory.st_ino, file.st_dev, file.st_ino)
+
+
+def found(paths: list[str], *, through_links: bool = False) -> list[Outcome]:
+    return [
+        Outcome(Kind.MATCH, path, seen=seen_at(path, through_links=through_links)) for path in paths
+    ]
+
+
+def places(paths: list[str], *, through_links: bool = False) -> list[Place]:
+    return Whereabouts(Grounds()).of(found(paths, through_links=through_links))
 
 
 @pytest.mark.parametrize("count", [LISTED_FROM - 1, LISTED_FROM, 5 * LISTED_FROM])
@@ -45,8 +62,8 @@ def test_a_link_among_many_files_is_the_file_it_leads_to(
         if number % 3 == 0:
             (directory / f"l{number}").symlink_to(f"../far/{number}")
     names = sorted(n for n in os.listdir(directory) if not n.startswith("other"))  # noqa: PTH208
-    found = places([f"{directory}/{name}" for name in names])
-    for name, place in zip(names, found, strict=True):
+    all_places = places([f"{directory}/{name}" for name in names], through_links=True)
+    for name, place in zip(names, all_places, strict=True):
         met = f"{directory}/{name}"
         if name.startswith("l"):
             assert place == Place(f"{tmp_path}/far/{name[1:]}", "here", met)
@@ -111,7 +128,42 @@ def test_paths_that_lead_elsewhere_or_nowhere(
     assert [place.path for place in places(names)] == real
     assert [place.path for place in places([f"./{name}" for name in names])] == real
     by_link = [f"{tmp_path}/way/{name}" for name in names]
-    assert places(by_link) == [Place(r, "here", w) for r, w in zip(real, by_link, strict=True)]
+    for through_links in (False, True):
+        at = places(by_link, through_links=through_links)
+        assert at == [Place(r, "here", w) for r, w in zip(real, by_link, strict=True)]
     gone = [f"{tmp_path}/gone/{name}" for name in names]
     assert places(gone) == [Place(path) for path in gone]
     assert places([f"{tmp_path}/sub/.."]) == [Place(str(tmp_path))]
+
+
+@pytest.mark.parametrize("count", [1, LISTED_FROM])
+@pytest.mark.parametrize("put", ["link", "directory"])
+def test_what_was_put_in_the_place_of_the_directory_is_no_place_of_its_files(
+    tmp_path: Path, count: int, put: str
+) -> None:
+    for name in ("tree/d", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / name / f"{number}").touch()
+    outcomes = found([f"{tmp_path}/tree/d/{number}" for number in range(count)])
+    (tmp_path / "tree/d").rename(tmp_path / "tree/moved")
+    if put == "link":
+        (tmp_path / "tree/d").symlink_to(tmp_path / "outside")
+    else:
+        (tmp_path / "outside").rename(tmp_path / "tree/d")
+    expected = [Place(outcome.path) for outcome in outcomes]
+    assert Whereabouts(Grounds()).of(outcomes) == expected
+
+
+@pytest.mark.parametrize("through_links", [False, True])
+def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
+    tmp_path: Path, through_links: bool
+) -> None:
+    for name in ("tree/f", "outside/f"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    file = tmp_path / "tree/f"
+    (outcome,) = found([str(file)], through_links=through_links)
+    file.rename(tmp_path / "tree/moved")
+    file.symlink_to(tmp_path / "outside/f")
+    assert Whereabouts(Grounds()).of([outcome]) == [Place(str(file))]

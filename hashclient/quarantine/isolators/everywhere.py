@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from hashclient.configfile.tables import ObjectsConfig
+from hashclient.core.model import Seen
 from hashclient.core.objecturi import is_object_uri
 from hashclient.quarantine.isolators.files import Files
 from hashclient.quarantine.isolators.interface import Isolator, Spot
@@ -34,13 +35,13 @@ class Everywhere:
             self._objects = Objects(self._configured)
         return self._objects
 
-    def open(self, locator: str) -> AbstractContextManager[Spot]:
+    def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
         """Open the place of an item.
 
         Raises:
-            OSError: it is not there, or cannot be reached safely.
+            OSError: it is not there, cannot be reached safely, or is another place than was read.
         """
-        return self._of(locator).open(locator)
+        return self._of(locator).open(locator, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
         """Say in words what is now in the place where an item was found."""

@@ -7,12 +7,14 @@ its name was removed, since they can still read it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hashclient.core.model import Seen
 from hashclient.quarantine.attributes import read_origin
 from hashclient.quarantine.isolators.interface import (
     Held,
@@ -43,6 +45,9 @@ _MOST_NAMED = 5
 #: Reported where the kernel says that somebody has the file open, and `/proc` does not show who.
 UNSEEN = "a program that is not visible from here"
 
+#: Another directory is where the file was read: by a mount, or somebody has exchanged the two.
+OTHER_DIRECTORY = "its directory is another one now: is something not mounted?"
+
 #: Why a removal has removed nothing; `{}` is the place to which another file was moved aside.
 REMOVALS = {
     Removal.OTHER: "another file was put in its place meanwhile, and left alone",
@@ -54,11 +59,12 @@ REMOVALS = {
 class HeldFile:
     """A regular file, open as `fd`, with its status when it was opened."""
 
-    def __init__(self, place: Place, fd: int, status: os.stat_result) -> None:
+    def __init__(self, place: Place, fd: int, status: os.stat_result, seen: Seen | None) -> None:
         """The caller closes `fd`."""
         self.place = place
         self.fd = fd
         self.status = status
+        self._seen = seen
 
     @property
     def size(self) -> int:
@@ -81,13 +87,18 @@ class HeldFile:
         """Return whether its status is the same as when it was opened."""
         return is_unchanged(self.status, os.fstat(self.fd))
 
+    def is_seen(self) -> bool:
+        """Return whether it is the file that was read, by its inode."""
+        return self._seen is not None and self._seen.is_file(self.status)
+
 
 class FileSpot:
-    """A name in an open directory."""
+    """A name in an open directory, under which the file `seen` was read."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, seen: Seen | None) -> None:
         """The caller closes the directory."""
         self.place = place
+        self._seen = seen
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[HeldFile]:
@@ -97,7 +108,7 @@ class FileSpot:
             OSError: it cannot be opened, or is not a regular file.
         """
         with open_file(self.place) as (fd, status):
-            yield HeldFile(self.place, fd, status)
+            yield HeldFile(self.place, fd, status, self._seen)
 
     def origin(self, held: Held) -> Origin:
         """Return its attributes, and the facts that later show whether the place is the same."""
@@ -137,7 +148,7 @@ class FileSpot:
             return None
         # The act was killed while the file was aside, and somebody has taken its name since. Or
         # somebody has made this file on purpose.
-        with hold_if_there(FileSpot(hidden)) as held:
+        with hold_if_there(FileSpot(hidden, self._seen)) as held:
             if held is None or not is_proven(held):
                 return REMOVALS[Removal.STRANDED].format(printable(hidden.path))
             os.unlink(hidden.name, dir_fd=hidden.fd)
@@ -154,7 +165,7 @@ class FileSpot:
         now = self.place.status()
         if now is None:
             if self.place.identity() != (item.origin.device, item.origin.directory_inode):
-                raise UnclearError("its directory is another one now: is something not mounted?")
+                raise UnclearError(OTHER_DIRECTORY)
             if not shows_all_names(self.place.fd):
                 raise UnclearError("its directory is encrypted, and locked")
             return Sight.NOTHING
@@ -173,14 +184,17 @@ class Files:
     """Files of this machine, by their absolute paths."""
 
     @contextlib.contextmanager
-    def open(self, locator: str) -> Iterator[Spot]:
+    def open(self, locator: str, seen: Seen | None) -> Iterator[Spot]:
         """Open the directory of a path, through no link at any of its components.
 
         Raises:
-            OSError: a component is a link, is missing or is not a directory.
+            OSError: a component is a link, is missing or is not a directory; or it is another
+                directory than the file that was `seen` was in.
         """
         with open_place(locator) as place:
-            yield FileSpot(place)
+            if seen is not None and not seen.is_directory(os.fstat(place.fd)):
+                raise OSError(errno.EXDEV, OTHER_DIRECTORY, locator)
+            yield FileSpot(place, seen)
 
     def whereabouts(self, item: Item) -> list[str]:
         """Return in words what is at the path of an item, and under its private name."""

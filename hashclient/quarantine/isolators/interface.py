@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from hashclient.core.model import Seen
 from hashclient.quarantine.item import Item, Origin
 
 #: Errors of `Spot.hold` that mean that there is nothing to hold: no file, a link, or another type
@@ -46,6 +47,10 @@ class Held(Protocol):
 
     def is_unchanged(self) -> bool:
         """Return whether it is unchanged since it was opened, as far as is known."""
+        ...
+
+    def is_seen(self) -> bool:
+        """Return whether it is the file that was read, and not another one under its name."""
         ...
 
 
@@ -125,11 +130,13 @@ class Spot(Protocol):
 class Isolator(Protocol):
     """One kind of place where something can match."""
 
-    def open(self, locator: str) -> AbstractContextManager[Spot]:
+    def open(self, locator: str, seen: Seen | None) -> AbstractContextManager[Spot]:
         """Open the place of a match, given as in the record of matches.
 
+        `seen` is the file that was read, for places whose locator does not say that.
+
         Raises:
-            OSError: it is not there, or cannot be reached safely.
+            OSError: it is not there, cannot be reached safely, or is another place than was read.
         """
         ...
 

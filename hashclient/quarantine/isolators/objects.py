@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 from hashclient.configfile.tables import ObjectsConfig
+from hashclient.core.model import Seen as SeenFile
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.errors import UsageError
 from hashclient.objects.clients import Seen
@@ -101,6 +102,10 @@ class HeldObject:
     def rewind(self) -> None:
         """Read from the beginning again."""
         self._at = 0
+
+    def is_seen(self) -> bool:
+        """Return True: the version was read, and a version never changes."""
+        return True
 
     def is_unchanged(self) -> bool:
         """Return whether it is still the object in that place."""
@@ -214,8 +219,8 @@ class Objects:
         self._stores: dict[str, Store] = {}
 
     @contextlib.contextmanager
-    def open(self, locator: str) -> Iterator[Spot]:
-        """Open the bucket of an object.
+    def open(self, locator: str, seen: SeenFile | None) -> Iterator[Spot]:
+        """Open the bucket of an object, whose URI says which version was read.
 
         Raises:
             OSError: it cannot be opened.
