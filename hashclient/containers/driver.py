@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from hashclient.containers.fronts import ReadAt, may_front
 from hashclient.containers.interface import (
     HEAD_BYTES,
     ISO_HEAD_BYTES,
@@ -26,10 +27,8 @@ from hashclient.containers.limits import Budget, LimitError, Limits
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
 from hashclient.containers.sniffing import (
     ISO_MARK_END,
-    has_end_of_zip,
     has_mark,
     may_bear,
-    may_front,
     wants_more_head,
 )
 from hashclient.core.algorithms import Algorithm
@@ -48,7 +47,9 @@ class Registry(Protocol):
         """Return the expander of a kind, or none."""
         ...
 
-    def pick(self, head: bytes, tail: bytes) -> list[Expander]:
+    def pick(
+        self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
+    ) -> list[Expander]:
         """Return the expanders of bytes that begin and end like this; the best comes first."""
         ...
 
@@ -192,7 +193,7 @@ class Driver:
         try:
             head = data.read_at(0, ISO_HEAD_BYTES)
             tail = data.read_at(max(0, data.size - TAIL_BYTES), TAIL_BYTES)
-            for expander in self._registry.pick(head, tail):
+            for expander in self._registry.pick(head, tail, data.size, data.read_at):
                 self._expand(expander, open_data(), 0, 1)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
@@ -296,7 +297,7 @@ class Driver:
             found = self._registry.named(member.kind)
         elif bears:
             found = self._registry.pick(head, b"")
-        if found and not found[0].seeks:
+        if len(found) == 1 and not found[0].seeks:
             inner = self._sink.container(container, name)
             self._expand(found[0], tee, inner, depth + 1)
         elif found or (bears and may_front(head)):
@@ -318,8 +319,11 @@ class Driver:
         """Open a member that has to be in memory as a whole, or whose end has to be looked at."""
         tee.keep()
         tee.drain()
-        if not found and has_end_of_zip(tail := tee.tail):
-            found = self._registry.pick(head, tail)
+        kept = tee.spooled()
+        if not found:
+            # Of one that is too long, only the end is here.
+            read_at = _nothing_at if kept is None else kept.read_at
+            found = self._registry.pick(head, tee.tail, tee.length, read_at)
         if not found:
             return
         inner = self._sink.container(*place)
@@ -344,6 +348,11 @@ class Driver:
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
         self._sink.row(Row(container, name[:MAX_NAME_BYTES], None, why=str(why), detail=detail))
+
+
+def _nothing_at(_offset: int, _count: int) -> bytes:
+    """Return no bytes: they are not kept."""
+    return b""
 
 
 def _name(member: Member) -> bytes:

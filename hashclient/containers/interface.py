@@ -21,8 +21,9 @@ import msgspec
 #: Bytes at the beginning of every file to find its kind by; the mark of iso9660 lies at 32 KiB.
 HEAD_BYTES = 512
 ISO_HEAD_BYTES = 33 << 10
-#: Bytes at the end to find a zip archive by that follows a program, a script or a picture.
-TAIL_BYTES = 65_557
+#: Bytes at the end to find a zip archive by that follows a program, a script or a picture: a
+#: comment, and as much behind it. unzip finds the end of a zip in the last 66,000 bytes and more.
+TAIL_BYTES = (128 << 10) + 22
 
 
 class Why(enum.StrEnum):

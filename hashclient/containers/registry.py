@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hashclient.containers import libarchive
+from hashclient.containers.behind import Behind
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
+from hashclient.containers.fronts import (
+    FRONT_BYTES,
+    ReadAt,
+    has_end_of_zip,
+    has_other_behind,
+)
 from hashclient.containers.interface import HEAD_BYTES, Expander
 from hashclient.containers.libarchive import DISK_IMAGE
 from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
 from hashclient.containers.passwords import ZipWithPasswords
-from hashclient.containers.sniffing import has_end_of_zip, has_mark
+from hashclient.containers.sniffing import has_mark
 from hashclient.containers.tar import Tar
 from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
@@ -26,6 +33,8 @@ class Registry:
     def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
         """`passwords` are tried where something is encrypted."""
         zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
+        others = libarchive.expanders(passwords)
+        self._behind = Behind(others)
         self._expanders: Sequence[Expander] = [
             ZipWithPasswords(passwords) if passwords else Zip(),
             Tar(),
@@ -37,7 +46,7 @@ class Registry:
             Eml(),
             Message(),
             *zstd,
-            *libarchive.expanders(passwords),
+            *others,
             Lzma(),  # it has no mark, and is recognized by decoding
         ]
 
@@ -45,8 +54,12 @@ class Registry:
         """Return the expander of a kind, or none."""
         return [expander for expander in self._expanders if expander.name == kind]
 
-    def pick(self, head: bytes, tail: bytes) -> list[Expander]:
+    def pick(
+        self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
+    ) -> list[Expander]:
         """Return the expanders of bytes that begin and end like this.
+
+        Where their `size` is given, `read_at` returns any others of them.
 
         A beginning may fit several kinds: each is opened. The end counts only where the beginning
         has no mark: an archive whose last member is a zip ends like a zip, too. The end counts as
@@ -67,4 +80,6 @@ class Registry:
                 return found
         if has_end_of_zip(tail):
             found += [expander for expander in self._expanders if expander.sniff(b"", tail)]
+        if read_at is not None and has_other_behind(head[:FRONT_BYTES], tail, size, read_at):
+            found.append(self._behind)
         return found

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 
-from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.fronts import FIRST_OF_FRONTS, FRONTS
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.mailmarks import MAX_LINE_BYTES, begins_as_mail, can_be_mail
 from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
-#: Bytes of the end of a zip archive that has no comment behind it.
-END_BYTES = 22
-_END_OF_ZIP = b"PK\x05\x06"
 _ISO_MARK_AT = 32_769
 #: Where the mark of an image of a disk ends: no mark lies behind it.
 ISO_MARK_END = 32_774
 _LZMA_BYTES = 18
+#: Fewer bytes have fewer places for a mark.
+_FEW_BYTES = 22
 
 #: Marks of containers at the very beginning; of mailboxes it is a line.
 _MARKS = re.compile(
@@ -35,14 +35,6 @@ _BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
-#: May stand in front of a zip archive: programs, scripts, pictures, sound, films, documents.
-_FRONTS = re.compile(
-    rb"MZ|\x7fELF|#!|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\xfe\xed\xfa[\xce\xcf]|\xff\xd8\xff"
-    rb"|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF|OggS|ID3|\xff[\xf2-\xfb]|fLaC|%PDF|\x1a\x45\xdf\xa3"
-    rb"|\x00\x00\x01[\xba\xb3]|FLV|FWS|CWS|\x30\x26\xb2\x75|8BPS|\xff\x0a"
-    rb"|<(?:!DOC|html|svg|\?xml)",
-    re.DOTALL,
-)
 _MARK, _FRONT, _TEXT = 1, 2, 4
 
 
@@ -51,7 +43,7 @@ def _begins_of() -> bytes:
     begins = bytearray(256)
     for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)):
         begins[first] |= _MARK
-    for first in b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x38<\x00":
+    for first in FIRST_OF_FRONTS:
         begins[first] |= _FRONT
     for first in (*range(0x21, 0x7F), *b"\r\n\xef"):
         begins[first] |= _TEXT
@@ -60,21 +52,21 @@ def _begins_of() -> bytes:
 
 _BEGINS = _begins_of()
 #: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
-_begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, _FRONTS.pattern, _BEGIN_OF_MAIL)).match
+_begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, FRONTS.pattern, _BEGIN_OF_MAIL)).match
 _begins_with_field = _FIELD.match
 #: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
 #: have one digit.
 _TAR_BEGINS = frozenset(b" 01234567\x00\x80")
 _TAR_DIGITS = frozenset(b" 01234567\x00")
 _has_sum_of_tar = re.compile(rb"\x00? *[0-7]+(?:[ \x00]|\Z)|\x80\x00").match
-_DASH, _LETTER_C, _LETTER_F, _LETTER_U, _LETTER_P = b"-CfuP"
+_DASH, _LETTER_C, _LETTER_F, _LETTER_U = b"-Cfu"
 
 
 def may_bear(head: bytes | memoryview) -> bool:
     """Return whether a file that begins like this is worth a closer look by the rules below.
 
-    Most files of a tree end here. This refuses no file that a rule of `has_mark`, `may_front` or
-    `ends_as_zip` accepts: it looks at one byte where they look at several.
+    Most files of a tree end here. This refuses no file that a rule of `has_mark` or `may_front`
+    accepts: it looks at one byte where they look at several.
     """
     length = len(head)
     if not length:
@@ -82,13 +74,13 @@ def may_bear(head: bytes | memoryview) -> bool:
     kinds = _BEGINS[head[0]]
     if kinds and (_begins_with_field(head) if kinds == _TEXT else _begins(head)):
         return True
-    if length < END_BYTES:
+    if length < _FEW_BYTES:
         return (
             (length > 5 and head[2] == _DASH)
             or (length > 8 and head[4] == _LETTER_F)
             or (length >= _LZMA_BYTES and not head[13])
         )
-    if head[2] == _DASH or not head[13] or head[4] == _LETTER_F or head[-END_BYTES] == _LETTER_P:
+    if head[2] == _DASH or not head[13] or head[4] == _LETTER_F:
         return True
     if length < HEAD_BYTES:
         return False
@@ -144,28 +136,6 @@ def _may_be_lzma(begin: bytes) -> bool:
     window = int.from_bytes(begin[1:5], "little")
     lowest = window & -window
     return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)
-
-
-def may_front(head: bytes | memoryview) -> bool:
-    """Return whether a file that begins like this may have a zip archive behind it."""
-    if len(head) < 2:
-        return False
-    if _BEGINS[head[0]] & _FRONT and _FRONTS.match(head):
-        return True
-    # A film has its mark behind four bytes of anything.
-    return len(head) > 8 and head[4] == _LETTER_F and head[4:8] == b"ftyp"
-
-
-def ends_as_zip(end: bytes | memoryview) -> bool:
-    """Return whether the last bytes are the end of a zip archive that has no comment behind it."""
-    if len(end) < END_BYTES or end[-END_BYTES] != _LETTER_P:
-        return False
-    return end[-END_BYTES : 4 - END_BYTES] == _END_OF_ZIP
-
-
-def has_end_of_zip(tail: bytes | memoryview) -> bool:
-    """Return whether a file that ends like this may be a zip archive, whatever it begins with."""
-    return ends_as_zip(tail) or bytes(tail[-TAIL_BYTES:]).find(_END_OF_ZIP) >= 0
 
 
 def wants_more_head(size: int) -> bool:

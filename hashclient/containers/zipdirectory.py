@@ -79,15 +79,21 @@ def may_end(tail: bytes) -> bool:
 
 
 def ends(data: Data) -> Iterator[End]:
-    """Yield the end records that a program may use, the last first."""
-    start = max(data.size - TAIL_BYTES, 0)
-    tail = data.read_at(start, TAIL_BYTES)
-    at = tail.rfind(END_MARK)
-    while at >= 0:
-        found = _end(data, start + at, tail[at : at + _END.size])
-        if found is not None:
-            yield found
-        at = tail.rfind(END_MARK, 0, at)
+    """Yield the end records that a program may use, the last first.
+
+    Some programs look no further back than a comment is long; others find one before any bytes.
+    """
+    is_found, start = False, data.size
+    while start > 0 and not is_found:
+        stop, start = start, max(start - TAIL_BYTES, 0)
+        tail = data.read_at(start, stop - start + _END.size - 1)
+        at = tail.rfind(END_MARK)
+        while at >= 0:
+            found = _end(data, start + at, tail[at : at + _END.size])
+            if found is not None:
+                is_found = True
+                yield found
+            at = tail.rfind(END_MARK, 0, at)
 
 
 def _end(data: Data, position: int, record: bytes) -> End | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from hashclient.containers.sniffing import END_BYTES, ends_as_zip
+from hashclient.containers.fronts import has_behind
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -311,8 +311,9 @@ class DescriptorJob(_OpenFile):
                 if not same_content(before, after) or before.st_size not in (0, self._at):
                     return self._unread(CHANGED)
                 if self._office.openers is not None and not self._opens:
-                    end = os.pread(fd, END_BYTES, max(0, self._at - END_BYTES))
-                    self._opens = ends_as_zip(end)
+                    self._opens = has_behind(
+                        b"", self._at, lambda offset, count: os.pread(fd, count, offset)
+                    )
                 return None
             self._upload.update(buffer[:count])
             self._at += count

@@ -64,7 +64,7 @@ class Upload:
         kept = self.kept
         if kept is None:
             return False
-        if kept.finish() is not None or kept.failure is not None:
+        if kept.finish(self.digester.content) is not None or kept.failure is not None:
             return True
         self.let_go()
         return False

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hashclient import __version__
-from hashclient.containers.sniffing import ends_as_zip
 from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -37,7 +36,7 @@ from hashclient.daemon.records import StreamRecords
 from hashclient.daemon.turns import Job, Turns
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.checker import DIRECTORIES
-from hashclient.scan.members import opens_as_container
+from hashclient.scan.members import may_be_container
 from hashclient.scan.opening import FILES_AHEAD
 from hashclient.scan.sources.files import OPEN_DEPTH
 from hashclient.scan.sources.listing import OF_ALL
@@ -315,7 +314,7 @@ class Worker:
 
     def clean_answer(self, data: memoryview) -> bytes | None:
         """Return and count the answer to an ordinary stream without a match; None for others."""
-        if self.openers is not None and (opens_as_container(data) or ends_as_zip(data)):
+        if self.openers is not None and may_be_container(data):
             return None
         lists = self._lists.now
         may_be_listed = lists.may_be_listed

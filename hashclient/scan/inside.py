@@ -28,7 +28,7 @@ Inside = npt.NDArray[np.void]
 MAX_KNOWN = 50_000
 #: This number goes up when a kind of container is added, or is read in another way: all are opened
 #: again then.
-READS = 2
+READS = 3
 #: The number of a file system, the record of a file without tags, and its members as bytes.
 Container = tuple[int, bytes, bytes]
 

@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 
 from hashclient.configfile.tables import ContainersConfig
+from hashclient.containers.fronts import ends_as_archive, may_front, near_end, tail_bytes
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.sandbox import kernel_locks
-from hashclient.containers.sniffing import END_BYTES, ends_as_zip, has_mark, may_front
+from hashclient.containers.sniffing import has_mark
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
@@ -81,6 +82,11 @@ def container_options(
 def opens_as_container(data: memoryview) -> bool:
     """Return whether content with these first bytes may be a container."""
     return has_mark(data) or may_front(data)
+
+
+def may_be_container(data: memoryview) -> bool:
+    """Return whether content may be a container that is no longer than this."""
+    return opens_as_container(data) or ends_as_archive(near_end(data))
 
 
 class Opened(msgspec.Struct):
@@ -145,7 +151,7 @@ class Kept:
         self._most_bytes = most_bytes
         self._fd: int | None = None
         self._head: bytearray | None = bytearray()
-        self._end = b""
+        self._end = bytearray()
         self.length = 0
         #: Why the stream could not be kept, if that is so.
         self.failure: str | None = None
@@ -160,23 +166,25 @@ class Kept:
             chunk = self._decide()
         if self._fd is not None:
             self._write(chunk)
-        elif len(chunk) >= END_BYTES:
-            self._end = bytes(chunk[-END_BYTES:])
         else:
-            self._end = (self._end + bytes(chunk))[-END_BYTES:]
+            self._keep_end(chunk)
 
-    def finish(self) -> int | None:
+    def finish(self, content: bytearray | None = None) -> int | None:
         """Return a descriptor of the whole stream; None if it is no container.
 
-        Of a stream that was not kept, only the end is known: if that is the end of an archive, the
-        stream cannot be opened any more, which is a `failure`.
+        Of a stream that was not kept, only the end is known. If that is the end of an archive, the
+        stream is opened if somebody else has its `content`; otherwise, this is a `failure`.
         """
         if self._head is not None:
             chunk = self._decide(is_all=True)
             if self._fd is not None:
                 self._write(chunk)
-        elif self._fd is None and self.failure is None and ends_as_zip(self._end):
-            self.failure = BEHIND
+        elif self._fd is None and self.failure is None and self._has_end():
+            if content is None:
+                self.failure = BEHIND
+            else:
+                self._begin()
+                self._write(memoryview(content))
         return self._fd
 
     def close(self) -> None:
@@ -189,13 +197,27 @@ class Kept:
         """Look at the first bytes, and begin to keep what may be a container; return them."""
         head = memoryview(bytes(self._head or b""))
         self._head = None
-        self._end = bytes(head[-END_BYTES:])
-        if opens_as_container(head) or (is_all and ends_as_zip(head)):
-            try:
-                self._fd = os.memfd_create("hashclient")
-            except OSError as error:
-                self.failure = reason_of(error)
+        if may_be_container(head) if is_all else opens_as_container(head):
+            self._begin()
+        else:
+            self._keep_end(head)
         return head
+
+    def _begin(self) -> None:
+        try:
+            self._fd = os.memfd_create("hashclient")
+        except OSError as error:
+            self.failure = reason_of(error)
+
+    def _keep_end(self, chunk: memoryview) -> None:
+        """Keep the last bytes, as many as may hold the end of an archive."""
+        self._end += chunk
+        most = tail_bytes(self.length, is_front=False)
+        if len(self._end) > 2 * most:
+            del self._end[:-most]
+
+    def _has_end(self) -> bool:
+        return ends_as_archive(self._end[-tail_bytes(self.length, is_front=False) :])
 
     def _write(self, chunk: memoryview) -> None:
         if self.length > self._most_bytes:
@@ -248,9 +270,9 @@ class Members:
         """How much of a stream is kept at most."""
         return self._options.limits.memory_mib << 20
 
-    def open_kept(self, kept: Kept, name: str) -> Opened:
-        """Open a stream that was kept; `name` is its name in outcomes."""
-        fd = kept.finish()
+    def open_kept(self, kept: Kept, name: str, content: bytearray | None = None) -> Opened:
+        """Open a stream that was kept; `name` is its name in outcomes, for `content` see `Kept`."""
+        fd = kept.finish(content)
         if fd is None and kept.failure is None:
             return Opened()
         if fd is None:

@@ -17,15 +17,15 @@ import stat
 import time
 from collections.abc import Callable
 
-from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.sniffing import (
-    END_BYTES,
-    ends_as_zip,
-    has_end_of_zip,
-    has_mark,
-    may_bear,
+from hashclient.containers.fronts import (
+    FRONT_BYTES,
+    ends_as_archive,
+    has_behind,
     may_front,
+    near_end,
 )
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
+from hashclient.containers.sniffing import has_mark, may_bear
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -160,6 +160,11 @@ class StreamDigester:
             digester.update(chunk)
         self.length += len(chunk)
 
+    @property
+    def content(self) -> bytearray | None:
+        """All bytes so far; None if they were too many to be kept."""
+        return self._kept
+
     def finish(self) -> dict[Algorithm, bytes]:
         """Return the digests of the bytes so far."""
         return {
@@ -225,7 +230,8 @@ class Reader:
         self._first_bytes = 0
         #: The length of the file that is read, if it can be relied on.
         self._size: int | None = None
-        self._may_front = False
+        #: The beginning of a file that may have an archive behind it.
+        self._front = b""
 
     def begin_task(self) -> None:
         """Count from zero, and find out again how far each file system is trusted."""
@@ -337,7 +343,7 @@ class Reader:
             # The file is longer than its size said.
             raise Deferred from None
         self.bytes_read += length
-        if on_first is not None and (self._may_front or self._first_bytes < length):
+        if on_first is not None and (self._front or self._first_bytes < length):
             self._sniff_again(fd, length)
         if is_held:
             before, self._ended = self._ended, self._clock()
@@ -373,19 +379,23 @@ class Reader:
         first = memoryview(os.pread(fd, wanted, 0))
         self._size = status.st_size
         self._sniff(first)
-        if len(first) != status.st_size:
+        if self._front or len(first) != status.st_size:
             self._sniff_again(fd, status.st_size)
         return status
 
     def _sniff(self, first: memoryview) -> None:
         """Look at the first bytes of a file, which mostly suffice."""
         self._first_bytes = length = len(first)
-        if not may_bear(first):
-            self.may_be_container = self._may_front = False
-            return
-        is_one = has_mark(first, is_all=length == self._size) or ends_as_zip(first)
-        self.may_be_container = is_one
-        self._may_front = not is_one and may_front(first)
+        self._front = b""
+        if may_bear(first):
+            self.may_be_container = has_mark(first, is_all=length == self._size)
+            if self.may_be_container:
+                return
+            if may_front(first):
+                self._front = bytes(first[:FRONT_BYTES])
+                return
+        # Where more follows, the end is looked at later.
+        self.may_be_container = ends_as_archive(near_end(first))
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""
@@ -395,11 +405,10 @@ class Reader:
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
                 self._sniff(memoryview(os.pread(fd, wanted, 0)))
-        if self.may_be_container:
-            return
-        count = TAIL_BYTES if self._may_front else END_BYTES
-        tail = os.pread(fd, count, max(0, length - count))
-        self.may_be_container = has_end_of_zip(tail)
+        if not self.may_be_container:
+            self.may_be_container = has_behind(
+                self._front, length, lambda offset, count: os.pread(fd, count, offset)
+            )
 
     def _read_unsteady(self, fd: int, trust: SizeTrust) -> Read:
         """Read a file again that changed. Its size rules out no entry then."""
@@ -427,7 +436,7 @@ class Reader:
             elif failure is not None:
                 reason = failure
             else:
-                if on_first is not None and (self._may_front or self._first_bytes < length):
+                if on_first is not None and (self._front or self._first_bytes < length):
                     self._sniff_again(fd, length)
                 return plan, digests, length, after, size is not None, unwritable
         raise SetAside(Kind.UNREAD, reason)

@@ -41,7 +41,7 @@ class StreamChecker:
         result = self._judge_whole(name, stream)
         if kept is not None and self._members is not None:
             with contextlib.closing(kept):
-                self._members.open_kept(kept, name).add_to(result)
+                self._members.open_kept(kept, name, stream.content).add_to(result)
         return result
 
     def _judge_whole(self, name: str, stream: StreamDigester) -> Result:

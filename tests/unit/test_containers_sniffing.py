@@ -9,9 +9,10 @@ import tarfile
 import pytest
 
 from fixtures import archives, mails
+from hashclient.containers.fronts import may_front
 from hashclient.containers.mail import Eml
 from hashclient.containers.mailmarks import can_be_mail
-from hashclient.containers.sniffing import has_mark, may_bear, may_front
+from hashclient.containers.sniffing import has_mark, may_bear
 from hashclient.containers.tar import Tar
 from tests.opened import opened
 

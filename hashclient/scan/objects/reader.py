@@ -19,14 +19,9 @@ from queue import SimpleQueue
 import msgspec
 import numpy as np
 
-from hashclient.containers.interface import ISO_HEAD_BYTES, TAIL_BYTES
-from hashclient.containers.sniffing import (
-    END_BYTES,
-    ends_as_zip,
-    has_end_of_zip,
-    has_mark,
-    may_front,
-)
+from hashclient.containers.fronts import FRONT_BYTES, has_behind
+from hashclient.containers.interface import ISO_HEAD_BYTES
+from hashclient.containers.sniffing import has_mark
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Kind
@@ -232,12 +227,14 @@ class ObjectReader:
         """Return whether an object may be a container, by its beginning and its end."""
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
-        if has_mark(head) or ends_as_zip(head):
+        if has_mark(head):
             return True
-        if size <= len(head):
-            return may_front(head) and has_end_of_zip(head)
-        count = TAIL_BYTES if may_front(head) else END_BYTES
-        return has_end_of_zip(read.part(max(0, size - count), size))
+
+        def read_at(offset: int, count: int) -> bytes:
+            stop = min(offset + count, size)
+            return head[offset:stop] if stop <= len(head) else read.part(offset, stop)
+
+        return has_behind(head[:FRONT_BYTES], size, read_at)
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
         path = wanted.uri(self._bucket)

@@ -1,0 +1,142 @@
+"""Archives as other programs open them: a scan of a file, a stream and the daemon agree on each.
+
+Each row is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar extract
+without an error.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures import archives, others
+from hashclient.scan import checked, looking, reading
+from hashclient.scan.records import PLAIN
+from tests.clamd import Daemon, instream, open_for_reading, serving
+from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
+
+LISTED = b"a listed file of some length"
+CONTENTS = {"a": b"benign", "in/x": LISTED}
+NOISE = random.Random(11).randbytes(100_000)
+FRONTS = {
+    "a picture": b"\xff\xd8\xff\xe0" + NOISE[:3000],
+    "a film": b"\0\0\0\x18ftypmp42" + NOISE[:3000],
+    "a PDF": b"%PDF-1.4\n" + NOISE[:3000],
+    "a program": others.elf_of(),
+    "a program for Windows": others.program_of(),
+    "an old Word document": bytes.fromhex("d0cf11e0a1b11ae1") + NOISE[:3000],
+    "a picture in EMF": b"\1\0\0\0" + bytes(36) + b" EMF" + NOISE[:3000],
+}
+ZIP = archives.zip_of(CONTENTS)
+WITH_COMMENT = archives.zip_of(CONTENTS, comment=b"benign " * 70)
+LONG_DIRECTORY = archives.zip_of(
+    {**CONTENTS, **{f"{n:04}{'n' * 60}": b"" for n in range(700)}}, archives.STORED
+)
+SEVEN_ZIP, RAR5 = others.seven_zip_of(CONTENTS), others.rar5_of(CONTENTS)
+CAB = others.cab_of(CONTENTS)
+
+
+def rows() -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of files."""
+    for name, front in FRONTS.items():
+        yield f"zip behind {name}", front + ZIP
+        yield f"zip with a comment behind {name}", front + WITH_COMMENT
+        yield f"zip behind {name}, with 70 kB after it", front + ZIP + bytes(70_000)
+        yield f"zip with a long directory behind {name}", front + LONG_DIRECTORY
+        yield f"zip behind a long {name[2:]}", front + NOISE + WITH_COMMENT
+        yield f"7z behind {name}", front + SEVEN_ZIP
+        yield f"rar behind {name}", front + others.rar4_of(CONTENTS)
+        yield f"rar 5 behind {name}", front + RAR5
+    junk = b"\1" * 3000
+    yield "zip behind junk", junk + ZIP
+    yield "zip with a comment behind junk", junk + WITH_COMMENT
+    yield "zip with a comment behind much junk", junk + NOISE + WITH_COMMENT
+    yield "7z behind junk", junk + SEVEN_ZIP
+    yield "zip with 200 kB after it", ZIP + NOISE + NOISE
+    for name in ("a program", "a program for Windows"):
+        for kind, inner in (("7z", SEVEN_ZIP), ("rar 5", RAR5), ("cab", CAB)):
+            signed = inner + NOISE[:5000]
+            yield f"{kind} behind {name}, with a signature", FRONTS[name] + signed
+            yield f"{kind} behind {name} and its settings", FRONTS[name] + b";!@Install" + inner
+    yield "cab in the resources of a program", others.program_of(b"", NOISE[:999] + CAB)
+
+
+ROWS = dict(rows())
+QUICK = ("zip with a comment behind junk", "7z behind a picture", "zip with 200 kB after it")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_state(tmp_path_factory.mktemp("site"), {"base": csv_of({"e-1": LISTED})})
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("files"), ROWS)
+
+
+@pytest.fixture(scope="module")
+def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with serving(state, tmp_path_factory.mktemp("run")) as daemon:
+        yield daemon
+
+
+def found(state: Path, *args: object) -> set[str]:
+    """Return the files in which a member is listed."""
+    lines = run("--state-dir", state, "scan", "--format", "jsonl", *args).lines[:-1]
+    return {Path(line["container"]).name for line in lines if line["type"] == "match"}
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["with sizes", "without sizes"])
+def test_a_scan_finds_a_listed_member_in_each(tree: Path, tmp_path: Path, *, sized: bool) -> None:
+    """Files of a size that no entry has are only looked at; others are read as well."""
+    state = make_state(tmp_path, {"base": csv_of({"e-1": LISTED}, sized=sized)})
+    assert found(state, tree) == set(ROWS)
+
+
+def verdict_of_stream(state: Path, data: bytes) -> int:
+    return run("--state-dir", state, "scan", "-", stdin=data).code
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_stream_has_the_same_verdict(state: Path, name: str) -> None:
+    assert verdict_of_stream(state, ROWS[name]) == 10
+
+
+@pytest.mark.slow
+def test_each_has_the_same_verdict_as_a_stream(state: Path) -> None:
+    assert not [name for name, data in ROWS.items() if verdict_of_stream(state, data) != 10]
+
+
+@pytest.mark.slow
+def test_the_daemon_finds_a_listed_member_in_each(daemon: Daemon, tree: Path) -> None:
+    answer = b"stream: Hashclient.base.e-1 FOUND\0"
+    assert not [name for name, data in ROWS.items() if daemon.ask(instream(data)) != answer]
+    for name in ROWS:
+        fd = open_for_reading(tree / name)
+        assert b"FOUND" in daemon.ask_descriptor(fd), name
+        os.close(fd)
+
+
+def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version found no mark in any of them, and remembered that under another bit."""
+    remember_at_once(monkeypatch, tmp_path)
+    state = State(tmp_path, {"base": {"e-1": LISTED}})
+    state.let_time_pass()
+    with monkeypatch.context() as earlier:
+        for name in ("has_mark", "may_front", "has_behind", "ends_as_archive"):
+            earlier.setattr(reading, name, lambda *_, **__: False)
+        for module in (checked, looking):
+            earlier.setattr(module, "PLAIN", PLAIN >> 1)
+        before = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)
+        assert (before.code, before.summary["members"]) == (0, 0)
+        known = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)
+        assert known.summary["known_unchanged"] == len(ROWS)
+    after = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)
+    assert {Path(line["container"]).name for line in after.lines[:-1]} == set(ROWS)
