@@ -162,6 +162,10 @@ def _check_value(option: click.Option, item: Any, key: str, name: str, where: st
         if item not in choices:
             raise _not_valid(where, not_one_of(item, choices, key, f"in [{name}]"))
         return
+    if "\0" in str(item):
+        from hashclient.configfile.faults import Fault
+
+        raise _not_valid(where, Fault(f"{key!r} in [{name}] has a character that is zero"))
     try:
         option.type.convert(str(item), option, None)
     except click.UsageError as error:

@@ -8,6 +8,7 @@ place.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ _WORDS: Mapping[type, tuple[str, str, str]] = {
     str: ("a text in quotes", "texts in quotes", "a text"),
     dict: ("a table", "tables", "a table"),
     list: ("a list", "lists", "a list"),
+    dt.datetime: ("a date with a time", "dates with a time", "a date with a time"),
+    dt.date: ("a date such as 2027-01-31", "dates", "a date"),
 }
 
 
@@ -103,7 +106,7 @@ def _word_of(value: Any) -> str:
     for kind, (_, _, found) in _WORDS.items():
         if isinstance(value, kind):
             return found
-    return "a date or a time"
+    return "a time"
 
 
 def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
@@ -128,13 +131,31 @@ def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
             for number, inner in enumerate(value):
                 yield from _faults(inner, info.item_type, (*place, number))
         case inspect.LiteralType():
-            if value not in info.values:
+            if not isinstance(value, str) or value not in info.values:
                 yield _not_one_of(value, info.values, place)
         case _:
             kind = _python_type(info)
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            if not fits or (isinstance(value, bool) and kind is not bool):
+            if not _fits(value, kind):
                 yield _wrong_type(value, _WORDS[kind][0], place)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """Return whether a value of TOML is one of a simple `kind`, as decoding has it."""
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is dt.date:
+        return _is_date(value)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _is_date(value: Any) -> bool:
+    """Return whether a value is a day: a date without a time, in quotes or not."""
+    if isinstance(value, str):
+        try:
+            return dt.date.fromisoformat(value).isoformat() == value
+        except ValueError:
+            return False
+    return isinstance(value, dt.date) and not isinstance(value, dt.datetime)
 
 
 def _faults_of_union(value: Any, info: Any, place: Place) -> Iterator[Fault]:
@@ -213,6 +234,7 @@ def _python_type(info: Any) -> type:
         (inspect.IntType, int),
         (inspect.FloatType, float),
         (inspect.StrType, str),
+        (inspect.DateType, dt.date),
     )
     for kind, python_type in kinds:
         if isinstance(info, kind):
