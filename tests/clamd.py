@@ -48,16 +48,17 @@ class Daemon:
         """The address of its metrics."""
         return next(a for a in self.addresses if a.startswith("http:"))
 
-    def connect(self, *, tcp: bool = False) -> socket.socket:
-        """Connect to it."""
+    def connect(self, *, tcp: bool = False, uid: int | None = None) -> socket.socket:
+        """Connect to it, as another user if `uid` is given."""
         sock = socket.socket(socket.AF_INET if tcp else socket.AF_UNIX)
         sock.settimeout(TIMEOUT_S)
-        sock.connect(self.tcp if tcp else self.unix)
+        with contextlib.nullcontext() if uid is None else acting(uid):
+            sock.connect(self.tcp if tcp else self.unix)
         return sock
 
-    def ask(self, *pieces: bytes, tcp: bool = False) -> bytes:
+    def ask(self, *pieces: bytes, tcp: bool = False, uid: int | None = None) -> bytes:
         """Send pieces on a connection of its own, and return all that comes."""
-        with self.connect(tcp=tcp) as sock:
+        with self.connect(tcp=tcp, uid=uid) as sock:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 for piece in pieces:
                     sock.sendall(piece)
@@ -80,6 +81,21 @@ class Daemon:
         """Stop it and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def acting(uid: int) -> Iterator[None]:
+    """Be another user in the block, for whoever is connected to."""
+    groups, gid, before = os.getgroups(), os.getegid(), os.geteuid()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def everything(sock: socket.socket) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def draft() -> None:
 
     \b
       hashclient provider draft show change
-      hashclient provider draft sign change --root root.json --key alice.pem
+      hashclient provider draft sign change --root root.json \\
+        --draft-digest 5f0c... --key alice.pem
       hashclient provider draft publish /srv/lists change
     """
 
@@ -81,6 +83,13 @@ def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCo
     help="Your private key.",
 )
 @_root(required=True)
+@click.option(
+    "--draft-digest",
+    "shown",
+    metavar="DIGEST",
+    help="The digest that `show` printed: refuse any other draft. [default: asked for at the"
+    " terminal]",
+)
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -89,23 +98,43 @@ def sign(
     draft: Path,
     key_file: Path,
     root: Path,
+    shown: str | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
     """Verify a draft, and add a signature with your key to each role that it counts for.
 
-    Look at it with `show` first. --root is the root.json that you know: without it, the person who
-    made the draft could also have made all metadata before it. A key that counts for nothing in the
-    draft is refused, and so is a draft that holds a signature that is none.
+    Look at it with `show` first, and give the digest that it prints: whoever can write to DRAFT
+    could exchange it in between. At a terminal, the draft is shown again and you are asked. --root
+    is the root.json that you know: without it, the person who made the draft could also have made
+    all metadata before it. A key that counts for nothing in the draft is refused, and so is a draft
+    that holds a signature that is none.
 
     \b
-      hashclient provider draft sign change --root root.json --key alice.pem
+      hashclient provider draft sign change --root root.json \\
+        --draft-digest 5f0c... --key alice.pem
     """
-    from hashclient.provider.drafting import sign_draft
+    from hashclient.provider.drafting import open_signer, sign_draft
+    from hashclient.provider.drafts import verify_digest
 
-    _load(draft, root)
-    found, roles = sign_draft(draft, key_file, passphrases(passphrase_file))
-    _show(app, found, output_format)
+    found = _load(draft, root)
+    if shown is not None:
+        verify_digest(found, shown)
+    elif not (sys.stdin.isatty() and app.has_terminal()):
+        raise UsageError(
+            "--draft-digest is missing, and there is no terminal to ask at",
+            hint="`hashclient provider draft show` prints it",
+        )
+    if output_format == "text":
+        _show(app, found, output_format)
+    signer, roles = open_signer(found, key_file, passphrases(passphrase_file))
+    what = f"{', '.join(roles)} of draft {found.digest}"
+    if shown is None and not click.confirm(f"sign {what}?", err=True):
+        raise UsageError("nothing was signed")
+    app.say(f"signing {what}")
+    signed = sign_draft(found, signer, roles)
+    if output_format == "json":
+        _show(app, signed, output_format)
     app.say(f"signed: {', '.join(roles)}")
 
 
@@ -162,6 +191,7 @@ def _show(app: App, found: Draft, output_format: str) -> None:
         return
     by = "" if found.head.by is None else f" by {printable(found.head.by)}"
     app.out(f"draft of {for_people(found.head.made)}{by}")
+    app.out(f"draft digest {found.digest}")
     app.out(f"follows root.json sha256 {found.root_sha256}")
     for name, change in found.lists.items():
         app.out(
@@ -199,6 +229,7 @@ def _document(found: Draft) -> dict[str, Any]:
 
     return {
         "made": for_programs(found.head.made),
+        "draft_digest": found.digest,
         "root_sha256": found.root_sha256,
         "lists": [
             {
@@ -219,7 +250,7 @@ def _document(found: Draft) -> dict[str, Any]:
 
 
 def _roles(found: Draft) -> list[dict[str, Any]]:
-    from hashclient.provider.drafts import policies_of
+    from hashclient.provider.draftpolicies import policies_of
 
     return [
         {

@@ -132,9 +132,9 @@ def say_draft(app: App, draft: Path | None) -> None:
     if draft is not None and not draft.exists():
         app.say("nothing would change: there is no draft")
     elif draft is not None:
-        where = shlex.quote(str(draft))
+        where = f"{shlex.quote(str(draft))} --root ROOT.JSON"
         app.say(f"nothing is published; the draft is in {printable(draft)}")
         app.say(
-            f"hint: each signs it with `hashclient provider draft sign {where} --root ROOT.JSON"
-            " --key FILE`"
+            f"hint: each looks at it with `hashclient provider draft show {where}`, and signs it"
+            f" with `hashclient provider draft sign {where} --key FILE --draft-digest DIGEST`"
         )

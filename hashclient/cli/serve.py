@@ -50,6 +50,14 @@ if TYPE_CHECKING:
     " error, or clean.",
 )
 @click.option(
+    "--paths",
+    type=click.Choice(["own", "any"]),
+    default="own",
+    show_default=True,
+    help="The paths that clients may ask about, other than root and the user of the daemon: those"
+    " that they could read themselves, or any that the daemon may read.",
+)
+@click.option(
     "--max-stream-mib",
     metavar="N",
     type=click.IntRange(1, 1 << 24),
@@ -116,6 +124,7 @@ def command(
     socket_mode: str,
     jobs: int | None,
     no_verdict: str,
+    paths: str,
     max_stream_mib: int,
     max_connections: int,
     idle_s: float,
@@ -144,7 +153,14 @@ def command(
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
-    from hashclient.daemon.options import NoVerdict, Options, TcpAddress, kept_bytes, parse_address
+    from hashclient.daemon.options import (
+        NoVerdict,
+        Options,
+        Paths,
+        TcpAddress,
+        kept_bytes,
+        parse_address,
+    )
     from hashclient.scan.engine import default_jobs
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
@@ -170,6 +186,7 @@ def command(
         binds,
         Options(
             NoVerdict(no_verdict),
+            Paths(paths),
             max_stream_mib << 20,
             idle_s,
             stream_s,

@@ -158,6 +158,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     `evidence` says in one word what an outcome rests on, if not on reading. `seen` is the file that
     matched, or that holds the matching member; only matches and conflicts have it, and only where
     there is a file.
+
+    `door` names the client of a daemon who asked about a file, and `times` is how often the same
+    match came from one client since it was last recorded.
     """
 
     kind: Kind
@@ -175,6 +178,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     is_object: bool = False
     evidence: str | None = None
     seen: Seen | None = None
+    door: str | None = None
+    times: int = 1
 
     @property
     def place(self) -> str:

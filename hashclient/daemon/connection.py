@@ -32,6 +32,7 @@ from hashclient.daemon.protocol import (
 from hashclient.daemon.uploads import Upload
 
 if TYPE_CHECKING:
+    from hashclient.daemon.doors import Peer
     from hashclient.daemon.host import Form, Host
 
 #: How many answers of one session may be outstanding before no more commands are read.
@@ -52,11 +53,11 @@ DRAIN_BYTES = 16 << 20
 class Connection:
     """A client that is connected."""
 
-    def __init__(self, worker: Host, sock: socket.socket, door: str, *, is_unix: bool) -> None:
+    def __init__(self, worker: Host, sock: socket.socket, peer: Peer) -> None:
         self._worker = worker
-        self.door = door
+        self.peer = peer
         self._socket = sock
-        self._is_unix = is_unix
+        self._is_unix = peer.is_local
         self._parser = Parser(worker.options.max_stream_bytes)
         self._in_session = False
         self._number = 0  # of the last command in a session
@@ -236,7 +237,7 @@ class Connection:
             said = self._worker.answers(upload, found)
             self.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self._worker.upload(STREAM, self.door, answered)
+        upload = self._worker.upload(STREAM, self.peer, answered)
         return upload
 
     def _request(self, request: Request) -> None:
@@ -263,7 +264,7 @@ class Connection:
             path = os.fsdecode(request.argument)
             self._worker.check_path(self, command, path, form)
         else:
-            said = self._worker.say(command, is_unix=self._is_unix)
+            said = self._worker.say(command, self.peer)
             self._pending += 1
             self.answer(form, [said])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from hashclient.core.model import Outcome
+from hashclient.daemon.doors import Peer
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 
@@ -24,8 +25,8 @@ Form = tuple[bytes, bytes]
 class Client(Protocol):
     """A client; `Connection` implements it."""
 
-    #: The socket and the client, as records of streams name them.
-    door: str
+    #: Who it is.
+    peer: Peer
     is_closed: bool
     #: When something was read or written, in seconds as `time.monotonic` gives them.
     last: float
@@ -87,8 +88,8 @@ class Host(Protocol):
         """Call `do` after this many seconds."""
         ...
 
-    def upload(self, name: str, door: str, answered: Callable[[Outcome | None], None]) -> Upload:
-        """Begin a stream that came through `door`."""
+    def upload(self, name: str, peer: Peer, answered: Callable[[Outcome | None], None]) -> Upload:
+        """Begin a stream that came from `peer`."""
         ...
 
     def ended(self, upload: Upload, client: Client) -> None:
@@ -107,8 +108,8 @@ class Host(Protocol):
         """Return the answer to an input that the daemon did not read, for its own reasons."""
         ...
 
-    def say(self, command: Command | None, *, is_unix: bool) -> str:
-        """Return the answer to a command about the daemon itself."""
+    def say(self, command: Command | None, peer: Peer) -> str:
+        """Return the answer to a command of `peer` about the daemon itself."""
         ...
 
     def check_path(self, connection: Client, command: Command, path: str, form: Form) -> None:

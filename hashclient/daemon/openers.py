@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.lists import InUse
 from hashclient.scan.accept import accepting
-from hashclient.scan.members import Members, container_options
+from hashclient.scan.members import Members, Opened, container_options
 
 if TYPE_CHECKING:
     from hashclient.daemon.uploads import Upload
@@ -38,6 +38,21 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
         options.limits, time_s=min(options.limits.time_s, max(1, int(most_s)))
     )
     return msgspec.structs.replace(options, limits=limits)
+
+
+#: Makes a block in which a thread has the rights of this process.
+Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+class OwnMembers(Members):
+    """An opener for a thread that has the rights of another user meanwhile."""
+
+    ourselves: Ourselves = contextlib.nullcontext
+
+    def open(self, *args: Any, **options: Any) -> Opened:
+        """Open a container as this process: only it may start the one that opens containers."""
+        with self.ourselves():
+            return super().open(*args, **options)
 
 
 class Openers:
@@ -81,9 +96,9 @@ class Openers:
         return Members(lists.judge, self._options)
 
     @contextlib.contextmanager
-    def own(self, lists: InUse, user: object) -> Iterator[Members]:
+    def own(self, lists: InUse, user: object) -> Iterator[OwnMembers]:
         """Have an opener in the block that `stop` ends by the name of its user."""
-        members = self._busy[user] = self.new(lists)
+        members = self._busy[user] = OwnMembers(lists.judge, self._options)
         try:
             yield members
         finally:

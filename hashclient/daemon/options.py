@@ -28,6 +28,13 @@ class NoVerdict(enum.StrEnum):
     OK = "ok"
 
 
+class Paths(enum.StrEnum):
+    """The paths that a client other than root and the user of the daemon may ask about."""
+
+    OWN = "own"  # those that the client could read itself
+    ANY = "any"  # those that the daemon may read
+
+
 class UnixAddress(msgspec.Struct, frozen=True):
     """A socket in the file system."""
 
@@ -84,7 +91,7 @@ def parse_address(text: str) -> Address:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the daemon answers.
+    """How the daemon answers; `paths` says which ones clients may name.
 
     `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, and `stream_s` the
     time of one stream. `max_connections` and `kept_bytes` apply to each process: that many bytes
@@ -94,6 +101,7 @@ class Options(msgspec.Struct, frozen=True):
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
+    paths: Paths = Paths.OWN
     max_stream_bytes: int = 16 << 30
     idle_s: float = 120.0
     stream_s: float = 3600.0

@@ -7,12 +7,15 @@ since isolating a file may take long.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from hashclient.containers.fronts import has_behind
 from hashclient.core.digests import CHUNK_BYTES
@@ -21,22 +24,27 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.openers import Openers, worst
+from hashclient.daemon.named import Named
+from hashclient.daemon.openers import Openers, Ourselves, OwnMembers, worst
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.members import opens_as_container
+from hashclient.scan.members import Members, opens_as_container
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
-from hashclient.scan.sources.files import Trees, WalkOptions, kind_of
+from hashclient.scan.sources.files import kind_of
+from hashclient.system.rights import Rights, acting_as
 
 if TYPE_CHECKING:
+    from hashclient.daemon.doors import Peer
     from hashclient.daemon.host import Client, Form
     from hashclient.daemon.options import Options
     from hashclient.daemon.turns import Job
 
+#: The reason for a client whose rights the kernel cannot apply.
+NOT_YOURS = "this client may not ask about paths"
 #: Bytes of an open file that are read in one piece.
 PIECE_BYTES = 32 << 20
 
@@ -54,6 +62,14 @@ class Office(Protocol):
 
     def count(self, outcome: Outcome | None, lists: InUse) -> None:
         """Count an input by its verdict; None means clean."""
+        ...
+
+    def may_name(self, peer: Peer) -> Rights | None:
+        """Return the rights with which paths of `peer` are opened; None for those of the daemon.
+
+        Raises:
+            PermissionError: it may name none.
+        """
         ...
 
     openers: Openers | None
@@ -77,36 +93,22 @@ class _DroppedError(Exception):
 
 def check_path(
     lists: InUse,
-    path: str,
+    named: Named,
     on_bytes: Callable[[int], None] | None = None,
-    openers: Openers | None = None,
-    user: object = None,
+    members: Members | None = None,
 ) -> Iterator[list[Outcome]]:
-    """Check the file or the tree at `path`; yield outcomes that are not clean, as they come.
+    """Check what stands at a path; yield outcomes that are not clean, as they come.
 
     Links below it are not followed. Other files than regular ones have no content to check and are
-    passed over, unless `path` itself is one. `on_bytes` is called from time to time while a file is
-    read. One of the `openers` opens containers, by the name of `user`.
+    passed over, unless the path itself names one. `on_bytes` is called from time to time while a
+    file is read. `members` opens containers.
     """
-    options = WalkOptions((), one_file_system=False, follow_symlinks=False)
-    with contextlib.nullcontext() if openers is None else openers.own(lists, user) as members:
-        checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
-        for item in Inline().run(Trees([path], options).batches(), lambda _: checker):
-            outcomes = item.outcomes if isinstance(item, Result) else []
-            if isinstance(item, Outcome):
-                outcomes = [item]
-            counted = [_counted(outcome, path) for outcome in outcomes]
-            found = [outcome for outcome in counted if outcome is not None]
-            yield found if openers is None else openers.accepted(found)
-
-
-def _counted(outcome: Outcome, path: str) -> Outcome | None:
-    """Return an outcome that is not clean as it counts: a path that was named is never skipped."""
-    if outcome.kind not in {Kind.CLEAN, Kind.SKIPPED}:
-        return outcome
-    if outcome.kind is Kind.CLEAN or outcome.path != path:
-        return None
-    return Outcome(Kind.UNREAD, path, reason=outcome.reason)
+    checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
+    for item in Inline().run(named.batches(), lambda _: checker):
+        outcomes = item.outcomes if isinstance(item, Result) else []
+        if isinstance(item, Outcome):
+            outcomes = [item]
+        yield [named.real(o) for o in outcomes if o.kind not in {Kind.CLEAN, Kind.SKIPPED}]
 
 
 class PathJob:
@@ -130,17 +132,26 @@ class PathJob:
         self._first_only = command is Command.SCAN
         self._lists = office.lists
         self._is_clean = True
-        self._found: Iterator[list[Outcome]] = check_path(
-            self._lists, path, self._on_bytes, office.openers, self
-        )
+        self._members: OwnMembers | None = None
+        #: What stands at the path, once it is open; and what is found there.
+        self._named: Named | None = None
+        self._found: Iterator[list[Outcome]] | None = None
 
     def piece(self) -> Callable[[], bool]:
         """Check the next piece."""
         rule = self._office.options.no_verdict
-        if not self._path.startswith("/"):
-            text = unknown("Path", "not an absolute path", rule)
+        try:
+            if not self._path.startswith("/"):
+                raise PermissionError(errno.EINVAL, "not an absolute path")
+            rights = self._office.may_name(self._connection.peer)
+        except PermissionError as error:
+            text = unknown("Path", str(error.strerror), rule)
             return lambda: self._reply([f"{self._shown(self._path)}: {text}"], [], last=True)
-        outcomes = next(self._found, None)
+        if rights is None:
+            outcomes = self._next(contextlib.nullcontext)
+        else:
+            with acting_as(rights) as ourselves:
+                outcomes = self._next(ourselves)
         if outcomes is None:
             lines = []
             if self._is_clean:
@@ -159,6 +170,30 @@ class PathJob:
             return lambda: self._reply(lines[:1], outcomes, last=True)
         return lambda: self._reply(lines, outcomes, last=False)
 
+    def _next(self, ourselves: Ourselves) -> list[Outcome] | None:
+        """Return the next outcomes that are not clean; None at the end."""
+        try:
+            if self._found is None:
+                self._named = Named(self._path)
+                self._found = self._check(self._named)
+        except OSError as error:
+            self._found = iter(())
+            return [Outcome(Kind.UNREAD, self._path, reason=reason_of(error))]
+        if self._members is not None:
+            self._members.ourselves = ourselves
+        door = self._connection.peer.door
+        found = next(self._found, None)
+        return found and [msgspec.structs.replace(outcome, door=door) for outcome in found]
+
+    def _check(self, named: Named) -> Iterator[list[Outcome]]:
+        openers = self._office.openers
+        if openers is None:
+            yield from check_path(self._lists, named, self._on_bytes)
+            return
+        with openers.own(self._lists, self) as self._members:
+            for found in check_path(self._lists, named, self._on_bytes, self._members):
+                yield openers.accepted(found)
+
     def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Return answers about files, each by its own path: no client knows those of members."""
         by_path: dict[str, list[Outcome]] = {}
@@ -175,7 +210,8 @@ class PathJob:
             )
             if len(said) > 1:
                 said.pop(OK, None)
-            lines += [f"{self._shown(path)}: {text}" for text in said]
+            given = path if self._named is None else self._named.as_given(path)
+            lines += [f"{self._shown(given)}: {text}" for text in said]
         return lines
 
     def stop(self) -> None:
@@ -188,6 +224,8 @@ class PathJob:
         if isinstance(self._found, Generator):
             self._found.close()
         self._found = iter(())
+        if self._named is not None:
+            self._named.close()
 
     def _reply(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
         for outcome in outcomes:

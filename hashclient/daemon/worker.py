@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import signal
@@ -24,13 +25,13 @@ from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.descriptors import raise_limit
-from hashclient.daemon.doors import door_of
+from hashclient.daemon.doors import Peer, peer_of
 from hashclient.daemon.host import STREAM, Client, Form
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers, OpeningJob, worst
-from hashclient.daemon.options import Options
-from hashclient.daemon.paths import DescriptorJob, PathJob, PathRecords
+from hashclient.daemon.options import Options, Paths
+from hashclient.daemon.paths import NOT_YOURS, DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
 from hashclient.daemon.turns import Job, Turns
@@ -43,6 +44,7 @@ from hashclient.scan.sources.listing import OF_ALL
 from hashclient.scan.spool import Spool
 from hashclient.session import Session
 from hashclient.system.log import Log
+from hashclient.system.rights import Rights, can_act_as_others
 
 _log = Log("daemon")
 
@@ -249,19 +251,18 @@ class Worker:
                 self.loop.remove_reader(listener)
                 self.later(SWEEP_S, functools.partial(self._listen_again, listener))
                 return
+            peer = peer_of(self._arguments[self._listeners.index(listener)], sock)
             if not self._has_place():
                 self.counts.add(Count.REFUSED)
                 sock.close()
                 continue
             sock.setblocking(False)  # noqa: FBT003 - the socket's own word
-            is_unix = sock.family == socket.AF_UNIX
-            door = door_of(self._arguments[self._listeners.index(listener)], sock)
-            if not is_unix:
+            if not peer.is_local:
                 with contextlib.suppress(OSError):  # gone again: a read will show it
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts.add(Count.CONNECTIONS)
             self.counts.add(Count.OPEN)
-            self._connections[Connection(self, sock, door, is_unix=is_unix)] = None
+            self._connections[Connection(self, sock, peer)] = None
 
     def _has_place(self) -> bool:
         """Return whether one more client may connect; a silent one is closed for it."""
@@ -291,15 +292,15 @@ class Worker:
         if self.is_stopping and not self._connections:
             self.loop.stop()
 
-    def upload(self, name: str, door: str, answered: Callable[[Outcome | None], None]) -> Upload:
-        """Begin a stream that came through `door`."""
+    def upload(self, name: str, peer: Peer, answered: Callable[[Outcome | None], None]) -> Upload:
+        """Begin a stream that came from `peer`."""
         most = KEPT_BYTES if len(self._connections) <= MANY else KEPT_BYTES_OF_MANY
         kept = min(most, max(0, self.options.kept_bytes - self._kept_bytes) // KEPT_SHARE)
         if kept < LEAST_KEPT_BYTES:
             kept = 0
         self._kept_bytes += kept
         spooled = None if self.openers is None or name != STREAM else self._spool.keep()
-        return Upload(self.lists, name, door, answered, time.monotonic(), kept, spooled)
+        return Upload(self.lists, name, peer.door, answered, time.monotonic(), kept, spooled)
 
     def release(self, upload: Upload) -> None:
         """Drop a stream; its room is free for others."""
@@ -415,6 +416,18 @@ class Worker:
         job = PathJob(self, self._of_paths, connection, command, path, form)
         self._paths.add(connection, job)
 
+    def may_name(self, peer: Peer) -> Rights | None:
+        """Return the rights with which paths of `peer` are opened; None for those of the daemon.
+
+        Raises:
+            PermissionError: it may name none, since the kernel cannot say what it could read.
+        """
+        if self.options.paths is Paths.ANY or peer.is_trusted:
+            return None
+        if peer.rights is None or not can_act_as_others():
+            raise PermissionError(errno.EPERM, NOT_YOURS)
+        return peer.rights
+
     def check_descriptor(self, connection: Client, fd: int, form: Form) -> None:
         """Check the file that a descriptor is, and answer."""
 
@@ -422,11 +435,11 @@ class Worker:
             said = self.answers(upload, found)
             connection.answer(form, [f"{upload.name}: {text}" for text in said])
 
-        upload = self.upload(f"fd[{fd}]", connection.door, on_outcome)
+        upload = self.upload(f"fd[{fd}]", connection.peer, on_outcome)
         self._files.add(connection, DescriptorJob(self, connection, fd, upload))
 
-    def say(self, command: Command | None, *, is_unix: bool) -> str:
-        """Return the answer to a command about the daemon itself."""
+    def say(self, command: Command | None, peer: Peer) -> str:
+        """Return the answer to a command of `peer` about the daemon itself."""
         match command:
             case Command.PING:
                 return "PONG"
@@ -437,12 +450,14 @@ class Worker:
                 return f"{self._version()}| COMMANDS: {words}"
             case Command.STATS:
                 return self._stats()
-            case Command.RELOAD:
+            case Command.RELOAD if peer.is_trusted:
                 self.reload_all()
                 return "RELOADING"
-            case Command.SHUTDOWN if is_unix:
+            case Command.SHUTDOWN if peer.is_trusted:
                 self.loop.call_soon(self.stop_all)
                 return OK
+            case Command.RELOAD | Command.SHUTDOWN:
+                return "COMMAND UNAVAILABLE"
         return "UNKNOWN COMMAND"
 
     def _version(self) -> str:

@@ -8,6 +8,7 @@ paths to it; the second time it is known.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import operator
 import os
@@ -56,11 +57,17 @@ _Rows = Sequence[tuple[Any, ...]]
 
 
 class _Found(msgspec.Struct, frozen=True, gc=False):
-    """One outcome to be recorded: where it is, and which entries it hit, all of them complete."""
+    """One outcome to be recorded: where it is, and which entries it hit, all of them complete.
+
+    Outcomes of one file, such as the members of a container, are joined: `hits` are those of all,
+    and `members` has the names and hits of each that is a member. `count` is how many they are.
+    """
 
     outcome: Outcome
     place: Place
     hits: tuple[Hit, ...]
+    members: tuple[tuple[tuple[str, ...], tuple[Hit, ...]], ...] = ()
+    count: int = 1
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -97,8 +104,14 @@ class Recording(Selection):
             )
             for outcome, place in zip(outcomes, places, strict=True)
         ]
+        found = _joined(found)
         with self._transaction():
-            return [r for part in _without_repeats(found) for r in self._record(part, key_id, now)]
+            recorded = [
+                r for part in _without_repeats(found) for r in self._record(part, key_id, now)
+            ]
+        if len(recorded) == len(outcomes):  # as mostly
+            return recorded
+        return [ref for one, ref in zip(found, recorded, strict=True) for _ in range(one.count)]
 
     def begin_record(
         self,
@@ -130,7 +143,7 @@ class Recording(Selection):
     def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
         """Write outcomes at different paths."""
         known = self._known_at(_paths(found))
-        before = [_known(one, known, key_id) if known else None for one in found]
+        before = [self._known(one, known, key_id) if known else None for one in found]
         numbers = self._numbers_of([one.place.standing for one in found])
         time = to_text(now)
         seen = datetime.fromisoformat(time)
@@ -153,7 +166,7 @@ class Recording(Selection):
                 _renewed(old, one, key_id, time, numbers) for _, one, old in rows if old is not None
             ],
             hits=_rows_of_hits(rows),
-            streams=[(i,) for i, one, _ in rows if one.outcome.is_stream],
+            streams=[(i,) for i, one, _ in rows if one.outcome.is_stream for _ in range(one.count)],
             steps=[
                 (i, time, _FOUND, _detail(one, old))
                 for i, one, old in rows
@@ -161,9 +174,23 @@ class Recording(Selection):
             ],
         )
         for match_id, one, _ in rows:
-            if one.outcome.members:
-                self._note_member(match_id, one, time)
+            if one.members or one.outcome.members:
+                self._note_members(match_id, one, time)
         return recorded
+
+    def _known(
+        self, one: _Found, known: Mapping[str, Sequence[Match]], key_id: str
+    ) -> Match | None:
+        """Return the record of the file, if one of `known` is of it: it has a tag or an entry."""
+        tags = one.outcome.tags
+        for path in (one.place.path, one.place.reached):
+            for match in known.get(path, ()) if path is not None else ():
+                common = match.tags.keys() & tags.keys() if match.key_id == key_id else set()
+                if common and all(match.tags[a] == tags[a] for a in common):
+                    return match
+                if self._has_hit(match.id, one.hits):
+                    return match
+        return None
 
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
         """Return the matches that should be at `paths`, by path.
@@ -179,15 +206,19 @@ class Recording(Selection):
                 wanted += part
         return self._at(wanted)
 
-    def _note_member(self, match_id: str, one: _Found, time: str) -> None:
+    def _note_members(self, match_id: str, one: _Found, time: str) -> None:
         """Note which members of a file matched, each once, and of many only the first."""
-        names = [path_fields(name)["path"][:MAX_NAME_CHARS] for name in one.outcome.members]
-        entries = [hit_fields(hit, ("list", "entry")) for hit in one.hits]
-        text = json.dumps({"members": names, "entries": entries})
         query = "SELECT detail FROM step WHERE match = ? AND event = ?"
-        noted = [detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))]
-        if text not in noted and len(noted) < MAX_MEMBERS_NOTED:
-            self._db.execute(ADD_STEP, (match_id, time, IN_MEMBER, text))
+        noted = {detail for (detail,) in self._db.execute(query, (match_id, IN_MEMBER))}
+        for members, hits in one.members or ((one.outcome.members, one.hits),):
+            if len(noted) >= MAX_MEMBERS_NOTED:
+                return
+            names = [path_fields(name)["path"][:MAX_NAME_CHARS] for name in members]
+            entries = [hit_fields(hit, ("list", "entry")) for hit in hits]
+            text = json.dumps({"members": names, "entries": entries})
+            if text not in noted:
+                noted.add(text)
+                self._db.execute(ADD_STEP, (match_id, time, IN_MEMBER, text))
 
     def _write(
         self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
@@ -260,6 +291,37 @@ def _complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
     return tuple(hit for hit in hits if hit.complete)
 
 
+def _joined(found: list[_Found]) -> list[_Found]:
+    """Join neighbours that are of one file: it has one record, however many of its members match.
+
+    Equal place and tags show that it is one file. The order stays.
+    """
+    if all(one.outcome.outer is None for one in found):  # as mostly
+        return found
+    joined: list[_Found] = []
+    for _, group in itertools.groupby(found, _file_of):
+        first, *others = members = [*group]
+        if others:
+            first = msgspec.structs.replace(
+                first,
+                hits=tuple(dict.fromkeys(hit for one in members for hit in one.hits)),
+                members=tuple(
+                    (one.outcome.members, one.hits) for one in members if one.outcome.members
+                ),
+                count=len(members),
+            )
+        joined.append(first)
+    return joined
+
+
+def _file_of(one: _Found) -> object:
+    """Return what only outcomes of one file have in common."""
+    tags = one.outcome.tags
+    if not tags:
+        return object()
+    return (one.place, one.outcome.is_stream, *(tags.get(a) for a in _ALGORITHMS))
+
+
 def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
     """Cut a batch before a path that is in it already."""
     paths = _paths(found)
@@ -274,20 +336,6 @@ def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
             start, seen = number, set()
         seen.update(one.paths)
     yield found[start:]
-
-
-def _known(one: _Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
-    """Return the record of the file, if one of `known` is of it."""
-    entries = {(hit.list_name, hit.entry) for hit in one.hits}
-    tags = one.outcome.tags
-    for path in (one.place.path, one.place.reached):
-        for match in known.get(path, ()) if path is not None else ():
-            if not entries.isdisjoint((hit.list_name, hit.entry) for hit in match.hits):
-                return match
-            common = match.tags.keys() & tags.keys() if match.key_id == key_id else set()
-            if common and all(match.tags[a] == tags[a] for a in common):
-                return match
-    return None
 
 
 def _new(
@@ -341,7 +389,7 @@ def _renewed(
 def _needs_step(one: _Found, before: Match | None) -> bool:
     """Return whether the step `found` says more than the match does; see `Matches.story`."""
     if before is None:
-        return one.place.reached is not None
+        return one.place.reached is not None or one.outcome.door is not None
     return before.state not in PROGRESS
 
 
@@ -350,4 +398,6 @@ def _detail(one: _Found, before: Match | None) -> str:
     detail: dict[str, Any] = {} if before is None else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)
+    if one.outcome.door is not None:
+        detail["door"] = one.outcome.door
     return json.dumps(detail)

@@ -108,7 +108,7 @@ _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
-_HITS_OF = _HITS.replace("SELECT ", "SELECT match, ").replace("match = ?", "match IN (%s)")
+_HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
 #: Values in one query; older builds of SQLite take 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
@@ -225,17 +225,24 @@ class MatchStore:
         )
 
     def _at(self, paths: Sequence[bytes]) -> dict[str, list[Match]]:
-        """Return the matches that should be at `paths`, by path, those seen last first."""
-        rows = self._many(MATCH + _IN_PLACE_AT, paths)
+        """Return the matches that should be at `paths`, by path, those seen last first.
+
+        They come without their hits: a container may have a hundred thousand. `_has_hit` asks for
+        single ones.
+        """
         # The order holds within a path, since one query has all matches of a path.
-        hits: dict[str, list[Hit]] = {}
-        for match_id, *hit in self._many(_HITS_OF, [row[0] for row in rows]):
-            hits.setdefault(match_id, []).append(_hit(hit))
         found: dict[str, list[Match]] = {}
-        for row in rows:
-            match = self._match(row, tuple(hits.get(row[0], ())))
+        for row in self._many(MATCH + _IN_PLACE_AT, paths):
+            match = self._match(row, ())
             found.setdefault(match.path, []).append(match)
         return found
+
+    def _has_hit(self, match_id: str, hits: Sequence[Hit]) -> bool:
+        """Return whether a match has an entry of one of these hits, withdrawn or not."""
+        return any(
+            self._db.execute(_HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
+            for hit in hits
+        )
 
     def _many(self, query: str, values: Sequence[Any]) -> list[Sequence[Any]]:
         """Return the rows of a query with `IN (%s)` for any number of values."""

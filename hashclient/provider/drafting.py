@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
+from hashclient.provider.draftpolicies import Policy, policies_of
 from hashclient.provider.draftroles import (
     NAMING,
     left_to_draft,
@@ -27,10 +28,8 @@ from hashclient.provider.drafts import (
     FORMAT,
     Draft,
     Head,
-    Policy,
     SignatureFile,
     load_draft,
-    policies_of,
 )
 from hashclient.provider.keyfiles import Passphrases, load_private
 from hashclient.provider.keys import Clock, Keys, Roles
@@ -134,17 +133,14 @@ def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[S
     return found
 
 
-def sign_draft(
-    directory: Path, key_file: Path, passphrases: Passphrases
-) -> tuple[Draft, list[str]]:
-    """Add the signatures of a key to a draft; return it, and the roles that were signed.
+def open_signer(draft: Draft, key_file: Path, passphrases: Passphrases) -> tuple[Signer, list[str]]:
+    """Open a key that signs a draft; return it, and the roles that it has to sign.
 
     Raises:
-        UsageError: the draft cannot be read, or the key has signed it already.
-        VerificationError: the draft is refused, or the key counts for none of its roles.
+        UsageError: the key has signed the draft already.
+        VerificationError: the key counts for none of its roles.
         StateError: the key cannot be read or opened.
     """
-    draft = load_draft(directory)
     signer, _ = load_private(key_file, passphrases)
     keyid = signer.public_key.keyid
     counts = [
@@ -160,16 +156,30 @@ def sign_draft(
     unsigned = [role for role in counts if keyid not in draft.signed_by(role)]
     if not unsigned:
         raise UsageError("the key has signed the draft already")
-    for role in unsigned:
-        _write_signature(directory, role, draft.roles[role], signer)
-    return load_draft(directory), unsigned
+    return signer, unsigned
 
 
-def _write_signature(directory: Path, role: str, metadata: Metadata[Any], signer: Signer) -> None:
+def sign_draft(draft: Draft, signer: Signer, roles: Collection[str]) -> Draft:
+    """Sign `roles` of a draft as it was loaded, and return it with these signatures.
+
+    Raises:
+        UsageError: a signature cannot be written.
+    """
+    signatures = {name: dict(known) for name, known in draft.signatures.items()}
+    for role in roles:
+        signature = _write_signature(draft.directory, role, draft.roles[role], signer)
+        signatures[role][signature.keyid] = signature
+    return msgspec.structs.replace(draft, signatures=signatures)
+
+
+def _write_signature(
+    directory: Path, role: str, metadata: Metadata[Any], signer: Signer
+) -> Signature:
     signature: Signature = signer.sign(metadata.signed_bytes)
     file = SignatureFile(role, signature.keyid, signature.signature)
     path = make_private_dir(directory / "signatures") / f"{role}-{signature.keyid[:16]}.json"
     write_new(path, msgspec.json.encode(file) + b"\n")
+    return signature
 
 
 class Taken(msgspec.Struct, frozen=True):

@@ -23,6 +23,9 @@ Loading one verifies it, as far as that is possible from the draft alone:
    timestamp names the snapshot after the one before.
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
+
+Who may write to the directory can exchange it at any time. So each file is read once, and
+`Draft.digest` stands for all that was read and will be signed.
 """
 
 from __future__ import annotations
@@ -34,13 +37,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from securesystemslib.exceptions import UnverifiedSignatureError
-from securesystemslib.exceptions import VerificationError as BadSignatureError
-from securesystemslib.signer import Key, Signature
+from securesystemslib.signer import Signature
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     TOP_LEVEL_ROLE_NAMES,
-    DelegatedRole,
     Metadata,
     MetaFile,
     Root,
@@ -53,11 +53,23 @@ from hashclient.core.model import is_name
 from hashclient.errors import StateError, VerificationError
 from hashclient.provider.draftlists import ListChange, read_file, refuse, unreadable, verify_list
 from hashclient.provider.draftnotices import NoticeChange, verify_notices
+from hashclient.provider.draftpolicies import (
+    Policy,
+    delegated,
+    is_valid,
+    lists_of,
+    newest,
+    notices_of,
+    policies_of,
+    policy_of,
+    signers_of,
+    with_other_root_keys,
+)
 from hashclient.provider.draftroles import name_changed, snapshot_version
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
-from hashclient.trust.noticerole import FIELD, NOTICES, delegator_of
+from hashclient.trust.noticerole import FIELD
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000
@@ -81,24 +93,6 @@ class SignatureFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sig: str
 
 
-class Policy(msgspec.Struct, frozen=True):
-    """Keys of which `threshold` have to sign.
-
-    With `may`, they need not: these are keys that others take the place of, by which clients that
-    fetch just before that verify the role.
-    """
-
-    keys: dict[str, Key]
-    threshold: int
-    may: bool = False
-
-    def wanting(self, keyids: set[str]) -> int:
-        """Return how many signatures are missing when `keyids` have signed."""
-        if self.may:
-            return 0
-        return max(0, self.threshold - len(keyids & set(self.keys)))
-
-
 class Draft(msgspec.Struct, frozen=True):
     """A draft that was verified; `signatures` are by role and id of the key."""
 
@@ -114,6 +108,21 @@ class Draft(msgspec.Struct, frozen=True):
     #: sha256 of the root that is before, as `provider status` shows it.
     root_sha256: str
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 that stands for the draft: the roles to be signed, and those before them.
+
+        It is taken of lines as `sha256sum` prints them, sorted by name: one a file in `before/` and
+        `roles/`, with the SHA-256 of the bytes that its signatures are of. The roles name the new
+        files by their digests. Signatures do not count, so the digest is the same for all who sign.
+        """
+        lines = [
+            f"{hashlib.sha256(role.signed_bytes).hexdigest()}  {folder}/{name}.json\n"
+            for folder, roles in (("before", self.before), ("roles", self.roles))
+            for name, role in sorted(roles.items())
+        ]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
     def signed_by(self, role: str) -> set[str]:
         """Return the ids of the keys that have signed `role`."""
         return set(self.signatures.get(role, {}))
@@ -122,10 +131,10 @@ class Draft(msgspec.Struct, frozen=True):
         """Return the roles that have other keys than before, new lists among them."""
         found = []
         if "targets" in self.roles:
-            old, new = _delegated(self.before["targets"]), _delegated(self.roles["targets"])
+            old, new = delegated(self.before["targets"]), delegated(self.roles["targets"])
             found = [name for name in sorted(new) if old.get(name) != new[name]]
         if "root" in self.roles:
-            found += _with_other_root_keys(self.before["root"], self.roles["root"])
+            found += with_other_root_keys(self.before["root"], self.roles["root"])
         return found
 
     def signed(self) -> dict[str, Metadata[Any]]:
@@ -145,11 +154,10 @@ def load_draft(directory: Path) -> Draft:
         StateError: it is of a newer version.
     """
     head = _load_head(directory)
-    before = {name: _load_role(path) for name, path in _files_of(directory / "before")}
-    roles = {name: _load_role(path) for name, path in _files_of(directory / "roles")}
+    before, before_bytes = _load_roles(directory / "before")
+    roles, _ = _load_roles(directory / "roles")
     if not roles or "root" not in before or "targets" not in before:
         refuse("something is missing in it")
-    root_bytes = read_file(directory / "before" / "root.json", MAX_STATE_BYTES)
     _verify_before(before)  # 1
     for name, role in roles.items():
         if not _is_of_its_kind(name, role):
@@ -170,16 +178,29 @@ def load_draft(directory: Path) -> Draft:
     lists: dict[str, ListChange] = {}
     notices: NoticeChange | None = None
     files: dict[str, Path] = {}
-    targets = _newest("targets", before, roles)
+    targets = newest("targets", before, roles)
     for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):  # 3
-        if name not in _lists(targets):
+        if name not in lists_of(targets):
             notices = verify_notices(directory, before.get(name), roles[name], files)
         elif change := verify_list(directory, name, before.get(name), roles[name], files):
             lists[name] = change
     policies = {name: policies_of(name, before, roles) for name in roles}
     signatures = _load_signatures(directory, roles, policies)  # 6
-    digest = hashlib.sha256(root_bytes).hexdigest()
+    digest = hashlib.sha256(before_bytes["root"]).hexdigest()
     return Draft(directory, head, before, roles, lists, notices, files, signatures, digest)
+
+
+def verify_digest(draft: Draft, shown: str) -> None:
+    """Check that a draft is the one that somebody was shown; `shown` is its digest.
+
+    Raises:
+        VerificationError: it is another one.
+    """
+    if shown.lower() != draft.digest:
+        raise VerificationError(
+            f"the draft is another one than that which was shown: its digest is {draft.digest}",
+            hint="look at it with `hashclient provider draft show`: somebody has exchanged it",
+        )
 
 
 def verify_root(draft: Draft, known: bytes) -> None:
@@ -197,45 +218,13 @@ def verify_root(draft: Draft, known: bytes) -> None:
             raise ValueError
     except (RepositoryError, ValueError, RecursionError) as error:
         raise VerificationError("the root that is given is none") from error
-    policy = _policy_of(trusted.signed, trusted.signed.roles["root"])
-    if root.signed.version <= trusted.signed.version or policy.wanting(_signers(root, policy)):
+    policy = policy_of(trusted.signed, trusted.signed.roles["root"])
+    if root.signed.version <= trusted.signed.version or policy.wanting(signers_of(root, policy)):
         raise VerificationError(
             "the draft follows another root than the one that is given",
             hint="it is of another repository, or all keys of the root were replaced since: get"
             " the newest root.json by a way that you trust",
         )
-
-
-def policies_of(
-    role: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
-) -> list[Policy]:
-    """Return whose keys have to sign `role` of a draft, or may.
-
-    A root has two such groups, the keys before and its own. So has another role that a root gives
-    other keys; but there the new ones are enough, since the old ones may be lost. `before` has the
-    published roles, `roles` those of the draft.
-    """
-    if role not in TOP_LEVEL_ROLE_NAMES:
-        described, keys = _delegated(_newest("targets", before, roles))[role]
-        return [Policy(keys, described.threshold)]
-    old, new = (
-        _policy_of(root.signed, root.signed.roles[role])
-        for root in (before["root"], _newest("root", before, roles))
-    )
-    if role == "root":
-        return [old, new]
-    return [new] if old == new else [new, Policy(old.keys, old.threshold, may=True)]
-
-
-def _newest(
-    name: str, before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
-) -> Metadata[Any]:
-    return roles[name] if name in roles else before[name]
-
-
-def _policy_of(delegator: Any, role: Any) -> Policy:
-    keys = {keyid: delegator.keys[keyid] for keyid in role.keyids if keyid in delegator.keys}
-    return Policy(keys, role.threshold)
 
 
 def _load_head(directory: Path) -> Head:
@@ -253,9 +242,9 @@ def _load_head(directory: Path) -> Head:
         raise VerificationError("the draft is not valid: draft.json") from error
 
 
-def _files_of(folder: Path) -> list[tuple[str, Path]]:
-    """Return the roles in a folder, and their files."""
-    found = []
+def _load_roles(folder: Path) -> tuple[dict[str, Metadata[Any]], dict[str, bytes]]:
+    """Return the roles in a folder by name, and the bytes of their files."""
+    found, data = {}, {}
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -264,18 +253,13 @@ def _files_of(folder: Path) -> list[tuple[str, Path]]:
         name = path.name.removesuffix(".json")
         if path.suffix != ".json" or not is_name(name):
             refuse(f"a file that does not belong there: {printable(path)}")
-        found.append((name, path))
-    return found
-
-
-def _load_role(path: Path) -> Metadata[Any]:
-    data = read_file(path, MAX_STATE_BYTES)
-    try:
-        metadata = Metadata.from_bytes(data)
-        _ = metadata.signed_bytes  # a value that cannot be signed, such as a fraction
-        return metadata
-    except (RepositoryError, ValueError, RecursionError) as error:
-        raise VerificationError(f"the draft is not valid: {printable(path)}") from error
+        data[name] = read_file(path, MAX_STATE_BYTES)
+        try:
+            found[name] = Metadata.from_bytes(data[name])
+            _ = found[name].signed_bytes  # a value that cannot be signed, such as a fraction
+        except (RepositoryError, ValueError, RecursionError) as error:
+            raise VerificationError(f"the draft is not valid: {printable(path)}") from error
+    return found, data
 
 
 def _is_of_its_kind(name: str, role: Metadata[Any]) -> bool:
@@ -287,32 +271,23 @@ def _verify_before(before: Mapping[str, Metadata[Any]]) -> None:
     for name, role in before.items():
         if not _is_of_its_kind(name, role):
             refuse("earlier metadata is of another kind")
-    delegated = _delegated(targets)
+    named = delegated(targets)
     for name, role in before.items():
         if name in TOP_LEVEL_ROLE_NAMES:
-            policy = _policy_of(root.signed, root.signed.roles[name])
-        elif name in delegated:
-            policy = Policy(delegated[name][1], delegated[name][0].threshold)
+            policy = policy_of(root.signed, root.signed.roles[name])
+        elif name in named:
+            policy = Policy(named[name][1], named[name][0].threshold)
         else:
             refuse(f"earlier metadata names no list {printable(name)}")
-        if policy.wanting(_signers(role, policy)):
+        if policy.wanting(signers_of(role, policy)):
             refuse(f"earlier metadata is not signed as it has to be: role {printable(name)}")
-
-
-def _signers(role: Metadata[Any], policy: Policy) -> set[str]:
-    """Return the ids of the keys of a policy that have signed a role."""
-    return {
-        keyid
-        for keyid, key in policy.keys.items()
-        if keyid in role.signatures and _is_valid(key, role.signatures[keyid], role)
-    }
 
 
 def _verify_delegations(
     before: Mapping[str, Metadata[Any]], roles: Mapping[str, Metadata[Any]]
 ) -> None:
-    old = _delegated(before["targets"])
-    new = _delegated(_newest("targets", before, roles))
+    old = delegated(before["targets"])
+    new = delegated(newest("targets", before, roles))
     if "targets" in roles:
         if roles["targets"].signed.targets:
             refuse("targets name files of their own")
@@ -321,7 +296,7 @@ def _verify_delegations(
             if not known and (name not in new or name not in roles):
                 refuse(f"targets change list {printable(name)}, which is not in the draft")
             # `delegator_of` looks at those of notices.
-            own = [f"lists/{name}/*"] if name in _lists(roles["targets"]) else new[name][0].paths
+            own = [f"lists/{name}/*"] if name in lists_of(roles["targets"]) else new[name][0].paths
             if not known and (new[name][0].paths != own or not new[name][0].terminating):
                 refuse(f"targets give list {printable(name)} files that are not its own")
     for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):
@@ -330,7 +305,7 @@ def _verify_delegations(
         if name not in before and name in old:
             refuse(f"earlier metadata of list {printable(name)} is missing")
     if "root" in roles:
-        for name in _with_other_root_keys(before["root"], roles["root"]):
+        for name in with_other_root_keys(before["root"], roles["root"]):
             if name not in roles:
                 refuse(f"the root has other keys for role {name}")
 
@@ -352,50 +327,15 @@ def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Meta
             refuse("the timestamp names another snapshot than the one that follows")
 
 
-def _with_other_root_keys(old: Metadata[Any], new: Metadata[Any]) -> list[str]:
-    """Return the roles that a root gives other keys than the one before."""
-    return [
-        name
-        for name in ("root", "targets", "snapshot", "timestamp")
-        if _policy_of(old.signed, old.signed.roles[name])
-        != _policy_of(new.signed, new.signed.roles[name])
-    ]
-
-
 def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
     """Return the fields of a role that are not TUF's; the one for notices is looked at apart."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
-    if name == "targets" and (delegator := _notices_of(role)) is not None:
+    if name == "targets" and (delegator := notices_of(role)) is not None:
         known = delegator.delegations
         assert known is not None
         if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
             del fields[FIELD]
     return fields
-
-
-def _notices_of(targets: Metadata[Any]) -> Targets | None:
-    try:
-        return delegator_of(targets.signed)
-    except (RepositoryError, ValueError, TypeError, RecursionError):
-        refuse("the role of notices in targets is not valid")
-
-
-def _delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str, Key]]]:
-    """Return the roles that targets name, lists and that of notices, with their keys."""
-    found = {}
-    delegator = _notices_of(targets)
-    for one in (targets.signed, *([] if delegator is None else [delegator])):
-        delegations = one.delegations
-        if delegations is None or delegations.roles is None:
-            refuse("targets name no lists")
-        for name, role in delegations.roles.items():
-            found[name] = role, _policy_of(delegations, role).keys
-    return found
-
-
-def _lists(targets: Metadata[Any]) -> set[str]:
-    delegated = _delegated(targets)
-    return set(delegated) - ({NOTICES} if FIELD in targets.signed.unrecognized_fields else set())
 
 
 def _load_signatures(
@@ -422,7 +362,7 @@ def _load_signatures(
         if file.keyid in found[file.role]:
             refuse(f"a key has signed twice: {printable(path)}")
         signature = Signature(file.keyid, file.sig)
-        if not _is_valid(keys[file.keyid], signature, roles[file.role]):
+        if not is_valid(keys[file.keyid], signature, roles[file.role]):
             raise VerificationError(
                 f"the signature is not of this draft: {printable(path)}",
                 hint="the draft was changed after it was signed, or the signature is of another;"
@@ -430,11 +370,3 @@ def _load_signatures(
             )
         found[file.role][file.keyid] = signature
     return found
-
-
-def _is_valid(key: Key, signature: Signature, role: Metadata[Any]) -> bool:
-    try:
-        key.verify_signature(signature, role.signed_bytes)
-    except (UnverifiedSignatureError, BadSignatureError, ValueError):
-        return False
-    return True

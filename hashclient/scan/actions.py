@@ -70,6 +70,11 @@ class Responder:
         self._noted: dict[str, bool] = {}
         #: The match whose file was isolated last, or is being isolated.
         self._taking: str | None = None
+        #: The match acted upon last in this batch, what came of each action, and its record since:
+        #: members of one container have one match, and one act is for all that follow each other.
+        self._last_id: str | None = None
+        self._acted: dict[Action, Acted] = {}
+        self._since: MatchRef | None = None
         #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
 
@@ -94,21 +99,28 @@ class Responder:
         in_order = tuple(acted[action] for action in Action if action in acted)
         # The wish for a report does not change the match.
         if record is not None and any(a.done and a.action is not Action.REPORT for a in in_order):
-            with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
-                record = matches.get(record.id).ref
+            if self._since is None:
+                self._since = self._read_again(record)
+            record = self._since
         return Handled(outcome, record, in_order)
 
+    def _read_again(self, record: MatchRef) -> MatchRef:
+        with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
+            return matches.get(record.id).ref
+        return record
+
     def want_reports(self, found: Iterable[Recorded]) -> None:
-        """Note of many outcomes at once that reports are wanted: the disk is waited for once.
+        """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
 
         A note that fails is tried again with each outcome, and its failure is shown there.
         """
         self._noted.clear()
-        ids = [
+        self._last_id = None
+        ids = dict.fromkeys(
             recorded.record.id
             for recorded in found
             if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
-        ]
+        )
         if not ids or self._only_tell:
             return
         now, noted = self._session.now(), {}
@@ -151,6 +163,13 @@ class Responder:
             if record.id == self._taking:
                 detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
             return Acted(action, done=False, detail=detail)
+        if record.id != self._last_id:
+            self._last_id, self._acted, self._since = record.id, {}, None
+        if action not in self._acted:
+            self._acted[action] = self._do(outcome, record, action, reason)
+        return self._acted[action]
+
+    def _do(self, outcome: Outcome, record: MatchRef, action: Action, reason: str) -> Acted:
         try:
             if action is Action.REPORT:
                 return Acted(action, done=True, detail=self._report(record))

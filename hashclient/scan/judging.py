@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
@@ -43,7 +44,7 @@ def judge_files(
     Raises:
         StateError: an index cannot be read.
     """
-    is_hit, wanted = judge.wanted_by_row(_columns(records), len(files))
+    is_hit, wanted = judge.wanted_by_row(columns_of(records), len(files))
     rows = np.flatnonzero(is_hit)
     if not len(rows):
         return {}
@@ -57,7 +58,7 @@ def judge_files(
         rows = rows[[number not in outcomes for number in rows.tolist()]]
     chosen = records[rows]
     sizes: Uint64 = np.array([files[number].length for number in rows.tolist()], np.uint64)
-    hits = judge.hits_by_row(_columns(chosen), sizes)
+    hits = judge.hits_by_row(columns_of(chosen), sizes)
     tags, masks = chosen["tags"].tobytes(), (chosen["mask"] & _ALL).tolist()
     width = _TAG_BYTES * len(SLOT)
     numbers = rows.tolist()
@@ -78,8 +79,11 @@ def judge_files(
     return outcomes
 
 
-def _columns(records: Records) -> Columns:
-    """Return the tags of records, by algorithm, and the rows they belong to."""
+def columns_of(records: npt.NDArray[np.void]) -> Columns:
+    """Return the tags of records, by algorithm, and the rows they belong to.
+
+    Records are those of files or of members: both have a mask, and tags by algorithm.
+    """
     columns: Columns = {}
     masks = records["mask"]
     for algorithm in Algorithm:

@@ -25,11 +25,13 @@ from hashclient.containers.sniffing import has_mark
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome, Outer, Seen
-from hashclient.index.matcher import Judge, Place, verdict
+from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.index.matcher import Judge, verdict
+from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
+from hashclient.scan.judging import columns_of
 from hashclient.scan.reasons import CHANGED, reason_of
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.text import MAX_EXCERPT_CHARS
@@ -410,57 +412,58 @@ class Members:
         self, found: list[Found], path: str, namer: _Namer, opened: Opened, *, forced: bool
     ) -> None:
         """Look up members that were read, all together, and judge those that hit."""
-        places: dict[int, list[Place]] = {}
-        column = np.zeros(len(found), MEMBER)
+        judge, count = self._judge, len(found)
+        column = np.zeros(count, MEMBER)
         column["size"] = [one.row.size or 0 for one in found]
         column["mask"] = [one.row.mask for one in found]
         opened.columns.append(column)
         for algorithm in Algorithm:
             numbers = [n for n, one in enumerate(found) if one.row.mask & algorithm]
-            if not numbers:
-                continue
-            digests = [_digest(found[n], algorithm) for n in numbers]
-            tags = self._judge.sealer.tags_of(algorithm, digests)
-            column["tags"][numbers, SLOT[algorithm]] = tags
-            for query, entries in self._judge.find(algorithm, tags).items():
-                places.setdefault(numbers[query], []).extend(entries)
-        for number, one in enumerate(found):
-            row = one.row
-            needed = mask_of(self._judge.plan(row.size))
-            if number in places:
-                needed |= self._judge.wanted(places[number])
-            if needed & ~row.mask and not forced:
+            if numbers:
+                digests = [_digest(found[n], algorithm) for n in numbers]
+                column["tags"][numbers, SLOT[algorithm]] = judge.sealer.tags_of(algorithm, digests)
+        is_hit, wanted = judge.wanted_by_row(columns_of(column), count)
+        if not forced:
+            plans = [mask_of(judge.plan(one.row.size)) for one in found]
+            if np.any((np.array(plans, np.uint8) | wanted) & ~column["mask"]):
                 opened.lacks = True
-            if number not in places:
-                opened.clean += 1
-                if not self._keep_clean:
-                    continue
-            elif opened.lacks:
-                continue  # all members are read again
-            self._add_outcome(one, path, namer, opened, hit=number in places)
+        opened.clean += count - int(np.count_nonzero(is_hit))
+        hit_rows = [] if opened.lacks else np.flatnonzero(is_hit).tolist()  # or all are read again
+        hits: dict[int, tuple[Hit, ...]] = {}
+        if hit_rows:
+            sizes: Uint64 = np.array(
+                [NO_SIZE if (size := found[n].row.size) is None else size for n in hit_rows],
+                np.uint64,
+            )
+            by_row = judge.hits_by_row(columns_of(column[hit_rows]), sizes)
+            hits = {hit_rows[row]: of_row for row, of_row in by_row.items()}
+        for number in range(count) if self._keep_clean else hit_rows:
+            self._add_outcome(found[number], path, namer, opened, hits.get(number), column[number])
+        opened.clean += sum(number not in hits for number in hit_rows)
 
     def _add_outcome(
-        self, found: Found, path: str, namer: _Namer, opened: Opened, *, hit: bool
+        self,
+        found: Found,
+        path: str,
+        namer: _Namer,
+        opened: Opened,
+        hits: tuple[Hit, ...] | None,
+        known: np.void,
     ) -> None:
-        row = found.row
-        digests = {a: _digest(found, a) for a in Algorithm.in_mask(row.mask)}
-        tags = self._judge.seal(digests) if hit else {}
-        hits = self._judge.hits(tags, row.size) if hit else ()
-        kind = verdict(hits)
-        if hit and kind is Kind.CLEAN:
-            opened.clean += 1
-            if not self._keep_clean:
-                return
+        """Take the outcome of a member that hits, or of a clean one where those are kept."""
+        if hits is None and not self._keep_clean:
+            return
+        in_mask = Algorithm.in_mask(found.row.mask)
         outcome = Outcome(
-            kind,
+            verdict(hits or ()),
             path,
-            row.size,
-            hits=hits,
-            digests=digests,
-            tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
+            found.row.size,
+            hits=hits or (),
+            digests={a: _digest(found, a) for a in in_mask},
+            tags={a: known["tags"][SLOT[a]].tobytes() for a in in_mask} if hits else {},
             members=namer.members(found.chain),
         )
-        if kind is Kind.CLEAN:
+        if outcome.kind is Kind.CLEAN:
             opened.outcomes.append(outcome)
         else:
             opened.keep(outcome)

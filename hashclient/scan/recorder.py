@@ -283,7 +283,13 @@ class MatchEvents:
         """Return the log entry of one."""
         outcome, record = recorded.outcome, recorded.record
         path = outcome.origin or outcome.path
-        if outcome.members or len(path) > MAX_LOGGED_PATH_CHARS or not is_unicode(path):
+        if (
+            outcome.door
+            or outcome.times > 1
+            or outcome.members
+            or len(path) > MAX_LOGGED_PATH_CHARS
+            or not is_unicode(path)
+        ):
             return Event(outcome.kind.value, _data(recorded))
         hits = outcome.hits
         if len(hits) == 1:
@@ -308,6 +314,8 @@ def _data(recorded: Recorded) -> dict[str, Any]:
         **_member_fields(outcome),
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
+        **({"door": outcome.door} if outcome.door else {}),
+        **({"times": outcome.times} if outcome.times > 1 else {}),
     }
 
 

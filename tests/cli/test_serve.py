@@ -45,7 +45,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with serving(state, tmp_path_factory.mktemp("run"), "--metrics", "127.0.0.1:0") as daemon:
+    options = ("--metrics", "127.0.0.1:0", "--paths", "any")  # some ask at the port
+    with serving(state, tmp_path_factory.mktemp("run"), *options) as daemon:
         yield daemon
 
 
@@ -232,9 +233,12 @@ def test_a_stream_that_is_cut_short_is_never_answered(daemon: Daemon) -> None:
 
 
 @pytest.mark.slow
-def test_only_who_is_on_this_machine_may_stop_it(state: Path, tmp_path: Path) -> None:
+def test_nobody_at_a_port_may_stop_it_or_have_it_open_its_lists(
+    state: Path, tmp_path: Path
+) -> None:
     with serving(state, tmp_path / "run") as daemon:
-        assert daemon.ask(b"zSHUTDOWN\0", tcp=True) == b"UNKNOWN COMMAND\0"
+        for command in (b"zSHUTDOWN\0", b"zRELOAD\0"):
+            assert daemon.ask(command, tcp=True) == b"COMMAND UNAVAILABLE\0"
         assert daemon.ask(b"zSHUTDOWN\0") == b"OK\0"
         assert daemon.process.wait(20) == 0
         assert not Path(daemon.unix).exists()

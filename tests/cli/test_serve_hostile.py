@@ -35,7 +35,8 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(state: Path, tmp_path: Path) -> Iterator[Daemon]:
-    with serving(state, tmp_path / "run", "--jobs", 1, "--metrics", "127.0.0.1:0") as daemon:
+    options = ("--jobs", 1, "--metrics", "127.0.0.1:0", "--paths", "any")
+    with serving(state, tmp_path / "run", *options) as daemon:
         yield daemon
 
 

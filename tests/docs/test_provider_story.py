@@ -19,11 +19,15 @@ LISTED = b"a benign dummy file that is on the list\n"
 
 
 def run(block: str) -> str:
-    """Run the commands of a block, each of which ends as it says; return what they said."""
+    """Run the commands of a block, each of which ends as it says; return what they said.
+
+    DIGEST is the digest of the draft that was shown last.
+    """
     said = ""
     for line in block.replace("\\\n", "").splitlines():
         typed, _, code = line.partition("# exit ")
-        program, *words = shlex.split(typed)
+        digest = said.rpartition("draft digest ")[2].partition("\n")[0]
+        program, *words = shlex.split(typed.replace("DIGEST", digest))
         assert program == "hashclient"
         done = call(*words)
         assert done.code == int(code or 0), (line, done.out, done.err)

@@ -14,7 +14,7 @@ from hashclient.config import Settings, parse_config
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.core.model import Hit, ListState, Recorded
+from hashclient.core.model import Hit, ListState, Outer, Recorded
 from hashclient.errors import ConfigError, ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine.vault import item_ids
@@ -192,3 +192,34 @@ def test_one_report_that_cannot_be_prepared_keeps_no_other_back(desk: Desk) -> N
         next(ending)
     assert wanted(desk) == {match.id}
     assert desk.get(other).state is MatchState.FOUND
+
+
+def test_one_act_is_for_all_members_of_a_container(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = recorded(desk.find("a", A))
+    outer = Outer(len(A), one.outcome.tags, 3)
+    found = [
+        Recorded(msgspec.structs.replace(one.outcome, members=(name,), outer=outer), one.record)
+        for name in ("x", "y", "z")
+    ]
+    acting = responder(desk, '[[policy]]\nactions = ["report", "quarantine"]\n')
+    acting.want_reports(found)
+    first = acting.respond(found[0])
+    monkeypatch.setattr(actions, "Matches", None)  # from now on nothing is asked
+    others = [acting.respond(each) for each in found[1:]]
+    assert [each.acted for each in others] == [first.acted] * 2
+    assert [each.record for each in others] == [first.record] * 2
+    assert all(acted.done for acted in first.acted)
+    assert first.record is not None and first.record.state is MatchState.QUARANTINED
+
+
+def test_a_file_that_is_back_in_the_next_batch_is_isolated_again(desk: Desk) -> None:
+    acting = responder(desk, TAKE)
+    details = []
+    for _ in range(2):
+        found = recorded(desk.find("a", A))
+        acting.want_reports([found])
+        details.append(acting.respond(found).acted[0].detail)
+        assert not Path(found.outcome.path).exists()
+    assert details == ["quarantined"] * 2

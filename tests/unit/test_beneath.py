@@ -20,7 +20,7 @@ from hashclient.system.beneath import (
     open_beneath,
     open_plain,
 )
-from tests.kit import make_deep_tree
+from tests.kit import fast_directory, make_deep_tree
 
 
 @pytest.fixture(params=["openat2", "no openat2", "forbidden"], autouse=True)
@@ -113,13 +113,14 @@ def test_a_missing_component_is_missing_and_a_file_is_no_directory(tmp_path: Pat
         assert refused(functools.partial(Directory.plain, path)).errno == errno.ENOTDIR
 
 
-def test_a_path_longer_than_the_kernel_takes_at_once_is_opened(tmp_path: Path) -> None:
-    make_deep_tree(tmp_path, 2000)
+def test_a_path_longer_than_the_kernel_takes_at_once_is_opened() -> None:
     rest = "/".join(["dd"] * 2000)
-    fd = open_plain(f"{tmp_path}/{rest}", HELD_FLAGS)
-    with Directory.given(tmp_path) as directory, directory.beneath(rest) as inner:
-        assert inner.identity() == identity_of(os.fstat(fd))
-    os.close(fd)
+    with fast_directory() as top:
+        make_deep_tree(top, 2000)
+        fd = open_plain(f"{top}/{rest}", HELD_FLAGS)
+        with Directory.given(top) as directory, directory.beneath(rest) as inner:
+            assert inner.identity() == identity_of(os.fstat(fd))
+        os.close(fd)
 
 
 def test_a_held_directory_stays_the_same_when_its_path_leads_elsewhere(tmp_path: Path) -> None:

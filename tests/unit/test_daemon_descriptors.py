@@ -11,6 +11,7 @@ import pytest
 from hashclient.config import Config, Settings
 from hashclient.daemon import worker
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.named import Named
 from hashclient.daemon.paths import check_path
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.checker import DIRECTORIES
@@ -40,7 +41,7 @@ def test_connections_leave_what_threads_have_open_that_read_paths(
 
     monkeypatch.setattr(Reader, "read", watched)
     monkeypatch.setattr(Waits, "often", property(lambda _: True, lambda *_: None), raising=False)
-    assert [found for found in check_path(lists, str(tree)) if found] == []
+    assert [found for found in check_path(lists, Named(str(tree))) if found] == []
     assert most > FILES_AHEAD
     assert worker._READERS * most < SPARE_DESCRIPTORS
     assert most <= worker._PATH_DESCRIPTORS

@@ -26,7 +26,7 @@ from hashclient.core.match import (
     new_id,
     new_ids,
 )
-from hashclient.core.model import Hit, MatchRef, Outcome
+from hashclient.core.model import Hit, MatchRef, Outcome, Outer
 from hashclient.errors import StateError, UsageError
 from hashclient.matches import selection
 from hashclient.matches.pruning import Pruner
@@ -587,3 +587,78 @@ def test_standings_of_no_match_are_forgotten_with_the_last(tmp_path: Path) -> No
         left = pruner._db.execute("SELECT words FROM standing").fetchall()
         assert left == [("inner2 name",)]
     verify_matches(tmp_path)
+
+
+# --- members of containers ----------------------------------------------------------------
+
+
+def members(
+    path: str, *entries: str, md5: bytes = b"0" * 16, is_stream: bool = False
+) -> list[Outcome]:
+    """Return members of one file: one for each entry, which it matches."""
+    outer = Outer(1000, {Algorithm.MD5: md5}, len(entries))
+    return [
+        Outcome(
+            Kind.MATCH,
+            path,
+            4,
+            hits=(hit(entry),),
+            members=(f"m-{entry}",),
+            outer=outer,
+            is_stream=is_stream,
+        )
+        for entry in entries
+    ]
+
+
+def test_all_members_of_a_file_have_its_record_and_their_entries(record: Matches) -> None:
+    names = [f"e-{n}" for n in range(300)]
+    found = [*members("/a.zip", *names), match("/b", hit("e-1")), *members("/a.zip", "e-more")]
+    refs = record.record(found, KEY, NOW)
+    assert [ref.id for ref in refs] == [refs[0].id] * 300 + [refs[300].id, refs[0].id]
+    assert refs[0].id != refs[300].id
+    made = record.get(refs[0].id)
+    assert {h.entry for h in made.hits} == {*names, "e-more"}
+    assert (made.size, made.tags) == (1000, {Algorithm.MD5: b"0" * 16})
+    steps = [step for step in record.story(made.id) if step.event != "found"]
+    assert [step.detail["members"] for step in steps] == [[f"m-e-{n}"] for n in range(100)]
+
+
+def test_members_found_again_renew_the_record_and_are_noted_once(record: Matches) -> None:
+    first = record.record(members("/a.zip", "e-1", "e-2"), KEY, NOW)
+    again = record.record(members("/a.zip", "e-2", "e-3"), KEY, LATER)
+    assert {ref.id for ref in [*first, *again]} == {first[0].id}
+    assert {ref.last_seen for ref in again} == {LATER}
+    story = [s.detail["members"] for s in record.story(first[0].id) if s.event != "found"]
+    assert story == [["m-e-1"], ["m-e-2"], ["m-e-3"]]
+
+
+def test_members_of_files_that_differ_are_not_of_one_record(record: Matches) -> None:
+    """The file at a path was replaced between two members, by one with other digests."""
+    found = [*members("/a.zip", "e-1"), *members("/a.zip", "e-2", md5=b"1" * 16)]
+    refs = record.record(found, KEY, NOW)
+    assert refs[0].id != refs[1].id
+    untagged = [
+        Outcome(Kind.MATCH, "/c.zip", 4, hits=(hit(e),), outer=Outer(9, {}, 2)) for e in ("x", "y")
+    ]
+    refs = record.record(untagged, KEY, NOW)
+    assert refs[0].id != refs[1].id
+
+
+def test_a_stream_counts_each_of_its_members(record: Matches) -> None:
+    refs = record.record(members("mail", "e-1", "e-2", "e-3", is_stream=True), KEY, NOW)
+    assert len({ref.id for ref in refs}) == 1
+    assert record.get(refs[0].id).times_seen == 3
+
+
+def test_many_members_cost_no_more_questions_than_one(record: Matches) -> None:
+    def asked(found: list[Outcome]) -> int:
+        statements: list[str] = []
+        record._db.set_trace_callback(statements.append)
+        record.record(found, KEY, NOW)
+        record._db.set_trace_callback(None)
+        return sum(text.startswith("SELECT") for text in statements)
+
+    few = asked(members("/few.zip", "e-1"))
+    assert asked(members("/many.zip", *(f"e-{n}" for n in range(200)))) == few
+    assert asked(members("/many.zip", *(f"e-{n}" for n in range(200)))) <= few + 1

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from fixtures.client import csv
+from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import keys as provider_keys
-from hashclient.provider.drafting import sign_draft
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
@@ -89,9 +89,13 @@ class Desk:
         return [word for n in names for word in ("--public-key", self.directory / f"{n}.pub")]
 
     def sign(self, draft: Path, *names: str, code: int = 0) -> None:
+        shown = call("provider", "draft", "show", draft, "--format", "json").out
+        digest = json.loads(shown)["draft_digest"] if shown else "none, as it is refused"
+        words = ("--root", self.root, "--draft-digest", digest)
         for name in names:
             key = self.directory / f"{name}.pem"
-            self.provider("draft", "sign", draft, "--root", self.root, "--key", key, code=code)
+            signed = self.provider("draft", "sign", draft, *words, "--key", key, code=code)
+            assert "than that which was shown" not in signed.err
 
     def hand_over(self, role: str, *names: str) -> None:
         """Give a role the keys of people, of which two have to sign."""
@@ -321,7 +325,7 @@ def test_the_first_notice_may_be_a_draft(tmp_path: Path) -> None:
     board.publish(SAID, simulator.now, keys=keys, draft=draft)
     assert board.standing(simulator.now) == []
     assert load_draft(draft).with_other_keys() == ["notices"]
-    sign_draft(draft, tmp_path / "a.pem", NONE)
+    sign(draft, tmp_path / "a.pem")
     simulator.repository.publish_draft(draft)
     simulator.serve_published()
     assert len(board.standing(simulator.now)) == 1
@@ -485,7 +489,7 @@ def test_a_kill_leaves_a_state_that_the_same_draft_goes_on_from(
     draft = tmp_path / "draft"
     first.repository.rotate(role, keys, draft=draft)
     for name in ("alice", "bob"):
-        sign_draft(draft, tmp_path / f"{name}.pem", NONE)
+        sign(draft, tmp_path / f"{name}.pem")
     real, kills = system_files.write_atomic, 0
     for writes in range(20):
         shutil.copytree(tmp_path / "repo", tmp_path / f"repo-{writes}")
@@ -534,7 +538,7 @@ def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
         count += 1
         draft = tmp_path / f"draft-{count}"
         make(draft=draft)
-        sign_draft(draft, tmp_path / "a.pem", NONE)
+        sign(draft, tmp_path / "a.pem")
         repository.publish_draft(draft)
         simulator.serve_published()
         assert client.generation() == 1
@@ -553,7 +557,7 @@ def test_roles_that_people_sign_are_renewed_by_a_draft(tmp_path: Path) -> None:
     # A draft waits no longer than its timestamp holds.
     late = tmp_path / "late"
     simulator.publish(csv(range(5, 8)), draft=late)
-    sign_draft(late, tmp_path / "a.pem", NONE)
+    sign(late, tmp_path / "a.pem")
     simulator.now += timedelta(days=8)
     with pytest.raises(StateError, match="role timestamp of the draft has expired"):
         repository.publish_draft(late)

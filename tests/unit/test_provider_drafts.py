@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import pty
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from securesystemslib.signer import Signature
 
 from fixtures.client import csv
+from fixtures.people import sign
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.audit import log as audit_log
 from hashclient.errors import HashclientError, StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import keys as provider_keys
-from hashclient.provider.drafting import sign_draft
+from hashclient.provider.drafting import open_signer, sign_draft
 from hashclient.provider.draftroles import published_bytes
-from hashclient.provider.drafts import load_draft, verify_root
+from hashclient.provider.drafts import load_draft, verify_digest, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.provider.personkeys import make_pair
 from hashclient.system import files as system_files
-from tests.kit import call
+from tests.kit import arguments, call, environment
 
 NONE = Passphrases()
+LATER = "2099-01-01T00:00:00Z"
 PEOPLE = ("alice", "bob", "carol")
 
 
@@ -67,7 +74,7 @@ class World:
 
     def sign(self, draft: Path, *names: str) -> None:
         for name in names:
-            sign_draft(draft, self.key(name), NONE)
+            sign(draft, self.key(name))
 
     def publish(self, draft: Path) -> None:
         self.repository.publish_draft(draft)
@@ -232,7 +239,7 @@ def forget(draft: Path) -> None:
 
 CHANGED: dict[str, Callable[[Path], object]] = {
     "a later expiry": lambda d: edited(
-        d / "roles/baseline.json", lambda m: m["signed"].update(expires="2099-01-01T00:00:00Z")
+        d / "roles/baseline.json", lambda m: m["signed"].update(expires=LATER)
     ),
     "another version": lambda d: edited(
         d / "roles/baseline.json", lambda m: m["signed"].update(version=9)
@@ -260,7 +267,7 @@ CHANGED: dict[str, Callable[[Path], object]] = {
         ),
     ),
     "what is before, not as it was": lambda d: edited(
-        d / "before/baseline.json", lambda m: m["signed"].update(expires="2099-01-01T00:00:00Z")
+        d / "before/baseline.json", lambda m: m["signed"].update(expires=LATER)
     ),
     "other keys before": lambda d: edited(
         d / "before/targets.json",
@@ -616,9 +623,102 @@ def test_a_key_from_the_vault_signs_as_those_of_people_do(empty: World) -> None:
     empty.sign(draft, "alice", "bob")
     with pytest.raises(StateError, match="role targets of the draft needs 1 signature"):
         empty.publish(draft)
-    sign_draft(draft, vault, NONE)
+    sign(draft, vault)
     empty.publish(draft)
     assert empty.repository.status().lists[0].live == 3
+
+
+def test_the_digest_of_a_draft_is_that_of_its_roles_and_of_those_before(world: World) -> None:
+    """The rule of docs/provider.md, by another program: JSON without spaces, keys sorted."""
+    draft = world.draft(range(5, 6))
+    digest = load_draft(draft).digest
+    lines = []
+    for folder in ("before", "roles"):
+        for path in sorted((draft / folder).iterdir()):
+            signed = json.loads(path.read_bytes())["signed"]
+            text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            lines.append(f"{sha256}  {folder}/{path.name}\n")
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == digest
+    world.sign(draft, "alice")
+    assert load_draft(draft).digest == digest
+    other = world.place()
+    shutil.copytree(draft, other)
+    for path in (other / "signatures").iterdir():
+        path.unlink()
+    edited(other / "roles/baseline.json", lambda m: m["signed"].update(expires=LATER))
+    assert load_draft(other).digest != digest
+    verify_digest(load_draft(draft), digest)
+    with pytest.raises(VerificationError, match="another one than that which was shown"):
+        verify_digest(load_draft(other), digest)
+
+
+def test_a_draft_that_is_exchanged_after_it_was_shown_is_not_signed(world: World) -> None:
+    """Both are valid drafts of the same repository, and the folder is given away by its name."""
+    shown, other = world.draft(range(5, 6)), world.draft(range(6, 60))
+    root = world.repository.directory / "root.json"
+    looked = call("provider", "draft", "show", shown, "--root", root, "--format", "json")
+    digest = json.loads(looked.out)["draft_digest"]
+    aside = world.place()
+    shown.rename(aside)
+    other.rename(shown)
+    words = ("provider", "draft", "sign", shown, "--root", root, "--draft-digest", digest)
+    signed = call(*words, "--key", world.key("alice"))
+    assert (signed.code, "another one than that which was shown" in signed.err) == (6, True)
+    assert not list((shown / "signatures").iterdir())
+
+
+@pytest.mark.parametrize("name", ["load_private", "write_new"])
+def test_what_was_loaded_is_signed_whatever_is_in_the_folder_by_then(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """So --root and --draft-digest are about the very bytes that are signed."""
+    draft, other = world.draft(range(5, 6)), world.draft(range(6, 60))
+    found = load_draft(draft)
+    real = getattr(drafting, name)
+
+    def exchange(*args: Any, **words: Any) -> Any:
+        if not aside.exists():
+            draft.rename(aside)
+            other.rename(draft)
+        return real(*args, **words)
+
+    aside = world.place()
+    monkeypatch.setattr(drafting, name, exchange)
+    signed = sign_draft(found, *open_signer(found, world.key("alice"), NONE))
+    assert signed.digest == found.digest
+    (path,) = [*draft.glob("signatures/*"), *aside.glob("signatures/*")]
+    document = json.loads(path.read_bytes())
+    role = found.roles["baseline"]
+    key = load_public(world.directory / "alice.pub")
+    key.verify_signature(Signature(key.keyid, document["sig"]), role.signed_bytes)
+
+
+@pytest.mark.parametrize(("answer", "count"), [(b"y", 1), (b"n", 0)])
+def test_at_a_terminal_the_draft_is_shown_before_it_is_signed(
+    world: World, answer: bytes, count: int
+) -> None:
+    draft, root = world.draft(range(5, 6)), world.repository.directory / "root.json"
+    digest = load_draft(draft).digest
+    ours, theirs = pty.openpty()
+    words = ("provider", "draft", "sign", draft, "--root", root, "--key", world.key("alice"))
+    with subprocess.Popen(
+        arguments(*words), env=environment(), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while not shown.endswith(b"[y/N]: "):
+            shown += os.read(ours, 1000)
+        assert f"draft digest {digest}".encode() in shown
+        assert f"sign baseline of draft {digest}?".encode() in shown
+        assert not list((draft / "signatures").iterdir())
+        os.write(ours, answer + b"\n")
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while os.read(ours, 1000):
+                pass
+        assert process.wait(60) == (0 if count else 2)
+    os.close(ours)
+    assert len(list((draft / "signatures").iterdir())) == count
 
 
 def test_a_draft_is_for_its_owner_alone(world: World) -> None:
@@ -664,7 +764,11 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "list baseline: generation 1: 3 added, 0 withdrawn, 3 live" in shown.out
     assert "  0 of 2 signatures of 3 keys" in shown.out
     assert call("provider", "draft", "sign", draft, "--key", tmp_path / "alice.pem").code == 2
-    sign = ("provider", "draft", "sign", draft, "--root", repo / "root.json", "--key")
+    digest = shown.out.partition("draft digest ")[2].split()[0]
+    command = ("provider", "draft", "sign", draft, "--root", repo / "root.json")
+    unseen = call(*command, "--key", tmp_path / "alice.pem")
+    assert (unseen.code, "--draft-digest is missing" in unseen.err) == (2, True)
+    sign = (*command, "--draft-digest", digest, "--key")
     assert call(*sign, tmp_path / "alice.pem").code == 0
     assert call(*sign, tmp_path / "alice.pem").code == 2
     early = call("provider", "draft", "publish", repo, draft)
@@ -673,6 +777,7 @@ def test_the_commands(tmp_path: Path) -> None:
     document = json.loads(call("provider", "draft", "show", draft, "--format", "json").out)
     (policy,) = next(r for r in document["roles"] if r["role"] == "baseline")["policies"]
     assert (policy["missing"], len(policy["signed"])) == (0, 2)
+    assert document["draft_digest"] == digest
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert call("provider", "draft", "show", draft, "--root", other).code == 6

@@ -1,0 +1,97 @@
+"""A path that a client has named, held by descriptor while it is checked.
+
+What stands at the path is opened once. All that is read later is found from that descriptor, so
+nobody can exchange a link or a directory on the way, and records have the path without links that
+the kernel gives for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+import msgspec
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.reasons import CHANGED
+from hashclient.scan.sources.files import WalkOptions, kind_of, walk
+from hashclient.scan.sources.interface import Group, Task
+from hashclient.system.beneath import Directory, identity_of
+
+_OPTIONS = WalkOptions((), one_file_system=False, follow_symlinks=False)
+
+
+class Named:
+    """What stands at a path: a file or a tree."""
+
+    def __init__(self, path: str) -> None:
+        """Open what stands at `path`; links are followed.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._given = path
+        self._fd = _open(path)
+        try:
+            self._status = os.fstat(self._fd)
+            self._real = os.readlink(f"/proc/self/fd/{self._fd}")  # noqa: PTH115 - any bytes
+            if stat.S_ISREG(self._status.st_mode):
+                self._hold_parent()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _hold_parent(self) -> None:
+        """Hold the directory of a file in place of the file.
+
+        Raises:
+            OSError: it cannot be opened, or has another file under this name by now.
+        """
+        directory, _, self._name = self._real.rpartition("/")
+        parent = Directory.plain(directory or "/")
+        status = parent.status(self._name)
+        if status is None or identity_of(status) != identity_of(self._status):
+            os.close(parent.fd)
+            raise OSError(errno.ESTALE, CHANGED)
+        os.close(self._fd)
+        self._fd = parent.fd
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield tasks and outcomes, as `sources.files` does."""
+        held = f"/proc/self/fd/{self._fd}"
+        if stat.S_ISREG(self._status.st_mode):
+            yield [Group(held, [self._name], follow=False)]
+        elif stat.S_ISDIR(self._status.st_mode):
+            yield from walk([held], _OPTIONS)
+        else:
+            yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
+
+    def real(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with its path without links."""
+        held = f"/proc/self/fd/{self._fd}"
+        if stat.S_ISREG(self._status.st_mode):
+            held = f"{held}/{self._name}"
+        path = self._real.rstrip("/") + outcome.path.removeprefix(held)
+        return msgspec.structs.replace(outcome, path=path or "/")
+
+    def as_given(self, path: str) -> str:
+        """Return a path below the real one as the client would name it."""
+        rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
+        return self._given.rstrip("/") + rest if rest else self._given
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _open(path: str) -> int:
+    try:
+        # Opened for reading, so that an automount comes.
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)

@@ -1,0 +1,153 @@
+"""Opens files with the rights of another user, so that the kernel decides what that user may read.
+
+A thread takes the user's id, group and other groups for access to files (setfsuid(2), setgroups(2))
+and gives up its capabilities. Only this thread changes, and only for the block: the user can
+neither end nor trace it. Modes, access control lists, closed parents, links and file systems with
+rules of their own all count as they do for the user.
+
+Limits: labels of SELinux and AppArmor stay those of this process. It needs CAP_SETUID and
+CAP_SETGID, as root has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+#: setgroups(2) by machine. The function of the C library changes all threads; the call, only one.
+_SYS_SETGROUPS = {
+    "x86_64": 116,
+    "aarch64": 159,
+    "riscv64": 159,
+    "loongarch64": 159,
+    "ppc64le": 81,
+    "s390x": 206,
+    "armv7l": 206,
+    "i686": 206,
+}
+#: The layout of capabilities with 64 bits: linux/capability.h.
+_CAPABILITIES_3 = 0x20080522
+#: An id that no user has: setfsuid(2) only returns the present one then.
+_NOBODY = ctypes.c_uint32(0xFFFFFFFF)
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """The ids by which the kernel decides about access to files."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    @classmethod
+    def own(cls) -> Rights:
+        """Return those of this process."""
+        return cls(os.geteuid(), os.getegid(), tuple(os.getgroups()))
+
+
+class _Head(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Set(ctypes.Structure):
+    """Two words of each kind of set: effective, permitted, inheritable."""
+
+    _fields_ = (("words", ctypes.c_uint32 * 6),)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _called(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _capabilities() -> _Set:
+    found = _Set()
+    _called(_libc().capget(ctypes.byref(_Head(_CAPABILITIES_3, 0)), ctypes.byref(found)), "capget")
+    return found
+
+
+def _set_capabilities(wanted: _Set) -> None:
+    head = _Head(_CAPABILITIES_3, 0)
+    _called(_libc().capset(ctypes.byref(head), ctypes.byref(wanted)), "capset")
+
+
+def _take(rights: Rights) -> None:
+    """Take ids for access to files, in this thread.
+
+    Raises:
+        OSError: not all were taken.
+    """
+    libc = _libc()
+    groups = (ctypes.c_uint32 * len(rights.groups))(*rights.groups)
+    number = _SYS_SETGROUPS[platform.machine()]
+    _called(libc.syscall(number, ctypes.c_long(len(rights.groups)), groups), "setgroups")
+    for function, wanted in ((libc.setfsgid, rights.gid), (libc.setfsuid, rights.uid)):
+        function(ctypes.c_uint32(wanted))
+        # It returns the id from before, and no error.
+        if function(_NOBODY) & 0xFFFFFFFF != wanted:
+            raise OSError(f"cannot take the id {wanted}")
+
+
+@contextlib.contextmanager
+def acting_as(rights: Rights) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """Have the rights of another user in this thread for the block.
+
+    The block gets a function: in the block of what it returns, the thread has its own rights again.
+
+    Raises:
+        OSError: this process may not do that; nothing is changed then.
+    """
+    own, before = Rights.own(), _capabilities()
+
+    def enter() -> None:
+        try:
+            _take(rights)
+            none = _Set.from_buffer_copy(before)
+            none.words[0] = none.words[3] = 0  # effective; what is permitted brings them back
+            _set_capabilities(none)
+        except BaseException:
+            leave()
+            raise
+
+    def leave() -> None:
+        _set_capabilities(before)
+        _take(own)
+        _set_capabilities(before)  # the kernel gives some back with root's id
+
+    @contextlib.contextmanager
+    def ourselves() -> Iterator[None]:
+        leave()
+        try:
+            yield
+        finally:
+            enter()
+
+    enter()
+    try:
+        yield ourselves
+    finally:
+        leave()
+
+
+@functools.cache
+def can_act_as_others() -> bool:
+    """Return whether this process may take the rights of any other user."""
+    if not sys.platform.startswith("linux") or platform.machine() not in _SYS_SETGROUPS:
+        return False
+    try:
+        with acting_as(Rights(65534, 65534, ())):
+            return True
+    except (OSError, AttributeError):
+        return False

@@ -1,0 +1,165 @@
+"""A daemon of root's that another user of the machine may ask: what that user cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clamd import Daemon, instream, serving
+from tests.kit import csv_of, make_state, run
+from tests.kit.attacker import (
+    ATTACKER,
+    Victim,
+    attacking,
+    exchange,
+    give_tree,
+    needs_root,
+    open_ground,
+)
+
+pytestmark = needs_root
+
+LISTED = b"listed one"
+FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
+NAME = b": Hashclient.base.e-1 FOUND\n"
+NO_VERDICT = b": Heuristics.Limits.Exceeded.Hashclient."
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    with open_ground() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def open_to_all(ground: Path, *options: object) -> Iterator[Daemon]:
+    """Yield a daemon that every user may ask."""
+    state = make_state(ground, {"base": csv_of({"e-1": LISTED})})
+    state.chmod(0o700)
+    with serving(state, ground / "run", "--socket-mode", "666", "--jobs", 1, *options) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def daemon(ground: Path) -> Iterator[Daemon]:
+    with open_to_all(ground) as made:
+        yield made
+
+
+def scan(daemon: Daemon, path: Path, **how: Any) -> bytes:
+    """Ask about a path; return the answer without the path."""
+    named = os.fsencode(path)
+    said = daemon.ask(b"nCONTSCAN %s\n" % named, **{"uid": ATTACKER, **how})
+    assert said.startswith(named)
+    return said.removeprefix(named)
+
+
+def records(ground: Path) -> list[Any]:
+    result = run("--state-dir", ground / "state", "matches", "--format", "jsonl")
+    return [line for line in result.lines if line["type"] == "match"]
+
+
+@pytest.mark.parametrize("rule", ["found", "error"])
+def test_a_file_that_a_client_may_not_read_has_one_answer_whatever_it_is(
+    ground: Path, rule: str
+) -> None:
+    victim = Victim(ground / "closed" / "listed", LISTED)
+    tree = give_tree(ground / "tree", {"own": b"benign"})
+    with open_to_all(ground, "--no-verdict", rule) as daemon:
+        names = (victim.path, victim.path.with_name("none"), victim.path.parent / "a/b")
+        answers = {scan(daemon, path) for path in names}
+        for number, path in enumerate(names):
+            link = tree / f"link{number}"
+            link.symlink_to(path)
+            answers.add(scan(daemon, link))
+        assert len(answers) == 1
+        assert NAME not in answers
+        assert scan(daemon, tree / "own") == b": OK\n"
+        assert scan(daemon, victim.path, uid=0) == NAME
+    assert len(records(ground)) == 1
+
+
+def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: Path) -> None:
+    tree = give_tree(ground / "tree", {"own": LISTED, "sub/benign": b"benign"})
+    (tree / "sub" / "benign").chmod(0o600)
+    assert scan(daemon, tree / "own") == NAME
+    assert scan(daemon, tree / "sub") == b": OK\n"
+    assert scan(daemon, tree) == b"/own" + NAME
+    # A file among them that is closed to the client has no verdict.
+    (tree / "sub" / "roots").write_bytes(LISTED)
+    (tree / "sub" / "roots").chmod(0o600)
+    assert scan(daemon, tree / "sub").startswith(b"/roots" + NO_VERDICT + b"Unread")
+
+
+@pytest.mark.slow
+def test_the_record_of_a_file_has_its_path_without_links_and_who_asked(
+    daemon: Daemon, ground: Path
+) -> None:
+    tree = give_tree(ground / "tree", {"sub/own": LISTED, "sub/b": LISTED})
+    (tree / "link").symlink_to(tree / "sub" / "own")
+    (tree / "way").symlink_to("sub")
+    assert scan(daemon, tree / "link") == NAME
+    assert scan(daemon, tree / "way" / "b") == NAME
+    found = records(ground)
+    assert {m["path"] for m in found} == {str(tree / "sub/own"), str(tree / "sub/b")}
+    door = f"serve:unix:{daemon.unix},uid={ATTACKER}"
+    shown = run("--state-dir", ground / "state", "matches", "show", found[0]["id"])
+    assert f"door: {door}" in shown.out
+    log = (ground / "state" / "audit" / "log.jsonl").read_text()
+    assert log.count(f'"door":"{door}"') == 2
+
+
+def test_a_client_with_credentials_of_a_group_may_ask_as_the_group(ground: Path) -> None:
+    tree = ground / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(LISTED)
+    os.chown(tree / "file", 0, ATTACKER)
+    (tree / "file").chmod(0o640)
+    with open_to_all(ground) as daemon:
+        assert scan(daemon, tree / "file") == NAME
+        (tree / "file").chmod(0o600)
+        assert scan(daemon, tree / "file").startswith(NO_VERDICT)
+
+
+@pytest.mark.slow
+def test_a_client_at_a_port_may_ask_about_paths_only_if_the_operator_says_so(
+    ground: Path,
+) -> None:
+    tree = give_tree(ground / "tree", {"own": LISTED})
+    with open_to_all(ground) as daemon:
+        refused = {scan(daemon, path, tcp=True) for path in (tree / "own", tree / "none")}
+        assert refused == {NO_VERDICT + b"Path FOUND\n"}
+    with serving(
+        ground / "state", ground / "run", "--paths", "any", "--socket-mode", "666"
+    ) as daemon:
+        victim = Victim(ground / "closed" / "listed", LISTED)
+        assert scan(daemon, victim.path, tcp=True) == NAME
+        assert scan(daemon, victim.path) == NAME
+
+
+def test_only_root_and_its_own_user_control_the_daemon(daemon: Daemon) -> None:
+    for command in (b"zSHUTDOWN\0", b"zRELOAD\0"):
+        assert daemon.ask(command, uid=ATTACKER) == b"COMMAND UNAVAILABLE\0"
+    assert daemon.ask(instream(LISTED), uid=ATTACKER) == FOUND
+    assert daemon.ask(b"zRELOAD\0") == b"RELOADING\0"
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_nobody_learns_of_a_file_by_exchanging_what_leads_to_it(
+    daemon: Daemon, ground: Path, rounds: int
+) -> None:
+    victim = Victim(ground / "closed" / "f", LISTED)
+    tree = give_tree(ground / "tree", {"d/f": b"benign"})
+    (tree / "link").symlink_to(victim.path.parent)
+    with attacking(exchange(tree / "d", tree / "link")) as attack:
+        for _ in range(rounds):
+            assert not scan(daemon, tree / "d" / "f").endswith(NAME)
+            assert NAME not in scan(daemon, tree / "d")
+    assert attack.succeeded > rounds
+    assert victim.is_untouched()
+    assert records(ground) == []
