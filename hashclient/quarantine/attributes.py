@@ -69,14 +69,20 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def give_back(fd: int, origin: Origin) -> list[str]:
-    """Set the attributes in `origin`, except times, on the file `fd`; return what could not be set.
+def give_back(fd: int, origin: Origin, *, with_powers: bool) -> list[str]:
+    """Set the attributes in `origin`, except times, on the file `fd`; return what was not set.
 
-    The order matters: a change of owner removes capabilities, and a change of an access control
-    list changes the mode.
+    Without `with_powers`, set-id bits and capabilities are not set. The order matters: a change of
+    owner removes capabilities, and a change of an access control list changes the mode.
     """
     missing = []
     mode, xattrs = origin.mode, dict(origin.xattrs)
+    if not with_powers:
+        if mode & _POWERS:
+            missing.append("its set-id bits")
+            mode &= ~_POWERS
+        if xattrs.pop(_CAPABILITIES, None) is not None:
+            missing.append(f"its attribute {_CAPABILITIES}")
     if (origin.uid, origin.gid) != _owner(fd):
         try:
             os.fchown(fd, origin.uid, origin.gid)

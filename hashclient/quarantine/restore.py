@@ -37,6 +37,7 @@ from hashclient.quarantine.store import Room
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import state_error, write_all
+from hashclient.system.strangers import stranger_on
 from hashclient.system.text import log_path_fields, printable
 
 #: The attributes that show that a file in place was restored by an interrupted act.
@@ -65,13 +66,17 @@ def restore(
     """Open a sealed copy and put the file back.
 
     1. It may be restored: it is not on hold, and its entries are withdrawn or `force` is set.
-    2. The place exists and is free; no link leads to it, unless the user has just named it.
+    2. The place exists and is free. No link leads to it, and its directory is the one that the file
+       was taken from; only where nobody else may change the way to it, it may be another one. For a
+       place that the user has just named, see `open_named`.
     3. The intent to open the copy is logged, and the copy is decrypted into a file without a name,
        or with an unused name.
     4. It is the file: the copy was unchanged, the size is right, and so are the tags, where the
        seal key is still the same.
-    5. The file gets its attributes, is on the disk, and reads back as decrypted.
+    5. The file gets its attributes, is on the disk, and reads back as decrypted. Set-id bits and
+       capabilities it gets in the directory that it was taken from, or where others may not write.
     6. The tombstone is removed, and the file gets its name, durably and without replacing a file.
+       The name is still that of the file.
     7. The restoring is logged, then noted in the item, then in the record.
     8. The item is dropped.
 
@@ -91,7 +96,8 @@ def restore(
             )
         path = item.file if to is None else str(to.absolute())
         try:
-            with open_place(path) if to is None else open_named(to.absolute()) as place:  # 2
+            with open_place(path) if to is None else open_named(to.absolute()) as place:
+                _check_directory(item, place, is_named=to is not None)  # 2
                 missing = _put(room, item, place, identities, mark)
         except OSError as error:
             raise UsageError(
@@ -122,6 +128,24 @@ def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
     )
 
 
+def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
+    """Refuse a directory that others may have put in place of the one that the file was in.
+
+    Raises:
+        UsageError: it is one.
+        OSError: it cannot be found out who may change the way to it.
+    """
+    if is_named or item.origin.seen.is_directory(os.fstat(place.fd)):
+        return
+    stranger = stranger_on(place.directory)
+    if stranger is not None:
+        raise UsageError(
+            f"cannot restore to {printable(place.path)}: its directory is another one now, and"
+            f" {stranger.who} may write to {printable(stranger.path)}",
+            hint="look at it, then name the place with --output",
+        )
+
+
 def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark) -> list[str]:
     """Put the file in its place (steps 2 to 6); return which attributes could not be set.
 
@@ -135,7 +159,9 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
     with _new_file(place, item.id) as (fd, name):  # 3
         room.log("restoring", item, mark, to=log_path_fields(place.path))
         plain = _decrypt(room, item, fd, place, identities)  # 4
-        missing = give_back(fd, item.origin)  # 5
+        is_origin = item.origin.seen.is_directory(os.fstat(place.fd))
+        with_powers = is_origin or stranger_on(place.directory) is None
+        missing = give_back(fd, item.origin, with_powers=with_powers)  # 5
         try:
             os.fsync(fd)
             found = sha256_on_disk(fd)
@@ -151,6 +177,12 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
                 _give_name(place, fd, name)
             except FileExistsError as error:
                 raise _is_taken(place) from error
+            named = place.status()
+            if named is None or not os.path.samestat(named, os.fstat(fd)):
+                raise StateError(
+                    f"somebody has moved the restored file away: {printable(place.path)}",
+                    hint="the sealed copy is kept; choose another place with --output",
+                )
         hidden = place.at(PRIVATE_NAME.format(item.id))
         if has_tombstone(hidden, item):  # moved aside by a killed act
             os.unlink(hidden.name, dir_fd=hidden.fd)

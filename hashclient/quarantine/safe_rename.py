@@ -21,11 +21,13 @@ from pathlib import Path
 import msgspec
 
 from hashclient.system.beneath import (
+    Directory,
     held_parent,
     move_aside,
     rename_noreplace,
     sync_directory,
 )
+from hashclient.system.strangers import stranger_on
 from hashclient.system.text import printable
 
 #: The name that a file has for the moment between being moved aside and being unlinked.
@@ -138,16 +140,21 @@ def open_place(path: str) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def open_named(path: Path) -> Iterator[Place]:
-    """Open the directory of a path that the user has just named; links are followed.
+    """Open the directory of an absolute path that the user has just named.
+
+    Links are followed if nobody else could have put them there.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is behind a link where others may change the way (ELOOP).
     """
-    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield Place(fd, str(path.parent), path.name)
-    finally:
-        os.close(fd)
+        directory = Directory.plain(path.parent)
+    except OSError as error:
+        if error.errno != errno.ELOOP or stranger_on(path.parent) is not None:
+            raise
+        directory = Directory.given(path.parent)
+    with directory:
+        yield Place(directory.fd, directory.path, path.name)
 
 
 @contextlib.contextmanager

@@ -13,18 +13,24 @@ import pytest
 from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate
+from hashclient.quarantine import restore as restoring
+from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME
 from hashclient.quarantine.vault import item_ids, load_item
 from hashclient.scan.actions import Responder
 from hashclient.scan.recorder import RunRecord
-from tests.kit import State, attacker, call
+from tests.kit import Run, State, attacker, call
 from tests.kit.attacker import (
+    Step,
     Victim,
     attack_once,
     attacking,
     exchange,
     give_tree,
     link,
+    make_directory,
+    make_fifo,
     needs_root,
+    rename,
     write,
 )
 
@@ -46,21 +52,28 @@ class Scene:
     of the same name. `steps` exchange the two, and put the listed file back if it was taken.
     """
 
-    def __init__(self, ground: Path, state_directory: Path) -> None:
+    def __init__(self, ground: Path, state_directory: Path, **quarantine: object) -> None:
         self.state = State(state_directory, {"base": {"e-1": LISTED}})
         self.key = state_directory / "officer.key"
+        self.out = state_directory / "out"
+        self.out.mkdir()
         made = call("quarantine", "keygen", "--output", self.key, "--format", "json")
         self.recipient = json.loads(made.out)["public_key"]
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in quarantine.items())
+        self.quarantine = "".join(lines)
         self.configure()
         self.victim = Victim(ground / "closed" / "f", LISTED)
-        self.tree = give_tree(ground / "home", {"d/f": LISTED, "other": b"not listed"})
+        self.tree = give_tree(ground / "home", {"d/f": LISTED, "more": b"not listed"})
         self.directory, self.trap = self.tree / "d", self.tree / "trap"
         attack_once(link(self.trap, self.victim.path.parent))
         back = [write(place / "f", LISTED.decode()) for place in (self.directory, self.trap)]
         self.steps = [*back, exchange(self.directory, self.trap)]
 
     def configure(self, more: str = "") -> None:
-        self.state.configure(f"{more}\n[quarantine]\nrecipients = [{json.dumps(self.recipient)}]\n")
+        recipients = f"recipients = [{json.dumps(self.recipient)}]\n" + self.quarantine
+        package = f'kind = "package"\ndirectory = "{self.out}"\n'
+        report = f'[report]\norganisation = "o"\ncontact = "c"\n[report.to.desk]\n{package}'
+        self.state.configure(f"{more}\n{report}[quarantine]\n{recipients}")
 
     def check(self) -> None:
         """Fail if the attacker has reached the victim, or anything says so."""
@@ -95,7 +108,29 @@ def test_an_attacker_exchanges_names_and_cannot_reach_a_victim(ground: Path) -> 
     assert not victim.is_untouched()
 
 
-@pytest.mark.parametrize("put", ["link", "directory", "link for the file", "hard link"])
+def exchanged(scene: Scene, put: str) -> tuple[Victim, Step]:
+    """Return a victim, and the step that puts it where the listed file is."""
+    victim = scene.victim
+    if put == "link":
+        return victim, exchange(scene.directory, scene.trap)
+    if put == "directory":
+        # In a directory of the attacker's, root has made one that is closed to others.
+        victim = Victim(scene.tree / "closed" / "f", LISTED)
+        return victim, exchange(scene.directory, victim.path.parent)
+    other = scene.tree / "other"
+    if put == "link for the file":
+        attack_once(link(other, victim.path))
+    else:
+        # Not every system keeps a user from making one.
+        os.link(victim.path, other)
+        victim.look()
+    return victim, exchange(scene.directory / "f", other)
+
+
+PUTS = ["link", "directory", "link for the file", "hard link"]
+
+
+@pytest.mark.parametrize("put", PUTS)
 @pytest.mark.parametrize("seam", [(RunRecord, "keep"), (Responder, "respond"), (isolate, "seal")])
 def test_only_the_file_that_was_read_is_taken(
     ground: Path,
@@ -106,21 +141,9 @@ def test_only_the_file_that_was_read_is_taken(
 ) -> None:
     """What is exchanged after the read, before the record, before the action, or within that."""
     scene = Scene(ground, tmp_path)
-    one, other, victim = scene.directory, scene.trap, scene.victim
-    if put == "directory":
-        # In a directory of the attacker's, root has made one that is closed to others.
-        victim = Victim(scene.tree / "closed" / "f", LISTED)
-        other = victim.path.parent
-    elif put == "link for the file":
-        one, other = scene.directory / "f", scene.tree / "to-victim"
-        attack_once(link(other, victim.path))
-    elif put == "hard link":
-        # Not every system keeps a user from making one.
-        one, other = scene.directory / "f", scene.tree / "same"
-        os.link(victim.path, other)
-        victim.look()
+    victim, step = exchanged(scene, put)
     where, name = seam
-    real, attacks = getattr(where, name), [exchange(one, other)]
+    real, attacks = getattr(where, name), [step]
     own = (scene.directory / "f").stat().st_ino
 
     def attacked(*args: Any, **kwargs: Any) -> Any:
@@ -132,7 +155,7 @@ def test_only_the_file_that_was_read_is_taken(
     done = scene.state.scan("--quarantine", scene.directory)
     assert not attacks and done.summary["match"] == 1
     if put == "directory":
-        attack_once(exchange(one, other))  # back
+        attack_once(step)  # back
     assert victim.is_untouched()
     room = scene.state.path / "quarantine"
     taken = [load_item(room, match_id) for match_id in item_ids(room)]
@@ -144,3 +167,186 @@ def test_only_the_file_that_was_read_is_taken(
         assert not done.lines[0]["actions"][0]["done"]
     with Matches(scene.state.path) as matches:
         assert [match.path for match in matches.find()] == [str(scene.directory / "f")]
+
+
+@pytest.mark.parametrize("put", PUTS)
+@pytest.mark.parametrize("act", ["add", "resume", "seal-evidence"])
+def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, put: str
+) -> None:
+    scene = Scene(ground, tmp_path)
+    victim, step = exchanged(scene, put)
+    (match_id,) = (line["id"] for line in scene.state.scan(scene.directory).lines[:-1])
+    if act == "resume":
+        with monkeypatch.context() as patch:
+            patch.setattr(isolate, "_remove", lambda act, item, *_: isolate._left(act, item, "x"))
+            assert scene.state.call("quarantine", "add", match_id).code == ExitCode.INCOMPLETE
+    attack_once(step)
+    if act == "seal-evidence":
+        assert scene.state.call("report", "prepare", "--seal-evidence", match_id).code == 0
+        sent = scene.state.call("report", "submit", "--all")
+        assert f"no evidence of match {match_id}" in sent.err
+        assert list(scene.out.rglob("*.age")) == []
+        assert list(scene.state.path.rglob("*.age")) == []
+    else:
+        done = scene.state.call("quarantine", "add", match_id)
+        assert done.code == ExitCode.INCOMPLETE, done
+    if put == "directory":
+        attack_once(step)  # back
+    assert victim.is_untouched()
+    room = scene.state.path / "quarantine"
+    assert item_ids(room) == ([match_id] if act == "resume" else [])
+    with Matches(scene.state.path) as matches:
+        # A link is no file: what was sealed is gone from there, and that is said.
+        assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
+
+
+def restore(scene: Scene, match_id: str, *more: object) -> Run:
+    """Restore an item, whether its entry is withdrawn or not."""
+    words = ("--identity", scene.key, "--reason", "r", "--force", *more)
+    return scene.state.call("quarantine", "restore", match_id, *words)
+
+
+def taken(scene: Scene) -> str:
+    """Scan, isolate the listed file, and return its id."""
+    (match_id,) = (line["id"] for line in scene.state.scan(scene.directory).lines[:-1])
+    assert scene.state.call("quarantine", "add", match_id).code == 0
+    return str(match_id)
+
+
+@pytest.mark.parametrize("put", ["link", "directory"])
+def test_a_file_is_restored_only_to_the_directory_that_it_was_taken_from(
+    ground: Path, tmp_path: Path, put: str
+) -> None:
+    scene = Scene(ground, tmp_path)
+    victim, step = exchanged(scene, put)
+    victim.path.unlink()
+    victim = Victim(victim.path.with_name("other"), b"")
+    match_id = taken(scene)
+    attack_once(step)
+    refused = restore(scene, match_id)
+    assert refused.code == ExitCode.USAGE
+    assert ("a link leads to it" if put == "link" else "may write to") in refused.err
+    if put == "link":
+        by_name = restore(scene, match_id, "--output", scene.directory / "f")
+        assert by_name.code == ExitCode.USAGE and "a link leads to it" in by_name.err
+    attack_once(step)  # back
+    assert victim.is_untouched()
+    assert restore(scene, match_id).code == 0
+    assert (scene.directory / "f").read_bytes() == LISTED
+
+
+def test_a_link_that_nobody_else_could_have_put_there_is_followed_to_a_named_place(
+    ground: Path, tmp_path: Path
+) -> None:
+    scene = Scene(ground, tmp_path)
+    match_id = taken(scene)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "way").symlink_to("real")
+    assert restore(scene, match_id, "--output", tmp_path / "way" / "f").code == 0
+    assert (tmp_path / "real" / "f").read_bytes() == LISTED
+
+
+def test_a_directory_that_was_made_again_gets_its_file_where_nobody_else_may_change_it(
+    ground: Path, tmp_path: Path
+) -> None:
+    scene = Scene(ground, tmp_path)
+    directory = tmp_path / "own"
+    directory.mkdir()
+    (directory / "f").write_bytes(LISTED)
+    scene.directory = directory
+    match_id = taken(scene)
+    directory.rename(tmp_path / "before")
+    directory.mkdir()
+    assert restore(scene, match_id).code == 0
+    assert (directory / "f").read_bytes() == LISTED
+
+
+def test_set_id_bits_come_back_to_where_they_were_and_not_to_a_directory_of_others(
+    ground: Path, tmp_path: Path
+) -> None:
+    scene = Scene(ground, tmp_path)
+    file = scene.directory / "f"
+    for output in (None, scene.tree / "named", tmp_path / "own"):
+        os.chown(file, 0, 0)
+        file.chmod(0o4755)
+        match_id = taken(scene)
+        more = () if output is None else ("--output", output)
+        done = restore(scene, match_id, *more)
+        found = (output or file).stat()
+        is_theirs = output == scene.tree / "named"
+        assert (found.st_uid, found.st_mode & 0o7777) == (0, 0o755 if is_theirs else 0o4755)
+        assert done.code == (ExitCode.INCOMPLETE if is_theirs else 0), done
+        assert ("its set-id bits" in done.out) == is_theirs
+        if output is not None:
+            output.rename(file)
+
+
+@pytest.mark.parametrize("has_unnamed_files", [True, False])
+def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
+) -> None:
+    """With a name from the start, as on some file systems, it may even be another file's."""
+    scene = Scene(ground, tmp_path)
+    match_id = taken(scene)
+    file, new = scene.directory / "f", scene.directory / NEW_NAME.format(match_id)
+    real = restoring._give_name
+    if has_unnamed_files:
+
+        def named(*args: Any) -> None:
+            real(*args)
+            attack_once(rename(file, scene.directory / "away"))
+
+    else:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY)
+
+        def named(*args: Any) -> None:
+            attack_once(rename(new, scene.directory / "away"), link(new, scene.victim.path))
+            real(*args)
+
+    monkeypatch.setattr(restoring, "_give_name", named)
+    done = restore(scene, match_id)
+    assert done.code == ExitCode.STATE and "moved the restored file away" in done.err
+    assert scene.victim.is_untouched()
+    assert item_ids(scene.state.path / "quarantine") == [match_id]
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "directory", "fifo"])
+@pytest.mark.parametrize("name", [PRIVATE_NAME, NEW_NAME])
+def test_names_that_somebody_has_planted_lead_nowhere(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """Even if the attacker knew the id of a match before it is acted upon."""
+    scene = Scene(ground, tmp_path, tombstone="gone")
+    (match_id,) = (line["id"] for line in scene.state.scan(scene.directory).lines[:-1])
+    planted = scene.directory / name.format(match_id)
+
+    def plant() -> None:
+        if kind == "hard link":  # not every system keeps a user from making one
+            os.link(scene.victim.path, planted)
+            scene.victim.look()
+        else:
+            kinds = {
+                "link": link(planted, scene.victim.path),
+                "directory": make_directory(planted),
+                "fifo": make_fifo(planted),
+            }
+            attack_once(kinds[kind])
+
+    def is_untouched() -> bool:
+        if kind == "hard link" and scene.victim.path.stat().st_nlink == 1:
+            os.link(scene.victim.path, planted)  # a name in the attacker's directory may go
+        return scene.victim.is_untouched()
+
+    plant()
+    done = scene.state.call("quarantine", "add", match_id)
+    assert done.code in {0, ExitCode.INCOMPLETE} and "quarantined" in done.out
+    assert is_untouched()
+    if planted.is_dir() and not planted.is_symlink():
+        planted.rmdir()
+    planted.unlink(missing_ok=True)
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_RDONLY)
+    plant()
+    done = restore(scene, match_id)
+    assert done.code in {0, ExitCode.USAGE}, done
+    assert is_untouched()
