@@ -148,8 +148,9 @@ def command(
       hashclient serve --fetch-every 1h
       hashclient serve --bind 127.0.0.1:3310 --metrics 127.0.0.1:9310
 
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 an address is wrong, 8 no list can be used, or it
-    cannot listen; all are in `hashclient --help`.
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 an address is wrong, or other users may change
+    what leads to a socket, 8 no list can be used, or it cannot listen; all are in
+    `hashclient --help`.
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening

@@ -8,13 +8,11 @@ client. A second daemon at the same socket is refused.
 from __future__ import annotations
 
 import contextlib
-import errno
 import multiprocessing
 import os
 import select
 import signal
 import socket
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -26,13 +24,11 @@ from typing import TYPE_CHECKING
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
+from hashclient.daemon.sockets import listen
 from hashclient.daemon.systemd import notify, passed_sockets
 from hashclient.daemon.worker import Worker
-from hashclient.errors import HashclientError, LockedError, StateError
+from hashclient.errors import HashclientError, StateError
 from hashclient.session import Session
-from hashclient.system.files import make_public_dir
-from hashclient.system.listening import cannot_listen
-from hashclient.system.locks import writer_lock
 from hashclient.system.log import Log
 from hashclient.system.process import forget_exit_codes
 
@@ -41,7 +37,6 @@ if TYPE_CHECKING:
 
 _log = Log("daemon")
 
-BACKLOG = 1024
 #: The shortest time in seconds between two starts of a process that is killed.
 RESTART_S = 0.2
 #: A process that ends by itself within this time ends early; this many in a row end the daemon.
@@ -104,24 +99,28 @@ class Daemon:
         with contextlib.ExitStack() as stack:
             # Lists that cannot be opened are an error here, before any client is served.
             Lists(self._session)
-            listeners = [stack.enter_context(sock) for sock in passed_sockets(os.environ)]
+            listeners = [
+                (stack.enter_context(sock), _name_of(sock)) for sock in passed_sockets(os.environ)
+            ]
             if not listeners:
-                listeners += [
-                    stack.enter_context(self._listen(address, stack)) for address in self._addresses
-                ]
+                for address in self._addresses:
+                    sock = stack.enter_context(listen(address, self._mode, stack))
+                    is_unix = isinstance(address, UnixAddress)
+                    listeners.append((sock, str(address) if is_unix else _name_of(sock)))
             exposition = None
             if self._metrics is not None:
                 # Its import brings an HTTP server, which most daemons never need.
                 from hashclient.daemon.metrics import Exposition
 
                 exposition = stack.enter_context(Exposition(self._metrics, self._counts))
-            for listener in listeners:
-                listener.setblocking(False)  # noqa: FBT003 - the socket's own word
-            self._serve(listeners, exposition, on_ready)
+            for sock, _ in listeners:
+                sock.setblocking(False)  # noqa: FBT003 - the socket's own word
+            self._serve([s for s, _ in listeners], [n for _, n in listeners], exposition, on_ready)
 
     def _serve(
         self,
         listeners: list[socket.socket],
+        names: list[str],
         exposition: Exposition | None,
         on_ready: Callable[[list[str]], None],
     ) -> None:
@@ -136,7 +135,6 @@ class Daemon:
         # Any signal ends a wait at once.
         woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        names = [_name_of(listener) for listener in listeners]
         try:
             for row in range(self._jobs):
                 self._start(row, listeners, names)
@@ -155,60 +153,6 @@ class Daemon:
                 signal.signal(number, handler)
             os.close(woken)
             os.close(wake)
-
-    def _listen(self, address: Address, stack: contextlib.ExitStack) -> socket.socket:
-        if isinstance(address, UnixAddress):
-            try:
-                return self._listen_unix(address.path, stack)
-            except LockedError:
-                raise
-            except (OSError, StateError) as error:
-                what = error.message if isinstance(error, StateError) else error.strerror or error
-                raise StateError(
-                    f"cannot listen at {address}: {what}",
-                    hint="see whether this user may make files there, or give --bind another path",
-                ) from error
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        try:
-            return socket.create_server(
-                (address.host, address.port), family=family, backlog=BACKLOG
-            )
-        except OSError as error:
-            raise cannot_listen(str(address), error) from error
-
-    def _listen_unix(self, path: Path, stack: contextlib.ExitStack) -> socket.socket:
-        """Listen at a path; a socket without a listener is replaced."""
-        if not path.parent.exists():
-            # Group and mode of the socket decide who may use it, so all may enter its directory.
-            umask = os.umask(0o022)
-            try:
-                make_public_dir(path.parent)
-            finally:
-                os.umask(umask)
-        # Two daemons that start at once must not remove each other's socket.
-        lock = path.with_name(f"{path.name}.lock")
-        busy = f"cannot listen at {UnixAddress(path)}: another daemon is there"
-        stack.enter_context(
-            writer_lock(lock, busy=busy, hint="end that one, or give --bind another path")
-        )
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise OSError(errno.EEXIST, "a file that is no socket is in its place")
-            path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        # No client may connect before the mode is right.
-        umask = os.umask(0o777)
-        try:
-            listener.bind(os.fspath(path))
-        except BaseException:
-            listener.close()
-            raise
-        finally:
-            os.umask(umask)
-        stack.callback(path.unlink, missing_ok=True)
-        path.chmod(self._mode)
-        listener.listen(BACKLOG)
-        return listener
 
     def _start(self, row: int, listeners: list[socket.socket], names: list[str]) -> None:
         # The parent has one thread, so forking is safe.

@@ -75,10 +75,11 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = Path(text.removeprefix("unix:"))
-        if len(os.fsencode(path)) > 107:  # sun_path of unix(7), and its NUL
+        # sun_path of unix(7), and its NUL; the name, after the path of an open directory.
+        if len(os.fsencode(path)) > 107 or len(os.fsencode(path.name)) > 80:
             raise UsageError(
                 f"path of a socket is too long: {printable(path)}",
-                hint="the system allows 107 bytes",
+                hint="the system allows 107 bytes, and 80 of them for the name",
             )
         return UnixAddress(path)
     found = _TCP.fullmatch(text)

@@ -70,8 +70,11 @@ def writer_lock(
     on_wait: Callable[[], None] = lambda: None,
     busy: str | None = None,
     hint: str | None = None,
+    directory: int | None = None,
 ) -> Iterator[None]:
-    """Hold the lock file `path` alone; a missing file is made.
+    """Hold the lock file `path` alone; a missing file is made, and a link refused.
+
+    With `directory`, the name is looked up in this open directory.
 
     `on_wait` is as for `acquire`. `busy` and `hint` are the message and hint when another process
     holds the lock; the defaults are for a state directory.
@@ -81,7 +84,8 @@ def writer_lock(
         StateError: it cannot be opened or locked.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path if directory is None else path.name, flags, 0o600, dir_fd=directory)
     except OSError as error:
         raise state_error("cannot open lock", path, error) from error
     try:

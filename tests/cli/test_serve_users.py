@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hashclient.daemon.options import UnixAddress
+from hashclient.daemon.sockets import listen
+from hashclient.errors import HashclientError
 from tests.clamd import Daemon, instream, serving
-from tests.kit import csv_of, make_state, run
+from tests.kit import arguments, csv_of, environment, make_state, run, write_tree
 from tests.kit.attacker import (
     ATTACKER,
     Victim,
     attacking,
     exchange,
     give_tree,
+    link,
     needs_root,
     open_ground,
+    remove,
 )
 
 pytestmark = needs_root
@@ -147,6 +155,88 @@ def test_only_root_and_its_own_user_control_the_daemon(daemon: Daemon) -> None:
         assert daemon.ask(command, uid=ATTACKER) == b"COMMAND UNAVAILABLE\0"
     assert daemon.ask(instream(LISTED), uid=ATTACKER) == FOUND
     assert daemon.ask(b"zRELOAD\0") == b"RELOADING\0"
+
+
+def bind_at(ground: Path, path: Path) -> tuple[int, str]:
+    """Let a daemon begin and end at a socket; return its exit code and what it said."""
+    words = ("--state-dir", ground / "state", "serve", "--jobs", 1, "--socket-mode", "666")
+    with subprocess.Popen(
+        arguments(*words, "--bind", f"unix:{path}"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline():
+            process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)
+    return process.returncode, said
+
+
+@pytest.mark.slow
+def test_no_socket_is_made_where_another_user_may_change_the_way(ground: Path) -> None:
+    make_state(ground, {"base": csv_of({"e-1": LISTED})})
+    theirs = give_tree(ground / "theirs", {})
+    (theirs / "roots").mkdir()
+    (ground / "open").mkdir()
+    (ground / "open").chmod(0o777)
+    sticky = ground / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    (ground / "way").symlink_to(theirs)
+    (sticky / "s.lock").touch()
+    os.chown(sticky / "s.lock", ATTACKER, ATTACKER)
+    for place in (theirs, theirs / "roots", ground / "open", ground / "way", sticky):
+        code, said = bind_at(ground, place / "s")
+        assert code == 2, place
+        assert f"cannot listen at unix:{place}/s: " in said
+        assert " may change " in said and "hint: " in said
+        assert {path.name for path in place.iterdir()} <= {"roots", "s.lock"}
+    (sticky / "s.lock").unlink()
+    assert bind_at(ground, sticky / "s") == (0, "")
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_link_in_the_place_of_a_socket_or_lock_changes_no_other_file(
+    ground: Path, rounds: int
+) -> None:
+    """In a directory of everybody's, where each may remove only names of their own."""
+    victim = Victim(ground / "closed" / "f", LISTED)
+    sticky = ground / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    new = ground / "closed" / "new"
+    steps = []
+    for name, target in (("s", victim.path), ("s.lock", new)):
+        steps += [link(sticky / name, target), remove(sticky / name)]
+        steps += [remove(sticky / f"{name}.new-link")]  # where a link could not replace anything
+    made = 0
+    with attacking(*steps) as attack:
+        while made < rounds:
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError, HashclientError):
+                stack.enter_context(listen(UnixAddress(sticky / "s"), 0o666, stack))
+                assert stat.S_IMODE((sticky / "s").lstat().st_mode) == 0o666
+                made += 1
+            (sticky / "s.lock").unlink(missing_ok=True)
+            assert victim.is_untouched()
+    assert attack.succeeded
+
+
+def test_a_socket_is_removed_only_if_it_is_the_one_that_was_made(ground: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(listen(UnixAddress(ground / "s"), 0o600, stack))
+        assert stat.S_IMODE((ground / "s").lstat().st_mode) == 0o600
+        (ground / "s").unlink()
+        (ground / "s").write_bytes(b"another file")
+    assert (ground / "s").read_bytes() == b"another file"
+    with contextlib.ExitStack() as stack:
+        (ground / "d").mkdir()
+        stack.enter_context(listen(UnixAddress(ground / "d" / "s"), 0o600, stack))
+        (ground / "d").rename(ground / "moved")
+        write_tree(ground / "d", {"s": b"another file"})
+    assert (ground / "d" / "s").exists()
+    assert not (ground / "moved" / "s").exists()
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])

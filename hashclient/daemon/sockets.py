@@ -1,0 +1,126 @@
+"""Listening sockets: at a port, or at a name in a directory that nobody else may change.
+
+A directory is held by descriptor. The socket is made there, gets its mode, and is removed in the
+end by that descriptor, through no link. The place is refused if others may change what leads to it:
+they could put a socket of their own there, and answer in our place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+from hashclient.daemon.options import Address, UnixAddress
+from hashclient.errors import LockedError, StateError, UsageError
+from hashclient.system.beneath import Directory, Identity, identity_of
+from hashclient.system.files import make_public_dir
+from hashclient.system.listening import cannot_listen
+from hashclient.system.locks import writer_lock
+from hashclient.system.strangers import Stranger, stranger_on, trusted_users
+from hashclient.system.text import printable
+
+BACKLOG = 1024
+
+
+def listen(address: Address, mode: int, stack: contextlib.ExitStack) -> socket.socket:
+    """Listen at an address; the end of `stack` removes a socket in the file system.
+
+    That gets `mode`; one without a listener is replaced.
+
+    Raises:
+        StateError: it cannot listen there.
+        UsageError: others may change what leads to the socket.
+    """
+    if isinstance(address, UnixAddress):
+        try:
+            return _listen_unix(address.path, mode, stack)
+        except (LockedError, UsageError):
+            raise
+        except (OSError, StateError) as error:
+            what = error.message if isinstance(error, StateError) else error.strerror or error
+            raise StateError(
+                f"cannot listen at {address}: {what}",
+                hint="see whether this user may make files there, or give --bind another path",
+            ) from error
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise cannot_listen(str(address), error) from error
+
+
+def _listen_unix(path: Path, mode: int, stack: contextlib.ExitStack) -> socket.socket:
+    """Listen at a path.
+
+    1. Nobody else may change what leads to the directory; a missing one is made. 2. It is held.
+    3. A lock in it keeps two daemons that start at once from removing each other's socket. 4. A
+    socket without a listener is removed. 5. The new one has its mode before it listens.
+    """
+    _refuse(path, stranger_on(path.parent))
+    if not path.parent.exists():
+        # Group and mode of the socket decide who may use it, so all may enter its directory.
+        umask = os.umask(0o022)
+        try:
+            make_public_dir(path.parent)
+        finally:
+            os.umask(umask)
+    directory = stack.enter_context(Directory.given(path.parent))
+    lock = path.with_name(f"{path.name}.lock")
+    _refuse_owner(path, lock, directory.status(lock.name))
+    busy = f"cannot listen at {UnixAddress(path)}: another daemon is there"
+    hint = "end that one, or give --bind another path"
+    stack.enter_context(writer_lock(lock, busy=busy, hint=hint, directory=directory.fd))
+    status = directory.status(path.name)
+    if status is not None:
+        if not stat.S_ISSOCK(status.st_mode):
+            raise OSError(errno.EEXIST, "a file that is no socket is in its place")
+        _refuse_owner(path, path, status)
+        directory.unlink_if(path.name, identity_of(status))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        stack.callback(_remove, directory, path.name, _bind(listener, directory, path.name, mode))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind(listener: socket.socket, directory: Directory, name: str, mode: int) -> Identity:
+    """Make the socket in a directory, with its mode; return its identity."""
+    umask = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(f"/proc/self/fd/{directory.fd}/{name}")
+    finally:
+        os.umask(umask)
+    fd = directory.open(name, os.O_PATH)
+    try:
+        # A list of default permissions of the directory may have changed the mode.
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - what is open, whatever its name
+        return identity_of(os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def _remove(directory: Directory, name: str, identity: Identity) -> None:
+    with contextlib.suppress(OSError):  # the directory may be gone
+        directory.unlink_if(name, identity)
+
+
+def _refuse_owner(path: Path, found: Path, status: os.stat_result | None) -> None:
+    if status is not None and status.st_uid not in trusted_users():
+        _refuse(path, Stranger(str(found), f"user {status.st_uid}"))
+
+
+def _refuse(path: Path, stranger: Stranger | None) -> None:
+    if stranger is not None:
+        raise UsageError(
+            f"cannot listen at {UnixAddress(path)}: {stranger.who} may change"
+            f" {printable(stranger.path)}",
+            hint="whoever may do that could answer in place of the daemon; give --bind a path where"
+            " only root and the user of the daemon may write",
+        )
