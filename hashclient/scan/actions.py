@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.match import Match
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.matches.recording import place_of
 from hashclient.matches.store import Matches
 from hashclient.scan.policy import actions_for, check_policy
 from hashclient.session import Session
 from hashclient.system.files import is_there
+from hashclient.system.strangers import way_of
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.quarantine.vault import Quarantine
@@ -175,6 +179,8 @@ class Responder:
                 return Acted(action, done=True, detail=self._report(record))
             with Matches(self._settings.state_dir) as matches:
                 match = matches.get(record.id)
+                if (refused := _refused_for_a_link(outcome, match)) is not None:
+                    return self._not_done(action, refused, ExitCode.INCOMPLETE)
                 self._taking = match.id
                 quarantine = self._open_quarantine()
                 taken = quarantine.take(match, matches, reason=reason, seen=outcome.seen)
@@ -263,6 +269,27 @@ def _prepare_wanted(
             yield report
     except HashclientError as error:
         yield error
+
+
+def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
+    """Return why a file is not acted upon that was reached through a link of somebody else.
+
+    Links that the user names, or that are on the way to it, are followed: not so far that others
+    say which files are taken away.
+    """
+    if match.path == place_of(outcome).path:
+        return None
+    try:
+        real, stranger = way_of(outcome.path)
+    except OSError as error:
+        return f"not quarantined: the links to it cannot be looked at: {error.strerror}"
+    if stranger is not None:
+        who = f"{stranger.who} may change {printable(stranger.path)}"
+    elif real != match.path:
+        who = "links on the way have changed"
+    else:
+        return None
+    return f"not quarantined: a link leads to it, and {who}: scan it by its real path"
 
 
 def _with_it(outcome: Outcome) -> str:

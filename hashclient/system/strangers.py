@@ -14,6 +14,7 @@ import errno
 import functools
 import os
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -37,11 +38,41 @@ def stranger_on(path: str | os.PathLike[str]) -> Stranger | None:
     Raises:
         OSError: something on the way cannot be looked at, or links lead in a circle (ELOOP).
     """
+    found = (stranger_at(at, status) for at, status in _way(path))
+    return next(filter(None, found), None)
+
+
+def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
+    """Return where `path` leads now, and the first place where others may change a link to that.
+
+    None where no link is on the way, or only those that nobody else may change. Both are found out
+    by one walk, so no link that comes or goes meanwhile is missed by one and counted by the other.
+
+    Raises:
+        OSError: as `stranger_on`.
+    """
+    stranger: Stranger | None = None
+    links = None
+    real = "/"
+    for at, status in _way(path):
+        stranger = stranger or stranger_at(at, status)
+        if stat.S_ISLNK(status.st_mode):
+            links = links or stranger
+        else:
+            real = at
+    return real, links
+
+
+def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each place on the way to `path`, links and where they lead to, with its status.
+
+    Raises:
+        OSError: one cannot be looked at, or links lead in a circle (ELOOP).
+    """
     full = os.path.abspath(path) if not os.path.isabs(path) else os.fspath(path)  # noqa: PTH100, PTH117
     rest = full.split("/")[::-1]
     at, links = "/", 0
-    if (found := stranger_at(at, os.lstat(at))) is not None:
-        return found
+    yield at, os.lstat(at)
     while rest:
         part = rest.pop()
         if part in ("", "."):
@@ -53,27 +84,25 @@ def stranger_on(path: str | os.PathLike[str]) -> Stranger | None:
         try:
             status = os.lstat(inner)
         except FileNotFoundError:
-            return None
+            return
+        yield inner, status
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
-            if status.st_uid not in trusted_users():  # its mode means nothing
-                return Stranger(inner, _user(status.st_uid))
             target = os.readlink(inner)  # noqa: PTH115 - any bytes
             rest += target.split("/")[::-1]
             at = "/" if target.startswith("/") else at
             continue
-        if (found := stranger_at(inner, status)) is not None:
-            return found
         at = inner
-    return None
 
 
 def stranger_at(path: str, status: os.stat_result) -> Stranger | None:
     """Return who besides root and us may change the file or directory at `path`, by its status."""
     if status.st_uid not in trusted_users():
         return Stranger(path, _user(status.st_uid))
+    if stat.S_ISLNK(status.st_mode):  # its mode means nothing
+        return None
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
         return None
     if status.st_mode & stat.S_IWOTH and not stat.S_ISCHR(status.st_mode):  # /dev/null

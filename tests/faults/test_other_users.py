@@ -201,6 +201,42 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
         assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
 
 
+@pytest.mark.parametrize("is_changed_back", [False, True])
+@pytest.mark.parametrize("given", ["directory", "file", "--files-from"])
+def test_a_link_of_others_that_root_names_takes_nothing_away(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, is_changed_back: bool
+) -> None:
+    """It is followed and the match is recorded; but who may change links does not say what goes."""
+    scene = Scene(ground, tmp_path)
+    attack_once(exchange(scene.directory, scene.trap))
+    path: Path = scene.directory if given == "directory" else scene.directory / "f"
+    if is_changed_back:
+        real = Responder.respond
+
+        def respond(*args: Any, **kwargs: Any) -> Any:
+            attack_once(exchange(scene.directory, scene.trap))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(Responder, "respond", respond)
+    if given == "--files-from":
+        names = tmp_path / "names"
+        names.write_text(f"{path}\n")
+        done = scene.state.call(*("scan", "--format", "jsonl", "--quarantine"), given, names)
+    else:
+        done = scene.state.scan("--quarantine", path)
+    assert done.code == ExitCode.MATCH_ATTENTION
+    assert "a link leads to it" in done.lines[0]["actions"][0]["detail"]
+    assert scene.victim.is_untouched()
+    assert item_ids(scene.state.path / "quarantine") == []
+
+
+def test_a_link_of_root_that_root_names_takes_the_file_away(ground: Path, tmp_path: Path) -> None:
+    scene = Scene(ground, tmp_path)
+    (ground / "way").symlink_to("home")
+    assert scene.state.scan("--quarantine", ground / "way" / "d").code == ExitCode.MATCH
+    assert not (scene.directory / "f").exists()
+
+
 def restore(scene: Scene, match_id: str, *more: object) -> Run:
     """Restore an item, whether its entry is withdrawn or not."""
     words = ("--identity", scene.key, "--reason", "r", "--force", *more)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.system import strangers
-from hashclient.system.strangers import stranger_on
+from hashclient.system.strangers import stranger_on, way_of
 
 NOBODY = 65534
 
@@ -98,6 +98,25 @@ class TestOtherOwners:
         os.lchown(base / "links" / "given", NOBODY, NOBODY)
         found = stranger_on(base / "links" / "given")
         assert found is not None and found.path == str(base / "links" / "given")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_way_leads_through_links_that_others_may_change_or_through_none(base: Path) -> None:
+    for name in ("safe", "theirs/d", "links"):
+        (base / name).mkdir(parents=True)
+    (base / "links/ours").symlink_to("../theirs")
+    (base / "theirs/link").symlink_to(base / "safe")
+    os.chown(base / "theirs", NOBODY, NOBODY)
+    # What comes after the last link is not asked about: nobody leads elsewhere by a directory.
+    assert way_of(base / "links/ours/d") == (str(base / "theirs/d"), None)
+    assert way_of(base / "theirs/d") == (str(base / "theirs/d"), None)
+    real, stranger = way_of(base / "links/ours/link")
+    assert real == str(base / "safe")
+    assert stranger is not None and stranger.path == str(base / "theirs")
+    os.lchown(base / "links/ours", NOBODY, NOBODY)
+    real, stranger = way_of(base / "links/ours/d")
+    assert real == str(base / "theirs/d")
+    assert stranger is not None and stranger.path == str(base / "links/ours")
 
 
 def test_links_that_lead_in_a_circle_are_an_error(base: Path) -> None:
