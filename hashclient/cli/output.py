@@ -281,7 +281,8 @@ def replace(path: Path, data: bytes) -> None:
         UsageError: writing there is not allowed, or there is no such directory.
         OutputError: it cannot be written; a file is as it was.
     """
-    from hashclient.system.files import write_all, write_atomic
+    from hashclient.system.files import write_all
+    from hashclient.system.outputs import place_of, replaced_file
 
     try:
         if path.is_symlink() and path.exists():
@@ -290,7 +291,7 @@ def replace(path: Path, data: bytes) -> None:
                     write_all(stream_fd, data)
                     return
         if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb", buffering=0) as stream:
+            with place_of(path) as place, os.fdopen(place.open(), "wb", buffering=0) as stream:
                 write_all(stream.fileno(), data)
             return
     except OSError as error:
@@ -298,7 +299,8 @@ def replace(path: Path, data: bytes) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     try:
-        write_atomic(path, data, mode=0o666 & ~mask)
+        with replaced_file(path, mode=0o666 & ~mask) as stream:
+            stream.write(data)
     except StateError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _WRONG_PLACE:
@@ -313,8 +315,11 @@ def _emptied(path: Path, inputs: Sequence[str]) -> int:
         UsageError: it cannot be opened, or is one of `inputs`.
         LockedError: another run is writing to it.
     """
+    from hashclient.system.outputs import place_of
+
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with place_of(path) as place:
+            fd = place.open()
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
     try:

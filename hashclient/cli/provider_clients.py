@@ -274,7 +274,7 @@ def nginx(
     """
     from hashclient.provider.access import all_clients
     from hashclient.provider.serverconfig import Site, nginx_clients, nginx_server
-    from hashclient.system.files import write_atomic
+    from hashclient.system.outputs import replaced_file
 
     if only_clients == (server_name is not None):
         raise UsageError("give either --server-name or --only-clients")
@@ -288,7 +288,8 @@ def nginx(
     if output is None:
         app.out(text.rstrip("\n"))
     else:
-        write_atomic(output, text.encode())
+        with replaced_file(output) as stream:
+            stream.write(text.encode())
         app.say(f"written: {printable(output)}; let nginx read it with `nginx -s reload`")
     if not any(client.valid_tokens(app.now()) for client in clients):
         app.warn("nobody may fetch yet", "`hashclient provider client add` lets a client in")

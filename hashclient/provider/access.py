@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.errors import StateError
+from hashclient.errors import StateError, UsageError
 from hashclient.provider.clients import Client, Clients, Token
-from hashclient.provider.newfiles import write_new
 from hashclient.provider.repository import Repository
+from hashclient.system.outputs import remove_new, write_new
 from hashclient.system.times import for_programs
 
 
@@ -91,17 +91,16 @@ def _give(
         token, changed = change(clients)
         (client,) = (client for client in changed if client.name == name)
         newest = client.tokens[-1]
-        if output is not None:
-            write_new(output, token.encode() + b"\n")
+        made = None if output is None else write_new(output, token.encode() + b"\n")
         try:
             data = {"client": name, "token": newest.id, "expires": for_programs(newest.expires)}
             repository.log.announcer(event, lambda: data)()
             clients.write(changed)
         except BaseException:
             # The rename may have been done already, so the token may count: its file stays.
-            if output is not None and not _may_count(clients, newest):
-                with contextlib.suppress(OSError):
-                    output.unlink()
+            if output is not None and made is not None and not _may_count(clients, newest):
+                with contextlib.suppress(OSError, UsageError):
+                    remove_new(output, made)
             raise
         return Given(name, token, newest.expires)
 

@@ -34,7 +34,6 @@ from hashclient.provider.drafts import (
 from hashclient.provider.keyfiles import Passphrases, load_private
 from hashclient.provider.keys import Clock, Keys, Roles
 from hashclient.provider.listfiles import ListFiles
-from hashclient.provider.newfiles import write_new
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
 from hashclient.system.files import (
     TEMP_PREFIX,
@@ -44,6 +43,7 @@ from hashclient.system.files import (
     state_error,
     write_atomic,
 )
+from hashclient.system.outputs import write_new
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES
 

@@ -28,8 +28,9 @@ from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
 from hashclient.provider.hints import own_hints
 from hashclient.provider.listfiles import read_public
 from hashclient.provider.published import RESTORE_HINT, Kind, parse_metadata, root_versions
-from hashclient.system.files import atomic_file, refuse_irregular
+from hashclient.system.files import refuse_irregular
 from hashclient.system.locks import writer_lock
+from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
 
 #: Roles that sign files: `targets`, and the roles it delegates to, which the snapshot names.
@@ -109,7 +110,7 @@ def export_bundle(directory: Path, to: Path, since: Mapping[str, int]) -> Export
 
     marked = {entry.name: entry.since for entry in found.lists if entry.since is not None}
     try:
-        with atomic_file(to) as stream:
+        with replaced_file(to) as stream:
             write_bundle(stream, Mark(since=marked), members())
     except ValueError as error:
         raise StateError(

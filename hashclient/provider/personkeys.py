@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import SSlibKey
 
+from hashclient.errors import UsageError
 from hashclient.provider.keyfiles import (
     Passphrases,
     load_private,
@@ -16,8 +17,8 @@ from hashclient.provider.keyfiles import (
     private_of,
     public_bytes,
 )
-from hashclient.provider.newfiles import write_new
 from hashclient.system.files import write_atomic
+from hashclient.system.outputs import remove_new, write_new
 
 
 def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
@@ -27,12 +28,12 @@ def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
         UsageError: a file exists, or cannot be written; then there is neither.
     """
     key = Ed25519PrivateKey.generate()
-    write_new(output, private_bytes(key, passphrase))
+    made = write_new(output, private_bytes(key, passphrase))
     try:
         write_new(public, public_bytes(key.public_key()), mode=0o644)
     except BaseException:
-        with contextlib.suppress(OSError):
-            output.unlink()
+        with contextlib.suppress(OSError, UsageError):
+            remove_new(output, made)
         raise
     return SSlibKey.from_crypto(key.public_key()).keyid
 

@@ -8,7 +8,6 @@ keep their own errors. After sealing, the caller must compare the length of the 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -18,8 +17,8 @@ from typing import Any
 import msgspec
 
 from hashclient.config import HINT_RECIPIENTS
-from hashclient.errors import AuthorisationError, ConfigError, StateError, UsageError
-from hashclient.system.files import fsync_dir
+from hashclient.errors import AuthorisationError, ConfigError, StateError
+from hashclient.system.outputs import write_new
 from hashclient.system.secrets import holds_secret_key, read_secret
 from hashclient.system.text import excerpt, printable
 
@@ -118,22 +117,7 @@ def write_identity(path: Path, now: datetime) -> str:
     identity = x25519.Identity.generate()
     public = str(identity.to_public())
     text = f"# created: {now.isoformat(timespec='seconds')}\n# public key: {public}\n{identity}\n"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        fsync_dir(path.parent)
-    except FileExistsError as error:
-        raise UsageError(
-            f"file exists: {printable(path)}",
-            hint="a key is never overwritten; choose another name",
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {printable(path)}: {error.strerror}", hint="choose another --output"
-        ) from error
+    write_new(path, text.encode())
     return public
 
 

@@ -176,7 +176,7 @@ class Directory:
         Raises:
             OSError: it cannot be renamed.
         """
-        os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        os.replace(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def rename_noreplace(self, source: str, target: str) -> None:
         """Rename a private name in this directory; see the function with this name."""

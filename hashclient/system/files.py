@@ -13,10 +13,13 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from hashclient.errors import ConfigError, StateError
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.system.beneath import Directory
 
 TEMP_PREFIX = ".tmp-"
 #: The device /dev/null, on any Linux.
@@ -44,26 +47,39 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
     """
-    import tempfile  # its import is slow, and most commands write no file
+    from hashclient.system.beneath import Directory  # most commands write no file
 
-    temporary: Path | None = None
     try:
-        fd, name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(fd, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)
+        directory = Directory.given(path.parent)
+    except OSError as error:
+        raise state_error("cannot write", path, error) from error
+    with directory, file_in(directory, path.name, mode) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def file_in(directory: Directory, name: str, mode: int) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `name` in a directory that is held, as `atomic_file`.
+
+    Raises:
+        StateError: as `atomic_file`.
+    """
+    temporary: str | None = None
+    try:
+        temporary = f"{TEMP_PREFIX}{os.urandom(8).hex()}"
+        with os.fdopen(directory.create(temporary, mode), "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        directory.rename(temporary, name)
         temporary = None
-        fsync_dir(path.parent)
+        directory.sync()
     except OSError as error:
-        raise state_error("cannot write", path, error) from error
+        raise state_error("cannot write", Path(directory.path_of(name)), error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                directory.unlink(temporary)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -75,7 +75,7 @@ def test_a_file_is_on_the_disk_before_its_name_is_and_then_the_name(tmp_path: Pa
     files = open_files()
     write_atomic(tmp_path / "f", b"newer")
     assert open_files() == files
-    temporary = str(recorder.calls[0][1])
+    temporary = f"{tmp_path}/{recorder.calls[0][1]}"
     assert temporary.startswith(f"{tmp_path}/{TEMP_PREFIX}")
     calls = [(name, str(argument)) for name, argument in recorder.calls]
     assert calls[-3:] == [("fsync", temporary), ("replace", temporary), ("fsync", str(tmp_path))]

@@ -18,6 +18,7 @@ from hashclient.notices.document import Severity
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.provider.repository import Repository
+from hashclient.system.beneath import Directory
 from tests.kit import call
 
 CHANGES: dict[str, tuple[str, Callable[[Simulator], object]]] = {
@@ -57,15 +58,15 @@ def test_a_change_is_recorded_before_it_is_seen(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     event, change = CHANGES[name]
-    rename, seen = Path.replace, list[list[str]]()
+    rename, seen = Directory.rename, list[list[str]]()
     before = len(events(simulator))
 
-    def replace(path: Path, target: Path) -> Path:
-        if target.name == "timestamp.json" or target.name.endswith(".root.json"):
+    def replace(directory: Directory, source: str, target: str) -> None:
+        if target == "timestamp.json" or target.endswith(".root.json"):
             seen.append(events(simulator)[before:])
-        return rename(path, target)
+        rename(directory, source, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Directory, "rename", replace)
     change(simulator)
     assert seen and all(found == [event] for found in seen)
     assert events(simulator)[before:] == [event]
@@ -81,15 +82,15 @@ def test_a_failed_change_is_recorded(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     event, change = CHANGES[name]
-    rename, before = Path.replace, len(events(simulator))
+    rename, before = Directory.rename, len(events(simulator))
 
-    def replace(path: Path, target: Path) -> Path:
-        if target.name == "timestamp.json" or target.name.endswith(".root.json"):
+    def replace(directory: Directory, source: str, target: str) -> None:
+        if target == "timestamp.json" or target.endswith(".root.json"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(path, target)
+        rename(directory, source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace)
+        patch.setattr(Directory, "rename", replace)
         with pytest.raises(StateError):
             change(simulator)
     assert events(simulator)[before:] == [event, "change-failed"]
@@ -116,14 +117,14 @@ def test_notices_are_recorded_before_they_are_seen(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board, seen = NoticeBoard(simulator.repository), list[str]()
-    rename = Path.replace
+    rename = Directory.rename
 
-    def replace(path: Path, target: Path) -> Path:
-        if target.name == "timestamp.json":
+    def replace(directory: Directory, source: str, target: str) -> None:
+        if target == "timestamp.json":
             seen.append(events(simulator)[-1])
-        return rename(path, target)
+        rename(directory, source, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Directory, "rename", replace)
     draft = Said(sender="a", event="b", headline="c", severity=Severity.MINOR)
     first = board.publish(draft, simulator.now)
     board.cancel([first.id], Said(), simulator.now)

@@ -16,7 +16,8 @@ from fixtures.simulator import PlainClient, Simulator
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.keys import Keys
 from hashclient.provider.repository import Repository
-from hashclient.system import files as system_files
+from hashclient.system import beneath
+from hashclient.system.beneath import Directory
 from tests.kit import call
 
 Command = Callable[[Simulator], object]
@@ -50,18 +51,18 @@ class FailingDisk:
     def __init__(self, patch: pytest.MonkeyPatch, step: int) -> None:
         """Let the `step`-th of renames and syncs of directories fail, from now on."""
         self._left = step
-        self._rename, self._sync = Path.replace, system_files.fsync_dir
+        self._rename, self._sync = Directory.rename, beneath.sync_directory
 
-        def replace(path: Path, target: Path) -> Path:
+        def replace(directory: Directory, source: str, target: str) -> None:
             self._take_step()
-            return self._rename(path, target)
+            self._rename(directory, source, target)
 
-        patch.setattr(Path, "replace", replace)
-        patch.setattr(system_files, "fsync_dir", self._fsync_dir)
+        patch.setattr(Directory, "rename", replace)
+        patch.setattr(beneath, "sync_directory", self._sync_directory)
 
-    def _fsync_dir(self, path: Path) -> None:
+    def _sync_directory(self, directory: int) -> None:
         self._take_step()
-        self._sync(path)
+        self._sync(directory)
 
     def _take_step(self) -> None:
         self._left -= 1
@@ -101,15 +102,15 @@ def test_a_command_that_fails_leaves_no_key_that_does_not_count(
 def test_a_repository_that_could_not_be_made_leaves_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.replace
+    rename = Directory.rename
 
-    def replace(path: Path, target: Path) -> Path:
-        if target.name == "timestamp.json":
+    def replace(directory: Directory, source: str, target: str) -> None:
+        if target == "timestamp.json":
             raise OSError(errno.ENOSPC, "No space left on device")
-        return rename(path, target)
+        rename(directory, source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", replace)
+        patch.setattr(Directory, "rename", replace)
         made = call("provider", "init", tmp_path / "repo")
     assert made.code == 8
     assert "hint: free some space and try again; clients still get" in made.err

@@ -1,0 +1,292 @@
+"""Files that a user names to be written: outputs, keys, tokens, bundles.
+
+The directory of such a file may belong to others, who may exchange what is in it at any moment. So
+it is reached step by step and then held by descriptor, and these rules hold:
+
+1. A link is followed only where nobody but root and us may change it: in a directory that only we
+   may write to, on a way that only we may change. In /tmp none is.
+2. In a directory that others may write to, a file that is there already is written to only if it is
+   ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
+3. In a directory that is closed to others, but reached through one that they may change, nothing
+   that is there already is written to: they may have exchanged the way.
+4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
+   always followed.
+
+Others are as in `strangers`. A new file is made only where the name is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NoReturn
+
+from hashclient.errors import UsageError
+from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
+from hashclient.system.files import file_in, state_error, write_all
+from hashclient.system.strangers import Stranger, stranger_at, trusted_users
+from hashclient.system.text import printable
+
+#: Links that are followed on the way; the kernel follows as many.
+_MOST_LINKS = 40
+#: How often others may make and remove a name while we look for it.
+_MOST_TRIES = 100
+_HINT = "choose a directory that only you may write to, or name the file that is meant"
+
+
+class Place:
+    """Where a named file is: its directory, which is held, and its name there."""
+
+    def __init__(self, path: str) -> None:
+        """Begin a way at the root or at the working directory."""
+        start = "/" if path.startswith("/") else "."
+        self.name = ""
+        self.directory = Directory.given(start)
+        #: Whether the way up to this directory could be changed by others, and by whom.
+        self._changes_way: Stranger | None = None
+        #: Who else may add names to this directory.
+        self._adds_names: Stranger | None = None
+        self._changes_here: Stranger | None = None
+        self.is_of_proc = False
+        self._look()
+
+    def _look(self) -> None:
+        status, path = os.fstat(self.directory.fd), self.directory.path
+        self._changes_here = stranger_at(path, status)
+        is_shared = status.st_mode & stat.S_ISVTX and status.st_mode & stat.S_IWOTH
+        self._adds_names = self._changes_here or (
+            Stranger(path, "everybody") if is_shared else None
+        )
+        self.is_of_proc = status.st_dev == _device_of_proc()
+
+    def enter(self, name: str, *, follow: bool = False) -> None:
+        """Go on to a directory; a link is followed only if `follow` says so."""
+        flags = HELD_FLAGS if follow else HELD_FLAGS | os.O_NOFOLLOW
+        inner = os.open(name, flags, dir_fd=self.directory.fd)
+        os.close(self.directory.fd)
+        if name != "..":
+            self._changes_way = self._changes_way or self._changes_here
+        self.directory = Directory(inner, self.directory.path_of(name))
+        self._look()
+
+    def restart(self) -> None:
+        """Go on at the root."""
+        os.close(self.directory.fd)
+        self.directory = Directory.given("/")
+        self._look()
+
+    def check_link(self, name: str) -> None:
+        """Refuse a link that others may have put there.
+
+        Raises:
+            UsageError: others may change it.
+        """
+        if (who := self._changes_way or self._adds_names) is not None:
+            shown = printable(self.directory.path_of(name))
+            raise UsageError(f"a link that {who.who} may have made: {shown}", hint=_HINT)
+
+    def check(self, status: os.stat_result) -> None:
+        """Refuse to write to a file that others may have put there.
+
+        Raises:
+            UsageError: they may.
+        """
+        if self.is_of_proc:
+            return
+        shown = printable(self.directory.path_of(self.name))
+        if (who := self._adds_names) is not None:
+            if status.st_uid not in trusted_users():
+                raise UsageError(
+                    f"{shown} belongs to another user, in a directory that {who.who} may write to",
+                    hint=f"remove it, or {_HINT}",
+                )
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                raise UsageError(
+                    f"{shown} has other names, in a directory that {who.who} may write to",
+                    hint=f"remove it, or {_HINT}",
+                )
+        elif (who := self._changes_way) is not None:
+            raise UsageError(
+                f"{shown} is there already, on a way that {who.who} may change:"
+                f" {printable(who.path)}",
+                hint=f"remove it, or {_HINT}",
+            )
+
+    def status(self) -> os.stat_result | None:
+        """Return the status of the file, or None if there is none.
+
+        Raises:
+            OSError: it cannot be found out.
+        """
+        try:
+            return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=self.is_of_proc)
+        except FileNotFoundError:
+            return None
+
+    def open(self, mode: int = 0o666) -> int:
+        """Open the file for writing, and make it if it is missing; it is not emptied.
+
+        Raises:
+            UsageError: the rules above forbid it.
+            OSError: it cannot be opened.
+        """
+        for _ in range(_MOST_TRIES):
+            if not self.is_of_proc:
+                with contextlib.suppress(FileExistsError):
+                    return self.directory.open(
+                        self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode
+                    )
+            with contextlib.suppress(FileNotFoundError):
+                return self._open_existing()
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), os.fspath(self.name))
+
+    def _open_existing(self) -> int:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        if not self.is_of_proc:
+            flags |= os.O_NOFOLLOW
+        try:
+            fd = os.open(self.name, flags, dir_fd=self.directory.fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                _refuse_new_link(self)
+            if error.errno != errno.ENXIO or self.is_of_proc:
+                raise
+            return self._open_waiting(error)
+        try:
+            self.check(os.fstat(fd))
+            os.set_blocking(fd, True)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _open_waiting(self, error: OSError) -> int:
+        """Open a pipe that has no reader yet, as a shell does; `error` is of any other file."""
+        held = self.directory.open(self.name, os.O_PATH)
+        try:
+            status = os.fstat(held)
+            self.check(status)
+            if not stat.S_ISFIFO(status.st_mode):
+                raise error
+            # The very file that was checked; by its name it could be another one by now.
+            return os.open(f"/proc/self/fd/{held}", os.O_WRONLY | os.O_CLOEXEC)
+        finally:
+            os.close(held)
+
+
+def _refuse_new_link(place: Place) -> NoReturn:
+    shown = printable(place.directory.path_of(place.name))
+    raise UsageError(f"a link has just taken this name: {shown}", hint=_HINT)
+
+
+def _device_of_proc() -> int | None:
+    try:
+        return os.stat("/proc").st_dev  # noqa: PTH116
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[Place]:
+    """Yield the place of a named file; a link in its own place is followed only with `follow`.
+
+    Raises:
+        UsageError: there is a link that others may have made.
+        OSError: a directory is missing or closed, or there is no name of a file.
+    """
+    text = os.fspath(path)
+    place = Place(text)
+    rest, links = text.split("/")[::-1], 0
+    try:
+        while rest:
+            name = rest.pop()
+            is_last = not rest
+            if is_last and name in ("", ".", ".."):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), text)
+            if name in ("", "."):
+                continue
+            place.name = name
+            is_link = _is_link(place.directory, name)
+            if is_link and not place.is_of_proc and (follow or not is_last):
+                place.check_link(name)
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), text)
+                target = os.readlink(name, dir_fd=place.directory.fd)
+                rest += target.split("/")[::-1]
+                if target.startswith("/"):
+                    place.restart()
+            elif not is_last:
+                place.enter(name, follow=place.is_of_proc)
+        yield place
+    finally:
+        os.close(place.directory.fd)
+
+
+def _is_link(directory: Directory, name: str) -> bool:
+    status = directory.status(name)
+    return status is not None and stat.S_ISLNK(status.st_mode)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of a named one when the block ends without an error.
+
+    A link with this name is replaced as well.
+
+    Raises:
+        UsageError: the way leads through a link that others may have made.
+        StateError: as `files.atomic_file`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(place_of(path, follow=False))
+        except OSError as error:
+            raise state_error("cannot write", path, error) from error
+        yield stack.enter_context(file_in(place.directory, place.name, mode))
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> Identity:
+    """Write a file that must not exist, and return which one it is; after a failure, remove it.
+
+    Raises:
+        UsageError: it exists, or cannot be written.
+    """
+    try:
+        with place_of(path, follow=False) as place:
+            fd = place.directory.create(place.name, mode)
+            identity = identity_of(os.fstat(fd))
+            try:
+                write_all(fd, data)
+                os.fsync(fd)
+                place.directory.sync()
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    place.directory.unlink_if(place.name, identity)
+                raise
+            finally:
+                os.close(fd)
+    except FileExistsError as error:
+        raise UsageError(
+            f"file exists: {printable(path)}", hint="nothing is overwritten; choose another name"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {printable(path)}: {error.strerror or error}",
+            hint="choose another place; nothing was changed",
+        ) from error
+    return identity
+
+
+def remove_new(path: Path, identity: Identity) -> None:
+    """Remove a file that `write_new` has made, if it is still that one.
+
+    Raises:
+        UsageError, OSError: it cannot be removed.
+    """
+    with place_of(path, follow=False) as place:
+        place.directory.unlink_if(place.name, identity)
