@@ -1,19 +1,30 @@
 """One compressed file: gzip, bzip2, xz, legacy lzma, and zstd where Python has it.
 
 Each is a container of one member: all its streams one after the other, as the programs of these
-formats give it. Bytes after the last stream are ignored, as by these programs. No size is claimed:
-that of gzip is modulo four gigabytes, and of the last stream alone.
+formats give it. Bytes after the last stream are ignored, as by these programs; where a stream of
+another kind follows, which some programs join, they are unread. No size is claimed: that of gzip is
+modulo four gigabytes, and of the last stream alone.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hashclient.containers import decoding
 from hashclient.containers.decoding import Decoder, decoded
 from hashclient.containers.forward import PIECE_BYTES, Forward
-from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.interface import (
+    HEAD_BYTES,
+    Data,
+    Member,
+    NotReadError,
+    Stream,
+    Unlisted,
+    Why,
+)
+from hashclient.containers.sniffing import is_lzma_header
 
 #: Bytes read at the beginning of each stream; later reads grow. Otherwise, many small streams one
 #: after the other would copy a whole block each.
@@ -22,10 +33,17 @@ _FIRST_BYTES = 2 << 10
 _MAX_NAME_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _RESERVED = 2, 4, 8, 0xE0
+_FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of one with data, of one without
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
+#: Streams that `zstd`, or the module `lzma` of Python, gives behind one of another kind.
+_JOINED = re.compile(
+    rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|LZIP"
+)
+#: So much of what a head gives tells enough, and this window suffices for it.
+_TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
 
 class _Input:
@@ -34,6 +52,8 @@ class _Input:
     def __init__(self, data: Data | Stream) -> None:
         self._bytes = Forward(data)
         self._step = _FIRST_BYTES
+        #: Whether all streams of the kind were read.
+        self.is_behind = False
 
     def piece(self) -> bytes:
         """Return the next bytes; none at the end only."""
@@ -67,12 +87,19 @@ class _Compressed:
 
     name = ""
     seeks = False
+    #: Whether any program joins it with a stream of another kind behind it.
+    is_joined = True
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the one member."""
         source = _Input(data)
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self._chunks(source))]
+        if self.is_joined and source.is_behind:
+            rest = source.peek(HEAD_BYTES)
+            if _JOINED.match(rest) or Lzma().sniff(rest, b""):
+                text = f"a stream of another kind follows that of {self.name}"
+                yield Unlisted(b"", Why.UNSUPPORTED, text)
 
     def _name_of(self, source: _Input) -> bytes:
         return b""
@@ -89,6 +116,7 @@ class _Compressed:
             yield from decoded(decoder, source.piece)
             source.give_back(len(decoder.unused_data))
             if not self._goes_on(source):
+                source.is_behind = True
                 return
 
 
@@ -98,8 +126,8 @@ class Gzip(_Compressed):
     name = "gzip"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark, the only method there is, and flags that are all known."""
-        return len(head) >= 10 and head[:3] == b"\x1f\x8b\x08" and not head[3] & _RESERVED
+        """Recognise the mark and the only method there is."""
+        return len(head) >= 10 and head[:3] == b"\x1f\x8b\x08"
 
     def _name_of(self, source: _Input) -> bytes:
         head = source.peek(_MAX_NAME_BYTES)
@@ -118,10 +146,11 @@ class Gzip(_Compressed):
         is_padded = False
         while True:
             decoder = decoding.gzip()
-            yield from decoded(decoder, source.piece)
+            yield from decoded(decoder, _without_reserved(source))
             source.give_back(len(decoder.unused_data))
             zeros = source.zeros()
             if source.peek(2) != _GZIP:
+                source.is_behind = True
                 break
             is_padded |= zeros > 0
         if is_padded:
@@ -129,10 +158,28 @@ class Gzip(_Compressed):
             raise NotReadError(Why.DAMAGED, "gzip goes on behind padding")
 
 
+def _without_reserved(source: _Input) -> Callable[[], bytes]:
+    """Return a reader of one member of gzip without the flags that mean nothing.
+
+    zlib refuses them; busybox and Python pass over them.
+    """
+    flags = source.peek(_FLAGS_AT + 1)[_FLAGS_AT:]
+    if not flags or not flags[0] & _RESERVED:
+        return source.piece
+    first: list[bytes] = [bytes([flags[0] & ~_RESERVED & 0xFF])]
+
+    def piece() -> bytes:
+        data = source.piece()
+        return data[:_FLAGS_AT] + first.pop() + data[_FLAGS_AT + 1 :] if first else data
+
+    return piece
+
+
 class Bzip2(_Compressed):
     """bzip2: streams one behind the other."""
 
     name = "bzip2"
+    is_joined = False
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
         """Recognise the mark, the level and the mark of a block."""
@@ -172,31 +219,26 @@ class Lzma(_Compressed):
     name = "lzma"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise it by the rules of xz for guessing, and by decoding the first bytes."""
-        if len(head) < 18 or head[0] >= 9 * 5 * 5 or head[13]:
+        """Recognise it by the rules of xz for guessing, and by decoding the first bytes.
+
+        Pictures in EMF have such fields as well, and a window of 2 GiB; none of them decodes.
+        """
+        if not is_lzma_header(head):
             return False
-        window = int.from_bytes(head[1:5], "little")
-        size = int.from_bytes(head[5:13], "little")
-        if not _is_usual_window(window) or (size >= 1 << 38 and size != (1 << 64) - 1):
-            return False
-        pieces = iter((head,))
-        decoder = decoding.lzma_alone()
+        window = min(int.from_bytes(head[1:5], "little"), _TOLD_WINDOW)
+        pieces = iter((head[:1] + window.to_bytes(4, "little") + head[5:],))
+        decoder, told = decoding.lzma_alone(), 0
         try:
-            begin = list(decoded(decoder, lambda: next(pieces, b""), needs_end=False))
-        except NotReadError as error:
-            return error.why is Why.LIMIT  # valid, but it needs too much memory
-        return bool(begin) or decoder.eof
+            for piece in decoded(decoder, lambda: next(pieces, b""), needs_end=False):
+                told += len(piece)
+                if told >= _TOLD_BYTES:
+                    break
+        except NotReadError:
+            return False
+        return told > 0 or decoder.eof
 
     def _decoder(self) -> Decoder:
         return decoding.lzma_alone()
-
-
-def _is_usual_window(window: int) -> bool:
-    """Return whether a size is 2^n or 2^n + 2^(n-1), as every program writes it."""
-    if window == 0xFFFFFFFF:
-        return True
-    lowest = window & -window
-    return window >= 4096 and window in (lowest, 3 * lowest)
 
 
 class Zstd(_Compressed):

@@ -29,11 +29,14 @@ from hashclient.containers.sniffing import (
     ISO_MARK_END,
     has_mark,
     may_bear,
+    wants_all_head,
     wants_more_head,
 )
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
+#: Bytes to look at where a member is short: a tar may begin with a block that is no header.
+LOOK_BYTES = 2 * HEAD_BYTES
 #: Bytes that are read at once from a stream, by default.
 STEP_BYTES = 1 << 18
 #: Number of sizes in one question for masks.
@@ -232,9 +235,11 @@ class Driver:
         """
         if member.kind or member.size is None:
             return False
-        count = ISO_MARK_END if wants_more_head(member.size) else HEAD_BYTES
+        count = ISO_MARK_END if wants_more_head(member.size) else LOOK_BYTES
         try:
             head = head_of(count)
+            if wants_all_head(head):
+                head = head_of(ISO_MARK_END)
         except LimitError:
             raise
         except Exception:  # noqa: BLE001 - the reader says what is wrong
@@ -290,7 +295,9 @@ class Driver:
             return
         tee = Tee(member.chunks(), mask, self._budget, self._limits.spool_bytes)
         more = mask or member.size is None or wants_more_head(member.size)
-        head = tee.peek(ISO_HEAD_BYTES if more else HEAD_BYTES)
+        head = tee.peek(ISO_HEAD_BYTES if more else LOOK_BYTES)
+        if wants_all_head(head):
+            head = tee.peek(ISO_HEAD_BYTES)
         found: list[Expander] = []
         bears = may_bear(head)  # most members are nothing that the other questions are about
         if member.kind:

@@ -67,12 +67,12 @@ class Registry:
         """
         found: list[Expander] = []
         if has_mark(head):
-            # Only the mark of an image of a disk lies further on.
-            begin = head[:HEAD_BYTES]
+            # The marks of these may lie further on, and more bytes tell more of the last.
+            begin, late = head[:HEAD_BYTES], (DISK_IMAGE, Tar.name, Lzma.name)
             found = [
                 expander
                 for expander in self._expanders
-                if expander.sniff(head if expander.name == DISK_IMAGE else begin, b"")
+                if expander.sniff(head if expander.name in late else begin, b"")
             ]
             if len(found) > 1 and found[-1].name == "lzma":
                 found.pop()  # a guess, where something has a mark

@@ -13,7 +13,7 @@ import re
 from hashclient.containers.fronts import FIRST_OF_FRONTS, FRONTS
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.mailmarks import MAX_LINE_BYTES, begins_as_mail, can_be_mail
-from hashclient.containers.tarheader import BLOCK_BYTES, is_header
+from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
 
 _ISO_MARK_AT = 32_769
 #: Where the mark of an image of a disk ends: no mark lies behind it.
@@ -56,9 +56,12 @@ _begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, FRONTS.pattern, _BEGIN
 _begins_with_field = _FIELD.match
 #: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
 #: have one digit.
-_TAR_BEGINS = frozenset(b" 01234567\x00\x80")
-_TAR_DIGITS = frozenset(b" 01234567\x00")
-_has_sum_of_tar = re.compile(rb"\x00? *[0-7]+(?:[ \x00]|\Z)|\x80\x00").match
+_TAR_BEGINS = frozenset(b" \t\n\v\f\r01234567\x00\x80")
+_TAR_DIGITS = frozenset(b" \t\n\v\f\r01234567\x00")
+_has_sum_of_tar = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
+_SECOND_SUM = BLOCK_BYTES + 148
+#: How a file begins where more than one block may come before the first header.
+_LATE_BEGINS = (b"\0\0", b"#!")
 _DASH, _LETTER_C, _LETTER_F, _LETTER_U = b"-Cfu"
 
 
@@ -86,7 +89,7 @@ def may_bear(head: bytes | memoryview) -> bool:
         return False
     if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
         return True
-    if head[257] == _LETTER_U:
+    if head[257] == _LETTER_U or _may_begin_late(head, length):
         return True
     return length >= ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
 
@@ -114,7 +117,7 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
         return True
     if length < _LZMA_BYTES:
         return False
-    if not head[13] and _may_be_lzma(bytes(head[:_LZMA_BYTES])):
+    if not head[13] and is_lzma_header(bytes(head[:_LZMA_BYTES])):
         return True
     if length < HEAD_BYTES:
         return False
@@ -124,6 +127,8 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
             return True
     if head[257] == _LETTER_U and head[257:262] == b"ustar":
         return True
+    if _may_begin_late(head, length) and begins_late(bytes(head[:ISO_HEAD_BYTES])):
+        return True
     return (
         length >= ISO_MARK_END
         and head[_ISO_MARK_AT] == _LETTER_C
@@ -131,13 +136,37 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     )
 
 
-def _may_be_lzma(begin: bytes) -> bool:
-    """Recognise .lzma by its fields; it has no mark, but a window as every program writes it."""
-    window = int.from_bytes(begin[1:5], "little")
+def _may_begin_late(head: bytes | memoryview, length: int) -> bool:
+    """Return whether the first header of tar may lie behind the first block."""
+    if length < 2 * BLOCK_BYTES:
+        return False
+    return wants_all_head(head) or (
+        head[_SECOND_SUM] in _TAR_BEGINS
+        and head[_SECOND_SUM + 1] in _TAR_DIGITS
+        and _has_sum_of_tar(head, _SECOND_SUM, _SECOND_SUM + 8) is not None
+    )
+
+
+def is_lzma_header(begin: bytes) -> bool:
+    """Return whether the fields of .lzma make sense, which has no mark.
+
+    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, and the rules
+    for the length are those of `xz`.
+    """
+    if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
+        return False
+    window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
     lowest = window & -window
-    return begin[0] < 225 and window >= 4096 and window in (lowest, 3 * lowest, 0xFFFFFFFF)
+    return (0 < window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
+        size < 1 << 38 or size == (1 << 64) - 1
+    )
 
 
 def wants_more_head(size: int) -> bool:
     """Return whether the mark of an image of a disk may lie beyond the first bytes."""
     return size >= ISO_HEAD_BYTES
+
+
+def wants_all_head(head: bytes | memoryview) -> bool:
+    """Return whether a tar may begin so far behind these first bytes that more have to be read."""
+    return head[:2] in _LATE_BEGINS

@@ -2,7 +2,8 @@
 
 Read once, forwards, by the headers alone. Where programs disagree, the members of each are listed
 if possible: bytes after the end of the archive are searched for headers, as `tar -i` does, and so
-are the bytes after a damaged header. `tarheader` parses; this module follows.
+are the bytes after a damaged header. A member whose end two programs find in two places is listed
+as GNU tar reads it, and is unread besides. `tarheader` parses; this module follows.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from hashclient.containers.interface import Data, Member, NotReadError, Stream, 
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
     MAGIC,
+    MAX_OCTAL,
     Header,
     Pax,
+    begins_late,
     is_header,
     parse_header,
     parse_pax,
@@ -32,6 +35,9 @@ _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
 #: Links, devices, directories and pipes. A size may stand there without bytes behind it.
 _WITHOUT_BYTES = frozenset(b"1 2 3 4 5 6".split())
+#: Of these, 7-Zip takes the bytes of the size.
+_DEVICES = frozenset(b"3 4 6".split())
+_TWO_SIZES = "tar: programs disagree about its size"
 
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
@@ -96,13 +102,13 @@ class Tar:
         """Recognise the sum in the first header, or its mark where the sum is damaged."""
         if len(head) < BLOCK_BYTES:
             return False
-        return is_header(head[:BLOCK_BYTES]) or head[257:262] == MAGIC
+        return is_header(head[:BLOCK_BYTES]) or head[257:262] == MAGIC or begins_late(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members one by one, each to be read before the next is asked for."""
         source = Forward(data)
         everywhere: Pax = {}
-        follows = _Follows({})
+        follows = _Follows()
         is_searching = False
         while block := source.take(BLOCK_BYTES):
             if block == _ZERO_BLOCK:
@@ -115,8 +121,10 @@ class Tar:
                     yield Unlisted(b"", Why.DAMAGED, f"tar: no header at {source.position}")
                 is_searching = True
                 continue
-            is_searching = False
-            if header.kind in (_LONG_NAME, _LONG_LINK):
+            is_searching = header.size is None
+            if header.size is None:
+                yield Unlisted(header.name, Why.DAMAGED, "tar: an invalid size")
+            elif header.kind in (_LONG_NAME, _LONG_LINK):
                 area = Area(source, header.size)
                 text = area.take(min(area.size, MAX_NAME_BYTES)).split(b"\0", 1)[0]
                 if header.kind == _LONG_NAME:
@@ -124,35 +132,43 @@ class Tar:
                 area.finish()
             elif header.kind in (_PAX, _PAX_SOLARIS, _PAX_GLOBAL):
                 try:
-                    fields = _read_pax(source, header)
+                    fields = _read_pax(source, header.size)
                 except NotReadError as error:
                     yield Unlisted(header.name, error.why, error.detail)
                     continue
                 if header.kind == _PAX_GLOBAL:
                     everywhere.update(fields)
                 else:
-                    follows.fields.update(fields)
+                    follows.add(fields)
             else:
                 follows.fields = {**everywhere, **follows.fields}
-                yield from _member(source, header, follows, block)
-                follows = _Follows({})
+                yield from _member(source, header, header.size, follows, block)
+                follows = _Follows()
 
 
 class _Follows:
     """Fields for the next member, from headers before its own."""
 
-    def __init__(self, fields: Pax) -> None:
-        self.fields = fields
+    def __init__(self) -> None:
+        self.fields: Pax = {}
         self.name: bytes | None = None
+        #: Whether programs disagree which fields count: of two headers one, the other, or both.
+        self.is_doubtful = False
+
+    def add(self, fields: Pax) -> None:
+        """Take the fields of one pax header."""
+        before = self.fields
+        self.is_doubtful |= bool(before) and not before.keys() | fields.keys() <= {b"path"}
+        self.fields = {**before, **fields}
 
 
-def _read_pax(source: Forward, header: Header) -> Pax:
-    area = Area(source, header.size)
-    is_too_long = header.size > MAX_EXTENDED_BYTES
-    text = b"" if is_too_long else area.take(header.size)
+def _read_pax(source: Forward, size: int) -> Pax:
+    area = Area(source, size)
+    is_too_long = size > MAX_EXTENDED_BYTES
+    text = b"" if is_too_long else area.take(size)
     area.finish()
     if is_too_long:
-        raise NotReadError(Why.LIMIT, f"tar: a pax header of {header.size} bytes")
+        raise NotReadError(Why.LIMIT, f"tar: a pax header of {size} bytes")
     fields = parse_pax(text)
     if fields is None:
         raise NotReadError(Why.DAMAGED, "tar: a pax header")
@@ -160,25 +176,31 @@ def _read_pax(source: Forward, header: Header) -> Pax:
 
 
 def _member(
-    source: Forward, header: Header, follows: _Follows, block: bytes
+    source: Forward, header: Header, header_size: int, follows: _Follows, block: bytes
 ) -> Iterator[list[Member] | Unlisted]:
     """Yield the member of one header, and skip its bytes."""
     offset = source.position - BLOCK_BYTES
     fields = follows.fields
     name = follows.name or header.name
     name = fields.get(b"GNU.sparse.name") or fields.get(b"path") or name
-    size = header.size
+    size = header_size
     if b"size" in fields:
         if fields[b"size"].isdigit() and len(fields[b"size"]) <= 18:
             size = int(fields[b"size"])
         else:
             yield Unlisted(name, Why.DAMAGED, "tar: an invalid size")
     kind = header.kind
-    if kind == _LABEL:
-        Area(source, size).finish()
-        return
     is_directory = kind in (b"\0", b"0") and name.endswith(b"/")
-    if (kind in _WITHOUT_BYTES or is_directory) and (not size or not _bytes_follow(source)):
+    is_bare = kind in _WITHOUT_BYTES or kind == _LABEL or is_directory
+    if is_bare and not size and not header_size:
+        return
+    if follows.is_doubtful or not _is_one_size(header_size, size):
+        yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
+    # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them: so does
+    # whoever opens the member.
+    if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
+        if size and (kind in _DEVICES or (is_directory and kind == b"0")):
+            yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
         return
     # Old GNU sparse: further blocks of the map come before the bytes.
     try:
@@ -196,6 +218,16 @@ def _member(
         chunks = partial(sparse.chunks, area)
         yield [Member(name, sparse.size, is_exact=True, chunks=chunks, offset=offset)]
     area.finish()
+
+
+def _is_one_size(header_size: int, size: int) -> bool:
+    """Return whether a header has the size that counts, or cannot hold it.
+
+    busybox takes that of the header always, 7-Zip and bsdtar none of a header for all members.
+    """
+    if header_size == size:
+        return True
+    return size > MAX_OCTAL and header_size in (0, MAX_OCTAL, size & MAX_OCTAL)
 
 
 def _bytes_follow(source: Forward) -> bool:

@@ -1,21 +1,25 @@
 """The headers of tar: one block of 512 bytes, and the fields of pax.
 
 A block is a header if its checksum is right. Everything else is read as GNU tar reads it: a number
-is octal up to a space or a zero byte, or binary where its first bit is set.
+is octal between blanks, up to a blank or a zero byte, or binary where its first bit is set.
 """
 
 from __future__ import annotations
 
+import re
 from zlib import adler32
 
 import msgspec
 
 BLOCK_BYTES = 512
-MAGIC = b"ustar"
+MAGIC, MAGIC_AT = b"ustar", 257
 _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
 _MODULUS = 65_521
 _ASCII = bytes(range(128))
+_OCTAL = re.compile(rb"[\t-\r ]*([0-7]*)(?:[\t-\r \x00]|\Z)")
+#: The largest size that the octal digits of a header hold.
+MAX_OCTAL = 0o77777777777
 
 _KEPT = frozenset((b"path", b"size"))
 
@@ -23,11 +27,11 @@ Pax = dict[bytes, bytes]
 
 
 class Header(msgspec.Struct, frozen=True):
-    """One header; `size` is in bytes, `kind` the type flag."""
+    """One header; `size` is in bytes, None where it is invalid; `kind` is the type flag."""
 
     name: bytes
     kind: bytes
-    size: int
+    size: int | None
 
 
 def octal(field: bytes) -> int | None:
@@ -38,15 +42,8 @@ def octal(field: bytes) -> int | None:
             return int(digits, 8)
         except ValueError:
             return None
-    digits = field.lstrip(b" ").split(b"\0", 1)[0].split(b" ", 1)[0]
-    if not digits:
-        return 0
-    if not digits.isdigit():
-        return None
-    try:
-        return int(digits, 8)
-    except ValueError:
-        return None
+    found = _OCTAL.match(field)
+    return None if found is None else int(found[1] or b"0", 8)
 
 
 def number(field: bytes) -> int | None:
@@ -58,20 +55,14 @@ def number(field: bytes) -> int | None:
 
 
 def is_header(block: bytes) -> bool:
-    """Return whether a block has a size, and the sum of its bytes, signed or not."""
-    return _sum_agrees(block) and number(block[124:136]) is not None
-
-
-def _sum_agrees(block: bytes) -> bool:
+    """Return whether a block has the sum of its bytes, signed or not."""
     if len(block) < BLOCK_BYTES:
         return False
-    field = block[148:156]
-    # GNU tar reads it behind a zero byte as well.
-    stated = number(field[1:] if not field[0] else field)
+    stated = _number_behind_zero(block[148:156])
     if not stated:
         return False
     # Summed as if the field itself were eight spaces.
-    apart = 8 * 0x20 - sum(field)
+    apart = 8 * 0x20 - sum(block[148:156])
     total = (adler32(block) & 0xFFFF) - 1 + apart
     if (total - stated) % _MODULUS == 0:
         return True
@@ -79,18 +70,33 @@ def _sum_agrees(block: bytes) -> bool:
     return (total - 256 * len(block.translate(None, _ASCII)) - stated) % _MODULUS == 0
 
 
+def begins_late(head: bytes) -> bool:
+    """Return whether the first header follows blocks of zeros, a script, or one foreign block.
+
+    `tar -i` passes over blocks of zeros, busybox over one, GNU tar over all to the first header.
+    """
+    first, at = head[:BLOCK_BYTES], BLOCK_BYTES
+    if not first.strip(b"\0"):
+        at = (len(head) - len(head.lstrip(b"\0"))) // BLOCK_BYTES * BLOCK_BYTES
+    elif first.startswith(b"#!"):
+        at = max(head.find(MAGIC, BLOCK_BYTES) - MAGIC_AT, BLOCK_BYTES)
+    return not at % BLOCK_BYTES and is_header(head[at : at + BLOCK_BYTES])
+
+
+def _number_behind_zero(field: bytes) -> int | None:
+    """Return the number in a field; GNU tar reads it behind a zero byte as well."""
+    return number(field if field[0] else field[1:])
+
+
 def parse_header(block: bytes) -> Header | None:
     """Return the header in a block; None where the block is no header."""
-    if not _sum_agrees(block):
-        return None
-    size = number(block[124:136])
-    if size is None:
+    if not is_header(block):
         return None
     name = block[:100].split(b"\0", 1)[0]
     if block[345] and block[257:263] == _MAGIC_POSIX:
         prefix = block[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name
-    return Header(name, block[156:157], size)
+    return Header(name, block[156:157], _number_behind_zero(block[124:136]))
 
 
 def parse_pax(text: bytes) -> Pax | None:

@@ -17,6 +17,7 @@ from hashclient.containers.tarheader import BLOCK_BYTES, Pax, number
 MAX_PIECES = 1 << 18
 _ZEROS = bytes(PIECE_BYTES)
 _LINE_BYTES = 24
+_NO_MAP = frozenset((b"GNU.sparse.name", b"GNU.sparse.realsize"))
 
 
 class Bytes(Protocol):
@@ -83,7 +84,8 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
             raise NotReadError(Why.UNSUPPORTED, "tar: a sparse form that is not known")
         return Sparse(_decimal(fields.get(b"GNU.sparse.realsize", b"")), None)
     if b"GNU.sparse.map" not in fields:
-        if any(name.startswith(b"GNU.sparse.") for name in fields):
+        # A name and a length alone make no member sparse.
+        if any(name.startswith(b"GNU.sparse.") and name not in _NO_MAP for name in fields):
             raise NotReadError(Why.DAMAGED, "tar: a sparse member without a map")
         return None
     numbers = fields[b"GNU.sparse.map"].split(b",", 2 * MAX_PIECES + 1)

@@ -25,7 +25,7 @@ from hashclient.containers.fronts import (
     near_end,
 )
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
-from hashclient.containers.sniffing import has_mark, may_bear
+from hashclient.containers.sniffing import has_mark, may_bear, wants_all_head
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -377,6 +377,8 @@ class Reader:
         # These are all bytes of a short file; a longer one has two more places to look at.
         wanted = ISO_HEAD_BYTES if status.st_size >= ISO_HEAD_BYTES else LOOK_BYTES
         first = memoryview(os.pread(fd, wanted, 0))
+        if wants_all_head(first):
+            first = memoryview(os.pread(fd, ISO_HEAD_BYTES, 0))
         self._size = status.st_size
         self._sniff(first)
         if self._front or len(first) != status.st_size:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.scan import inside
 from tests.kit import Run, State, remember_at_once
 
 LISTED = b"a listed file of some length"
@@ -187,3 +188,13 @@ def test_a_container_that_is_nearly_all_hole_is_unread(tmp_path: Path) -> None:
     result = world.scan()
     assert result.code == 3
     assert ["sparse" in line["reason"] for line in result.lines[:-1]] == [True]
+
+
+def test_containers_that_were_read_by_earlier_rules_are_opened_again(
+    world: Archives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(inside, "READS", inside.READS - 1)
+        world.scan()
+        assert world.scan().summary["known_unchanged"] >= 10
+    assert world.scan().summary["known_unchanged"] < 10

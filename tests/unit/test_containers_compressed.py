@@ -7,8 +7,10 @@ import gzip
 import lzma
 import random
 import shutil
+import struct
 import subprocess
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +18,9 @@ from fixtures.archives import bzip2_of, gzip_of, lzma_of, xz_of
 from hashclient.containers import decoding
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.decoding import Inflater, decoded
-from hashclient.containers.interface import Expander, NotReadError, Why
+from hashclient.containers.interface import ISO_HEAD_BYTES, Expander, NotReadError, Why
+from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import has_mark, is_lzma_header, may_bear
 from tests.opened import Once, Whole, each, opened, sniffs
 
 A, B = b"benign A " * 5000, random.Random(1).randbytes(70_000)
@@ -82,7 +86,6 @@ def test_gzip_says_how_its_member_is_called() -> None:
 def test_marks_are_strict() -> None:
     good = gzip_of(A)
     assert not sniffs(Gzip(), good[:2] + b"\7" + good[3:])
-    assert not sniffs(Gzip(), good[:3] + b"\x20" + good[4:])
     assert not sniffs(Bzip2(), b"BZh9 benign text of somebody")
     assert sniffs(Bzip2(), bz2.compress(b""))
     assert not sniffs(Xz(), xz_of(A)[:8] + bytes(4))
@@ -98,6 +101,71 @@ def test_legacy_lzma_counts_only_if_its_beginning_decodes() -> None:
     assert not sniffs(Lzma(), good[:1] + b"\1\2\3\4" + good[5:])
     for _ in range(300):
         assert not sniffs(Lzma(), chance.randbytes(600))
+
+
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80, 0xE0])
+def test_flags_of_gzip_that_mean_nothing_are_passed_over(flag: int) -> None:
+    """As busybox and Python do."""
+    good, other = gzip_of(A, "a.txt"), gzip_of(B)
+    data = good[:3] + bytes([good[3] | flag]) + good[4:] + other[:3] + bytes([flag]) + other[4:]
+    assert gzip.decompress(data) == A + B
+    for source in (Whole(data), Once(data, 3)):
+        assert opened(Gzip(), source).members == [(b"a.txt", A + B)]
+    assert sniffs(Gzip(), data)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 6, 512, 3072, 4096, 12288, 3 << 28, 1 << 31])
+def test_every_window_that_programs_take_is_recognised(window: int) -> None:
+    for content in (b"benign", bytes(3 << 20)):
+        data = lzma_of(content)
+        data = data[:1] + window.to_bytes(4, "little") + data[5:]
+        assert has_mark(data) and may_bear(data)
+        assert [one.name for one in Registry().pick(data[:ISO_HEAD_BYTES], data)] == ["lzma"]
+        if window < 1 << 27:
+            assert opened(Lzma(), data).contents == [content]
+    assert not is_lzma_header(lzma_of(b"x")[:1] + (5000).to_bytes(4, "little") + bytes(20))
+
+
+def test_a_picture_whose_fields_look_like_those_of_lzma_is_none() -> None:
+    """EMF with a header of 128 bytes: a window of 2 GiB, and a length that may be."""
+    chance = random.Random(2)
+    for _ in range(200):
+        width, height = chance.randrange(10, 9_000), chance.randrange(10, 9_000)
+        head = struct.pack("<2I8i", 1, 128, 0, 0, width, height, 0, 0, width * 26, height * 26)
+        head += b" EMF" + struct.pack("<3I2H", 0x10000, 40_000, chance.randrange(900), 9, 0)
+        records = b"".join(
+            struct.pack("<2I2i", chance.choice((17, 18, 37, 54)), 16, 0, chance.choice((1, width)))
+            for _ in range(99)
+        )
+        picture = head.ljust(128, b"\0") + records
+        assert is_lzma_header(picture)
+        assert not Lzma().sniff(picture, b"")
+
+
+def zstd_of(_: bytes) -> bytes:
+    """Return what begins as zstd does."""
+    return b"\x28\xb5\x2f\xfd" * 9
+
+
+OTHERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip_of,
+    "xz": xz_of,
+    "lzma": lzma_of,
+    "zstd": zstd_of,
+}
+
+
+@pytest.mark.parametrize("expander", [Gzip(), Xz(), Lzma()], ids=["gzip", "xz", "lzma"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_stream_of_another_kind_behind_it_is_unread(expander: Expander, other: str) -> None:
+    """`zstd` joins them, and so does the module `lzma` of Python."""
+    if other == expander.name:
+        return
+    data = OTHERS[expander.name](A) + OTHERS[other](B)
+    for source in (Whole(data), Once(data, 999)):
+        out = opened(expander, source)
+        assert out.contents == [A] and out.unread == [(b"", Why.UNSUPPORTED)]
+    assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
 
 
 def test_a_window_larger_than_may_be_had_is_a_limit() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.containers import libarchive
-from hashclient.containers.driver import Driver, Spool
+from hashclient.containers.driver import LOOK_BYTES, Driver, Spool
 from hashclient.containers.interface import (
     Data,
     Expander,
@@ -237,7 +237,7 @@ def test_of_members_whose_size_no_entry_has_only_the_beginning_is_read(method: i
         Registry(), Limits(), Job(len(outer), 4, None, forced=False), Found(), verify_sizes=False
     )
     driver.run(lambda: Spool(bytearray(outer)))
-    assert driver.bytes_out == 20 * 512
+    assert driver.bytes_out == 20 * LOOK_BYTES
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

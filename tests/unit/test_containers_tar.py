@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from fixtures import archives
 from fixtures.archives import TAR_END, pax, tar_header, tar_member, tar_of
 from hashclient.containers import tarsparse
-from hashclient.containers.interface import Member, Why
+from hashclient.containers.interface import ISO_HEAD_BYTES, Member, Why
+from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import has_mark, may_bear
 from hashclient.containers.tar import MAX_EXTENDED_BYTES, Tar
 from hashclient.containers.tarheader import is_header
 from tests.opened import Once, Opened, Whole, each, opened, sniffs
@@ -56,7 +59,7 @@ def test_large_numbers_are_binary() -> None:
     data = tar_header(b"a", 0, size_field=field) + A + bytes(-len(A) % 512) + tar_member(b"b", B)
     assert look(data).contents == [A, B]
     negative = tar_header(b"a", 0, size_field=b"\xff" * 12) + tar_member(b"b", B)
-    assert opened(Tar(), negative).unread == [(b"", Why.DAMAGED)]
+    assert opened(Tar(), negative).unread == [(b"a", Why.DAMAGED)]
     assert opened(Tar(), negative).contents == [B]
 
 
@@ -148,6 +151,121 @@ def test_ordinary_blocks_are_no_headers() -> None:
     blocks = [bytes(512), b" " * 512, b"0" * 512, b"\xff" * 512, b"0000000\0" * 64]
     blocks += [bytes(chance.choices(b"01234567 \0", k=512)) for _ in range(2000)]
     assert not any(map(is_header, blocks))
+
+
+# Readings in which programs differ
+
+
+@pytest.mark.parametrize("blank", [b"\t", b"\n", b"\v", b"\r"])
+def test_numbers_may_stand_between_any_blanks(blank: bytes) -> None:
+    for field in (blank + b"%o\0", b"%08o" + blank, blank + b"%o" + blank):
+        size_field = (field % len(A)).ljust(12, b"\0")
+        data = tar_header(b"a", 0, size_field=size_field, magic=b"") + A + bytes(-len(A) % 512)
+        assert look(data + tar_member(b"b", B)).contents == [A, B]
+        head = tar_header(b"a", len(B), magic=b"")
+        total = sum(head[:148]) + sum(head[156:]) + 8 * 0x20
+        head = head[:148] + (field % total).ljust(8, b"\0")[:8] + head[156:]
+        assert has_mark(head) and may_bear(head)
+        assert look(head + B.ljust(512, b"\0")).contents == [B]
+
+
+def test_a_size_behind_a_zero_byte_counts_as_for_gnu_tar() -> None:
+    lying = tar_header(b"a", 0, size_field=b"\0%010o\0" % len(A))
+    assert look(lying + A + bytes(-len(A) % 512) + tar_member(b"b", B)).contents == [A, B]
+
+
+@pytest.mark.parametrize(
+    "front",
+    [bytes(512), bytes(10_240), b"F" * 512, b"#!/bin/sh\n".ljust(512), b"#!/bin/sh\n" * 1024],
+    ids=["zero", "many zeros", "foreign", "script", "long script"],
+)
+def test_an_archive_may_begin_behind_other_blocks(front: bytes) -> None:
+    data = front + tar_member(b"a", A) + TAR_END
+    head = data[:ISO_HEAD_BYTES]
+    assert has_mark(head) and may_bear(head)
+    assert [expander.name for expander in Registry().pick(head, data)] == ["tar"]
+    assert opened(Tar(), data).contents == [A]
+    assert not has_mark(front) and not has_mark(front + front)
+
+
+def test_two_pax_headers_before_a_member_are_unread_where_they_differ_by_more_than_a_name() -> None:
+    size, path = pax({b"size": b"%d" % len(A)}), pax({b"path": b"named"})
+    for headers in (size + path, path + size, size + pax({b"size": b"3"})):
+        out = look(headers + tar_member(b"a", A) + tar_member(b"b", B))
+        assert (b"b", B) in out.members and (b"named" in out.names or headers[:512] == size[:512])
+        assert Why.DAMAGED in out.reasons
+    named = look(pax({b"path": b"other"}) + path + tar_member(b"a", A))
+    assert named.members == [(b"named", A)] and not named.unread
+
+
+def test_a_size_for_all_members_or_other_than_that_of_the_header_is_unread() -> None:
+    """busybox takes the size of the header, Python and GNU tar that for all members."""
+    other = pax({b"size": b"3"}) + tar_member(b"a", A)
+    assert (b"a", Why.DAMAGED) in look(other + tar_member(b"b", B)).unread
+    everywhere = pax({b"size": b"%d" % len(A)}, b"g")
+    out = look(everywhere + tar_member(b"a", A) + tar_member(b"b", A))
+    assert out.contents == [A, A] and not out.unread
+    assert (b"b", Why.DAMAGED) in look(everywhere + tar_member(b"b", B)).unread
+
+
+@pytest.mark.parametrize("claim", [0, 0o77777777777, (9 << 30) & 0o77777777777])
+def test_a_size_that_no_header_holds_is_one_reading(claim: int) -> None:
+    data = pax({b"size": b"%d" % (9 << 30)}) + tar_header(b"a", claim)
+    found = list(itertools.islice(Tar().members(Whole(data)), 1))
+    assert [type(one) for one in found] == [list]
+
+
+@pytest.mark.parametrize("kind", ["0", "3", "4", "6"])
+def test_a_header_where_some_programs_take_bytes_is_read_and_unread(kind: str) -> None:
+    name = b"a/" if kind == "0" else b"a"
+    data = tar_member(name, tar_member(b"inner", A), kind.encode()) + tar_member(b"b", B)
+    out = look(data)
+    assert out.contents == [A, B] and out.unread == [(name, Why.DAMAGED)]
+    assert look(tar_member(name, A, kind.encode()) + tar_member(b"b", B)).contents == [A, B]
+
+
+def test_the_label_of_a_volume_may_have_bytes() -> None:
+    assert look(tar_member(b"a", A, b"V") + tar_member(b"b", B)).contents == [A, B]
+    inner = tar_member(b"inner", B)
+    assert look(tar_member(b"a", inner, b"V")).contents == [inner]
+
+
+def test_a_name_and_a_length_alone_make_no_member_sparse() -> None:
+    fields = {b"GNU.sparse.realsize": b"%d" % len(A), b"GNU.sparse.name": b"named"}
+    assert look(pax(fields) + tar_member(b"a", A)).members == [(b"named", A)]
+
+
+@pytest.mark.parametrize("program", ["tar", "bsdtar", "busybox"])
+def test_what_programs_extract_is_found_or_unread(program: str, tmp_path: Path) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"no {program}")
+    size, end = b"%d" % len(A), TAR_END
+    tab = tar_header(b"a", 0, size_field=b"\t%010o\0" % len(A)) + A + bytes(-len(A) % 512)
+    samples = [
+        pax({b"size": b"3"}) + pax({b"path": b"n"}) + tar_member(b"a", A),
+        pax({b"size": size}, b"g") + tar_member(b"a", A[:8]) + tar_member(b"c", A[:9]),
+        pax({b"size": b"3"}) + tar_member(b"a", A),
+        tab,
+        bytes(512) + tar_member(b"a", A),
+        tar_member(b"a/", A),
+        tar_member(b"a/", tar_member(b"inner", A)),
+        tar_member(b"a", A, b"V"),
+        tar_member(b"a", A) + end + tar_member(b"c", B),
+    ]
+    for number, sample in enumerate(samples):
+        data = sample + tar_member(b"b", B) + end
+        place = tmp_path / str(number)
+        place.mkdir()
+        (tmp_path / "x.tar").write_bytes(data)
+        command = [*("busybox tar" if program == "busybox" else program).split(), "-xf"]
+        done = subprocess.run(
+            [*command, tmp_path / "x.tar"], check=False, cwd=place, capture_output=True
+        )
+        if done.returncode:
+            continue
+        found = opened(Tar(), data)
+        given = [path.read_bytes() for path in place.rglob("*") if path.is_file()]
+        assert found.unread or {one for one in given if one} <= set(found.contents), number
 
 
 # Sparse
