@@ -28,6 +28,7 @@ from hashclient.audit.file import (
     lock,
     read_tail,
 )
+from hashclient.audit.parts import bodies_of
 from hashclient.audit.reading import Report, checkpoint, read, verify
 from hashclient.audit.record import (
     CLOSED,
@@ -110,6 +111,8 @@ class AuditLog:
         With `sign_each` every record has a signature, so that it can be handed over without those
         after it.
 
+        An event that is too large for a line becomes several records (`parts`).
+
         The first append makes the key and the genesis record. The rest of a killed append is
         repaired before, and the repair is recorded.
 
@@ -122,9 +125,7 @@ class AuditLog:
         for name in {event.event for event in events}:
             if name in OWN_EVENTS or not EVENT_PATTERN.fullmatch(name):
                 raise ValueError(f"not a name for an event: {name}")
-        bodies = [
-            e.body if isinstance(e, Encoded) else encode_body(e.event, e.data) for e in events
-        ]
+        bodies = [body for event in events for body in bodies_of(event)]
         path = self._directory / LOG_NAME
         with audit_errors("cannot write the audit log", path):
             files.make_private_dir(self._directory)

@@ -54,6 +54,7 @@ from hashclient.system.files import (
     sweep_temporary,
 )
 from hashclient.system.log import Log
+from hashclient.system.text import first_of
 from hashclient.system.times import for_people
 from hashclient.trust.tuf import Source, Trust
 
@@ -200,7 +201,7 @@ class Fetcher:
                 if name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
-                        hint=f"it offers: {', '.join(offered) or 'none'}; to give a list up, leave"
+                        hint=f"it offers: {first_of(offered) or 'none'}; to give a list up, leave"
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )

@@ -39,7 +39,7 @@ from hashclient.system.files import (
     write_atomic,
 )
 from hashclient.system.layout import SOURCES_NAME, Layout
-from hashclient.system.text import printable
+from hashclient.system.text import first_of, printable
 
 #: A message names at most this many ids of entries.
 NAMED = 5
@@ -112,12 +112,12 @@ class Inspection:
         """
         if self._empty and (ids := _entries_with(index, self._guard.empty)):
             raise VerificationError(
-                f"the list holds the empty file: {_named(ids)}",
+                f"the list holds the empty file: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider",
             )
         if ids := _entries_with(index, self._good):
             raise VerificationError(
-                f"the list holds files that are known to be good: {_named(ids)}",
+                f"the list holds files that are known to be good: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider, or correct your known_good list",
             )
 
@@ -130,11 +130,6 @@ def _entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
         for run, row in zip(found.runs, found.rows, strict=True):
             ids.add(bytes(index.runs[run].ids[row]).decode("ascii"))
     return sorted(ids)
-
-
-def _named(ids: Sequence[str]) -> str:
-    more = len(ids) - NAMED
-    return ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def open_guard(

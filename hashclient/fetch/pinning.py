@@ -37,7 +37,7 @@ from hashclient.system.files import (
     write_atomic,
 )
 from hashclient.system.layout import PINNED_ROOT_NAME
-from hashclient.system.text import printable
+from hashclient.system.text import first_of, printable
 from hashclient.trust.tuf import METADATA_HINT, Trust
 
 #: python-tuf's own cap for a root.
@@ -121,7 +121,7 @@ def pin_provider(
         if missing:
             raise UsageError(
                 f"provider {name} does not offer list {missing[0]}",
-                hint=f"it offers: {', '.join(offered) or 'none'}",
+                hint=f"it offers: {first_of(offered) or 'none'}",
             )
         data = {"provider": name, "url": provider.url, "root": provider.root_sha256}
         session.audit.append([Event("init", data | {"source": place.name})])

@@ -25,7 +25,7 @@ from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import make_private_dir
 from hashclient.system.layout import TARGETS_NAME
-from hashclient.system.text import printable
+from hashclient.system.text import first_of, printable
 
 
 def fetch_all(
@@ -104,7 +104,7 @@ def fetch_all(
 def _offer(settings: Settings, provider: str) -> str:
     """Return which lists a provider offers, whose metadata was verified just now."""
     names = delegated_lists(settings.layout.metadata(provider) / TARGETS_NAME)
-    return f"provider {provider} offers: {', '.join(sorted(names or ())) or 'none'}"
+    return f"provider {provider} offers: {first_of(sorted(names or ())) or 'none'}"
 
 
 def _without_provider(settings: Settings, sealer: Sealer) -> Iterator[StateError]:

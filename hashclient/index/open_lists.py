@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from hashclient.config import Settings
-from hashclient.core.model import ListState, MissingList, is_name
+from hashclient.core.model import MAX_LISTS, ListState, MissingList, is_name
 from hashclient.errors import ConfigError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
@@ -307,6 +307,11 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
     names = () if delegations is None else tuple(role.name for role in delegations.roles)
     if not all(map(is_name, names)):
         raise damaged
+    if len(names) > MAX_LISTS:
+        raise StateError(
+            f"metadata offers {len(names):,} lists, more than {MAX_LISTS}: {printable(path)}",
+            hint=METADATA_HINT,
+        )
     return names
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
+from hashclient.core.model import MAX_LISTS
 from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.reading import Reading
 from hashclient.provider.changelog import ChangeLog
@@ -165,6 +166,11 @@ class Repository:
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             is_new = list_name not in roles.lists
+            if is_new and len(roles.lists) >= MAX_LISTS:
+                raise UsageError(
+                    f"a provider has at most {MAX_LISTS} lists",
+                    hint="categories divide a list; clients refuse a provider with more lists",
+                )
             check_public(list_keys, draft, is_new=is_new)
             check_place(draft)
             if not dry_run and draft is None:

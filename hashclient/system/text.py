@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: How much of a path a log repeats. System calls accept 4,096 bytes; trees can be deeper.
 MAX_LOGGED_PATH_CHARS = 1 << 14
@@ -85,6 +85,12 @@ def excerpt(text: object) -> str:
     """Return the beginning of a foreign text, such as a library's message, safe on a terminal."""
     whole = str(text)
     return printable(whole[:MAX_EXCERPT_CHARS]) + ("…" if len(whole) > MAX_EXCERPT_CHARS else "")
+
+
+def first_of(words: Sequence[str], count: int = 10) -> str:
+    """Return the first words of a list that may be long, and how many more there are."""
+    more = len(words) - count
+    return ", ".join(words[:count]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -25,7 +25,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, Snapshot, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
-from hashclient.core.model import is_name
+from hashclient.core.model import MAX_LISTS, is_name
 from hashclient.errors import (
     AuthorisationError,
     DeliveryError,
@@ -194,6 +194,12 @@ class Trust:
                     f"provider {self._name}: hash bins are not supported", hint=METADATA_HINT
                 )
             return []
+        if len(targets.delegations.roles) > MAX_LISTS:
+            raise VerificationError(
+                f"provider {self._name}: it offers {len(targets.delegations.roles):,} lists, more"
+                f" than {MAX_LISTS}",
+                hint=METADATA_HINT,
+            )
         for role in targets.delegations.roles.values():
             if (
                 not is_name(role.name)
@@ -233,12 +239,18 @@ class Trust:
             raise VerificationError(
                 f"name is not allowed in a list: {printable(f'{list_name}/{file_name}')!r}"
             )
-        with self._translated():
-            info = self._updater.get_targetinfo(f"lists/{list_name}/{file_name}")
+        path = f"lists/{list_name}/{file_name}"
+        role: Any = self._verified.get(list_name)
+        if role is None:
+            with self._translated():
+                info = self._updater.get_targetinfo(path)
+        else:
+            # Its delegation is the one for its files (`lists`): the others need no second look.
+            info = role.targets.get(path)
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
         _check_hashes(info, f"list {list_name}: {file_name}")
-        role: Any = self._verified.get(list_name) or self._keep(list_name)
+        role = role or self._keep(list_name)
         if role.delegations is not None:
             # Otherwise, expiry and keys would depend on the file.
             raise VerificationError(f"list {list_name}: its role delegates to others")

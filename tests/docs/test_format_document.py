@@ -16,7 +16,7 @@ import pytest
 from tuf.ngclient.config import UpdaterConfig
 
 from fixtures import exports
-from hashclient.core.model import NAME_PATTERN
+from hashclient.core.model import MAX_LISTS, NAME_PATTERN
 from hashclient.lists import bounds, wire
 from hashclient.lists.wire import (
     checksum_of,
@@ -134,6 +134,7 @@ def test_the_documented_columns_are_those_of_the_code() -> None:
     for limit in (
         f"no file of it may be longer\n  than {MAX_METADATA_BYTES >> 20} MiB",
         f"at most {sizes.root_max_length:,} bytes, a timestamp {sizes.timestamp_max_length:,}",
+        f"There must be\n  at most {MAX_LISTS}.",
         f"a snapshot {sizes.snapshot_max_length:,}, and targets",
         f"lists {sizes.targets_max_length:,} each",
         (

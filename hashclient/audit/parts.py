@@ -1,0 +1,57 @@
+"""Events that are too large for one line of the log become several records, and none is lost.
+
+How many lists and entries a match has is for providers to say. Each part has the values of the
+event that are no lists, and some elements of each list, in their order; `part` and `parts` say
+which it is, and of how many.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hashclient.audit.record import MAX_LINE_BYTES, Encoded, Event, encode_body
+
+#: A body within this has room for the rest of its line: number, time, hashes and signature.
+MAX_BODY_CHARS = MAX_LINE_BYTES - 1024
+#: Parts are smaller, so that a copy of one fits into a line as well.
+_PART_CHARS = MAX_LINE_BYTES // 4
+
+
+def bodies_of(event: Event | Encoded) -> list[str]:
+    """Return an event as bodies of records: one, unless it is too large.
+
+    A value that is no list is never cut: where it is too large, so is the body.
+
+    Raises:
+        ValueError, TypeError: its data is no JSON object.
+    """
+    body = event.body if isinstance(event, Encoded) else encode_body(event.event, event.data)
+    if len(body) <= MAX_BODY_CHARS:
+        return [body]
+    parts = list(_parts(json.loads(event.text) if isinstance(event, Encoded) else event.data))
+    if len(parts) == 1:
+        return [body]
+    return [
+        encode_body(event.event, {**part, "part": number, "parts": len(parts)})
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def _parts(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    lists = {key: value for key, value in data.items() if isinstance(value, list | tuple)}
+
+    def empty() -> dict[str, Any]:
+        return {**data, **{key: [] for key in lists}}
+
+    each = _PART_CHARS - len(encode_body("", empty()))
+    part, room, is_empty = empty(), each, True
+    for key, value in ((key, value) for key, values in lists.items() for value in values):
+        size = len(encode_body("", {"": value}))
+        if size > room and not is_empty:
+            yield part
+            part, room = empty(), each
+        part[key].append(value)
+        room, is_empty = room - size, False
+    yield part
