@@ -15,9 +15,12 @@ from fixtures.simulator import Simulator
 from hashclient.core.model import MAX_LISTS
 from hashclient.errors import ExitCode, UsageError
 from hashclient.index.open_lists import expected_lists
+from hashclient.lists.importers.reading import Reading
 from hashclient.provider import repository
+from hashclient.provider.changes import addition
 from hashclient.provider.keys import Keys
 from hashclient.provider.repository import Repository
+from hashclient.provider.screen import read_screened
 from tests.attack_world import refused, roles_of
 from tests.kit.provider import digests_of
 from tests.kit.site import Site
@@ -36,10 +39,8 @@ def publish_at_once(repo: Repository, contents: dict[str, bytes]) -> None:
         roles = repo.load()
         for name, content in contents.items():
             sources = [(f"{name}.csv", io.BytesIO(content))]
-            batches = repository.read_screened(sources, repository.Reading(), None)
-            _, change = repository.addition(
-                repo.files, roles, name, batches, category=None, replace=False
-            )
+            batches = read_screened(sources, Reading(), None)
+            _, change = addition(repo.files, roles, name, batches, category=None, replace=False)
             assert change is not None
             roles.add_list(name, Keys())
             change.write(repo.files, roles)
