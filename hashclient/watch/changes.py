@@ -35,6 +35,8 @@ from typing import NamedTuple, Self
 from inotify_simple import INotify, flags
 
 from hashclient.errors import StateError, UsageError
+from hashclient.scan.sources.files import join
+from hashclient.system.beneath import open_plain
 from hashclient.system.filesystems import reports_changes
 from hashclient.system.log import Log
 from hashclient.system.mountinfo import parse_mountinfo
@@ -51,7 +53,6 @@ _MASK = int(
     | flags.DELETE_SELF
     | flags.MOVE_SELF
     | flags.ONLYDIR
-    | flags.DONT_FOLLOW
     | flags.EXCL_UNLINK
 )
 #: Plain numbers, since each event is compared with all of these: with an enumeration that takes
@@ -205,16 +206,14 @@ class Changes:
         """Watch those directories that may be read now and could not before."""
         for path in list(itertools.islice(self._closed, _MOST_TRIED)):
             del self._closed[path]
-            # The kernel follows links on the way to a directory. One that is there now has been
-            # reported, or the report was lost, and everything is scanned.
-            if os.path.realpath(path) != path:
-                continue
             try:
-                self._inotify.add_watch(path, _MASK)
+                os.close(_open(path))
             except OSError as error:
                 if error.errno == errno.EACCES:
                     self._closed[path] = None
-                    continue
+                # What else is there now was reported; or the report was lost, and everything is
+                # scanned.
+                continue
             self._files.update(self._add(path))
 
     def _state_of(self, root: str) -> _State:
@@ -223,10 +222,16 @@ class Changes:
         A second watch of the watched directory gives the same number.
         """
         try:
-            status = os.stat(root)  # noqa: PTH116 - a text
-            number = self._inotify.add_watch(root, _MASK)
+            fd = _open(root)
         except OSError as error:
             return _State(error.errno, 0, is_watched=False)
+        try:
+            status = os.fstat(fd)
+            number = self._watch(fd)
+        except OSError as error:
+            return _State(error.errno, 0, is_watched=False)
+        finally:
+            os.close(fd)
         if number not in self._paths:
             self._remove(number)  # it is added with all directories below
         is_watched = number == self._numbers.get(root)
@@ -322,35 +327,47 @@ class Changes:
             if self._is_without(path):
                 continue
             try:
-                number = self._inotify.add_watch(path, _MASK)
+                fd = _open(path)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    self._full(path)
-                    return
                 if error.errno == errno.EACCES:
                     yield path
                     self._closed[path] = None
                 else:
                     self._failed(path, error)
                 continue
-            self._note(number, path)
             try:
-                with os.scandir(path) as entries:
+                self._note(self._watch(fd), path)
+                with os.scandir(fd) as entries:
                     for entry in entries:
+                        inner = join(path, entry.name)
                         is_directory = _is_directory(entry)
                         if is_directory is not False:
-                            waiting.append(entry.path)
-                        if not is_directory and not self._is_without(entry.path):
-                            yield entry.path
+                            waiting.append(inner)
+                        if not is_directory and not self._is_without(inner):
+                            yield inner
             except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    self._full(path)
+                    return
                 if error.errno in (errno.EACCES, errno.EIO):
                     yield path
                 else:
                     self._failed(path, error)
+            finally:
+                os.close(fd)
+
+    def _watch(self, fd: int) -> int:
+        """Watch an open directory, whatever is at its path by now; return the number of the watch.
+
+        Raises:
+            OSError: the kernel does not watch it.
+        """
+        number: int = self._inotify.add_watch(f"/proc/self/fd/{fd}", _MASK)
+        return number
 
     def _failed(self, path: str, error: OSError) -> None:
         """Note that a directory cannot be watched, or not all below it; not if it is gone."""
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             _log.info("cannot watch %s: %s", printable(path), error.strerror)
             self.is_whole = False
 
@@ -392,6 +409,15 @@ class Changes:
             number = self._numbers.pop(path)
             self._paths.pop(number, None)
             self._remove(number)
+
+
+def _open(path: str) -> int:
+    """Open a directory through no link, so that nobody can have another tree watched.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return open_plain(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool | None:

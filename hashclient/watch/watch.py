@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import errno
 import glob
-import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from hashclient.client import Client
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Handled, Outcome
+from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
-from hashclient.errors import ExitCode, HashclientError
+from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.reasons import CHANGED
 from hashclient.scan.sources.files import compile_excludes, join
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
-from hashclient.scan.whereabouts import names_in
+from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
+from hashclient.system.text import printable
+from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
 
 _log = Log("watch")
@@ -249,9 +249,12 @@ class Watch:
         for path in sorted(self._changes.unseen - self._unseen):
             self._on_unseen(path)
         self._unseen = self._changes.unseen
+        roots = [root for root in self._roots if not self._is_led_away(root)]
+        if not roots:
+            return False
         run = self._scan(
             lambda front: self._client.scan(
-                *self._roots,
+                *roots,
                 exclude=self._exclude,
                 jobs=self._jobs,
                 act=self._act,
@@ -262,6 +265,24 @@ class Watch:
         if run is not None and not self._stopping:
             self._on_scan(run.summary)
         return run is not None
+
+    def _is_led_away(self, root: str) -> bool:
+        """Return whether a link is on the way to a root by now, and say so.
+
+        When the watch began there was none. So somebody has put it there since, and nobody has
+        asked for what it leads to.
+        """
+        try:
+            os.close(open_plain(root, HELD_FLAGS))
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                return False
+            link = printable(os.fsdecode(error.filename))
+            hint = "look who has put it there; to watch what it leads to, start again"
+            why = f"not watched: {printable(root)}: a link was put there: {link}"
+            self._on_failure(StateError(why, hint=hint))
+            return True
+        return False
 
     def _look_at(self, paths: Sequence[str]) -> None:
         """Check changed files."""
@@ -351,56 +372,3 @@ class _Observer(Observer):
 
     def failed(self, error: HashclientError) -> None:
         self._watch.failed(error)
-
-
-class ChangedFiles:
-    """Changed files as a source; files that are gone again are ignored."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-
-    @property
-    def arguments(self) -> Sequence[str]:
-        """The number of files, for the log, in place of their paths."""
-        return [f"{len(self._paths)} changed files"]
-
-    def batches(self) -> Iterator[Task | Outcome]:
-        """Yield them by directory."""
-        task: Task = []
-        names = 0
-        for directory, group in itertools.groupby(self._paths, os.path.dirname):
-            while part := list(itertools.islice(group, TASK_NAMES - names)):
-                if present := _present(directory, part):
-                    task.append(Group(directory, present, follow=False))
-                    names += len(present)
-                if names >= TASK_NAMES:
-                    yield task
-                    task, names = [], 0
-        if task:
-            yield task
-
-    def close(self) -> None:
-        """Keep nothing."""
-
-
-def _present(directory: str, paths: Sequence[str]) -> list[str]:
-    """Return the names of those paths in a directory that are still there.
-
-    Of many, the directory's list says so: to ask about each takes a fifth of the time of its check.
-    """
-    listed = names_in(directory, len(paths))
-    start = len(directory.rstrip("/")) + 1
-    names = [path[start:] for path in paths]
-    return [
-        name
-        for name, path in zip(names, paths, strict=True)
-        if name in listed or not _is_gone(path)
-    ]
-
-
-def _is_gone(path: str) -> bool:
-    try:
-        os.lstat(path)
-    except OSError as error:  # with any other error, it is there, and perhaps unread
-        return error.errno in (errno.ENOENT, errno.ENOTDIR)
-    return False

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -24,14 +25,15 @@ from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
 from hashclient.scan.pipeline import Run
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.interface import Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.system.beneath import exchange
 from hashclient.watch import changes as changes_module
 from hashclient.watch import watch as watch_module
+from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
-from hashclient.watch.watch import ChangedFiles, Watch
-from tests.kit import csv_of, write_tree
+from hashclient.watch.watch import Watch
+from tests.kit import csv_of, make_deep_tree, write_tree
 
 LISTED = b"listed one"
 
@@ -151,10 +153,13 @@ def test_changed_files_that_are_gone_again_are_left_out(
     assert found == [*paths[::2], f"{tmp_path}/link"]
 
 
-def test_a_changed_file_of_too_long_a_path_is_not_taken_for_gone(tmp_path: Path) -> None:
-    directory = f"{tmp_path}/" + "/".join(["d" * 250] * 20)
-    paths = [f"{directory}/f", f"{directory}/g"]
-    assert _tasks(paths) == [[Group(directory, ["f", "g"], follow=False)]]
+def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path) -> None:
+    depth = 2_000
+    make_deep_tree(tmp_path, depth)
+    directory = f"{tmp_path}/" + "/".join(["dd"] * depth)
+    ((group,),) = _tasks([f"{directory}/f", f"{directory}/g"])
+    assert (group.directory, group.names, group.follow) == (directory, ["f"], False)
+    subprocess.run(["rm", "-rf", tmp_path / "dd"], check=True)
 
 
 @pytest.mark.slow
@@ -373,22 +378,22 @@ class _Entry:
     """An entry of a directory of which the system does not tell the kind."""
 
     def __init__(self, entry: os.DirEntry[str]) -> None:
-        self.path = entry.path
+        self.name = entry.name
 
     def is_dir(self, *, follow_symlinks: bool) -> bool:
-        raise OSError(errno.EIO, f"{self.path} {follow_symlinks}")
+        raise OSError(errno.EIO, f"{self.name} {follow_symlinks}")
 
 
 @contextlib.contextmanager
-def _strange(path: str, number: int) -> Iterator[Iterator[_Entry]]:
+def _strange(directory: int, number: int) -> Iterator[Iterator[_Entry]]:
     """List the entries without their kind; a listing fails at its end, unless `number` is 0."""
 
     def entries() -> Iterator[_Entry]:
         yield from listed
         if number:
-            raise OSError(number, path)
+            raise OSError(number, "")
 
-    with _scandir(path) as found:
+    with _scandir(directory) as found:
         listed = [_Entry(entry) for entry in found]
     yield entries()
 
@@ -414,7 +419,7 @@ def test_what_was_listed_before_a_failure_is_watched(
     with Changes([str(tree)]) as changes:
         write_tree(tree, {"a/b/1": b"benign"})
         with monkeypatch.context() as patch:
-            patch.setattr(os, "scandir", lambda path: _strange(path, number))
+            patch.setattr(os, "scandir", lambda fd: _strange(fd, number))
             assert _taken(changes) == {str(tree / name) for name in reported}
         assert changes.is_whole is is_whole
         (tree / "a/b/2").touch()
@@ -556,3 +561,50 @@ def test_files_that_a_look_around_has_found_are_checked(
 
     watch(client, tree, on_outcome=end, on_scan=change)
     assert found == [str(tree / "a")]
+
+
+@pytest.mark.parametrize("where", ["a/b", "a"])
+def test_a_link_that_came_into_the_place_of_a_directory_leads_to_no_changed_file(
+    tmp_path: Path, where: str
+) -> None:
+    write_tree(tmp_path, {"t/a/b/f": b"benign", "outside/f": b"other", "outside/b/f": b"other"})
+    given = [str(tmp_path / "t/a/b/f"), str(tmp_path / "t/a/g")]
+    (tmp_path / "t/a/g").touch()
+    (tmp_path / "t" / where).rename(tmp_path / "moved")
+    (tmp_path / "t" / where).symlink_to(tmp_path / "outside")
+    expected = [] if where == "a" else [(str(tmp_path / "t/a"), ["g"])]
+    found = [(group.directory, group.names) for task in _tasks(given) for group in task]
+    assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("put", ["link", "nothing"])
+def test_a_link_in_the_place_of_a_root_is_a_failure_and_is_not_followed(
+    client: Client, tmp_path: Path, put: str
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": b"benign"})
+    write_tree(tmp_path / "outside", {"listed": LISTED})
+    failures: list[str] = []
+    found: list[Handled] = []
+    scans = 0
+
+    def scanned(_: object) -> None:
+        nonlocal scans
+        scans += 1
+        if scans == 1:
+            tree.rename(tmp_path / "moved")
+            if put == "link":
+                tree.symlink_to(tmp_path / "outside")
+        elif put == "nothing":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def failed(error: HashclientError) -> None:
+        failures.append(error.message)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch(client, tree, on_outcome=found.append, on_scan=scanned, on_failure=failed, rescan_s=0.1)
+    if put == "link":
+        assert failures == [f"not watched: {tree}: a link was put there: {tree}"]
+        assert (scans, found) == (1, [])
+    else:  # a root that is gone is unread, as in every scan
+        assert [handled.outcome.path for handled in found] == [str(tree)]
