@@ -104,7 +104,7 @@ def sign(
 ) -> None:
     """Verify a draft, and add a signature with your key to each role that it counts for.
 
-    Look at it with `show` first, and give the digest that it prints: whoever can write to DRAFT
+    Look at it with `show` first, and give the digest that it prints: anyone who can write to DRAFT
     could exchange it in between. At a terminal, the draft is shown again and you are asked. --root
     is the root.json that you know: without it, the person who made the draft could also have made
     all metadata before it. A key that counts for nothing in the draft is refused, and so is a draft

@@ -197,7 +197,7 @@ def _member(
     if follows.is_doubtful or not _is_one_size(header_size, size):
         yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
     # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them: so does
-    # whoever opens the member.
+    # every person who opens the member.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)

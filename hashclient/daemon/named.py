@@ -1,8 +1,8 @@
 """A path that a client has named, held by descriptor while it is checked.
 
-What stands at the path is opened once. All that is read later is found from that descriptor, so
-nobody can exchange a link or a directory on the way, and records have the path without links that
-the kernel gives for it.
+The file or tree at the path is opened once. All that is read later is found from that descriptor,
+so nobody can exchange a link or a directory on the way, and records have the path without links
+that the kernel gives for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPTIONS = WalkOptions((), one_file_system=False, follow_symlinks=False)
 
 
 class Named:
-    """What stands at a path: a file or a tree."""
+    """The file or tree at a path."""
 
     def __init__(self, path: str) -> None:
         """Open what stands at `path`; links are followed.

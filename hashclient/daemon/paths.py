@@ -133,7 +133,7 @@ class PathJob:
         self._lists = office.lists
         self._is_clean = True
         self._members: OwnMembers | None = None
-        #: What stands at the path, once it is open; and what is found there.
+        #: The file or tree at the path, once it is open; and what is found there.
         self._named: Named | None = None
         self._found: Iterator[list[Outcome]] | None = None
 

@@ -121,6 +121,6 @@ def _refuse(path: Path, stranger: Stranger | None) -> None:
         raise UsageError(
             f"cannot listen at {UnixAddress(path)}: {stranger.who} may change"
             f" {printable(stranger.path)}",
-            hint="whoever may do that could answer in place of the daemon; give --bind a path where"
-            " only root and the user of the daemon may write",
+            hint="anyone who may do that could answer in place of the daemon; give --bind a path"
+            " where only root and the user of the daemon may write",
         )

@@ -24,7 +24,7 @@ Loading one verifies it, as far as that is possible from the draft alone:
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
    once.
 
-Who may write to the directory can exchange it at any time. So each file is read once, and
+A person who may write to the directory can exchange it at any time. So each file is read once, and
 `Draft.digest` stands for all that was read and will be signed.
 """
 

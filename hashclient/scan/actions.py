@@ -275,7 +275,7 @@ def _refused_for_a_link(outcome: Outcome, match: Match) -> str | None:
     """Return why a file is not acted upon that was reached through a link of somebody else.
 
     Links that the user names, or that are on the way to it, are followed: not so far that others
-    say which files are taken away.
+    say which files are isolated.
     """
     if match.path == place_of(outcome).path:
         return None

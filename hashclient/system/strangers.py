@@ -5,7 +5,7 @@ sticky directory such as /tmp is safe, too: everybody may add names, but only th
 may exchange it, and that owner is looked at next. The rule is that of ssh(1) for its files; the
 private group of a user, which has no other member, counts as the user.
 
-Limit: this is how it is now. Whoever could write a moment ago may still hold a file open.
+Limit: this is how it is now. Anyone who could write a moment ago may still hold a file open.
 """
 
 from __future__ import annotations
