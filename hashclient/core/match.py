@@ -36,6 +36,8 @@ REPORT_RETRACTED = "report-retracted"
 LISTED_AGAIN = "listed-again"
 #: The event that names the member of a container that matched.
 IN_MEMBER = "in-member"
+#: The event that says how often a client of a daemon asked about the same content again.
+SEEN_AGAIN = "seen-again"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 

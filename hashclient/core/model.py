@@ -161,8 +161,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     matched, or that holds the matching member; only matches and conflicts have it, and only where
     there is a file.
 
-    `door` names the client of a daemon who asked about a file, and `times` is how often the same
-    match came from one client since it was last recorded.
+    `door` names the client of a daemon who asked about a file.
     """
 
     kind: Kind
@@ -181,7 +180,6 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     evidence: str | None = None
     seen: Seen | None = None
     door: str | None = None
-    times: int = 1
 
     @property
     def place(self) -> str:

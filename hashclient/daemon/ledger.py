@@ -16,6 +16,7 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.repeats import Repeats
 from hashclient.errors import AuditError, HashclientError, StateError
 from hashclient.matches.recording import place_of
 from hashclient.scan.actions import Responder, prepare_wanted
@@ -44,18 +45,20 @@ class Ledger:
         self._wants_reports = True
         self._prepared = 0.0
         self._lists = lists
+        self._repeats = Repeats(time.monotonic)
         self._responder = self._respond() if self._act else None
         self._begin()
 
     def use(self, lists: InUse) -> None:
         """Go on with other lists; if they differ, the log says from when on, and which."""
+        self.keep_counts()
         if lists is self._lists:
             return
         same = lists.same_lists(self._lists)
         self._lists = lists
         if same:
             return
-        self._recorder.end()
+        self._end_recorder()
         if self._act:
             # If a policy names unknown lists, matches are recorded only.
             self._responder = None
@@ -84,15 +87,24 @@ class Ledger:
             places_of=_places_of,
         )
 
-    def add(self, found: Sequence[Outcome]) -> None:
-        """Record matches and conflicts, and act on them."""
+    def add(self, found: Sequence[Outcome], *, each: bool = False) -> None:
+        """Record matches and conflicts, and act on them.
+
+        Those that came before from the same client are counted, unless `each` is set.
+        """
         if self.summary.failed is not None:
             # The recorder has failed; the disk may have room again.
             self._renew()
         for outcome in found:
             self.summary.add(outcome)
-        kept = self._recorder.keep(found)
-        if self._responder is None:
+        first = found if each else self._repeats.first(found)
+        kept = self._recorder.keep(first)
+        if not each:
+            self._repeats.learn(kept)
+            self.keep_counts()
+        if self.summary.failed is not None:
+            self._repeats.forget()  # what comes again is recorded then
+        if self._responder is None or not kept:
             return
         self._responder.want_reports(kept)
         for recorded in kept:
@@ -114,6 +126,14 @@ class Ledger:
 
     def end(self) -> None:
         """Log the end, with the counts."""
+        self._end_recorder()
+
+    def keep_counts(self, *, everything: bool = False) -> None:
+        """Write how often matches came again, where that is due."""
+        self._recorder.keep_counts([*self._repeats.due(everything=everything)])
+
+    def _end_recorder(self) -> None:
+        self.keep_counts(everything=True)
         self._recorder.end()
 
     def _failed(self, error: HashclientError | AuditError | StateError) -> None:

@@ -161,7 +161,7 @@ class PathJob:
             return lambda: self._reply(lines, clean, last=True)
         found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
         if found:
-            self._records.add(found, self._lists)
+            self._records.add(found, self._lists, each=self._connection.peer.is_trusted)
         if outcomes:
             self._is_clean = False
         # Those first that a client must not miss.
@@ -251,16 +251,19 @@ class PathRecords:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
 
-    def add(self, found: Sequence[Outcome], lists: InUse) -> None:
-        """Record matches and conflicts, and act on them."""
+    def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool) -> None:
+        """Record matches and conflicts, and act on them; see `Ledger.add`."""
         with self._lock:
             if self._ledger is None:
                 self._ledger = self._make(lists)
             self._ledger.use(lists)
-            self._ledger.add(found)
+            self._ledger.add(found, each=each)
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches from time to time."""
+        """Prepare reports of matches, and write counts, from time to time."""
+        with self._lock:
+            if self._ledger is not None:
+                self._ledger.keep_counts()
         if self._ledger is not None:
             self._ledger.prepare_reports()
 

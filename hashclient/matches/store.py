@@ -23,6 +23,7 @@ from hashclient.core.match import (
     RECORDED_AGAIN,
     REPORT_PREPARED,
     REPORT_WANTED,
+    SEEN_AGAIN,
     SETTLED,
     Match,
     Step,
@@ -50,6 +51,8 @@ RETURNING match
 """
 _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LIMIT 1"
 
+_SEEN_LAST = "UPDATE match SET last_seen = max(last_seen, ?) WHERE id = ?"
+_ADD_TIMES = "UPDATE stream SET times_seen = times_seen + ? WHERE match = ?"
 _STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
 _FIRST_SEEN = "SELECT first_seen FROM match WHERE id = ?"
 #: The first step of a story is one of these, and may be left out if it is the first of them.
@@ -191,6 +194,23 @@ class Matches(Recording):
             if match.state in PROGRESS:
                 self._set_state(match_id, self._progress(match))
             return self._get(match_id)
+
+    def seen_again(self, counts: Sequence[tuple[str, int, str | None]], now: datetime) -> None:
+        """Note how often matches came again: the id of each, a count, and the door of a file.
+
+        Matches that were forgotten meanwhile are passed over.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            for match_id, times, door in counts:
+                if not self._db.execute(_SEEN_LAST, (to_text(now), match_id)).rowcount:
+                    continue
+                if door is None:
+                    self._db.execute(_ADD_TIMES, (times, match_id))
+                else:
+                    self._step(match_id, SEEN_AGAIN, now, {"times": times, "door": door})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
         """Note that a report of a match is wanted; return False if there is one already.

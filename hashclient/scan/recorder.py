@@ -169,6 +169,25 @@ class RunRecord:
             self._log(batch.events, durable=True, sign_each=sign_each)
         return batch.kept
 
+    def keep_counts(self, counts: Sequence[tuple[Recorded, int]]) -> None:
+        """Note on record and in the log how often recorded outcomes came again."""
+        if not counts:
+            return
+        rows = [(r.record.id, count, r.outcome.door) for r, count in counts if r.record is not None]
+        try:
+            if rows and not self._matches_failed:
+                with Matches(self._session.settings.state_dir) as matches:
+                    matches.seen_again(rows, self._session.now())
+        except StateError as error:
+            self._matches_failed = True
+            self._failures.append(error)
+        events = [
+            Event(recorded.outcome.kind.value, {**_data(recorded), "times": count})
+            for recorded, count in counts
+        ]
+        self._log(events, durable=True)
+        self.report_failures()
+
     def _unrecorded(self, outcomes: Sequence[Outcome]) -> Unfinished:
         """Return a batch that is only logged."""
         kept = [Recorded(outcome) for outcome in outcomes]
@@ -285,7 +304,6 @@ class MatchEvents:
         path = outcome.origin or outcome.path
         if (
             outcome.door
-            or outcome.times > 1
             or outcome.members
             or len(path) > MAX_LOGGED_PATH_CHARS
             or not is_unicode(path)
@@ -315,7 +333,6 @@ def _data(recorded: Recorded) -> dict[str, Any]:
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
         **({"door": outcome.door} if outcome.door else {}),
-        **({"times": outcome.times} if outcome.times > 1 else {}),
     }
 
 

@@ -168,10 +168,12 @@ def test_a_descriptor_of_an_archive_behind_other_bytes(daemon: Daemon, tmp_path:
 
 
 @pytest.mark.slow
-def test_matches_in_streams_are_recorded(daemon: Daemon, state: Path) -> None:
-    assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
-    assert f"serve:unix:{daemon.unix},uid=" in run("--state-dir", state, "matches").out
-    assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
+def test_matches_in_streams_are_recorded(tmp_path: Path) -> None:
+    state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
+    with serving(state, tmp_path / "run") as daemon:
+        assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
+        assert f"serve:unix:{daemon.unix},uid=" in run("--state-dir", state, "matches").out
+        assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
 
 
 @pytest.mark.slow
