@@ -1,34 +1,43 @@
 """A mail: every part of it, decoded, and files that stand uuencoded in its text.
 
-The mail is read once, forwards, in blocks; only uuencoded files and files attached as text are held
-in memory. Broken MIME is read as clients read it: where they disagree, all readings are listed, and
-undecidable parts are unread. A file that was attached as text is listed with its own line ends, and
-with those of other systems, since clients write their own. A message within a message, or a
-`winmail.dat`, is a container of its own.
+The mail is read once, forwards, in blocks; what clients read in different ways is kept, up to a
+limit, and read again in the other ways, each of which counts. Broken MIME is read as clients read
+it; undecidable parts are unread. A text is listed with its own line ends, and with those of other
+systems, since clients write their own. A message within a message, or a `winmail.dat`, is a
+container of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
+
+import msgspec
 
 from hashclient.containers.forward import in_pieces
-from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mailmarks import BYTE_ORDER_MARK, begins_as_mail
-from hashclient.containers.mimedecode import GoesOnError, UuFile, UuFinder, base64, quoted_printable
-from hashclient.containers.mimeheaders import Collector, Fields
-from hashclient.containers.mimelines import Lines
+from hashclient.containers.mailreadings import (
+    Decoding,
+    Kept,
+    Stored,
+    Way,
+    first_way,
+    other_texts,
+    other_ways,
+)
+from hashclient.containers.mimedecode import UuFile, UuFinder
+from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, Fields
+from hashclient.containers.mimelines import Boundaries, Lines
 
 #: The kind of a member that is a message, whatever its first bytes are.
 MESSAGE = "message"
 #: Depth of multiparts in multiparts; messages in messages are containers in containers.
 MAX_DEPTH = 100
-#: Bytes of a file that was attached as text, to list it with other line ends.
-MAX_TEXT_BYTES = 8 << 20
 #: A text with colons is mail only if one of its first fields is a field of mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
-_BASE64, _QUOTED = b"base64", b"quoted-printable"
 #: Encodings that no client undoes, or that are found in the text.
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
@@ -41,11 +50,11 @@ _NO_MESSAGES = frozenset(
         b"message/disposition-notification",
         b"message/feedback-report",
         b"message/external-body",
-        b"message/partial",
     )
 )
-_PARTIAL = frozenset((b"message/partial", b"multipart/partial"))
+_PARTIAL = b"message/partial"
 _SMIME = frozenset((b"application/pkcs7-mime", b"application/x-pkcs7-mime"))
+_NO_SMIME = frozenset((b"certs-only", b"signed-receipt"))
 _BINHEX = b"application/mac-binhex40"
 
 
@@ -70,7 +79,7 @@ class Eml(Message):
     name = "eml"
 
     def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise lines that are all header fields, some of mail as far as they are there."""
+        """Recognise the fields of mail, and lines that are all fields as far as they are there."""
         return begins_as_mail(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
@@ -79,176 +88,202 @@ class Eml(Message):
 
 
 class _Level:
-    """A multipart that is open."""
+    """A multipart that is open; `text` is what came before its first part."""
 
     def __init__(self, fields: Fields) -> None:
-        self.is_digest = fields.kind == b"multipart/digest"
+        self.fields = fields
+        self.text = Kept()
         self.is_met = False
-        self.is_blank = True
 
 
 class _Walk:
-    """One mail that is being read."""
+    """One mail that is being read, or a part of one that is read again."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._levels: list[_Level] = []
-        self._stack: list[frozenset[bytes]] = []
+        self._stack: list[Boundaries] = []
         self._number = 0
 
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts. With `most`, it must be a mail: its header says so within that."""
         lines = self._lines
-        start = lines.peek(512)
+        start = lines.peek(HEAD_BYTES)
         if start.startswith(BYTE_ORDER_MARK):
             start = start.removeprefix(BYTE_ORDER_MARK)
             lines.skip(len(BYTE_ORDER_MARK))
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
-        if b"\r" in start and b"\n" not in start:
-            yield from self._old_mac(start, most)
-            return
         collector = lines.header(self._stack, most)
-        if most is not None and not collector.is_mail:
-            return
+        while most is not None and not collector.is_mail:
+            # Some programs look for a header behind other text as well.
+            if lines.position > HEAD_BYTES or not lines.peek(1):
+                return
+            collector = lines.header(self._stack, most)
         yield from self._entity(collector.fields())
+        yield from self.parts()
+
+    def parts(self) -> Iterator[list[Member] | Unlisted]:
+        """Yield all parts behind the boundary that was just met."""
+        lines = self._lines
         while lines.hit is not None:
             hit = lines.hit
-            for level in reversed(range(hit.level + 1, len(self._levels))):
-                yield from self._close(level)
-            self._levels[hit.level].is_met = True
+            for number in reversed(range(hit.level + 1, len(self._levels))):
+                yield from self._close(number)
+            level = self._levels[hit.level]
+            level.is_met, level.text = True, Kept()
             if hit.is_last:
                 # A client may read on after it, so its boundary still counts.
-                yield from self._aside(self._levels[hit.level])
+                yield from self._aside(level)
                 continue
             fields = lines.header(self._stack).fields()
-            if not fields.kind and self._levels[hit.level].is_digest:
-                yield from self._leaf(fields, is_message=True)
-            else:
-                yield from self._entity(fields)
-        for level in reversed(range(len(self._levels))):
-            yield from self._close(level)
+            is_digest = b"multipart/digest" in level.fields.kinds
+            yield from self._entity(fields, kind=MESSAGE if is_digest and not fields.kind else "")
+        for number in reversed(range(len(self._levels))):
+            yield from self._close(number)
 
-    def _old_mac(self, start: bytes, most: int | None) -> Iterator[list[Member] | Unlisted]:
-        collector = Collector()
-        for line in start.split(b"\r"):
-            collector.add(line)
-        if most is None or collector.is_mail:
-            yield Unlisted(b"", Why.UNSUPPORTED, "mail: lines that end with a carriage return")
-
-    def _close(self, level: int) -> Iterator[Unlisted]:
-        closed = self._levels.pop()
+    def _close(self, number: int) -> Iterator[list[Member] | Unlisted]:
+        level = self._levels.pop()
         self._stack.pop()
-        if not closed.is_met and not closed.is_blank:
-            yield Unlisted(
-                self._next_name(b""), Why.DAMAGED, "mail: a multipart without its boundary"
-            )
+        if level.is_met or level.text.is_blank:
+            return
+        name = self._next_name(level.fields.name)
+        if level.text.has_parts:
+            yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
+        # It is one text to clients that find no part.
+        for encoding in level.fields.encodings:
+            yield from _read(name, level.text, encoding)
 
     def _next_name(self, name: bytes) -> bytes:
         self._number += 1
         return name or b"part-%d" % self._number
 
-    def _entity(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
+    def _entity(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
         """Yield the body after a header, up to the next boundary."""
         why: tuple[Why, str] | None = None
         if fields.is_disputed:
-            why = Why.DAMAGED, "mail: fields that contradict each other"
+            why = Why.LIMIT, "mail: too many fields, or too long ones"
         elif fields.kind == b"multipart/encrypted":
             why = Why.ENCRYPTED, "mail: encrypted"
-        elif fields.kind in _PARTIAL:
+        elif _PARTIAL in fields.kinds and not fields.is_whole:
             why = Why.UNSUPPORTED, "mail: one part of a message in several"
-        elif fields.kind in _SMIME and fields.smime not in (b"certs-only", b"signed-receipt"):
+        elif any(each in _SMIME for each in fields.kinds) and fields.smime not in _NO_SMIME:
             is_open = fields.smime in (b"signed-data", b"compressed-data")
             why = (Why.UNSUPPORTED if is_open else Why.ENCRYPTED), "mail: S/MIME"
-        elif fields.kind == _BINHEX or any(name in _FOREIGN for name in fields.encodings):
+        elif _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings):
             why = Why.UNSUPPORTED, "mail: an encoding that is not known"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
-        if not fields.is_multipart:
-            is_message = fields.kind.startswith(b"message/") and fields.kind not in _NO_MESSAGES
-            yield from self._leaf(fields, is_message=is_message)
-            return
-        if len(self._levels) >= MAX_DEPTH:
+        if not fields.is_multipart or fields.others:
+            yield from self.leaf(fields, kind)
+        elif len(self._levels) >= MAX_DEPTH:
             yield Unlisted(
                 self._next_name(b""), Why.LIMIT, "mail: too many multiparts in each other"
             )
-            yield from self._leaf(fields, is_message=False)
-            return
-        if any(encoding in (_BASE64, _QUOTED) for encoding in fields.encodings):
-            yield Unlisted(self._next_name(b""), Why.DAMAGED, "mail: a multipart that is encoded")
-        level = _Level(fields)
-        self._levels.append(level)
-        self._stack.append(fields.boundaries)
-        yield from self._aside(level)
+            yield from self.leaf(fields, kind)
+        else:
+            yield from self.multipart(fields)
+
+    def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
+        """Begin a multipart: its parts come behind its boundaries."""
+        self._levels.append(_Level(fields))
+        self._stack.append(Boundaries(fields.boundaries))
+        yield from self._aside(self._levels[-1])
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Skip the text before the first and after the last part; files uuencoded in it count."""
         finder = UuFinder()
-        for piece in finder.watch(self._lines.body(self._stack)):
-            level.is_blank = level.is_blank and not piece.strip()
-        yield from self._uu_files(finder.files)
-
-    def _leaf(self, fields: Fields, *, is_message: bool) -> Iterator[list[Member] | Unlisted]:
-        """Yield one part that is no multipart, and the files uuencoded in it."""
-        body = self._lines.body(self._stack)
-        encoding = fields.encodings[0] if fields.encodings else b""
-        finder = UuFinder()
-        kept = _Kept()
-        pieces: Iterable[bytes] = body
-        if encoding == _BASE64:
-            pieces = base64(body)
-        else:
-            pieces = finder.watch(quoted_printable(body) if encoding == _QUOTED else body)
-            if fields.name:
-                pieces = kept.watch(pieces)
-        name = self._next_name(fields.name)
-        once = iter(pieces)
-        chunks = partial(iter, once)
-        kind = MESSAGE if is_message else ""
-        position = self._lines.position
-        yield [Member(name, None, is_exact=False, chunks=chunks, offset=position, kind=kind)]
-        try:
-            for _ in once:  # what was not asked for
-                pass
-        except GoesOnError as error:
-            yield Unlisted(name, error.why, error.detail)
-        for _ in body:  # behind an error
+        text = self._lines.body(self._stack, is_aside=True)
+        for _ in finder.watch(text if level.is_met else level.text.watch(text)):
             pass
-        for text in kept.other_texts():
-            yield [_held(name, text)]
-        yield from self._uu_files(finder.files)
+        yield from _uu_files(finder.files)
 
-    def _uu_files(self, files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
-        for file in files:
-            if file.error is not None:
-                yield Unlisted(file.name, file.error.why, file.error.detail)
-            else:
-                yield [_held(file.name, file.data)]
+    def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
+        """Yield a part that is no multipart, to some client at least, and how others read it."""
+        kinds = [each for each in fields.kinds if not each.startswith(b"multipart/")]
+        messages = [each.startswith(b"message/") and each not in _NO_MESSAGES for each in kinds]
+        if kinds and all(messages):
+            kind = MESSAGE
+        lines = self._lines
+        name, position = self._next_name(fields.name), lines.position
+        first, *others = fields.encodings
+        kept, decoding, finder = Kept(), Decoding(first), UuFinder(is_old=lines.is_old)
+        pieces = decoding.decode(kept.watch(lines.body(self._stack, guesses=not kind)))
+        once = finder.watch(pieces) if first != BASE64 and not kind else pieces
+        yield [
+            Member(
+                name, None, is_exact=False, chunks=partial(iter, once), offset=position, kind=kind
+            )
+        ]
+        for _ in once:  # what was not asked for
+            pass
+        yield from _uu_files(finder.files)
+        is_doubtful, is_cut = lines.is_doubtful, lines.may_end_with_return
+        is_both = any(messages) and not all(messages)
+        has_parts = fields.is_multipart and bool(fields.others)
+        if kept.is_too_much:
+            if is_doubtful or is_both or has_parts or decoding.is_disputed or others or fields.rest:
+                yield Unlisted(name, Why.LIMIT, "mail: clients differ about a part of this size")
+            return
+        ways: list[tuple[Way, str]] = []
+        if decoding.is_disputed:
+            ways += [(way, kind) for way in other_ways(first)]
+        if is_both:
+            ways += [(first_way(encoding), MESSAGE) for encoding in fields.encodings]
+        if is_cut:
+            ways.append((lambda pieces: chain(pieces, (b"\r",)), kind))
+        for way, which in ways:
+            yield [_read_by(name, way, kept, which)]
+        if not kind and (first != BASE64 or fields.is_text):
+            for text in other_texts(first_way(first)(kept)):
+                yield [_held(name, text)]
+        for encoding in others:
+            yield from _read(name, kept, encoding)
+        if fields.rest:
+            for encoding in fields.encodings:
+                yield from _read(name, kept.behind(fields.rest), encoding)
+        if is_doubtful:
+            again = self._again(kept)
+            yield from again.leaf(msgspec.structs.replace(fields, rest=b""), kind)
+            yield from again.parts()
+        if has_parts:
+            again = self._again(kept)
+            yield from again.multipart(msgspec.structs.replace(fields, others=()))
+            yield from again.parts()
+
+    def _again(self, kept: Kept) -> _Walk:
+        """Return a walk through a part, which ends at all that resembles a boundary."""
+        made = _Walk(Lines(Stored(kept), is_loose=True, is_old=self._lines.is_old))
+        made._stack = [boundaries.copy() for boundaries in self._stack] or [Boundaries()]
+        made._levels = [_Level(NO_FIELDS) for _ in made._stack]
+        for level in made._levels:
+            level.is_met = True
+        return made
 
 
-class _Kept:
-    """Keeps the bytes that pass by, up to a limit."""
+def _read(name: bytes, kept: Kept, encoding: bytes) -> Iterator[list[Member] | Unlisted]:
+    """Yield what a part decodes to by an encoding, and the files in it."""
+    ways = [first_way(encoding), *other_ways(encoding)]
+    for way in ways:
+        yield [_read_by(name, way, kept)]
+    if encoding != BASE64:
+        finder = UuFinder()
+        for _ in finder.watch(ways[0](kept)):
+            pass
+        yield from _uu_files(finder.files)
+        yield from ([_held(name, text)] for text in other_texts(ways[0](kept)))
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._left = MAX_TEXT_BYTES
 
-    def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces as they are."""
-        for piece in pieces:
-            self._left -= len(piece)
-            if self._left >= 0:
-                self._pieces.append(piece)
-            else:
-                self._pieces.clear()
-            yield piece
+def _uu_files(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
+    for file in files:
+        if file.error is not None:
+            yield Unlisted(file.name, file.error.why, file.error.detail)
+        else:
+            yield [_held(file.name, file.data)]
 
-    def other_texts(self) -> list[bytes]:
-        """Return the text with the line ends of other systems, where it has any."""
-        text = b"".join(self._pieces)
-        plain = text.replace(b"\r\n", b"\n")
-        return [other for other in (plain, plain.replace(b"\n", b"\r\n")) if other != text]
+
+def _read_by(name: bytes, way: Way, kept: Kept, kind: str = "") -> Member:
+    return Member(name, None, is_exact=False, chunks=partial(way, kept), kind=kind)
 
 
 def _held(name: bytes, content: bytes) -> Member:
-    chunks = partial(in_pieces, content)
-    return Member(name, len(content), is_exact=True, chunks=chunks)
+    return Member(name, len(content), is_exact=True, chunks=partial(in_pieces, content))

@@ -1,7 +1,7 @@
 """Encodings of mail, decoded piece by piece: base64, quoted-printable, and uuencode within text.
 
-Decoding follows mail clients: characters outside base64 are skipped, and padding ends it. Where
-base64 goes on after the padding, clients disagree, and the part counts as damaged.
+Decoding follows mail clients. Where they differ, there is a function for each reading: what padding
+within base64 means, and blanks at the ends of lines in quoted-printable.
 """
 
 from __future__ import annotations
@@ -18,109 +18,128 @@ from hashclient.containers.interface import NotReadError, Why
 MAX_UU_BYTES = 16 << 20
 _MAX_UU_FILES = 1000
 _MAX_LINE_BYTES = 64 << 10
-_TAIL_BYTES = 1024
 
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
-#: No word is so long, and no line of base64 is shorter but the last one.
-_LONG_LINE = re.compile(rb"\n[A-Za-z0-9+/]{20}[A-Za-z0-9+/]*=*[ \t]*(?:\r?\n|$)")
-_LONGEST_LINE_BYTES = 1000
-_BEGIN = re.compile(rb"begin(-base64)? +[0-7]{3,4} +([^\r\n]{1,1024})\r?\n")
-_BEGINS = re.compile(rb"\n(?=begin[ -])")
-_LONGEST_BEGIN_BYTES = 1100
+_NEITHER = _OTHERS.replace(b"=", b"")
+#: Some programs take any word for the mode, and some a line without a name.
+_BEGIN = re.compile(rb"begin(-base64)?[ \t]+[^\s]{1,20}(?:[ \t]+([^\r\n]{0,4096}))?[ \t]*\r{0,2}\n")
+_BEGINS = re.compile(rb"\n(?=begin[ \t-])")
+_LONGEST_BEGIN_BYTES = 4200
+#: The end of a line with blanks before it, and a line end that is none.
+_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+_DISPUTED = re.compile(rb"[ \t](?:\r?\n|\Z)|=(?![0-9A-Fa-f]{2}|\r?\n)")
+_SOFT_BREAK = re.compile(rb"=\r?\n")
+_ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 
-class GoesOnError(NotReadError):
-    """Base64 that goes on after its end: clients disagree what it decodes to."""
+class Base64:
+    """Decodes base64 to its end, as most clients do, and notes whether it goes on behind that."""
 
     def __init__(self) -> None:
-        super().__init__(Why.DAMAGED, "mail: base64 goes on behind its end")
+        """Begin before the text."""
+        #: Whether there are more of its characters behind the padding that ends it.
+        self.is_disputed = False
+
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the bytes that base64 decodes to."""
+        rest = b""
+        pads = 0
+        is_ended = False
+        for piece in pieces:
+            if is_ended:
+                self.is_disputed = self.is_disputed or bool(piece.translate(None, _OTHERS))
+                continue
+            kept = [rest]
+            count = len(rest)
+            parts = piece.split(b"=")
+            for number, part in enumerate(parts):
+                if number:
+                    # Superfluous or incomplete padding is skipped.
+                    pads += 1
+                    if count % 4 >= 2 and count % 4 + pads >= 4:
+                        is_ended = True
+                        self.is_disputed = bool(b"".join(parts[number:]).translate(None, _OTHERS))
+                        break
+                part = part.translate(None, _OTHERS)
+                if part:
+                    pads = 0
+                    kept.append(part)
+                    count += len(part)
+            rest = b"".join(kept)
+            whole = count & ~3
+            if whole:
+                yield binascii.a2b_base64(rest[:whole])
+                rest = rest[whole:]
+        yield from _last(rest)
 
 
-def base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the bytes that base64 decodes to.
-
-    Raises:
-        GoesOnError: it goes on behind its end.
-    """
+def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what base64 decodes to where padding only ends a piece, and the next one follows."""
     rest = b""
-    pads = 0
-    end: _End | None = None
     for piece in pieces:
-        if end is not None:
-            end.look(piece)
-            continue
-        kept = [rest]
-        count = len(rest)
-        parts = piece.split(b"=")
-        for number, part in enumerate(parts):
-            if number:
-                # Superfluous or incomplete padding is skipped.
-                pads += 1
-                if count % 4 >= 2 and count % 4 + pads >= 4:
-                    end = _End()
-                    end.look(b"=".join(parts[number:]))
-                    break
-            part = part.translate(None, _OTHERS)
-            if part:
-                pads = 0
-                kept.append(part)
-                count += len(part)
-        rest = b"".join(kept)
-        whole = count & ~3
-        if whole:
-            yield binascii.a2b_base64(rest[:whole])
-            rest = rest[whole:]
+        parts = (rest + piece.translate(None, _NEITHER)).split(b"=")
+        rest = parts.pop()
+        for part in filter(None, parts):
+            yield from _last(part)
+        whole = len(rest) & ~3
+        yield binascii.a2b_base64(rest[:whole])
+        rest = rest[whole:]
+    yield from _last(rest)
+
+
+def base64_without_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what base64 decodes to where padding counts as little as any other character."""
+    return Base64().decode(piece.replace(b"=", b"") for piece in pieces)
+
+
+def _last(rest: bytes) -> Iterator[bytes]:
     if len(rest) % 4 == 1:
         rest = rest[:-1]
     if rest:
         yield binascii.a2b_base64(rest + b"=" * (-len(rest) % 4))
-    if end is not None and end.goes_on:
-        raise GoesOnError
 
 
-class _End:
-    """The text after the end of base64: words that a mailing list appends, or more base64."""
+class QuotedPrintable:
+    """Decodes quoted-printable as most clients do, and notes whether another reading differs."""
 
     def __init__(self) -> None:
-        self._is_found = False
-        self._is_short = True
-        self._text = b"\n"
+        """Begin before the text."""
+        #: Whether there are blanks at the end of a line, or an escape without two digits.
+        self.is_disputed = False
 
-    def look(self, piece: bytes) -> None:
-        """Take the next bytes."""
-        self._text += piece
-        if _LONG_LINE.search(self._text):
-            self._is_found = True
-        if len(self._text) > _TAIL_BYTES:
-            self._text = self._text[-_LONGEST_LINE_BYTES:]
-            self._is_short = False
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether some of it is base64."""
-        lines = self._text.translate(None, b"=").split()
-        if self._is_found or not self._is_short:
-            return self._is_found
-        return any(lines) and not any(line.translate(None, _ALPHABET) for line in lines)
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the bytes that quoted-printable decodes to; blanks at the ends of lines stay."""
+        for lines in _lines(pieces):
+            self.is_disputed = self.is_disputed or _DISPUTED.search(lines) is not None
+            yield binascii.a2b_qp(lines)
 
 
-def quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the bytes that quoted-printable decodes to."""
+def quoted_printable_stripped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same where blanks at the ends of lines are dropped first, as RFC 2045 says.
+
+    An escape without two digits stays.
+    """
+    for lines in _lines(pieces):
+        text = _SOFT_BREAK.sub(b"", _BLANKS.sub(b"", lines))
+        yield _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield whole lines, of those without an end pieces that are cut between escapes."""
     rest = b""
     for piece in pieces:
         rest += piece
         end = rest.rfind(b"\n") + 1
         if not end and len(rest) > _MAX_LINE_BYTES:
-            # A line without an end: it is cut between two escapes.
             end = len(rest) - 3
             mark = rest.rfind(b"=", end - 2, end)
             end = mark if mark >= 0 else end
         if end:
-            yield binascii.a2b_qp(rest[:end])
+            yield rest[:end]
             rest = rest[end:]
     if rest:
-        yield binascii.a2b_qp(rest)
+        yield rest
 
 
 class UuFile(msgspec.Struct, frozen=True):
@@ -134,8 +153,9 @@ class UuFile(msgspec.Struct, frozen=True):
 class UuFinder:
     """Finds uuencoded files in a text that passes by."""
 
-    def __init__(self) -> None:
-        """Begin before the text."""
+    def __init__(self, *, is_old: bool = False) -> None:
+        """Begin before the text; with `is_old`, a carriage return ends a line."""
+        self._is_old = is_old
         self.files: list[UuFile] = []
         self._buffer = b"\n"
         self._name = b""
@@ -151,7 +171,7 @@ class UuFinder:
         self._end()
 
     def _take(self, piece: bytes) -> None:
-        self._buffer += piece
+        self._buffer += piece.replace(b"\r", b"\n") if self._is_old else piece
         while True:
             if self._lines is None:
                 if not self._begin(is_end=False):
@@ -164,7 +184,7 @@ class UuFinder:
         while self._begin(is_end=True) if self._lines is None else self._go_on(is_end=True):
             pass
         if self._lines:
-            self._finish(None)
+            self._finish()
 
     def _begin(self, *, is_end: bool) -> bool:
         """Look for the line that begins a file; return False where more is needed."""
@@ -173,7 +193,7 @@ class UuFinder:
             start = found.end()
             line = _BEGIN.match(self._buffer, start)
             if line is not None:
-                self._name, self._is_base64 = line[2].rstrip(), line[1] is not None
+                self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
                 self._lines = []
                 self._buffer = self._buffer[line.end() - 1 :]  # its line end begins the next
                 return True
@@ -189,45 +209,46 @@ class UuFinder:
         """Decode the lines of a file; return False where more is needed."""
         at = 1  # behind the end of the line before
         while (end := self._buffer.find(b"\n", at)) >= 0:
-            error = self._line(self._buffer[at:end].rstrip(b"\r"))
-            if error is not None:
-                self._buffer = self._buffer[end if error == "end" else at - 1 :]
-                self._finish(None if error == "end" else NotReadError(Why.DAMAGED, error))
+            if not self._line(self._buffer[at:end].rstrip(b"\r")):
+                # What ends it may begin the next one.
+                self._buffer = self._buffer[at - 1 :]
+                self._finish()
                 return True
             at = end + 1
         self._buffer = self._buffer[at - 1 :]
         if len(self._buffer) > _MAX_LINE_BYTES:
-            self._finish(NotReadError(Why.DAMAGED, "mail: uuencode"))
+            self._finish()
             return True
         return False
 
-    def _line(self, line: bytes) -> str | None:
-        """Take a line of a file; return "end", or why it cannot be read."""
+    def _line(self, line: bytes) -> bool:
+        """Take a line of a file; return False where there is no more: at any other line."""
         assert self._lines is not None
         if self._is_base64:
             if line.startswith(b"===="):
-                return "end"
-        elif line.rstrip() == b"end":
-            return "end"
+                return False
+        elif line[:3].lower() == b"end":
+            return False
         if not line:
-            return None
+            return True
         try:
             data = binascii.a2b_base64(line) if self._is_base64 else _uu(line)
         except (binascii.Error, ValueError):
-            return "mail: uuencode"
+            return False
         self._count += len(data)
         if self._count <= MAX_UU_BYTES:
             self._lines.append(data)
         else:
             self._lines = [b""]
-        return None
+        return True
 
-    def _finish(self, error: NotReadError | None) -> None:
+    def _finish(self) -> None:
         data = b"".join(self._lines or ())
-        # A line that only looks like a beginning is followed by no data.
         is_too_much = self._count > MAX_UU_BYTES or len(self.files) == _MAX_UU_FILES
-        is_file = bool(self._lines) and (bool(data) or error is not None or is_too_much)
+        # A line that only looks like a beginning is followed by no data.
+        is_file = bool(data) or (bool(self._lines) and is_too_much)
         self._lines = None
+        error = None
         if is_too_much:
             error = NotReadError(Why.LIMIT, "mail: too much that is uuencoded in one part")
             data = b""

@@ -1,7 +1,6 @@
 """Header fields of a mail, or of a part of one: read as the most generous client reads them.
 
-Where clients disagree (two boundaries, two encodings) all readings are returned, and the caller
-reports the dispute.
+Where clients disagree (two boundaries, two encodings, two types) all readings are returned.
 """
 
 from __future__ import annotations
@@ -16,9 +15,14 @@ import msgspec
 from hashclient.containers.mailmarks import FIELD, MailMarks
 
 #: Bytes of a field that are kept; the fields that matter are shorter.
-MAX_FIELD_BYTES = 64 << 10
-MAX_BOUNDARIES = 16
+MAX_FIELD_BYTES = 1 << 20
+MAX_BOUNDARIES = 256
+#: Fields of one name with different values.
 MAX_REPEATED = 16
+#: Bytes of a header that may be the beginning of a body.
+MAX_REST_BYTES = 64 << 10
+#: Encodings that are undone; uuencode is found in the text.
+BASE64, QUOTED = b"base64", b"quoted-printable"
 _MAX_NAME_BYTES = 1024
 
 _KEPT = frozenset((b"content-type", b"content-transfer-encoding", b"content-disposition"))
@@ -31,27 +35,48 @@ _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
 _SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
 _WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
 _COMMENT = re.compile(rb"\([^()]*\)")
+_MAX_COMMENTS = 50  # in each other
+_FOLD = re.compile(rb"\n[ \t]+")
+_IN_PARTS = re.compile(rb"(number|total)\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Fields(msgspec.Struct, frozen=True):
     """The statements of a header about the body after it.
 
-    `kind` is the media type, in lower case, empty where none is given; `encodings` are all that are
-    named; `is_disputed` says that fields contradict each other.
+    `kind` is the media type, in lower case, empty where none is given, and `others` are further
+    ones; `encodings` are all that may be meant, one at least; `rest` is the end of the header from
+    a line on that some clients take for the beginning of the body; `is_disputed` says that there is
+    more than is kept here.
     """
 
     kind: bytes
+    others: tuple[bytes, ...]
     boundaries: frozenset[bytes]
     encodings: tuple[bytes, ...]
     name: bytes
     smime: bytes
+    rest: bytes
+    is_whole: bool
     is_disputed: bool
+
+    @property
+    def kinds(self) -> tuple[bytes, ...]:
+        """All media types that are given."""
+        return (self.kind, *self.others)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a client may take the body for text, whose line ends are its own."""
+        return any(not kind or kind.startswith(b"text/") for kind in self.kinds)
 
     @property
     def is_multipart(self) -> bool:
         """Whether a client may look for parts: also with a boundary but without a readable type."""
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
+
+
+NO_FIELDS = Fields(b"", (), frozenset(), (b"",), b"", b"", b"", is_whole=False, is_disputed=False)
 
 
 class Collector:
@@ -62,8 +87,10 @@ class Collector:
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
-        #: Whether it holds lines that end the header for some clients only.
-        self.is_broken = False
+        self._is_cut = False
+        self._rest = bytearray()
+        #: Whether there was any field.
+        self.has_fields = False
 
     @property
     def is_mail(self) -> bool:
@@ -72,28 +99,41 @@ class Collector:
 
     def add(self, line: bytes) -> bool:
         """Take a line; return False where it neither is a field nor continues one."""
+        if self._rest:
+            self.passed(line)
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
-                self._current += b" " + line.strip()
+                self._current += b"\n" + line.rstrip()
             return True
         found = FIELD.match(line)
         if found is None:
             self._current = None
             return False
+        self.has_fields = True
         name = found[1].lower()
         self._current = None
         self._marks.add(name)
         if name in _KEPT:
-            self._current = bytearray(line[found.end() :].strip()[:MAX_FIELD_BYTES])
+            self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]
-            # Some clients take the first, some the last.
-            del kept[MAX_REPEATED:]
+            if len(kept) > MAX_REPEATED:
+                # Some clients take the first, some the last.
+                kept[:] = list(map(bytearray, dict.fromkeys(map(bytes, kept))))
+                self._is_cut |= len(kept) > MAX_REPEATED
+                del kept[MAX_REPEATED:]
             kept.append(self._current)
         return True
 
+    def passed(self, line: bytes) -> None:
+        """Take a line that is no field: some clients begin the body there, others pass over it."""
+        if len(self._rest) < MAX_REST_BYTES:
+            self._rest += line
+        else:
+            self._is_cut = True
+
     def boundaries(self) -> frozenset[bytes]:
         """Return the boundaries named so far: they end a header whose last line is missing."""
-        return _boundaries(self._values(b"content-type"))
+        return frozenset(_boundaries(self._values(b"content-type")))
 
     def _values(self, name: bytes) -> list[bytes]:
         return [bytes(value) for value in self._fields[name]]
@@ -101,21 +141,27 @@ class Collector:
     def fields(self) -> Fields:
         """Return the statements of the fields."""
         types = self._values(b"content-type")
-        kinds = [_kind(value) for value in types]
-        encodings = tuple(dict.fromkeys(map(_encoding, self._values(b"content-transfer-encoding"))))
         # Clients that take the first of two find other parts than clients that take the last.
-        kind = next((kind for kind in kinds if kind.startswith(b"multipart/")), b"")
+        kinds = sorted(
+            dict.fromkeys(map(_kind, types)), key=lambda kind: not kind.startswith(b"multipart/")
+        )
+        encodings = self._values(b"content-transfer-encoding")
+        meant = dict.fromkeys(each for value in encodings for each in _encodings(value))
         smime = next((m[1].lower() for value in types if (m := _SMIME_TYPE.search(value))), b"")
+        boundaries = _boundaries(types)
+        numbers = [(m[1].lower(), int(m[2])) for value in types for m in _IN_PARTS.finditer(value)]
         return Fields(
-            kind=kind or (kinds[0] if kinds else b""),
-            boundaries=_boundaries(types),
-            encodings=encodings,
+            kind=kinds[0] if kinds else b"",
+            others=tuple(kinds[1:]),
+            boundaries=frozenset(list(boundaries)[:MAX_BOUNDARIES]),
+            encodings=tuple(meant) or (b"",),
             name=_name([*self._values(b"content-disposition"), *types]),
             smime=smime,
-            is_disputed=self.is_broken
-            or len(set(kinds)) > 1
-            or len(encodings) > 1
-            or len(types) > MAX_REPEATED,
+            rest=bytes(self._rest),
+            is_whole=sorted(set(numbers)) == [(b"number", 1), (b"total", 1)],
+            is_disputed=self._is_cut
+            or len(boundaries) > MAX_BOUNDARIES
+            or any(len(value) > MAX_FIELD_BYTES for value in (*types, *encodings)),
         )
 
 
@@ -126,13 +172,27 @@ def is_kept(line: bytes) -> bool:
 
 
 def _kind(value: bytes) -> bytes:
-    found = _TYPE.match(_COMMENT.sub(b"", value))
+    found = _TYPE.match(_without_comments(value))
     return b"" if found is None else found[1].lower() + b"/" + found[2].lower()
 
 
-def _encoding(value: bytes) -> bytes:
-    found = _WORD.search(_COMMENT.sub(b"", value).lower())
-    return b"" if found is None else found[0]
+def _without_comments(value: bytes) -> bytes:
+    count, most = 1, _MAX_COMMENTS
+    while count and most:
+        value, count = _COMMENT.subn(b"", value)
+        most -= 1
+    return value
+
+
+def _encodings(value: bytes) -> list[bytes]:
+    """Return the first word, and then each other encoding that a client may find in the value."""
+    text = value.lower()
+    found = _WORD.search(_without_comments(text))
+    first = b"" if found is None else found[0]
+    others = [known for known in (BASE64, QUOTED) if known != first and known in text]
+    # Some clients know no encoding that has something behind it.
+    is_plain = first not in (BASE64, QUOTED) or text.strip(b"\"'; \t\r\n") == first
+    return [first, *others] if is_plain else [first, *others, b""]
 
 
 def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], bytes]:
@@ -155,20 +215,21 @@ def _parameters(pattern: re.Pattern[bytes], value: bytes) -> tuple[list[bytes], 
     return whole, b"".join(pieces[number] for number in sorted(pieces))
 
 
-def _boundaries(types: list[bytes]) -> frozenset[bytes]:
+def _boundaries(types: list[bytes]) -> dict[bytes, None]:
     found: dict[bytes, None] = {}
     for value in types:
-        for text in dict.fromkeys((value, _COMMENT.sub(b"", value))):
+        folded = [value.replace(b"\n", b""), _FOLD.sub(b" ", value), _FOLD.sub(b"", value)]
+        for text in dict.fromkeys([*folded, *map(_without_comments, folded)]):
             whole, pieces = _parameters(_BOUNDARY, text)
             for boundary in (*whole, pieces):
                 found[boundary.rstrip()] = None
     found.pop(b"", None)
-    return frozenset(list(found)[:MAX_BOUNDARIES])
+    return found
 
 
 def _name(values: list[bytes]) -> bytes:
     for value in values:
-        whole, pieces = _parameters(_NAME, value)
+        whole, pieces = _parameters(_NAME, _FOLD.sub(b" ", value))
         name = pieces or (whole[0] if whole else b"")
         if name:
             return _decoded(name[:_MAX_NAME_BYTES])

@@ -1,27 +1,65 @@
 """A mail read forwards: header lines, and bodies up to the line of a boundary.
 
 Bodies come in blocks, not lines: only where a line begins with two dashes is it looked at. At most
-a block and a line are in memory.
+a block and a line are in memory. Programs differ about lines that only resemble a boundary: a part
+goes on behind them, and is marked as doubtful.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from hashclient.containers.forward import Forward
-from hashclient.containers.interface import Data, Stream
-from hashclient.containers.mailmarks import MAX_LINE_BYTES  # longer ones are no boundary either
-from hashclient.containers.mimeheaders import Collector, is_kept
+from hashclient.containers.interface import HEAD_BYTES, Data, Stream
+from hashclient.containers.mailmarks import FIELD, MAX_LINE_BYTES
+from hashclient.containers.mimeheaders import MAX_FIELD_BYTES, Collector, is_kept
 
 _BLOCK_BYTES = 64 << 10
-_BOUNDARY_LINE_BYTES = 2048
+#: Longer lines are no boundary.
+_BOUNDARY_LINE_BYTES = 8 << 10
+#: The beginning of the line behind a boundary, as far as a field needs.
+_NEXT_LINE_BYTES = 512
 _DASHES = b"\n--"
+_OLD_DASHES = b"\r--"
 #: Lines that mailboxes leave in a header.
 _QUIET = (b"From ", b">From ")
-#: The characters of boundaries.
-_USUAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'()+_,-./:=?")
+_LINE_END = re.compile(rb"\r{0,3}\n|\r")
+
+
+class Boundaries:
+    """The boundaries of one multipart: those that its header names, and those that were guessed."""
+
+    def __init__(self, named: Iterable[bytes] = ()) -> None:
+        """Begin with those of a header."""
+        self.named = frozenset(named)
+        self._all = set(self.named)
+        self._begins: re.Pattern[bytes] | None = None
+
+    def copy(self) -> Boundaries:
+        """Return the same, to which others are added."""
+        made = Boundaries(self.named)
+        made._all |= self._all
+        return made
+
+    def add(self, boundary: bytes) -> None:
+        """From now on, lines of this boundary count as well."""
+        self._all.add(boundary)
+
+    def is_line(self, text: bytes) -> bool:
+        """Return whether a line is one of them, behind its dashes."""
+        return text in self._all
+
+    def begins(self, text: bytes) -> bool:
+        """Return whether a line begins with one of them, in letters of either case."""
+        if self._begins is None and self.named:
+            self._begins = re.compile(b"|".join(map(re.escape, self.named)), re.IGNORECASE)
+        return self._begins is not None and self._begins.match(text) is not None
+
+
+Stack = Sequence[Boundaries]
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -34,14 +72,27 @@ class Hit(msgspec.Struct, frozen=True):
 class Lines:
     """A position in a mail."""
 
-    def __init__(self, data: Data | Stream) -> None:
-        """Begin at the beginning."""
+    def __init__(
+        self, data: Data | Stream, *, is_loose: bool = False, is_old: bool = False
+    ) -> None:
+        """Begin at the beginning.
+
+        With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a carriage return
+        ends a line of a body, as on an old Mac; it does in any header.
+        """
         self._source = Forward(data)
         self._buffer = b""
         self._at = 0
         self._is_at_end = False
+        self._is_loose = is_loose
+        self.is_old = is_old
+        self._fields_until = 0
         #: The boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
+        #: Whether a line in the last part resembles a boundary.
+        self.is_doubtful = False
+        #: Whether the last part may end with a carriage return that was taken for its line end.
+        self.may_end_with_return = False
 
     @property
     def position(self) -> int:
@@ -66,70 +117,105 @@ class Lines:
         """Skip bytes that were looked at."""
         self._at += count
 
-    def line(self) -> bytes:
+    def line(self, most: int = MAX_LINE_BYTES) -> bytes:
         """Return the next line with its end; empty at the end. Of a very long one, a piece."""
-        end = self._buffer.find(b"\n", self._at)
-        while end < 0 and len(self._buffer) - self._at < MAX_LINE_BYTES and self._more():
-            end = self._buffer.find(b"\n", self._at)
-        end = len(self._buffer) if end < 0 else end + 1
+        seen = 0
+        found = _LINE_END.search(self._buffer, self._at)
+        # A carriage return may be the first byte of a line end.
+        while found is None or (found[0] == b"\r" and found.end() + 3 > len(self._buffer)):
+            seen = max(len(self._buffer) - self._at - 4, 0)
+            if seen >= most:
+                break
+            is_end = not self._more()
+            found = _LINE_END.search(self._buffer, self._at + seen)
+            if is_end:
+                break
+        end = len(self._buffer) if found is None else found.end()
         line = self._buffer[self._at : end]
         self._at = end
         return line
 
-    def header(self, stack: Sequence[frozenset[bytes]], most: int | None = None) -> Collector:
+    def header(self, stack: Stack, most: int | None = None) -> Collector:
         """Read a header up to the empty line behind it, or to a boundary of `stack` or its own.
 
-        With `most`, reading stops after so many bytes without a field of mail.
+        With `most`, it may be of no mail: reading stops after so many bytes without a field of
+        mail, and lines before the first field are passed over.
         """
         collector = Collector()
         count = 0
-        while line := self.line():
-            if not line.rstrip(b"\r\n"):
+        while line := self.line(MAX_FIELD_BYTES):
+            is_front = most is not None and not collector.has_fields and self.position <= HEAD_BYTES
+            is_return = line == b"\r"
+            if not line.rstrip(b"\r\n") and not (is_return and not self.is_old):
+                if is_front:
+                    continue
+                collector.add(line)  # it is in a body that begins earlier
                 break
             if line.startswith(b"--"):
-                if match([*stack, collector.boundaries()], line) is not None:
+                if match([*stack, Boundaries(collector.boundaries())], line) is not None:
                     self._at -= len(line)
                     break
-            if not collector.add(line) and not line.startswith(_QUIET):
-                # Some clients take it for the beginning of the body, others pass over it.
+            is_field = not is_return and collector.add(line)
+            if is_field and not stack and line[-1:] == b"\r":
+                self.is_old = True
+            if not is_field and not line.startswith(_QUIET) and not is_front:
                 self._at -= len(line)
-                ahead = self.peek(len(line) + MAX_LINE_BYTES)[len(line) :]
-                if not _fields_follow(ahead):
+                if not self._fields_follow(len(line)):
+                    if is_return:
+                        self._at += 1
                     break
-                collector.is_broken = True
+                collector.passed(line)
                 self._at += len(line)
             count += len(line)
             if most is not None and count > most and not collector.is_mail:
                 break
         return collector
 
-    def body(self, stack: Sequence[frozenset[bytes]]) -> Iterator[bytes]:
+    def _fields_follow(self, after: int) -> bool:
+        """Return whether a field that says what the body is stands in the lines before it."""
+        if self.position + after <= self._fields_until:
+            return True
+        ahead = self.peek(after + MAX_LINE_BYTES)[after:]
+        at = 0
+        for line in ahead.split(b"\n"):
+            if not line.rstrip(b"\r") or line.startswith(b"--"):
+                return False
+            if is_kept(line):
+                self._fields_until = self.position + after + at
+                return True
+            at += len(line) + 1
+        return False
+
+    def body(
+        self, stack: Stack, *, is_aside: bool = False, guesses: bool = True
+    ) -> Iterator[bytes]:
         """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
 
-        The line end before a boundary belongs to it.
+        The line end before a boundary belongs to it. Text aside of the parts ends at any line that
+        resembles a boundary, since no client shows it. With `guesses`, that is also a line that no
+        header names, with fields of a part behind it.
         """
         self.hit = None
+        self.is_doubtful = self.may_end_with_return = False
         held = b""  # a line end that may belong to a boundary
         while True:
             # Here begins a line.
-            if not stack:
-                line = b""
-            else:
-                self.peek(_BOUNDARY_LINE_BYTES)
-                line = self._boundary_line()
+            line = self._boundary_line()
             if line:
                 self.hit = match(stack, line)
+                if self.hit is None:
+                    self.hit = self._resembling(stack, line, is_aside=is_aside, guesses=guesses)
                 if self.hit is not None:
+                    self.may_end_with_return = held == b"\r\n" and not line.endswith(b"\r\n")
                     self._at += len(line)
                     return
             if held:
                 yield held
                 held = b""
             # On to the next line that begins with dashes.
-            found = self._buffer.find(_DASHES, self._at) if stack else -1
+            found = self._find_dashes()
             while found < 0:
-                keep = len(_DASHES) + 1 if stack else 0
-                end = max(len(self._buffer) - keep, self._at)
+                end = max(len(self._buffer) - len(_DASHES) - 1, self._at)
                 if end > self._at:
                     piece = self._buffer[self._at : end]
                     self._at = end
@@ -139,48 +225,71 @@ class Lines:
                         yield self._buffer[self._at :]
                         self._at = len(self._buffer)
                     return
-                found = self._buffer.find(_DASHES, self._at) if stack else -1
-            end = found - 1 if found > self._at and self._buffer[found - 1] == 0x0D else found
+                found = self._find_dashes()
+            end = (
+                found - 1
+                if self._buffer[max(found - 1, self._at) : found + 1] == b"\r\n"
+                else found
+            )
             if end > self._at:
                 yield self._buffer[self._at : end]
             held = self._buffer[end : found + 1]
             self._at = found + 1
 
+    def _find_dashes(self) -> int:
+        found = self._buffer.find(_DASHES, self._at)
+        if self.is_old:
+            old = self._buffer.find(_OLD_DASHES, self._at, None if found < 0 else found)
+            return found if old < 0 else old
+        return found
+
     def _boundary_line(self) -> bytes:
         """Return the line that begins here if it may be that of a boundary; it is in the buffer."""
-        if not self._buffer.startswith(b"--", self._at):
+        if self.peek(2) != b"--":
             return b""
-        end = self._buffer.find(b"\n", self._at, self._at + _BOUNDARY_LINE_BYTES)
+        self.peek(_BOUNDARY_LINE_BYTES + _NEXT_LINE_BYTES)
+        most = self._at + _BOUNDARY_LINE_BYTES
+        if self.is_old and (found := _LINE_END.search(self._buffer, self._at, most)) is not None:
+            return self._buffer[self._at : found.end()]
+        end = self._buffer.find(b"\n", self._at, most)
         if end < 0:
-            end = min(len(self._buffer), self._at + _BOUNDARY_LINE_BYTES) - 1
+            end = min(len(self._buffer), most) - 1
         return self._buffer[self._at : end + 1]
 
+    def _resembling(
+        self, stack: Stack, line: bytes, *, is_aside: bool, guesses: bool
+    ) -> Hit | None:
+        """Return which boundary a line resembles, if it ends this body; otherwise note it.
 
-def _fields_follow(text: bytes) -> bool:
-    """Return whether a field that says what the body is stands in the lines before it."""
-    for line in text.split(b"\n"):
-        if not line.rstrip(b"\r") or line.startswith(b"--"):
-            return False
-        if is_kept(line):
-            return True
-    return False
+        It begins with a boundary, in letters of either case: some clients compare no more. Or else
+        fields of a part follow, so that some take it for a boundary that no header names.
+        """
+        text = line.rstrip()[2:]
+        level = next((n for n in range(len(stack) - 1, -1, -1) if stack[n].begins(text)), None)
+        if level is None and guesses and text.strip(b"-"):
+            after = self._at + len(line)
+            behind = self._buffer[after : after + _NEXT_LINE_BYTES].lstrip(b"\r")
+            is_one = is_kept(behind)
+            if is_aside and not is_one:
+                # An empty line: all fields of a part may be left out.
+                is_one = behind.startswith(b"\n") or FIELD.match(behind) is not None
+            level = len(stack) - 1 if is_one else None
+        if level is None:
+            return None
+        if not (is_aside or self._is_loose):
+            self.is_doubtful = True
+            return None
+        stack[level].add(text.removesuffix(b"--"))
+        return Hit(level, is_last=False)
 
 
-def match(stack: Sequence[frozenset[bytes]], line: bytes) -> Hit | None:
-    """Return which boundary a line is, the innermost first; None where it is none.
-
-    A line that only begins with a boundary counts, too, unless it equals another one: some clients
-    compare no more.
-    """
+def match(stack: Stack, line: bytes) -> Hit | None:
+    """Return which boundary a line is, the innermost first; None where it is none."""
     text = line.rstrip()[2:]
     bare = text.removesuffix(b"--")
-    begun: Hit | None = None
     for level in range(len(stack) - 1, -1, -1):
-        for boundary in stack[level]:
-            if text == boundary:
-                return Hit(level, is_last=False)
-            if bare == boundary:
-                return Hit(level, is_last=True)
-            if begun is None and text.startswith(boundary) and text[len(boundary)] not in _USUAL:
-                begun = Hit(level, is_last=False)
-    return begun
+        if stack[level].is_line(text):
+            return Hit(level, is_last=False)
+        if bare != text and stack[level].is_line(bare):
+            return Hit(level, is_last=True)
+    return None

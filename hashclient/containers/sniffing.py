@@ -12,7 +12,13 @@ import re
 
 from hashclient.containers.fronts import FIRST_OF_FRONTS, FRONTS
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
-from hashclient.containers.mailmarks import MAX_LINE_BYTES, begins_as_mail, can_be_mail
+from hashclient.containers.mailmarks import (
+    END_OF_NAME,
+    MAX_LINE_BYTES,
+    begins_as_mail,
+    can_be_mail,
+    may_be_odd_mail,
+)
 from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
 
 _ISO_MARK_AT = 32_769
@@ -31,7 +37,7 @@ _MARKS = re.compile(
 )
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
 #: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
-_BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-9;-~]{1,512}+[ \t]*:"
+_BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
@@ -82,8 +88,11 @@ def may_bear(head: bytes | memoryview) -> bool:
             (length > 5 and head[2] == _DASH)
             or (length > 8 and head[4] == _LETTER_F)
             or (length >= _LZMA_BYTES and not head[13])
+            or may_be_odd_mail(head)
         )
     if head[2] == _DASH or not head[13] or head[4] == _LETTER_F:
+        return True
+    if may_be_odd_mail(head):
         return True
     if length < HEAD_BYTES:
         return False
@@ -106,12 +115,12 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     kinds = _BEGINS[head[0]]
     if kinds & _MARK and _MARKS.match(head):
         return True
-    if (
-        kinds & _TEXT
-        and _FIELD.match(head)
-        and begins_as_mail(bytes(head[:HEAD_BYTES]))
-        and not (is_all and length < MAX_LINE_BYTES and not can_be_mail(head))
-    ):
+    if kinds & _TEXT and _FIELD.match(head):
+        if begins_as_mail(bytes(head[:HEAD_BYTES])) and not (
+            is_all and length < MAX_LINE_BYTES and not can_be_mail(head)
+        ):
+            return True
+    elif may_be_odd_mail(head):
         return True
     if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
         return True

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 #: A bit of `mask` besides those of algorithms: the file was looked at, and is no container. Where
 #: more files count as containers than before, this is another bit: 8 and 16 were those of rules
-#: which passed over some tars and .lzma, and looked for zip alone behind other bytes.
+#: which passed over some tars, .lzma and mail, and looked for zip alone behind other bytes.
 PLAIN = 32
 
 Records = npt.NDArray[np.void]

@@ -1,7 +1,7 @@
-"""Archives as other programs open them: a scan of a file, a stream and the daemon agree on each.
+"""Archives and mail as other programs open them: a scan of a file, a stream and the daemon agree.
 
 Each row is an archive with one listed member that unzip, 7z, bsdtar, cabextract or unar extract
-without an error.
+without an error, or a mail with one that programs for mail do.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import archives, others
+from fixtures import archives, mails, others
 from hashclient.scan import checked, looking, reading
 from hashclient.scan.records import PLAIN
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
 
-LISTED = b"a listed file of some length"
+LISTED = b"a listed file\nof some length\n"
 CONTENTS = {"a": b"benign", "in/x": LISTED}
 NOISE = random.Random(11).randbytes(100_000)
 FRONTS = {
@@ -63,10 +63,14 @@ def rows() -> Iterator[tuple[str, bytes]]:
             yield f"{kind} behind {name}, with a signature", FRONTS[name] + signed
             yield f"{kind} behind {name} and its settings", FRONTS[name] + b";!@Install" + inner
     yield "cab in the resources of a program", others.program_of(b"", NOISE[:999] + CAB)
+    yield from mails.odd_mails(LISTED).items()
 
 
 ROWS = dict(rows())
-QUICK = ("zip with a comment behind junk", "7z behind a picture", "zip with 200 kB after it")
+QUICK = (
+    *("zip with a comment behind junk", "7z behind a picture", "zip with 200 kB after it"),
+    *("alone", "behind an odd line"),
+)
 
 
 @pytest.fixture(scope="module")

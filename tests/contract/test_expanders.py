@@ -67,8 +67,8 @@ ROWS = [
     Row("bzip2", Bzip2(), only(archives.bzip2_of), holds=1, is_whole=True),
     Row("xz", Xz(), only(archives.xz_of), holds=1, is_whole=True),
     Row("lzma", Lzma(), only(archives.lzma_of), holds=1),
-    Row("eml", Eml(), mail, tells_cuts=False, first=1),
-    Row("message", Message(), mail, tells_cuts=False, first=1, is_sniffed=False),
+    Row("eml", Eml(), mail, tells_cuts=False, first=2),
+    Row("message", Message(), mail, tells_cuts=False, first=2, is_sniffed=False),
     Row("tnef", Tnef(), mails.tnef_of),
 ]
 SMALL: Contents = {"a.bin": b"benign one, benign one", "dir/b.txt": bytes(range(200)), "c": b"x"}

@@ -83,4 +83,4 @@ def test_munpack_agrees(tmp_path: Path) -> None:
     (tmp_path / "mail").write_bytes(data)
     subprocess.run(["munpack", "-q", "mail"], check=True, cwd=tmp_path, capture_output=True)
     unpacked = [path.read_bytes() for path in tmp_path.glob("*.bin")]
-    assert sorted(unpacked) == sorted(opened(Eml(), data).contents[1:])
+    assert sorted(unpacked) == sorted(opened(Eml(), data).contents[2:])

@@ -1,0 +1,141 @@
+"""The ways in which clients read the body of one part, where they differ.
+
+A part is read once, as it comes, in the most usual way. Its bytes are kept meanwhile, up to a
+limit, so that it can be read again in the other ways: by another encoding, by another rule for
+padding or blanks, with other line ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Self
+
+from hashclient.containers.mimedecode import (
+    Base64,
+    QuotedPrintable,
+    base64_in_pieces,
+    base64_without_padding,
+    quoted_printable_stripped,
+)
+from hashclient.containers.mimeheaders import BASE64, QUOTED
+
+#: Bytes of a part that are kept to be read again.
+MAX_AGAIN_BYTES = 16 << 20
+#: Bytes of a text, to list it with other line ends.
+MAX_TEXT_BYTES = 8 << 20
+
+Way = Callable[[Iterable[bytes]], Iterator[bytes]]
+_FIELD_OF_PART = re.compile(rb"(?:\A|[\r\n])content-[a-z-]{4,30}[ \t]*:", re.IGNORECASE)
+
+
+class Kept:
+    """Keeps the bytes that pass by, up to a limit."""
+
+    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+        """Begin with these."""
+        self._pieces = list(pieces)
+        self._left = MAX_AGAIN_BYTES
+        #: Whether there were more than are kept.
+        self.is_too_much = False
+
+    def watch(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces as they are."""
+        for piece in pieces:
+            self._left -= len(piece)
+            if self._left >= 0:
+                self._pieces.append(piece)
+            else:
+                self.is_too_much = True
+                self._pieces.clear()
+            yield piece
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def behind(self, front: bytes) -> Self:
+        """Return the same behind other bytes."""
+        return type(self)([front, *self._pieces])
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it may consist of parts that are not found: a line begins with a field of one."""
+        return self.is_too_much or _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it."""
+        return not self.is_too_much and not any(piece.strip() for piece in self._pieces)
+
+
+class Stored:
+    """Bytes that were kept, as a stream."""
+
+    def __init__(self, kept: Kept) -> None:
+        """Begin at the beginning."""
+        self._pieces = iter(kept)
+        self._rest = b""
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        piece = self._rest or next(self._pieces, b"")
+        self._rest = piece[count:]
+        return piece[:count]
+
+
+class Decoding:
+    """The most usual way to decode one part; `is_disputed` says afterwards whether it matters."""
+
+    def __init__(self, encoding: bytes) -> None:
+        """Begin before the part."""
+        self._decoder: Base64 | QuotedPrintable | _Same = _DECODERS.get(encoding, _Same)()
+
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield what the part decodes to."""
+        return self._decoder.decode(pieces)
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether the other ways give other bytes."""
+        return self._decoder.is_disputed
+
+
+class _Same:
+    """No encoding, or one that nobody undoes."""
+
+    is_disputed = False
+
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the bytes as they are."""
+        return iter(pieces)
+
+
+_DECODERS: dict[bytes, type[Base64 | QuotedPrintable]] = {
+    BASE64: Base64,
+    QUOTED: QuotedPrintable,
+}
+
+
+def first_way(encoding: bytes) -> Way:
+    """Return the most usual way to undo an encoding."""
+    return lambda pieces: Decoding(encoding).decode(pieces)
+
+
+def other_ways(encoding: bytes) -> list[Way]:
+    """Return the other ways to undo an encoding."""
+    if encoding == BASE64:
+        return [base64_in_pieces, base64_without_padding]
+    return [quoted_printable_stripped] if encoding == QUOTED else []
+
+
+def other_texts(pieces: Iterable[bytes]) -> list[bytes]:
+    """Return a text with the line ends of other systems, where it has any and is not too long."""
+    found, left = [], MAX_TEXT_BYTES
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            return []
+        found.append(piece)
+    text = b"".join(found)
+    plain = text.replace(b"\r\n", b"\n")
+    return [other for other in (plain, plain.replace(b"\n", b"\r\n")) if other != text]
