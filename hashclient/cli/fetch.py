@@ -11,6 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS
+from hashclient.cli.items import MOST_SHOWN, shortened
 from hashclient.cli.noticeview import document_of_fetched, show_notices
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
@@ -267,15 +268,20 @@ def _warn_ahead(app: App, fetched: Fetched) -> None:
 def _show_affected(app: App, fetched: Fetched) -> None:
     if not fetched.affected:
         return
-    app.out(f"withdrawn entries of list {fetched.list_name} had matched these paths:")
-    for match, hit in fetched.affected:
-        app.out(f"  {printable(match.path)}  [{match.id}]  {hit.entry}{_what_now(match)}")
+    count = counted(len({match.id for match, _ in fetched.affected}), "path")
+    app.out(f"withdrawn entries of list {fetched.list_name} had matched {count}:")
+    rows = [
+        f"  {printable(match.path)}  [{match.id}]  {hit.entry}{_what_now(match)}"
+        for match, hit in fetched.affected
+    ]
+    for line in shortened(rows, "`hashclient matches --state withdrawn`"):
+        app.out(line)
     if any(m.state is MatchState.WITHDRAWN and not m.in_place for m, _ in fetched.affected):
         app.say("next: `hashclient quarantine restore --withdrawn` puts the isolated files back")
 
 
 def _what_now(match: Match) -> str:
-    from hashclient.core.match import SETTLED
+    from hashclient.core.kinds import SETTLED
 
     if match.state in SETTLED:
         return f", which is {match.state}"
@@ -287,13 +293,17 @@ def _what_now(match: Match) -> str:
 def _show_listed_again(app: App, fetched: Fetched) -> None:
     if not fetched.listed_again:
         return
+    count = counted(len(fetched.listed_again), "file")
     app.out(
-        f"list {fetched.list_name} lists these files again, whose entries were withdrawn; they"
-        " stay in quarantine:"
+        f"list {fetched.list_name} lists {count} again, whose entries were withdrawn and which stay"
+        " in quarantine:"
     )
-    for match in fetched.listed_again:
-        entries = ", ".join(hit.entry for hit in match.standing)
-        app.out(f"  {printable(match.path)}  [{match.id}]  {entries}")
+    rows = [
+        f"  {printable(match.path)}  [{match.id}]  {', '.join(h.entry for h in match.standing)}"
+        for match in fetched.listed_again
+    ]
+    for line in shortened(rows, "`hashclient matches --state quarantined`"):
+        app.out(line)
 
 
 def _document(fetched: Fetched) -> dict[str, Any]:
@@ -312,6 +322,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "outside_lists": fetched.is_outside,
     }
     if fetched.affected:
+        document["affected_count"] = len(fetched.affected)
         document["affected"] = [
             {
                 **path_fields(match.path),
@@ -320,16 +331,17 @@ def _document(fetched: Fetched) -> dict[str, Any]:
                 "in_place": match.in_place,
                 "state": str(match.state),
             }
-            for match, hit in fetched.affected
+            for match, hit in fetched.affected[:MOST_SHOWN]
         ]
     if fetched.listed_again:
+        document["listed_again_count"] = len(fetched.listed_again)
         document["listed_again"] = [
             {
                 **path_fields(match.path),
                 "id": match.id,
                 "entries": [hit.entry for hit in match.standing],
             }
-            for match in fetched.listed_again
+            for match in fetched.listed_again[:MOST_SHOWN]
         ]
     for key, wrong in (("problem", fetched.problem), ("error", fetched.error)):
         if wrong is not None:

@@ -12,6 +12,8 @@ from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError
 from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
+#: Of very many items this many are shown, and the number of the others.
+MOST_SHOWN = 10
 #: Errors that stop a command, since they would come with every other item, too.
 _FATAL = (AuditError, ConfigError, LockedError)
 
@@ -82,6 +84,13 @@ class Results:
         elif not self._documents:
             self._app.say(nothing)
         return self.code
+
+
+def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
+    """Yield the first lines of a list; then how many more there are, and `where` they are shown."""
+    yield from lines[:MOST_SHOWN]
+    if (more := len(lines) - MOST_SHOWN) > 0:
+        yield f"  and {more:,} more: {where}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, TIME, output_option, refuse_before_command
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import path_fields, printable
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
 
+#: The states of matches that somebody may still have to do something about, or that wait for it.
+OPEN = tuple(state.value for state in MatchState if state not in {*SETTLED, MatchState.WITHDRAWN})
 #: How many matches are closed by one change of the record and one record of the log.
 _AT_ONCE = 512
 
@@ -62,6 +64,14 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
             + ", ".join(MatchState)
             + ". Can be given several times.",
         ),
+        click.option(
+            "--open",
+            "is_open",
+            is_flag=True,
+            help="Only matches whose story has not ended: "
+            + ", ".join(OPEN[:-1])
+            + f" or {OPEN[-1]}.",
+        ),
     ):
         function = option(function)
     return function
@@ -94,6 +104,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> ExitCode | None:
 
     \b
       hashclient matches
+      hashclient matches --open
       hashclient matches --state found --path /srv/files
       hashclient matches --list baseline --since 2026-01-31
       hashclient matches --format html --output matches.html
@@ -112,6 +123,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> ExitCode | None:
 def list_matches(
     app: App,
     states: tuple[str, ...],
+    is_open: bool,
     paths: tuple[str, ...],
     list_name: str | None,
     since: datetime | None,
@@ -125,6 +137,7 @@ def list_matches(
     """
     from hashclient.formats.interface import Context, formatter
 
+    states = _states(states, is_open=is_open)
     choice = _choice(states, paths, list_name, since)
     about = app.session.invocation(paths)
     written = formatter(output_format, Context("matches", app.now(), about=about))
@@ -144,6 +157,12 @@ def list_matches(
                 "no match is like that" if choice.where()[1] else "no scan has found anything yet"
             )
     return ExitCode.OK
+
+
+def _states(states: tuple[str, ...], *, is_open: bool) -> tuple[str, ...]:
+    if is_open and states:
+        raise UsageError("--open and --state exclude each other", hint="give one of them")
+    return OPEN if is_open else states
 
 
 def _choice(
@@ -226,6 +245,7 @@ def close(
     match_ids: tuple[str, ...],
     withdrawn: bool,
     states: tuple[str, ...],
+    is_open: bool,
     paths: tuple[str, ...],
     list_name: str | None,
     since: datetime | None,
@@ -247,6 +267,7 @@ def close(
     from hashclient.cli.items import Results
     from hashclient.formats.fields import plural
 
+    states = _states(states, is_open=is_open)
     if withdrawn:
         states = (*states, MatchState.WITHDRAWN)
         if set(states) != {MatchState.WITHDRAWN}:
@@ -255,7 +276,8 @@ def close(
     is_choosing = bool(choice.where()[1])
     if not match_ids and not is_choosing:
         raise UsageError(
-            "no match to close", hint="give ids, or --withdrawn, --path, --list, --state or --since"
+            "no match to close",
+            hint="give ids, or --withdrawn, --open, --path, --list, --state or --since",
         )
     results = Results(app, output_format)
     with open_record(app) as record:
@@ -336,7 +358,18 @@ def open_record(app: App) -> Matches:
 
 
 def _explain(detail: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {printable(str(value))}" for key, value in detail.items())
+    return ", ".join(f"{key}: {printable(_plain(value))}" for key, value in detail.items())
+
+
+def _plain(value: object) -> str:
+    """Return a value of a step as people read it: names in a row, and the parts of an entry."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return " ".join(map(_plain, value.values()))
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _document(match: Match, story: list[Step]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def add(
     if not match_ids and not take_all:
         raise UsageError("no match to take", hint="give ids, or --all")
     from hashclient.cli.progress import bytes_progress
-    from hashclient.core.match import SETTLED
+    from hashclient.core.kinds import SETTLED
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)

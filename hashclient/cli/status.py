@@ -12,6 +12,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.early import load_numpy
+from hashclient.cli.items import MOST_SHOWN, shortened
 from hashclient.cli.noticeview import severity_of
 from hashclient.cli.output import replace
 from hashclient.errors import ExitCode
@@ -123,10 +124,14 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     for problem in status.problems:
         yield f"problem       {problem}"
     if status.withdrawn:
-        yield "entries withdrawn since they matched these paths:"
-    for match, hit in status.withdrawn:
-        where = "" if match.in_place else ", which was isolated"
-        yield f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}{where}"
+        count = counted(len({match.id for match, _ in status.withdrawn}), "path")
+        yield f"entries withdrawn since they matched {count}:"
+    rows = [
+        f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}"
+        + ("" if match.in_place else ", which was isolated")
+        for match, hit in status.withdrawn
+    ]
+    yield from shortened(rows, "`hashclient matches --state withdrawn`")
 
 
 def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
@@ -236,6 +241,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
             for entry in status.lists
         ],
         "matches": status.matches,
+        "withdrawn_matches_count": len(status.withdrawn),
         "withdrawn_matches": [
             {
                 "id": match.id,
@@ -246,7 +252,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
                 "last_seen": for_programs(match.last_seen),
                 "withdrawn_generation": hit.withdrawn_generation,
             }
-            for match, hit in status.withdrawn
+            for match, hit in status.withdrawn[:MOST_SHOWN]
         ],
     }
     kept, reports, scan = status.quarantine, status.reports, _last_scan(status)

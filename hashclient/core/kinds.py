@@ -43,3 +43,7 @@ class Action(enum.StrEnum):
 
     QUARANTINE = "quarantine"
     REPORT = "report"
+
+
+#: In these states a match needs no attention, unless its file is found again.
+SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})

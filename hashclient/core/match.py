@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import SETTLED, Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
 #: Letters and digits of which no two look alike and which spell no word; 27^10 ids are enough.
@@ -49,8 +49,6 @@ PROGRESS = (
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,
 )
-#: In these states a match needs no attention, unless its file is found again.
-SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 #: Only from these states can a match become gone: nobody has acted on it. A reported match stays
 #: reported.
 LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)

@@ -50,7 +50,7 @@ COLUMNS = (
     *_HIT_COLUMNS,
     *(str(action) for action in Action),
     "actions",
-    *("container", "evidence"),
+    *("container", "evidence", "host"),
 )
 _NO_RECORD = ("",) * len(_RECORD_COLUMNS)
 _NO_HIT = ("",) * len(_HIT_COLUMNS)
@@ -75,6 +75,7 @@ class CsvFormatter:
         self._context = context
         self._digests = tuple(Algorithm) if context.show_digests else ()
         self._columns = COLUMNS + (DIGEST_COLUMNS if context.show_digests else ())
+        self._host = text_cell(words(context.host or ""))
         self._line = io.StringIO()
         self._writer = csv.writer(self._line, lineterminator="")
         self._hits = HitParts(_around_entry)
@@ -151,6 +152,7 @@ class CsvFormatter:
             after.append(text_cell(words("; ".join(acted.detail for acted in handled.acted))))
         after.append(text_cell(printable(outcome.path)) if outcome.members else "")
         after.append("" if outcome.evidence is None else text_cell(outcome.evidence))
+        after.append(self._host)
         after += [outcome.digests[a].hex() if a in outcome.digests else "" for a in self._digests]
         return before, after
 

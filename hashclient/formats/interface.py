@@ -30,6 +30,11 @@ class Context(NamedTuple):
     show_digests: bool = False
     about: Invocation | None = None
 
+    @property
+    def host(self) -> str | None:
+        """The machine, for each line of the record of matches, which ends without a summary."""
+        return self.about.host if self.about is not None and self.command == "matches" else None
+
 
 class Formatter(Protocol):
     """How one report is written: each method returns text without its last line end, or None.

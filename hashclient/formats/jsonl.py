@@ -38,7 +38,11 @@ class JsonlFormatter:
         self._show_digests = context.show_digests
         self._hits = HitParts(_around_entry)
         self._records = RecordParts(_record_text)
-        self._heads = {kind: f'{{"type": "{kind}", "schema": {SCHEMA}, "path": ' for kind in Kind}
+        self._host = {} if context.host is None else {"host": context.host}
+        host = "".join(f'"host": {quote(name)}, ' for name in self._host.values())
+        self._heads = {
+            kind: f'{{"type": "{kind}", "schema": {SCHEMA}, {host}"path": ' for kind in Kind
+        }
 
     def begin(self) -> None:
         """Begin with the first outcome."""
@@ -72,6 +76,7 @@ class JsonlFormatter:
         document: dict[str, Any] = {
             "type": str(outcome.kind),
             "schema": SCHEMA,
+            **self._host,
             **file_fields(handled),
         }
         if outcome.hits:

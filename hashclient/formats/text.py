@@ -43,6 +43,7 @@ class TextFormatter:
         self._of_files = context.command != "lookup"
         self._show_digests = context.show_digests
         self._hits = HitParts(_around_entry)
+        self._host = "" if context.host is None else f"  on {words(context.host)}"
         width = 8 if self._of_run else 12
         self._words = {word: f"{word:<{width}}  " for word in (*Kind, *MatchState)}
 
@@ -82,7 +83,7 @@ class TextFormatter:
         if self._show_digests:
             for algorithm, digest in sorted(outcome.digests.items()):
                 line += f"  {algorithm.label}={digest.hex()}"
-        return line
+        return line + self._host
 
     def end(self, summary: Summary | None) -> str | None:
         """Return the counts, the work, the lists, and each reason why the run is not whole."""

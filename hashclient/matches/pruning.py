@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Collection
 from datetime import datetime
 
-from hashclient.core.match import SETTLED
+from hashclient.core.kinds import SETTLED
 from hashclient.matches.tables import MatchStore, to_text
 
 _SETTLED = json.dumps(sorted(SETTLED))

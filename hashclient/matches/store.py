@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
     PROGRESS,
@@ -24,7 +24,6 @@ from hashclient.core.match import (
     REPORT_PREPARED,
     REPORT_WANTED,
     SEEN_AGAIN,
-    SETTLED,
     Match,
     Step,
     progress_of,

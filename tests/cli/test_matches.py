@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hashclient.audit import log
 from hashclient.cli import matches as module
 from hashclient.cli.app import App
 from hashclient.core.kinds import MatchState
+from hashclient.formats.interface import FORMATS
 from hashclient.matches.store import Matches
 from tests.kit import State, bytes_path, run
 
@@ -53,7 +56,7 @@ def test_a_match_of_a_scan_is_listed_under_its_id(state: State) -> None:
     result = run("--state-dir", state.path, "matches")
     assert (result.code, result.err) == (0, "")
     shown = sorted(result.out.splitlines())
-    why = "(synthetic; md5, sha1, sha256 agree)"
+    why = f"(synthetic; md5, sha1, sha256 agree)  on {socket.gethostname()}"
     assert shown == [
         f"found         {state.tree}/a  [{ids['a']}]  base e-1 {why}",
         f"found         {state.tree}/sub/b  [{ids['b']}]  base e-2 {why}",
@@ -78,6 +81,31 @@ def test_matches_are_chosen_by_state(state: State) -> None:
     assert state.call("matches", "--state", "lost").code == 2
 
 
+def test_open_matches_are_those_whose_story_has_not_ended(state: State) -> None:
+    ids = state.ids()
+    state.call("matches", "close", ids["a"], "--reason", "removed by hand")
+    assert listed(state, "--open") == [("b", "found")]
+    for name in ("a", "sub/b"):
+        (state.tree / name).unlink()
+    state.scan()
+    assert listed(state, "--open") == [("b", "gone")]
+    both = state.call("matches", "--open", "--state", "found")
+    assert (both.code, "exclude each other" in both.err) == (2, True)
+    done = state.call("matches", "close", "--open", "--reason", "the disk is destroyed")
+    assert (done.code, listed(state, "--open")) == (0, [])
+
+
+def test_each_line_names_the_machine(state: State) -> None:
+    state.ids()
+    host = socket.gethostname()
+    for form in FORMATS:
+        shown = state.call("matches", "--format", form).out
+        assert host in shown
+        if form in ("text", "jsonl", "csv"):
+            lines = shown.splitlines()[form == "csv" :]
+            assert len(lines) == 2 and all(host in line for line in lines)
+
+
 def test_a_story_is_shown(state: State) -> None:
     match_id = state.ids()["b"]
     result = state.call("matches", "show", match_id)
@@ -91,6 +119,15 @@ def test_a_story_is_shown(state: State) -> None:
     assert (document["id"], document["state"], document["in_place"]) == (match_id, "found", True)
     assert [e["entry"] for e in document["entries"]] == ["e-2"]
     assert state.story(match_id) == ["found"]
+
+
+def test_a_story_is_plain_text(state: State) -> None:
+    with zipfile.ZipFile(state.tree / "z.zip", "w") as archive:
+        archive.writestr("in/x", CONTENTS["e-1"])
+    (match_id,) = (line["id"] for line in state.scan().lines[:-1] if "container" in line)
+    shown = state.call("matches", "show", match_id).out
+    assert "{" not in shown and "[" not in shown and "'" not in shown
+    assert "members: in/x, entries: base e-1" in shown
 
 
 def test_closing_says_who_and_why_and_a_new_find_opens_again(state: State) -> None:

@@ -376,8 +376,29 @@ def test_the_command_names_the_paths(world: Withdrawals, monkeypatch: pytest.Mon
                 "state": "withdrawn",
             }
         else:
-            assert "withdrawn entries of list baseline had matched these paths:" in done.out
+            assert "withdrawn entries of list baseline had matched 1 path:" in done.out
             assert re.search(rf"^  {path}  \[[a-z0-9]{{10}}\]  e-{number}$", done.out, re.MULTILINE)
+
+
+def test_of_very_many_paths_the_first_and_the_number_are_shown(tmp_path: Path) -> None:
+    state = State(tmp_path, {"base": {"e-1": b"x"}}, {f"f{n:02}": b"x" for n in range(25)})
+    state.configure(provider_table("main", state.client.settings.provider("main")))
+    state.scan()
+    state.provider.withdraw("e-1", list_name="base")
+    (fetched,) = state.client.fetch()
+    assert len(fetched.affected) == 25
+    for text in (_said_of(state, fetched), state.call("status").out):
+        assert "matched 25 paths:" in text
+        assert text.count("  [") == 10
+        assert "\n  and 15 more: `hashclient matches --state withdrawn`\n" in text
+    document = json.loads(state.call("status", "--format", "json").out)
+    assert (len(document["withdrawn_matches"]), document["withdrawn_matches_count"]) == (10, 25)
+
+
+def _said_of(state: State, fetched: Any) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch_command, "fetch_lists", lambda *_, **__: iter([fetched]))
+        return state.call("fetch").out
 
 
 @pytest.mark.slow
@@ -405,7 +426,7 @@ def test_the_command_says_what_is_left_of_each(
     assert "next: `hashclient quarantine restore --withdrawn`" in told.err
     world.provider.publish(csv([1]))
     told = fetch()
-    said = "list baseline lists these files again, whose entries were withdrawn; they stay in"
+    said = "list baseline lists 1 file again, whose entries were withdrawn and which stay in"
     assert f"{said} quarantine:" in told.out
     assert f"  {world.tree}/f1  [{ids['f1']}]  e-1\n" in told.out
     world.provider.withdraw("e-1")

@@ -202,7 +202,7 @@ def read_text(text: str) -> Report:
         match_id = None
         if more and more[0].startswith("["):
             match_id = more.pop(0)[1:-1].removesuffix(", isolated")
-        words = [part for part in more if "=" not in part and not part.startswith("-> ")]
+        words = [part for part in more if "=" not in part and not part.startswith(("-> ", "on "))]
         hits = [_hit_of(m) for m in _HIT.finditer(words[0] if words else "")]
         reason = next((text for text in words[bool(hits) :]), None)
         files.append(

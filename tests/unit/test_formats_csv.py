@@ -23,7 +23,7 @@ OTHER = Hit("local", "-2", "other", 1, (Algorithm.SHA256,), complete=False)
 RECORDED = MatchRef("3kdz7wnq2m", MatchState.FOUND, NOW, NOW)
 HEADER = (
     "kind,path,path_b64,size,reason,id,state,in_place,first_seen,last_seen,list,entry,category,"
-    "generation,algorithms,complete,quarantine,report,actions,container,evidence"
+    "generation,algorithms,complete,quarantine,report,actions,container,evidence,host"
 )
 
 
@@ -51,8 +51,8 @@ def test_a_row_is_an_entry_that_was_hit() -> None:
     file = f'match,"a,b",,5,,3kdz7wnq2m,found,yes,{seen},{seen}'
     done = 'yes,planned,"quarantined; would be reported to police, soon"'
     assert CsvFormatter(Context("scan", NOW)).outcome(outcome).split("\n") == [
-        f"{file},baseline,e-1,synthetic,3,md5 sha1,yes,{done},,",
-        f"{file},local,'-2,other,1,sha256,no,{done},,",
+        f"{file},baseline,e-1,synthetic,3,md5 sha1,yes,{done},,,",
+        f"{file},local,'-2,other,1,sha256,no,{done},,,",
     ]
 
 

@@ -17,8 +17,8 @@ from hashclient import upkeep
 from hashclient.audit.log import read
 from hashclient.config import parse_config
 from hashclient.configfile.tables import KeepConfig
-from hashclient.core.kinds import MatchState
-from hashclient.core.match import SETTLED, Match
+from hashclient.core.kinds import SETTLED, MatchState
+from hashclient.core.match import Match
 from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.matches.pruning import Pruner
 from hashclient.scan import cache
