@@ -47,6 +47,7 @@ VOLATILE = (
     (re.compile(r"(?<=, )in \d+\.\d s"), "in SECONDS"),
     (re.compile(r'"elapsed_s": [0-9.]+'), '"elapsed_s": SECONDS'),
     (re.compile(r"(?<= by ).+ on .+(?=, in /)"), "USER on HOST"),
+    (re.compile(r"(?<=agree\)  on )\S+$", re.MULTILINE), "HOST"),
     (re.compile(r'"host": "[^"]+", "user": "[^"]+"'), '"host": "HOST", "user": "USER"'),
     # A file that changed within the same tick of the clock is read again, and not known.
     (re.compile(r'"files_read": \d+, "bytes_read": \d+'), '"files_read": N, "bytes_read": N'),
