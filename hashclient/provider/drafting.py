@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,14 +34,12 @@ from hashclient.provider.keys import Clock, Keys, Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
 from hashclient.system.files import (
-    TEMP_PREFIX,
-    fsync_dir,
     make_private_dir,
     read_regular,
     state_error,
     write_atomic,
 )
-from hashclient.system.outputs import write_new
+from hashclient.system.outputs import placed_directory, write_new
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES
 
@@ -80,36 +76,35 @@ def write_draft(
         if (data := published_bytes(roles, name)) is not None
     }
     check_place(directory)
+    temporary: Path | None = None
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=directory.parent))
+        with placed_directory(directory) as temporary:
+            for folder in ("before", "roles", "signatures", "files"):
+                make_private_dir(temporary / folder)
+            if change is not None:
+                change.write(ListFiles(temporary / "files", clock), roles)
+            for name, data in before.items():
+                write_atomic(temporary / "before" / f"{name}.json", data)
+            new = next_versions(roles, names)
+            known = {name: Metadata.from_bytes(data) for name, data in before.items()}
+            for name, metadata in new.items():
+                write_atomic(temporary / "roles" / f"{name}.json", metadata.to_bytes())
+                for signer in _signers_here(roles, name, policies_of(name, known, new)):
+                    _write_signature(temporary, name, metadata, signer)
+            head = Head(FORMAT, clock(), operator)
+            write_atomic(temporary / "draft.json", msgspec.json.encode(head) + b"\n")
+            load_draft(temporary)
+            check_place(directory)
     except OSError as error:
         raise UsageError(
             f"cannot make {printable(directory)}: {error.strerror or error}",
             hint="choose another place for the draft",
         ) from error
-    try:
-        for folder in ("before", "roles", "signatures", "files"):
-            make_private_dir(temporary / folder)
-        if change is not None:
-            change.write(ListFiles(temporary / "files", clock), roles)
-        for name, data in before.items():
-            write_atomic(temporary / "before" / f"{name}.json", data)
-        new = next_versions(roles, names)
-        known = {name: Metadata.from_bytes(data) for name, data in before.items()}
-        for name, metadata in new.items():
-            write_atomic(temporary / "roles" / f"{name}.json", metadata.to_bytes())
-            for signer in _signers_here(roles, name, policies_of(name, known, new)):
-                _write_signature(temporary, name, metadata, signer)
-        head = Head(FORMAT, clock(), operator)
-        write_atomic(temporary / "draft.json", msgspec.json.encode(head) + b"\n")
-        load_draft(temporary)
-        check_place(directory)
-        temporary.rename(directory)
-        fsync_dir(directory.parent)
-    except OSError as error:
-        raise state_error("cannot write", directory, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except StateError as error:
+        if temporary is None or str(temporary) not in error.message:
+            raise
+        text = error.message.replace(str(temporary), printable(directory))
+        raise StateError(text, hint=error.hint) from error
 
 
 def check_place(directory: Path | None) -> None:

@@ -141,6 +141,18 @@ class Directory:
         except FileNotFoundError:
             return None
 
+    def names(self) -> list[str]:
+        """Return the names in this directory, in no order.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            return os.listdir(fd)  # noqa: PTH208 - of a descriptor
+        finally:
+            os.close(fd)
+
     def unlink(self, name: str) -> None:
         """Remove a name that is no directory.
 

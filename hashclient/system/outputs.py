@@ -27,7 +27,7 @@ from typing import IO, NoReturn
 
 from hashclient.errors import UsageError
 from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
-from hashclient.system.files import file_in, state_error, write_all
+from hashclient.system.files import TEMP_PREFIX, file_in, state_error, write_all
 from hashclient.system.strangers import Stranger, stranger_at, trusted_users
 from hashclient.system.text import printable
 
@@ -225,6 +225,82 @@ def place_of(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[P
         yield place
     finally:
         os.close(place.directory.fd)
+
+
+@contextlib.contextmanager
+def named_directory(path: str | os.PathLike[str]) -> Iterator[Directory]:
+    """Hold a named directory; links on its way are followed as `place_of` says.
+
+    Raises:
+        UsageError: there is a link that others may have made.
+        OSError: it is missing or closed.
+    """
+    with place_of(f"{os.fspath(path)}/.tmp-", follow=False) as place:
+        yield place.directory
+
+
+@contextlib.contextmanager
+def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
+    """Make a directory for us alone, and hold it.
+
+    Raises:
+        OSError: it cannot be made, or somebody has put another one in its place.
+    """
+    os.mkdir(name, 0o700, dir_fd=directory.fd)
+    with directory.beneath(name) as made:
+        is_ours = os.fstat(made.fd).st_uid == os.geteuid()
+        if not is_ours or made.names():
+            raise OSError(errno.EBUSY, "somebody has exchanged it", made.path)
+        yield made
+
+
+def give_name(directory: Directory, temporary: str, name: str, held: int) -> None:
+    """Give what is open as `held` its name, in place of a temporary one, and sync that.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: it cannot be renamed, or somebody has exchanged it.
+    """
+    directory.rename_noreplace(temporary, name)
+    status = directory.status(name)
+    if status is None or identity_of(status) != identity_of(os.fstat(held)):
+        raise OSError(errno.EBUSY, "somebody has exchanged it", directory.path_of(name))
+    directory.sync()
+
+
+@contextlib.contextmanager
+def placed_directory(path: Path) -> Iterator[Path]:
+    """Yield the path of a new directory that is named `path` when the block ends without an error.
+
+    The path that is yielded leads to the directory itself, whatever others put in its place.
+
+    Raises:
+        UsageError: the way leads through a link that others may have made.
+        FileExistsError: the name is taken.
+        OSError: it cannot be made, or somebody has exchanged it.
+    """
+    temporary = f"{TEMP_PREFIX}{os.urandom(8).hex()}"
+    with named_directory(path.parent) as parent, new_directory(parent, temporary) as made:
+        try:
+            yield Path(f"/proc/self/fd/{made.fd}")
+            give_name(parent, temporary, path.name, made.fd)
+        except BaseException:
+            _empty(made)
+            for name in (temporary, path.name):
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=parent.fd)
+            raise
+
+
+def _empty(directory: Directory) -> None:
+    """Remove what is in a directory that only we may write to."""
+    import shutil  # its import is slow, and this is rare
+
+    with contextlib.suppress(OSError):
+        for name in directory.names():
+            with contextlib.suppress(IsADirectoryError):
+                directory.unlink(name)
+            shutil.rmtree(name, ignore_errors=True, dir_fd=directory.fd)
 
 
 def _is_link(directory: Directory, name: str) -> bool:

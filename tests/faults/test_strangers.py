@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import Signature
 
 from fixtures.client import csv
+from fixtures.desk import A, Desk
 from fixtures.simulator import Simulator
+from hashclient.errors import StateError, UsageError
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import load_public
 from hashclient.provider.keys import Keys
 from hashclient.provider.personkeys import make_pair
+from hashclient.quarantine.age import load_identities, write_identity
+from hashclient.reporting.destinations.package.package import Packager
+from hashclient.reporting.destinations.package.verify import verify_package
 from tests.kit import State, attacker, call
 from tests.kit.attacker import (
     Victim,
@@ -27,6 +36,7 @@ from tests.kit.attacker import (
     make_fifo,
     needs_root,
     remove,
+    rename,
 )
 
 pytestmark = needs_root
@@ -150,3 +160,112 @@ def test_an_output_is_never_written_through_a_link_that_is_exchanged(
         for path in scene.theirs.rglob("out"):
             path.unlink(missing_ok=True)
     assert codes <= {0, 2, 8, 10}
+
+
+# Packages and drafts, which are made in directories of others
+
+
+def clear(directory: Path, *, keep: str = "") -> None:
+    """Remove what an attack has left in a directory."""
+    for path in directory.iterdir():
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif path.name != keep:
+            shutil.rmtree(path)
+
+
+@rounds
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
+    ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int, is_sealed: bool
+) -> None:
+    """Its temporary name, which the attacker knows, is exchanged with a link."""
+    key = write_identity(ground / "recipient.key", datetime(2026, 1, 31, tzinfo=UTC))
+    table = f'[report.to.sealed]\nkind = "package"\ndirectory = "{ground}/desk/out"\n'
+    desk = Desk(ground / "desk", f'{table}recipients = ["{key}"]\n')
+    suffix = ".tar.age" if is_sealed else ""
+    victim = Victim(ground / "closed" / "file", b"root's")
+    give_tree(desk.out, {})
+    attack_once(link(desk.out / "link", victim.path.parent))
+    monkeypatch.setattr(os, "urandom", bytes)  # the names that are not to be guessed are zeros
+    handed_over = 0
+    for number in range(rounds):
+        match = desk.find(f"f{number}", A)
+        report = desk.prepare(match, to="sealed" if is_sealed else "police")
+        package = f"hashclient-report-{report.id}{suffix}"
+        names = [f".tmp-{package}", f".tmp-{package}.{'0' * 16}"]
+        with attacking(*(exchange(desk.out / name, desk.out / "link") for name in names)):
+            sent = desk.send(report)
+        assert victim.is_untouched(), number
+        if sent.error is None:
+            handed_over += 1
+            identities = load_identities(ground / "recipient.key")
+            verify_package(desk.out / package, identities=identities)
+        clear(desk.out, keep=package)
+        attack_once(link(desk.out / "link", victim.path.parent))
+    assert handed_over > 0
+
+
+def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(ground: Path) -> None:
+    """Its owner could not remove it, but may give it this name where the directory is theirs."""
+    desk = Desk(ground / "desk")
+    give_tree(desk.out, {})
+    victim = Victim(desk.out / "closed" / "file", b"root's")
+    report = desk.prepare(desk.find("a", A))
+    moved = desk.out / f".tmp-hashclient-report-{report.id}"
+    attack_once(rename(victim.path.parent, moved))
+    assert desk.send(report).error is None
+    assert (moved / "file").read_bytes() == b"root's"
+
+
+def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names a package that was about to appear, and there is something else."""
+    desk = Desk(ground / "desk")
+    give_tree(desk.out, {})
+    report = desk.prepare(desk.find("a", A))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packager, "_put_in_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            desk.send(report)
+    target = desk.out / f"hashclient-report-{report.id}"
+    for trap in ("pipe", "link"):
+        attack_once(make_fifo(target) if trap == "pipe" else link(target, ground / "desk"))
+        sent = desk.send(report)
+        assert isinstance(sent.error, StateError)
+        attack_once(remove(target))
+    assert desk.send(report).error is None
+
+
+@rounds
+def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
+    ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    (ground / "home").mkdir(mode=0o700)
+    repo = Simulator(ground / "home" / "repo")
+    make_pair(ground / "home" / "a.pem", ground / "home" / "a.pub", None)
+    keys = Keys(1, 1, (load_public(ground / "home" / "a.pub"),))
+    victim = Victim(ground / "closed" / "file", b"root's")
+    theirs = give_tree(ground / "theirs", {})
+    attack_once(link(theirs / "link", victim.path.parent))
+    temporary = theirs / f".tmp-{'0' * 16}"
+    monkeypatch.setattr(os, "urandom", bytes)
+    made = 0
+    for number in range(rounds):
+        draft = theirs / f"draft-{number}"
+        with (
+            attacking(exchange(temporary, theirs / "link")),
+            contextlib.suppress(UsageError, StateError),
+        ):
+            repo.publish(csv(range(3)), draft=draft, list_keys=keys)
+            made += 1
+            load_draft(draft)
+        assert victim.is_untouched(), number
+        clear(theirs)
+        attack_once(link(theirs / "link", victim.path.parent))
+    assert made > 0

@@ -27,8 +27,9 @@ from hashclient.reporting.destinations.package.package import (
 from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import seal_in_place, sealed_evidence
 from hashclient.reporting.report import Report, Sent, State
-from hashclient.system.files import make_private_dir, user_path, write_atomic
+from hashclient.system.files import make_private_dir, user_path
 from hashclient.system.layout import SEALED_DIR
+from hashclient.system.outputs import named_directory, replaced_file
 from hashclient.system.text import excerpt
 
 
@@ -156,14 +157,16 @@ class HandOver:
         Raises:
             HashclientError: the retraction cannot be noted, or the note cannot be written.
         """
-        remove_unfinished(self._directory, report.id)
+        with contextlib.suppress(OSError), named_directory(self._directory) as directory:
+            remove_unfinished(directory, report.id)
         _remove_sealed(self._outbox.folder(report.id))
         if report.state is not State.RETRACTED:
             report = self._outbox.retracted(report, self._record)
         if self.is_taken_back(report):
             return Sent(report, "retracted")
         note = retraction_note(self._session.settings.layout.audit, report.id)
-        write_atomic(self._directory / _note_name(report), note)
+        with replaced_file(self._directory / _note_name(report)) as stream:
+            stream.write(note)
         return Sent(report, f"retracted: a signed note is beside it: {_note_name(report)}")
 
     def is_taken_back(self, report: Report) -> bool:

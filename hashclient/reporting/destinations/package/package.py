@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -27,8 +28,9 @@ from hashclient.reporting.destinations.package.tarstream import Member, write_ta
 from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.report import Package
 from hashclient.session import Session
-from hashclient.system.beneath import rename_noreplace
-from hashclient.system.files import TEMP_PREFIX, fsync_dir, state_error
+from hashclient.system.beneath import Directory
+from hashclient.system.files import TEMP_PREFIX, state_error
+from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
 README_NAME = "README.txt"
@@ -97,11 +99,13 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
     return Content(document, evidence)
 
 
-def remove_unfinished(directory: Path, report_id: str) -> None:
+def remove_unfinished(directory: Directory, report_id: str) -> None:
     """Remove from `directory` the leftovers of a killed attempt at the package of a report."""
+    prefix = f"{TEMP_PREFIX}{package_name(report_id, ())}"
     with contextlib.suppress(OSError):
-        for leftover in directory.glob(f"{TEMP_PREFIX}{package_name(report_id, ())}*"):
-            _remove(leftover)
+        for name in directory.names():
+            if name.startswith(prefix):
+                _remove(directory, name)
 
 
 class Packager:
@@ -120,14 +124,16 @@ class Packager:
             StateError: another file has its name, or it cannot be read.
         """
         target = self._directory / package.name
-        if not os.path.lexists(target):
-            return False
-        read_from = target / CUSTODY_NAME if target.is_dir() else target
         try:
-            with read_from.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            with named_directory(self._directory) as directory:
+                status = directory.status(package.name)
+                if status is None:
+                    return False
+                found = _digest_of(directory, package.name, status)
+        except FileNotFoundError:
+            return False
         except OSError as error:
-            raise state_error("cannot read", read_from, error) from error
+            raise state_error("cannot read", target, error) from error
         if found != package.sha256:
             raise _taken(target)
         return True
@@ -149,7 +155,7 @@ class Packager:
         """
         report_id = content.document.report
         name = package_name(report_id, self._recipients)
-        target, temporary = self._directory / name, self._directory / f"{TEMP_PREFIX}{name}"
+        target = self._directory / name
         if not self._directory.is_dir():
             raise StateError(
                 f"no directory for packages: {printable(self._directory)}",
@@ -169,18 +175,17 @@ class Packager:
         files[CUSTODY_NAME] = bind(self._session, ids, data, hashes)  # 2
         files[CHECKPOINT_NAME] = checkpoint(self._session.settings.layout.audit)
         try:
-            _remove(temporary)
-            try:
-                if self._recipients:  # 3
-                    digest = self._write_archive(temporary, files, content)
-                else:
-                    self._write_directory(temporary, files, content)
-                    digest = hashlib.sha256(files[CUSTODY_NAME]).hexdigest()
-                yield Package(name, digest)  # 4
-                self._put_in_place(temporary.name, name)  # 5
-            finally:
-                with contextlib.suppress(OSError):
-                    _remove(temporary)
+            with named_directory(self._directory) as directory:
+                remove_unfinished(directory, report_id)
+                temporary = f"{TEMP_PREFIX}{name}.{os.urandom(8).hex()}"
+                write = self._write_archive if self._recipients else self._write_directory
+                try:
+                    with write(directory, temporary, files, content) as (held, digest):  # 3
+                        yield Package(name, digest)  # 4
+                        self._put_in_place(directory, temporary, name, held)  # 5
+                finally:
+                    with contextlib.suppress(OSError):
+                        _remove(directory, temporary)
         except OSError as error:
             raise StateError(
                 f"cannot write package: {printable(target)}: {error.strerror or error}",
@@ -188,18 +193,18 @@ class Packager:
                 " `directory` in [report.to]",
             ) from error
 
-    def _put_in_place(self, temporary: str, name: str) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    @staticmethod
+    def _put_in_place(directory: Directory, temporary: str, name: str, held: int) -> None:
         try:
-            rename_noreplace(fd, temporary, name)
-            os.fsync(fd)
+            give_name(directory, temporary, name, held)
         except FileExistsError as error:
-            raise _taken(self._directory / name) from error
-        finally:
-            os.close(fd)
+            raise _taken(Path(directory.path_of(name))) from error
 
-    def _write_archive(self, path: Path, files: Mapping[str, bytes], content: Content) -> str:
-        with _new_file(path) as write:
+    @contextlib.contextmanager
+    def _write_archive(
+        self, directory: Directory, name: str, files: Mapping[str, bytes], content: Content
+    ) -> Iterator[tuple[int, str]]:
+        with os.fdopen(directory.create(name), "wb") as stream:
             members = [
                 *(Member(n, len(text), iter((text,))) for n, text in files.items()),
                 *(
@@ -208,38 +213,69 @@ class Packager:
                 ),
             ]
             keys = parse_recipients(self._recipients)
-            return seal_stream(Chunks(write_tar(members)).read, write, keys).sha256
+            sealed = seal_stream(Chunks(write_tar(members)).read, stream.write, keys)
+            _sync(stream)
+            yield stream.fileno(), sealed.sha256
 
     @staticmethod
-    def _write_directory(path: Path, files: Mapping[str, bytes], content: Content) -> None:
-        path.mkdir(mode=0o700)
-        (path / EVIDENCE_DIR).mkdir(mode=0o700)
-        for name, text in files.items():
-            with _new_file(path / name) as write:
-                write(text)
-        for name, proven in content.evidence.items():
-            with _new_file(path / name) as write:
-                for chunk in proven.chunks():
-                    write(chunk)
-        fsync_dir(path / EVIDENCE_DIR)
-        fsync_dir(path)
+    @contextlib.contextmanager
+    def _write_directory(
+        directory: Directory, name: str, files: Mapping[str, bytes], content: Content
+    ) -> Iterator[tuple[int, str]]:
+        with (
+            new_directory(directory, name) as package,
+            new_directory(package, EVIDENCE_DIR) as inner,
+        ):
+            for file, text in files.items():
+                with os.fdopen(package.create(file), "wb") as stream:
+                    stream.write(text)
+                    _sync(stream)
+            for file, proven in content.evidence.items():
+                with os.fdopen(inner.create(file.removeprefix(f"{EVIDENCE_DIR}/")), "wb") as stream:
+                    for chunk in proven.chunks():
+                        stream.write(chunk)
+                    _sync(stream)
+            inner.sync()
+            package.sync()
+            yield package.fd, hashlib.sha256(files[CUSTODY_NAME]).hexdigest()
 
 
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Make a new file, and sync it in the end."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as stream:
-        yield stream.write
-        stream.flush()
-        os.fsync(stream.fileno())
+def _sync(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _digest_of(directory: Directory, name: str, status: os.stat_result) -> str:
+    """Return the digest by which a package is known: of an archive, or else of its custody."""
+    with contextlib.ExitStack() as stack:
+        if stat.S_ISDIR(status.st_mode):
+            directory, name = stack.enter_context(directory.beneath(name)), CUSTODY_NAME
+        fd = directory.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        stream = stack.enter_context(os.fdopen(fd, "rb"))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "none: it is no file"
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remove(directory: Directory, name: str) -> None:
+    """Remove what `made` writes, and no other file: the directory may be another one of ours."""
+    status = directory.status(name)
+    if status is None:
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        directory.unlink(name)
+        return
+    with directory.beneath(name) as package:
+        for file in (README_NAME, DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME):
+            if package.status(file) is not None:
+                package.unlink(file)
+        if package.status(EVIDENCE_DIR) is not None:
+            with package.beneath(EVIDENCE_DIR) as inner:
+                for file in inner.names():
+                    if file.endswith(".age"):
+                        inner.unlink(file)
+            os.rmdir(EVIDENCE_DIR, dir_fd=package.fd)
+    os.rmdir(name, dir_fd=directory.fd)
 
 
 def _taken(target: Path) -> StateError:
