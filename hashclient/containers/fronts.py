@@ -22,8 +22,8 @@ from hashclient.containers.interface import TAIL_BYTES
 END_BYTES = 22
 #: Bytes at the end of a short file of no known kind: room for a comment. One in `_SHARE` of a long
 #: one: to read these costs little where all bytes are digested.
-_NEAR_BYTES = END_BYTES + (1 << 10)
-_SHARE = 32
+_NEAR_BYTES = END_BYTES + 512
+_SHARE = 64
 #: Bytes at the beginning that tell where a program ends.
 FRONT_BYTES = 1 << 12
 _END_OF_ZIP = b"PK\x05\x06"
@@ -95,24 +95,20 @@ def has_end_of_zip(tail: bytes) -> bool:
     return tail.rfind(_END_OF_ZIP) >= 0  # from the end, which takes half as long
 
 
-def ends_as_archive(tail: bytes | bytearray | memoryview) -> bool:
-    """Return whether a file that ends like this may be an archive, whatever it begins with."""
-    tail = bytes(tail)
-    return has_end_of_zip(tail) or _ends_as_other(tail)
+def ends_as_archive(data: bytes | bytearray | memoryview) -> bool:
+    """Return whether a file that ends like this may be an archive, whatever it begins with.
+
+    Of many bytes, only the last are looked at. This is asked about every file.
+    """
+    count = len(data) // _SHARE
+    tail = bytes(data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :])
+    return tail.rfind(_END_OF_ZIP) >= 0 or (tail[-1:] == b"\0" and _ends_as_other(tail))
 
 
 def _ends_as_other(tail: bytes) -> bool:
     if tail.endswith(_ENDS_OF_RAR):
         return True
     return tail.endswith(b"\0\0") and _ends_as_7z(tail[-_LAST_BYTES:]) is not None
-
-
-def near_end(data: memoryview) -> memoryview:
-    """Return the last of all the bytes of a file, as far as they are looked at in any file.
-
-    Where more bytes follow, these are some of no meaning, and looked at all the same.
-    """
-    return data[-tail_bytes(len(data), is_front=False) :]
 
 
 def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bool:

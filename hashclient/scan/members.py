@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from hashclient.configfile.tables import ContainersConfig
-from hashclient.containers.fronts import ends_as_archive, may_front, near_end, tail_bytes
+from hashclient.containers.fronts import ends_as_archive, has_end_of_zip, may_front, tail_bytes
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.sandbox import kernel_locks
@@ -88,7 +88,7 @@ def opens_as_container(data: memoryview) -> bool:
 
 def may_be_container(data: memoryview) -> bool:
     """Return whether content may be a container that is no longer than this."""
-    return opens_as_container(data) or ends_as_archive(near_end(data))
+    return opens_as_container(data) or ends_as_archive(data)
 
 
 class Opened(msgspec.Struct):
@@ -219,7 +219,8 @@ class Kept:
             del self._end[:-most]
 
     def _has_end(self) -> bool:
-        return ends_as_archive(self._end[-tail_bytes(self.length, is_front=False) :])
+        end = bytes(self._end[-tail_bytes(self.length, is_front=False) :])
+        return has_end_of_zip(end) or ends_as_archive(end)
 
     def _write(self, chunk: memoryview) -> None:
         if self.length > self._most_bytes:

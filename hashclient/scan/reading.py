@@ -22,7 +22,6 @@ from hashclient.containers.fronts import (
     ends_as_archive,
     has_behind,
     may_front,
-    near_end,
 )
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.sniffing import has_mark, may_bear, wants_all_head
@@ -397,7 +396,7 @@ class Reader:
                 self._front = bytes(first[:FRONT_BYTES])
                 return
         # Where more follows, the end is looked at later.
-        self.may_be_container = ends_as_archive(near_end(first))
+        self.may_be_container = ends_as_archive(first)
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""
