@@ -69,6 +69,7 @@ def _load() -> ctypes.CDLL | None:
             c_int,
             (c_void_p, POINTER(c_void_p), POINTER(c_size_t), POINTER(c_int64)),
         ),
+        ("archive_read_set_options", c_int, (c_void_p, c_char_p)),
         ("archive_read_add_passphrase", c_int, (c_void_p, c_char_p)),
         ("archive_read_has_encrypted_entries", c_int, (c_void_p,)),
         ("archive_error_string", c_char_p, (c_void_p,)),
@@ -166,6 +167,7 @@ class _Archive:
         filters: tuple[str, ...],
         seeks: bool,
         passwords: tuple[bytes, ...],
+        options: bytes = b"",
     ) -> None:
         if _LIBRARY is None:
             raise NotReadError(Why.MISSING, MISSING)
@@ -189,6 +191,7 @@ class _Archive:
                     # here.
                     if function(archive) != _OK:
                         raise NotReadError(Why.MISSING, f"this libarchive does not read {name}")
+            self._check(library.archive_read_set_options(archive, options))
             for password in passwords:
                 library.archive_read_add_passphrase(archive, password)
             library.archive_read_set_callback_data(archive, self._key)
@@ -297,6 +300,10 @@ class Libarchive:
         """See `Expander`."""
         return self._mark.match(head, self._at) is not None
 
+    def _has_bytes(self, kind: int, size: int | None) -> bool:
+        """Return whether something that is said to be no file has bytes like one."""
+        return kind == 0 and size != 0
+
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
         yield from self._members(data, only_encrypted=False)
@@ -305,8 +312,12 @@ class Libarchive:
         """Yield the encrypted members only; the passwords are tried on each."""
         yield from self._members(data, only_encrypted=True)
 
+    def with_options(self, data: Data, options: bytes) -> Iterator[list[Member] | Unlisted]:
+        """Yield the members as the library reads them with `options` of its own."""
+        yield from self._members(data, only_encrypted=False, options=options)
+
     def _members(
-        self, data: Data | Stream, *, only_encrypted: bool
+        self, data: Data | Stream, *, only_encrypted: bool, options: bytes = b""
     ) -> Iterator[list[Member] | Unlisted]:
         archive = _Archive(
             data,
@@ -314,6 +325,7 @@ class Libarchive:
             filters=self._filters,
             seeks=self.seeks,
             passwords=self._passwords,
+            options=options,
         )
         library = _LIBRARY
         assert library is not None
@@ -332,7 +344,7 @@ class Libarchive:
                 size = None
                 if library.archive_entry_size_is_set(entry):
                     size = library.archive_entry_size(entry)
-                if kind != _REGULAR and not (kind == 0 and size != 0):
+                if kind != _REGULAR and not self._has_bytes(kind, size):
                     continue
                 is_encrypted = library.archive_entry_is_encrypted(entry) > 0
                 if only_encrypted and not is_encrypted:
@@ -380,26 +392,3 @@ class Filtered:
                 yield [Member(b"", None, False, _reading(archive, None))]  # noqa: FBT003 - a field
         finally:
             archive.close()
-
-
-def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
-    """Return all expanders of libarchive; without the library they only say that it is missing."""
-    inside = ("gzip", "bzip2", "xz", "lzma", "zstd")
-    return [
-        Libarchive("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),
-        Libarchive("rar5", rb"Rar!\x1a\x07\x01\x00", seeks=True, passwords=passwords),
-        Libarchive("rar", rb"Rar!\x1a\x07\x00", seeks=True, passwords=passwords),
-        Libarchive("cab", rb"MSCF\x00\x00\x00\x00"),
-        Libarchive(
-            "rpm", rb"\xed\xab\xee\xdb", formats=("cpio",), filters=("rpm", *inside), is_exact=True
-        ),
-        Libarchive("cpio", rb"07070[127]", is_exact=True),
-        Libarchive("ar", rb"!<arch>\n", is_exact=True),
-        Libarchive("xar", rb"xar!\x00", seeks=True),
-        Libarchive("lha", rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-", at=2),
-        Libarchive("warc", rb"WARC/[01]\.[0-9]+\r\n", is_exact=True),
-        Libarchive(DISK_IMAGE, rb"CD001", at=32_769, seeks=True, is_exact=True),
-        Filtered("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
-        Filtered("lz4", rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
-        Filtered("lzip", rb"LZIP[\x00\x01]"),
-    ]

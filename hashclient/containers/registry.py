@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hashclient.containers import libarchive
+from hashclient.containers import libarchive, libformats
 from hashclient.containers.behind import Behind
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.fronts import (
@@ -33,7 +33,7 @@ class Registry:
     def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
         """`passwords` are tried where something is encrypted."""
         zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
-        others = libarchive.expanders(passwords)
+        others = libformats.expanders(passwords)
         self._behind = Behind(others)
         self._expanders: Sequence[Expander] = [
             ZipWithPasswords(passwords) if passwords else Zip(),

@@ -24,6 +24,9 @@ from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
 _ISO_MARK_AT = 32_769
 #: Where the mark of an image of a disk ends: no mark lies behind it.
 ISO_MARK_END = 32_774
+#: ISO 9660, and UDF alone.
+_MARKS_OF_ISO = (b"CD001", b"BEA01")
+_BEGINS_OF_ISO = b"CB"
 _LZMA_BYTES = 18
 #: Fewer bytes have fewer places for a mark.
 _FEW_BYTES = 22
@@ -32,7 +35,7 @@ _FEW_BYTES = 22
 _MARKS = re.compile(
     rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f[\x8b\x9d]|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
     rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
-    rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
+    rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|\xc7\x71|\x71\xc7|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
     rb"|[\r\n]*From ",
 )
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
@@ -47,7 +50,7 @@ _MARK, _FRONT, _TEXT = 1, 2, 4
 def _begins_of() -> bytes:
     """Return the possible kinds by the first byte alone, which decides most files."""
     begins = bytearray(256)
-    for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n" + bytes(range(0x50, 0x60)):
+    for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n\xc7\x71" + bytes(range(0x50, 0x60)):
         begins[first] |= _MARK
     for first in FIRST_OF_FRONTS:
         begins[first] |= _FRONT
@@ -68,7 +71,7 @@ _has_sum_of_tar = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00
 _SECOND_SUM = BLOCK_BYTES + 148
 #: How a file begins where more than one block may come before the first header.
 _LATE_BEGINS = (b"\0\0", b"#!")
-_DASH, _LETTER_C, _LETTER_F, _LETTER_U = b"-Cfu"
+_DASH, _LETTER_F, _LETTER_U = b"-fu"
 
 
 def may_bear(head: bytes | memoryview) -> bool:
@@ -100,7 +103,7 @@ def may_bear(head: bytes | memoryview) -> bool:
         return True
     if head[257] == _LETTER_U or _may_begin_late(head, length):
         return True
-    return length >= ISO_MARK_END and head[_ISO_MARK_AT] == _LETTER_C
+    return length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO
 
 
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
@@ -140,8 +143,8 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
         return True
     return (
         length >= ISO_MARK_END
-        and head[_ISO_MARK_AT] == _LETTER_C
-        and head[_ISO_MARK_AT:ISO_MARK_END] == b"CD001"
+        and head[_ISO_MARK_AT] in _BEGINS_OF_ISO
+        and bytes(head[_ISO_MARK_AT:ISO_MARK_END]) in _MARKS_OF_ISO
     )
 
 

@@ -1,0 +1,134 @@
+"""Images of optical disks: one image may have several trees, and each system shows another one.
+
+libarchive reads the tree of Rock Ridge or, without it, that of Joliet or ISO 9660. The places of
+files in the trees are compared, and a tree with other files is read as well; `udf` reads UDF.
+A tree of HFS is not read, and said to be unread.
+
+Limit: names that only one tree gives to a file of several trees are not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from hashclient.containers import udf
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.libarchive import Libarchive
+
+_SECTOR = 2048
+_FIRST_SECTOR, _MAX_VOLUMES = 16, 64
+_PRIMARY, _SUPPLEMENTARY, _LAST = 1, 2, 255
+_JOLIET = (b"%/@", b"%/C", b"%/E")
+_ROOT_AT, _ESCAPE_AT = 156, 88
+_IS_DIRECTORY, _GOES_ON = 0x02, 0x80
+_RECORD_BYTES, _RECORD_NAME_AT = 34, 33
+#: A directory of so many bytes names a million files.
+_MAX_DIRECTORY_BYTES = 64 << 20
+_MAX_DIRECTORIES = 100_000
+#: Where HFS and HFS+ have their marks, and how a map of partitions begins.
+_HFS_AT, _HFS_MARKS = 1024, (b"BD", b"H+", b"HX")
+_MAP_AT, _MAP_MARK, _MAX_PARTITIONS = 512, b"PM", 64
+_HFS_PARTITION = b"Apple_HFS"
+
+#: Where a file begins, and how long it is, in bytes.
+Place = tuple[int, int]
+
+
+class DiskImage(Libarchive):
+    """Images of ISO 9660 or UDF."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the members of the usual tree, then of trees with other files."""
+        data = cast(Data, data)
+        roots = dict(_roots(data))
+        usual: set[Place] = set()
+        if roots:
+            yield from super().members(data)
+            trees = {kind: _files(data, root) for kind, root in roots.items()}
+            usual = trees.get(_PRIMARY, set())
+            joliet = trees.get(_SUPPLEMENTARY, usual)
+            if usual != joliet:
+                has_names = _has_rock_ridge(data, roots.get(_PRIMARY))
+                other = b"!rockridge" if has_names else b"!joliet"
+                yield from self.with_options(data, b"iso9660:" + other)
+                usual = usual | joliet
+        yield from udf.members(data, usual)
+        if _has_hfs(data, usual):
+            yield Unlisted(b"", Why.UNSUPPORTED, "a tree of HFS in an image of a disk")
+
+
+def _roots(data: Data) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind of each tree of ISO 9660, and the record of its root."""
+    for number in range(_MAX_VOLUMES):
+        volume = data.read_at((_FIRST_SECTOR + number) * _SECTOR, _SECTOR)
+        if volume[1:6] != b"CD001" or volume[0] == _LAST:
+            return
+        is_joliet = volume[0] == _SUPPLEMENTARY and volume[_ESCAPE_AT:][:3] in _JOLIET
+        if volume[0] == _PRIMARY or is_joliet:
+            yield volume[0], volume[_ROOT_AT : _ROOT_AT + _RECORD_BYTES]
+
+
+def _place(record: bytes) -> Place:
+    start = int.from_bytes(record[2:6], "little") + record[1]  # behind extended attributes
+    return start * _SECTOR, int.from_bytes(record[10:14], "little")
+
+
+def _files(data: Data, root: bytes) -> set[Place]:
+    """Return the places of all files in a tree.
+
+    Raises:
+        NotReadError: there are too many directories.
+    """
+    files: set[Place] = set()
+    seen = {_place(root)}
+    left = [_place(root)]
+    while left:
+        start, size = left.pop()
+        before: Place | None = None
+        for record in _records(data, start, min(size, _MAX_DIRECTORY_BYTES)):
+            place = _place(record)
+            if record[25] & _IS_DIRECTORY:
+                if place not in seen:
+                    seen.add(place)
+                    left.append(place)
+                continue
+            if before is not None:  # the next part of a file
+                place = before[0], before[1] + place[1]
+            before = place if record[25] & _GOES_ON else None
+            if place[1] and before is None:
+                files.add(place)
+        if len(seen) > _MAX_DIRECTORIES:
+            raise NotReadError(Why.LIMIT, "an image of a disk: too many directories")
+    return files
+
+
+def _records(data: Data, start: int, size: int) -> Iterator[bytes]:
+    """Yield the records of a directory without those of itself and of the one above."""
+    for offset in range(0, size, _SECTOR):
+        sector = data.read_at(start + offset, _SECTOR)
+        at = 0
+        while at + _RECORD_BYTES <= len(sector) and sector[at] >= _RECORD_BYTES:
+            record = sector[at : at + sector[at]]
+            if record[32:34] not in (b"\1\0", b"\1\1"):
+                yield record
+            at += sector[at]
+
+
+def _has_rock_ridge(data: Data, root: bytes | None) -> bool:
+    """Return whether the first record of the root says that longer names follow."""
+    return root is not None and b"SP\7\1\xbe\xef" in data.read_at(_place(root)[0], 256)
+
+
+def _has_hfs(data: Data, files: set[Place]) -> bool:
+    """Return whether there is a tree of HFS: around all, or in a partition that is no file."""
+    if data.read_at(_HFS_AT, 2) in _HFS_MARKS:
+        return True
+    for number in range(_MAX_PARTITIONS):
+        entry = data.read_at(_MAP_AT * (1 + number), _MAP_AT)
+        if not entry.startswith(_MAP_MARK):
+            return False
+        start = int.from_bytes(entry[8:12], "big") * _MAP_AT
+        if entry[48:].startswith(_HFS_PARTITION) and data.read_at(start + _HFS_AT, 2) in _HFS_MARKS:
+            return not any(place <= start < place + size for place, size in files)
+    return False

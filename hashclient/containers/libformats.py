@@ -1,0 +1,172 @@
+"""Which formats libarchive reads here, and what it passes over without a word.
+
+It lists no 7z whose last header nobody knows the place of, no member of a 7z that is said to be a
+directory, and no member of a rar that began in another volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import cast
+from zlib import crc32
+
+from hashclient.containers.behind import Part
+from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.iso import DiskImage
+from hashclient.containers.libarchive import DISK_IMAGE, Filtered, Libarchive
+
+_LINK = 0o120000
+_HEAD_BYTES = 32
+#: Bytes at the end in which 7-Zip looks for a header whose place is not said, and how one begins.
+_END_BYTES = 512
+_HEADERS = (b"\x17\x06", b"\x01\x04")
+_SEVEN_ZIP = Struct("<2QL")
+#: checksum, type, flags, length, length of the data behind
+_RAR = Struct("<2xBHHL")
+_RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
+_RAR5_MARK_BYTES = 8
+_RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
+#: No header is longer, by the documents of rar.
+_RAR_MAX_BYTES = 2 << 20
+
+
+class SevenZip(Libarchive):
+    """7z archives."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        data = cast(Data, data)
+        head = data.read_at(0, _HEAD_BYTES)
+        if len(head) == _HEAD_BYTES and not any(head[8:]):
+            end = data.read_at(max(_HEAD_BYTES, data.size - _END_BYTES), _END_BYTES)
+            at = max(end.rfind(mark) for mark in _HEADERS)
+            if at < 0:
+                yield Unlisted(b"", Why.DAMAGED, "7z: no header at its end")
+                return
+            header = end[at:]
+            place = data.size - len(header) - _HEAD_BYTES
+            fields = _SEVEN_ZIP.pack(place, len(header), crc32(header))
+            data = _Mended(data, head[:8] + crc32(fields).to_bytes(4, "little") + fields)
+        yield from super().members(data)
+
+    def _has_bytes(self, kind: int, size: int | None) -> bool:
+        # 7z has the type of a member in its attributes only.
+        return bool(size) and kind != _LINK
+
+
+class _Mended(Part):
+    """Data with another beginning."""
+
+    def __init__(self, data: Data, head: bytes) -> None:
+        super().__init__(data, 0)
+        self._head = head
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there."""
+        head = self._head[offset : offset + count]
+        start = max(offset, len(self._head))
+        return head + super().read_at(start, max(0, offset + count - start))
+
+
+class Rar(Libarchive):
+    """rar archives, of version 4 or 5."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        data = cast(Data, data)
+        for name in _split_in_5(data) if self.name == "rar5" else _split_in_4(data):
+            yield Unlisted(name, Why.UNSUPPORTED, "rar: a part of it is in another volume")
+        yield from super().members(data)
+
+
+def _split_in_4(data: Data) -> Iterator[bytes]:
+    """Yield the names of members that are not here as a whole, in a rar of version 4."""
+    at = 7
+    while len(head := data.read_at(at, _RAR_NAME_AT)) >= _RAR.size:
+        kind, flags, length, packed = _RAR.unpack_from(head)
+        if length < 7:
+            return
+        if kind == _RAR_FILE and flags & _RAR_IS_SPLIT:
+            start = _RAR_NAME_AT + (8 if flags & _RAR_IS_LARGE else 0)
+            count = int.from_bytes(head[26:28], "little")
+            yield data.read_at(at + start, count).partition(b"\0")[0]
+        at += length
+        if flags & _RAR_HAS_DATA or kind == _RAR_FILE:
+            high = head[32:36] if flags & _RAR_IS_LARGE and kind == _RAR_FILE else b""
+            at += packed + (int.from_bytes(high, "little") << 32)
+
+
+def _split_in_5(data: Data) -> Iterator[bytes]:
+    """Yield the names of members that are not here as a whole, in a rar of version 5."""
+    at = _RAR5_MARK_BYTES
+    while head := data.read_at(at, 64):
+        length, start = _seven_bits(head, 4)
+        if not 0 < length <= _RAR_MAX_BYTES:
+            return
+        block = data.read_at(at + start, length)
+        at += start + length
+        kind, place = _seven_bits(block, 0)
+        if kind == _RAR5_CRYPT:
+            return
+        flags, place = _seven_bits(block, place)
+        extra, place = _seven_bits(block, place) if flags & 1 else (0, place)
+        packed, place = _seven_bits(block, place) if flags & 2 else (0, place)
+        at += packed
+        if kind == _RAR5_FILE and flags & _RAR5_IS_SPLIT:
+            # The name stands before the extra area, with its length in front.
+            yield _last_name(block[place : len(block) - extra])
+
+
+def _last_name(fields: bytes) -> bytes:
+    """Return the name of a member: flags and size lead to it."""
+    flags, place = _seven_bits(fields, 0)
+    for _ in range(2):  # size, attributes
+        _, place = _seven_bits(fields, place)
+    place += 4 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1)  # a time, a checksum
+    for _ in range(2):  # method, system
+        _, place = _seven_bits(fields, place)
+    length, place = _seven_bits(fields, place)
+    return fields[place : place + length]
+
+
+def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number of variable length, and where it ends."""
+    value = shift = 0
+    for byte in data[at : at + 10]:
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
+
+
+def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
+    """Return all expanders of libarchive; without the library they only say that it is missing."""
+    inside = ("gzip", "bzip2", "xz", "lzma", "zstd")
+    return [
+        SevenZip("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),
+        Rar("rar5", rb"Rar!\x1a\x07\x01\x00", seeks=True, passwords=passwords),
+        Rar("rar", rb"Rar!\x1a\x07\x00", seeks=True, passwords=passwords),
+        Libarchive("cab", rb"MSCF\x00\x00\x00\x00"),
+        Libarchive(
+            "rpm", rb"\xed\xab\xee\xdb", formats=("cpio",), filters=("rpm", *inside), is_exact=True
+        ),
+        # The binary form begins with a number of two bytes, in either order; the type of the first
+        # member and the length of its name are numbers as well.
+        Libarchive(
+            "cpio",
+            rb"07070[127]|\xc7\x71.{5}[\x10-\xcf].{13}[\x00-\x0f]"
+            rb"|\x71\xc7.{4}[\x10-\xcf].{13}[\x00-\x0f].",
+            is_exact=True,
+        ),
+        Libarchive("ar", rb"!<arch>\n", is_exact=True),
+        Libarchive("xar", rb"xar!\x00", seeks=True),
+        Libarchive("lha", rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-", at=2),
+        Libarchive("warc", rb"WARC/[01]\.[0-9]+\r\n", is_exact=True),
+        DiskImage(DISK_IMAGE, rb"CD001|BEA01", at=32_769, seeks=True, is_exact=True),
+        Filtered("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+        Filtered("lz4", rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
+        Filtered("lzip", rb"LZIP[\x00\x01]"),
+    ]

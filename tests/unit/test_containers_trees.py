@@ -1,0 +1,114 @@
+"""Images of disks with several trees, and archives of which a part is elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fixtures import images, others
+from hashclient.containers import libarchive, udf
+from hashclient.containers.interface import Expander, Unlisted, Why
+from hashclient.containers.libformats import expanders
+from tests.opened import Opened, Whole, opened
+
+pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+
+BENIGN, OTHER = b"benign one" * 50, b"benign two" * 300
+
+
+def expander(name: str) -> Expander:
+    return next(one for one in expanders(()) if one.name == name)
+
+
+def in_image(data: bytes) -> Opened:
+    return opened(expander("iso9660"), data)
+
+
+@pytest.mark.parametrize(
+    "trees",
+    [
+        ({"A": BENIGN, "B": OTHER},),
+        ({"A": BENIGN, "B": OTHER}, {"a": BENIGN}),
+        ({"A": BENIGN}, {"b": OTHER}),
+        ({"A": BENIGN}, None, {"b": OTHER}),
+        ({"A": BENIGN}, {"A": BENIGN}, {"b": OTHER, "none": b""}),
+        (None, None, {"a": BENIGN, "b": OTHER}),
+    ],
+)
+def test_every_tree_of_an_image_is_read(trees: tuple[dict[str, bytes] | None, ...]) -> None:
+    out = in_image(images.image_of(*trees))
+    assert {BENIGN, OTHER} <= set(out.contents)
+    assert not out.unread
+
+
+def test_a_file_is_listed_once_where_trees_agree_about_its_place(tmp_path: Path) -> None:
+    """As other programs make images: all trees show the same bytes."""
+    if shutil.which("genisoimage") is None:
+        pytest.skip("no genisoimage")
+    (tmp_path / "tree" / "deep").mkdir(parents=True)
+    (tmp_path / "tree" / "a long name of a file").write_bytes(BENIGN)
+    (tmp_path / "tree" / "deep" / "b").write_bytes(OTHER)
+    path = tmp_path / "x.iso"
+    words = ["genisoimage", "-quiet", "-R", "-J", "-udf", "-o", str(path), str(tmp_path / "tree")]
+    subprocess.run(words, check=True, capture_output=True)
+    data = path.read_bytes()
+    out = in_image(data)
+    assert sorted(out.contents) == [BENIGN, OTHER]
+    assert not out.unread
+    found = [one[0].name for one in udf.members(Whole(data), set()) if isinstance(one, list)]
+    assert sorted(found) == [b"a long name of a file", b"deep/b"]
+
+
+def test_a_tree_of_another_kind_is_unread() -> None:
+    data = bytearray(images.image_of({"A": BENIGN}))
+    data[1024:1026] = b"H+"
+    out = in_image(bytes(data))
+    assert (out.contents, out.reasons) == ([BENIGN], {Why.UNSUPPORTED})
+
+
+def test_a_damaged_tree_of_udf_is_unread_and_the_others_are_read() -> None:
+    whole = images.image_of({"A": BENIGN}, None, {"b": OTHER})
+    at = whole.index(OTHER)
+    for place in (256, 32, 33, 300, 301):  # anchor, descriptors, files
+        data = bytearray(whole)
+        data[place * images.SECTOR + 4] ^= 0xFF
+        out = in_image(bytes(data))
+        assert BENIGN in out.contents
+        assert out.unread, place
+    cut = in_image(whole[: at + 10])
+    assert Why.DAMAGED in cut.reasons
+
+
+@pytest.mark.parametrize("kind", ["rar", "rar5"])
+@pytest.mark.parametrize("begins_before", [True, False])
+def test_a_member_that_is_partly_in_another_volume_is_unread(
+    kind: str, *, begins_before: bool
+) -> None:
+    make = others.rar4_of if kind == "rar" else others.rar5_of
+    data = make({"a": BENIGN}, volume=1, goes_on=8 if begins_before else 16)
+    assert (b"a", Why.UNSUPPORTED) in opened(expander(kind), data).unread
+    assert not opened(expander(kind), make({"a": BENIGN})).unread
+
+
+def test_a_7z_without_a_header_at_its_end_is_unread() -> None:
+    data = others.seven_zip_of({"a": BENIGN}, with_end=False)
+    assert opened(expander("7zip"), data).contents == [BENIGN]
+    out = opened(expander("7zip"), data.partition(BENIGN)[0] + bytes(700))
+    assert out.reasons == {Why.DAMAGED}
+
+
+def test_nothing_is_unlisted_in_whole_archives() -> None:
+    contents = {"a": BENIGN, "b/c": OTHER}
+    for kind, data in {
+        "7zip": others.seven_zip_of(contents),
+        "rar": others.rar4_of(contents),
+        "rar5": others.rar5_of(contents),
+        "cab": others.cab_of(contents),
+        "cpio": others.cpio_binary_of(contents, ">"),
+    }.items():
+        found = list(expander(kind).members(Whole(data)))
+        assert not [one for one in found if isinstance(one, Unlisted)], kind
+        assert opened(expander(kind), data).contents == list(contents.values()), kind
