@@ -29,12 +29,13 @@ from hashclient.scan.checked import (
 )
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import FILE_FLAGS, judge_files
-from hashclient.scan.looking import Looker, Opened, refuse, report_clean, set_aside
+from hashclient.scan.looking import Looker, Missed, Opened, refuse, report_clean, set_aside
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.opening import OpenedAhead, Waits
 from hashclient.scan.reading import (
     Deferred,
+    OtherFile,
     Reader,
     RuledOut,
     SetAside,
@@ -42,7 +43,16 @@ from hashclient.scan.reading import (
 )
 from hashclient.scan.reasons import CHANGED
 from hashclient.scan.records import Records
-from hashclient.scan.sources.files import join, open_directory
+from hashclient.scan.sources.directories import (
+    GONE,
+    ROUNDS,
+    MovedError,
+    inode_of,
+    open_listed,
+    snapshot,
+    where_now,
+)
+from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.identity import Identities
@@ -168,7 +178,7 @@ class Checker:
         try:
             for group in groups:
                 try:
-                    fd = open_directory(group.directory, follow=True)
+                    fd, status = open_listed(group.directory, group.identity)
                 except OSError as error:
                     if opened and error.errno in NO_ROOM:  # there is room when these are closed
                         result.deferred.append(group)
@@ -176,7 +186,8 @@ class Checker:
                     for name in group.names:
                         set_aside(group, name, error, result)
                 else:
-                    opened.append(Opened(fd, group, os.fstat(fd), group.names))
+                    inodes = group.inodes or [0] * len(group.names)
+                    opened.append(Opened(fd, group, status, group.names, inodes))
             for one in opened:
                 one.shares = len(opened) > 1
             # Where most files hit and must be read, a look at each is only one more request.
@@ -200,11 +211,19 @@ class Checker:
         *,
         looks_first: bool,
         whole: bool,
+        rounds: int = ROUNDS,
     ) -> None:
-        """Read files of a directory; if it `looks_first`, all that need no reading are settled."""
-        fd, group, names = opened.fd, opened.group, opened.to_read
+        """Read files of a directory; if it `looks_first`, all that need no reading are settled.
+
+        Files that are not found under their names are looked for in so many `rounds`.
+        """
+        fd, group, names, inodes = opened.fd, opened.group, opened.to_read, opened.inodes
+        if opened.status.st_dev in self._looker.differing:
+            inodes = [0] * len(names)
         #: Files without a look that cannot be opened: perhaps they need no reading either.
-        refused: dict[str, OSError] = {}
+        refused: dict[tuple[str, int], OSError] = {}
+        #: Files that have another name now, or none.
+        missed: list[Missed] = []
         learn, identities = self._learn, self._looker.identities
         flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
         reader, defer_bytes, known = self._reader, None if whole else DEFER_BYTES, len(files)
@@ -214,16 +233,16 @@ class Checker:
             # local.
             open_file, close_file, read = os.open, os.close, reader.read
             sniffs, most_bytes = self._members is not None, self._most_bytes()
-            for position, name in enumerate(names):
+            for position, (name, inode) in enumerate(zip(names, inodes, strict=True)):
                 if reader.bytes_read >= most_bytes:
-                    result.deferred.append(group._replace(names=names[position:]))
+                    result.deferred.append(group.only(names[position:], inodes[position:]))
                     break
                 try:
                     file_fd = ahead.take() if ahead else open_file(name, flags, dir_fd=fd)
                     try:
                         try:
                             plan, digests, length, status, reliable, free = read(
-                                file_fd, defer_bytes
+                                file_fd, defer_bytes, inode
                             )
                         except RuledOut as error:
                             if sniffs:
@@ -247,18 +266,24 @@ class Checker:
                             most_bytes = self._most_bytes()
                     finally:
                         close_file(file_fd)
+                except OtherFile as error:
+                    # A file system that is mounted on a file has inodes of its own.
+                    is_mount = error.status.st_dev != opened.status.st_dev
+                    missed.append(Missed(name, 0 if is_mount else inode, MovedError()))
                 except Deferred:
-                    result.deferred.append(group._replace(names=[name]))
+                    result.deferred.append(group.only([name], [inode]))
                 except RuledOut as error:
                     result.clean += 1
                     result.ruled_out_by_size += 1
                     if self._keep_clean:
                         report_clean(group, name, error.size, result)
                 except OSError as error:
-                    if looks_first or not self._looks_first:
-                        refuse(opened, name, error, result)
+                    if inode and error.errno in GONE:
+                        missed.append(Missed(name, inode, error))
+                    elif looks_first or not self._looks_first:
+                        refuse(opened, name, inode, error, result)
                     else:
-                        refused[name] = error
+                        refused[name, inode] = error
                 except SetAside as error:
                     set_aside(group, name, error, result)
                 else:
@@ -283,10 +308,45 @@ class Checker:
                 ahead.close()
         result.files_read += len(files) - known
         if refused:
-            late = Opened(fd, group._replace(names=[*refused]), opened.status, [], opened.shares)
+            names, inodes = [name for name, _ in refused], [inode for _, inode in refused]
+            late = opened.only(names, inodes)
             self._look_at([late], result, files, whole=whole)
-            for name in late.to_read:
-                refuse(opened, name, refused[name], result)
+            errors = {name: error for (name, _), error in refused.items()}
+            for name, inode in zip(late.to_read, late.inodes, strict=True):
+                refuse(opened, name, inode, errors[name], result)
+        if missed:
+            self._read_missed(opened, missed, result, files, whole=whole, rounds=rounds)
+
+    def _read_missed(
+        self,
+        opened: Opened,
+        missed: Sequence[Missed],
+        result: Result,
+        files: list[File],
+        *,
+        whole: bool,
+        rounds: int,
+    ) -> None:
+        """Read files of a directory under the names that they have now.
+
+        Of one that is gone, what has taken its place is read; if nothing has, it is unread.
+        """
+        found: dict[str, int] = {}
+        try:
+            now = snapshot(opened.fd) if rounds else []
+            if rounds == ROUNDS - 1 and inode_of(opened.fd, missed[0].name) is not None:
+                self._looker.differing.add(opened.status.st_dev)
+        except OSError:
+            now = []  # it was removed
+        for one in missed:
+            place = where_now(now, one.name, one.inode) if one.inode else (one.name, 0)
+            if place is None:
+                set_aside(opened.group, one.name, one.error, result)
+            else:
+                found.setdefault(*place)
+        if found:
+            again = opened.only(list(found), list(found.values()))
+            self._read(again, result, files, looks_first=True, whole=whole, rounds=rounds - 1)
 
     def _look_at(
         self, opened: Sequence[Opened], result: Result, files: list[File], *, whole: bool
@@ -295,8 +355,7 @@ class Checker:
         self._looker.look_at(opened, result, files)
         for one in opened:
             if one.looks:
-                changed = self._look_inside(one, result, whole=whole)
-                one.to_read = changed + one.to_read
+                one.read_first(self._look_inside(one, result, whole=whole))
 
     def _most_bytes(self) -> int:
         """Return how much a task may read; less, if it has opened containers."""
@@ -376,34 +435,38 @@ class Checker:
                 return
         self._plain.append(status)
 
-    def _look_inside(self, opened: Opened, result: Result, *, whole: bool) -> list[str]:
-        """Look into files that are settled themselves; return the names of those that changed."""
+    def _look_inside(self, opened: Opened, result: Result, *, whole: bool) -> list[tuple[str, int]]:
+        """Look into files that are settled themselves; return changed ones, with their inodes."""
         fd, group = opened.fd, opened.group
-        changed: list[str] = []
+        changed: list[tuple[str, int]] = []
         reader = self._reader
         flags = FILE_FLAGS if group.follow else FILE_FLAGS | os.O_NOFOLLOW
         looks = self._looker.not_known_inside(group, opened.looks, result)
         for position, look in enumerate(looks):
-            name = look.name
+            name, inode = look.name, look.status.st_ino
             if reader.bytes_read >= self._most_bytes():
-                rest = [other.name for other in looks[position:]]
-                result.deferred.append(group._replace(names=rest))
+                rest = looks[position:]
+                inodes = [other.status.st_ino for other in rest]
+                result.deferred.append(group.only([other.name for other in rest], inodes))
                 break
             try:
                 file_fd = os.open(name, flags, dir_fd=fd)
                 try:
                     status = reader.look(file_fd)
                     if not same_content(status, look.status):
-                        changed.append(name)
+                        changed.append((name, inode))
                         continue
                     self._look_into(file_fd, opened, name, status, result, whole=whole)
                 finally:
                     os.close(file_fd)
             except Deferred:
-                result.deferred.append(group._replace(names=[name]))
+                result.deferred.append(group.only([name], [inode]))
                 continue
             except OSError as error:
-                refuse(opened, name, error, result)
+                if error.errno in GONE:
+                    changed.append((name, inode))
+                else:
+                    refuse(opened, name, inode, error, result)
                 continue
             except SetAside as error:
                 set_aside(group, name, error, result)

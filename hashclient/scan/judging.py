@@ -25,7 +25,8 @@ from hashclient.scan.executors.interface import Result
 from hashclient.scan.reading import Reader, SetAside
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import Records
-from hashclient.scan.sources.files import join, open_directory
+from hashclient.scan.sources.directories import open_listed
+from hashclient.scan.sources.files import join
 
 #: How a file is opened: never waiting, and never as the terminal of this process.
 FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -110,7 +111,8 @@ def _read_further(
     by_plan: dict[Plan, list[int]] = {}
     rows, masks = needed
     with contextlib.ExitStack() as stack:
-        directory, directory_fd = None, -1
+        opened: tuple[str, int, int] | None = None
+        directory_fd = -1
         for number, mask in zip(rows.tolist(), masks.tolist(), strict=True):
             if not mask:
                 continue
@@ -120,12 +122,13 @@ def _read_further(
                 by_plan.setdefault(plan, []).append(number)
                 continue
             try:
-                if file.group.directory != directory:
+                path, status = file.group.directory, file.directory
+                if (path, status.st_dev, status.st_ino) != opened:
                     stack.close()
-                    directory = None
-                    directory_fd = open_directory(file.group.directory, follow=True)
+                    opened = None
+                    directory_fd, _ = open_listed(path, (status.st_dev, status.st_ino))
                     stack.callback(os.close, directory_fd)
-                    directory = file.group.directory
+                    opened = path, status.st_dev, status.st_ino
                 digests = _read_again(reader, directory_fd, file, plan)
             except (OSError, SetAside) as error:
                 # The file is unread after all, and each file is counted once.
@@ -157,7 +160,8 @@ def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
 
 def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> list[bytes]:
     """Compute more digests of the same file that was read before, or that is known."""
-    fd = os.open(file.name, FILE_FLAGS, dir_fd=directory_fd)
+    flags = FILE_FLAGS if file.group.follow else FILE_FLAGS | os.O_NOFOLLOW
+    fd = os.open(file.name, flags, dir_fd=directory_fd)
     try:
         return reader.read_more(fd, plan, file.status, file.length)
     finally:

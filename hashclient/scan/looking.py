@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,6 +28,7 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
 from hashclient.scan.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.records import PLAIN
+from hashclient.scan.sources.directories import GONE
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group
 from hashclient.system.descriptors import NO_ROOM
@@ -37,7 +39,8 @@ from hashclient.system.identity import Identities, Identity
 class Opened(msgspec.Struct, gc=False):
     """An open directory: its files that are still to be read, and those to be opened or looked up.
 
-    `status` is that of the directory itself.
+    `status` is that of the directory itself. `inodes` are those of the files to be read, as they
+    were listed or looked at; 0 stands for any.
     `names`, `statuses` and `plans` are of the files whose size and times can be relied on. If it
     `shares`, other directories are open as well.
     """
@@ -46,11 +49,33 @@ class Opened(msgspec.Struct, gc=False):
     group: Group
     status: os.stat_result
     to_read: list[str]
+    inodes: Sequence[int]
     shares: bool = False
     names: list[str] = []
     statuses: list[os.stat_result] = []
     plans: list[Plan] = []
     looks: list[Look] = []
+
+    def read_first(self, files: Sequence[tuple[str, int]]) -> None:
+        """Have files read before the others, by their names and inodes."""
+        self.to_read = [name for name, _ in files] + self.to_read
+        self.inodes = [inode for _, inode in files] + list(self.inodes)
+
+    def only(self, names: list[str], inodes: list[int]) -> Opened:
+        """Return the same directory, with some files to be read."""
+        group = self.group.only(names, inodes)
+        return Opened(self.fd, group, self.status, names, inodes, self.shares)
+
+
+class Missed(NamedTuple):
+    """A file that does not stand under its listed name any more; 0 stands for any inode.
+
+    `error` is why it is unread if it is not found again.
+    """
+
+    name: str
+    inode: int
+    error: OSError
 
 
 class Looker:
@@ -79,11 +104,21 @@ class Looker:
         self._keep_clean = keep_clean
         #: By `st_dev`, for one task: as long as the reader keeps each of them from going away.
         self.identities: dict[int, Identity | None] = {}
+        #: File systems whose directories show other inodes than their files have.
+        self.differing: set[int] = set()
 
     @property
     def has_cache(self) -> bool:
         """Whether there is a cache, and it can be read."""
         return self._cache is not None
+
+    def may_be_listed(self, opened: Opened, status: os.stat_result) -> bool:
+        """Return whether a file may have been listed under another inode than it has.
+
+        Where a file system is mounted on a file, its directory shows the inode of what is below.
+        """
+        device = status.st_dev
+        return device != opened.status.st_dev or device in self.differing
 
     def look_at(self, opened: Sequence[Opened], result: Result, files: list[File]) -> None:
         """Settle those files that need no reading; the rest is `to_read`, or in `looks`."""
@@ -98,16 +133,21 @@ class Looker:
         names: list[str] = []
         statuses: list[os.stat_result] = []
         plans: list[Plan] = []
-        unreliable: list[str] = []
+        others: list[str] = []
+        others_inodes: list[int] = []
         ruled_out = 0
         # Where sizes decide, this loop takes most of the time of a scan: so its functions are
         # local.
         follow, plan_of, device, trusted = group.follow, self._judge.plan, -1, False
         opens = self._members is not None
         trust = NONE
-        for name in group.names:
+        for name, inode in zip(group.names, opened.inodes, strict=True):
             try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=follow)
+                if status.st_ino != inode and inode and not self.may_be_listed(opened, status):
+                    others.append(name)
+                    others_inodes.append(inode)
+                    continue
                 if status.st_dev != device:
                     trust = self._reader.trust_at(name, fd, status.st_dev, follow=follow)
                     device, trusted = status.st_dev, trust is FULL
@@ -117,7 +157,11 @@ class Looker:
                 if not stat.S_ISREG(status.st_mode):
                     raise no_file(status.st_mode)
             except OSError as error:
-                refuse(opened, name, error, result)
+                if inode and error.errno in GONE:
+                    others.append(name)
+                    others_inodes.append(inode)
+                else:
+                    refuse(opened, name, inode, error, result)
                 continue
             except SetAside as error:
                 set_aside(group, name, error, result)
@@ -129,14 +173,15 @@ class Looker:
                 if self._keep_clean:
                     report_clean(group, name, status.st_size, result)
             elif size is None:
-                unreliable.append(name)
+                others.append(name)
+                others_inodes.append(inode)
             else:
                 names.append(name)
                 statuses.append(status)
                 plans.append(plan)
         result.clean += ruled_out
         result.ruled_out_by_size += ruled_out
-        opened.to_read = unreliable
+        opened.to_read, opened.inodes = others, others_inodes
         opened.names, opened.statuses, opened.plans = names, statuses, plans
 
     def _look_up(self, opened: Sequence[Opened], result: Result, files: list[File]) -> None:
@@ -160,7 +205,7 @@ class Looker:
             for one in opened:
                 both = list(zip(one.names, one.statuses, one.plans, strict=True))
                 one.looks = [Look(name, status) for name, status, plan in both if not plan]
-                one.to_read = [name for name, _, plan in both if plan] + one.to_read
+                one.read_first([(name, status.st_ino) for name, status, plan in both if plan])
             return
         #: By row, the number of its directory.
         of = np.repeat(np.arange(len(opened)), [len(one.names) for one in opened])
@@ -209,13 +254,11 @@ class Looker:
         for row in np.flatnonzero(known & ~plain).tolist():
             look = Look(names[row], statuses[row], bool(is_read[row]), bool(believed[row]))
             opened[of[row]].looks.append(look)
-        unreliable = [one.to_read for one in opened]
-        for one in opened:
-            one.to_read = []
+        unknown: list[list[tuple[str, int]]] = [[] for _ in opened]
         for row in np.flatnonzero(~known).tolist():
-            opened[of[row]].to_read.append(names[row])
-        for one, names_of in zip(opened, unreliable, strict=True):
-            one.to_read += names_of
+            unknown[of[row]].append((names[row], statuses[row].st_ino))
+        for one, files_of in zip(opened, unknown, strict=True):
+            one.read_first(files_of)
 
     def not_known_inside(self, group: Group, looks: list[Look], result: Result) -> list[Look]:
         """Settle containers whose members the cache knows and no list has; return the rest."""
@@ -251,10 +294,10 @@ class Looker:
             report_clean(group, look.name, look.status.st_size, result)
 
 
-def refuse(opened: Opened, name: str, error: OSError, result: Result) -> None:
+def refuse(opened: Opened, name: str, inode: int, error: OSError, result: Result) -> None:
     """Report a file that cannot be opened; hand it back if there is room for it later."""
     if opened.shares and error.errno in NO_ROOM:
-        result.deferred.append(opened.group._replace(names=[name]))
+        result.deferred.append(opened.group.only([name], [inode]))
     else:
         set_aside(opened.group, name, error, result)
 

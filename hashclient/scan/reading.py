@@ -90,6 +90,14 @@ def no_file(mode: int) -> SetAside:
     return SetAside(Kind.SKIPPED, kind_of(mode))
 
 
+class OtherFile(Exception):  # noqa: N818 - no error
+    """A file does not have the inode that was listed; `status` is what it has."""
+
+    def __init__(self, status: os.stat_result) -> None:
+        super().__init__(status.st_ino)
+        self.status = status
+
+
 class RuledOut(Exception):  # noqa: N818 - no error, but an outcome
     """No entry has a file's size, which is `size`."""
 
@@ -281,14 +289,15 @@ class Reader:
         ):
             raise SetAside(Kind.UNREAD, SPARSE)
 
-    def read(self, fd: int, defer_bytes: int | None = None) -> Read:
-        """Read a file that was just opened.
+    def read(self, fd: int, defer_bytes: int | None = None, inode: int = 0) -> Read:
+        """Read a file that was just opened; if its `inode` is known, no other one.
 
         Where its size and times can be relied on, the length is its size; otherwise, it is read up
         to `bound_of` at most. Of a short file, the digests of the plan may be followed by those of
         `spare` that are not in it.
 
         Raises:
+            OtherFile: it has another inode.
             Deferred: it is not shorter than `defer_bytes`.
             RuledOut: no entry has its size.
             SetAside: it is no file, kept changing, or is not as long as its size says.
@@ -296,6 +305,8 @@ class Reader:
         """
         status = os.fstat(fd)
         claimed, device = status.st_size, status.st_dev
+        if status.st_ino != inode and inode:
+            raise OtherFile(status)
         if not stat.S_ISREG(status.st_mode):
             raise no_file(status.st_mode)
         trust = self._trusts.get(device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 CHANGED = "changed while being read"
+MOVED = "was moved, and names kept changing while it was looked for"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
 ENDLESS = "goes on for too long, and has no size that can be relied on"
 WORKER_DIED = "the worker process that was checking it died"

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
 from hashclient.matches.recording import place_of
-from hashclient.scan.sources.files import open_directory
+from hashclient.scan.sources.directories import open_directory
 from hashclient.system.beneath import Directory
 
 #: The names in a directory are read if so many of its files are asked about; so many times as many

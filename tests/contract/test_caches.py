@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,8 +130,9 @@ class OnTheWay:
         for device in {status.st_dev for status in statuses}:
             inodes = [status.st_ino for status in statuses if status.st_dev == device]
             identity = identities.get(device)
-            group = Group("d", list(map(str, inodes)), follow=False)
-            groups.append(names_of(group, 0 if identity is None else identity.number, inodes))
+            names = list(map(str, inodes))
+            group = Group("d", names, follow=False, inodes=array("Q", inodes))
+            groups.append(names_of(group, 0 if identity is None else identity.number))
         batch = ToCheck(tuple(groups), self._remembered.of(groups))
         self._sent.take(decode_files(encode(batch)).known)
 

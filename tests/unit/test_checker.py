@@ -35,7 +35,8 @@ from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
-from hashclient.scan.sources import files
+from hashclient.scan.sources import directories
+from hashclient.scan.sources.directories import Identity
 from hashclient.scan.sources.interface import Group, Task
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 
@@ -126,18 +127,18 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tree = write_tree(tmp_path / "t", contents)
     looks: list[int] = []
     opened: list[str] = []
-    hits_by_row, open_directory = judging.Judge.hits_by_row, files.open_directory
+    hits_by_row, open_listed = judging.Judge.hits_by_row, directories.open_listed
 
     def look(judge: Any, columns: Any, sizes: Any) -> Any:
         looks.append(len(sizes))
         return hits_by_row(judge, columns, sizes)
 
-    def opens(path: str, *, follow: bool) -> int:
+    def opens(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
         opened.append(path)
-        return open_directory(path, follow=follow)
+        return open_listed(path, identity)
 
     monkeypatch.setattr(judging.Judge, "hits_by_row", look)
-    monkeypatch.setattr(judging_module, "open_directory", opens)
+    monkeypatch.setattr(judging_module, "open_listed", opens)
     groups = [Group(str(tree / folder), ["0", "1", "2"], follow=False) for folder in "ab"]
     result = checker(lists).check(groups)
     assert looks == [6]

@@ -217,13 +217,16 @@ class TestLister:
         tree = write_tree(tmp_path / "t", {**{f"w/{n}": b"" for n in range(30)}, "w/d/x": b""})
         (tree / "w" / "link").symlink_to("x")
         listed = self.listed(tree, wide_names=20)
-        assert listed.wide == [f"{tree}/w".encode()]
+        assert [start.path for start in listed.wide] == [f"{tree}/w".encode()]
         assert not listed.groups + listed.outcomes + listed.rest
         trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
         items = list(trees.list_wide(f"{tree}/w"))
         groups = [item for item in items if isinstance(item, Names)]
         assert sum(group.count for group in groups) == 29
-        assert Start(f"{tree}/w/d".encode()) in items
+        inner = f"{tree}/w/d"
+        (start,) = (item for item in items if isinstance(item, Start))
+        assert start.path == inner.encode()
+        assert start.inode in (0, Path(inner).stat().st_ino)
         told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
         assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import stat
 import threading
+from array import array
 from collections.abc import Generator
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> No
 def test_a_directory_that_cannot_be_opened_ahead_is_left_to_the_walk(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a/f": b"", "b/f": b"", "c/f": b""})
 
-    def failing(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+    def failing(fd: int | None, name: str, *, follow: bool) -> listing.Open:
         if name == "b" or (
             name == "c" and threading.current_thread() is not threading.main_thread()
         ):
@@ -112,7 +112,7 @@ def test_a_link_that_takes_the_place_of_a_directory_is_not_followed_ahead(tmp_pa
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
     write_tree(tmp_path / "elsewhere", {"secret": b""})
 
-    def swapping(fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+    def swapping(fd: int | None, name: str, *, follow: bool) -> listing.Open:
         if name == "b" and not (tree / "b").is_symlink():
             (tree / "b").rename(tmp_path / "away")
             (tree / "b").symlink_to("../elsewhere")
@@ -251,12 +251,15 @@ def test_types_that_take_long_are_looked_at_side_by_side() -> None:
                 at_once.wait(20)  # until others are at it as well
             return True
 
+        def inode(self) -> int:
+            return int(self.name) + 1
+
     clock = iter(range(100))
     threads = listing._Threads()
     entries = [Slow(n) for n in range(17)]
     found = threads.typed(entries, lambda: float(next(clock)))  # type: ignore[arg-type]
     threads.close()
-    assert found == [(str(n), stat.S_IFREG) for n in range(17)]
+    assert found == listing.Chunk([str(n) for n in range(17)], array("Q", range(1, 18)), [])
 
 
 def test_a_task_is_full_after_some_time() -> None:

@@ -20,17 +20,17 @@ from hashclient.core.model import Outcome
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources import files as module
 from hashclient.scan.sources import interface
+from hashclient.scan.sources.directories import open_directory
 from hashclient.scan.sources.files import (
     OPEN_DEPTH,
     WalkOptions,
     compile_excludes,
     join,
     kind_of,
-    open_directory,
     walk,
 )
 from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task
-from hashclient.scan.sources.listing import Entry, Lister
+from hashclient.scan.sources.listing import Chunk, Lister
 from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
@@ -306,7 +306,7 @@ def test_a_directory_whose_reading_fails_is_unread_and_keeps_what_was_read(
     inode = bad.stat().st_ino
     read = Lister.read
 
-    def failing(lister: Lister, fd: int) -> Iterator[list[Entry]]:
+    def failing(lister: Lister, fd: int) -> Iterator[Chunk]:
         yield from read(lister, fd)
         if os.fstat(fd).st_ino == inode:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -333,6 +333,9 @@ def test_a_vanished_file_does_not_end_the_listing_of_its_directory(
 
         def stat(self, *, follow_symlinks: bool) -> os.stat_result:
             raise FileNotFoundError(errno.ENOENT, "gone")
+
+        def inode(self) -> int:
+            return 1
 
     write_tree(tmp_path, {"f": b"", "g": b""})
     scandir = os.scandir

@@ -26,7 +26,7 @@ import numpy as np
 from hashclient.errors import StateError
 from hashclient.scan import cache
 from hashclient.scan.cache import Block, Inventory
-from hashclient.scan.cluster.messages import INODE, Known, Names, some_of
+from hashclient.scan.cluster.messages import INODE, Known, Names, names_of, some_of
 from hashclient.scan.inside import Container, Inside, unchanged
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes, records_of
@@ -80,7 +80,7 @@ class Remembered:
         inventory, found = self._inventory, []
         by_file_system: dict[int, list[bytes]] = {}
         for group in groups:
-            if group.inodes:
+            if group.file_system:
                 by_file_system.setdefault(group.file_system, []).append(group.inodes)
         room = MOST_MEMBER_BYTES
         for number, raw in by_file_system.items() if inventory is not None else ():
@@ -185,7 +185,10 @@ class Sent:
 
 
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
-    """Return groups that a worker hands back in the form that they had in its batch."""
+    """Return groups that a worker hands back in the form that they had in its batch.
+
+    A file that has another name now, which is not in the batch, is handed back by that name.
+    """
     left: dict[tuple[bytes, bool], Counter[str]] = {}
     for group in groups:
         left.setdefault((os.fsencode(group.directory), group.follow), Counter()).update(group.names)
@@ -201,4 +204,9 @@ def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:
                 rows.append(row)
         if rows:
             found.append(some_of(names, rows))
+    for group in groups:
+        counts = left[os.fsencode(group.directory), group.follow]
+        if new := [name for name in group.names if counts[name] > 0]:
+            counts.subtract(new)
+            found.append(names_of(Group(group.directory, new, group.follow)))
     return found

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -19,9 +21,21 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import Listed, Start, names_of, pack_outcome
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.sources.files import compile_excludes, join, kind_of, open_directory
+from hashclient.scan.sources.directories import (
+    GONE,
+    Entry,
+    MovedError,
+    has_changed,
+    inode_of,
+    open_directory,
+    open_listed,
+    snapshot,
+    type_of,
+    with_status,
+)
+from hashclient.scan.sources.files import compile_excludes, join, kind_of
 from hashclient.scan.sources.interface import TASK_NAMES, Group
-from hashclient.scan.sources.listing import type_of
+from hashclient.scan.sources.listing import AT_ONCE
 from hashclient.system.identity import Identities
 from hashclient.system.processors import Allowance
 
@@ -35,15 +49,19 @@ Excludes = Callable[[str, str], bool]
 
 
 class _Place(msgspec.Struct):
-    """A directory to be listed; `device` is that of its parent, if that is known."""
+    """A directory to be listed; `device` is that of its parent, if that is known.
+
+    `inode` is what its parent lists for it, 0 if that is not known, or not the same everywhere.
+    """
 
     path: str
     verified: bool = False
     is_root: bool = False
     device: int | None = None
+    inode: int = 0
 
 
-def entries_of(fd: int) -> Iterator[tuple[str, int, int]]:
+def entries_of(fd: int) -> Iterator[Entry]:
     """Yield the names in a directory, their types as `type_of` finds them, and their inodes.
 
     Raises:
@@ -78,7 +96,7 @@ class Lister:
     ) -> None:
         """List directories, relative ones below `base`, and stay out of `points`.
 
-        With `identities`, files are listed with their inodes.
+        With `identities`, inodes are given where a file system is the same one everywhere.
         """
         self._base = base
         self._points = points
@@ -88,6 +106,8 @@ class Lister:
         self._identities = identities
         #: The numbers of file systems by `st_dev`, for one batch.
         self._numbers: dict[int, int] = {}
+        #: File systems whose directories show other inodes than theirs for directories in them.
+        self._differing: set[int] = set()
         self._names = 0
         self._listed = Listed()
 
@@ -97,73 +117,118 @@ class Lister:
         self._listed, self._names = Listed([], [], [], [], []), 0
         self._numbers.clear()
         waiting = [
-            _Place(os.fsdecode(start.path), start.verified, start.is_root)
+            _Place(os.fsdecode(start.path), start.verified, start.is_root, inode=start.inode)
             for start in reversed(starts)
         ]
         while waiting and self._names < self._most_names and not allowance.is_spent:
             waiting += self._list_one(waiting.pop())
         self._listed.rest = [
-            Start(os.fsencode(place.path), place.verified, place.is_root)
+            Start(os.fsencode(place.path), place.verified, place.is_root, place.inode)
             for place in reversed(waiting)
         ]
         return self._listed
 
     def _list_one(self, place: _Place) -> list[_Place]:
         """List one directory; return those in it, the last one first."""
-        path = place.path
+        path, opened_ns = place.path, time.time_ns()
         try:
-            fd = open_directory(self._where(path), follow=place.is_root)
+            fd, status = self._open(place)
         except OSError as error:
             self._add_outcome(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
             return []
         try:
-            device = os.fstat(fd).st_dev
             if not place.verified and (
-                path in self._points or device != self._device_above(place, fd)
+                path in self._points or status.st_dev != self._device_above(place, fd)
             ):
                 self._listed.borders.append(os.fsencode(path))
                 return []
-            return self._list_open(path, fd, device)
+            return self._list_open(path, fd, status, opened_ns)
         except OSError as error:
             self._add_outcome(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
             return []
         finally:
             os.close(fd)
 
-    def _list_open(self, path: str, fd: int, device: int) -> list[_Place]:
-        names: list[str] = []
-        inodes: list[int] = []
-        directories: list[_Place] = []
+    def _open(self, place: _Place) -> tuple[int, os.stat_result]:
+        """Open the directory that was listed.
+
+        Raises:
+            OSError: it cannot be opened, or is not found again.
+        """
+        where = self._where(place.path)
+        try:
+            fd, status = with_status(open_directory(where, follow=place.is_root))
+        except OSError as error:
+            if not place.inode or error.errno not in GONE:
+                raise
+            return open_listed(where, (None, place.inode))
+        device = status.st_dev
+        if (
+            place.inode in (0, status.st_ino)
+            or device in self._differing
+            or device != self._device_above(place, fd)
+        ):
+            return fd, status
+        os.close(fd)
+        above, _, name = where.rpartition("/")
+        try:
+            return open_listed(where, (None, place.inode))
+        except MovedError:
+            parent = open_directory(above or "/", follow=True)
+            try:
+                if inode_of(parent, name) is None:
+                    raise
+                self._differing.add(device)
+                return with_status(open_directory(where))
+            finally:
+                os.close(parent)
+
+    def _list_open(
+        self, path: str, fd: int, status: os.stat_result, opened_ns: int
+    ) -> list[_Place]:
+        device, file_system = status.st_dev, self._number(fd, status.st_dev)
+        identity = device, status.st_ino
+        entries: list[Entry] = []
         outcomes: list[Outcome] = []
         try:
-            for count, (name, mode, inode) in enumerate(entries_of(fd)):
-                if count >= self._wide_names:
-                    self._listed.wide.append(os.fsencode(path))
+            for entry in entries_of(fd):
+                if len(entries) >= self._wide_names:
+                    inode = status.st_ino if file_system else 0
+                    self._listed.wide.append(Start(os.fsencode(path), inode=inode))
                     return []
-                outcome = passed_over(path, name, mode, self._excluded)
-                if outcome is not None:
-                    outcomes.append(outcome)
-                elif mode == stat.S_IFDIR:
-                    directories.append(_Place(join(path, name), device=device))
-                else:
-                    names.append(name)
-                    inodes.append(inode)
+                entries.append(entry)
+            if len(entries) > AT_ONCE and has_changed(fd, status, opened_ns):
+                entries = snapshot(fd)
         except OSError as error:
             # The directory was removed, or its medium fails, in the middle of it.
             outcomes.append(Outcome(Kind.UNREAD, path, reason=reason_of(error)))
+        files: list[Entry] = []
+        directories: list[_Place] = []
+        for entry in entries:
+            name, mode, inode = entry
+            outcome = passed_over(path, name, mode, self._excluded)
+            if outcome is not None:
+                outcomes.append(outcome)
+            elif mode == stat.S_IFDIR:
+                known = inode if file_system else 0
+                directories.append(_Place(join(path, name), device=device, inode=known))
+            else:
+                files.append(entry)
         for outcome in outcomes:
             self._add_outcome(outcome)
-        file_system = self._number(fd, device) if names else 0
-        for first in range(0, len(names), TASK_NAMES):
-            part = slice(first, first + TASK_NAMES)
-            group = Group(path, names[part], follow=False)
-            self._listed.groups.append(names_of(group, file_system, inodes[part]))
-        self._names += len(names)
+        for first in range(0, len(files), TASK_NAMES):
+            part = files[first : first + TASK_NAMES]
+            inodes = array("Q", [inode for _, _, inode in part])
+            group = Group(
+                path, [name for name, _, _ in part], follow=False, identity=identity, inodes=inodes
+            )
+            self._listed.groups.append(names_of(group, file_system))
+        self._names += len(files)
         directories.reverse()
         return directories
 
     def _number(self, fd: int, device: int) -> int:
-        """Return the number of the file system of an open directory; 0 if it is not wanted."""
+        """Return the number of the file system of an open directory; 0 if it has none."""
         if self._identities is None:
             return 0
         if device not in self._numbers:

@@ -7,6 +7,7 @@ none. Our own data is never pickled; Dask itself pickles only the names of our f
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -96,9 +97,10 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
 class Names(msgspec.Struct, frozen=True, array_like=True):
     """A group of names on its way: `names` are joined by NUL, which no name has.
 
-    `inodes` has the inode of each file, if the inventory is asked; all are on `file_system`, by the
-    number that stands for it there, 0 if there is none. Files that were named, and not listed,
-    have `signs`: the inode, size and time that a worker has to find there.
+    `inodes` has the inode of each file, and `listed` is that of the directory, if they were listed;
+    all are on `file_system`, by the number that stands for it everywhere, 0 if there is none. Files
+    that were named, and not listed, have `signs`: the inode, size and time that a worker has to
+    find there.
     """
 
     directory: bytes
@@ -108,6 +110,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
     file_system: int = 0
     inodes: bytes = b""
     signs: bytes = b""
+    listed: int = 0
 
     @property
     def is_relative(self) -> bool:
@@ -119,12 +122,14 @@ class Start(msgspec.Struct, frozen=True, array_like=True):
     """A directory to be listed, with all directories below it.
 
     One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
-    place where another file system begins.
+    place where another file system begins. `inode` is what was listed for it, 0 if that is not
+    known or not the same everywhere.
     """
 
     path: bytes
     verified: bool = False
     is_root: bool = False
+    inode: int = 0
 
     @property
     def is_relative(self) -> bool:
@@ -200,7 +205,7 @@ class Listed(msgspec.Struct, array_like=True, tag="listed"):
     outcomes: list[_WireOutcome] = []
     rest: list[Start] = []
     borders: list[bytes] = []
-    wide: list[bytes] = []
+    wide: list[Start] = []
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):
@@ -231,11 +236,18 @@ decode_files = msgspec.msgpack.Decoder(ToCheck).decode
 decode_directories = msgspec.msgpack.Decoder(ToList).decode
 
 
-def names_of(group: Group, file_system: int = 0, inodes: Sequence[int] = ()) -> Names:
-    """Return a group in the form that is sent, perhaps with the inodes of its files."""
+def names_of(group: Group, file_system: int = 0) -> Names:
+    """Return a group in the form that is sent; its inodes only with the number of a file system.
+
+    Otherwise they may be others on another machine.
+    """
     directory, names = os.fsencode(group.directory), os.fsencode("\0".join(group.names))
-    raw = np.array(inodes, INODE).tobytes() if file_system else b""
-    return Names(directory, names, len(group.names), group.follow, file_system, raw)
+    found = Names(directory, names, len(group.names), group.follow)
+    if not file_system:
+        return found
+    inodes = np.array(group.inodes, INODE).tobytes()
+    listed = 0 if group.identity is None else group.identity[1]
+    return msgspec.structs.replace(found, file_system=file_system, inodes=inodes, listed=listed)
 
 
 def some_of(names: Names, rows: Sequence[int]) -> Names:
@@ -254,7 +266,10 @@ def some_of(names: Names, rows: Sequence[int]) -> Names:
 def group_of(names: Names) -> Group:
     """Return a group as it was before it was sent."""
     found = os.fsdecode(names.names).split("\0")
-    return Group(os.fsdecode(names.directory), found, names.follow)
+    inodes = array("Q", np.frombuffer(names.inodes, INODE).tolist())
+    # On another machine the device has another number.
+    identity = (None, names.listed) if names.listed else None
+    return Group(os.fsdecode(names.directory), found, names.follow, identity, inodes)
 
 
 def paths_of(groups: Sequence[Names]) -> Iterator[str]:

@@ -18,7 +18,8 @@ import numpy as np
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import SIGN, Names, names_of, some_of
-from hashclient.scan.sources.files import join, open_directory
+from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group
 from hashclient.system.identity import Identities
 
@@ -65,7 +66,7 @@ class NamedFiles:
             names.append(name)
             signs.append(sign)
         return [
-            _with_signs(group._replace(names=names), number, signs)
+            _with_signs(group.only(names, [inode for inode, _, _ in signs]), number, signs)
             for number, (names, signs) in parts.items()
         ]
 
@@ -77,7 +78,7 @@ def _sign_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]]) -> Names:
-    names = names_of(group, file_system, [inode for inode, _, _ in signs])
+    names = names_of(group, file_system)
     return msgspec.structs.replace(names, signs=np.array(signs, SIGN).tobytes())
 
 

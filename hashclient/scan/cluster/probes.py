@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hashclient.scan.cluster.messages import Names, Probe, Sign, some_of
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.sources.files import open_directory
+from hashclient.scan.sources.directories import open_directory
 
 #: The name of a probe, before its random part.
 PREFIX = ".hashclient-probe-"

@@ -7,15 +7,19 @@ is too wide to be sent.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
+import time
+from array import array
 from collections.abc import Iterator, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.listing import entries_of, passed_over
+from hashclient.scan.cluster.listing import passed_over
 from hashclient.scan.cluster.messages import Names, Start, names_of
 from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.directories import open_directory, open_listed, with_status
 from hashclient.scan.sources.files import (
     OTHER_FILE_SYSTEM,
     Coverage,
@@ -25,9 +29,9 @@ from hashclient.scan.sources.files import (
     compile_excludes,
     join,
     kind_of,
-    open_directory,
 )
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
+from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.listing import Frame, Lister
 from hashclient.system.identity import Identities
 
 
@@ -120,39 +124,47 @@ class ClusterTrees(Trees):
         ]
         return self._roots[max(above, key=len)] if above else None
 
-    def list_wide(self, path: str) -> Iterator[Names | Outcome | Start]:
-        """Yield the names in one directory, but not those below it."""
+    def list_wide(self, path: str, inode: int = 0) -> Iterator[Names | Outcome | Start]:
+        """Yield the names in one directory, which has an `inode`, but not those below it."""
         exclude = self._options.exclude
         excluded = compile_excludes(exclude) if exclude else None
-        names: list[str] = []
-        inodes: list[int] = []
-        number = 0
+        lister, opened_ns = Lister(), time.time_ns()
         try:
-            fd = open_directory(path, follow=path in self._roots)
+            if inode:
+                fd, status = open_listed(path, (None, inode))
+            else:
+                fd, status = with_status(open_directory(path, follow=path in self._roots))
         except OSError as error:
             yield self.unread(path, reason_of(error))
             return
+        frame = Frame(path, fd, status, opened_ns, lister.read(fd))
         try:
-            identity = self._identities.of(fd, os.fstat(fd).st_dev)
-            number = 0 if identity is None else identity.number
-            for name, mode, inode in entries_of(fd):
-                outcome = passed_over(path, name, mode, excluded)
-                if outcome is not None:
-                    yield outcome
-                elif mode == stat.S_IFDIR:
-                    yield Start(os.fsencode(join(path, name)))
-                else:
-                    names.append(name)
-                    inodes.append(inode)
-                if len(names) >= TASK_NAMES:
-                    yield names_of(Group(path, names, follow=False), number, inodes)
-                    names, inodes = [], []
+            found = self._identities.of(fd, status.st_dev)
+            number = 0 if found is None else found.number
+            for chunk in frame.whole():
+                entries = [
+                    *zip(chunk.names, itertools.repeat(stat.S_IFREG), chunk.inodes),
+                    *chunk.others,
+                ]
+                names: list[str] = []
+                inodes = array("Q")
+                for name, mode, inode_of_name in entries:
+                    outcome = passed_over(path, name, mode, excluded)
+                    if outcome is not None:
+                        yield outcome
+                    elif mode == stat.S_IFDIR:
+                        known = inode_of_name if number else 0
+                        yield Start(os.fsencode(join(path, name)), inode=known)
+                    else:
+                        names.append(name)
+                        inodes.append(inode_of_name)
+                if names:
+                    group = Group(path, names, follow=False, identity=frame.identity, inodes=inodes)
+                    yield names_of(group, number)
         except OSError as error:
             yield self.unread(path, reason_of(error))
         finally:
             os.close(fd)
-        if names:
-            yield names_of(Group(path, names, follow=False), number, inodes)
 
     def unread(self, directory: str, reason: str) -> Outcome:
         """Return the outcome of a directory that was not listed, and note that it was not."""

@@ -152,7 +152,7 @@ class Work:
             self.base,
             self.points,
             [os.fsdecode(p) for p in self.spec.exclude],
-            identities=self.identities() if self.spec.gets_known else None,
+            identities=self.identities(),
         )
 
     def identities(self) -> Identities:
@@ -444,4 +444,4 @@ def _without_devices(outcome: Outcome) -> Outcome:
 def _strip(result: Result, length: int) -> None:
     """Restore the paths of the client: a relative path is relative to its directory."""
     result.outcomes = [replace(o, path=o.path[length:]) for o in result.outcomes]
-    result.deferred = [Group(g.directory[length:], g.names, g.follow) for g in result.deferred]
+    result.deferred = [g._replace(directory=g.directory[length:]) for g in result.deferred]

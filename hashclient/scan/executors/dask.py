@@ -305,8 +305,9 @@ class _Run:
         self._outcomes += outcomes
         self._frontier.add_groups(listed.groups)
         self._frontier.add_starts(listed.rest)
-        for path in map(os.fsdecode, listed.wide):
-            self._frontier.add_wide(path, self._trees.list_wide(path))
+        for start in listed.wide:
+            path = os.fsdecode(start.path)
+            self._frontier.add_wide(path, self._trees.list_wide(path, start.inode))
         return [os.fsdecode(path) for path in listed.borders]
 
     def _cross(self, borders: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
@@ -18,6 +19,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.sources.directories import Identity
 from hashclient.scan.sources.interface import Group, Task
 
 #: Lengths of digests, and of tags.
@@ -29,6 +31,8 @@ class _WireGroup(msgspec.Struct, array_like=True):
     directory: bytes
     names: bytes  # joined by NUL, which no name has
     follow: bool
+    identity: Identity | None
+    inodes: bytes  # of this machine's own order
 
 
 class _WireHit(msgspec.Struct, array_like=True):
@@ -138,14 +142,27 @@ def decode_message(message: bytes) -> Result | StateError | int:
 
 def _pack_task(task: Task) -> list[_WireGroup]:
     return [
-        _WireGroup(os.fsencode(g.directory), os.fsencode("\0".join(g.names)), g.follow)
+        _WireGroup(
+            os.fsencode(g.directory),
+            os.fsencode("\0".join(g.names)),
+            g.follow,
+            g.identity,
+            g.inodes.tobytes(),
+        )
         for g in task
     ]
 
 
 def _unpack_task(groups: list[_WireGroup]) -> Task:
     return [
-        Group(os.fsdecode(g.directory), os.fsdecode(g.names).split("\0"), g.follow) for g in groups
+        Group(
+            os.fsdecode(g.directory),
+            os.fsdecode(g.names).split("\0"),
+            g.follow,
+            g.identity,
+            array("Q", g.inodes),
+        )
+        for g in groups
     ]
 
 

@@ -8,36 +8,43 @@ never through a link that took a directory's place.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
+import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import reason_of
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
-from hashclient.scan.sources.listing import (
-    DIRECTORY_FLAGS,
-    Entry,
-    Frame,
-    Lister,
-    Listing,
+from hashclient.scan.reasons import MOVED, reason_of
+from hashclient.scan.sources.directories import (
+    GONE,
+    ROUNDS,
+    MovedError,
+    inode_of,
+    open_directory,
+    open_listed,
+    snapshot,
+    where_now,
     with_status,
 )
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
+from hashclient.scan.sources.listing import Chunk, Frame, Lister, Listing, Open
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
 #: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000
-#: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
-_MAX_PATH_BYTES = 4000
 
+EXCLUDED = "excluded"
 OTHER_FILE_SYSTEM = "other file system"
 
 #: Why the target of a link cannot be followed.
@@ -54,26 +61,6 @@ class WalkOptions(msgspec.Struct, frozen=True):
     exclude: tuple[str, ...] = ()
     one_file_system: bool = False
     follow_symlinks: bool = False
-
-
-def open_directory(path: str, *, follow: bool = False) -> int:
-    """Open a directory of any depth; an empty path is the current one.
-
-    Raises:
-        OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
-    """
-    flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    rest, fd = os.fsencode(path), None
-    try:
-        while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
-            inner = os.open(rest[:end], DIRECTORY_FLAGS, dir_fd=fd)
-            if fd is not None:
-                os.close(fd)
-            fd, rest = inner, rest[end:].lstrip(b"/")
-        return os.open(rest or b".", flags, dir_fd=fd)
-    finally:
-        if fd is not None:
-            os.close(fd)
 
 
 def join(directory: str, name: str) -> str:
@@ -267,6 +254,8 @@ class _Tree:
         self._stack: list[Frame] = []
         #: Directories entered through links: each is entered so once, which ends every loop.
         self._followed: set[tuple[int, int]] = set()
+        #: File systems whose directories show other inodes than theirs for directories in them.
+        self._differing: set[int] = set()
 
     def walk(self, path: str) -> Iterator[Group | Outcome]:
         """Yield groups of names, and outcomes of paths that are not listed."""
@@ -288,71 +277,87 @@ class _Tree:
         depth = len(self._stack)
         try:
             while True:
-                for name, mode in frame.rest:
-                    if self._excluded is not None and self._excluded(frame.path, name):
-                        yield Outcome(Kind.SKIPPED, join(frame.path, name), reason="excluded")
-                    elif mode == stat.S_IFREG:
-                        frame.names.append(name)
-                    else:
-                        outcome = self._special(frame, name, mode)
-                        if outcome is not None:
-                            yield outcome
-                        if len(self._stack) > depth:
-                            return
-                    if len(frame.names) >= TASK_NAMES:
-                        yield self._group(frame)
-                        frame.names = []
-                if frame.names and self._lister.is_slow:
-                    # Workers must not wait for the rest of a slow directory.
+                for entry in frame.rest:
+                    outcome = self._special(frame, *entry)
+                    if outcome is not None:
+                        yield outcome
+                    if len(self._stack) > depth:
+                        return
+                # Workers must not wait for the rest of a slow directory.
+                while len(frame.names) >= TASK_NAMES or (frame.names and self._lister.is_slow):
                     yield self._group(frame)
-                    frame.names = []
                 chunk = next(frame.chunks, None)
-                if chunk is None:
-                    break
-                frame.rest = iter(chunk)
+                if is_last := chunk is None:
+                    chunk = frame.missed()
+                    if chunk is None:
+                        break
+                if not frame.is_listed:
+                    frame.note(chunk)
+                    if self._excluded is not None:
+                        yield from self._leave_out(frame, chunk)
+                frame.is_listed |= is_last
+                frame.names += chunk.names
+                frame.inodes.extend(chunk.inodes)
+                frame.rest = iter(chunk.others)
                 if self._lister.is_slow:
                     self._look_ahead(frame, chunk)
         except OSError as error:
             # The directory was removed, or its medium fails, in the middle of it.
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
-        if frame.names:
+        while frame.names:
             yield self._group(frame)
         self._stack.pop()
         if frame.fd is not None:
             os.close(frame.fd)
 
-    def _look_ahead(self, frame: Frame, chunk: Iterable[Entry]) -> None:
-        """Have the directories of a new chunk read ahead, except those that are left out."""
-        for name, mode in chunk:
-            if mode == stat.S_IFDIR and not (
-                self._excluded is not None and self._excluded(frame.path, name)
-            ):
-                frame.later.append(name)
+    def _leave_out(self, frame: Frame, chunk: Chunk) -> Iterator[Outcome]:
+        """Drop the entries of a new chunk that are to be left out."""
+        assert self._excluded is not None
+        left_out = [self._excluded(frame.path, name) for name in chunk.names]
+        for name in itertools.compress(chunk.names, left_out):
+            yield Outcome(Kind.SKIPPED, join(frame.path, name), reason=EXCLUDED)
+        if any(left_out):
+            kept = [not out for out in left_out]
+            chunk.inodes[:] = array("Q", itertools.compress(chunk.inodes, kept))
+            chunk.names[:] = itertools.compress(chunk.names, kept)
+        for entry in chunk.others[:]:
+            if self._excluded(frame.path, entry[0]):
+                chunk.others.remove(entry)
+                yield Outcome(Kind.SKIPPED, join(frame.path, entry[0]), reason=EXCLUDED)
+
+    def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
+        """Have the directories of a new chunk read ahead."""
+        frame.later.extend([name for name, mode, _ in chunk.others if mode == stat.S_IFDIR])
         frame.look_ahead(self._lister, len(self._stack))
 
     def _park(self, frame: Frame) -> Iterator[Outcome]:
         """Close a directory until the walk comes back to it."""
         if frame.fd is None:
             return
-        rest = list(frame.rest)
+        kept: list[Chunk] = []
         try:
-            for chunk in frame.chunks:
-                rest += chunk
+            for chunk in frame.chunks if frame.is_listed else frame.whole():
+                if self._excluded is not None and not frame.is_listed:
+                    yield from self._leave_out(frame, chunk)
+                kept.append(chunk)
         except OSError as error:
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
-        frame.rest, frame.chunks = iter(rest), iter(())
+        frame.chunks, frame.is_listed = iter(kept), True
         os.close(frame.fd)
         frame.fd = None
 
     def _group(self, frame: Frame) -> Group:
-        return Group(frame.path, frame.names, self._options.follow_symlinks)
+        """Take the next group of names."""
+        names, inodes = frame.names[:TASK_NAMES], frame.inodes[:TASK_NAMES]
+        del frame.names[:TASK_NAMES], frame.inodes[:TASK_NAMES]
+        return Group(frame.path, names, self._options.follow_symlinks, frame.identity, inodes)
 
-    def _special(self, frame: Frame, name: str, mode: int) -> Outcome | None:
+    def _special(self, frame: Frame, name: str, mode: int, inode: int) -> Outcome | None:
         """Handle an entry that is no file; return None if it was listed or entered."""
         path = join(frame.path, name)
         if stat.S_ISDIR(mode):
             listing = frame.listing_of(name, self._lister, len(self._stack))
-            return self._enter(path, parent=frame.fd, follow=False, listing=listing)
+            return self._enter(path, frame=frame, inode=inode, follow=False, listing=listing)
         if not stat.S_ISLNK(mode) or not self._options.follow_symlinks:
             return Outcome(Kind.SKIPPED, path, reason=kind_of(mode))
         try:
@@ -365,6 +370,7 @@ class _Tree:
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         if stat.S_ISREG(status.st_mode):
             frame.names.append(name)
+            frame.inodes.append(0)  # that of the link says nothing of the file
             return None
         if not stat.S_ISDIR(status.st_mode):
             return Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
@@ -372,43 +378,52 @@ class _Tree:
         if identity in self._followed or any(f.identity == identity for f in self._stack):
             return Outcome(Kind.SKIPPED, path, reason="directory is scanned by another path")
         self._followed.add(identity)
-        return self._enter(path, parent=frame.fd, follow=True)
+        return self._enter(path, frame=frame, follow=True, target=identity)
 
     @staticmethod
     def _stat_link(frame: Frame, name: str) -> os.stat_result:
         """Return the status of the target of a link in `frame`."""
-        if frame.fd is not None:
-            return os.stat(name, dir_fd=frame.fd)
-        fd = open_directory(frame.path, follow=True)
-        try:
+        with _held(frame) as fd:
             return os.stat(name, dir_fd=fd)
-        finally:
-            os.close(fd)
 
     def _enter(
         self,
         path: str,
         *,
         follow: bool,
-        parent: int | None = None,
+        frame: Frame | None = None,
+        inode: int = 0,
+        target: tuple[int, int] | None = None,
         listing: Listing | None = None,
     ) -> Outcome | None:
-        """Put directory `path` on the stack, or return why not; `parent` is the one it is in.
+        """Put directory `path` on the stack, or return why not; it was listed in `frame`.
 
-        It may have been opened ahead, as `listing`. A directory that is not the one of before is
-        put there, too, and the outcome says so.
+        There it had `inode`, or the directory that a link leads to was `target`. It may have been
+        opened ahead, as `listing`. A directory that is not the one of before is put there, too, and
+        the outcome says so.
         """
         opened = None if listing is None else listing.take()
         try:
             if opened is None:
                 listing = None
-                if parent is None:
-                    opened = with_status(open_directory(path, follow=follow))
-                else:
-                    opened = self._lister.open(parent, path.rpartition("/")[2], follow=follow)
+                opened = self._open(path, frame, follow=follow)
+            fd, status, opened_ns = opened
+            if inode and frame is not None and not self._is_listed(status, frame, inode):
+                if listing is not None:
+                    listing.drop()
+                    listing = None
+                os.close(fd)
+                path, (fd, status, opened_ns) = self._find(path, frame, inode, MovedError())
         except OSError as error:
-            return Outcome(Kind.UNREAD, path, reason=reason_of(error))
-        fd, status = opened
+            if not inode or frame is None or error.errno not in GONE:
+                return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+            try:
+                path, (fd, status, opened_ns) = self._find(path, frame, inode, error)
+            except OSError as failure:
+                return Outcome(Kind.UNREAD, path, reason=reason_of(failure))
+        if target is not None and target != (status.st_dev, status.st_ino):
+            os.close(fd)
+            return Outcome(Kind.UNREAD, path, reason=MOVED)
         if self._device is None:
             # Not before it is open: only that makes an automount come.
             self._device = status.st_dev
@@ -416,14 +431,13 @@ class _Tree:
             os.close(fd)
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         is_root = not self._stack
-        identity = (status.st_dev, status.st_ino)
         # Automounts come while the walk goes on: another device, too, is a reason to look.
         is_watched = (
-            is_root or path in self._watched or status.st_dev != self._stack[-1].identity[0]
+            is_root or path in self._watched or status.st_dev != self._stack[-1].status.st_dev
         )
         lister = self._lister
         chunks = lister.read(fd) if listing is None else listing.read(lister)
-        self._stack.append(Frame(path, fd, identity, chunks))
+        self._stack.append(Frame(path, fd, status, opened_ns, chunks))
         if is_watched and self._places is not None:
             if is_root and not self._options.one_file_system:
                 self._watched = self._places.watched(path, fd)
@@ -431,3 +445,70 @@ class _Tree:
             if reason is not None:
                 return Outcome(Kind.UNREAD, path, reason=reason)
         return None
+
+    def _open(self, path: str, frame: Frame | None, *, follow: bool) -> Open:
+        """Open a directory, in that of `frame` if it was listed there.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if frame is None:
+            opened_ns = time.time_ns()
+            return *with_status(open_directory(path, follow=follow)), opened_ns
+        name = path.rpartition("/")[2]
+        if frame.fd is not None:
+            return self._lister.open(frame.fd, name, follow=follow)
+        with _held(frame) as fd:
+            return self._lister.open(fd, name, follow=follow)
+
+    def _is_listed(self, status: os.stat_result, frame: Frame, inode: int) -> bool:
+        """Return whether a directory is the one that `frame` lists with an inode.
+
+        Where another file system is mounted, the inode is that of the directory below.
+        """
+        device = status.st_dev
+        return status.st_ino == inode or device != frame.status.st_dev or device in self._differing
+
+    def _find(self, path: str, frame: Frame, inode: int, failure: OSError) -> tuple[str, Open]:
+        """Open a directory that is not the listed one any more, where it is now; return its path.
+
+        Raises:
+            OSError: it cannot be opened; it is `failure` if it is gone.
+        """
+        name = path.rpartition("/")[2]
+        with _held(frame) as parent:
+            for number in range(ROUNDS):
+                found = where_now(snapshot(parent), name, inode)
+                if found is None:
+                    break
+                try:
+                    opened = self._lister.open(parent, found[0], follow=False)
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+                    failure = error
+                    continue
+                if self._is_listed(opened[1], frame, found[1]):
+                    return join(frame.path, found[0]), opened
+                os.close(opened[0])
+                failure = MovedError()
+                if number == 1 and inode_of(parent, found[0]) is not None:
+                    self._differing.add(frame.status.st_dev)
+        raise failure
+
+
+@contextlib.contextmanager
+def _held(frame: Frame) -> Iterator[int]:
+    """Yield the descriptor of a directory, which is opened again if it was closed.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if frame.fd is not None:
+        yield frame.fd
+        return
+    fd, _ = open_listed(frame.path, frame.identity)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -13,25 +13,45 @@ asked for, in `cli/scan` or through `Client.scan(sources=…)`.
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from hashclient.core.model import Outcome
+from hashclient.scan.sources.directories import Identity
 
 #: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
 TASK_NAMES = 512
 #: Length of the directories in a task, in characters: deep trees have long ones.
 TASK_CHARS = 1 << 14
+#: The inodes of files that were not listed.
+NO_INODES = array("Q")
 #: Seconds to wait for a task to be full, where listing inputs takes long.
 TASK_S = 0.05
 
 
 class Group(NamedTuple):
-    """Names of regular files in one directory; `follow` says whether a name may be a link."""
+    """Names of regular files in one directory; `follow` says whether a name may be a link.
+
+    A source that has listed the directory says what it has listed: the `identity` of the directory,
+    and the inode of each file, 0 where it is not known. Without these, the files are those that
+    have the names when they are opened.
+    """
 
     directory: str
     names: list[str]
     follow: bool
+    identity: Identity | None = None
+    inodes: array[int] = NO_INODES
+
+    def part(self, first: int, end: int | None = None) -> Group:
+        """Return the names from a place on, up to another one."""
+        return self._replace(names=self.names[first:end], inodes=self.inodes[first:end])
+
+    def only(self, names: Sequence[str], inodes: Sequence[int]) -> Group:
+        """Return a group of some of the files, or of what they are called now."""
+        known = array("Q", inodes) if any(inodes) else NO_INODES
+        return self._replace(names=list(names), inodes=known)
 
 
 #: The names that are handed to a worker at a time.
@@ -42,10 +62,10 @@ def divided(task: Task, names: int) -> tuple[Task, Task]:
     """Return the first so many names of a task, one at least, and the rest of it."""
     for place, group in enumerate(task):
         if len(group.names) >= names:
-            first = [*task[:place], group._replace(names=group.names[:names])]
+            first = [*task[:place], group.part(0, names)]
             rest = task[place + 1 :]
             if len(group.names) > names:
-                rest = [group._replace(names=group.names[names:]), *rest]
+                rest = [group.part(names), *rest]
             return first, rest
         names -= len(group.names)
     return task, []

@@ -17,23 +17,41 @@ import resource
 import stat
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from hashclient.errors import StateError
+from hashclient.scan.sources.directories import (
+    DIRECTORY_FLAGS,
+    Entry,
+    MovedError,
+    has_changed,
+    is_glibc,
+    snapshot,
+    type_of,
+    with_status,
+)
 from hashclient.system.background import start_thread
 
 if TYPE_CHECKING:
     _Entries = os._ScandirIterator[str]  # noqa: SLF001 - it has no other name
 
-#: A name in a directory, and its type as in `st_mode`.
-Entry = tuple[str, int]
+#: An open directory, its status, and when it was opened.
+Open = tuple[int, os.stat_result, int]
 
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+
+class Chunk(NamedTuple):
+    """Some entries of a directory: the names of files with their inodes, and all others."""
+
+    names: list[str]
+    inodes: array[int]
+    others: list[Entry]
+
 
 #: Entries that are read at a time: at first, at most, and at most where each takes long.
 FIRST_ENTRIES, MOST_ENTRIES, SLOW_ENTRIES = 8, 512, 64
@@ -46,33 +64,34 @@ SLOW_STEPS, MOST_STEPS = 3, 8
 THREADS, OF_ONE, OF_ALL = 32, 16, 64
 #: Names of a directory that are read ahead.
 NAMES_AHEAD = 512
+#: So many names are listed by one call of the kernel, at one instant: the C library has room for
+#: 32 KiB, and a name takes 280 bytes at most. Other libraries may have less room.
+AT_ONCE = 100 if is_glibc() else 0
+#: The inodes of a directory that are kept until it is read to its end.
+MOST_LISTED = 1 << 22
 #: The share of the descriptors of this process that directories read ahead may take, two for each.
 _DESCRIPTOR_SHARE = 0.125
 #: Entries of unknown type that one thread is given at a time.
 _SLICE = 4
 
 
-def type_of(entry: os.DirEntry[str]) -> int:
-    """Return the type of an entry, as in `st_mode`.
-
-    The type that a directory gives for a name is believed if the entry will be opened: then its
-    true type shows. An entry that would be skipped is looked at first, since a manipulated disk may
-    call a file a link. If the type cannot be found out, since the entry has vanished, say, it
-    counts as a file.
-    """
-    try:
-        if entry.is_file(follow_symlinks=False):
-            return stat.S_IFREG
-        if entry.is_dir(follow_symlinks=False):
-            return stat.S_IFDIR
-        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-    except OSError:
-        return stat.S_IFREG
-
-
-def typed(entries: Sequence[os.DirEntry[str]]) -> list[Entry]:
-    """Return names and their types, as `type_of` finds them."""
-    return [(entry.name, type_of(entry)) for entry in entries]
+def typed(entries: Sequence[os.DirEntry[str]]) -> Chunk:
+    """Return entries by their types, as `type_of` finds them."""
+    names: list[str] = []
+    inodes: list[int] = []
+    others: list[Entry] = []
+    # Where names are listed, this loop takes most of the time.
+    for entry in entries:
+        try:
+            is_file = entry.is_file(follow_symlinks=False)
+        except OSError:
+            is_file = False
+        if is_file or (mode := type_of(entry)) == stat.S_IFREG:
+            names.append(entry.name)
+            inodes.append(entry.inode())
+        else:
+            others.append((entry.name, mode, entry.inode()))
+    return Chunk(names, array("Q", inodes), others)
 
 
 class Lister:
@@ -101,9 +120,7 @@ class Lister:
         elif self._count < MOST_ENTRIES:
             self._count *= 2
 
-    def open(
-        self, directory_fd: int | None, name: str, *, follow: bool
-    ) -> tuple[int, os.stat_result]:
+    def open(self, directory_fd: int | None, name: str, *, follow: bool) -> Open:
         """Open a directory in an open one.
 
         Raises:
@@ -114,7 +131,7 @@ class Lister:
         self.note(self._clock() - began)
         return opened
 
-    def read(self, fd: int) -> Iterator[list[Entry]]:
+    def read(self, fd: int) -> Iterator[Chunk]:
         """Yield the entries of an open directory, some at a time.
 
         Raises:
@@ -123,7 +140,7 @@ class Lister:
         with os.scandir(fd) as entries:
             yield from self.read_on(iter(entries))
 
-    def read_on(self, entries: Iterator[os.DirEntry[str]]) -> Iterator[list[Entry]]:
+    def read_on(self, entries: Iterator[os.DirEntry[str]]) -> Iterator[Chunk]:
         """Yield the rest of a directory; see `read`."""
         while True:
             raw: list[os.DirEntry[str]] = []
@@ -165,27 +182,15 @@ class Lister:
             self._threads.close()
 
 
-def open_in(directory_fd: int | None, name: str, *, follow: bool) -> tuple[int, os.stat_result]:
+def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
     """Open a directory in an open one, and return its status as well.
 
     Raises:
         OSError: it cannot be opened, is none, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    return with_status(os.open(name, flags, dir_fd=directory_fd))
-
-
-def with_status(fd: int) -> tuple[int, os.stat_result]:
-    """Return an open directory and its status.
-
-    Raises:
-        OSError: there is none; it is closed then.
-    """
-    try:
-        return fd, os.fstat(fd)
-    except OSError:
-        os.close(fd)
-        raise
+    opened_ns = time.time_ns()
+    return *with_status(os.open(name, flags, dir_fd=directory_fd)), opened_ns
 
 
 class Listing:
@@ -194,9 +199,9 @@ class Listing:
     def __init__(self, threads: _Threads, directory_fd: int, name: str) -> None:
         self._threads = threads
         self._directory_fd, self._name = directory_fd, name
-        self._opened: SimpleQueue[tuple[int, os.stat_result] | None] = SimpleQueue()
+        self._opened: SimpleQueue[Open | None] = SimpleQueue()
         #: Chunks; then the rest to be read, an error, or None at the end.
-        self._chunks: SimpleQueue[list[Entry] | _Entries | OSError | None] = SimpleQueue()
+        self._chunks: SimpleQueue[Chunk | _Entries | OSError | None] = SimpleQueue()
         #: Guards these: whether it was begun, and whether it is not wanted any more.
         self._lock = threading.Lock()
         self._begun = self._left = False
@@ -249,7 +254,7 @@ class Listing:
                 entries.close()
             self._chunks.put(last)
 
-    def take(self) -> tuple[int, os.stat_result] | None:
+    def take(self) -> Open | None:
         """Return the open directory, which is the caller's now; None if the caller is to open it.
 
         That is so if it could not be opened, or if no thread has come to it yet.
@@ -264,10 +269,10 @@ class Listing:
         self._threads.gave_up(self)
         return opened
 
-    def read(self, lister: Lister) -> Iterator[list[Entry]]:
+    def read(self, lister: Lister) -> Iterator[Chunk]:
         """Yield its entries, some at a time; see `Lister.read`."""
         try:
-            while isinstance(item := self._chunks.get(), list):
+            while isinstance(item := self._chunks.get(), Chunk):
                 yield item
             if isinstance(item, OSError):
                 raise item
@@ -276,6 +281,12 @@ class Listing:
                     yield from lister.read_on(entries)
         finally:
             self._drop()
+
+    def drop(self) -> None:
+        """Read no further; it was taken, and its descriptor is the caller's."""
+        chunk = self._chunks.get()  # from now on the thread has a descriptor of its own
+        self._chunks.put(chunk)
+        self._drop()
 
     def leave(self) -> None:
         """Close it; it was not taken."""
@@ -295,26 +306,85 @@ class Listing:
             self._left = True
             while not self._chunks.empty():
                 item = self._chunks.get()
-                if item is not None and not isinstance(item, (list, OSError)):
+                if item is not None and not isinstance(item, (Chunk, OSError)):
                     item.close()
 
 
 class Frame(msgspec.Struct):
     """A directory that a walk is in: its remaining entries, and the files since the last group.
 
-    Without `fd` it is closed, and its remaining entries are in memory. `rest` are entries that were
-    read, `chunks` those that are still to be read. Directories in it that were begun ahead are in
-    `ahead`, and names of those that may be in `later`.
+    Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
+    `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
+    entries that were read, `chunks` those that are still to be read; none
+    is if it `is_listed` to its end. `listed` are the inodes of all
+    so far, None if they are too many. Directories in it that were begun ahead are in `ahead`, and
+    those that may be in `later`.
     """
 
     path: str
     fd: int | None
-    identity: tuple[int, int]
-    chunks: Iterator[list[Entry]]
+    status: os.stat_result
+    opened_ns: int
+    chunks: Iterator[Chunk]
+    is_listed: bool = False
     names: list[str] = msgspec.field(default_factory=list)
+    inodes: array[int] = msgspec.field(default_factory=lambda: array("Q"))
     rest: Iterator[Entry] = iter(())
+    listed: array[int] | None = msgspec.field(default_factory=lambda: array("Q"))
     ahead: dict[str, Listing] = msgspec.field(default_factory=dict)
     later: deque[str] = msgspec.field(default_factory=deque)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and the inode of the directory."""
+        return self.status.st_dev, self.status.st_ino
+
+    def note(self, chunk: Chunk) -> None:
+        """Note the inodes of entries that were read."""
+        if self.listed is None:
+            return
+        self.listed.extend(chunk.inodes)
+        self.listed.extend([inode for _, _, inode in chunk.others])
+        if len(self.listed) > MOST_LISTED:
+            self.listed = None
+
+    def whole(self) -> Iterator[Chunk]:
+        """Yield the rest of its entries, and those that were missed.
+
+        Raises:
+            OSError: it cannot be read; raised after the entries that could be read.
+        """
+        for chunk in self.chunks:
+            self.note(chunk)
+            yield chunk
+        if (missed := self.missed()) is not None:
+            yield missed
+
+    def missed(self) -> Chunk | None:
+        """Return entries that its listing may have missed; call it once, when all are read.
+
+        Where names change while a directory is read, the kernel may show neither the old name of a
+        file nor the new one. One call of the kernel lists without that.
+
+        Raises:
+            OSError: it cannot be read again, or has changed and has too many names.
+        """
+        if self.fd is None or self.is_listed:
+            return None
+        if self.listed is not None and len(self.listed) <= AT_ONCE:
+            return None
+        if not has_changed(self.fd, self.status, self.opened_ns):
+            return None
+        if self.listed is None:
+            raise MovedError
+        listed = set(self.listed)
+        new = [entry for entry in snapshot(self.fd) if entry[2] not in listed]
+        files = [entry for entry in new if entry[1] == stat.S_IFREG]
+        return Chunk(
+            [name for name, _, _ in files],
+            array("Q", [inode for _, _, inode in files]),
+            [entry for entry in new if entry[1] == stat.S_IFDIR],
+        )
 
     def look_ahead(self, lister: Lister, depth: int) -> None:
         """Have the next directories in it read ahead, as many as there is room for."""
@@ -365,15 +435,15 @@ class _Threads:
         """Forget a listing: it is taken."""
         self._listings.discard(listing)
 
-    def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> list[Entry]:
-        """Return names and types, as `typed` does; use threads if the first look takes long."""
+    def typed(self, entries: Sequence[os.DirEntry[str]], clock: Callable[[], float]) -> Chunk:
+        """Return entries as `typed` does; use threads if the first look takes long."""
         began = clock()
-        found = typed(entries[:1])
+        first = typed(entries[:1])
         rest = entries[1:]
         if clock() - began < STEP_S:
-            return found + typed(rest)
+            return _joined([first, typed(rest)])
         slices = [rest[at : at + _SLICE] for at in range(0, len(rest), _SLICE)]
-        parts: list[list[Entry] | None] = [None] * len(slices)
+        parts: list[Chunk | None] = [None] * len(slices)
         done: SimpleQueue[None] = SimpleQueue()
 
         def look(number: int) -> None:
@@ -384,7 +454,7 @@ class _Threads:
             self._do(-1 << 30, lambda number=number: look(number))  # type: ignore[misc]
         for _ in slices:
             done.get()
-        return found + [entry for part in parts if part for entry in part]
+        return _joined([first, *(part for part in parts if part is not None)])
 
     def _do(self, rank: int, job: Callable[[], None]) -> None:
         with self._ready:
@@ -422,3 +492,11 @@ class _Threads:
             self._ready.notify_all()
         for listing in list(self._listings):
             listing.leave()
+
+
+def _joined(chunks: Sequence[Chunk]) -> Chunk:
+    return Chunk(
+        [name for chunk in chunks for name in chunk.names],
+        array("Q", [inode for chunk in chunks for inode in chunk.inodes]),
+        [entry for chunk in chunks for entry in chunk.others],
+    )

@@ -1,0 +1,291 @@
+"""Opening directories, and finding again what was listed, also while somebody renames.
+
+A scan lists a directory, and opens it and its files later. The owner may exchange two names in
+between, and exchange them back. So what is opened counts only if it has the inode that was listed.
+Otherwise the directory is listed again, at one instant (`snapshot`), which tells where the listed
+inode is now (`where_now`); `ROUNDS` bounds how often. A file that was replaced, as by an editor
+that saves, is not missed: the new file under its name is taken.
+
+Limits: nobody looks for what was moved to another directory. A server of a network file system, or
+a program behind FUSE, may change a directory while the kernel lists it; so may anybody if it has
+more than a million names.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from hashclient.scan.reasons import MOVED
+
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+#: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
+_MAX_PATH_BYTES = 4000
+
+#: How often something is looked for: who exchanges two names all the time has the wrong one there
+#: half of the time.
+ROUNDS = 12
+#: How often a directory is looked for where it is not to be seen.
+_ROUNDS_WITHOUT = 3
+#: Errors of a name that is gone, or whose place another kind of file has taken.
+GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
+#: Longer than any tick of the clock that gives directories their times.
+TICK_S = 0.02
+#: Bytes of a directory that are read by one call: at first, which most directories fit in, and at
+#: most.
+_FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26
+#: `struct linux_dirent64` before the name: inode, offset, length, type.
+_HEAD = struct.Struct("=QqHB")
+
+#: A name in a directory, its type as in `st_mode`, and its inode.
+Entry = tuple[str, int, int]
+#: The device of a directory, None if its number on this machine is not known, and its inode.
+Identity = tuple[int | None, int]
+
+
+class MovedError(OSError):
+    """A file or directory that was listed was not found again: names kept changing."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, MOVED)
+
+
+def open_directory(path: str, *, follow: bool = False) -> int:
+    """Open a directory of any depth; an empty path is the current one.
+
+    Raises:
+        OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
+    """
+    flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
+    rest, fd = os.fsencode(path), None
+    try:
+        while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
+            inner = os.open(rest[:end], DIRECTORY_FLAGS, dir_fd=fd)
+            if fd is not None:
+                os.close(fd)
+            fd, rest = inner, rest[end:].lstrip(b"/")
+        return os.open(rest or b".", flags, dir_fd=fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def with_status(fd: int) -> tuple[int, os.stat_result]:
+    """Return an open directory and its status.
+
+    Raises:
+        OSError: there is none; it is closed then.
+    """
+    try:
+        return fd, os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def is_same(status: os.stat_result, identity: Identity) -> bool:
+    """Return whether a directory with this status is the one that was listed."""
+    return status.st_ino == identity[1] and identity[0] in (None, status.st_dev)
+
+
+def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
+    """Open a directory that was listed before, also if it has another name beside its old one now.
+
+    Links on the way are followed: they may lead to the same directory, and to no other. Without
+    an `identity` it is the one that is there now.
+
+    Raises:
+        OSError: it cannot be opened; if it is a `MovedError`, another one was in its place.
+    """
+    failure: OSError | None = None
+    missing = 0
+    for number in range(ROUNDS if identity else 1):
+        try:
+            fd = _open_beside(path, identity) if number % 2 else open_directory(path, follow=True)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            failure = failure or error
+            continue
+        if fd is None:
+            missing += 1
+            if missing >= _ROUNDS_WITHOUT:
+                break
+            continue
+        opened = with_status(fd)
+        if identity is None or is_same(opened[1], identity):
+            return opened
+        os.close(fd)
+        failure = MovedError()
+    raise failure or MovedError()
+
+
+def _open_beside(path: str, identity: Identity | None) -> int | None:
+    """Open the directory that has an inode, in the directory that it was in; None if none has.
+
+    Raises:
+        OSError: one of the two cannot be opened.
+    """
+    assert identity is not None
+    above, _, _ = path.rstrip("/").rpartition("/")
+    fd = open_directory(above or ("/" if path.startswith("/") else ""), follow=True)
+    try:
+        for name, _, inode in snapshot(fd):
+            if inode == identity[1]:
+                return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+        return None
+    finally:
+        os.close(fd)
+
+
+def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
+    """Return whether names in a directory may have changed since it was opened, with a status.
+
+    Raises:
+        OSError: this cannot be found out.
+    """
+    now = os.fstat(fd)
+    if (now.st_mtime_ns, now.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
+        return True
+    # The clock of these times stands still for some milliseconds.
+    return max(now.st_mtime_ns, now.st_ctime_ns) >= opened_ns - TICK_S * 1e9
+
+
+def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | None:
+    """Return the name that a listed inode has `now`, with the inode; that of `name` if it is gone.
+
+    None if `name` is gone, too.
+    """
+    elsewhere = replaced = None
+    for found, _, number in now:
+        if number == inode:
+            if found == name:
+                return name, inode
+            elsewhere = found, inode
+        elif found == name:
+            replaced = name, number
+    return elsewhere or replaced
+
+
+def inode_of(fd: int, name: str) -> int | None:
+    """Return the inode of a name in an open directory that is known to show another one for it.
+
+    Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
+    the directory has changed meanwhile, so that it may have been an exchange. It takes some time.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    before = os.fstat(fd)
+    # Whatever changes from now on has another time.
+    time.sleep(TICK_S)
+    try:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return None
+    shown = {inode for found, _, inode in snapshot(fd) if found == name}
+    after = os.fstat(fd)
+    is_steady = (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
+    return status.st_ino if is_steady and shown and status.st_ino not in shown else None
+
+
+def snapshot(fd: int) -> list[Entry]:
+    """Return the entries of an open directory at one instant, as far as the kernel can tell.
+
+    One call lists while nobody can rename: so it has to hold all names.
+
+    Raises:
+        OSError: the directory cannot be read, or was removed.
+    """
+    opened = os.open(".", DIRECTORY_FLAGS, dir_fd=fd)
+    try:
+        read = _getdents()
+        if read is None:
+            with os.scandir(opened) as entries:
+                return [(entry.name, type_of(entry), entry.inode()) for entry in entries]
+        size = _FIRST_BYTES
+        while True:
+            pieces = [read(opened, size)]
+            # A file system that gives pieces, as FUSE does, gives no more at once to anybody.
+            may_fit = len(pieces[0]) > size // 2 and size < _MOST_BYTES
+            while pieces[-1]:
+                pieces.append(read(opened, size))
+                if pieces[-1] and may_fit:
+                    break
+            if not pieces[-1]:
+                return [entry for piece in pieces for entry in _parsed(piece, opened)]
+            os.lseek(opened, 0, os.SEEK_SET)
+            size *= 8
+    finally:
+        os.close(opened)
+
+
+def _parsed(raw: bytes, fd: int) -> Iterator[Entry]:
+    at = 0
+    while at < len(raw):
+        inode, _, length, kind = _HEAD.unpack_from(raw, at)
+        name = raw[at + _HEAD.size : at + length].split(b"\0", 1)[0]
+        at += length
+        if name in (b".", b".."):
+            continue
+        yield os.fsdecode(name), kind << 12 or _type_in(fd, name), inode
+
+
+def _type_in(fd: int, name: bytes) -> int:
+    try:
+        return stat.S_IFMT(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return stat.S_IFREG
+
+
+def type_of(entry: os.DirEntry[str]) -> int:
+    """Return the type of an entry, as in `st_mode`.
+
+    The type that a directory gives for a name is believed if the entry will be opened: then its
+    true type shows. An entry that would be skipped is looked at first, since a manipulated disk may
+    call a file a link. If the type cannot be found out, since the entry has vanished, say, it
+    counts as a file.
+    """
+    try:
+        if entry.is_file(follow_symlinks=False):
+            return stat.S_IFREG
+        if entry.is_dir(follow_symlinks=False):
+            return stat.S_IFDIR
+        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+    except OSError:
+        return stat.S_IFREG
+
+
+@functools.cache
+def _getdents() -> Callable[[int, int], bytes] | None:
+    """Return a function that reads at most so many bytes of entries; None without the system's."""
+    try:
+        import ctypes
+
+        function = ctypes.CDLL(None, use_errno=True).getdents64
+    except (ImportError, AttributeError):
+        return None
+    function.restype = ctypes.c_ssize_t
+
+    def getdents(fd: int, most: int) -> bytes:
+        buffer = ctypes.create_string_buffer(most)
+        count = function(ctypes.c_int(fd), buffer, ctypes.c_size_t(most))
+        if count < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return ctypes.string_at(buffer, count)
+
+    return getdents
+
+
+def is_glibc() -> bool:
+    """Return whether the C library is that of GNU."""
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (ValueError, OSError):
+        return False

@@ -1,0 +1,81 @@
+"""The owner of a tree exchanges names in it while root scans: nothing listed is passed over.
+
+A scan finds the listed file or does not end in 0, and no record names a place outside of the tree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from hashclient.errors import ExitCode
+from hashclient.matches.store import Matches
+from tests.kit import attacker
+from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root
+from tests.kit.state import State
+
+pytestmark = needs_root
+
+LISTED = b"a benign file that the list names"
+OTHER = b"another file, and of its length.."
+OPTIONS = (
+    (),
+    ("--no-inventory", "--jobs", "1"),
+    ("--no-inventory", "--jobs", "2"),
+    ("--jobs", "2"),
+)
+#: Files, links by their targets, and the names that are exchanged. `closed` is another directory.
+RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str]]] = {
+    "two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d", "e")),
+    "two files": ({"d/f": LISTED, "d/g": OTHER}, {}, ("d/f", "d/g")),
+    "a file and a link": ({"d/f": LISTED, "d/h": OTHER}, {"d/g": "h"}, ("d/f", "d/g")),
+    "a directory and a link": ({"d/f": LISTED}, {"e": "../closed"}, ("d", "e")),
+    "directories above": ({"d/x/f": LISTED, "e/x/f": OTHER}, {}, ("d", "e")),
+}
+#: Rounds and other files: with 300 in each directory, workers are processes of their own.
+SIZES = [
+    pytest.param(8, 0, id="few"),
+    pytest.param(200, 0, id="often", marks=pytest.mark.slow),
+    pytest.param(200, 300, id="many", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    with attacker.open_ground() as ground:
+        yield ground
+
+
+def tree_of(ground: Path, race: str, others: int) -> Path:
+    """Make the tree of a race, with so many other files in each directory."""
+    files, links, _ = RACES[race]
+    tree = ground / "tree"
+    places = {str(Path(name).parent) for name in files}
+    more = {f"{place}/o{n:03d}": b"%d" % n for place in places for n in range(others)}
+    for name, target in links.items():
+        (tree / name).parent.mkdir(exist_ok=True, parents=True)
+        (tree / name).symlink_to(target)
+    return give_tree(tree, {**files, **more})
+
+
+@pytest.mark.parametrize(("rounds", "others"), SIZES)
+@pytest.mark.parametrize("race", RACES)
+def test_a_listed_file_is_found_or_the_scan_is_not_clean(
+    tmp_path: Path, ground: Path, race: str, rounds: int, others: int
+) -> None:
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, sized=False)
+    victim = Victim(ground / "closed" / "f", LISTED)
+    tree = tree_of(ground, race, others)
+    one, other = RACES[race][2]
+    codes: Counter[int] = Counter()
+    with attacking(exchange(tree / one, tree / other), most_pause_us=50) as attack:
+        for number in range(rounds):
+            codes[state.scan(*OPTIONS[number % len(OPTIONS)], tree).code] += 1
+    assert attack.succeeded
+    assert codes[ExitCode.OK] == 0, codes
+    assert victim.is_untouched()
+    with Matches(state.path, create=False) as matches:
+        assert [m.path for m in matches.find() if not m.path.startswith(f"{tree}/")] == []

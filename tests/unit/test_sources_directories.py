@@ -1,0 +1,407 @@
+"""What was listed is found again: names are exchanged between two steps of a scan, by a test."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.index.open_lists import OpenLists
+from hashclient.scan import checker as checking
+from hashclient.scan.checker import Checker
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.reasons import MOVED
+from hashclient.scan.sources import directories, files, listing
+from hashclient.scan.sources.directories import (
+    GONE,
+    MovedError,
+    inode_of,
+    open_listed,
+    snapshot,
+    where_now,
+)
+from hashclient.scan.sources.files import WalkOptions, walk
+from hashclient.scan.sources.interface import Task
+from tests.kit import csv_of, write_tree
+from tests.kit.state import State
+from tests.unit.test_checker import lists_of
+
+LISTED, OTHER = b"listed", b"other."
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> OpenLists:
+    return lists_of(tmp_path, base=csv_of({"e-1": LISTED}, sized=False))
+
+
+def exchange(one: Path, other: Path) -> None:
+    aside = one.with_name("aside-for-a-moment")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def listed(*paths: Path, **options: Any) -> tuple[list[Task], list[Outcome]]:
+    items = list(walk([str(path) for path in paths], WalkOptions(**options)))
+    tasks = [item for item in items if not isinstance(item, Outcome)]
+    return tasks, [item for item in items if isinstance(item, Outcome)]
+
+
+def task_of(tree: Path) -> Task:
+    (task,), outcomes = listed(tree)
+    assert outcomes == []
+    return task
+
+
+def told(result: Result) -> dict[str, tuple[Kind, str | None]]:
+    assert len({outcome.path for outcome in result.outcomes}) == len(result.outcomes)
+    return {Path(o.path).name: (o.kind, o.reason) for o in result.outcomes}
+
+
+def before_each_open(patch: pytest.MonkeyPatch, act: Callable[[str], object]) -> None:
+    """Call `act` with each name of a file before it is opened, and again when it is open."""
+    opens = os.open
+
+    def opened(name: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        is_file = isinstance(name, str) and not flags & os.O_DIRECTORY and "dir_fd" in kwargs
+        if is_file:
+            act(name)
+        try:
+            return opens(name, flags, *args, **kwargs)
+        finally:
+            if is_file:
+                act(name)
+
+    patch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize("others", [0, 40])
+@pytest.mark.parametrize("moment", ["before", "while the first is opened"])
+def test_files_that_change_names_between_listing_and_check_are_read_once_each(
+    tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, others: int, moment: str
+) -> None:
+    tree = write_tree(
+        tmp_path / "t", {"a": LISTED, "b": OTHER} | {f"o{n}": b"%d" % n for n in range(others)}
+    )
+    task = task_of(tree)
+    if moment == "before":
+        exchange(tree / "a", tree / "b")
+    else:
+        acts: list[str] = []
+
+        def act(name: str) -> None:
+            acts.append(name)
+            if name == "a" and acts.count("a") <= 2:  # once before, and once after it is opened
+                exchange(tree / "a", tree / "b")
+
+        before_each_open(monkeypatch, act)
+    result = Checker(lists.judge()).check(task)
+    assert [outcome.kind for outcome in result.outcomes] == [Kind.MATCH]
+    assert result.clean == result.files_read - 1 == others + 1
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "nothing"])
+def test_a_file_is_found_under_another_name_whatever_has_its_old_one(
+    tmp_path: Path, lists: OpenLists, kind: str
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
+    task = task_of(tree)
+    (tree / "a").rename(tree / "c")
+    if kind == "link":
+        (tree / "a").symlink_to("b")
+    elif kind == "directory":
+        (tree / "a").mkdir()
+    result = Checker(lists.judge()).check(task)
+    assert told(result) == {"c": (Kind.MATCH, None)}
+    assert result.clean == 1
+
+
+def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: OpenLists) -> None:
+    tree = write_tree(tmp_path / "t", {"a": OTHER, "b": OTHER})
+    task = task_of(tree)
+    write_tree(tree, {"new": LISTED})
+    (tree / "new").rename(tree / "a")
+    result = Checker(lists.judge()).check(task)
+    assert told(result) == {"a": (Kind.MATCH, None)}
+    assert result.clean == 1
+    # One that has taken the place of another one is one file.
+    task = task_of(tree)
+    (tree / "b").rename(tree / "a")
+    result = Checker(lists.judge()).check(task)
+    assert (result.clean, result.outcomes) == (1, [])
+
+
+def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None:
+    tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
+    task = task_of(tree)
+    (tree / "a").unlink()
+    result = Checker(lists.judge()).check(task)
+    assert told(result) == {"a": (Kind.UNREAD, "no such file or directory")}
+
+
+def test_a_file_that_is_exchanged_each_time_is_unread_in_the_end(
+    tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
+    task = task_of(tree)
+    inode = (tree / "a").stat().st_ino
+
+    def keep_away(name: str) -> None:
+        if (tree / name).stat().st_ino == inode:
+            exchange(tree / "a", tree / "b")
+
+    before_each_open(monkeypatch, keep_away)
+    result = Checker(lists.judge()).check(task)
+    assert [(o.kind, o.reason) for o in result.outcomes] == [(Kind.UNREAD, MOVED)]
+    assert result.clean == 1
+
+
+def test_a_busy_directory_comes_to_an_end(
+    tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files are saved over and added while it is listed again, all is read."""
+    tree = write_tree(tmp_path / "t", {f"f{n}": OTHER for n in range(20)})
+    task = task_of(tree)
+    looks: list[int] = []
+
+    def busy(fd: int) -> list[directories.Entry]:
+        looks.append(fd)
+        write_tree(tree, {f"new{len(looks)}": OTHER, "temporary": OTHER})
+        (tree / "temporary").rename(tree / "f1")
+        return snapshot(fd)
+
+    write_tree(tree, {"temporary": OTHER})
+    (tree / "temporary").rename(tree / "f0")
+    monkeypatch.setattr(checking, "snapshot", busy)
+    result = Checker(lists.judge()).check(task)
+    assert (result.clean, result.outcomes) == (20, [])
+    assert len(looks) == 1
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_directory_that_has_another_name_is_found_beside_it(
+    tmp_path: Path, lists: OpenLists, depth: int
+) -> None:
+    """Also where another one, or a link, has taken its name, and where one above was replaced."""
+    place = "d" if depth == 1 else "d/x"
+    tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
+    task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
+    checker = Checker(lists.judge())
+    exchange(tree / "d", tree / "e")
+    if depth == 1:
+        assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
+        (tree / "d").rename(tree / "away")
+        (tree / "d").symlink_to("away")
+        assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
+        (tree / "d").unlink()
+        assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
+    else:
+        # It is not beside: nobody looks in other directories.
+        assert told(checker.check(task)) == {"f": (Kind.UNREAD, MOVED)}
+        exchange(tree / "d", tree / "e")
+        assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
+        # A link above that leads to the same directory does no harm.
+        (tree / "d").rename(tree / "away")
+        (tree / "d").symlink_to("away")
+        assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_directory_that_is_nowhere_is_unread(
+    tmp_path: Path, lists: OpenLists, is_replaced: bool
+) -> None:
+    tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
+    task = task_of(tree)
+    (tree / "d").rename(tmp_path / "away")
+    if is_replaced:
+        write_tree(tree, {"d/f": OTHER, "d/g": OTHER})
+    result = Checker(lists.judge()).check(task)
+    reason = MOVED if is_replaced else "no such file or directory"
+    assert told(result) == dict.fromkeys("fg", (Kind.UNREAD, reason))
+    assert result.clean == 0
+
+
+def test_directories_that_change_names_during_the_walk_are_entered_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {"d/f": LISTED, "e/g": OTHER})
+    inodes = {(tree / name).stat().st_ino for name in "de"}
+    opens = listing.Lister.open
+    calls: list[str] = []
+
+    def exchanging(lister: listing.Lister, fd: int, name: str, *, follow: bool) -> listing.Open:
+        calls.append(name)
+        if len(calls) in (
+            1,
+            2,
+        ):  # the first is opened in the wrong state, and then all is as before
+            exchange(tree / "d", tree / "e")
+        return opens(lister, fd, name, follow=follow)
+
+    monkeypatch.setattr(listing.Lister, "open", exchanging)
+    (task,), outcomes = listed(tree)
+    assert outcomes == []
+    assert {group.identity[1] for group in task if group.identity} == inodes
+    names = {(Path(group.directory).name, *group.names) for group in task}
+    assert names == {("d", "f"), ("e", "g")}
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_names_that_a_listing_has_missed_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    """A long directory takes several calls, and a rename in between hides a name from each."""
+    names = {f"f{number}" for number in range(2 * listing.AT_ONCE if is_large else 3)}
+    tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/inner"}, b""))
+    read = listing.Lister.read
+    inode = tree.stat().st_ino
+
+    def missing(lister: listing.Lister, fd: int) -> Iterator[listing.Chunk]:
+        for chunk in read(lister, fd):
+            if os.fstat(fd).st_ino == inode:
+                for hidden in {"f0", "f1"}.intersection(chunk.names):
+                    at = chunk.names.index(hidden)
+                    del chunk.names[at], chunk.inodes[at]
+                chunk.others.clear()
+            yield chunk
+
+    monkeypatch.setattr(listing.Lister, "read", missing)
+    tasks, outcomes = listed(tree)
+    found = {name for task in tasks for group in task for name in group.names}
+    assert outcomes == []
+    # What is listed by one call of the kernel cannot miss a name, and is not listed again.
+    assert found == (names | {"inner"} if is_large else names - {"f0", "f1"})
+
+
+def test_a_long_directory_at_rest_is_not_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(tmp_path)
+    tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(listing.AT_ONCE + 1)})
+    taken: list[int] = []
+
+    def take(fd: int) -> list[directories.Entry]:
+        taken.append(fd)
+        return snapshot(fd)
+
+    monkeypatch.setattr(listing, "snapshot", take)
+    listed(tree)
+    assert len(taken) == 1  # it was changed within a tick of the clock
+    monkeypatch.setattr(directories, "TICK_S", 0)
+    state.let_time_pass()
+    listed(tree)
+    assert len(taken) == 1
+
+
+def test_a_directory_with_too_many_names_that_changes_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MOST_LISTED", 5)
+    tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(8)})
+    tasks, outcomes = listed(tree)
+    assert outcomes == [Outcome(Kind.UNREAD, str(tree), reason=MOVED)]
+    assert sum(len(group.names) for task in tasks for group in task) == 8
+
+
+@pytest.mark.parametrize("of", ["files", "directories"])
+def test_a_file_system_with_other_inodes_in_its_directories_is_read(
+    tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a": LISTED, "d/b": OTHER, "e/c": OTHER})
+    real_typed = listing.typed
+
+    def other(inode: int, mode: int) -> int:
+        return inode + 1_000_000 if (mode == stat.S_IFDIR) == (of == "directories") else inode
+
+    def typed(entries: Any) -> listing.Chunk:
+        chunk = real_typed(entries)
+        if of == "files":
+            chunk.inodes[:] = type(chunk.inodes)("Q", [n + 1_000_000 for n in chunk.inodes])
+        others = [(name, mode, other(inode, mode)) for name, mode, inode in chunk.others]
+        return chunk._replace(others=others)
+
+    def shown(fd: int) -> list[directories.Entry]:
+        return [(name, mode, other(inode, mode)) for name, mode, inode in snapshot(fd)]
+
+    monkeypatch.setattr(listing, "typed", typed)
+    for module in (checking, directories, files):
+        monkeypatch.setattr(module, "snapshot", shown)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    task = task_of(tree)
+    checker = Checker(lists.judge())
+    for _ in range(2):
+        result = checker.check(task)
+        assert told(result) == {"a": (Kind.MATCH, None)}
+        assert result.clean == 2
+    assert len(slept) == 1  # for the first one; then it is known of the file system
+
+
+def test_a_snapshot_is_all_that_is_in_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsdecode(b"\xff\n")
+    names = {f"{'long' * 50}{n}" for n in range(600)} | {odd}
+    write_tree(tmp_path, dict.fromkeys(names, b""))
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "d").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    expected = {
+        (entry.name, directories.type_of(entry), entry.inode()) for entry in os.scandir(tmp_path)
+    }
+    assert len(expected) == 603
+    for size in (1 << 10, 1 << 16, 1 << 20):
+        monkeypatch.setattr(directories, "_FIRST_BYTES", size)
+        entries = snapshot(fd)
+        assert len(entries) == len(expected)
+        assert set(entries) == expected
+    monkeypatch.setattr(directories, "_getdents", lambda: None)
+    assert set(snapshot(fd)) == expected
+    os.close(fd)
+
+
+def test_where_a_listed_inode_is_now() -> None:
+    now = [("a", 0, 1), ("b", 0, 2), ("c", 0, 1)]
+    assert where_now(now, "a", 1) == ("a", 1)
+    assert where_now(now, "c", 1) == ("c", 1)
+    assert where_now(now, "b", 1) in (("a", 1), ("c", 1))
+    assert where_now(now, "b", 3) == ("b", 2)
+    assert where_now(now, "d", 3) is None
+
+
+def test_a_directory_that_is_exchanged_each_time_ends_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "de":
+        (tmp_path / name).mkdir()
+    status = (tmp_path / "d").stat()
+    opens, is_there = os.open, [True]
+
+    def moving(path: Any, flags: int, **kwargs: Any) -> int:
+        if os.fsdecode(path).endswith(("d", "e")):
+            exchange(tmp_path / "d", tmp_path / "e")
+            is_there[0] = not is_there[0]
+            if is_there[0] == os.fsdecode(path).endswith("d"):
+                exchange(tmp_path / "d", tmp_path / "e")
+                is_there[0] = not is_there[0]
+        return opens(path, flags, **kwargs)
+
+    monkeypatch.setattr(os, "open", moving)
+    with pytest.raises(MovedError):
+        open_listed(str(tmp_path / "d"), (status.st_dev, status.st_ino))
+    assert MovedError().errno not in GONE
+
+
+def test_an_inode_that_directory_and_file_agree_on_is_no_other(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert inode_of(fd, "f") is None
+    assert inode_of(fd, "missing") is None
+    os.close(fd)
