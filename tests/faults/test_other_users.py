@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME
 from hashclient.quarantine.vault import item_ids, load_item
 from hashclient.scan.actions import Responder
 from hashclient.scan.recorder import RunRecord
-from tests.kit import Run, State, attacker, call
+from tests.kit import Run, attacker
 from tests.kit.attacker import (
     Step,
     Victim,
@@ -31,62 +30,16 @@ from tests.kit.attacker import (
     make_fifo,
     needs_root,
     rename,
-    write,
 )
+from tests.kit.scene import LISTED, Scene
 
 pytestmark = needs_root
-
-LISTED = b"a benign file that the list names"
 
 
 @pytest.fixture
 def ground() -> Iterator[Path]:
     with attacker.open_ground() as ground:
         yield ground
-
-
-class Scene:
-    """A tree of the attacker with a listed file, and a victim outside of it with the same content.
-
-    `directory` holds the listed file; `trap` is a link to the victim's directory, which has a file
-    of the same name. `steps` exchange the two, and put the listed file back if it was taken.
-    """
-
-    def __init__(self, ground: Path, state_directory: Path, **quarantine: object) -> None:
-        self.state = State(state_directory, {"base": {"e-1": LISTED}})
-        self.key = state_directory / "officer.key"
-        self.out = state_directory / "out"
-        self.out.mkdir()
-        made = call("quarantine", "keygen", "--output", self.key, "--format", "json")
-        self.recipient = json.loads(made.out)["public_key"]
-        lines = (f"{name} = {json.dumps(value)}\n" for name, value in quarantine.items())
-        self.quarantine = "".join(lines)
-        self.configure()
-        self.victim = Victim(ground / "closed" / "f", LISTED)
-        self.tree = give_tree(ground / "home", {"d/f": LISTED, "more": b"not listed"})
-        self.directory, self.trap = self.tree / "d", self.tree / "trap"
-        attack_once(link(self.trap, self.victim.path.parent))
-        back = [write(place / "f", LISTED.decode()) for place in (self.directory, self.trap)]
-        self.steps = [*back, exchange(self.directory, self.trap)]
-
-    def configure(self, more: str = "") -> None:
-        recipients = f"recipients = [{json.dumps(self.recipient)}]\n" + self.quarantine
-        package = f'kind = "package"\ndirectory = "{self.out}"\n'
-        report = f'[report]\norganisation = "o"\ncontact = "c"\n[report.to.desk]\n{package}'
-        self.state.configure(f"{more}\n{report}[quarantine]\n{recipients}")
-
-    def check(self) -> None:
-        """Fail if the attacker has reached the victim, or anything says so."""
-        assert self.victim.is_untouched()
-        inode = self.victim.path.stat().st_ino
-        room = self.state.path / "quarantine"
-        for item in (load_item(room, match_id) for match_id in item_ids(room)):
-            assert item.origin.inode != inode
-            assert item.file in {str(self.directory / "f"), str(self.trap / "f")}
-        with Matches(self.state.path) as matches:
-            # The attacker's own directory has either name.
-            own = {str(self.directory / "f"), str(self.trap / "f")}
-            assert {match.path for match in matches.find()} <= own
 
 
 def test_an_attacker_exchanges_names_and_cannot_reach_a_victim(ground: Path) -> None:
@@ -130,6 +83,7 @@ def exchanged(scene: Scene, put: str) -> tuple[Victim, Step]:
 PUTS = ["link", "directory", "link for the file", "hard link"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("put", PUTS)
 @pytest.mark.parametrize("seam", [(RunRecord, "keep"), (Responder, "respond"), (isolate, "seal")])
 def test_only_the_file_that_was_read_is_taken(
@@ -169,6 +123,7 @@ def test_only_the_file_that_was_read_is_taken(
         assert [match.path for match in matches.find()] == [str(scene.directory / "f")]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("put", PUTS)
 @pytest.mark.parametrize("act", ["add", "resume", "seal-evidence"])
 def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
@@ -201,6 +156,7 @@ def test_what_is_exchanged_after_the_scan_is_not_acted_upon(
         assert matches.get(match_id).in_place == ((act, put) != ("resume", "link for the file"))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("is_changed_back", [False, True])
 @pytest.mark.parametrize("given", ["directory", "file", "--files-from"])
 def test_a_link_of_others_that_root_names_takes_nothing_away(
@@ -318,6 +274,7 @@ def test_set_id_bits_come_back_to_where_they_were_and_not_to_a_directory_of_othe
             output.rename(file)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("has_unnamed_files", [True, False])
 def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
@@ -347,6 +304,7 @@ def test_a_copy_is_kept_if_the_restored_file_is_moved_away_at_once(
     assert item_ids(scene.state.path / "quarantine") == [match_id]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["link", "hard link", "directory", "fifo"])
 @pytest.mark.parametrize("name", [PRIVATE_NAME, NEW_NAME])
 def test_names_that_somebody_has_planted_lead_nowhere(
