@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +112,16 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def _own_signals() -> Iterator[None]:
     with restored_signals():
         yield
+
+
+@pytest.fixture
+def reachable(tmp_path: Path) -> Path:
+    """The directory of a test, which every account can enter; pytest's own are closed to others."""
+    for folder in (tmp_path, *tmp_path.parents):
+        mode = folder.stat().st_mode
+        if not mode & 0o011:
+            folder.chmod(mode & 0o7777 | 0o011)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

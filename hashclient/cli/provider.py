@@ -123,6 +123,7 @@ def init(
     is_flag=True,
     help="The files are the whole list: withdraw entries that they lack, keep equal entries.",
 )
+@click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
 @click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
 @key_options("a new list")
 @public_key_option
@@ -142,6 +143,7 @@ def publish(
     known_good: tuple[str, ...],
     max_bad: int,
     replace: bool,
+    new_list: bool,
     dry_run: bool,
     passphrase_file: Path | None,
     output_format: str,
@@ -161,8 +163,9 @@ def publish(
     among them, nothing is published. Entries whose digests are listed before are published, and
     counted.
 
-    The first publication makes the list and its keys. With --public-key, its keys are those of
-    people, who sign apart: they are given a --draft.
+    The first publication makes the list and its keys; beside other lists it wants --new-list. A
+    file that was published before adds nothing. With --public-key, the keys of the list are those
+    of people, who sign apart: they are given a --draft.
 
     \b
       hashclient provider publish /srv/lists --list baseline entries.csv
@@ -190,6 +193,8 @@ def publish(
         replace=replace,
         dry_run=dry_run,
         draft=draft,
+        may_be_new=new_list,
+        again=False,
     )
     remarks = reading.remarks
     more: dict[str, Any] = {
@@ -204,6 +209,8 @@ def publish(
     what = "would be added" if dry_run or draft else "added"
     show_change(app, done, what, output_format, more, with_withdrawn=replace)
     say_remarks(app, reading)
+    if not (done.changed or done.withdrawn):
+        app.say("all of it is listed already: nothing was published")
     warn_doubles(app, done, dry_run=dry_run or draft is not None)
     say_draft(app, draft)
     if not dry_run and draft is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -94,14 +94,16 @@ def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
 def warn_expiring(app: App, repository: Repository) -> bool:
     """Warn of roles that expire soon; return whether one has expired."""
     expired = False
-    renew = f"`hashclient provider renew {shlex.quote(str(repository.directory))}`"
+    renew = f"hashclient provider renew {shlex.quote(str(repository.directory))}"
     for role, at, wanting in repository.expiring():
         left = at - app.now()
         expired = expired or left.total_seconds() <= 0
         when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
         app.warn(
             f"role {role} {when}: {for_people(at)}",
-            hint=f"run {renew}" if wanting is None else f"{wanting} and run {renew}",
+            hint=f"run `{renew}`"
+            if wanting is None
+            else f"{wanting} and run `{renew}`, or `{renew} --draft DIR` for people to sign",
         )
     return expired
 
@@ -110,11 +112,22 @@ def warn_closed(app: App, repository: Repository) -> None:
     """Warn when a web server that has an account of its own cannot read the published files."""
     if closed := repository.closed():
         more = f" and {len(closed) - 1:,} more" if len(closed) > 1 else ""
-        public = shlex.quote(str(repository.public))
         app.warn(
             f"closed to a web server of another account: {printable(closed[0])}{more}",
-            f"chmod a+x {shlex.quote(str(repository.directory))}; chmod -R a+rX {public}",
+            "; ".join(_opening(repository, closed)),
         )
+
+
+def _opening(repository: Repository, closed: Sequence[Path]) -> Iterator[str]:
+    """Yield the commands that open folders to a web server, or say what else to do."""
+    own = repository.directory.resolve()
+    if above := [folder for folder in closed if folder in own.parents]:
+        names = " ".join(shlex.quote(str(folder)) for folder in above)
+        yield f"chmod a+x {names}, or give the web server a copy of public/ in another place"
+    if own in closed:
+        yield f"chmod a+x {shlex.quote(str(repository.directory))}"
+    if len(closed) > len(above) + (own in closed):
+        yield f"chmod -R a+rX {shlex.quote(str(repository.public))}"
 
 
 def repository_at(app: App, directory: Path, passphrases: Passphrases | None = None) -> Repository:

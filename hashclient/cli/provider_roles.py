@@ -19,7 +19,7 @@ from hashclient.cli.provider_options import (
     warn_expiring,
 )
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
-from hashclient.errors import UsageError
+from hashclient.errors import ExitCode, UsageError
 
 
 @click.command("rotate", short_help="Replace the keys of ROLE by new ones.")
@@ -98,7 +98,7 @@ def renew(
     draft: Path | None,
     passphrase_file: Path | None,
     output_format: str,
-) -> None:
+) -> ExitCode:
     """Sign the timestamp again, and each role past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
@@ -106,6 +106,9 @@ def renew(
 
     \b
       hashclient provider renew /srv/lists
+
+    Exit codes: 0 what is due is signed, or there is time; 7 a role has expired whose keys are not
+    here; all are in `hashclient --help`.
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     if draft is not None:
@@ -115,15 +118,17 @@ def renew(
         else:
             app.say(f"to be signed: {', '.join(drafted)}")
         say_draft(app, draft)
-        return
+        return ExitCode.OK
     done = repository.renew()
     if output_format == "json":
         app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
     else:
         app.say(f"signed again: {', '.join(done.signed)}")
-    warn_expiring(app, repository)
+    has_expired = warn_expiring(app, repository)
     if done.skipped:
         app.warn(
             f"due, but the keys are not here: {', '.join(done.skipped)}",
-            hint=f"{'; '.join(done.wanting)}; then run `renew` again",
+            hint=f"{'; '.join(done.wanting)}; then run `renew` again, or `renew --draft DIR` for"
+            " people to sign",
         )
+    return ExitCode.STALE if has_expired else ExitCode.OK

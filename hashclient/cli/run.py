@@ -55,7 +55,13 @@ def load_lists(app: App) -> OpenLists:
     for entry in lists.unusable:
         app.warn(entry.text, entry.hint)
     for index, state in zip(lists.indexes, lists.states, strict=True):
-        if not state.fresh:
+        if not state.fresh and index.manifest.expires > app.now():
+            app.warn(
+                f"list {state.name} counts as stale: the clock shows {for_people(app.now())}, but"
+                f" it was checked at {for_people(index.manifest.checked_at)}",
+                "set this machine's clock right",
+            )
+        elif not state.fresh:
             grace = " and is in its grace period" if state.in_grace else ""
             app.warn(
                 f"list {state.name} is stale: it expired {for_people(state.expires)}{grace}",

@@ -81,10 +81,11 @@ def addition(
     *,
     category: str | None,
     replace: bool,
+    again: bool = True,
 ) -> tuple[Published, Change | None]:
     """Compute the change that adds entries, or with `replace`, makes them the whole list.
 
-    None says that they are the whole list already.
+    None says that they are the whole list already or, without `again`, on it.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there is none.
@@ -107,6 +108,11 @@ def addition(
     doubles = Doubles(entries.digests, entries.rows)
     live = files.live_hashes(roles, current, doubles)
     doubles.withdraw(withdrawn)
+    if not (again or replace) and len(doubles.listed()) == entries.rows:
+        listed = Listed()
+        files.live_hashes(roles, current, listed)
+        if listed.has_all(entries.read(), current.generation + 1):
+            return Published(list_name, current.generation, 0, current.entries), None
     gone = entry_hashes(withdrawn)
     hashes = entries.hashes()
     entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))

@@ -8,7 +8,7 @@ list, and writes.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.wire import (
     MAX_CATEGORIES,
     NO_SIZE,
+    AddBatch,
     Segment,
     Strings,
     Uint64,
@@ -57,6 +58,11 @@ def new_segment(
     name = f"g{generation:06d}-{kind}-{number:03d}.parquet"
     segment = Segment(name, kind, table.num_rows, generation, generation)
     return NewSegment(segment, encode_segment(table))
+
+
+def made_id(generation: int, number: int) -> str:
+    """Return the id of an entry that was given without one, the `number`-th of its generation."""
+    return f"{generation}-{number}"
 
 
 class Entries(msgspec.Struct):
@@ -144,6 +150,11 @@ class Entries(msgspec.Struct):
             return UsageError(f"{self.where(first + low)}: {error.message}", hint=error.hint)
         return UsageError(error.message, hint=error.hint or _CATEGORIES_HINT)
 
+    def read(self) -> Iterator[AddBatch]:
+        """Yield the entries as they would be published, in their order."""
+        for new in self.segments:
+            yield from parse_add_segment(new.data, new.segment)
+
     def where(self, row: int) -> str:
         """Return the file and the line that a row comes from."""
         batch = bisect.bisect_right(self.starts, row) - 1
@@ -202,7 +213,7 @@ def _table(batch: DigestBatch, generation: int, number: int, category: str) -> p
 
     count = batch.count
     schema = add_schema()
-    made = [f"{generation}-{n}" for n in range(number, number + count)]
+    made = [made_id(generation, n) for n in range(number, number + count)]
     ids = made
     if batch.entry_ids is not None:
         ids = [given or other for given, other in zip(batch.entry_ids, made, strict=True)]

@@ -208,7 +208,12 @@ class Roles:
             StateError: too few are, or one is not usable.
         """
         for role in roles:
-            self.keys.signers(role, *self.key_policy(role))
+            try:
+                self.keys.signers(role, *self.key_policy(role))
+            except StateError as error:
+                if self.wanting(role) is not None:
+                    error.hint = f"{error.hint}; people who hold keys sign apart, with --draft DIR"
+                raise
 
     def wanting(self, role: str) -> str | None:
         """Return the advice for signing `role`; None if its keys are here."""
@@ -345,7 +350,7 @@ class Roles:
         wanted = wanted or Keys(len(old), threshold)
         # All keys that are needed are looked for before anything is published.
         above = "targets" if role in self._delegated() else "root"
-        self.keys.signers(above, *self.key_policy(above))
+        self.require_signers([above])
         for protecting in (role, above):
             self.keys.protect_as(protecting, self.key_policy(protecting)[0])
         old_signers = self.keys.present(role, old)

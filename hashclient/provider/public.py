@@ -63,14 +63,16 @@ def make_folder_below(public: Path, path: Path) -> None:
 
 
 def closed_folders(directory: Path, public: Path) -> Iterator[Path]:
-    """Yield folders of a repository that keep other accounts from the published files.
+    """Yield folders that keep other accounts from the published files, those above it first.
 
     Raises:
         StateError: one cannot be looked at.
     """
     try:
-        if not directory.stat().st_mode & 0o011:
-            yield directory
+        whole = directory.resolve()
+        for folder in (*reversed(whole.parents), whole):
+            if not folder.stat().st_mode & 0o011:
+                yield folder
         for folder in (public, *sorted(path for path in public.rglob("*") if path.is_dir())):
             mode = folder.stat().st_mode
             if not (mode & 0o050 == 0o050 or mode & 0o005 == 0o005):

@@ -8,7 +8,7 @@ not count. Both are compared by 64-bit hashes, as ids are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from hashclient.lists.wire import (
     Uint64,
     entry_hashes,
 )
+from hashclient.provider.entries import made_id
 from hashclient.provider.screen import Named
 
 #: Odd, so that no two hashes become one when they are multiplied by it.
@@ -63,12 +64,7 @@ class Listed:
                 "no entries to publish: all that is listed would be withdrawn",
                 hint="see to the source; `hashclient provider withdraw` takes entries off a list",
             )
-        ids, hashes, contents = (
-            np.concatenate([part[column] for part in self._parts])
-            if self._parts
-            else np.zeros(0, ("S1", np.uint64, np.uint64)[column])
-            for column in range(3)
-        )
+        ids, hashes, contents = self._columns()
         pairs = _pairs(hashes, contents)
         stays = np.zeros(len(ids), np.bool_)
         new: list[Named] = []
@@ -85,6 +81,31 @@ class Listed:
             if rest.count:
                 new.append((name, rest))
         return new, ids[~stays]
+
+    def has_all(self, batches: Iterable[AddBatch], generation: int) -> bool:
+        """Return whether all entries of a new `generation` are listed; their ids count if given."""
+        _, hashes, contents = self._columns()
+        pairs = _pairs(hashes, contents)
+        first = 1
+        for batch in batches:
+            made = np.array([made_id(generation, first + n) for n in range(len(batch.ids))], "S")
+            categories = [batch.categories[code] for code in batch.category_codes.tolist()]
+            theirs = _contents(batch.digests, batch.sizes, categories)
+            named = np.isin(_pairs(entry_hashes(batch.ids), theirs), pairs)
+            if not (named | ((batch.ids == made) & np.isin(theirs, contents))).all():
+                return False
+            first += len(batch.ids)
+        return True
+
+    def _columns(self) -> tuple[Strings, Uint64, Uint64]:
+        """Return the ids of all listed entries, their hashes, and those of the contents."""
+        ids, hashes, contents = (
+            np.concatenate([part[column] for part in self._parts])
+            if self._parts
+            else np.zeros(0, ("S1", np.uint64, np.uint64)[column])
+            for column in range(3)
+        )
+        return ids, hashes, contents
 
 
 def _of_source(batch: DigestBatch, category: str) -> tuple[list[str | None], Uint64]:

@@ -59,7 +59,7 @@ from hashclient.provider.results import (
 from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
-from hashclient.system.text import printable
+from hashclient.system.text import first_of, nearest, printable
 from hashclient.trust.noticerole import NOTICES
 
 #: The hint for a key that is here but cannot be opened.
@@ -142,6 +142,8 @@ class Repository:
         replace: bool = False,
         dry_run: bool = False,
         draft: Path | None = None,
+        may_be_new: bool = True,
+        again: bool = True,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
@@ -151,7 +153,8 @@ class Repository:
         `known_good` are files of digests that must not be on a list. With `replace`, entries that
         the sources lack are withdrawn, and unchanged ones stay; without a difference there is no
         new generation. `dry_run` checks all and writes nothing. With `draft`, a new directory, the
-        change is written there, for others to sign.
+        change is written there, for others to sign. Without `may_be_new`, only the first list of
+        all is made. Without `again`, nothing is published if all entries are listed already.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -166,6 +169,13 @@ class Repository:
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             is_new = list_name not in roles.lists
+            if is_new and roles.lists and not may_be_new:
+                meant = nearest(list_name, roles.lists)
+                raise UsageError(
+                    f"no such list: {printable(list_name)}",
+                    hint=f"{f'did you mean {meant}? ' if meant else ''}`--new-list` makes a list;"
+                    f" there are: {first_of(sorted(roles.lists))}",
+                )
             if is_new and len(roles.lists) >= MAX_LISTS:
                 raise UsageError(
                     f"a provider has at most {MAX_LISTS} lists",
@@ -178,7 +188,13 @@ class Repository:
                 roles.require_signers(signers)
             batches = read_screened(sources, reading or Reading(), known_good)
             done, change = addition(
-                self.files, roles, list_name, batches, category=category, replace=replace
+                self.files,
+                roles,
+                list_name,
+                batches,
+                category=category,
+                replace=replace,
+                again=again,
             )
             if change is not None and not dry_run:
                 self._apply(roles, change, draft, list_keys)

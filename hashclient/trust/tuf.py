@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol, cast
 import msgspec
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Root, Signed, Snapshot, TargetFile, Targets
+from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater
 
 from hashclient.core.model import MAX_LISTS, is_name
@@ -75,8 +76,9 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body; if it has expired, it has the date.
+        #: The last body; if it has expired, it has the date. And the name of its file.
         self.last_body = b""
+        self.last_name = "root.json"
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         yield self._body(url, _MAX_UNANNOUNCED_BYTES)
@@ -96,8 +98,9 @@ class TufFetcher(FetcherInterface):
         try:
             parse_json(body)
         except ValueError as error:
-            name = url.rpartition("/")[2]
-            raise tuf_errors.RepositoryError(f"{name}: malformed JSON: {error}") from error
+            raise tuf_errors.RepositoryError(
+                f"{self.last_name}: malformed JSON: {error}"
+            ) from error
         return body
 
     @contextlib.contextmanager
@@ -106,6 +109,7 @@ class TufFetcher(FetcherInterface):
         yield io.BytesIO(self._body(url, max_length))
 
     def _body(self, url: str, max_length: int) -> bytes:
+        self.last_name = url.rpartition("/")[2]
         try:
             self.last_body = self._source.get(url, max_length)
         except (UnreachableError, AuthorisationError) as error:
@@ -361,6 +365,12 @@ class Trust:
             raise UnreachableError(f"provider {self._name}: {excerpt(error)}") from error
         except tuf_errors.ExpiredMetadataError as error:
             raise self._stale(error) from error
+        except DeserializationError as error:
+            reason = excerpt(error.__cause__ or error)
+            raise DeliveryError(
+                f"provider {self._name}: {self._fetcher.last_name} is not metadata: {reason}",
+                hint=METADATA_HINT,
+            ) from error
         except (tuf_errors.RepositoryError, tuf_errors.DownloadError) as error:
             raise DeliveryError(
                 f"provider {self._name}: {excerpt(error)}",

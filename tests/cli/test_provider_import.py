@@ -60,7 +60,8 @@ def test_icse_is_published_as_baseline_alone(repository: Path, tmp_path: Path) -
     assert f"{len(some) - meant} rows were not meant" in done.err
     assert not any(e.md5[:12] in done.err.lower() for e in some)
     again = publish(repository, "--where", "Baseline = true", path)
-    assert "entry id is on the list already" in again.err
+    assert again.out == f"list baseline: generation 1: 0 added, {meant} live\n"
+    assert "all of it is listed already: nothing was published" in again.err
 
 
 def test_a_dry_run_changes_nothing(repository: Path, tmp_path: Path) -> None:
@@ -74,8 +75,12 @@ def test_a_dry_run_changes_nothing(repository: Path, tmp_path: Path) -> None:
     assert after == before
     assert {p.name for p in (repository / "keys").iterdir()} == keys
     published(repository, path)
-    found = published(repository, "--dry-run", path)
-    assert (found["listed_before"], found["generation"], found["live"]) == (40, 2, 80)
+    found = published(repository, "--dry-run", "--category", "other", path)
+    assert (found["added"], found["generation"], found["live"]) == (0, 1, 40)
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(["md5", *(e.md5 for e in list(exports.entries(40))[:3])]))
+    found = published(repository, "--dry-run", bare)
+    assert (found["listed_before"], found["generation"], found["live"]) == (3, 2, 43)
 
 
 def test_categories_are_named_by_a_map_or_an_option(repository: Path, tmp_path: Path) -> None:
@@ -115,6 +120,10 @@ def test_rows_are_skipped_up_to_a_bound_or_nothing_is_published(
         ("list.csv:23", "not a md5 digest in hexadecimal"),
     }
     done = publish(repository, *options, "--max-bad", "3", path, list_name="other")
+    assert done.code == 2
+    assert "no such list: other\nhint: `--new-list` makes a list; there are: baseline" in done.err
+    words = (*options, "--new-list", "--max-bad", "3", path)
+    done = publish(repository, *words, list_name="other")
     assert "3 rows could not be used, and skipped:" in done.err
     assert f"{path}:23: not a md5 digest" in done.err
 

@@ -184,6 +184,19 @@ def test_grace_is_said_and_counts(state: Path) -> None:
     assert "grace" in result.out
 
 
+def test_a_scan_says_that_the_clock_is_behind_and_not_that_the_list_expired(
+    state: Path, tmp_path: Path
+) -> None:
+    far = {"checked_at": "2999-01-01T00:00:00Z", "expires": "2999-02-01T00:00:00Z"}
+    edit_manifest(state, "local", **far)
+    write_tree(tmp_path / "files", {"a": b"nothing"})
+    result = call("--state-dir", state, "scan", tmp_path / "files")
+    assert result.code == 7
+    assert "list local counts as stale: the clock shows " in result.err
+    assert "but it was checked at 2999-01-01 00:00 UTC\nhint: set this machine's" in result.err
+    assert "it expired" not in result.err
+
+
 def test_a_list_that_ought_to_be_there(state: Path) -> None:
     (state / "config.toml").write_text(CONFIG + 'lists = ["baseline", "missing"]\n')
     result = call("--state-dir", state, "status")

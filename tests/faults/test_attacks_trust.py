@@ -235,7 +235,7 @@ def test_one_signature_twice(client: Client, simulator: Simulator) -> None:
         document["signatures"] = [document["signatures"][0]] * 2
 
     simulator.edit("baseline", raw=double)
-    refused(client, ExitCode.UNVERIFIED, "Failed to deserialize")
+    refused(client, ExitCode.UNVERIFIED, r"baseline\.json is not metadata: Multiple signatures")
 
 
 def test_one_signature_under_two_key_ids(client: Client, simulator: Simulator) -> None:
@@ -508,7 +508,7 @@ def test_delegation_with_the_name_of_a_top_level_role(
 ) -> None:
     role = DelegatedRole(name, [], 1, terminating=True, paths=[f"lists/{name}/*"])
     simulator.edit("targets", lambda s: roles_of(s).update({name: role}))
-    refused(client, ExitCode.UNVERIFIED, "Failed to deserialize")
+    refused(client, ExitCode.UNVERIFIED, r"\.targets\.json is not metadata: Delegated roles")
 
 
 def test_list_called_like_our_own_files_touches_none_of_them(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class Desk:
     def publish(self, list_name: str, start: int, *more: object, code: int = 0) -> Run:
         path = self.directory / f"{start}.csv"
         path.write_bytes(csv(range(start, start + 3)))
-        return self.provider("publish", self.repo, "--list", list_name, path, *more, code=code)
+        words = ("--list", list_name, "--new-list", path, *more)
+        return self.provider("publish", self.repo, *words, code=code)
 
     def notice(self, notice_id: str, *more: object, code: int = 0) -> Run:
         words = ("--id", notice_id, "--headline", "A test", "--severity", "minor")

@@ -20,6 +20,8 @@ from hashclient.system import beneath
 from hashclient.system.beneath import Directory
 from tests.kit import call
 
+pytestmark = pytest.mark.usefixtures("reachable")
+
 Command = Callable[[Simulator], object]
 
 COMMANDS: dict[str, Command] = {
@@ -126,7 +128,10 @@ def test_a_new_list_without_a_key_writes_nothing(tmp_path: Path, role: str) -> N
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(StateError, match=f"role {role} needs 1 signing") as caught:
         simulator.publish(csv(range(3)))
-    assert caught.value.hint == f"put {key.name} back into {tmp_path}/repo/keys"
+    assert caught.value.hint == (
+        f"put {key.name} back into {tmp_path}/repo/keys;"
+        " people who hold keys sign apart, with --draft DIR"
+    )
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -161,7 +166,8 @@ def test_a_hint_names_the_keys_that_suffice(tmp_path: Path) -> None:
         with pytest.raises(StateError) as caught:
             simulator.rotate("timestamp")
         hint = caught.value.hint or ""
-        assert hint.startswith(f"put {choice}root-") and hint.endswith(f" back into {directory}")
+        assert hint.startswith(f"put {choice}root-")
+        assert f" back into {directory}; people who hold keys sign apart, with --draft" in hint
         assert all(name in hint for name in away)
         for name in away:
             (tmp_path / name).rename(directory / name)
@@ -178,9 +184,11 @@ def test_warnings_of_expiry_name_the_keys_that_suffice(tmp_path: Path) -> None:
     assert f"hint: {renew}\n" in status.err
     key.rename(tmp_path / key.name)
     status = call("provider", "status", repo)
-    assert f"hint: put {key.name} back into {repo}/keys and {renew}\n" in status.err
+    back = f"put {key.name} back into {repo}/keys"
+    draft = f"`hashclient provider renew '{repo}' --draft DIR` for people to sign"
+    assert f"hint: {back} and {renew}, or {draft}\n" in status.err
     renewed = call("provider", "renew", repo)
-    assert f"hint: put {key.name} back into {repo}/keys; then run `renew` again\n" in renewed.err
+    assert f"hint: {back}; then run `renew` again, or `renew --draft DIR` for people" in renewed.err
     (tmp_path / key.name).rename(key)
     assert call("provider", "renew", repo).err.endswith("timestamp\n")
 

@@ -15,6 +15,8 @@ from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
 from tests.kit import call
 
+pytestmark = pytest.mark.usefixtures("reachable")
+
 
 @pytest.fixture(params=[0o077, 0o027, 0o000], ids=oct)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
@@ -67,9 +69,22 @@ def test_an_existing_directory_is_left_as_it_is_and_reported(tmp_path: Path) -> 
     assert f"every account of this machine may read {repo}/public" in done.err
     assert (
         f"hashclient: warning: closed to a web server of another account: {repo}\n"
-        f"hint: chmod a+x {repo}; chmod -R a+rX {repo}/public\n"
+        f"hint: chmod a+x {repo}\n"
     ) in done.err
     repo.chmod(0o711)
+    assert call("provider", "status", repo).err == ""
+
+
+def test_a_directory_above_that_keeps_a_web_server_out_is_reported(tmp_path: Path) -> None:
+    repo, above = tmp_path / "a" / "b" / "repo", tmp_path / "a"
+    above.mkdir(mode=0o700)
+    said = (
+        f"hashclient: warning: closed to a web server of another account: {above}\n"
+        f"hint: chmod a+x {above}, or give the web server a copy of public/ in another place\n"
+    )
+    assert said in call("provider", "init", repo).err
+    assert call("provider", "status", repo).err == said
+    above.chmod(0o710)  # a group may enter, such as that of the web server
     assert call("provider", "status", repo).err == ""
 
 

@@ -294,7 +294,7 @@ def test_a_root_with_a_key_of_an_unknown_kind_is_refused(
 ) -> None:
     fancy = SSlibKey("ab" * 32, "fancy", "fancier", {"public": "key"})
     simulator.edit("root", lambda root: root.add_key(fancy, "timestamp"))
-    with pytest.raises(VerificationError, match="Failed to deserialize"):
+    with pytest.raises(VerificationError, match=r"root\.json is not metadata: Unsupported"):
         opened().refresh()
 
 
