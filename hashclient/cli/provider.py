@@ -220,7 +220,14 @@ def publish(
 @command.command("withdraw")
 @repo_argument
 @list_option
-@click.argument("entry_ids", metavar="ENTRY_ID…", nargs=-1, required=True)
+@click.argument("entry_ids", metavar="[ENTRY_ID…]", nargs=-1)
+@click.option("--from", "files", metavar="FILE", multiple=True, help="Ids, one a line; - is stdin.")
+@click.option(
+    "--generation",
+    type=click.IntRange(1),
+    metavar="N",
+    help="All entries that this generation added.",
+)
 @draft_option
 @passphrase_option
 @format_option("text", "json")
@@ -230,17 +237,27 @@ def withdraw(
     directory: Path,
     list_name: str,
     entry_ids: tuple[str, ...],
+    files: tuple[str, ...],
+    generation: int | None,
     draft: Path | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Take entries off a list, as its next generation.
+    """Take entries off a list, as its next generation: one, however many they are.
 
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
+      hashclient provider withdraw /srv/lists --list baseline --from ids.txt
+      hashclient provider withdraw /srv/lists --list baseline --generation 7
     """
+    if (bool(entry_ids), bool(files), generation is not None).count(True) != 1:
+        raise UsageError("give either ENTRY_ID…, or --from, or --generation")
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.withdraw(list_name, entry_ids, draft=draft)
+    if files:
+        from hashclient.provider.ids import read_ids
+
+        entry_ids = tuple(read_ids(open_files(files, sys.stdin.buffer)))
+    done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
     more = {"draft": None if draft is None else str(draft)}
     show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format, more)
     say_draft(app, draft)

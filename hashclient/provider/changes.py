@@ -36,6 +36,7 @@ from hashclient.provider.entries import (
     NewSegment,
     new_segment,
 )
+from hashclient.provider.ids import ids_of_generation
 from hashclient.provider.keys import Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.replace import Listed
@@ -142,15 +143,23 @@ def addition(
 
 
 def withdrawal(
-    files: ListFiles, roles: Roles, list_name: str, entry_ids: Sequence[str]
+    files: ListFiles,
+    roles: Roles,
+    list_name: str,
+    entry_ids: Sequence[str],
+    generation: int | None = None,
 ) -> tuple[Published, Change]:
     """Compute the change that withdraws entries; `check_entry_ids` has to come before.
 
+    With `generation`, these are the listed entries that it added.
+
     Raises:
-        UsageError: an entry is not on the list.
+        UsageError: an entry is not on the list, or none is left of the generation.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
+    if generation is not None:
+        entry_ids = ids_of_generation(files, roles, current, generation)
     ids = np.array([i.encode() for i in entry_ids])
     hashes = entry_hashes(ids)
     unknown = ~np.isin(hashes, files.live_hashes(roles, current))
@@ -168,6 +177,8 @@ def withdrawal(
         "entries": list(entry_ids[:MAX_LOGGED_IDS]),
         "live": index.entries,
     }
+    if generation is not None:
+        data["of_generation"] = generation
     done = Published(list_name, index.generation, len(entry_ids), index.entries)
     return done, Change(list_name, index, segments, "entries-withdrawn", data)
 

@@ -201,9 +201,16 @@ class Repository:
             return done
 
     def withdraw(
-        self, list_name: str, entry_ids: Sequence[str], *, draft: Path | None = None
+        self,
+        list_name: str,
+        entry_ids: Sequence[str] = (),
+        *,
+        generation: int | None = None,
+        draft: Path | None = None,
     ) -> Published:
-        """Take entries off a list, as a new generation; or write that as a `draft`.
+        """Take entries off a list, as one new generation; or write that as a `draft`.
+
+        With `generation`, all entries that it added go, whose ids are then not given.
 
         Raises:
             UsageError: there is no such list, an id is not on it or is given twice.
@@ -213,11 +220,12 @@ class Repository:
         with self.changing():
             roles = self.load()
             require_list(roles, list_name)
-            check_entry_ids(entry_ids)
+            if generation is None:
+                check_entry_ids(entry_ids)
             check_place(draft)
             if draft is None:
                 roles.require_signers([list_name, "snapshot", "timestamp"])
-            done, change = withdrawal(self.files, roles, list_name, entry_ids)
+            done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
             self._apply(roles, change, draft)
             return done
 
