@@ -113,6 +113,7 @@ class Client:
         executor: str | None = None,
         inventory: bool = True,
         learn: bool = True,
+        ignore_missing: bool = False,
         show_clean: bool = False,
         act: bool = True,
         quarantine: bool = False,
@@ -133,7 +134,8 @@ class Client:
         nothing is done, and outcomes say what would be done. With `all_digests`, all digests that
         the lists have are computed for each file, not only the cheapest. Without `inventory`, every
         file is read, even if it is known or believed unchanged; without `learn`, the inventory is
-        neither read nor written. `jobs` is the number of worker processes, by default one for each
+        neither read nor written. With `ignore_missing`, a file that is not there is skipped, not
+        unread. `jobs` is the number of worker processes, by default one for each
         processor, and more while they wait for storage; with 0 all work is done in this process,
         which is slower and does not fork. With `executor`, other machines check the files:
         `dask://HOST:PORT`, or `local-cluster:N` for a trial; outcomes then have no digests. With
@@ -148,7 +150,7 @@ class Client:
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
-        from hashclient.scan.accept import accepting
+        from hashclient.scan.accept import accepting, ignoring_missing
         from hashclient.scan.engine import Progress, scan
         from hashclient.scan.executors.inline import Inline
         from hashclient.scan.members import container_options
@@ -233,6 +235,7 @@ class Client:
                 )
                 if objects is not None:
                     objects.check_at(runs_at)
+        accept = accepting(session.settings.config.accept, session.now().date())
         source = Several([trees, *sources])
         outcomes = scan(
             source,
@@ -247,7 +250,7 @@ class Client:
             stream=stream,
             objects=objects,
             containers=containers,
-            accept=accepting(session.settings.config.accept, session.now().date()),
+            accept=(lambda o: ignoring_missing(accept(o))) if ignore_missing else accept,
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):

@@ -141,16 +141,32 @@ def command(
 
 
 def fetch_and_show(app: App) -> ExitCode | None:
-    """Fetch for another command, which goes on with the present lists; return the worst failure."""
+    """Fetch for another command, which goes on with the present lists; return the worst failure.
+
+    A list that another key has sealed, as in a cache of CI that is older than the key, is built
+    again.
+    """
+    from hashclient.index.manifest import OtherKeyError
+
     failed = ExitCode.OK
+    other_key: set[str] = set()
     of_notices: dict[str, FetchedNotices] = {}
 
     def on_notices(notices: FetchedNotices) -> None:
         of_notices[notices.provider] = notices
         show_notices(app, notices, with_text=False, refused=app.warn)
 
+    def fetch() -> Iterator[Fetched]:
+        yield from fetch_lists(app, on_notices=on_notices)
+        if other_key:
+            yield from fetch_lists(app, frozenset(other_key), rebuild=True, on_notices=on_notices)
+
     try:
-        for fetched in fetch_lists(app, on_notices=on_notices):
+        for fetched in fetch():
+            if isinstance(fetched.error, OtherKeyError) and fetched.list_name not in other_key:
+                app.warn(f"{fetched.error.message}: it is built again")
+                other_key.add(fetched.list_name)
+                continue
             if fetched.error is not None:
                 app.warn(_refusal(fetched, fetched.error), fetched.error.hint)
                 failed = max(failed, fetched.error.exit_code)

@@ -5,8 +5,9 @@ A table in `docs/architecture.md` says what each word means in every command.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,6 +72,32 @@ def refuse_before_command(ctx: click.Context) -> None:
                 f"options of `{ctx.info_name}` alone stand before `{ctx.invoked_subcommand}`",
                 hint=f"write them after it: `{ctx.command_path} {ctx.invoked_subcommand} …`",
             )
+
+
+def refuse_lost_directory(paths: Iterable[str]) -> None:
+    """Refuse relative paths where the working directory was removed: they lead nowhere.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if not has_directory() and any(path != "-" and path[:1] != "/" for path in paths):
+        raise lost_directory()
+
+
+def lost_directory() -> UsageError:
+    """Return the error of a relative path without a working directory."""
+    return UsageError(
+        "the working directory was removed", hint="change to another one, or give absolute paths"
+    )
+
+
+def has_directory() -> bool:
+    """Return whether there is a working directory."""
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether there is one
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def option_variables(parameter: click.Parameter) -> Sequence[str]:

@@ -58,9 +58,17 @@ class OutputError(StateError):
     """The output cannot be written: a full disk, or a reader that has gone."""
 
 
+class ReaderGoneError(OutputError):
+    """The program that reads the output has ended, as `head` does when it has enough."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
 def output_error(error: OSError, path: Path | None = None) -> OutputError:
     """Translate an error on an output stream."""
     where = "the output" if path is None else f"the output {printable(path)}"
+    if error.errno == errno.EPIPE:
+        return ReaderGoneError(f"nobody reads {where} any more, so the command ended early")
     return OutputError(f"cannot write {where}: {error.strerror or error}")
 
 

@@ -10,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.cli.early import load_numpy
-from hashclient.cli.options import report_options
+from hashclient.cli.options import refuse_lost_directory, report_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
@@ -38,6 +38,16 @@ _path = click.Path(readable=False)
     "--null",
     is_flag=True,
     help="The names of --files-from are separated by NUL, as `find -print0` writes them.",
+)
+@click.option(
+    "--ignore-missing",
+    is_flag=True,
+    help="Skip names of --files-from that are not there any more; without it they are unread.",
+)
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Nothing to check is no failure: end with 0 instead of 3, as for a commit without files.",
 )
 @click.option(
     "--stdin-name",
@@ -159,6 +169,8 @@ def command(
     paths: tuple[str, ...],
     files_from: str | None,
     null: bool,
+    ignore_missing: bool,
+    allow_empty: bool,
     stdin_name: str | None,
     output_format: str,
     output: Path | None,
@@ -230,6 +242,9 @@ def command(
             "digests stay on the machine where they were computed",
             hint="leave out --show-digests, or give `--executor processes`",
         )
+    if ignore_missing and files_from is None:
+        raise UsageError("--ignore-missing is about the names of --files-from", hint="give both")
+    refuse_lost_directory([*paths, *filter(None, [files_from])])
     load_numpy()
     stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
     if null and files_from is None:
@@ -277,6 +292,7 @@ def command(
         executor=executor,
         # The inventory has tags, not digests: to show digests, files are read.
         inventory=not no_inventory and not show_digests,
+        ignore_missing=ignore_missing,
         show_clean=show_all,
         act=not no_actions,
         quarantine=quarantine,
@@ -287,6 +303,7 @@ def command(
         lists=lists,
         front=report.front,
     )
+    run.summary.allow_empty = allow_empty
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)

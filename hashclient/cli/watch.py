@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import DURATION
+from hashclient.cli.options import DURATION, refuse_lost_directory
 from hashclient.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def command(
     from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch
 
+    refuse_lost_directory(paths)
     load_lists(app)
     written = formatter(output_format, Context("scan", app.now()))
 

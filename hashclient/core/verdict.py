@@ -54,6 +54,8 @@ class Summary(msgspec.Struct):
     #: unread or, with `gaps_accepted`, clean as far as is known.
     gaps: tuple[Gap, ...] = ()
     gaps_accepted: bool = False
+    #: Whether nothing to check is no reason for `INCOMPLETE`: somebody has said that it may be so.
+    allow_empty: bool = False
     elapsed_s: float = 0.0
     #: Why the run ended early: `INTERRUPTED` or `TERMINATED`; None if it did not.
     stopped: ExitCode | None = None
@@ -84,7 +86,9 @@ class Summary(msgspec.Struct):
             return ExitCode.STATE
         if stale:
             return ExitCode.STALE
-        if undecided or not decided:
+        # What was accepted was there, and was not checked.
+        may_be_empty = self.allow_empty and not self.counts[Kind.ACCEPTED]
+        if undecided or not (decided or may_be_empty):
             return ExitCode.INCOMPLETE
         return ExitCode.OK
 

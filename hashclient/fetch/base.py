@@ -17,7 +17,7 @@ import msgspec
 from hashclient.errors import ConfigError
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import verify_due
-from hashclient.index.manifest import Manifest, load_manifest
+from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.reader import Index, open_index
 from hashclient.index.run import DamagedError
 from hashclient.index.upgrade import upgrade
@@ -68,7 +68,7 @@ def open_base(
 
     Raises:
         ConfigError: the list is here from another provider.
-        OtherKeyError: another key sealed it.
+        OtherKeyError: another key sealed it, and it is not built again.
         DamagedError: its index is damaged, and this was not known before.
         StateError: something cannot be read or written.
     """
@@ -76,6 +76,10 @@ def open_base(
     try:
         here = load_manifest(directory, sealer)
     except DamagedError:
+        return Base()
+    except OtherKeyError:
+        if not rebuild:
+            raise
         return Base()
     if here is None or here.list != directory.name:
         return Base()

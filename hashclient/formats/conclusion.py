@@ -20,6 +20,8 @@ def conclusion(summary: Summary) -> str:
     """
     code = summary.exit_code
     if code is ExitCode.OK:
+        if not any(summary.counts[kind] for kind in _CHECKED):
+            return f"there was nothing to check, which may be so, and {_freshness(summary)}"
         return f"{_checked(summary)}, none matches, and {_freshness(summary)}"
     return "; ".join([*_found(summary), *_obstacles(summary)]) or code.meaning
 

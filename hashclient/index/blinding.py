@@ -140,6 +140,7 @@ def _parse(text: bytes, where: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(
             f"seal key is not {2 * KEY_BYTES} hexadecimal digits: {where}",
-            hint="`openssl rand -hex 32` makes one",
+            hint="restore the key that sealed the lists here; `openssl rand -hex 32` makes another"
+            " one, under which `hashclient fetch --rebuild` builds them again",
         )
     return key

@@ -17,6 +17,14 @@ import msgspec
 from hashclient.configfile.tables import AcceptRule
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.scan.reasons import NOT_THERE
+
+
+def ignoring_missing(outcome: Outcome) -> Outcome:
+    """Return an outcome; that of a file which is not there any more is skipped, not unread."""
+    if outcome.kind is Kind.UNREAD and outcome.reason == NOT_THERE and not outcome.members:
+        return msgspec.structs.replace(outcome, kind=Kind.SKIPPED, reason="not there any more")
+    return outcome
 
 
 def accepting(rules: Sequence[AcceptRule], today: date) -> Callable[[Outcome], Outcome]:

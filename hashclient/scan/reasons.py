@@ -13,12 +13,13 @@ MOVED = "was moved, and names kept changing while it was looked for"
 SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
 ENDLESS = "goes on for too long, and has no size that can be relied on"
 WORKER_DIED = "the worker process that was checking it died"
+NOT_THERE = "no such file or directory"
 
 
 def reason_of(error: OSError) -> str:
     """Return why an input was not read, in the words of the system."""
     if error.errno in (errno.ENOENT, errno.ESTALE):
-        return "no such file or directory"
+        return NOT_THERE
     return (error.strerror or str(error)).lower()
 
 

@@ -313,6 +313,7 @@ class Watch:
         front = FrontEnd(observer=observer, stops={_Stopped: ExitCode.TERMINATED})
         try:
             with begin(front) as run:
+                run.summary.allow_empty = True  # a folder that waits for files is usual
                 lists = (run.summary.lists, run.summary.missing)
                 if lists != self._lists:
                     self._lists = lists

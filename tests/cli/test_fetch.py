@@ -167,6 +167,30 @@ def test_a_credential_that_was_revoked(site: Site, own: Path, listed: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_list_that_another_key_has_sealed_is_built_again_where_that_is_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    tree = write_tree(tmp_path / "t", {"f": b"listed"})
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of({"e-1": b"listed"}))
+        site.call(*site.init_arguments())
+        assert site.call("fetch").code == 0
+        for number, words in enumerate((("fetch", "--rebuild"), ("scan", "--fetch", tree))):
+            (site.state / "seal.key").write_text(f"{number:02x}" * 32)
+            refused = site.call("fetch")
+            assert (refused.code, "--rebuild" in refused.err) == (8, True)
+            assert site.call("scan", tree).code == 8
+            done = site.call(*words)
+            assert done.code == (0 if number == 0 else 10)
+            assert ("sealed with another key: it is built again" in done.err) == bool(number)
+            assert site.call("scan", tree).code == 10
+        (site.state / "seal.key").write_text("garbage")
+        broken = site.call("scan", tree)
+        assert broken.code == 8
+        assert "restore the key that sealed the lists" in broken.err
+
+
+@pytest.mark.slow
 def test_a_scan_that_fetches_first_finds_what_is_new(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

@@ -117,3 +117,37 @@ def test_many_names_go_to_several_workers(state: Path, tmp_path: Path) -> None:
     result = scan(state, "--jobs", "2", "--files-from", "-", "-0", cwd=tree, stdin=stdin)
     assert result.outcomes == {name: "match" if name == "z" else "clean" for name in files}
     assert result.code == 10
+
+
+def test_a_name_that_is_not_there_any_more_is_skipped_if_that_is_asked_for(
+    state: Path, tree: Path
+) -> None:
+    names = b"a\ngone\nb/gone/x\n"
+    without = scan(state, "--files-from", "-", cwd=tree, stdin=names)
+    assert (without.code, without.outcomes["gone"]) == (3, "unread")
+    result = scan(state, "--files-from", "-", "--ignore-missing", cwd=tree, stdin=names)
+    assert result.outcomes == {"a": "clean", "gone": "skipped", "b/gone/x": "skipped"}
+    assert result.code == 0
+    assert result.summary["skipped_by_reason"] == {"not there any more": 2}
+    alone = scan(state, "--ignore-missing", tree)
+    assert (alone.code, "--files-from" in alone.err) == (2, True)
+
+
+def test_what_is_there_and_cannot_be_read_stays_unread(state: Path, tree: Path) -> None:
+    (tree / "directory").mkdir()
+    result = scan(
+        *(state, "--files-from", "-", "--ignore-missing"), cwd=tree, stdin=b"a\ndirectory\na/x\n"
+    )
+    assert result.code == 3
+    assert result.outcomes == {"a": "clean", "directory": "unread", "a/x": "unread"}
+
+
+def test_no_names_are_no_failure_if_that_is_allowed(state: Path, tree: Path) -> None:
+    for options, code in (((), 3), (("--allow-empty",), 0)):
+        assert scan(state, "--files-from", "-", *options, stdin=b"").code == code
+        gone = ("--files-from", "-", "--ignore-missing", *options)
+        assert scan(state, *gone, cwd=tree, stdin=b"gone\n").code == code
+    text = run("--state-dir", state, "scan", "--files-from", "-", "--allow-empty", stdin=b"")
+    assert "exit 0: there was nothing to check, which may be so, and the list is fresh" in text.out
+    unread = scan(state, "--files-from", "-", "--allow-empty", cwd=tree, stdin=b"gone\n")
+    assert unread.code == 3

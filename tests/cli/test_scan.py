@@ -630,3 +630,24 @@ def test_a_scan_that_does_not_know_what_was_mounted_is_not_whole(
     assert scan(own_state, clean).code == (0 if again else 8)
     path.write_bytes(b"{") if again else None
     assert scan(own_state, listed).code == 11
+
+
+@pytest.mark.slow
+def test_a_relative_path_in_a_directory_that_was_removed_is_a_usage_error(
+    state: Path, tmp_path: Path, listed: Path
+) -> None:
+    for words, code in (("scan .", 2), ("watch .", 2), ("scan --files-from names", 2)):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        script = 'rmdir "$PWD"; exec "$@"'
+        done = subprocess.run(
+            ["bash", "-c", script, "-", *arguments("--state-dir", state, *words.split())],
+            cwd=gone,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert "the working directory was removed" in done.stderr
+        assert "internal" not in done.stderr

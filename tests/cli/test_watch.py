@@ -42,7 +42,8 @@ class Watching:
         threading.Thread(target=self._read_err, daemon=True).start()
 
     def _read_out(self) -> None:
-        assert self.process.stdout is not None
+        if self.process.stdout is None:
+            return
         for line in self.process.stdout:
             self._lines.put(json.loads(line))
 
@@ -110,6 +111,15 @@ def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) ->
     with watching(state, tree) as watch:
         line = watch.next()
         assert (line["type"], line["path"], line["entry"]) == ("match", str(tree / "sub/c"), "e-1")
+        assert watch.stop() == 0
+
+
+def test_an_empty_folder_is_no_failure(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = arguments("--state-dir", state, "watch", tmp_path / "empty")
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        watch = Watching(process)
+        watch.wait_for("looked at everything: 0 inputs, exit 0")
         assert watch.stop() == 0
 
 

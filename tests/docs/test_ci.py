@@ -442,3 +442,28 @@ def test_a_job_goes_on_after_an_outage_and_not_without_a_list(tmp_path: Path) ->
         code, said = runner.shell(with_the_command(script), **variables)
         assert code == 0, said
         assert "timestamp.json" in said
+
+
+@pytest.mark.slow
+def test_a_change_is_checked_without_the_files_that_it_deletes(site: Site, tmp_path: Path) -> None:
+    (script,) = marked_blocks(CI, "changed")
+    runner = Runner(tmp_path, site, site.token, CLEAN | {"old.dat": LISTED, "kept.dat": LISTED})
+    state = tmp_path / "state"
+    assert site.call(*site.init_arguments(), state=state).code == 0
+    assert site.call("fetch", state=state).code == 0
+    git = "git -c user.name=x -c user.email=x@example.org"
+    begin = f"git init -q; git add -A; {git} commit -qm one; git branch base"
+    steps = (
+        ("git rm -q old.dat", 0),
+        ("echo new > new.txt; git add new.txt", 0),
+        ("cp kept.dat bad.dat; git add bad.dat", 10),
+    )
+    assert runner.shell(begin)[0] == 0
+    for number, (change, expected) in enumerate(steps):
+        assert runner.shell(f"{change}; {git} commit -qm {number}")[0] == 0
+        code, said = runner.shell(
+            with_the_command(f"set -o pipefail\n{script}"),
+            HASHCLIENT_STATE_DIR=str(state),
+            BASE="HEAD~1",
+        )
+        assert code == expected, said

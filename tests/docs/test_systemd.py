@@ -54,7 +54,7 @@ def units(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_every_service_has_its_timer_or_runs_always() -> None:
-    always = ["hashclient-serve.service"]
+    always = ["hashclient-serve.service", "hashclient-watch.service"]
     timed = [name.replace(".timer", ".service") for name in TIMERS]
     assert sorted(timed + always) == SERVICES
     for name in always:
@@ -79,13 +79,14 @@ def test_the_common_part_does_not_undo_the_settings_of_a_unit(name: str) -> None
     assert set(common) & set(own) <= {"Environment", "LoadCredential"}
 
 
-def test_the_scan_may_ask_by_leases_and_no_other_unit() -> None:
+def test_only_scan_and_watch_may_ask_by_leases() -> None:
     for name in SERVICES:
         lines = (UNITS / name).read_text().splitlines()
         given = [line for line in lines if "CAP_LEASE" in line]
         words = "CAP_DAC_READ_SEARCH CAP_LEASE"
         expected = [f"AmbientCapabilities={words}", f"CapabilityBoundingSet={words}"]
-        assert given == (expected if name == "hashclient-scan.service" else [])
+        reads = name in ("hashclient-scan.service", "hashclient-watch.service")
+        assert given == (expected if reads else [])
 
 
 @needs_systemd
@@ -108,7 +109,8 @@ def test_the_units_start_existing_commands_with_existing_options() -> None:
     for name in SERVICES:
         (line,) = invocations((UNITS / name).read_text())
         command = check_invocation(line)
-        assert command.split()[0] == {"metrics": "status"}.get(part := name[11:-8], part)
+        parts = {"metrics": "status", "purge": "quarantine", "checkpoint": "audit"}
+        assert command.split()[0] == parts.get(part := name[11:-8], part)
 
 
 def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_leads() -> None:
@@ -120,6 +122,15 @@ def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_lea
     assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in OPERATIONS.read_text()
     # That nothing could be written must fail: what is not there is 2, and no success.
     assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
+
+
+def test_an_outage_is_told_once_a_day() -> None:
+    text = (UNITS / "notify-hashclient@.service").read_text()
+    assert "StartLimitIntervalSec=20h\nStartLimitBurst=1\n" in text
+    # No unit fails more rarely than that and should be told of each time.
+    for name in TIMERS:
+        (when,) = re.findall(r"^OnCalendar=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+        assert "weekly" not in when
 
 
 def test_each_is_described() -> None:
