@@ -86,7 +86,7 @@ class Summary(msgspec.Struct):
             return ExitCode.STATE
         if stale:
             return ExitCode.STALE
-        # What was accepted was there, and was not checked.
+        # Accepted inputs were there, and were not checked.
         may_be_empty = self.allow_empty and not self.counts[Kind.ACCEPTED]
         if undecided or not (decided or may_be_empty):
             return ExitCode.INCOMPLETE
