@@ -163,12 +163,11 @@ class Worker:
         return self._lists.now
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP opens the lists again."""
+        """Serve until SIGTERM; SIGHUP opens the lists again."""
         loop = self.loop
         for listener in self._listeners:
             loop.add_reader(listener, self._accept, listener)
         loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)  # the parent decides about it
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.call_later(SWEEP_S, self._sweep)
         loop.set_exception_handler(self._failed)

@@ -158,6 +158,19 @@ def test_many_commands_in_a_session(daemon: Daemon) -> None:
     ]
 
 
+def test_all_that_is_listed_in_one_turn_is_answered_and_recorded(tmp_path: Path) -> None:
+    listed = {f"e-{number}": b"listed %d" % number for number in range(5)}
+    state = make_state(tmp_path, {"base": csv_of(listed)})
+    data = b"".join(instream(content) + instream(b"benign") for content in listed.values())
+    with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
+        answers = daemon.ask(b"zIDSESSION\0" + data + b"zEND\0").split(b"\0")
+    assert sorted(answer.partition(b": ")[2] for answer in answers[:-1]) == [
+        *(f"stream: Hashclient.base.{entry} FOUND".encode() for entry in listed),
+        *[b"stream: OK"] * len(listed),
+    ]
+    assert sorted(match["entry"] for match in matches(state)) == list(listed)
+
+
 def test_a_session_of_very_many_commands(daemon: Daemon) -> None:
     count = 500
     with daemon.connect() as sock:
@@ -316,6 +329,15 @@ def test_the_socket_of_a_killed_daemon_is_taken_over(state: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_no_process_by_itself(state: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that waits for them ends the others."""
+    with serving(state, tmp_path / "run", "--jobs", 1) as daemon:
+        workers = daemon.workers()
+        os.kill(workers[0], signal.SIGINT)
+        assert daemon.ask(instream(LISTED)) == FOUND
+        assert daemon.workers() == workers
+
+
 def test_a_process_that_dies_is_replaced(state: Path, tmp_path: Path) -> None:
     with serving(state, tmp_path / "run") as daemon:
         before = daemon.workers()
