@@ -150,7 +150,7 @@ class _Walk:
         if level.text.has_parts:
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
         # It is one text to clients that find no part.
-        for encoding in level.fields.encodings:
+        for encoding in level.fields.ways:
             yield from _read(name, level.text, encoding)
 
     def _next_name(self, name: bytes) -> bytes:
@@ -173,7 +173,7 @@ class _Walk:
             why = Why.UNSUPPORTED, "mail: an encoding that is not known"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
-        if not fields.is_multipart or fields.others:
+        if not fields.is_multipart or (fields.kind and fields.no_multiparts):
             yield from self.leaf(fields, kind)
         elif len(self._levels) >= MAX_DEPTH:
             yield Unlisted(
@@ -199,13 +199,15 @@ class _Walk:
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
         """Yield a part that is no multipart, to some client at least, and how others read it."""
-        kinds = [each for each in fields.kinds if not each.startswith(b"multipart/")]
-        messages = [each.startswith(b"message/") and each not in _NO_MESSAGES for each in kinds]
-        if kinds and all(messages):
+        messages = [
+            each.startswith(b"message/") and each not in _NO_MESSAGES
+            for each in fields.no_multiparts
+        ]
+        if messages and all(messages):
             kind = MESSAGE
         lines = self._lines
         name, position = self._next_name(fields.name), lines.position
-        first, *others = fields.encodings
+        first, *others = fields.ways
         kept, decoding, finder = Kept(), Decoding(first), UuFinder(is_old=lines.is_old)
         pieces = decoding.decode(kept.watch(lines.body(self._stack, guesses=not kind)))
         once = finder.watch(pieces) if first != BASE64 and not kind else pieces
@@ -219,7 +221,7 @@ class _Walk:
         yield from _uu_files(finder.files)
         is_doubtful, is_cut = lines.is_doubtful, lines.may_end_with_return
         is_both = any(messages) and not all(messages)
-        has_parts = fields.is_multipart and bool(fields.others)
+        has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
             if is_doubtful or is_both or has_parts or decoding.is_disputed or others or fields.rest:
                 yield Unlisted(name, Why.LIMIT, "mail: clients differ about a part of this size")
@@ -228,8 +230,8 @@ class _Walk:
         if decoding.is_disputed:
             ways += [(way, kind) for way in other_ways(first)]
         if is_both:
-            ways += [(first_way(encoding), MESSAGE) for encoding in fields.encodings]
-        if is_cut:
+            ways += [(first_way(encoding), MESSAGE) for encoding in fields.ways]
+        if is_cut and not first:
             ways.append((lambda pieces: chain(pieces, (b"\r",)), kind))
         for way, which in ways:
             yield [_read_by(name, way, kept, which)]
@@ -239,7 +241,7 @@ class _Walk:
         for encoding in others:
             yield from _read(name, kept, encoding)
         if fields.rest:
-            for encoding in fields.encodings:
+            for encoding in fields.ways:
                 yield from _read(name, kept.behind(fields.rest), encoding)
         if is_doubtful:
             again = self._again(kept)

@@ -23,8 +23,11 @@ _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _OTHERS = bytes(sorted(set(range(256)) - set(_ALPHABET)))
 _NEITHER = _OTHERS.replace(b"=", b"")
 #: Some programs take any word for the mode, and some a line without a name.
-_BEGIN = re.compile(rb"begin(-base64)?[ \t]+[^\s]{1,20}(?:[ \t]+([^\r\n]{0,4096}))?[ \t]*\r{0,2}\n")
-_BEGINS = re.compile(rb"\n(?=begin[ \t-])")
+_BEGIN = re.compile(
+    rb"begin(-base64)?[ \t]+[^\s]{1,20}(?:[ \t]+([^\r\n]{0,4096}))?[ \t]*\r{0,2}\n", re.IGNORECASE
+)
+_BEGINS = re.compile(rb"\n(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
+_ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4200
 #: The end of a line with blanks before it, and a line end that is none.
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
@@ -151,7 +154,12 @@ class UuFile(msgspec.Struct, frozen=True):
 
 
 class UuFinder:
-    """Finds uuencoded files in a text that passes by."""
+    """Finds uuencoded files in a text that passes by.
+
+    Some programs end a file at the first line that is none of it, some at the line without bytes,
+    and some at `end` alone: they pass over lines whose length is not that of their bytes. Where
+    these give other bytes, each is a file.
+    """
 
     def __init__(self, *, is_old: bool = False) -> None:
         """Begin before the text; with `is_old`, a carriage return ends a line."""
@@ -159,7 +167,9 @@ class UuFinder:
         self.files: list[UuFile] = []
         self._buffer = b"\n"
         self._name = b""
-        self._lines: list[bytes] | None = None  # of the file that has begun, decoded
+        #: Of the file that has begun, its decoded lines, as these programs take them.
+        self._lines: tuple[list[bytes], list[bytes], list[bytes]] | None = None
+        self._is_over = self._is_at_zero = False
         self._is_base64 = False
         self._count = 0
 
@@ -183,7 +193,7 @@ class UuFinder:
         self._buffer += b"\n"
         while self._begin(is_end=True) if self._lines is None else self._go_on(is_end=True):
             pass
-        if self._lines:
+        if self._lines is not None:
             self._finish()
 
     def _begin(self, *, is_end: bool) -> bool:
@@ -194,7 +204,8 @@ class UuFinder:
             line = _BEGIN.match(self._buffer, start)
             if line is not None:
                 self._name, self._is_base64 = (line[2] or b"").rstrip(), line[1] is not None
-                self._lines = []
+                self._lines = ([], [], [])
+                self._is_over = self._is_at_zero = False
                 self._buffer = self._buffer[line.end() - 1 :]  # its line end begins the next
                 return True
             if len(self._buffer) - start < _LONGEST_BEGIN_BYTES and not is_end:
@@ -222,38 +233,40 @@ class UuFinder:
         return False
 
     def _line(self, line: bytes) -> bool:
-        """Take a line of a file; return False where there is no more: at any other line."""
+        """Take a line of a file; return False at its end, or where another one begins."""
         assert self._lines is not None
-        if self._is_base64:
-            if line.startswith(b"===="):
-                return False
-        elif line[:3].lower() == b"end":
+        if _ENDS.match(line) or (line[:1] in (b"b", b"B") and _BEGIN.match(line + b"\n")):
             return False
         if not line:
             return True
         try:
             data = binascii.a2b_base64(line) if self._is_base64 else _uu(line)
         except (binascii.Error, ValueError):
-            return False
-        self._count += len(data)
-        if self._count <= MAX_UU_BYTES:
-            self._lines.append(data)
-        else:
-            self._lines = [b""]
+            self._is_over, data = True, b""
+        is_whole = (len(data) + 2) // 3 == len(line) // 4 and bool(data)
+        self._is_at_zero = self._is_at_zero or not data
+        takes = (not self._is_over, not self._is_over and not self._is_at_zero, is_whole)
+        self._count += len(data) * any(takes)
+        if self._count > MAX_UU_BYTES:
+            self._lines = ([b""], [], [])
+            return True
+        for lines, is_taken in zip(self._lines, takes, strict=True):
+            if is_taken:
+                lines.append(data)
         return True
 
     def _finish(self) -> None:
-        data = b"".join(self._lines or ())
-        is_too_much = self._count > MAX_UU_BYTES or len(self.files) == _MAX_UU_FILES
         # A line that only looks like a beginning is followed by no data.
-        is_file = bool(data) or (bool(self._lines) and is_too_much)
-        self._lines = None
+        found = [data for data in dict.fromkeys(map(b"".join, self._lines or ())) if data]
         error = None
-        if is_too_much:
+        if any(self._lines or ()) and (
+            self._count > MAX_UU_BYTES or len(self.files) >= _MAX_UU_FILES
+        ):
             error = NotReadError(Why.LIMIT, "mail: too much that is uuencoded in one part")
-            data = b""
-        if is_file and len(self.files) <= _MAX_UU_FILES:
-            self.files.append(UuFile(self._name, data, error))
+            found = [b""]
+        self._lines = None
+        if len(self.files) <= _MAX_UU_FILES:
+            self.files += [UuFile(self._name, data, error) for data in found]
 
 
 def _uu(line: bytes) -> bytes:

@@ -66,9 +66,20 @@ class Fields(msgspec.Struct, frozen=True):
         return (self.kind, *self.others)
 
     @property
+    def ways(self) -> tuple[bytes, ...]:
+        """The encodings that clients undo; empty for all others, of which the bytes stay."""
+        known = (each if each in (BASE64, QUOTED) else b"" for each in self.encodings)
+        return tuple(dict.fromkeys(known))
+
+    @property
     def is_text(self) -> bool:
         """Whether a client may take the body for text, whose line ends are its own."""
         return any(not kind or kind.startswith(b"text/") for kind in self.kinds)
+
+    @property
+    def no_multiparts(self) -> list[bytes]:
+        """The media types by which the body is one part, if any."""
+        return [kind for kind in self.kinds if not kind.startswith(b"multipart/")]
 
     @property
     def is_multipart(self) -> bool:

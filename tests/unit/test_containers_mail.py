@@ -235,6 +235,9 @@ def test_uuencode_is_found_however_it_is_written() -> None:
         usual.replace("`\nend\n", "A text goes on, in lower case\n"),
         usual.replace("\nM", "\n\nM"),
         usual.replace("`\nend\n", "") + uuencoded("b", B),
+        usual.replace("`\nend\n", "`\nTEXT\n#A B\n"),
+        usual.replace("\nM", "\nfoot of part 1\n\nSubject: part 2\n\nM", 3),
+        usual.replace("begin", "BEGIN"),
     ):
         for data in (raw("X: y", text), raw(encoded, text), multipart(f"\n{text}", TEXT)):
             assert A in look(data).contents, text[:40]
