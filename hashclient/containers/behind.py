@@ -12,6 +12,7 @@ from struct import Struct
 from typing import cast
 from zlib import crc32
 
+from hashclient.containers.forward import Joined, part_of
 from hashclient.containers.fronts import MARKS
 from hashclient.containers.interface import Data, Expander, Member, NotReadError, Stream, Unlisted
 
@@ -26,27 +27,6 @@ _RAR = Struct("<HBHH")
 _RAR_MAIN = 0x73
 #: length of the archive, place of the first file, version, numbers of folders and files
 _CAB = Struct("<8xL4xL4x2B2H")
-
-
-class Part:
-    """Data that begins somewhere in other data."""
-
-    def __init__(self, data: Data, start: int) -> None:
-        """Begin at `start`."""
-        self._data = data
-        self._start = start
-        self._position = 0
-        self.size = data.size - start
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
-        return self._data.read_at(self._start + offset, count)
-
-    def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        piece = self.read_at(self._position, count)
-        self._position += len(piece)
-        return piece
 
 
 class Behind:
@@ -72,7 +52,7 @@ class Behind:
                 yield Unlisted(b"", error.why, error.detail)
 
 
-def _found(data: Data) -> Iterator[tuple[str, Part]]:
+def _found(data: Data) -> Iterator[tuple[str, Joined]]:
     """Yield kinds and places of the archives in `data`; none that lies in the one before."""
     start = count = 0
     while start < data.size and count < _MAX_ARCHIVES:
@@ -84,7 +64,7 @@ def _found(data: Data) -> Iterator[tuple[str, Part]]:
         if at >= _WINDOW_BYTES:
             start += _WINDOW_BYTES
             continue
-        part = Part(data, start + at)
+        part = part_of(data, start + at)
         length = _length(kind, part)
         if length:
             count += 1
@@ -92,7 +72,7 @@ def _found(data: Data) -> Iterator[tuple[str, Part]]:
         start += at + (length or 1)
 
 
-def _length(kind: str, part: Part) -> int:
+def _length(kind: str, part: Joined) -> int:
     """Return how long an archive is whose mark is here: of rar, to the end; 0 if there is none."""
     head = part.read_at(0, 64)
     if len(head) < 32:

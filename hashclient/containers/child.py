@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from hashclient.containers.driver import Driver
 from hashclient.containers.interface import Data, NotReadError, Why
+from hashclient.containers.libarchive import load_charsets
 from hashclient.containers.limits import MIB
 from hashclient.containers.protocol import (
     NAMES_AT_ONCE_BYTES,
@@ -153,6 +154,7 @@ def main(fd: int) -> None:
             # Names in archives are handed on as they are; in another locale some would get lost.
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
         registry = Registry(setup.passwords)
+        load_charsets()
         for codec in ("utf-8", "latin-1", "ascii", "cp437", "utf-16-le", "idna", "punycode"):
             "".encode(codec)
         # No module can be loaded later, so a traceback is not printed either.

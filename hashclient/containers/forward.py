@@ -104,3 +104,33 @@ class Forward:
         rest = self._buffer[self._at :]
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         self._at += zeros - zeros % unit
+
+
+class Joined:
+    """Some bytes, and behind them a part of other data."""
+
+    def __init__(self, head: bytes, data: Data, start: int, length: int) -> None:
+        """Have `length` bytes from `start` on behind `head`."""
+        self._head = head
+        self._data = data
+        self._start = start
+        self._position = 0
+        self.size = len(head) + length
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there."""
+        count = min(count, max(0, self.size - offset))
+        head = self._head[offset : offset + count]
+        start = self._start + max(0, offset - len(self._head))
+        return head + self._data.read_at(start, count - len(head))
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        piece = self.read_at(self._position, count)
+        self._position += len(piece)
+        return piece
+
+
+def part_of(data: Data, start: int) -> Joined:
+    """Return data from a place on."""
+    return Joined(b"", data, start, data.size - start)

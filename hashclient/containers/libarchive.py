@@ -94,6 +94,23 @@ def is_here() -> bool:
     return _LIBRARY is not None
 
 
+#: Character sets of names in lha, beside those that the C library converts by itself. An archive
+#: may name any; these are of Japan, China, Korea, and of DOS and Windows in other places.
+_CHARSETS = (
+    *("CP932", "CP936", "CP949", "CP950", "BIG5", "EUC-JP"),
+    *("CP437", "CP850", "CP852", "CP866", "CP1250", "CP1251", "CP1252"),
+)
+
+
+def load_charsets() -> None:
+    """Load what converts names, before the sandbox is closed: the C library has it in files."""
+    iconv_open = ctypes.CDLL(None).iconv_open
+    iconv_open.argtypes, iconv_open.restype = (c_char_p, c_char_p), c_void_p
+    for name in _CHARSETS:
+        for pair in ((b"UTF-8", name.encode()), (b"UTF-16BE", name.encode())):
+            iconv_open(*pair)  # never closed, or what it has loaded would be unloaded
+
+
 #: The inputs that callbacks read now, by the number that the library hands back.
 _OPEN: dict[int, _Input] = {}
 

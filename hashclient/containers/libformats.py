@@ -11,7 +11,7 @@ from struct import Struct
 from typing import cast
 from zlib import crc32
 
-from hashclient.containers.behind import Part
+from hashclient.containers.forward import Joined
 from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
 from hashclient.containers.iso import DiskImage
 from hashclient.containers.libarchive import DISK_IMAGE, Filtered, Libarchive
@@ -47,26 +47,13 @@ class SevenZip(Libarchive):
             header = end[at:]
             place = data.size - len(header) - _HEAD_BYTES
             fields = _SEVEN_ZIP.pack(place, len(header), crc32(header))
-            data = _Mended(data, head[:8] + crc32(fields).to_bytes(4, "little") + fields)
+            start = head[:8] + crc32(fields).to_bytes(4, "little") + fields
+            data = Joined(start, data, _HEAD_BYTES, data.size - _HEAD_BYTES)
         yield from super().members(data)
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         # 7z has the type of a member in its attributes only.
         return bool(size) and kind != _LINK
-
-
-class _Mended(Part):
-    """Data with another beginning."""
-
-    def __init__(self, data: Data, head: bytes) -> None:
-        super().__init__(data, 0)
-        self._head = head
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Return the bytes there."""
-        head = self._head[offset : offset + count]
-        start = max(offset, len(self._head))
-        return head + super().read_at(start, max(0, offset + count - start))
 
 
 class Rar(Libarchive):

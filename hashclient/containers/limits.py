@@ -11,6 +11,8 @@ from hashclient.containers.interface import NotReadError, Why
 
 #: Bytes that may come out before the ratio is looked at: a small archive of zeros is no bomb.
 RATIO_FREE_BYTES = 1 << 30
+#: And for each member: many short ones come out of few bytes, as a tar and then as files, say.
+RATIO_FREE_OF_MEMBER_BYTES = 8 << 10
 MIB = 1 << 20
 #: Containers in one file: the worker keeps the path to each of them.
 MAX_CONTAINERS = 250_000
@@ -62,8 +64,8 @@ class Budget:
     def __init__(self, limits: Limits, file_bytes: int) -> None:
         """Begin with nothing used, for a file of `file_bytes` bytes."""
         self._limits = limits
-        self._most_bytes = min(limits.bytes_out, max(RATIO_FREE_BYTES, limits.ratio * file_bytes))
-        self._is_ratio = self._most_bytes < limits.bytes_out
+        self._by_ratio = max(RATIO_FREE_BYTES, limits.ratio * file_bytes)
+        self._most_bytes = min(limits.bytes_out, self._by_ratio)
         self._bytes = 0
         self._members = 0
         self._containers = 0
@@ -104,6 +106,10 @@ class Budget:
         """
         self._bytes += count
         if self._bytes > self._most_bytes:
-            if self._is_ratio:
+            by_ratio = self._by_ratio + self._members * RATIO_FREE_OF_MEMBER_BYTES
+            self._most_bytes = min(self._limits.bytes_out, by_ratio)
+            if self._bytes <= self._most_bytes:
+                return
+            if self._most_bytes < self._limits.bytes_out:
                 raise LimitError(f"more than {self._limits.ratio:,} times its own size comes out")
             raise LimitError(f"more than {self._limits.bytes_out:,} bytes come out")

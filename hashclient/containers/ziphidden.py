@@ -19,16 +19,15 @@ from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, damaged, wide
 from hashclient.containers.zipmember import (
     DESCRIPTOR_MARK,
     HAS_DESCRIPTOR,
-    HAS_END_MARK,
     IS_ENCRYPTED,
     LOCAL,
     LOCAL_BYTES,
-    LZMA,
     METHODS,
     STORED,
     Packed,
     descriptor_bytes,
     encrypted,
+    size_needed,
     stored,
     unsupported,
 )
@@ -228,11 +227,11 @@ def _chunks(search: Search, found: _Found) -> Iterator[bytes]:
             raise damaged("its sizes do not agree")
         yield from stored(data, found.start, length, crc)
         return
-    packed = Packed(data, found.start, end, found.method)
-    has_mark = found.method != LZMA or found.flags & HAS_END_MARK
-    if not has_mark and found.packed is None:
-        raise damaged("lzma without an end")
-    yield from packed.chunks(None if has_mark else found.size)
+    packed = Packed(data, found.start, end, found.method, flags=found.flags, crc=found.crc)
+    most = size_needed(found.method, found.flags, found.size)
+    if most is not None and found.packed is None:
+        raise damaged("compressed data without an end")
+    yield from packed.chunks(most)
     is_said = found.size or not found.flags & HAS_DESCRIPTOR
     if is_said and packed.count != found.size:
         raise damaged("its sizes do not agree")  # some fill it up with zeros

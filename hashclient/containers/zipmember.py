@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-from hashclient.containers import decoding
+from hashclient.containers import decoding, libarchive, zipold
 from hashclient.containers.decoding import Decoder, crc32, decoded
-from hashclient.containers.forward import PIECE_BYTES
-from hashclient.containers.interface import HEAD_BYTES, Data, NotReadError, Why
+from hashclient.containers.forward import PIECE_BYTES, Joined
+from hashclient.containers.interface import HEAD_BYTES, Data, NotReadError, Unlisted, Why
 from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, Entry, damaged, wide
 
 #: mark, flags, method, crc, compressed size, size, lengths of name and extra
@@ -28,7 +28,7 @@ IS_PATCH = 0x0020
 #: Flags of a member that has more than a header and its bytes.
 UNUSUAL = IS_ENCRYPTED | HAS_DESCRIPTOR | IS_PATCH
 
-STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ = 0, 8, 12, 14, 93, 95
+STORED, DEFLATED, BZIP2, LZMA, ZSTD, XZ, PPMD = 0, 8, 12, 14, 93, 95, 98
 _DECODERS: dict[int, Callable[[], Decoder]] = {
     DEFLATED: decoding.deflate,
     BZIP2: decoding.bzip2,
@@ -36,11 +36,16 @@ _DECODERS: dict[int, Callable[[], Decoder]] = {
 }
 if decoding.HAS_ZSTD:
     _DECODERS[ZSTD] = decoding.zstd
-METHODS = frozenset((STORED, LZMA, *_DECODERS))
+#: Methods that libarchive decodes, where it is installed.
+_OF_LIBRARY = frozenset({ZSTD, PPMD} - _DECODERS.keys() if libarchive.is_here() else ())
+METHODS = frozenset((STORED, LZMA, *_DECODERS, *_OF_LIBRARY, *zipold.METHODS))
+#: These decode as many bytes as the header says.
+_NEEDS_SIZE = frozenset((LZMA, *_OF_LIBRARY, zipold.SHRUNK, zipold.IMPLODED))
 
 #: A member of at most so many bytes is read at once.
 _SMALL_BYTES = 64 << 10
 _FIRST_BYTES = 4 << 10
+_FEW_BYTES = 64
 #: The header of a block with codes of its own, and what codes of rare bytes take.
 _HEAD_EXTRA_BYTES = 512
 
@@ -116,10 +121,14 @@ def stored(data: Data, start: int, size: int, crc: int) -> Iterator[bytes]:
 class Packed:
     """The bytes of a compressed member; `position` is how far it was read, `found` its checksum."""
 
-    def __init__(self, data: Data, start: int, end: int, method: int) -> None:
+    def __init__(
+        self, data: Data, start: int, end: int, method: int, *, flags: int, crc: int
+    ) -> None:
         """The bytes lie from `start` to `end`; the compressed data may end before."""
         self._data = data
         self._method = method
+        self._flags = flags
+        self._crc = crc
         self._end = end
         self._step = end - start if end - start <= _SMALL_BYTES else _FIRST_BYTES
         self.position = start
@@ -133,11 +142,20 @@ class Packed:
         return piece
 
     def chunks(self, most: int | None) -> Iterator[bytes]:
-        """Yield the decoded bytes; lzma without an end mark ends after `most` of them.
+        """Yield the decoded bytes; what has no mark at its end ends after `most` of them.
 
         Raises:
             NotReadError: they are damaged.
         """
+        if self._method in zipold.METHODS:
+            old = zipold.Old(self._method, self._flags, most or 0, self._read)
+            yield from self._counted(old.chunks())
+            self.position -= old.unused
+            return
+        if self._method in _OF_LIBRARY:
+            yield from self._counted(self._by_library(most or 0))
+            self.position = self._end
+            return
         if self._method == LZMA:
             head = self._data.read_at(self.position, min(9, self._end - self.position))
             if len(head) < 9 or head[2:4] != b"\5\0":
@@ -160,6 +178,34 @@ class Packed:
             raise damaged("ends too early")
         self.position -= len(decoder.unused_data)
 
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.found = crc32(piece, self.found)
+            self.count += len(piece)
+            yield piece
+
+    def _by_library(self, size: int) -> Iterator[bytes]:
+        """Have libarchive decode a zip of this member alone."""
+        length = self._end - self.position
+        if max(size, length) >= MAX32:
+            raise unsupported(self._method)
+        head = LOCAL.pack(LOCAL_MARK, 0, self._method, self._crc, length, size, 1, 0) + b"x"
+        # The library looks at the bytes behind a member before it has decoded all.
+        alone = Joined(head, self._data, self.position, length + _FEW_BYTES)
+        reader = libarchive.Libarchive("zip", b"", formats=("zip_streamable",), seeks=True)
+        for found in reader.members(alone):
+            if isinstance(found, Unlisted):
+                raise NotReadError(found.why, found.detail)
+            yield from found[0].chunks()
+            return  # what follows is another member, cut off
+
+
+def size_needed(method: int, flags: int, size: int) -> int | None:
+    """Return `size` if the compressed data has no end of its own; None if it has."""
+    if method not in _NEEDS_SIZE or (method == LZMA and flags & HAS_END_MARK):
+        return None
+    return size
+
 
 def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
     """Return all bytes of a compressed member, whatever size is claimed.
@@ -173,9 +219,9 @@ def unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
 
 
 def _unpacked(data: Data, start: int, entry: Entry) -> Iterator[bytes]:
-    _, length, size, _, flags, method, _ = entry
-    packed = Packed(data, start, start + length, method)
-    yield from packed.chunks(size if method == LZMA and not flags & HAS_END_MARK else None)
+    _, length, size, crc, flags, method, _ = entry
+    packed = Packed(data, start, start + length, method, flags=flags, crc=crc)
+    yield from packed.chunks(size_needed(method, flags, size))
     if packed.position != start + length:
         raise damaged("bytes behind its compressed data")
     _check(entry, packed.count, packed.found)

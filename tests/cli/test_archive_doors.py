@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import archives, images, mails, others
+from fixtures import archives, images, mails, others, zipmethods
 from hashclient.scan import checked, looking, reading
 from hashclient.scan.records import PLAIN
 from tests.clamd import Daemon, instream, open_for_reading, serving
@@ -82,6 +82,14 @@ def rows() -> Iterator[tuple[str, bytes]]:
     )
     yield "image of UDF alone", image(None, None, {"x": LISTED, "y": b""})
     both = others.lha_and_tar(LISTED, b"benign")
+    methods = {
+        "that is shrunk": (zipmethods.SHRUNK, 0, zipmethods.shrunk(LISTED)),
+        "that is imploded": (zipmethods.IMPLODED, 6, zipmethods.imploded(LISTED)),
+    }
+    for name, (method, flags, packed) in methods.items():
+        made = archives.Zip().add(b"x", LISTED, method, data=packed, flags=flags)
+        yield f"zip of a member {name}", made.end()
+    yield "lha of a name in Japanese", others.lha_of(LISTED, "\u30c6\u30b9\u30c8.txt")
     yield "archive of two kinds in gzip", archives.gzip_of(both)
 
 

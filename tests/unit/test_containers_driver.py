@@ -29,7 +29,13 @@ from hashclient.containers.interface import (
     Unlisted,
     Why,
 )
-from hashclient.containers.limits import Limits
+from hashclient.containers.limits import (
+    RATIO_FREE_BYTES,
+    RATIO_FREE_OF_MEMBER_BYTES,
+    Budget,
+    LimitError,
+    Limits,
+)
 from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
 
@@ -189,6 +195,24 @@ def test_a_bomb_ends_at_the_ratio() -> None:
         (Why.LIMIT, True)
     ]
     assert not found.read
+
+
+def test_what_may_come_out_grows_with_the_file_and_with_its_members() -> None:
+    """Above what is always allowed; archives of very many short files are no bombs."""
+    limits = Limits(ratio=2)
+    for file_bytes, members in ((10, 0), (RATIO_FREE_BYTES, 0), (RATIO_FREE_BYTES, 3)):
+        budget = Budget(limits, file_bytes)
+        for _ in range(members):
+            budget.member()
+        most = max(RATIO_FREE_BYTES, 2 * file_bytes) + members * RATIO_FREE_OF_MEMBER_BYTES
+        budget.take(most - 1)
+        budget.take(1)
+        with pytest.raises(LimitError, match="times its own size"):
+            budget.take(1)
+    few = Budget(Limits(bytes_out=5), RATIO_FREE_BYTES)
+    few.take(5)
+    with pytest.raises(LimitError, match="5 bytes come out"):
+        few.take(1)
 
 
 def test_members_of_members_count() -> None:
