@@ -48,6 +48,7 @@ from hashclient.scan.sources.directories import (
     ROUNDS,
     MovedError,
     inode_of,
+    is_older,
     open_listed,
     snapshot,
     where_now,
@@ -86,16 +87,19 @@ class Checker:
         clock: Callable[[], float] = time.monotonic,
         members: Members | None = None,
         file_systems: Identities | None = None,
+        since_ns: int = 0,
     ) -> None:
         """Check with `judge`.
 
         Files that `cache` knows are not read again; with `learn`, results hold records for one.
         `keep_clean` reports clean files one by one as well. `sparse`, `on_bytes` and `clock` are
         those of a `Reader`. `members` opens containers; without it, each file is one input.
-        `file_systems` are those that the cache has.
+        `file_systems` are those that the cache has. Listing has begun at `since_ns`, of the clock
+        that gives files their times.
         """
         self._judge = judge
         self._learn = learn
+        self._since_ns = since_ns
         self._keep_clean = keep_clean
         self._members = members
         leases = learn and can_lease()
@@ -187,7 +191,8 @@ class Checker:
                         set_aside(group, name, error, result)
                 else:
                     inodes = group.inodes or [0] * len(group.names)
-                    opened.append(Opened(fd, group, status, group.names, inodes))
+                    one = Opened(fd, group, status, group.names, inodes, listed=group.inodes)
+                    opened.append(one)
             for one in opened:
                 one.shares = len(opened) > 1
             # Where most files hit and must be read, a look at each is only one more request.
@@ -329,7 +334,8 @@ class Checker:
     ) -> None:
         """Read files of a directory under the names that they have now.
 
-        Of one that is gone, what has taken its place is read; if nothing has, it is unread.
+        If one is gone, the file that has its name now is read; the listed one is unread if there is
+        none, or one that has come from elsewhere.
         """
         found: dict[str, int] = {}
         try:
@@ -342,8 +348,13 @@ class Checker:
             place = where_now(now, one.name, one.inode) if one.inode else (one.name, 0)
             if place is None:
                 set_aside(opened.group, one.name, one.error, result)
-            else:
-                found.setdefault(*place)
+                continue
+            name, inode = place
+            is_other = inode != one.inode and inode not in opened.listed
+            if is_other and is_older(opened.fd, name, self._since_ns):
+                set_aside(opened.group, one.name, one.error, result)
+                inode = 0
+            found.setdefault(name, inode)
         if found:
             again = opened.only(list(found), list(found.values()))
             self._read(again, result, files, looks_first=True, whole=whole, rounds=rounds - 1)

@@ -103,6 +103,7 @@ def scan(
     summary = progress.summary
     summary.opens_containers = containers is not None
     started = due = time.monotonic()
+    started_ns = time.time_ns()
     memory = memory or Memory()
     judge = lists.judge(all_digests=all_digests)
 
@@ -124,6 +125,7 @@ def scan(
             sparse=sparse,
             on_bytes=on_bytes,
             members=members(),
+            since_ns=started_ns,
         )
 
     def close() -> None:

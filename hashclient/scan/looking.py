@@ -40,7 +40,7 @@ class Opened(msgspec.Struct, gc=False):
     """An open directory: its files that are still to be read, and those to be opened or looked up.
 
     `status` is that of the directory itself. `inodes` are those of the files to be read, as they
-    were listed or looked at; 0 stands for any.
+    were listed or looked at; 0 stands for any. `listed` are those of all files of the group.
     `names`, `statuses` and `plans` are of the files whose size and times can be relied on. If it
     `shares`, other directories are open as well.
     """
@@ -51,6 +51,7 @@ class Opened(msgspec.Struct, gc=False):
     to_read: list[str]
     inodes: Sequence[int]
     shares: bool = False
+    listed: Sequence[int] = ()
     names: list[str] = []
     statuses: list[os.stat_result] = []
     plans: list[Plan] = []
@@ -64,7 +65,7 @@ class Opened(msgspec.Struct, gc=False):
     def only(self, names: list[str], inodes: list[int]) -> Opened:
         """Return the same directory, with some files to be read."""
         group = self.group.only(names, inodes)
-        return Opened(self.fd, group, self.status, names, inodes, self.shares)
+        return Opened(self.fd, group, self.status, names, inodes, self.shares, self.listed)
 
 
 class Missed(NamedTuple):
@@ -139,11 +140,11 @@ class Looker:
         # Where sizes decide, this loop takes most of the time of a scan: so its functions are
         # local.
         follow, plan_of, device, trusted = group.follow, self._judge.plan, -1, False
-        opens = self._members is not None
+        opens, stat_file, is_file = self._members is not None, os.stat, stat.S_ISREG
         trust = NONE
         for name, inode in zip(group.names, opened.inodes, strict=True):
             try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=follow)
+                status = stat_file(name, dir_fd=fd, follow_symlinks=follow)
                 if status.st_ino != inode and inode and not self.may_be_listed(opened, status):
                     others.append(name)
                     others_inodes.append(inode)
@@ -154,7 +155,7 @@ class Looker:
                     if trust is not NONE and device not in self.identities:
                         identity = self._file_systems.at(name, fd, device, follow=follow)
                         self.identities[device] = identity
-                if not stat.S_ISREG(status.st_mode):
+                if not is_file(status.st_mode):
                     raise no_file(status.st_mode)
             except OSError as error:
                 if inode and error.errno in GONE:

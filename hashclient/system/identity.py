@@ -54,7 +54,7 @@ _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 #: From xfs/xfs_fs.h: the same for its geometry, for kernels before 6.9.
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
-_STATX_MNT_ID_UNIQUE, _AT_EMPTY_PATH = 0x4000, 0x1000
+_STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000
 
 _SYS, _BOOT_ID, _UTAB = (
     Path("/sys"),
@@ -281,6 +281,14 @@ def attributes(fd: int) -> int:
     return 0 if status is None else status[1]
 
 
+def born_ns(fd: int) -> int | None:
+    """Return when an open file was made, in nanoseconds; None if its file system does not say."""
+    status = _status(fd)
+    if status is None or not status[0] & _STATX_BTIME:
+        return None
+    return status[10] * 1_000_000_000 + (status[11] & 0xFFFFFFFF)
+
+
 def _status(fd: int) -> array[int] | None:
     """Return the answer of statx(2) about an open file in words of 64 bits; None without one."""
     statx = _statx()
@@ -300,7 +308,7 @@ def _statx() -> Callable[[int, array[int]], int] | None:
 
     def statx(fd: int, status: array[int]) -> int:
         place = ctypes.c_void_p(status.buffer_info()[0])
-        return int(function(fd, b"", _AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE, place))
+        return int(function(fd, b"", _AT_EMPTY_PATH, _STATX_MNT_ID_UNIQUE | _STATX_BTIME, place))
 
     return statx
 

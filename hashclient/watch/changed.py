@@ -49,7 +49,9 @@ class ChangedFiles:
             with directory:
                 while part := list(itertools.islice(group, TASK_NAMES - names)):
                     if present := _present(directory, part):
-                        task.append(Group(path, present, follow=False))
+                        task.append(
+                            Group(path, present, follow=False, identity=directory.identity())
+                        )
                         names += len(present)
                     if names >= TASK_NAMES:
                         yield task

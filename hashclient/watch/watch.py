@@ -21,7 +21,7 @@ from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
-from hashclient.scan.reasons import CHANGED
+from hashclient.scan.reasons import CHANGED, MOVED
 from hashclient.scan.sources.files import compile_excludes, join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
@@ -335,7 +335,7 @@ class Watch:
     def _report_or_retry(self, handled: Handled) -> None:
         outcome = handled.outcome
         path = outcome.path
-        if outcome.kind is Kind.UNREAD and outcome.reason == CHANGED:
+        if outcome.kind is Kind.UNREAD and outcome.reason in {CHANGED, MOVED}:
             tried = self._attempts[path] = self._attempts.get(path, 0) + 1
             if tried < ATTEMPTS:
                 if path not in self._due:

@@ -13,7 +13,7 @@ from hashclient.audit import log
 from hashclient.client import Client
 from hashclient.core.match import Place
 from hashclient.scan.sources import files
-from hashclient.scan.sources.listing import Frame
+from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.status.prometheus import render
 from hashclient.system.layout import MATCHES_NAME

@@ -18,7 +18,7 @@ from hashclient.scan import checker as checking
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.reasons import MOVED
-from hashclient.scan.sources import directories, files, listing
+from hashclient.scan.sources import directories, files, frame, listing
 from hashclient.scan.sources.directories import (
     GONE,
     MovedError,
@@ -28,7 +28,9 @@ from hashclient.scan.sources.directories import (
     where_now,
 )
 from hashclient.scan.sources.files import WalkOptions, walk
+from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.interface import Task
+from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
 from tests.kit.state import State
 from tests.unit.test_checker import lists_of
@@ -39,6 +41,14 @@ LISTED, OTHER = b"listed", b"other."
 @pytest.fixture
 def lists(tmp_path: Path) -> OpenLists:
     return lists_of(tmp_path, base=csv_of({"e-1": LISTED}, sized=False))
+
+
+def born(path: Path) -> int | None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return born_ns(fd)
+    finally:
+        os.close(fd)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -136,6 +146,46 @@ def test_a_file_that_is_replaced_is_read_as_it_is_now(tmp_path: Path, lists: Ope
     (tree / "b").rename(tree / "a")
     result = Checker(lists.judge()).check(task)
     assert (result.clean, result.outcomes) == (1, [])
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
+    tmp_path: Path, lists: OpenLists, is_new: bool
+) -> None:
+    """It may be where the older one was, in a directory that the scan has left already."""
+    tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
+    if born(tree / "a" / "f") is None:
+        pytest.skip("this file system does not say when a file was made")
+    (group,) = (group for group in task_of(tree) if group.directory == f"{tree}/a")
+    since_ns = time.time_ns() + (-1_000_000_000 if is_new else 1_000_000_000)
+    aside = tmp_path / "aside"
+    (tree / "a" / "f").rename(aside)
+    (tree / "b" / "f").rename(tree / "a" / "f")
+    aside.rename(tree / "b" / "f")
+    result = Checker(lists.judge(), since_ns=since_ns).check([group])
+    assert told(result) == ({} if is_new else {"f": (Kind.UNREAD, MOVED)})
+    assert result.clean == 1
+
+
+def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a/d/f": b"", "z/d/g": b""})
+    if born(tree) is None:
+        pytest.skip("this file system does not say when a directory was made")
+    opens = listing.Lister.open
+
+    def moving(lister: listing.Lister, fd: int, name: str, *, follow: bool) -> listing.Open:
+        if name == "d" and (tree / "z" / "d").exists():
+            (tree / "a" / "d").rename(tmp_path / "away")
+            (tree / "z" / "d").rename(tree / "a" / "d")
+        return opens(lister, fd, name, follow=follow)
+
+    monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
+    monkeypatch.setattr(listing.Lister, "open", moving)
+    tasks, outcomes = listed(tree / "a")
+    assert outcomes == [Outcome(Kind.UNREAD, f"{tree}/a/d", reason=MOVED)]
+    assert [group.names for task in tasks for group in task] == [["g"]]
 
 
 def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None:
@@ -258,7 +308,7 @@ def test_names_that_a_listing_has_missed_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
 ) -> None:
     """A long directory takes several calls, and a rename in between hides a name from each."""
-    names = {f"f{number}" for number in range(2 * listing.AT_ONCE if is_large else 3)}
+    names = {f"f{number}" for number in range(2 * AT_ONCE if is_large else 3)}
     tree = write_tree(tmp_path / "t", dict.fromkeys(names | {"d/inner"}, b""))
     read = listing.Lister.read
     inode = tree.stat().st_ino
@@ -284,14 +334,14 @@ def test_a_long_directory_at_rest_is_not_listed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = State(tmp_path)
-    tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(listing.AT_ONCE + 1)})
+    tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(AT_ONCE + 1)})
     taken: list[int] = []
 
     def take(fd: int) -> list[directories.Entry]:
         taken.append(fd)
         return snapshot(fd)
 
-    monkeypatch.setattr(listing, "snapshot", take)
+    monkeypatch.setattr(frame, "snapshot", take)
     listed(tree)
     assert len(taken) == 1  # it was changed within a tick of the clock
     monkeypatch.setattr(directories, "TICK_S", 0)
@@ -303,7 +353,7 @@ def test_a_long_directory_at_rest_is_not_listed_again(
 def test_a_directory_with_too_many_names_that_changes_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "MOST_LISTED", 5)
+    monkeypatch.setattr(frame, "MOST_LISTED", 5)
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(8)})
     tasks, outcomes = listed(tree)
     assert outcomes == [Outcome(Kind.UNREAD, str(tree), reason=MOVED)]

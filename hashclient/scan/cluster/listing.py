@@ -34,8 +34,8 @@ from hashclient.scan.sources.directories import (
     with_status,
 )
 from hashclient.scan.sources.files import compile_excludes, join, kind_of
+from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.interface import TASK_NAMES, Group
-from hashclient.scan.sources.listing import AT_ONCE
 from hashclient.system.identity import Identities
 from hashclient.system.processors import Allowance
 

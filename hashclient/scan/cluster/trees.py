@@ -30,8 +30,9 @@ from hashclient.scan.sources.files import (
     join,
     kind_of,
 )
+from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.interface import Group, Task
-from hashclient.scan.sources.listing import Frame, Lister
+from hashclient.scan.sources.listing import Lister
 from hashclient.system.identity import Identities
 
 

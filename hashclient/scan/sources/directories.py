@@ -6,9 +6,10 @@ Otherwise the directory is listed again, at one instant (`snapshot`), which tell
 inode is now (`where_now`); `ROUNDS` bounds how often. A file that was replaced, as by an editor
 that saves, is not missed: the new file under its name is taken.
 
-Limits: nobody looks for what was moved to another directory. A server of a network file system, or
-a program behind FUSE, may change a directory while the kernel lists it; so may anybody if it has
-more than a million names.
+Limits: nobody looks for a file that was moved to another directory. If an older file has its name
+now (`is_older`), it is unread; if a new one has, it counts as replaced. A server of a network file
+system, or a program behind FUSE, may change a directory while the kernel lists it; so may anybody
+if it has more than a million names.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.scan.reasons import MOVED
+from hashclient.system.identity import born_ns
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
@@ -170,6 +172,24 @@ def where_now(now: Sequence[Entry], name: str, inode: int) -> tuple[str, int] | 
         elif found == name:
             replaced = name, number
     return elsewhere or replaced
+
+
+def is_older(fd: int, name: str, since_ns: int) -> bool:
+    """Return whether a file or directory in an open one was made before a time.
+
+    A new file in the place of one that was listed was saved over it. An older one was moved there,
+    perhaps in exchange: so the listed one may still be somewhere. False where the file system does
+    not say when a file was made.
+    """
+    try:
+        opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        born = born_ns(opened)
+    finally:
+        os.close(opened)
+    return born is not None and born < since_ns - TICK_S * 1e9
 
 
 def inode_of(fd: int, name: str) -> int | None:

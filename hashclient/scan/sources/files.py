@@ -30,14 +30,16 @@ from hashclient.scan.sources.directories import (
     ROUNDS,
     MovedError,
     inode_of,
+    is_older,
     open_directory,
     open_listed,
     snapshot,
     where_now,
     with_status,
 )
+from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
-from hashclient.scan.sources.listing import Chunk, Frame, Lister, Listing, Open
+from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
@@ -256,6 +258,7 @@ class _Tree:
         self._followed: set[tuple[int, int]] = set()
         #: File systems whose directories show other inodes than theirs for directories in them.
         self._differing: set[int] = set()
+        self._since_ns = time.time_ns()
 
     def walk(self, path: str) -> Iterator[Group | Outcome]:
         """Yield groups of names, and outcomes of paths that are not listed."""
@@ -403,6 +406,7 @@ class _Tree:
         the outcome says so.
         """
         opened = None if listing is None else listing.take()
+        lost: str | None = None
         try:
             if opened is None:
                 listing = None
@@ -413,12 +417,12 @@ class _Tree:
                     listing.drop()
                     listing = None
                 os.close(fd)
-                path, (fd, status, opened_ns) = self._find(path, frame, inode, MovedError())
+                path, (fd, status, opened_ns), lost = self._find(path, frame, inode, MovedError())
         except OSError as error:
             if not inode or frame is None or error.errno not in GONE:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
             try:
-                path, (fd, status, opened_ns) = self._find(path, frame, inode, error)
+                path, (fd, status, opened_ns), lost = self._find(path, frame, inode, error)
             except OSError as failure:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(failure))
         if target is not None and target != (status.st_dev, status.st_ino):
@@ -444,7 +448,7 @@ class _Tree:
             reason = self._places.look(fd, given=is_root)
             if reason is not None:
                 return Outcome(Kind.UNREAD, path, reason=reason)
-        return None
+        return None if lost is None else Outcome(Kind.UNREAD, path, reason=lost)
 
     def _open(self, path: str, frame: Frame | None, *, follow: bool) -> Open:
         """Open a directory, in that of `frame` if it was listed there.
@@ -469,8 +473,13 @@ class _Tree:
         device = status.st_dev
         return status.st_ino == inode or device != frame.status.st_dev or device in self._differing
 
-    def _find(self, path: str, frame: Frame, inode: int, failure: OSError) -> tuple[str, Open]:
+    def _find(
+        self, path: str, frame: Frame, inode: int, failure: OSError
+    ) -> tuple[str, Open, str | None]:
         """Open a directory that is not the listed one any more, where it is now; return its path.
+
+        If the listed one is gone, the directory that has its name now is opened. If that has come
+        from elsewhere, the reason why the listed one is unread is returned, too.
 
         Raises:
             OSError: it cannot be opened; it is `failure` if it is gone.
@@ -489,7 +498,9 @@ class _Tree:
                     failure = error
                     continue
                 if self._is_listed(opened[1], frame, found[1]):
-                    return join(frame.path, found[0]), opened
+                    is_other = found[1] != inode and found[1] not in (frame.listed or ())
+                    is_lost = is_other and is_older(parent, found[0], self._since_ns)
+                    return join(frame.path, found[0]), opened, MOVED if is_lost else None
                 os.close(opened[0])
                 failure = MovedError()
                 if number == 1 and inode_of(parent, found[0]) is not None:

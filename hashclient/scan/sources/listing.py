@@ -18,21 +18,14 @@ import stat
 import threading
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
-
-import msgspec
 
 from hashclient.errors import StateError
 from hashclient.scan.sources.directories import (
     DIRECTORY_FLAGS,
     Entry,
-    MovedError,
-    has_changed,
-    is_glibc,
-    snapshot,
     type_of,
     with_status,
 )
@@ -64,11 +57,6 @@ SLOW_STEPS, MOST_STEPS = 3, 8
 THREADS, OF_ONE, OF_ALL = 32, 16, 64
 #: Names of a directory that are read ahead.
 NAMES_AHEAD = 512
-#: So many names are listed by one call of the kernel, at one instant: the C library has room for
-#: 32 KiB, and a name takes 280 bytes at most. Other libraries may have less room.
-AT_ONCE = 100 if is_glibc() else 0
-#: The inodes of a directory that are kept until it is read to its end.
-MOST_LISTED = 1 << 22
 #: The share of the descriptors of this process that directories read ahead may take, two for each.
 _DESCRIPTOR_SHARE = 0.125
 #: Entries of unknown type that one thread is given at a time.
@@ -308,100 +296,6 @@ class Listing:
                 item = self._chunks.get()
                 if item is not None and not isinstance(item, (Chunk, OSError)):
                     item.close()
-
-
-class Frame(msgspec.Struct):
-    """A directory that a walk is in: its remaining entries, and the files since the last group.
-
-    Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
-    `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
-    entries that were read, `chunks` those that are still to be read; none
-    is if it `is_listed` to its end. `listed` are the inodes of all
-    so far, None if they are too many. Directories in it that were begun ahead are in `ahead`, and
-    those that may be in `later`.
-    """
-
-    path: str
-    fd: int | None
-    status: os.stat_result
-    opened_ns: int
-    chunks: Iterator[Chunk]
-    is_listed: bool = False
-    names: list[str] = msgspec.field(default_factory=list)
-    inodes: array[int] = msgspec.field(default_factory=lambda: array("Q"))
-    rest: Iterator[Entry] = iter(())
-    listed: array[int] | None = msgspec.field(default_factory=lambda: array("Q"))
-    ahead: dict[str, Listing] = msgspec.field(default_factory=dict)
-    later: deque[str] = msgspec.field(default_factory=deque)
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """The device and the inode of the directory."""
-        return self.status.st_dev, self.status.st_ino
-
-    def note(self, chunk: Chunk) -> None:
-        """Note the inodes of entries that were read."""
-        if self.listed is None:
-            return
-        self.listed.extend(chunk.inodes)
-        self.listed.extend([inode for _, _, inode in chunk.others])
-        if len(self.listed) > MOST_LISTED:
-            self.listed = None
-
-    def whole(self) -> Iterator[Chunk]:
-        """Yield the rest of its entries, and those that were missed.
-
-        Raises:
-            OSError: it cannot be read; raised after the entries that could be read.
-        """
-        for chunk in self.chunks:
-            self.note(chunk)
-            yield chunk
-        if (missed := self.missed()) is not None:
-            yield missed
-
-    def missed(self) -> Chunk | None:
-        """Return entries that its listing may have missed; call it once, when all are read.
-
-        Where names change while a directory is read, the kernel may show neither the old name of a
-        file nor the new one. One call of the kernel lists without that.
-
-        Raises:
-            OSError: it cannot be read again, or has changed and has too many names.
-        """
-        if self.fd is None or self.is_listed:
-            return None
-        if self.listed is not None and len(self.listed) <= AT_ONCE:
-            return None
-        if not has_changed(self.fd, self.status, self.opened_ns):
-            return None
-        if self.listed is None:
-            raise MovedError
-        listed = set(self.listed)
-        new = [entry for entry in snapshot(self.fd) if entry[2] not in listed]
-        files = [entry for entry in new if entry[1] == stat.S_IFREG]
-        return Chunk(
-            [name for name, _, _ in files],
-            array("Q", [inode for _, _, inode in files]),
-            [entry for entry in new if entry[1] == stat.S_IFDIR],
-        )
-
-    def look_ahead(self, lister: Lister, depth: int) -> None:
-        """Have the next directories in it read ahead, as many as there is room for."""
-        while self.later and self.fd is not None and len(self.ahead) < OF_ONE:
-            listing = lister.ahead(self.fd, self.later[0], depth)
-            if listing is None:
-                return
-            self.ahead[self.later.popleft()] = listing
-
-    def listing_of(self, name: str, lister: Lister, depth: int) -> Listing | None:
-        """Return a directory in it if it was begun ahead; begin the next ones."""
-        listing = self.ahead.pop(name, None)
-        if self.later:
-            if self.later[0] == name:
-                self.later.popleft()
-            self.look_ahead(lister, depth)
-        return listing
 
 
 class _Threads:
