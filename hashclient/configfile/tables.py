@@ -160,6 +160,8 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpacked bytes, and `ratio` these divided by the bytes of the file. `time_s` limits the time,
     and `memory_mib` the memory of a process that opens containers. `sandbox` says what happens
     where the kernel cannot lock that process up: with `require`, no container is opened there.
+    `not_opened` says how files count that hold others and are of a kind that is not opened, such as
+    images of disks: they are counted by kind, or unread as well.
     """
 
     depth: int = 32
@@ -169,6 +171,7 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_s: int = 3_600
     memory_mib: int = 256
     sandbox: Literal["auto", "require"] = "auto"
+    not_opened: Literal["counted", "unread"] = "counted"
 
 
 class ObjectsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,7 +194,7 @@ class AcceptRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     path: str
-    reason: Literal["encrypted", "damaged", "limit"]
+    reason: Literal["encrypted", "damaged", "limit", "not-opened"]
     until: dt.date
 
 

@@ -38,6 +38,7 @@ from hashclient.containers.protocol import (
     decode_to_worker,
 )
 from hashclient.containers.sandbox import Locks
+from hashclient.containers.unopened import NAMES
 from hashclient.core.algorithms import Algorithm
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.log import Log
@@ -176,7 +177,9 @@ class Cage:
             raise BrokenError("it makes no sense")
         if not 0 <= (row.size or 0) < 2**63 or (row.mask and row.size is None):
             raise BrokenError("it makes no sense")
-        if (row.mask != 0) + row.ruled_out + (row.why is not None) != 1:
+        if row.not_opened and row.not_opened not in NAMES:
+            raise BrokenError("it makes no sense")
+        if (row.mask != 0) + row.ruled_out + (row.why is not None) + (row.not_opened != "") != 1:
             raise BrokenError("it makes no sense")
         if len(row.name) > MAX_NAME_BYTES or (row.why is not None and row.why not in set(Why)):
             raise BrokenError("it makes no sense")

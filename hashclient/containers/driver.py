@@ -32,6 +32,7 @@ from hashclient.containers.sniffing import (
     wants_all_head,
     wants_more_head,
 )
+from hashclient.containers.unopened import END_MARK_BYTES, kind_by_begin, kind_by_end
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
@@ -109,6 +110,8 @@ class Tee:
         self._tail = b""
         self._spool: bytearray | None = None
         self.length = 0
+        #: The last bytes, `END_MARK_BYTES` of them at least.
+        self.end = b""
 
     def peek(self, count: int) -> bytes:
         """Return the next bytes without reading them: `count`, unless there are no more."""
@@ -159,6 +162,8 @@ class Tee:
             return b""
         self._budget.take(len(chunk))
         self.length += len(chunk)
+        is_long = len(chunk) >= END_MARK_BYTES
+        self.end = chunk if is_long else (self.end + chunk)[-END_MARK_BYTES:]
         if self._digester is not None:
             self._digester.update(memoryview(chunk))
         if self._spool is not None:
@@ -196,8 +201,11 @@ class Driver:
         try:
             head = data.read_at(0, ISO_HEAD_BYTES)
             tail = data.read_at(max(0, data.size - TAIL_BYTES), TAIL_BYTES)
-            for expander in self._registry.pick(head, tail, data.size, data.read_at):
+            found = self._registry.pick(head, tail, data.size, data.read_at)
+            for expander in found:
                 self._expand(expander, open_data(), 0, 1)
+            if not found and (kind := kind_by_begin(head) or kind_by_end(tail)):
+                self._not_opened(0, kind)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
 
@@ -245,7 +253,7 @@ class Driver:
         except Exception:  # noqa: BLE001 - the reader says what is wrong
             return False
         self._budget.take(len(head))
-        return not may_bear(head) or not (has_mark(head) or may_front(head))
+        return not may_bear(head) or not (has_mark(head) or may_front(head) or kind_by_begin(head))
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
         """Run a step; a failure becomes a row.
@@ -309,11 +317,15 @@ class Driver:
             self._expand(found[0], tee, inner, depth + 1)
         elif found or (bears and may_front(head)):
             self._open_whole(tee, head, found, (container, name), depth + 1)
+        kind = kind_by_begin(head) if bears and not found else ""
         if mask:
             tee.drain()
             self._sink.row(Row(container, name, tee.length, mask, tee.digests()))
+            kind = kind or ("" if found else kind_by_end(tee.end))
         else:
             self._rule_out(member, container)
+        if kind:
+            self._not_opened(self._sink.container(container, name), kind)
 
     def _open_whole(
         self,
@@ -352,6 +364,10 @@ class Driver:
                 exact=member.is_exact,
             )
         )
+
+    def _not_opened(self, container: int, kind: str) -> None:
+        """Hand on that a file or a member holds others, and is not opened."""
+        self._sink.row(Row(container, b"", None, not_opened=kind))
 
     def _unread(self, container: int, name: bytes, why: Why, detail: str) -> None:
         self._sink.row(Row(container, name[:MAX_NAME_BYTES], None, why=str(why), detail=detail))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 
 from hashclient.containers.interface import TAIL_BYTES
+from hashclient.containers.unopened import kind_by_end
 
 #: Bytes of the end of a zip archive that has no comment behind it.
 END_BYTES = 22
@@ -126,13 +127,15 @@ def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bo
 
 
 def has_behind(head: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether an archive may lie behind bytes whose beginning has no mark.
+    """Return whether the end shows an archive, or an image, of bytes whose beginning has no mark.
 
     `head` may be empty if these bytes are no front.
     """
     count = min(size, tail_bytes(size, is_front=may_front(head)))
     tail = read_at(size - count, count)
-    return has_end_of_zip(tail) or has_other_behind(head, tail, size, read_at)
+    if has_end_of_zip(tail) or has_other_behind(head, tail, size, read_at):
+        return True
+    return bool(kind_by_end(tail))  # it is counted where it is opened
 
 
 def _parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:

@@ -33,6 +33,7 @@ class Why(enum.StrEnum):
     DAMAGED = "damaged"
     LIMIT = "limit"
     UNSUPPORTED = "unsupported"  # a method or a kind that no expander reads
+    NOT_OPENED = "not-opened"  # of a kind that is not opened, and the configuration refuses these
     MISSING = "missing"  # the library that reads it is not installed
     FAILED = "failed"  # the process that opened it has ended, or cannot be started
 

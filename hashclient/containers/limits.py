@@ -42,13 +42,15 @@ class Limits(msgspec.Struct, frozen=True, array_like=True):
 class Options(msgspec.Struct, frozen=True):
     """How containers are opened. `requires_sandbox` refuses kernels that lack a part of it.
 
-    With `verify_sizes`, a claimed size rules a member out only where it must be true.
+    With `verify_sizes`, a claimed size rules a member out only where it must be true. With
+    `refuses_unopened`, a file of a kind that is not opened is unread.
     """
 
     limits: Limits = Limits()
     requires_sandbox: bool = False
     verify_sizes: bool = False
     passwords: tuple[bytes, ...] = ()
+    refuses_unopened: bool = False
 
 
 class LimitError(NotReadError):

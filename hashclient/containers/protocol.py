@@ -75,7 +75,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     It was read, and `digests` are those of `mask`, one behind the other; or no entry has the size
     that it claims (`ruled_out`, and `exact` where it cannot have another); or it was not read, and
-    `why` says so. A row without a name is about the other contents of the container.
+    `why` says so. A row without a name is about the other contents of the container. One that has
+    a kind in `not_opened` says that its container is of that kind, and what is in it is not listed.
     """
 
     container: int
@@ -87,6 +88,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     exact: bool = False
     why: str | None = None
     detail: str = ""
+    not_opened: str = ""
 
 
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):

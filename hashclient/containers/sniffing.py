@@ -20,6 +20,7 @@ from hashclient.containers.mailmarks import (
     may_be_odd_mail,
 )
 from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
+from hashclient.containers.unopened import FIRST_BYTES, MARKS_AT_START
 
 _ISO_MARK_AT = 32_769
 #: Where the mark of an image of a disk ends: no mark lies behind it.
@@ -33,9 +34,9 @@ _FEW_BYTES = 22
 
 #: Marks of containers at the very beginning; of mailboxes it is a line.
 _MARKS = re.compile(
-    rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f[\x8b\x9d]|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
+    rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f\x8b|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
     rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
-    rb"|Rar!\x1a\x07|RE~\^|MSCF|0707|\xc7\x71|\x71\xc7|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
+    rb"|Rar!\x1a\x07|MSCF|0707|\xc7\x71|\x71\xc7|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
     rb"|[\r\n]*From ",
 )
 #: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
@@ -44,7 +45,7 @@ _BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME
 _FIELD = re.compile(_BEGIN_OF_MAIL)
 #: The same of lha, behind two bytes of anything.
 _LHA = frozenset({b"-lh", b"-lz", b"-pm"})
-_MARK, _FRONT, _TEXT = 1, 2, 4
+_MARK, _FRONT, _TEXT, _UNOPENED = 1, 2, 4, 8
 
 
 def _begins_of() -> bytes:
@@ -56,12 +57,16 @@ def _begins_of() -> bytes:
         begins[first] |= _FRONT
     for first in (*range(0x21, 0x7F), *b"\r\n\xef"):
         begins[first] |= _TEXT
+    for first in FIRST_BYTES:
+        begins[first] |= _UNOPENED
     return bytes(begins)
 
 
 _BEGINS = _begins_of()
 #: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
-_begins = re.compile(rb"(?s:%b|%b|%b)" % (_MARKS.pattern, FRONTS.pattern, _BEGIN_OF_MAIL)).match
+_begins = re.compile(
+    rb"(?s:%b|%b|%b|%b)" % (_MARKS.pattern, FRONTS.pattern, MARKS_AT_START, _BEGIN_OF_MAIL)
+).match
 _begins_with_field = _FIELD.match
 #: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
 #: have one digit.
@@ -71,14 +76,17 @@ _has_sum_of_tar = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00
 _SECOND_SUM = BLOCK_BYTES + 148
 #: How a file begins where more than one block may come before the first header.
 _LATE_BEGINS = (b"\0\0", b"#!")
+#: Of .lzma and of images that begin with zeros; of ace.
+_ZERO_OR_STAR = frozenset(b"\0*")
+_BOOT_MARK = 0x55
 _DASH, _LETTER_F, _LETTER_U = b"-fu"
 
 
 def may_bear(head: bytes | memoryview) -> bool:
     """Return whether a file that begins like this is worth a closer look by the rules below.
 
-    Most files of a tree end here. This refuses no file that a rule of `has_mark` or `may_front`
-    accepts: it looks at one byte where they look at several.
+    Most files of a tree end here. This refuses no file that a rule of `has_mark`, `may_front` or
+    `unopened.kind_by_begin` accepts: it looks at one byte where they look at several.
     """
     length = len(head)
     if not length:
@@ -93,12 +101,14 @@ def may_bear(head: bytes | memoryview) -> bool:
             or (length >= _LZMA_BYTES and not head[13])
             or may_be_odd_mail(head)
         )
-    if head[2] == _DASH or not head[13] or head[4] == _LETTER_F:
+    if head[2] == _DASH or head[13] in _ZERO_OR_STAR or head[4] == _LETTER_F:
         return True
     if may_be_odd_mail(head):
         return True
     if length < HEAD_BYTES:
         return False
+    if head[510] == _BOOT_MARK:  # of the mark of a boot sector
+        return True
     if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
         return True
     if head[257] == _LETTER_U or _may_begin_late(head, length):

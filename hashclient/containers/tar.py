@@ -196,8 +196,8 @@ def _member(
         return
     if follows.is_doubtful or not _is_one_size(header_size, size):
         yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
-    # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them: so does
-    # every person who opens the member.
+    # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them. Here,
+    # the bytes are a member, and headers among them are found when that is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
         if size and (kind in _DEVICES or (is_directory and kind == b"0")):
             yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)

@@ -6,6 +6,8 @@ and is short enough to check by reading.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from hashclient.core.kinds import Kind
@@ -15,6 +17,12 @@ from hashclient.errors import ExitCode, HashclientError
 #: At most this many reasons are counted one by one; there are a dozen.
 MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
+
+
+def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add numbers to others, each to that of the same kind."""
+    for kind, number in more.items():
+        total[kind] = total.get(kind, 0) + number
 
 
 class Summary(msgspec.Struct):
@@ -43,6 +51,8 @@ class Summary(msgspec.Struct):
     by_store_digest: int | None = None
     members: int = 0
     members_read: int = 0
+    #: Inputs that hold others and are of a kind that is not opened, by kind.
+    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
     opens_containers: bool | None = None
     #: Matches of earlier scans whose files this scan found to be gone.
     gone: int = 0

@@ -9,6 +9,9 @@ from __future__ import annotations
 import bisect
 import enum
 import mmap
+from collections.abc import Mapping
+
+from hashclient.containers.unopened import NAMES
 
 #: Upper bounds in seconds of the classes of time that an answer takes.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,7 +41,9 @@ _FIRST_CLASS = len(Count)
 #: After the classes of time: the number of answers, and their microseconds in all.
 _TIMED = _FIRST_CLASS + len(BOUNDS_S) + 1
 _MICROSECONDS = _TIMED + 1
-_ROW = _MICROSECONDS + 1
+#: After these: files of each kind that is not opened.
+_FIRST_KIND = _MICROSECONDS + 1
+_ROW = _FIRST_KIND + len(NAMES)
 _WORD_BYTES = 8
 _BYTES = int(Count.BYTES)
 
@@ -59,6 +64,14 @@ class Counts:
     def total(self, count: Count) -> int:
         """Return one count of all processes."""
         return sum(self._words[row * _ROW + count] for row in range(self._rows))
+
+    def not_opened(self) -> dict[str, int]:
+        """Return how many files of each kind that is not opened there were, if there were any."""
+        sums = {
+            name: sum(self._words[row * _ROW + _FIRST_KIND + n] for row in range(self._rows))
+            for n, name in enumerate(NAMES)
+        }
+        return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
         """Return how many answers took as long as each bound or less, and seconds in all.
@@ -84,6 +97,11 @@ class Row:
     def add(self, count: Count, number: int = 1) -> None:
         """Add `number` to a counter; a negative number lowers it."""
         self._words[count] += number
+
+    def add_not_opened(self, kinds: Mapping[str, int]) -> None:
+        """Count files of kinds that are not opened."""
+        for kind, number in kinds.items():
+            self._words[_FIRST_KIND + NAMES.index(kind)] += number
 
     def clear(self, count: Count) -> None:
         """Set a counter to zero, after its process has died."""

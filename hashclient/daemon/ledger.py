@@ -8,12 +8,12 @@ match.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import Summary
+from hashclient.core.verdict import Summary, add_by_kind
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.repeats import Repeats
@@ -113,6 +113,10 @@ class Ledger:
                 failed = sum(acted.done is False for acted in handled.acted)
                 self._counts.add(Count.FAILURES, failed)
         self._wants_reports = True
+
+    def leave(self, kinds: Mapping[str, int]) -> None:
+        """Count files of kinds that are not opened."""
+        add_by_kind(self.summary.not_opened, kinds)
 
     def prepare_reports(self) -> None:
         """Prepare reports of matches from time to time."""

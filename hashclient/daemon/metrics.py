@@ -65,6 +65,14 @@ def _families(counts: Counts) -> Iterator[Metric]:
     yield objects
     for count, (name, what) in _TOTALS.items():
         yield CounterMetricFamily(f"{_PREFIX}_{name}", what, value=counts.total(count))
+    unopened = CounterMetricFamily(
+        f"{_PREFIX}_not_opened",
+        "Files that hold others and are of a kind that is not opened.",
+        labels=["kind"],
+    )
+    for kind, number in counts.not_opened().items():
+        unopened.add_metric([kind], number)
+    yield unopened
     yield GaugeMetricFamily(
         f"{_PREFIX}_open_connections",
         "Connections that are open now.",

@@ -128,7 +128,8 @@ class Openers:
         members = self._busy[upload] = self.take(upload.lists)
         try:
             if upload.kept is not None:
-                found = members.open_kept(upload.kept, upload.door).outcomes
+                opened = members.open_kept(upload.kept, upload.door)
+                found = opened.outcomes
             else:
                 assert fd is not None
                 opened = members.open(fd, size, upload.door, lambda: True)
@@ -142,6 +143,7 @@ class Openers:
             members.close()  # it was stopped
         else:
             self.put_back(upload.lists, members)
+        upload.not_opened = opened.not_opened
         return self.accepted(found)
 
     def close(self) -> None:

@@ -12,15 +12,17 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from hashclient.containers.fronts import has_behind
+from hashclient.containers.unopened import kind_by_begin
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import add_by_kind
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
@@ -64,6 +66,10 @@ class Office(Protocol):
         """Count an input by its verdict; None means clean."""
         ...
 
+    def count_not_opened(self, kinds: Mapping[str, int]) -> None:
+        """Count files of kinds that are not opened."""
+        ...
+
     def may_name(self, peer: Peer) -> Rights | None:
         """Return the rights with which paths of `peer` are opened; None for those of the daemon.
 
@@ -96,18 +102,22 @@ def check_path(
     named: Named,
     on_bytes: Callable[[int], None] | None = None,
     members: Members | None = None,
+    not_opened: dict[str, int] | None = None,
 ) -> Iterator[list[Outcome]]:
     """Check what stands at a path; yield outcomes that are not clean, as they come.
 
     Links below it are not followed. Other files than regular ones have no content to check and are
     passed over, unless the path itself names one. `on_bytes` is called from time to time while a
-    file is read. `members` opens containers.
+    file is read. `members` opens containers; files of kinds that are not opened are added to
+    `not_opened`.
     """
     checker = Checker(lists.judge, on_bytes=on_bytes, members=members)
     for item in Inline().run(named.batches(), lambda _: checker):
         outcomes = item.outcomes if isinstance(item, Result) else []
         if isinstance(item, Outcome):
             outcomes = [item]
+        elif isinstance(item, Result) and not_opened is not None:
+            add_by_kind(not_opened, item.not_opened)
         yield [named.real(o) for o in outcomes if o.kind not in {Kind.CLEAN, Kind.SKIPPED}]
 
 
@@ -133,6 +143,8 @@ class PathJob:
         self._lists = office.lists
         self._is_clean = True
         self._members: OwnMembers | None = None
+        #: Files of kinds that are not opened, since the last answer.
+        self._not_opened: dict[str, int] = {}
         #: The file or tree at the path, once it is open; and what is found there.
         self._named: Named | None = None
         self._found: Iterator[list[Outcome]] | None = None
@@ -159,6 +171,8 @@ class PathJob:
                 lines = [f"{self._shown(self._path)}: {text}" for text in said]
             clean = [None] if self._is_clean else []
             return lambda: self._reply(lines, clean, last=True)
+        if self._not_opened:
+            self._records.leave(self._not_opened, self._lists)
         found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
         if found:
             self._records.add(found, self._lists, each=self._connection.peer.is_trusted)
@@ -191,7 +205,9 @@ class PathJob:
             yield from check_path(self._lists, named, self._on_bytes)
             return
         with openers.own(self._lists, self) as self._members:
-            for found in check_path(self._lists, named, self._on_bytes, self._members):
+            for found in check_path(
+                self._lists, named, self._on_bytes, self._members, self._not_opened
+            ):
                 yield openers.accepted(found)
 
     def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:
@@ -230,6 +246,8 @@ class PathJob:
     def _reply(self, lines: list[str], outcomes: Sequence[Outcome | None], *, last: bool) -> bool:
         for outcome in outcomes:
             self._office.count(outcome, self._lists)
+        self._office.count_not_opened(self._not_opened)
+        self._not_opened.clear()
         self._connection.answer(self._form, lines, last=last)
         return not last
 
@@ -254,10 +272,19 @@ class PathRecords:
     def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool) -> None:
         """Record matches and conflicts, and act on them; see `Ledger.add`."""
         with self._lock:
-            if self._ledger is None:
-                self._ledger = self._make(lists)
-            self._ledger.use(lists)
-            self._ledger.add(found, each=each)
+            self._for(lists).add(found, each=each)
+
+    def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
+        """Note files of kinds that are not opened."""
+        with self._lock:
+            self._for(lists).leave(kinds)
+
+    def _for(self, lists: InUse) -> Ledger:
+        """Return the ledger, at these lists."""
+        if self._ledger is None:
+            self._ledger = self._make(lists)
+        self._ledger.use(lists)
+        return self._ledger
 
     def prepare_reports(self) -> None:
         """Prepare reports of matches, and write counts, from time to time."""
@@ -343,8 +370,9 @@ class DescriptorJob(_OpenFile):
         while self._at < until:
             count = os.preadv(fd, [buffer], self._at)
             if not self._at:
-                self._opens = self._office.openers is not None and opens_as_container(
-                    buffer[:count]
+                head = buffer[:count]
+                self._opens = self._office.openers is not None and (
+                    opens_as_container(head) or bool(kind_by_begin(head))
                 )
             if not count:
                 self._is_over = True

@@ -7,7 +7,7 @@ disk once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,10 @@ class StreamRecords:
         """Record these soon, then call `on_recorded`."""
         self._waiting += found
         self._go()
+
+    def leave(self, kinds: Mapping[str, int]) -> None:
+        """Note files of kinds that are not opened."""
+        self._thread.submit(self._safely, lambda: self._ledger.leave(kinds))
 
     def use(self, lists: InUse) -> None:
         """Go on with other lists."""

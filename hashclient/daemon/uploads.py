@@ -28,7 +28,7 @@ class Upload:
 
     __slots__ = (
         *("answered", "began", "digester", "door", "inside", "kept", "lists", "name"),
-        "reserved_bytes",
+        *("not_opened", "reserved_bytes"),
     )
 
     def __init__(
@@ -52,6 +52,8 @@ class Upload:
         #: members.
         self.kept = kept
         self.inside: list[Outcome] = []
+        #: Of it and its members, those of kinds that are not opened.
+        self.not_opened: dict[str, int] = {}
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
@@ -64,7 +66,8 @@ class Upload:
         kept = self.kept
         if kept is None:
             return False
-        if kept.finish(self.digester.content) is not None or kept.failure is not None:
+        is_kept = kept.finish(self.digester.content) is not None
+        if is_kept or kept.failure is not None or kept.not_opened:
             return True
         self.let_go()
         return False

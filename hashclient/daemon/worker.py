@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hashclient import __version__
@@ -344,6 +344,9 @@ class Worker:
     def looked_inside(self, upload: Upload) -> None:
         """Accept a stream whose members are judged; the stream itself is judged soon."""
         self.release(upload)
+        if upload.not_opened:
+            self.count_not_opened(upload.not_opened)
+            self._records.leave(upload.not_opened)
         if upload.is_surely_clean():
             doubt = upload.lists.doubt
             verdict = Count.CLEAN if doubt is None else Count.NO_VERDICT
@@ -396,6 +399,10 @@ class Worker:
             self.counts.add(Count.CLEAN)
         else:
             self.counts.add(Count.NO_VERDICT)
+
+    def count_not_opened(self, kinds: Mapping[str, int]) -> None:
+        """Count files of kinds that are not opened."""
+        self.counts.add_not_opened(kinds)
 
     def answers(self, upload: Upload, outcome: Outcome | None) -> list[str]:
         """Return the answer to a stream; the outcome None means clean.

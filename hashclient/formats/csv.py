@@ -123,6 +123,8 @@ class CsvFormatter:
             yield {"kind": "failed", "reason": text_cell(words(text))}
         for skipped, number in sorted(summary.skipped.items()):
             yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
+        for kind, number in sorted(summary.not_opened.items()):
+            yield {"kind": "not-opened", "reason": f"{kind}: {number:,}"}
         if (text := run_text(self._context)) is not None:
             took = f"began {for_people(self._context.now)}, took {summary.elapsed_s:.1f} s"
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}

@@ -23,6 +23,7 @@ from hashclient.formats.fields import (
     failure_text,
     gap_text,
     missing_text,
+    not_opened_text,
     signal_name,
     skipped_text,
     summary_fields,
@@ -223,6 +224,8 @@ class EcsFormatter:
             event["user"] = {"name": words(about.user)}
         if (text := skipped_text(summary)) is not None:
             labels["skipped"] = text
+        if (text := not_opened_text(summary)) is not None:
+            labels["not_opened"] = text
         return event | {"process": process, "labels": labels, "hashclient": numbers}
 
 

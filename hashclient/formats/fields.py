@@ -211,6 +211,7 @@ def _inside_fields(summary: Summary) -> dict[str, Any]:
         "members": summary.members,
         "members_read": summary.members_read,
         "ruled_out_by_claim": summary.ruled_out_by_claim,
+        "not_opened": dict(sorted(summary.not_opened.items())),
     }
 
 
@@ -274,6 +275,15 @@ def inside_text(summary: Summary) -> str | None:
         return None
     nouns = "input was" if summary.members == 1 else "inputs were"
     return f"{summary.members:,} {nouns} in archives or mail, {summary.members_read:,} of them read"
+
+
+def not_opened_text(summary: Summary) -> str | None:
+    """Return how many inputs are of kinds that hold others and are not opened; None if none is."""
+    if not summary.not_opened:
+        return None
+    by_number = sorted(summary.not_opened.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in by_number)
+    return f"not opened {sum(summary.not_opened.values()):,}, what is in them is not known: {kinds}"
 
 
 def rests_on(summary: Summary) -> str:

@@ -29,6 +29,7 @@ from hashclient.formats.fields import (
     inside_text,
     interrupted_text,
     missing_text,
+    not_opened_text,
     plural,
     rests_on,
 )
@@ -205,6 +206,8 @@ class HtmlFormatter:
             read += f" Besides reading, the answer rests on this: {text}."
         if inside := inside_text(summary):
             read += f" {_capital(inside)}."
+        if kinds := not_opened_text(summary):
+            read += f" {_capital(kinds)}."
         return _Section("What was checked", counts(shown), element("p", read, class_="fine"))
 
     def _charts(self) -> dict[str, Counter[str]]:

@@ -28,6 +28,7 @@ from hashclient.formats.fields import (
     gap_text,
     interrupted_text,
     missing_text,
+    not_opened_text,
     run_fields,
     skipped_text,
     summary_fields,
@@ -72,6 +73,11 @@ _NOTIFICATIONS = {
         "note",
         "Archives and mail were not opened.",
         "Leave out --no-members.",
+    ),
+    "not-opened": (
+        "note",
+        "Inputs hold others and are of kinds that are not opened: how many of each.",
+        "What is in them is not known: unpack them, and scan that.",
     ),
     "skipped": ("note", "An input is not to be checked.", "Nothing is to be done."),
     "skips": ("note", "Inputs are not to be checked: how many, and why.", "Nothing is to be done."),
@@ -277,6 +283,8 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "missing", missing_text(missing)
     if summary.opens_containers is False:
         yield "members", "archives and mail were not opened"
+    if (text := not_opened_text(summary)) is not None:
+        yield "not-opened", text
     for gap in summary.gaps:
         yield "gap", gap_text(gap, accepted=summary.gaps_accepted)
     for state in summary.lists:

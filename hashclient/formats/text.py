@@ -19,6 +19,7 @@ from hashclient.formats.fields import (
     inside_text,
     interrupted_text,
     missing_text,
+    not_opened_text,
     plural,
     rests_on,
     run_text,
@@ -104,8 +105,7 @@ class TextFormatter:
             yield f"read {plural(summary.files_read, 'file')}, {read}, {took}{besides}"
         if (inside := inside_text(summary)) is not None:
             yield inside
-        if (skipped := skipped_text(summary)) is not None:
-            yield skipped
+        yield from filter(None, (not_opened_text(summary), skipped_text(summary)))
         for state in summary.lists:
             when = for_people(state.expires)
             fresh = f"fresh until {when}"

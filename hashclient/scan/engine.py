@@ -16,7 +16,7 @@ import msgspec
 from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import Summary
+from hashclient.core.verdict import Summary, add_by_kind
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
@@ -175,6 +175,7 @@ def scan(
                     summary.by_store_digest = told_by_store + item.by_store_digest
                 summary.members += item.members
                 summary.members_read += item.members_read
+                add_by_kind(summary.not_opened, item.not_opened)
                 summary.counts[Kind.CLEAN] += item.clean
                 for outcome in map(accept, item.outcomes):
                     # Clean ones are in the count already, whether or not they are asked for.

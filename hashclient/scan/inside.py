@@ -12,12 +12,14 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.containers.unopened import NAMES, TABLE_SUM
 from hashclient.scan.records import RECORD, are_due, records_of
 
 #: One member: its length, or the one that is claimed where no tags are known; the algorithms whose
@@ -26,9 +28,12 @@ MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<
 Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
 MAX_KNOWN = 50_000
-#: This number goes up when a kind of container is added, or is read in another way: all are opened
-#: again then.
-READS = 3
+#: The first number goes up when a kind of container is added, or is read in another way: all are
+#: opened again then.
+READS = 3 + TABLE_SUM
+#: In place of the algorithms of a member: the file, or something inside, is of a kind that is not
+#: opened. Its `size` is the place of that kind in `NAMES`.
+NOT_OPENED = 128
 #: The number of a file system, the record of a file without tags, and its members as bytes.
 Container = tuple[int, bytes, bytes]
 
@@ -106,6 +111,20 @@ def unchanged(
         place = places[number]
         assert place is not None
         yield place, np.frombuffer(containers[number][1], MEMBER), believed[number]
+
+
+def not_opened_rows(kinds: Mapping[str, int]) -> Inside:
+    """Return rows that say how often each kind was found that is not opened."""
+    places = [NAMES.index(kind) for kind, count in kinds.items() for _ in range(count)]
+    rows = np.zeros(len(places), MEMBER)
+    rows["size"], rows["mask"] = places, NOT_OPENED
+    return rows
+
+
+def counts_of(members: Inside) -> tuple[int, dict[str, int]]:
+    """Return how many members there are, and how often each kind that is not opened."""
+    places = members["size"][members["mask"] == NOT_OPENED].tolist()
+    return len(members) - len(places), dict(Counter(NAMES[place] for place in places))
 
 
 def store(database: sqlite3.Connection, containers: Sequence[Container], day: int) -> None:

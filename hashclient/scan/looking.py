@@ -19,10 +19,12 @@ import numpy as np
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import add_by_kind
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.checked import File, Look
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import counts_of
 from hashclient.scan.judging import listed_rows, outcome_of
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Cache
@@ -277,10 +279,12 @@ class Looker:
                 del known[place]
         for place, (members, believed) in known.items():
             self.settle(group, looks[place], result)
-            result.clean += len(members)
-            result.members += len(members)
-            result.known_unchanged += len(members)
-            result.believed_unchanged += len(members) if believed else 0
+            count, not_opened = counts_of(members)
+            add_by_kind(result.not_opened, not_opened)
+            result.clean += count
+            result.members += count
+            result.known_unchanged += count
+            result.believed_unchanged += count if believed else 0
         return [look for place, look in enumerate(looks) if place not in known]
 
     def settle(self, group: Group, look: Look, result: Result) -> None:

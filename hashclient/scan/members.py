@@ -21,16 +21,18 @@ from hashclient.containers.fronts import ends_as_archive, has_end_of_zip, may_fr
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.sandbox import kernel_locks
-from hashclient.containers.sniffing import has_mark
+from hashclient.containers.sniffing import has_mark, may_bear
+from hashclient.containers.unopened import kind_by_begin, kind_by_end
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import digest_fd
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.inside import MAX_KNOWN, MEMBER, Inside
+from hashclient.scan.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
 from hashclient.scan.judging import columns_of
 from hashclient.scan.reasons import CHANGED, reason_of
 from hashclient.system.descriptors import NO_ROOM
@@ -78,7 +80,8 @@ def container_options(
         config.time_s,
         config.memory_mib,
     )
-    return Options(limits, requires, verify_sizes, tuple(passwords))
+    refuses = config.not_opened == "unread"
+    return Options(limits, requires, verify_sizes, tuple(passwords), refuses)
 
 
 def opens_as_container(data: memoryview) -> bool:
@@ -88,7 +91,9 @@ def opens_as_container(data: memoryview) -> bool:
 
 def may_be_container(data: memoryview) -> bool:
     """Return whether content may be a container that is no longer than this."""
-    return opens_as_container(data) or ends_as_archive(data)
+    if opens_as_container(data) or ends_as_archive(data):
+        return True
+    return bool((may_bear(data) and kind_by_begin(data)) or kind_by_end(data))
 
 
 class Opened(msgspec.Struct):
@@ -107,11 +112,13 @@ class Opened(msgspec.Struct):
     columns: list[Inside] = msgspec.field(default_factory=list)
     exact_sizes: list[int] = msgspec.field(default_factory=list)
     claimed_sizes: list[int] = msgspec.field(default_factory=list)
+    #: How often each kind was found that holds others and is not opened.
+    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def is_container(self) -> bool:
-        """Whether there was any member."""
-        return self.members > 0
+        """Whether there was any member, or may be one that nobody has seen."""
+        return self.members > 0 or bool(self.not_opened)
 
     def keep(self, outcome: Outcome) -> None:
         """Take an outcome that is not clean, while there is room."""
@@ -126,17 +133,27 @@ class Opened(msgspec.Struct):
         """Return the record for a cache; None if it would be incomplete or too large."""
         sizes = self.exact_sizes + self.claimed_sizes
         count = sum(map(len, self.columns)) + len(sizes)
-        if not 0 < count == self.members <= MAX_KNOWN:
+        rows = count + sum(self.not_opened.values())
+        if count != self.members or not 0 < rows <= MAX_KNOWN:
             return None
         unread = np.zeros(len(sizes), MEMBER)
         unread["size"], unread["exact"][: len(self.exact_sizes)] = sizes, 1
-        return b"".join(part.tobytes() for part in [*self.columns, unread])
+        parts = [*self.columns, unread, not_opened_rows(self.not_opened)]
+        return b"".join(part.tobytes() for part in parts)
+
+    def leave(self, kind: str, path: str, members: tuple[str, ...], *, refuses: bool) -> None:
+        """Count what is of a kind that is not opened; with `refuses`, what is in it is unread."""
+        add_by_kind(self.not_opened, {kind: 1})
+        if refuses:
+            self.members += 1
+            self.keep(_unread(path, members, Why.NOT_OPENED, kind))
 
     def add_to(self, result: Result, seen: Seen | None = None) -> None:
         """Count it in the result of a task; `seen` is the file, if it is one."""
         result.clean += self.clean
         result.members += self.members
         result.members_read += self.read
+        add_by_kind(result.not_opened, self.not_opened)
         result.ruled_out_by_size += len(self.exact_sizes)
         result.ruled_out_by_claim += len(self.claimed_sizes)
         result.outcomes += [
@@ -157,6 +174,8 @@ class Kept:
         self.length = 0
         #: Why the stream could not be kept, if that is so.
         self.failure: str | None = None
+        #: The kind of a stream that is not opened; empty for others.
+        self.not_opened = ""
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
@@ -187,6 +206,8 @@ class Kept:
             else:
                 self._begin()
                 self._write(memoryview(content))
+        elif self._fd is None:
+            self.not_opened = self.not_opened or kind_by_end(self._end)
         return self._fd
 
     def close(self) -> None:
@@ -202,6 +223,7 @@ class Kept:
         if may_be_container(head) if is_all else opens_as_container(head):
             self._begin()
         else:
+            self.not_opened = kind_by_begin(head) if may_bear(head) else ""
             self._keep_end(head)
         return head
 
@@ -277,12 +299,18 @@ class Members:
         """Open a stream that was kept; `name` is its name in outcomes, for `content` see `Kept`."""
         fd = kept.finish(content)
         if fd is None and kept.failure is None:
-            return Opened()
-        if fd is None:
+            opened = self.left(kept.not_opened, name) if kept.not_opened else Opened()
+        elif fd is None:
             opened = _failed(name, kept.failure or "", str(Why.LIMIT))
         else:
             opened = self.open(fd, kept.length, name, lambda: True)
         opened.outcomes = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
+        return opened
+
+    def left(self, kind: str, name: str) -> Opened:
+        """Return what is known of a file of a kind that is not opened; `name` is its name."""
+        opened = Opened()
+        opened.leave(kind, name, ("",), refuses=self._options.refuses_unopened)
         return opened
 
     def open(
@@ -338,6 +366,7 @@ class Members:
             if len(rows):
                 tags = np.ascontiguousarray(members["tags"][rows, SLOT[algorithm]])
                 doubtful[rows[self._judge.are_listed(algorithm, tags)]] = True
+        doubtful[masks == NOT_OPENED] = self._options.refuses_unopened
         open_ones = set(owners[doubtful].tolist())
         return [number not in open_ones for number in range(len(insides))]
 
@@ -394,6 +423,11 @@ class Members:
     ) -> None:
         """Count a member that was not read; one that was has to be looked up."""
         row = found.row
+        if row.not_opened:
+            members = namer.members(found.chain, is_whole=True)
+            refuses = self._options.refuses_unopened
+            opened.leave(row.not_opened, path, members, refuses=refuses)
+            return
         opened.members += 1
         if row.why is not None:
             members = namer.members(found.chain, is_whole=not row.name)

@@ -25,6 +25,7 @@ from hashclient.containers.fronts import (
 )
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.sniffing import has_mark, may_bear, wants_all_head
+from hashclient.containers.unopened import kind_by_begin, kind_by_end
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -403,11 +404,14 @@ class Reader:
             self.may_be_container = has_mark(first, is_all=length == self._size)
             if self.may_be_container:
                 return
+            if kind_by_begin(first):
+                self.may_be_container = True  # it is counted where it is opened
+                return
             if may_front(first):
                 self._front = bytes(first[:FRONT_BYTES])
                 return
         # Where more follows, the end is looked at later.
-        self.may_be_container = ends_as_archive(first)
+        self.may_be_container = ends_as_archive(first) or bool(kind_by_end(first))
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""

@@ -256,6 +256,8 @@ class RunRecord:
                 "members": summary.members,
                 "ruled_out_by_claim": summary.ruled_out_by_claim,
             }
+        if summary.opens_containers is not None or summary.not_opened:
+            data["not_opened"] = summary.not_opened
         if summary.by_store_digest is not None:
             data["by_store_digest"] = summary.by_store_digest
         if summary.gaps:

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 #: A bit of `mask` besides those of algorithms: the file was looked at, and is no container. Where
-#: more files count as containers than before, this is another bit: 8 and 16 were those of rules
-#: which passed over some tars, .lzma and mail, and looked for zip alone behind other bytes.
-PLAIN = 32
+#: more files count as containers than before, this is another bit: 8, 16 and 32 were those of rules
+#: which passed over some tars, .lzma and mail, all but zip behind other bytes, and images of disks.
+PLAIN = 64
 
 Records = npt.NDArray[np.void]
 

@@ -149,6 +149,10 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
                 "Files that it did not read again, though nothing proves that they are unchanged."
             )
             yield _one("last_scan_believed_unchanged", what, believed)
+        kinds = last_scan.data.get("not_opened")
+        if isinstance(kinds, dict) and all(type(number) is int for number in kinds.values()):
+            what = "Inputs of that scan which hold others and are of a kind that is not opened."
+            yield _by("last_scan_not_opened", what, "kind", kinds)
 
 
 def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> _Metric:

@@ -7,6 +7,7 @@ with what went in. One table names the fields that a format leaves out by design
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,6 +169,7 @@ def summaries() -> list[Summary]:
     full.ruled_out_by_size, full.known_unchanged = 1_234_567, 2**40
     full.believed_unchanged = 7_654_321
     full.opens_containers, full.members, full.members_read = True, 5, 4
+    full.not_opened = {"disk": 2, "pst": 1_234}
     clean = Summary(states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [
@@ -369,6 +371,15 @@ def test_skipped_files_are_counted_by_reason(name: str, form: Format) -> None:
     for reason in summary.skipped:
         assert reason in text
     assert form.read(text).files == []
+
+
+def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) -> None:
+    summary = Summary((), opens_containers=True, not_opened={"qcow": 2, "pst": 1})
+    text = write(name, [], summary)
+    for kind, number in summary.not_opened.items():
+        assert re.search(rf"{kind}\W{{1,6}}{number}\b", text), text
+    assert form.read(text).files == []
+    assert "qcow" not in write(name, [], Summary((), opens_containers=True))
 
 
 def test_reasons_without_end_are_summed_up() -> None:

@@ -145,7 +145,17 @@ class TestMessages:
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__
         result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")])
-        others = ("outcomes", "deferred", "learned", "seen", "containers", "reported", "taken_s")
+        result.not_opened = {"disk": 2}
+        others = (
+            "not_opened",
+            "outcomes",
+            "deferred",
+            "learned",
+            "seen",
+            "containers",
+            "reported",
+            "taken_s",
+        )
         assert set(others) < set(fields)
         for number, name in enumerate(name for name in fields if name not in others):
             setattr(result, name, number + 1)

@@ -73,7 +73,10 @@ def full() -> Status:
         notices=NoticesStatus(
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
-        audit=AuditStatus(record("fetch"), record("scan-end", exit_code=10, believed_unchanged=3)),
+        audit=AuditStatus(
+            record("fetch"),
+            record("scan-end", exit_code=10, believed_unchanged=3, not_opened={"disk": 2}),
+        ),
     )
 
 
@@ -120,6 +123,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_exit_code": {"": 10},
         "last_scan_believed_unchanged": {"": 3},
+        "last_scan_not_opened": {"disk": 2},
     }
 
 

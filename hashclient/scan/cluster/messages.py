@@ -17,6 +17,7 @@ from hashclient.containers.limits import Options
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.verdict import add_by_kind
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
@@ -192,6 +193,7 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     large: list[Names] = []
+    not_opened: dict[str, int] = {}
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):
@@ -325,6 +327,7 @@ def pack_result(result: Result, elapsed_s: float) -> Checked:
         result.learned,
         result.seen,
         result.containers,
+        not_opened=result.not_opened,
     )
 
 
@@ -335,6 +338,7 @@ def unpack_result(wire: Checked) -> Result:
         learned=wire.learned,
         seen=wire.seen,
         containers=wire.containers,
+        not_opened=wire.not_opened,
     )
     for name, count in zip(_COUNTS, wire.counts, strict=True):
         setattr(result, name, count)
@@ -345,6 +349,7 @@ def add_result(total: Result, result: Result) -> None:
     """Add a result to those before it in the same batch."""
     for name in _COUNTS:
         setattr(total, name, getattr(total, name) + getattr(result, name))
+    add_by_kind(total.not_opened, result.not_opened)
     total.outcomes += result.outcomes
     total.learned += result.learned
     total.seen += result.seen

@@ -36,7 +36,8 @@ class Result(msgspec.Struct):
     unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
     containers; `clean` and `outcomes` have them, too. Of the files known unchanged,
     `believed_unchanged` are without a proof. `by_store_digest` objects were decided by their
-    store's digest. `reported` has what the `Advance`s of the task have reported already, in all;
+    store's digest. `not_opened` are inputs of kinds that hold others and are not opened, by kind.
+    `reported` has what the `Advance`s of the task have reported already, in all;
     `taken_s` is how long another process took for it.
     `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
     `containers` the members that were found inside of files.
@@ -59,6 +60,7 @@ class Result(msgspec.Struct):
     reported: Advance = Advance()
     taken_s: float = 0.0
     by_store_digest: int = 0
+    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Checks(Protocol):

@@ -97,6 +97,7 @@ class _WireResult(msgspec.Struct, array_like=True):
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     taken_s: float
+    not_opened: dict[str, int] = {}
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -287,6 +288,7 @@ def _pack_result(result: Result) -> _WireResult:
         result.seen,
         result.containers,
         result.taken_s,
+        result.not_opened,
     )
 
 
@@ -307,4 +309,5 @@ def _unpack_result(wire: _WireResult) -> Result:
         wire.seen,
         wire.containers,
         taken_s=wire.taken_s,
+        not_opened=wire.not_opened,
     )

@@ -22,6 +22,7 @@ import numpy as np
 from hashclient.containers.fronts import FRONT_BYTES, has_behind
 from hashclient.containers.interface import ISO_HEAD_BYTES
 from hashclient.containers.sniffing import has_mark
+from hashclient.containers.unopened import kind_by_begin, kind_by_end
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Kind
@@ -77,14 +78,17 @@ class Opener:
         kept.keep_all()
         return kept
 
-    def open(self, kept: Kept, path: str, result: Result) -> tuple[bool, bytes]:
-        """Check the members of an object that was kept.
+    def open(self, kept: Kept | str, path: str, result: Result) -> tuple[bool, bytes]:
+        """Check the members of an object that was kept, or is of a kind that is not opened.
 
         Return whether it is no container, and its members for a cache.
         """
         members = self._free.get()
         try:
-            opened = members.open_kept(kept, path)
+            if isinstance(kept, str):
+                opened = members.left(kept, path)
+            else:
+                opened = members.open_kept(kept, path)
         finally:
             self._free.put(members)
         opened.outcomes = [
@@ -141,12 +145,16 @@ class ObjectReader:
         opener = self._opener if wanted.looks else None
         with contextlib.ExitStack() as stack:
             kept: Kept | None = None
+            kind = ""
             is_large = opener is not None and wanted.size > LARGE_BYTES
             digests: dict[Algorithm, bytes] = {}
             plan = wanted.plan
             if wanted.claimed is not None and Algorithm.MD5 not in plan:
                 plan = (*plan, Algorithm.MD5)
-            if opener is not None and (is_large or not plan) and self._looks_like_one(read):
+            is_one = False
+            if opener is not None and (is_large or not plan):
+                is_one, kind = self._look(read)
+            if opener is not None and is_one:
                 kept = opener.keep(stack, wanted.size, self._is_stopped)
             elif opener is not None and plan and not is_large:
                 kept = opener.watch(stack)
@@ -159,8 +167,8 @@ class ObjectReader:
             outcome = self._judge_digests(wanted, read, digests)
             self._count(wanted, outcome, plan, result)
             is_plain, inside = opener is not None, b""
-            if opener is not None and kept is not None:
-                is_plain, inside = opener.open(kept, outcome.path, result)
+            if opener is not None and (kept is not None or kind):
+                is_plain, inside = opener.open(kept or kind, outcome.path, result)
         result.bytes_read = read.bytes_read
         md5 = digests.get(Algorithm.MD5)
         contradicted = wanted.claimed is not None and wanted.claimed != md5
@@ -223,18 +231,27 @@ class ObjectReader:
         """Return whether a stream that was not kept ends as an archive does."""
         return kept.finish() is None and kept.failure == BEHIND
 
-    def _looks_like_one(self, read: _Read) -> bool:
-        """Return whether an object may be a container, by its beginning and its end."""
+    def _look(self, read: _Read) -> tuple[bool, str]:
+        """Return whether an object may be a container, and its kind if that is not opened.
+
+        Its beginning and its end are read.
+        """
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
         if has_mark(head):
-            return True
+            return True, ""
+        end = b""
 
         def read_at(offset: int, count: int) -> bytes:
+            nonlocal end
             stop = min(offset + count, size)
-            return head[offset:stop] if stop <= len(head) else read.part(offset, stop)
+            part = head[offset:stop] if stop <= len(head) else read.part(offset, stop)
+            end = part if stop == size else end
+            return part
 
-        return has_behind(head[:FRONT_BYTES], size, read_at)
+        may_be_one = has_behind(head[:FRONT_BYTES], size, read_at)
+        kind = kind_by_begin(head) or kind_by_end(end)
+        return may_be_one and not kind, kind
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
         path = wanted.uri(self._bucket)

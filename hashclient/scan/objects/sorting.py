@@ -27,11 +27,12 @@ import pyarrow as pa
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
 from hashclient.objects.clients import quoted
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.inside import Inside
+from hashclient.scan.inside import Inside, counts_of
 from hashclient.scan.judging import listed_rows
 from hashclient.scan.objects.cache import ObjectCache, row_id
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
@@ -194,7 +195,8 @@ class Sorter:
         """Return whether all wanted digests of an object are known, and none is listed."""
         if known is None:
             return False
-        has_inside = not self._options.looks or bool(known.mask & PLAIN) or known.members > 0
+        is_known = known.mask & PLAIN or known.members or known.not_opened
+        has_inside = not self._options.looks or bool(is_known)
         needed = mask_of(wanted.plan)
         return has_inside and known.mask & needed == needed
 
@@ -202,6 +204,8 @@ class Sorter:
         """Count an object that was read before, and its members."""
         result, members = done.result, known.members if self._options.looks else 0
         result.members += members
+        if self._options.looks:
+            add_by_kind(result.not_opened, known.not_opened)
         count = members
         if by_store:
             done.each_by_store.append(wanted)
@@ -234,7 +238,7 @@ class Sorter:
             insides = {}  # the names of members are not known
         clean = [] if self._are_clean is None else self._are_clean(list(insides.values()))
         members = {
-            number: len(inside)
+            number: counts_of(inside)
             for (number, inside), is_clean in zip(insides.items(), clean, strict=True)
             if is_clean
         }
@@ -242,7 +246,7 @@ class Sorter:
             number: _Known(
                 int(records[number]["mask"]),
                 bool(records[number]["read_day"]),
-                members.get(number, 0),
+                *members.get(number, (0, {})),
             )
             for number, is_named in enumerate(has_name)
             if is_named and number not in listed and (records[number]["mask"] or number in members)
@@ -279,11 +283,12 @@ class Sorter:
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """A known object: a mask, whether it is only believed, the number of members."""
+    """A known object: a mask, whether it is only believed, its members, and kinds not opened."""
 
     mask: int
     is_believed: bool
     members: int
+    not_opened: dict[str, int]
 
 
 class _Claims:

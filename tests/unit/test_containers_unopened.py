@@ -1,0 +1,79 @@
+"""Kinds that hold files and are not opened: each is recognised, and hardly any other file is."""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures import archives, unopened
+from hashclient.containers.interface import ISO_HEAD_BYTES
+from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import has_mark, may_bear
+from hashclient.containers.unopened import KINDS, NAMES, kind_by_begin, kind_by_end
+
+ROWS = {name: (kind, data) for name, kind, data in unopened.each()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_kind_is_recognised_and_no_expander_opens_it(name: str) -> None:
+    kind, data = ROWS[name]
+    head, end = memoryview(data[:ISO_HEAD_BYTES]), data[-2000:]
+    assert (kind_by_begin(head) or kind_by_end(end)) == kind
+    if kind_by_begin(head):
+        assert may_bear(head)
+    assert not Registry().pick(bytes(head), b"")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_that_is_cut_is_of_no_kind_or_of_the_same(name: str) -> None:
+    kind, data = ROWS[name]
+    for length in (*range(40), 63, 100, 510, 511, 512, 1024, 1081, 1100, 1104):
+        assert kind_by_begin(data[:length]) in ("", kind)
+        assert kind_by_end(data[:length]) in ("", kind)
+
+
+def test_a_boot_sector_without_partitions_is_no_disk() -> None:
+    disk = unopened.disk()
+    assert not kind_by_begin(disk[:446] + bytes(64) + disk[510:])
+    assert not kind_by_begin(disk[:446] + b"\x81" + disk[447:])
+    assert not kind_by_begin(b"MZ" + disk[2:])  # a kernel
+    gpt = bytes(510) + b"\x55\xaaEFI PART" + bytes(2000)
+    assert kind_by_begin(gpt) == "disk"
+
+
+def test_an_office_document_is_no_message() -> None:
+    assert not kind_by_begin(unopened.message(bytes(16)))
+    whole = bytearray(unopened.message())
+    struct.pack_into("<L", whole, 48, 0xFFFFFFFE)  # a directory that is nowhere
+    assert not kind_by_begin(bytes(whole))
+
+
+def test_hardly_any_file_of_anything_is_of_such_a_kind() -> None:
+    chance = random.Random(8)
+    blocks = [chance.randbytes(2_000) for _ in range(20_000)]
+    assert not any(map(kind_by_begin, blocks))
+    texts = [b"# a comment\n", b"<html>", b"<<< EOF\n", b"STUFF", b"QED", b"TAPES", b"ZOO animals"]
+    assert not any(kind_by_begin(text * 200) for text in texts)
+
+
+def test_ordinary_files_are_of_no_such_kind() -> None:
+    folder = Path(__file__).parents[2]
+    files = [*folder.glob("*/*.*"), *folder.glob("*/*/*.*"), Path(sys.executable)]
+    for path in files[:600]:
+        if path.is_file():
+            with path.open("rb") as file:
+                assert not kind_by_begin(file.read(ISO_HEAD_BYTES)), path
+
+
+def test_a_name_of_a_kind_stands_in_labels_and_sentences() -> None:
+    assert len(NAMES) == len({kind.name for kind in KINDS})
+    assert all(name.replace("-", "").isalnum() and name.islower() for name in NAMES)
+
+
+def test_an_archive_that_is_opened_is_no_such_kind() -> None:
+    for data in (archives.zip_of({"a": b"b"}), archives.tar_of({"a": b"b"}), archives.xz_of(b"x")):
+        assert has_mark(data) and not kind_by_begin(data)
