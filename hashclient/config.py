@@ -18,6 +18,7 @@ import msgspec
 
 from hashclient import __version__
 from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
+from hashclient.configfile.owners import allows_shared, files_named, refuse_shared
 from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
     AcceptRule,
@@ -185,16 +186,24 @@ def resolve_settings(
     environ: Mapping[str, str],
     config_must_exist: bool = True,
     complete: bool = True,
+    allow_shared: bool | None = None,
 ) -> Settings:
     """Resolve flags and the environment (already merged in the arguments) with `config.toml`.
 
     Without `config_path`, a given state directory has its own `config.toml`, so that it is complete
     in itself; otherwise the user's file or, for root, the system's file is read. A file that is
-    about to be changed need not be `complete`: its recipients may be missing.
+    about to be changed need not be `complete`: its recipients may be missing. `allow_shared` allows
+    files that other users may change; if it is None, the environment says so.
 
     Raises:
-        ConfigError: the file is broken, or a named file is missing though it must exist.
+        ConfigError: the file is broken, a named file is missing though it must exist, or others may
+            change one that decides what is done.
     """
+    if allow_shared is None:
+        allow_shared = allows_shared(environ)
+    refuse = _pass if allow_shared else refuse_shared
+    where = config_path or (state_dir or _default_config_dir(environ)) / CONFIG_NAME
+    refuse(where, "configuration")
     if config_path is not None:
         config = load_config(
             config_path, command_names, must_exist=config_must_exist, complete=complete
@@ -210,8 +219,17 @@ def resolve_settings(
         )
     if seal_key_file is None and config.seal_key_file is not None:
         seal_key_file = user_path(config.seal_key_file)
+    refuse(state_dir, "state directory")
+    if seal_key_file is not None:
+        refuse(seal_key_file, "seal key file")
+    for name, key in files_named(config):
+        refuse(user_path(name), f"{key} of the configuration")
     # Made absolute now, since the current directory may later belong to somebody else.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
+
+
+def _pass(_path: Path, _what: str) -> None:
+    pass
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:

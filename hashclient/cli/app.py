@@ -19,6 +19,8 @@ from hashclient.cli.output import Output
 from hashclient.system.secrets import without_secret_keys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hashclient.audit.log import AuditLog
     from hashclient.config import Settings
     from hashclient.session import Session
@@ -46,6 +48,8 @@ class App:
         self._load_to_edit = load_to_edit or load_settings
         self._settings: Settings | None = None
         self.verbosity = verbosity
+        #: Whether files that others may write to may decide what is done.
+        self.allows_shared = False
         #: The file that `--output` names.
         self.output = output or Output()
         #: Takes a progress bar off the screen; called before anything else is written.
@@ -61,6 +65,17 @@ class App:
         if self._settings is None:
             self._settings = self._load_settings()
         return self._settings
+
+    def refuse_shared(self, path: Path, what: str) -> None:
+        """Refuse a named file that decides something, where others may write to it.
+
+        Raises:
+            ConfigError: they may, and `--allow-shared` was not given.
+        """
+        from hashclient.configfile.owners import refuse_shared
+
+        if not self.allows_shared:
+            refuse_shared(path, what)
 
     def settings_to_edit(self) -> Settings:
         """Return the settings, for a command that completes config.toml.

@@ -49,6 +49,7 @@ def _state_dir(context: click.Context) -> Path:
         environ=os.environ,
         complete=False,
         config_must_exist=False,
+        allow_shared=True,
     ).state_dir
 
 

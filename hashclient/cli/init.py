@@ -157,6 +157,7 @@ def command(
     Exit codes: 2 wrong options, 4 unreachable, 5 not authorised, 6 the root does not fit the
     provider; all are in `hashclient --help`.
     """
+    from hashclient.configfile.owners import files_named
     from hashclient.configfile.tables import OAuthConfig, ProviderConfig
     from hashclient.errors import UsageError
     from hashclient.fetch.pinning import pin_provider
@@ -203,6 +204,9 @@ def command(
         timeout_s=timeout_s,
         attempts=attempts,
     )
+    app.refuse_shared(root_file, "root.json")
+    for named, key_name in files_named(provider):
+        app.refuse_shared(Path(named), key_name)
     offered = pin_provider(app.session, name, provider, root_file, copy)
     if output_format == "json":
         document = {

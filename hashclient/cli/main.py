@@ -225,6 +225,11 @@ outranks the file.
     help="The key that protects stored lists, if it is outside of the state directory.",
 )
 @click.option(
+    "--allow-shared",
+    is_flag=True,
+    help="Use a configuration, keys and state that other users may write to.",
+)
+@click.option(
     "--local-time",
     is_flag=True,
     help="Show times in this machine's zone; output for programs is always in UTC.",
@@ -248,6 +253,7 @@ def cli(
     state_dir: str | None,
     config_path: str | None,
     seal_key_file: str | None,
+    allow_shared: bool,
     local_time: bool,
     verbose: int,
     quiet: bool,
@@ -274,6 +280,7 @@ def cli(
             # `init` makes the file.
             config_must_exist=ctx.invoked_subcommand != "init",
             complete=complete,
+            allow_shared=allow_shared,
         )
         for note in settings.config.notes:
             app.warn(note, hint="it works on; change it when you can")
@@ -281,6 +288,7 @@ def cli(
         return settings
 
     ctx.obj = app = App(load, 0, process.output, functools.partial(load, complete=False))
+    app.allows_shared = allow_shared
     _change_verbosity(app, -1 if quiet else verbose)
     # Help and commands that do not use config.toml must work with a broken file.
     if not {"-h", "--help"}.isdisjoint(words):

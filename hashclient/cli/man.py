@@ -40,6 +40,7 @@ _VARIABLES = {
     "HASHCLIENT_STATE_DIR": "As --state-dir; with it, the configuration is in that directory, too.",
     "HASHCLIENT_CONFIG": "As --config.",
     "HASHCLIENT_SEAL_KEY_FILE": "As --seal-key-file.",
+    "HASHCLIENT_ALLOW_SHARED": "1: as --allow-shared.",
     "HASHCLIENT_LOCAL_TIME": "1: as --local-time.",
     "HASHCLIENT_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
     "HASHCLIENT_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",

@@ -66,7 +66,7 @@ def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCo
     Exit codes: 0 enough have signed, 3 not yet, 6 the draft is refused; all are in
     `hashclient --help`.
     """
-    found = _load(draft, root)
+    found = _load(app, draft, root)
     _show(app, found, output_format)
     is_signed = all(not policy["missing"] for role in _roles(found) for policy in role["policies"])
     return ExitCode.OK if is_signed else ExitCode.INCOMPLETE
@@ -117,7 +117,7 @@ def sign(
     from hashclient.provider.drafting import open_signer, sign_draft
     from hashclient.provider.drafts import verify_digest
 
-    found = _load(draft, root)
+    found = _load(app, draft, root)
     if shown is not None:
         verify_digest(found, shown)
     elif not (sys.stdin.isatty() and app.has_terminal()):
@@ -165,7 +165,7 @@ def publish(
     warn_expiring(app, repository)
 
 
-def _load(draft: Path, root: Path | None) -> Draft:
+def _load(app: App, draft: Path, root: Path | None) -> Draft:
     """Load a draft, of the repository whose root is in a file.
 
     Raises:
@@ -175,6 +175,8 @@ def _load(draft: Path, root: Path | None) -> Draft:
     from hashclient.provider.drafts import load_draft, verify_root
     from hashclient.system.files import MAX_STATE_BYTES, read_regular
 
+    if root is not None:
+        app.refuse_shared(root, "root.json")
     found = load_draft(draft)
     if root is not None:
         try:

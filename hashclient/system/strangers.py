@@ -23,22 +23,25 @@ _MOST_LINKS = 40
 
 
 class Stranger(msgspec.Struct, frozen=True):
-    """A place that others may change: its path, and in words who they are."""
+    """A place that others may change: its path, in words who they are, and its foreign owner."""
 
     path: str
     who: str
+    uid: int | None = None
 
 
-def stranger_on(path: str | os.PathLike[str]) -> Stranger | None:
+def stranger_on(
+    path: str | os.PathLike[str], known: frozenset[int] = frozenset()
+) -> Stranger | None:
     """Return the first place on the way to `path`, itself included, that others may change.
 
     Links are followed; a link and the directories on the way to it count as well. If something is
-    missing, the way ends at the directory that would have it.
+    missing, the way ends at the directory that would have it. The users `known` count as us.
 
     Raises:
         OSError: something on the way cannot be looked at, or links lead in a circle (ELOOP).
     """
-    found = (stranger_at(at, status) for at, status in _way(path))
+    found = (stranger_at(at, status, known) for at, status in _way(path))
     return next(filter(None, found), None)
 
 
@@ -97,10 +100,12 @@ def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
         at = inner
 
 
-def stranger_at(path: str, status: os.stat_result) -> Stranger | None:
+def stranger_at(
+    path: str, status: os.stat_result, known: frozenset[int] = frozenset()
+) -> Stranger | None:
     """Return who besides root and us may change the file or directory at `path`, by its status."""
-    if status.st_uid not in trusted_users():
-        return Stranger(path, _user(status.st_uid))
+    if status.st_uid not in (*trusted_users(), *known):
+        return Stranger(path, _user(status.st_uid), status.st_uid)
     if stat.S_ISLNK(status.st_mode):  # its mode means nothing
         return None
     if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
@@ -126,7 +131,11 @@ def _is_private(group: int, user: int) -> bool:
     import pwd
 
     try:
-        entry, owner = grp.getgrgid(group), pwd.getpwuid(user)
+        entry = grp.getgrgid(group)
+    except KeyError:  # as in a container, whose files come from elsewhere: the number says whose
+        return group == user or group in (os.getegid(), *os.getgroups())
+    try:
+        owner = pwd.getpwuid(user)
     except KeyError:
         return False
     # Debian's rule: the group is the user's own and has its name.

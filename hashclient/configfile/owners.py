@@ -1,0 +1,88 @@
+"""Files that decide what root does: configuration, keys, tokens, state. Others must not write them.
+
+A user who can write to one of these, or to a directory on its way, decides which lists are trusted,
+what is isolated, and who gets reports. So a file that others may change is refused, as ssh(1) does
+with its keys, unless the operator says with `--allow-shared` that it is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from hashclient.errors import ConfigError
+from hashclient.system.strangers import Stranger, stranger_on
+from hashclient.system.text import printable
+
+#: The variable of `--allow-shared`.
+ALLOW_SHARED = "HASHCLIENT_ALLOW_SHARED"
+#: The keys of config.toml that name a file whose content decides something.
+_NAMES_A_FILE = frozenset(
+    {"ca", "cert", "key", "basic_file", "client_cert", "client_key", "client_secret_file"}
+    | {"known_good", "proxy_basic_file", "token_file"}
+)
+
+
+def allows_shared(environ: Mapping[str, str]) -> bool:
+    """Return whether the environment says what `--allow-shared` does."""
+    return environ.get(ALLOW_SHARED, "").lower() in {"1", "true", "t", "yes", "y", "on"}
+
+
+def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the files that a table of the configuration names, each with its key."""
+    if isinstance(table, msgspec.Struct):
+        found: Iterable[tuple[str, Any]] = (
+            (name, getattr(table, name)) for name in table.__struct_fields__
+        )
+    elif isinstance(table, Mapping):
+        found = table.items()
+    else:
+        found = ()
+    for name, value in found:
+        if name in _NAMES_A_FILE:
+            values = (value,) if isinstance(value, str) else value or ()
+            yield from ((text, f"{where}{name}") for text in values)
+        elif isinstance(value, tuple):
+            for inner in value:
+                yield from files_named(inner, f"{where}{name}.")
+        else:
+            yield from files_named(value, f"{where}{name}.")
+
+
+def refuse_shared(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a file or directory that other users may change; `what` names it in the message.
+
+    Somebody who became root by sudo(8) is not another user. A place that cannot be looked at is
+    left to the step that opens it.
+
+    Raises:
+        ConfigError: others may change it.
+    """
+    try:
+        found = stranger_on(path, _by_sudo())
+    except OSError:
+        return
+    if found is None:
+        return
+    at = "" if found.path == os.fspath(path) else f", by {printable(found.path)}"
+    raise ConfigError(
+        f"{what} could be changed by {found.who}: {printable(os.fspath(path))}{at}",
+        hint=f"{_remedy(found)}; if this is meant, --allow-shared or {ALLOW_SHARED}=1 says so",
+    )
+
+
+def _by_sudo() -> frozenset[int]:
+    """Return who has become root by sudo, if anybody."""
+    number = os.environ.get("SUDO_UID", "")
+    return frozenset({int(number)} if os.geteuid() == 0 and number.isdecimal() else ())
+
+
+def _remedy(found: Stranger) -> str:
+    where = shlex.quote(printable(found.path))
+    if found.uid is None:
+        return f"chmod go-w {where}"
+    return f"run hashclient as this user, or chown {os.geteuid()} {where}"

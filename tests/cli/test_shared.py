@@ -1,0 +1,188 @@
+"""Files that decide what root does, where other users may write to them: refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hashclient.configfile.owners import ALLOW_SHARED, allows_shared, files_named
+from hashclient.configfile.tables import (
+    ClusterConfig,
+    MirrorConfig,
+    OAuthConfig,
+    ProviderConfig,
+    ReportConfig,
+    ServiceDestination,
+)
+from tests.kit import State, attacker, call
+from tests.kit.attacker import ATTACKER, needs_root
+
+LISTED = b"a benign file that the list names"
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    with attacker.open_ground() as ground:
+        yield ground
+
+
+@pytest.fixture
+def state(ground: Path) -> State:
+    state = State(ground / "home", {"base": {"e": LISTED}}, {"a": LISTED})
+    state.configure("")
+    return state
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o646])
+def test_a_configuration_that_everybody_may_write_to_is_refused(state: State, mode: int) -> None:
+    (state.path / "config.toml").chmod(mode)
+    refused = state.scan()
+    assert refused.code == 2
+    assert "configuration could be changed by everybody" in refused.err
+    assert f"hint: chmod go-w {state.path}/config.toml; if this is meant, --all" in refused.err
+    assert state.call("--allow-shared", "scan", state.tree).code == 10
+
+
+def test_a_variable_says_that_it_is_meant(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state.path / "config.toml").chmod(0o666)
+    for value, code in (("0", 2), ("1", 10)):
+        monkeypatch.setenv(ALLOW_SHARED, value)
+        assert state.scan().code == code
+        assert allows_shared(os.environ) == (code == 10)
+
+
+def test_the_directory_of_the_state_counts_and_what_is_above_it(state: State) -> None:
+    for directory in (state.path, state.directory):
+        before = directory.stat().st_mode
+        directory.chmod(0o777)
+        refused = state.scan()
+        assert (refused.code, f"chmod go-w {directory}" in refused.err) == (2, True)
+        directory.chmod(before)
+    state.directory.chmod(0o1777)  # as /tmp is
+    assert state.scan().code == 10
+
+
+def test_a_private_group_may_write_and_another_may_not(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a umask of 002."""
+    for path in (state.directory, state.path, state.path / "config.toml"):
+        path.chmod(path.stat().st_mode | 0o020)
+    assert state.scan().code == 10
+    if os.geteuid() == 0:
+        os.chown(state.path / "config.toml", 0, 4_000_000_000)
+        refused = state.scan()
+        assert (refused.code, "could be changed by group 4000000000" in refused.err) == (2, True)
+
+
+def test_every_file_that_the_configuration_names_counts(state: State, tmp_path: Path) -> None:
+    named = tmp_path / "known.txt"
+    named.write_text("")
+    state.configure(f'[providers.x]\nroot_sha256 = "{"0" * 64}"\nknown_good = ["{named}"]\n')
+    assert "could be changed" not in state.call("status").err
+    named.chmod(0o666)
+    refused = state.call("status")
+    assert refused.code == 2
+    assert (
+        "providers.x.known_good of the configuration could be changed by everybody" in refused.err
+    )
+
+
+def test_no_key_that_names_a_file_is_forgotten() -> None:
+    """The tables whose keys end as names of files do; `known_good`, `cert` and others by hand."""
+    oauth = OAuthConfig("https://t.example", "c", client_secret_file="1", ca="2")
+    mirror = MirrorConfig(url="https://m.example", token_file="3", ca="4")
+    provider = ProviderConfig(
+        root_sha256="0" * 64,
+        known_good=("5", "6"),
+        basic_file="7",
+        client_cert="8",
+        client_key="9",
+        proxy_basic_file="10",
+        mirrors=(mirror,),
+        oauth=oauth,
+    )
+    service = ServiceDestination("https://s.example", "x", basic_file="11", ca="12")
+    cluster = ClusterConfig(ca="13", cert="14", key="15")
+    report = ReportConfig(to={"ncmec": service})
+    found = dict(files_named({"p": provider, "c": cluster, "r": report}))
+    assert set(found) == {str(number) for number in range(1, 16)}
+    assert found["3"] == "p.mirrors.token_file" and found["11"] == "r.to.ncmec.basic_file"
+    for table in (ProviderConfig, OAuthConfig, ServiceDestination, ClusterConfig):
+        for field in msgspec.structs.fields(table):
+            if field.name.endswith("_file"):
+                assert list(files_named({field.name: "x"})) == [("x", field.name)]
+
+
+# Of other users
+
+
+@needs_root
+def test_a_configuration_of_another_user_is_refused(state: State) -> None:
+    os.chown(state.path / "config.toml", ATTACKER, ATTACKER)
+    refused = state.scan()
+    assert refused.code == 2
+    assert "configuration could be changed by user nobody" in refused.err
+    assert "hint: run hashclient as this user, or chown 0 " in refused.err
+
+
+@needs_root
+def test_a_state_directory_below_one_of_another_user_is_refused(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(state.directory, ATTACKER, ATTACKER)
+    refused = state.scan()
+    assert refused.code == 2
+    assert f"could be changed by user nobody: {state.path}" in refused.err
+    assert f", by {state.directory}\n" in refused.err
+    assert state.call("--allow-shared", "scan", state.tree).code == 10
+    monkeypatch.setenv("SUDO_UID", str(ATTACKER))  # who is root anyway
+    assert state.scan().code == 10
+    monkeypatch.setenv("SUDO_UID", "1")
+    assert state.scan().code == 2
+
+
+@needs_root
+def test_a_seal_key_and_a_root_of_another_user_are_refused(state: State, ground: Path) -> None:
+    key = ground / "seal.key"
+    key.write_bytes(next(state.path.rglob("seal.key")).read_bytes())
+    key.chmod(0o600)
+    assert state.call("--seal-key-file", key, "scan", state.tree).code == 10
+    os.chown(key, ATTACKER, ATTACKER)
+    refused = state.call("--seal-key-file", key, "scan", state.tree)
+    assert (refused.code, "seal key file could be changed by user nobody" in refused.err) == (
+        2,
+        True,
+    )
+    root = ground / "root.json"
+    root.write_bytes(state.provider.root)
+    os.chown(root, ATTACKER, ATTACKER)
+    new = ("--state-dir", ground / "new", "init", "https://127.0.0.1:1/", "--root", root)
+    refused = call(*new)
+    assert (refused.code, "root.json could be changed by user nobody" in refused.err) == (2, True)
+
+
+@needs_root
+@pytest.mark.parametrize("part", ["", "keys", "public"])
+def test_a_repository_of_another_user_is_refused(ground: Path, part: str) -> None:
+    repo = ground / "repo"
+    assert call("provider", "init", repo).code == 0
+    assert call("provider", "status", repo).code == 0
+    os.chown(repo / part, ATTACKER, ATTACKER)
+    for words in (("status", repo), ("renew", repo), ("serve", repo), ("log", "verify", repo)):
+        refused = call("provider", *words)
+        assert (refused.code, "could be changed by user nobody" in refused.err) == (2, True)
+    assert call("--allow-shared", "provider", "status", repo).code == 0
+
+
+@needs_root
+def test_a_list_of_names_and_inputs_may_belong_to_anybody(state: State, ground: Path) -> None:
+    names = ground / "names"
+    names.write_text(f"{state.tree}/a\n")
+    os.chown(names, ATTACKER, ATTACKER)
+    os.chown(state.tree / "a", ATTACKER, ATTACKER)
+    assert state.call("scan", "--files-from", names).code == 10
