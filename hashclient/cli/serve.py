@@ -74,6 +74,32 @@ if TYPE_CHECKING:
     help="The most connections of one process; further ones are closed at once.",
 )
 @click.option(
+    "--user-share",
+    metavar="PERCENT",
+    type=click.IntRange(1, 100),
+    default=50,
+    show_default=True,
+    help="The most that one user, or one address, may have of all connections, open files and"
+    " spool. Root and the user of the daemon may have all.",
+)
+@click.option(
+    "--command-time",
+    "command_s",
+    metavar="TIME",
+    type=DURATION,
+    default="30",
+    show_default=True,
+    help="The longest time in which a command must come; its stream is not counted.",
+)
+@click.option(
+    "--min-rate-kib",
+    metavar="N",
+    type=click.IntRange(0, 1 << 20),
+    default=1,
+    show_default=True,
+    help="Close a stream that comes more slowly, in KiB a second, if others wait for a connection.",
+)
+@click.option(
     "--idle",
     "idle_s",
     metavar="TIME",
@@ -127,6 +153,9 @@ def command(
     paths: str,
     max_stream_mib: int,
     max_connections: int,
+    user_share: int,
+    command_s: float,
+    min_rate_kib: int,
     idle_s: float,
     stream_s: float,
     metrics: str | None,
@@ -189,10 +218,13 @@ def command(
             NoVerdict(no_verdict),
             Paths(paths),
             max_stream_mib << 20,
-            idle_s,
-            stream_s,
-            max_connections,
-            kept_bytes(processes),
+            idle_s=idle_s,
+            command_s=command_s,
+            stream_s=stream_s,
+            min_rate=min_rate_kib << 10,
+            max_connections=max_connections,
+            user_share=user_share,
+            kept_bytes=kept_bytes(processes),
             act=not no_actions,
             containers=None if no_members else opening(app.settings.config, stream_s, app.warn),
             spool_bytes=spool_mib << 20,

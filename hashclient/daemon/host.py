@@ -46,6 +46,18 @@ class Client(Protocol):
         """Whether there is room for more answers."""
         ...
 
+    def is_slow(self, now: float) -> bool:
+        """Return whether the rest of its command comes very slowly."""
+        ...
+
+    def look(self, now: float) -> bool:
+        """Note how fast it sends, once a second; return whether a command takes too long."""
+        ...
+
+    def file_ended(self) -> None:
+        """Note that an open file which it has handed over is answered."""
+        ...
+
     def stream_took(self, now: float) -> float:
         """Return the age of the present stream in seconds; 0 without one."""
         ...
@@ -118,6 +130,14 @@ class Host(Protocol):
 
     def check_descriptor(self, connection: Client, fd: int, form: Form) -> None:
         """Check the file that a descriptor is, and answer."""
+        ...
+
+    def hold_file(self, peer: Peer) -> bool:
+        """Count one more open file of a user; return False if the user may have no more."""
+        ...
+
+    def let_go_of_files(self, peer: Peer, count: int) -> None:
+        """Count so many open files less."""
         ...
 
     def flush(self, connection: Client) -> None:

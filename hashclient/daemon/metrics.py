@@ -36,6 +36,8 @@ _TOTALS = {
     Count.CONNECTIONS: ("connections", "Connections that were opened."),
     Count.REFUSED: ("refused", "Connections that were refused: there were too many."),
     Count.IDLE: ("idle", "Connections that were closed because nothing came for too long."),
+    Count.SLOW: ("slow", "Connections that were closed for others: they sent very slowly."),
+    Count.CROWDED: ("crowded", "Connections that were closed for others: their user had the most."),
     Count.BROKEN: ("broken", "Connections that were closed because they broke the protocol."),
     Count.TOO_LONG: ("too_long", "Streams beyond the limits of bytes or time."),
     Count.FAILURES: ("failures", "Matches not recorded, and acts on matches not done."),

@@ -94,19 +94,24 @@ def parse_address(text: str) -> Address:
 class Options(msgspec.Struct, frozen=True):
     """How the daemon answers; `paths` says which ones clients may name.
 
-    `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, and `stream_s` the
-    time of one stream. `max_connections` and `kept_bytes` apply to each process: that many bytes
-    are kept of all its streams together, so that not all digests must be computed as they arrive.
-    Containers are opened by the options in `containers`; the streams of one process may use
-    `spool_bytes` of disk for this.
+    `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, `command_s` the time
+    in which a command comes, and `stream_s` the time of one stream. A stream that comes more slowly
+    than `min_rate` bytes a second is closed when others wait. One user may have `user_share`
+    percent of what all may have. `max_connections` and `kept_bytes` apply to each process: that
+    many bytes are kept of all its streams together, so that not all digests must be computed as
+    they arrive. Containers are opened by the options in `containers`; the streams of one process
+    may use `spool_bytes` of disk for this.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
     paths: Paths = Paths.OWN
     max_stream_bytes: int = 16 << 30
     idle_s: float = 120.0
+    command_s: float = 30.0
     stream_s: float = 3600.0
+    min_rate: int = 1024
     max_connections: int = 4096
+    user_share: int = 50
     kept_bytes: int = ALL_KEPT_BYTES
     act: bool = True
     containers: ContainerOptions | None = None

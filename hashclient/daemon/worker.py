@@ -34,6 +34,7 @@ from hashclient.daemon.options import Options, Paths
 from hashclient.daemon.paths import NOT_YOURS, DescriptorJob, PathJob, PathRecords
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import StreamRecords
+from hashclient.daemon.shares import Places, Share
 from hashclient.daemon.turns import Job, Turns
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.checker import DIRECTORIES
@@ -41,7 +42,7 @@ from hashclient.scan.members import may_be_container
 from hashclient.scan.opening import FILES_AHEAD
 from hashclient.scan.sources.files import OPEN_DEPTH
 from hashclient.scan.sources.listing import OF_ALL
-from hashclient.scan.spool import Spool
+from hashclient.scan.spool import MEMORY_BYTES, Spool
 from hashclient.session import Session
 from hashclient.system.log import Log
 from hashclient.system.rights import Rights, can_act_as_others
@@ -78,10 +79,8 @@ SPARE_DESCRIPTORS = (
 )
 #: Where there are not many more, connections may have one in so many.
 _LEAST_SHARE = 4
-#: A connection that was silent for this long is closed if there are too many and others come; and
-#: the seconds between two searches for such connections.
-SILENT_S = 1.0
-SEARCH_S = 0.05
+#: Files that clients hand over may take one in so many descriptors, and so many at most.
+_FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and for new lists.
 SWEEP_S = 1.0
 #: Seconds in which open requests must end when the daemon is stopped.
@@ -130,8 +129,13 @@ class Worker:
         self._lists = Lists(session)
         self._doubt = self.lists.doubt
         self.is_stopping = False
-        self._max_connections = min(options.max_connections, room_for_clients(raise_limit()))
-        self._searched = 0.0
+        limit = raise_limit()
+        share = functools.partial(Share, percent=options.user_share)
+        self._open_files = share(max(1, min(MOST_FILES, limit // _FILES_SHARE)))
+        self._kept = share(MEMORY_BYTES + options.spool_bytes)
+        self._connections = Places(
+            share(min(options.max_connections, room_for_clients(limit))), counts, time.monotonic
+        )
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
         self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._answer_all)
         self._of_paths = PathRecords(ledger)
@@ -142,8 +146,6 @@ class Worker:
         self._openings = Turns(self.loop, OPENERS, "container")
         self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container")
         self._turns = (self._paths, self._files, self._openings, self._large)
-        #: By age, the oldest first.
-        self._connections: dict[Client, None] = {}
         self._kept_bytes = 0
         self.openers: Openers | None = None
         if options.containers is not None:
@@ -175,7 +177,7 @@ class Worker:
             loop.run_forever()
         finally:
             self.is_stopping = True
-            for connection in list(self._connections):
+            for connection in self._connections:
                 connection.close()
             self._records.end()
             if self.openers is not None:
@@ -208,7 +210,7 @@ class Worker:
             self.loop.remove_reader(listener)
         for connection in [c for c in self._connections if c.is_silent]:
             connection.close()
-        if not self._connections:
+        if not len(self._connections):
             self.loop.stop()
         else:
             self.later(GRACE_S, self.loop.stop)
@@ -227,13 +229,16 @@ class Worker:
         if os.getppid() != self._parent:
             self.stop()  # the parent is gone: nobody could restart or stop this process
         now = time.monotonic()
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.close_if_gone()
             if connection.stream_took(now) > self.options.stream_s:
                 connection.give_up("the stream takes too long.")
-            elif connection.waits_for_client and now > connection.last + self.options.idle_s:
+            elif connection.look(now) or (
+                connection.waits_for_client and now > connection.last + self.options.idle_s
+            ):
                 self.counts.add(Count.IDLE)
                 connection.close()
+        self._connections.forget_searches()
         # No file is isolated because of a list that has become stale.
         self._refresh(force=self.lists.doubt != self._doubt)
         self._records.prepare_reports(self._of_paths.prepare_reports)
@@ -251,7 +256,7 @@ class Worker:
                 self.later(SWEEP_S, functools.partial(self._listen_again, listener))
                 return
             peer = peer_of(self._arguments[self._listeners.index(listener)], sock)
-            if not self._has_place():
+            if not self._connections.take(peer):
                 self.counts.add(Count.REFUSED)
                 sock.close()
                 continue
@@ -261,22 +266,7 @@ class Worker:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counts.add(Count.CONNECTIONS)
             self.counts.add(Count.OPEN)
-            self._connections[Connection(self, sock, peer)] = None
-
-    def _has_place(self) -> bool:
-        """Return whether one more client may connect; a silent one is closed for it."""
-        if len(self._connections) < self._max_connections:
-            return True
-        now = time.monotonic()
-        if now < self._searched:
-            return False
-        for connection in self._connections:
-            if connection.waits_for_client and now > connection.last + SILENT_S:
-                self.counts.add(Count.IDLE)
-                connection.close()
-                return True
-        self._searched = now + SEARCH_S
-        return False
+            self._connections.add(Connection(self, sock, peer))
 
     def _listen_again(self, listener: socket.socket) -> None:
         if not self.is_stopping:
@@ -284,11 +274,11 @@ class Worker:
 
     def closed(self, connection: Client) -> None:
         """Note that a connection is closed."""
-        self._connections.pop(connection, None)
+        self._connections.remove(connection)
         self.counts.add(Count.OPEN, -1)
         for turns in self._turns:
             turns.closed(connection)
-        if self.is_stopping and not self._connections:
+        if self.is_stopping and not len(self._connections):
             self.loop.stop()
 
     def upload(self, name: str, peer: Peer, answered: Callable[[Outcome | None], None]) -> Upload:
@@ -298,7 +288,11 @@ class Worker:
         if kept < LEAST_KEPT_BYTES:
             kept = 0
         self._kept_bytes += kept
-        spooled = None if self.openers is None or name != STREAM else self._spool.keep()
+        spooled = (
+            None
+            if self.openers is None or name != STREAM
+            else self._spool.keep(self._kept.room_of(peer))
+        )
         return Upload(self.lists, name, peer.door, answered, time.monotonic(), kept, spooled)
 
     def release(self, upload: Upload) -> None:
@@ -439,10 +433,19 @@ class Worker:
 
         def on_outcome(found: Outcome | None) -> None:
             said = self.answers(upload, found)
+            connection.file_ended()
             connection.answer(form, [f"{upload.name}: {text}" for text in said])
 
         upload = self.upload(f"fd[{fd}]", connection.peer, on_outcome)
         self._files.add(connection, DescriptorJob(self, connection, fd, upload))
+
+    def hold_file(self, peer: Peer) -> bool:
+        """Count one more open file of a user; return False if the user may have no more."""
+        return self._open_files.take(peer)
+
+    def let_go_of_files(self, peer: Peer, count: int) -> None:
+        """Count so many open files less."""
+        self._open_files.give_back(peer, count)
 
     def say(self, command: Command | None, peer: Peer) -> str:
         """Return the answer to a command of `peer` about the daemon itself."""

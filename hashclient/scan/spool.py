@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from hashclient.scan.members import Kept
 from hashclient.scan.reasons import reason_of
@@ -20,8 +21,21 @@ from hashclient.scan.reasons import reason_of
 #: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20
 _COPY_BYTES = 1 << 20
+_NO_ROOM = "limit: there is no room for more streams that may be containers"
 #: How often a thread that waits for room checks whether the stream is still wanted.
 _LOOK_S = 0.2
+
+
+class Room(Protocol):
+    """The part of the room that one user may have."""
+
+    def take(self, count: int) -> bool:
+        """Take so many bytes, if the user may have them."""
+        ...
+
+    def give_back(self, count: int) -> None:
+        """Take so many bytes back."""
+        ...
 
 
 class Spool:
@@ -37,9 +51,12 @@ class Spool:
         self._room = threading.Condition()
         self._reserved = 0
 
-    def keep(self) -> Spooled:
-        """Return a store for one stream, which keeps the stream if it may be a container."""
-        return Spooled(self, MEMORY_BYTES + self._most_bytes)
+    def keep(self, room: Room | None = None) -> Spooled:
+        """Return a store for one stream, which keeps the stream if it may be a container.
+
+        `room` is the part of the stream's user, if there are several.
+        """
+        return Spooled(self, MEMORY_BYTES + self._most_bytes, room)
 
     def has_memory(self, count: int) -> bool:
         """Take so many bytes of memory, if there are."""
@@ -104,15 +121,18 @@ class Spool:
 class Spooled(Kept):
     """A stream that is kept, in memory or in a file."""
 
-    def __init__(self, spool: Spool, most_bytes: int) -> None:
+    def __init__(self, spool: Spool, most_bytes: int, room: Room | None = None) -> None:
         super().__init__(most_bytes)
         self._spool = spool
-        self._in_memory = self._on_disk = 0
+        self._user_room = room
+        self._in_memory = self._on_disk = self._of_user = 0
 
     def close(self) -> None:
         """Drop the bytes that were kept, and give back their room."""
         self._spool.give_back(self._in_memory, self._on_disk)
-        self._in_memory = self._on_disk = 0
+        if self._user_room is not None and self._of_user:
+            self._user_room.give_back(self._of_user)
+        self._in_memory = self._on_disk = self._of_user = 0
         super().close()
 
     def keep_all(self) -> None:
@@ -125,6 +145,11 @@ class Spooled(Kept):
         self._fd = os.memfd_create("hashclient")
 
     def _write(self, chunk: memoryview) -> None:
+        if self._user_room is not None:
+            if not self._user_room.take(len(chunk)):
+                self._fail(_NO_ROOM)
+                return
+            self._of_user += len(chunk)
         if not self._on_disk and self._spool.has_memory(len(chunk)):
             self._in_memory += len(chunk)
         elif not self._has_disk(len(chunk)):
@@ -135,7 +160,7 @@ class Spooled(Kept):
         """Take room on the disk for so many more bytes, and for the bytes in memory."""
         wanted = count + self._in_memory
         if not self._spool.has_disk(wanted):
-            self._fail("limit: there is no room for more streams that may be containers")
+            self._fail(_NO_ROOM)
             return False
         is_first, self._on_disk = not self._on_disk, self._on_disk + wanted
         if is_first:

@@ -6,20 +6,23 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fixtures.archives import zip_of
 from hashclient.daemon.options import UnixAddress
 from hashclient.daemon.sockets import listen
 from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
 from tests.clamd import Daemon, instream, serving
-from tests.kit import arguments, csv_of, environment, make_state, run, write_tree
+from tests.kit import arguments, csv_of, environment, make_state, run, wait_until, write_tree
 from tests.kit.attacker import (
     ATTACKER,
     Victim,
@@ -244,6 +247,91 @@ def test_a_policy_isolates_no_file_that_the_client_has_put_in_the_place_of_anoth
     assert victim.is_untouched()
     assert all(match["path"] != str(victim.path) for match in records(ground))
     assert items_in(state) > 0
+
+
+def trickle(socks: list[socket.socket], over: threading.Event) -> None:
+    """Send a byte of a command through each, and again; those that are closed are left out."""
+    while not over.wait(0.3):
+        for sock in [*socks]:
+            try:
+                sock.send(b"A")
+            except OSError:
+                socks.remove(sock)
+
+
+def is_served(daemon: Daemon, uid: int) -> bool:
+    """Return whether a user gets an answer."""
+    try:
+        return daemon.ask(instream(LISTED), uid=uid) == FOUND
+    except ConnectionError:
+        return False
+
+
+@contextlib.contextmanager
+def trickling(daemon: Daemon, *uids: int, count: int) -> Iterator[list[socket.socket]]:
+    """Let users hold `count` connections each, and send a byte through each now and then."""
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(daemon.connect(uid=uid)) for uid in uids for _ in range(count)]
+        for sock in socks:
+            with contextlib.suppress(OSError):
+                sock.sendall(b"zSCAN /")
+        thread = threading.Thread(target=trickle, args=(socks, over))
+        thread.start()
+        try:
+            yield socks
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.slow
+def test_a_user_who_holds_connections_by_a_byte_now_and_then_keeps_nobody_out(
+    ground: Path,
+) -> None:
+    """By its share; several users who have all together make place for another one."""
+    with (
+        open_to_all(ground, "--max-connections", 20, "--command-time", "1h") as daemon,
+        trickling(daemon, ATTACKER, count=40),
+    ):
+        assert is_served(daemon, ATTACKER - 1)
+        assert is_served(daemon, 0)
+        with trickling(daemon, ATTACKER - 2, count=20):
+            assert is_served(daemon, ATTACKER - 3)
+
+
+@pytest.mark.slow
+def test_a_slow_client_is_closed_when_others_wait_and_in_any_case_in_the_end(
+    ground: Path,
+) -> None:
+    options = ("--max-connections", 5, "--user-share", 100)
+    with (
+        open_to_all(ground, *options) as daemon,
+        trickling(daemon, 0, count=5) as socks,
+    ):
+        assert not is_served(daemon, ATTACKER)
+        wait_until(lambda: is_served(daemon, ATTACKER), daemon.process.pid)
+        assert socks
+    again = ("--command-time", "1s", "--socket-mode", "666")
+    with (
+        serving(ground / "state", ground / "run", *options, *again) as daemon,
+        trickling(daemon, 0, count=2) as socks,
+    ):
+        wait_until(lambda: not socks, daemon.process.pid)
+
+
+@pytest.mark.slow
+def test_a_user_who_fills_the_spool_leaves_a_part_for_others(ground: Path) -> None:
+    archive = zip_of({"x": LISTED, "y": os.urandom(4 << 20)})
+    with (
+        open_to_all(ground, "--spool-mib", 8, "--user-share", 50) as daemon,
+        daemon.connect(uid=ATTACKER) as sock,
+    ):
+        begun = b"PK\3\4" + bytes(30 << 20)
+        sock.sendall(b"zINSTREAM\0" + len(begun).to_bytes(4, "big") + begun)
+        assert daemon.ask(instream(archive), uid=ATTACKER - 1) == FOUND
+        sock.sendall(bytes(4))
+        assert sock.recv(200).startswith(b"stream" + NO_VERDICT)
 
 
 def bind_at(ground: Path, path: Path) -> tuple[int, str]:

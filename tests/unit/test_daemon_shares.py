@@ -1,0 +1,257 @@
+"""What each user may have of a daemon, and who makes place when all connections are taken."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from hashclient.daemon.connection import SLOW_S, Connection
+from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.doors import Peer
+from hashclient.daemon.options import Options
+from hashclient.daemon.shares import SEARCH_S, SILENT_S, Places, Share
+from hashclient.scan.spool import Spool
+from hashclient.system.rights import Rights
+
+
+def peer(uid: int) -> Peer:
+    return Peer(f"serve:s,uid={uid}", f"uid={uid}", True, Rights(uid, uid, ()))
+
+
+ROOT, EVE, ADA, BOB = peer(0), peer(70001), peer(70002), peer(70003)
+
+
+def test_one_user_has_a_part_and_root_has_the_whole() -> None:
+    share = Share(10, 50)
+    assert share.take(EVE, 5)
+    assert not share.take(EVE)
+    assert share.take(ADA, 4)
+    assert not share.take(ADA, 2)
+    assert share.take(ROOT)
+    assert share.is_full
+    assert not share.take(ROOT)
+    assert not share.take(BOB)
+    share.give_back(EVE, 5)
+    assert share.take(ROOT, 5)
+    assert share.of(EVE.user) == 0
+
+
+class Client:
+    """A connection, as far as places know it."""
+
+    def __init__(self, owner: Peer, places: Places, now: float = 0.0) -> None:
+        self.peer = owner
+        self.last = now
+        self.waits_for_client = True
+        self.slow = False
+        self.is_closed = False
+        self._places = places
+
+    def is_slow(self, _: float) -> bool:
+        return self.slow
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._places.remove(cast(Any, self))
+
+
+class House:
+    """Places for ten, of which one user may have `percent`."""
+
+    def __init__(self, percent: int = 50) -> None:
+        self.now = 0.0
+        self.counts = Counts(1)
+        self.places = Places(Share(10, percent), self.counts.row(0), lambda: self.now)
+
+    def enter(self, owner: Peer) -> Client | None:
+        if not self.places.take(owner):
+            return None
+        client = Client(owner, self.places, self.now)
+        self.places.add(cast(Any, client))
+        return client
+
+    def enter_many(self, owner: Peer, count: int) -> list[Client]:
+        clients = [self.enter(owner) for _ in range(count)]
+        assert None not in clients
+        return cast(list[Client], clients)
+
+
+def test_one_user_cannot_have_all_places() -> None:
+    house = House()
+    house.enter_many(EVE, 5)
+    assert house.enter(EVE) is None
+    house.enter_many(ADA, 5)
+
+
+def test_users_who_have_all_places_together_make_place_for_another() -> None:
+    house = House()
+    first, *_ = house.enter_many(EVE, 5)
+    house.enter_many(ADA, 4)
+    house.enter_many(BOB, 1)
+    assert house.enter(BOB)
+    assert first.is_closed
+    assert house.enter(ROOT)
+    assert house.counts.total(Count.CROWDED) == 2
+    assert house.enter(EVE) is None  # ADA has not more than one more
+
+
+def test_root_keeps_its_places() -> None:
+    house = House()
+    house.enter_many(ROOT, 10)
+    assert house.enter(EVE) is None
+
+
+@pytest.mark.parametrize("kind", ["silent", "slow"])
+def test_a_client_that_is_silent_or_slow_makes_place(kind: str) -> None:
+    house = House()
+    clients = house.enter_many(ROOT, 10)
+    clients[3].waits_for_client = False  # its request is at work
+    if kind == "silent":
+        house.now = SILENT_S + 1
+        for client in clients[:3]:
+            client.last = house.now
+    for client in clients[3:5]:
+        client.slow = kind == "slow"
+    assert house.enter(EVE)
+    assert [client.is_closed for client in clients].index(True) == 4
+    assert house.counts.total(Count.IDLE if kind == "silent" else Count.SLOW) == 1
+
+
+def test_a_user_at_the_share_only_closes_connections_of_its_own() -> None:
+    house = House()
+    (ada,) = house.enter_many(ADA, 1)
+    first, *_ = house.enter_many(EVE, 5)
+    house.now = SILENT_S + 1
+    assert house.enter(EVE)
+    assert (ada.is_closed, first.is_closed) == (False, True)
+
+
+def test_who_asks_for_places_all_the_time_delays_no_other_user() -> None:
+    house = House()
+    house.enter_many(EVE, 5)
+    assert house.enter(EVE) is None
+    clients = house.enter_many(ADA, 5)
+    assert house.enter(EVE) is None
+    clients[0].slow = True
+    assert house.enter(EVE) is None  # it has just searched
+    assert house.enter(BOB)
+    house.now += SEARCH_S
+    house.places.forget_searches()
+
+
+def test_one_user_has_a_part_of_the_spool(tmp_path: Path) -> None:
+    archive = memoryview(b"PK\3\4" + bytes(100_000))
+    share = Share(300_000, 50)
+    spool = Spool(tmp_path, 1 << 20)
+    first, second = spool.keep(share.room_of(EVE)), spool.keep(share.room_of(EVE))
+    first.update(archive)
+    second.update(archive)
+    assert first.finish() is not None
+    assert second.finish() is None
+    assert second.failure is not None
+    assert "no room" in second.failure
+    other = spool.keep(share.room_of(ADA))
+    other.update(archive)
+    assert other.finish() is not None
+    first.close()
+    again = spool.keep(share.room_of(EVE))
+    again.update(archive)
+    assert again.finish() is not None
+    for kept in (second, other, again):
+        kept.close()
+    assert (share.of(EVE.user), share.of(ADA.user)) == (0, 0)
+
+
+class Host:
+    """The owner of one connection: it takes what comes, and answers nothing by itself."""
+
+    def __init__(self, share: Share) -> None:
+        self.options = Options(command_s=30.0, min_rate=1024)
+        self.counts = Counts(1).row(0)
+        self.buffer = memoryview(bytearray(1 << 16))
+        self.share = share
+        self.readers: dict[object, Callable[[], None]] = {}
+        self.loop = SimpleNamespace(
+            add_reader=self.readers.__setitem__,
+            remove_reader=self.readers.pop,
+            call_soon=lambda _: None,
+        )
+        self.asked: list[tuple[Connection, int, Any]] = []
+        self.ended = Counter[str]()
+
+    def hold_file(self, owner: Peer) -> bool:
+        return self.share.take(owner)
+
+    def let_go_of_files(self, owner: Peer, count: int) -> None:
+        self.share.give_back(owner, count)
+
+    def check_descriptor(self, connection: Connection, fd: int, form: Any) -> None:
+        self.asked.append((connection, fd, form))
+
+    def flush(self, connection: Connection) -> None:
+        connection.writable()
+
+    def closed(self, _: Connection) -> None:
+        self.ended["closed"] += 1
+
+    def later(self, *_: object) -> None:
+        self.ended["later"] += 1
+
+
+def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    host = Host(Share(4, 50))
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    try:
+        connection = Connection(cast(Any, host), theirs, EVE)
+        ours.sendall(b"zIDSESSION\0")
+        for _ in range(6):
+            ours.sendall(b"zFILDES\0")
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
+            ours.sendmsg([b"\0"], [rights])
+        for answered in range(6):
+            for _ in range(30):
+                if theirs in host.readers:
+                    connection.readable()
+            # Its share, and one more: so a connection without a share gets on.
+            assert len(host.asked) == min(6, answered + 3)
+            _, handed, form = host.asked[answered]
+            os.close(handed)
+            connection.file_ended()
+            connection.answer(form, ["fd: OK"])
+        assert host.share.of(EVE.user) == 0
+        connection.close()
+        assert host.ended["closed"] == 1
+    finally:
+        os.close(fd)
+        ours.close()
+
+
+@pytest.mark.parametrize(("rate", "slow"), [(100, True), (2000, False)])
+def test_a_stream_that_comes_too_slowly_is_known_after_some_seconds(rate: int, slow: bool) -> None:
+    host = Host(Share(4, 50))
+    ours, theirs = socket.socketpair()
+    connection = Connection(cast(Any, host), theirs, EVE)
+    now = 0.0
+    ours.sendall(b"zPIN")
+    connection.readable()
+    assert not connection.look(now)
+    while now < SLOW_S:
+        assert not connection.is_slow(now)
+        now += 1.0
+        connection._came += rate
+    assert connection.is_slow(now + 0.1) is slow
+    assert not connection.look(host.options.command_s)
+    assert connection.look(host.options.command_s + 0.1)
+    connection.close()
+    ours.close()
