@@ -122,6 +122,7 @@ def command(
                 _show_affected(app, fetched)
                 _show_listed_again(app, fetched)
             _warn_ahead(app, fetched)
+            _warn_known_good(app, fetched)
             if fetched.problem is not None:
                 app.fail(_problem(fetched.problem), fetched.problem.hint)
             if (wrong := fetched.error or fetched.problem) is not None:
@@ -175,6 +176,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
                 app.warn(_problem(fetched.problem), fetched.problem.hint)
                 failed = max(failed, fetched.problem.exit_code)
             _warn_ahead(app, fetched)
+            _warn_known_good(app, fetched)
             if fetched.changed:
                 app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
     except HashclientError as error:
@@ -281,6 +283,12 @@ def _warn_ahead(app: App, fetched: Fetched) -> None:
         )
 
 
+def _warn_known_good(app: App, fetched: Fetched) -> None:
+    """Warn of entries in use that are known to be good: local files alone take none out."""
+    if fetched.known_good is not None and fetched.known_good.count:
+        app.warn(f"list {fetched.list_name}: {fetched.known_good.text}")
+
+
 def _show_affected(app: App, fetched: Fetched) -> None:
     if not fetched.affected:
         return
@@ -336,6 +344,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "expires": for_programs(fetched.expires) if fetched.expires else None,
         "published_at": for_programs(fetched.published_at) if fetched.published_at else None,
         "outside_lists": fetched.is_outside,
+        "known_good": fetched.known_good.count if fetched.known_good else 0,
     }
     if fetched.affected:
         document["affected_count"] = len(fetched.affected)

@@ -302,6 +302,12 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
         "fresh": status.fresh,
         "problem": status.problem,
         "warnings": status.warnings,
+        "refused": status.refused
+        and {
+            "time": for_programs(status.refused.time),
+            "exit_code": int(status.refused.exit_code),
+            "reason": status.refused.reason,
+        },
     }
     manifest = status.manifest
     if manifest is not None:

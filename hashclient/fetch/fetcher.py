@@ -26,6 +26,7 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import (
+    ConfigError,
     HashclientError,
     StaleError,
     StateError,
@@ -34,6 +35,7 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
+from hashclient.fetch.known_listed import KnownListed, note_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.withdrawals import Reached, reach_back
@@ -75,7 +77,7 @@ class Fetched(msgspec.Struct, frozen=True):
     whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
-    is set and does not name the list.
+    is set and does not name the list. `known_good` says which entries are known to be good.
     """
 
     list_name: str
@@ -94,6 +96,7 @@ class Fetched(msgspec.Struct, frozen=True):
     error: HashclientError | None = None
     source: str | None = None
     is_outside: bool = False
+    known_good: KnownListed | None = None
 
     @property
     def changed(self) -> bool:
@@ -378,6 +381,20 @@ class Fetcher:
                 " --rebuild --accept-churn` takes it without",
             )
 
+    def _known(self, directory: Path, manifest: Manifest) -> KnownListed | None:
+        """Return the entries of a list that are known to be good, and are in use."""
+        # A file that is missing is an error where the guard needs it: for an update.
+        with contextlib.suppress(ConfigError):
+            return note_known_listed(
+                self._settings.state_dir,
+                self._settings.provider(self._provider).known_good,
+                manifest.list,
+                manifest.generation,
+                lambda: self._guard,
+                lambda: open_manifest(directory, manifest),
+            )
+        return None
+
     def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
         """Note earlier matches that the list withdraws or lists again."""
         if not is_there(self._settings.layout.matches):
@@ -423,6 +440,7 @@ class Fetcher:
         }
         self._audit.append([Event("fetch", data)], durable=True)
         try:
+            fetched = msgspec.structs.replace(fetched, known_good=self._known(directory, manifest))
             reached = self._reach_back(directory, manifest)
         except StateError as error:
             # The switch stays; after a repair, the next fetch notes the withdrawals.

@@ -45,10 +45,14 @@ from hashclient.system.text import first_of, printable
 NAMED = 5
 
 
+#: A file: its path, its size, and its mtime and ctime in ns.
+Stamp = tuple[str, int, int, int]
+
+
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The sources of an index of known good files, its key, and its runs."""
 
-    files: tuple[tuple[str, int, int, int], ...]  # path, size, mtime and ctime in ns
+    files: tuple[Stamp, ...]
     key_id: str
     runs: tuple[RunRef, ...]
     format: Literal["hashclient-known-good/2"] = "hashclient-known-good/2"
@@ -70,14 +74,19 @@ class PoisonGuard:
     def known_good_in(self, batch: AddBatch) -> dict[Algorithm, Uint64]:
         """Return the tags of `batch` that are known to be good, by algorithm."""
         good: dict[Algorithm, Uint64] = {}
-        if self._known_good is None:
+        if self._known_good is None:  # sealing all digests would be in vain
             return good
         for algorithm, (digests, _) in batch.digests.items():
             tags = self._sealer.tags(algorithm, digests)
-            found = self._known_good.find(algorithm, tags)
-            if len(found.queries):
-                good[algorithm] = tags[np.unique(found.queries)]
+            if len(found := self.known_good_among(algorithm, tags)):
+                good[algorithm] = found
         return good
+
+    def known_good_among(self, algorithm: Algorithm, tags: Uint64) -> Uint64:
+        """Return those of (n, 2) tags of one algorithm that are known to be good."""
+        if self._known_good is None:
+            return tags[:0]
+        return tags[np.unique(self._known_good.find(algorithm, tags).queries)]
 
 
 class Inspection:
@@ -110,19 +119,19 @@ class Inspection:
             VerificationError: this build has added the empty file, or a file that is known to be
             good.
         """
-        if self._empty and (ids := _entries_with(index, self._guard.empty)):
+        if self._empty and (ids := entries_with(index, self._guard.empty)):
             raise VerificationError(
                 f"the list holds the empty file: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider",
             )
-        if ids := _entries_with(index, self._good):
+        if ids := entries_with(index, self._good):
             raise VerificationError(
                 f"the list holds files that are known to be good: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider, or correct your known_good list",
             )
 
 
-def _entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
+def entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
     """Return the ids of the live entries that have one of `tags`."""
     ids = set()
     for algorithm, wanted in tags.items():
@@ -146,7 +155,7 @@ def open_guard(
     """
     if not files:
         return PoisonGuard(None, sealer)
-    stamps = tuple(_stamp(user_path(name)) for name in files)
+    stamps = stamps_of(files)
     directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
     if sources is not None and (sources.files, sources.key_id) == (stamps, sealer.key_id):
@@ -157,6 +166,15 @@ def open_guard(
                 verify_runs(directory, sources.runs)
             return PoisonGuard(_open_runs(directory, sources), sealer)
     return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
+
+
+def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:
+    """Return the stamps of files of known good digests: other ones show that a file has changed.
+
+    Raises:
+        ConfigError: a file is not there, or cannot be looked at.
+    """
+    return tuple(_stamp(user_path(name)) for name in files)
 
 
 def verify_guard(state_dir: Path) -> None:
@@ -175,7 +193,7 @@ def _open_runs(directory: Path, sources: _Sources) -> RunSet:
     return RunSet([Run(directory / run.name, length=run.length) for run in sources.runs])
 
 
-def _stamp(path: Path) -> tuple[str, int, int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait, with the lock
@@ -196,9 +214,7 @@ def _load_sources(directory: Path) -> _Sources | None:
         return None
 
 
-def _build(
-    directory: Path, stamps: tuple[tuple[str, int, int, int], ...], sealer: Sealer
-) -> _Sources:
+def _build(directory: Path, stamps: tuple[Stamp, ...], sealer: Sealer) -> _Sources:
     writer = IndexWriter(directory, sealer, None)
     number = 0
     for name, *_ in stamps:

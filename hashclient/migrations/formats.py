@@ -44,6 +44,7 @@ FORMATS = (
     Format("`lists/*/checks.json`", "hashclient-checks/1", "`format`", _AS_IT_IS),
     Format("`lists/*/staging.json`", "hashclient-staging/2", "`format`", _BEGUN_AGAIN),
     Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _READ_AGAIN),
+    Format("`known-good/listed.json`", "hashclient-known-listed/1", "`format`", _AS_IT_IS),
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
         "`matches.db`",

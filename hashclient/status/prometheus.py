@@ -33,6 +33,11 @@ class _Metric(msgspec.Struct, frozen=True):
 _OF_LISTS: tuple[tuple[str, str, Callable[[ListStatus], float]], ...] = (
     ("usable", "1 if scans can use the list.", lambda s: int(s.usable)),
     ("fresh", "1 if the list is within its expiry.", lambda s: int(s.fresh)),
+    (
+        "updated",
+        "1 if the last fetch got the newest generation, 0 if it was refused or not reached.",
+        lambda s: int(s.refused is None),
+    ),
 )
 _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
     ("generation", "The generation of the list.", lambda m: m.generation),

@@ -30,8 +30,24 @@ from hashclient.system.files import is_there, state_error
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
+_CODES = {code.value: code for code in ExitCode}
+_FETCHES = frozenset({"fetch", "refused"})
 #: Records of fetches that are read for each list: some lists are fetched more often than others.
 FETCHES_PER_LIST = 4
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why the last fetch has not brought a list up to date: when, the exit code, and the words."""
+
+    time: datetime
+    exit_code: ExitCode
+    reason: str
+
+    @property
+    def text(self) -> str:
+        """The refusal as a sentence: an update that came and was refused, or one that did not."""
+        what = "failed" if self.exit_code is ExitCode.UNREACHABLE else "was refused"
+        return f"the last update {what} at {for_people(self.time)}: {self.reason}"
 
 
 class ListStatus(msgspec.Struct, frozen=True):
@@ -40,7 +56,8 @@ class ListStatus(msgspec.Struct, frozen=True):
     `provider` is None where it is not known whose it is. `recognised` counts the live entries that
     a lookup can decide about by a digest of one kind (`md5`: those that have one) and by that and
     a size (`size+md5`: besides, those that have a size, which another size rules out). `warnings`
-    say what keeps nobody from using it, and should be seen to all the same.
+    say what keeps nobody from using it, and should be seen to all the same. `refused` is set if the
+    last fetch has failed: then the provider may have a newer generation.
     """
 
     name: str
@@ -50,6 +67,7 @@ class ListStatus(msgspec.Struct, frozen=True):
     provider: str | None = None
     recognised: Mapping[str, int] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    refused: Refusal | None = None
 
     @property
     def usable(self) -> bool:
@@ -79,14 +97,16 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the last that says how a scan has ended, if any.
 
-    `sources` says of a list from where it was fetched last, or found to have nothing new: an
-    address, or the path of a bundle or a directory. It is not known of a list whose last fetch is
-    far back in the log, or was by an earlier version.
+    `refusals` are the fetches that have failed since the last good one, by provider and list; the
+    list is None where it was the provider that failed. `sources` says of a list from where it was
+    fetched last, or found to have nothing new: an address, or the path of a bundle or a directory.
+    It is not known of a list whose last fetch is far back in the log, or was by an earlier version.
     """
 
     last: Record
     last_scan: Record | None
     sources: Mapping[str, str] = msgspec.field(default_factory=dict)
+    refusals: Mapping[tuple[str, str | None], Refusal] = msgspec.field(default_factory=dict)
 
 
 class Status(msgspec.Struct):
@@ -161,7 +181,23 @@ def read_status(
             status.exit_code = max(status.exit_code, status.notices.exit_code)
     with status.part():
         status.audit = _audit(settings, len(lists))
+        if status.audit is not None:
+            _add_refusals(status, status.audit.refusals)
     return status
+
+
+def _add_refusals(status: Status, refusals: Mapping[tuple[str, str | None], Refusal]) -> None:
+    """Note of each list whether its last fetch has failed; an outage alone changes no exit code."""
+    for number, entry in enumerate(status.lists):
+        refused = refusals.get((entry.provider or "", entry.name)) or refusals.get(
+            (entry.provider or "", None)
+        )
+        if refused is None:
+            continue
+        warnings = (*entry.warnings, refused.text)
+        status.lists[number] = msgspec.structs.replace(entry, warnings=warnings, refused=refused)
+        if refused.exit_code is not ExitCode.UNREACHABLE:
+            status.exit_code = max(status.exit_code, refused.exit_code)
 
 
 def read_lists(
@@ -209,6 +245,12 @@ def _list(
 
 def _warnings(settings: Settings, manifest: Manifest, now: datetime) -> Iterator[str]:
     config = settings.config.providers.get(manifest.provider)
+    if config is not None and config.known_good:
+        from hashclient.fetch.known_listed import read_known_listed
+
+        known = read_known_listed(settings.state_dir).get(manifest.list)
+        if known is not None and known.count:
+            yield known.text
     if config is None:
         yield f"fetches do not keep it up to date; {UNCONFIGURED_HINT}"
     elif config.lists and manifest.list not in config.lists:
@@ -281,11 +323,25 @@ def _audit(settings: Settings, lists: int) -> AuditStatus | None:
         last = next(read(settings.layout.audit, limit=1), None)
         last_scan = next(read(settings.layout.audit, event="scan-end", limit=1), None)
         limit = FETCHES_PER_LIST * lists
-        fetches = list(read(settings.layout.audit, event="fetch", limit=limit)) if limit else []
+        fetches = [*read(settings.layout.audit, event=_FETCHES, limit=limit)] if limit else []
     except StateError:  # it has not begun
         return None
-    sources = {str(r.data.get("list")): r.data["source"] for r in fetches if "source" in r.data}
-    return None if last is None else AuditStatus(last, last_scan, sources)
+    if last is None:
+        return None
+    sources: dict[str, str] = {}
+    refusals: dict[tuple[str, str | None], Refusal] = {}
+    for record in fetches:
+        provider, name = str(record.data.get("provider")), record.data.get("list")
+        if record.event == "refused":
+            code = _CODES.get(int(record.data.get("exit_code") or 0), ExitCode.BUG)
+            reason = str(record.data.get("reason"))
+            refusals[provider, name] = Refusal(record.time, code, reason)
+            continue
+        for key in ((provider, name), (provider, None)):
+            refusals.pop(key, None)
+        if "source" in record.data:
+            sources[str(name)] = record.data["source"]
+    return AuditStatus(last, last_scan, sources, refusals)
 
 
 def _text_of(error: HashclientError) -> str:

@@ -26,6 +26,7 @@ STAGING_NAME = "staging.json"
 CHECKS_NAME = "checks.json"
 #: In the folder of the known good files.
 SOURCES_NAME = "sources.json"
+LISTED_NAME = "listed.json"
 #: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
@@ -185,6 +186,7 @@ FILES: Mapping[str, str] = {
     rf"lists/{_NAME}/staging\.json": "the progress of an unfinished build, for the next fetch",
     rf"lists/{_NAME}/checks\.json": "digests of pieces of the runs, and when each was compared",
     r"known-good/sources\.json": "the files of known good digests, and the runs made from them",
+    r"known-good/listed\.json": "entries in use that are known to be good, by list",
     r"known-good/run-[0-9]+": "the tags of known good digests, sorted",
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",

@@ -31,6 +31,7 @@ def test_every_file_is_one_that_the_layout_names(state: Path) -> None:
     assert parts >= {
         *("lock", "seal.key", "matches.db", "inventory.db", "mounts.json", "mounts.lock"),
         *("lists/baseline/manifest.json", "known-good/sources.json", "known-good/run-X"),
+        "known-good/listed.json",
         *("trust/main/pinned-root.json", "trust/main/metadata/targets.json"),
         *("audit/log.jsonl", "audit/key.pem", "audit/key.pub"),
         *("quarantine/lock", "quarantine/X/item.json", "quarantine/X/evidence.age"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import sqlite3
 import tomllib
 from pathlib import Path
@@ -152,6 +154,62 @@ def test_a_list_with_a_known_good_file_is_refused(site: Site, tmp_path: Path, ki
         good.write_text("")
         assert fetch(site).code == 0
         assert scan_codes(site, tmp_path, 20) == {20: 10}
+
+
+@pytest.mark.slow
+def test_what_is_refused_is_shown_until_something_is_taken(site: Site, tmp_path: Path) -> None:
+    good = make_good(tmp_path, "sums")
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        assert fetch(site).code == 0
+        site.publish(csv([20, 21]))
+        for _ in range(2):
+            assert fetch(site).code == 6
+            shown = command(site, "status")
+            assert shown.code == 6
+            assert "  state       fresh\n" in shown.out
+            assert re.search(
+                r"warning +the last update was refused at .*: the list holds files that are known"
+                r" to be good: e-20\n",
+                shown.out,
+            )
+            (entry,) = json.loads(command(site, "status", "--format", "json").out)["lists"]
+            assert (entry["fresh"], entry["refused"]["exit_code"]) == (True, 6)
+            metrics = command(site, "status", "--format", "prometheus").out
+            assert 'hashclient_list_updated{list="baseline"} 0.0' in metrics
+        site.repository.withdraw("baseline", ["e-20"])
+        assert fetch(site).code == 0
+        shown = command(site, "status")
+        assert (shown.code, "warning" in shown.out) == (0, False)
+    # The provider cannot be reached: it is said, and no failure before the list is stale.
+    assert fetch(site).code == 4
+    shown = command(site, "status")
+    assert (shown.code, "the last update failed at" in shown.out) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_good_file_that_is_known_after_its_entry_is_told(site: Site, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.write_text("")
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        assert fetch(site).err == ""
+        good.write_text(
+            "".join(f"{d[Algorithm.SHA256].hex()}  x\n" for d in map(digests_of, (2, 30)))
+        )
+        said = "list baseline: 1 entry is known to be good, by known_good, and in use all the same"
+        for _ in range(2):
+            done = fetch(site)
+            assert (done.code, f"{said}: e-2; tell the provider" in done.err) == (0, True)
+            assert "known to be good" in command(site, "status").out
+        assert scan_codes(site, tmp_path, 2) == {2: 10}
+        site.publish(csv([40]))
+        assert said in fetch(site).err
+        site.repository.withdraw("baseline", ["e-2"])
+        assert fetch(site).err == ""
+        assert "known to be good" not in command(site, "status").out
+        site.publish(csv([30]))
+        assert fetch(site).code == 6
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from hashclient.config import Config, Settings
 from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources
+from hashclient.fetch.known_listed import _Document as _KnownListed
 from hashclient.index import checks, run
 from hashclient.index.manifest import MANIFEST_FORMAT, read_manifest
 from hashclient.matches import tables
@@ -50,6 +51,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`lists/*/checks.json`": checks.CHECKS_FORMAT,
         "`lists/*/staging.json`": _Staging.__struct_defaults__[-1],
         "`known-good/sources.json`": _Sources.__struct_defaults__[-1],
+        "`known-good/listed.json`": _KnownListed.__struct_defaults__[-1],
         "`trust/*/`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),

@@ -1,0 +1,115 @@
+"""Entries in use that are known to be good: `known_good` was given a file after they were listed.
+
+The poison guard inspects what a fetch adds. An entry that is here already stays in use, so that a
+local list alone cannot take an entry out; but it is said, by each fetch and by `status`. A list is
+compared as a whole when the files of known good digests have changed, and while it has such
+entries; else the guard has seen each entry that came since, and nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.fetch.guard import NAMED, PoisonGuard, Stamp, entries_with, stamps_of
+from hashclient.index.reader import Index
+from hashclient.lists.wire import Uint64
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.layout import LISTED_NAME, Layout
+from hashclient.system.text import counted, first_of
+
+#: Tags that are looked up at a time.
+_BLOCK = 1 << 20
+
+
+class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one list: how many entries are known to be good, and the ids of the first of them.
+
+    `files` are the files of known good digests that it was compared with.
+    """
+
+    generation: int
+    files: tuple[Stamp, ...]
+    count: int
+    ids: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """These entries as a sentence."""
+        what = counted(self.count, "entry is", "entries are")
+        return (
+            f"{what} known to be good, by known_good, and in use all the same:"
+            f" {first_of(self.ids, self.count)}; tell the provider"
+        )
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    lists: dict[str, KnownListed] = {}
+    format: Literal["hashclient-known-listed/1"] = "hashclient-known-listed/1"
+
+
+def read_known_listed(state_dir: Path) -> Mapping[str, KnownListed]:
+    """Return the entries in use that are known to be good, by list; none where it is not known."""
+    try:
+        data = read_regular(Layout(state_dir).known_good / LISTED_NAME, MAX_STATE_BYTES)
+        return msgspec.json.decode(data, type=_Document).lists
+    except (OSError, ValueError):
+        return {}
+
+
+def note_known_listed(
+    state_dir: Path,
+    files: Sequence[str],
+    name: str,
+    generation: int,
+    guard: Callable[[], PoisonGuard],
+    index: Callable[[], Index],
+) -> KnownListed | None:
+    """Compare the list `name` with the `files` of known good digests, if that may find something.
+
+    `guard` and `index` are opened only then. Return what is known of the list, None without files.
+    The caller holds the writers' lock.
+
+    Raises:
+        ConfigError: a file cannot be read.
+        StateError: an index cannot be read, or the note cannot be written.
+    """
+    before = read_known_listed(state_dir)
+    if not files and name not in before:
+        return None
+    stamps = stamps_of(files)
+    known = before.get(name)
+    if known is not None and known.files == stamps:
+        if known.generation == generation or not known.count:
+            return known
+    ids = _known_in(guard(), index()) if files else []
+    known = KnownListed(generation, stamps, len(ids), tuple(ids[:NAMED]))
+    lists = {**before, name: known}
+    if not files:
+        del lists[name]
+    path = Layout(state_dir).known_good / LISTED_NAME
+    write_atomic(path, msgspec.json.encode(_Document(lists)))
+    return known if files else None
+
+
+def _known_in(guard: PoisonGuard, index: Index) -> list[str]:
+    """Return the ids of the live entries of a list that have a known good digest."""
+    good: dict[Algorithm, Uint64] = {}
+    for run in index.runs:
+        for algorithm in Algorithm:
+            high, low = (run.section(f"{algorithm.label}.{part}") for part in ("hi", "lo"))
+            for start in range(0, 0 if high is None or low is None else len(high), _BLOCK):
+                assert high is not None and low is not None
+                block = slice(start, start + _BLOCK)
+                tags = np.column_stack([high[block], low[block]]).astype(np.uint64)
+                found = guard.known_good_among(algorithm, tags)
+                if len(found):
+                    seen = good.get(algorithm, found)
+                    good[algorithm] = np.unique(np.concatenate([seen, found]), axis=0)
+        run.forget()
+    return entries_with(index, good)
