@@ -32,6 +32,7 @@ from hashclient.provider.clients import Doorkeeper
 from hashclient.provider.keys import Clock
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.repository import Repository
+from hashclient.system.beneath import Directory, open_beneath
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
 from hashclient.system.listening import cannot_listen
 from hashclient.system.secrets import read_secret
@@ -214,12 +215,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Open the file at the path, or return None if it is not to be served."""
         if not _SAFE_PATH.fullmatch(self.path) or ".." in self.path:
             return None
-        path = f"{self.server.public}{self.path}"
-        if os.path.realpath(path) != path:  # a link, somewhere below public/
-            return None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+            with Directory.given(self.server.public) as public:
+                fd = open_beneath(public.fd, self.path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:  # among others, a link somewhere below public/
             return None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)

@@ -24,12 +24,14 @@ from tests.kit import (
     UNMEASURED,
     Run,
     arguments,
+    attacker,
     call,
     csv_of,
     environment,
     make_state,
     write_tree,
 )
+from tests.kit.attacker import Victim, needs_root
 
 LISTED = {"a": b"first", "b": b"second", "c": b"third"}
 LINES = [name for name in FORMATS if name not in DOCUMENTS]
@@ -117,6 +119,34 @@ def test_before_anything_was_written_and_before_the_end(scan: Scan, name: str) -
     whole = TABLE[name].read(scan.report.read_text())
     assert (names(whole), whole.exit_code) == (["a", "b", "c"], ExitCode.MATCH)
     assert scan.renamed.read_text() == ""
+
+
+@needs_root
+@pytest.mark.parametrize("trap", ["link", "file", "pipe"])
+def test_a_trap_of_another_user_is_not_written_to_when_it_is_opened_again(
+    scan: Scan, tmp_path: Path, trap: str
+) -> None:
+    """The rest is in the file as renamed, and the command says so."""
+    with attacker.open_ground() as ground:
+        theirs = attacker.give_tree(ground / "theirs", {})
+        victim = Victim(ground / "closed" / "file", b"root's")
+        scan.report, scan.renamed = theirs / "report", theirs / "report.1"
+
+        def disturb() -> None:
+            scan.report.rename(scan.renamed)
+            if trap == "link":
+                attacker.attack_once(attacker.link(scan.report, victim.path))
+            elif trap == "file":
+                attacker.attack_once(attacker.write(scan.report, "theirs"))
+            else:
+                attacker.attack_once(attacker.make_fifo(scan.report))
+            signal.raise_signal(signal.SIGHUP)
+
+        result = scan.run("jsonl", disturb)
+        assert result.code == ExitCode.MATCH
+        assert "the output was not opened again: " in result.err
+        assert victim.is_untouched()
+        assert len(TABLE["jsonl"].read(scan.renamed.read_text()).files) == 3
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))

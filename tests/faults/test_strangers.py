@@ -269,3 +269,49 @@ def test_a_draft_in_a_directory_of_another_user_is_written_nowhere_else(
         clear(theirs)
         attack_once(link(theirs / "link", victim.path.parent))
     assert made > 0
+
+
+# Bundles and copies that are fetched
+
+
+@rounds
+@pytest.mark.parametrize("kind", ["bundle", "copy"])
+def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
+    ground: Path, kind: str, rounds: int
+) -> None:
+    """For another valid one, and for a link to a file of root's, whose content is not shown."""
+    (ground / "home").mkdir(mode=0o700)
+    secret = b"a line of root's that nobody may see"
+    victim = Victim(ground / "closed" / "metadata" / "timestamp.json", secret)
+    theirs = give_tree(ground / "theirs", {})
+    repo = Simulator(ground / "home" / "repo")
+    for name, numbers in (("first", range(3)), ("second", range(3, 40))):
+        repo.publish(csv(numbers))
+        if kind == "bundle":
+            words = ("provider", "export", ground / "home" / "repo", "--to", theirs / name)
+            assert call(*words).code == 0
+        else:
+            shutil.copytree(ground / "home" / "repo" / "public", theirs / name)
+    give_tree(theirs, {})
+    is_copy = kind == "copy"
+    leads_to = victim.path.parent.parent if is_copy else victim.path
+    attack_once(link(theirs / "link", leads_to))
+    root = ground / "home" / "repo" / "root.json"
+    codes = set()
+    for number in range(rounds):
+        state = ("--state-dir", ground / "home" / f"state-{number}")
+        steps = (
+            exchange(theirs / "first", theirs / "second"),
+            exchange(theirs / "first", theirs / "link"),
+        )
+        with attacking(*steps, most_pause_us=10_000):
+            call(*state, "init", "--root", root, "--from", theirs / "first")
+            fetched = call(*state, "fetch", "--from", theirs / "first", "--format", "json")
+        codes.add(fetched.code)
+        assert secret.decode() not in fetched.out + fetched.err
+        if fetched.code == 0:
+            (found,) = json.loads(fetched.out)["lists"]
+            assert (found["generation"], found["added"]) in {(1, 3), (2, 40)}
+        shutil.rmtree(ground / "home" / f"state-{number}", ignore_errors=True)
+    assert victim.is_untouched()
+    assert codes <= {0, 2, 3, 4, 6, 8}
