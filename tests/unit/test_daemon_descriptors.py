@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ import pytest
 
 from hashclient.config import Config, Settings
 from hashclient.daemon import worker
+from hashclient.daemon.counts import Counts
+from hashclient.daemon.doors import Peer
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.named import Named
+from hashclient.daemon.options import Options, Paths
 from hashclient.daemon.paths import check_path
-from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
+from hashclient.daemon.worker import SPARE_DESCRIPTORS, Worker, room_for_clients
 from hashclient.scan.checker import DIRECTORIES
 from hashclient.scan.opening import FILES_AHEAD, Waits
 from hashclient.scan.reading import Reader
 from hashclient.scan.sources.files import OPEN_DEPTH
 from hashclient.session import Session
+from hashclient.system.rights import Rights
 from tests.kit import csv_of, make_state, open_files, write_tree
 
 
@@ -49,6 +54,31 @@ def test_connections_leave_what_threads_have_open_that_read_paths(
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+@pytest.mark.parametrize("can_act", [True, False])
+def test_a_daemon_without_the_power_checks_no_paths_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_act: bool
+) -> None:
+    """It is root's power to open a path with the rights of a client."""
+    state = make_state(tmp_path, {"base": csv_of({"e-1": b"listed"})})
+    session = Session(Settings(state, state / "config.toml", None, Config()), now=now, environ={})
+    monkeypatch.setattr(worker, "can_act_as_others", lambda: can_act)
+    own, other = (Rights(uid, uid, ()) for uid in (os.geteuid(), 70_000))
+    options = [Options(), Options(paths=Paths.ANY)]
+    careful, open_to_all = (Worker(session, [], o, Counts(1).row(0), [], 1) for o in options)
+    peers = [Peer("", "", rights is not None, rights) for rights in (own, other, None)]
+    assert [open_to_all.may_name(peer) for peer in peers] == [None] * 3
+    assert careful.may_name(peers[0]) is None
+    for peer in peers[1:]:
+        if can_act and peer.rights is not None:
+            assert careful.may_name(peer) == other
+        else:
+            with pytest.raises(PermissionError):
+                careful.may_name(peer)
+    for one in (careful, open_to_all):
+        one.loop.call_soon(one.loop.stop)
+        one.loop.close()
 
 
 @pytest.mark.parametrize(
