@@ -17,7 +17,7 @@ import pytest
 from pyrage import x25519
 
 from hashclient.containers import libarchive
-from tests.kit import Run, csv_of, make_state, run, write_tree
+from tests.kit import Run, csv_of, digests_of, make_state, run, write_tree
 
 LISTED = b"a listed file of some length"
 BENIGN = b"a benign file"
@@ -85,6 +85,17 @@ def test_a_match_is_remembered_under_the_file_that_can_be_taken_away(
         tuple(record["data"]["members"]) for record in log if record.get("event") == "match"
     }
     assert logged == ("in/b.tgz", "b.tar", "deep!/x")
+
+
+def test_a_member_of_which_one_digest_agrees_is_a_conflict(tmp_path: Path) -> None:
+    """Its other digests are computed for that, also where one mask counts for all sizes."""
+    md5, _, sha256 = digests_of(b"another file")
+    sha1 = digests_of(LISTED)[1]  # the one that is computed at first
+    rows = f"entry_id,md5,sha1,sha256,category\ne-1,{md5},{sha1},{sha256},synthetic\n"
+    state = make_state(tmp_path / "site", {"base": rows.encode()})
+    (tmp_path / "a.zip").write_bytes(zip_of({"x": LISTED}))
+    result = scan(state, tmp_path / "a.zip")
+    assert (result.code, result.summary["conflict"], result.summary["match"]) == (3, 1, 0)
 
 
 def with_recipient(state: Path, *lines: str) -> None:

@@ -25,6 +25,8 @@ from hashclient.core.match import (
     Step,
     new_id,
     new_ids,
+    progress_of,
+    standing_steps,
 )
 from hashclient.core.model import Hit, MatchRef, Outcome, Outer
 from hashclient.errors import StateError, UsageError
@@ -662,3 +664,16 @@ def test_many_members_cost_no_more_questions_than_one(record: Matches) -> None:
     few = asked(members("/few.zip", "e-1"))
     assert asked(members("/many.zip", *(f"e-{n}" for n in range(200)))) == few
     assert asked(members("/many.zip", *(f"e-{n}" for n in range(200)))) <= few + 1
+
+
+def test_steps_before_the_file_was_found_again_do_not_count() -> None:
+    def story(*events: str) -> list[Step]:
+        return [Step(NOW, event, {"report": "r"}) for event in events]
+
+    before = story("found", "quarantined", "reported", "acknowledged")
+    again = story("found", "reported")
+    assert [step.event for step in standing_steps([*before, *again])] == ["reported"]
+    assert standing_steps([*before, *story("found")]) == []
+    assert progress_of([*before, *story("found")], in_place=True) is MatchState.FOUND
+    assert progress_of([*before, *again], in_place=True) is MatchState.REPORTED
+    assert progress_of(before, in_place=False) is MatchState.ACKNOWLEDGED
