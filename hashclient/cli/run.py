@@ -18,7 +18,7 @@ from hashclient.cli.signals import Signals
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
-from hashclient.formats.fields import counts_text, plural
+from hashclient.formats.fields import counts_text, not_opened_text, plural
 from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import printable
@@ -258,6 +258,8 @@ class Report(Observer):
         if self._output is not None and self._app.has_terminal():
             code = run.summary.exit_code
             self._app.say(counts_text(run.summary))
+            if (text := not_opened_text(run.summary)) is not None:
+                self._app.say(text)
             self._app.say(f"exit {int(code)}: {conclusion(run.summary)}")
             self._app.say(f"the report is in {printable(self._output)}")
         if number := run.summary.gone:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from fixtures import unopened
+from hashclient.audit import log
 from tests.kit import (
     Site,
     arguments,
@@ -112,6 +114,18 @@ def test_a_file_that_is_there_already_is_found_first(state: Path, tree: Path) ->
         line = watch.next()
         assert (line["type"], line["path"], line["entry"]) == ("match", str(tree / "sub/c"), "e-1")
         assert watch.stop() == 0
+
+
+def test_kinds_that_are_not_opened_are_counted_and_logged(state: Path, tree: Path) -> None:
+    write_tree(tree, {"disk.img": unopened.disk()})
+    with watching(state, tree) as watch:
+        watch.wait_for("not opened 1, what is in them is not known: disk 1")
+        write_tree(tree, {"m.msg": unopened.message(), "c": LISTED})
+        assert watch.next()["path"] == str(tree / "c")
+        assert watch.stop() == 0
+    records = [dict(record.data) for record in log.read(state / "audit")]
+    logged = [data["not_opened"] for data in records if "not_opened" in data]
+    assert logged[0] == {"disk": 1} and {"msg": 1} in logged[1:]
 
 
 def test_an_empty_folder_is_no_failure(state: Path, tmp_path: Path) -> None:
