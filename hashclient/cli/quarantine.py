@@ -15,7 +15,9 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
+from hashclient.core.match import members_of
 from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import first_of, printable
 
 if TYPE_CHECKING:
     from hashclient.matches.store import Matches
@@ -64,20 +66,32 @@ def command() -> None:
 @command.command("add")
 @_ids
 @click.option("--all", "take_all", is_flag=True, help="All matches that are in their place.")
+@click.option(
+    "--with-container",
+    is_flag=True,
+    help="Of a match in an archive or mailbox, isolate the whole file with everything in it.",
+)
 @_reason(default="isolated by hand")
 @format_option("text", "json")
 @pass_app
 def add(
-    app: App, match_ids: tuple[str, ...], take_all: bool, reason: str, output_format: str
+    app: App,
+    match_ids: tuple[str, ...],
+    take_all: bool,
+    with_container: bool,
+    reason: str,
+    output_format: str,
 ) -> ExitCode:
     """Isolate the files of matches: seal, prove, remove.
 
     An interruption loses nothing; the same command then finishes the work. A file that has changed
     since it matched stays in place. A file that cannot be removed stays, too; then a complete
-    sealed copy of it is kept.
+    sealed copy of it is kept. A member of an archive or a mailbox cannot be removed alone: with
+    --with-container the whole file is isolated, and everything in it goes with it.
 
     \b
       hashclient quarantine add 3kdz7wnq2m --reason 'ticket 4711'
+      hashclient quarantine add 7hq2mk9dwz --with-container
       hashclient quarantine add --all
 
     Exit codes: 0 all files are isolated, 3 a file is not, or other names of it exist or programs
@@ -107,16 +121,30 @@ def add(
         for match_id in chosen:
             with results.item(match_id):
                 match = record.get(match_id)
+                members = members_of(record.story(match_id)) if match.in_place else []
+                # An act that was begun may be finished: it was decided before.
+                if members and not with_container and match_id not in quarantine.unfinished():
+                    raise UsageError(
+                        f"match {match_id} is in a container, which would be isolated with"
+                        f" everything in it: {printable(match.path)}",
+                        hint=f"--with-container does that; it matched in {_named(members)}",
+                    )
                 taken = quarantine.take(match, record, reason=reason)
+                with_it = f": the container, with everything in it besides {_named(members)}"
                 results.put(
                     match_id,
-                    taken.detail,
+                    taken.detail + (with_it if members and taken.taken else ""),
                     path=match.path,
                     done=taken.taken,
                     attention=taken.attention,
                     sealed=taken.sealed,
                 )
     return results.end("no match is in its place")
+
+
+def _named(members: list[tuple[str, ...]]) -> str:
+    """Return the names of members for people: the first few."""
+    return first_of([printable("!/".join(names)) for names in members], 3)
 
 
 @command.command("restore")

@@ -169,6 +169,11 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
     return steps
 
 
+def members_of(story: Sequence[Step]) -> list[tuple[str, ...]]:
+    """Return which members of a container a match was found in; of very many, the first of them."""
+    return [tuple(s.detail.get("members", ())) for s in story if s.event == IN_MEMBER]
+
+
 def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
     """Return the state of a match on the usual way; a file that is not in place was isolated."""
     states = [MatchState(step.event) for step in standing_steps(story)]

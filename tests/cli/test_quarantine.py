@@ -94,6 +94,30 @@ def test_the_whole_way(desk: Desk) -> None:
     assert desk.ids() == {"one.bin": ids["one.bin"]}
 
 
+def test_a_member_is_isolated_with_its_container_only_if_that_is_asked_for(desk: Desk) -> None:
+    mail = b"From: a@example.org\nSubject: s\n\n"
+    box = b"".join(
+        b"From a@example.org Thu Jan  1 00:00:00 2026\n" + mail + body + b"\n\n"
+        for body in (b"hello", b"begin 644 x\n*8F5N:6=N(&]N90``\n`\nend", b"bye")
+    )
+    path = desk.tree / "mail.mbox"
+    path.write_bytes(box)
+    (match_id,) = {line["id"] for line in desk.scan(path).lines[:-1] if "id" in line}
+    refused = desk.act("add", match_id)
+    assert refused.code == ExitCode.USAGE
+    assert f"isolated with everything in it: {path}" in refused.err
+    assert "--with-container does that; it matched in " in refused.err
+    # Of several, the others are isolated all the same.
+    several = desk.act("add", "--all")
+    assert several.code == ExitCode.USAGE and "--with-container" in several.err
+    assert path.exists()
+    done = desk.act("add", match_id, "--with-container")
+    assert done.code == 0
+    assert "quarantined: the container, with everything in it besides " in done.out
+    assert not path.exists()
+    assert "in quarantine already" in desk.act("add", match_id).out
+
+
 def test_a_scan_takes_away_what_it_finds(desk: Desk) -> None:
     found = desk.call("scan", "--quarantine", desk.tree)
     assert found.code == ExitCode.MATCH
