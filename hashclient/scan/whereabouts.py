@@ -164,7 +164,12 @@ class Whereabouts:
         if name in ("", ".", ".."):
             return Place(_plain(path))
         if links.has(met, name, path):
-            met, slash, name = os.path.realpath(path).rpartition("/")
+            if seen.directory_inode is not None:  # it was none when it was read
+                return Place(_plain(path))
+            try:
+                met, slash, name = os.path.realpath(path).rpartition("/")
+            except OSError:  # it is none any more
+                return Place(_plain(path))
         if met not in known:
             known[met] = self._directory(met + slash)
         found = known[met]

@@ -167,3 +167,24 @@ def test_a_link_that_was_put_in_the_place_of_a_file_leads_to_none(
     file.rename(tmp_path / "tree/moved")
     file.symlink_to(tmp_path / "outside/f")
     assert Whereabouts(Grounds()).of([outcome]) == [Place(str(file))]
+
+
+@pytest.mark.parametrize("through_links", [False, True])
+def test_a_link_that_becomes_a_file_while_it_is_looked_at_leads_to_no_other_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_links: bool
+) -> None:
+    file = tmp_path / "f"
+    file.touch()
+    (outcome,) = found([str(file)], through_links=through_links)
+    file.rename(tmp_path / "moved")
+    file.symlink_to("moved")
+    readlink = os.readlink
+
+    def too_late(path: str, *args: Any, **kwargs: Any) -> str:
+        if os.fspath(path).endswith("/f"):
+            file.unlink(missing_ok=True)
+            file.touch()
+        return readlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "readlink", too_late)
+    assert Whereabouts(Grounds()).of([outcome]) == [Place(str(file))]

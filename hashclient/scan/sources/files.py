@@ -124,7 +124,9 @@ class Coverage:
     def begin(self, tree: str) -> None:
         """Note that the walk of the tree at a path is complete."""
         if len(self.roots) < MAX_COVERED:
-            self.roots.append((tree, os.path.realpath(tree)))
+            # A link on the way that is exchanged now leads nowhere: then nothing is gone there.
+            with contextlib.suppress(OSError):
+                self.roots.append((tree, os.path.realpath(tree)))
 
     def fail(self, directory: str) -> None:
         """Note a directory that was not listed; with too many, no tree counts as covered."""
