@@ -177,7 +177,9 @@ def fetch_and_show(app: App) -> ExitCode | None:
                 failed = max(failed, fetched.problem.exit_code)
             _warn_ahead(app, fetched)
             _warn_known_good(app, fetched)
-            if fetched.changed:
+            if fetched.is_ended:
+                app.say(_ended(app, fetched))
+            elif fetched.changed:
                 app.say(f"list {fetched.list_name}: now at generation {fetched.generation}")
     except HashclientError as error:
         if error.exit_code is ExitCode.USAGE:
@@ -231,6 +233,9 @@ def _show(app: App, fetched: Fetched) -> None:
     if fetched.error is not None:
         app.fail(_refusal(fetched, fetched.error), fetched.error.hint)
         return
+    if fetched.is_ended:
+        app.out(_ended(app, fetched))
+        return
     live = counted(fetched.entries or 0, "live entry", "live entries")
     assert fetched.expires is not None  # both are the same for each generation that is here
     state = f"{live}, fresh until {for_people(fetched.expires)}"
@@ -251,9 +256,16 @@ def _show(app: App, fetched: Fetched) -> None:
         )
 
 
+def _ended(app: App, fetched: Fetched) -> str:
+    said = f"list {fetched.list_name}: its provider has ended it; it is not used here any more"
+    if fetched.list_name not in (app.settings.provider(fetched.provider).lists or ()):
+        return said
+    return f"{said}: take it out of `lists` of provider {fetched.provider}"
+
+
 def _say_outside(app: App, fetched: Fetched) -> None:
     """Say why a list is kept up to date that `lists` does not name."""
-    if fetched.is_outside and fetched.error is None:
+    if fetched.is_outside and fetched.error is None and not fetched.is_ended:
         folder = app.settings.layout.lists / fetched.list_name
         app.say(
             f"list {fetched.list_name} is kept up to date since it has a folder here, though"
@@ -345,6 +357,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "published_at": for_programs(fetched.published_at) if fetched.published_at else None,
         "outside_lists": fetched.is_outside,
         "known_good": fetched.known_good.count if fetched.known_good else 0,
+        "ended": fetched.is_ended,
     }
     if fetched.affected:
         document["affected_count"] = len(fetched.affected)

@@ -23,6 +23,7 @@ from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_export import command as export
 from hashclient.cli.provider_keys import key
+from hashclient.cli.provider_list import command as list_group
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
@@ -394,6 +395,7 @@ for _other in (
     client,
     server_config,
     log,
+    list_group,
     key,
     notice,
 ):

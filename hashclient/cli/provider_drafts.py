@@ -211,6 +211,8 @@ def _show(app: App, found: Draft, output_format: str) -> None:
                 app.out(line)
         for notice_id in found.notices.removed:
             app.out(f"notice {notice_id} is taken out")
+    for name in found.ended():
+        app.out(f"list {name} ends: clients drop it, and withdraw its matches")
     for name in found.with_other_keys():
         what = "is new" if name not in found.before else "has other keys than before"
         app.out(f"role {name} {what}")
@@ -247,6 +249,7 @@ def _document(found: Draft) -> dict[str, Any]:
         ],
         "notices": None if found.notices is None else msgspec.to_builtins(found.notices),
         "other_keys": found.with_other_keys(),
+        "ended_lists": found.ended(),
         "roles": _roles(found),
     }
 

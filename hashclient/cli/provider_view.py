@@ -39,6 +39,7 @@ def status_json(found: Status) -> str:
         for entry in found.lists
     ]
     document = {"root_sha256": found.root_sha256, "roles": roles, "lists": lists}
+    document["ended_lists"] = found.ended
     return json.dumps(document, indent=2)
 
 
@@ -61,6 +62,8 @@ def status_text(found: Status, now: datetime) -> str:
         for entry in found.lists
     ]
     parts = [aligned(rows), aligned(lists) if found.lists else "no list yet"]
+    if found.ended:
+        parts.append(f"ended: {', '.join(found.ended)}")
     return "\n\n".join([*parts, f"root.json sha256 {found.root_sha256}"])
 
 

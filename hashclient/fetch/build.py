@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,14 @@ from hashclient.lists.wire import (
     parse_withdraw_segment,
 )
 from hashclient.system.background import Task
-from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    TEMP_PREFIX,
+    fsync_dir,
+    read_regular,
+    state_error,
+    write_atomic,
+)
 from hashclient.system.layout import STAGING_NAME
 from hashclient.system.log import Log
 from hashclient.trust.tuf import Trust
@@ -311,6 +319,36 @@ def _read_staging(directory: Path, sealer: Sealer | None = None) -> _Staging | N
     except (OSError, ValueError):
         return None
     return staging
+
+
+def remove_list(directory: Path) -> None:
+    """Remove the folder of a list, in one step for those who look for it.
+
+    Raises:
+        StateError: it cannot be removed.
+    """
+    gone = directory.with_name(f"{TEMP_PREFIX}{directory.name}")
+    try:
+        _remove(gone)
+        directory.rename(gone)
+        fsync_dir(directory.parent)
+        _remove(gone)
+    except OSError as error:
+        raise state_error("cannot remove", directory, error) from error
+
+
+def sweep_removed(lists_dir: Path) -> None:
+    """Remove what a killed `remove_list` has left."""
+    for path in lists_dir.glob(f"{TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def tidy(directory: Path, *, keep_staging: bool = False) -> None:

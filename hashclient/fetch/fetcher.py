@@ -33,12 +33,12 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch.base import Base, open_base
-from hashclient.fetch.build import Build, Progress, tidy
+from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import KnownListed, note_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
-from hashclient.fetch.withdrawals import Reached, reach_back
+from hashclient.fetch.withdrawals import Reached, reach_back, withdraw_list
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
@@ -78,6 +78,7 @@ class Fetched(msgspec.Struct, frozen=True):
     these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
     is set and does not name the list. `known_good` says which entries are known to be good.
+    `is_ended` says that the provider has ended the list, and that it was dropped here.
     """
 
     list_name: str
@@ -97,6 +98,7 @@ class Fetched(msgspec.Struct, frozen=True):
     source: str | None = None
     is_outside: bool = False
     known_good: KnownListed | None = None
+    is_ended: bool = False
 
     @property
     def changed(self) -> bool:
@@ -174,6 +176,7 @@ class Fetcher:
         """
         config = self._settings.provider(self._provider)
         sweep_temporary(self._settings.state_dir)
+        sweep_removed(self._settings.layout.lists)
         try:
             pinned = load_pinned_root(self._settings, self._provider)
             directory = self._settings.layout.metadata(self._provider)
@@ -182,14 +185,14 @@ class Fetcher:
             )
             self._refuse_clock_set_back()
             trust.refresh()
-            offered = trust.lists()
+            offered, ended = trust.lists(), trust.ended()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
             fetch_notices(self._session, trust, self._provider, self._origin, self._on_notices)
             # A local list that is not offered any more is refused, and not forgotten.
             here = list(self._manifests())
             ours = {m.list for m in here if m.provider == self._provider}
             named = frozenset(config.lists or offered)
-            expected = ours | self._without_manifest(here).intersection(offered)
+            expected = ours | self._without_manifest(here).intersection({*offered, *ended})
             known = expected.union(offered, named)
             if not known:
                 raise StateError(
@@ -199,16 +202,20 @@ class Fetcher:
             self._log_refusal(None, error)
             raise
         names = sorted(known & only if only else expected | named)
-        for name in names:
+        # Ended lists come last: the others then no longer say that these are offered.
+        for name in sorted(names, key=lambda name: (name in ended, name)):
             try:
-                if name not in offered:
+                if name in ended:
+                    fetched = self._drop(name, is_here=name in expected)
+                elif name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
                         hint=f"it offers: {first_of(offered) or 'none'}; to give a list up, leave"
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )
-                fetched = self._fetch_list(trust, name, LIMIT_S / len(names))
+                else:
+                    fetched = self._fetch_list(trust, name, LIMIT_S / len(names))
             except HashclientError as error:
                 self._log_refusal(name, error)
                 fetched = Fetched(name, self._provider, error=error, source=self._origin)
@@ -330,6 +337,32 @@ class Fetcher:
         ]
         before = here.generation if here else None
         return self._done(directory, manifest, before, *counts)
+
+    def _drop(self, name: str, *, is_here: bool) -> Fetched:
+        """Withdraw the matches of a list that has ended, and remove what is here of it.
+
+        Unless it `is_here`, only the configuration names it; what is here of that name may be of
+        another provider. After a kill the next fetch does it again: the folder vanishes in one
+        step.
+        """
+        dropped = Fetched(name, self._provider, source=self._origin, is_ended=True)
+        if not is_here:
+            return dropped
+        here = next((m for m in self._manifests() if m.list == name), None)
+        if here is not None and here.entries and self._max_churn is not None:
+            raise VerificationError(
+                f"list {name} has ended, and max_churn says how much of a list may go at a time",
+                hint="ask the provider; `hashclient fetch --accept-churn` drops the list",
+            )
+        generation = here.generation if here else 1
+        data = {"provider": self._provider, "list": name, "before": here and here.generation}
+        self._audit.append([Event("list-ended", {**data, "source": self._origin})], durable=True)
+        affected: tuple[tuple[Match, Hit], ...] = ()
+        if is_there(self._settings.layout.matches):
+            with Matches(self._settings.state_dir) as matches:
+                affected = withdraw_list(name, generation, matches, self._audit, self._now())
+        remove_list(self._settings.layout.lists / name)
+        return msgspec.structs.replace(dropped, before=here and here.generation, affected=affected)
 
     def _switch(
         self,

@@ -69,6 +69,32 @@ def _withdraw(
     ids = np.array([entry.encode() for entry in standing])
     found = index.find_ids(ids, entry_hashes(ids))
     gone = [standing[i] for i in np.setdiff1d(np.arange(len(ids)), found.queries)]
+    return _note(name, gone, generation, matches, audit, now)
+
+
+def withdraw_list(
+    name: str, generation: int, matches: Matches, audit: AuditLog, now: datetime
+) -> tuple[tuple[Match, Hit], ...]:
+    """Note in log and record that all entries of a list are withdrawn, which has ended.
+
+    `generation` is the last one that was here. Return the matches, as they are recorded now.
+
+    Raises:
+        AuditError, StateError: as `reach_back`.
+    """
+    gone = matches.standing(name)
+    affected = _note(name, gone, generation, matches, audit, now)
+    return tuple((matches.get(match.id), hit) for match, hit in affected)
+
+
+def _note(
+    name: str,
+    gone: Sequence[str],
+    generation: int,
+    matches: Matches,
+    audit: AuditLog,
+    now: datetime,
+) -> list[tuple[Match, Hit]]:
     affected = matches.of_entries(name, gone)
     _log(
         audit,

@@ -74,6 +74,7 @@ class _Delegations(msgspec.Struct, frozen=True):
 class _Signed(msgspec.Struct, frozen=True):
     type: Literal["targets"] = msgspec.field(name="_type")
     delegations: _Delegations | None = None
+    ended: tuple[str, ...] = msgspec.field(default=(), name="hashclient-ended")
 
 
 class _Targets(msgspec.Struct, frozen=True):
@@ -212,9 +213,7 @@ def expected_lists(
     bare: list[str] = []
     for provider, config in sorted(settings.config.providers.items()):
         try:
-            names = config.lists or delegated_lists(
-                settings.layout.metadata(provider) / TARGETS_NAME
-            )
+            names = _named(settings, provider, config.lists)
         except StateError as error:
             short = f"it is not known which lists it offers: {error.message}"
             doubtful.append(ExpectedList(None, provider, error=error, short=short))
@@ -254,6 +253,23 @@ def expected_lists(
         else:
             doubtful.append(_of_provider(provider, "nothing was ever fetched", BARE_HINT))
     return [*doubtful, *named]
+
+
+def _named(
+    settings: Settings, provider: str, lists: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """Return the lists of a provider that should be here; `lists` are those of its configuration.
+
+    Those that the provider has ended are left out.
+    """
+    path = settings.layout.metadata(provider) / TARGETS_NAME
+    if not lists:
+        return delegated_lists(path)
+    try:
+        ended = msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=_Targets)
+    except (OSError, ValueError, RecursionError):
+        return lists  # it is not known that one has ended
+    return tuple(name for name in lists if name not in ended.signed.ended)
 
 
 def _left_out(

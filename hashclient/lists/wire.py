@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "hashclient-list/1"
+#: The file of a list that names the others.
+INDEX_NAME = "index.json"
 
 #: Caps, checked before anything is downloaded or decoded. They are far above real lists.
 MAX_INDEX_BYTES = 4 << 20
@@ -147,7 +149,7 @@ def parse_index(data: bytes, list_name: str) -> ListIndex:
 
 
 def _check_segments(index: ListIndex, what: str) -> None:
-    previous_last, previous_range, names = 0, (0, 0), set()
+    previous_last, previous_range, names = 0, (0, 0), {INDEX_NAME}
     added = withdrawn = 0
     for segment in index.segments:
         where = f"{what}: segment {excerpt(segment.name)}"

@@ -191,6 +191,8 @@ class Taken(msgspec.Struct, frozen=True):
             for name, c in self.draft.lists.items()
         }
         found: dict[str, Any] = {"lists": lists}
+        if ended := self.draft.ended():
+            found["ended"] = ended
         if self.draft.notices is not None:
             found["notices"] = [notice.id for notice in self.draft.notices.added]
         return {**found, "signers": {n: sorted(self.draft.signed_by(n)) for n in self.signed}}

@@ -18,7 +18,7 @@ Loading one verifies it, as far as that is possible from the draft alone:
 3. A list has the files that it had, but for those that are new, and these are here, whole: their
    digests are in the role, and they are read as a client reads them. So do notices.
 4. Targets name the lists that they named, and notices, with the same keys, but for those in the
-   draft; and so does a root with the roles that it names.
+   draft and lists that they end; and so does a root with the roles that it names.
 5. A snapshot names the same as before, but the roles of the draft by their new versions; a
    timestamp names the snapshot after the one before.
 6. Each signature is of a key that counts for its role, is valid for these very bytes, and is there
@@ -69,6 +69,8 @@ from hashclient.provider.draftroles import name_changed, snapshot_version
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.trust.endedlists import FIELD as ENDED
+from hashclient.trust.endedlists import ended_lists
 from hashclient.trust.noticerole import FIELD
 
 FORMAT = "hashclient-draft/1"
@@ -136,6 +138,12 @@ class Draft(msgspec.Struct, frozen=True):
         if "root" in self.roles:
             found += with_other_root_keys(self.before["root"], self.roles["root"])
         return found
+
+    def ended(self) -> list[str]:
+        """Return the lists that the draft ends."""
+        if "targets" not in self.roles:
+            return []
+        return sorted(_ended(self.roles["targets"]) - _ended(self.before["targets"]))
 
     def signed(self) -> dict[str, Metadata[Any]]:
         """Return the roles with their signatures, as they are published."""
@@ -291,7 +299,10 @@ def _verify_delegations(
     if "targets" in roles:
         if roles["targets"].signed.targets:
             refuse("targets name files of their own")
-        for name in sorted(set(old) | set(new)):
+        ended, before_ended = _ended(roles["targets"]), _ended(before["targets"])
+        if not before_ended <= ended or not ended - before_ended <= lists_of(before["targets"]):
+            refuse("targets say of other lists that they have ended")
+        for name in sorted((set(old) | set(new)) - ended):
             known = old.get(name) == new.get(name)
             if not known and (name not in new or name not in roles):
                 refuse(f"targets change list {printable(name)}, which is not in the draft")
@@ -328,14 +339,24 @@ def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Meta
 
 
 def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
-    """Return the fields of a role that are not TUF's; the one for notices is looked at apart."""
+    """Return the fields of a role that are not TUF's; those of targets are looked at apart."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
+    if name == "targets":
+        _ended(role)
+        fields.pop(ENDED, None)
     if name == "targets" and (delegator := notices_of(role)) is not None:
         known = delegator.delegations
         assert known is not None
         if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
             del fields[FIELD]
     return fields
+
+
+def _ended(targets: Metadata[Any]) -> frozenset[str]:
+    try:
+        return ended_lists(targets.signed)
+    except RepositoryError as error:
+        refuse(str(error))
 
 
 def _load_signatures(

@@ -32,6 +32,7 @@ from hashclient.system.files import refuse_irregular
 from hashclient.system.locks import writer_lock
 from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
+from hashclient.trust.endedlists import ended_lists
 
 #: Roles that sign files: `targets`, and the roles it delegates to, which the snapshot names.
 _TOP = "targets.json"
@@ -144,7 +145,14 @@ class _Published:
         self._expiries.append(roots[-1].expires)
         described = self._counted(Timestamp, "timestamp.json").snapshot_meta
         snapshot = self._counted(Snapshot, f"{described.version}.snapshot.json", described)
+        top = snapshot.meta[_TOP]
+        signed = parse_metadata(
+            read_public(public / "metadata" / f"{top.version}.{_TOP}"), Targets, public
+        ).signed
+        gone = {f"{name}.json" for name in ended_lists(signed)}
         for name, meta in snapshot.meta.items():
+            if name in gone:
+                continue  # no client asks for it, and it is not signed again
             targets = self._counted(Targets, f"{meta.version}.{name}", meta)
             if name != _TOP:
                 self._add_targets(name.removesuffix(".json"), targets)

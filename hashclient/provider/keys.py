@@ -37,6 +37,7 @@ from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.published import Kind, parse_metadata, root_versions
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.text import printable
+from hashclient.trust.endedlists import end, ended_lists
 from hashclient.trust.noticerole import NOTICES, delegate, delegator_of, new_delegator
 
 Clock = Callable[[], datetime]
@@ -102,7 +103,11 @@ class Roles:
         self.notices: Metadata[Targets] | None = None
         if self._delegator is not None:
             self.notices = roles.pop(NOTICES, None)
-        self.lists: dict[str, Metadata[Targets]] = roles
+        #: The names of lists that have ended; the snapshot goes on naming their roles.
+        self.ended = ended_lists(self.targets.signed)
+        self.lists: dict[str, Metadata[Targets]] = {
+            name: metadata for name, metadata in roles.items() if name not in self.ended
+        }
         #: Called before a file is written that clients see at once.
         self.announce: Callable[[], None] = lambda: None
 
@@ -250,6 +255,14 @@ class Roles:
             self.keys.protect_as("targets", self.key_policy("targets")[0])
         for key in keys.public or self.keys.generate(name, keys.count):
             self.targets.signed.add_key(key, name)
+
+    def end_list(self, name: str) -> None:
+        """Say that list `name` has ended; `commit` of the targets, or a draft, has to follow."""
+        for keyid in list(self.key_policy(name)[0]):
+            self.targets.signed.revoke_key(keyid, name)
+        del self.delegations()[name], self.lists[name]
+        self.ended |= {name}
+        end(self.targets.signed, self.ended)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
         """Give a role the keys of people; a draft has to follow."""

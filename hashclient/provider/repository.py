@@ -60,6 +60,7 @@ from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary
 from hashclient.system.locks import writer_lock
 from hashclient.system.text import first_of, nearest, printable
+from hashclient.trust.endedlists import MAX_ENDED
 from hashclient.trust.noticerole import NOTICES
 
 #: The hint for a key that is here but cannot be opened.
@@ -169,6 +170,10 @@ class Repository:
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             is_new = list_name not in roles.lists
+            if list_name in roles.ended:
+                raise UsageError(
+                    f"list {list_name} has ended", hint="take another name: clients have dropped it"
+                )
             if is_new and roles.lists and not may_be_new:
                 meant = nearest(list_name, roles.lists)
                 raise UsageError(
@@ -228,6 +233,32 @@ class Repository:
             done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
             self._apply(roles, change, draft)
             return done
+
+    def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
+        """End a list: clients drop it, and withdraw its matches. Or write that as a `draft`.
+
+        The targets say so. Its name is not used again, its files stay, and its keys are removed.
+
+        Raises:
+            UsageError: there is no such list.
+            StateError: as `publish`.
+        """
+        self.require()
+        with self.changing():
+            roles = self.load()
+            require_list(roles, list_name)
+            check_place(draft)
+            if len(roles.ended) >= MAX_ENDED:
+                raise UsageError(f"a provider ends at most {MAX_ENDED:,} lists")
+            if draft is None:
+                roles.require_signers(["targets", "snapshot", "timestamp"])
+            roles.end_list(list_name)
+            if draft is not None:
+                self.write_draft(draft, roles, {"targets"})
+                return
+            self.announce(roles, "list-ended", list=list_name)
+            roles.commit({"targets"})
+            self._keys.retire(list_name, ())
 
     def consolidate(
         self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
@@ -300,6 +331,8 @@ class Repository:
             publish_roles(roles, taken.signed, taken.changed)
             for name in set(taken.draft.with_other_keys()) & set(taken.draft.before):
                 self._keys.retire(name, roles.key_policy(name)[0])
+            for name in taken.draft.ended():
+                self._keys.retire(name, ())
             return taken.published()
 
     def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
@@ -399,6 +432,7 @@ class Repository:
                 ListStatus(i.list, i.generation, i.published_at, i.entries, len(i.segments))
                 for i in indexes
             ),
+            tuple(sorted(roles.ended)),
         )
 
     def closed(self) -> list[Path]:

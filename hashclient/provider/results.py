@@ -61,11 +61,15 @@ class ListStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The published state; `root_sha256` lets a client's operator check the root they got."""
+    """The published state; `root_sha256` lets a client's operator check the root they got.
+
+    `ended` are the names of lists that were published once.
+    """
 
     root_sha256: str
     roles: tuple[RoleStatus, ...]
     lists: tuple[ListStatus, ...]
+    ended: tuple[str, ...] = ()
 
 
 class Renewed(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 from hashclient.system.times import for_people
+from hashclient.trust.endedlists import ended_lists
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 from hashclient.trust.noticerole import (
     MAX_ROLE_BYTES,
@@ -216,6 +217,15 @@ class Trust:
                     hint=METADATA_HINT,
                 )
         return sorted(targets.delegations.roles)
+
+    def ended(self) -> frozenset[str]:
+        """Return the names of the lists that the provider has ended, after `refresh`.
+
+        Raises:
+            VerificationError: what the targets say of them is malformed.
+        """
+        with self._translated():
+            return ended_lists(cast("Targets", self._verified[Targets.type]))
 
     def expires(self, list_name: str) -> datetime:
         """Return the earliest expiry of the metadata that vouches for a list, after `target`."""
