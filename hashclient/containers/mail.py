@@ -144,10 +144,10 @@ class _Walk:
     def _close(self, number: int) -> Iterator[list[Member] | Unlisted]:
         level = self._levels.pop()
         self._stack.pop()
-        if level.is_met or level.text.is_blank:
+        if level.is_met:
             return
         name = self._next_name(level.fields.name)
-        if level.text.has_parts:
+        if level.text.is_too_much or (level.text.has_parts and not self._lines.is_behind_text):
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
         # It is one text to clients that find no part.
         for encoding in level.fields.ways:
@@ -219,7 +219,9 @@ class _Walk:
         for _ in once:  # what was not asked for
             pass
         yield from _uu_files(finder.files)
-        is_doubtful, is_cut = lines.is_doubtful, lines.may_end_with_return
+        is_doubtful = lines.is_doubtful
+        # Of a message in another one, the last line has its end before the boundary of that.
+        is_cut = lines.hit is None and not kept.has_last_end
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
@@ -231,12 +233,12 @@ class _Walk:
             ways += [(way, kind) for way in other_ways(first)]
         if is_both:
             ways += [(first_way(encoding), MESSAGE) for encoding in fields.ways]
-        if is_cut and not first:
+        if lines.may_end_with_return and not first:
             ways.append((lambda pieces: chain(pieces, (b"\r",)), kind))
         for way, which in ways:
             yield [_read_by(name, way, kept, which)]
         if not kind and (first != BASE64 or fields.is_text):
-            for text in other_texts(first_way(first)(kept)):
+            for text in other_texts(first_way(first)(kept), is_cut=is_cut and not first):
                 yield [_held(name, text)]
         for encoding in others:
             yield from _read(name, kept, encoding)

@@ -19,7 +19,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 64 << 10
 
 #: Fields of mail: one of them is enough. Programs decode what stands behind a field `Content-`
-#: alone. Of the others, two.
+#: alone. Of the others, two, or the first one of all.
 _STRONG = frozenset(
     b"received return-path delivered-to envelope-to x-original-to x-received x-mozilla-status"
     b" x-mozilla-status2 x-account-key x-uidl x-gm-thrid x-gmail-labels x-apparently-to arc-seal"
@@ -48,15 +48,17 @@ class MailMarks:
     def __init__(self) -> None:
         """No field was seen."""
         self._seen: set[bytes] = set()
+        self._begins_weak = False
 
     @property
     def is_mail(self) -> bool:
         """Whether the fields are those of mail, and not of any text with colons."""
-        return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1
+        return bool(self._seen & _STRONG) or len(self._seen & _WEAK) > 1 or self._begins_weak
 
-    def add(self, name: bytes) -> None:
+    def add(self, name: bytes, *, is_first: bool = False) -> None:
         """Take the name of a field, in lower case."""
         if name in _MARKS:
+            self._begins_weak = self._begins_weak or is_first
             self._seen.add(name)
 
 
@@ -86,13 +88,15 @@ def can_be_mail(content: bytes | memoryview) -> bool:
     text = bytes(content).removeprefix(BYTE_ORDER_MARK)
     if b"\r" in text:
         text = text.replace(b"\r", b"\n")
+    text = text.lstrip(b"\n")
     marks = MailMarks()
     # From colon to colon: that is faster than line by line.
     colon = text.find(b":")
     while colon >= 0:
         start = text.rfind(b"\n", max(colon - _MOST_NAME_BYTES, 0), colon) + 1
         if start or colon <= _MOST_NAME_BYTES:
-            marks.add(text[start:colon].partition(b"(")[0].rstrip(b" \t").lower())
+            name = text[start:colon].partition(b"(")[0].rstrip(b" \t").lower()
+            marks.add(name, is_first=not start)
         end = text.find(b"\n", colon)
         colon = text.find(b":", end) if end >= 0 else -1
     return marks.is_mail

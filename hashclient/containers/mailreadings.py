@@ -58,14 +58,14 @@ class Kept:
         return type(self)([front, *self._pieces])
 
     @property
-    def has_parts(self) -> bool:
-        """Whether it may consist of parts that are not found: a line begins with a field of one."""
-        return self.is_too_much or _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
+    def has_last_end(self) -> bool:
+        """Whether the last line has an end."""
+        return bool(self._pieces) and self._pieces[-1].endswith(b"\n")
 
     @property
-    def is_blank(self) -> bool:
-        """Whether there is nothing in it."""
-        return not self.is_too_much and not any(piece.strip() for piece in self._pieces)
+    def has_parts(self) -> bool:
+        """Whether it may consist of parts that are not found: a line begins with a field of one."""
+        return _FIELD_OF_PART.search(b"".join(self._pieces)) is not None
 
 
 class Stored:
@@ -128,8 +128,11 @@ def other_ways(encoding: bytes) -> list[Way]:
     return [quoted_printable_stripped] if encoding == QUOTED else []
 
 
-def other_texts(pieces: Iterable[bytes]) -> list[bytes]:
-    """Return a text with the line ends of other systems, where it has any and is not too long."""
+def other_texts(pieces: Iterable[bytes], *, is_cut: bool = False) -> list[bytes]:
+    """Return a text with the line ends of other systems, where it has any and is not too long.
+
+    With `is_cut`, its last line has no end, and some programs give it one.
+    """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:
         left -= len(piece)
@@ -138,4 +141,6 @@ def other_texts(pieces: Iterable[bytes]) -> list[bytes]:
         found.append(piece)
     text = b"".join(found)
     plain = text.replace(b"\r\n", b"\n")
-    return [other for other in (plain, plain.replace(b"\n", b"\r\n")) if other != text]
+    ways = [plain, plain + b"\n"] if is_cut else [plain]
+    both = (each for way in ways for each in (way, way.replace(b"\n", b"\r\n")))
+    return [other for other in dict.fromkeys(both) if other != text]

@@ -93,8 +93,9 @@ NO_FIELDS = Fields(b"", (), frozenset(), (b"",), b"", b"", b"", is_whole=False, 
 class Collector:
     """Takes the lines of one header; keeps the fields that matter, and counts those of mail."""
 
-    def __init__(self) -> None:
-        """No line was seen."""
+    def __init__(self, *, is_first: bool = True) -> None:
+        """No line was seen, also none before, if it `is_first`."""
+        self._is_first = is_first
         self._fields: dict[bytes, list[bytearray]] = {name: [] for name in _KEPT}
         self._current: bytearray | None = None
         self._marks = MailMarks()
@@ -112,6 +113,7 @@ class Collector:
         """Take a line; return False where it neither is a field nor continues one."""
         if self._rest:
             self.passed(line)
+        is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
                 self._current += b"\n" + line.rstrip()
@@ -120,10 +122,10 @@ class Collector:
         if found is None:
             self._current = None
             return False
-        self.has_fields = True
         name = found[1].lower()
         self._current = None
-        self._marks.add(name)
+        self._marks.add(name, is_first=is_first)
+        self.has_fields = True
         if name in _KEPT:
             self._current = bytearray(line[found.end() :].strip())
             kept = self._fields[name]

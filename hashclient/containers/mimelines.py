@@ -87,6 +87,9 @@ class Lines:
         self._is_loose = is_loose
         self.is_old = is_old
         self._fields_until = 0
+        self._is_first = True
+        #: Whether the first header is behind lines that are none of it.
+        self.is_behind_text = False
         #: The boundary that ended the last part; None at the end of the mail.
         self.hit: Hit | None = None
         #: Whether a line in the last part resembles a boundary.
@@ -141,7 +144,8 @@ class Lines:
         With `most`, it may be of no mail: reading stops after so many bytes without a field of
         mail, and lines before the first field are passed over.
         """
-        collector = Collector()
+        collector = Collector(is_first=self._is_first)
+        self._is_first = False
         count = 0
         while line := self.line(MAX_FIELD_BYTES):
             is_front = most is not None and not collector.has_fields and self.position <= HEAD_BYTES
@@ -158,7 +162,11 @@ class Lines:
             is_field = not is_return and collector.add(line)
             if is_field and not stack and line[-1:] == b"\r":
                 self.is_old = True
-            if not is_field and not line.startswith(_QUIET) and not is_front:
+            if is_field or line.startswith(_QUIET):
+                pass
+            elif is_front:
+                self.is_behind_text = True
+            else:
                 self._at -= len(line)
                 if not self._fields_follow(len(line)):
                     if is_return:

@@ -33,14 +33,15 @@ def look(data: bytes) -> Opened:
     return out
 
 
-def texts(*contents: bytes) -> list[bytes]:
-    """Return texts, each followed by the same with other line ends, as they are listed."""
-    out: list[bytes] = []
-    for text in contents:
-        plain = text.replace(b"\r\n", b"\n")
-        others = (plain, plain.replace(b"\n", b"\r\n"))
-        out += [text, *(other for other in others if other != text)]
-    return out
+def texts(text: bytes, *, is_cut: bool = False) -> list[bytes]:
+    """Return a text and the same with other line ends, as they are listed.
+
+    With `is_cut`, also with one more: that before the boundary.
+    """
+    plain = text.replace(b"\r\n", b"\n")
+    ways = (plain, plain + b"\n") if is_cut else (plain,)
+    others = [each for way in ways for each in (way, way.replace(b"\n", b"\r\n"))]
+    return list(dict.fromkeys([text, *others]))
 
 
 def test_python_agrees_with_it() -> None:
@@ -452,7 +453,8 @@ def test_a_line_in_a_header_that_is_none_hides_nothing() -> None:
     assert A in look(data).contents and not look(data).unread
     begun = b"odd line\nContent-Type: text/plain\n\nbenign"
     data = b"From: a\nTo: b\n" + begun
-    assert look(data).contents == [b"benign", *texts(begun)] and not look(data).unread
+    both = [*texts(b"benign", is_cut=True), *texts(begun)]
+    assert look(data).contents == both and not look(data).unread
     for quiet in (b">From x y\n", b"From x y\n"):
         data = multipart(TEXT, part).replace(b"MIME-Version", quiet + b"MIME-Version")
         assert A in look(data).contents and not look(data).unread
@@ -471,6 +473,9 @@ def test_a_multipart_without_its_boundary_is_one_text_and_unread_if_it_has_field
     for kind in ("mixed", "mixed; boundary=x"):
         out = look(raw(f"Content-Type: multipart/{kind}", "text"))
         assert out.contents == [b"text"] and not out.unread
+    # In a file that only quotes a mail, such as test data in XML.
+    quoted = b"<mail>\n" + raw("Content-Type: multipart/mixed; boundary=x", base64_part("a", A))
+    assert opened(Eml(), quoted).contents and not opened(Eml(), quoted).unread
     # As those who send a message back cut it.
     assert not look(raw("Content-Type: multipart/mixed; boundary=x", "\n")).unread
 
@@ -526,7 +531,7 @@ def test_ordinary_texts_are_no_mail() -> None:
         b"benign text",
         b"Title: x\nfree text\n",
         b"key: value\nother: value\n\nmore\n",
-        b"To: whom it may concern\n\nHello\n",
+        b"Title\nTo: whom it may concern\n\nHello\n",
         b"std::cout << 1;\n",
         b"http://example.org/\n",
         b"INFO: a line\n" * 3,
@@ -593,6 +598,13 @@ def test_a_mailbox_is_known_by_any_first_line() -> None:
     for line in (b"From a@b\n", b"From \n", b"From x y z\n", b"From a@b Fri May  1 12:00 2026\n"):
         assert has_mark(line + alone)
         assert A in opened(Message(), opened(Mbox(), line + alone).contents[0]).contents
+
+
+def test_one_field_of_mail_is_enough_where_a_file_begins_with_it() -> None:
+    data = b"Subject: benign\n\ntext\n"
+    assert has_mark(data) and look(data).contents == texts(b"text\n")
+    for other in (b"a line\n" + data, b"Title: x\n" + data):
+        assert not has_mark(other, is_all=True) and not opened(Eml(), other).members
 
 
 @pytest.mark.parametrize("field", ["Content-Type: x/y", "Content-Disposition: inline", "X: y"])
