@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 100),
     default=50,
     show_default=True,
-    help="The most that one user, or one address, may have of all connections, open files and"
-    " spool. Root and the user of the daemon may have all.",
+    help="The most that one user, or one address, may have of all connections, open files, threads"
+    " and spool. Root and the user of the daemon may have all.",
 )
 @click.option(
     "--command-time",

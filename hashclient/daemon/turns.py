@@ -1,9 +1,9 @@
 """Long work in threads, a piece at a time and in turn, so that large requests wait longest.
 
 A disk may be slow, and a tree may be the whole disk. So reading for a client is cut into pieces;
-after each piece, another client has its turn. Each client has one request at work at a time, and
-none while it does not read its answers. Only the pieces themselves run outside of the thread of the
-loop.
+after each piece, another user has a turn, and of each user another client. One user has a part of
+the threads. Each client has one request at work at a time, and none while it does not read its
+answers. Only the pieces themselves run outside of the thread of the loop.
 
 Limit: a piece that the kernel never answers keeps its thread.
 """
@@ -16,6 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
+from hashclient.daemon.doors import Peer
+from hashclient.daemon.shares import Share
 from hashclient.system.log import Log
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _log = Log("daemon")
 class Owner(Protocol):
     """The client of some work."""
 
+    peer: Peer
     is_closed: bool
 
     @property
@@ -65,13 +68,16 @@ class Job(Protocol):
 class Turns:
     """Gives turns to the owners of work."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, threads: int, name: str) -> None:
-        """Do at most `threads` pieces at the same time."""
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, threads: int, name: str, percent: int = 100
+    ) -> None:
+        """Do at most `threads` pieces at the same time, `percent` of them for one user."""
         self._loop = loop
-        self._free = threads
+        self._threads = Share(threads, percent)
         self._pool = ThreadPoolExecutor(threads, name)
         self._jobs: dict[Owner, deque[Job]] = {}
-        self._ring: deque[Owner] = deque()
+        #: By user, those who wait for their turn; the user whose turn is next comes first.
+        self._ring: dict[str, deque[Owner]] = {}
         self._parked: set[Owner] = set()
 
     def add(self, owner: Owner, job: Job) -> None:
@@ -79,7 +85,7 @@ class Turns:
         waiting = self._jobs.get(owner)
         if waiting is None:
             self._jobs[owner] = deque([job])
-            self._ring.append(owner)
+            self._wait(owner)
             self._go()
         else:
             waiting.append(job)
@@ -88,18 +94,31 @@ class Turns:
         """Go on with work that waited for room for its answers."""
         if owner in self._parked:
             self._parked.discard(owner)
-            self._ring.append(owner)
+            self._wait(owner)
             self._go()
 
     def close(self) -> None:
         """Begin no more work, and wait for the running pieces."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _wait(self, owner: Owner) -> None:
+        self._ring.setdefault(owner.peer.user, deque()).append(owner)
+
     def _go(self) -> None:
-        while self._free and self._ring:
-            owner = self._ring.popleft()
-            self._free -= 1
-            self._pool.submit(self._piece, owner, self._jobs[owner][0])
+        while any(self._begin(user) for user in list(self._ring)):
+            pass
+
+    def _begin(self, user: str) -> bool:
+        """Begin the next piece of a user, if a thread is free for it; return whether it is so."""
+        owners = self._ring[user]
+        if not self._threads.take(owners[0].peer):
+            return False
+        owner = owners.popleft()
+        del self._ring[user]
+        if owners:  # they come after all other users
+            self._ring[user] = owners
+        self._pool.submit(self._piece, owner, self._jobs[owner][0])
+        return True
 
     def _piece(self, owner: Owner, job: Job) -> None:
         try:
@@ -111,7 +130,7 @@ class Turns:
             self._loop.call_soon_threadsafe(self._piece_ended, owner, job, step)
 
     def _piece_ended(self, owner: Owner, job: Job, step: Callable[[], bool] | None) -> None:
-        self._free += 1
+        self._threads.give_back(owner.peer)
         jobs = self._jobs[owner]
         try:
             if step is None:
@@ -126,7 +145,7 @@ class Turns:
             elif not jobs:
                 del self._jobs[owner]
             elif owner.has_room:
-                self._ring.append(owner)
+                self._wait(owner)
             else:
                 self._parked.add(owner)
             self._go()

@@ -139,12 +139,12 @@ class Worker:
         ledger = functools.partial(Ledger, session, counts, arguments, act=options.act)
         self._records = StreamRecords(self.loop, ledger(self.lists), counts, self._answer_all)
         self._of_paths = PathRecords(ledger)
-        self._paths = Turns(self.loop, _READERS, "path")
-        self._files = Turns(self.loop, _READERS, "descriptor")
+        self._paths = Turns(self.loop, _READERS, "path", options.user_share)
+        self._files = Turns(self.loop, _READERS, "descriptor", options.user_share)
         #: Containers may take long: other files do not wait for them, and neither do
         #: small ones for large ones.
-        self._openings = Turns(self.loop, OPENERS, "container")
-        self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container")
+        self._openings = Turns(self.loop, OPENERS, "container", options.user_share)
+        self._large = Turns(self.loop, OPENERS_OF_LARGE, "large container", options.user_share)
         self._turns = (self._paths, self._files, self._openings, self._large)
         self._kept_bytes = 0
         self.openers: Openers | None = None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
+from hashclient.daemon.doors import Peer
 from hashclient.daemon.turns import Turns
 
 
 class Owner:
     """Somebody who waits for work."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: str = "") -> None:
+        self.peer = Peer("", user, True)
         self.is_closed = self.is_gone = False
         self.has_room = True
 
@@ -49,11 +52,13 @@ class Job:
         self.said.append(f"{self.name} dropped")
 
 
-def run(start: Callable[[Turns], None], until: Callable[[], bool]) -> None:
-    """Let one thread work until something is so."""
+def run(
+    start: Callable[[Turns], None], until: Callable[[], bool], threads: int = 1, percent: int = 100
+) -> None:
+    """Let threads work until something is so."""
 
     async def working() -> None:
-        turns = Turns(asyncio.get_running_loop(), 1, "test")
+        turns = Turns(asyncio.get_running_loop(), threads, "test", percent)
         start(turns)
         for _ in range(1000):
             if until():
@@ -76,6 +81,41 @@ def test_each_has_a_turn_and_of_each_one_request_is_at_work() -> None:
 
     run(start, lambda: len(said) == 9)
     assert said == ["a", "c", "a", "c", "c dropped", "a", "a dropped", "b", "b dropped"]
+
+
+def test_users_have_turns_however_many_connections_each_has() -> None:
+    said: list[str] = []
+
+    def start(turns: Turns) -> None:
+        for name in ("a1", "a2", "a3"):
+            turns.add(Owner("a"), Job(name, 2, said))
+        turns.add(Owner("b"), Job("b", 3, said))
+
+    run(start, lambda: len(said) == 13)
+    done = [name for name in said if "dropped" not in name]
+    assert done[:7] == ["a1", "a2", "b", "a3", "b", "a1", "b"]
+
+
+def test_one_user_has_a_part_of_the_threads() -> None:
+    said: list[str] = []
+    held, begun = threading.Event(), threading.Semaphore(0)
+
+    class Long(Job):
+        def piece(self) -> Callable[[], bool]:
+            begun.release()
+            assert held.wait(20)
+            return super().piece()
+
+    def start(turns: Turns) -> None:
+        for number in range(3):
+            turns.add(Owner("a"), Long(f"a{number}", 1, said))
+        assert begun.acquire(timeout=20)
+        other = Job("b", 1, said)
+        other.at_told = held.set
+        turns.add(Owner("b"), other)
+
+    run(start, lambda: len(said) == 8, threads=2, percent=50)
+    assert said[0] == "b"
 
 
 def test_a_client_without_room_waits_until_there_is_some() -> None:
