@@ -7,8 +7,8 @@ it is reached step by step and then held by descriptor, and these rules hold:
    may write to, on a way that only we may change. In /tmp none is.
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
-3. In a directory that is closed to others, but reached through one that they may change, nothing
-   that is there already is written to: they may have exchanged the way.
+3. In a directory that others may not change, but that is reached through one that they may change,
+   nothing that is there already is written to: they may have exchanged the way.
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
@@ -57,10 +57,12 @@ class Place:
     def _look(self) -> None:
         status, path = os.fstat(self.directory.fd), self.directory.path
         self._changes_here = stranger_at(path, status)
-        is_shared = status.st_mode & stat.S_ISVTX and status.st_mode & stat.S_IWOTH
-        self._adds_names = self._changes_here or (
-            Stranger(path, "everybody") if is_shared else None
-        )
+        self._adds_names = self._changes_here
+        if self._adds_names is None and status.st_mode & stat.S_ISVTX:
+            if status.st_mode & stat.S_IWOTH:
+                self._adds_names = Stranger(path, "everybody")
+            elif status.st_mode & stat.S_IWGRP:
+                self._adds_names = Stranger(path, "its group")
         self.is_of_proc = status.st_dev == _device_of_proc()
 
     def enter(self, name: str, *, follow: bool = False) -> None:
@@ -98,6 +100,12 @@ class Place:
         if self.is_of_proc:
             return
         shown = printable(self.directory.path_of(self.name))
+        if self._changes_here is None and (who := self._changes_way) is not None:
+            raise UsageError(
+                f"{shown} is there already, on a way that {who.who} may change:"
+                f" {printable(who.path)}",
+                hint=f"remove it, or {_HINT}",
+            )
         if (who := self._adds_names) is not None:
             if status.st_uid not in trusted_users():
                 raise UsageError(
@@ -109,12 +117,6 @@ class Place:
                     f"{shown} has other names, in a directory that {who.who} may write to",
                     hint=f"remove it, or {_HINT}",
                 )
-        elif (who := self._changes_way) is not None:
-            raise UsageError(
-                f"{shown} is there already, on a way that {who.who} may change:"
-                f" {printable(who.path)}",
-                hint=f"remove it, or {_HINT}",
-            )
 
     def status(self) -> os.stat_result | None:
         """Return the status of the file, or None if there is none.

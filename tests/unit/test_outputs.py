@@ -155,6 +155,9 @@ def test_no_link_is_followed_in_a_directory_for_everybody(ground: Path) -> None:
         put(shared / "out")
     put(shared / "file")
     put(shared / "file")
+    shared.chmod(0o1770)
+    with pytest.raises(UsageError, match="a link that its group may have made"):
+        put(shared / "out")
     assert not (ground / "target").exists()
 
 
@@ -186,6 +189,12 @@ def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path)
         put(theirs / "closed" / "file")
     assert victim.is_untouched()
     put(theirs / "closed" / "new")
+    sticky = theirs / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    put(sticky / "new")
+    with pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"):
+        put(sticky / "new")
     (theirs / "closed" / "link").symlink_to("file")
     with pytest.raises(UsageError, match="a link that user nobody may have made"):
         put(theirs / "closed" / "link")
