@@ -6,14 +6,19 @@ there are many rounds.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from hashclient.client import Client
+from hashclient.core.model import Handled
+from hashclient.watch.watch import Watch
 from tests.kit import attacker
 from tests.kit.attacker import attacking, exchange, needs_root
-from tests.kit.scene import Scene
+from tests.kit.scene import LISTED, Scene
 
 pytestmark = needs_root
 
@@ -23,6 +28,12 @@ FEW, MANY, BATCH = 4, 200, 20
 rounds_of_a_race = pytest.mark.parametrize(
     "rounds", [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It takes most of the time, and no power is lost here.
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
 @pytest.fixture
@@ -55,10 +66,10 @@ def race(
 
 
 @rounds_of_a_race
-@pytest.mark.parametrize("tombstone", [False, True])
-def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, tombstone: bool) -> None:
-    scene = Scene(ground, tmp_path, **({"tombstone": "gone {id}"} if tombstone else {}))
-    scene.lay_traps(BATCH)
+@pytest.mark.parametrize("put", ["link", "directory"])
+def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
+    scene = Scene(ground, tmp_path, tombstone="gone {id}")
+    scene.lay_traps(BATCH, put)
 
     def act(match_id: str) -> None:
         done = scene.state.call("quarantine", "add", match_id)
@@ -68,16 +79,28 @@ def test_isolating_by_hand(ground: Path, tmp_path: Path, rounds: int, tombstone:
 
 
 @rounds_of_a_race
-def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int) -> None:
+@pytest.mark.parametrize("put", ["link", "directory"])
+def test_evidence_in_place(ground: Path, tmp_path: Path, rounds: int, put: str) -> None:
+    """The attacker's files have other content by then: the listed one is only elsewhere."""
     scene = Scene(ground, tmp_path)
-    scene.lay_traps(BATCH)
-
-    def act(match_id: str) -> None:
-        scene.state.call("report", "prepare", "--seal-evidence", match_id)
-        done = scene.state.call("report", "submit", "--all")
-        assert done.code in {0, 3}, done
-
-    race(scene, rounds, act)
+    scene.lay_traps(rounds, put)
+    scene.fill(rounds)
+    found = scene.state.scan(scene.directory).lines[:-1]
+    for line in found:
+        Path(line["path"]).write_bytes(LISTED[::-1])
+    reports = []
+    for start in range(0, len(found), BATCH):
+        ids = [line["id"] for line in found[start : start + BATCH]]
+        prepared = scene.state.call("report", "prepare", "--seal-evidence", *ids)
+        reports.append(prepared.out.split()[1].rstrip(":"))
+    with attacking(exchange(scene.directory, scene.trap), most_pause_us=500) as attack:
+        for report in reports:
+            done = scene.state.call("report", "submit", report)
+            assert done.code == 3, done
+    assert attack.succeeded
+    assert list(scene.out.rglob("*.age")) == []
+    scene.fill(0)
+    assert scene.victim.is_untouched()
 
 
 @rounds_of_a_race
@@ -96,3 +119,48 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
         scene.state.call("quarantine", "add", match_id)
 
     race(scene, rounds, act, prepare)
+
+
+@rounds_of_a_race
+@pytest.mark.parametrize("how", ["option", "policy"])
+def test_a_scan_takes_no_file_from_outside_of_its_tree(
+    ground: Path, tmp_path: Path, how: str, rounds: int
+) -> None:
+    scene = Scene(ground, tmp_path)
+    if how == "policy":
+        scene.configure('[[policy]]\nactions = ["quarantine"]\n')
+    with attacking(*scene.steps, most_pause_us=2_000) as attack:
+        for _ in range(rounds):
+            scene.state.scan(*(["--quarantine"] if how == "option" else []), scene.tree)
+    assert attack.succeeded > attack.rounds
+    scene.check()
+
+
+@rounds_of_a_race
+def test_a_watch_takes_no_file_from_outside_of_its_tree(
+    ground: Path, tmp_path: Path, rounds: int
+) -> None:
+    scene = Scene(ground, tmp_path)
+    scene.configure('[[policy]]\nactions = ["quarantine"]\n')
+    told: list[Handled] = []
+
+    def tell(handled: Handled) -> None:
+        told.append(handled)
+        if len(told) == rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Everything is scanned again and again besides.
+    watch = Watch(
+        Client(scene.state.path),
+        [str(scene.tree)],
+        settle_s=0.001,
+        rescan_s=0.2,
+        jobs=1,
+        on_outcome=tell,
+        on_failure=lambda _: None,
+    )
+    with attacking(*scene.steps, most_pause_us=2_000) as attack:
+        watch.run(lambda _: None)
+    assert attack.succeeded > attack.rounds
+    assert len(told) >= rounds
+    scene.check()

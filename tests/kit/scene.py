@@ -55,23 +55,30 @@ class Scene:
 
     def fill(self, count: int) -> None:
         """Put so many listed files of the attacker into the directory, under its name again."""
-        if self.directory.is_symlink():
+        if self.directory.is_symlink() or self.directory.stat().st_uid != ATTACKER:
             attack_once(exchange(self.directory, self.trap))
         for number in range(count):
             path = self.directory / f"f{number}"
-            if not path.exists() or path.read_bytes() != LISTED:  # taken, or a tombstone
+            if not path.exists() or path.read_bytes() != LISTED:  # isolated, or a tombstone
                 path.unlink(missing_ok=True)
                 path.write_bytes(LISTED)
                 os.chown(path, ATTACKER, ATTACKER)
 
-    def lay_traps(self, count: int) -> None:
-        """Make victims with the same names and content, too."""
+    def lay_traps(self, count: int, put: str = "link") -> None:
+        """Make victims with the same names and content, too.
+
+        For a trap that is a `directory`, root has made it in one of the attacker's.
+        """
+        if put == "directory":
+            self.trap = self.tree / "closed"
+            self.victim = Victim(self.trap / "f", LISTED)
         for number in range(count):
             Victim(self.victim.path.with_name(f"f{number}"), LISTED)
         self.victim.look()
 
     def check(self) -> None:
         """Fail if the attacker has reached a victim, or anything says so."""
+        self.fill(0)
         assert self.victim.is_untouched()
         closed = self.victim.path.parent
         inodes = {path.stat().st_ino for path in closed.iterdir()}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fixtures.crash import in_child
@@ -28,7 +29,7 @@ from hashclient.core.match import (
     progress_of,
     standing_steps,
 )
-from hashclient.core.model import Hit, MatchRef, Outcome, Outer
+from hashclient.core.model import Hit, MatchRef, Outcome, Outer, Seen
 from hashclient.errors import StateError, UsageError
 from hashclient.matches import selection
 from hashclient.matches.pruning import Pruner
@@ -677,3 +678,33 @@ def test_steps_before_the_file_was_found_again_do_not_count() -> None:
     assert progress_of([*before, *story("found")], in_place=True) is MatchState.FOUND
     assert progress_of([*before, *again], in_place=True) is MatchState.REPORTED
     assert progress_of(before, in_place=False) is MatchState.ACKNOWLEDGED
+
+
+@pytest.mark.parametrize("inode", [1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_the_file_that_was_read_is_on_record_whatever_its_inode_is(
+    tmp_path: Path, inode: int
+) -> None:
+    """Without devices, whose numbers a restart changes; and as the last scan has seen it."""
+    outcome = match("/srv/a", hit("e-1"))
+    with Matches(tmp_path) as record:
+        for directory in (inode, 7, None):
+            seen = Seen(1, directory, 2, inode)
+            (ref,) = record.record([msgspec.structs.replace(outcome, seen=seen)], KEY, NOW)
+            assert record.get(ref.id).seen == Seen(None, directory, None, inode)
+        (ref,) = record.record([outcome], KEY, NOW)
+        assert record.get(ref.id).seen is None
+
+
+def test_a_record_of_version_4_does_not_know_which_files_were_read(tmp_path: Path) -> None:
+    with Matches(tmp_path) as record:
+        (ref,) = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
+        for statement in (
+            "ALTER TABLE match DROP COLUMN directory_inode",
+            "ALTER TABLE match DROP COLUMN inode",
+            "PRAGMA user_version = 4",
+        ):
+            record._db.execute(statement)
+    with Matches(tmp_path) as record:
+        assert record.get(ref.id).seen is None
+        assert record._db.execute("PRAGMA user_version").fetchone() == (5,)
+    verify_matches(tmp_path)
