@@ -11,6 +11,7 @@ from struct import Struct
 from typing import cast
 from zlib import crc32
 
+from hashclient.containers.cab import Cab
 from hashclient.containers.forward import Joined
 from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
 from hashclient.containers.iso import DiskImage
@@ -136,7 +137,7 @@ def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
         SevenZip("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),
         Rar("rar5", rb"Rar!\x1a\x07\x01\x00", seeks=True, passwords=passwords),
         Rar("rar", rb"Rar!\x1a\x07\x00", seeks=True, passwords=passwords),
-        Libarchive("cab", rb"MSCF\x00\x00\x00\x00"),
+        Cab("cab", rb"MSCF\x00\x00\x00\x00"),
         Libarchive(
             "rpm", rb"\xed\xab\xee\xdb", formats=("cpio",), filters=("rpm", *inside), is_exact=True
         ),

@@ -71,6 +71,8 @@ def rows() -> Iterator[tuple[str, bytes]]:
     yield "7z whose end nobody wrote down", others.seven_zip_of(CONTENTS, with_end=False)
     yield "cpio of the binary form", others.cpio_binary_of(CONTENTS)
     yield "cpio of the other byte order", others.cpio_binary_of(CONTENTS, ">")
+    short = others.cab_of(CONTENTS, reserve=(20, 4, 8), block_bytes=20)
+    yield "cab with short blocks", short
     yield "cab with bytes kept free", others.cab_of(CONTENTS, reserve=(20, 4, 8))
     image, other = images.image_of, {"README.TXT": b"benign"}
     yield "file in ISO 9660 alone", image({"X.BIN": LISTED}, other)

@@ -100,6 +100,20 @@ def test_a_7z_without_a_header_at_its_end_is_unread() -> None:
     assert out.reasons == {Why.DAMAGED}
 
 
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("reserve", [None, (20, 4, 8), (0, 0, 20)])
+@pytest.mark.parametrize("block_bytes", [100, 32768])
+def test_a_cab_with_short_blocks_and_bytes_kept_free_is_read(
+    block_bytes: int, reserve: tuple[int, int, int] | None, *, is_packed: bool
+) -> None:
+    contents = {"a": BENIGN, "b/c": OTHER * 20, "empty": b""}
+    data = others.cab_of(contents, reserve=reserve, block_bytes=block_bytes, is_packed=is_packed)
+    out = opened(expander("cab"), data)
+    assert out.contents == list(contents.values()) and not out.unread
+    for at in (len(data) - 30, len(data) // 2):
+        assert Why.DAMAGED in opened(expander("cab"), data[:at]).reasons
+
+
 def test_nothing_is_unlisted_in_whole_archives() -> None:
     contents = {"a": BENIGN, "b/c": OTHER}
     for kind, data in {

@@ -1,0 +1,149 @@
+"""Cabinets with short blocks, which libarchive calls damaged and cabextract reads.
+
+libarchive reads all others, and all that is compressed in another way than by MSZIP. Only a cabinet
+that can be read at any place is looked at: one in an archive is a stream.
+
+Limit: a member whose folder began in another cabinet is unread, as in libarchive.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from struct import Struct
+from typing import cast
+
+import msgspec
+
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.libarchive import Libarchive
+
+#: place of the first file; numbers of folders and files, flags
+_HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
+#: bytes kept free in the header, each folder, each block
+_RESERVE = Struct("<H2B")
+#: place and number of blocks, compression
+_FOLDER, _STORED, _MSZIP, _COMPRESSION = Struct("<L2H"), 0, 1, 15
+#: length, place in the folder, number of the folder
+_FILE = Struct("<2LH6x")
+#: length in the cabinet, length
+_BLOCK = Struct("<4x2H")
+_BLOCK_BYTES = 32_768
+_MAX_NAME_BYTES = 257
+
+
+class _Folder(msgspec.Struct, frozen=True):
+    start: int
+    blocks: int
+    compression: int
+    reserve: int  # in each block
+
+
+class Cab(Libarchive):
+    """Cabinets."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        whole = cast(Data, data) if hasattr(data, "read_at") else None
+        folders = _short(whole) if whole is not None else []
+        if whole is not None and folders:
+            yield from _members(whole, folders)
+        else:
+            yield from super().members(data)
+
+
+def _short(data: Data) -> list[_Folder]:
+    """Return the folders of a cabinet if a block in them is short that is not the last one."""
+    folders = _folders(data)
+    is_short = False
+    for folder in folders:
+        if folder.compression not in (_STORED, _MSZIP):
+            return []
+        lengths = [length for _, _, length in _blocks(data, folder)]
+        is_short |= any(length < _BLOCK_BYTES for length in lengths[:-1])
+    return folders if is_short else []
+
+
+def _folders(data: Data) -> list[_Folder]:
+    head = data.read_at(0, 40)
+    if len(head) < 40:
+        return []
+    _, count, _, flags = _HEADER.unpack_from(head)
+    if flags & (_HAS_PREVIOUS | _HAS_NEXT):
+        return []
+    at, of_folder, of_block = _HEADER.size, 0, 0
+    if flags & _HAS_RESERVE:
+        of_header, of_folder, of_block = _RESERVE.unpack_from(head, at)
+        at += _RESERVE.size + of_header
+    step = _FOLDER.size + of_folder
+    table = data.read_at(at, count * step)
+    return [
+        _Folder(start, blocks, compression & _COMPRESSION, of_block)
+        for start, blocks, compression in (
+            _FOLDER.unpack_from(table, place) for place in range(0, len(table) - step + 1, step)
+        )
+    ]
+
+
+def _blocks(data: Data, folder: _Folder) -> Iterator[tuple[int, int, int]]:
+    """Yield where the bytes of each block are, how many, and their length without compression."""
+    at = folder.start
+    for _ in range(folder.blocks):
+        head = data.read_at(at, _BLOCK.size)
+        if len(head) < _BLOCK.size:
+            return
+        packed, length = _BLOCK.unpack(head)
+        at += _BLOCK.size + folder.reserve
+        yield at, packed, length
+        at += packed
+
+
+def _members(data: Data, folders: list[_Folder]) -> Iterator[list[Member] | Unlisted]:
+    at, _, count, _ = _HEADER.unpack(data.read_at(0, _HEADER.size))
+    for _ in range(count):
+        entry = data.read_at(at, _FILE.size + _MAX_NAME_BYTES)
+        if len(entry) <= _FILE.size:
+            raise NotReadError(Why.DAMAGED, "cab: ends too early")
+        size, place, number = _FILE.unpack_from(entry)
+        name = entry[_FILE.size :].partition(b"\0")[0]
+        at += _FILE.size + len(name) + 1
+        if number >= len(folders):
+            yield Unlisted(name, Why.DAMAGED, "cab: no folder")
+            continue
+        chunks = partial(_chunks, data, folders[number], place, size)
+        yield [Member(name, size, is_exact=False, chunks=chunks)]
+
+
+def _chunks(data: Data, folder: _Folder, place: int, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a member.
+
+    Raises:
+        NotReadError: they are damaged.
+    """
+    before = b""
+    for at, packed, length in _blocks(data, folder):
+        piece = data.read_at(at, packed)
+        if folder.compression == _MSZIP:
+            piece = before = _inflated(piece, before, length)
+        if len(piece) != length:
+            raise NotReadError(Why.DAMAGED, "cab: a block of another length")
+        piece = piece[place : place + size]
+        place = max(0, place - length)
+        size -= len(piece)
+        if piece:
+            yield piece
+        if not size:
+            return
+    if size:
+        raise NotReadError(Why.DAMAGED, "cab: ends too early")
+
+
+def _inflated(packed: bytes, before: bytes, length: int) -> bytes:
+    """Return a block of MSZIP, which may repeat bytes of the one before."""
+    if not packed.startswith(b"CK"):
+        raise NotReadError(Why.DAMAGED, "cab: a block that is not compressed")
+    try:
+        return zlib.decompressobj(-15, zdict=before).decompress(packed[2:], length + 1)
+    except zlib.error as error:
+        raise NotReadError(Why.DAMAGED, f"cab: {error}") from error
