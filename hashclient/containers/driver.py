@@ -36,8 +36,6 @@ from hashclient.containers.unopened import END_MARK_BYTES, kind_by_begin, kind_b
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
-#: Bytes to look at where a member is short: a tar may begin with a block that is no header.
-LOOK_BYTES = 2 * HEAD_BYTES
 #: Bytes that are read at once from a stream, by default.
 STEP_BYTES = 1 << 18
 #: Number of sizes in one question for masks.
@@ -243,17 +241,18 @@ class Driver:
         """
         if member.kind or member.size is None:
             return False
-        count = ISO_MARK_END if wants_more_head(member.size) else LOOK_BYTES
+        count = ISO_MARK_END if wants_more_head(member.size) else HEAD_BYTES
         try:
             head = head_of(count)
-            if wants_all_head(head):
+            bears = may_bear(head)
+            if bears and wants_all_head(head):
                 head = head_of(ISO_MARK_END)
         except LimitError:
             raise
         except Exception:  # noqa: BLE001 - the reader says what is wrong
             return False
         self._budget.take(len(head))
-        return not may_bear(head) or not (has_mark(head) or may_front(head) or kind_by_begin(head))
+        return not bears or not (has_mark(head) or may_front(head) or kind_by_begin(head))
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
         """Run a step; a failure becomes a row.
@@ -303,11 +302,11 @@ class Driver:
             return
         tee = Tee(member.chunks(), mask, self._budget, self._limits.spool_bytes)
         more = mask or member.size is None or wants_more_head(member.size)
-        head = tee.peek(ISO_HEAD_BYTES if more else LOOK_BYTES)
-        if wants_all_head(head):
-            head = tee.peek(ISO_HEAD_BYTES)
+        head = tee.peek(ISO_HEAD_BYTES if more else HEAD_BYTES)
         found: list[Expander] = []
         bears = may_bear(head)  # most members are nothing that the other questions are about
+        if bears and wants_all_head(head):
+            head = tee.peek(ISO_HEAD_BYTES)
         if member.kind:
             found = self._registry.named(member.kind)
         elif bears:

@@ -111,7 +111,9 @@ def may_bear(head: bytes | memoryview) -> bool:
         return True
     if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
         return True
-    if head[257] == _LETTER_U or _may_begin_late(head, length):
+    if head[257] == _LETTER_U:
+        return True
+    if length > _SECOND_SUM and head[_SECOND_SUM] in _TAR_BEGINS and _may_begin_late(head, length):
         return True
     return length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.containers import libarchive
-from hashclient.containers.driver import LOOK_BYTES, Driver, Spool
+from hashclient.containers.driver import Driver, Spool
 from hashclient.containers.interface import (
     Data,
     Expander,
@@ -166,6 +166,14 @@ def test_a_member_of_an_inner_container_is_a_member_as_well() -> None:
     assert sorted(found.places_of(X)) == [(b"a", b"x"), (b"b",)]
 
 
+@pytest.mark.parametrize("front", [bytes(512), bytes(4096), b"#!/bin/sh\n".ljust(1024, b"#")])
+def test_a_tar_behind_other_blocks_is_opened_in_another_whatever_its_size(front: bytes) -> None:
+    inner = front + tar_of(x=X)
+    for outer in (zip_of(a=inner), tar_of(a=inner)):
+        for found in (drive(outer), drive(outer, one_mask=None)):
+            assert found.places_of(X) == [(b"a", b"x")]
+
+
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
 def test_too_many_in_one_another_are_unread(pack: Callable[..., bytes]) -> None:
     data = X
@@ -261,7 +269,7 @@ def test_of_members_whose_size_no_entry_has_only_the_beginning_is_read(method: i
         Registry(), Limits(), Job(len(outer), 4, None, forced=False), Found(), verify_sizes=False
     )
     driver.run(lambda: Spool(bytearray(outer)))
-    assert driver.bytes_out == 20 * LOOK_BYTES
+    assert driver.bytes_out == 20 * 512
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
