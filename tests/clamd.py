@@ -26,11 +26,14 @@ def instream(*chunks: bytes, prefix: bytes = b"z") -> bytes:
 
 
 class Daemon:
-    """A daemon that runs, with the addresses where it listens."""
+    """A daemon that runs, with the addresses where it listens, and what it warned of."""
 
-    def __init__(self, process: subprocess.Popen[bytes], addresses: list[str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], addresses: list[str], warnings: list[str]
+    ) -> None:
         self.process = process
         self.addresses = addresses
+        self.warnings = warnings
 
     @property
     def unix(self) -> str:
@@ -126,7 +129,8 @@ def serving(
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line, process.stderr.read() if process.stderr else b""
-            yield Daemon(process, json.loads(line)["addresses"])
+            ready = json.loads(line)
+            yield Daemon(process, ready["addresses"], ready["warnings"])
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -24,7 +24,7 @@ from hashclient.cli.reportview import (
     show_report,
 )
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match
@@ -104,6 +104,12 @@ def prepare(
             destination,
             again=again,
             seal_evidence=seal_evidence,
+        )
+    if streams := sum(match.is_stream for match in matches):
+        app.warn(
+            f"{counted(streams, 'match', 'matches')} came as streams: nobody has kept the content,"
+            " and it is reported without",
+            "look for it where the stream came from",
         )
     if output_format == "json":
         app.out(json.dumps(report_document(report)))

@@ -234,11 +234,12 @@ def command(
         fetch=_fetch_command(app),
         fetch_every_s=fetch_every,
         mode=int(socket_mode, 8),
+        warn=app.warn,
     )
 
-    def ready(names: list[str]) -> None:
+    def ready(names: list[str], warnings: list[str]) -> None:
         if output_format == "json":
-            app.out(json.dumps({"ready": True, "addresses": names}))
+            app.out(json.dumps({"ready": True, "addresses": names, "warnings": warnings}))
         else:
             for name in names:
                 app.out(f"listening at {name}")

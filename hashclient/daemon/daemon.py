@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hashclient.daemon.ageing import Ageing
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
@@ -68,11 +69,13 @@ class Daemon:
         fetch: Sequence[str] | None = None,
         fetch_every_s: float | None = None,
         mode: int = 0o660,
+        warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
     ) -> None:
         """Listen at `addresses`, besides the sockets that systemd passes.
 
         `fetch` is the command that is run every `fetch_every_s` seconds. A socket in the file
-        system gets `mode`. `metrics` is the address for Prometheus.
+        system gets `mode`. `metrics` is the address for Prometheus. `warn` gets warnings of lists
+        that grow old, each with a hint.
         """
         self._session = session
         self._addresses = addresses
@@ -89,9 +92,10 @@ class Daemon:
         self._stopping = self._reloading = False
         self._fetching: subprocess.Popen[bytes] | None = None
         self._sockets: list[Path] = []
+        self._ageing = Ageing(session, warn)
 
-    def run(self, on_ready: Callable[[list[str]], None]) -> None:
-        """Serve until SIGTERM or SIGINT; `on_ready` is called with the addresses.
+    def run(self, on_ready: Callable[[list[str], list[str]], None]) -> None:
+        """Serve until SIGTERM or SIGINT; `on_ready` gets the addresses, and warnings of the lists.
 
         Raises:
             StateError: it cannot listen, or its processes keep dying.
@@ -122,7 +126,7 @@ class Daemon:
         listeners: list[socket.socket],
         names: list[str],
         exposition: Exposition | None,
-        on_ready: Callable[[list[str]], None],
+        on_ready: Callable[[list[str], list[str]], None],
     ) -> None:
         handlers = {
             signal.SIGTERM: self._on_stop,
@@ -142,7 +146,7 @@ class Daemon:
             shown = (
                 names if exposition is None else [*names, f"http://{exposition.address}/metrics"]
             )
-            on_ready(shown)
+            on_ready(shown, self._ageing.look())
             notify(os.environ, "READY=1")
             self._watch(listeners, names, exposition, woken)
         finally:
@@ -200,6 +204,7 @@ class Daemon:
                 reload_at = time.monotonic() + RELOAD_S
                 self._signal_all(signal.SIGHUP)
             self._restart_dead(listeners, names)
+            self._ageing.look()
             if time.monotonic() >= fetch_at:
                 fetch_at = time.monotonic() + (self._fetch_every_s or 0)
                 self._begin_fetch()

@@ -388,6 +388,9 @@ def test_a_stale_list_calls_nothing_clean(tmp_path: Path, rule: str, answer: byt
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
     edit_manifest(state, "base", expires="2020-01-01T00:00:00Z")
     with serving(state, tmp_path / "run", "--no-verdict", rule) as daemon:
+        assert daemon.warnings == [
+            "list base is stale since 2020-01-01 00:00 UTC: nothing is answered as clean"
+        ]
         assert daemon.ask(instream(b"benign")) == answer
         assert daemon.ask(instream(b"benign", b"!")) == answer
         assert daemon.ask(instream(LISTED)) == FOUND

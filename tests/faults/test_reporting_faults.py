@@ -13,13 +13,19 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from fixtures.crash import FailAt, in_child, kill_at, watched
 from fixtures.desk import A, B, Desk, desk_and_service
 from fixtures.reporting_service import Fault, ReportingService
+from hashclient.audit.log import Event
 from hashclient.audit.log import verify as verify_audit
-from hashclient.core.kinds import MatchState
+from hashclient.configfile.tables import ServiceDestination
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.match import Match
+from hashclient.core.model import Hit, Outcome
 from hashclient.errors import (
     AuditError,
     AuthorisationError,
@@ -31,7 +37,10 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.reporting.destinations.cybertipline.plan import make_plan
+from hashclient.reporting.destinations.interface import Work
 from hashclient.reporting.destinations.package.verify import verify_package
+from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Report, State
 from tests.kit import fast_directory
 from tests.kit.depth import changes, of_changes
@@ -610,3 +619,35 @@ def test_one_report_that_fails_keeps_no_other_back(
         with pytest.raises(StateError, match="damaged"):
             next(attempts)
     assert service.states() == ["finished"]
+
+
+def recorded(desk: Desk, path: str, *, is_stream: bool = False) -> Match:
+    """Record a match that is no file of this machine."""
+    hit = Hit("baseline", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
+    outcome = Outcome(Kind.MATCH, path, 5, hits=(hit,), tags={Algorithm.MD5: b"0" * 16})
+    outcome = msgspec.structs.replace(outcome, is_stream=is_stream, is_object=not is_stream)
+    with desk.record() as record:
+        (ref,) = record.record([outcome], desk.sealer().key_id, desk.now())
+        match = record.get(ref.id)
+    data = {"id": match.id, "path": match.path, "size": match.size}
+    desk.audit.append([Event("match", data)], durable=True, sign_each=True)
+    return match
+
+
+def test_a_stream_is_reported_without_its_content(desk: Desk, service: ReportingService) -> None:
+    match = recorded(desk, "upload", is_stream=True)
+    assert match.in_place and match.is_stream
+    done = desk.send(desk.prepare(match, to="hotline"))
+    assert done.error is None
+    assert service.finished.files == {}
+
+
+def test_an_object_is_looked_for_in_its_bucket_and_not_on_the_disk(desk: Desk) -> None:
+    match = recorded(desk, "s3://bucket/key")
+    report, outbox = desk.prepare(match, to="hotline"), Outbox(desk.session_of("x"))
+    document = outbox.document(report)
+    table = desk.settings.config.report.to["hotline"]
+    assert isinstance(table, ServiceDestination) and table.evidence == "file"
+    with desk.record() as record:
+        plan, waiting = make_plan(document, table, Work(outbox, record))
+    assert (plan.upload, waiting) == ((match.id,), [])

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import msgspec
 
 from hashclient.configfile.tables import ServiceDestination
+from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path
@@ -35,8 +36,8 @@ class Plan(msgspec.Struct, frozen=True):
 def make_plan(document: Document, table: ServiceDestination, work: Work) -> tuple[Plan, list[str]]:
     """Return the plan, and the matches whose evidence first needs an identity.
 
-    Files that are neither in place nor in quarantine, and those that are not wanted, are reported
-    without evidence.
+    Files that are neither in place nor in quarantine, those that are not wanted, and streams, whose
+    content nobody has kept, are reported without evidence. An object is read by its version.
 
     Raises:
         StateError: a file is gone from its place, and its story does not say why.
@@ -47,15 +48,17 @@ def make_plan(document: Document, table: ServiceDestination, work: Work) -> tupl
     for match in document.matches:
         item = find_item(quarantine_dir, match.id)
         # The present state: the file may have been isolated since the document was written.
-        in_place = record.get(match.id).in_place
+        known = record.get(match.id)
+        in_place = known.in_place and not known.is_stream
         if table.evidence == "sealed" and item is not None:
             upload.append(match.id)
             sealed_to[match.id] = item.recipients
         if table.evidence == "file" and (in_place or item is not None):
             upload.append(match.id)
-            if item is None and not os.path.lexists(file_path(match)):
+            path = file_path(match)
+            if item is None and not is_object_uri(path) and not os.path.lexists(path):
                 raise StateError(
-                    f"file is gone: {printable(file_path(match))}",
+                    f"file is gone: {printable(path)}",
                     hint="scan it again; `hashclient matches close` settles a match whose file is"
                     " gone",
                 )

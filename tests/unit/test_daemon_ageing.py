@@ -1,0 +1,55 @@
+"""A daemon warns of lists that no fetch has checked, long before it calls nothing clean."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from hashclient.daemon.ageing import Ageing, age_of
+from hashclient.index.manifest import load_manifest
+from hashclient.system.times import for_people
+from tests.kit import State, edit_manifest
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+NONE = timedelta(0)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path, {"base": {"e-1": b"listed"}, "other": {"e-2": b"other"}})
+
+
+def test_a_list_is_warned_of_from_the_first_day_without_a_check_on(state: State) -> None:
+    session = state.client.session
+    manifest = load_manifest(state.path / "lists" / "base", session.sealer())
+    assert manifest is not None
+    checked, expires = manifest.checked_at, manifest.expires
+    assert expires > checked + 3 * DAY
+    assert age_of(manifest, NONE, checked + 23 * HOUR) is None
+    late = age_of(manifest, NONE, checked + 25 * HOUR)
+    assert late is not None and for_people(checked) in late and for_people(expires) in late
+    grace = age_of(manifest, 2 * DAY, expires + DAY)
+    assert grace is not None and for_people(expires + 2 * DAY) in grace
+    stale = age_of(manifest, 2 * DAY, expires + 2 * DAY)
+    assert stale == (
+        f"list base is stale since {for_people(expires + 2 * DAY)}: nothing is answered as clean"
+    )
+
+
+def test_the_same_is_said_once_a_day(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_manifest(state.path, "base", checked_at="2020-01-01T00:00:00Z")
+    moment = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: moment)
+    said: list[str] = []
+    watched = Ageing(state.client.session, lambda text, _hint: said.append(text))
+    (first,) = watched.look()
+    assert first.startswith("list base was last checked 2020-01-01")
+    assert watched.look() == []
+    moment += 3601
+    assert watched.look() == []
+    moment += 86_400
+    assert watched.look() == [first]
+    assert said == [first, first]
