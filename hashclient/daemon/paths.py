@@ -27,7 +27,7 @@ from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.named import Named
-from hashclient.daemon.openers import Openers, Ourselves, OwnMembers, worst
+from hashclient.daemon.openers import Openers, Ourselves, worst
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
@@ -142,7 +142,8 @@ class PathJob:
         self._first_only = command is Command.SCAN
         self._lists = office.lists
         self._is_clean = True
-        self._members: OwnMembers | None = None
+        #: Gives a piece that has the rights of the client its own rights back for a block.
+        self._ourselves: Ourselves = contextlib.nullcontext
         #: Files of kinds that are not opened, since the last answer.
         self._not_opened: dict[str, int] = {}
         #: The file or tree at the path, once it is open; and what is found there.
@@ -193,21 +194,23 @@ class PathJob:
         except OSError as error:
             self._found = iter(())
             return [Outcome(Kind.UNREAD, self._path, reason=reason_of(error))]
-        if self._members is not None:
-            self._members.ourselves = ourselves
+        self._ourselves = ourselves
         door = self._connection.peer.door
         found = next(self._found, None)
         return found and [msgspec.structs.replace(outcome, door=door) for outcome in found]
+
+    def _as_ourselves(self) -> contextlib.AbstractContextManager[None]:
+        """Have the rights of this process in a block, in the present piece."""
+        return self._ourselves()
 
     def _check(self, named: Named) -> Iterator[list[Outcome]]:
         openers = self._office.openers
         if openers is None:
             yield from check_path(self._lists, named, self._on_bytes)
             return
-        with openers.own(self._lists, self) as self._members:
-            for found in check_path(
-                self._lists, named, self._on_bytes, self._members, self._not_opened
-            ):
+        with openers.own(self._lists, self) as members:
+            members.ourselves = self._as_ourselves
+            for found in check_path(self._lists, named, self._on_bytes, members, self._not_opened):
                 yield openers.accepted(found)
 
     def _lines(self, outcomes: Sequence[Outcome]) -> list[str]:

@@ -12,15 +12,26 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from fixtures.archives import zip_of
-from hashclient.daemon.options import UnixAddress
+from hashclient.config import Config, Settings
+from hashclient.daemon.counts import Counts
+from hashclient.daemon.doors import Peer
+from hashclient.daemon.openers import opening
+from hashclient.daemon.options import Options, UnixAddress
+from hashclient.daemon.paths import PathJob
+from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
+from hashclient.daemon.worker import Worker
 from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
+from hashclient.scan.members import Members
+from hashclient.session import Session
+from hashclient.system.rights import Rights
 from tests.clamd import Daemon, instream, serving
 from tests.kit import arguments, csv_of, environment, make_state, run, wait_until, write_tree
 from tests.kit.attacker import (
@@ -107,6 +118,45 @@ def test_a_client_may_ask_about_files_that_it_may_read(daemon: Daemon, ground: P
     (tree / "sub" / "roots").write_bytes(LISTED)
     (tree / "sub" / "roots").chmod(0o600)
     assert scan(daemon, tree / "sub").startswith(b"/roots" + NO_VERDICT + b"Unread")
+
+
+def test_an_archive_of_a_client_is_opened_with_the_rights_of_the_daemon(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the archive is opened as the client: not the program that looks into it."""
+    rights: list[bool] = []
+    tree = give_tree(
+        ground / "tree", {"a.zip": zip_of({"x": LISTED}), "b.zip": zip_of({"x": b"y"})}
+    )
+    (tree / "a.zip").chmod(0o600)
+    state = make_state(ground, {"base": csv_of({"e-1": LISTED})})
+    session = Session(Settings(state, state / "config.toml", None, Config()), environ={})
+    opened = Members.open
+
+    def watched(members: Members, *args: Any, **options: Any) -> Any:
+        status = Path("/proc/thread-self/status").read_text()
+        rights.append("\nUid:\t0\t0\t0\t0\n" in status)
+        return opened(members, *args, **options)
+
+    monkeypatch.setattr(Members, "open", watched)
+    worker = Worker(
+        session, [], Options(containers=opening(Config(), 60, print)), Counts(1).row(0), [], 1
+    )
+    said: list[str] = []
+    client = SimpleNamespace(
+        peer=Peer("serve:s,uid=1", "uid=1", True, Rights(ATTACKER, ATTACKER, ())),
+        is_closed=False,
+        answer=lambda _, lines, **__: said.extend(lines),
+    )
+    records = SimpleNamespace(add=lambda *_, **__: None, leave=lambda *_: None)
+    given = cast(Any, worker), cast(Any, records), cast(Any, client)
+    job = PathJob(*given, Command.CONTSCAN, str(tree), (b"", b"\n"))
+    while job.piece()():
+        pass
+    job.drop()
+    worker.loop.close()
+    assert said == [f"{tree}/a.zip: Hashclient.base.e-1 FOUND"]
+    assert rights == [True] * 2
 
 
 @pytest.mark.slow
