@@ -15,7 +15,7 @@ import pytest
 from securesystemslib.signer import Signature
 
 from fixtures.client import csv
-from fixtures.desk import A, Desk
+from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.drafts import load_draft
@@ -219,11 +219,15 @@ def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(ground: 
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     victim = Victim(desk.out / "closed" / "file", b"root's")
-    report = desk.prepare(desk.find("a", A))
-    moved = desk.out / f".tmp-hashclient-report-{report.id}"
+    (victim.path.parent / "README.txt").write_bytes(b"root's")
+    other, report = desk.prepare(desk.find("a", A)), desk.prepare(desk.find("b", B))
+    assert desk.send(other).error is None
+    moved, package = (desk.out / f".tmp-hashclient-report-{report.id}{n}" for n in ("", ".1"))
     attack_once(rename(victim.path.parent, moved))
+    attack_once(rename(desk.out / f"hashclient-report-{other.id}", package))
     assert desk.send(report).error is None
-    assert (moved / "file").read_bytes() == b"root's"
+    assert {path.name for path in moved.iterdir()} == {"README.txt", "file"}
+    verify_package(package)
 
 
 def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(

@@ -29,7 +29,7 @@ from hashclient.reporting.document import Document, encode_document
 from hashclient.reporting.report import Package
 from hashclient.session import Session
 from hashclient.system.beneath import Directory
-from hashclient.system.files import TEMP_PREFIX, state_error
+from hashclient.system.files import MAX_TEXT_BYTES, TEMP_PREFIX, state_error
 from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
@@ -105,7 +105,7 @@ def remove_unfinished(directory: Directory, report_id: str) -> None:
     with contextlib.suppress(OSError):
         for name in directory.names():
             if name.startswith(prefix):
-                _remove(directory, name)
+                _remove(directory, name, report_id)
 
 
 class Packager:
@@ -164,7 +164,7 @@ class Packager:
         if os.path.lexists(target):
             raise _taken(target)
         files = {
-            README_NAME: _README.format(report=report_id).encode("ascii"),
+            README_NAME: _readme(report_id),
             DOCUMENT_NAME: encode_document(content.document),
         }
         hashes = {n: hashlib.sha256(text).hexdigest() for n, text in files.items()}  # 1
@@ -185,7 +185,7 @@ class Packager:
                         self._put_in_place(directory, temporary, name, held)  # 5
                 finally:
                     with contextlib.suppress(OSError):
-                        _remove(directory, temporary)
+                        _remove(directory, temporary, report_id)
         except OSError as error:
             raise StateError(
                 f"cannot write package: {printable(target)}: {error.strerror or error}",
@@ -257,8 +257,15 @@ def _digest_of(directory: Directory, name: str, status: os.stat_result) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _remove(directory: Directory, name: str) -> None:
-    """Remove what `made` writes, and no other file: the directory may be another one of ours."""
+def _readme(report_id: str) -> bytes:
+    return _README.format(report=report_id).encode("ascii")
+
+
+def _remove(directory: Directory, name: str, report_id: str) -> None:
+    """Remove what `made` writes for a report, and nothing else.
+
+    The owner of the directory may have given the name to another directory of ours.
+    """
     status = directory.status(name)
     if status is None:
         return
@@ -266,6 +273,10 @@ def _remove(directory: Directory, name: str) -> None:
         directory.unlink(name)
         return
     with directory.beneath(name) as package:
+        if package.status(README_NAME) is not None:
+            with os.fdopen(package.open(README_NAME, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+                if stream.read(MAX_TEXT_BYTES) != _readme(report_id):
+                    return
         for file in (README_NAME, DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME):
             if package.status(file) is not None:
                 package.unlink(file)
