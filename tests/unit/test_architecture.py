@@ -172,3 +172,41 @@ def test_no_module_reads_data_that_can_run_code(path: Path) -> None:
         if not (isinstance(node.value, ast.Constant) and node.value.value is False)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+#: Modules that work in directories of others, where a path may lead elsewhere at the next call. And
+#: functions that open a path all the same: of our own state, or to ask which file system it is on.
+IN_DIRECTORIES_OF_OTHERS: Mapping[str, frozenset[str]] = {
+    "quarantine.attributes": frozenset(),
+    "quarantine.isolate": frozenset(),
+    "quarantine.isolators.files": frozenset(),
+    "quarantine.restore": frozenset({"_decrypt"}),
+    "quarantine.safe_rename": frozenset(),
+    "quarantine.tombstone": frozenset(),
+    "watch.changed": frozenset(),
+    "watch.changes": frozenset({"_begin", "_is_reported"}),
+    "watch.watch": frozenset(),
+}
+TAKES_A_PATH = frozenset(
+    {"chmod", "chown", "lchown", "link", "listdir", "lstat", "mkdir", "open", "remove", "rename"}
+    | {"replace", "rmdir", "scandir", "stat", "symlink", "truncate", "unlink", "utime"}
+)
+
+
+@pytest.mark.parametrize("name", IN_DIRECTORIES_OF_OTHERS)
+def test_in_directories_of_others_nothing_goes_by_a_path(name: str) -> None:
+    """Calls get a descriptor: as `dir_fd`, first of all, or by `/proc/self/fd`."""
+    wrong = set()
+    for function in ast.walk(parsed(MODULES[f"hashclient.{name}"])):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in ast.walk(function):
+            if not isinstance(call, ast.Call) or called_name(call)[:3] != "os.":
+                continue
+            if called_name(call)[3:] not in TAKES_A_PATH:
+                continue
+            first = ast.unparse(call.args[0])
+            is_held = any((word.arg or "").endswith("dir_fd") for word in call.keywords)
+            if not is_held and first != "fd" and "/proc/self/fd/" not in first:
+                wrong.add(function.name)
+    assert wrong == IN_DIRECTORIES_OF_OTHERS[name]

@@ -586,3 +586,16 @@ def test_an_item_that_was_restored_settles_no_match(ward: Ward, file: Path) -> N
     second = ward.match(file.with_name("back"), entry="e-2", at=str(file))
     assert not ward.take(second).taken
     assert ward.get(second).in_place
+
+
+def test_without_the_file_on_record_that_was_read_nothing_is_taken(ward: Ward, file: Path) -> None:
+    """As in a record of an earlier version, until the file is scanned again."""
+    match = ward.match(file)
+    with ward.record() as record:
+        record._db.execute("UPDATE match SET directory_inode = NULL, inode = NULL")
+    with pytest.raises(UsageError, match="not on record which file was read") as raised:
+        ward.take(match)
+    assert raised.value.hint == "scan the file again"
+    assert file.read_bytes() == CONTENT and ward.names() == set()
+    assert ward.match(file).id == match.id
+    assert ward.take(match).taken
