@@ -337,10 +337,10 @@ class Driver:
         """Open a member that has to be in memory as a whole, or whose end has to be looked at."""
         tee.keep()
         tee.drain()
-        kept = tee.spooled()
         if not found:
             # Of one that is too long, only the end is here.
-            read_at = _nothing_at if kept is None else kept.read_at
+            whole = tee.spooled()
+            read_at = _nothing_at if whole is None else whole.read_at
             found = self._registry.pick(head, tee.tail, tee.length, read_at)
         if not found:
             return
