@@ -232,7 +232,7 @@ def test_listing_is_slow_after_steps_that_wait_and_quick_again_after_others() ->
 def test_more_entries_are_read_at_a_time_as_long_as_that_is_quick(tmp_path: Path) -> None:
     names = dict.fromkeys(map(str, range(2_000)), b"")
     fd = os.open(write_tree(tmp_path / "t", names), os.O_RDONLY)
-    sizes = [len(chunk) for chunk in Lister(lambda: 0.0).read(fd)]
+    sizes = [len(chunk.names) for chunk in Lister(lambda: 0.0).read(fd)]
     os.close(fd)
     assert sizes[:3] == [FIRST_ENTRIES * 2**n for n in range(3)]
     assert max(sizes) == MOST_ENTRIES

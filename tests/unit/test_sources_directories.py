@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
@@ -354,6 +355,8 @@ def test_a_directory_with_too_many_names_that_changes_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frame, "MOST_LISTED", 5)
+    for module in (frame, files):
+        monkeypatch.setattr(module, "AT_ONCE", 0)
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(8)})
     tasks, outcomes = listed(tree)
     assert outcomes == [Outcome(Kind.UNREAD, str(tree), reason=MOVED)]
@@ -375,7 +378,7 @@ def test_a_file_system_with_other_inodes_in_its_directories_is_read(
         if of == "files":
             chunk.inodes[:] = type(chunk.inodes)("Q", [n + 1_000_000 for n in chunk.inodes])
         others = [(name, mode, other(inode, mode)) for name, mode, inode in chunk.others]
-        return chunk._replace(others=others)
+        return replace(chunk, others=others)
 
     def shown(fd: int) -> list[directories.Entry]:
         return [(name, mode, other(inode, mode)) for name, mode, inode in snapshot(fd)]

@@ -64,6 +64,8 @@ def open_directory(path: str, *, follow: bool = False) -> int:
         OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
+    if len(path) <= _MAX_PATH_BYTES // 4:  # a character has four bytes at most
+        return os.open(path or ".", flags)
     rest, fd = os.fsencode(path), None
     try:
         while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
@@ -104,15 +106,29 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
     Raises:
         OSError: it cannot be opened; if it is a `MovedError`, another one was in its place.
     """
-    failure: OSError | None = None
+    try:
+        fd = open_directory(path, follow=True)
+        status = os.fstat(fd)
+        if identity is None or is_same(status, identity):
+            return fd, status
+        os.close(fd)
+        failure: OSError = MovedError()
+    except OSError as error:
+        if identity is None or error.errno not in GONE:
+            raise
+        failure = error
+    return _find_listed(path, identity, failure)
+
+
+def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, os.stat_result]:
+    """Open a directory that was listed, and is not at its path now: see `open_listed`."""
     missing = 0
-    for number in range(ROUNDS if identity else 1):
+    for number in range(ROUNDS):
         try:
-            fd = _open_beside(path, identity) if number % 2 else open_directory(path, follow=True)
+            fd = open_directory(path, follow=True) if number % 2 else _open_beside(path, identity)
         except OSError as error:
             if error.errno not in GONE:
                 raise
-            failure = failure or error
             continue
         if fd is None:
             missing += 1
@@ -120,20 +136,19 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
                 break
             continue
         opened = with_status(fd)
-        if identity is None or is_same(opened[1], identity):
+        if is_same(opened[1], identity):
             return opened
         os.close(fd)
         failure = MovedError()
-    raise failure or MovedError()
+    raise failure
 
 
-def _open_beside(path: str, identity: Identity | None) -> int | None:
+def _open_beside(path: str, identity: Identity) -> int | None:
     """Open the directory that has an inode, in the directory that it was in; None if none has.
 
     Raises:
         OSError: one of the two cannot be opened.
     """
-    assert identity is not None
     above, _, _ = path.rstrip("/").rpartition("/")
     fd = open_directory(above or ("/" if path.startswith("/") else ""), follow=True)
     try:

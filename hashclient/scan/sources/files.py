@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
-import itertools
 import os
 import re
 import stat
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -37,7 +36,7 @@ from hashclient.scan.sources.directories import (
     where_now,
     with_status,
 )
-from hashclient.scan.sources.frame import Frame
+from hashclient.scan.sources.frame import AT_ONCE, Frame
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 
@@ -293,16 +292,15 @@ class _Tree:
                     yield self._group(frame)
                 chunk = next(frame.chunks, None)
                 if is_last := chunk is None:
-                    chunk = frame.missed()
+                    chunk = frame.missed() if frame.count > AT_ONCE else None
                     if chunk is None:
                         break
                 if not frame.is_listed:
                     frame.note(chunk)
                     if self._excluded is not None:
-                        yield from self._leave_out(frame, chunk)
-                frame.is_listed |= is_last
-                frame.names += chunk.names
-                frame.inodes.extend(chunk.inodes)
+                        chunk = yield from self._leave_out(frame, chunk)
+                    frame.is_listed = is_last
+                frame.take_in(chunk)
                 frame.rest = iter(chunk.others)
                 if self._lister.is_slow:
                     self._look_ahead(frame, chunk)
@@ -315,20 +313,22 @@ class _Tree:
         if frame.fd is not None:
             os.close(frame.fd)
 
-    def _leave_out(self, frame: Frame, chunk: Chunk) -> Iterator[Outcome]:
-        """Drop the entries of a new chunk that are to be left out."""
+    def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
+        """Return the entries of a new chunk that are not to be left out."""
         assert self._excluded is not None
-        left_out = [self._excluded(frame.path, name) for name in chunk.names]
-        for name in itertools.compress(chunk.names, left_out):
-            yield Outcome(Kind.SKIPPED, join(frame.path, name), reason=EXCLUDED)
-        if any(left_out):
-            kept = [not out for out in left_out]
-            chunk.inodes[:] = array("Q", itertools.compress(chunk.inodes, kept))
-            chunk.names[:] = itertools.compress(chunk.names, kept)
-        for entry in chunk.others[:]:
+        kept = Chunk([], array("Q"), [])
+        for name, inode in zip(chunk.names, chunk.inodes, strict=True):
+            if self._excluded(frame.path, name):
+                yield Outcome(Kind.SKIPPED, join(frame.path, name), reason=EXCLUDED)
+            else:
+                kept.names.append(name)
+                kept.inodes.append(inode)
+        for entry in chunk.others:
             if self._excluded(frame.path, entry[0]):
-                chunk.others.remove(entry)
                 yield Outcome(Kind.SKIPPED, join(frame.path, entry[0]), reason=EXCLUDED)
+            else:
+                kept.others.append(entry)
+        return kept
 
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
         """Have the directories of a new chunk read ahead."""
@@ -342,9 +342,10 @@ class _Tree:
         kept: list[Chunk] = []
         try:
             for chunk in frame.chunks if frame.is_listed else frame.whole():
+                left = chunk
                 if self._excluded is not None and not frame.is_listed:
-                    yield from self._leave_out(frame, chunk)
-                kept.append(chunk)
+                    left = yield from self._leave_out(frame, chunk)
+                kept.append(left)
         except OSError as error:
             yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
         frame.chunks, frame.is_listed = iter(kept), True
@@ -353,8 +354,7 @@ class _Tree:
 
     def _group(self, frame: Frame) -> Group:
         """Take the next group of names."""
-        names, inodes = frame.names[:TASK_NAMES], frame.inodes[:TASK_NAMES]
-        del frame.names[:TASK_NAMES], frame.inodes[:TASK_NAMES]
+        names, inodes = frame.take(TASK_NAMES)
         return Group(frame.path, names, self._options.follow_symlinks, frame.identity, inodes)
 
     def _special(self, frame: Frame, name: str, mode: int, inode: int) -> Outcome | None:
@@ -374,8 +374,8 @@ class _Tree:
         if self._options.one_file_system and status.st_dev != self._device:
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
         if stat.S_ISREG(status.st_mode):
-            frame.names.append(name)
-            frame.inodes.append(0)  # that of the link says nothing of the file
+            # The inode of the link says nothing of the file.
+            frame.take_in(Chunk([name], array("Q", [0]), []))
             return None
         if not stat.S_ISDIR(status.st_mode):
             return Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
@@ -412,9 +412,16 @@ class _Tree:
         try:
             if opened is None:
                 listing = None
-                opened = self._open(path, frame, follow=follow)
+                if frame is None or frame.fd is None:
+                    opened = self._open(path, frame, follow=follow)
+                else:
+                    opened = self._lister.open(frame.fd, path.rpartition("/")[2], follow=follow)
             fd, status, opened_ns = opened
-            if inode and frame is not None and not self._is_listed(status, frame, inode):
+            if (
+                inode not in (0, status.st_ino)
+                and frame is not None
+                and not self._is_listed(status, frame, inode)
+            ):
                 if listing is not None:
                     listing.drop()
                     listing = None
@@ -461,11 +468,8 @@ class _Tree:
         if frame is None:
             opened_ns = time.time_ns()
             return *with_status(open_directory(path, follow=follow)), opened_ns
-        name = path.rpartition("/")[2]
-        if frame.fd is not None:
-            return self._lister.open(frame.fd, name, follow=follow)
         with _held(frame) as fd:
-            return self._lister.open(fd, name, follow=follow)
+            return self._lister.open(fd, path.rpartition("/")[2], follow=follow)
 
     def _is_listed(self, status: os.stat_result, frame: Frame, inode: int) -> bool:
         """Return whether a directory is the one that `frame` lists with an inode.
@@ -500,7 +504,7 @@ class _Tree:
                     failure = error
                     continue
                 if self._is_listed(opened[1], frame, found[1]):
-                    is_other = found[1] != inode and found[1] not in (frame.listed or ())
+                    is_other = found[1] != inode and not frame.lists(found[1])
                     is_lost = is_other and is_older(parent, found[0], self._since_ns)
                     return join(frame.path, found[0]), opened, MOVED if is_lost else None
                 os.close(opened[0])

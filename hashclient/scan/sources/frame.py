@@ -9,6 +9,7 @@ Limit: of a directory with very many names that has changed, nobody knows what w
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from array import array
@@ -24,6 +25,7 @@ from hashclient.scan.sources.directories import (
     is_glibc,
     snapshot,
 )
+from hashclient.scan.sources.interface import NO_INODES
 from hashclient.scan.sources.listing import OF_ONE, Chunk, Lister, Listing
 
 #: So many names are listed by one call of the kernel, at one instant: the C library has room for
@@ -38,10 +40,9 @@ class Frame(msgspec.Struct):
 
     Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
     `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
-    entries that were read, `chunks` those that are still to be read; none
-    is if it `is_listed` to its end. `listed` are the inodes of all
-    so far, None if they are too many. Directories in it that were begun ahead are in `ahead`, and
-    those that may be in `later`.
+    entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
+    in memory. `listed` are the inodes of `count` entries so far, unless they are too many.
+    Directories in it that were begun ahead are in `ahead`, and those that may be in `later`.
     """
 
     path: str
@@ -50,10 +51,11 @@ class Frame(msgspec.Struct):
     opened_ns: int
     chunks: Iterator[Chunk]
     is_listed: bool = False
+    count: int = 0
     names: list[str] = msgspec.field(default_factory=list)
-    inodes: array[int] = msgspec.field(default_factory=lambda: array("Q"))
+    inodes: array[int] = NO_INODES
     rest: Iterator[Entry] = iter(())
-    listed: array[int] | None = msgspec.field(default_factory=lambda: array("Q"))
+    listed: list[array[int]] = msgspec.field(default_factory=list)
     ahead: dict[str, Listing] = msgspec.field(default_factory=dict)
     later: deque[str] = msgspec.field(default_factory=deque)
 
@@ -64,12 +66,34 @@ class Frame(msgspec.Struct):
 
     def note(self, chunk: Chunk) -> None:
         """Note the inodes of entries that were read."""
-        if self.listed is None:
-            return
-        self.listed.extend(chunk.inodes)
-        self.listed.extend([inode for _, _, inode in chunk.others])
-        if len(self.listed) > MOST_LISTED:
-            self.listed = None
+        others = chunk.others
+        self.count += len(chunk.names) + len(others)
+        self.listed.append(chunk.inodes)
+        if others:
+            self.listed.append(array("Q", [inode for _, _, inode in others]))
+        if self.count > MOST_LISTED:
+            self.listed.clear()
+
+    def take_in(self, chunk: Chunk) -> None:
+        """Take the entries of a chunk, when there is no `rest`; it is not to be used elsewhere."""
+        if self.names:
+            self.names += chunk.names
+            self.inodes.extend(chunk.inodes)
+        else:
+            self.names, self.inodes = chunk.names, chunk.inodes
+
+    def take(self, count: int) -> tuple[list[str], array[int]]:
+        """Give out up to so many files, with their inodes."""
+        names, inodes = self.names, self.inodes
+        if len(names) <= count:
+            self.names, self.inodes = [], NO_INODES
+            return names, inodes
+        self.names, self.inodes = names[count:], inodes[count:]
+        return names[:count], inodes[:count]
+
+    def lists(self, inode: int) -> bool:
+        """Return whether one of its entries had an inode."""
+        return any(inode in part for part in self.listed)
 
     def whole(self) -> Iterator[Chunk]:
         """Yield the rest of its entries, and those that were missed.
@@ -92,15 +116,13 @@ class Frame(msgspec.Struct):
         Raises:
             OSError: it cannot be read again, or has changed and has too many names.
         """
-        if self.fd is None or self.is_listed:
-            return None
-        if self.listed is not None and len(self.listed) <= AT_ONCE:
+        if self.fd is None or self.is_listed or self.count <= AT_ONCE:
             return None
         if not has_changed(self.fd, self.status, self.opened_ns):
             return None
-        if self.listed is None:
+        if self.count > MOST_LISTED:
             raise MovedError
-        listed = set(self.listed)
+        listed = set(itertools.chain.from_iterable(self.listed))
         new = [entry for entry in snapshot(self.fd) if entry[2] not in listed]
         files = [entry for entry in new if entry[1] == stat.S_IFREG]
         return Chunk(

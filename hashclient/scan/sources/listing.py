@@ -20,7 +20,9 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from hashclient.errors import StateError
 from hashclient.scan.sources.directories import (
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 Open = tuple[int, os.stat_result, int]
 
 
-class Chunk(NamedTuple):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Some entries of a directory: the names of files with their inodes, and all others."""
 
     names: list[str]
