@@ -104,9 +104,11 @@ class _Walk:
         self._levels: list[_Level] = []
         self._stack: list[Boundaries] = []
         self._number = 0
+        self._is_inner = False
 
     def members(self, most: int | None) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts. With `most`, it must be a mail: its header says so within that."""
+        self._is_inner = most is None
         lines = self._lines
         start = lines.peek(HEAD_BYTES)
         if start.startswith(BYTE_ORDER_MARK):
@@ -130,6 +132,8 @@ class _Walk:
             for number in reversed(range(hit.level + 1, len(self._levels))):
                 yield from self._close(number)
             level = self._levels[hit.level]
+            if hit.is_last and not level.is_met:
+                yield from self._as_one(level)
             level.is_met, level.text = True, Kept()
             if hit.is_last:
                 # A client may read on after it, so its boundary still counts.
@@ -144,12 +148,14 @@ class _Walk:
     def _close(self, number: int) -> Iterator[list[Member] | Unlisted]:
         level = self._levels.pop()
         self._stack.pop()
-        if level.is_met:
-            return
+        if not level.is_met:
+            yield from self._as_one(level)
+
+    def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
+        """Yield a multipart as one text: it is that to clients that find no part."""
         name = self._next_name(level.fields.name)
         if level.text.is_too_much or (level.text.has_parts and not self._lines.is_behind_text):
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
-        # It is one text to clients that find no part.
         for encoding in level.fields.ways:
             yield from _read(name, level.text, encoding)
 
@@ -221,11 +227,14 @@ class _Walk:
         yield from _uu_files(finder.files)
         is_doubtful = lines.is_doubtful
         # Of a message in another one, the last line has its end before the boundary of that.
-        is_cut = lines.hit is None and not kept.has_last_end
+        is_cut = lines.hit is None and (self._is_inner or not kept.has_last_end)
+        # Of a multipart without an end, a boundary may be missing.
+        is_open = lines.hit is None and bool(self._stack)
         is_both = any(messages) and not all(messages)
         has_parts = fields.kind != b"" and fields.is_multipart and bool(fields.no_multiparts)
         if kept.is_too_much:
-            if is_doubtful or is_both or has_parts or decoding.is_disputed or others or fields.rest:
+            is_read_again = fields.rest or not fields.has_end or decoding.is_disputed or others
+            if is_doubtful or is_both or has_parts or is_read_again:
                 yield Unlisted(name, Why.LIMIT, "mail: clients differ about a part of this size")
             return
         ways: list[tuple[Way, str]] = []
@@ -238,13 +247,21 @@ class _Walk:
         for way, which in ways:
             yield [_read_by(name, way, kept, which)]
         if not kind and (first != BASE64 or fields.is_text):
-            for text in other_texts(first_way(first)(kept), is_cut=is_cut and not first):
+            decoded = first_way(first)(kept)
+            is_text = first != BASE64
+            for text in other_texts(
+                decoded, is_cut=is_cut and is_text, is_open=is_open and is_text
+            ):
                 yield [_held(name, text)]
         for encoding in others:
             yield from _read(name, kept, encoding)
         if fields.rest:
             for encoding in fields.ways:
                 yield from _read(name, kept.behind(fields.rest), encoding)
+        behind = None if fields.has_end else kept.behind_empty_line()
+        if behind is not None:
+            for encoding in fields.ways:
+                yield from _read(name, behind, encoding)
         if is_doubtful:
             again = self._again(kept)
             yield from again.leaf(msgspec.structs.replace(fields, rest=b""), kind)

@@ -57,6 +57,11 @@ class Kept:
         """Return the same behind other bytes."""
         return type(self)([front, *self._pieces])
 
+    def behind_empty_line(self) -> Self | None:
+        """Return what follows the first empty line, if there is one."""
+        _, empty, text = b"".join(self._pieces).replace(b"\r\n", b"\n").partition(b"\n\n")
+        return type(self)([text]) if empty else None
+
     @property
     def has_last_end(self) -> bool:
         """Whether the last line has an end."""
@@ -128,10 +133,13 @@ def other_ways(encoding: bytes) -> list[Way]:
     return [quoted_printable_stripped] if encoding == QUOTED else []
 
 
-def other_texts(pieces: Iterable[bytes], *, is_cut: bool = False) -> list[bytes]:
+def other_texts(
+    pieces: Iterable[bytes], *, is_cut: bool = False, is_open: bool = False
+) -> list[bytes]:
     """Return a text with the line ends of other systems, where it has any and is not too long.
 
-    With `is_cut`, its last line has no end, and some programs give it one.
+    With `is_cut`, some programs give its last line an end; with `is_open` they take that away, as
+    if it were of a boundary.
     """
     found, left = [], MAX_TEXT_BYTES
     for piece in pieces:
@@ -142,5 +150,7 @@ def other_texts(pieces: Iterable[bytes], *, is_cut: bool = False) -> list[bytes]
     text = b"".join(found)
     plain = text.replace(b"\r\n", b"\n")
     ways = [plain, plain + b"\n"] if is_cut else [plain]
+    if is_open:
+        ways.append(plain.removesuffix(b"\n"))
     both = (each for way in ways for each in (way, way.replace(b"\n", b"\r\n")))
     return [other for other in dict.fromkeys(both) if other != text]

@@ -47,7 +47,7 @@ class Mbox:
             return False
         if begins(text, is_after_blank=False):
             return True
-        collector = Collector()
+        collector = Collector(is_first=False)
         for line in text.split(b"\n")[1:]:
             if not collector.add(line):
                 break  # the header ends, or there is none

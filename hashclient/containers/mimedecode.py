@@ -41,7 +41,7 @@ class Base64:
 
     def __init__(self) -> None:
         """Begin before the text."""
-        #: Whether there are more of its characters behind the padding that ends it.
+        #: Whether there are more of its characters behind the padding, or padding is missing.
         self.is_disputed = False
 
     def decode(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -74,11 +74,15 @@ class Base64:
             if whole:
                 yield binascii.a2b_base64(rest[:whole])
                 rest = rest[whole:]
+        self.is_disputed = self.is_disputed or (bool(rest) and not is_ended)
         yield from _last(rest)
 
 
 def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what base64 decodes to where padding only ends a piece, and the next one follows."""
+    """Yield what base64 decodes to where padding only ends a piece, and the next one follows.
+
+    A rest at the end without padding is dropped.
+    """
     rest = b""
     for piece in pieces:
         parts = (rest + piece.translate(None, _NEITHER)).split(b"=")
@@ -88,7 +92,6 @@ def base64_in_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
         whole = len(rest) & ~3
         yield binascii.a2b_base64(rest[:whole])
         rest = rest[whole:]
-    yield from _last(rest)
 
 
 def base64_without_padding(pieces: Iterable[bytes]) -> Iterator[bytes]:

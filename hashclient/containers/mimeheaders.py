@@ -46,8 +46,8 @@ class Fields(msgspec.Struct, frozen=True):
 
     `kind` is the media type, in lower case, empty where none is given, and `others` are further
     ones; `encodings` are all that may be meant, one at least; `rest` is the end of the header from
-    a line on that some clients take for the beginning of the body; `is_disputed` says that there is
-    more than is kept here.
+    a line on that some clients take for the beginning of the body, and without `has_end` some begin
+    it behind the next empty line; `is_disputed` says that there is more than is kept here.
     """
 
     kind: bytes
@@ -57,6 +57,7 @@ class Fields(msgspec.Struct, frozen=True):
     name: bytes
     smime: bytes
     rest: bytes
+    has_end: bool
     is_whole: bool
     is_disputed: bool
 
@@ -87,7 +88,9 @@ class Fields(msgspec.Struct, frozen=True):
         return self.kind.startswith(b"multipart/") or (not self.kind and bool(self.boundaries))
 
 
-NO_FIELDS = Fields(b"", (), frozenset(), (b"",), b"", b"", b"", is_whole=False, is_disputed=False)
+NO_FIELDS = Fields(
+    b"", (), frozenset(), (b"",), b"", b"", b"", has_end=True, is_whole=False, is_disputed=False
+)
 
 
 class Collector:
@@ -101,6 +104,8 @@ class Collector:
         self._marks = MailMarks()
         self._is_cut = False
         self._rest = bytearray()
+        #: Whether an empty line ends it.
+        self.has_end = True
         #: Whether there was any field.
         self.has_fields = False
 
@@ -171,6 +176,7 @@ class Collector:
             name=_name([*self._values(b"content-disposition"), *types]),
             smime=smime,
             rest=bytes(self._rest),
+            has_end=self.has_end,
             is_whole=sorted(set(numbers)) == [(b"number", 1), (b"total", 1)],
             is_disputed=self._is_cut
             or len(boundaries) > MAX_BOUNDARIES

@@ -171,6 +171,7 @@ class Lines:
                 if not self._fields_follow(len(line)):
                     if is_return:
                         self._at += 1
+                    collector.has_end = False
                     break
                 collector.passed(line)
                 self._at += len(line)
@@ -180,7 +181,7 @@ class Lines:
         return collector
 
     def _fields_follow(self, after: int) -> bool:
-        """Return whether a field that says what the body is stands in the lines before it."""
+        """Return whether a field stands in the lines up to the next empty one."""
         if self.position + after <= self._fields_until:
             return True
         ahead = self.peek(after + MAX_LINE_BYTES)[after:]
@@ -188,7 +189,7 @@ class Lines:
         for line in ahead.split(b"\n"):
             if not line.rstrip(b"\r") or line.startswith(b"--"):
                 return False
-            if is_kept(line):
+            if FIELD.match(line):
                 self._fields_until = self.position + after + at
                 return True
             at += len(line) + 1
