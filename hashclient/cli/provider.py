@@ -225,7 +225,7 @@ def publish(
 @click.option("--from", "files", metavar="FILE", multiple=True, help="Ids, one a line; - is stdin.")
 @click.option(
     "--generation",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 2**53 - 1),
     metavar="N",
     help="All entries that this generation added.",
 )
@@ -244,7 +244,9 @@ def withdraw(
     passphrase_file: Path | None,
     output_format: str,
 ) -> None:
-    """Take entries off a list, as its next generation: one, however many they are.
+    """Take entries off a list, as its next generation.
+
+    It is one generation, however many entries they are.
 
     \b
       hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018

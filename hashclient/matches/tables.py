@@ -87,6 +87,11 @@ ALTER TABLE match DROP COLUMN words;
     4: "ALTER TABLE match ADD COLUMN directory_inode INTEGER;"
     "ALTER TABLE match ADD COLUMN inode INTEGER",
 }
+#: A table of an earlier version, as a reader of this one sees it.
+_AS_NOW = (
+    "CREATE TEMP VIEW match AS SELECT rowid AS rowid, *, NULL AS directory_inode, NULL AS inode"
+    " FROM main.match"
+)
 #: Made when the first stream matches. Versions that do not know this table ignore it, so the
 #: version number stays.
 STREAMS = """
@@ -145,6 +150,8 @@ class MatchStore:
                     version = self._make()
                 if version in _STEPS:
                     version = _bring_forward(self._db)
+                if version in _STEPS:  # a user who may only read it
+                    self._db.execute(_AS_NOW)
             except BaseException:
                 self._db.close()
                 raise

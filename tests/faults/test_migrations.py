@@ -25,6 +25,7 @@ from hashclient.index.blinding import load_sealer
 from hashclient.index.manifest import MANIFEST_FORMAT, load_manifest
 from hashclient.index.pieces import root_of
 from hashclient.index.upgrade import upgrade
+from hashclient.matches import tables
 from hashclient.migrations import check, migrate, version
 from hashclient.migrations.check import check_state
 from hashclient.migrations.migrate import STEPS, Step, writing
@@ -142,9 +143,9 @@ def test_a_scan_brings_the_record_of_matches_forward_and_a_reader_needs_no_more(
     assert on(layout, "scan", tmp_path / "officer.key").code == 0
     assert on(layout, "matches", "--state", "gone").code == 0
     with contextlib.closing(sqlite3.connect(layout.matches)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (4,)
+        assert db.execute("PRAGMA user_version").fetchone() == (tables._VERSION,)
         assert db.execute("SELECT * FROM match ORDER BY rowid").fetchall() == [
-            (*row, None) for row in rows
+            (*row, None, None, None) for row in rows
         ]
     # Which hashclient it needs is said by the next that holds the lock.
     assert read_version(layout).number <= 1
