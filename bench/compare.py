@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.inside import make
 from bench.site import Site, publish_delta, repository, served, tree, write_digests
 
 REPOSITORY = Path(__file__).parents[1]
@@ -224,6 +225,27 @@ def large_files(here: Pairs) -> None:
         here.row(f"scan 4 files of {size >> 20} MiB", words)
 
 
+def members(here: Pairs) -> None:
+    """Archives of each kind: their members read, and left by their size."""
+    count = here.count(100_000)
+    where = here.work / f"archives-{count}"
+    if not where.exists():
+        where.mkdir()
+        make(where, count)
+    for name, sizes in (("read", False), ("no size fits", True)):
+        root = repository(
+            here.work,
+            f"members-{'sized' if sizes else 'unsized'}",
+            entries=10_000,
+            algorithms=("sha256",),
+            sizes=sizes,
+            smallest=1 << 40,
+        )
+        with here.serving(root):
+            words: Words = ["scan", "--no-inventory", where]
+            here.row(f"{count:,} members of each kind, {name}", words)
+
+
 def fetch(here: Pairs) -> None:
     """A first fetch, one with nothing new, and one of a small change."""
     entries = here.count(10_000_000)
@@ -267,6 +289,7 @@ ROWS: dict[str, Callable[[Pairs], None]] = {
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
+    "members": members,
     "fetch": fetch,
     "lookup": lookup,
 }

@@ -15,7 +15,6 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
-from hashclient.core.match import members_of
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import first_of, printable
 
@@ -101,6 +100,7 @@ def add(
         raise UsageError("no match to take", hint="give ids, or --all")
     from hashclient.cli.progress import bytes_progress
     from hashclient.core.kinds import SETTLED
+    from hashclient.core.match import members_of
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
         quarantine = open_quarantine(app, on_bytes)
