@@ -230,7 +230,6 @@ def members(here: Pairs) -> None:
     count = here.count(100_000)
     where = here.work / f"archives-{count}"
     if not where.exists():
-        where.mkdir()
         make(where, count)
     for name, sizes in (("read", False), ("no size fits", True)):
         root = repository(
