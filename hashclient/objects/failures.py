@@ -13,7 +13,7 @@ from typing import Any
 
 from hashclient.errors import UsageError
 
-HINT_EXTRA = "`pip install 'hashclient[objects]'` installs the clients of object stores"
+HINT_EXTRA = "`pip install '.[objects]'` in a checkout installs the clients of object stores"
 
 
 class Trouble(enum.Enum):

@@ -247,7 +247,7 @@ def test_without_dask_it_says_what_to_install(cluster: SharedCluster, tmp_path: 
     state = cluster.client_state(tmp_path)
     result = scan(state, "--executor", cluster.url, tmp_path, env={"PYTHONPATH": path})
     assert result.code == 2
-    assert "hint: pip install 'hashclient[cluster]'" in result.err
+    assert "pip install '.[cluster]'" in result.err
 
 
 @pytest.mark.slow

@@ -858,7 +858,7 @@ def test_without_the_libraries_the_extra_is_named(
     result = call("--state-dir", state, "scan", "s3://a-bucket/")
     assert (result.code, result.out) == (2, "")
     assert "object stores need obstore, which is not installed" in result.err
-    assert "pip install 'hashclient[objects]'" in result.err
+    assert "pip install '.[objects]'" in result.err
 
 
 def test_matches_are_chosen_by_uri(site: Site, state: Path, scan: Scan, commands: Commands) -> None:

@@ -224,7 +224,7 @@ def connected(
     except ImportError as error:
         raise UsageError(
             "a cluster needs Dask, which is not installed",
-            hint="pip install 'hashclient[cluster]'",
+            hint="`pip install '.[cluster]'` in a checkout installs what it needs",
         ) from error
     distributed: Any = untyped
     with contextlib.ExitStack() as stack:

@@ -244,7 +244,7 @@ def _prepare(payload: bytes) -> tuple[str, str | None] | None:
         text = f"it has hashclient {__version__}, and the client {spec.version}"
         return text, "install the same version everywhere"
     if spec.objects and (missing := [name for name in OBJECT_LIBRARIES if not find_spec(name)]):
-        hint = "pip install 'hashclient[objects]' for every worker"
+        hint = "`pip install '.[objects]'` in a checkout, for every worker"
         return f"it cannot read buckets: {missing[0]} is not installed", hint
     with _lock:
         work = _runs.get(spec.run)
