@@ -34,6 +34,12 @@ def machine() -> str:
     )
 
 
+def commit() -> str:
+    """Name the commit of this checkout, and say so if files differ from it."""
+    words = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty"]
+    return subprocess.check_output(words, text=True).strip()
+
+
 def _openssl() -> str:
     return " ".join(ssl.OPENSSL_VERSION.split()[:2])
 
@@ -50,6 +56,6 @@ def write_section(document: Path, name: str, scale: float, lines: Sequence[str])
     _, ended, after = rest.partition(end)
     if not (found and ended):
         raise ValueError(f"{document} has no section {name}")
-    note = f"Measured at scale {scale:g} on {machine()}."
+    note = f"Measured at scale {scale:g}, at commit {commit()}, on {machine()}."
     body = "\n".join(["", *lines, "", note, "", ""])
     document.write_text(f"{before}{begin}{body}{end}{after}", encoding="utf-8")
