@@ -28,11 +28,13 @@ _SHARE = 64
 #: Bytes at the beginning that tell where a program ends.
 FRONT_BYTES = 1 << 12
 _END_OF_ZIP = b"PK\x05\x06"
+_LAST_OF_ZIP = _END_OF_ZIP[-1]
 #: The last header of rar, version 4 and 5: it has no variable part.
 _ENDS_OF_RAR = (b"\xc4\x3d\x7b\x00\x40\x07\x00", b"\x1d\x77\x56\x51\x03\x05\x04\x00")
 _LAST_BYTES = 1 << 10
 #: The last bytes of 7z: of a header that is packed, how it is packed and its checksum; of another
 #: one, the attributes of all members.
+_ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
 _ends_as_7z = re.compile(
     rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
     rb"|\x15[\x06-\xff]\x01\x00(?:.{4})+)\x00\x00\Z)"
@@ -103,13 +105,19 @@ def ends_as_archive(data: bytes | bytearray | memoryview) -> bool:
     """
     count = len(data) // _SHARE
     tail = bytes(data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :])
-    return tail.rfind(_END_OF_ZIP) >= 0 or (tail[-1:] == b"\0" and _ends_as_other(tail))
+    if _LAST_OF_ZIP in tail and tail.rfind(_END_OF_ZIP) >= 0:  # a text has no such byte
+        return True
+    return tail[-1:] == b"\0" and _ends_as_other(tail)
 
 
 def _ends_as_other(tail: bytes) -> bool:
     if tail.endswith(_ENDS_OF_RAR):
         return True
-    return tail.endswith(b"\0\0") and _ends_as_7z(tail[-_LAST_BYTES:]) is not None
+    if not tail.endswith(b"\0\0"):
+        return False
+    last = tail[-_LAST_BYTES:]
+    # Programs and images end in zeros as well, and have mostly neither of these.
+    return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _ends_as_7z(last) is not None
 
 
 def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bool:

@@ -36,8 +36,9 @@ _WEAK = frozenset(
 _MARKS = _STRONG | _WEAK
 #: The name of a field with blanks and a comment behind it, up to the colon.
 _MOST_NAME_BYTES = 300
-#: A line behind the first one that may begin with any of those: this decides most files.
-_has_field = re.compile(rb"\n[A-Za-z][A-Za-z0-9-]{1,39}+[ \t]*[:(]").search
+#: Names at the beginning of lines behind the first one, as any of those may stand there.
+_names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
+_COLON = ord(":")
 #: Behind so many bytes, a zero shows that this is no text.
 _ODD_BYTES = 16
 
@@ -107,7 +108,13 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
 
     Programs pass over these.
     """
-    if _has_field(head, 0, HEAD_BYTES) is None:
+    begin = head if type(head) is bytes else bytes(head[:HEAD_BYTES])
+    if begin.find(b"\0", _ODD_BYTES, HEAD_BYTES) >= 0 or _COLON not in begin:
         return False
-    begin = bytes(head[:HEAD_BYTES])
-    return begin.find(b"\0", _ODD_BYTES) < 0 and can_be_mail(begin)
+    names = _names(begin, 0, HEAD_BYTES)
+    if not names:
+        return False
+    begin = begin[:HEAD_BYTES]
+    if _MARKS.isdisjoint(map(bytes.lower, names)) and b"\r" not in begin:
+        return False  # the first line has no field either, or nobody would ask
+    return can_be_mail(begin)

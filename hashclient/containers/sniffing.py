@@ -103,19 +103,17 @@ def may_bear(head: bytes | memoryview) -> bool:
         )
     if head[2] == _DASH or head[13] in _ZERO_OR_STAR or head[4] == _LETTER_F:
         return True
-    if may_be_odd_mail(head):
-        return True
-    if length < HEAD_BYTES:
-        return False
-    if head[510] == _BOOT_MARK:  # of the mark of a boot sector
-        return True
-    if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
-        return True
-    if head[257] == _LETTER_U:
-        return True
-    if length > _SECOND_SUM and head[_SECOND_SUM] in _TAR_BEGINS and _may_begin_late(head, length):
-        return True
-    return length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO
+    if length >= HEAD_BYTES:
+        if head[510] == _BOOT_MARK or head[257] == _LETTER_U:
+            return True
+        if head[148] in _TAR_BEGINS and _has_sum_of_tar(head, 148, 156):
+            return True
+        if length > _SECOND_SUM:
+            if head[_SECOND_SUM] in _TAR_BEGINS and _may_begin_late(head, length):
+                return True
+            if length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO:
+                return True
+    return may_be_odd_mail(head)
 
 
 def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:

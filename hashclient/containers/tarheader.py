@@ -17,6 +17,8 @@ _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
 _MODULUS = 65_521
 _ASCII = bytes(range(128))
+_ZEROS = bytes(BLOCK_BYTES)
+_zeros = re.compile(rb"\0*+").match
 _OCTAL = re.compile(rb"[\t-\r ]*([0-7]*)(?:[\t-\r \x00]|\Z)")
 #: The largest size that the octal digits of a header hold.
 MAX_OCTAL = 0o77777777777
@@ -76,11 +78,13 @@ def begins_late(head: bytes) -> bool:
     `tar -i` passes over blocks of zeros, busybox over one, GNU tar over all to the first header.
     """
     first, at = head[:BLOCK_BYTES], BLOCK_BYTES
-    if not first.strip(b"\0"):
-        at = (len(head) - len(head.lstrip(b"\0"))) // BLOCK_BYTES * BLOCK_BYTES
-    elif first.startswith(b"#!"):
-        at = max(head.find(MAGIC, BLOCK_BYTES) - MAGIC_AT, BLOCK_BYTES)
-    return not at % BLOCK_BYTES and is_header(head[at : at + BLOCK_BYTES])
+    if first == _ZEROS:
+        zeros = _zeros(head)
+        at = zeros.end() // BLOCK_BYTES * BLOCK_BYTES if zeros else 0
+    elif first.startswith(b"#!") and MAGIC[0] in head[BLOCK_BYTES + MAGIC_AT :: BLOCK_BYTES]:
+        starts = range(BLOCK_BYTES, len(head), BLOCK_BYTES)
+        at = next((at for at in starts if head.startswith(MAGIC, at + MAGIC_AT)), at)
+    return is_header(head[at : at + BLOCK_BYTES])
 
 
 def _number_behind_zero(field: bytes) -> int | None:

@@ -164,14 +164,20 @@ MARKS_AT_START = b"|".join(re.escape(kind.mark) for kind in KINDS if not kind.at
 FIRST_BYTES = bytes({kind.mark[0] for kind in KINDS if not kind.at})
 _marked = re.compile(MARKS_AT_START, re.DOTALL).match
 _AT_START = {kind.mark: kind for kind in KINDS if not kind.at}
+_IS_FIRST = bytes(first in FIRST_BYTES for first in range(256))
 _LATER = [kind for kind in KINDS if kind.at > 0]
+_marked_later = re.compile(
+    b"|".join(rb".{%d}%b" % (kind.at, re.escape(kind.mark)) for kind in _LATER), re.DOTALL
+).match
 _AT_END = [kind for kind in KINDS if kind.at < 0]
 _FIRST_AT_END = frozenset(kind.mark[0] for kind in _AT_END)
 
 
 def kind_by_begin(head: bytes | memoryview) -> str:
     """Return the kind of a file that begins like this, which is not opened; empty for others."""
-    found = _marked(head)
+    found = _marked(head) if head and _IS_FIRST[head[0]] else None
+    if found is None and _marked_later(head) is None:
+        return ""  # as nearly all files
     kinds = _LATER if found is None else [_AT_START[bytes(found[0])], *_LATER]
     for kind in kinds:
         if head[kind.at : kind.at + len(kind.mark)] == kind.mark:

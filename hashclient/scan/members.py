@@ -84,16 +84,19 @@ def container_options(
     return Options(limits, requires, verify_sizes, tuple(passwords), refuses)
 
 
-def opens_as_container(data: memoryview) -> bool:
+def opens_as_container(data: bytes | memoryview) -> bool:
     """Return whether content with these first bytes may be a container."""
-    return has_mark(data) or may_front(data)
+    return may_front(data) or has_mark(data)  # the second takes longer
 
 
-def may_be_container(data: memoryview) -> bool:
-    """Return whether content may be a container that is no longer than this."""
-    if opens_as_container(data) or ends_as_archive(data):
+def may_be_container(data: bytes | memoryview) -> bool:
+    """Return whether content may be a container, or of a kind that is not opened.
+
+    It is no longer than this.
+    """
+    if may_bear(data) and (opens_as_container(data) or kind_by_begin(data)):
         return True
-    return bool((may_bear(data) and kind_by_begin(data)) or kind_by_end(data))
+    return ends_as_archive(data) or bool(kind_by_end(data))
 
 
 class Opened(msgspec.Struct):
@@ -218,14 +221,20 @@ class Kept:
 
     def _decide(self, *, is_all: bool = False) -> memoryview:
         """Look at the first bytes, and begin to keep what may be a container; return them."""
-        head = memoryview(bytes(self._head or b""))
+        head = bytes(self._head or b"")
         self._head = None
-        if may_be_container(head) if is_all else opens_as_container(head):
+        view = memoryview(head)
+        if is_all:
+            if may_be_container(head):
+                self._begin()
+            return view
+        bears = may_bear(head)
+        if bears and opens_as_container(head):
             self._begin()
         else:
-            self.not_opened = kind_by_begin(head) if may_bear(head) else ""
-            self._keep_end(head)
-        return head
+            self.not_opened = kind_by_begin(head) if bears else ""
+            self._keep_end(view)
+        return view
 
     def _begin(self) -> None:
         try:
@@ -235,8 +244,11 @@ class Kept:
 
     def _keep_end(self, chunk: memoryview) -> None:
         """Keep the last bytes, as many as may hold the end of an archive."""
-        self._end += chunk
         most = tail_bytes(self.length, is_front=False)
+        if len(chunk) >= most:
+            self._end[:] = chunk[-most:]
+            return
+        self._end += chunk
         if len(self._end) > 2 * most:
             del self._end[:-most]
 

@@ -400,18 +400,22 @@ class Reader:
         """Look at the first bytes of a file, which mostly suffice."""
         self._first_bytes = length = len(first)
         self._front = b""
-        if may_bear(first):
-            self.may_be_container = has_mark(first, is_all=length == self._size)
+        # Of bytes, each look takes less than of the buffer.
+        head = bytes(first) if length <= FRONT_BYTES else first
+        if may_bear(head):
+            self.may_be_container = has_mark(head, is_all=length == self._size)
             if self.may_be_container:
                 return
-            if kind_by_begin(first):
+            if kind_by_begin(head):
                 self.may_be_container = True  # it is counted where it is opened
                 return
-            if may_front(first):
-                self._front = bytes(first[:FRONT_BYTES])
+            if may_front(head):
+                self._front = bytes(head[:FRONT_BYTES])
                 return
-        # Where more follows, the end is looked at later.
-        self.may_be_container = ends_as_archive(first) or bool(kind_by_end(first))
+        if self._size is not None and length < self._size:
+            self.may_be_container = False  # more follows: the end is looked at later
+        else:
+            self.may_be_container = ends_as_archive(head) or bool(kind_by_end(head))
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""
