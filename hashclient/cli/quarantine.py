@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
-from hashclient.errors import ExitCode, UsageError
+from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import first_of, printable
 
 if TYPE_CHECKING:
@@ -118,12 +119,13 @@ def add(
             )
             chosen += [match_id for match_id in open_ones if match_id not in match_ids]
         results = Results(app, output_format, chosen)
+        unfinished = functools.cache(quarantine.unfinished)  # it reads all items
         for match_id in chosen:
             with results.item(match_id):
                 match = record.get(match_id)
                 members = members_of(record.story(match_id)) if match.in_place else []
                 # An act that was begun may be finished: it was decided before.
-                if members and not with_container and match_id not in quarantine.unfinished():
+                if members and not with_container and match_id not in unfinished():
                     raise UsageError(
                         f"match {match_id} is in a container, which would be isolated with"
                         f" everything in it: {printable(match.path)}",
@@ -206,16 +208,12 @@ def restore(
             here = set(item_ids(app.settings.layout.quarantine)) - set(chosen)
             chosen += [m.id for m in record.find([MatchState.WITHDRAWN]) if m.id in here]
         results = Results(app, output_format, chosen)
-        for match_id in chosen:
+        for match_id, restored in quarantine.restore_all(
+            chosen, identities, record, reason=reason, to=output, force=force
+        ):
             with results.item(match_id):
-                restored = quarantine.restore(
-                    match_id,
-                    identities,
-                    record,
-                    reason=reason,
-                    to=output,
-                    force=force,
-                )
+                if isinstance(restored, HashclientError):
+                    raise restored
                 without = ", ".join(restored.missing)
                 detail = f"restored without {without}" if without else "restored"
                 attention = bool(without)

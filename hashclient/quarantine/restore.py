@@ -1,7 +1,8 @@
-"""Restores a file: opens it with the officer's key, proves it, puts it in place, drops the item.
+"""Restores files: opens with the officer's key, proves, puts in place, and then drops the items.
 
-The new file has no name before it is complete, where the file system supports that, and never
-replaces another file. The sealed copy is removed last.
+A new file has no name before it is complete, where the file system supports that, and never
+replaces another file. The sealed copy is removed last. Several items take each step together, since
+their waits for the disk then take little longer than one.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.attributes import give_back, give_times_back
@@ -33,7 +36,7 @@ from hashclient.quarantine.safe_rename import (
     reason_of,
 )
 from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
-from hashclient.quarantine.store import Room
+from hashclient.quarantine.store import Room, together
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import state_error, write_all
@@ -45,6 +48,11 @@ _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: The errors of a file system that does not support files without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
+#: The most items that take each step together, each with two open files; from so many bytes on, no
+#: other one is added.
+AT_ONCE = 64
+AT_ONCE_BYTES = 1 << 26
+
 
 class Restored(msgspec.Struct, frozen=True):
     """Where a file was restored, and which of its attributes could not be set (`missing`)."""
@@ -53,19 +61,24 @@ class Restored(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
+#: Yields the events to log before it goes on; returns the item as it is then.
+_Steps = Generator[Event, None, tuple[Item, Restored]]
+
+
 def restore(
     room: Room,
-    match_id: str,
+    match_ids: Iterable[str],
     identities: Sequence[Any],
     matches: Matches,
     mark: Mark,
     *,
     to: Path | None,
     allow_standing: bool,
-) -> Restored:
-    """Open a sealed copy and put the file back.
+) -> Iterator[tuple[str, Restored | HashclientError]]:
+    """Open sealed copies and put the files back; yield each id with its result or its failure.
 
-    1. It may be restored: it is not on hold, and its entries are withdrawn or `force` is set.
+    1. It may be restored: it is not on hold, and its entries are withdrawn or `allow_standing` is
+       set.
     2. The place exists and is free. No link leads to it, and its directory is the one that the file
        was taken from; only where nobody else may change the way to it, it may be another one. For a
        place that the user has just named, see `open_named`.
@@ -80,36 +93,132 @@ def restore(
     7. The restoring is logged, then noted in the item, then in the record.
     8. The item is dropped.
 
+    Up to `AT_ONCE` items take steps together: one write logs the intents of all (3), one that they
+    were restored (7), one changes the record, and the rest runs in threads.
+
     Raises:
-        UsageError, AuthorisationError, StateError, AuditError: as for `Quarantine.restore`.
+        AuditError: the log cannot be written; files that are in place have their sealed copies yet.
+        LockedError, StateError: the quarantine cannot be used at all.
     """
-    with room.locked():
-        item = room.load(match_id)
-        if item.restored is not None:
-            room.drop_restored(item, item.restored, matches)
-            return Restored(item.file, ())
-        _check(item, matches, allow_standing=allow_standing)  # 1
-        if to is None and is_object_uri(item.file):
-            raise UsageError(
-                f"{item.id} came from a bucket: {printable(item.file)}",
-                hint="give it back as a file, with --output, and put it there with your own tools",
+    left = deque(match_ids)
+    while left:
+        with room.locked():
+            outcomes = _restore_some(
+                room, left, identities, matches, mark, to=to, allow_standing=allow_standing
             )
-        path = item.file if to is None else str(to.absolute())
+        yield from outcomes.items()
+
+
+def _restore_some(
+    room: Room,
+    left: deque[str],
+    identities: Sequence[Any],
+    matches: Matches,
+    mark: Mark,
+    *,
+    to: Path | None,
+    allow_standing: bool,
+) -> dict[str, Restored | HashclientError]:
+    """Take the first ids from `left`, and restore these items together; return the results."""
+    outcomes: dict[str, Restored | HashclientError | None] = {}
+    restored: list[Item] = []
+    acts: dict[str, _Steps] = {}
+    size = 0
+    # An id that was given twice waits until its item is gone.
+    while left and left[0] not in outcomes and len(outcomes) < AT_ONCE and size < AT_ONCE_BYTES:
+        match_id = left.popleft()
+        outcomes[match_id] = None
         try:
-            with open_place(path) if to is None else open_named(to.absolute()) as place:
-                _check_directory(item, place, is_named=to is not None)  # 2
-                missing = _put(room, item, place, identities, mark)
-        except OSError as error:
-            raise UsageError(
-                f"cannot restore to {printable(path)}: {reason_of(error)}",
-                hint="make its directory, or choose another place with --output",
-            ) from error
-        done = Restoration(mark.by, mark.reason, mark.time, in_place=path == item.file)
-        room.log("restored", item, mark, to=log_path_fields(path), missing=missing)  # 7
-        item = msgspec.structs.replace(item, restored=done)
-        room.save(item)
-        room.drop_restored(item, done, matches)  # 8
-        return Restored(path, tuple(missing))
+            item = room.load(match_id)
+            if item.restored is not None:
+                restored.append(item)
+                outcomes[match_id] = Restored(item.file, ())
+                continue
+            _check(item, matches, allow_standing=allow_standing)  # 1
+        except HashclientError as error:
+            outcomes[match_id] = error
+            continue
+        size += item.size
+        acts[match_id] = _steps(room, item, identities, mark, to)
+    with contextlib.ExitStack() as stack:
+        for act in acts.values():
+            stack.callback(act.close)
+        while acts:
+            events = []
+            for match_id, step in zip(
+                list(acts), together(_next, list(acts.values())), strict=True
+            ):
+                if isinstance(step, Event):
+                    events.append(step)
+                    continue
+                del acts[match_id]
+                if isinstance(step, HashclientError):
+                    outcomes[match_id] = step
+                else:
+                    item, outcomes[match_id] = step
+                    restored.append(item)
+            room.session.audit.append(events, durable=True)
+    outcomes |= _drop(room, restored, matches)
+    return {match_id: outcome for match_id, outcome in outcomes.items() if outcome is not None}
+
+
+def _next(act: _Steps) -> Event | tuple[Item, Restored] | HashclientError:
+    """Return the event that an act has to log before it goes on, its result, or its failure."""
+    try:
+        return next(act)
+    except StopIteration as end:
+        result: tuple[Item, Restored] = end.value
+        return result
+    except HashclientError as error:
+        return error
+
+
+def _drop(room: Room, items: Sequence[Item], matches: Matches) -> dict[str, HashclientError]:
+    """Note in the record that items were restored, and drop them (steps 7 and 8).
+
+    Return the failures. Together they fail together, so that each is then tried alone.
+    """
+    try:
+        room.drop_restored(items, matches)
+    except HashclientError as error:
+        if len(items) == 1:
+            return {items[0].id: error}
+        failed: dict[str, HashclientError] = {}
+        for item in items:
+            if room.folder(item.id).exists():
+                failed |= _drop(room, [item], matches)
+        return failed
+    return {}
+
+
+def _steps(
+    room: Room, item: Item, identities: Sequence[Any], mark: Mark, to: Path | None
+) -> _Steps:
+    """Take the steps 2 to 7 with one item; yield the events to log before it goes on.
+
+    Raises:
+        HashclientError: it cannot be restored.
+    """
+    if to is None and is_object_uri(item.file):
+        raise UsageError(
+            f"{item.id} came from a bucket: {printable(item.file)}",
+            hint="give it back as a file, with --output, and put it there with your own tools",
+        )
+    path = item.file if to is None else str(to.absolute())
+    try:
+        with open_place(path) if to is None else open_named(to.absolute()) as place:
+            _check_directory(item, place, is_named=to is not None)  # 2
+            missing = yield from _put(room, item, place, identities, mark)
+    except OSError as error:
+        raise UsageError(
+            f"cannot restore to {printable(path)}: {reason_of(error)}",
+            hint="make its directory, or choose another place with --output",
+        ) from error
+    done = Restoration(mark.by, mark.reason, mark.time, in_place=path == item.file)
+    yield room.event("restored", item, mark, to=log_path_fields(path), missing=missing)  # 7
+    item = msgspec.structs.replace(item, restored=done)
+    room.save(item)
+    return item, Restored(path, tuple(missing))
 
 
 def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
@@ -146,7 +255,9 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
         )
 
 
-def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark) -> list[str]:
+def _put(
+    room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark
+) -> Generator[Event, None, list[str]]:
     """Put the file in its place (steps 2 to 6); return which attributes could not be set.
 
     Raises:
@@ -157,7 +268,7 @@ def _put(room: Room, item: Item, place: Place, identities: Sequence[Any], mark: 
     if before is not None and before.st_size != item.size and not has_tombstone(place, item):
         raise _is_taken(place)
     with _new_file(place, item.id) as (fd, name):  # 3
-        room.log("restoring", item, mark, to=log_path_fields(place.path))
+        yield room.event("restoring", item, mark, to=log_path_fields(place.path))
         plain = _decrypt(room, item, fd, place, identities)  # 4
         is_origin = item.origin.seen.is_directory(os.fstat(place.fd))
         with_powers = is_origin or stranger_on(place.directory) is None

@@ -191,7 +191,7 @@ def purge(
         if dry_run:
             return Purged(item, done=None, detail=f"would be purged: {state.why}")
         if item.restored is not None:
-            room.drop_restored(item, item.restored, matches)
+            room.drop_restored([item], matches)
             return Purged(item, done=True, detail=f"purged: {state.why}")
         room.log("purging", item, mark, forced=force, due=state.why)  # 2
         with matches.batch():  # 3

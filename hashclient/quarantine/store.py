@@ -10,9 +10,11 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
@@ -23,7 +25,6 @@ from hashclient.quarantine.isolators.interface import Isolator
 from hashclient.quarantine.item import (
     Item,
     Mark,
-    Restoration,
     encode_item,
     evidence_path,
     folder_path,
@@ -38,6 +39,11 @@ from hashclient.system.text import log_path_fields, printable
 
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
+#: How many items wait for the disk at the same time: one commit of its journal serves them all.
+_THREADS = 16
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class Room:
@@ -55,7 +61,8 @@ class Room:
         self.config = session.settings.config.quarantine
         self.directory = session.settings.layout.quarantine
         self.now = session.now
-        self.on_bytes = on_bytes
+        self._on_bytes = on_bytes
+        self._counting = threading.Lock()
         self._swept = False
         #: Folders that must not be removed, since the copy that replaces them may not be durable.
         self._unsure: set[Path] = set()
@@ -68,6 +75,11 @@ class Room:
             StateError, ConfigError: the key is missing or malformed.
         """
         return self.session.sealer()
+
+    def on_bytes(self, count: int) -> None:
+        """Tell that so many bytes were sealed, opened or checked; threads may call this."""
+        with self._counting:
+            self._on_bytes(count)
 
     def mark(self, reason: str) -> Mark:
         """Return a mark: who acts, when, and for which `reason`."""
@@ -124,7 +136,7 @@ class Room:
         item = self.load(match_id)
         if item.restored is None:
             return item
-        self.drop_restored(item, item.restored, matches)
+        self.drop_restored([item], matches)
         return None
 
     def need(self, match_id: str, matches: Matches) -> Item:
@@ -136,22 +148,29 @@ class Room:
         """
         return self.find(match_id, matches) or self.load(match_id)
 
-    def drop_restored(self, item: Item, mark: Restoration, matches: Matches) -> None:
-        """Note in the record of matches that an item was restored, and drop the item.
+    def drop_restored(self, items: Sequence[Item], matches: Matches) -> None:
+        """Note in the record of matches that items were restored, and drop them.
 
         Raises:
             StateError: it cannot be written.
         """
-        match = matches.look_up(item.id)
-        # A scan may have found the restored file again since; that has a story of its own.
-        if match is not None and (
-            match.state is MatchState.WITHDRAWN
-            or (match.state is not MatchState.RESTORED and not match.in_place)
-        ):
-            detail = {"by": mark.by, "reason": mark.reason}
-            in_place = mark.in_place
-            matches.change(item.id, MatchState.RESTORED, self.now(), detail, in_place=in_place)
-        self.drop(item.id)
+        with matches.batch():
+            for item in items:
+                match = matches.look_up(item.id)
+                mark = item.restored
+                # A scan may have found the restored file again since; that has a story of its own.
+                if (
+                    mark is not None
+                    and match is not None
+                    and (
+                        match.state is MatchState.WITHDRAWN
+                        or (match.state is not MatchState.RESTORED and not match.in_place)
+                    )
+                ):
+                    detail = {"by": mark.by, "reason": mark.reason}
+                    state, in_place = MatchState.RESTORED, mark.in_place
+                    matches.change(item.id, state, self.now(), detail, in_place=in_place)
+        self.drop(*(item.id for item in items))
 
     def folder(self, match_id: str) -> Path:
         """Return the path of an item's folder."""
@@ -232,32 +251,40 @@ class Room:
         finally:
             os.close(fd)
 
-    def drop(self, match_id: str) -> None:
-        """Remove the folder of an item, in one step for every observer.
+    def drop(self, *match_ids: str) -> None:
+        """Remove the folders of items, each in one step for every observer.
 
         Raises:
-            StateError: it cannot be removed.
+            StateError: one cannot be removed.
         """
-        with self.errors("cannot remove from the quarantine", self.folder(match_id)):
-            doomed = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
-            # Renaming onto an empty folder takes its place.
-            self.folder(match_id).rename(doomed)
+        doomed = []
+        for match_id in match_ids:
+            with self.errors("cannot remove from the quarantine", self.folder(match_id)):
+                folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
+                # Renaming onto an empty folder takes its place.
+                self.folder(match_id).rename(folder)
+                doomed.append(folder)
+        with self.errors("cannot remove from the quarantine", self.directory):
             files.fsync_dir(self.directory)
-        remove_folder(doomed)
+        together(remove_folder, doomed)
 
-    def log(self, event: str, item: Item, mark: Mark, **data: Any) -> None:
-        """Log an act on an item, durably.
-
-        Raises:
-            AuditError: it cannot be logged.
-        """
+    def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
+        """Return the event of an act on an item."""
         fields = {
             "id": item.id,
             **log_path_fields(item.file),
             "by": mark.by,
             "reason": mark.reason,
         }
-        self.session.audit.append([Event(event, fields | data)], durable=True)
+        return Event(name, fields | data)
+
+    def log(self, name: str, item: Item, mark: Mark, **data: Any) -> None:
+        """Log an act on an item, durably.
+
+        Raises:
+            AuditError: it cannot be logged.
+        """
+        self.session.audit.append([self.event(name, item, mark, **data)], durable=True)
 
     def can_prove(self, key_id: str) -> bool:
         """Return whether the present key can check tags that were made with the key `key_id`.
@@ -268,6 +295,14 @@ class Room:
         with contextlib.suppress(StateError):
             return self.sealer.key_id == key_id
         return False
+
+
+def together(do: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+    """Return what `do` returns for each item; several are done in threads."""
+    if len(items) < 2:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(do, items))
 
 
 def remove_folder(folder: Path) -> None:

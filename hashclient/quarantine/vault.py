@@ -7,7 +7,8 @@ scan can isolate files during a fetch. Each match has one folder, named by the m
 * `Quarantine(session)`
 * `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place.
 * `.unfinished() -> frozenset[str]`: ids of items that are sealed but not yet noted as taken.
-* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back.
+* `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back; and
+  `.restore_all(ids, …)`: many, which wait for the disk together.
 * `.reseal(id, identities, recipients, matches, reason=…) -> Resealed`: seal it to other keys.
 * `.hold(id, matches, reason=…)` and `.release(…)`: forbid and allow its removal.
 * `.due(id, matches)` and `.purge(id, matches, reason=…, …)`: destroy the items that are due.
@@ -22,13 +23,13 @@ given place; nothing shows content. Removal is not secure erasure.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import isolate, reseal, restore, retention, verify
 from hashclient.quarantine.age import load_identities, write_identity
@@ -132,9 +133,33 @@ class Quarantine:
             StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
+        ((_, outcome),) = self.restore_all(
+            [match_id], identities, matches, reason=reason, to=to, force=force
+        )
+        if isinstance(outcome, HashclientError):
+            raise outcome
+        return outcome
+
+    def restore_all(
+        self,
+        match_ids: Iterable[str],
+        identities: Sequence[Any],
+        matches: Matches,
+        *,
+        reason: str,
+        to: Path | None = None,
+        force: bool = False,
+    ) -> Iterator[tuple[str, Restored | HashclientError]]:
+        """Restore items, many together, as `restore`; yield each id with its result or its failure.
+
+        `to` is for one item.
+
+        Raises:
+            AuditError, LockedError, StateError: none of the next ones can be restored.
+        """
         mark = self._room.mark(reason)
         return restore.restore(
-            self._room, match_id, identities, matches, mark, to=to, allow_standing=force
+            self._room, match_ids, identities, matches, mark, to=to, allow_standing=force
         )
 
     def reseal(

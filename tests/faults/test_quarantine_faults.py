@@ -31,7 +31,7 @@ from hashclient.quarantine.isolators.files import HeldFile
 from hashclient.quarantine.safe_rename import PRIVATE_NAME, Place
 from hashclient.quarantine.safe_rename import open_file as real_open_file
 from hashclient.quarantine.sealing import Digester, digest_all
-from hashclient.quarantine.vault import Stage, Taken, load_item
+from hashclient.quarantine.vault import Stage, Taken, load_identities, load_item
 from tests import disks
 from tests.kit import fast_directory
 from tests.kit.depth import changes, of_changes
@@ -811,6 +811,54 @@ def test_a_kill_while_a_file_is_given_back_loses_nothing(
         assert not {n for n in scene.ward.names() if not n.startswith(".tmp-")}
         if not died:
             break
+
+
+@pytest.mark.slow
+def test_a_kill_while_many_files_are_given_back_loses_none(fast: Path) -> None:
+    others: list[Match] = []
+
+    def prepare(scene: Scene) -> None:
+        take_and_withdraw(scene)
+        for number in range(2):
+            path = scene.share / f"other-{number}"
+            path.write_bytes(b"%d" % number + CONTENT)
+            others.append(scene.ward.match(path, entry=f"o-{number}"))
+            scene.ward.take(others[-1])
+            scene.ward.withdraw(f"o-{number}")
+
+    def restore(ward: Ward, ids: list[str]) -> None:
+        with ward.record() as record:
+            keys = load_identities(ward.key)
+            for _, outcome in ward.open("bob").restore_all(ids, keys, record, reason="back"):
+                assert not isinstance(outcome, HashclientError), outcome
+
+    deaths = 0
+    for number, scene in scenes(fast, prepare, tombstone="gone"):
+        ward, files = scene.ward, {m.id: Path(m.path) for m in (scene.match, *others)}
+        whole = {scene.match.id: CONTENT}
+        whole |= {m.id: b"%d" % n + CONTENT for n, m in enumerate(others)}
+
+        def killed(number: int = number, ward: Ward = ward, ids: list[str] = [*files]) -> None:  # noqa: B006
+            with watched(kill_at(number)):
+                restore(ward, ids)
+
+        died = in_child(killed) != 0
+        sealed = ward.names() & files.keys()
+        for match in (scene.match, *others):
+            if match.id in sealed:
+                assert ward.opened(match) == whole[match.id]
+            else:
+                assert files[match.id].read_bytes() == whole[match.id]
+        restore(ward, [match_id for match_id in files if match_id in sealed])
+        for match in (scene.match, *others):
+            assert files[match.id].read_bytes() == whole[match.id]
+            assert ward.get(match).state is MatchState.RESTORED
+        assert {p.name for p in scene.share.iterdir()} == {p.name for p in files.values()}
+        assert not {n for n in ward.names() if not n.startswith(".tmp-")}
+        deaths += died
+        if not died:
+            break
+    assert deaths > of_changes(20)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

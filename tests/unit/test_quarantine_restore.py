@@ -7,12 +7,15 @@ import errno
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, Ward
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import (
@@ -22,8 +25,9 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.index.blinding import Sealer
+from hashclient.matches.store import Matches
 from hashclient.quarantine import restore, sealing
-from hashclient.quarantine.age import parse_recipients, seal
+from hashclient.quarantine.age import load_identities, parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
@@ -549,3 +553,120 @@ def test_no_descriptor_stays_open(
     else:
         ward.restore(match, force=True)
     assert open_files() == before
+
+
+def several(ward: Ward, directory: Path, count: int) -> list[Match]:
+    """Return matches whose files are in quarantine and withdrawn."""
+    found = []
+    for number in range(count):
+        path = directory / f"file-{number}"
+        path.write_bytes(b"benign %d" % number)
+        found.append(ward.match(path, entry=f"e-{number}"))
+        ward.take(found[-1])
+        ward.withdraw(f"e-{number}")
+    return found
+
+
+def restore_all(ward: Ward, ids: list[str]) -> list[tuple[str, object]]:
+    with ward.record() as record:
+        identities = load_identities(ward.key)
+        return [*ward.open("bob").restore_all(ids, identities, record, reason="back")]
+
+
+@pytest.mark.slow
+def test_many_items_share_what_is_written_of_all(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 7)
+    appended: list[int] = []
+    append = ward.audit.append
+
+    def counted(events: Sequence[Event], **options: bool) -> None:
+        appended.append(len(events))
+        append(events, **options)
+
+    monkeypatch.setattr(ward.audit, "append", counted)
+    monkeypatch.setattr(restore, "AT_ONCE", 5)
+    ids = [match.id for match in matches]
+    done = restore_all(ward, ids)
+    assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
+    # The intents of a batch, then its results; the end of a batch logs nothing.
+    assert [count for count in appended if count] == [5, 5, 2, 2]
+    assert ward.events()[-4:] == ["restoring"] * 2 + ["restored"] * 2
+    assert ward.names() == set()
+    for number, match in enumerate(matches):
+        assert Path(match.path).read_bytes() == b"benign %d" % number
+        now = ward.get(match)
+        assert (now.state, now.in_place) == (MatchState.RESTORED, True)
+
+
+def test_a_batch_ends_at_so_many_bytes(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 2)
+    monkeypatch.setattr(restore, "AT_ONCE_BYTES", 1)
+    restore_all(ward, [match.id for match in matches])
+    assert ward.events()[-4:] == ["restoring", "restored"] * 2
+
+
+@pytest.mark.slow
+def test_the_failure_of_one_item_leaves_the_others_alone(ward: Ward, tmp_path: Path) -> None:
+    matches = several(ward, tmp_path, 4)
+    taken, held, damaged, good = matches
+    Path(taken.path).write_bytes(b"another file of ours")
+    ward.hold(held)
+    ward.evidence(damaged).write_bytes(b"damaged")
+    done = restore_all(ward, [m.id for m in matches] + [good.id, "0" * 10])
+    words = [str(getattr(outcome, "message", "restored")) for _, outcome in done]
+    for expected, word in zip(
+        ("something else is there", "on hold", "cannot decrypt", "restored", "", ""),
+        words,
+        strict=True,
+    ):
+        assert expected in word
+    assert [type(outcome) for _, outcome in done[4:]] == [UsageError, UsageError]  # twice; unknown
+    assert Path(good.path).read_bytes() == b"benign 3"
+    assert not Path(held.path).exists() and not Path(damaged.path).exists()
+    assert ward.names() == {taken.id, held.id, damaged.id}
+
+
+def test_a_match_that_cannot_be_noted_keeps_no_other_item(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = several(ward, tmp_path, 2)
+    change = Matches.change
+
+    def refuse(self: Matches, match_id: str, *arguments: Any, **more: Any) -> Match:
+        if match_id == bad.id:
+            raise StateError("cannot use the record")
+        return change(self, match_id, *arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Matches, "change", refuse)
+        (_, failed), (_, done) = restore_all(ward, [bad.id, good.id])
+    assert isinstance(failed, StateError) and done == restore.Restored(good.path, ())
+    assert ward.names() == {bad.id} and ward.item(bad).restored is not None
+    ((_, again),) = restore_all(ward, [bad.id])
+    assert again == restore.Restored(bad.path, ()) and ward.names() == set()
+
+
+def test_a_log_that_fails_keeps_all_sealed_copies(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 3)
+    append = ward.audit.append
+
+    def refuse(events: Sequence[Event], **options: bool) -> None:
+        if any(event.event == "restored" for event in events):
+            raise AuditError("cannot write the audit log")
+        append(events, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ward.audit, "append", refuse)
+        with pytest.raises(AuditError):
+            restore_all(ward, [m.id for m in matches])
+    assert ward.names() == {m.id for m in matches}
+    before = [Path(m.path).stat().st_ino for m in matches]
+    restore_all(ward, [m.id for m in matches])
+    assert ward.names() == set()
+    assert [Path(m.path).stat().st_ino for m in matches] == before
