@@ -111,13 +111,16 @@ def command(app: App, keep: Path | None) -> ExitCode:
       hashclient demo --keep /tmp/demo     and look around in it afterwards
     """
     if keep is not None:
-        if keep.exists() and any(keep.iterdir()):
-            raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
         make_private_dir(keep)
+        # What is written there is run, so nobody else may write there.
+        app.refuse_shared(keep, "directory")
+        if any(keep.iterdir()):
+            raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")
         _Demo(app, keep.absolute()).run()
         app.out(f"\nEverything is in {keep}; `export HASHCLIENT_STATE_DIR={keep}/state` to go on.")
         return ExitCode.OK
     with tempfile.TemporaryDirectory(prefix="hashclient-demo-") as folder:
+        app.refuse_shared(Path(folder), "directory")
         _Demo(app, Path(folder)).run()
     return ExitCode.OK
 

@@ -83,6 +83,8 @@ def _by_sudo() -> frozenset[int]:
 
 def _remedy(found: Stranger) -> str:
     where = shlex.quote(printable(found.path))
+    if found.is_missing:
+        return f"it is missing, and others could make it in {where}: use `mkdir -m 700` before"
     if found.uid is None:
         return f"chmod go-w {where}"
     return f"run hashclient as this user, or chown {os.geteuid()} {where}"

@@ -39,7 +39,7 @@ from hashclient.system.files import (
     state_error,
     write_atomic,
 )
-from hashclient.system.outputs import placed_directory, write_new
+from hashclient.system.outputs import make_folder, placed_directory, write_new
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import NOTICES
 
@@ -172,7 +172,10 @@ def _write_signature(
 ) -> Signature:
     signature: Signature = signer.sign(metadata.signed_bytes)
     file = SignatureFile(role, signature.keyid, signature.signature)
-    path = make_private_dir(directory / "signatures") / f"{role}-{signature.keyid[:16]}.json"
+    # Who passes the draft on may have left an empty folder out.
+    folder = directory / "signatures"
+    make_folder(folder)
+    path = folder / f"{role}-{signature.keyid[:16]}.json"
     write_new(path, msgspec.json.encode(file) + b"\n")
     return signature
 

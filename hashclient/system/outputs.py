@@ -8,7 +8,7 @@ it is reached step by step and then held by descriptor, and these rules hold:
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
 3. In a directory that others may not change, but that is reached through one that they may change,
-   nothing that is there already is written to: they may have exchanged the way.
+   nothing that is there already is written to or replaced: they may have exchanged the way.
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
@@ -28,7 +28,7 @@ from typing import IO, NoReturn
 from hashclient.errors import UsageError
 from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
 from hashclient.system.files import TEMP_PREFIX, file_in, state_error, write_all
-from hashclient.system.strangers import Stranger, stranger_at, trusted_users
+from hashclient.system.strangers import Stranger, adds_names_at, stranger_at, trusted_users
 from hashclient.system.text import printable
 
 #: Links that are followed on the way; the kernel follows as many.
@@ -57,12 +57,7 @@ class Place:
     def _look(self) -> None:
         status, path = os.fstat(self.directory.fd), self.directory.path
         self._changes_here = stranger_at(path, status)
-        self._adds_names = self._changes_here
-        if self._adds_names is None and status.st_mode & stat.S_ISVTX:
-            if status.st_mode & stat.S_IWOTH:
-                self._adds_names = Stranger(path, "everybody")
-            elif status.st_mode & stat.S_IWGRP:
-                self._adds_names = Stranger(path, "its group")
+        self._adds_names = self._changes_here or adds_names_at(path, status)
         self.is_of_proc = status.st_dev == _device_of_proc()
 
     def enter(self, name: str, *, follow: bool = False) -> None:
@@ -91,21 +86,32 @@ class Place:
             shown = printable(self.directory.path_of(name))
             raise UsageError(f"a link that {who.who} may have made: {shown}", hint=_HINT)
 
+    def check_way(self) -> None:
+        """Refuse what is there already if others may have led us to its directory.
+
+        Raises:
+            UsageError: they may.
+        """
+        if self.is_of_proc or self._changes_here is not None:
+            return
+        if (who := self._changes_way) is not None:
+            shown = printable(self.directory.path_of(self.name))
+            raise UsageError(
+                f"{shown} is there already, on a way that {who.who} may change:"
+                f" {printable(who.path)}",
+                hint=f"remove it, or {_HINT}",
+            )
+
     def check(self, status: os.stat_result) -> None:
         """Refuse to write to a file that others may have put there.
 
         Raises:
             UsageError: they may.
         """
+        self.check_way()
         if self.is_of_proc:
             return
         shown = printable(self.directory.path_of(self.name))
-        if self._changes_here is None and (who := self._changes_way) is not None:
-            raise UsageError(
-                f"{shown} is there already, on a way that {who.who} may change:"
-                f" {printable(who.path)}",
-                hint=f"remove it, or {_HINT}",
-            )
         if (who := self._adds_names) is not None:
             if status.st_uid not in trusted_users():
                 raise UsageError(
@@ -250,7 +256,9 @@ def new_directory(directory: Directory, name: str) -> Iterator[Directory]:
     """
     os.mkdir(name, 0o700, dir_fd=directory.fd)
     with directory.beneath(name) as made:
-        is_ours = os.fstat(made.fd).st_uid == os.geteuid()
+        status = os.fstat(made.fd)
+        # Another directory of ours could be open to others.
+        is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
         if not is_ours or made.names():
             raise OSError(errno.EBUSY, "somebody has exchanged it", made.path)
         yield made
@@ -317,15 +325,36 @@ def replaced_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
     A link with this name is replaced as well.
 
     Raises:
-        UsageError: the way leads through a link that others may have made.
+        UsageError: the way leads through a link that others may have made, or to a file that is
+            there already and that they may have led us to.
         StateError: as `files.atomic_file`.
     """
     with contextlib.ExitStack() as stack:
         try:
             place = stack.enter_context(place_of(path, follow=False))
+            if place.status() is not None:
+                place.check_way()
         except OSError as error:
             raise state_error("cannot write", path, error) from error
         yield stack.enter_context(file_in(place.directory, place.name, mode))
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory for us alone at a named place, unless something is there already.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        with place_of(path, follow=False) as place:
+            if place.status() is None:
+                os.mkdir(place.name, 0o700, dir_fd=place.directory.fd)
+                place.directory.sync()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make directory {printable(path)}: {error.strerror or error}",
+            hint="choose another place; nothing was changed",
+        ) from error
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> Identity:

@@ -2,8 +2,9 @@
 
 A directory is safe from others if its owner is root or us, and if nobody else may write to it. A
 sticky directory such as /tmp is safe, too: everybody may add names, but only the owner of a name
-may exchange it, and that owner is looked at next. The rule is that of ssh(1) for its files; the
-private group of a user, which has no other member, counts as the user.
+may exchange it, and that owner is looked at next. A name that is missing there is not safe: others
+may make it at any moment. The rule is that of ssh(1) for its files; the private group of a user,
+which has no other member, counts as the user.
 
 Limit: this is how it is now. Anyone who could write a moment ago may still hold a file open.
 """
@@ -23,11 +24,15 @@ _MOST_LINKS = 40
 
 
 class Stranger(msgspec.Struct, frozen=True):
-    """A place that others may change: its path, in words who they are, and its foreign owner."""
+    """A place that others may change: its path, in words who they are, and its foreign owner.
+
+    If they may only add names to this directory, the one that is looked for `is_missing`.
+    """
 
     path: str
     who: str
     uid: int | None = None
+    is_missing: bool = False
 
 
 def stranger_on(
@@ -36,13 +41,18 @@ def stranger_on(
     """Return the first place on the way to `path`, itself included, that others may change.
 
     Links are followed; a link and the directories on the way to it count as well. If something is
-    missing, the way ends at the directory that would have it. The users `known` count as us.
+    missing, the way ends at the directory that would have it, and who may add names there counts,
+    too. The users `known` count as us.
 
     Raises:
         OSError: something on the way cannot be looked at, or links lead in a circle (ELOOP).
     """
-    found = (stranger_at(at, status, known) for at, status in _way(path))
-    return next(filter(None, found), None)
+    for at, status in _way(path):
+        if status is None:
+            return adds_names_at(at, os.stat(at))  # noqa: PTH116 - any bytes
+        if (found := stranger_at(at, status, known)) is not None:
+            return found
+    return None
 
 
 def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
@@ -58,6 +68,8 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
     links = None
     real = "/"
     for at, status in _way(path):
+        if status is None:
+            break
         stranger = stranger or stranger_at(at, status)
         if stat.S_ISLNK(status.st_mode):
             links = links or stranger
@@ -66,8 +78,10 @@ def way_of(path: str | os.PathLike[str]) -> tuple[str, Stranger | None]:
     return real, links
 
 
-def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
+def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
     """Yield each place on the way to `path`, links and where they lead to, with its status.
+
+    If the next one is missing, the last is the directory that would have it, without a status.
 
     Raises:
         OSError: one cannot be looked at, or links lead in a circle (ELOOP).
@@ -87,6 +101,7 @@ def _way(path: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
         try:
             status = os.lstat(inner)
         except FileNotFoundError:
+            yield at, None
             return
         yield inner, status
         if stat.S_ISLNK(status.st_mode):
@@ -114,6 +129,17 @@ def stranger_at(
         return Stranger(path, "everybody")
     if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, status.st_uid):
         return Stranger(path, _group(status.st_gid))
+    return None
+
+
+def adds_names_at(path: str, status: os.stat_result) -> Stranger | None:
+    """Return who may add names to a directory whose names only their owners may change."""
+    if not status.st_mode & stat.S_ISVTX:
+        return None
+    if status.st_mode & stat.S_IWOTH:
+        return Stranger(path, "everybody", is_missing=True)
+    if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid, status.st_uid):
+        return Stranger(path, "its group", is_missing=True)
     return None
 
 

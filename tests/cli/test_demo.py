@@ -38,6 +38,17 @@ def test_it_works_in_no_directory_with_something_in_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_it_works_in_no_directory_that_others_may_write_to(tmp_path: Path) -> None:
+    """It runs a program that it has written there."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    result = call("demo", "--keep", theirs)
+    assert result.code == 2
+    assert "directory could be changed by everybody" in result.err and "hint: " in result.err
+    assert list(theirs.iterdir()) == []
+
+
 def test_a_step_that_ends_otherwise_ends_the_demo(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,24 @@ def test_a_state_directory_below_one_of_another_user_is_refused(
     assert state.scan().code == 2
 
 
+def test_a_state_directory_that_others_could_make_first_is_refused(
+    state: State, ground: Path
+) -> None:
+    """The provider is asked before it is made: everybody sees by the arguments where it will be."""
+    sticky = ground / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    root = ground / "root.json"
+    root.write_bytes(state.provider.root)
+    words = ("--state-dir", sticky / "new", "init", "https://127.0.0.1:1/", "--root", root)
+    refused = call(*words)
+    assert refused.code == 2
+    assert "could be changed by everybody" in refused.err
+    assert "hint: it is missing, and others could make it in " in refused.err
+    (sticky / "new").mkdir(mode=0o700)
+    assert call(*words).code == 4
+
+
 @needs_root
 def test_a_seal_key_and_a_root_of_another_user_are_refused(state: State, ground: Path) -> None:
     key = ground / "seal.key"

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import StateError, UsageError
-from hashclient.system.outputs import place_of, remove_new, replaced_file, write_new
+from hashclient.system.beneath import Directory
+from hashclient.system.outputs import (
+    make_folder,
+    new_directory,
+    place_of,
+    remove_new,
+    replaced_file,
+    write_new,
+)
 from tests.kit import attacker
 from tests.kit.attacker import ATTACKER, Victim, give_tree, needs_root
 
@@ -187,8 +195,15 @@ def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path)
     victim = Victim(theirs / "closed" / "file", b"root's")
     with pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"):
         put(theirs / "closed" / "file")
+    with (
+        pytest.raises(UsageError, match=r"is there already, on a way that user nobody may change"),
+        replaced_file(theirs / "closed" / "file"),
+    ):
+        pass
     assert victim.is_untouched()
     put(theirs / "closed" / "new")
+    with replaced_file(theirs / "closed" / "new too") as stream:
+        stream.write(b"new")
     sticky = theirs / "sticky"
     sticky.mkdir()
     sticky.chmod(0o1777)
@@ -218,3 +233,38 @@ def test_a_link_to_a_directory_of_another_user_is_followed_where_root_has_made_i
     put(ground / "log" / "out")
     assert (theirs / "out").stat().st_uid == 0
     assert ATTACKER != 0
+
+
+def test_an_open_directory_of_ours_is_not_taken_for_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has given the new name to an empty one, in which others may read or write."""
+
+    make, change = os.mkdir, os.chmod
+
+    def mkdir(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        change(name, 0o777, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with (
+        Directory.given(tmp_path) as directory,
+        pytest.raises(OSError, match="somebody has exchanged it"),
+        new_directory(directory, "new"),
+    ):
+        pass
+
+
+@needs_root
+def test_a_folder_is_made_through_no_link_of_another_user(ground: Path) -> None:
+    victim = Victim(ground / "closed" / "file", b"root's")
+    theirs = give_tree(ground / "theirs", {"x": b""})
+    attacker.attack_once(attacker.link(theirs / "way", victim.path.parent))
+    with pytest.raises(UsageError, match="a link that user nobody may have made"):
+        make_folder(theirs / "way" / "signatures")
+    make_folder(theirs / "way")  # something is there
+    assert victim.is_untouched()
+    make_folder(theirs / "signatures")
+    assert (theirs / "signatures").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(UsageError, match="cannot make directory .*: No such file"):
+        make_folder(theirs / "missing" / "signatures")

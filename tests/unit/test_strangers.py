@@ -42,6 +42,20 @@ def test_a_directory_that_all_may_write_to_has_strangers_unless_it_is_sticky(
         assert (found.path, found.who) == (str(base / "open"), "everybody")
 
 
+@pytest.mark.parametrize(("mode", "who"), [(0o1777, "everybody"), (0o1770, "its group")])
+def test_what_is_missing_in_a_sticky_directory_can_be_made_by_others(
+    base: Path, monkeypatch: pytest.MonkeyPatch, mode: int, who: str
+) -> None:
+    monkeypatch.setattr(strangers, "_is_private", lambda *_: False)
+    (base / "open").mkdir()
+    (base / "open").chmod(mode)
+    found = stranger_on(base / "open" / "new" / "more")
+    assert found is not None
+    assert (found.path, found.who, found.is_missing) == (str(base / "open"), who, True)
+    (base / "open" / "new").mkdir()
+    assert stranger_on(base / "open" / "new" / "more") is None
+
+
 def test_a_file_that_all_may_write_to_has_strangers(base: Path) -> None:
     (base / "file").write_text("x")
     (base / "file").chmod(0o666)
