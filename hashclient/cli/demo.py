@@ -112,7 +112,7 @@ def command(app: App, keep: Path | None) -> ExitCode:
     """
     if keep is not None:
         make_private_dir(keep)
-        # What is written there is run, so nobody else may write there.
+        # A program that is written there is run, so nobody else may write there.
         app.refuse_shared(keep, "directory")
         if any(keep.iterdir()):
             raise UsageError(f"not empty: {keep}", hint="give a new or empty directory to --keep")

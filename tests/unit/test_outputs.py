@@ -163,6 +163,7 @@ def test_no_link_is_followed_in_a_directory_for_everybody(ground: Path) -> None:
         put(shared / "out")
     put(shared / "file")
     put(shared / "file")
+    os.chown(shared, 0, ATTACKER)
     shared.chmod(0o1770)
     with pytest.raises(UsageError, match="a link that its group may have made"):
         put(shared / "out")
@@ -266,5 +267,5 @@ def test_a_folder_is_made_through_no_link_of_another_user(ground: Path) -> None:
     assert victim.is_untouched()
     make_folder(theirs / "signatures")
     assert (theirs / "signatures").stat().st_mode & 0o777 == 0o700
-    with pytest.raises(UsageError, match="cannot make directory .*: No such file"):
+    with pytest.raises(UsageError, match="cannot make directory"):
         make_folder(theirs / "missing" / "signatures")
