@@ -7,6 +7,7 @@ disk once.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -56,9 +57,14 @@ class StreamRecords:
         self._waiting += found
         self._go()
 
-    def leave(self, kinds: Mapping[str, int]) -> None:
-        """Note files of kinds that are not opened."""
-        self._thread.submit(self._safely, lambda: self._ledger.leave(kinds))
+    def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
+        """Note files of kinds that are not opened, in a stream that was judged with `lists`."""
+
+        def leave() -> None:
+            self._ledger.use(lists)
+            self._ledger.leave(kinds)
+
+        self._thread.submit(self._safely, leave)
 
     def use(self, lists: InUse) -> None:
         """Go on with other lists."""
@@ -72,7 +78,7 @@ class StreamRecords:
     def end(self) -> None:
         """Record the rest, and log the end."""
         self._thread.shutdown(wait=True)
-        self._safely(lambda: self._ledger.add(_all(self._waiting)))
+        self._add(self._waiting)
         self._ledger.end()
         self._reporter.shutdown(wait=False, cancel_futures=True)
 
@@ -82,8 +88,23 @@ class StreamRecords:
             found, self._waiting = self._waiting, []
             self._thread.submit(self._record, found)
 
+    def _add(self, found: list[Found]) -> None:
+        """Record streams, each with the lists that it was judged with.
+
+        Its tags are of the seal key of these lists, which may be another one by now.
+        """
+        by_lists: dict[int, list[Found]] = {}
+        for one in found:
+            by_lists.setdefault(id(one[0].lists), []).append(one)
+        for same in by_lists.values():
+            self._safely(functools.partial(self._add_same, same))
+
+    def _add_same(self, found: list[Found]) -> None:
+        self._ledger.use(found[0][0].lists)
+        self._ledger.add(_all(found))
+
     def _record(self, found: list[Found]) -> None:
-        self._safely(lambda: self._ledger.add(_all(found)))
+        self._add(found)
         with contextlib.suppress(RuntimeError):  # the loop may have ended
             self._loop.call_soon_threadsafe(self._recorded, found)
 

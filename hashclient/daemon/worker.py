@@ -344,7 +344,7 @@ class Worker:
         self.release(upload)
         if upload.not_opened:
             self.count_not_opened(upload.not_opened)
-            self._records.leave(upload.not_opened)
+            self._records.leave(upload.not_opened, upload.lists)
         if upload.is_surely_clean():
             doubt = upload.lists.doubt
             verdict = Count.CLEAN if doubt is None else Count.NO_VERDICT

@@ -1,0 +1,93 @@
+"""The records of streams: with the lists, and so the seal key, that each was judged with."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client
+from fixtures.simulator import Simulator
+from hashclient.audit.log import read
+from hashclient.core.model import Outcome
+from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.lists import InUse
+from hashclient.daemon.records import StreamRecords
+from hashclient.daemon.uploads import Upload, judge
+from hashclient.matches.store import Matches
+from tests.kit import csv_of
+
+LISTED = (b"listed one", b"listed two")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    simulator = Simulator(tmp_path / "provider")
+    simulator.publish(csv_of({f"e-{n}": data for n, data in enumerate(LISTED)}), "base")
+    client = Client(tmp_path / "state", simulator, simulator.root)
+    client.fetch()
+    return client
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with closing(asyncio.new_event_loop()) as loop:
+        yield loop
+
+
+def lists_of(client: Client) -> InUse:
+    return InUse(client.open(), client.session)
+
+
+def judged(lists: InUse, data: bytes) -> tuple[Upload, Outcome]:
+    """Return a stream that is over, with its outcome."""
+    upload = Upload(lists, "-", "serve:s,uid=1", lambda _outcome: None, 0.0, 0)
+    upload.update(memoryview(data))
+    (outcome,) = judge([upload])
+    assert outcome is not None
+    return upload, outcome
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
+    client: Client, loop: asyncio.AbstractEventLoop, is_ended: bool
+) -> None:
+    """The key may be exchanged, and the lists built again, between its judgement and its record."""
+    before = lists_of(client)
+    counts = Counts(1)
+    ledger = functools.partial(Ledger, client.session, counts.row(0), (), act=False)
+    records = StreamRecords(loop, ledger(before), counts.row(0), lambda _found: loop.stop())
+    early = judged(before, LISTED[0])
+    client.settings.layout.seal_key.unlink()
+    client.session.sealer(create=True)
+    client.fetch(rebuild=True)
+    after = lists_of(client)
+    assert after.key_id != before.key_id
+    records.use(after)
+    records.leave({"disk image": 1}, before)
+    records._is_recording = is_ended  # what still waits at the end is written then
+    records.add([early, judged(after, LISTED[1])])
+    if not is_ended:
+        loop.run_forever()
+    records.end()
+    assert counts.total(Count.FAILURES) == 0
+    events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
+    assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
+    # What was counted with the former lists is in the same summary as the match that they found.
+    assert [r.data.get("not_opened") for r in events] == [None] * 3 + [{"disk image": 1}] + [
+        None
+    ] * 2
+    with Matches(client.settings.state_dir) as record:
+        by_entry = {match.hits[0].entry: match for match in record.find()}
+    assert len(by_entry) == len(LISTED)
+    for number, lists in enumerate((before, after)):
+        match = by_entry[f"e-{number}"]
+        assert match.key_id == lists.key_id
+        for algorithm, tag in match.tags.items():
+            digest = judged(lists, LISTED[number])[0].digester.finish()[algorithm]
+            assert lists.judge.sealer.tags_of(algorithm, [digest]).tobytes() == tag
