@@ -104,7 +104,9 @@ def ends_as_archive(data: bytes | bytearray | memoryview) -> bool:
     Of many bytes, only the last are looked at. This is asked about every file.
     """
     count = len(data) // _SHARE
-    tail = bytes(data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :])
+    tail = data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :]
+    if type(tail) is not bytes:
+        tail = bytes(tail)
     if _LAST_OF_ZIP in tail and tail.rfind(_END_OF_ZIP) >= 0:  # a text has no such byte
         return True
     return tail[-1:] == b"\0" and _ends_as_other(tail)

@@ -20,7 +20,7 @@ from hashclient.containers.mailmarks import (
     may_be_odd_mail,
 )
 from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
-from hashclient.containers.unopened import FIRST_BYTES, MARKS_AT_START
+from hashclient.containers.unopened import FIRST_BYTES, begins_unopened
 
 _ISO_MARK_AT = 32_769
 #: Where the mark of an image of a disk ends: no mark lies behind it.
@@ -63,11 +63,8 @@ def _begins_of() -> bytes:
 
 
 _BEGINS = _begins_of()
-#: All that has a mark or is a front by how it begins: a mail, at least, has the name of a field.
-_begins = re.compile(
-    rb"(?s:%b|%b|%b|%b)" % (_MARKS.pattern, FRONTS.pattern, MARKS_AT_START, _BEGIN_OF_MAIL)
-).match
-_begins_with_field = _FIELD.match
+_begins_with_field, _begins_with_mark = _FIELD.match, _MARKS.match
+_begins_as_front = FRONTS.match
 #: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
 #: have one digit.
 _TAR_BEGINS = frozenset(b" \t\n\v\f\r01234567\x00\x80")
@@ -92,7 +89,12 @@ def may_bear(head: bytes | memoryview) -> bool:
     if not length:
         return False
     kinds = _BEGINS[head[0]]
-    if kinds and (_begins_with_field(head) if kinds == _TEXT else _begins(head)):
+    if kinds and (
+        (kinds & _TEXT and _begins_with_field(head))
+        or (kinds & _FRONT and _begins_as_front(head))
+        or (kinds & _MARK and _begins_with_mark(head))
+        or (kinds & _UNOPENED and begins_unopened(head))
+    ):
         return True
     if length < _FEW_BYTES:
         return (
@@ -126,9 +128,9 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
     if length < 3:
         return False
     kinds = _BEGINS[head[0]]
-    if kinds & _MARK and _MARKS.match(head):
+    if kinds & _MARK and _begins_with_mark(head):
         return True
-    if kinds & _TEXT and _FIELD.match(head):
+    if kinds & _TEXT and _begins_with_field(head):
         if begins_as_mail(bytes(head[:HEAD_BYTES])) and not (
             is_all and length < MAX_LINE_BYTES and not can_be_mail(head)
         ):

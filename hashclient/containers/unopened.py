@@ -160,9 +160,10 @@ NAMES = tuple(dict.fromkeys(kind.name for kind in KINDS))
 TABLE_SUM = zlib.crc32(repr([kind[:3] for kind in KINDS]).encode())
 
 #: The marks at the very beginning, and the first bytes of these.
-MARKS_AT_START = b"|".join(re.escape(kind.mark) for kind in KINDS if not kind.at)
+begins_unopened = re.compile(
+    b"|".join(re.escape(kind.mark) for kind in KINDS if not kind.at), re.DOTALL
+).match
 FIRST_BYTES = bytes({kind.mark[0] for kind in KINDS if not kind.at})
-_marked = re.compile(MARKS_AT_START, re.DOTALL).match
 _AT_START = {kind.mark: kind for kind in KINDS if not kind.at}
 _IS_FIRST = bytes(first in FIRST_BYTES for first in range(256))
 _LATER = [kind for kind in KINDS if kind.at > 0]
@@ -175,7 +176,7 @@ _FIRST_AT_END = frozenset(kind.mark[0] for kind in _AT_END)
 
 def kind_by_begin(head: bytes | memoryview) -> str:
     """Return the kind of a file that begins like this, which is not opened; empty for others."""
-    found = _marked(head) if head and _IS_FIRST[head[0]] else None
+    found = begins_unopened(head) if head and _IS_FIRST[head[0]] else None
     if found is None and _marked_later(head) is None:
         return ""  # as nearly all files
     kinds = _LATER if found is None else [_AT_START[bytes(found[0])], *_LATER]
