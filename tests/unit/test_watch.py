@@ -153,6 +153,27 @@ def test_changed_files_that_are_gone_again_are_left_out(
     assert found == [*paths[::2], f"{tmp_path}/link"]
 
 
+@pytest.mark.parametrize("count", [2, LISTED_FROM])
+def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
+    client: Client, tmp_path: Path, count: int
+) -> None:
+    """Its owner can exchange two changed files each time that one of them is opened."""
+    tree = write_tree(tmp_path, {f"t/f{number:02d}": b"other" for number in range(count)}) / "t"
+    (tree / "f01").write_bytes(LISTED)
+
+    class Exchanged(ChangedFiles):
+        def batches(self) -> Iterator[Task | Outcome]:
+            for task in super().batches():
+                (tree / "f01").rename(tree / "aside")
+                (tree / "f00").rename(tree / "f01")
+                (tree / "aside").rename(tree / "f02")
+                yield task
+
+    paths = [str(tree / f"f{number:02d}") for number in range(count)]
+    with client.scan(sources=[Exchanged(paths)], jobs=0) as run:
+        assert [handled.outcome.path for handled in run] == [str(tree / "f02")]
+
+
 def test_a_changed_file_of_too_long_a_path_for_one_call_is_found(tmp_path: Path) -> None:
     depth = 2_000
     make_deep_tree(tmp_path, depth)
