@@ -29,6 +29,7 @@ from bench.measure import (
     seconds_to_first_line,
     time_row,
 )
+from bench.restoring import restore_rows
 from bench.site import forget, publish_delta, settle, site, tree, write_digests
 from fixtures.cluster import started
 from fixtures.faulty_fs import File, Pace, mounted, why_not
@@ -525,12 +526,18 @@ def importing(bench: Bench) -> Iterator[Row]:
     yield from import_rows(bench.work, bench.count(10_000_000))
 
 
+def restoring(bench: Bench) -> Iterator[Row]:
+    """What does it cost to restore files from quarantine, beside opening and writing them?"""
+    yield from restore_rows(bench.work, bench.count(8_000))
+
+
 SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": start,
     "one-file": one_file,
     "scan-sha256": scan_sha256,
     "scan-md5": scan_md5,
     "matches": matches,
+    "restore": restoring,
     "sizes-known": sizes_known,
     "rescan": rescan,
     "large-files": large_files,
