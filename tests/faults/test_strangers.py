@@ -214,19 +214,22 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
     assert desk.send(calm).error is None
 
 
-def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(ground: Path) -> None:
+@pytest.mark.parametrize("name", ["README.txt", "report.json"])
+def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
+    ground: Path, name: str
+) -> None:
     """Its owner could not remove it, but may give it this name where the directory is theirs."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     victim = Victim(desk.out / "closed" / "file", b"root's")
-    (victim.path.parent / "README.txt").write_bytes(b"root's")
+    (victim.path.parent / name).write_bytes(b"root's")
     other, report = desk.prepare(desk.find("a", A)), desk.prepare(desk.find("b", B))
     assert desk.send(other).error is None
     moved, package = (desk.out / f".tmp-hashclient-report-{report.id}{n}" for n in ("", ".1"))
     attack_once(rename(victim.path.parent, moved))
     attack_once(rename(desk.out / f"hashclient-report-{other.id}", package))
     assert desk.send(report).error is None
-    assert {path.name for path in moved.iterdir()} == {"README.txt", "file"}
+    assert {path.name for path in moved.iterdir()} == {name, "file"}
     verify_package(package)
 
 

@@ -273,19 +273,24 @@ def _remove(directory: Directory, name: str, report_id: str) -> None:
         directory.unlink(name)
         return
     with directory.beneath(name) as package:
-        if package.status(README_NAME) is not None:
+        has_files = package.status(README_NAME) is not None  # which is written first
+        if has_files:
             with os.fdopen(package.open(README_NAME, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
                 if stream.read(MAX_TEXT_BYTES) != _readme(report_id):
                     return
-        for file in (README_NAME, DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME):
-            if package.status(file) is not None:
-                package.unlink(file)
+            for file in (DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME):
+                if package.status(file) is not None:
+                    package.unlink(file)
+        elif package.names() not in ([], [EVIDENCE_DIR]):
+            return
         if package.status(EVIDENCE_DIR) is not None:
             with package.beneath(EVIDENCE_DIR) as inner:
-                for file in inner.names():
+                for file in inner.names() if has_files else ():
                     if file.endswith(".age"):
                         inner.unlink(file)
             os.rmdir(EVIDENCE_DIR, dir_fd=package.fd)
+        if has_files:
+            package.unlink(README_NAME)
     os.rmdir(name, dir_fd=directory.fd)
 
 
