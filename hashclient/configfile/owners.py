@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -84,7 +85,19 @@ def _by_sudo() -> frozenset[int]:
 def _remedy(found: Stranger) -> str:
     where = shlex.quote(printable(found.path))
     if found.is_missing:
-        return f"it is missing, and others could make it in {where}: use `mkdir -m 700` before"
+        return f"others could be first in {where}: `mkdir -m 700` a directory there, and name that"
     if found.uid is None:
         return f"chmod go-w {where}"
+    if not _is_mapped(found.uid):
+        return f"this user namespace does not tell whose {where} is"
     return f"run hashclient as this user, or chown {os.geteuid()} {where}"
+
+
+def _is_mapped(user: int) -> bool:
+    """Return whether this user namespace has a user; it shows all others as nobody (65534)."""
+    try:
+        lines = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:
+        return True
+    ranges = (tuple(map(int, line.split())) for line in lines)
+    return any(first <= user < first + count for first, _, count in ranges)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +133,26 @@ def test_a_configuration_of_another_user_is_refused(state: State) -> None:
 
 
 @needs_root
+@pytest.mark.slow
+def test_nobody_is_told_to_give_away_what_a_user_namespace_does_not_know(state: State) -> None:
+    namespace = ("unshare", "--map-root-user")
+    if subprocess.run((*namespace, "true"), check=False, capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    os.chown(state.path / "config.toml", ATTACKER, ATTACKER)
+    words = ("--state-dir", state.path, "scan", state.tree)
+    done = subprocess.run(
+        (*namespace, sys.executable, "-m", "hashclient", *words),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"hint: this user namespace does not tell whose {state.path}/config.toml is; if" in (
+        done.stderr
+    )
+
+
+@needs_root
 def test_a_state_directory_below_one_of_another_user_is_refused(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +181,7 @@ def test_a_state_directory_that_others_could_make_first_is_refused(
     refused = call(*words)
     assert refused.code == 2
     assert "could be changed by everybody" in refused.err
-    assert "hint: it is missing, and others could make it in " in refused.err
+    assert f"hint: others could be first in {sticky}: `mkdir -m 700` a directory " in refused.err
     (sticky / "new").mkdir(mode=0o700)
     assert call(*words).code == 4
 
