@@ -206,7 +206,9 @@ def restore(
         chosen = list(match_ids)
         if withdrawn:
             here = set(item_ids(app.settings.layout.quarantine)) - set(chosen)
-            chosen += [m.id for m in record.find([MatchState.WITHDRAWN]) if m.id in here]
+            # An item of a restored match was to be dropped when the act was killed.
+            ended = [MatchState.WITHDRAWN, MatchState.RESTORED]
+            chosen += [m.id for m in record.find(ended) if m.id in here]
         results = Results(app, output_format, chosen)
         for match_id, restored in quarantine.restore_all(
             chosen, identities, record, reason=reason, to=output, force=force

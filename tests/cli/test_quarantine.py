@@ -16,6 +16,7 @@ import pytest
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, StateError
 from hashclient.matches.store import Matches
+from hashclient.quarantine.store import Room
 from tests.kit import Run, State, bytes_path, call, run
 
 FILES = {"a/one.bin": b"benign one", "a/two.bin": b"benign two", "b/three.bin": b"benign three"}
@@ -139,6 +140,27 @@ def test_all_withdrawn_files_are_restored_by_one_command(desk: Desk, tmp_path: P
     again = desk.act("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
     assert (again.code, again.out) == (0, "")
     assert "nothing in quarantine is withdrawn" in again.err
+
+
+def test_items_that_were_restored_and_not_dropped_are_dropped_by_the_same_command(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.ids()
+    desk.act("add", "--all")
+    with Matches(desk.path) as record:
+        record.withdraw("baseline", ["one", "two"], 4, datetime.now(UTC))
+
+    def fail(*_: object) -> None:
+        raise StateError("cannot remove from the quarantine")
+
+    restore = ("restore", "--withdrawn", "--identity", desk.key, "--reason", "withdrawn")
+    with monkeypatch.context() as patched:
+        patched.setattr(Room, "drop", fail)
+        assert desk.act(*restore).code == ExitCode.STATE
+    assert len(desk.items("list")) == 3
+    done = desk.act(*restore)
+    assert done.code == 0 and done.out.count("  restored\n") == 2
+    assert len(desk.items("list")) == 1
 
 
 def test_one_failure_does_not_keep_the_others(desk: Desk) -> None:
