@@ -48,6 +48,7 @@ from hashclient.scan.sources.directories import (
     ROUNDS,
     MovedError,
     inode_of,
+    is_mounted_on,
     is_older,
     open_listed,
     snapshot,
@@ -272,8 +273,9 @@ class Checker:
                     finally:
                         close_file(file_fd)
                 except OtherFile as error:
-                    # A file system that is mounted on a file has inodes of its own.
-                    is_mount = error.status.st_dev != opened.status.st_dev
+                    # A file that is mounted on another has an inode of its own.
+                    is_other = error.status.st_dev != opened.status.st_dev
+                    is_mount = is_other or is_mounted_on(fd, name)
                     missed.append(Missed(name, 0 if is_mount else inode, MovedError()))
                 except Deferred:
                     result.deferred.append(group.only([name], [inode]))

@@ -55,6 +55,7 @@ _FIRST_SUBVOLUME = (5).to_bytes(8, sys.byteorder)
 _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 #: From linux/stat.h and linux/fcntl.h.
 _STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000
+_STATX_ATTR_MOUNT_ROOT = 0x2000
 
 _SYS, _BOOT_ID, _UTAB = (
     Path("/sys"),
@@ -279,6 +280,14 @@ def attributes(fd: int) -> int:
     """Return the statx(2) attributes of an open file; none if the kernel does not have the call."""
     status = _status(fd)
     return 0 if status is None else status[1]
+
+
+def is_mount_root(fd: int) -> bool:
+    """Return whether an open file or directory is what is mounted at its path.
+
+    False with a kernel before 5.8, which does not say so. Nobody can rename such a path.
+    """
+    return bool(attributes(fd) & _STATX_ATTR_MOUNT_ROOT)
 
 
 def born_ns(fd: int) -> int | None:

@@ -5,6 +5,9 @@ A scan finds the listed file or does not end in 0, and no record names a place o
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,9 +16,11 @@ import pytest
 
 from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
+from hashclient.scan.sources.directories import inode_of
 from tests.kit import attacker
 from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root
 from tests.kit.state import State
+from tests.kit.tree import write_tree
 
 pytestmark = needs_root
 
@@ -79,3 +84,47 @@ def test_a_listed_file_is_found_or_the_scan_is_not_clean(
     assert victim.is_untouched()
     with Matches(state.path, create=False) as matches:
         assert [m.path for m in matches.find() if not m.path.startswith(f"{tree}/")] == []
+
+
+@contextlib.contextmanager
+def mounted(source: Path, place: Path) -> Iterator[None]:
+    """Mount a file or directory on another one."""
+    if subprocess.run(["mount", "--bind", source, place], check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize(
+    ("race", "rounds"),
+    [
+        ("two directories", 8),
+        ("two files", 8),
+        pytest.param("two directories", 200, marks=pytest.mark.slow),
+        pytest.param("two files", 200, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_mounted_elsewhere_in_the_tree_hides_no_exchange(
+    tmp_path: Path, ground: Path, race: str, rounds: int
+) -> None:
+    """A bind mount has another inode than is listed: that does not count for all of its device."""
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, sized=False)
+    tree = tree_of(ground, race, 0)
+    one, other = RACES[race][2]
+    codes: Counter[int] = Counter()
+    with contextlib.ExitStack() as mounts:
+        for place in (ground / "source", tree):
+            write_tree(place / "0", {"directory/x": b"mounted", "file": b"mounted"})
+        for name in ("0/directory", "0/file"):
+            mounts.enter_context(mounted(ground / "source" / name, tree / name))
+        held = os.open(tree / "0", os.O_RDONLY)
+        mounts.callback(os.close, held)
+        assert {inode_of(held, name) for name in ("directory", "file")} == {None}
+        assert state.scan(tree).code == ExitCode.MATCH  # all of it is read
+        with attacking(exchange(tree / one, tree / other), most_pause_us=50) as attack:
+            for number in range(rounds):
+                codes[state.scan(*OPTIONS[number % len(OPTIONS)], tree).code] += 1
+    assert attack.succeeded
+    assert codes[ExitCode.OK] == 0, codes

@@ -36,7 +36,7 @@ from hashclient.scan.sources.directories import (
 from hashclient.scan.sources.files import compile_excludes, join, kind_of
 from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.interface import TASK_NAMES, Group
-from hashclient.system.identity import Identities
+from hashclient.system.identity import Identities, is_mount_root
 from hashclient.system.processors import Allowance
 
 #: A task of listing ends with so many names, or after so many seconds. A task costs some 7 ms in
@@ -167,6 +167,7 @@ class Lister:
             place.inode in (0, status.st_ino)
             or device in self._differing
             or device != self._device_above(place, fd)
+            or is_mount_root(fd)
         ):
             return fd, status
         os.close(fd)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.scan.reasons import MOVED
-from hashclient.system.identity import born_ns
+from hashclient.system.identity import born_ns, is_mount_root
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
@@ -207,15 +207,33 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
     return born is not None and born < since_ns - TICK_S * 1e9
 
 
+def is_mounted_on(fd: int, name: str) -> bool:
+    """Return whether something is mounted on a name in an open directory.
+
+    The directory then shows the inode of what is below, also where both are of one file system.
+    """
+    try:
+        opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        return is_mount_root(opened)
+    finally:
+        os.close(opened)
+
+
 def inode_of(fd: int, name: str) -> int | None:
     """Return the inode of a name in an open directory that is known to show another one for it.
 
     Some file systems number entries in another way than files: FAT, some FUSE and overlays. None if
-    the directory has changed meanwhile, so that it may have been an exchange. It takes some time.
+    the directory has changed meanwhile, so that it may have been an exchange, or if it is only this
+    name, on which something is mounted. It takes some time.
 
     Raises:
         OSError: the directory cannot be read.
     """
+    if is_mounted_on(fd, name):
+        return None
     before = os.fstat(fd)
     # Whatever changes from now on has another time.
     time.sleep(TICK_S)

@@ -39,6 +39,7 @@ from hashclient.scan.sources.directories import (
 from hashclient.scan.sources.frame import AT_ONCE, Frame
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
+from hashclient.system.identity import is_mount_root
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
@@ -420,7 +421,7 @@ class _Tree:
             if (
                 inode not in (0, status.st_ino)
                 and frame is not None
-                and not self._is_listed(status, frame, inode)
+                and not self._is_listed(fd, status, frame, inode)
             ):
                 if listing is not None:
                     listing.drop()
@@ -471,13 +472,18 @@ class _Tree:
         with _held(frame) as fd:
             return self._lister.open(fd, path.rpartition("/")[2], follow=follow)
 
-    def _is_listed(self, status: os.stat_result, frame: Frame, inode: int) -> bool:
-        """Return whether a directory is the one that `frame` lists with an inode.
+    def _is_listed(self, fd: int, status: os.stat_result, frame: Frame, inode: int) -> bool:
+        """Return whether an open directory is the one that `frame` lists with an inode.
 
-        Where another file system is mounted, the inode is that of the directory below.
+        Where another one is mounted, the inode is that of the directory below.
         """
         device = status.st_dev
-        return status.st_ino == inode or device != frame.status.st_dev or device in self._differing
+        return (
+            status.st_ino == inode
+            or device != frame.status.st_dev
+            or device in self._differing
+            or is_mount_root(fd)
+        )
 
     def _find(
         self, path: str, frame: Frame, inode: int, failure: OSError
@@ -503,7 +509,7 @@ class _Tree:
                         raise
                     failure = error
                     continue
-                if self._is_listed(opened[1], frame, found[1]):
+                if self._is_listed(*opened[:2], frame, found[1]):
                     is_other = found[1] != inode and not frame.lists(found[1])
                     is_lost = is_other and is_older(parent, found[0], self._since_ns)
                     return join(frame.path, found[0]), opened, MOVED if is_lost else None
