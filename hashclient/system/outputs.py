@@ -8,7 +8,8 @@ it is reached step by step and then held by descriptor, and these rules hold:
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
 3. In a directory that others may not change, but that is reached through one that they may change,
-   nothing that is there already is written to or replaced: they may have exchanged the way.
+   nothing that is there already is written to or replaced: they may have exchanged the way. A group
+   of the system may change the way (`/var/log` of Ubuntu is for that of syslog).
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
@@ -35,6 +36,8 @@ from hashclient.system.text import printable
 _MOST_LINKS = 40
 #: How often others may make and remove a name while we look for it.
 _MOST_TRIES = 100
+#: Groups below are made by the system for its programs: SYS_GID_MAX of login.defs(5).
+_FIRST_OF_PEOPLE = 1000
 _HINT = "choose a directory that only you may write to, or name the file that is meant"
 
 
@@ -48,6 +51,8 @@ class Place:
         self.directory = Directory.given(start)
         #: Whether the way up to this directory could be changed by others, and by whom.
         self._changes_way: Stranger | None = None
+        #: The same without groups of the system.
+        self._moves_on_way: Stranger | None = None
         #: Who else may add names to this directory.
         self._adds_names: Stranger | None = None
         self._changes_here: Stranger | None = None
@@ -57,6 +62,7 @@ class Place:
     def _look(self) -> None:
         status, path = os.fstat(self.directory.fd), self.directory.path
         self._changes_here = stranger_at(path, status)
+        self._moves_here = None if _is_for_system(status) else self._changes_here
         self._adds_names = self._changes_here or adds_names_at(path, status)
         self.is_of_proc = status.st_dev == _device_of_proc()
 
@@ -67,6 +73,7 @@ class Place:
         os.close(self.directory.fd)
         if name != "..":
             self._changes_way = self._changes_way or self._changes_here
+            self._moves_on_way = self._moves_on_way or self._moves_here
         self.directory = Directory(inner, self.directory.path_of(name))
         self._look()
 
@@ -89,12 +96,15 @@ class Place:
     def check_way(self) -> None:
         """Refuse what is there already if others may have led us to its directory.
 
+        They can do so only with directories that lie beside each other, as links are not followed.
+        So groups of the system are not refused.
+
         Raises:
             UsageError: they may.
         """
         if self.is_of_proc or self._changes_here is not None:
             return
-        if (who := self._changes_way) is not None:
+        if (who := self._moves_on_way) is not None:
             shown = printable(self.directory.path_of(self.name))
             raise UsageError(
                 f"{shown} is there already, on a way that {who.who} may change:"
@@ -397,3 +407,10 @@ def remove_new(path: Path, identity: Identity) -> None:
     """
     with place_of(path, follow=False) as place:
         place.directory.unlink_if(place.name, identity)
+
+
+def _is_for_system(status: os.stat_result) -> bool:
+    """Return whether none but root, us and a group of the system may write to a directory."""
+    if status.st_mode & stat.S_IWOTH or status.st_uid not in trusted_users():
+        return False
+    return status.st_gid < _FIRST_OF_PEOPLE

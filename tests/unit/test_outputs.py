@@ -190,6 +190,31 @@ def test_what_another_user_has_put_there_is_not_written_to(ground: Path, kind: s
 
 
 @needs_root
+@pytest.mark.parametrize(("mode", "group"), [(0o2775, 102), (0o2775, 1002), (0o777, 102)])
+def test_a_report_is_written_again_below_a_directory_of_a_group_of_the_system(
+    ground: Path, mode: int, group: int
+) -> None:
+    """As /var/log of Ubuntu, which is for the group of syslog."""
+    log = ground / "log"
+    (log / "reports").mkdir(parents=True)
+    os.chown(log, 0, group)
+    log.chmod(mode)
+    report = log / "reports" / "report"
+    put(report)
+    (log / "reports" / "link").symlink_to("report")
+    if (mode, group) == (0o2775, 102):
+        put(report)
+        with replaced_file(report) as stream:
+            stream.write(b"again")
+        assert report.read_bytes() == b"again"
+    else:
+        with pytest.raises(UsageError, match="is there already, on a way that"):
+            put(report)
+    with pytest.raises(UsageError, match="a link that"):
+        put(log / "reports" / "link")
+
+
+@needs_root
 def test_a_closed_directory_on_a_way_of_others_gets_new_files_only(ground: Path) -> None:
     """They may have exchanged it for another one of root's."""
     theirs = give_tree(ground / "theirs", {"x": b""})
