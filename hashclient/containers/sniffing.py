@@ -71,6 +71,8 @@ _TAR_BEGINS = frozenset(b" \t\n\v\f\r01234567\x00\x80")
 _TAR_DIGITS = frozenset(b" \t\n\v\f\r01234567\x00")
 _has_sum_of_tar = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
 _SECOND_SUM = BLOCK_BYTES + 148
+#: All marks but that of an image of a disk begin in so many bytes.
+_BEGIN_BYTES = 2 * BLOCK_BYTES
 #: How a file begins where more than one block may come before the first header.
 _LATE_BEGINS = (b"\0\0", b"#!")
 #: Of .lzma and of images that begin with zeros; of ace.
@@ -88,6 +90,10 @@ def may_bear(head: bytes | memoryview) -> bool:
     length = len(head)
     if not length:
         return False
+    if length > _BEGIN_BYTES:
+        if length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO and _is_iso(head):
+            return True
+        head = bytes(head[:_BEGIN_BYTES])  # of which each look takes less
     kinds = _BEGINS[head[0]]
     if kinds and (
         (kinds & _TEXT and _begins_with_field(head))
@@ -108,12 +114,14 @@ def may_bear(head: bytes | memoryview) -> bool:
     if length >= HEAD_BYTES:
         if head[510] == _BOOT_MARK or head[257] == _LETTER_U:
             return True
-        if head[148] in _TAR_BEGINS and _has_sum_of_tar(head, 148, 156):
+        if (
+            head[148] in _TAR_BEGINS
+            and head[149] in _TAR_DIGITS
+            and _has_sum_of_tar(head, 148, 156)
+        ):
             return True
-        if length > _SECOND_SUM:
-            if head[_SECOND_SUM] in _TAR_BEGINS and _may_begin_late(head, length):
-                return True
-            if length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO:
+        if length > _SECOND_SUM and head[_SECOND_SUM] in _TAR_BEGINS:
+            if _may_begin_late(head, min(length, _BEGIN_BYTES)):
                 return True
     return may_be_odd_mail(head)
 
@@ -153,11 +161,11 @@ def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
         return True
     if _may_begin_late(head, length) and begins_late(bytes(head[:ISO_HEAD_BYTES])):
         return True
-    return (
-        length >= ISO_MARK_END
-        and head[_ISO_MARK_AT] in _BEGINS_OF_ISO
-        and bytes(head[_ISO_MARK_AT:ISO_MARK_END]) in _MARKS_OF_ISO
-    )
+    return length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO and _is_iso(head)
+
+
+def _is_iso(head: bytes | memoryview) -> bool:
+    return bytes(head[_ISO_MARK_AT:ISO_MARK_END]) in _MARKS_OF_ISO
 
 
 def _may_begin_late(head: bytes | memoryview, length: int) -> bool:

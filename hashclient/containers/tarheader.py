@@ -68,6 +68,8 @@ def is_header(block: bytes) -> bool:
     total = (adler32(block) & 0xFFFF) - 1 + apart
     if (total - stated) % _MODULUS == 0:
         return True
+    if block.isascii():  # as a text that looks like a header so far
+        return False
     # Some old programs summed signed bytes.
     return (total - 256 * len(block.translate(None, _ASCII)) - stated) % _MODULUS == 0
 

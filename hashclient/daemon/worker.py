@@ -79,8 +79,6 @@ SPARE_DESCRIPTORS = (
 )
 #: Where there are not many more, connections may have one in so many.
 _LEAST_SHARE = 4
-#: Streams that are copied.
-_COPIED_BYTES = 1 << 14
 #: Files that clients hand over may take one in so many descriptors, and so many at most.
 _FILES_SHARE, MOST_FILES = 8, 4096
 #: Seconds between two checks for idle connections and for new lists.
@@ -310,9 +308,7 @@ class Worker:
 
     def clean_answer(self, data: memoryview) -> bytes | None:
         """Return and count the answer to an ordinary stream without a match; None for others."""
-        if self.openers is not None and may_be_container(
-            bytes(data) if len(data) <= _COPIED_BYTES else data  # looked at faster, if it is short
-        ):
+        if self.openers is not None and may_be_container(data):
             return None
         lists = self._lists.now
         may_be_listed = lists.may_be_listed

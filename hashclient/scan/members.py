@@ -17,7 +17,13 @@ import msgspec
 import numpy as np
 
 from hashclient.configfile.tables import ContainersConfig
-from hashclient.containers.fronts import ends_as_archive, has_end_of_zip, may_front, tail_bytes
+from hashclient.containers.fronts import (
+    FRONT_BYTES,
+    ends_as_archive,
+    has_end_of_zip,
+    may_front,
+    tail_bytes,
+)
 from hashclient.containers.interface import ISO_HEAD_BYTES, NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.sandbox import kernel_locks
@@ -94,6 +100,8 @@ def may_be_container(data: bytes | memoryview) -> bool:
 
     It is no longer than this.
     """
+    if len(data) <= FRONT_BYTES:
+        data = bytes(data)  # of which each look takes less
     if may_bear(data) and (opens_as_container(data) or kind_by_begin(data)):
         return True
     return ends_as_archive(data) or bool(kind_by_end(data))
