@@ -17,8 +17,7 @@ from hashclient.provider.keyfiles import (
     private_of,
     public_bytes,
 )
-from hashclient.system.files import write_atomic
-from hashclient.system.outputs import remove_new, write_new
+from hashclient.system.outputs import remove_new, replaced_file, write_new
 
 
 def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
@@ -45,6 +44,9 @@ def change_passphrase(
 
     Raises:
         StateError: it cannot be read, opened or written; the file is as it was then.
+        UsageError: others may have led us to it, as for `replaced_file`.
     """
     signer, _ = load_private(path, passphrases)
-    write_atomic(path, private_bytes(private_of(signer), wanted()))
+    data = private_bytes(private_of(signer), wanted())
+    with replaced_file(path) as stream:
+        stream.write(data)

@@ -19,9 +19,9 @@ from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.drafts import load_draft
-from hashclient.provider.keyfiles import load_public
+from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys
-from hashclient.provider.personkeys import make_pair
+from hashclient.provider.personkeys import change_passphrase, make_pair
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package
@@ -330,3 +330,14 @@ def test_a_bundle_that_another_user_exchanges_gives_a_signed_list_or_none(
         shutil.rmtree(ground / "home" / f"state-{number}", ignore_errors=True)
     assert victim.is_untouched()
     assert codes <= {0, 2, 3, 4, 6, 8}
+
+
+def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> None:
+    """They may have exchanged the way since the key was read: another key would be lost."""
+    closed = give_tree(ground / "theirs", {"x": b""}) / "closed"
+    closed.mkdir(mode=0o700)
+    make_pair(closed / "key.pem", closed / "key.pub", None)
+    before = (closed / "key.pem").read_bytes()
+    with pytest.raises(UsageError, match="on a way that user nobody may change"):
+        change_passphrase(closed / "key.pem", Passphrases(lambda _: None), lambda: b"a new one")
+    assert (closed / "key.pem").read_bytes() == before
