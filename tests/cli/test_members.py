@@ -394,7 +394,7 @@ def test_without_libarchive_what_needs_it_is_unread(state: Path, tmp_path: Path)
     """A library of that name that is none stands in front of the real one."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / libarchive.LIBRARY).write_bytes(b"no library")
-    tree = write_tree(tmp_path / "t", {"a.7z": b"7z\xbc\xaf\x27\x1c" + bytes(26)})
+    tree = write_tree(tmp_path / "t", {"a.lz": b"LZIP\x01\x0c" + bytes(26)})
     result = run(
         *("--state-dir", state, "scan", "--format", "jsonl", tree),
         env={"LD_LIBRARY_PATH": str(tmp_path / "lib")},
