@@ -49,7 +49,7 @@ def test_the_example_is_a_configuration() -> None:
 def test_events_are_those_that_are_logged() -> None:
     package = Path(isolate.__file__).parent
     code = "".join(path.read_text() for path in package.rglob("*.py"))
-    logged = set(re.findall(r'\.log\(\s*"([a-z-]+)"', code))
+    logged = set(re.findall(r'\.(?:log|event)\(\s*"([a-z-]+)"', code))
     assert set(keys("### Events in the audit log")) == logged
 
 
