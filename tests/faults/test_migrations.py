@@ -39,6 +39,14 @@ ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
 
 
+@pytest.fixture(autouse=True)
+def _shared() -> Iterator[None]:
+    """Let the configuration name files that are gone, below a directory of all: it is of then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HASHCLIENT_ALLOW_SHARED", "1")
+        yield
+
+
 def unpacked(directory: Path) -> Layout:
     """Unpack what 0.1.0 has left: `state`, and `officer.key`, which opens its quarantine."""
     directory.mkdir(exist_ok=True)
