@@ -33,7 +33,8 @@ from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.members import Members, opens_as_container
+from hashclient.scan.kept import opens_as_container
+from hashclient.scan.members import Members
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.files import kind_of

@@ -38,7 +38,7 @@ from hashclient.daemon.shares import Places, Share
 from hashclient.daemon.turns import Job, Turns
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.checker import DIRECTORIES
-from hashclient.scan.members import may_be_container
+from hashclient.scan.kept import may_be_container
 from hashclient.scan.opening import FILES_AHEAD
 from hashclient.scan.sources.files import OPEN_DEPTH
 from hashclient.scan.sources.listing import OF_ALL

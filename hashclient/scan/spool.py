@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from hashclient.scan.members import Kept
+from hashclient.scan.kept import Kept
 from hashclient.scan.reasons import reason_of
 
 #: Bytes in memory, of all streams of one process together.

@@ -10,7 +10,8 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge, Place, verdict
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.members import Kept, Members
+from hashclient.scan.kept import Kept
+from hashclient.scan.members import Members
 from hashclient.scan.reading import StreamDigester
 
 

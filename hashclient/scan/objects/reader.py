@@ -34,7 +34,8 @@ from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.stores import Store
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.members import BEHIND, Kept, Members
+from hashclient.scan.kept import BEHIND, Kept
+from hashclient.scan.members import Members
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Record, Wanted
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN
