@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from hashclient.errors import AuditError, AuthorisationError, StateError
 from hashclient.quarantine.age import unseal
 from hashclient.quarantine.vault import Stage, load_identities, write_identity
 from hashclient.system import files
+from hashclient.system.layout import MATCHES_NAME
 from tests.kit import call, fast_directory
 from tests.kit.depth import changes, of_changes
 
@@ -90,6 +92,10 @@ def scenes(directory: Path, *, taken: bool) -> Iterator[tuple[int, Scene]]:
     place.rename(kept)
     for number in changes(MOST):
         shutil.copytree(kept, place)
+        if not taken:  # the copy is the file that was read
+            inodes = (scene.file.parent.stat().st_ino, scene.file.stat().st_ino)
+            with contextlib.closing(sqlite3.connect(scene.ward.state / MATCHES_NAME)) as db, db:
+                db.execute("UPDATE match SET directory_inode = ?, inode = ?", inodes)
         yield number, scene
         shutil.rmtree(place)
     raise AssertionError("there is no end to it")
