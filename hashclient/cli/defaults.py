@@ -23,8 +23,12 @@ from hashclient.system.text import nearest, printable
 ENV_PREFIX = "HASHCLIENT"
 #: The passphrase of a provider's keys.
 KEY_PASSPHRASE = f"{ENV_PREFIX}_KEY_PASSPHRASE"
-#: Variables that do not belong to an option.
-OTHER_VARIABLES = frozenset({f"{ENV_PREFIX}_SEAL_KEY", f"{ENV_PREFIX}_DEBUG", KEY_PASSPHRASE})
+#: Variables that do not belong to an option, and what each is.
+OTHER_VARIABLES = {
+    f"{ENV_PREFIX}_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
+    KEY_PASSPHRASE: "The passphrase of a provider's keys.",
+    f"{ENV_PREFIX}_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",
+}
 #: Kubernetes sets these in each container beside a service that is called `hashclient`.
 _OF_SERVICES = re.compile(
     rf"{ENV_PREFIX}_(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
@@ -79,10 +83,8 @@ def unknown_variables(
     Each comes with the name that may be meant. `load` returns a command of `top` by its name; only
     the commands to which a variable may belong are loaded.
     """
-    of_top = {
-        f"{ENV_PREFIX}_{option_name(p)}".upper() for p in top.params if isinstance(p, click.Option)
-    }
-    known = OTHER_VARIABLES | of_top | {f"{ENV_PREFIX}_CONFIG"}
+    of_top = {name for parameter in top.params for name in option_variables(parameter)}
+    known = {*OTHER_VARIABLES, *of_top}
 
     def of_command(name: str) -> set[str]:
         command = load(name)

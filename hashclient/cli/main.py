@@ -201,7 +201,6 @@ outranks the file.
     help=_HELP,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": ENV_PREFIX,
         "max_content_width": 100,
     },
 )
@@ -215,7 +214,6 @@ outranks the file.
     "--config",
     "config_path",
     metavar="FILE",
-    envvar="HASHCLIENT_CONFIG",
     help="The configuration. [default: DIR/config.toml if --state-dir is given, else "
     "$XDG_CONFIG_HOME/hashclient/config.toml; for root /etc/hashclient/config.toml]",
 )
@@ -298,6 +296,9 @@ def cli(
         ctx.default_map = _command_defaults(ctx.obj, name, command)
         if ctx.default_map:  # the output file may be one of them
             process.output.prepare(ctx, name, command, words)
+
+
+name_variables(cli, ENV_PREFIX)
 
 
 def _change_verbosity(app: App, change: int) -> None:

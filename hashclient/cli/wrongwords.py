@@ -89,9 +89,7 @@ def _variable(error: click.BadParameter) -> str | None:
         return None
     if context.get_parameter_source(parameter.name) is not ParameterSource.ENVIRONMENT:
         return None
-    by_argument = f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
-    names = option_variables(parameter)
-    return next((name for name in names if os.environ.get(name)), by_argument)
+    return next((name for name in option_variables(parameter) if os.environ.get(name)), None)
 
 
 def _parts(words: Iterable[str]) -> Iterator[str]:

@@ -69,13 +69,8 @@ def options(command: click.Command, context: click.Context) -> Iterator[click.Op
 
 def variables() -> set[str]:
     """Return the names of all variables that the program reads."""
-    context = click.Context(cli, auto_envvar_prefix="HASHCLIENT")
-    named = {
-        name
-        for option in options(cli, context)
-        for name in option_variables(option) or [f"HASHCLIENT_{(option.name or '').upper()}"]
-    }
-    return named | OTHER_VARIABLES
+    found = options(cli, click.Context(cli))
+    return {*OTHER_VARIABLES, *(name for option in found for name in option_variables(option))}
 
 
 @pytest.mark.parametrize(

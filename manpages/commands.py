@@ -1,7 +1,7 @@
 """Man pages and completion scripts, made from the commands, so that they always agree.
 
-`hatch_build.py` puts them into the wheel; the module is not used at run time. Each command has a
-page, which includes the commands of a group, in the man macros that groff and mandoc share.
+`hatch_build.py` puts them into the wheel. Each command has a page, which includes the commands of
+a group, in the man macros that groff and mandoc share.
 `tests/docs/test_help.py` checks the form of help texts: paragraphs, blocks of examples after `\\b`,
 exit codes last.
 """
@@ -17,6 +17,7 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from hashclient import __version__
+from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import cli
 from hashclient.cli.options import option_variables
 from hashclient.errors import ExitCode
@@ -36,15 +37,6 @@ _FLAG = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)")
 _ESCAPES = {"\\": r"\e", "-": r"\-", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga", "'": r"\(aq"}
 _QUOTED = re.compile(r"`([^`]+)`")
 
-_VARIABLES = {
-    "HASHCLIENT_STATE_DIR": "As --state-dir; with it, the configuration is in that directory, too.",
-    "HASHCLIENT_CONFIG": "As --config.",
-    "HASHCLIENT_SEAL_KEY_FILE": "As --seal-key-file.",
-    "HASHCLIENT_ALLOW_SHARED": "1: as --allow-shared.",
-    "HASHCLIENT_LOCAL_TIME": "1: as --local-time.",
-    "HASHCLIENT_SEAL_KEY": "The seal key itself, 64 hexadecimal digits.",
-    "HASHCLIENT_DEBUG": "1 shows where an internal error has happened, and allows core dumps.",
-}
 _FILES = {
     "/etc/hashclient/config.toml": "The configuration, for root.",
     "~/.config/hashclient/config.toml": "The configuration, for others.",
@@ -123,7 +115,7 @@ def page(context: click.Context, made: date) -> str:
     else:
         lines += _exit_codes(paragraphs) or [f"The codes are those of {bold(NAME)}(1)."]
     lines.append(".SH ENVIRONMENT")
-    lines += [*_list(_VARIABLES.items()), ".PP"] if is_program else []
+    lines += [*_list(_global_variables(context)), ".PP"] if is_program else []
     lines += _environment(children if is_program else [context])
     lines += [".SH FILES", *_list(_FILES.items())]
     if examples := [text for text in paragraphs if text.startswith("\b")]:
@@ -187,6 +179,15 @@ def _environment(contexts: Iterable[click.Context]) -> Iterator[str]:
         yield "A flag outranks the environment, which outranks the configuration."
         return
     yield f"That of {bold(NAME)}(1)."
+
+
+def _global_variables(context: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield the variables of the options before a command, then those that belong to no option."""
+    for option in context.command.params:
+        if isinstance(option, click.Option) and option.expose_value:
+            value = "1: as" if option.is_flag else "As"
+            yield option_variables(option)[0], f"{value} {option.opts[-1]}."
+    yield from OTHER_VARIABLES.items()
 
 
 def _variables(context: click.Context) -> Iterator[click.Option]:

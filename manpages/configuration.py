@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import date
 
 from hashclient import __version__
-from hashclient.cli.man import CONFIG_PAGE, NAME, bold, bold_quoted, example
+from manpages.commands import CONFIG_PAGE, NAME, bold, bold_quoted, example
 
 _CHAPTER = re.compile(r"^## Configuration\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
