@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from hashclient.config import Settings
 from hashclient.core.model import Invocation
 from hashclient.migrations.check import check_state
-from hashclient.migrations.version import SEGMENTS
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
@@ -62,9 +61,10 @@ class Session:
         """Act for `operator`; the defaults are the user of this process and its environment.
 
         Raises:
-            StateError: the state directory is of a newer version, or cannot be brought to today's.
+            StateError: the state directory is of a version that is refused, or cannot be brought
+                to today's.
         """
-        self._version = check_state(settings.layout)
+        check_state(settings.layout)
         self.settings = settings
         self.now = now
         self.environ = os.environ if environ is None else environ
@@ -91,10 +91,7 @@ class Session:
         from hashclient.audit.log import AuditLog
 
         most = round(self.settings.config.keep.audit_mib * (1 << 20))
-        can_be_closed = most and self._version >= SEGMENTS
-        return AuditLog(
-            self.settings.layout.audit, clock=self.now, max_bytes=most if can_be_closed else None
-        )
+        return AuditLog(self.settings.layout.audit, clock=self.now, max_bytes=most or None)
 
     def sealer(self, *, create: bool = False) -> Sealer:
         """Return the sealer with this machine's key; with `create`, a missing key is made.

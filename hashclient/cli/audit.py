@@ -231,16 +231,13 @@ def rotate(app: App, output_format: str) -> None:
     \b
       hashclient audit rotate
     """
-    from hashclient.migrations.migrate import writing
-
     layout = app.settings.layout
     if not layout.audit.is_dir():
         raise StateError(
             f"no audit log yet: {printable(layout.audit)}",
             hint="it starts with the first fetch or scan; or check --state-dir",
         )
-    with writing(layout):  # earlier versions refuse it from now on
-        rotated = app.audit_log().rotate()
+    rotated = app.audit_log().rotate()
     if output_format == "json":
         closed = None
         if rotated is not None:

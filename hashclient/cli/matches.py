@@ -173,7 +173,7 @@ def _choice(
 
     if "" in paths:  # of an unset variable: it would mean the current directory
         raise UsageError("--path is empty", hint="`--path .` is the current directory")
-    # The record has paths without links; earlier versions recorded paths with links.
+    # The record has paths without links, unless a link was put there since.
     files = [path for path in paths if not is_object_uri(path)]
     forms = {form(path): None for path in files for form in (os.path.realpath, os.path.abspath)}
     objects = tuple(parse_uri(path).text for path in paths if is_object_uri(path))

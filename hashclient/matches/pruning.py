@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Collection
 from datetime import datetime
 
@@ -58,14 +57,10 @@ class Pruner(MatchStore):
         with self._transaction():
             going = [row[0] for row in self._db.execute(settled, (chosen, _SETTLED))]
             for table, column in _TABLES:
-                try:
-                    self._db.execute(
-                        f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - ours
-                        (json.dumps(going),),
-                    )
-                except sqlite3.OperationalError as error:
-                    if "no such table" not in str(error):  # the one for streams comes late
-                        raise
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - ours
+                    (json.dumps(going),),
+                )
             if going:
                 self._db.execute(_UNUSED)
         return len(going)

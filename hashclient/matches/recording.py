@@ -23,7 +23,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import IN_MEMBER, PROGRESS, STREAM_PREFIX, Match, Place, new_ids
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.selection import Selection
-from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, STREAMS, inodes_of, to_text
+from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, inodes_of, to_text
 from hashclient.system.text import is_unicode, path_fields, printable
 
 #: How many members of one file its story names, and how much of a name.
@@ -71,7 +71,7 @@ class _Found(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths under which it may be on record: an earlier version kept links in them."""
+        """Its path, and the path of its record if a link leads from there by now."""
         place = self.place
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
@@ -224,8 +224,6 @@ class Recording(Selection):
         self, *, added: _Rows, renewed: _Rows, hits: _Rows, streams: _Rows, steps: _Rows
     ) -> None:
         db = self._db
-        if streams:
-            db.execute(STREAMS)
         # In the order of the table: neighbours share a page.
         hits = sorted(hits, key=_by_entry)
         for statement, rows in (

@@ -19,11 +19,11 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import STREAM_PREFIXES, Match
 from hashclient.core.model import Hit, Seen
 from hashclient.errors import StateError, UsageError
-from hashclient.system.files import refuse_irregular, state_error
+from hashclient.system.files import refuse_irregular
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
-from hashclient.system.versions import newer
+from hashclient.system.versions import newer, older
 
 _SCHEMA = """
 CREATE TABLE match (
@@ -68,38 +68,12 @@ CREATE TABLE step (
 ) STRICT;
 CREATE INDEX step_by_match ON step (match);
 CREATE INDEX step_by_event ON step (event, match);
-"""
-_VERSION = 5
-#: The steps from earlier versions: 2 is that of 0.1.0, in 3 a column says where a file was. Since 4
-#: what many matches have in common stands in a table of its own, and a story whose first step is
-#: that the match was found, without details, need not have that step. Since 5 a match says which
-#: file was read.
-_STEPS = {
-    2: "ALTER TABLE match ADD COLUMN standing TEXT",
-    3: """
-CREATE TABLE standing (number INTEGER PRIMARY KEY, words TEXT NOT NULL UNIQUE) STRICT;
-ALTER TABLE match RENAME COLUMN standing TO words;
-ALTER TABLE match ADD COLUMN standing INTEGER REFERENCES standing (number);
-INSERT INTO standing (words) SELECT DISTINCT words FROM match WHERE words IS NOT NULL;
-UPDATE match SET standing = (SELECT number FROM standing s WHERE s.words = match.words);
-ALTER TABLE match DROP COLUMN words;
-""",
-    4: "ALTER TABLE match ADD COLUMN directory_inode INTEGER;"
-    "ALTER TABLE match ADD COLUMN inode INTEGER",
-}
-#: A table of an earlier version, as a reader of this one sees it.
-_AS_NOW = (
-    "CREATE TEMP VIEW match AS SELECT rowid AS rowid, *, NULL AS directory_inode, NULL AS inode"
-    " FROM main.match"
-)
-#: Made when the first stream matches. Versions that do not know this table ignore it, so the
-#: version number stays.
-STREAMS = """
-CREATE TABLE IF NOT EXISTS stream (
+CREATE TABLE stream (
     match TEXT PRIMARY KEY REFERENCES match (id),
     times_seen INTEGER NOT NULL
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
 """
+_VERSION = 5
 SEEN_AGAIN = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
@@ -148,20 +122,13 @@ class MatchStore:
                 version = self._db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     version = self._make()
-                if version in _STEPS:
-                    version = _bring_forward(self._db)
-                if version in _STEPS:  # a user who may only read it
-                    self._db.execute(_AS_NOW)
             except BaseException:
                 self._db.close()
                 raise
-        if version != _VERSION and version not in _STEPS:
+        if version != _VERSION:
             self._db.close()
-            if version > _VERSION:
-                raise newer(self._path)
-            raise StateError(
-                f"record of matches has version {version}: {printable(self._path)}",
-                hint="another version of hashclient wrote it; move it away to begin a new one",
+            raise (
+                newer(self._path) if version > _VERSION else older(self._path, f"version {version}")
             )
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
@@ -261,12 +228,7 @@ class MatchStore:
 
     def _times_seen(self, match_id: str) -> int:
         """Return how often a stream has matched; for a match taken over from a report, once."""
-        try:
-            row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            row = None
+        row = self._db.execute(_TIMES_SEEN, (match_id,)).fetchone()
         return 1 if row is None else int(row[0])
 
     def _numbers_of(self, standings: Iterable[str | None]) -> dict[str | None, int | None]:
@@ -362,46 +324,3 @@ def _inode(column: int | None) -> int | None:
 def to_text(time: datetime) -> str:
     """Return a time as it is kept: in UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds")
-
-
-def bring_forward(path: Path) -> None:
-    """Bring a record of an earlier version to this one; other versions stay as they are.
-
-    Raises:
-        StateError: it cannot be read or written.
-    """
-    try:
-        with contextlib.closing(open_database(path, "rw")) as db:
-            db.execute("PRAGMA synchronous = EXTRA")
-            if _bring_forward(db) in _STEPS:
-                raise StateError(f"cannot bring forward: {printable(path)}: it cannot be written")
-    except OSError as error:
-        raise state_error("cannot bring forward", path, error) from error
-    except sqlite3.Error as error:
-        why, hint = explain(error)
-        raise StateError(f"cannot bring forward: {printable(path)}: {why}", hint=hint) from error
-
-
-def _bring_forward(db: sqlite3.Connection) -> int:
-    """Bring a database forward and return its version: the old one, if it is read-only.
-
-    A user who may only read it can still do so.
-    """
-    db.execute("BEGIN IMMEDIATE")
-    # Another process may have done so by now.
-    before = version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    try:
-        while version in _STEPS:
-            for statement in _STEPS[version].split(";"):
-                db.execute(statement)
-            version += 1
-        if version != before:
-            db.execute(f"PRAGMA user_version = {version}")
-        db.execute("COMMIT")
-    except sqlite3.OperationalError as error:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
-            raise
-        return before
-    return version

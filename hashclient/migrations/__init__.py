@@ -1,1 +1,1 @@
-"""Brings the state of every earlier version to today's form; refuses that of a later version."""
+"""Brings the state of every earlier release to today's form; refuses any other state."""

@@ -36,8 +36,7 @@ FORMATS = (
         "`state.json`",
         "hashclient-state/4",
         "`format`",
-        "0 is state without the file, 1 has manifests of version 1, 2 has the audit log in one"
-        " file, 3 a record of matches of version 2: the next `init` or `fetch` writes it",
+        "below 4: refused; without the file: the next `init` or `fetch` writes it",
     ),
     Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
@@ -50,8 +49,7 @@ FORMATS = (
         "`matches.db`",
         "5",
         "`PRAGMA user_version`",
-        "2, of 0.1.0, 3 and 4, which no release wrote: they are brought forward; 1, which no"
-        " release wrote: it is refused",
+        "refused",
     ),
     Format(
         "`inventory.db`",

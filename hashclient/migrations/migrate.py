@@ -20,7 +20,13 @@ from pathlib import Path
 import msgspec
 
 from hashclient.errors import HashclientError, StateError
-from hashclient.migrations.version import Version, read_version, refuse_newer, write_version
+from hashclient.migrations.version import (
+    FIRST,
+    Version,
+    read_version,
+    refuse_foreign,
+    write_version,
+)
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     atomic_file,
@@ -67,30 +73,9 @@ def _no_change(_layout: Layout) -> None:
     pass
 
 
-def _matches(layout: Layout) -> tuple[Path, ...]:
-    is_there = layout.matches.exists() and layout.matches.stat().st_size > 0
-    return (layout.matches,) if is_there else ()
-
-
-def _bring_matches_forward(layout: Layout) -> None:
-    from hashclient.matches.tables import bring_forward
-
-    bring_forward(layout.matches)
-
-
-#: The steps, in order; the number of the last one is `version.CURRENT`.
-STEPS: tuple[Step, ...] = (
-    # The state gets a version. Everything else is as 0.1.0 wrote it.
-    Step(1, "0.1.0", _nothing, _no_change, readable=True),
-    # Manifests get an authentication code. The next fetch of each list writes it, since this needs
-    # the seal key and the provider's signed files.
-    Step(2, "0.1.0", _nothing, _no_change, readable=True),
-    # The audit log may be in several files. A log in one file stays valid.
-    Step(3, "0.1.0", _nothing, _no_change, readable=True),
-    # A match records its place and file system, and may be gone. A scan, which takes no lock, makes
-    # the same change when it opens the record of matches.
-    Step(4, "0.1.0", _matches, _bring_matches_forward, readable=True),
-)
+#: The steps, in order; the number of the last one is `version.CURRENT`. The first one gives a new
+#: state its version.
+STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", _nothing, _no_change, readable=True),)
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +101,7 @@ def writing(
 
     Raises:
         LockedError: another process holds it for longer.
-        StateError: the state is newer; or the migration failed.
+        StateError: the state is newer, or from before the first release; or the migration failed.
     """
     make_private_dir(layout.root)
     with writer_lock(layout.lock, wait_s=wait_s, on_wait=on_wait):
@@ -128,11 +113,11 @@ def migrate(layout: Layout, steps: Sequence[Step]) -> None:
     """Migrate a state directory by the `steps` that it lacks. The caller holds the lock.
 
     Raises:
-        StateError: the state is newer; or it cannot be written. The old state is then in the
-            backup.
+        StateError: the state is newer, or from before the first release; or it cannot be written.
+            The old state is then in the backup.
     """
     version = read_version(layout)
-    refuse_newer(layout, version, steps[-1].version)
+    refuse_foreign(layout, version, steps[-1].version)
     _drop(layout.new_backup)
     backup = _read_backup(layout)
     if backup is not None and backup.version > version.number and version.migrating:

@@ -1,8 +1,8 @@
 """The version of a state directory: `state.json`, which every command reads first.
 
 It has the version of the state and the hashclient that this needs, so an older hashclient can
-refuse the state and name the version to install. State without the file is of version 0: 0.1.0
-wrote none at first.
+refuse the state and name the version to install. State without the file is of version 0: nobody has
+written to it under the lock yet.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from hashclient.errors import StateError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
+from hashclient.system.versions import older
 
 FORMAT = "hashclient-state"
 _FORMAT = re.compile(rf"{FORMAT}/(0|[1-9][0-9]{{0,8}})", re.ASCII)
 
 
+#: The version of the first release; no release has written a lower one.
+FIRST = 4
 #: Today's version, and the lowest version that this hashclient reads without a migration. The steps
 #: of `migrate` say the same, but are not loaded just to check.
 CURRENT = 4
 READABLE = 0
-#: From this version on the audit log may be in several files; an earlier hashclient would take such
-#: a log for altered.
-SEGMENTS = 3
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -85,12 +85,14 @@ def write_version(layout: Layout, version: Version) -> None:
     write_atomic(layout.state, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
 
 
-def refuse_newer(layout: Layout, version: Version, known: int) -> None:
-    """Refuse a state whose version is above `known`.
+def refuse_foreign(layout: Layout, version: Version, known: int) -> None:
+    """Refuse a state whose version is above `known`, or from before the first release.
 
     Raises:
-        StateError: the version is above it; the message says which hashclient it needs.
+        StateError: it is refused; of a newer state, the message says which hashclient it needs.
     """
+    if 0 < version.number < FIRST:
+        raise older(layout.root, f"{FORMAT}/{version.number}")
     if version.number > known:
         raise StateError(
             f"the state needs hashclient {excerpt(version.needs)} or later, this is {__version__}:"

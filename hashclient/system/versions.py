@@ -30,6 +30,14 @@ class _Any(msgspec.Struct, frozen=True):
     format: str = ""
 
 
+def older(path: Path, version: str) -> StateError:
+    """Return the error for state of a version from before the first release; nothing reads it."""
+    return StateError(
+        f"written before the first release, as {version}, and not read: {printable(path)}",
+        hint="move it away to begin a new one; nothing was changed",
+    )
+
+
 def newer(path: Path) -> StateError:
     """Return the error for a file that a later version of this program wrote."""
     return StateError(

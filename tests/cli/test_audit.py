@@ -13,10 +13,7 @@ import pytest
 
 from hashclient.audit.log import AuditLog, Event, checkpoint, verify
 from hashclient.config import resolve_settings
-from hashclient.migrations.migrate import writing
-from hashclient.migrations.version import SEGMENTS, read_version
 from hashclient.session import Session
-from hashclient.system.layout import Layout
 from hashclient.system.text import path_fields
 from tests.kit import UNMEASURED, Run, arguments, call, environment, run
 
@@ -207,27 +204,15 @@ def test_rotate_without_a_log(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_a_state_that_others_may_read_as_an_earlier_one_has_its_log_in_one_file(
-    world: Logged,
-) -> None:
-    """An earlier version would take the second file for altered."""
+def test_the_log_goes_on_in_another_file_at_the_size_that_is_configured(world: Logged) -> None:
     (world.state / "config.toml").write_text("[keep]\naudit_mib = 0.0001\n")
-
-    def record_something() -> None:
-        settings = resolve_settings(
-            state_dir=world.state,
-            config_path=None,
-            seal_key_file=None,
-            command_names=frozenset(),
-            environ={},
-        )
-        Session(settings).audit.append([match(9)])
-
-    record_something()
-    assert not list(world.directory.glob("log-*"))
-    layout = Layout(world.state)
-    with writing(layout):
-        assert read_version(layout).number >= SEGMENTS
-    record_something()
+    settings = resolve_settings(
+        state_dir=world.state,
+        config_path=None,
+        seal_key_file=None,
+        command_names=frozenset(),
+        environ={},
+    )
+    Session(settings).audit.append([match(9)])
     assert [p.name for p in world.directory.glob("log-*")] == ["log-000001.jsonl"]
     world.output("verify")

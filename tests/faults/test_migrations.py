@@ -1,7 +1,6 @@
-"""A state directory that release 0.1.0 has left: it is brought forward, and everything in it works.
+"""State that was really used is migrated by a made-up step, which changes files of each kind.
 
-Then the machinery by a step that really changes things, killed before each change of the disk, and
-with a disk that fails at each.
+The step is killed before each change of the disk, and done with a disk that fails at each.
 """
 
 from __future__ import annotations
@@ -9,50 +8,49 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import sqlite3
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
-from fixtures.used_state import LISTED
+from fixtures.used_state import LISTED, use
 from hashclient.errors import StateError
-from hashclient.index.blinding import load_sealer
-from hashclient.index.manifest import MANIFEST_FORMAT, load_manifest
-from hashclient.index.pieces import root_of
-from hashclient.index.upgrade import upgrade
-from hashclient.matches import tables
 from hashclient.migrations import check, migrate, version
 from hashclient.migrations.check import check_state
 from hashclient.migrations.migrate import STEPS, Step, writing
-from hashclient.migrations.version import Version, read_version
+from hashclient.migrations.version import FIRST, Version, read_version
 from hashclient.system.files import write_atomic
 from hashclient.system.layout import Layout, purpose_of
-from tests.kit import Run, call, digests_of, run
+from tests.kit import Run, call, digests_of
 from tests.kit.depth import changes, of_changes
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "state-0.1.0.tar.xz"
 MOST = 200
 
 
-@pytest.fixture(autouse=True)
-def _shared() -> Iterator[None]:
-    """Let the configuration name files that are gone, below a directory of all: it is of then."""
+@pytest.fixture(scope="session")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a `state` that was really used, and `officer.key`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HASHCLIENT_ALLOW_SHARED", "1")
-        yield
+        return use(tmp_path_factory.mktemp("used"), patch).parent
 
 
-def unpacked(directory: Path) -> Layout:
-    """Unpack what 0.1.0 has left: `state`, and `officer.key`, which opens its quarantine."""
-    directory.mkdir(exist_ok=True)
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(directory, filter="tar")  # ours; that for data changes modes
-    return Layout(directory / "state")
+Unpack = Callable[[Path], Layout]
+
+
+@pytest.fixture
+def unpacked(used: Path) -> Unpack:
+    """Copy the state to a directory, with the key that opens its quarantine."""
+
+    def copy(directory: Path) -> Layout:
+        shutil.copytree(used / "state", directory / "state")
+        shutil.copy(used / "officer.key", directory)
+        return Layout(directory / "state")
+
+    return copy
 
 
 def on(layout: Layout, *args: object) -> Run:
@@ -60,7 +58,7 @@ def on(layout: Layout, *args: object) -> Run:
 
 
 def check_all(layout: Layout) -> None:
-    """Check that everything in the state of 0.1.0 can be used, and that its log goes on."""
+    """Check that everything in the state can be used, and that its log goes on."""
     files = layout.root.parent / "files"
     files.mkdir()
     for name, data in LISTED.items():
@@ -98,83 +96,6 @@ def check_all(layout: Layout) -> None:
     assert log["records"] > logged
     left = [p.relative_to(layout.root).as_posix() for p in layout.root.rglob("*") if p.is_file()]
     assert [path for path in left if purpose_of(path) is None] == []
-
-
-def test_state_of_0_1_0_can_be_used_as_it_is(tmp_path: Path) -> None:
-    check_all(unpacked(tmp_path))
-
-
-def test_state_of_0_1_0_is_brought_forward_and_can_be_used(tmp_path: Path) -> None:
-    layout = unpacked(tmp_path)
-    with writing(layout):
-        assert read_version(layout) == Version(version.CURRENT, STEPS[-1].needs)
-    check_all(layout)
-
-
-@pytest.mark.slow
-def test_state_of_0_1_0_killed_at_each_change_while_it_is_brought_forward(tmp_path: Path) -> None:
-    layout = unpacked(tmp_path / "state")
-    before = contents(layout)
-    forward = brought_forward(tmp_path / "forward")
-    assert {n for n in before if forward[n] != before[n]} == {"matches.db"}
-    for number in changes(MOST):
-        layout = unpacked(tmp_path / str(number))
-        ended = in_child(partial(taking, layout, kill_at(number)))
-        with writing(layout):
-            pass
-        assert read_version(layout).number == version.CURRENT
-        assert contents(layout) == forward
-        if ended == 0:
-            break
-    assert 2 < number < MOST
-    check_all(layout)
-
-
-def brought_forward(directory: Path) -> dict[str, bytes]:
-    """Return what the state of 0.1.0 holds once it is brought forward."""
-    layout = unpacked(directory)
-    with writing(layout):
-        pass
-    return contents(layout)
-
-
-def test_a_scan_brings_the_record_of_matches_forward_and_a_reader_needs_no_more(
-    tmp_path: Path,
-) -> None:
-    layout = unpacked(tmp_path)
-    with contextlib.closing(sqlite3.connect(layout.matches)) as db:
-        rows = db.execute("SELECT * FROM match ORDER BY rowid").fetchall()
-    layout.matches.chmod(0o400)
-    listed = run("--state-dir", layout.root, "matches", unprivileged=True)
-    assert (listed.code, len(listed.out.splitlines())) == (0, len(rows)), listed
-    layout.matches.chmod(0o600)
-    assert on(layout, "scan", tmp_path / "officer.key").code == 0
-    assert on(layout, "matches", "--state", "gone").code == 0
-    with contextlib.closing(sqlite3.connect(layout.matches)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (tables._VERSION,)
-        assert db.execute("SELECT * FROM match ORDER BY rowid").fetchall() == [
-            (*row, None, None, None) for row in rows
-        ]
-    # Which hashclient it needs is said by the next that holds the lock.
-    assert read_version(layout).number <= 1
-
-
-def test_lists_of_0_1_0_are_what_their_manifests_say(tmp_path: Path) -> None:
-    """So the next fetch of each, which needs the key and the provider, brings them forward."""
-    layout = unpacked(tmp_path)
-    sealer = load_sealer(layout.root, None, {})
-    folders = sorted(layout.lists.iterdir())
-    assert folders
-    for folder in folders:
-        old = load_manifest(folder, sealer)
-        assert old is not None and old.is_old
-        index, pieces = upgrade(folder, old, sealer)
-        runs = tuple(
-            msgspec.structs.replace(run, sha256="", root=root_of(pieces[run.name]))
-            for run in old.runs
-        )
-        expected = msgspec.structs.replace(old, format=MANIFEST_FORMAT, runs=runs)
-        assert index.manifest == expected
 
 
 def taking(layout: Layout, act: Act) -> None:
@@ -245,12 +166,12 @@ def go_on(layout: Layout, after: dict[str, bytes]) -> None:
 
 
 @pytest.fixture
-def before(tmp_path: Path) -> dict[str, bytes]:
+def before(tmp_path: Path, unpacked: Unpack) -> dict[str, bytes]:
     return contents(unpacked(tmp_path / "before"))
 
 
 @pytest.fixture
-def after(tmp_path: Path, later: None) -> dict[str, bytes]:
+def after(tmp_path: Path, unpacked: Unpack, later: None) -> dict[str, bytes]:
     layout = unpacked(tmp_path / "after")
     check_state(layout)  # what every command does first
     assert read_version(layout) == Version(NEXT, "9.9.9")
@@ -268,7 +189,7 @@ def test_a_migration_changes_only_the_intended_files(
 
 @pytest.mark.slow
 def test_a_kill_at_each_change_leaves_what_is_gone_on_with(
-    tmp_path: Path, after: dict[str, bytes]
+    tmp_path: Path, unpacked: Unpack, after: dict[str, bytes]
 ) -> None:
     backups = 0
     for number in changes(MOST):
@@ -298,7 +219,9 @@ def fail_in_the_middle(layout: Layout) -> StateError:
 
 
 @pytest.mark.slow
-def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[str, bytes]) -> None:
+def test_a_kill_while_what_was_begun_is_taken_back(
+    tmp_path: Path, unpacked: Unpack, after: dict[str, bytes]
+) -> None:
     for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
         fail_in_the_middle(layout)
@@ -312,7 +235,7 @@ def test_a_kill_while_what_was_begun_is_taken_back(tmp_path: Path, after: dict[s
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_at_each_change(
-    tmp_path: Path, after: dict[str, bytes], code: int
+    tmp_path: Path, unpacked: Unpack, after: dict[str, bytes], code: int
 ) -> None:
     for number in changes(MOST):
         layout = unpacked(tmp_path / str(number))
@@ -326,7 +249,11 @@ def test_a_disk_that_fails_at_each_change(
 
 
 def test_the_release_before_takes_back_what_was_begun(
-    tmp_path: Path, before: dict[str, bytes], later: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    unpacked: Unpack,
+    before: dict[str, bytes],
+    later: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layout = unpacked(tmp_path / "state")
     error = fail_in_the_middle(layout)
@@ -334,9 +261,7 @@ def test_the_release_before_takes_back_what_was_begun(
     monkeypatch.undo()
     check_state(layout)
     assert read_version(layout).number == version.CURRENT
-    now, forward = contents(layout), brought_forward(tmp_path / "forward")
-    assert now == forward
-    assert {name for name in before if now[name] != before[name]} == {"matches.db"}
+    assert contents(layout) == before
     check_all(layout)
 
 
@@ -348,7 +273,9 @@ def test_the_release_before_takes_back_what_was_begun(
         '{"version": 2, "kept": [], "absent": ["/tmp/x"]}',
     ],
 )
-def test_a_damaged_backup_is_not_put_back(tmp_path: Path, later: None, text: str) -> None:
+def test_a_damaged_backup_is_not_put_back(
+    tmp_path: Path, unpacked: Unpack, later: None, text: str
+) -> None:
     layout = unpacked(tmp_path / "state")
     fail_in_the_middle(layout)
     (layout.backup / "files.json").write_text(text)
@@ -357,10 +284,19 @@ def test_a_damaged_backup_is_not_put_back(tmp_path: Path, later: None, text: str
             check_state(layout)
 
 
-def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path: Path) -> None:
-    layout = unpacked(tmp_path / "state")
-    later = {"format": f"hashclient-state/{NEXT}", "needs": "9.9.9", "written_by": "9.9.9"}
-    layout.state.write_text(json.dumps(later))
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (NEXT, "the state needs hashclient 9.9.9 or later"),
+        (FIRST - 1, "written before the first release"),
+    ],
+)
+def test_every_command_refuses_state_that_it_cannot_read_before_it_changes_anything(
+    tmp_path: Path, unpacked: Unpack, number: int, said: str
+) -> None:
+    layout = unpacked(tmp_path)
+    other = {"format": f"hashclient-state/{number}", "needs": "9.9.9", "written_by": "9.9.9"}
+    layout.state.write_text(json.dumps(other))
     before, names = contents(layout), {p.name for p in layout.root.iterdir()}
     some, key, why = tmp_path / "some", layout.root.parent / "officer.key", ("--reason", "test")
     some.mkdir()
@@ -399,6 +335,6 @@ def test_every_command_refuses_a_newer_state_before_it_changes_anything(tmp_path
     ):
         result = on(layout, *args)
         assert result.code == 8, (args, result)
-        assert "the state needs hashclient 9.9.9 or later" in result.err, (args, result)
+        assert said in result.err, (args, result)
     assert contents(layout) == before
     assert {p.name for p in layout.root.iterdir()} == names

@@ -26,7 +26,7 @@ USES: Mapping[str, str] = {
     "configfile": "",
     "config": "__init__ configfile",
     "matches": "",
-    "migrations": "__init__ matches",
+    "migrations": "__init__",
     "formats": "__init__",
     "lists": "",
     "containers": "__init__",

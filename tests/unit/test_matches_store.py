@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -390,13 +391,20 @@ def test_a_reader_makes_none(tmp_path: Path) -> None:
         assert len(list(record.find())) == 1
 
 
-def test_another_version_is_refused(tmp_path: Path) -> None:
+def test_another_version_is_refused_by_name_and_left_as_it_is(tmp_path: Path) -> None:
     Matches(tmp_path).__exit__()
-    with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
-        db.execute("PRAGMA user_version = 1")
-    db.close()
-    with pytest.raises(StateError, match="has version 1"):
-        Matches(tmp_path)
+    path = tmp_path / DATABASE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        for other, said in ((version - 1, "before the first release"), (version + 1, "newer")):
+            db.execute(f"PRAGMA user_version = {other}")
+            before = path.read_bytes()
+            for create in (False, True):
+                with pytest.raises(StateError, match=said) as caught:
+                    Matches(tmp_path, create=create)
+                assert str(path) in caught.value.message
+                assert "nothing was changed" in (caught.value.hint or "")
+            assert path.read_bytes() == before
 
 
 def test_one_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,35 +558,6 @@ def test_a_scan_killed_while_it_records_leaves_all_or_nothing(tmp_path: Path, ki
         assert len(record.record(found, KEY, NOW)) == 5000
 
 
-def test_a_record_of_version_3_keeps_its_stories_and_where_its_files_were(tmp_path: Path) -> None:
-    """In it each match had its standing, and each story its first step."""
-    places = [Place(f"/srv/{n}", f"inner{n % 2} name") for n in range(3)] + [Place("/srv/3")]
-    with Matches(tmp_path) as record:
-        found = [match(f"/srv/{n}", hit(f"e-{n}")) for n in range(4)]
-        ids = [m.id for m in record.record(found, KEY, NOW, places)]
-        db = record._db
-        for statement in (
-            "ALTER TABLE match ADD COLUMN words TEXT",
-            "UPDATE match SET words = (SELECT s.words FROM standing s WHERE number = standing)",
-            "ALTER TABLE match DROP COLUMN standing",
-            "ALTER TABLE match RENAME COLUMN words TO standing",
-            "DROP TABLE standing",
-            "ALTER TABLE match DROP COLUMN directory_inode",
-            "ALTER TABLE match DROP COLUMN inode",
-            "INSERT INTO step SELECT rowid, id, first_seen, 'found', '{}' FROM match",
-            "PRAGMA user_version = 3",
-        ):
-            db.execute(statement)
-    with Matches(tmp_path) as record:
-        left = [(one.id, one.standing) for one in record.left_below("/srv", NOW)]
-        assert left == [(ids[n], f"inner{n % 2} name") for n in range(3)]
-        assert [step.event for step in record.story(ids[0])] == ["found"]
-        record.record([match("/srv/9", hit("e-9"))], KEY, LATER, [Place("/srv/9", "inner1 name")])
-        assert record._db.execute("SELECT count(*) FROM standing").fetchone() == (2,)
-        assert record._db.execute("PRAGMA user_version").fetchone() == (5,)
-    verify_matches(tmp_path)
-
-
 def test_standings_of_no_match_are_forgotten_with_the_last(tmp_path: Path) -> None:
     with Matches(tmp_path) as record:
         places = [Place("/srv/a/1", "inner1 name"), Place("/srv/b/1", "inner2 name")]
@@ -693,18 +672,3 @@ def test_the_file_that_was_read_is_on_record_whatever_its_inode_is(
             assert record.get(ref.id).seen == Seen(None, directory, None, inode)
         (ref,) = record.record([outcome], KEY, NOW)
         assert record.get(ref.id).seen is None
-
-
-def test_a_record_of_version_4_does_not_know_which_files_were_read(tmp_path: Path) -> None:
-    with Matches(tmp_path) as record:
-        (ref,) = record.record([match("/srv/a", hit("e-1"))], KEY, NOW)
-        for statement in (
-            "ALTER TABLE match DROP COLUMN directory_inode",
-            "ALTER TABLE match DROP COLUMN inode",
-            "PRAGMA user_version = 4",
-        ):
-            record._db.execute(statement)
-    with Matches(tmp_path) as record:
-        assert record.get(ref.id).seen is None
-        assert record._db.execute("PRAGMA user_version").fetchone() == (5,)
-    verify_matches(tmp_path)

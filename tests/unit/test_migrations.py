@@ -76,7 +76,7 @@ def test_the_document_shows_the_table() -> None:
 
 
 def test_the_steps_lead_to_today_one_by_one() -> None:
-    assert [step.version for step in STEPS] == list(range(1, version.CURRENT + 1))
+    assert [step.version for step in STEPS] == list(range(version.FIRST, version.CURRENT + 1))
     needed = [step.version for step in STEPS if not step.readable]
     assert max(needed, default=0) == version.READABLE
     # A state needs no later version than the one that writes it.
@@ -113,6 +113,20 @@ def test_a_newer_state_is_refused_with_the_version_that_it_needs(layout: Layout)
             use()
         assert "nothing was changed" in (caught.value.hint or "")
     assert {path.name for path in layout.root.iterdir()} <= {"state.json", "lock"}
+
+
+@pytest.mark.parametrize("number", [1, version.FIRST - 1])
+def test_a_state_from_before_the_first_release_is_refused_by_name(
+    layout: Layout, number: int
+) -> None:
+    layout.root.mkdir()
+    write_version(layout, Version(number, "0.1.0"))
+    settings = Settings(layout.root, layout.root / "config.toml", None, Config())
+    for use in (lambda: check_state(layout), lambda: Session(settings), writing(layout).__enter__):
+        with pytest.raises(StateError, match=f"hashclient-state/{number}, and not read") as caught:
+            use()
+        assert "move it away to begin a new one" in (caught.value.hint or "")
+    assert read_version(layout) == Version(number, "0.1.0")
 
 
 def test_a_version_may_say_more_than_is_known(layout: Layout) -> None:
@@ -174,10 +188,3 @@ def test_a_newer_manifest_is_distinguished_from_a_damaged_one(tmp_path: Path, te
         read_manifest(tmp_path)
     assert ("newer hashclient" in caught.value.message) is ("3" in text)
     assert isinstance(caught.value, run.DamagedError) is ("3" not in text)
-
-
-def test_a_newer_record_of_matches_is_not_to_be_moved_away(tmp_path: Path) -> None:
-    with tables.MatchStore(tmp_path) as store:
-        store._db.execute(f"PRAGMA user_version = {tables._VERSION + 1}")
-    with pytest.raises(StateError, match="newer hashclient has written it"):
-        tables.MatchStore(tmp_path)
