@@ -4,8 +4,6 @@ The names in `__all__` are the public API; `docs/api.md` has examples. Each name
 is first asked for, so that importing the package costs nothing.
 """
 
-__version__ = "0.1.0"
-
 #: The module of each public name. Names with an underscore, or not in this table, may change.
 _MODULES = {
     "hashclient.client": ("Client",),
@@ -18,6 +16,7 @@ _MODULES = {
     ),
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
+    "hashclient.core.version": ("__version__",),
     "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
         Outcome,
     )
     from hashclient.core.verdict import Summary
+    from hashclient.core.version import __version__
     from hashclient.errors import (
         AuditError,
         AuthorisationError,

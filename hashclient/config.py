@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from hashclient import __version__
 from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
 from hashclient.configfile.owners import allows_shared, files_named, refuse_shared
 from hashclient.configfile.since import KEY, apply_since
@@ -36,6 +35,7 @@ from hashclient.configfile.tables import (
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
 from hashclient.core.objecturi import parse_uri
+from hashclient.core.version import __version__
 from hashclient.errors import ConfigError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout

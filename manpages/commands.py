@@ -16,10 +16,10 @@ from datetime import date
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from hashclient import __version__
 from hashclient.cli.defaults import OTHER_VARIABLES
 from hashclient.cli.main import cli
 from hashclient.cli.options import option_variables
+from hashclient.core.version import __version__
 from hashclient.errors import ExitCode
 
 NAME = "hashclient"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from manpages.commands import CONFIG_PAGE, NAME, bold, bold_quoted, example
 
 _CHAPTER = re.compile(r"^## Configuration\n(.*?)^## ", re.MULTILINE | re.DOTALL)

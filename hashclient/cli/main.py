@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from hashclient import __version__
 from hashclient.cli.app import App, Terminated
 from hashclient.cli.defaults import (
     ENV_PREFIX,
@@ -31,6 +30,7 @@ from hashclient.cli.options import add_verbosity, has_directory, lost_directory
 from hashclient.cli.output import Output, OutputError
 from hashclient.cli.signals import ignore_signals
 from hashclient.cli.streams import open_streams
+from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
 from hashclient.system.process import collect_rarely

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import msgspec
 
-import hashclient
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import MAX_CONTAINERS, Options
 from hashclient.containers.protocol import (
@@ -265,8 +264,8 @@ def _spawn(end: socket.socket) -> subprocess.Popen[bytes]:
         raise FileNotFoundError(2, "no python to run")
     # It imports from the same places as this process; the environment is ignored.
     paths = [os.path.abspath(path) for path in sys.path if path]  # noqa: PTH100 - no link is followed
-    for module in (hashclient, msgspec):
-        home = str(Path(str(module.__file__)).absolute().parent.parent)
+    for module, depth in ((__file__, 2), (str(msgspec.__file__), 1)):
+        home = str(Path(module).absolute().parents[depth])
         if home not in paths:
             paths.append(home)
     environment = {"LC_ALL": "C.UTF-8"}

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Self
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.daemon.counts import BOUNDS_S, Count, Counts
 from hashclient.daemon.options import TcpAddress
 from hashclient.system.exposition import CONTENT_TYPE, expose

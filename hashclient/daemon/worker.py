@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hashclient import __version__
 from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.version import __version__
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Row

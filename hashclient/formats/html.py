@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
+from hashclient.core.version import __version__
 from hashclient.errors import ExitCode
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (

@@ -16,10 +16,10 @@ from os import fsencode
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hashclient import __version__
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.model import Handled, Hit, Outcome, hit_fields
 from hashclient.core.verdict import Summary
+from hashclient.core.version import __version__
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,

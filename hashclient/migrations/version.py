@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.errors import StateError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import Layout

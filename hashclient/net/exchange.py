@@ -17,7 +17,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpcore
 import httpx
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.errors import DeliveryError, UnreachableError
 from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.objects.failures import CHANGED, StoreError, Trouble, of_obstore
 
 #: How often a failed request is made again, and for how long in all.

@@ -33,7 +33,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.objects.clients import (
     CONNECT_S,
     TIMEOUT_S,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hashclient import __version__
+from hashclient.core.version import __version__
 from hashclient.objects.clients import (
     CHUNK_BYTES,
     CONNECT_S,

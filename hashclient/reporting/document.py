@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hashclient import __version__
 from hashclient.configfile.tables import ReportConfig
 from hashclient.core.match import Match, Step
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
+from hashclient.core.version import __version__
 from hashclient.errors import VerificationError
 from hashclient.system.memory import memory_cap
 from hashclient.system.strictjson import parse_json

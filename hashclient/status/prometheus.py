@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from hashclient import __version__
 from hashclient.audit.record import Record
+from hashclient.core.version import __version__
 from hashclient.index.manifest import Manifest
 from hashclient.status.status import ListStatus, Status
 from hashclient.system.exposition import expose

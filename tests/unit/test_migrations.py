@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import __version__
 from hashclient.audit import record
 from hashclient.config import Config, Settings
+from hashclient.core.version import __version__
 from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources

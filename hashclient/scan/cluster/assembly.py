@@ -7,8 +7,8 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 
-from hashclient import __version__
 from hashclient.containers.limits import Options
+from hashclient.core.version import __version__
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.address import LocalCluster, Scheduler

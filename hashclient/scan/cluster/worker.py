@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from hashclient import __version__
 from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
 from hashclient.core.model import Outcome
+from hashclient.core.version import __version__
 from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
