@@ -6,11 +6,8 @@ import io
 import json
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +22,6 @@ from hashclient.lists.importers.reading import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.importers.where import parse_where
 from hashclient.lists.wire import NO_SIZE
-from tests.kit import environment
 
 MD5, SHA1, SHA256 = "ab" * 16, "cd" * 20, "ef" * 32
 MODEL = {"@odata.context": f"{exports.VICS_20}Media"}
@@ -62,7 +58,6 @@ def rows(batches: list[DigestBatch]) -> list[tuple[Any, ...]]:
 def one_by_one(content: bytes, reading: Callable[[], Reading]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vicsbatch.Many, "take", lambda _self: False)
-        patch.setattr(vicsbatch, "plain_batch", lambda *_: None)
         return outcome(content, reading())
 
 
@@ -311,28 +306,6 @@ def test_many_at_once_mean_the_same_as_one_by_one(
     for chosen in (None, parse_where("all"), where):
         make = partial(Reading, max_bad=50, where=chosen)
         assert outcome(content, make()) == one_by_one(content, make)
-
-
-@pytest.mark.slow
-def test_a_usual_list_is_read_without_pyarrow(tmp_path: Path) -> None:
-    """It takes 35 MB and a quarter of a second, and some processes only read."""
-    with (tmp_path / "list.json").open("wb") as out:
-        exports.vics(out, exports.entries(20_000))
-    script = (
-        "import sys\n"
-        "from hashclient.lists.importers.registry import read_digests\n"
-        f"with open({str(tmp_path / 'list.json')!r}, 'rb') as stream:\n"
-        "    print(sum(batch.count for batch in read_digests(stream, 'it')))\n"
-        "print('pyarrow' in sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment(),
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["20000", "False"]
 
 
 #: Those that make no key stand twice that is not read: one by one, such a medium is refused.

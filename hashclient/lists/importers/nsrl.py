@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.rows import HEX, from_hex
-from hashclient.lists.wire import NO_SIZE, Uint8, Uint32
+from hashclient.lists.importers.table import batch_of
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 #: Rows of the table that make a batch.
-ROWS = 1 << 16
-_COLUMNS = (Algorithm.SHA256, Algorithm.SHA1, Algorithm.MD5)
+ROWS = 1 << 15
+_COLUMNS = ("sha256", "sha1", "md5")
 
 
 class Nsrl:
@@ -75,41 +73,14 @@ def _open(file: ImportFile) -> sqlite3.Connection:
 
 def _batch(rows: list[Any], first: int, file: ImportFile) -> DigestBatch:
     """Turn rows of sha256, sha1 and md5, some of which may be empty, into a batch."""
-    digests: dict[Algorithm, tuple[Uint8, Uint32]] = {}
-    has_digest = np.zeros(len(rows), np.bool_)
-    bad: set[int] = set()
-    for column, algorithm in enumerate(_COLUMNS):
-        numbers = [n for n, row in enumerate(rows) if row[column]]
-        try:
-            values = _values(rows, numbers, column, algorithm)
-        except (ValueError, TypeError):
-            wrong = {n for n in numbers if not _is_digest(rows[n][column], algorithm)}
-            for n in sorted(wrong - bad):
-                file.skip(first + n, f"not a {algorithm.label} digest")
-            bad |= wrong
-            numbers = [n for n in numbers if n not in wrong]
-            values = _values(rows, numbers, column, algorithm)
-        if numbers:
-            has_digest[numbers] = True
-            digests[algorithm] = (values, np.array(numbers, np.uint32))
-    for n in np.flatnonzero(~has_digest).tolist():
-        if n not in bad:
-            file.skip(first + n, "a row without a digest")
-            bad.add(n)
-    nothing: list[str | None] = [None] * len(rows)
+    import pyarrow as pa
+
+    columns: list[list[str | None]] = [
+        [(str(c, "latin-1") if isinstance(c, bytes) else str(c)) if c else None for c in column]
+        for column in zip(*rows, strict=True)
+    ]
+    cells = {
+        name: pa.array(column, pa.string()) for name, column in zip(_COLUMNS, columns, strict=True)
+    }
     lines = np.arange(first, first + len(rows), dtype=np.int64)
-    batch = DigestBatch(len(rows), nothing, lines, digests, np.full(len(rows), NO_SIZE))
-    return batch.without(sorted(bad))
-
-
-def _values(rows: list[Any], numbers: list[int], column: int, algorithm: Algorithm) -> Uint8:
-    cells = [rows[n][column] for n in numbers]
-    if any(len(cell) != 2 * algorithm.digest_bytes for cell in cells):
-        raise ValueError("a digest of the wrong length")
-    return from_hex(b"".join(cells), algorithm.digest_bytes)
-
-
-def _is_digest(cell: object, algorithm: Algorithm) -> bool:
-    if not isinstance(cell, bytes) or len(cell) != 2 * algorithm.digest_bytes:
-        return False
-    return HEX.fullmatch(cell) is not None
+    return batch_of(cells, lines, file, cells.__getitem__)

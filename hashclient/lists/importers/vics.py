@@ -19,8 +19,7 @@ from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.jsonscan import Scanner
 from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.vicsbatch import Many, Media
-from hashclient.lists.importers.vicsfields import Fields
+from hashclient.lists.importers.vicsbatch import Fields, Many, Media
 
 _FIRST = re.compile(rb'\{\s*(?:"@?odata\.|$)')
 _MODEL = re.compile(

@@ -1,12 +1,11 @@
 """Turns media of a VICS document into batches: one by one, or many at once.
 
-Python's own decoder reads one object after the other, and notices repeated keys. It takes three
+Python's own decoder reads one object after the other, and notices repeated keys. It takes five
 times as long as decoding only the needed fields, so runs of media are decoded together where this
 gives the same result. A run is a guess: it ends at the last place that looks like the border
 between two media. If the text up to there is an array of media, it is a border, whatever follows.
 The fast decoder does not notice repeated keys, so these are counted (`vicskeys`): each needed key
-must occur exactly as often as it was decoded. Media of a list mostly have the same fields, so those
-are decoded as fields that have to be there. Anything unusual is decoded the slow way, one by one.
+must occur exactly as often as it was decoded. Anything unusual is decoded the slow way, one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +25,8 @@ from hashclient.lists.importers.columns import no_column
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.importers.jsonscan import Scanner
-from hashclient.lists.importers.plain import plain_batch, plain_choice
 from hashclient.lists.importers.reading import OTHER_HASHES
 from hashclient.lists.importers.table import batch_of, text_of
-from hashclient.lists.importers.vicsfields import FILES, HASHES, Fields
 from hashclient.lists.importers.vicskeys import KeyEnds, may_name_sha256
 from hashclient.lists.wire import is_entry_id
 
@@ -40,22 +36,54 @@ if TYPE_CHECKING:
 #: Media that make a batch.
 _ROWS = 8192
 
+#: The fields of documents, to find them when a user writes them in another case.
+_NAMES = {
+    name.lower(): name
+    for name in (
+        *("MediaID", "Category", "MD5", "SHA1", "SHA256", "MediaSize", "DateUpdated", "MimeType"),
+        *("VictimIdentified", "OffenderIdentified", "IsDistributed", "IsPrecategorized"),
+        *("IsSuspected", "Series", "Tags", "Comments"),
+    )
+}
+_OURS = {"md5": "MD5", "sha1": "SHA1", "sha256": "SHA256", "size": "MediaSize"}
+_HASHES, _FILES = "AlternativeHashes", "MediaFiles"
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.@ -]{0,62}")
 _SHA256_NAMES = ("sha256", "sha-256")
 
 _BORDER = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"[^"\\]{1,64}"')
 #: Media that are decoded at once: few enough to stay in the caches of a processor.
 _PIECE_CHARS = 1 << 18
 _SMALLEST_PIECE_CHARS = 1 << 12
-#: The first fields of media as columns: twice as fast as `attrgetter`, since their names are fixed.
-_GETTERS: tuple[Callable[[Sequence[Any]], list[Any]], ...] = (
-    lambda media: [m.f0 for m in media],
-    lambda media: [m.f1 for m in media],
-    lambda media: [m.f2 for m in media],
-    lambda media: [m.f3 for m in media],
-    lambda media: [m.f4 for m in media],
-    lambda media: [m.f5 for m in media],
-    lambda media: [m.f6 for m in media],
-)
+
+
+class Fields:
+    """The fields of media that are read, and their use."""
+
+    def __init__(self, file: ImportFile) -> None:
+        """Derive the fields from `reading`.
+
+        Raises:
+            UsageError: a column is named that cannot be one.
+        """
+        reading = file.reading
+        #: Our columns with their fields.
+        self.ours: dict[str, str] = dict(_OURS)
+        for ours, theirs in reading.columns.items():
+            self.ours[ours] = _NAMES.get(theirs.lower(), theirs)
+        self.ours.setdefault("category", "Category")
+        asked = () if reading.where is None else reading.where.columns()
+        #: Columns of `--where`, in lower case, with their fields.
+        self.asked = {name: _NAMES.get(name, name) for name in asked}
+        self.named = {
+            *self.asked.values(),
+            *(_NAMES.get(t.lower(), t) for t in reading.columns.values()),
+        }
+        self.all: list[str] = list(dict.fromkeys([*self.ours.values(), *self.asked.values()]))
+        for name in self.all:
+            if name in (_HASHES, _FILES) or not _FIELD.fullmatch(name):
+                raise no_column(name, (), file)
+        #: Whether media without a judged category are meant, too.
+        self.any_category = bool(reading.where or reading.categories or reading.all_rows)
 
 
 class Media:
@@ -65,15 +93,14 @@ class Media:
         """Begin with none."""
         self.file, self.fields = file, fields
         self._columns: dict[str, list[Any]] = {name: [] for name in fields.all}
-        self._numbers: list[range] = []
-        self._count = 0
+        self._numbers: list[int] = []
         self._unseen = set(fields.named)
         self._any = False
 
     @property
     def is_full(self) -> bool:
         """Whether there are as many as a batch has."""
-        return self._count >= _ROWS
+        return len(self._numbers) >= _ROWS
 
     def add(self, record: Any, number: int) -> None:
         """Add one medium, or count it as unusable.
@@ -90,7 +117,7 @@ class Media:
             cells = {name: _cell_of(record.get(name, UNSET)) for name in self.fields.all}
             if "PhotoDNA" in record:
                 self.file.reading.remarks.note(OTHER_HASHES)
-            sha256 = _other_hashes(record.get(HASHES), self.file)
+            sha256 = _other_hashes(record.get(_HASHES), self.file)
         except ValueError:
             self.file.skip(number, "a field that is neither text nor a number")
             return
@@ -99,8 +126,7 @@ class Media:
         self._unseen -= record.keys()
         for name, cell in cells.items():
             self._columns[name].append(cell)
-        self._numbers.append(range(number, number + 1))
-        self._count += 1
+        self._numbers.append(number)
 
     def extend(self, columns: Mapping[str, list[Any]], first: int) -> int:
         """Add media by their fields; the first has this number. Return how many."""
@@ -110,8 +136,7 @@ class Media:
             self._columns[name] += column
             if name in self._unseen and column.count(UNSET) < count:
                 self._unseen.remove(name)
-        self._numbers.append(range(first, first + count))
-        self._count += count
+        self._numbers += range(first, first + count)
         return count
 
     def batch(self) -> DigestBatch:
@@ -120,31 +145,11 @@ class Media:
         Raises:
             UsageError: as `add`.
         """
-        fields, columns = self.fields, self._columns
-        runs = [np.arange(run.start, run.stop, dtype=np.int64) for run in self._numbers]
-        numbers: Int64 = np.concatenate(runs) if runs else np.zeros(0, np.int64)
-        self._columns, self._numbers, self._count = {name: [] for name in fields.all}, [], 0
-        plain = self._plain_batch(columns, numbers) if fields.is_plain and len(numbers) else None
-        return self._batch(columns, numbers) if plain is None else plain
-
-    def _plain_batch(self, columns: Mapping[str, list[Any]], numbers: Int64) -> DigestBatch | None:
-        fields, where = self.fields, self.file.reading.where
-        cells = {ours: columns[theirs] for ours, theirs in fields.ours.items()}
-        if where is None or not fields.asked:
-            return plain_batch(cells, numbers, fields.category_of)
-        asked = {name: columns[theirs] for name, theirs in fields.asked.items()}
-        if (meant := plain_choice(where, asked)) is None:
-            return None
-        chosen = {ours: list(compress(column, meant)) for ours, column in cells.items()}
-        batch = plain_batch(chosen, numbers[np.array(meant)], fields.category_of)
-        if batch is not None:
-            self.file.reading.remarks.not_meant += len(numbers) - batch.count
-        return batch
-
-    def _batch(self, columns: Mapping[str, list[Any]], numbers: Int64) -> DigestBatch:
         import pyarrow as pa
 
-        fields = self.fields
+        fields, columns = self.fields, self._columns
+        numbers: Int64 = np.array(self._numbers, np.int64)
+        self._columns, self._numbers = {name: [] for name in fields.all}, []
         arrays = {name: _array(cells) for name, cells in columns.items()}
         cells = {ours: arrays[theirs] for ours, theirs in fields.ours.items()}
         self._see_to_categories(cells["category"], numbers)
@@ -194,9 +199,6 @@ class Many:
         #: Up to this position in the document, media are decoded the slow way.
         self._slow_until = 0
         self._slots = {name: f"f{number}" for number, name in enumerate(media.fields.all)}
-        #: The fields that all media of the last piece had, and no other had any.
-        self._shape: tuple[str, ...] | None = None
-        self._uniform: msgspec.json.Decoder[Any] | None = None
         self._lean = msgspec.json.Decoder(_array_type(self._slots, whole=False))
         self._look_inside = False
         self._whole = msgspec.json.Decoder(_array_type(self._slots, whole=True))
@@ -245,39 +247,12 @@ class Many:
         if not keys.are_all:
             return None
         # Nested values are examined only where they matter.
-        if not self._look_inside and not (keys.may_have(HASHES) and may_name_sha256(data)):
-            columns = self._decoded_alike(text, keys)
-            if columns is None:
-                columns = self._decoded_by(self._lean, text, keys)
+        if not self._look_inside and not (keys.may_have(_HASHES) and may_name_sha256(data)):
+            columns = self._decoded_by(self._lean, text, keys)
             if columns is not None:
                 return columns
             self._look_inside = True
         return self._decoded_by(self._whole, text, keys)
-
-    def _decoded_alike(self, text: str, keys: KeyEnds) -> dict[str, list[Any]] | None:
-        """Decode media that all have the fields of those before."""
-        if self._shape is None or self._uniform is None:
-            return None
-        try:
-            media: list[Any] = self._uniform.decode(text)
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        count = len(media)
-        for name in self._slots:
-            expected = count if name in self._shape else 0
-            if keys.count(name, expected) != expected:
-                return None
-        columns = {name: _GETTERS[slot](media) for slot, name in enumerate(self._shape)}
-        return {name: columns.get(name) or [UNSET] * count for name in self._slots}
-
-    def _learn_shape(self, expected: Mapping[str, int], count: int) -> None:
-        """Look at how many media of a piece have each field."""
-        shape = tuple(name for name, times in expected.items() if times)
-        alike = all(expected[name] == count for name in shape) and len(shape) <= len(_GETTERS)
-        if shape != self._shape:
-            slots = {name: f"f{number}" for number, name in enumerate(shape)}
-            self._uniform = msgspec.json.Decoder(_array_type(slots, whole=False, needed=True))
-        self._shape = shape if alike else None
 
     def _decoded_by(
         self, decoder: msgspec.json.Decoder[Any], text: str, keys: KeyEnds
@@ -292,8 +267,6 @@ class Many:
             expected = self._inner(records, columns, expected)
         if any(keys.count(name, times) != times for name, times in expected.items()):
             return None
-        if decoder is self._lean:
-            self._learn_shape(expected, len(records))
         return columns
 
     def _inner(
@@ -305,8 +278,8 @@ class Many:
             name: expected[name] + _present(list(map(attrgetter(slot), files)))
             for name, slot in self._slots.items()
         }
-        counts[HASHES] = _present([record.hashes for record in records])
-        counts[FILES] = _present([record.files for record in records])
+        counts[_HASHES] = _present([record.hashes for record in records])
+        counts[_FILES] = _present([record.files for record in records])
         hashes = [h for record in records if record.hashes for h in record.hashes]
         counts["HashName"] = _present([h.name for h in hashes])
         counts["HashValue"] = _present([h.value for h in hashes])
@@ -319,15 +292,12 @@ class Many:
         return counts
 
 
-def _array_type(slots: Mapping[str, str], *, whole: bool, needed: bool = False) -> Any:
+def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
     """Return the type of an array of media with the fields that are read.
 
-    With `needed`, all have to be there. With `whole`, media have their other hashes and files.
+    With `whole`, media have their other hashes and files.
     """
     names = {slot: name for name, slot in slots.items()}
-    if needed:
-        fields = [(slot, str | int | bool | float | None) for slot in slots.values()]
-        return list[msgspec.defstruct("Medium", fields, rename=names, gc=False)]  # type: ignore[misc]
     cells = [(slot, str | int | bool | float | None | UnsetType, UNSET) for slot in slots.values()]
     if not whole:
         return list[msgspec.defstruct("Medium", cells, rename=names, gc=False)]  # type: ignore[misc]
@@ -344,7 +314,7 @@ def _array_type(slots: Mapping[str, str], *, whole: bool, needed: bool = False) 
         ("hashes", hashes | None | UnsetType, UNSET),
         ("files", files | None | UnsetType, UNSET),
     ]
-    names |= {"hashes": HASHES, "files": FILES}
+    names |= {"hashes": _HASHES, "files": _FILES}
     return list[msgspec.defstruct("Medium", [*cells, *inner], rename=names, gc=False)]  # type: ignore[misc]
 
 
