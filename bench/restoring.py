@@ -1,8 +1,10 @@
-"""Restoring from quarantine, beside opening the same sealed copies and writing what is in them.
+"""Isolating files and restoring them, beside sealing and opening the same files and no more.
 
-Each run of ours gets the same quarantine again, from a copy. The floor is a process of its own:
+Each run of ours gets the same files or the same quarantine again, from a copy. The floors are
+processes of their own:
 
-    python -m bench.restoring FOLDERS KEY OUT    open, write and sync each sealed copy in turn
+    python -m bench.restoring seal FILES KEY OUT      seal, write and sync each file in turn
+    python -m bench.restoring open FOLDERS KEY OUT    open, write and sync each sealed copy in turn
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ _FILE_BYTES = 4000
 
 
 def restore_rows(work: Path, files: int) -> Iterator[Row]:
-    """Compare `quarantine restore` of so many files with the floor."""
+    """Compare `scan --quarantine` and `quarantine restore` of so many files with the floors."""
     where, key, kept = work / "restored", work / "officer.key", work / "kept"
-    for path in (where, kept):
+    plain, out = work / "plain", work / "opened"
+    for path in (where, kept, plain):
         shutil.rmtree(path, ignore_errors=True)
     where.mkdir()
     key.unlink(missing_ok=True)
@@ -41,16 +44,30 @@ def restore_rows(work: Path, files: int) -> Iterator[Row]:
             text=True,
         )
         quiet(hashclient(here.state, "quarantine", "add-recipient", made.stdout.strip()))
-        run(hashclient(here.state, "scan", "--quarantine", where), repeat=1, expect=[10])
+        shutil.copytree(here.state, kept)
+        shutil.copytree(where, plain)
+        again = f"rm -rf {here.state} {where}; cp -a {kept} {here.state}; cp -a {plain} {where}"
+        ours = run(
+            hashclient(here.state, "scan", "--quarantine", where),
+            before=["sh", "-c", f"{again}; sync"],
+            expect=[10],
+        )
+        floor = run(
+            [sys.executable, "-m", "bench.restoring", "seal", plain, key, out],
+            before=["sh", "-c", f"rm -rf {out}; mkdir {out}; sync"],
+        )
+        yield time_row(
+            f"isolate {files:,} files", ours.wall_s, floor.wall_s, "seal, write, fsync", 2.0
+        )
+        shutil.rmtree(kept)
         shutil.copytree(here.state, kept)
         folders = kept / "quarantine"
         ids = [folder.name for folder in folders.iterdir() if folder.is_dir()]
         again = f"rm -rf {here.state} {where}/*; cp -a {kept} {here.state}; sync"
         words = ["quarantine", "restore", "--force", "--reason", "bench", "--identity"]
         ours = run(hashclient(here.state, *words, key, *ids), before=["sh", "-c", again])
-        out = work / "opened"
         floor = run(
-            [sys.executable, "-m", "bench.restoring", folders, key, out],
+            [sys.executable, "-m", "bench.restoring", "open", folders, key, out],
             before=["sh", "-c", f"rm -rf {out}; mkdir {out}; sync"],
         )
         yield time_row(
@@ -58,14 +75,19 @@ def restore_rows(work: Path, files: int) -> Iterator[Row]:
         )
 
 
-def main(folders: str, key: str, out: str) -> None:
-    """Open each sealed copy, write what is in it and sync that."""
-    from hashclient.quarantine.age import load_identities, unseal
+def main(what: str, directory: str, key: str, out: str) -> None:
+    """Seal each file, or open each sealed copy; write the result and sync that."""
+    from hashclient.quarantine.age import load_identities, parse_recipients, seal, unseal
 
-    identities = load_identities(Path(key))
-    for path in Path(folders).glob("*/evidence.age"):
-        with path.open("rb") as sealed, (Path(out) / path.parent.name).open("wb") as file:
-            unseal(sealed.read, file.write, identities)
+    public = Path(key).read_text().split("public key: ")[1].split()[0]
+    recipients, identities = parse_recipients([public]), load_identities(Path(key))
+    pattern = "*" if what == "seal" else "*/evidence.age"
+    for number, path in enumerate(Path(directory).glob(pattern)):
+        with path.open("rb") as source, (Path(out) / str(number)).open("wb") as file:
+            if what == "seal":
+                seal(source.read, file.write, recipients)
+            else:
+                unseal(source.read, file.write, identities)
             file.flush()
             os.fsync(file.fileno())
 

@@ -527,7 +527,7 @@ def importing(bench: Bench) -> Iterator[Row]:
 
 
 def restoring(bench: Bench) -> Iterator[Row]:
-    """What does it cost to restore files from quarantine, beside opening and writing them?"""
+    """What does it cost to isolate and restore files, beside sealing, opening and writing them?"""
     yield from restore_rows(bench.work, bench.count(8_000))
 
 

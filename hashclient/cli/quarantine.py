@@ -120,6 +120,7 @@ def add(
             chosen += [match_id for match_id in open_ones if match_id not in match_ids]
         results = Results(app, output_format, chosen)
         unfinished = functools.cache(quarantine.unfinished)  # it reads all items
+        wanted: dict[str, tuple[str, str]] = {}
         for match_id in chosen:
             with results.item(match_id):
                 match = record.get(match_id)
@@ -131,12 +132,18 @@ def add(
                         f" everything in it: {printable(match.path)}",
                         hint=f"--with-container does that; it matched in {_named(members)}",
                     )
-                taken = quarantine.take(match, record, reason=reason)
                 with_it = f": the container, with everything in it besides {_named(members)}"
+                wanted[match_id] = match.path, with_it if members else ""
+        together = ((match_id, None) for match_id in wanted)
+        for match_id, taken in quarantine.take_all(together, record, reason=reason):
+            with results.item(match_id):
+                if isinstance(taken, HashclientError):
+                    raise taken
+                path, with_it = wanted[match_id]
                 results.put(
                     match_id,
-                    taken.detail + (with_it if members and taken.taken else ""),
-                    path=match.path,
+                    taken.detail + (with_it if taken.taken else ""),
+                    path=path,
                     done=taken.taken,
                     attention=taken.attention,
                     sealed=taken.sealed,

@@ -1,13 +1,14 @@
 """Isolates a file: seals it, proves that it is the file that matched, and then removes it.
 
 At any kill, the file is in its place or its sealed copy is complete. The next act on the same match
-finishes an interrupted one.
+finishes an interrupted one. Several files take each step together, as in `restore`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
 from hashclient.core.objecturi import is_object_uri
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import HashclientError, StateError, UsageError
+from hashclient.matches.selection import Choice
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
 from hashclient.quarantine.isolators.interface import (
@@ -36,7 +38,7 @@ from hashclient.quarantine.sealing import (
     seal,
     verify_evidence,
 )
-from hashclient.quarantine.store import Room
+from hashclient.quarantine.store import AT_ONCE, AT_ONCE_BYTES, Room, Wait
 from hashclient.quarantine.tombstone import tombstone_text
 from hashclient.system.text import log_path_fields, path_fields
 
@@ -69,10 +71,17 @@ class _Act(msgspec.Struct, frozen=True):
     mark: Mark
 
 
+#: Yields what has to be durable before it goes on.
+_Steps = Generator[Wait, None, Taken]
+
+
 def take(
-    room: Room, match_id: str, matches: Matches, mark: Mark, seen: Seen | None = None
-) -> Taken:
-    """Seal the file of a match and remove it from its place.
+    room: Room, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, mark: Mark
+) -> Iterator[tuple[str, Taken | HashclientError]]:
+    """Seal the files of matches and remove them; yield each id with its result or its failure.
+
+    `wanted` are the ids of matches, each with the file that was read, if that is known better than
+    by the record.
 
     1. The match may be isolated: it is in place, not withdrawn, its story has not ended, it is
        known which file was read, and there are recipients to seal to.
@@ -89,37 +98,116 @@ def take(
     10. A tombstone is put in its place, if one is configured.
     11. The removal is noted in the record, the log and, last, the document.
 
+    Up to `AT_ONCE` files take steps together: the names of all folders are made durable at once
+    (7), one write logs the sealing of all (8), one changes the record and one logs the removal
+    (11), and the rest runs in threads.
+
     Raises:
-        UsageError, ConfigError, StateError, AuditError: as for `Quarantine.take`.
+        LockedError, StateError: the quarantine cannot be used at all.
     """
-    with room.locked():
-        match = matches.get(match_id)
-        act = _Act(room, match, matches, mark)
-        item = room.find(match_id, matches)
-        if item is not None and not match.in_place:
-            if item.stage is not Stage.REMOVED:
-                _record(act, item, [])
-            return Taken(taken=True, sealed=True, detail="in quarantine already")
-        # Tags of another seal key prove nothing. The file is sealed again, if it is there.
-        can_resume = item is not None and room.can_prove(item.key_id)
-        recipients = _check(act, item if can_resume else None)  # 1
-        seen = seen or _seen_before(match, item)
+    left = deque(wanted)
+    while left:
+        with room.locked():
+            outcomes = _take_some(room, left, matches, mark)
+        yield from outcomes.items()
+
+
+def _take_some(
+    room: Room, left: deque[tuple[str, Seen | None]], matches: Matches, mark: Mark
+) -> dict[str, Taken | HashclientError]:
+    """Take the first ones from `left`, and isolate these files together; return the results."""
+    outcomes: dict[str, Taken | HashclientError | None] = {}
+    acts: dict[str, _Act] = {}
+    steps: dict[str, _Steps] = {}
+    inodes = set[int]()
+    size = 0
+    # An id that was given twice waits until it is done; so does another name of the same file,
+    # which changes when it loses the first one.
+    while left and left[0][0] not in outcomes and len(outcomes) < AT_ONCE and size < AT_ONCE_BYTES:
+        match_id, seen = left[0]
         try:
-            with room.isolator.open(match.path, seen) as spot:  # 2
-                if item is not None and can_resume:
-                    return _resume(act, item, spot)
-                with spot.hold() as held:  # 3
-                    sealed = _seal(act, spot, held, recipients, item)
-                    if isinstance(sealed, Taken):
-                        return sealed
-                    return _remove(act, sealed, held, spot)
-        except OSError as error:
-            item = room.find(match_id, matches)
-            why = reason_of(error)
-            if item is None:
-                taken = _taken_as_another(act) if why == GONE else None
-                return taken or _not_sealed(why)
-            return _left(act, item, why if why == GONE else f"still in place: {why}")
+            act = _Act(room, matches.get(match_id), matches, mark)
+            begun = _begin(act, seen)
+        except HashclientError as error:
+            outcomes[match_id] = error
+            left.popleft()
+            continue
+        if (known := seen or act.match.seen) is not None:
+            if known.inode in inodes:
+                break
+            inodes.add(known.inode)
+        left.popleft()
+        outcomes[match_id], acts[match_id], steps[match_id] = None, act, begun
+        size += act.match.size or 0
+    for match_id, result in room.run(steps, matches).items():
+        outcomes[match_id] = (
+            _not_there(acts[match_id], result) if isinstance(result, OSError) else result
+        )
+    return {match_id: outcome for match_id, outcome in outcomes.items() if outcome is not None}
+
+
+def _begin(act: _Act, seen: Seen | None) -> _Steps:
+    """Check whether a file may be isolated, and return the steps that this takes.
+
+    Raises:
+        HashclientError: the file cannot be isolated.
+    """
+    room, match = act.room, act.match
+    item = room.find(match.id, act.matches)
+    if item is not None and not match.in_place:
+        return _again(act, item)
+    # Tags of another seal key prove nothing. The file is sealed again, if it is there.
+    resumed = item if item is not None and room.can_prove(item.key_id) else None
+    recipients = _check(act, resumed)  # 1
+    return _steps(
+        act, seen or _seen_before(match, item), item, recipients, is_resumed=resumed is not None
+    )
+
+
+def _again(act: _Act, item: Item) -> _Steps:
+    """Finish an act that was killed when the record had been changed, if it was."""
+    if item.stage is not Stage.REMOVED:
+        yield from _record(act, item, [])
+    return Taken(taken=True, sealed=True, detail="in quarantine already")
+
+
+def _steps(
+    act: _Act, seen: Seen | None, item: Item | None, recipients: Sequence[Any], *, is_resumed: bool
+) -> _Steps:
+    """Take the steps 2 to 11, or those that an earlier act has left.
+
+    Raises:
+        OSError: the file cannot be sealed.
+        HashclientError: something of ours cannot be read or written.
+    """
+    room, match = act.room, act.match
+    try:
+        with room.isolator.open(match.path, seen) as spot:  # 2
+            if item is not None and is_resumed:
+                return (yield from _resume(act, item, spot))
+            with spot.hold() as held:  # 3
+                sealed = yield from _seal(act, spot, held, recipients, item)
+                if isinstance(sealed, Taken):
+                    return sealed
+                return (yield from _remove(act, sealed, held, spot))
+    except OSError as error:
+        if not room.folder(match.id).exists():
+            raise
+        why = reason_of(error)
+        return (
+            yield from _left(
+                act, room.load(match.id), why if why == GONE else f"still in place: {why}"
+            )
+        )
+
+
+def _not_there(act: _Act, error: OSError) -> Taken | HashclientError:
+    """Return the result for a file that could not be sealed."""
+    why = reason_of(error)
+    try:
+        return (_taken_as_another(act) if why == GONE else None) or _not_sealed(why)
+    except HashclientError as failure:
+        return failure
 
 
 def _taken_as_another(act: _Act) -> Taken | None:
@@ -130,7 +218,7 @@ def _taken_as_another(act: _Act) -> Taken | None:
     item in quarantine is this file.
     """
     match = act.match
-    for known in act.matches.find(_KEPT):
+    for known in act.matches.find(choice=Choice(_KEPT, (match.path,))):
         if known.path != match.path or known.in_place or known.key_id != match.key_id:
             continue
         common = known.tags.keys() & match.tags.keys()
@@ -210,7 +298,7 @@ def _seal(
     held: Held,
     recipients: Sequence[Any],
     replaced: Item | None,
-) -> Item | Taken:
+) -> Generator[Wait, None, Item | Taken]:
     """Make a sealed copy (steps 3 to 8); return its item, or why there is none.
 
     The new item takes the place of `replaced`, if that is given.
@@ -248,12 +336,12 @@ def _seal(
         )
         # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
-    _log_sealed(act, item)  # 8
+    yield _sealed(act, item)  # 7, 8
     return item
 
 
-def _log_sealed(act: _Act, item: Item) -> None:
-    act.room.log(
+def _sealed(act: _Act, item: Item) -> Wait:
+    event = act.room.event(
         "quarantine-sealed",
         item,
         act.mark,
@@ -263,34 +351,39 @@ def _log_sealed(act: _Act, item: Item) -> None:
         evidence_sha256=item.evidence_sha256,
         evidence_bytes=item.evidence_bytes,
     )
+    return Wait(event, is_named=True)
 
 
-def _resume(act: _Act, item: Item, spot: Spot) -> Taken:
+def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
     """Look at the present state, and finish an earlier act on the match.
 
     Raises:
         OSError: the present state is not known.
     """
     verify_evidence(act.room, item)
-    _log_sealed(act, item)  # 8
+    yield _sealed(act, item)  # 8
     stranded = spot.settle(item.id, lambda held: held.is_seen() and _is_proven(act, item, held))
     with hold_if_there(spot) as held:
         if held is not None and _is_proven(act, item, held):
             if not held.is_seen():
-                return _left(act, item, _OTHER)
-            return _remove(act, item, held, spot)
+                return (yield from _left(act, item, _OTHER))
+            return (yield from _remove(act, item, held, spot))
     if stranded is not None:
-        return _left(act, item, stranded)
+        return (yield from _left(act, item, stranded))
     try:
         sight = spot.look(item, held)
     except UnclearError as error:
-        return _left(act, item, str(error))
+        return (yield from _left(act, item, str(error)))
     if sight is Sight.NOTHING:
-        return _finish(act, item, spot, ())
+        return (yield from _finish(act, item, spot, ()))
     if sight is Sight.TOMBSTONE:
-        return _finish(act, item, None, ())
+        return (yield from _finish(act, item, None, ()))
     item = msgspec.structs.replace(item, tombstone=None)
-    return _finish(act, item, None, ("something else is at its path now, and was left alone",))
+    return (
+        yield from _finish(
+            act, item, None, ("something else is at its path now, and was left alone",)
+        )
+    )
 
 
 def _is_proven(act: _Act, item: Item, held: Held) -> bool:
@@ -306,39 +399,42 @@ def _is_proven(act: _Act, item: Item, held: Held) -> bool:
     return is_what_matched(digester, item.size, tags, act.room.sealer)
 
 
-def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> Taken:
+def _remove(act: _Act, item: Item, held: Held, spot: Spot) -> _Steps:
     """Remove the sealed file from its place (step 9), and go on to the end."""
     removal = spot.remove(held, item.id)
     if not removal.done:
-        return _left(act, item, removal.why, is_meant=removal.is_meant)
-    return _finish(act, item, spot, removal.remains)
+        return (yield from _left(act, item, removal.why, is_meant=removal.is_meant))
+    return (yield from _finish(act, item, spot, removal.remains))
 
 
-def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> Taken:
+def _left(act: _Act, item: Item, why: str, *, is_meant: bool = False) -> _Steps:
     """Return the result for a file that was sealed but not removed; the next act tries again."""
-    act.room.log("quarantine-incomplete", item, act.mark, detail=why)
+    yield Wait(act.room.event("quarantine-incomplete", item, act.mark, detail=why))
     joined = f"sealed, {'and' if is_meant else 'but'} {why}"
     return Taken(taken=False, sealed=True, detail=joined, attention=not is_meant)
 
 
-def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> Taken:
+def _finish(act: _Act, item: Item, spot: Spot | None, remains: tuple[str, ...]) -> _Steps:
     """Leave the tombstone, if there is a `spot` for it, and note the removal (steps 10, 11)."""
     if spot is not None and (failure := spot.leave_tombstone(item)):  # 10
         remains = (*remains, failure)
-    _record(act, item, remains)  # 11
+    yield from _record(act, item, remains)  # 11
     detail = "; ".join(["quarantined", *remains])
     return Taken(taken=True, sealed=True, detail=detail, attention=bool(remains))
 
 
-def _record(act: _Act, item: Item, remains: Sequence[str]) -> None:
+def _record(act: _Act, item: Item, remains: Sequence[str]) -> Iterator[Wait]:
     """Note the removal of the file (step 11).
 
     The document is written last, since the next act relies on it.
     """
     mark = act.mark
-    if act.match.in_place:
+
+    def change() -> None:
         detail = {"by": mark.by, "reason": mark.reason}
         now = act.room.now()
         act.matches.change(item.id, MatchState.QUARANTINED, now, detail, in_place=False)
-    act.room.log("quarantined", item, mark, remains=list(remains))
+
+    event = act.room.event("quarantined", item, mark, remains=list(remains))
+    yield Wait(event, change=change if act.match.in_place else None)
     act.room.save(msgspec.structs.replace(item, stage=Stage.REMOVED))

@@ -66,9 +66,11 @@ class Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
-    """A note that the file was restored, and where."""
+    """A note that the file was restored, and where: without a path, where it was found."""
 
     in_place: bool = True
+    path: str | None = None
+    path_b64: str | None = None
 
 
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import HashclientError, StateError, UsageError
@@ -36,22 +35,17 @@ from hashclient.quarantine.safe_rename import (
     reason_of,
 )
 from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
-from hashclient.quarantine.store import Room, together
+from hashclient.quarantine.store import AT_ONCE, AT_ONCE_BYTES, Room, Wait
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import state_error, write_all
 from hashclient.system.strangers import stranger_on
-from hashclient.system.text import log_path_fields, printable
+from hashclient.system.text import log_path_fields, path_fields, path_of, printable
 
 #: The attributes that show that a file in place was restored by an interrupted act.
 _SAME = ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns")
 #: The errors of a file system that does not support files without a name.
 _NEEDS_NAME = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
-
-#: The most items that take each step together, each with two open files; from so many bytes on, no
-#: other one is added.
-AT_ONCE = 64
-AT_ONCE_BYTES = 1 << 26
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -61,8 +55,8 @@ class Restored(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-#: Yields the events to log before it goes on; returns the item as it is then.
-_Steps = Generator[Event, None, tuple[Item, Restored]]
+#: Yields what to log before it goes on; returns the item as it is then.
+_Steps = Generator[Wait, None, tuple[Item, Restored]]
 
 
 def restore(
@@ -97,7 +91,6 @@ def restore(
     were restored (7), one changes the record, and the rest runs in threads.
 
     Raises:
-        AuditError: the log cannot be written; files that are in place have their sealed copies yet.
         LockedError, StateError: the quarantine cannot be used at all.
     """
     left = deque(match_ids)
@@ -132,7 +125,9 @@ def _restore_some(
             item = room.load(match_id)
             if item.restored is not None:
                 restored.append(item)
-                outcomes[match_id] = Restored(item.file, ())
+                done = item.restored
+                path = path_of(done.path, done.path_b64) if done.path else item.file
+                outcomes[match_id] = Restored(path, ())
                 continue
             _check(item, matches, allow_standing=allow_standing)  # 1
         except HashclientError as error:
@@ -140,37 +135,16 @@ def _restore_some(
             continue
         size += item.size
         acts[match_id] = _steps(room, item, identities, mark, to)
-    with contextlib.ExitStack() as stack:
-        for act in acts.values():
-            stack.callback(act.close)
-        while acts:
-            events = []
-            for match_id, step in zip(
-                list(acts), together(_next, list(acts.values())), strict=True
-            ):
-                if isinstance(step, Event):
-                    events.append(step)
-                    continue
-                del acts[match_id]
-                if isinstance(step, HashclientError):
-                    outcomes[match_id] = step
-                else:
-                    item, outcomes[match_id] = step
-                    restored.append(item)
-            room.session.audit.append(events, durable=True)
+    for match_id, result in room.run(acts, matches).items():
+        if isinstance(result, HashclientError):
+            outcomes[match_id] = result
+        elif isinstance(result, OSError):
+            raise result
+        else:
+            item, outcomes[match_id] = result
+            restored.append(item)
     outcomes |= _drop(room, restored, matches)
     return {match_id: outcome for match_id, outcome in outcomes.items() if outcome is not None}
-
-
-def _next(act: _Steps) -> Event | tuple[Item, Restored] | HashclientError:
-    """Return the event that an act has to log before it goes on, its result, or its failure."""
-    try:
-        return next(act)
-    except StopIteration as end:
-        result: tuple[Item, Restored] = end.value
-        return result
-    except HashclientError as error:
-        return error
 
 
 def _drop(room: Room, items: Sequence[Item], matches: Matches) -> dict[str, HashclientError]:
@@ -214,8 +188,10 @@ def _steps(
             f"cannot restore to {printable(path)}: {reason_of(error)}",
             hint="make its directory, or choose another place with --output",
         ) from error
-    done = Restoration(mark.by, mark.reason, mark.time, in_place=path == item.file)
-    yield room.event("restored", item, mark, to=log_path_fields(path), missing=missing)  # 7
+    elsewhere = {} if path == item.file else path_fields(path)
+    done = Restoration(mark.by, mark.reason, mark.time, in_place=not elsewhere, **elsewhere)
+    event = room.event("restored", item, mark, to=log_path_fields(path), missing=missing)
+    yield Wait(event)  # 7
     item = msgspec.structs.replace(item, restored=done)
     room.save(item)
     return item, Restored(path, tuple(missing))
@@ -257,7 +233,7 @@ def _check_directory(item: Item, place: Place, *, is_named: bool) -> None:
 
 def _put(
     room: Room, item: Item, place: Place, identities: Sequence[Any], mark: Mark
-) -> Generator[Event, None, list[str]]:
+) -> Generator[Wait, None, list[str]]:
     """Put the file in its place (steps 2 to 6); return which attributes could not be set.
 
     Raises:
@@ -268,7 +244,7 @@ def _put(
     if before is not None and before.st_size != item.size and not has_tombstone(place, item):
         raise _is_taken(place)
     with _new_file(place, item.id) as (fd, name):  # 3
-        yield room.event("restoring", item, mark, to=log_path_fields(place.path))
+        yield Wait(room.event("restoring", item, mark, to=log_path_fields(place.path)))
         plain = _decrypt(room, item, fd, place, identities)  # 4
         is_origin = item.origin.seen.is_directory(os.fstat(place.fd))
         with_powers = is_origin or stranger_on(place.directory) is None

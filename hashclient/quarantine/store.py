@@ -11,14 +11,16 @@ import functools
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.errors import StateError
+from hashclient.errors import HashclientError, StateError
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
 from hashclient.quarantine.isolators.interface import Isolator
@@ -42,8 +44,24 @@ LOCK_WAIT_S = 60.0
 #: How many items wait for the disk at the same time: one commit of its journal serves them all.
 _THREADS = 16
 
+#: The most items that take each step together, each with two open files; from so many bytes on, no
+#: other one is added.
+AT_ONCE = 64
+AT_ONCE_BYTES = 1 << 26
+
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """An event that has to be in the log before an act goes on, and changes durable before it.
+
+    With `is_named`, a folder has got its name. `change` changes the record of matches.
+    """
+
+    event: Event
+    is_named: bool = False
+    change: Callable[[], object] | None = None
 
 
 class Room:
@@ -205,10 +223,10 @@ class Room:
                 remove_folder(folder)
 
     def admit(self, folder: Path, item: Item, *, replaces: bool = False) -> None:
-        """Write the document into a new folder and give it the item's id, durably.
+        """Write the document into a new folder and give it the item's id.
 
-        With `replaces`, it takes the place of the present item with that id, which stays on
-        failure.
+        A `Wait` makes the name durable. With `replaces`, it takes the place of the present item
+        with that id, durably; that one stays on failure.
 
         Raises:
             StateError: it cannot be written.
@@ -219,7 +237,51 @@ class Room:
                 if replaces:
                     self.drop(item.id)
                 folder.rename(self.folder(item.id))
-            files.fsync_dir(self.directory)
+            if replaces:
+                files.fsync_dir(self.directory)
+
+    def run(
+        self, acts: Mapping[str, Generator[Wait, None, _Out]], matches: Matches
+    ) -> dict[str, _Out | HashclientError | OSError]:
+        """Take the steps of acts together, by id; return the result or the failure of each.
+
+        All go on in threads until each has ended or waits for the disk; then it is waited for once.
+        If something cannot be written, that is a failure of all acts that wait for it.
+        """
+        results: dict[str, _Out | HashclientError | OSError] = {}
+        left = dict(acts)
+        with contextlib.ExitStack() as stack:
+            for act in left.values():
+                stack.callback(act.close)
+            while left:
+                waits: dict[str, Wait] = {}
+                steps = together(_next, list(left.values()))
+                for match_id, step in zip(list(left), steps, strict=True):
+                    if isinstance(step, Wait):
+                        waits[match_id] = step
+                    else:
+                        del left[match_id]
+                        results[match_id] = step
+                for match_id, failure in self._make_durable(waits, matches).items():
+                    del left[match_id]
+                    results[match_id] = failure
+        return results
+
+    def _make_durable(
+        self, waits: Mapping[str, Wait], matches: Matches
+    ) -> dict[str, HashclientError]:
+        """Make durable what acts wait for; return the failures."""
+        failed: dict[str, HashclientError] = {}
+        try:
+            if any(wait.is_named for wait in waits.values()):
+                with self.errors("cannot write to the quarantine", self.directory):
+                    files.fsync_dir(self.directory)
+            failed = _change_all({i: w.change for i, w in waits.items() if w.change}, matches)
+            if events := [wait.event for i, wait in waits.items() if i not in failed]:
+                self.session.audit.append(events, durable=True)
+        except HashclientError as error:
+            return dict.fromkeys(waits, error)
+        return failed
 
     def exchange(self, folder: Path, item: Item) -> None:
         """Replace the only copy of an item by a new folder, in one step, durably.
@@ -303,6 +365,36 @@ def together(do: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
         return [do(item) for item in items]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(do, items))
+
+
+def _change_all(
+    changes: Mapping[str, Callable[[], object]], matches: Matches
+) -> dict[str, HashclientError]:
+    """Make changes of the record, in one transaction if all succeed; return the failures."""
+    try:
+        if changes:
+            with matches.batch():
+                for change in changes.values():
+                    change()
+    except HashclientError as error:
+        if len(changes) == 1:
+            return dict.fromkeys(changes, error)
+        failed: dict[str, HashclientError] = {}
+        for match_id, change in changes.items():
+            failed |= _change_all({match_id: change}, matches)
+        return failed
+    return {}
+
+
+def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | OSError:
+    """Return what an act waits for, its result, or its failure."""
+    try:
+        return next(act)
+    except StopIteration as end:
+        result: _Out = end.value
+        return result
+    except (HashclientError, OSError) as error:
+        return error
 
 
 def remove_folder(folder: Path) -> None:

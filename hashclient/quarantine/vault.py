@@ -5,7 +5,8 @@ scan can isolate files during a fetch. Each match has one folder, named by the m
 `item`:
 
 * `Quarantine(session)`
-* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place.
+* `.take(match, matches, reason=…) -> Taken`: seal the file and remove it from its place; and
+  `.take_all(wanted, …)`: many, which wait for the disk together.
 * `.unfinished() -> frozenset[str]`: ids of items that are sealed but not yet noted as taken.
 * `.restore(id, identities, matches, reason=…, to=…, force=…) -> Restored`: put it back; and
   `.restore_all(ids, …)`: many, which wait for the disk together.
@@ -25,7 +26,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
@@ -62,6 +63,19 @@ __all__ = [
     "write_identity",
 ]
 
+_Out = TypeVar("_Out")
+
+
+def _only(outcomes: Iterator[tuple[str, _Out | HashclientError]]) -> _Out:
+    """Return the result of the only item, or raise its failure."""
+    ((_, outcome),) = outcomes
+    if isinstance(outcome, HashclientError):
+        try:
+            raise outcome
+        finally:
+            del outcome  # a cycle: the error has this frame
+    return outcome
+
 
 class Quarantine:
     """The quarantine of one state directory; nothing is made or read before the first act."""
@@ -96,7 +110,19 @@ class Quarantine:
                 file is in place. Or the record cannot be written; the next act goes on there.
             AuditError: the audit log cannot be written; nothing was removed after that.
         """
-        return isolate.take(self._room, match.id, matches, self._room.mark(reason), seen)
+        return _only(self.take_all([(match.id, seen)], matches, reason=reason))
+
+    def take_all(
+        self, wanted: Iterable[tuple[str, Seen | None]], matches: Matches, *, reason: str
+    ) -> Iterator[tuple[str, Taken | HashclientError]]:
+        """Isolate the files of matches, many together, as `take`; yield each id with its result.
+
+        `wanted` are ids, each with the file that was read, or None for the one on record.
+
+        Raises:
+            LockedError, StateError: none of the next ones can be isolated.
+        """
+        return isolate.take(self._room, wanted, matches, self._room.mark(reason))
 
     def unfinished(self) -> frozenset[str]:
         """Return the ids of items whose isolation is not finished, without damaged items.
@@ -133,12 +159,9 @@ class Quarantine:
             StateError: the sealed copy is damaged, or the restored file cannot be written.
             AuditError: the audit log cannot be written; the copy is kept.
         """
-        ((_, outcome),) = self.restore_all(
-            [match_id], identities, matches, reason=reason, to=to, force=force
+        return _only(
+            self.restore_all([match_id], identities, matches, reason=reason, to=to, force=force)
         )
-        if isinstance(outcome, HashclientError):
-            raise outcome
-        return outcome
 
     def restore_all(
         self,
@@ -155,7 +178,7 @@ class Quarantine:
         `to` is for one item.
 
         Raises:
-            AuditError, LockedError, StateError: none of the next ones can be restored.
+            LockedError, StateError: none of the next ones can be restored.
         """
         mark = self._room.mark(reason)
         return restore.restore(

@@ -9,6 +9,7 @@ record of matches, so that a scan that is killed loses none.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from hashclient.system.strangers import way_of
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.quarantine.vault import Quarantine
+    from hashclient.quarantine.vault import Quarantine, Taken
     from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.report import Report
 
@@ -72,8 +73,12 @@ class Responder:
         self._quarantine: Quarantine | None = None
         #: The notes of `want_reports`: by the id of a match, whether a report is to be made.
         self._noted: dict[str, bool] = {}
-        #: The match whose file was isolated last, or is being isolated.
-        self._taking: str | None = None
+        #: The batch that is acted upon, from the next outcome on.
+        self._batch: deque[Recorded] = deque()
+        #: The matches whose files were isolated last, or are being isolated; and those of them that
+        #: were not asked for yet, with what came of it.
+        self._taking: frozenset[str] = frozenset()
+        self._taken: dict[str, Taken | HashclientError] = {}
         #: The match acted upon last in this batch, what came of each action, and its record since:
         #: members of one container have one match, and one act is for all that follow each other.
         self._last_id: str | None = None
@@ -88,12 +93,12 @@ class Responder:
         When the run is `ended`, no file is isolated any more.
         """
         outcome, record = recorded.outcome, recorded.record
-        policy = actions_for(outcome, self._settings.config.policy)
-        reason = "policy" if Action.QUARANTINE in policy else "scan --quarantine"
+        while self._batch and self._batch.popleft() is not recorded:
+            pass
         wanted = self._wanted(outcome)
         # The wish for a report is noted before the file is gone: no later scan finds the file.
         acted = {
-            action: self._act(recorded, action, reason, ended=ended)
+            action: self._act(recorded, action, ended=ended)
             for action in (Action.REPORT, Action.QUARANTINE)
             if action in wanted
         }
@@ -116,13 +121,17 @@ class Responder:
     def want_reports(self, found: Iterable[Recorded]) -> None:
         """Begin a batch: note of its outcomes that reports are wanted, and wait for the disk once.
 
+        Its files are isolated together, too, from the first one on that `respond` comes to.
+
         A note that fails is tried again with each outcome, and its failure is shown there.
         """
         self._noted.clear()
+        self._taken.clear()
         self._last_id = None
+        self._batch = deque(found)
         ids = dict.fromkeys(
             recorded.record.id
-            for recorded in found
+            for recorded in self._batch
             if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
         )
         if not ids or self._only_tell:
@@ -145,7 +154,7 @@ class Responder:
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
         return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
 
-    def _act(self, recorded: Recorded, action: Action, reason: str, *, ended: bool) -> Acted:
+    def _act(self, recorded: Recorded, action: Action, *, ended: bool) -> Acted:
         outcome, record = recorded.outcome, recorded.record
         if action is Action.QUARANTINE and not self._may_take(outcome):
             return self._not_done(action, "not quarantined: its list is stale", ExitCode.STALE)
@@ -162,28 +171,32 @@ class Responder:
         if record is None:
             detail = f"not {_PARTICIPLES[action]}: it could not be recorded"
             return self._not_done(action, detail, ExitCode.STATE)
-        if ended and action is Action.QUARANTINE:
+        if ended and action is Action.QUARANTINE and record.id not in self._taken:
             detail = "not quarantined: the scan was ended"
-            if record.id == self._taking:
-                detail = f"interrupted: `hashclient quarantine add {self._taking}` finishes it"
+            if record.id in self._taking:
+                detail = f"interrupted: `hashclient quarantine add {record.id}` finishes it"
             return Acted(action, done=False, detail=detail)
         if record.id != self._last_id:
             self._last_id, self._acted, self._since = record.id, {}, None
         if action not in self._acted:
-            self._acted[action] = self._do(outcome, record, action, reason)
+            self._acted[action] = self._do(recorded, record, action)
         return self._acted[action]
 
-    def _do(self, outcome: Outcome, record: MatchRef, action: Action, reason: str) -> Acted:
+    def _do(self, recorded: Recorded, record: MatchRef, action: Action) -> Acted:
+        outcome = recorded.outcome
         try:
             if action is Action.REPORT:
                 return Acted(action, done=True, detail=self._report(record))
-            with Matches(self._settings.state_dir) as matches:
-                match = matches.get(record.id)
-                if (refused := _refused_for_a_link(outcome, match)) is not None:
-                    return self._not_done(action, refused, ExitCode.INCOMPLETE)
-                self._taking = match.id
-                quarantine = self._open_quarantine()
-                taken = quarantine.take(match, matches, reason=reason, seen=outcome.seen)
+            if record.id not in self._taken:
+                with Matches(self._settings.state_dir) as matches:
+                    if (
+                        refused := _refused_for_a_link(outcome, matches.get(record.id))
+                    ) is not None:
+                        return self._not_done(action, refused, ExitCode.INCOMPLETE)
+                    self._take_from(recorded, record, matches)
+            taken = self._taken.pop(record.id)
+            if isinstance(taken, HashclientError):
+                raise taken
         except HashclientError as error:
             detail = f"not {_PARTICIPLES[action]}: {error.message}"
             return self._not_done(action, detail, error.exit_code)
@@ -191,6 +204,39 @@ class Responder:
             self._note(ExitCode.INCOMPLETE)
         with_it = _with_it(outcome) if taken.taken else ""
         return Acted(action, done=taken.taken, detail=taken.detail + with_it)
+
+    def _take_from(self, first: Recorded, record: MatchRef, matches: Matches) -> None:
+        """Isolate the file of a match, and those of the next ones in the batch.
+
+        Of these, one whose wish for a report could not be noted waits for its turn.
+        """
+        from hashclient.quarantine.store import AT_ONCE
+
+        reason = self._reason(first.outcome)
+        wanted = {record.id: first.outcome.seen}
+        for recorded in self._batch:
+            outcome, later = recorded.outcome, recorded.record
+            if len(wanted) == AT_ONCE or self._reason(outcome) != reason:
+                break
+            if (
+                later is not None
+                and later.id not in wanted
+                and self._may_isolate(outcome)
+                and (Action.REPORT not in self._wanted(outcome) or later.id in self._noted)
+                and _refused_for_a_link(outcome, matches.get(later.id)) is None
+            ):
+                wanted[later.id] = outcome.seen
+        self._taking = frozenset(wanted)
+        self._taken |= self._open_quarantine().take_all(wanted.items(), matches, reason=reason)
+
+    def _reason(self, outcome: Outcome) -> str:
+        policy = actions_for(outcome, self._settings.config.policy)
+        return "policy" if Action.QUARANTINE in policy else "scan --quarantine"
+
+    def _may_isolate(self, outcome: Outcome) -> bool:
+        """Return whether nothing but the state of the machine keeps a file from being isolated."""
+        is_alone = self._takes_containers or not outcome.members
+        return is_alone and not outcome.is_stream and self._may_take(outcome)
 
     def _report(self, record: MatchRef) -> str:
         """Note that a report is wanted, unless there is a note or a report; say which it is."""

@@ -161,6 +161,52 @@ def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) 
     assert stages == {(True, False), (True, True), (False, True)}
 
 
+@pytest.mark.slow
+def test_a_kill_while_many_files_are_isolated_loses_none(fast: Path) -> None:
+    others: list[Match] = []
+
+    def take_all(ward: Ward, ids: list[str]) -> None:
+        with ward.record() as record:
+            wanted = [(match_id, None) for match_id in ids]
+            for _, outcome in ward.open().take_all(wanted, record, reason="test"):
+                assert isinstance(outcome, Taken) and outcome.taken, outcome
+
+    def other(scene: Scene, number: int) -> Match:
+        path = scene.share / f"other-{number}"
+        path.write_bytes(b"%d" % number + CONTENT)
+        return scene.ward.match(path, entry=f"o-{number}")
+
+    deaths = 0
+    for number, scene in scenes(fast, tombstone="gone"):
+        ward = scene.ward
+        others = [other(scene, n) for n in range(2)]
+        whole = {scene.match.id: CONTENT}
+        whole |= {m.id: b"%d" % n + CONTENT for n, m in enumerate(others)}
+
+        def killed(number: int = number, ward: Ward = ward, ids: list[str] = [*whole]) -> None:  # noqa: B006
+            with watched(kill_at(number)):
+                take_all(ward, ids)
+
+        died = in_child(killed) != 0
+        sealed = ward.names() & whole.keys()
+        for match in (scene.match, *others):
+            if match.id in sealed:
+                assert ward.opened(match) == whole[match.id]
+                continue
+            private = scene.share / PRIVATE_NAME.format(match.id)
+            assert not private.exists() and Path(match.path).read_bytes() == whole[match.id]
+        take_all(ward, [*whole])
+        for match in (scene.match, *others):
+            assert ward.opened(match) == whole[match.id]
+            assert not ward.get(match).in_place
+        assert {p.read_bytes() for p in scene.share.iterdir()} == {b"gone\n"}
+        assert {f.detail for f in ward.verify().values()} == {"whole"}
+        deaths += died
+        if not died:
+            break
+    assert deaths > of_changes(20)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failure_at_any_change_loses_nothing(fast: Path, code: int) -> None:
     for number, scene in scenes(fast, tombstone="gone"):

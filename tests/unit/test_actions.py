@@ -214,6 +214,35 @@ def test_one_act_is_for_all_members_of_a_container(
     assert first.record is not None and first.record.state is MatchState.QUARANTINED
 
 
+def test_the_files_of_a_batch_are_isolated_together(desk: Desk) -> None:
+    """But for those that may not be: each of these waits for its turn, and is refused there."""
+    acting = responder(desk, TAKE, stale=("other",))
+    found = [
+        recorded(desk.find("a", A)),
+        recorded(desk.find("b", B), hits=(hit("other"),)),
+        recorded(desk.find("c", B + A)),
+    ]
+    acting.want_reports(found)
+    handled = [acting.respond(each) for each in found]
+    assert [each.acted[0].detail for each in handled] == [
+        "quarantined",
+        "not quarantined: its list is stale",
+        "quarantined",
+    ]
+    assert [each.record and each.record.in_place for each in handled] == [False, True, False]
+    events = [event for event in desk.events() if event.startswith("quarantine")]
+    assert events == ["quarantine-sealed"] * 2 + ["quarantined"] * 2
+
+
+def test_what_was_isolated_ahead_is_said_though_the_run_ends(desk: Desk) -> None:
+    acting = responder(desk, TAKE)
+    found = [recorded(desk.find(name, content)) for name, content in (("a", A), ("b", B))]
+    acting.want_reports(found)
+    acting.respond(found[0])
+    (acted,) = acting.respond(found[1], ended=True).acted
+    assert (acted.done, acted.detail) == (True, "quarantined")
+
+
 def test_a_file_that_is_back_in_the_next_batch_is_isolated_again(desk: Desk) -> None:
     acting = responder(desk, TAKE)
     details = []

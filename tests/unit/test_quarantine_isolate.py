@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.crash import watched
+from fixtures.crash import Recorder, watched
 from fixtures.quarantine import CONTENT, Ward
-from hashclient.audit.log import read
+from hashclient.audit.log import Event, read
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
+from hashclient.core.match import Match
 from hashclient.core.model import Seen
 from hashclient.errors import (
+    AuditError,
     ConfigError,
+    HashclientError,
     LockedError,
     StateError,
     UsageError,
 )
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine import age, attributes, sealing, store
+from hashclient.matches.store import Matches
+from hashclient.quarantine import age, attributes, isolate, sealing, store
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
@@ -586,6 +591,152 @@ def test_an_item_that_was_restored_settles_no_match(ward: Ward, file: Path) -> N
     second = ward.match(file.with_name("back"), entry="e-2", at=str(file))
     assert not ward.take(second).taken
     assert ward.get(second).in_place
+
+
+def several(ward: Ward, directory: Path, count: int) -> list[Match]:
+    found = []
+    for number in range(count):
+        path = directory / f"file-{number}"
+        path.write_bytes(b"benign %d" % number)
+        found.append(ward.match(path, entry=f"e-{number}"))
+    return found
+
+
+def take_all(ward: Ward, ids: Iterable[str], record: Matches | None = None) -> dict[str, object]:
+    """Isolate the files of these matches; return what came of each, its failure as its message."""
+    with contextlib.ExitStack() as stack:
+        record = record or stack.enter_context(ward.record())
+        outcomes = ward.open().take_all([(i, None) for i in ids], record, reason="test")
+        return {
+            i: outcome.message if isinstance(outcome, HashclientError) else outcome.detail
+            for i, outcome in outcomes
+        }
+
+
+@pytest.mark.slow
+def test_many_files_share_what_is_written_of_all(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 7)
+    recorder = Recorder()
+    monkeypatch.setattr(isolate, "AT_ONCE", 5)
+    with watched(recorder):
+        done = take_all(ward, [match.id for match in matches])
+    assert done == {match.id: "quarantined" for match in matches}
+    assert [(name, len([*of])) for name, of in itertools.groupby(ward.events())] == [
+        *(("quarantine-sealed", 5), ("quarantined", 5)),
+        *(("quarantine-sealed", 2), ("quarantined", 2)),
+    ]
+    # Folders get their names durably before the first file goes, all of a batch at once.
+    room = str(ward.settings.layout.quarantine)
+    calls = [(name, str(argument)) for name, argument in recorder.calls]
+    assert calls.count(("fsync", room)) == 2
+    first = min(calls.index(("unlink", PRIVATE_NAME.format(match.id))) for match in matches[:5])
+    assert calls.index(("fsync", room)) < first
+    assert sum(call == "fsync" and path.endswith("age") for call, path in calls[:first]) == 5
+    for number, match in enumerate(matches):
+        assert not Path(match.path).exists()
+        assert ward.opened(match) == b"benign %d" % number
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_a_batch_of_files_ends_at_so_many_bytes(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 2)
+    monkeypatch.setattr(isolate, "AT_ONCE_BYTES", 1)
+    take_all(ward, [match.id for match in matches])
+    assert ward.events() == ["quarantine-sealed", "quarantined"] * 2
+
+
+@pytest.mark.slow
+def test_the_failure_of_one_file_leaves_the_others_alone(ward: Ward, tmp_path: Path) -> None:
+    changed, gone, closed, good = several(ward, tmp_path, 4)
+    Path(changed.path).write_bytes(b"another")
+    Path(gone.path).unlink()
+    ward.change(closed, MatchState.CLOSED)
+    twin = tmp_path / "twin"
+    twin.hardlink_to(good.path)
+    other = ward.match(twin, entry="e-3")
+    ids = [changed.id, gone.id, closed.id, good.id, other.id, good.id, "0" * 10]
+    assert take_all(ward, ids) == {
+        changed.id: "not quarantined: changed: it is not the file that matched any more",
+        gone.id: "not quarantined: not there any more",
+        closed.id: f"match {closed.id} is not open: it is closed",
+        good.id: "in quarantine already",  # the second time
+        other.id: "quarantined",  # its change of the first name is no change of the file
+        "0" * 10: "no match has the id 0000000000",
+    }
+    assert ward.opened(good) == ward.opened(other) == b"benign 3"
+    assert not Path(good.path).exists() and not twin.exists()
+    assert ward.names() == {good.id, other.id}
+
+
+@pytest.mark.parametrize("fails", ["record", "log"])
+def test_what_cannot_be_noted_of_one_file_or_of_all_is_noted_by_the_next_act(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    bad, good = several(ward, tmp_path, 2)
+    change, append = Matches.change, ward.audit.append
+
+    def refuse(self: Matches, match_id: str, *arguments: Any, **more: Any) -> Match:
+        if match_id == bad.id:
+            raise StateError("cannot use the record")
+        return change(self, match_id, *arguments, **more)
+
+    def refuse_log(events: Sequence[Event], **options: bool) -> None:
+        if events[0].event == "quarantined":
+            raise AuditError("cannot write the audit log")
+        append(events, **options)
+
+    with monkeypatch.context() as patched:
+        if fails == "record":
+            patched.setattr(Matches, "change", refuse)
+        else:
+            patched.setattr(ward.audit, "append", refuse_log)
+        done = take_all(ward, [bad.id, good.id])
+    assert done == (
+        {bad.id: "cannot use the record", good.id: "quarantined"}
+        if fails == "record"
+        else dict.fromkeys([bad.id, good.id], "cannot write the audit log")
+    )
+    assert ward.opened(bad) == b"benign 0" and ward.item(bad).stage is Stage.SEALED
+    assert ward.get(bad).in_place == (fails == "record")
+    again = take_all(ward, [bad.id, good.id])
+    assert again[good.id] == "in quarantine already"
+    assert again[bad.id] == ("quarantined" if fails == "record" else "in quarantine already")
+    for match in (bad, good):
+        assert ward.item(match).stage is Stage.REMOVED
+        with ward.record() as record:
+            events = [step.event for step in record.story(match.id)]
+        assert events.count(MatchState.QUARANTINED) == 1
+
+
+class _Counting(Matches):
+    """A record that counts the matches that it was asked for."""
+
+    count = 0
+
+    def find(self, *arguments: Any, **more: Any) -> Iterator[Match]:
+        for match in super().find(*arguments, **more):
+            self.count += 1
+            yield match
+
+
+@pytest.mark.slow
+def test_a_large_folder_that_is_gone_costs_its_files_and_not_their_square(
+    ward: Ward, tmp_path: Path
+) -> None:
+    """Of the matches in quarantine, those at its path alone are asked whether they are it."""
+    matches = several(ward, tmp_path, 12)
+    here, gone = matches[:6], matches[6:]
+    take_all(ward, [match.id for match in here])
+    for match in gone:
+        Path(match.path).unlink()
+    with _Counting(ward.state) as record:
+        done = take_all(ward, [match.id for match in gone], record)
+        assert record.count == 0
+    assert set(done.values()) == {"not quarantined: not there any more"}
 
 
 def test_without_the_file_on_record_that_was_read_nothing_is_taken(ward: Ward, file: Path) -> None:
