@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.output import Output
+from hashclient.cli.output import json_text
+from hashclient.cli.outputfile import OutputFile
 from hashclient.system.secrets import without_secret_keys
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, it must pass all handlers of errors."""
-
-
 class App:
     """One run of the program."""
 
@@ -37,7 +34,7 @@ class App:
         self,
         load_settings: Callable[[], Settings],
         verbosity: int,
-        output: Output | None = None,
+        output: OutputFile | None = None,
         load_to_edit: Callable[[], Settings] | None = None,
     ) -> None:
         """`load_settings` is called when a command first needs settings; verbosity -1 is quiet.
@@ -51,7 +48,7 @@ class App:
         #: Whether files that others may write to may decide what is done.
         self.allows_shared = False
         #: The file that `--output` names.
-        self.output = output or Output()
+        self.output = output or OutputFile()
         #: Takes a progress bar off the screen; called before anything else is written.
         self.before_output: Callable[[], None] = lambda: None
 
@@ -118,6 +115,31 @@ class App:
         self.before_output()
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+    def show(
+        self,
+        output_format: str,
+        document: object,
+        text: str | Iterable[str],
+        *,
+        nothing: str = "",
+        indent: int | None = None,
+    ) -> None:
+        """Print a result: `document` where the format is `json`, else the lines of `text`.
+
+        Where there are no lines, the message `nothing` says so on stderr.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if output_format == "json":
+            self.out(json_text(document, indent))
+            return
+        for line in [text] if isinstance(text, str) else text:
+            self.out(line)
+            nothing = ""
+        if nothing:
+            self.say(nothing)
 
     def say(self, text: str) -> None:
         """Print a message on stderr, unless `-q` was given."""

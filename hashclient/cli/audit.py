@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import TIME
-from hashclient.cli.output import replace
+from hashclient.cli.output import json_text
+from hashclient.cli.outputfile import replace
 from hashclient.errors import StateError, UsageError
 from hashclient.system.text import path_of, printable
 
@@ -158,13 +158,18 @@ def show_verified(
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
     report = verify_log(directory, checkpoint)
-    values = _report_values(report)
-    if output_format == "json":
-        app.out(json.dumps({**values, "checkpoint": checkpoint is not None}))
-        return
-    app.out("the audit log is intact")
-    left_out = ("first_segment", "segment", "ends_closed")
-    shown = {k: v for k, v in values.items() if k not in left_out}
+    document = {**_values(report), "checkpoint": checkpoint is not None}
+    app.show(output_format, document, _verified(report, has_checkpoint=checkpoint is not None))
+    if checkpoint is None and output_format == "text":
+        app.say("hint: only a checkpoint kept elsewhere shows that the end was cut off")
+
+
+def _verified(report: Report, *, has_checkpoint: bool) -> Iterator[str]:
+    """Yield the lines about a log that verifies."""
+    yield "the audit log is intact"
+    shown = _values(report)
+    for name in ("first_segment", "segment", "ends_closed"):
+        del shown[name]
     if report.segment > 1:
         shown["files"] = report.segment - report.first_segment + 1
     if report.archived_seq:
@@ -178,12 +183,10 @@ def show_verified(
         del shown["archived"]
     if report.is_closed:
         shown["end"] = f"file {report.segment} is closed: if another one followed, it is not here"
+    if has_checkpoint:
+        shown["checkpoint"] = "holds"
     for name, value in shown.items():
-        app.out(f"  {name.replace('_', ' '):<11} {value}")
-    if checkpoint is None:
-        app.say("hint: only a checkpoint kept elsewhere shows that the end was cut off")
-    else:
-        app.out("  checkpoint  holds")
+        yield f"  {name.replace('_', ' '):<11} {value}"
 
 
 @command.command()
@@ -238,21 +241,14 @@ def rotate(app: App, output_format: str) -> None:
             hint="it starts with the first fetch or scan; or check --state-dir",
         )
     rotated = app.audit_log().rotate()
-    if output_format == "json":
-        closed = None
-        if rotated is not None:
-            last = rotated.last
-            closed = {
-                "segment": rotated.number,
-                "file": rotated.path.name,
-                "seq": last.seq,
-                "hash": last.hash,
-            }
-        app.out(json.dumps({"closed": closed}))
-    elif rotated is None:
-        app.say("nothing was recorded since the last file was closed")
-    else:
-        app.out(f"closed {rotated.path.name}, which ends with record {rotated.last.seq}")
+    if rotated is None:
+        nothing = "nothing was recorded since the last file was closed"
+        app.show(output_format, {"closed": None}, (), nothing=nothing)
+        return
+    name, last = rotated.path.name, rotated.last
+    closed = {"segment": rotated.number, "file": name, "seq": last.seq, "hash": last.hash}
+    text = f"closed {name}, which ends with record {last.seq}"
+    app.show(output_format, {"closed": closed}, text)
 
 
 def _read_checkpoint(path: Path) -> bytes:
@@ -267,7 +263,7 @@ def _read_checkpoint(path: Path) -> bytes:
         ) from error
 
 
-def _report_values(report: Report) -> dict[str, Any]:
+def _values(report: Report) -> dict[str, Any]:
     return {
         "records": report.records,
         "first_time": _time(report.first_time),
@@ -307,7 +303,7 @@ def _path(encoded: str, text: Any) -> Any:
 
 def _value(value: Any) -> str:
     if not isinstance(value, str):
-        return json.dumps(value, separators=(",", ":"))
+        return json_text(value, compact=True)
     shown = printable(value)
     return f'"{shown}"' if not shown or " " in shown else shown
 

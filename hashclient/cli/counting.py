@@ -14,11 +14,11 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+from hashclient.cli.signals import SIGNALS
 from hashclient.scan.sources.files import WalkOptions
 
 #: The format of the number that the process sends in the end.
 _NUMBER_BYTES = 8
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
     # A signal before the process has its own handlers would run ours in it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         pid = os.fork()  # before any worker or thread
         if pid == 0:
@@ -71,9 +71,9 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
 def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
     """Count, and end this process; no other code of ours may run in it."""
     try:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         from hashclient.core.model import Outcome
         from hashclient.scan.sources.files import walk
 

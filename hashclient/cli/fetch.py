@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS
-from hashclient.cli.items import MOST_SHOWN, shortened
 from hashclient.cli.noticeview import document_of_fetched, show_notices
+from hashclient.cli.output import MOST_SHOWN, shortened
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match
@@ -133,11 +132,10 @@ def command(
             raise
         app.warn(error.message, error.hint)
     finally:
-        if output_format == "json":
-            document: dict[str, Any] = {"lists": [_document(f) for f in results]}
-            if of_notices:
-                document["notices"] = [document_of_fetched(n) for n in of_notices.values()]
-            app.out(json.dumps(document))
+        document: dict[str, Any] = {"lists": [_document(f) for f in results]}
+        if of_notices:
+            document["notices"] = [document_of_fetched(n) for n in of_notices.values()]
+        app.show(output_format, document, ())
     return _worst(code, of_notices)
 
 
@@ -353,8 +351,8 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "added": fetched.added,
         "withdrawn": fetched.withdrawn,
         "entries": fetched.entries,
-        "expires": for_programs(fetched.expires) if fetched.expires else None,
-        "published_at": for_programs(fetched.published_at) if fetched.published_at else None,
+        "expires": fetched.expires,
+        "published_at": fetched.published_at,
         "outside_lists": fetched.is_outside,
         "known_good": fetched.known_good.count if fetched.known_good else 0,
         "ended": fetched.is_ended,
@@ -383,5 +381,5 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         ]
     for key, wrong in (("problem", fetched.problem), ("error", fetched.error)):
         if wrong is not None:
-            document[key] = {"message": wrong.message, "exit_code": int(wrong.exit_code)}
+            document[key] = {"message": wrong.message, "exit_code": wrong.exit_code}
     return document

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
-from hashclient.errors import ExitCode
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
 
@@ -140,7 +138,7 @@ def command(
     attempts: int,
     allow_http: bool,
     output_format: str,
-) -> ExitCode:
+) -> None:
     """Pin a provider and its root of trust, and check that it works.
 
     The provider is contacted once, or its exported file is read. The configuration is written only
@@ -208,16 +206,14 @@ def command(
     for named, key_name in files_named(provider):
         app.refuse_shared(Path(named), key_name)
     offered = pin_provider(app.session, name, provider, root_file, copy)
-    if output_format == "json":
-        document = {
-            "provider": name,
-            "url": provider.url,
-            "lists": offered,
-            "config": str(app.settings.config_path),
-        }
-        app.out(json.dumps(document))
-    else:
-        app.out(f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}")
+    document = {
+        "provider": name,
+        "url": provider.url,
+        "lists": offered,
+        "config": app.settings.config_path,
+    }
+    text = f"provider {name} is pinned; it offers: {', '.join(offered) or 'no list yet'}"
+    app.show(output_format, document, text)
     if not offered:
         app.warn(
             f"provider {name} offers no list: there is nothing to check files against",
@@ -226,7 +222,6 @@ def command(
     app.say(f"configuration: {printable(app.settings.config_path)}")
     if offered:
         app.say("next: hashclient fetch" if url else "next: hashclient fetch --from PATH")
-    return ExitCode.OK
 
 
 def _absolute(path: Path | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.errors import ExitCode, StateError, UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.system.files import is_there
 from hashclient.system.text import log_path_fields, path_fields, printable
 
@@ -40,7 +40,7 @@ def command() -> None:
 @command.command("stats")
 @format_option("text", "json")
 @pass_app
-def stats(app: App, output_format: str) -> ExitCode:
+def stats(app: App, output_format: str) -> None:
     """Show the size of the inventory.
 
     For files counted as believed, there is no proof that nobody could change them unnoticed; scans
@@ -50,28 +50,23 @@ def stats(app: App, output_format: str) -> ExitCode:
       hashclient inventory stats
       hashclient inventory stats --format json
     """
-    inventory = _open(app, write=False)
-    try:
+    with contextlib.closing(_open(app, write=False)) as inventory:
         found = inventory.stats()
-    finally:
-        inventory.close()
-    oldest = None
-    if found.oldest_seen_day is not None:
-        oldest = _date(found.oldest_seen_day)
-    if output_format == "json":
-        document = {
-            "files": found.files,
-            "believed": found.believed,
-            "bytes": found.file_bytes,
-            "oldest_seen": oldest,
-        }
-        app.out(json.dumps(document))
-    else:
-        app.out(f"files        {found.files:,}")
-        app.out(f"believed     {found.believed:,}")
-        app.out(f"size         {found.file_bytes / 1e6:.1f} MB")
-        app.out(f"oldest seen  {oldest or 'never'}")
-    return ExitCode.OK
+    day = found.oldest_seen_day
+    oldest = None if day is None else _date(day)
+    document = {
+        "files": found.files,
+        "believed": found.believed,
+        "bytes": found.file_bytes,
+        "oldest_seen": oldest,
+    }
+    text = (
+        f"files        {found.files:,}",
+        f"believed     {found.believed:,}",
+        f"size         {found.file_bytes / 1e6:.1f} MB",
+        f"oldest seen  {oldest or 'never'}",
+    )
+    app.show(output_format, document, text)
 
 
 @command.command("prune")
@@ -85,7 +80,7 @@ def stats(app: App, output_format: str) -> ExitCode:
 )
 @format_option("text", "json")
 @pass_app
-def prune(app: App, days: int, output_format: str) -> ExitCode:
+def prune(app: App, days: int, output_format: str) -> None:
     """Forget files that no scan has met for long.
 
     Most of these files no longer exist.
@@ -94,22 +89,15 @@ def prune(app: App, days: int, output_format: str) -> ExitCode:
       hashclient inventory prune
       hashclient inventory prune --days 0     forget all files not seen today
     """
-    inventory = _open(app, write=True)
-    try:
+    with contextlib.closing(_open(app, write=True)) as inventory:
         forgotten = inventory.prune(days)
-    finally:
-        inventory.close()
-    if output_format == "json":
-        app.out(json.dumps({"forgotten": forgotten}))
-    else:
-        app.out(f"{forgotten:,} files forgotten")
-    return ExitCode.OK
+    app.show(output_format, {"forgotten": forgotten}, f"{forgotten:,} files forgotten")
 
 
 @command.command("mounts")
 @format_option("text", "json")
 @pass_app
-def mounts(app: App, output_format: str) -> ExitCode:
+def mounts(app: App, output_format: str) -> None:
     """List the file systems that scans remember, by directory.
 
     Directories that were given to a scan are listed, too, whatever file system they are on.
@@ -120,32 +108,30 @@ def mounts(app: App, output_format: str) -> ExitCode:
     from hashclient.scan.sources.mounts import load
 
     records = load(app.settings.state_dir)
-    if output_format == "json":
-        documents = [
-            {
-                **path_fields(record.real_path),
-                "mount_point": record.is_point,
-                "type": record.kind,
-                "last_seen": _date(record.seen_day),
-            }
-            for record in records
-        ]
-        app.out(json.dumps({"mounts": documents}))
-        return ExitCode.OK
-    for record in records:
-        what = "mount point" if record.is_point else f"on {printable(record.point)}"
-        shown = f"{printable(record.real_path)}  {printable(record.kind)}, {what}"
-        app.out(f"{shown}, last seen {_date(record.seen_day)}")
-    if not records:
-        app.say("nothing is remembered; scans begin with it")
-    return ExitCode.OK
+    documents = [
+        {
+            **path_fields(record.real_path),
+            "mount_point": record.is_point,
+            "type": record.kind,
+            "last_seen": _date(record.seen_day),
+        }
+        for record in records
+    ]
+    text = (
+        f"{printable(record.real_path)}  {printable(record.kind)},"
+        f" {'mount point' if record.is_point else f'on {printable(record.point)}'},"
+        f" last seen {_date(record.seen_day)}"
+        for record in records
+    )
+    nothing = "nothing is remembered; scans begin with it"
+    app.show(output_format, {"mounts": documents}, text, nothing=nothing)
 
 
 @command.command("forget")
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(readable=False))
 @format_option("text", "json")
 @pass_app
-def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
+def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
     """Forget the file systems that were mounted at PATH or below.
 
     Use this for file systems that are gone for good: scans then accept the directory that they find
@@ -170,12 +156,8 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> ExitCode:
     events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]
     app.audit_log().append(events, durable=True)
     forget_all(app.settings.state_dir, gone)
-    if output_format == "json":
-        app.out(json.dumps({"forgotten": [path_fields(path) for path in gone]}))
-    else:
-        for path in gone:
-            app.out(f"forgotten: {printable(path)}")
-    return ExitCode.OK
+    document = {"forgotten": [path_fields(path) for path in gone]}
+    app.show(output_format, document, (f"forgotten: {printable(path)}" for path in gone))
 
 
 def _date(day: int) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hashclient.cli.app import App
+from hashclient.cli.output import json_text
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
 
-#: Of very many items this many are shown, and the number of the others.
-MOST_SHOWN = 10
 #: Errors that stop a command, since they would come with every other item, too.
 _FATAL = (AuditError, ConfigError, LockedError)
 
@@ -80,24 +78,7 @@ class Results:
     def end(self, nothing: str) -> ExitCode:
         """Write the document, or the message `nothing` if there is no item. Return the code."""
         if self._is_json:
-            self._app.out(json.dumps({"items": self._documents}))
+            self._app.out(json_text({"items": self._documents}))
         elif not self._documents:
             self._app.say(nothing)
         return self.code
-
-
-def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
-    """Yield the first lines of a list; then how many more there are, and `where` they are shown."""
-    yield from lines[:MOST_SHOWN]
-    if (more := len(lines) - MOST_SHOWN) > 0:
-        yield f"  and {more:,} more: {where}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)

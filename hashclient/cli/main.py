@@ -10,15 +10,13 @@ import functools
 import gc
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from hashclient.cli.app import App, Terminated
+from hashclient.cli.app import App
 from hashclient.cli.defaults import (
     ENV_PREFIX,
     command_defaults,
@@ -27,9 +25,9 @@ from hashclient.cli.defaults import (
     warn_of_unknown_variables,
 )
 from hashclient.cli.options import add_verbosity, has_directory, lost_directory
-from hashclient.cli.output import Output, OutputError
-from hashclient.cli.signals import ignore_signals
-from hashclient.cli.streams import open_streams
+from hashclient.cli.output import OutputError, open_streams
+from hashclient.cli.outputfile import OutputFile
+from hashclient.cli.signals import Terminated, ignore_signals, interrupts, raise_at_signals
 from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.files import user_path
@@ -82,9 +80,9 @@ class _Process:
     """The steps of a run before its command is known: its output, and protection of the process."""
 
     def __init__(
-        self, output: Output | None = None, before_command: Callable[[], None] = lambda: None
+        self, output: OutputFile | None = None, before_command: Callable[[], None] = lambda: None
     ) -> None:
-        self.output = output or Output()
+        self.output = output or OutputFile()
         self.before_command = before_command
 
 
@@ -334,27 +332,6 @@ def _protect_process() -> None:
     end_at_bad_pages()
 
 
-#: SIGINT or SIGTERM, once it has come.
-_interrupts: list[int] = []
-
-
-def _on_sigint(signum: int, _frame: FrameType | None) -> NoReturn:
-    _interrupts.append(signum)
-    raise KeyboardInterrupt
-
-
-def _on_sigterm(signum: int, _frame: FrameType | None) -> NoReturn:
-    _interrupts.append(signum)
-    raise Terminated
-
-
-def _handle_signals() -> None:
-    """Make SIGINT and SIGTERM raise; an ignored SIGINT (as in the background) stays ignored."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _on_sigint)
-
-
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the program and exit with a code of `ExitCode`, whatever happens."""
     # One BLAS thread: there is no linear algebra here, a pool would only cost time and memory, and
@@ -364,7 +341,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     open_streams()
     code: int
     try:
-        code = _run(argv, before_command=_protect_process, handle_signals=_handle_signals)
+        code = _run(argv, before_command=_protect_process, handle_signals=raise_at_signals)
     except (KeyboardInterrupt, Terminated) as error:  # in the last moment of the process
         ignore_signals()
         code, _ = _explain(error)
@@ -377,7 +354,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # The process ends, so a last garbage collection is useless. Measured in CPU time: `--version`
     # takes 87 ms instead of 100, a scan of one file 368 instead of 417.
     gc.freeze()
-    if _interrupts:
+    if interrupts:
         # If an interruption came while a module was loading, Python ends itself by SIGINT, even if
         # the exception was handled. And Python waits for each worker, even for one that hangs in a
         # server and cannot be ended. All output has been written by now.
@@ -395,7 +372,7 @@ def _run(
 
     In the end SIGINT and SIGTERM are ignored, so that a late signal cannot change the exit code.
     """
-    output = Output()
+    output = OutputFile()
     try:
         # Until here a signal ends the process at once; from here on it raises an exception.
         handle_signals()

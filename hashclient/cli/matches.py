@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,16 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.options import FORMAT_HELP, TIME, output_option, refuse_before_command
+from hashclient.cli.output import facts
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
-from hashclient.system.text import path_fields, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.text import counted, path_fields, printable
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step
+    from hashclient.core.model import Hit
     from hashclient.matches.selection import Choice
     from hashclient.matches.store import Matches
 
@@ -91,7 +92,7 @@ def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group("matches", invoke_without_command=True)
 @_list_options
 @click.pass_context
-def command(ctx: click.Context, /, **chosen: Any) -> ExitCode | None:
+def command(ctx: click.Context, /, **chosen: Any) -> None:
     """List the matches of all scans, and what was done about them.
 
     Every match is recorded under an id; the same file found again is the same match. The first
@@ -112,9 +113,8 @@ def command(ctx: click.Context, /, **chosen: Any) -> ExitCode | None:
     """
     if ctx.invoked_subcommand is not None:
         refuse_before_command(ctx)
-        return None
-    code: ExitCode = ctx.invoke(list_matches, **chosen)
-    return code
+        return
+    ctx.invoke(list_matches, **chosen)
 
 
 @command.command("list")
@@ -129,7 +129,7 @@ def list_matches(
     since: datetime | None,
     output_format: str,
     output: Path | None,
-) -> ExitCode:
+) -> None:
     """List the matches of all scans; the same as `matches` alone.
 
     \b
@@ -156,7 +156,6 @@ def list_matches(
             app.say(
                 "no match is like that" if choice.where()[1] else "no scan has found anything yet"
             )
-    return ExitCode.OK
 
 
 def _states(states: tuple[str, ...], *, is_open: bool) -> tuple[str, ...]:
@@ -189,39 +188,42 @@ def _choice(
 @click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
-def show(app: App, match_id: str, output_format: str) -> ExitCode:
+def show(app: App, match_id: str, output_format: str) -> None:
     """Show the whole story of one match.
 
     \b
       hashclient matches show 3kdz7wnq2m
     """
-    from hashclient.formats.fields import plural
-
     with open_record(app) as record:
         match, story = record.get(match_id), record.story(match_id)
-    if output_format == "json":
-        app.out(json.dumps(_document(match, story)))
-        return ExitCode.OK
-    app.out(f"match {match.id}: {match.state}")
-    size = "unknown" if match.size is None else f"{match.size:,} bytes"
-    app.out(f"  path        {printable(match.path)}")
-    if match.is_stream:
-        app.out("  file        none: it came as a stream")
-        app.out(f"  seen        {plural(match.times_seen or 1, 'time')}")
-    app.out(f"  size        {size}")
-    if not match.is_stream:
-        app.out(f"  in place    {_place(match)}")
-    app.out(f"  first seen  {for_people(match.first_seen)}")
-    app.out(f"  last seen   {for_people(match.last_seen)}")
-    for hit in match.hits:
-        line = f"{hit.list_name} {hit.entry} ({hit.category}; generation {hit.generation})"
-        if not hit.stands:
-            line += f", withdrawn in generation {hit.withdrawn_generation}"
-        app.out(f"  entry       {line}")
-    app.out("story")
+    app.show(output_format, _document(match, story), _lines(match, story))
+
+
+def _lines(match: Match, story: list[Step]) -> Iterator[str]:
+    """Yield the lines about a match and its story."""
+    yield f"match {match.id}: {match.state}"
+    is_stream = match.is_stream
+    yield from facts(
+        [
+            ("path", printable(match.path)),
+            ("file", "none: it came as a stream" if is_stream else None),
+            ("seen", counted(match.times_seen or 1, "time") if is_stream else None),
+            ("size", "unknown" if match.size is None else f"{match.size:,} bytes"),
+            ("in place", None if is_stream else _place(match)),
+            ("first seen", for_people(match.first_seen)),
+            ("last seen", for_people(match.last_seen)),
+            *(("entry", _entry(hit)) for hit in match.hits),
+        ]
+    )
+    yield "story"
     for step in story:
-        app.out(f"  {for_people(step.time)}  {step.event:<19}{_explain(step.detail)}".rstrip())
-    return ExitCode.OK
+        yield f"  {for_people(step.time)}  {step.event:<19}{_explain(step.detail)}".rstrip()
+
+
+def _entry(hit: Hit) -> str:
+    text = f"{hit.list_name} {hit.entry} ({hit.category}; generation {hit.generation})"
+    end = "" if hit.stands else f", withdrawn in generation {hit.withdrawn_generation}"
+    return text + end
 
 
 def _place(match: Match) -> str:
@@ -382,12 +384,10 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         "size": match.size,
         "in_place": match.in_place,
         **({"times_seen": match.times_seen} if match.is_stream else {}),
-        "first_seen": for_programs(match.first_seen),
-        "last_seen": for_programs(match.last_seen),
+        "first_seen": match.first_seen,
+        "last_seen": match.last_seen,
         "entries": [
             hit_fields(hit, (*LOGGED_FIELDS, "withdrawn_generation")) for hit in match.hits
         ],
-        "story": [
-            {"time": for_programs(step.time), "event": step.event, **step.detail} for step in story
-        ],
+        "story": [{"time": step.time, "event": step.event, **step.detail} for step in story],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,15 +76,13 @@ def list_notices(app: App, show_all: bool, provider: str | None, output_format: 
     found = [s for s in kept if provider in {None, s.provider} and (show_all or s.stands)]
     unnoted = _note_shown(journal, found, "headline")
     failure = journal.failure or unnoted
-    if output_format == "json":
-        app.out(json.dumps({"notices": [document_of(standing) for standing in found]}))
-    else:
-        for standing in found:
-            app.out(line_of(standing))
-        if not found and failure is None:
-            app.say(
-                "there is no notice" if show_all else "no notice stands; --show-all shows others"
-            )
+    nothing = "there is no notice" if show_all else "no notice stands; --show-all shows others"
+    app.show(
+        output_format,
+        {"notices": [document_of(standing) for standing in found]},
+        map(line_of, found),
+        nothing="" if failure else nothing,
+    )
     if failure is not None:
         raise failure
 
@@ -111,12 +108,10 @@ def show(app: App, name: str, output_format: str) -> None:
     journal = _journal(app)
     (standing,) = journal.find([name])
     failure = _note_shown(journal, [standing], "text")
-    if output_format == "json":
-        app.out(json.dumps(document_of(standing)))
-    elif output_format == "cap":
+    if output_format == "cap":
         app.out(to_cap(standing.notice, standing.provider).rstrip("\n"))
     else:
-        app.out("\n".join(text_of(standing)))
+        app.show(output_format, document_of(standing), text_of(standing))
     if failure is not None:
         raise failure
 
@@ -139,14 +134,13 @@ def acknowledge(app: App, names: tuple[str, ...], reason: str | None, output_for
     journal = _journal(app)
     chosen = journal.find(names)
     done = journal.acknowledge(chosen, reason)
-    documents = []
-    for standing in chosen:
-        is_done = standing.name in done
-        documents.append({"provider": standing.provider, "id": standing.notice.id, "done": is_done})
-        if output_format == "text":
-            app.out(f"{standing.name}  {'acknowledged' if is_done else f'is {standing.state}'}")
-    if output_format == "json":
-        app.out(json.dumps({"items": documents}))
+    documents = [
+        {"provider": one.provider, "id": one.notice.id, "done": one.name in done} for one in chosen
+    ]
+    text = (
+        f"{one.name}  {'acknowledged' if one.name in done else f'is {one.state}'}" for one in chosen
+    )
+    app.show(output_format, {"items": documents}, text)
 
 
 def _journal(app: App) -> Journal:

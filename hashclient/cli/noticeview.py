@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
 from hashclient.system.text import printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
@@ -76,16 +76,15 @@ def document_of(standing: Standing) -> dict[str, Any]:
     import msgspec
 
     kept = standing.kept
-    document: dict[str, Any] = {
+    return {
         "provider": standing.provider,
         "state": str(standing.state),
         "ended_by": standing.by,
-        "received": for_programs(kept.received),
-        "shown": for_programs(kept.shown) if kept.shown else None,
+        "received": kept.received,
+        "shown": kept.shown,
         "acknowledged": kept.acknowledged and msgspec.to_builtins(kept.acknowledged),
         "notice": msgspec.to_builtins(standing.notice),
     }
-    return document
 
 
 def show_notices(
@@ -124,7 +123,7 @@ def document_of_fetched(fetched: FetchedNotices) -> dict[str, Any]:
     if fetched.refused:
         document["refused"] = [{"id": one.id, "reason": one.reason} for one in fetched.refused]
     if (error := fetched.error) is not None:
-        document["error"] = {"message": error.message, "exit_code": int(error.exit_code)}
+        document["error"] = {"message": error.message, "exit_code": error.exit_code}
     return document
 
 

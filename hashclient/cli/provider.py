@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hashclient.cli.app import App, Terminated, existing_path, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.importing import (
     check_category,
     make_reading,
@@ -40,7 +39,8 @@ from hashclient.cli.provider_options import (
 )
 from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_roles import renew, rotate
-from hashclient.cli.provider_view import show_change, warn_doubles
+from hashclient.cli.provider_view import show_change, status_text, warn_doubles
+from hashclient.cli.signals import Terminated
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 
@@ -99,12 +99,9 @@ def init(
         raise UsageError("--passphrase-file is of use with --encrypt-keys only")
     passphrase = new_passphrase(passphrase_file) if encrypt_keys else None
     repository.create(root_keys=Keys(keys, threshold), passphrase=passphrase)
-    if output_format == "json":
-        found = repository.status()
-        document = {"root": str(repository.root_file.absolute()), "root_sha256": found.root_sha256}
-        app.out(json.dumps(document))
-    else:
-        app.out(printable(repository.root_file))
+    root_sha256 = repository.status().root_sha256
+    document = {"root": repository.root_file.absolute(), "root_sha256": root_sha256}
+    app.show(output_format, document, printable(repository.root_file))
     app.say("hand this file to clients by a way they trust; then `publish` a list")
     app.say(
         f"every account of this machine may read {printable(repository.public)}, as a web server"
@@ -205,7 +202,7 @@ def publish(
         "not_meant": remarks.not_meant,
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
-        "draft": None if draft is None or not draft.exists() else str(draft),
+        "draft": draft if draft and draft.exists() else None,
     }
     what = "would be added" if dry_run or draft else "added"
     show_change(app, done, what, output_format, more, with_withdrawn=replace)
@@ -261,8 +258,8 @@ def withdraw(
 
         entry_ids = tuple(read_ids(open_files(files, sys.stdin.buffer)))
     done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
-    more = {"draft": None if draft is None else str(draft)}
-    show_change(app, done, "would be withdrawn" if draft else "withdrawn", output_format, more)
+    what = "would be withdrawn" if draft else "withdrawn"
+    show_change(app, done, what, output_format, {"draft": draft})
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -302,19 +299,9 @@ def consolidate(
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     done = repository.consolidate(list_name, keep_newest=keep_newest, draft=draft)
-    if output_format == "json":
-        document = {
-            "list": done.list_name,
-            "generation": done.generation,
-            "segments_before": done.before,
-            "segments": done.after,
-        }
-        app.out(json.dumps(document))
-    else:
-        app.out(
-            f"list {done.list_name}: generation {done.generation}: {done.before} segments"
-            f" -> {done.after}"
-        )
+    joined = f"{done.before} segments -> {done.after}"
+    text = f"list {done.list_name}: generation {done.generation}: {joined}"
+    app.show(output_format, done, text)
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -334,11 +321,9 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
 
     Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
     """
-    from hashclient.cli.provider_view import status_json, status_text
-
     repository = repository_at(app, directory)
     found = repository.status()
-    app.out(status_json(found) if output_format == "json" else status_text(found, app.now()))
+    app.show(output_format, found, status_text(found, app.now()), indent=2)
     warn_closed(app, repository)
     return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
 
@@ -377,10 +362,8 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server, at = opened
             # For a client that is started elsewhere.
             ca, token = (str(path.absolute()) for path in (at.ca, at.token_file))
-            if output_format == "json":
-                app.out(json.dumps({"url": at.url, "ca": ca, "token_file": token}))
-            else:
-                app.out(f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})")
+            text = f"serving {at.url} (--ca {printable(ca)} --token-file {printable(token)})"
+            app.show(output_format, {"url": at.url, "ca": ca, "token_file": token}, text)
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")

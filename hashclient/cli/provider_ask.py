@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,13 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
-from hashclient.cli.items import aligned
+from hashclient.cli.output import table
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
-    from hashclient.provider.results import Answer, Difference, Entry, Overview, Step
+    from hashclient.provider.results import Answer, Entry, Overview
 
 
 @click.command("show", short_help="Show a list in numbers.")
@@ -36,7 +36,7 @@ def show(app: App, directory: Path, list_name: str, output_format: str) -> None:
     from hashclient.provider.asking import overview
 
     found = overview(repository_at(app, directory), list_name)
-    app.out(_overview_json(found) if output_format == "json" else _overview_text(found))
+    app.show(output_format, found, _overview_text(found), indent=2)
 
 
 @click.command("diff")
@@ -69,20 +69,25 @@ def diff(
     from hashclient.provider.asking import difference
 
     found = difference(repository_at(app, directory), list_name, first, last)
-    if output_format == "json":
-        app.out(_difference_json(found, with_ids=with_ids))
-        return
-    app.out(
-        f"list {found.list_name}: generation {found.first} to {found.last}:"
-        f" {len(found.added):,} added, {len(found.withdrawn):,} withdrawn,"
-        f" {len(found.renewed):,} renewed"
-    )
-    for name, count in found.categories.items():
-        app.out(f"  added in category {name}: {count:,}")
+    numbers = ("added", "withdrawn", "renewed")
+    counts = ", ".join(f"{len(getattr(found, what)):,} {what}" for what in numbers)
+    text = [f"list {found.list_name}: generation {found.first} to {found.last}: {counts}"]
+    text += [f"  added in category {name}: {count:,}" for name, count in found.categories.items()]
+    document: dict[str, Any] = {
+        "list": found.list_name,
+        "from": found.first,
+        "to": found.last,
+        "added": len(found.added),
+        "withdrawn": len(found.withdrawn),
+        "renewed": len(found.renewed),
+        "added_by_category": found.categories,
+    }
     if with_ids:
-        for sign, ids in (("+", found.added), ("-", found.withdrawn), ("~", found.renewed)):
-            for entry_id in ids:
-                app.out(f"{sign} {entry_id}")
+        ids = {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
+        document["ids"] = ids
+        signs = zip("+-~", ids.values(), strict=True)
+        text += [f"{sign} {entry_id}" for sign, some in signs for entry_id in some]
+    app.show(output_format, document, text, indent=2)
 
 
 @click.command("find", short_help="Find entries by their ids, or by digests in a file.")
@@ -142,13 +147,9 @@ def find(
     questions.ask(open_files(sources, sys.stdin.buffer), reading)
     answers = find_entries(repository_at(app, directory), questions, lists)
     is_whole = bool(answers) and all(map(_is_listed, answers))
-    if output_format == "json":
-        documents = [{"asked": a.asked, "entries": [*map(_entry_json, a.entries)]} for a in answers]
-        app.out(json.dumps({"answers": documents}, indent=2))
-    else:
-        for answer in answers:
-            for line in _answer_text(answer):
-                app.out(line)
+    documents = [{"asked": a.asked, "entries": [*map(_entry_json, a.entries)]} for a in answers]
+    text = (line for answer in answers for line in _answer_text(answer))
+    app.show(output_format, {"answers": documents}, text, indent=2)
     say_remarks(app, reading)
     if not answers:
         app.warn("the files have no digest: nothing was asked for")
@@ -202,26 +203,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _overview_json(found: Overview) -> str:
-    document = {
-        "list": found.name,
-        "generation": found.generation,
-        "published_at": for_programs(found.published_at),
-        "live": found.live,
-        "with_size": found.sized,
-        "categories": found.categories,
-        "algorithms": found.algorithms,
-        "keys": found.keys,
-        "threshold": found.threshold,
-        "generations": [
-            {"first": s.first, "last": s.last, "added": s.added, "withdrawn": s.withdrawn}
-            for s in found.steps
-        ],
-    }
-    return json.dumps(document, indent=2)
-
-
-def _overview_text(found: Overview) -> str:
+def _overview_text(found: Overview) -> Iterator[str]:
     facts = [
         ["list", found.name],
         ["generation", f"{found.generation} of {for_people(found.published_at)}"],
@@ -230,35 +212,14 @@ def _overview_text(found: Overview) -> str:
         ["with size", f"{found.sized:,}"],
         *([f"with {label}", f"{count:,}"] for label, count in found.algorithms.items()),
     ]
-    categories = [["CATEGORY", "LIVE"]]
-    categories += [[name, f"{count:,}"] for name, count in found.categories.items()]
-    steps = [["GENERATION", "ADDED", "WITHDRAWN"]]
-    steps += [_step_row(step) for step in found.steps]
-    return "\n\n".join(aligned(rows) for rows in (facts, categories, steps) if len(rows) > 1)
-
-
-def _step_row(step: Step) -> list[str]:
-    return [_span(step.first, step.last), f"{step.added:,}", f"{step.withdrawn:,}"]
+    categories = [[name, f"{count:,}"] for name, count in found.categories.items()]
+    steps = [[_span(s.first, s.last), f"{s.added:,}", f"{s.withdrawn:,}"] for s in found.steps]
+    yield from table(facts)
+    if categories:
+        yield from ("", *table([["CATEGORY", "LIVE"], *categories]))
+    if steps:
+        yield from ("", *table([["GENERATION", "ADDED", "WITHDRAWN"], *steps]))
 
 
 def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
-
-
-def _difference_json(found: Difference, *, with_ids: bool) -> str:
-    document: dict[str, Any] = {
-        "list": found.list_name,
-        "from": found.first,
-        "to": found.last,
-        "added": len(found.added),
-        "withdrawn": len(found.withdrawn),
-        "renewed": len(found.renewed),
-        "added_by_category": found.categories,
-    }
-    if with_ids:
-        document["ids"] = {
-            "added": found.added,
-            "withdrawn": found.withdrawn,
-            "renewed": found.renewed,
-        }
-    return json.dumps(document, indent=2)

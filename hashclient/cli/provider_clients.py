@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.items import aligned
+from hashclient.cli.output import table
 from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.access import Given
@@ -152,10 +151,7 @@ def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
     from hashclient.provider.access import revoke_client
 
     revoke_client(repository_at(app, directory), name)
-    if output_format == "json":
-        app.out(json.dumps({"client": name, "revoked": True}))
-    else:
-        app.out(f"client {name}: revoked")
+    app.show(output_format, {"client": name, "revoked": True}, f"client {name}: revoked")
     _say_reload(app, directory)
 
 
@@ -172,19 +168,27 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
     from hashclient.provider.access import all_clients
 
     clients, now = all_clients(repository_at(app, directory)), app.now()
-    if output_format == "json":
-        app.out(
-            json.dumps({"clients": [_client_json(c, _state(c, app)) for c in clients]}, indent=2)
-        )
-    elif clients:
-        rows = [["CLIENT", "STATE", "TOKENS", "EXPIRES"]]
-        for c in clients:
-            expires = c.expires()
-            when = "-" if expires is None else for_people(expires)
-            rows.append([c.name, _state(c, app), str(len(c.valid_tokens(now))), when])
-        app.out(aligned(rows))
-    else:
-        app.say("no client yet")
+    documents = [
+        {
+            "name": c.name,
+            "state": _state(c, app),
+            "added": c.added,
+            "revoked": c.revoked,
+            "tokens": [{"id": t.id, "made": t.made, "expires": t.expires} for t in c.tokens],
+        }
+        for c in clients
+    ]
+    rows = [
+        [
+            c.name,
+            _state(c, app),
+            str(len(c.valid_tokens(now))),
+            "-" if (expires := c.expires()) is None else for_people(expires),
+        ]
+        for c in clients
+    ]
+    text = table([["CLIENT", "STATE", "TOKENS", "EXPIRES"], *rows]) if rows else ()
+    app.show(output_format, {"clients": documents}, text, nothing="no client yet", indent=2)
     for c in clients:
         expires = c.expires()
         if expires is not None and expires < now + SOON:
@@ -306,20 +310,10 @@ def _check_output(output: Path, output_format: str) -> None:
 
 def _show_done(app: App, directory: Path, given: Given, output: Path, output_format: str) -> None:
     """Print where the token is, or with `--output -`, the token itself."""
-    if str(output) == "-":
-        app.out(given.token)
-    elif output_format == "json":
-        document = {
-            "client": given.client,
-            "token_file": str(output),
-            "expires": for_programs(given.expires),
-        }
-        app.out(json.dumps(document))
-    else:
-        app.out(
-            f"client {given.client}: token in {printable(output)}, valid until"
-            f" {for_people(given.expires)}"
-        )
+    document = {"client": given.client, "token_file": output, "expires": given.expires}
+    until = f"valid until {for_people(given.expires)}"
+    text = f"client {given.client}: token in {printable(output)}, {until}"
+    app.show(output_format, document, given.token if str(output) == "-" else text)
     app.say("hand it over by a way that others cannot read; only its hash stays here")
     _say_reload(app, directory)
 
@@ -335,16 +329,3 @@ def _state(c: Client, app: App) -> str:
     if c.revoked is not None:
         return "revoked"
     return "valid" if c.valid_tokens(app.now()) else "expired"
-
-
-def _client_json(c: Client, state: str) -> dict[str, Any]:
-    return {
-        "name": c.name,
-        "state": state,
-        "added": for_programs(c.added),
-        "revoked": None if c.revoked is None else for_programs(c.revoked),
-        "tokens": [
-            {"id": t.id, "made": for_programs(t.made), "expires": for_programs(t.expires)}
-            for t in c.tokens
-        ],
-    }

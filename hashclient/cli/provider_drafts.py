@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from hashclient.cli.provider_options import repo_argument, repository_at, warn_e
 from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.drafts import Draft
@@ -157,11 +156,11 @@ def publish(
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     found = repository.publish_draft(draft)
-    if output_format == "json":
-        app.out(json.dumps(_document(found), indent=2))
-    else:
-        for name, metadata in sorted(found.roles.items()):
-            app.out(f"role {name}: version {metadata.signed.version} is published")
+    text = (
+        f"role {name}: version {metadata.signed.version} is published"
+        for name, metadata in sorted(found.roles.items())
+    )
+    app.show(output_format, _document(found), text, indent=2)
     warn_expiring(app, repository)
 
 
@@ -188,51 +187,52 @@ def _load(app: App, draft: Path, root: Path | None) -> Draft:
 
 
 def _show(app: App, found: Draft, output_format: str) -> None:
-    if output_format == "json":
-        app.out(json.dumps(_document(found), indent=2))
-        return
+    app.show(output_format, _document(found), _lines(found), indent=2)
+
+
+def _lines(found: Draft) -> Iterator[str]:
+    """Yield the lines about a draft: what it changes, and who has signed it."""
     by = "" if found.head.by is None else f" by {printable(found.head.by)}"
-    app.out(f"draft of {for_people(found.head.made)}{by}")
-    app.out(f"draft digest {found.digest}")
-    app.out(f"follows root.json sha256 {found.root_sha256}")
+    yield f"draft of {for_people(found.head.made)}{by}"
+    yield f"draft digest {found.digest}"
+    yield f"follows root.json sha256 {found.root_sha256}"
     for name, change in found.lists.items():
-        app.out(
+        yield (
             f"list {name}: generation {change.generation}: {change.added:,} added,"
             f" {change.withdrawn:,} withdrawn, {change.live:,} live"
         )
         if change.replaced:
-            app.out(f"  in place of {change.replaced:,} files that are published: they are joined")
+            yield f"  in place of {change.replaced:,} files that are published: they are joined"
         for category, count in change.categories.items():
-            app.out(f"  added in category {category}: {count:,}")
+            yield f"  added in category {category}: {count:,}"
     if found.notices is not None:
         for notice in found.notices.added:
-            app.out(f"notice {notice.id} is new")
-            for line in lines_of(notice):
-                app.out(line)
+            yield f"notice {notice.id} is new"
+            yield from lines_of(notice)
         for notice_id in found.notices.removed:
-            app.out(f"notice {notice_id} is taken out")
+            yield f"notice {notice_id} is taken out"
     for name in found.ended():
-        app.out(f"list {name} ends: clients drop it, and withdraw its matches")
+        yield f"list {name} ends: clients drop it, and withdraw its matches"
     for name in found.with_other_keys():
         what = "is new" if name not in found.before else "has other keys than before"
-        app.out(f"role {name} {what}")
+        yield f"role {name} {what}"
     for role in _roles(found):
         until = for_people(found.roles[role["role"]].signed.expires)
-        app.out(f"role {role['role']}: version {role['version']}, until {until}")
+        yield f"role {role['role']}: version {role['version']}, until {until}"
         for policy in role["policies"]:
             signed, threshold = len(policy["signed"]), policy["threshold"]
             what = ", which are replaced and may be lost" if policy["may"] else ""
-            app.out(f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys{what}")
+            yield f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys{what}"
             for keyid in policy["keys"]:
                 mark = "signed" if keyid in policy["signed"] else "not yet"
-                app.out(f"    {keyid[:16]} {mark}")
+                yield f"    {keyid[:16]} {mark}"
 
 
 def _document(found: Draft) -> dict[str, Any]:
     import msgspec
 
     return {
-        "made": for_programs(found.head.made),
+        "made": found.head.made,
         "draft_digest": found.digest,
         "root_sha256": found.root_sha256,
         "lists": [
@@ -261,7 +261,7 @@ def _roles(found: Draft) -> list[dict[str, Any]]:
         {
             "role": name,
             "version": metadata.signed.version,
-            "expires": for_programs(metadata.signed.expires),
+            "expires": metadata.signed.expires,
             "policies": [
                 {
                     "threshold": policy.threshold,

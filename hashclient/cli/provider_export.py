@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import UsageError
 from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 
 @click.command("export", short_help="Write the published files of REPO to one file.")
@@ -50,24 +49,24 @@ def command(
     wanted = _generations(since)
     done = export_bundle(directory, to, wanted)
     until = for_people(done.until)
-    if output_format == "json":
-        document = {
-            "file": str(to),
-            "files": done.files,
-            "bytes": done.bytes,
-            "until": for_programs(done.until),
-            "lists": [
-                {"list": entry.name, "generation": entry.generation, "since": entry.since}
-                for entry in done.lists
-            ],
-        }
-        app.out(json.dumps(document))
-    else:
-        for entry in done.lists:
-            what = "all of it" if entry.since is None else f"since generation {entry.since}"
-            app.out(f"list {entry.name}: generation {entry.generation}, {what}")
-        files = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
-        app.out(f"{printable(to)}: {files}; clients take it until {until}")
+    document = {
+        "file": to,
+        "files": done.files,
+        "bytes": done.bytes,
+        "until": done.until,
+        "lists": [
+            {"list": entry.name, "generation": entry.generation, "since": entry.since}
+            for entry in done.lists
+        ],
+    }
+    text = [
+        f"list {entry.name}: generation {entry.generation},"
+        f" {'all of it' if entry.since is None else f'since generation {entry.since}'}"
+        for entry in done.lists
+    ]
+    files = f"{counted(done.files, 'file')}, {counted(done.bytes, 'byte')}"
+    last = f"{printable(to)}: {files}; clients take it until {until}"
+    app.show(output_format, document, [*text, last])
     for entry in done.lists:
         if entry.since is None and wanted.get(entry.name):
             app.say(

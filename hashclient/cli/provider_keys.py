@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -69,11 +68,8 @@ def new(
         raise UsageError("give either --passphrase-file or --no-passphrase")
     passphrase = None if no_passphrase else new_passphrase(passphrase_file)
     key_id = make_pair(output, public, passphrase)
-    if output_format == "json":
-        document = {"key_id": key_id, "private": str(output), "public": str(public)}
-        app.out(json.dumps(document))
-    else:
-        app.out(f"key {key_id}")
+    document = {"key_id": key_id, "private": output, "public": public}
+    app.show(output_format, document, f"key {key_id}")
     app.say(f"the private key is in {printable(output)}: keep it, and a copy in a safe")
 
 

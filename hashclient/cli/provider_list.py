@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -53,9 +52,7 @@ def end(
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     repository.end_list(list_name, draft=draft)
-    if output_format == "json":
-        app.out(json.dumps({"ended": list_name, "draft": None if draft is None else str(draft)}))
-    elif draft is None:
-        app.out(f"list {list_name} has ended: clients drop it with their next fetch")
+    text = f"list {list_name} has ended: clients drop it with their next fetch"
+    app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
     say_draft(app, draft)
     warn_expiring(app, repository)

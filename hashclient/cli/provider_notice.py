@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -213,13 +212,9 @@ def list_notices(app: App, directory: Path, output_format: str) -> None:
       hashclient provider notice list /srv/lists
     """
     found = _board(app, directory, None).standing(app.now())
-    if output_format == "json":
-        app.out(json.dumps({"notices": [_published(document_of(s)) for s in found]}))
-        return
-    for standing in found:
-        app.out(line_of(standing).removeprefix("/"))
-    if not found:
-        app.say("no notice is published")
+    document = {"notices": [_published(document_of(s)) for s in found]}
+    text = (line_of(standing).removeprefix("/") for standing in found)
+    app.show(output_format, document, text, nothing="no notice is published")
 
 
 def _published(document: dict[str, Any]) -> dict[str, Any]:
@@ -260,11 +255,9 @@ def _said(said: dict[str, Any]) -> Said:
 def _show_done(
     app: App, board: NoticeBoard, notice: Notice, draft: Path | None, output_format: str
 ) -> None:
-    if output_format == "json":
-        document = {"id": notice.id, "type": str(notice.type)}
-        app.out(json.dumps({**document, "draft": None if draft is None else str(draft)}))
-    else:
-        app.out(f"notice {notice.id}: {notice.type}, until {for_people(notice.expires)}")
+    document = {"id": notice.id, "type": notice.type, "draft": draft}
+    text = f"notice {notice.id}: {notice.type}, until {for_people(notice.expires)}"
+    app.show(output_format, document, text)
     say_draft(app, draft)
     if draft is None:
         warn_expiring(app, board.repository)

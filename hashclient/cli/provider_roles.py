@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -73,10 +72,8 @@ def rotate(
     wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
     repository = repository_at(app, directory, passphrases(passphrase_file))
     repository.rotate(role, wanted, draft=draft)
-    if output_format == "json":
-        app.out(json.dumps({"rotated": role} if draft is None else {"drafted": [role]}))
-    elif draft is None:
-        app.say(f"role {role} has new keys")
+    document = {"rotated": role} if draft is None else {"drafted": [role]}
+    app.show(output_format, document, (), nothing="" if draft else f"role {role} has new keys")
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -113,17 +110,14 @@ def renew(
     repository = repository_at(app, directory, passphrases(passphrase_file))
     if draft is not None:
         drafted = repository.draft_renewal(draft)
-        if output_format == "json":
-            app.out(json.dumps({"drafted": drafted}))
-        else:
-            app.say(f"to be signed: {', '.join(drafted)}")
+        to_sign = f"to be signed: {', '.join(drafted)}"
+        app.show(output_format, {"drafted": drafted}, (), nothing=to_sign)
         say_draft(app, draft)
         return ExitCode.OK
     done = repository.renew()
-    if output_format == "json":
-        app.out(json.dumps({"signed": done.signed, "skipped": done.skipped}))
-    else:
-        app.say(f"signed again: {', '.join(done.signed)}")
+    signed = f"signed again: {', '.join(done.signed)}"
+    document = {"signed": done.signed, "skipped": done.skipped}
+    app.show(output_format, document, (), nothing=signed)
     has_expired = warn_expiring(app, repository)
     if done.skipped:
         app.warn(

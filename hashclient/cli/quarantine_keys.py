@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.errors import ConfigError, ExitCode
+from hashclient.errors import ConfigError
 from hashclient.system.text import printable
 
 #: A placeholder for a key that is not made yet. Nobody owns it, and it is never written.
@@ -31,7 +30,7 @@ _ANY_KEY = "age1" + "q" * 58
 )
 @format_option("text", "json")
 @pass_app
-def keygen(app: App, output: Path, write_config: bool, output_format: str) -> ExitCode:
+def keygen(app: App, output: Path, write_config: bool, output_format: str) -> None:
     """Make a pair of keys, and print the public one.
 
     The secret key goes into a file. Do this on the machine of the officer who may open quarantined
@@ -50,11 +49,9 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> Ex
     public = write_identity(output, app.now())
     if write_config:
         _add(app, public)
-    if output_format == "json":
-        config = f'[quarantine]\nrecipients = ["{public}"]'
-        app.out(json.dumps({"public_key": public, "identity_file": str(output), "config": config}))
-    else:
-        app.out(public)
+    config = f'[quarantine]\nrecipients = ["{public}"]'
+    document = {"public_key": public, "identity_file": output, "config": config}
+    app.show(output_format, document, public)
     app.say(f"the secret key is in {printable(output)}: keep a copy of it in a safe")
     app.say(
         "hint: a machine that quarantines must not have it: move it to the officer's machine"
@@ -62,13 +59,12 @@ def keygen(app: App, output: Path, write_config: bool, output_format: str) -> Ex
         else "hint: it stays on the officer's machine; `quarantine add-recipient` makes the public"
         " key known to each that quarantines"
     )
-    return ExitCode.OK
 
 
 @click.command("add-recipient")
 @click.argument("keys", metavar="KEY…", nargs=-1, required=True)
 @pass_app
-def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
+def add_recipient(app: App, keys: tuple[str, ...]) -> None:
     """Add public keys to the recipients in config.toml.
 
     The keys go into the table [quarantine]. A KEY is a public key of age or SSH. The owner of a
@@ -86,7 +82,6 @@ def add_recipient(app: App, keys: tuple[str, ...]) -> ExitCode:
     stripped = [key.strip() for key in keys]
     parse_recipients(stripped)
     _add(app, *stripped)
-    return ExitCode.OK
 
 
 def _add(app: App, *keys: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
+from hashclient.cli.output import facts
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.matches.store import Matches
@@ -57,7 +57,7 @@ def list_items(app: App, output_format: str) -> ExitCode:
 @click.argument("match_id", metavar="ID", shell_complete=MATCHES)
 @format_option("text", "json")
 @pass_app
-def show(app: App, match_id: str, output_format: str) -> ExitCode:
+def show(app: App, match_id: str, output_format: str) -> None:
     """Show one item, without its content.
 
     \b
@@ -69,12 +69,8 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
     with open_record(app) as record:
         document = _document(item, open_quarantine(app), record)
     evidence = evidence_path(app.settings.layout.quarantine, match_id)
-    if output_format == "json":
-        app.out(json.dumps({**document, "evidence": str(evidence)}))
-        return ExitCode.OK
     origin = item.origin
-    app.out(f"item {item.id}: {document['state']}")
-    for name, value in (
+    pairs = (
         ("path", printable(item.file)),
         ("size", f"{item.size:,} bytes"),
         ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
@@ -88,11 +84,10 @@ def show(app: App, match_id: str, output_format: str) -> ExitCode:
             ("entry", f"{hit.list} {hit.entry} ({hit.category}; generation {hit.generation})")
             for hit in item.hits
         ),
-    ):
-        app.out(f"  {name:<13}{value}")
-    if item.hold is not None:
-        app.out(f"  {'hold':<13}{printable(item.hold.reason)}")
-    return ExitCode.OK
+        ("hold", item.hold and printable(item.hold.reason)),
+    )
+    text = (f"item {item.id}: {document['state']}", *facts(pairs, 12))
+    app.show(output_format, {**document, "evidence": evidence}, text)
 
 
 @click.command("verify")
@@ -131,10 +126,10 @@ def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, 
         "stage": str(item.stage),
         **path_fields(item.file),
         "size": item.size,
-        "taken": _mark_fields(item.taken),
-        "hold": None if item.hold is None else _mark_fields(item.hold),
+        "taken": item.taken,
+        "hold": item.hold,
         "due": due.why,
-        "due_at": None if due.at is None else for_programs(due.at),
+        "due_at": due.at,
         "recipients": list(item.recipients),
         "evidence_sha256": item.evidence_sha256,
         "evidence_bytes": item.evidence_bytes,
@@ -143,7 +138,3 @@ def _document(item: Item, quarantine: Quarantine, record: Matches) -> dict[str, 
             for h in item.hits
         ],
     }
-
-
-def _mark_fields(mark: Any) -> dict[str, str]:
-    return {"by": mark.by, "reason": mark.reason, "time": for_programs(mark.time)}

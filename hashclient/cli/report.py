@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,9 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
-from hashclient.cli.items import aligned
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
+from hashclient.cli.output import facts, table
 from hashclient.cli.reportview import (
     count_of,
     note_of,
@@ -78,7 +77,7 @@ def prepare(
     again: bool,
     seal_evidence: bool,
     output_format: str,
-) -> ExitCode:
+) -> None:
     """Make a report of matches, to be submitted later.
 
     \b
@@ -97,7 +96,7 @@ def prepare(
             matches = [record.get(match_id) for match_id in match_ids]
         if not matches:
             app.say("nothing to report")
-            return ExitCode.OK
+            return
         report = outbox.prepare(
             matches,
             record,
@@ -111,12 +110,10 @@ def prepare(
             " and it is reported without",
             "look for it where the stream came from",
         )
-    if output_format == "json":
-        app.out(json.dumps(report_document(report)))
-        return ExitCode.OK
-    app.out(f"prepared {report.id}: {count_of(report)} to {report.destination}")
-    app.say(f"hint: `hashclient report submit {report.id}` sends it")
-    return ExitCode.OK
+    text = f"prepared {report.id}: {count_of(report)} to {report.destination}"
+    app.show(output_format, report_document(report), text)
+    if output_format == "text":
+        app.say(f"hint: `hashclient report submit {report.id}` sends it")
 
 
 @command.command("submit")
@@ -215,16 +212,12 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
             code = error.exit_code
             app.warn(error.message, error.hint)
     reports.sort(key=lambda report: (report.created, report.id))
-    if output_format == "json":
-        app.out(json.dumps({"reports": [report_document(report) for report in reports]}))
-        return code
     rows = [
         [r.id, str(r.state), r.destination, count_of(r), note_of(r, app.now())] for r in reports
     ]
-    if rows:
-        app.out(aligned(rows))
-    if not reports and code is ExitCode.OK:
-        app.say("no reports yet")
+    nothing = "no reports yet" if code is ExitCode.OK else ""
+    document = {"reports": [report_document(report) for report in reports]}
+    app.show(output_format, document, table(rows), nothing=nothing)
     return code
 
 
@@ -238,7 +231,7 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
 )
 @format_option("text", "json")
 @pass_app
-def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> ExitCode:
+def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> None:
     """Note that the recipient of a package has confirmed it.
 
     The retention time of files in quarantine begins now. Services confirm by themselves.
@@ -248,11 +241,8 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
     """
     with open_record(app) as record:
         report = _outbox(app).acknowledge(report_id, reference, record)
-    if output_format == "json":
-        app.out(json.dumps(report_document(report)))
-    else:
-        app.out(f"acknowledged {report.id}: {printable(reference)}")
-    return ExitCode.OK
+    text = f"acknowledged {report.id}: {printable(reference)}"
+    app.show(output_format, report_document(report), text)
 
 
 @command.command("retract")
@@ -295,7 +285,7 @@ def verify(
     identity_paths: tuple[Path, ...],
     public_key: str | None,
     output_format: str,
-) -> ExitCode:
+) -> None:
     """Verify a package or a note of retraction, on any machine.
 
     No set-up is needed, and nothing is written to disk. Document, chain of custody, checkpoint and
@@ -312,16 +302,14 @@ def verify(
 
     identities = [key for p in identity_paths for key in load_identities(p)]
     found = verify_handed_over(path, identities=identities, public_key=public_key)
-    if output_format == "json":
-        app.out(json.dumps({**found.facts, "public_key_compared": public_key is not None}))
-        return ExitCode.OK
-    app.out(found.title)
-    for name, value in found.facts.items():
-        if value is not None:
-            app.out(f"  {name.replace('_', ' '):<16} {printable(str(value))}")
-    if public_key is None:
+    pairs = (
+        (name.replace("_", " "), None if value is None else printable(str(value)))
+        for name, value in found.facts.items()
+    )
+    document = {**found.facts, "public_key_compared": public_key is not None}
+    app.show(output_format, document, [found.title, *facts(pairs, 16)])
+    if public_key is None and output_format == "text":
         app.say("hint: compare the public key with the reporter's, got in another way")
-    return ExitCode.OK
 
 
 def _outbox(app: App) -> Outbox:

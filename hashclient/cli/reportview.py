@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
+from hashclient.cli.output import facts
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def show_report(app: App, report: Report, output_format: str) -> None:
     """Print all of one report, for people or as JSON."""
-    if output_format == "json":
-        app.out(json.dumps(report_document(report)))
-        return
+    app.show(output_format, report_document(report), _lines(report, app.now()))
+
+
+def _lines(report: Report, now: datetime) -> Iterator[str]:
     remote, problem = report.remote, report.problem
     rows = {
         "to": report.destination,
@@ -35,19 +36,17 @@ def show_report(app: App, report: Report, output_format: str) -> None:
         "attempts": f"{report.attempts} failed, the last {for_people(problem.time)}"
         if problem
         else "",
-        "next attempt": _next(report, app.now()),
+        "next attempt": _next(report, now),
         "problem": problem.message if problem else "",
         "hint": (problem.hint if problem else None) or "",
         "requests": " ".join(request.id for request in remote.requests[-3:]),
     }
-    app.out(f"report {report.id}: {report.state}")
-    for name, text in rows.items():
-        if text:
-            app.out(f"  {name:<13} {printable(text)}")
-    app.out("history")
+    yield f"report {report.id}: {report.state}"
+    yield from facts(((name, printable(text)) for name, text in rows.items()), 13)
+    yield "history"
     for step in report.history:
         detail = ", ".join(f"{key} {printable(str(v))}" for key, v in step.detail.items())
-        app.out(f"  {for_people(step.time)}  {step.event:<15}{detail}".rstrip())
+        yield f"  {for_people(step.time)}  {step.event:<15}{detail}".rstrip()
 
 
 def report_document(report: Report) -> dict[str, Any]:
@@ -124,8 +123,5 @@ def show_attempts(
         for note in sent.notes:
             code = max(code, ExitCode.INCOMPLETE)
             app.warn(f"report {report.id}: {note}")
-    if output_format == "json":
-        app.out(json.dumps({"reports": documents}))
-    elif nothing:
-        app.say(nothing)
+    app.show(output_format, {"reports": documents}, (), nothing=nothing)
     return code

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hashclient.cli.app import App, Terminated
+from hashclient.cli.app import App
 from hashclient.cli.output import OutputError
-from hashclient.cli.signals import Signals
+from hashclient.cli.signals import Signals, Terminated
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.options import DURATION
-from hashclient.errors import ExitCode, UsageError
+from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +163,7 @@ def command(
     spool_mib: int,
     no_actions: bool,
     output_format: str,
-) -> ExitCode:
+) -> None:
     """Check content for programs that speak clamd's protocol.
 
     Mail gateways, proxies, file servers and upload sites that can use ClamAV's daemon can use this
@@ -238,14 +237,10 @@ def command(
     )
 
     def ready(names: list[str], warnings: list[str]) -> None:
-        if output_format == "json":
-            app.out(json.dumps({"ready": True, "addresses": names, "warnings": warnings}))
-        else:
-            for name in names:
-                app.out(f"listening at {name}")
+        document = {"ready": True, "addresses": names, "warnings": warnings}
+        app.show(output_format, document, (f"listening at {name}" for name in names))
 
     daemon.run(ready)
-    return ExitCode.OK
 
 
 def _default_socket() -> Path:

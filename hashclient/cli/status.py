@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,12 +11,12 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.early import load_numpy
-from hashclient.cli.items import MOST_SHOWN, shortened
 from hashclient.cli.noticeview import severity_of
-from hashclient.cli.output import replace
+from hashclient.cli.output import MOST_SHOWN, json_text, shortened
+from hashclient.cli.outputfile import replace
 from hashclient.errors import ExitCode
 from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.audit.record import Record
@@ -225,7 +224,7 @@ def _age(age: timedelta) -> str:
 
 def _json(settings: Settings, status: Status, now: datetime) -> str:
     document: dict[str, Any] = {
-        "state_dir": str(settings.state_dir),
+        "state_dir": settings.state_dir,
         "providers": [
             {
                 "name": name,
@@ -249,7 +248,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
                 "list": hit.list_name,
                 "entry": hit.entry,
                 "in_place": match.in_place,
-                "last_seen": for_programs(match.last_seen),
+                "last_seen": match.last_seen,
                 "withdrawn_generation": hit.withdrawn_generation,
             }
             for match, hit in status.withdrawn[:MOST_SHOWN]
@@ -262,14 +261,14 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "notices": status.notices and _notices_document(status.notices),
         "last_scan": scan
         and {
-            "time": for_programs(scan.time),
+            "time": scan.time,
             "exit_code": scan.data.get("exit_code"),
             "believed_unchanged": scan.data.get("believed_unchanged"),
         },
         "problems": status.problems,
-        "exit_code": int(status.exit_code),
+        "exit_code": status.exit_code,
     }
-    return json.dumps(document)
+    return json_text(document)
 
 
 def _notices_document(notices: NoticesStatus) -> dict[str, Any]:
@@ -281,7 +280,7 @@ def _notices_document(notices: NoticesStatus) -> dict[str, Any]:
                 "status": str(standing.notice.status),
                 "severity": str(standing.notice.severity),
                 "headline": standing.notice.headline,
-                "expires": for_programs(standing.notice.expires),
+                "expires": standing.notice.expires,
             }
             for standing in notices.open
         ],
@@ -304,8 +303,8 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
         "warnings": status.warnings,
         "refused": status.refused
         and {
-            "time": for_programs(status.refused.time),
-            "exit_code": int(status.refused.exit_code),
+            "time": status.refused.time,
+            "exit_code": status.refused.exit_code,
             "reason": status.refused.reason,
         },
     }
@@ -313,9 +312,9 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
     if manifest is not None:
         document |= {
             "generation": manifest.generation,
-            "published_at": for_programs(manifest.published_at),
+            "published_at": manifest.published_at,
             "age_s": int((now - manifest.published_at).total_seconds()),
-            "expires": for_programs(manifest.expires),
+            "expires": manifest.expires,
             "entries": manifest.entries,
             "digests": manifest.with_digest,
             "share_with_size": manifest.with_size / manifest.entries if manifest.entries else 0.0,
@@ -323,9 +322,9 @@ def _list_document(status: ListStatus, now: datetime) -> dict[str, Any]:
                 by: count / manifest.entries if manifest.entries else 0.0
                 for by, count in status.recognised.items()
             },
-            "last_fetch": for_programs(manifest.fetched_at),
-            "last_check": for_programs(manifest.checked_at),
-            "verified_since": for_programs(manifest.verified_since),
+            "last_fetch": manifest.fetched_at,
+            "last_check": manifest.checked_at,
+            "verified_since": manifest.verified_since,
             "index_bytes": sum(run.length for run in manifest.runs),
         }
     return document

@@ -1,4 +1,7 @@
-"""Results of a provider's commands: changes, and the published state."""
+"""Results of a provider's commands: changes, and the published state.
+
+A field's name in JSON is that of the command's output.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,11 @@ class Published(msgspec.Struct, frozen=True):
     withdrawn: int = 0
 
 
-class Consolidated(msgspec.Struct, frozen=True):
+class Consolidated(
+    msgspec.Struct,
+    frozen=True,
+    rename={"list_name": "list", "before": "segments_before", "after": "segments"},
+):
     """The result of a consolidation: a list's number of segments before and after."""
 
     list_name: str
@@ -60,7 +67,7 @@ class ListStatus(msgspec.Struct, frozen=True):
     segments: int
 
 
-class Status(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True, rename={"ended": "ended_lists"}):
     """The published state; `root_sha256` lets a client's operator check the root they got.
 
     `ended` are the names of lists that were published once.
@@ -92,7 +99,11 @@ class Step(msgspec.Struct, frozen=True):
     withdrawn: int
 
 
-class Overview(msgspec.Struct, frozen=True):
+class Overview(
+    msgspec.Struct,
+    frozen=True,
+    rename={"name": "list", "sized": "with_size", "steps": "generations"},
+):
     """A list in numbers: `live` entries, of which `sized` have a size.
 
     `categories` and `algorithms` count the entries of each, by name; `steps` are its generations,

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.cli.app import Terminated
-from hashclient.cli.main import _on_sigterm
-from hashclient.cli.signals import SIGNALS, Signals, ignore_signals
+from hashclient.cli.signals import SIGNALS, Signals, Terminated, ignore_signals, on_sigterm
 from tests.kit import restored_signals
 
 INT, TERM = SIGNALS
@@ -22,7 +20,7 @@ INT, TERM = SIGNALS
 def set_handlers() -> None:
     """Set those that the program has when a run begins."""
     signal.signal(INT, signal.default_int_handler)
-    signal.signal(TERM, _on_sigterm)
+    signal.signal(TERM, on_sigterm)
 
 
 @pytest.fixture(autouse=True)

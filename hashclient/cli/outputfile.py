@@ -1,0 +1,436 @@
+"""The file that `--output` names, also after a command that fails.
+
+A line for cron, a script, or a job in CI that shows such a file after a run must never show the
+output of an earlier run: a scan that fails before it begins would look like the one that ended with
+0 yesterday. So FILE is found and emptied before anything else can fail; a later failure is written
+into it, in the format that was asked for. `status` replaces its file in one step, since its readers
+come at any time: a status that fails replaces it, too, and says so.
+
+A FILE that is renamed during a scan is opened again on SIGHUP. The outcomes so far are in the
+renamed file, which has no end; the later ones are in a new FILE, which begins like any output and
+has the summary of the whole run. Formats that are one document stay in the renamed file.
+
+Two runs never write to one file; a lock of a user who may only read it does not count. An input is
+never emptied: it would escape the lists.
+
+Limits: a run that is killed at once (SIGKILL) leaves an empty file, or the old one of `status`,
+which shows its time. An output or a format in config.toml is not known while config.toml is broken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from hashclient.cli.output import OutputError, json_text, output_error
+from hashclient.cli.signals import Hangup
+from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
+from hashclient.system.locks import acquire
+from hashclient.system.text import printable
+
+#: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.
+_EMPTIED = frozenset({"scan", "lookup", "matches"})
+_REPLACED = frozenset({"status"})
+#: Commands whose output has no last line that shows that it is complete.
+_ENDLESS = frozenset({"matches"})
+#: Commands that may run for so long that FILE is rotated meanwhile.
+_REOPENED = frozenset({"scan", "lookup"})
+#: The parameters that name inputs: of all commands, and of some.
+_INPUTS_OF_ALL = ("config_path", "seal_key_file")
+_INPUTS = ("paths", "sources")
+_SINGLE_INPUTS = ("files_from",)
+
+
+#: Errors of the place, and not of the disk: the same as when a file is opened there.
+_WRONG_PLACE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+)
+
+
+class OutputFile:
+    """The file of one run that `--output` names, if any."""
+
+    def __init__(self) -> None:
+        """No file is opened before `prepare` or `open`."""
+        self._command = ""
+        self._format = ""
+        self._path: Path | None = None
+        self._stream: TextIO | None = None
+        self._is_begun = self._is_whole = False
+        self._inputs: Sequence[str] = ()
+        self._hangup = Hangup()
+        #: Returns the beginning of FILE again; None if the output cannot be split.
+        self._again: Callable[[], str | None] | None = None
+        self._warn: Callable[[str, str | None], object] = lambda _message, _hint: None
+
+    def prepare(
+        self, context: click.Context, name: str, command: click.Command, words: Sequence[str]
+    ) -> None:
+        """Look for `--output` of command `name`, called with `words`, and empty FILE.
+
+        A second call does no step again, so this can be called once more after config.toml has been
+        read. Wrong words are ignored: their errors come when the command parses them.
+
+        Raises:
+            UsageError: FILE cannot be opened, or is an input.
+            LockedError: another run is writing to it.
+        """
+        if name not in _EMPTIED | _REPLACED or not {"-h", "--help"}.isdisjoint(words):
+            return
+        if isinstance(command, click.Group):
+            words = words[words[:1] == ["list"] :]  # the same as the group alone
+            if not command.commands.keys().isdisjoint(words):
+                return  # that of `matches` is for the list, not for `matches show`
+        found = command.make_context(
+            name,
+            _without_values_of_flags(command, words),
+            parent=context,
+            resilient_parsing=True,
+            ignore_unknown_options=True,
+            allow_extra_args=True,
+        )
+        path = found.params.get("output")
+        if not isinstance(path, Path):
+            return
+        self._command, self._format = name, found.params.get("output_format") or "text"
+        if name in _REPLACED:
+            self._path = path
+        elif path != self._path:
+            inputs = [str(word) for key in _INPUTS for word in found.params.get(key) or ()]
+            inputs += [word for key in _SINGLE_INPUTS if (word := found.params.get(key))]
+            inputs += [word for key in _INPUTS_OF_ALL if (word := context.params.get(key))]
+            self._empty(path, [*inputs, *found.args])
+            if name in _REOPENED:
+                self._hangup.watch()
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        path: Path | None,
+        to_stdout: Callable[[str], None],
+        *,
+        again: Callable[[], str | None] | None = None,
+        warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
+    ) -> Iterator[Callable[[str], None]]:
+        """Yield a function that writes a line to `path`, or else to stdout; it is whole at the end.
+
+        `again` returns the beginning of a file, if an output can be split into several files;
+        without it, FILE is never opened again. `warn` is called with a warning about that, and a
+        hint.
+
+        Raises:
+            UsageError, LockedError: as `prepare`.
+            OutputError: writing failed.
+        """
+        if path is None:
+            yield to_stdout
+            return
+        if path != self._path or self._stream is None:
+            self._empty(path, [])
+        self._again, self._warn = again, warn
+
+        def write(line: str) -> None:
+            self._reopen()
+            self._is_begun = True
+            self._put(line)
+
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._opened_stream().flush()  # the outcomes before the error
+            raise
+        self._finish()
+        self._is_whole = True
+
+    def reopen_if_asked(self) -> None:
+        """Open FILE again, if that was asked for; called now and then while no line is written."""
+        if self._hangup.is_asked:
+            try:
+                self._reopen()
+            except OutputError:
+                self._hangup.is_asked = True  # the next line fails for it
+
+    def _reopen(self) -> None:
+        """Open FILE again, if that was asked for and it is not the file that is written to.
+
+        Raises:
+            OutputError: the file that was renamed cannot be finished.
+        """
+        path = self._path
+        if not self._hangup.is_asked or path is None or self._stream is None:
+            return
+        self._hangup.is_asked = False
+        status = os.fstat(self._stream.fileno())
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), status):
+                return
+        if not stat.S_ISREG(status.st_mode):
+            return
+        if self._again is None:
+            why = f"{self._format} is one document"
+            self._warn(f"the output was not opened again: {why}", "it is in the file as renamed")
+            return
+        self._finish()
+        try:
+            fd = _emptied(path, self._inputs)
+        except (UsageError, LockedError) as error:
+            self._warn(f"the output was not opened again: {error.message}", None)
+            return
+        self._close_stream()
+        self._stream = _text_stream(fd)
+        if self._is_begun and (header := self._again()) is not None:
+            self._put(header)
+
+    def _put(self, line: str) -> None:
+        try:
+            self._opened_stream().write(line + "\n")
+        except OSError as error:
+            raise output_error(error, self._path) from error
+
+    def _finish(self) -> None:
+        """Make sure that all lines have come to FILE.
+
+        Raises:
+            OutputError: it has not.
+        """
+        stream = self._opened_stream()
+        try:
+            stream.flush()
+            # A network file system may report only at the close of a file that it has no room.
+            os.close(os.dup(stream.fileno()))
+        except OSError as error:
+            raise output_error(error, self._path) from error
+
+    def _opened_stream(self) -> TextIO:
+        assert self._stream is not None, "it is open while a report is written"
+        return self._stream
+
+    def fail(self, code: ExitCode, message: str, now: datetime) -> None:
+        """Write into FILE that the command failed, unless it has an output, or a part of one.
+
+        An error to write is ignored: the command has its own error already.
+        """
+        if self._path is None or self._is_whole:
+            return
+        with contextlib.suppress(OSError, HashclientError):
+            if self._command in _REPLACED:
+                text = _failed_status(self._format, code, message)
+                replace(self._path, text.encode(errors="backslashreplace"))
+            elif not self._is_begun or self._command in _ENDLESS:
+                self._write_failure(_failed_report(self._command, self._format, code, message, now))
+
+    def close(self) -> None:
+        """Close FILE; signals get their earlier handlers again."""
+        self._hangup.end()
+        self._close_stream()
+
+    def _close_stream(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._stream = None
+
+    def _empty(self, path: Path, inputs: Sequence[str]) -> None:
+        self._close_stream()
+        self._stream = _text_stream(_emptied(path, inputs))
+        self._path, self._inputs, self._is_begun = path, inputs, False
+
+    def _write_failure(self, text: str) -> None:
+        """Write `text` instead of all that was written so far; a pipe keeps its earlier text."""
+        stream = self._stream
+        assert stream is not None
+        if self._is_begun:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return
+            kept = os.dup(stream.fileno())
+            # The text that is still in the stream is dropped.
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+                os.dup2(nowhere.fileno(), stream.fileno())
+            self._close_stream()
+            os.ftruncate(kept, 0)
+            os.lseek(kept, 0, os.SEEK_SET)
+            stream = self._stream = _text_stream(kept)
+        stream.write(text)
+        stream.flush()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step; the umask decides who can read it.
+
+    A pipe, a device and `/dev/stdout`, whatever it leads to, are written to and stay what they are.
+
+    Raises:
+        UsageError: writing there is not allowed, or there is no such directory.
+        OutputError: it cannot be written; a file is as it was.
+    """
+    from hashclient.system.files import write_all
+    from hashclient.system.outputs import place_of, replaced_file
+
+    try:
+        if path.is_symlink() and path.exists():
+            for stream_fd in (1, 2):  # by whatever name, and whatever it leads to
+                if os.path.samestat(path.stat(), os.fstat(stream_fd)):
+                    write_all(stream_fd, data)
+                    return
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with place_of(path) as place, os.fdopen(place.open(), "wb", buffering=0) as stream:
+                write_all(stream.fileno(), data)
+            return
+    except OSError as error:
+        raise output_error(error, path) from error
+    mask = os.umask(0o077)
+    os.umask(mask)
+    try:
+        with replaced_file(path, mode=0o666 & ~mask) as stream:
+            stream.write(data)
+    except StateError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _WRONG_PLACE:
+            raise _cannot_open(path, cause) from error
+        raise OutputError(error.message, hint="choose another --output") from error
+
+
+def _emptied(path: Path, inputs: Sequence[str]) -> int:
+    """Open a file, a pipe or a device for writing, and empty it; return its descriptor.
+
+    Raises:
+        UsageError: it cannot be opened, or is one of `inputs`.
+        LockedError: another run is writing to it.
+    """
+    from hashclient.system.outputs import place_of
+
+    try:
+        with place_of(path) as place:
+            fd = place.open()
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            _refuse_inputs(path, status, inputs)
+            _lock(fd, path)
+            os.ftruncate(fd, 0)
+    except OSError as error:
+        os.close(fd)
+        raise _cannot_open(path, error) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _text_stream(fd: int) -> TextIO:
+    return os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _without_values_of_flags(command: click.Command, words: Sequence[str]) -> list[str]:
+    """Return `words` that a lenient parse accepts: `--sort=yes` becomes `--sort`."""
+    flags = {
+        name
+        for option in command.params
+        if isinstance(option, click.Option) and option.is_flag
+        for name in option.opts
+    }
+    names = [word.partition("=")[0] for word in words]
+    return [name if name in flags else word for name, word in zip(names, words, strict=True)]
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> UsageError:
+    why = getattr(error, "strerror", None) or "not a path"
+    return UsageError(
+        f"cannot open the output {printable(path)}: {why}", hint="choose another --output"
+    )
+
+
+def _refuse_inputs(path: Path, status: os.stat_result, inputs: Sequence[str]) -> None:
+    for word in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            # `-` is stdin; other names may have any bytes.
+            found = os.fstat(0) if word == "-" else os.stat(word)  # noqa: PTH116 - see above
+            if os.path.samestat(found, status):
+                raise UsageError(
+                    f"the output {printable(path)} is an input as well",
+                    hint="choose another --output; nothing was written to it",
+                )
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Keep other runs from writing to the same file until this process ends."""
+    try:
+        locked = acquire(fd)
+    except OSError:
+        return  # a file system without locks
+    if not locked and _may_be_of_a_run(os.fstat(fd)):
+        raise LockedError(
+            f"another run is writing to the output {printable(path)}",
+            hint="wait until it has finished, or choose another --output",
+        )
+
+
+def _may_be_of_a_run(status: os.stat_result) -> bool:
+    """Return whether the holders of locks on a file may write to it, as far as /proc shows.
+
+    Every user who can read a file can lock it, but must not keep an old output in it that way.
+    """
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    writers = {0, os.getuid(), os.geteuid(), status.st_uid}
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123 - no path of ours
+            lines = [line.split() for line in locks]
+        holders = [words[4] for words in lines if words[1] == "FLOCK" and words[5] == device]
+        return not holders or any(_real_uid(pid) in writers for pid in holders)
+    except (OSError, ValueError, IndexError):
+        return True
+
+
+def _real_uid(pid: str) -> int | None:
+    """Return the user who started a process, even if it has changed its user; None if it ended."""
+    try:
+        # Not the owner of this: it is root where memory is private.
+        status = Path(f"/proc/{int(pid)}/status")
+        with status.open(encoding="utf-8", errors="replace") as lines:
+            found = [line.split()[1] for line in lines if line.startswith("Uid:")]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(found[0])
+
+
+def _failed_report(
+    command: str, output_format: str, code: ExitCode, message: str, now: datetime
+) -> str:
+    """Return the output of a command that failed before it had any result."""
+    from hashclient.core.verdict import Summary
+    from hashclient.formats.interface import FORMATS, Context, formatter
+
+    summary = Summary(())
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        summary.stopped = code
+    else:
+        summary.failed, summary.failure = code, message
+    written = formatter(
+        output_format if output_format in FORMATS else "text", Context(command, now)
+    )
+    parts = (written.begin(), written.end(summary))
+    return "".join(f"{part}\n" for part in parts if part is not None)
+
+
+def _failed_status(output_format: str, code: ExitCode, message: str) -> str:
+    """Return the output of `status` when it could not find out anything."""
+    if output_format == "prometheus":
+        from hashclient.status.prometheus import render_failure
+
+        return render_failure(int(code))
+    if output_format == "json":
+        return json_text({"problems": [message], "exit_code": code}) + "\n"
+    return f"problem       {message}\n"
