@@ -1,14 +1,13 @@
 """The local state of a list before a fetch changes it: its manifest and its index, verified.
 
-1 the manifest is verified; 2 the index is opened; 3 one of version 1 is compared with its runs; 4
-the pieces of the runs that are due are compared with their digests. A damaged index is not used,
-and the list is built again. If step 3 or 4 finds the damage, this fetch ends with an error, so that
-somebody sees it, and the next fetch builds the list.
+1 the manifest is verified; 2 the index is opened; 3 the pieces of the runs that are due are
+compared with their digests. A damaged index is not used, and the list is built again. If step 3
+finds the damage, this fetch ends with an error, so that somebody sees it, and the next fetch builds
+the list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -20,36 +19,17 @@ from hashclient.index.checks import verify_due
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.reader import Index, open_index
 from hashclient.index.run import DamagedError
-from hashclient.index.upgrade import upgrade
-from hashclient.lists.wire import ListIndex
 
 
 class Base(msgspec.Struct):
     """The local state of a list: `here` is its manifest, `index` the index that a build can use.
 
     `here` is None if there is no list yet. If only `index` is None, a new generation is still
-    compared with `here`. `pieces` has the digests of the pieces of runs that were read as a whole.
+    compared with `here`.
     """
 
     here: Manifest | None = None
     index: Index | None = None
-    pieces: Mapping[str, bytes] = msgspec.field(default_factory=dict)
-
-    @property
-    def is_unconfirmed(self) -> bool:
-        """Whether `here` has no authentication code; the index was compared with its runs."""
-        return self.here is not None and self.here.is_old and self.index is not None
-
-    def confirm(self, signed: ListIndex) -> None:
-        """Compare the index with the signed index; drop it unless all entries are the same."""
-        assert self.index is not None
-        manifest = self.index.manifest
-        if (manifest.entries, manifest.checksum) != (signed.entries, signed.checksum):
-            self.index = None
-            return
-        self.index.manifest = msgspec.structs.replace(
-            manifest, generation=signed.generation, published_at=signed.published_at
-        )
 
 
 def open_base(
@@ -97,9 +77,6 @@ def open_base(
         return Base(here)
     assert index is not None
     # 3
-    if here.is_old:
-        return Base(here, *upgrade(directory, here, sealer))
-    # 4
     for run in index.runs:
         run.forget()  # the kernel keeps pages that are mapped, so that the disk would not be read
     index.manifest = verify_due(directory, here, sealer, now, limit_s=limit_s)

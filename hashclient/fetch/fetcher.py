@@ -2,10 +2,9 @@
 
 For each list: 0 the local index is opened, and a part of it compared with its digests (`base`); 1
 the signed index is looked up through trust; 2 if it is the one we have, only the time of the check
-is noted (a local index without an authentication code is compared with it first); 3 it is
-downloaded, verified, parsed, and refused if it is older; 4 the new segments are downloaded,
-verified, parsed, guarded and sealed, in order; 5 the result must have the signed count and
-checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
+is noted; 3 it is downloaded, verified, parsed, and refused if it is older; 4 the new segments are
+downloaded, verified, parsed, guarded and sealed, in order; 5 the result must have the signed count
+and checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
 switch; 7 unreferenced files are deleted; 8 the audit log records the change and the earlier matches
 that it withdraws (`withdrawals`). A kill at any point leaves the old generation or the new one;
 runs that were finished before it are used by the next attempt at the same generation.
@@ -269,20 +268,14 @@ class Fetcher:
         info = trust.target(name, INDEX_FILE)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         # 2
-        index = None
         if found.index is not None and found.index.manifest.index_hash == index_hash:
-            if found.is_unconfirmed:
-                index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
-                found.confirm(index)
-            if found.index is not None:
-                same = msgspec.structs.replace(
-                    found.index.manifest, checked_at=self._now(), expires=expires, epoch=epoch
-                )
-                same = self._switch(directory, same, offered, found, {})
-                return self._done(directory, same, same.generation, 0, 0)
+            same = msgspec.structs.replace(
+                found.index.manifest, checked_at=self._now(), expires=expires, epoch=epoch
+            )
+            same = self._switch(directory, same, offered, found, {})
+            return self._done(directory, same, same.generation, 0, 0)
         # 3
-        if index is None:
-            index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+        index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         here, base, delta = found.here, found.index, None
         if here is not None:
             if here.epoch in {"", epoch} and here.index_hash != index_hash:
@@ -379,8 +372,7 @@ class Fetcher:
         """
         if manifest.verified_at is None:
             before = found.index.manifest if found.index else None
-            known = {**found.pieces, **pieces}
-            manifest = note_pieces(directory, manifest, before, known, self._sealer, self._now())
+            manifest = note_pieces(directory, manifest, before, pieces, self._sealer, self._now())
         manifest = msgspec.structs.replace(manifest, offered=offered)
         write_manifest(directory, manifest, self._sealer)
         tidy(directory)

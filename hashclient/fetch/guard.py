@@ -186,7 +186,7 @@ def verify_guard(state_dir: Path) -> None:
     """
     directory = Layout(state_dir).known_good
     if (sources := _load_sources(directory)) is not None:
-        verify_runs(directory, sources.runs, cold=True)
+        verify_runs(directory, sources.runs)
 
 
 def _open_runs(directory: Path, sources: _Sources) -> RunSet:

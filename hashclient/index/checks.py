@@ -136,7 +136,7 @@ def verify_due(
         found = known.get((ref.name, ref.root))
         if found is None or not _fits(found, ref):
             with _naming(directory, manifest, ref, sealer):
-                found = _fresh(verify_runs(directory, [ref], cold=True)[ref.name], now)
+                found = _fresh(verify_runs(directory, [ref])[ref.name], now)
         runs[ref.name, ref.root] = found
     counts = [len(found.times) for found in runs.values()]
     times = np.concatenate([np.zeros(0, np.int64), *(found.times for found in runs.values())])
@@ -183,23 +183,12 @@ def _since(at: datetime | None, now: datetime) -> timedelta:
 
 @contextlib.contextmanager
 def _naming(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> Iterator[None]:
-    """Mark `ref` as damaged in the manifest if the block raises `DamagedError`."""
+    """Mark `ref`, and so the list, as damaged if the block raises `DamagedError`."""
     try:
         yield
     except DamagedError:
-        mark_rotten(directory, manifest, ref, sealer)
+        write_manifest(directory, msgspec.structs.replace(manifest, rotten=ref.name), sealer)
         raise
-
-
-def mark_rotten(directory: Path, manifest: Manifest, ref: RunRef, sealer: Sealer) -> None:
-    """Mark the run `ref`, and so the list, as damaged in the manifest of the list.
-
-    Raises:
-        StateError: it cannot be written.
-    """
-    runs = tuple(msgspec.structs.replace(run, sha256="") for run in manifest.runs)
-    rotten = msgspec.structs.replace(manifest, runs=runs, rotten=ref.name)
-    write_manifest(directory, rotten, sealer)
 
 
 def _fits(pieces: _Pieces, ref: RunRef) -> bool:

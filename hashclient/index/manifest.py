@@ -2,8 +2,7 @@
 
 One rename replaces the manifest, and so switches from one generation to the next. A message
 authentication code under the seal key covers the whole manifest, its expiry included, so that
-changed bytes on the disk are noticed. A manifest of version 1 has no code; it is read as it is, and
-the next fetch writes one of today's version (`upgrade`).
+changed bytes on the disk are noticed.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ from hashclient.index.pieces import damaged, digest_pieces, root_of
 from hashclient.index.run import REBUILD_HINT, Count, DamagedError
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import MANIFEST_NAME
-from hashclient.system.text import printable
+from hashclient.system.text import excerpt, printable
 from hashclient.system.versions import format_of, is_newer, newer
 
 MANIFEST_FORMAT = "hashclient-index/2"
-#: The format of earlier releases: without a code, and with a SHA-256 of each run, not a root.
-FORMAT_1 = "hashclient-index/1"
 
 #: Strict, since the disk may have garbled the file.
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -43,15 +40,13 @@ class OtherKeyError(StateError):
 class RunRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A run as the manifest names it; `length` is the file's, in bytes.
 
-    `root` is that of its pieces, in hexadecimal; a manifest of version 1 has the `sha256` of the
-    file instead. A run without either is not relied on.
+    `root` is that of its pieces, in hexadecimal. A run without it is not relied on.
     """
 
     name: RunName
     length: Count
     entries: Count
     root: str = ""
-    sha256: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,11 +89,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     offered: tuple[str, ...] = ()
 
     @property
-    def is_old(self) -> bool:
-        """Whether the manifest was read from a document without a code (version 1)."""
-        return self.format == FORMAT_1
-
-    @property
     def verified_since(self) -> datetime:
         """Since when every byte of the index has been verified, or written."""
         return self.oldest_verified or self.fetched_at
@@ -114,8 +104,6 @@ class Document(msgspec.Struct, frozen=True):
     def verify(self, sealer: Sealer) -> Manifest:
         """Return the manifest, verified with the key of `sealer`.
 
-        A manifest of version 1 has no code; only the id of its key is compared.
-
         Raises:
             OtherKeyError: another key sealed the list.
             DamagedError: it differs from what was written.
@@ -128,11 +116,10 @@ class Document(msgspec.Struct, frozen=True):
                 " --rebuild`, or `scan --fetch`",
             )
         # 2
-        if not self.manifest.is_old:
-            try:
-                verify_document(self.data, self.manifest.mac, MANIFEST_FORMAT, sealer)
-            except ValueError as error:
-                raise _damaged(self.path) from error
+        try:
+            verify_document(self.data, self.manifest.mac, MANIFEST_FORMAT, sealer)
+        except ValueError as error:
+            raise _damaged(self.path) from error
         return self.manifest
 
 
@@ -156,22 +143,11 @@ def read_manifest(directory: Path) -> Document | None:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError) as error:
-        if is_newer(format_of(data), MANIFEST_FORMAT):
-            raise newer(path) from error
-        raise _damaged(path) from error
-    if is_newer(manifest.format, MANIFEST_FORMAT):
-        # A changed byte must not look like a later version: only this program can make the code.
-        if manifest.mac:
-            raise _damaged(path)
-        raise newer(path)
-    if manifest.format not in {MANIFEST_FORMAT, FORMAT_1}:
-        raise DamagedError(
-            f"manifest has format {manifest.format!r}: {printable(path)}", hint=REBUILD_HINT
-        )
-    # A document with a code is of today's version: one changed byte must not make it an old one.
-    of_today = bool(manifest.mac) and not any(run.sha256 for run in manifest.runs)
-    of_before = not (manifest.mac or manifest.rotten or any(run.root for run in manifest.runs))
-    if not (of_before if manifest.is_old else of_today):
+        raise _of_other_version(path, format_of(data)) from error
+    if not manifest.mac:
+        raise _of_other_version(path, manifest.format)
+    # A changed byte must not look like another version: only this program can make the code.
+    if manifest.format != MANIFEST_FORMAT:
         raise _damaged(path)
     return Document(manifest, data, path)
 
@@ -198,13 +174,11 @@ def write_manifest(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
     write_atomic(directory / MANIFEST_NAME, authenticate(data, MANIFEST_FORMAT, sealer))
 
 
-def verify_runs(
-    directory: Path, runs: Sequence[RunRef], *, cold: bool = False
-) -> Mapping[str, bytes]:
-    """Read every one of `runs` and compare its digest; 2 GB a second or so.
+def verify_runs(directory: Path, runs: Sequence[RunRef]) -> Mapping[str, bytes]:
+    """Read every one of `runs` from the disk and compare its digest; 2 GB a second or so.
 
     This finds bytes that have changed in place; opening an index does not. Returns the digests of
-    the pieces of each run, by its name. `cold` is as for `digest_pieces`.
+    the pieces of each run, by its name.
 
     Raises:
         DamagedError: a run differs from what the writer wrote.
@@ -213,11 +187,22 @@ def verify_runs(
     found = {}
     for ref in runs:
         path = directory / ref.name
-        digests = digest_pieces(path, whole=ref.sha256, cold=cold)
-        if not ref.sha256 and root_of(digests) != ref.root:
+        digests = digest_pieces(path, cold=True)
+        if root_of(digests) != ref.root:
             raise damaged(path)
         found[ref.name] = digests
     return found
+
+
+def _of_other_version(path: Path, format_: str) -> StateError:
+    """Return the error for a manifest that cannot be read, whose `format` is `format_`."""
+    if is_newer(format_, MANIFEST_FORMAT):
+        return newer(path)
+    if format_ in {"", MANIFEST_FORMAT}:
+        return _damaged(path)
+    return DamagedError(
+        f"manifest has format {excerpt(format_)}: {printable(path)}", hint=REBUILD_HINT
+    )
 
 
 def _damaged(path: Path) -> DamagedError:

@@ -381,8 +381,8 @@ def _bound_expiry(settings: Settings, index: Index) -> None:
     """Limit the freshness of a list to that of its provider's last verified metadata.
 
     When a manifest is written, its expiry is not later than that of the metadata. If it is later
-    now, the manifest is of version 1 and the disk has garbled it, or the provider has shortened its
-    terms since. The metadata is not verified here, so it can only shorten the time.
+    now, the provider has shortened its terms since. The metadata is not verified here, so it can
+    only shorten the time.
     """
     manifest = index.manifest
     if not is_name(manifest.provider):

@@ -24,7 +24,7 @@ from hashclient.index.manifest import Manifest, read_manifest, verify_runs
 from hashclient.index.pieces import damaged
 from hashclient.index.prefixtable import NOTHING, Lookup
 from hashclient.index.run import REBUILD_HINT, DamagedError, Run
-from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64, checksum_of
+from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
@@ -173,19 +173,6 @@ class RunSet:
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
 
-    def live_checksum(self) -> int:
-        """Return the checksum of all live entries, counted again; in memory that stays flat."""
-        total = 0
-        for number, run in enumerate(self.runs):
-            hashes = run.section("id.hash")
-            for start in range(0, 0 if hashes is None else len(hashes), _BLOCK_ROWS):
-                assert hashes is not None
-                block = hashes[start : start + _BLOCK_ROWS].view(np.uint64)
-                rows = run.rows_at("id", np.arange(start, start + len(block)))
-                total += checksum_of(block[~self._is_dead(number, rows)])
-                run.forget()
-        return total % 2**64
-
     def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
         dead = self.dead[number]
         if not len(dead):
@@ -271,7 +258,6 @@ def _joined(
 
 
 #: Rows that are read together where all rows are read.
-_BLOCK_ROWS = 1 << 20
 _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 
 
@@ -298,7 +284,7 @@ def open_index(directory: Path, sealer: Sealer | None, *, verify: bool = False) 
             raise damaged(directory / manifest.rotten)
         try:
             if verify:
-                verify_runs(directory, manifest.runs, cold=True)
+                verify_runs(directory, manifest.runs)
             return open_manifest(directory, manifest)
         except FileNotFoundError:
             continue

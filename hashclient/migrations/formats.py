@@ -23,13 +23,8 @@ class Format(NamedTuple):
 
 
 _AS_IT_IS = "there is none"
-_UPGRADED = (
-    "1, which has no authentication code: it is read, and the next `fetch` compares it with the"
-    " runs and with what is signed, and writes 2"
-)
-_BEGUN_AGAIN = "1, which has no authentication code: what was begun is begun again"
-_READ_AGAIN = "1 has another digest of its runs: `fetch` builds it again"
-_BUILT_AGAIN = "1, which no release wrote: `fetch` builds it again"
+_BUILT_AGAIN = "`fetch` builds it again"
+
 
 FORMATS = (
     Format(
@@ -38,11 +33,11 @@ FORMATS = (
         "`format`",
         "below 4: refused; without the file: the next `init` or `fetch` writes it",
     ),
-    Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _UPGRADED),
+    Format("`lists/*/manifest.json`", "hashclient-index/2", "`format`", _BUILT_AGAIN),
     Format("`lists/*/run-*`, `known-good/run-*`", "2", "seventh byte, after `hcrun`", _BUILT_AGAIN),
     Format("`lists/*/checks.json`", "hashclient-checks/1", "`format`", _AS_IT_IS),
-    Format("`lists/*/staging.json`", "hashclient-staging/2", "`format`", _BEGUN_AGAIN),
-    Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _READ_AGAIN),
+    Format("`lists/*/staging.json`", "hashclient-staging/2", "`format`", _BUILT_AGAIN),
+    Format("`known-good/sources.json`", "hashclient-known-good/2", "`format`", _BUILT_AGAIN),
     Format("`known-good/listed.json`", "hashclient-known-listed/1", "`format`", _AS_IT_IS),
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
@@ -55,7 +50,7 @@ FORMATS = (
         "`inventory.db`",
         "4",
         "`PRAGMA user_version`",
-        "3: the next scan goes on with it, as with what is believed; before that it is emptied",
+        "the next scan empties it",
     ),
     Format("`objects.db`", "1", "`PRAGMA user_version`", _AS_IT_IS),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),

@@ -6,9 +6,7 @@ system. A new generation is checked against the tags. Records are kept in SQLite
 block of neighbouring inodes, since files of one directory mostly are neighbours: one row answers
 for up to `BLOCK_INODES` files. Only tags are kept, never digests. Unlike the lists, the inventory
 may be lost at any time: the files are then only read again. A row that the disk has garbled counts
-as lost: each row has a checksum.
-
-Version 3 had no proofs. Its table stays beside the new one, as believed, until all of it is due.
+as lost: each row has a checksum. One of an earlier version is emptied.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from hashclient.scan.inside import Container, Inside
 from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
     RECORD,
-    RECORD_BEFORE,
     Records,
     are_due,
     merged_records,
@@ -60,14 +57,12 @@ COARSE_NS = 2_000_000_000
 #: For how many days a believed record answers, by default.
 REREAD_DAYS = 14
 DAY_S = 86_400
-_LAST_DAY = 2**32 - 1
 
 #: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
 
-_VERSION, _VERSION_BEFORE = 4, 3
+_VERSION = 4
 _META = "CREATE TABLE meta (key_id TEXT NOT NULL) STRICT"
-#: The table of version 3 is called `block`.
 _FILES = """
 CREATE TABLE files (
     file_system INTEGER NOT NULL,
@@ -80,7 +75,6 @@ CREATE TABLE files (
 ) STRICT, WITHOUT ROWID
 """
 _ROW = "SELECT seen_day, crc, records FROM files WHERE file_system = ? AND block = ?"
-_ROW_BEFORE = "SELECT seen_day, crc, records FROM block WHERE device = ? AND block = ?"
 #: Errors of SQLite for a file that has other content than was written. An error of the Python
 #: module has no code (it could not decode a value, or the message of SQLite: a ValueError). An
 #: error for a length beyond all memory has no code either.
@@ -128,8 +122,6 @@ class Inventory:
             self._db = open_database(self._path, "rwc" if write else "ro")
             try:
                 problem = self._open(key_id, write=write)
-                tables = self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-                names = {name for (name,) in tables}
             except BaseException:
                 self._db.close()
                 raise
@@ -139,18 +131,15 @@ class Inventory:
                 f"the inventory {problem}: {printable(self._path)}",
                 hint=_HINT,
             )
-        self._has_files = "files" in names
-        self._has_before = "block" in names
-        self._has_containers = "containers" in names
 
     def _open(self, key_id: str, *, write: bool) -> str | None:
-        """Bring it forward, if it is opened for writing; return why it cannot be used."""
+        """Make or empty it, if it is opened for writing; return why it cannot be used."""
         version = self._version()
         if version > _VERSION:
             return "was written by a newer hashclient"
         if write:
             self._prepare(key_id)
-        elif 0 < version < _VERSION_BEFORE:
+        elif 0 < version < _VERSION:
             return "is of an earlier version"
         if self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
             return "was sealed with another key"
@@ -171,24 +160,14 @@ class Inventory:
         # Enough for the pages that one flush reads and writes, so that none is read twice.
         self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("BEGIN IMMEDIATE")
-        version = self._version()
-        known = version in {_VERSION, _VERSION_BEFORE}
-        if not known or self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
-            for table in ("meta", "files", "block", "containers"):
+        is_known = self._version() == _VERSION
+        if not is_known or self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
+            for table in ("meta", "files", "containers"):
                 self._db.execute(f"DROP TABLE IF EXISTS {table}")
             self._db.execute(_META)
             self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
             self._db.execute(_FILES)
-        elif version == _VERSION_BEFORE:
-            # Tables of a later version, which version 3 did not know.
-            for table in ("files", "containers"):
-                self._db.execute(f"DROP TABLE IF EXISTS {table}")
-            self._db.execute(_FILES)
-        elif self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone():
-            (day,) = self._db.execute("SELECT max(seen_day) FROM block").fetchone()
-            if day is None or day + self._reread_days <= today():
-                self._db.execute("DROP TABLE block")
-        self._db.execute(inside.TABLE)
+            self._db.execute(inside.TABLE)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")
 
@@ -223,18 +202,13 @@ class Inventory:
             if identity is None:
                 continue
             inodes = asked["ino"][mine]
-            found = np.zeros(len(inodes), RECORD)
             # Not by np.unique, which loads numpy.ma: 15 ms in each process that asks.
             blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
-            if self._has_files:
-                rows = [(block, self._row(identity.number, block)) for block in blocks]
-                old += [(identity.number, b) for b, row in rows if row is not None and row[0] < day]
-                # Each row ascends by inode, and the blocks do.
-                stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
-                found = of_inodes(stored, inodes)
-            if self._has_before and identity.before is not None:
-                found = self._with_before(found, inodes, blocks, identity.before)
-            known[mine] = found
+            rows = [(block, self._row(identity.number, block)) for block in blocks]
+            old += [(identity.number, b) for b, row in rows if row is not None and row[0] < day]
+            # Each row ascends by inode, and the blocks do.
+            stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
+            known[mine] = of_inodes(stored, inodes)
         same = (
             (known["ino"] == asked["ino"])
             & (known["mtime"] == asked["mtime"])
@@ -249,14 +223,11 @@ class Inventory:
     ) -> tuple[Records, list[Block]]:
         """Return the records of inodes that are not due, whatever is there now, and old blocks.
 
-        They ascend by inode, as `inodes` do. Records of version 3 are left out: no other machine
-        has these file systems.
+        They ascend by inode, as `inodes` do.
 
         Raises:
             StateError: the database is damaged or busy for long.
         """
-        if not self._has_files:
-            return np.zeros(0, RECORD), []
         day = today()
         blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
         rows = [(block, self._row(file_system, block)) for block in blocks]
@@ -273,33 +244,13 @@ class Inventory:
         Raises:
             StateError: the database is damaged or busy for long.
         """
-        if not self._has_containers:
-            return []
         with self._errors():
             return inside.stored(self._db, file_system, inodes)
 
-    def _with_before(
-        self, found: Records, inodes: npt.NDArray[np.uint64], blocks: list[int], device: int
-    ) -> Records:
-        """Add the records of version 3 for those inodes that have no newer record."""
-        try:
-            rows = [self._row(device, block, _ROW_BEFORE) for block in blocks]
-        except DamagedInventoryError:  # it is gone: a writer has found that all of it is due
-            self._has_before = False
-            return found
-        before = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD_BEFORE)
-        stored = np.zeros(len(before), RECORD)
-        for name in RECORD_BEFORE.names or ():
-            stored[name] = before[name]
-        counts = [len(row[1]) // RECORD_BEFORE.itemsize for row in rows if row]
-        days = [min(max(1, row[0]), _LAST_DAY) for row in rows if row]
-        stored["read_day"] = np.repeat(np.array(days, np.uint32), counts)
-        return np.where(found["ino"] == inodes, found, of_inodes(stored, inodes))
-
-    def _row(self, device: int, block: int, query: str = _ROW) -> tuple[int, bytes] | None:
+    def _row(self, device: int, block: int) -> tuple[int, bytes] | None:
         """Return day and records of a row; a row with a wrong checksum counts as missing."""
         with self._errors():
-            row: tuple[Any, int, Any] | None = self._db.execute(query, (device, block)).fetchone()
+            row: tuple[Any, int, Any] | None = self._db.execute(_ROW, (device, block)).fetchone()
         if row is None or not isinstance(row[0], int) or not isinstance(row[2], bytes):
             return None
         if _checksum(device, block, row[2]) != row[1]:
@@ -322,7 +273,7 @@ class Inventory:
             by_device.setdefault(status.st_dev, []).append(place)
         for device, places in by_device.items():
             identity = identities.get(device)
-            if identity is None or not self._has_containers:
+            if identity is None:
                 continue
             mine = [statuses[place] for place in places]
             with self._errors():
@@ -400,10 +351,8 @@ class Inventory:
         limit = today() - days
         with self._errors():
             before = self.stats().files
-            for table in self._tables():
+            for table in ("files", "containers"):
                 self._db.execute(f"DELETE FROM {table} WHERE seen_day < ?", (limit,))  # noqa: S608 - ours
-            if self._has_containers:
-                self._db.execute("DELETE FROM containers WHERE seen_day < ?", (limit,))
             self._db.execute("VACUUM")
             return before - self.stats().files
 
@@ -430,28 +379,13 @@ class Inventory:
         Raises:
             StateError: it cannot be read.
         """
-        files = believed = blocks = 0
-        days: list[int] = []
         with self._errors():
-            for table, record_bytes in self._tables().items():
-                count = "believed" if table == "files" else f"length(records) / {record_bytes}"
-                length, among, rows, oldest = self._db.execute(
-                    f"SELECT ifnull(sum(length(records)), 0), ifnull(sum({count}), 0), count(*),"  # noqa: S608 - ours
-                    f" min(seen_day) FROM {table}"
-                ).fetchone()
-                files += length // record_bytes
-                believed += among
-                blocks += rows
-                days += [] if oldest is None else [oldest]
+            length, believed, blocks, oldest = self._db.execute(
+                "SELECT ifnull(sum(length(records)), 0), ifnull(sum(believed), 0), count(*),"
+                " min(seen_day) FROM files"
+            ).fetchone()
             size = self._path.stat().st_size
-        return Stats(files, believed, blocks, size, min(days, default=None))
-
-    def _tables(self) -> dict[str, int]:
-        """Return the tables of records that there are, with the length of a record."""
-        tables = {"files": RECORD.itemsize} if self._has_files else {}
-        if self._has_before:
-            tables["block"] = RECORD_BEFORE.itemsize
-        return tables
+        return Stats(length // RECORD.itemsize, believed, blocks, size, oldest)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

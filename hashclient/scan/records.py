@@ -23,21 +23,21 @@ PLAIN = 64
 
 Records = npt.NDArray[np.void]
 
-_FIELDS_BEFORE = [
-    ("ino", "<u8"),
-    ("size", "<i8"),
-    ("mtime", "<u8"),
-    ("ctime", "<u8"),
-    ("mask", "u1"),
-    ("tags", "<u8", (3, 2)),
-]
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
 #: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
 #: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
 #: the tags was made, counted from 1970, or 0 if the record is proven.
-RECORD = np.dtype([*_FIELDS_BEFORE, ("read_day", "<u4")])
-#: The same in version 3.
-RECORD_BEFORE = np.dtype(_FIELDS_BEFORE)
+RECORD = np.dtype(
+    [
+        ("ino", "<u8"),
+        ("size", "<i8"),
+        ("mtime", "<u8"),
+        ("ctime", "<u8"),
+        ("mask", "u1"),
+        ("tags", "<u8", (3, 2)),
+        ("read_day", "<u4"),
+    ]
+)
 
 _WORD = 2**64 - 1
 _values_of = operator.attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")

@@ -100,7 +100,7 @@ class AuditStatus(msgspec.Struct, frozen=True):
     `refusals` are the fetches that have failed since the last good one, by provider and list; the
     list is None where it was the provider that failed. `sources` says of a list from where it was
     fetched last, or found to have nothing new: an address, or the path of a bundle or a directory.
-    It is not known of a list whose last fetch is far back in the log, or was by an earlier version.
+    It is not known of a list whose last fetch is far back in the log.
     """
 
     last: Record
@@ -256,8 +256,6 @@ def _warnings(settings: Settings, manifest: Manifest, now: datetime) -> Iterator
     elif config.lists and manifest.list not in config.lists:
         folder = printable(settings.layout.lists / manifest.list)
         yield f"`lists` of its provider does not name it; to give it up, remove {folder}"
-    if manifest.is_old:
-        yield "an earlier version wrote it, and nothing vouches for it; run `hashclient fetch`"
     since = manifest.verified_since
     if now - since > OVERDUE:
         yield (

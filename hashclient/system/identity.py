@@ -71,13 +71,11 @@ _MAX_LAYERS = 16
 class Identity(NamedTuple):
     """A file system: its number, of 63 bits, under which its files are remembered.
 
-    `before` is its number up to version 3 of the inventory, where that number was good enough.
     `proves` says whether a lease proves that nobody can change a file without a trace; where
     `is_local` is False, a refused lease says nothing either.
     """
 
     number: int
-    before: int | None = None
     proves: bool = False
     is_local: bool = True
 
@@ -121,22 +119,20 @@ class Identities:
 
 def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Identity | None:
     """Identify a file system; the numbers are those of the module's docstring."""
-    name, before = None, None
+    name = None
     if kind in _NETWORK:
         name = _export_of(fd)  # 3
     elif _is_users(fd):
         return None
     elif kind not in _STACKED:
         name = _uuid_of(fd, kind, device, number)  # 1, 2
-        # Earlier versions used the device number with that of statfs(2): good for a fixed disk.
-        before = None if name is None else _number_of(b"%d %d" % (device, number))
     if name is None and mount:
         boot = boot_id()
         name = b"mount %s %d %d %d" % (boot, mount, device, number) if boot else None  # 4
     if name is None:
         return None
     is_local = kind not in _NETWORK and kind not in _CLUSTER
-    return Identity(_number_of(name), before, kind in _LEASES_PROVE, is_local)
+    return Identity(_number_of(name), kind in _LEASES_PROVE, is_local)
 
 
 def _number_of(name: bytes) -> int:

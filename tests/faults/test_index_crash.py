@@ -1,4 +1,4 @@
-"""Kills and failing disks while a manifest is upgraded, pieces are compared, and rot is noted.
+"""Kills and failing disks while pieces are compared, and rot is noted.
 
 The list can then be used, or it is damaged and says so; and the next fetches
 mend it. A run that has rotted is never forgotten once it was seen, or is seen again.
@@ -23,7 +23,6 @@ from hashclient.errors import HashclientError
 from hashclient.index.manifest import load_manifest
 from hashclient.index.run import DamagedError
 from tests.kit.depth import changes
-from tests.manifests import make_old
 
 ALL = range(30)
 LISTED = set(range(20))
@@ -69,11 +68,6 @@ def unchanged(_: Path) -> None:
     pass
 
 
-def rotten_old(folder: Path) -> None:
-    make_old(folder)
-    rot(folder)
-
-
 def working(client: Client, act: Act) -> None:
     with watched(act):
         client.fetch()
@@ -84,13 +78,9 @@ def asked_for(world: Merging) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [make_old, unchanged])
-def test_killed_before_each_change_of_a_list_that_is_sound(
-    world: Merging, change: Callable[[Path], None]
-) -> None:
-    """While a manifest of version 1 is upgraded, and while pieces are compared."""
+def test_killed_before_each_change_of_a_list_that_is_sound(world: Merging) -> None:
     for number in changes(MOST):
-        client = world.copy(f"k{number}", change)
+        client = world.copy(f"k{number}", unchanged)
         ended = in_child(lambda client=client, n=number: working(client, kill_at(n)))  # type: ignore[misc]
         assert ended in {0, -signal.SIGKILL}
         assert client.numbers(ALL) == LISTED
@@ -98,7 +88,7 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
         assert asked_for(world) == []
         assert client.numbers(ALL) == LISTED
         manifest = load_manifest(client.settings.layout.lists / "baseline", client.session.sealer())
-        assert manifest is not None and not manifest.is_old
+        assert manifest is not None
         assert manifest.verified_at == client.now
         assert client.leftovers() == set()
         if ended == 0:
@@ -107,14 +97,11 @@ def test_killed_before_each_change_of_a_list_that_is_sound(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [rotten_old, rot])
-def test_killed_before_each_change_of_a_list_that_has_rotted(
-    world: Merging, change: Callable[[Path], None]
-) -> None:
+def test_killed_before_each_change_of_a_list_that_has_rotted(world: Merging) -> None:
     """Once rot is seen it is known, or seen again."""
     known = 0
     for number in changes(MOST):
-        client = world.copy(f"k{number}", change)
+        client = world.copy(f"k{number}", rot)
         ended = in_child(lambda client=client, n=number: working(client, kill_at(n)))  # type: ignore[misc]
         assert ended in {1, -signal.SIGKILL}
         before = client.manifest()
@@ -136,7 +123,7 @@ def test_killed_before_each_change_of_a_list_that_has_rotted(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [make_old, unchanged, rot])
+@pytest.mark.parametrize("change", [unchanged, rot])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_while_an_index_is_compared(
     world: Merging, change: Callable[[Path], None], code: int

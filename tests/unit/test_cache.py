@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ from hashclient.scan.cache import (
 )
 from hashclient.scan.inside import MEMBER
 from hashclient.scan.place import remove_inventory
-from hashclient.scan.records import RECORD, RECORD_BEFORE, Records, records_of
+from hashclient.scan.records import RECORD, Records, records_of
 from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME
 
@@ -288,8 +287,10 @@ def _use(directory: Path) -> None:
 
 def test_a_file_of_another_version_is_emptied_by_a_writer(path: Path) -> None:
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 1")
+        db.execute("PRAGMA user_version = 3")
     db.close()
+    with pytest.raises(StateError, match="of an earlier version"):
+        Inventory(path.parent, KEY)
     opened = Inventory(path.parent, KEY, write=True)
     assert opened.stats().files == 0
     opened.close()
@@ -350,107 +351,6 @@ def test_a_write_that_fails_leaves_what_was_there(writer: Inventory, tmp_path: P
     other.close()
     writer.store([(7, known(status(3)))])
     assert masks(find(writer, [status(n) for n in (1, 2, 3)])[0]) == [MD5, 0, MD5]
-
-
-# Records of version 3.
-
-
-def make_version_3(directory: Path, files: Sequence[os.stat_result], day: int) -> None:
-    """Write an inventory as version 3 was, with one row for the files, last seen on `day`."""
-    records = np.zeros(len(files), RECORD_BEFORE)
-    new = np.frombuffer(known(*files, tag=5), RECORD)
-    for name in RECORD_BEFORE.names or ():
-        records[name] = new[name]
-    raw = records.tobytes()
-    with sqlite3.connect(directory / INVENTORY_NAME) as db:
-        db.execute("CREATE TABLE meta (key_id TEXT NOT NULL) STRICT")
-        db.execute(
-            "CREATE TABLE block (device INTEGER NOT NULL, block INTEGER NOT NULL,"
-            " seen_day INTEGER NOT NULL, crc INTEGER NOT NULL, records BLOB NOT NULL,"
-            " PRIMARY KEY (device, block)) STRICT, WITHOUT ROWID"
-        )
-        db.execute("INSERT INTO meta VALUES (?)", (KEY,))
-        crc = zlib.crc32(raw, zlib.crc32(b"7 0"))
-        db.execute("INSERT INTO block VALUES (7, 0, ?, ?, ?)", (day, crc, raw))
-        db.execute("PRAGMA user_version = 3")
-    db.close()
-
-
-def ask_before(directory: Path, files: Sequence[os.stat_result], before: int | None) -> Records:
-    reader = Inventory(directory, KEY)
-    found, old = reader.find(files, {7: Identity(70, before)})
-    reader.close()
-    assert old == []
-    return found
-
-
-def test_records_of_version_3_are_believed_until_they_are_due(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = [status(inode) for inode in range(1, 15)]
-    make_version_3(tmp_path, files, 100)
-    set_day(monkeypatch, 100)
-    for write in (False, True):
-        if write:  # and after it was brought forward
-            Inventory(tmp_path, KEY, write=True).close()
-        found = ask_before(tmp_path, files, 7)
-        assert masks(found) == [MD5] * 14
-        assert set(found["read_day"].tolist()) == {100}
-        assert found["tags"][:, 0, 0].tolist() == [5] * 14
-        assert masks(ask_before(tmp_path, [status(1, mtime=9), status(20)], 7)) == [0, 0]
-        # A file system that had no number of its own then.
-        assert masks(ask_before(tmp_path, files, None)) == [0] * 14
-    counts = []
-    for day in range(100, 115):
-        set_day(monkeypatch, day)
-        counts.append(sum(map(bool, masks(ask_before(tmp_path, files, 7)))))
-    assert counts == list(range(14, -1, -1))
-
-
-def test_a_newer_read_replaces_an_earlier_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_day(monkeypatch, 100)
-    make_version_3(tmp_path, [status(1), status(2)], 100)
-    writer = Inventory(tmp_path, KEY, write=True)
-    writer.store([(70, known(status(1), mask=SHA1, tag=8))])
-    assert (writer.stats().files, writer.stats().believed) == (3, 2)
-    writer.close()
-    found = ask_before(tmp_path, [status(1), status(2)], 7)
-    assert masks(found) == [SHA1, MD5]
-    assert found["read_day"].tolist() == [0, 100]
-
-
-def test_the_table_of_version_3_goes_when_all_of_it_is_due(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_version_3(tmp_path, [status(1)], 100)
-    for day, files in ((100, 1), (113, 1), (114, 0)):
-        set_day(monkeypatch, day)
-        reader = Inventory(tmp_path, KEY)
-        writer = Inventory(tmp_path, KEY, write=True)
-        assert writer.stats().files == files
-        writer.store([(70, known(status(9)))]) if not files else None
-        # A reader that was open before goes on.
-        assert masks(reader.find([status(9)], {7: Identity(70, 7)})[0]) == [0 if files else MD5]
-        reader.close()
-        writer.close()
-
-
-def test_an_earlier_hashclient_starts_again_and_a_later_one_after_it(tmp_path: Path) -> None:
-    """The one before knows nothing of the new table, and leaves it as it is."""
-    writer = Inventory(tmp_path, KEY, write=True)
-    writer.store([(70, known(status(1)))])
-    writer.close()
-    with sqlite3.connect(tmp_path / INVENTORY_NAME) as db:
-        for table in ("meta", "block"):
-            db.execute(f"DROP TABLE IF EXISTS {table}")
-    db.close()
-    make_version_3(tmp_path, [status(2)], cache.today())
-    writer = Inventory(tmp_path, KEY, write=True)
-    found, _ = writer.find([status(1), status(2)], {7: Identity(70, 7)})
-    assert masks(found) == [0, MD5]
-    writer.close()
 
 
 @pytest.mark.parametrize("write", [False, True])

@@ -304,7 +304,7 @@ def test_rot_in_the_index_is_found_and_mended(tmp_path: Path) -> None:
     assert refused(state, [path], digests_of(1)) is not None
 
 
-def test_an_index_that_0_1_0_has_made_is_made_again(tmp_path: Path) -> None:
+def test_an_index_from_before_the_first_release_is_made_again(tmp_path: Path) -> None:
     path, state = md5sum(tmp_path / "good", 1), tmp_path / "state"
     assert refused(state, [path], digests_of(1)) is not None
     sources = state / "known-good" / "sources.json"

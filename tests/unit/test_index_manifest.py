@@ -18,16 +18,13 @@ from hashclient.index.authentic import NO_MAC, authenticate, verify_document
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import (
     MANIFEST_FORMAT,
-    Manifest,
     OtherKeyError,
     load_manifest,
     read_manifest,
     write_manifest,
 )
-from hashclient.index.reader import open_index
 from hashclient.index.run import DamagedError
 from tests.kit import edit_manifest
-from tests.manifests import make_old
 
 ALL = range(40)
 KEY = bytes(range(32))
@@ -137,7 +134,6 @@ def test_a_manifest_that_was_cut_or_goes_on_is_found(
         {"mac": ""},
         {"mac": NO_MAC},
         {"format": "hashclient-index/1"},
-        {"format": "hashclient-index/1", "mac": ""},
         {"format": "hashclient-index/3"},
         {"rotten": None, "entries": 29},
     ],
@@ -192,159 +188,39 @@ def test_the_note_of_an_unfinished_build_has_an_authentication_code(
         changed[position] ^= 1 << position % 8
         path.write_bytes(changed)
         assert build._read_staging(folder, sealer) is None
-    # Nor is there one in what 0.1.0 has noted.
-    old = {name: value for name, value in json.loads(data).items() if name != "mac"}
-    path.write_text(json.dumps(old | {"format": "hashclient-staging/1"}))
-    assert build._read_staging(folder, sealer) is None
     simulator.faults.clear()
     client.fetch()
     assert client.numbers(ALL) == set(range(30))
     assert client.leftovers() == set()
 
 
-# Version 1
+# Other versions, and the expiry
 
 
-def totals(manifest: Manifest) -> tuple[object, ...]:
-    return (
-        manifest.generation,
-        manifest.published_at,
-        manifest.entries,
-        manifest.checksum,
-        manifest.with_digest,
-        manifest.with_size,
-        manifest.expires,
-        manifest.runs,
-    )
-
-
-def parquet_asked_for(simulator: Simulator) -> list[str]:
-    return [request for request in simulator.requests if request.endswith("parquet")]
-
-
-def test_a_manifest_of_version_1_is_read_and_the_next_fetch_writes_one_of_today(
-    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
+def test_a_manifest_from_before_the_first_release_is_refused_by_its_format_and_built_again(
+    client: Client, folder: Path
 ) -> None:
-    """Without any segment: what is here is compared with itself, and with what is signed."""
-    simulator.withdraw("e-1", "e-2", "e-3")
+    """It had no code, and a SHA-256 of each run."""
+    path = folder / "manifest.json"
+    document = json.loads(path.read_bytes())
+    for run in document["runs"]:
+        run["sha256"] = run.pop("root")
+    del document["mac"]
+    path.write_text(json.dumps(document | {"format": "hashclient-index/1"}))
+    with pytest.raises(DamagedError, match="manifest has format hashclient-index/1") as caught:
+        client.open()
+    assert "hashclient fetch" in (caught.value.hint or "")
     client.fetch()
-    before = load_manifest(folder, sealer)
-    assert before is not None
-    make_old(folder)
-    old = load_manifest(folder, sealer)
-    assert old is not None and old.is_old
-    assert client.numbers(ALL) == set(range(30)) - {1, 2, 3}
-    simulator.requests.clear()
-    client.now += timedelta(hours=1)
-    (fetched,) = client.fetch()
-    assert (fetched.before, fetched.generation, fetched.added) == (3, 3, 0)
-    assert parquet_asked_for(simulator) == []
-    after = load_manifest(folder, sealer)
-    assert after is not None and not after.is_old
-    assert totals(after) == totals(before)
-    assert (after.verified_at, after.oldest_verified) == (client.now, client.now)
-    assert client.leftovers() == set()
-    assert (folder / "checks.json").exists()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"generation": 9},
-        {"published_at": "9026-01-01T00:00:00Z"},
-        {"checksum": "0" * 16},
-        {"with_digest": {"md5": 1}, "with_size": 7},
-        {"expires": "9026-01-01T00:00:00Z"},
-    ],
-    ids=json.dumps,
-)
-def test_wrong_states_of_version_1_are_corrected(
-    client: Client,
-    simulator: Simulator,
-    folder: Path,
-    sealer: Sealer,
-    changes: dict[str, Any],
-) -> None:
-    before = load_manifest(folder, sealer)
-    assert before is not None
-    make_old(folder, **changes)
-    client.fetch()
-    after = load_manifest(folder, sealer)
-    assert after is not None and not after.is_old
-    assert totals(after) == totals(before)
-    assert parquet_asked_for(simulator) == []
-
-
-@pytest.mark.parametrize("what", ["entries", "runs", "another generation"])
-def test_version_1_that_is_not_what_is_signed_is_built_again(
-    client: Client, simulator: Simulator, folder: Path, sealer: Sealer, what: str
-) -> None:
-    if what == "entries":
-        make_old(folder, entries=3)
-    elif what == "runs":
-        # All that is here fits, and is less than what is signed.
-        document = json.loads((folder / "manifest.json").read_bytes())
-        other = Simulator(folder.parents[2] / "other")
-        other.publish(csv(range(20)))
-        less = Client(folder.parents[2] / "less", other, other.root)
-        (less.settings.state_dir / "seal.key").write_bytes(
-            (client.settings.state_dir / "seal.key").read_bytes()
-        )
-        (less.settings.state_dir / "seal.key").chmod(0o600)
-        less.fetch()
-        theirs = less.settings.layout.lists / "baseline"
-        for path in theirs.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        make_old(folder, index_hash=document["index_hash"])
-    else:
-        simulator.publish(csv(range(30, 35)))
-        make_old(folder, checksum="0" * 16)
-    client.fetch()
-    after = load_manifest(folder, sealer)
-    assert after is not None and not after.is_old
-    assert client.numbers(ALL) == set(range(35 if what == "another generation" else 30))
-    assert client.leftovers() == set()
-
-
-def test_a_difference_is_built_on_version_1(
-    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
-) -> None:
-    make_old(folder)
-    simulator.publish(csv(range(30, 35)))
-    simulator.requests.clear()
-    (fetched,) = client.fetch()
-    assert (fetched.before, fetched.added) == (2, 5)
-    assert len(parquet_asked_for(simulator)) == 1
-    assert client.numbers(ALL) == set(range(35))
-    after = load_manifest(folder, sealer)
-    assert after is not None and not after.is_old
-    assert all(run.root and not run.sha256 for run in after.runs)
-
-
-def test_rot_below_version_1_is_found_by_the_fetch_that_upgrades(
-    client: Client, simulator: Simulator, folder: Path, sealer: Sealer
-) -> None:
-    make_old(folder)
-    (run,) = folder.glob("run-*")
-    data = bytearray(run.read_bytes())
-    data[-70] ^= 1
-    run.write_bytes(data)
-    with pytest.raises(DamagedError, match="index file is damaged") as caught:
-        client.fetch()
-    assert "fetch --rebuild" in (caught.value.hint or "")
-    with pytest.raises(DamagedError, match="index file is damaged"):
-        open_index(folder, sealer)
-    client.fetch(rebuild=True)
     assert client.numbers(ALL) == set(range(30))
     assert client.leftovers() == set()
 
 
-def test_version_1_is_fresh_for_no_longer_than_what_vouches_for_it(
+def test_a_list_is_fresh_for_no_longer_than_what_vouches_for_it(
     client: Client, folder: Path, sealer: Sealer
 ) -> None:
     before = load_manifest(folder, sealer)
     assert before is not None
-    make_old(folder, expires="9026-01-01T00:00:00Z")
+    edit_manifest(client.settings.state_dir, "baseline", expires="9026-01-01T00:00:00Z")
     (state,) = client.open().states
     assert state.expires == before.expires
 
