@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.options import TIME
+from hashclient.cli.options import TIME, together
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
 from hashclient.errors import StateError, UsageError
@@ -59,23 +59,20 @@ output_option = click.option(
 )
 
 
-def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which records are shown, and how."""
-    for option in (
-        click.option(
-            "--limit",
-            type=click.IntRange(1, MAX_LIMIT),
-            metavar="N",
-            help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
-        ),
-        click.option("--since", type=TIME, metavar="TIME", help="Nothing older; UTC."),
-        click.option(
-            "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
-        ),
-        format_option("text", "jsonl", help="text for people; jsonl: the records as they are."),
-    ):
-        function = option(function)
-    return function
+#: The options that say which records are shown, and how.
+records_options = together(
+    format_option("text", "jsonl", help="text for people; jsonl: the records as they are."),
+    click.option(
+        "--event", "events", multiple=True, metavar="EVENT", help="Only these; repeatable."
+    ),
+    click.option("--since", type=TIME, metavar="TIME", help="Nothing older; UTC."),
+    click.option(
+        "--limit",
+        type=click.IntRange(1, MAX_LIMIT),
+        metavar="N",
+        help=f"Only the newest N; without it, {DEFAULT_LIMIT} as text and all as jsonl.",
+    ),
+)
 
 
 @command.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from hashclient.cli.app import App, existing_path
+from hashclient.cli.options import together
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
@@ -19,61 +20,54 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose the rows of a file and name its columns."""
-    for option in (
-        click.option(
-            "--column",
-            "columns",
-            metavar="OURS=THEIRS",
-            multiple=True,
-            help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given"
-            " several times.",
-        ),
-        click.option(
-            "--where",
-            metavar="CONDITION",
-            help="Take the rows of which this holds, such as 'Baseline = true'; `all` takes all."
-            " docs/import.md has the rules.",
-        ),
-    ):
-        function = option(function)
-    return function
+#: The options that choose the rows of a file and name its columns.
+reading_options = together(
+    click.option(
+        "--where",
+        metavar="CONDITION",
+        help="Take the rows of which this holds, such as 'Baseline = true'; `all` takes all."
+        " docs/import.md has the rules.",
+    ),
+    click.option(
+        "--column",
+        "columns",
+        metavar="OURS=THEIRS",
+        multiple=True,
+        help="The name of one of our columns in the file, such as md5=HASH_MD5. Can be given"
+        " several times.",
+    ),
+)
 
 
-def publishing_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for rows that are published."""
-    for option in (
-        click.option(
-            "--max-bad",
-            type=click.IntRange(0, 1_000_000),
-            default=0,
-            show_default=True,
-            metavar="N",
-            help="Skip at most N rows that cannot be used or must not be on a list; with more,"
-            " nothing is published.",
-        ),
-        click.option(
-            "--known-good",
-            metavar="FILE",
-            multiple=True,
-            help="Skip digests in this file, such as the NSRL's. Can be given several times.",
-        ),
-        click.option(
-            "--category-map",
-            metavar="FILE",
-            type=existing_path(dir_okay=False),
-            help="A TOML file with names on the list for those in the files; false leaves rows"
-            " out.",
-        ),
-        click.option(
-            "--category",
-            metavar="NAME",
-            help="The category of entries that have none. [default: the list's name]",
-        ),
-    ):
-        function = option(function)
-    return function
+#: The options for rows that are published.
+publishing_options = together(
+    click.option(
+        "--category",
+        metavar="NAME",
+        help="The category of entries that have none. [default: the list's name]",
+    ),
+    click.option(
+        "--category-map",
+        metavar="FILE",
+        type=existing_path(dir_okay=False),
+        help="A TOML file with names on the list for those in the files; false leaves rows out.",
+    ),
+    click.option(
+        "--known-good",
+        metavar="FILE",
+        multiple=True,
+        help="Skip digests in this file, such as the NSRL's. Can be given several times.",
+    ),
+    click.option(
+        "--max-bad",
+        type=click.IntRange(0, 1_000_000),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Skip at most N rows that cannot be used or must not be on a list; with more,"
+        " nothing is published.",
+    ),
+)
 
 
 def make_reading(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,13 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
-from hashclient.cli.options import FORMAT_HELP, TIME, output_option, refuse_before_command
+from hashclient.cli.options import (
+    FORMAT_HELP,
+    TIME,
+    output_option,
+    refuse_before_command,
+    together,
+)
 from hashclient.cli.output import facts
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
@@ -32,61 +38,53 @@ OPEN = tuple(state.value for state in MatchState if state not in {*SETTLED, Matc
 _AT_ONCE = 512
 
 
-def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose matches."""
-    for option in (
-        click.option(
-            "--since",
-            type=TIME,
-            metavar="TIME",
-            help="Only matches that a scan has seen at TIME or later, in UTC.",
-        ),
-        click.option(
-            "--list",
-            "list_name",
-            metavar="LIST",
-            shell_complete=LISTS,
-            help="Only matches of entries of LIST.",
-        ),
-        click.option(
-            "--path",
-            "paths",
-            multiple=True,
-            metavar="PATH",
-            help="Only matches at PATH or below it. Can be given several times.",
-        ),
-        click.option(
-            "--state",
-            "states",
-            type=click.Choice([str(state) for state in MatchState]),
-            metavar="STATE",
-            multiple=True,
-            help="Only matches in this state: "
-            + ", ".join(MatchState)
-            + ". Can be given several times.",
-        ),
-        click.option(
-            "--open",
-            "is_open",
-            is_flag=True,
-            help="Only matches whose story has not ended: "
-            + ", ".join(OPEN[:-1])
-            + f" or {OPEN[-1]}.",
-        ),
-    ):
-        function = option(function)
-    return function
+#: The options that choose matches.
+choice_options = together(
+    click.option(
+        "--open",
+        "is_open",
+        is_flag=True,
+        help="Only matches whose story has not ended: " + ", ".join(OPEN[:-1]) + f" or {OPEN[-1]}.",
+    ),
+    click.option(
+        "--state",
+        "states",
+        type=click.Choice([str(state) for state in MatchState]),
+        metavar="STATE",
+        multiple=True,
+        help="Only matches in this state: "
+        + ", ".join(MatchState)
+        + ". Can be given several times.",
+    ),
+    click.option(
+        "--path",
+        "paths",
+        multiple=True,
+        metavar="PATH",
+        help="Only matches at PATH or below it. Can be given several times.",
+    ),
+    click.option(
+        "--list",
+        "list_name",
+        metavar="LIST",
+        shell_complete=LISTS,
+        help="Only matches of entries of LIST.",
+    ),
+    click.option(
+        "--since",
+        type=TIME,
+        metavar="TIME",
+        help="Only matches that a scan has seen at TIME or later, in UTC.",
+    ),
+)
 
 
-def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a list of matches."""
-    for option in (
-        format_option(*FORMATS, help=FORMAT_HELP),
-        output_option(),
-        choice_options,
-    ):
-        function = option(function)
-    return function
+#: The options of a list of matches.
+_list_options = together(
+    choice_options,
+    output_option,
+    format_option(*FORMATS, help=FORMAT_HELP),
+)
 
 
 @click.group("matches", invoke_without_command=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import NOTICES
 from hashclient.cli.noticeview import document_of, line_of, text_of
-from hashclient.cli.options import refuse_before_command
+from hashclient.cli.options import refuse_before_command, together
 from hashclient.errors import AuditError, StateError
 
 if TYPE_CHECKING:
@@ -18,17 +18,12 @@ if TYPE_CHECKING:
     from hashclient.notices.lifecycle import Standing
 
 
-def _list_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a list of notices."""
-    for option in (
-        format_option("text", "json"),
-        click.option("--provider", metavar="NAME", help="Only notices of this provider."),
-        click.option(
-            "--show-all", is_flag=True, help="Also those that require no action any more."
-        ),
-    ):
-        function = option(function)
-    return function
+#: The options of a list of notices.
+_list_options = together(
+    click.option("--show-all", is_flag=True, help="Also those that require no action any more."),
+    click.option("--provider", metavar="NAME", help="Only notices of this provider."),
+    format_option("text", "json"),
+)
 
 
 @click.group("notices", invoke_without_command=True)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -20,43 +20,49 @@ from hashclient.errors import UsageError
 FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
 
 
-def report_options(
-    *formats: str, digests: str = "computed digests"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options that say how outcomes are reported.
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
-    `digests` says which digests an outcome has.
-    """
 
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in (
-            click.option(
-                "--show-digests",
-                is_flag=True,
-                help=f"Add the {digests} to each line.",
-            ),
-            click.option(
-                "--show-all",
-                is_flag=True,
-                help="Report clean and skipped inputs too, one by one.",
-            ),
-            renamed("--all", "--show-all", is_flag=True),
-            output_option(),
-            format_option(*formats, help=FORMAT_HELP),
-        ):
+def together(*options: Callable[[Any], Any]) -> Callable[[_Decorated], _Decorated]:
+    """Return one decorator for several options, which are in the help in this order."""
+
+    def add(function: _Decorated) -> _Decorated:
+        for option in reversed(options):
             function = option(function)
         return function
 
     return add
 
 
-def output_option() -> Callable[[Any], Any]:
-    """Return the `--output` option."""
-    return click.option(
-        "--output",
-        metavar="FILE",
-        type=existing_path(dir_okay=False),
-        help="Write the report to FILE instead of stdout.",
+output_option = click.option(
+    "--output",
+    metavar="FILE",
+    type=existing_path(dir_okay=False),
+    help="Write the report to FILE instead of stdout.",
+)
+
+
+def report_options(
+    *formats: str, digests: str = "computed digests"
+) -> Callable[[_Decorated], _Decorated]:
+    """Return a decorator that adds the options that say how outcomes are reported.
+
+    `digests` says which digests an outcome has.
+    """
+    return together(
+        format_option(*formats, help=FORMAT_HELP),
+        output_option,
+        renamed("--all", "--show-all", is_flag=True),
+        click.option(
+            "--show-all",
+            is_flag=True,
+            help="Report clean and skipped inputs too, one by one.",
+        ),
+        click.option(
+            "--show-digests",
+            is_flag=True,
+            help=f"Add the {digests} to each line.",
+        ),
     )
 
 

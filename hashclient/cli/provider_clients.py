@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.options import together
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.errors import UsageError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from hashclient.provider.access import Given
     from hashclient.provider.clients import Client
 
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 #: A token that expires sooner is worth a warning.
 SOON = timedelta(days=30)
 
@@ -42,27 +41,24 @@ def client() -> None:
 _name = click.argument("name")
 
 
-def _token_options(function: _Decorated) -> _Decorated:
-    """Add where the token goes, and how long it holds."""
-    for option in (
-        click.option(
-            "--valid-days",
-            type=click.IntRange(1, 3650),
-            metavar="N",
-            default=365,
-            show_default=True,
-            help="How long the token holds.",
-        ),
-        click.option(
-            "--output",
-            type=existing_path(dir_okay=False, allow_dash=True),
-            metavar="FILE",
-            required=True,
-            help="Where to write the token, which must not exist; - for stdout, to encrypt it.",
-        ),
-    ):
-        function = option(function)
-    return function
+#: Where the token goes, and how long it holds.
+_token_options = together(
+    click.option(
+        "--output",
+        type=existing_path(dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        required=True,
+        help="Where to write the token, which must not exist; - for stdout, to encrypt it.",
+    ),
+    click.option(
+        "--valid-days",
+        type=click.IntRange(1, 3650),
+        metavar="N",
+        default=365,
+        show_default=True,
+        help="How long the token holds.",
+    ),
+)
 
 
 @client.command("add")

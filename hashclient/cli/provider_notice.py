@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.noticeview import document_of, line_of
-from hashclient.cli.options import TIME
+from hashclient.cli.options import TIME, together
 from hashclient.cli.provider_options import (
     draft_option,
     key_options,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from hashclient.notices.document import Notice
     from hashclient.provider.notices import NoticeBoard, Said
 
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 _SEVERITIES = ("Extreme", "Severe", "Moderate", "Minor", "Unknown")
 _URGENCIES = ("Immediate", "Expected", "Future", "Past", "Unknown")
@@ -60,51 +58,46 @@ def _choice(words: tuple[str, ...]) -> click.Choice[str]:
     return click.Choice(words, case_sensitive=False)
 
 
-def _text_options(function: _Decorated) -> _Decorated:
-    """Add the options that say what a notice says."""
-    for option in reversed(
-        (
-            click.option("--headline", metavar="TEXT", help="The subject, in one line."),
-            click.option("--description", metavar="TEXT", help="More about it."),
-            click.option("--instruction", metavar="TEXT", help="Instructions for clients."),
-            click.option("--contact", metavar="TEXT", help="The person or office to ask."),
-            click.option("--event", metavar="TEXT", help="The kind of event, in a word."),
-            click.option(
-                "--severity",
-                type=_choice(_SEVERITIES),
-                help="How bad it is; a new notice has to say so.",
-            ),
-            click.option("--urgency", type=_choice(_URGENCIES), help="How soon to act."),
-            click.option("--certainty", type=_choice(_CERTAINTIES), help="How sure it is."),
-            click.option(
-                "--status",
-                type=_choice(_STATUSES),
-                help="A test or an exercise requires no action. [default: Actual]",
-            ),
-            click.option(
-                "--list",
-                "lists",
-                metavar="NAME",
-                multiple=True,
-                help="A list that it is about. Can be given several times.",
-            ),
-            click.option(
-                "--expires",
-                type=TIME,
-                metavar="TIME",
-                help="When it ends by itself, in UTC. [default: in 30 days]",
-            ),
-            click.option("--language", metavar="TAG", help="Of its texts. [default: en]"),
-            click.option(
-                "--sender",
-                metavar="NAME",
-                help="The sender: unique for good, like a mail address. [default: as the last]",
-            ),
-            click.option("--id", "notice_id", metavar="ID", help="The id of the notice."),
-        )
-    ):
-        function = option(function)
-    return function
+#: The options that say what a notice says.
+_text_options = together(
+    click.option("--headline", metavar="TEXT", help="The subject, in one line."),
+    click.option("--description", metavar="TEXT", help="More about it."),
+    click.option("--instruction", metavar="TEXT", help="Instructions for clients."),
+    click.option("--contact", metavar="TEXT", help="The person or office to ask."),
+    click.option("--event", metavar="TEXT", help="The kind of event, in a word."),
+    click.option(
+        "--severity",
+        type=_choice(_SEVERITIES),
+        help="How bad it is; a new notice has to say so.",
+    ),
+    click.option("--urgency", type=_choice(_URGENCIES), help="How soon to act."),
+    click.option("--certainty", type=_choice(_CERTAINTIES), help="How sure it is."),
+    click.option(
+        "--status",
+        type=_choice(_STATUSES),
+        help="A test or an exercise requires no action. [default: Actual]",
+    ),
+    click.option(
+        "--list",
+        "lists",
+        metavar="NAME",
+        multiple=True,
+        help="A list that it is about. Can be given several times.",
+    ),
+    click.option(
+        "--expires",
+        type=TIME,
+        metavar="TIME",
+        help="When it ends by itself, in UTC. [default: in 30 days]",
+    ),
+    click.option("--language", metavar="TAG", help="Of its texts. [default: en]"),
+    click.option(
+        "--sender",
+        metavar="NAME",
+        help="The sender: unique for good, like a mail address. [default: as the last]",
+    ),
+    click.option("--id", "notice_id", metavar="ID", help="The id of the notice."),
+)
 
 
 @command.command("publish")

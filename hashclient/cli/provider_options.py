@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path
 from hashclient.cli.completing import LISTS_OF_REPOSITORY
+from hashclient.cli.options import together
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
     from hashclient.provider.keys import Keys
     from hashclient.provider.repository import Repository
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
 
 repo_argument = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 list_option = click.option(
@@ -69,26 +67,17 @@ def keys_wanted(count: int | None, threshold: int | None, public: tuple[Path, ..
     return Keys(len(keys), threshold or 1, keys)
 
 
-def key_options(whose: str) -> Callable[[_Decorated], _Decorated]:
+def key_options(whose: str) -> Callable[[Any], Any]:
     """Return a decorator that adds `--keys` and `--threshold`."""
 
-    def decorate(function: _Decorated) -> _Decorated:
-        for flag, text in (
-            ("--threshold", "How many of them have to sign."),
-            ("--keys", f"How many keys to make for {whose}."),
-        ):
-            option = click.option(
-                flag,
-                type=click.IntRange(1, 16),
-                metavar="N",
-                default=1,
-                show_default=True,
-                help=text,
-            )
-            function = option(function)
-        return function
+    def number(flag: str, text: str) -> Callable[[Any], Any]:
+        kind = click.IntRange(1, 16)
+        return click.option(flag, type=kind, metavar="N", default=1, show_default=True, help=text)
 
-    return decorate
+    return together(
+        number("--keys", f"How many keys to make for {whose}."),
+        number("--threshold", "How many of them have to sign."),
+    )
 
 
 def warn_expiring(app: App, repository: Repository) -> bool:
