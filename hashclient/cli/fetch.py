@@ -10,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import LISTS
-from hashclient.cli.noticeview import document_of_fetched, show_notices
+from hashclient.cli.notices import document_of_fetched, show_notices
 from hashclient.cli.output import MOST_SHOWN, shortened
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError

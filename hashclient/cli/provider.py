@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.importing import (
-    check_category,
-    make_reading,
-    open_files,
-    publishing_options,
-    reading_options,
-    say_remarks,
-)
+from hashclient.cli.completing import ROLES
+from hashclient.cli.output import table
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_export import command as export
-from hashclient.cli.provider_keys import key
-from hashclient.cli.provider_list import command as list_group
+from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
+from hashclient.cli.provider_lists import consolidate, list_group, publish, withdraw
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
     draft_option,
     key_options,
     keys_wanted,
-    list_option,
     public_key_option,
     repo_argument,
     repository_at,
@@ -37,12 +31,13 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
-from hashclient.cli.provider_passphrase import new_passphrase, passphrase_option, passphrases
-from hashclient.cli.provider_roles import renew, rotate
-from hashclient.cli.provider_view import show_change, status_text, warn_doubles
 from hashclient.cli.signals import Terminated
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
+from hashclient.system.times import for_people
+
+if TYPE_CHECKING:
+    from hashclient.provider.results import Status
 
 
 @click.group("provider")
@@ -110,202 +105,6 @@ def init(
     warn_closed(app, repository)
 
 
-@command.command("publish", short_help="Add the entries of FILE... to a list.")
-@repo_argument
-@list_option
-@click.argument("files", metavar="FILE…", nargs=-1, required=True)
-@reading_options
-@publishing_options
-@click.option(
-    "--replace",
-    is_flag=True,
-    help="The files are the whole list: withdraw entries that they lack, keep equal entries.",
-)
-@click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
-@click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
-@key_options("a new list")
-@public_key_option
-@draft_option
-@passphrase_option
-@format_option("text", "json")
-@pass_app
-def publish(
-    app: App,
-    directory: Path,
-    list_name: str,
-    files: tuple[str, ...],
-    where: str | None,
-    columns: tuple[str, ...],
-    category: str | None,
-    category_map: Path | None,
-    known_good: tuple[str, ...],
-    max_bad: int,
-    replace: bool,
-    new_list: bool,
-    dry_run: bool,
-    passphrase_file: Path | None,
-    output_format: str,
-    keys: int,
-    threshold: int,
-    public_keys: tuple[Path, ...],
-    draft: Path | None,
-) -> None:
-    """Add the entries of FILE... to a list, as its next generation.
-
-    A FILE is CSV or TSV with a header (entry_id, md5, sha1, sha256, size, category, added; one
-    digest column at least), an ICSE export, VICS JSON of Project VIC or CAID, NCMEC hash sharing
-    XML, JSONL, Parquet, output of md5sum, sha1sum, sha256sum or hashdeep, ClamAV signatures (.hdb,
-    .hsb), the NSRL database (RDSv3) or NSRLFile.txt, or one digest a line; in gzip or zstd, too;
-    `-` is standard input. docs/import.md describes them all. An entry without an id gets one. All
-    is checked first: with more than --max-bad rows that cannot be used, digests of the empty file
-    among them, nothing is published. Entries whose digests are listed before are published, and
-    counted.
-
-    The first publication makes the list and its keys; beside other lists it wants --new-list. A
-    file that was published before adds nothing. With --public-key, the keys of the list are those
-    of people, who sign apart: they are given a --draft.
-
-    \b
-      hashclient provider publish /srv/lists --list baseline entries.csv
-      hashclient provider publish /srv/lists --list baseline \\
-            --where 'Baseline = true' icse.csv
-      sha256sum * | hashclient provider publish /srv/lists --list local -
-    """
-    check_category(category)
-    if draft is not None and dry_run:
-        raise UsageError("give either --draft or --dry-run")
-    if replace and max_bad:
-        raise UsageError(
-            "--replace takes no --max-bad: skipped entries would be withdrawn",
-            hint="see to the rows that cannot be used first",
-        )
-    reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.publish(
-        list_name,
-        open_files(files, sys.stdin.buffer),
-        list_keys=keys_wanted(keys, threshold, public_keys),
-        reading=reading,
-        category=category,
-        known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
-        replace=replace,
-        dry_run=dry_run,
-        draft=draft,
-        may_be_new=new_list,
-        again=False,
-    )
-    remarks = reading.remarks
-    more: dict[str, Any] = {
-        "listed_before": done.listed.count if done.listed else 0,
-        "repeated": done.repeated.count if done.repeated else 0,
-        "withdrawn": done.withdrawn,
-        "not_meant": remarks.not_meant,
-        "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
-        "dry_run": dry_run,
-        "draft": draft if draft and draft.exists() else None,
-    }
-    what = "would be added" if dry_run or draft else "added"
-    show_change(app, done, what, output_format, more, with_withdrawn=replace)
-    say_remarks(app, reading)
-    if not (done.changed or done.withdrawn):
-        app.say("all of it is listed already: nothing was published")
-    warn_doubles(app, done, dry_run=dry_run or draft is not None)
-    say_draft(app, draft)
-    if not dry_run and draft is None:
-        warn_expiring(app, repository)
-
-
-@command.command("withdraw")
-@repo_argument
-@list_option
-@click.argument("entry_ids", metavar="[ENTRY_ID…]", nargs=-1)
-@click.option("--from", "files", metavar="FILE", multiple=True, help="Ids, one a line; - is stdin.")
-@click.option(
-    "--generation",
-    type=click.IntRange(1, 2**53 - 1),
-    metavar="N",
-    help="All entries that this generation added.",
-)
-@draft_option
-@passphrase_option
-@format_option("text", "json")
-@pass_app
-def withdraw(
-    app: App,
-    directory: Path,
-    list_name: str,
-    entry_ids: tuple[str, ...],
-    files: tuple[str, ...],
-    generation: int | None,
-    draft: Path | None,
-    passphrase_file: Path | None,
-    output_format: str,
-) -> None:
-    """Take entries off a list, as its next generation.
-
-    It is one generation, however many entries they are.
-
-    \b
-      hashclient provider withdraw /srv/lists --list baseline 2024-017 2024-018
-      hashclient provider withdraw /srv/lists --list baseline --from ids.txt
-      hashclient provider withdraw /srv/lists --list baseline --generation 7
-    """
-    if (bool(entry_ids), bool(files), generation is not None).count(True) != 1:
-        raise UsageError("give either ENTRY_ID…, or --from, or --generation")
-    repository = repository_at(app, directory, passphrases(passphrase_file))
-    if files:
-        from hashclient.provider.ids import read_ids
-
-        entry_ids = tuple(read_ids(open_files(files, sys.stdin.buffer)))
-    done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
-    what = "would be withdrawn" if draft else "withdrawn"
-    show_change(app, done, what, output_format, {"draft": draft})
-    say_draft(app, draft)
-    warn_expiring(app, repository)
-
-
-@command.command("consolidate")
-@repo_argument
-@list_option
-@click.option(
-    "--keep-newest",
-    type=click.IntRange(0, 1_000_000),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Leave the newest N generations as they are.",
-)
-@draft_option
-@passphrase_option
-@format_option("text", "json")
-@pass_app
-def consolidate(
-    app: App,
-    directory: Path,
-    list_name: str,
-    keep_newest: int,
-    draft: Path | None,
-    passphrase_file: Path | None,
-    output_format: str,
-) -> None:
-    """Join small segments of a list into few larger ones.
-
-    The list stays the same, and new clients download less. Clients that are up to date download
-    nothing; those that were away for more than N generations may build the list again. Once a
-    day, from cron, is enough.
-
-    \b
-      hashclient provider consolidate /srv/lists --list baseline
-    """
-    repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.consolidate(list_name, keep_newest=keep_newest, draft=draft)
-    joined = f"{done.before} segments -> {done.after}"
-    text = f"list {done.list_name}: generation {done.generation}: {joined}"
-    app.show(output_format, done, text)
-    say_draft(app, draft)
-    warn_expiring(app, repository)
-
-
 @command.command("status")
 @repo_argument
 @format_option("text", "json")
@@ -323,9 +122,116 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
     """
     repository = repository_at(app, directory)
     found = repository.status()
-    app.show(output_format, found, status_text(found, app.now()), indent=2)
+    app.show(output_format, found, _status_text(found, app.now()), indent=2)
     warn_closed(app, repository)
     return ExitCode.STALE if warn_expiring(app, repository) else ExitCode.OK
+
+
+@command.command("rotate", short_help="Replace the keys of ROLE by new ones.")
+@repo_argument
+@click.argument("role", shell_complete=ROLES)
+@click.option(
+    "--keys", type=click.IntRange(1, 16), metavar="N", help="New keys. [default: as many]"
+)
+@click.option(
+    "--threshold",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="How many of them have to sign. [default: as before]",
+)
+@public_key_option
+@draft_option
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def rotate(
+    app: App,
+    directory: Path,
+    role: str,
+    keys: int | None,
+    threshold: int | None,
+    public_keys: tuple[Path, ...],
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
+    """Replace the keys of ROLE by new ones and remove the old ones.
+
+    ROLE is root, targets, snapshot, timestamp, notices or the name of a list. Clients follow by
+    themselves. Rotate after a key may have leaked, or was lost. The keys of the root have to be
+    here; for notices and a list, those of targets. With --public-key, the new keys are those of
+    people, who sign a --draft apart; it needs signatures of the root, or of targets, as well.
+
+    \b
+      hashclient provider rotate /srv/lists timestamp
+      hashclient provider rotate /srv/lists root --keys 3 --threshold 2
+      hashclient provider rotate /srv/lists baseline --threshold 2 --draft new \\
+            --public-key alice.pub --public-key bob.pub --public-key carol.pub
+    """
+    if not public_keys and (keys is None) != (threshold is None):
+        raise UsageError(
+            "`rotate` needs both --keys and --threshold, or neither",
+            hint="without them there will be as many keys as before",
+        )
+    if public_keys and threshold is None:
+        raise UsageError("`rotate` needs --threshold with --public-key")
+    wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    repository.rotate(role, wanted, draft=draft)
+    document = {"rotated": role} if draft is None else {"drafted": [role]}
+    app.show(output_format, document, (), nothing="" if draft else f"role {role} has new keys")
+    say_draft(app, draft)
+    warn_expiring(app, repository)
+
+
+@command.command("renew", short_help="Sign again roles that are due.")
+@repo_argument
+@click.option(
+    "--draft",
+    type=existing_path(),
+    metavar="DIR",
+    help="Write due roles whose keys are elsewhere into a new directory, for people to sign.",
+)
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def renew(
+    app: App,
+    directory: Path,
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> ExitCode:
+    """Sign the timestamp again, and each role past half of its time.
+
+    Clients refuse a repository whose signatures have expired, so run this every day. A role
+    that is due but whose keys are kept elsewhere is named; bring them in time.
+
+    \b
+      hashclient provider renew /srv/lists
+
+    Exit codes: 0 what is due is signed, or there is time; 7 a role has expired whose keys are not
+    here; all are in `hashclient --help`.
+    """
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    if draft is not None:
+        drafted = repository.draft_renewal(draft)
+        to_sign = f"to be signed: {', '.join(drafted)}"
+        app.show(output_format, {"drafted": drafted}, (), nothing=to_sign)
+        say_draft(app, draft)
+        return ExitCode.OK
+    done = repository.renew()
+    signed = f"signed again: {', '.join(done.signed)}"
+    document = {"signed": done.signed, "skipped": done.skipped}
+    app.show(output_format, document, (), nothing=signed)
+    has_expired = warn_expiring(app, repository)
+    if done.skipped:
+        app.warn(
+            f"due, but the keys are not here: {', '.join(done.skipped)}",
+            hint=f"{'; '.join(done.wanting)}; then run `renew` again, or `renew --draft DIR` for"
+            " people to sign",
+        )
+    return ExitCode.STALE if has_expired else ExitCode.OK
 
 
 @command.command("serve")
@@ -369,18 +275,36 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
         app.debug("stopped")
 
 
+def _status_text(found: Status, now: datetime) -> Iterator[str]:
+    """Yield the published state as two tables; roles expired at `now` are marked."""
+    rows = [["ROLE", "VERSION", "KEYS", "EXPIRES"]]
+    for role in found.roles:
+        when = for_people(role.expires) + ("  expired" if role.expires <= now else "")
+        rows.append([role.name, str(role.version), f"{role.threshold} of {role.keys}", when])
+    lists = [["LIST", "GENERATION", "LIVE", "SEGMENTS", "PUBLISHED"]]
+    for one in found.lists:
+        numbers = map(str, (one.generation, one.live, one.segments))
+        lists.append([one.name, *numbers, for_people(one.published_at)])
+    yield from table(rows)
+    yield from ("", *(table(lists) if found.lists else ["no list yet"]))
+    if found.ended:
+        yield from ("", f"ended: {', '.join(found.ended)}")
+    yield from ("", f"root.json sha256 {found.root_sha256}")
+
+
 for _other in (
+    publish,
+    withdraw,
+    consolidate,
+    list_group,
     export,
     draft,
-    rotate,
-    renew,
     show,
     find,
     diff,
     client,
     server_config,
     log,
-    list_group,
     key,
     notice,
 ):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.noticeview import lines_of
+from hashclient.cli.notices import lines_of
+from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
-from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.noticeview import document_of, line_of
+from hashclient.cli.notices import document_of, line_of
 from hashclient.cli.options import TIME, together
+from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
     draft_option,
     key_options,
@@ -20,7 +21,6 @@ from hashclient.cli.provider_options import (
     say_draft,
     warn_expiring,
 )
-from hashclient.cli.provider_passphrase import passphrase_option, passphrases
 from hashclient.errors import UsageError
 from hashclient.system.times import for_people
 

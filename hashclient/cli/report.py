@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,9 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import renamed
-from hashclient.cli.output import facts, table
-from hashclient.cli.reportview import (
-    count_of,
-    note_of,
-    report_document,
-    show_attempts,
-    show_report,
-)
-from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
+from hashclient.cli.output import facts
+from hashclient.cli.report_show import count_of, open_outbox, report_document, status
+from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
@@ -88,7 +82,7 @@ def prepare(
         raise UsageError(
             "say which matches: their ids, or --all", hint="`hashclient matches` lists them"
         )
-    outbox = _outbox(app)
+    outbox = open_outbox(app)
     with open_record(app) as record:
         if all_matches:
             matches = _unreported(outbox, record, destination)
@@ -183,42 +177,7 @@ def submit(
                 sender.send_due() if due_reports else sender.send_waiting()
             )
         nothing = "no report waits" if all_reports else ""
-        return show_attempts(app, itertools.chain(failures, attempts), output_format, nothing)
-
-
-@command.command("status")
-@click.argument("report_id", metavar="[REPORT]", required=False, shell_complete=REPORTS)
-@format_option("text", "json")
-@pass_app
-def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
-    """Show all reports with their states, or one with its history.
-
-    For a failed report, this shows why it failed and when it is tried next; for a retracted one,
-    who retracted it and why.
-
-    \b
-      hashclient report status
-      hashclient report status r-3kdz7wnq2m
-    """
-    outbox = _outbox(app)
-    if report_id is not None:
-        show_report(app, outbox.get(report_id), output_format)
-        return ExitCode.OK
-    code, reports = ExitCode.OK, []
-    for name in outbox.ids():
-        try:
-            reports.append(outbox.get(name))
-        except StateError as error:
-            code = error.exit_code
-            app.warn(error.message, error.hint)
-    reports.sort(key=lambda report: (report.created, report.id))
-    rows = [
-        [r.id, str(r.state), r.destination, count_of(r), note_of(r, app.now())] for r in reports
-    ]
-    nothing = "no reports yet" if code is ExitCode.OK else ""
-    document = {"reports": [report_document(report) for report in reports]}
-    app.show(output_format, document, table(rows), nothing=nothing)
-    return code
+        return _show_attempts(app, itertools.chain(failures, attempts), output_format, nothing)
 
 
 @command.command("acknowledge")
@@ -240,7 +199,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'
     """
     with open_record(app) as record:
-        report = _outbox(app).acknowledge(report_id, reference, record)
+        report = open_outbox(app).acknowledge(report_id, reference, record)
     text = f"acknowledged {report.id}: {printable(reference)}"
     app.show(output_format, report_document(report), text)
 
@@ -261,7 +220,7 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
       hashclient report retract r-3kdz7wnq2m --reason 'entry withdrawn'
     """
     with _sender(app, ()) as sender:
-        return show_attempts(app, [sender.retract(report_id, reason=reason)], output_format)
+        return _show_attempts(app, [sender.retract(report_id, reason=reason)], output_format)
 
 
 @command.command("verify")
@@ -312,12 +271,6 @@ def verify(
         app.say("hint: compare the public key with the reporter's, got in another way")
 
 
-def _outbox(app: App) -> Outbox:
-    from hashclient.reporting.outbox import Outbox
-
-    return Outbox(app.session)
-
-
 @contextlib.contextmanager
 def _sender(
     app: App, identity_paths: tuple[Path, ...], *, allow_closed: bool = False
@@ -329,7 +282,7 @@ def _sender(
     identities = [key for path in identity_paths for key in load_identities(path)]
     with open_record(app) as record, bytes_progress(app, "sent") as on_bytes:
         yield Sender(
-            _outbox(app),
+            open_outbox(app),
             record,
             identities=identities,
             on_bytes=on_bytes,
@@ -375,3 +328,37 @@ def _one_by_one(
             if len(report_ids) == 1 and isinstance(error, UsageError):
                 raise
             yield error
+
+
+def _show_attempts(
+    app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
+) -> ExitCode:
+    """Print the results of attempts as they come; return the worst exit code.
+
+    Without attempts, print `nothing`.
+    """
+    code = ExitCode.OK
+    documents = []
+    for sent in attempts:
+        nothing = ""
+        if isinstance(sent, HashclientError):
+            code = max(code, sent.exit_code)
+            app.warn(sent.message, sent.hint)
+            continue
+        report = sent.report
+        documents.append(
+            {**report_document(report), "detail": sent.detail, "notes": list(sent.notes)}
+        )
+        if sent.error is not None:
+            code = max(code, sent.error.exit_code)
+            app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
+        elif output_format == "text":
+            app.out(f"{report.id}  {printable(sent.detail)}")
+        for note in sent.notes:
+            code = max(code, ExitCode.INCOMPLETE)
+            app.warn(f"report {report.id}: {note}")
+    app.show(output_format, {"reports": documents}, (), nothing=nothing)
+    return code
+
+
+command.add_command(status)

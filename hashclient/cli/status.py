@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.early import load_numpy
-from hashclient.cli.noticeview import severity_of
+from hashclient.cli.notices import severity_of
 from hashclient.cli.output import MOST_SHOWN, json_text, shortened
 from hashclient.cli.outputfile import replace
 from hashclient.errors import ExitCode

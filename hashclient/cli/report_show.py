@@ -1,24 +1,59 @@
-"""Shows reports: lines for people, JSON values for programs."""
+"""`report status`: all reports, or one with its history; also how others show a report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hashclient.cli.app import App
-from hashclient.cli.output import facts
-from hashclient.errors import ExitCode, HashclientError
+import click
+
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.completing import REPORTS
+from hashclient.cli.output import facts, table
+from hashclient.errors import ExitCode, StateError
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
-    from hashclient.reporting.report import Report, Sent
+    from hashclient.reporting.outbox import Outbox
+    from hashclient.reporting.report import Report
 
 
-def show_report(app: App, report: Report, output_format: str) -> None:
-    """Print all of one report, for people or as JSON."""
-    app.show(output_format, report_document(report), _lines(report, app.now()))
+@click.command("status")
+@click.argument("report_id", metavar="[REPORT]", required=False, shell_complete=REPORTS)
+@format_option("text", "json")
+@pass_app
+def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
+    """Show all reports with their states, or one with its history.
+
+    For a failed report, this shows why it failed and when it is tried next; for a retracted one,
+    who retracted it and why.
+
+    \b
+      hashclient report status
+      hashclient report status r-3kdz7wnq2m
+    """
+    outbox = open_outbox(app)
+    if report_id is not None:
+        report = outbox.get(report_id)
+        app.show(output_format, report_document(report), _lines(report, app.now()))
+        return ExitCode.OK
+    code, reports = ExitCode.OK, []
+    for name in outbox.ids():
+        try:
+            reports.append(outbox.get(name))
+        except StateError as error:
+            code = error.exit_code
+            app.warn(error.message, error.hint)
+    reports.sort(key=lambda report: (report.created, report.id))
+    rows = [
+        [r.id, str(r.state), r.destination, count_of(r), note_of(r, app.now())] for r in reports
+    ]
+    nothing = "no reports yet" if code is ExitCode.OK else ""
+    document = {"reports": [report_document(report) for report in reports]}
+    app.show(output_format, document, table(rows), nothing=nothing)
+    return code
 
 
 def _lines(report: Report, now: datetime) -> Iterator[str]:
@@ -96,32 +131,8 @@ def note_of(report: Report, now: datetime) -> str:
     return printable("; ".join(notes))
 
 
-def show_attempts(
-    app: App, attempts: Iterable[Sent | HashclientError], output_format: str, nothing: str = ""
-) -> ExitCode:
-    """Print the results of attempts as they come; return the worst exit code.
+def open_outbox(app: App) -> Outbox:
+    """Return the reports of the state directory."""
+    from hashclient.reporting.outbox import Outbox
 
-    Without attempts, print `nothing`.
-    """
-    code = ExitCode.OK
-    documents = []
-    for sent in attempts:
-        nothing = ""
-        if isinstance(sent, HashclientError):
-            code = max(code, sent.exit_code)
-            app.warn(sent.message, sent.hint)
-            continue
-        report = sent.report
-        documents.append(
-            {**report_document(report), "detail": sent.detail, "notes": list(sent.notes)}
-        )
-        if sent.error is not None:
-            code = max(code, sent.error.exit_code)
-            app.warn(f"report {report.id}: {sent.error.message}", sent.error.hint)
-        elif output_format == "text":
-            app.out(f"{report.id}  {printable(sent.detail)}")
-        for note in sent.notes:
-            code = max(code, ExitCode.INCOMPLETE)
-            app.warn(f"report {report.id}: {note}")
-    app.show(output_format, {"reports": documents}, (), nothing=nothing)
-    return code
+    return Outbox(app.session)
