@@ -218,7 +218,7 @@ def test_a_closed_match_stays_closed_when_its_file_is_removed(state: State) -> N
     assert state.states() == {"sub/deep/a": "closed"}
 
 
-def test_a_match_of_an_earlier_version_waits_until_its_place_is_known(state: State) -> None:
+def test_a_match_whose_place_is_unknown_waits_until_a_scan_has_found_it_again(state: State) -> None:
     with sqlite3.connect(state.path / MATCHES_NAME) as db:
         db.execute("UPDATE match SET standing = NULL")
     db.close()

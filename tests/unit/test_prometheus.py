@@ -150,7 +150,7 @@ def test_an_absent_part_of_the_status_has_no_samples() -> None:
 
 
 @pytest.mark.parametrize("exit_code", ["10", None])
-def test_a_record_of_another_version_is_no_reason_to_fail(exit_code: object) -> None:
+def test_a_record_without_an_exit_code_is_no_reason_to_fail(exit_code: object) -> None:
     audit = AuditStatus(record("fetch"), record("scan-end", exit_code=exit_code))
     found = parsed(render(Status([], {}, ExitCode.OK, audit=audit)))
     assert "last_scan_end_timestamp_seconds" in found
