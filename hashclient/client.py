@@ -171,7 +171,7 @@ class Client:
         state_dir = session.settings.state_dir
         lists = lists or session.open_lists()
         key_id = lists.sealer.key_id
-        summary = Summary(lists.states, missing=lists.missing)
+        summary = Summary(lists=lists.states, missing=lists.missing)
         progress = Progress(summary)
         mounts = Mounts(
             state_dir, on_failure=observer.failed, on_change=observer.file_system_changed
@@ -318,7 +318,7 @@ class Client:
         observer = front.observer
         names = [os.fspath(path) for path in files]
         lists = lists or self.session.open_lists()
-        summary = Summary(lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
+        summary = Summary(lists=lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
         batches = batches_of(digests, names, stdin, observer.failed, reading)
         key_id = lists.sealer.key_id
         return Run(

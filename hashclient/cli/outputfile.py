@@ -413,7 +413,7 @@ def _failed_report(
     from hashclient.core.verdict import Summary
     from hashclient.formats.interface import FORMATS, Context, formatter
 
-    summary = Summary(())
+    summary = Summary(lists=())
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         summary.stopped = code
     else:

@@ -6,10 +6,9 @@ and is short enough to check by reading.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
+from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
@@ -19,40 +18,16 @@ MAX_REASONS = 50
 OTHER_REASONS = "other reasons"
 
 
-def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add numbers to others, each to that of the same kind."""
-    for kind, number in more.items():
-        total[kind] = total.get(kind, 0) + number
-
-
-class Summary(msgspec.Struct):
+class Summary(Counts, kw_only=True):
     """The counts of a run so far. Every input is counted under exactly one kind.
 
-    `bytes_read` counts a second reading, too. Whether a file that matches needs one depends on the
-    files before it, so that number can differ between two runs over the same files.
-
-    Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
-    `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
-    wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
-    last, `believed_unchanged` inputs are unproven, all others are proven. `by_store_digest` objects
-    are decided by a digest from their store; it is None where no store was asked. `members` of the
-    inputs are in containers; `members_read` of these were read. With `opens_containers` False,
-    containers are not opened; None means that it is not known.
+    With `opens_containers` False, containers are not opened; None means that it is not known.
     """
 
     lists: tuple[ListState, ...]
     counts: dict[Kind, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Kind, 0))
-    files_read: int = 0
-    bytes_read: int = 0
-    ruled_out_by_size: int = 0
-    known_unchanged: int = 0
-    believed_unchanged: int = 0
-    ruled_out_by_claim: int = 0
-    by_store_digest: int | None = None
-    members: int = 0
-    members_read: int = 0
-    #: Inputs that hold others and are of a kind that is not opened, by kind.
-    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
+    #: Whether stores of objects were asked.
+    asks_stores: bool = False
     opens_containers: bool | None = None
     #: Matches of earlier scans whose files this scan found to be gone.
     gone: int = 0

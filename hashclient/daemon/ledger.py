@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from hashclient.core.counts import add_by_kind
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import Summary, add_by_kind
+from hashclient.core.verdict import Summary
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.repeats import Repeats
@@ -77,7 +78,7 @@ class Ledger:
 
     def _renew(self) -> None:
         lists = self._lists
-        self.summary = Summary(lists.states, missing=lists.lists.missing)
+        self.summary = Summary(lists=lists.states, missing=lists.lists.missing)
         self._recorder = RunRecord(
             self._session,
             COMMAND,

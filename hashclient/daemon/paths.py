@@ -19,10 +19,10 @@ import msgspec
 
 from hashclient.containers.fronts import has_behind
 from hashclient.containers.unopened import kind_by_begin
+from hashclient.core.counts import add_by_kind
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import add_by_kind
 from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse

@@ -179,7 +179,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
-        **({} if summary.by_store_digest is None else {"by_store_digest": summary.by_store_digest}),
+        **({"by_store_digest": summary.by_store_digest} if summary.asks_stores else {}),
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
@@ -268,7 +268,7 @@ def inside_text(summary: Summary) -> str | None:
         return None
     if not summary.opens_containers:
         # Only objects have --no-read, with which none is read.
-        may_not_read = summary.by_store_digest is not None and not summary.files_read
+        may_not_read = summary.asks_stores and not summary.files_read
         why = "--no-members or --no-read" if may_not_read else "--no-members"
         return f"archives and mail were not opened: {why}"
     if not summary.members:
@@ -291,7 +291,7 @@ def rests_on(summary: Summary) -> str:
     parts = {
         "ruled out by size": summary.ruled_out_by_size,
         "ruled out by a claimed size": summary.ruled_out_by_claim,
-        "decided by a digest of their store": summary.by_store_digest or 0,
+        "decided by a digest of their store": summary.by_store_digest,
         "known unchanged": summary.known_unchanged,
         "of them believed unchanged": summary.believed_unchanged,
     }

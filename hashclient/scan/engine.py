@@ -16,7 +16,7 @@ import msgspec
 from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import Summary, add_by_kind
+from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
@@ -144,7 +144,7 @@ def scan(
             checker = StreamChecker(judge, keep_clean=keep_clean, members=members())
             results = itertools.chain(stream.check(checker), results)
         if objects is not None:
-            summary.by_store_digest = 0
+            summary.asks_stores = True
             # After all forks: threads that their libraries start live in one process only.
             of_objects = objects.check(judge, members, keep_clean=keep_clean)
             results = itertools.chain(results, of_objects)
@@ -164,18 +164,7 @@ def scan(
                     item.reported.path is not None
                 ):  # of this result alone: others are still at theirs
                     progress.reading.pop(item.reported.path, None)
-                summary.files_read += item.files_read
-                summary.bytes_read += item.bytes_read
-                summary.ruled_out_by_size += item.ruled_out_by_size
-                summary.known_unchanged += item.known_unchanged
-                summary.believed_unchanged += item.believed_unchanged
-                summary.ruled_out_by_claim += item.ruled_out_by_claim
-                if item.by_store_digest:
-                    told_by_store = summary.by_store_digest or 0
-                    summary.by_store_digest = told_by_store + item.by_store_digest
-                summary.members += item.members
-                summary.members_read += item.members_read
-                add_by_kind(summary.not_opened, item.not_opened)
+                summary.add_counts(item)
                 summary.counts[Kind.CLEAN] += item.clean
                 for outcome in map(accept, item.outcomes):
                     # Clean ones are in the count already, whether or not they are asked for.

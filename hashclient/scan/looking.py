@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.counts import add_by_kind
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import add_by_kind
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.checked import File, Look

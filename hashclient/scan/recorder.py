@@ -258,7 +258,7 @@ class RunRecord:
             }
         if summary.opens_containers is not None or summary.not_opened:
             data["not_opened"] = summary.not_opened
-        if summary.by_store_digest is not None:
+        if summary.asks_stores:
             data["by_store_digest"] = summary.by_store_digest
         if summary.gaps:
             data |= {

@@ -100,7 +100,7 @@ def write(path: Path, found: list[Handled]) -> Path:
         ListState("local", 1, NOW, fresh=False),
         ListState("old", 1, NOW, fresh=False, in_grace=True),
     )
-    summary = Summary(states)
+    summary = Summary(lists=states)
     for outcome in found:
         written.outcome(outcome)
         summary.add(outcome.outcome)

@@ -122,7 +122,7 @@ def app(directory: Path) -> App:
 
 
 def test_a_scan_is_drawn_again_below_what_is_written(tmp_path: Path, terminal: Terminal) -> None:
-    one, summary = app(tmp_path), Summary(())
+    one, summary = app(tmp_path), Summary(lists=())
     with terminal, bars.scan_progress(one, Progress(summary)) as tick:
         summary.add(Outcome(Kind.CLEAN, "a"))
         tick()
@@ -160,7 +160,7 @@ def test_progress_never_goes_back_and_names_the_file(
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(engine, "TICK_S", -1.0)
     monkeypatch.setattr(engine, "TICK_SHARE", 0)
-    progress = Progress(Summary(()))
+    progress = Progress(Summary(lists=()))
     state = make_state(tmp_path, {"base": csv_of({"e": LISTED})})
     lists = open_lists(Settings(state, tmp_path, None, Config()), {}, datetime.now(UTC))
     told = []
@@ -210,7 +210,7 @@ def test_the_share_and_the_time_left_are_shown_once_all_is_counted(
     tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bars, "MIN_ELAPSED_S", 0.0)
-    progress, total = Progress(Summary(())), [None, 8, 8, 1]
+    progress, total = Progress(Summary(lists=())), [None, 8, 8, 1]
     with terminal, bars.scan_progress(app(tmp_path), progress, lambda: total.pop(0)) as tick:
         for _ in range(4):
             progress.summary.add(Outcome(Kind.CLEAN, "a"))
@@ -282,7 +282,7 @@ def test_a_fetch_is_drawn_list_by_list(tmp_path: Path, terminal: Terminal) -> No
 
 def test_no_progress_is_drawn_without_a_terminal(tmp_path: Path, terminal: Terminal) -> None:
     quiet = App(lambda: Settings(tmp_path, tmp_path, None, Config()), -1)
-    with terminal, bars.scan_progress(quiet, Progress(Summary(()))) as tick:
+    with terminal, bars.scan_progress(quiet, Progress(Summary(lists=()))) as tick:
         tick()
     with terminal, bars.fetch_progress(quiet) as show:
         show("base", 0, 1)

@@ -376,7 +376,7 @@ def test_a_scan_does_not_read_again_what_it_knows(
     place = make(state)
 
     def scanned() -> tuple[dict[str, Kind], int, int]:
-        summary = Summary(lists.states)
+        summary = Summary(lists=lists.states)
         source = Trees([str(tree)], WalkOptions())
         found = scan(
             source,

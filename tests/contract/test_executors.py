@@ -228,7 +228,7 @@ trees = st.dictionaries(st.tuples(names, names, names), contents, max_size=25)
 def scanned(
     tree: Path, lists: OpenLists, executor: Executor, trees: Trees | None = None
 ) -> tuple[list[Outcome], Summary]:
-    summary = Summary(lists.states)
+    summary = Summary(lists=lists.states)
     found = scan(
         trees or Trees([str(tree)], WalkOptions()),
         lists,

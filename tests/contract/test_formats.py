@@ -160,7 +160,7 @@ def summaries() -> list[Summary]:
         Gap("baseline", (Algorithm.MD5,), 12, 2_000_000, 37),
         Gap("local", (Algorithm.MD5, Algorithm.SHA1, Algorithm.SHA256), 1, 1, 1),
     )
-    full = Summary(states, stopped=ExitCode.INTERRUPTED, missing=missing, gaps=gaps)
+    full = Summary(lists=states, stopped=ExitCode.INTERRUPTED, missing=missing, gaps=gaps)
     full.failed, full.failure = ExitCode.AUDIT, "cannot write the audit log: /srv/x: disk full"
     for outcome in outcomes("x"):
         full.add(outcome.outcome)
@@ -170,17 +170,17 @@ def summaries() -> list[Summary]:
     full.believed_unchanged = 7_654_321
     full.opens_containers, full.members, full.members_read = True, 5, 4
     full.not_opened = {"disk": 2, "pst": 1_234}
-    clean = Summary(states[:1])
+    clean = Summary(lists=states[:1])
     clean.counts[Kind.CLEAN] = 1
     return [
-        Summary(()),
-        Summary(states),
+        Summary(lists=()),
+        Summary(lists=states),
         full,
         clean,
-        Summary(states[:1], failed=ExitCode.AUDIT),
-        Summary(states[:1], stopped=ExitCode.TERMINATED),
-        Summary(states[:1], missing=missing[:1], ruled_out_by_size=1),
-        Summary(states[:1], gaps=gaps[1:], gaps_accepted=True, known_unchanged=1),
+        Summary(lists=states[:1], failed=ExitCode.AUDIT),
+        Summary(lists=states[:1], stopped=ExitCode.TERMINATED),
+        Summary(lists=states[:1], missing=missing[:1], ruled_out_by_size=1),
+        Summary(lists=states[:1], gaps=gaps[1:], gaps_accepted=True, known_unchanged=1),
     ]
 
 
@@ -296,7 +296,7 @@ def test_a_run_with_a_match_that_was_interrupted_does_not_look_complete(
     found = [o for o in outcomes("path") if o.outcome.kind is Kind.MATCH]
     texts = []
     for ended in (None, stopped):
-        summary = Summary(summaries()[3].lists, stopped=ended)
+        summary = Summary(lists=summaries()[3].lists, stopped=ended)
         for outcome in found:
             summary.add(outcome.outcome)
         texts.append(write(name, found, summary))
@@ -328,7 +328,7 @@ def test_a_command_that_failed_says_so_and_nothing_else(
     name: str, form: Format, command: str
 ) -> None:
     for code in set(ExitCode) - {ExitCode.OK}:
-        summary = Summary(())
+        summary = Summary(lists=())
         if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
             summary.stopped = code
         else:
@@ -363,7 +363,7 @@ def test_where_by_whom_and_for_what_a_run_was_called_is_in_every_format(name: st
 
 
 def test_skipped_files_are_counted_by_reason(name: str, form: Format) -> None:
-    summary = Summary(())
+    summary = Summary(lists=())
     for reason in ("symbolic link", "symbolic link", "socket", None):
         summary.add(handled(Kind.SKIPPED, "x", reason=reason).outcome)
     text = write(name, [], summary)
@@ -374,16 +374,16 @@ def test_skipped_files_are_counted_by_reason(name: str, form: Format) -> None:
 
 
 def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) -> None:
-    summary = Summary((), opens_containers=True, not_opened={"qcow": 2, "pst": 1})
+    summary = Summary(lists=(), opens_containers=True, not_opened={"qcow": 2, "pst": 1})
     text = write(name, [], summary)
     for kind, number in summary.not_opened.items():
         assert re.search(rf"{kind}\W{{1,6}}{number}\b", text), text
     assert form.read(text).files == []
-    assert "qcow" not in write(name, [], Summary((), opens_containers=True))
+    assert "qcow" not in write(name, [], Summary(lists=(), opens_containers=True))
 
 
 def test_reasons_without_end_are_summed_up() -> None:
-    summary = Summary(())
+    summary = Summary(lists=())
     for number in range(1000):
         summary.add(handled(Kind.SKIPPED, "x", reason=f"reason {number}").outcome)
     assert len(summary.skipped) == 51
@@ -393,7 +393,7 @@ def test_reasons_without_end_are_summed_up() -> None:
 def test_an_interrupted_report_is_valid_with_its_outcomes_so_far(name: str, form: Format) -> None:
     found = outcomes("path")
     for stop in range(len(found) + 1):
-        summary = Summary((), stopped=ExitCode.INTERRUPTED)
+        summary = Summary(lists=(), stopped=ExitCode.INTERRUPTED)
         for outcome in found[:stop]:
             summary.add(outcome.outcome)
         report = form.read(write(name, found[:stop], summary))

@@ -28,9 +28,9 @@ def test_the_keys_of_an_end_are_those_that_are_logged(tmp_path: Path) -> None:
     def now() -> datetime:
         return datetime(2026, 1, 2, tzinfo=UTC)
 
-    summary = Summary((), gaps=(Gap("baseline", (Algorithm.MD5,), 1, 2, 3),))
+    summary = Summary(lists=(), gaps=(Gap("baseline", (Algorithm.MD5,), 1, 2, 3),))
     summary.opens_containers = True
-    summary.by_store_digest = 0
+    summary.asks_stores = True
     session = Session(Settings(tmp_path, tmp_path / "config.toml", None, Config()), now=now)
     failures: list[AuditError | StateError] = []
     record = RunRecord(session, "scan", summary, "key", on_failure=failures.append)

@@ -40,7 +40,7 @@ FOUND = (
 
 
 def written(name: str) -> str:
-    summary = Summary((ListState("baseline", 3, NOW + timedelta(days=7), fresh=True),))
+    summary = Summary(lists=(ListState("baseline", 3, NOW + timedelta(days=7), fresh=True),))
     summary.files_read, summary.bytes_read, summary.elapsed_s = 1, 34, 0.25
     about = Invocation("host-1", "root", "/root", ("/srv/files",))
     made = formatter(name, Context("scan", NOW, about=about))
@@ -57,7 +57,7 @@ def test_failures_of_a_run_are_written() -> None:
         "cannot write the audit log: /var/lib/hashclient/audit/log.jsonl: No space left on device"
     )
     summary = Summary(
-        (),
+        lists=(),
         missing=(
             MissingList("other", "main", "never fetched"),
             MissingList(None, "second", "nothing was ever fetched"),
@@ -83,7 +83,7 @@ def test_every_kind_of_row_of_csv_is_described() -> None:
     start = document.index("| `kind` | one for each |")
     kinds = re.findall(r"^\| `(\w+)` \|", document[start:], re.MULTILINE)
     summary = Summary(
-        (ListState("old", 1, NOW, fresh=False),),
+        lists=(ListState("old", 1, NOW, fresh=False),),
         missing=(MissingList("other", "main", "never fetched"),),
         gaps=(Gap("baseline", (Algorithm.MD5,), 12, 13, 1),),
         stopped=ExitCode.INTERRUPTED,

@@ -57,7 +57,7 @@ def on_cluster(
 ) -> tuple[Iterator[Outcome | Progress], Summary]:
     """Return a scan of a tree on a cluster that is about to begin, and its summary."""
     lists = cluster.lists()
-    summary = Summary(lists.states)
+    summary = Summary(lists=lists.states)
     trees = ClusterTrees([str(tree)], WalkOptions())
     executor = Dask(
         cluster.connect,
@@ -74,7 +74,7 @@ def on_cluster(
 
 def expected_of(cluster: SharedCluster, tree: Path) -> dict[str, Kind]:
     lists = cluster.lists()
-    progress = Progress(Summary(lists.states))
+    progress = Progress(Summary(lists=lists.states))
     source = Trees([str(tree)], WalkOptions())
     found = scan(source, lists, progress, jobs=1, keep_clean=True, executor=Inline())
     return {item.path: item.kind for item in found if isinstance(item, Outcome)}

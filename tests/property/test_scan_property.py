@@ -76,7 +76,7 @@ def test_a_scan_finds_what_brute_force_finds(
         paths = {f"{tree}/{name}": content for name, content in contents.items()}
         lists = {f"l{n}": rows_of(listed) for n, listed in enumerate(lists_listed)}
         with_lists = opened(make_state(directory, lists))
-        summary = Summary(with_lists.states)
+        summary = Summary(lists=with_lists.states)
         outcomes = [
             outcome
             for outcome in scan(
@@ -126,7 +126,7 @@ def test_a_lookup_finds_what_brute_force_finds(
         path.write_text("\n".join([*lines, ""]))
 
         def look_up(*, keep_clean: bool) -> tuple[list[Outcome], Summary]:
-            summary = Summary(with_lists.states, gaps_accepted=accept_gaps)
+            summary = Summary(lists=with_lists.states, gaps_accepted=accept_gaps)
             with path.open("rb") as stream:
                 batches = (("rows", batch) for batch in read_digests(stream, "rows"))
                 return list(lookup(batches, with_lists, summary, keep_clean=keep_clean)), summary

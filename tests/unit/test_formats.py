@@ -93,7 +93,7 @@ def test_the_summary_for_people() -> None:
         ListState("local", 1, THEN, fresh=False),
         ListState("old", 2, THEN, fresh=False, in_grace=True),
     )
-    summary = Summary(states)
+    summary = Summary(lists=states)
     summary.counts[Kind.CLEAN] = 12_345
     summary.counts[Kind.MATCH] = 1
     summary.files_read, summary.bytes_read, summary.elapsed_s = 12_346, 1_234_567, 2.26
@@ -110,7 +110,7 @@ def test_the_summary_for_people() -> None:
 
 
 def test_evidence_of_an_answer_besides_reading() -> None:
-    summary = Summary((), files_read=1, bytes_read=68, elapsed_s=0.04)
+    summary = Summary(lists=(), files_read=1, bytes_read=68, elapsed_s=0.04)
     for ruled_out, unchanged, believed, end in (
         (0, 0, 0, ""),
         (2, 0, 0, "; 2 ruled out by size"),
@@ -129,7 +129,7 @@ def test_evidence_of_an_answer_besides_reading() -> None:
 def test_failures_of_a_run_in_words() -> None:
     md5, sha1, sha256 = Algorithm
     summary = Summary(
-        (),
+        lists=(),
         missing=(
             MissingList("other", "main", "never fetched"),
             MissingList("third", None, "damaged\x1b"),
@@ -170,17 +170,17 @@ def test_failures_of_a_run_in_words() -> None:
 
 
 def test_a_failure_without_words_is_named_by_its_code() -> None:
-    text = TextFormatter(SCAN).end(Summary((), failed=ExitCode.UNREACHABLE))
+    text = TextFormatter(SCAN).end(Summary(lists=(), failed=ExitCode.UNREACHABLE))
     assert text is not None
     assert "failed: exit code 4: provider unreachable (worth a retry)" in text.split("\n")
     assert "there was nothing to check" not in text
 
 
 def test_a_summary_of_nothing_says_so() -> None:
-    lines = (TextFormatter(SCAN).end(Summary(())) or "").split("\n")
+    lines = (TextFormatter(SCAN).end(Summary(lists=())) or "").split("\n")
     assert "there was nothing to check" in lines
     assert lines[-1].startswith("exit 3: ")
-    one = Summary(())
+    one = Summary(lists=())
     one.counts[Kind.CLEAN] = one.files_read = 1
     lines = (TextFormatter(SCAN).end(one) or "").split("\n")
     assert lines[0].startswith("1 input: ")

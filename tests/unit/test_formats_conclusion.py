@@ -26,7 +26,7 @@ OF_NO_NAME = MissingList(None, None, "damaged")
 def run(
     lists: tuple[ListState, ...] = (FRESH,), *, counts: dict[Kind, int] | None = None, **fields: Any
 ) -> Summary:
-    summary = Summary(lists, **fields)
+    summary = Summary(lists=lists, **fields)
     summary.counts.update(counts or {})
     return summary
 

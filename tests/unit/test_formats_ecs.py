@@ -146,7 +146,9 @@ def test_lists_and_the_run_come_last() -> None:
         ListState("local", 1, NOW, fresh=False),
         ListState("old", 2, NOW, fresh=False, in_grace=True),
     )
-    summary = Summary(states, elapsed_s=1.5, files_read=7, bytes_read=2**50, ruled_out_by_size=3)
+    summary = Summary(
+        lists=states, elapsed_s=1.5, files_read=7, bytes_read=2**50, ruled_out_by_size=3
+    )
     summary.counts[Kind.CLEAN] = 2**40
     text = EcsFormatter(Context("scan", NOW)).end(summary)
     assert text is not None
@@ -186,7 +188,7 @@ def test_lists_and_the_run_come_last() -> None:
 
 def test_lists_that_are_missing_gaps_and_the_end_are_events_of_their_own() -> None:
     summary = Summary(
-        (),
+        lists=(),
         missing=(
             MissingList("other", "main", "never fetched"),
             MissingList(None, "second", "nothing was ever fetched"),
@@ -218,10 +220,10 @@ def test_lists_that_are_missing_gaps_and_the_end_are_events_of_their_own() -> No
 @pytest.mark.parametrize(
     ("summary", "outcome"),
     [
-        (Summary(()), "success"),
-        (Summary((), stopped=ExitCode.TERMINATED), "failure"),
-        (Summary((), failed=ExitCode.AUDIT), "failure"),
-        (Summary((), missing=(MissingList("other", "main", "never fetched"),)), "failure"),
+        (Summary(lists=()), "success"),
+        (Summary(lists=(), stopped=ExitCode.TERMINATED), "failure"),
+        (Summary(lists=(), failed=ExitCode.AUDIT), "failure"),
+        (Summary(lists=(), missing=(MissingList("other", "main", "never fetched"),)), "failure"),
     ],
 )
 def test_a_run_that_did_not_come_to_its_end_failed(summary: Summary, outcome: str) -> None:

@@ -60,7 +60,7 @@ def source(found: Iterable[Handled], summary: Summary | None = None, command: st
 
 
 def summary_of(*kinds: Kind, lists: tuple[ListState, ...] = FRESH, **more: Any) -> Summary:
-    summary = Summary(lists, **more)
+    summary = Summary(lists=lists, **more)
     for kind in kinds:
         summary.counts[kind] += 1
     return summary
@@ -102,9 +102,9 @@ def chart(tree: ET.Element, name: str) -> list[tuple[str, int]]:
             "No match, but a list is out of date",
             "warn",
         ),
-        (Summary((), stopped=ExitCode.INTERRUPTED), "Interrupted: no match so far", "warn"),
-        (Summary((), stopped=ExitCode.TERMINATED), "Terminated: no match so far", "warn"),
-        (Summary((), failed=ExitCode.AUDIT), "The run failed: nothing was checked", "warn"),
+        (Summary(lists=(), stopped=ExitCode.INTERRUPTED), "Interrupted: no match so far", "warn"),
+        (Summary(lists=(), stopped=ExitCode.TERMINATED), "Terminated: no match so far", "warn"),
+        (Summary(lists=(), failed=ExitCode.AUDIT), "The run failed: nothing was checked", "warn"),
         (
             summary_of(Kind.CLEAN, failed=ExitCode.AUDIT),
             "No match, but the run failed",
@@ -198,7 +198,7 @@ def test_lists_and_work() -> None:
         ["other", "", "missing never fetched"],
         ["all of provider second", "", "missing nothing"],
     ]
-    assert section(page([], Summary(())), "lists-used") is None
+    assert section(page([], Summary(lists=())), "lists-used") is None
 
 
 def test_charts_count_files_by_list_category_and_folder() -> None:

@@ -138,7 +138,7 @@ def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> 
 
 
 def test_unchecked_files_are_notifications_and_clean_ones_are_counted() -> None:
-    summary = Summary(())
+    summary = Summary(lists=())
     found = [
         handled(Kind.UNREAD, "a", reason="permission {denied} [0]"),
         handled(Kind.SKIPPED, "b", reason="named pipe"),
@@ -163,7 +163,9 @@ def test_the_invocation_says_how_it_ended() -> None:
         ListState("local", 1, NOW, fresh=False),
         ListState("old", 1, NOW, fresh=False, in_grace=True),
     )
-    summary = Summary(states, stopped=ExitCode.INTERRUPTED, failed=ExitCode.AUDIT, elapsed_s=2.5)
+    summary = Summary(
+        lists=states, stopped=ExitCode.INTERRUPTED, failed=ExitCode.AUDIT, elapsed_s=2.5
+    )
     summary.missing = (MissingList("other", "main", "never fetched [here]"),)
     run = run_of(summary=summary)
     (invocation,) = run["invocations"]

@@ -100,7 +100,7 @@ class Recorded:
 
     def run(self, items: Sequence[Outcome | BaseException | None], **front: Any) -> Run:
         """Return a run of outcomes; None is time that passes, and an exception is raised."""
-        summary = Summary(())
+        summary = Summary(lists=())
         progress = Progress(summary, may_thread=self.may_thread)
 
         def found() -> Generator[Outcome | Progress]:

@@ -33,7 +33,7 @@ class Run:
 
     def __init__(self, directory: Path, command: str = "scan") -> None:
         self.directory = directory
-        self.summary = Summary(LISTS)
+        self.summary = Summary(lists=LISTS)
         self.failures: list[AuditError | StateError] = []
         self.kept: list[Recorded] = []
         settings = Settings(directory, directory / "config.toml", None, Config())

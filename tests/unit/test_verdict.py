@@ -26,7 +26,7 @@ def summary(
     failed: ExitCode | None = None,
     missing: tuple[MissingList, ...] = (),
 ) -> Summary:
-    made = Summary(lists, stopped=stopped, failed=failed, missing=missing)
+    made = Summary(lists=lists, stopped=stopped, failed=failed, missing=missing)
     for kind in kinds:
         made.add(Outcome(kind, "path"))
     return made

@@ -15,9 +15,9 @@ import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.core.algorithms import Algorithm
+from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
-from hashclient.core.verdict import add_by_kind
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group, Task
@@ -186,14 +186,14 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
     """
 
     elapsed_s: float
-    counts: tuple[int, ...]
+    clean: int
+    counts: Counts
     outcomes: list[_WireOutcome]
     deferred: list[Names]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     large: list[Names] = []
-    not_opened: dict[str, int] = {}
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):
@@ -225,10 +225,6 @@ class Lost(msgspec.Struct, array_like=True, tag="lost"):
 
 Answer = Checked | Listed | Failed | Lost
 
-_COUNTS = (
-    *("clean", "files_read", "bytes_read", "ruled_out_by_size", "known_unchanged"),
-    *("believed_unchanged", "ruled_out_by_claim", "members", "members_read", "by_store_digest"),
-)
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_setup = msgspec.msgpack.Decoder(Setup).decode
@@ -321,35 +317,33 @@ def pack_result(result: Result, elapsed_s: float) -> Checked:
     """Return a result in the form that is sent."""
     return Checked(
         elapsed_s,
-        tuple([getattr(result, name) for name in _COUNTS]),
+        result.clean,
+        result.only_counts(),
         [pack_outcome(outcome) for outcome in result.outcomes],
         [names_of(group) for group in result.deferred],
         result.learned,
         result.seen,
         result.containers,
-        not_opened=result.not_opened,
     )
 
 
 def unpack_result(wire: Checked) -> Result:
     """Return a result as it was before it was sent, without the work that was handed back."""
     result = Result(
+        clean=wire.clean,
         outcomes=[unpack_outcome(outcome) for outcome in wire.outcomes],
         learned=wire.learned,
         seen=wire.seen,
         containers=wire.containers,
-        not_opened=wire.not_opened,
     )
-    for name, count in zip(_COUNTS, wire.counts, strict=True):
-        setattr(result, name, count)
+    result.add_counts(wire.counts)
     return result
 
 
 def add_result(total: Result, result: Result) -> None:
     """Add a result to those before it in the same batch."""
-    for name in _COUNTS:
-        setattr(total, name, getattr(total, name) + getattr(result, name))
-    add_by_kind(total.not_opened, result.not_opened)
+    total.clean += result.clean
+    total.add_counts(result)
     total.outcomes += result.outcomes
     total.learned += result.learned
     total.seen += result.seen

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from hashclient.core.counts import Counts
 from hashclient.core.model import Outcome
 from hashclient.scan.cache import Block
 from hashclient.scan.inside import Container
@@ -29,14 +30,12 @@ class Advance(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
-class Result(msgspec.Struct):
+class Result(Counts, kw_only=True):
     """The result of a task: counts of usual files, outcomes of the others, and work handed back.
 
     Each file is counted, or is an outcome, once: it was read, ruled out by its size, known
     unchanged from an earlier run, or it is skipped or unread. So is each of the `members` of
-    containers; `clean` and `outcomes` have them, too. Of the files known unchanged,
-    `believed_unchanged` are without a proof. `by_store_digest` objects were decided by their
-    store's digest. `not_opened` are inputs of kinds that hold others and are not opened, by kind.
+    containers; `clean` and `outcomes` have them, too.
     `reported` has what the `Advance`s of the task have reported already, in all;
     `taken_s` is how long another process took for it.
     `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
@@ -44,14 +43,6 @@ class Result(msgspec.Struct):
     """
 
     clean: int = 0
-    files_read: int = 0
-    bytes_read: int = 0
-    ruled_out_by_size: int = 0
-    known_unchanged: int = 0
-    believed_unchanged: int = 0
-    ruled_out_by_claim: int = 0
-    members: int = 0
-    members_read: int = 0
     outcomes: list[Outcome] = msgspec.field(default_factory=list)
     deferred: Task = msgspec.field(default_factory=list)
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
@@ -59,8 +50,6 @@ class Result(msgspec.Struct):
     containers: list[Container] = msgspec.field(default_factory=list)
     reported: Advance = Advance()
     taken_s: float = 0.0
-    by_store_digest: int = 0
-    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Checks(Protocol):

@@ -15,6 +15,7 @@ from struct import Struct
 import msgspec
 
 from hashclient.core.algorithms import Algorithm
+from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
@@ -83,21 +84,13 @@ class _WireOutcomes(msgspec.Struct, array_like=True):
 
 class _WireResult(msgspec.Struct, array_like=True):
     clean: int
-    files_read: int
-    bytes_read: int
-    ruled_out_by_size: int
-    known_unchanged: int
-    believed_unchanged: int
-    ruled_out_by_claim: int
-    members: int
-    members_read: int
+    counts: Counts
     outcomes: _WireOutcomes | None
     deferred: list[_WireGroup]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     taken_s: float
-    not_opened: dict[str, int] = {}
 
 
 _decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
@@ -274,40 +267,25 @@ def _unpack_outcomes(wire: _WireOutcomes | None) -> list[Outcome]:
 def _pack_result(result: Result) -> _WireResult:
     return _WireResult(
         result.clean,
-        result.files_read,
-        result.bytes_read,
-        result.ruled_out_by_size,
-        result.known_unchanged,
-        result.believed_unchanged,
-        result.ruled_out_by_claim,
-        result.members,
-        result.members_read,
+        result.only_counts(),
         _pack_outcomes(result.outcomes),
         _pack_task(result.deferred),
         result.learned,
         result.seen,
         result.containers,
         result.taken_s,
-        result.not_opened,
     )
 
 
 def _unpack_result(wire: _WireResult) -> Result:
-    return Result(
-        wire.clean,
-        wire.files_read,
-        wire.bytes_read,
-        wire.ruled_out_by_size,
-        wire.known_unchanged,
-        wire.believed_unchanged,
-        wire.ruled_out_by_claim,
-        wire.members,
-        wire.members_read,
-        _unpack_outcomes(wire.outcomes),
-        _unpack_task(wire.deferred),
-        wire.learned,
-        wire.seen,
-        wire.containers,
+    result = Result(
+        clean=wire.clean,
+        outcomes=_unpack_outcomes(wire.outcomes),
+        deferred=_unpack_task(wire.deferred),
+        learned=wire.learned,
+        seen=wire.seen,
+        containers=wire.containers,
         taken_s=wire.taken_s,
-        not_opened=wire.not_opened,
     )
+    result.add_counts(wire.counts)
+    return result

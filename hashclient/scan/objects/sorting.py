@@ -25,9 +25,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.counts import add_by_kind
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
 from hashclient.objects.clients import quoted
