@@ -14,7 +14,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -187,7 +187,7 @@ class Transport:
         answer: Download,
         *,
         headers: Mapping[str, str] = MappingProxyType({}),
-        content: bytes | Iterator[bytes] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
         """Make one request, never repeated, and return the body of the answer.
@@ -249,5 +249,5 @@ def _name_in(url: str) -> str:
 def _require_socks() -> None:
     if importlib.util.find_spec("socksio") is None:
         raise ConfigError(
-            "a socks5 proxy needs the package socksio", hint="pip install 'httpcore[socks]'"
+            "a socks5 proxy needs the package socksio", hint="pip install 'httpx[socks]'"
         )

@@ -264,15 +264,17 @@ def _parse(url: str, part_pattern: re.Pattern[str] = _PATH_PART) -> Endpoint | N
 
 
 def _is_host(host: str, labels: Sequence[str]) -> bool:
-    """Return whether a host is valid: addresses, and encoded names."""
+    """Return whether a host is valid for the transport: addresses, and encoded names."""
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])
         elif all(map(str.isdecimal, labels)) and len(labels) == 4:
             ipaddress.IPv4Address(host)
-        elif "xn--" in host:
-            host.encode().decode("idna")
-    except ValueError:  # as is UnicodeError
+        elif host.startswith("xn--"):  # the only ones that the transport decodes
+            import httpx  # a heavy import; other hosts do not need it
+
+            return bool(httpx.URL(f"https://{host}/").host)
+    except ValueError:  # as are the errors of the package that decodes names
         return False
     return True
 

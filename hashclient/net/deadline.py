@@ -1,9 +1,9 @@
 """Sockets that cannot outlive a deadline.
 
-httpcore bounds each socket operation, not their sum: a server that sends one byte a second can
-hold a client for ever. Here the sum is bounded. `BoundedBackend` is a network backend of httpcore
-whose every operation (name lookup, connect, TLS handshake, read, write) may take the rest of the
-calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup cannot
+httpx and httpcore bound each socket operation, not their sum: a server that sends one byte a
+second can hold a client for ever. Here the sum is bounded. `BoundedBackend` is a network backend
+of httpcore whose every operation (name lookup, connect, TLS handshake, read, write) may take the
+rest of the calling thread's `Deadline` and no more. It knows nothing of HTTP. A name lookup cannot
 be interrupted: it runs in a daemon thread, which is left behind when it takes too long.
 """
 

@@ -1,6 +1,6 @@
 """Turns failures of the network into our own errors.
 
-Only this module turns exceptions of httpcore, ssl and the socket layer into errors of
+Only this module turns exceptions of httpx, httpcore, ssl and the socket layer into errors of
 hashclient, and decides which of them a retry may cure. It does no I/O. No message repeats text of
 the other side: it could be anything.
 """
@@ -14,11 +14,13 @@ from datetime import UTC
 from http import HTTPStatus
 
 import httpcore
+import httpx
 
 from hashclient.errors import (
     AuthorisationError,
     HashclientError,
     UnreachableError,
+    VerificationError,
 )
 from hashclient.net.deadline import DeadlineExceededError
 from hashclient.net.peer import NEW_PROVIDER, PROVIDER, Peer
@@ -46,6 +48,8 @@ FOREIGN = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
+    httpx.HTTPError,
+    httpx.InvalidURL,
 )
 
 # OpenSSL's codes for why a server's certificate is refused (X509_V_ERR_*), and the advice for each.
@@ -129,6 +133,8 @@ def foreign_fault(
         )
     if isinstance(error, httpcore.ProxyError):
         return _proxy_fault(peer, error, origin)
+    if isinstance(error, httpx.InvalidURL):
+        return VerificationError("address refused: not a URL")
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
         return _tls_fault(peer, cause, origin)
     if isinstance(cause, socket.gaierror | UnicodeError):

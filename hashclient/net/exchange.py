@@ -2,8 +2,7 @@
 
 `Download` holds the rules and no I/O: which status, headers and lengths are acceptable, which part
 of an interrupted body is kept and how it is resumed. `Channel` sends one request to one origin over
-httpcore, under one deadline, and feeds the answer to a `Download`. `client` decides about retries.
-httpcore stores no cookie, follows no redirect and reads nothing from the environment.
+httpx, under one deadline, and feeds the answer to a `Download`. `client` decides about retries.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ import contextlib
 import importlib
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
+import httpx
 
 from hashclient.core.version import __version__
 from hashclient.errors import DeliveryError, UnreachableError
-from hashclient.net.credentials import Endpoint
+from hashclient.net.credentials import DEFAULT_PORTS, Endpoint
 from hashclient.net.deadline import BoundedBackend, Deadline, Limits
 from hashclient.net.errors import (
     FOREIGN,
@@ -42,11 +42,6 @@ PAGE_S = 2.0
 MAX_PAGE_BYTES = 64 << 10
 MAX_LENGTH_DIGITS = 18
 
-_HEADERS = {
-    "User-Agent": f"hashclient/{__version__}",
-    "Accept": "*/*",
-    "Accept-Encoding": "identity",
-}
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,200}"', re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.ASCII)
 
@@ -88,11 +83,10 @@ class Download:
             headers["If-Range"] = self._etag
         return headers
 
-    def begin(self, status: int, headers: Mapping[str, str], now: float) -> int:
+    def begin(self, status: int, headers: httpx.Headers, now: float) -> int:
         """Check an answer before its body is read; return how many bytes may still come.
 
-        `headers` are by their names in lower case, several of one name joined by commas; `now` is
-        the time in seconds since the epoch.
+        `now` is the time in seconds since the epoch.
 
         Raises:
             HashclientError, TransientError: the answer is not acceptable.
@@ -152,13 +146,13 @@ class Download:
             )
         return bytes(self._kept)
 
-    def _declared_length(self, headers: Mapping[str, str]) -> int | None:
-        length = headers.get("content-length")
-        if length is None:
+    def _declared_length(self, headers: httpx.Headers) -> int | None:
+        lengths = headers.get_list("content-length")
+        if not lengths:
             return None
-        if "," in length or "transfer-encoding" in headers:
+        if len(lengths) > 1 or "transfer-encoding" in headers:
             raise malformed(self.peer, self.url, "two framings of one body")
-        digits = length.strip()
+        digits = lengths[0].strip()
         if not digits.isascii() or not digits.isdigit() or len(digits) > MAX_LENGTH_DIGITS:
             raise malformed(self.peer, self.url, "unreadable Content-Length")
         return int(digits)
@@ -177,7 +171,7 @@ class Download:
             raise malformed(self.peer, self.url, "not the range that was asked for")
         self._total = total
 
-    def _note_resumable(self, headers: Mapping[str, str]) -> None:
+    def _note_resumable(self, headers: httpx.Headers) -> None:
         etag = headers.get("etag", "").strip()
         self._etag = etag if _STRONG_ETAG.fullmatch(etag) else None
         accepts = headers.get("accept-ranges", "").strip().lower() == "bytes"
@@ -220,13 +214,17 @@ class Channel:
         if proxy is not None and proxy.scheme == "socks5":
             # httpcore lets the errors of this optional package through.
             self._foreign += (importlib.import_module("socksio").SOCKSError,)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            proxy=None if proxy is None else httpcore.Proxy(_url(proxy, "/"), auth=proxy_user),
-            # As many connections as there are callers: a queue would be a wait without a deadline.
-            max_connections=None,
-            keepalive_expiry=KEEPALIVE_S,
-            network_backend=backend,
+        self._client = httpx.Client(
+            transport=_PoolTransport(_make_pool(context, backend, proxy, proxy_user)),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=limits.base_s,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={
+                "User-Agent": f"hashclient/{__version__}",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+            },
         )
 
     def attempt(
@@ -235,7 +233,7 @@ class Channel:
         endpoint: Endpoint,
         headers: Mapping[str, str],
         download: Download,
-        content: bytes | Iterator[bytes] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
         content_bytes: int = 0,
     ) -> bytes:
         """Make one exchange under one deadline and return the body.
@@ -251,40 +249,42 @@ class Channel:
         deadline = Deadline(self._monotonic, limits.base_s)
         if content_bytes:
             deadline.begin_body(content_bytes / limits.min_rate, limits.base_s)
-        host = endpoint.origin.partition("://")[2]
-        asked = {"Host": host, **_HEADERS, **headers, **download.range_headers()}
-        request = self._pool.stream(
-            *(method, _url(endpoint, endpoint.path)), headers=tuple(asked.items()), content=content
-        )
+        asked = {**headers, **download.range_headers()}
         try:
-            with self._backend.within(deadline), request as response:
-                given = _headers_of(response)
+            with self._backend.within(deadline):
+                request = self._client.build_request(
+                    method, endpoint.url, headers=asked, content=content
+                )
+                response = self._client.send(request, stream=True)
                 try:
-                    allowed = download.begin(response.status, given, self._now())
-                except (HttpStatusError, RefusedError, TransientError) as fault:
-                    if 200 <= response.status < 300:
-                        raise
-                    page = self._read_page(response, given, deadline)
-                    raise page_fault(self._peer, fault, page, endpoint.url) from None
-                deadline.begin_body(allowed / limits.min_rate, limits.stall_s)
-                for chunk in response.iter_stream():
-                    download.add(chunk)
+                    try:
+                        allowed = download.begin(
+                            response.status_code, response.headers, self._now()
+                        )
+                    except (HttpStatusError, RefusedError, TransientError) as fault:
+                        if response.is_success:
+                            raise
+                        page = self._read_page(response, deadline)
+                        raise page_fault(self._peer, fault, page, endpoint.url) from None
+                    deadline.begin_body(allowed / limits.min_rate, limits.stall_s)
+                    for chunk in response.iter_raw():
+                        download.add(chunk)
+                finally:
+                    response.close()
             return download.finish()
         except self._foreign as error:
             raise foreign_fault(self._peer, error, endpoint.origin, endpoint.url) from error
 
-    def _read_page(
-        self, response: httpcore.Response, headers: Mapping[str, str], deadline: Deadline
-    ) -> bytes:
+    def _read_page(self, response: httpx.Response, deadline: Deadline) -> bytes:
         """Return the body of a refusal, or as much of it as comes soon."""
         page = b""
         # Where two framings disagree, later bytes could be taken for the next answer.
-        if {"content-length", "transfer-encoding"} <= headers.keys():
+        if {"content-length", "transfer-encoding"} <= response.headers.keys():
             return page
         with contextlib.suppress(*self._foreign):
             seconds = min(PAGE_S, deadline.left())
             with self._backend.within(Deadline(self._monotonic, seconds)):
-                for chunk in response.iter_stream():
+                for chunk in response.iter_raw():
                     page += chunk
                     if len(page) > MAX_PAGE_BYTES:
                         break
@@ -292,19 +292,83 @@ class Channel:
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        self._client.close()
 
 
-def _url(endpoint: Endpoint, target: str) -> httpcore.URL:
-    return httpcore.URL(
-        scheme=endpoint.scheme, host=endpoint.host.strip("[]"), port=endpoint.port, target=target
+def _make_pool(
+    context: ssl.SSLContext,
+    backend: BoundedBackend,
+    proxy: Endpoint | None,
+    proxy_user: tuple[str, str] | None,
+) -> httpcore.ConnectionPool:
+    # As many connections as there are callers: a queue would be a wait without a deadline.
+    if proxy is None:
+        return httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=None,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=backend,
+        )
+    address = httpcore.URL(
+        scheme=proxy.scheme, host=proxy.host.strip("[]"), port=proxy.port, target="/"
+    )
+    if proxy.scheme == "http":
+        return httpcore.HTTPProxy(
+            address,
+            proxy_auth=proxy_user,
+            ssl_context=context,
+            max_connections=None,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=backend,
+        )
+    return httpcore.SOCKSProxy(
+        address,
+        ssl_context=context,
+        max_connections=None,
+        keepalive_expiry=KEEPALIVE_S,
+        network_backend=backend,
     )
 
 
-def _headers_of(response: Any) -> dict[str, str]:
-    """Return the headers of an answer, as `Download.begin` takes them."""
-    found: dict[str, str] = {}
-    for key, value in response.headers:
-        name, text = key.decode("latin-1").lower(), value.decode("latin-1")
-        found[name] = f"{found[name]}, {text}" if name in found else text
-    return found
+class _PoolTransport(httpx.BaseTransport):
+    """Let an httpx client use a connection pool whose network backend is ours."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        response = self._pool.handle_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(
+                    scheme=url.raw_scheme,
+                    host=url.raw_host,
+                    port=url.port or DEFAULT_PORTS[url.scheme],
+                    target=url.raw_path,
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._response.iter_stream()
+
+    def close(self) -> None:
+        self._response.close()

@@ -33,6 +33,7 @@ from hashclient.net.credentials import (
 from hashclient.net.deadline import BoundedBackend, Deadline, DeadlineExceededError
 from hashclient.net.errors import (
     TransientError,
+    foreign_fault,
     parse_retry_after,
     status_fault,
 )
@@ -378,7 +379,7 @@ def test_socks_without_its_package_is_reported(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "socksio", None)
     with pytest.raises(ConfigError, match="needs the package socksio") as caught:
         opened(BASE, proxy="socks5://127.0.0.1:1080")
-    assert "httpcore[socks]" in str(caught.value.hint)
+    assert "httpx[socks]" in str(caught.value.hint)
 
 
 def test_a_socks_proxy_is_used(authority: Authority) -> None:
@@ -461,6 +462,10 @@ def test_no_message_and_no_log_holds_a_credential(
 
 
 def test_unusual_failures_have_words_too() -> None:
+    fault = foreign_fault(
+        PROVIDER, httpx.InvalidURL("x"), "https://a.invalid", "https://a.invalid/x"
+    )
+    assert isinstance(fault, VerificationError)
     fault = status_fault(PROVIDER, 799, "https://a.invalid/x")
     assert isinstance(fault, HttpStatusError) and fault.message.endswith(": 799")
 
@@ -528,7 +533,7 @@ def test_a_sent_body_gets_time_by_its_size_as_a_received_one_does(
     url = f"{server.origin}/x"
     with Transport(Access(server.origin, allow_http=True), limits=limits) as transport:
         answer = transport.exchange(
-            "POST", url, Download(url, 10), content=iter([b"a" * 150, b"b" * 50]), content_bytes=200
+            "POST", url, Download(url, 10), content=[b"a" * 150, b"b" * 50], content_bytes=200
         )
         assert answer == b"thanks"
         assert server.requests[0].header("content-length") == "200"

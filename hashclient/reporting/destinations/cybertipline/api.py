@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import msgspec
 
 from hashclient.configfile.tables import ServiceDestination
@@ -118,7 +119,7 @@ class _Answered(Download):
         self.request_id: str | None = None
         self.retry_after_s: float | None = None
 
-    def begin(self, status: int, headers: Mapping[str, str], now: float) -> int:
+    def begin(self, status: int, headers: httpx.Headers, now: float) -> int:
         given = headers.get("request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else None
         if status != 200:
