@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from hashclient.system.filesystems import ask_at, keeps_ctime, kind_of
 from hashclient.system.fstypes import BTRFS, CLUSTER, EXT, NETWORK, STACKED, XFS, with_trait
-from hashclient.system.mountinfo import mount_of, unescaped
+from hashclient.system.mountinfo import Mount, mount_of, unescaped
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
 #: Types on which leases were tested against writes through maps made before and after the lease.
@@ -57,11 +57,8 @@ _XFS_GEOMETRY, _XFS_GEOMETRY_BYTES, _XFS_UUID = 0x80705864, 112, slice(64, 80)
 _STATX_MNT_ID_UNIQUE, _STATX_BTIME, _AT_EMPTY_PATH = 0x4000, 0x800, 0x1000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 
-_SYS, _BOOT_ID, _UTAB = (
-    Path("/sys"),
-    Path("/proc/sys/kernel/random/boot_id"),
-    Path("/run/mount/utab"),
-)
+_SYS = Path("/sys")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: A device with one of these in its path in /sys can be pulled out, or is no disk.
 _LOOSE = re.compile(r"/(usb|mmc|fw|pcmcia|virtual)", re.ASCII)
 #: How many layers of device mapper and RAID are followed.
@@ -80,14 +77,42 @@ class Identity(NamedTuple):
     is_local: bool = True
 
 
+class Facts:
+    """What this machine says of the mount of an open file; tests have facts of their own."""
+
+    #: Where mount(8) and udisks record who has mounted a file system.
+    utab = Path("/run/mount/utab")
+
+    def kind_of(self, fd: int) -> int:
+        """Return the type of the file system, as `filesystems.kind_of`."""
+        return kind_of(fd)
+
+    def mount_of(self, fd: int) -> Mount | None:
+        """Return the mount, as `mountinfo.mount_of`."""
+        return mount_of(fd)
+
+    def unique_mount(self, fd: int) -> int | None:
+        """Return the number of the mount, as `unique_mount`."""
+        return unique_mount(fd)
+
+    def boot_id(self) -> bytes:
+        """Return what identifies the machine since its start, as `boot_id`."""
+        return boot_id()
+
+    def disk_name(self, path: Path) -> bytes | None:
+        """Return what separates a disk from copies, as `_disk_name`."""
+        return _disk_name(path)
+
+
 class Identities:
     """The file systems that one process meets.
 
     The facts about a mount hold as long as the process, since its number is not used again.
     """
 
-    def __init__(self) -> None:
-        """Start without any file system."""
+    def __init__(self, facts: Facts | None = None) -> None:
+        """Start without any file system; `facts` are those of this machine by default."""
+        self._facts = facts or Facts()
         self._known: dict[tuple[int, int, int], Identity | None] = {}
 
     def of(self, fd: int, device: int) -> Identity | None:
@@ -97,16 +122,16 @@ class Identities:
         identified.
         """
         try:
-            kind = kind_of(fd)
+            kind = self._facts.kind_of(fd)
             if not keeps_ctime(kind):
                 return None
             number = os.fstatvfs(fd).f_fsid
         except OSError:
             return None
-        mount = unique_mount(fd)
+        mount = self._facts.unique_mount(fd)
         key = (mount or 0, device, number)
         if mount is None or key not in self._known:
-            self._known[key] = _identify(fd, kind, *key)
+            self._known[key] = _identify(self._facts, fd, kind, *key)
         return self._known[key]
 
     def at(self, name: str, directory_fd: int, device: int, *, follow: bool) -> Identity | None:
@@ -117,17 +142,19 @@ class Identities:
             return None
 
 
-def _identify(fd: int, kind: int, mount: int, device: int, number: int) -> Identity | None:
+def _identify(
+    facts: Facts, fd: int, kind: int, mount: int, device: int, number: int
+) -> Identity | None:
     """Identify a file system; the numbers are those of the module's docstring."""
     name = None
     if kind in _NETWORK:
-        name = _export_of(fd)  # 3
-    elif _is_users(fd):
+        name = _export_of(facts.mount_of(fd))  # 3
+    elif _is_users(facts.mount_of(fd), facts.utab):
         return None
     elif kind not in _STACKED:
-        name = _uuid_of(fd, kind, device, number)  # 1, 2
+        name = _uuid_of(facts, fd, kind, device, number)  # 1, 2
     if name is None and mount:
-        boot = boot_id()
+        boot = facts.boot_id()
         name = b"mount %s %d %d %d" % (boot, mount, device, number) if boot else None  # 4
     if name is None:
         return None
@@ -139,7 +166,7 @@ def _number_of(name: bytes) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 
-def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
+def _uuid_of(facts: Facts, fd: int, kind: int, device: int, number: int) -> bytes | None:
     """Return a lasting identification of a file system on built-in disks; else None."""
     within: bytes | None = b""
     try:
@@ -154,7 +181,7 @@ def _uuid_of(fd: int, kind: int, device: int, number: int) -> bytes | None:
         else:
             uuid = _asked_uuid(fd, kind)
             disks = [_SYS / f"dev/block/{os.major(device)}:{os.minor(device)}"]
-        names = [_disk_name(path) for path in disks]
+        names = [facts.disk_name(path) for path in disks]
     except OSError:
         return None
     if not any(uuid):
@@ -231,12 +258,11 @@ def _disk_name(path: Path, layers: int = 0) -> bytes | None:
     return b""
 
 
-def _is_users(fd: int) -> bool:
+def _is_users(mount: Mount | None, utab: Path) -> bool:
     """Return whether a user has mounted it, as far as mount(8) and udisks record this."""
-    mount = mount_of(fd)
     if mount is None:
         return True
-    for line in (_read(_UTAB) or b"").splitlines():
+    for line in (_read(utab) or b"").splitlines():
         fields = dict(field.partition(b"=")[::2] for field in line.split(b" "))
         options = fields.get(b"OPTS", b"").split(b",") + fields.get(b"ATTRS", b"").split(b",")
         names = {option.partition(b"=")[0] for option in options}
@@ -247,9 +273,8 @@ def _is_users(fd: int) -> bool:
     return False
 
 
-def _export_of(fd: int) -> bytes | None:
+def _export_of(mount: Mount | None) -> bytes | None:
     """Return the type, source and directory of a network mount."""
-    mount = mount_of(fd)
     if mount is None:
         return None
     return b"\0".join([b"network", mount.kind.encode(), mount.source, mount.root])

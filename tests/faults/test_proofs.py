@@ -25,7 +25,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
 from hashclient.scan import cache, checked, checker, reading
 from hashclient.system import filesystems, fstypes, identity
-from hashclient.system.identity import Identities, Identity
+from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
 from tests.disks import Map, disk, make_image, mounted, needs_mounts, tool
 from tests.kit import Run, call, csv_of, is_python_for_all, make_state, write_tree
@@ -423,27 +423,31 @@ def test_media_in_turn_on_one_device_are_distinguished(state: Path, tmp_path: Pa
     assert len(set(statuses)) == 1
 
 
-def identity_at(path: Path) -> Identity | None:
+class BuiltIn(Facts):
+    """Those of this machine, as if all disks were built in."""
+
+    def disk_name(self, path: Path) -> bytes | None:
+        return b""
+
+
+def identity_at(path: Path, facts: Facts | None = None) -> Identity | None:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return Identities().of(fd, os.fstat(fd).st_dev)
+        return Identities(facts).of(fd, os.fstat(fd).st_dev)
     finally:
         os.close(fd)
 
 
 @pytest.mark.parametrize("kind", ["ext4", "btrfs", "xfs"])
 def test_a_disk_that_is_built_in_is_known_when_it_is_mounted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, kind: str
 ) -> None:
     image = make_image(tmp_path / "image", kind)
     found: dict[bool, list[Identity | None]] = {True: [], False: []}
-    real = identity._disk_name
     for _ in range(2):
         with mounted("-o", "loop", image, tmp_path / "m") as tree:
             found[False].append(identity_at(tree))
-            monkeypatch.setattr(identity, "_disk_name", lambda _: b"")
-            found[True].append(identity_at(tree))
-            monkeypatch.setattr(identity, "_disk_name", real)
+            found[True].append(identity_at(tree, BuiltIn()))
     one, other = found[True]
     assert one is not None and other is not None and one.number == other.number
     assert (one.proves, one.is_local) == (kind != "xfs", True)
@@ -464,18 +468,15 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
         os.close(fd)
 
 
-def test_a_snapshot_is_another_file_system_than_its_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_is_another_file_system_than_its_source(tmp_path: Path) -> None:
     """Also on a disk that is built in, and whatever takes the place of which."""
-    monkeypatch.setattr(identity, "_disk_name", lambda _: b"")
     with disk(tmp_path, "btrfs") as top:
         tool("btrfs", "subvolume", "create", top / "sub")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
-        first = [identity_at(top / name) for name in ("", "sub", "one")]
+        first = [identity_at(top / name, BuiltIn()) for name in ("", "sub", "one")]
         tool("btrfs", "subvolume", "delete", top / "one")
         tool("btrfs", "subvolume", "snapshot", top / "sub", top / "one")
-        second = [identity_at(top / name) for name in ("", "sub", "one")]
+        second = [identity_at(top / name, BuiltIn()) for name in ("", "sub", "one")]
     assert None not in first and len(set(first)) == 3
     assert second[:2] == first[:2]
     assert second[2] not in first

@@ -6,13 +6,12 @@ Tests with real file systems are in `tests/faults/test_proofs.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hashclient.system import identity, mountinfo
-from hashclient.system.identity import Identities, Identity
+from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.mountinfo import Mount
 
 NFS, GFS2, EXT4 = 0x6969, 0x01161970, 0xEF53
@@ -49,10 +48,49 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    machine = Machine(tmp_path)
-    monkeypatch.setattr(identity, "_SYS", machine.sys)
-    return machine
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+class Told(Facts):
+    """What a test says of the mount of each file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.utab = directory / "utab"
+        self.kind, self.boot = EXT4, b"one"
+        self.mount: Mount | None = HERE
+        self.numbers: list[int | None] = [5]
+        self.asked = 0
+
+    def kind_of(self, fd: int) -> int:
+        return self.kind
+
+    def mount_of(self, fd: int) -> Mount | None:
+        self.asked += 1
+        return self.mount
+
+    def unique_mount(self, fd: int) -> int | None:
+        return self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0]
+
+    def boot_id(self) -> bytes:
+        return self.boot
+
+    def identity(self, kind: int, mount: Mount | None) -> Identity | None:
+        """Return who a file system of a type is, mounted so, for a process that begins."""
+        self.kind, self.mount = kind, mount
+        return self.known_to(Identities(self))
+
+    def known_to(self, identities: Identities) -> Identity | None:
+        fd = os.open("/", os.O_RDONLY)
+        try:
+            return identities.of(fd, os.makedev(0, 77))
+        finally:
+            os.close(fd)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path)
 
 
 def test_a_uuid_counts_on_disks_that_are_built_in(machine: Machine) -> None:
@@ -102,109 +140,65 @@ def test_a_volume_and_its_snapshot_have_names_of_their_own(machine: Machine) -> 
         (b"\xff=\n=,=", False),
     ],
 )
-def test_a_mount_made_by_a_user_is_recognised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, expected: bool
-) -> None:
-    (tmp_path / "utab").write_bytes(b"SRC=x TARGET=/y OPTS=users\n" + line + b"\n")
-    monkeypatch.setattr(identity, "_UTAB", tmp_path / "utab")
-    mount: list[Mount | None] = [Mount("/mnt/a b", b"/", "ext4", b"/dev/sda1")]
-    monkeypatch.setattr(identity, "mount_of", lambda _: mount[0])
-    assert identity._is_users(0) is expected
-    mount[0] = None
-    assert identity._is_users(0)
+def test_a_mount_made_by_a_user_is_recognised(told: Told, line: bytes, expected: bool) -> None:
+    told.utab.write_bytes(b"SRC=x TARGET=/y OPTS=users\n" + line + b"\n")
+    mount = Mount("/mnt/a b", b"/", "ext4", b"/dev/sda1")
+    assert (told.identity(EXT4, mount) is None) is expected
 
 
-@pytest.fixture
-def ask(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[[int, Mount | None], Identity | None]]:
-    """Return who asks for the name of a file system of a type, mounted so."""
-    fd = os.open("/", os.O_RDONLY)
-
-    def ask(kind: int, mount: Mount | None) -> Identity | None:
-        monkeypatch.setattr(identity, "kind_of", lambda _: kind)
-        monkeypatch.setattr(identity, "mount_of", lambda _: mount)
-        return Identities().of(fd, os.makedev(0, 77))
-
-    yield ask
-    os.close(fd)
-
-
-def test_a_share_is_known_by_what_was_mounted(
-    ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_is_known_by_what_was_mounted(told: Told) -> None:
     mounts = [
         Mount("/srv", b"/", "nfs4", b"host:/export"),
         Mount("/srv", b"/sub", "nfs4", b"host:/export"),
         Mount("/srv", b"/", "nfs", b"host:/export"),
         Mount("/srv", b"/", "nfs4", b"other:/export"),
     ]
-    found = [ask(NFS, mount) for mount in mounts]
+    found = [told.identity(NFS, mount) for mount in mounts]
     assert len(set(found)) == 4
     # Wherever that is, and by whichever number.
-    monkeypatch.setattr(identity, "unique_mount", lambda _: None)
-    assert ask(NFS, mounts[0]._replace(point="/elsewhere")) == found[0]
+    told.numbers = [None]
+    assert told.identity(NFS, mounts[0]._replace(point="/elsewhere")) == found[0]
     first = found[0]
     assert first is not None
     assert (first.proves, first.is_local) == (False, False)
     # Without a mount there is no identity.
-    assert ask(NFS, None) is None
+    assert told.identity(NFS, None) is None
 
 
-def test_leases_do_not_see_writers_on_other_machines(
-    ask: Callable[[int, Mount | None], Identity | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
-    found = ask(GFS2, Mount("/srv", b"/", "gfs2", b"/dev/sda1"))
+def test_leases_do_not_see_writers_on_other_machines(told: Told) -> None:
+    found = told.identity(GFS2, Mount("/srv", b"/", "gfs2", b"/dev/sda1"))
     assert found is not None and not found.proves and not found.is_local
 
 
-def test_a_mount_is_another_one_after_each_start(
-    ask: Callable[[int, Mount | None], Identity | None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_mount_is_another_one_after_each_start(told: Told) -> None:
     numbers = []
-    for boot, mount in (("one", 5), ("one", 6), ("two", 5)):
-        (tmp_path / "boot_id").write_text(boot)
-        monkeypatch.setattr(identity, "_BOOT_ID", tmp_path / "boot_id")
-        monkeypatch.setattr(identity, "unique_mount", lambda _, mount=mount: mount)
-        found = ask(EXT4, HERE)
+    for told.boot, number in ((b"one", 5), (b"one", 6), (b"two", 5)):
+        told.numbers = [number]
+        found = told.identity(EXT4, HERE)
         assert found is not None
         numbers.append(found.number)
     assert len(set(numbers)) == 3
-    (tmp_path / "boot_id").unlink()
-    assert ask(EXT4, HERE) is None
+    told.boot = b""
+    assert told.identity(EXT4, HERE) is None
 
 
-def test_file_systems_that_a_user_has_mounted_have_no_cache(
-    ask: Callable[[int, Mount | None], Identity | None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_file_systems_that_a_user_has_mounted_have_no_cache(told: Told) -> None:
     """Nor where it cannot be told who has."""
-    monkeypatch.setattr(identity, "unique_mount", lambda _: 5)
-    monkeypatch.setattr(identity, "_UTAB", tmp_path / "utab")
-    assert ask(EXT4, HERE) is not None
-    (tmp_path / "utab").write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
-    assert ask(EXT4, HERE) is None
-    (tmp_path / "utab").unlink()
-    assert ask(EXT4, None) is None
+    assert told.identity(EXT4, HERE) is not None
+    told.utab.write_text("SRC=/dev/sda1 TARGET=/srv ROOT=/ OPTS=uhelper=udisks2\n")
+    assert told.identity(EXT4, HERE) is None
+    told.utab.unlink()
+    assert told.identity(EXT4, None) is None
 
 
-def test_a_file_system_is_looked_at_once_a_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_is_looked_at_once_a_mount(told: Told) -> None:
     """And each time where mounts have no number that is not given again."""
-    calls: list[int] = []
-    monkeypatch.setattr(identity, "kind_of", lambda _: EXT4)
-    monkeypatch.setattr(identity, "_identify", lambda *args: calls.append(args[2]))
-    mounts: list[int | None] = [5, 5, 6, None, None]
-    monkeypatch.setattr(identity, "unique_mount", lambda _: mounts.pop(0))
-    identities = Identities()
-    fd = os.open("/", os.O_RDONLY)
-    while mounts:
-        assert identities.of(fd, 1) is None
-    os.close(fd)
-    assert calls == [5, 6, 0, 0]
+    told.numbers, identities = [5, 5, 6, None, None], Identities(told)
+    asked = []
+    for _ in range(5):
+        told.known_to(identities)
+        asked.append(told.asked)
+    assert asked == [1, 1, 2, 3, 4]
 
 
 def test_the_mount_of_a_file_is_found() -> None:
