@@ -20,7 +20,7 @@ from hashclient.matches.tables import MATCH, MatchStore, to_text
 
 #: Matches at a path or below it: `0` is the next character after `/`.
 _BELOW = "(path = ? OR (path >= ? AND path < ?))"
-_ROWS = 500
+PAGE_ROWS = 500
 _LEAVABLE = (
     "in_place = 1 AND state IN (SELECT value FROM json_each(?)) AND NOT EXISTS"
     " (SELECT 1 FROM step s WHERE s.match = match.id AND s.event IN (?, ?))"
@@ -105,10 +105,10 @@ class Selection(MatchStore):
             with self._errors():
                 rows = [
                     Left(*row)
-                    for row in self._db.execute(f"{_LEFT}{_UNSEEN}{_ROWS}", values).fetchall()
+                    for row in self._db.execute(f"{_LEFT}{_UNSEEN}{PAGE_ROWS}", values).fetchall()
                 ]
             yield from rows
-            if len(rows) < _ROWS:
+            if len(rows) < PAGE_ROWS:
                 return
             start, last = rows[-1].path, rows[-1].id
 

@@ -77,6 +77,11 @@ def trust_of(fd: int, device: int) -> SizeTrust:
             return fuse_trust(device, _read("mountinfo"), _read("uid_map"), os.geteuid())
     except OSError:
         return NONE
+    return trust_in(kind, device)
+
+
+def trust_in(kind: int, device: int) -> SizeTrust:
+    """Return how far file systems of a type are trusted, but for FUSE; `device` is an `st_dev`."""
     if kind == NINE_P:
         return NONZERO
     # A file system on a block device counts as a disk, of whatever format.

@@ -217,11 +217,8 @@ def test_pruning_forgets_what_no_scan_has_seen(
     assert writer.stats().oldest_seen_day is None
 
 
-def test_many_rows_are_merged_some_at_a_time(
-    writer: Inventory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache, "_BLOCKS_AT_ONCE", 2)
-    files = [status(n) for n in range(0, 7 * BLOCK_INODES, 50)]
+def test_many_rows_are_merged_some_at_a_time(writer: Inventory) -> None:
+    files = [status(n) for n in range(0, 40 * BLOCK_INODES, 100)]
     writer.store([(7, known(*files[::2])), (8, known(status(1, device=8)))])
     writer.store([(7, known(*files[1::2], mask=SHA1)), (7, known(*files[::3], mask=SHA256))])
     found = masks(find(writer, [*files, status(1, device=8)])[0])

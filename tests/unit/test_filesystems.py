@@ -21,6 +21,7 @@ from hashclient.system.filesystems import (
     SizeTrust,
     ask_at,
     fuse_trust,
+    trust_in,
     trust_of,
 )
 
@@ -88,19 +89,9 @@ def test_disks_and_memory_are_relied_on(tmp_path: Path) -> None:
         assert trust("/dev/shm") is FULL
 
 
-def test_an_unknown_file_system_is_not_relied_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file system without a block device whose number is not in the table."""
+def test_where_nothing_is_open_nothing_is_relied_on(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
-    try:
-        # The file system of the tests: as a disk, and as one that has no device.
-        monkeypatch.setattr(filesystems, "_TRUSTED", frozenset())
-        assert trust_of(fd, os.makedev(8, 1)) is FULL
-        assert trust_of(fd, os.makedev(0, 99)) is NONE
-    finally:
-        os.close(fd)
-    # No file system at all, since nothing is open.
+    os.close(fd)
     assert trust_of(fd, os.makedev(8, 1)) is NONE
 
 
@@ -146,14 +137,16 @@ def test_without_proc_no_fuse_is_relied_on(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [(0x01021997, NONZERO), (0x6969, FULL), (0x9FA0, NONE), (0, NONE)]
+    ("kind", "major", "expected"),
+    [
+        (0x01021997, 0, NONZERO),
+        *((0x6969, 0, FULL), (0x9FA0, 0, NONE)),
+        *((0, 0, NONE), (0, 8, FULL)),
+    ],
 )
-def test_file_systems_that_are_not_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, expected: SizeTrust
-) -> None:
-    """9p, whose servers may make their files up; NFS; proc; and none that is known."""
-    monkeypatch.setattr(filesystems, "kind_of", lambda _: kind)
-    assert trust_of(0, os.makedev(0, 99)) is expected
+def test_file_systems_that_are_not_here(kind: int, major: int, expected: SizeTrust) -> None:
+    """9p, whose servers may make their files up; NFS; proc; an unknown one, and it on a disk."""
+    assert trust_in(kind, os.makedev(major, 99)) is expected
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no file system in memory")

@@ -522,15 +522,13 @@ def test_the_story_of_a_gone_match_continues(record: Matches) -> None:
     assert record.get(ids[1]).state is MatchState.WITHDRAWN
 
 
-def test_a_page_of_matches_may_end_among_those_of_one_path(
-    record: Matches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selection, "_ROWS", 10)
-    place = Place("/srv/a", "inner name")
-    for n in range(40):
-        tag = n.to_bytes(16, "big")
-        record.record([match("/srv/a", hit(f"e-{n}"), md5=tag)], KEY, NOW, [place])
-    assert len({one.id for one in record.left_below("/", NOW)}) == 40
+def test_a_page_of_matches_may_end_among_those_of_one_path(record: Matches) -> None:
+    count = selection.PAGE_ROWS + 20
+    places = [Place(f"/srv/{n}", "inner name") for n in range(count)]
+    found = [match(place.path, hit(f"e-{n}")) for n, place in enumerate(places)]
+    record.record(found, KEY, NOW, places)
+    record._db.execute("UPDATE match SET path = CAST('/srv/a' AS BLOB)")
+    assert len({one.id for one in record.left_below("/", NOW)}) == count
 
 
 @pytest.mark.parametrize("kill_at", [1, 4, 9])
