@@ -105,16 +105,25 @@ class Acted(msgspec.Struct, frozen=True):
     detail: str
 
 
+class Mail(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A mail by its own header, which anybody can write: its id, its sender, first recipients."""
+
+    message_id: str | None = None
+    sender: str | None = None
+    recipients: tuple[str, ...] = ()
+
+
 class Outer(msgspec.Struct, frozen=True):
     """The file that holds a matching member, with the facts that actions need.
 
     `size` is its length in bytes, `tags` are the tags of the file itself, and `members` is the
-    number of its members, at all depths.
+    number of its members, at all depths. `mail` says which mail it is, if it is one.
     """
 
     size: int
     tags: Mapping[Algorithm, bytes]
     members: int
+    mail: Mail | None = None
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -180,6 +189,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     evidence: str | None = None
     seen: Seen | None = None
     door: str | None = None
+
+    @property
+    def mail(self) -> Mail | None:
+        """The mail that the match was in, as far as it is known."""
+        return None if self.outer is None else self.outer.mail
 
     @property
     def place(self) -> str:

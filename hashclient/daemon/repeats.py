@@ -8,6 +8,7 @@ isolated files grow with what there is to find, and not with how often it is sen
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -18,6 +19,8 @@ from hashclient.core.model import Outcome, Recorded
 REPEAT_S = 3600.0
 #: So many matches are remembered; of more, the first is recorded again when it comes again.
 MOST = 10_000
+#: The ids of so many mails are written with a count: the last ones.
+MOST_MAILS = 10
 #: Seconds between two searches for hours that have ended.
 SEARCH_S = 60.0
 
@@ -28,13 +31,15 @@ _Key = tuple[object, ...]
 class Again(msgspec.Struct):
     """A match that was recorded at `since`, and how often it has come since and in all.
 
-    `recorded` is None until it is recorded; `count` is what was not written yet.
+    `recorded` is None until it is recorded; `count` is what was not written yet, and `mails` are
+    the ids of the last mails of these.
     """
 
     since: float
     recorded: Recorded | None = None
     count: int = 0
     total: int = 1
+    mails: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=MOST_MAILS))
 
 
 class Repeats:
@@ -56,6 +61,8 @@ class Repeats:
             if again is not None and now < again.since + REPEAT_S:
                 again.count += 1
                 again.total += 1
+                if outcome.mail is not None and outcome.mail.message_id is not None:
+                    again.mails.append(outcome.mail.message_id)
                 if _is_power_of_ten(again.total):
                     self._due.append(again)
                 continue
@@ -79,8 +86,8 @@ class Repeats:
         self._known.clear()
         self._due.clear()
 
-    def due(self, *, everything: bool = False) -> Iterator[tuple[Recorded, int]]:
-        """Yield matches whose count is to be written, and how often each came."""
+    def due(self, *, everything: bool = False) -> Iterator[tuple[Recorded, int, list[str]]]:
+        """Yield matches whose count is to be written, how often each came, and in which mails."""
         now = self._clock()
         if everything or now >= self._searched + SEARCH_S:
             self._searched = now
@@ -89,8 +96,9 @@ class Repeats:
         due, self._due = self._due, []
         for again in due:
             if again.count and again.recorded is not None:
-                count, again.count = again.count, 0
-                yield again.recorded, count
+                yield again.recorded, again.count, [*again.mails]
+                again.count = 0
+                again.mails.clear()
 
 
 def _key_of(outcome: Outcome) -> _Key:

@@ -11,6 +11,8 @@ import base64
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hashclient.core.kinds import Kind
 from hashclient.core.model import (
     ENTRY_FIELDS,
@@ -45,6 +47,8 @@ def file_fields(handled: Handled) -> dict[str, Any]:
     fields["size"] = outcome.size
     if outcome.evidence is not None:
         fields["evidence"] = outcome.evidence
+    if outcome.mail is not None:
+        fields["mail"] = msgspec.to_builtins(outcome.mail)
     if handled.record is not None:
         fields.update(record_fields(handled.record))
     return fields

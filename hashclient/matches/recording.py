@@ -20,10 +20,18 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import IN_MEMBER, PROGRESS, STREAM_PREFIX, Match, Place, new_ids
+from hashclient.core.match import (
+    IN_MEMBER,
+    PROGRESS,
+    SEEN_AGAIN,
+    STREAM_PREFIX,
+    Match,
+    Place,
+    new_ids,
+)
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.selection import Selection
-from hashclient.matches.tables import ADD_STEP, SEEN_AGAIN, inodes_of, to_text
+from hashclient.matches.tables import ADD_STEP, COUNT_STREAM, inodes_of, to_text
 from hashclient.system.text import is_unicode, path_fields, printable
 
 #: How many members of one file its story names, and how much of a name.
@@ -168,7 +176,7 @@ class Recording(Selection):
             hits=_rows_of_hits(rows),
             streams=[(i,) for i, one, _ in rows if one.outcome.is_stream for _ in range(one.count)],
             steps=[
-                (i, time, _FOUND, _detail(one, old))
+                (i, time, _event(old), _detail(one, old))
                 for i, one, old in rows
                 if _needs_step(one, old)
             ],
@@ -230,7 +238,7 @@ class Recording(Selection):
             (ADD_MATCH, added),
             (_RENEW, renewed),
             (_ADD_HIT, hits),
-            (SEEN_AGAIN, streams),
+            (COUNT_STREAM, streams),
             (ADD_STEP, steps),
         ):
             if rows:
@@ -385,17 +393,26 @@ def _renewed(
 
 
 def _needs_step(one: _Found, before: Match | None) -> bool:
-    """Return whether the step `found` says more than the match does; see `Matches.story`."""
+    """Return whether the step says more than the match does; see `Matches.story`."""
+    outcome = one.outcome
     if before is None:
-        return one.place.reached is not None or one.outcome.door is not None
-    return before.state not in PROGRESS
+        return any((one.place.reached, outcome.door, outcome.mail))
+    # The same content comes again in other mails; a file on disk is the same mail.
+    return before.state not in PROGRESS or (outcome.is_stream and outcome.mail is not None)
+
+
+def _event(before: Match | None) -> str:
+    """Return the step of an outcome; one that changes no state leaves the story where it is."""
+    return SEEN_AGAIN if before is not None and before.state in PROGRESS else _FOUND
 
 
 def _detail(one: _Found, before: Match | None) -> str:
-    """Return the detail of the step `found`, as JSON."""
-    detail: dict[str, Any] = {} if before is None else {"again": True}
+    """Return the detail of the step, as JSON."""
+    detail: dict[str, Any] = {} if before is None or before.state in PROGRESS else {"again": True}
     if one.place.reached is not None:
         detail["through"] = printable(one.place.reached)
     if one.outcome.door is not None:
         detail["door"] = one.outcome.door
+    if one.outcome.mail is not None:
+        detail["mail"] = msgspec.to_builtins(one.outcome.mail)
     return json.dumps(detail)

@@ -194,8 +194,12 @@ class Matches(Recording):
                 self._set_state(match_id, self._progress(match))
             return self._get(match_id)
 
-    def seen_again(self, counts: Sequence[tuple[str, int, str | None]], now: datetime) -> None:
-        """Note how often matches came again: the id of each, a count, and the door of a file.
+    def seen_again(
+        self, counts: Sequence[tuple[str, int, str | None, Sequence[str]]], now: datetime
+    ) -> None:
+        """Note how often matches came again.
+
+        Of each its id, a count, the door of a file, and the ids of the last mails that it was in.
 
         Matches that were forgotten meanwhile are passed over.
 
@@ -203,13 +207,14 @@ class Matches(Recording):
             StateError: it cannot be written.
         """
         with self._transaction():
-            for match_id, times, door in counts:
+            for match_id, times, door, message_ids in counts:
                 if not self._db.execute(_SEEN_LAST, (to_text(now), match_id)).rowcount:
                     continue
                 if door is None:
                     self._db.execute(_ADD_TIMES, (times, match_id))
-                else:
-                    self._step(match_id, SEEN_AGAIN, now, {"times": times, "door": door})
+                detail = {"door": door, "message_ids": list(message_ids)}
+                if said := {key: value for key, value in detail.items() if value}:
+                    self._step(match_id, SEEN_AGAIN, now, {"times": times, **said})
 
     def want_report(self, match_id: str, destination: str, now: datetime) -> bool:
         """Note that a report of a match is wanted; return False if there is one already.

@@ -74,7 +74,7 @@ CREATE TABLE stream (
 ) STRICT, WITHOUT ROWID;
 """
 _VERSION = 5
-SEEN_AGAIN = """
+COUNT_STREAM = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
 

@@ -19,6 +19,7 @@ import numpy as np
 from hashclient.configfile.tables import ContainersConfig
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
+from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 from hashclient.containers.sandbox import kernel_locks
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.counts import add_by_kind
@@ -399,12 +400,14 @@ class Members:
         """
         plan = tuple(Algorithm)
         tags: dict[Algorithm, bytes] = {}
+        mail = None
         with contextlib.suppress(OSError):
+            mail = mail_facts(os.pread(fd, MOST_HEADER_BYTES, 0))
             os.lseek(fd, 0, os.SEEK_SET)
             digests, _ = digest_fd(fd, plan, size)
             sealed = self._judge.seal(dict(zip(plan, digests, strict=True)))
             tags = {algorithm: words.tobytes() for algorithm, words in sealed.items()}
-        outer = Outer(size, tags, opened.members)
+        outer = Outer(size, tags, opened.members, mail)
         opened.outcomes = [
             msgspec.structs.replace(outcome, outer=outer) if outcome.kind is Kind.MATCH else outcome
             for outcome in opened.outcomes

@@ -169,11 +169,15 @@ class RunRecord:
             self._log(batch.events, durable=True, sign_each=sign_each)
         return batch.kept
 
-    def keep_counts(self, counts: Sequence[tuple[Recorded, int]]) -> None:
-        """Note on record and in the log how often recorded outcomes came again."""
+    def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
+        """Note on record and in the log how often outcomes came again, and in which last mails."""
         if not counts:
             return
-        rows = [(r.record.id, count, r.outcome.door) for r, count in counts if r.record is not None]
+        rows = [
+            (r.record.id, count, r.outcome.door, ids)
+            for r, count, ids in counts
+            if r.record is not None
+        ]
         try:
             if rows and not self._matches_failed:
                 with Matches(self._session.settings.state_dir) as matches:
@@ -182,8 +186,11 @@ class RunRecord:
             self._matches_failed = True
             self._failures.append(error)
         events = [
-            Event(recorded.outcome.kind.value, {**_data(recorded), "times": count})
-            for recorded, count in counts
+            Event(
+                recorded.outcome.kind.value,
+                {**_data(recorded), "times": count, **({"message_ids": ids} if ids else {})},
+            )
+            for recorded, count, ids in counts
         ]
         self._log(events, durable=True)
         self.report_failures()
@@ -335,6 +342,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
         **({"door": outcome.door} if outcome.door else {}),
+        **({"mail": msgspec.to_builtins(outcome.mail)} if outcome.mail else {}),
     }
 
 

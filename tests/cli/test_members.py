@@ -418,6 +418,12 @@ def test_mail_is_opened(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"m": mail.as_bytes()})
     result = scan(state, tree)
     assert (result.code, result.lines[0]["members"]) == (10, ["a.zip", "x"])
+    said = {"sender": "a@example.org", "recipients": ["b@example.org"]}
+    assert result.lines[0]["mail"] == said
+    for _ in range(2):  # the same file is the same mail
+        assert scan(state, tree).code == 10
+        shown = run("--state-dir", state, "matches", "show", result.lines[0]["id"]).out
+        assert shown.count("mail: a@example.org b@example.org") == 1
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -174,6 +176,38 @@ def test_matches_in_streams_are_recorded(tmp_path: Path) -> None:
         assert daemon.ask(instream(HOLDERS["mail"])) == FOUND
         assert f"serve:unix:{daemon.unix},uid=" in run("--state-dir", state, "matches").out
         assert "f.bin" in (state / "audit" / "log.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_records_of_mail_say_which_mail_it_was_and_metrics_do_not(tmp_path: Path) -> None:
+    """The first one whole; of those that are only counted, the last ids with the count."""
+    state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
+    for _ in range(2):
+        with serving(state, tmp_path / "run", "--jobs", "1", "--metrics", "127.0.0.1:0") as daemon:
+            for number in range(1, 13):
+                mail = b"Message-ID: <%d@example.org>\r\n" % number + HOLDERS["mail"]
+                assert daemon.ask(instream(mail)) == FOUND
+            with urllib.request.urlopen(daemon.metrics) as answer:
+                assert b"example.org" not in answer.read()
+    whole = {
+        "message_id": "1@example.org",
+        "sender": "a@example.org",
+        "recipients": ["b@example.org"],
+    }
+    log = [json.loads(line) for line in (state / "audit" / "log.jsonl").read_text().splitlines()]
+    events = [entry["data"] for entry in log if entry["event"] == "match"]
+    assert [event["mail"] for event in events] == [whole] * 6
+    counted = [(e["times"], e["message_ids"]) for e in events if "times" in e]
+    ids = [f"{n}@example.org" for n in range(1, 13)]
+    assert counted == [(9, ids[1:10]), (2, ids[10:])] * 2
+    (line,) = run("--state-dir", state, "matches", "--format", "jsonl").lines
+    show = ("--state-dir", state, "matches", "show", line["id"])
+    shown = json.loads(run(*show, "--format", "json").out)
+    steps = [s for s in shown["story"] if s["event"] != "in-member"]
+    assert [s["event"] for s in steps] == ["found", *["seen-again"] * 5]
+    assert [s["mail"] for s in steps if "mail" in s] == [whole] * 2  # each hour, or start
+    assert [s["message_ids"] for s in steps if "message_ids" in s] == [ids[1:10], ids[10:]] * 2
+    assert "mail: 1@example.org a@example.org b@example.org" in run(*show).out
 
 
 @pytest.mark.slow

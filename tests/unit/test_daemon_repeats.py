@@ -9,7 +9,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Hit, MatchRef, Outcome, Recorded
+from hashclient.core.model import Hit, Mail, MatchRef, Outcome, Outer, Recorded
 from hashclient.daemon import repeats
 from hashclient.daemon.repeats import REPEAT_S, SEARCH_S, Repeats
 
@@ -29,7 +29,7 @@ def send(known: Repeats, one: Outcome) -> bool:
 
 
 def written(known: Repeats, *, everything: bool = False) -> list[int]:
-    return [count for _, count in known.due(everything=everything)]
+    return [count for _, count, _ in known.due(everything=everything)]
 
 
 def test_the_first_is_recorded_and_counts_are_written_ever_more_rarely() -> None:
@@ -42,6 +42,24 @@ def test_the_first_is_recorded_and_counts_are_written_ever_more_rarely() -> None
     assert not send(known, outcome())
     assert written(known) == []
     assert written(known, everything=True) == [1]
+
+
+def test_of_mails_the_last_ids_are_written_with_the_count() -> None:
+    def mailed(number: int) -> Outcome:
+        outer = Outer(9, {}, 1, Mail(f"{number}@example.org"))
+        return msgspec.structs.replace(outcome(), outer=outer)
+
+    known = Repeats(lambda: 0.0)
+    assert send(known, mailed(0))
+    for number in range(1, 31):
+        assert not send(known, mailed(number))
+    assert not send(known, outcome())  # it says no id
+    ((_, count, ids),) = known.due()  # at the tenth
+    assert (count, ids) == (31, [f"{n}@example.org" for n in range(21, 31)])
+    assert not send(known, mailed(99))
+    assert [(count, ids) for _, count, ids in known.due(everything=True)] == [
+        (1, ["99@example.org"])
+    ]
 
 
 def test_another_client_entry_or_verdict_is_another_match() -> None:

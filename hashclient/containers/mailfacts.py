@@ -1,0 +1,55 @@
+"""Which mail a listed file was in: the id, the sender and the recipients that its header names.
+
+Records of matches have these, so that a person finds the mail in the logs of a mail server. Anybody
+can write them into a mail. Only an id and addresses are taken, without blanks, quotes or control
+characters, a few of each: nothing else of a header gets into a record.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hashclient.containers.mailmarks import BYTE_ORDER_MARK, FIELD, begins_as_mail
+from hashclient.core.model import Mail
+from hashclient.system.text import printable
+
+#: How much of a mail is looked at; a field behind that is not found.
+MOST_HEADER_BYTES = 64 << 10
+#: How many recipients are named.
+MOST_RECIPIENTS = 10
+
+_ID = re.compile(rb"<([^\x00-\x20<>\x7f]{1,250})>")
+#: An address has 64 bytes before its `@` and 255 behind it at most (RFC 5321, 4.5.3.1).
+_ADDRESS = re.compile(
+    rb"""(?<![^\s<>(),;:"])[^\s<>(),;:"@\x00-\x20\x7f]{1,64}@[\w.:\[\]\x80-\xff-]{1,255}"""
+)
+_TO = (b"to", b"cc", b"bcc", b"delivered-to", b"x-original-to", b"envelope-to")
+
+
+def mail_facts(head: bytes) -> Mail | None:
+    """Return what the header at the beginning of a file says; None if it is that of no mail.
+
+    A mailbox has none: its first header is not that of the other messages.
+    """
+    text = head[:MOST_HEADER_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
+    if FIELD.match(text) is None or not begins_as_mail(text):
+        return None
+    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n\n")[0]
+    fields: dict[bytes, list[bytes]] = {}
+    for line in re.sub(rb"\n[ \t]", b" ", lines).split(b"\n"):
+        if (found := FIELD.match(line)) is not None:
+            fields.setdefault(found[1].lower(), []).append(line[found.end() :])
+    ids = _all(_ID, fields, b"message-id")
+    senders = _all(_ADDRESS, fields, b"from", b"sender", b"return-path")
+    recipients = _all(_ADDRESS, fields, *_TO)
+    if not (ids or senders or recipients):
+        return None
+    first = ids[0] if ids else None
+    return Mail(first, senders[0] if senders else None, tuple(recipients[:MOST_RECIPIENTS]))
+
+
+def _all(pattern: re.Pattern[bytes], fields: dict[bytes, list[bytes]], *names: bytes) -> list[str]:
+    """Return what is found in fields of these names, each once, in the order of the names."""
+    texts = b"\n".join(value for name in names for value in fields.get(name, ()))
+    found = (match[match.lastindex or 0] for match in pattern.finditer(texts))
+    return list(dict.fromkeys(printable(one.decode(errors="replace")) for one in found))
