@@ -1,0 +1,66 @@
+"""Containers that are written oddly, as other programs read them: what one extracts is not clean.
+
+`python -m fixtures.differential KIND` shows what differs. Programs that are not here are skipped by
+name; what was found once is looked at without them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.differential import compare
+from fixtures.differential.cases import PLANTED, Recipe
+from fixtures.differential.compare import Comparison
+from fixtures.differential.kinds import KINDS
+from fixtures.differential.oracles import PROGRAMS
+from fixtures.differential.streams import FORMS
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return Comparison(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_program_extracts_what_is_written_as_usual(kind: str) -> None:
+    """A program that is asked in a wrong way would never find a fault of ours."""
+    chosen = KINDS[kind]
+    recipes: list[Recipe] = [{"as": form} for form in FORMS] if chosen.always else [{}]
+    missing = {name for name in chosen.programs if PROGRAMS[name].missing}
+    with compare.written([(chosen, recipe) for recipe in recipes]) as cases:
+        found = compare.extracting(set(chosen.programs) - missing, cases)
+    assert {name for names in found.values() for name in names} | missing == set(chosen.programs)
+    if missing:
+        pytest.skip(f"not here: {', '.join(sorted(missing))}")
+
+
+def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
+    """Yield kinds, recipes, and what is to be said of each."""
+    for line in Path(compare.__file__).with_name("recipes.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        yield row["kind"], row["recipe"], row["expected"]
+
+
+def test_what_was_found_once_is_found(comparison: Comparison) -> None:
+    rows = list(recipes_found_once())
+    said = comparison.said([(KINDS[kind], recipe) for kind, recipe, _ in rows])
+    for (kind, recipe, expected), one in zip(rows, said, strict=True):
+        is_found = f"p-{recipe.get('planted', 0)}" in one.found
+        answer = "match" if is_found else "unread" if one.unread else "clean"
+        assert answer == expected, (kind, recipe)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_always_gives_the_same_bytes(kind: str) -> None:
+    chosen = KINDS[kind]
+    recipe = chosen.draw("1 7")
+    assert recipe == chosen.draw("1 7")
+    assert chosen.bytes_of(recipe) == chosen.bytes_of(json.loads(json.dumps(recipe)))
+    assert {
+        kind.draw(f"1 {n}").get("planted", 0) for kind in KINDS.values() for n in range(40)
+    } == set(range(len(PLANTED)))
