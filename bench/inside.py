@@ -22,11 +22,11 @@ from pathlib import Path
 
 from hashclient.containers.child import FileData
 from hashclient.containers.driver import Driver
-from hashclient.containers.interface import HEAD_BYTES
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
 from hashclient.containers.limits import Limits
 from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
-from hashclient.containers.sniffing import ISO_MARK_END, wants_more_head
+from hashclient.containers.sniffing import wants_more_head
 from hashclient.containers.zipmember import LOCAL_BYTES
 from hashclient.core.algorithms import Algorithm
 
@@ -125,7 +125,7 @@ def with_heads(path: Path) -> None:
         members = archive.infolist()
     fd = os.open(path, os.O_RDONLY)
     for member in members:
-        count = ISO_MARK_END if wants_more_head(member.file_size) else HEAD_BYTES
+        count = ISO_HEAD_BYTES if wants_more_head(member.file_size) else HEAD_BYTES
         start = member.header_offset + LOCAL_BYTES + len(member.filename)
         packed = os.pread(fd, min(count, member.compress_size), start)
         zlib.decompressobj(-15).decompress(packed, count)

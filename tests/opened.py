@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hashclient.containers.interface import (
-    HEAD_BYTES,
+    ISO_HEAD_BYTES,
     TAIL_BYTES,
     Data,
     Expander,
@@ -17,6 +17,8 @@ from hashclient.containers.interface import (
     Unlisted,
     Why,
 )
+from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import is_opened, look, not_opened
 
 #: No piece is larger.
 MAX_PIECE_BYTES = 256 << 10
@@ -109,4 +111,16 @@ def opened(expander: Expander, data: Data | Stream | bytes) -> Opened:
 
 def sniffs(expander: Expander, data: bytes) -> bool:
     """Return whether an expander takes a file for one of its own."""
-    return expander.sniff(data[:HEAD_BYTES], data[-TAIL_BYTES:])
+    picked = Registry().pick(data[:ISO_HEAD_BYTES], data[-TAIL_BYTES:])
+    return expander.name in [one.name for one in picked]
+
+
+def has_mark(data: bytes | memoryview, *, is_all: bool = False) -> bool:
+    """Return whether a file is handed to the process that opens containers, by its beginning."""
+    return is_opened(look(data, is_all=is_all))
+
+
+def kind_by_begin(data: bytes | memoryview) -> str:
+    """Return the kind of a file that is not opened, by its beginning; empty for others."""
+    found = look(data)
+    return "" if is_opened(found) else not_opened(found)

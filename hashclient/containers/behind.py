@@ -1,6 +1,6 @@
 """7z, rar and cab behind other bytes: in self-extractors, behind pictures and documents.
 
-`fronts` tells where such archives may be. Here all bytes are searched for marks; a mark counts if
+`sniffing` tells where such archives may be. Here all bytes are searched for marks; a mark counts if
 what follows it holds: the checksum of the first header in 7z and rar, the fields of cab. The zip
 expander itself finds a zip behind other bytes.
 """
@@ -13,11 +13,11 @@ from typing import cast
 from zlib import crc32
 
 from hashclient.containers.forward import Joined, part_of
-from hashclient.containers.fronts import MARKS
 from hashclient.containers.interface import Data, Expander, Member, NotReadError, Stream, Unlisted
+from hashclient.containers.sniffing import IN_PROGRAMS
 
 _WINDOW_BYTES = 1 << 20
-_LONGEST_MARK = max(map(len, MARKS.values()))
+_LONGEST_MARK = max(map(len, IN_PROGRAMS.values()))
 #: Archives that are opened in one file. More marks whose checksums are right are no chance.
 _MAX_ARCHIVES = 64
 #: checksum of what follows; place, length and checksum of the last header
@@ -37,11 +37,7 @@ class Behind:
 
     def __init__(self, expanders: Sequence[Expander]) -> None:
         """Open each archive with the one of `expanders` for its kind."""
-        self._expanders = {one.name: one for one in expanders if one.name in MARKS}
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise nothing: see `fronts.has_other_behind`."""
-        return False
+        self._expanders = {one.name: one for one in expanders if one.name in IN_PROGRAMS}
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members of one archive after the other."""
@@ -58,7 +54,7 @@ def _found(data: Data) -> Iterator[tuple[str, Joined]]:
     while start < data.size and count < _MAX_ARCHIVES:
         window = data.read_at(start, _WINDOW_BYTES + _LONGEST_MARK)
         at, kind = min(
-            ((at, kind) for kind, mark in MARKS.items() if (at := window.find(mark)) >= 0),
+            ((at, kind) for kind, mark in IN_PROGRAMS.items() if (at := window.find(mark)) >= 0),
             default=(_WINDOW_BYTES, ""),
         )
         if at >= _WINDOW_BYTES:

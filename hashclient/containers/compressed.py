@@ -9,7 +9,6 @@ modulo four gigabytes, and of the last stream alone.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
 
 from hashclient.containers import decoding
@@ -24,7 +23,7 @@ from hashclient.containers.interface import (
     Unlisted,
     Why,
 )
-from hashclient.containers.sniffing import is_lzma_header
+from hashclient.containers.kinds import is_lzma_header
 
 #: Bytes read at the beginning of each stream; later reads grow. Otherwise, many small streams one
 #: after the other would copy a whole block each.
@@ -35,7 +34,6 @@ _GZIP = b"\x1f\x8b"
 _HAS_CRC, _HAS_EXTRA, _HAS_NAME, _RESERVED = 2, 4, 8, 0xE0
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
-_BZIP2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of one with data, of one without
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
 #: Streams that `zstd`, or the module `lzma` of Python, gives behind one of another kind.
@@ -97,7 +95,7 @@ class _Compressed:
         yield [Member(name, None, is_exact=False, chunks=lambda: self._chunks(source))]
         if self.is_joined and source.is_behind:
             rest = source.peek(HEAD_BYTES)
-            if _JOINED.match(rest) or Lzma().sniff(rest, b""):
+            if _JOINED.match(rest) or Lzma().sniff(rest):
                 text = f"a stream of another kind follows that of {self.name}"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
 
@@ -124,10 +122,6 @@ class Gzip(_Compressed):
     """gzip: members one behind the other, padded with zero bytes or followed by anything."""
 
     name = "gzip"
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark and the only method there is."""
-        return len(head) >= 10 and head[:3] == b"\x1f\x8b\x08"
 
     def _name_of(self, source: _Input) -> bytes:
         head = source.peek(_MAX_NAME_BYTES)
@@ -181,10 +175,6 @@ class Bzip2(_Compressed):
     name = "bzip2"
     is_joined = False
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark, the level and the mark of a block."""
-        return head[:3] == b"BZh" and head[3:4] in b"123456789" and head[4:10] in _BZIP2_BLOCKS
-
     def _decoder(self) -> Decoder:
         return decoding.bzip2()
 
@@ -196,14 +186,6 @@ class Xz(_Compressed):
     """xz: streams one behind the other, padded with zero bytes by fours."""
 
     name = "xz"
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark and the sum of the flags behind it."""
-        return (
-            len(head) >= 12
-            and head[:6] == _XZ
-            and zlib.crc32(head[6:8]) == int.from_bytes(head[8:12], "little")
-        )
 
     def _decoder(self) -> Decoder:
         return decoding.xz()
@@ -218,7 +200,7 @@ class Lzma(_Compressed):
 
     name = "lzma"
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
+    def sniff(self, head: bytes) -> bool:
         """Recognise it by the rules of xz for guessing, and by decoding the first bytes.
 
         Pictures in EMF have such fields as well, and a window of 2 GiB; none of them decodes.
@@ -245,13 +227,6 @@ class Zstd(_Compressed):
     """zstd: frames one behind the other, some of which hold nothing; where Python reads it."""
 
     name = "zstd"
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark, also behind frames that are skipped."""
-        at = 0
-        while head[at + 1 : at + 4] == _ZSTD_SKIPPED and head[at] & 0xF0 == 0x50:
-            at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
-        return head[at : at + 4] == _ZSTD
 
     def _decoder(self) -> Decoder:
         return decoding.zstd()

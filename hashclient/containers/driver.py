@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from hashclient.containers.fronts import ReadAt, may_front
 from hashclient.containers.interface import (
     HEAD_BYTES,
     ISO_HEAD_BYTES,
@@ -26,13 +25,15 @@ from hashclient.containers.interface import (
 from hashclient.containers.limits import Budget, LimitError, Limits
 from hashclient.containers.protocol import MAX_NAME_BYTES, NO_CLAIM, Job, Row
 from hashclient.containers.sniffing import (
-    ISO_MARK_END,
-    has_mark,
-    may_bear,
+    ReadAt,
+    is_front,
+    kind_by_end,
+    look,
+    not_opened,
     wants_all_head,
     wants_more_head,
 )
-from hashclient.containers.unopened import END_MARK_BYTES, kind_by_begin, kind_by_end
+from hashclient.containers.unopened import END_MARK_BYTES
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
 
@@ -202,7 +203,7 @@ class Driver:
             found = self._registry.pick(head, tail, data.size, data.read_at)
             for expander in found:
                 self._expand(expander, open_data(), 0, 1)
-            if not found and (kind := kind_by_begin(head) or kind_by_end(tail)):
+            if not found and (kind := not_opened(look(head)) or kind_by_end(tail)):
                 self._not_opened(0, kind)
         except NotReadError as error:
             self._unread(0, b"", error.why, error.detail)
@@ -241,18 +242,17 @@ class Driver:
         """
         if member.kind or member.size is None:
             return False
-        count = ISO_MARK_END if wants_more_head(member.size) else HEAD_BYTES
+        count = ISO_HEAD_BYTES if wants_more_head(member.size) else HEAD_BYTES
         try:
             head = head_of(count)
-            bears = may_bear(head)
-            if bears and wants_all_head(head):
-                head = head_of(ISO_MARK_END)
+            if wants_all_head(head):
+                head = head_of(ISO_HEAD_BYTES)
         except LimitError:
             raise
         except Exception:  # noqa: BLE001 - the reader says what is wrong
             return False
         self._budget.take(len(head))
-        return not bears or not (has_mark(head) or may_front(head) or kind_by_begin(head))
+        return not look(head)
 
     def _guarded(self, container: int, name: bytes, work: Callable[[], None]) -> None:
         """Run a step; a failure becomes a row.
@@ -304,19 +304,19 @@ class Driver:
         more = mask or member.size is None or wants_more_head(member.size)
         head = tee.peek(ISO_HEAD_BYTES if more else HEAD_BYTES)
         found: list[Expander] = []
-        bears = may_bear(head)  # most members are nothing that the other questions are about
-        if bears and wants_all_head(head):
+        if wants_all_head(head):
             head = tee.peek(ISO_HEAD_BYTES)
+        seen = look(head)
         if member.kind:
             found = self._registry.named(member.kind)
-        elif bears:
+        elif seen:
             found = self._registry.pick(head, b"")
         if len(found) == 1 and not found[0].seeks:
             inner = self._sink.container(container, name)
             self._expand(found[0], tee, inner, depth + 1)
-        elif found or (bears and may_front(head)):
+        elif found or is_front(seen):
             self._open_whole(tee, head, found, (container, name), depth + 1)
-        kind = kind_by_begin(head) if bears and not found else ""
+        kind = "" if found else not_opened(seen)
         if mask:
             tee.drain()
             self._sink.row(Row(container, name, tee.length, mask, tee.digests()))

@@ -1,70 +1,36 @@
-"""What may stand in front of an archive, and the places where such an archive shows.
+"""What may stand in front of an archive, and the places in programs where such an archive shows.
 
 Pictures, films, documents and programs are files of their own, and programs for archives still open
 an archive behind them. Three places are looked at, since a search of all bytes would cost as much
 as a digest: the end, where a zip has its directory and rar and 7z have their last header; the place
 behind the last section of a program; and the resources of a program for Windows.
 
-Limits: behind bytes of no known kind, a zip is looked for near the end only (`tail_bytes`). A rar
-or 7z that other bytes follow, and a cab, are looked for in programs only. `behind` makes sure.
+Limits: behind bytes of no known kind, a zip is looked for near the end only
+(`sniffing.tail_bytes`). A rar or 7z that other bytes follow, and a cab, are looked for in programs
+only. `behind` makes sure.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from struct import Struct
 
-from hashclient.containers.interface import TAIL_BYTES
-from hashclient.containers.unopened import kind_by_end
+from hashclient.containers.kind import Kind, Mark
 
-#: Bytes of the end of a zip archive that has no comment behind it.
-END_BYTES = 22
-#: Bytes at the end of a short file of no known kind: room for a comment. One in `_SHARE` of a long
-#: one: to read these costs little where all bytes are digested.
-_NEAR_BYTES = END_BYTES + 512
-_SHARE = 64
 #: Bytes at the beginning that tell where a program ends.
 FRONT_BYTES = 1 << 12
-_END_OF_ZIP = b"PK\x05\x06"
-_LAST_OF_ZIP = _END_OF_ZIP[-1]
-#: The last header of rar, version 4 and 5: it has no variable part.
-_ENDS_OF_RAR = (b"\xc4\x3d\x7b\x00\x40\x07\x00", b"\x1d\x77\x56\x51\x03\x05\x04\x00")
-_LAST_BYTES = 1 << 10
-#: The last bytes of 7z: of a header that is packed, how it is packed and its checksum; of another
-#: one, the attributes of all members.
-_ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
-_ends_as_7z = re.compile(
-    rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
-    rb"|\x15[\x06-\xff]\x01\x00(?:.{4})+)\x00\x00\Z)"
-).match
-#: Marks of archives at their beginnings.
-MARKS = {
-    "7zip": b"7z\xbc\xaf\x27\x1c",
-    "rar5": b"Rar!\x1a\x07\x01\x00",
-    "rar": b"Rar!\x1a\x07\x00",
-    "cab": b"MSCF\x00\x00\x00\x00",
-}
-_PROGRAMS = (b"MZ", b"\x7fELF")
 #: How much of what follows a program is searched, and of its resources.
 _BEHIND_BYTES = 1 << 16
 _RESOURCE_BYTES = 4 << 20
-
-#: Programs, scripts, pictures, sound, films, documents, fonts.
-FRONTS = re.compile(
-    rb"MZ|\x7fELF|#!|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\xfe\xed\xfa[\xce\xcf]|\xff\xd8\xff"
-    rb"|\x89PNG|GIF8|BM|II\*\x00|MM\x00\*|RIFF|OggS|ID3|\xff[\xf1-\xfb]|fLaC|%PDF|\x1a\x45\xdf\xa3"
-    rb"|\x00\x00\x01[\x00\xba\xb3]|FLV|FWS|CWS|\x30\x26\xb2\x75|8BPS|\xff\x0a"
-    rb"|\xd0\xcf\x11\xe0\xa1\xb1|\{\\rtf|%!PS|\x01\x00\x00\x00.{36} EMF|\xd7\xcd\xc6\x9a|SQLite f"
-    rb"|<(?:!DOC|!doc|html|HTML|svg|\?xml)",
-    re.DOTALL,
+#: The last bytes of 7z: of a header that is packed, how it is packed and its checksum; of another
+#: one, the attributes of all members.
+_ATTRIBUTES_OF_7Z, _PACKED_7Z = 0x15, b"\x07\x0b\x01\0"
+_END_OF_7Z = re.compile(
+    rb"(?s:.*(?:\x07\x0b\x01\x00.{2,80}\x0c.{1,9}\x0a\x01.{4}"
+    rb"|\x15[\x06-\xff]\x01\x00(?:.{4})+)\x00\x00\Z)"
 )
-#: The first bytes of these.
-FIRST_OF_FRONTS = b"M\x7f#\xca\xce\xcf\xfe\xff\x89GBIROf%\x1aFC\x30\x38<\x00\xd0{\x01\xd7S"
-_IS_FRONT = bytes(first in FIRST_OF_FRONTS for first in range(256))
-_LETTER_F = ord("f")
-
 #: offset of the header; in it: number of sections, length of the optional header
 _PE_AT, _PE = Struct("<60xL"), Struct("<4s2xH12xH2x")
 #: size and place in the file, behind the name, of one section of a program for Windows
@@ -75,81 +41,73 @@ _DOS = Struct("<2x2H")
 _ELF = {1: "28x2L6x5H", 2: "32x2Q6x5H"}
 _ELF_SEGMENT = {1: "4xL8xL", 2: "8xQ16xQ"}
 
-ReadAt = Callable[[int, int], bytes]
 
-
-def may_front(head: bytes | memoryview) -> bool:
-    """Return whether a file that begins like this may have an archive behind it."""
-    if len(head) < 2:
-        return False
-    if _IS_FRONT[head[0]] and FRONTS.match(head):
-        return True
-    # A film has its mark behind four bytes of anything.
-    return len(head) > 8 and head[4] == _LETTER_F and head[4:8] == b"ftyp"
-
-
-def tail_bytes(size: int, *, is_front: bool) -> int:
-    """Return how many bytes at the end of a file are searched for the end of a zip."""
-    return TAIL_BYTES if is_front else min(TAIL_BYTES, max(_NEAR_BYTES, size // _SHARE))
-
-
-def has_end_of_zip(tail: bytes) -> bool:
-    """Return whether a file that ends like this may be a zip archive."""
-    return tail.rfind(_END_OF_ZIP) >= 0  # from the end, which takes half as long
-
-
-def ends_as_archive(data: bytes | bytearray | memoryview) -> bool:
-    """Return whether a file that ends like this may be an archive, whatever it begins with.
-
-    Of many bytes, only the last are looked at. This is asked about every file.
-    """
-    count = len(data) // _SHARE
-    tail = data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :]
-    if type(tail) is not bytes:
-        tail = bytes(tail)
-    if _LAST_OF_ZIP in tail and tail.rfind(_END_OF_ZIP) >= 0:  # a text has no such byte
-        return True
-    return tail[-1:] == b"\0" and _ends_as_other(tail)
-
-
-def _ends_as_other(tail: bytes) -> bool:
-    if tail.endswith(_ENDS_OF_RAR):
-        return True
-    if not tail.endswith(b"\0\0"):
-        return False
-    last = tail[-_LAST_BYTES:]
+def ends_as_7z(last: bytes) -> bool:
+    """Return whether the last KiB of a file ends as 7z does."""
     # Programs and images end in zeros as well, and have mostly neither of these.
-    return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _ends_as_7z(last) is not None
+    return (_ATTRIBUTES_OF_7Z in last or _PACKED_7Z in last) and _END_OF_7Z.match(last) is not None
 
 
-def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether an archive other than a zip may lie behind other bytes, or in a program.
+def _front(name: str, *literals: bytes) -> Kind:
+    return Kind(name, (Mark(0, literals),), is_front=True)
 
-    `head` are `FRONT_BYTES` at its beginning, `tail` the last bytes, `read_at` returns any others.
+
+KINDS = (
+    _front("program", b"MZ", b"\x7fELF"),
+    _front("script", b"#!"),
+    _front(
+        "program of macOS or Java",
+        *(b"\xca\xfe\xba\xbe", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe"),
+        *(b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf"),
+    ),
+    _front(
+        "picture",
+        *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS", b"\xff\x0a"),
+        *(b"\0\0\1\0", b"\xd7\xcd\xc6\x9a"),
+    ),
+    Kind(
+        "picture in EMF",
+        (Mark(0, (b"\1\0\0\0",), is_one=lambda head: head[40:44] == b" EMF"),),
+        is_front=True,
+    ),
+    _front(
+        "sound or film",
+        *(b"RIFF", b"OggS", b"ID3", b"fLaC", b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3"),
+        *(b"FLV", b"FWS", b"CWS", b"\x30\x26\xb2\x75"),
+        *(bytes([0xFF, second]) for second in range(0xF1, 0xFC)),
+    ),
+    Kind("film", (Mark(4, (b"ftyp",)),), is_front=True),  # behind four bytes of anything
+    _front(
+        "document",
+        *(b"%PDF", b"%!PS", b"{\\rtf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"SQLite f"),
+        *(b"<!DOC", b"<!doc", b"<html", b"<HTML", b"<svg", b"<?xml"),
+    ),
+    # What only resembles a container, and a program of Chrome, which is a zip behind a signature.
+    Kind(
+        "nearly an archive",
+        (
+            Mark(
+                0,
+                (
+                    *(b"Cr24", b"PK\7\x08", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"LZIP", b"MSCF"),
+                    *(b"Rar!\x1a\7", b"0707", b"\xc7\x71", b"\x71\xc7", b"xar!", b"WARC/"),
+                    b"x\x9f\x3e\x22",
+                ),
+            ),
+            Mark(2, (b"-lh", b"-lz", b"-pm")),
+        ),
+        is_front=True,
+    ),
+)
+
+
+def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the places in a program that are searched for archives, and their lengths.
+
+    `head` are the first `FRONT_BYTES` of a file of `size` bytes.
     """
-    if _ends_as_other(tail):
-        return True
-    for offset, count in _parts(head, size) if head.startswith(_PROGRAMS) else ():
-        part = read_at(offset, count)
-        if any(mark in part for mark in MARKS.values()):
-            return True
-    return False
-
-
-def has_behind(head: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether the end shows an archive, or an image, of bytes whose beginning has no mark.
-
-    `head` may be empty if these bytes are no front.
-    """
-    count = min(size, tail_bytes(size, is_front=may_front(head)))
-    tail = read_at(size - count, count)
-    if has_end_of_zip(tail) or has_other_behind(head, tail, size, read_at):
-        return True
-    return bool(kind_by_end(tail))  # it is counted where it is opened
-
-
-def _parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the places in a program that are searched, and their lengths."""
+    if not head.startswith((b"MZ", b"\x7fELF")):
+        return
     try:
         if head.startswith(b"MZ"):
             end, resources = _windows(head)
@@ -157,8 +115,9 @@ def _parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
                 yield resources
         else:
             end = _elf(head)
-    except struct.error:
+    except (struct.error, OverflowError):
         end = 0  # it is cut off, or hides its parts
+    end = max(end, 0)
     if end < size:
         yield end, min(_BEHIND_BYTES, size - end)
 

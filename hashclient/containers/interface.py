@@ -7,7 +7,8 @@ program would extract is listed; a member that cannot be read to its end raises 
 there, and the members beside it are still read where possible; and memory is bounded whatever the
 bytes are.
 
-To add one: a module here with a class, and a row in `registry`.
+To add one: a module here with a class, and a row in `kinds`. Bytes can be of several kinds at once
+(a zip after a tar): each is opened. An ordinary file must not be taken for a container.
 """
 
 from __future__ import annotations
@@ -107,7 +108,10 @@ class Unlisted(msgspec.Struct, frozen=True):
 
 
 class Expander(Protocol):
-    """Lists and reads one kind of container. `seeks` says that it needs `Data`, not a `Stream`."""
+    """Lists and reads one kind of container. `seeks` says that it needs `Data`, not a `Stream`.
+
+    That of a kind whose marks do not make sure (`kind.Sure`) has a method `sniff` besides.
+    """
 
     @property
     def name(self) -> str:
@@ -117,14 +121,6 @@ class Expander(Protocol):
     @property
     def seeks(self) -> bool:
         """Whether the bytes must be there as a whole."""
-        ...
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Return whether bytes with this beginning and end are such a container; cheap, and strict.
-
-        An ordinary file must not be taken for a container; `tail` is empty where the end was not
-        read. Bytes can be of several kinds at once (a zip after a tar): each is opened.
-        """
         ...
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:

@@ -294,28 +294,20 @@ class Libarchive:
     def __init__(
         self,
         name: str,
-        mark: bytes,
         *,
         formats: tuple[str, ...] = (),
         filters: tuple[str, ...] = (),
-        at: int = 0,
         seeks: bool = False,
         is_exact: bool = False,
         passwords: tuple[bytes, ...] = (),
     ) -> None:
-        """`mark` is a regular expression that matches such bytes at the offset `at`."""
+        """Read `formats`, by default the one with this name."""
         self.name = name
         self.seeks = seeks
-        self._mark = re.compile(mark, re.DOTALL)
-        self._at = at
         self._formats = formats or (name,)
         self._filters = filters
         self._is_exact = is_exact
         self._passwords = passwords
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """See `Expander`."""
-        return self._mark.match(head, self._at) is not None
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         """Return whether something that is said to be no file has bytes like one."""
@@ -390,14 +382,9 @@ class Filtered:
 
     seeks = False
 
-    def __init__(self, name: str, mark: bytes) -> None:
-        """`mark` is a regular expression that matches the beginning of such bytes."""
+    def __init__(self, name: str) -> None:
+        """`name` is that of the compression."""
         self.name = name
-        self._mark = re.compile(mark, re.DOTALL)
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """See `Expander`."""
-        return self._mark.match(head) is not None
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""

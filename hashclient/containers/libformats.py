@@ -6,16 +6,19 @@ directory, and no member of a rar that began in another volume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from struct import Struct
 from typing import cast
 from zlib import crc32
 
 from hashclient.containers.cab import Cab
+from hashclient.containers.compressed import Zstd
+from hashclient.containers.decoding import HAS_ZSTD
 from hashclient.containers.forward import Joined
-from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import Data, Expander, Member, Stream, Unlisted, Why
 from hashclient.containers.iso import DiskImage
-from hashclient.containers.libarchive import DISK_IMAGE, Filtered, Libarchive
+from hashclient.containers.libarchive import Filtered, Libarchive, is_here
 
 _LINK = 0o120000
 _HEAD_BYTES = 32
@@ -130,31 +133,30 @@ def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-def expanders(passwords: tuple[bytes, ...]) -> list[Libarchive | Filtered]:
-    """Return all expanders of libarchive; without the library they only say that it is missing."""
-    inside = ("gzip", "bzip2", "xz", "lzma", "zstd")
-    return [
-        SevenZip("7zip", rb"7z\xbc\xaf\x27\x1c", seeks=True, passwords=passwords),
-        Rar("rar5", rb"Rar!\x1a\x07\x01\x00", seeks=True, passwords=passwords),
-        Rar("rar", rb"Rar!\x1a\x07\x00", seeks=True, passwords=passwords),
-        Cab("cab", rb"MSCF\x00\x00\x00\x00"),
-        Libarchive(
-            "rpm", rb"\xed\xab\xee\xdb", formats=("cpio",), filters=("rpm", *inside), is_exact=True
-        ),
-        # The binary form begins with a number of two bytes, in either order; the type of the first
-        # member and the length of its name are numbers as well.
-        Libarchive(
-            "cpio",
-            rb"07070[127]|\xc7\x71.{5}[\x10-\xcf].{13}[\x00-\x0f]"
-            rb"|\x71\xc7.{4}[\x10-\xcf].{13}[\x00-\x0f].",
-            is_exact=True,
-        ),
-        Libarchive("ar", rb"!<arch>\n", is_exact=True),
-        Libarchive("xar", rb"xar!\x00", seeks=True),
-        Libarchive("lha", rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-", at=2),
-        Libarchive("warc", rb"WARC/[01]\.[0-9]+\r\n", is_exact=True),
-        DiskImage(DISK_IMAGE, rb"CD001|BEA01", at=32_769, seeks=True, is_exact=True),
-        Filtered("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
-        Filtered("lz4", rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
-        Filtered("lzip", rb"LZIP[\x00\x01]"),
-    ]
+_INSIDE_RPM = ("rpm", "gzip", "bzip2", "xz", "lzma", "zstd")
+_READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
+    "7zip": partial(SevenZip, seeks=True),
+    "rar5": partial(Rar, seeks=True),
+    "rar": partial(Rar, seeks=True),
+    "cab": Cab,
+    "rpm": partial(Libarchive, formats=("cpio",), filters=_INSIDE_RPM, is_exact=True),
+    "cpio": partial(Libarchive, is_exact=True),
+    "ar": partial(Libarchive, is_exact=True),
+    "xar": partial(Libarchive, seeks=True),
+    "lha": Libarchive,
+    "warc": partial(Libarchive, is_exact=True),
+    "iso9660": partial(DiskImage, seeks=True, is_exact=True),
+}
+_DECRYPTS = frozenset({"7zip", "rar5", "rar"})
+
+
+def reader(name: str, passwords: tuple[bytes, ...]) -> Libarchive | Filtered:
+    """Return the expander of a kind; without the library it only says that this is missing."""
+    if name in _DECRYPTS:
+        return _READERS[name](name, passwords=passwords)
+    return _READERS.get(name, Filtered)(name)
+
+
+def zstd(name: str, _passwords: tuple[bytes, ...]) -> Expander:
+    """Return the expander of zstd: that of Python where only that is here."""
+    return Zstd() if HAS_ZSTD and not is_here() else Filtered(name)

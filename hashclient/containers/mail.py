@@ -17,7 +17,7 @@ import msgspec
 
 from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
-from hashclient.containers.mailmarks import BYTE_ORDER_MARK, begins_as_mail
+from hashclient.containers.mailmarks import BYTE_ORDER_MARK
 from hashclient.containers.mailreadings import (
     Decoding,
     Kept,
@@ -64,10 +64,6 @@ class Message:
     name = MESSAGE
     seeks = False
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Return False: this kind is opened by its name only."""
-        return False
-
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the parts one by one, each to be read before the next is asked for."""
         return _Walk(Lines(data)).members(None)
@@ -77,10 +73,6 @@ class Eml(Message):
     """A mail in a file of its own."""
 
     name = "eml"
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the fields of mail, and lines that are all fields as far as they are there."""
-        return begins_as_mail(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the parts one by one; none where the header turns out to be of no mail."""

@@ -15,6 +15,9 @@ END_OF_NAME = rb"[ \t]*(?:\([^\r\n:]{0,200}\)[ \t]*)?:"
 #: A field of a header, up to its colon. A parenthesis begins a comment.
 FIELD = re.compile(rb"([!-'*-9;-~]+)" + END_OF_NAME)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
+#: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
+_begins_with_field = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME).match
 #: A longer line is no header, and may be taken in pieces.
 MAX_LINE_BYTES = 64 << 10
 
@@ -101,6 +104,13 @@ def can_be_mail(content: bytes | memoryview) -> bool:
         end = text.find(b"\n", colon)
         colon = text.find(b":", end) if end >= 0 else -1
     return marks.is_mail
+
+
+def may_be_mail(head: bytes) -> bool:
+    """Return whether a file may be a mail, by its first bytes."""
+    if _begins_with_field(head):
+        return begins_as_mail(head[:HEAD_BYTES])
+    return may_be_odd_mail(head)
 
 
 def may_be_odd_mail(head: bytes | memoryview) -> bool:

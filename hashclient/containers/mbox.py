@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from hashclient.containers.forward import Forward
-from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mail import MESSAGE
 from hashclient.containers.mailmarks import FIELD
 from hashclient.containers.mboxhalves import Halves
@@ -40,11 +40,9 @@ class Mbox:
     name = "mbox"
     seeks = False
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
+    def sniff(self, head: bytes) -> bool:
         """Recognise the first line of a message: it has a time, or fields of mail after it."""
-        text = head.lstrip(b"\r\n")
-        if not text.startswith(_MARK):
-            return False
+        text = head[:HEAD_BYTES].lstrip(b"\r\n")
         if begins(text, is_after_blank=False):
             return True
         collector = Collector(is_first=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from hashclient.containers import libarchive
-from hashclient.containers.interface import Data, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import Data, Expander, Member, Stream, Unlisted, Why
 from hashclient.containers.zip import Zip
 
 
@@ -20,17 +20,14 @@ class ZipWithPasswords:
 
     name = Zip.name
     seeks = Zip.seeks
+    ends = staticmethod(Zip.ends)
 
     def __init__(self, passwords: tuple[bytes, ...]) -> None:
         """Try `passwords` on encrypted members."""
         self._zip = Zip()
         self._reader = libarchive.Libarchive(
-            "zip", b"", formats=("zip_seekable",), seeks=True, passwords=passwords
+            "zip", formats=("zip_seekable",), seeks=True, passwords=passwords
         )
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """See `Expander`."""
-        return self._zip.sniff(head, tail)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the plain members, then the encrypted ones."""
@@ -54,3 +51,8 @@ class ZipWithPasswords:
             if left[one.name] > 0:
                 left[one.name] -= 1
                 yield one
+
+
+def zip_with(_name: str, passwords: tuple[bytes, ...]) -> Expander:
+    """Return the expander of zip archives."""
+    return ZipWithPasswords(passwords) if passwords else Zip()

@@ -1,58 +1,31 @@
-"""Which expander reads which kind of container, in the order in which they are asked.
-
-To add one: a module here with a class, and a row below. `sniffing` has to know its mark as well.
-"""
+"""The expanders of all kinds, made as their rows in `kinds` say, in that order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, cast
 
-from hashclient.containers import libarchive, libformats
 from hashclient.containers.behind import Behind
-from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
-from hashclient.containers.fronts import (
-    FRONT_BYTES,
-    ReadAt,
-    has_end_of_zip,
-    has_other_behind,
-)
-from hashclient.containers.interface import HEAD_BYTES, Expander
-from hashclient.containers.libarchive import DISK_IMAGE
-from hashclient.containers.mail import Eml, Message
-from hashclient.containers.mbox import Mbox
-from hashclient.containers.passwords import ZipWithPasswords
-from hashclient.containers.sniffing import has_mark
-from hashclient.containers.tar import Tar
-from hashclient.containers.tnef import Tnef
-from hashclient.containers.zip import Zip
+from hashclient.containers.fronts import FRONT_BYTES
+from hashclient.containers.interface import Expander
+from hashclient.containers.kind import Kind, Sure
+from hashclient.containers.kinds import KINDS
+from hashclient.containers.sniffing import ReadAt, has_end_of_zip, has_other_behind, look
 
 
 class Registry:
     """All expanders, with what the administrator has given them."""
 
-    def __init__(self, passwords: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, passwords: tuple[bytes, ...] = (), kinds: Sequence[Kind] = KINDS) -> None:
         """`passwords` are tried where something is encrypted."""
-        zstd: list[Expander] = [] if libarchive.is_here() else [Zstd()]
-        others = libformats.expanders(passwords)
-        self._behind = Behind(others)
-        self._expanders: Sequence[Expander] = [
-            ZipWithPasswords(passwords) if passwords else Zip(),
-            Tar(),
-            Gzip(),
-            Bzip2(),
-            Xz(),
-            Tnef(),
-            Mbox(),
-            Eml(),
-            Message(),
-            *zstd,
-            *others,
-            Lzma(),  # it has no mark, and is recognized by decoding
-        ]
+        self._made = {kind: _made(kind, passwords) for kind in kinds if kind.expander}
+        self._ending = [cast(Any, one) for kind, one in self._made.items() if kind.in_tail]
+        self._behind = Behind([one for kind, one in self._made.items() if kind.in_programs])
 
-    def named(self, kind: str) -> list[Expander]:
+    def named(self, name: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
-        return [expander for expander in self._expanders if expander.name == kind]
+        return [expander for kind, expander in self._made.items() if kind.name == name]
 
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
@@ -61,25 +34,30 @@ class Registry:
 
         Where their `size` is given, `read_at` returns any others of them.
 
-        A beginning may fit several kinds: each is opened. The end counts only where the beginning
-        has no mark: an archive whose last member is a zip ends like a zip, too. The end counts as
-        well where the beginning is only a text with colons.
+        A beginning may fit several kinds: each is opened. Where it shows none that hides its end,
+        the end counts as well.
         """
-        found: list[Expander] = []
-        if has_mark(head):
-            # The marks of these may lie further on, and more bytes tell more of the last.
-            begin, late = head[:HEAD_BYTES], (DISK_IMAGE, Tar.name, Lzma.name)
-            found = [
-                expander
-                for expander in self._expanders
-                if expander.sniff(head if expander.name in late else begin, b"")
-            ]
-            if len(found) > 1 and found[-1].name == "lzma":
-                found.pop()  # a guess, where something has a mark
-            if any(expander.name != Eml.name for expander in found):
-                return found
+        fitting = look(head)
+        found = [
+            kind
+            for kind, expander in self._made.items()
+            if kind in fitting and (kind.sure is Sure.MARK or cast(Any, expander).sniff(head))
+        ]
+        if len(found) > 1:
+            found = [kind for kind in found if kind.sure is not Sure.GUESS]
+        expanders = [self._made[kind] for kind in found]
+        if any(kind.hides_end for kind in found):
+            return expanders
         if has_end_of_zip(tail):
-            found += [expander for expander in self._expanders if expander.sniff(b"", tail)]
+            expanders += [one for one in self._ending if one.ends(tail)]
         if read_at is not None and has_other_behind(head[:FRONT_BYTES], tail, size, read_at):
-            found.append(self._behind)
-        return found
+            expanders.append(self._behind)
+        return expanders
+
+
+def _made(kind: Kind, passwords: tuple[bytes, ...]) -> Expander:
+    """Return the expander that a row names."""
+    module, _, name = kind.expander.partition(":")
+    factory = getattr(import_module(f"hashclient.containers.{module}"), name)
+    expander: Expander = factory() if isinstance(factory, type) else factory(kind.name, passwords)
+    return expander

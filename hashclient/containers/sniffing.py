@@ -1,197 +1,162 @@
-"""Tells by the first bytes whether a file may be a container: for every file, so it is cheap.
+"""Tells by first and last bytes whether a file may be a container: for every file, so it is cheap.
 
-The worker, which holds lists and keys, looks at marks only, here, and at the first lines of a
-possible mail; the registry verifies the kind, in the process that opens containers. A mark may fit
-a file that is no container, but every container has one. The inventory remembers files without a
-mark: where a kind is added here, these must be looked at again.
+The tables here are made once, from the rows in `kinds`. The worker, which holds lists and keys,
+looks at marks only, and at the first lines of a possible mail; the expander makes sure of some
+kinds, in the process that opens containers. A mark may fit a file that is no container, but every
+container has one.
+
+A file is ruled out in a few steps: its first two bytes begin no mark; no mark stands at another
+place, by one expression; and what may stand anywhere is not there. Only where one of these fits,
+the marks are compared one by one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from struct import error
+from typing import NamedTuple, Protocol
 
-from hashclient.containers.fronts import FIRST_OF_FRONTS, FRONTS
-from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
-from hashclient.containers.mailmarks import (
-    END_OF_NAME,
-    MAX_LINE_BYTES,
-    begins_as_mail,
-    can_be_mail,
-    may_be_odd_mail,
-)
-from hashclient.containers.tarheader import BLOCK_BYTES, begins_late, is_header
-from hashclient.containers.unopened import FIRST_BYTES, begins_unopened
+from hashclient.containers.fronts import parts
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
+from hashclient.containers.kind import ANYWHERE, Kind, Mark
+from hashclient.containers.kinds import KINDS
+from hashclient.containers.unopened import END_MARK_BYTES
 
-_ISO_MARK_AT = 32_769
-#: Where the mark of an image of a disk ends: no mark lies behind it.
-ISO_MARK_END = 32_774
-#: ISO 9660, and UDF alone.
-_MARKS_OF_ISO = (b"CD001", b"BEA01")
-_BEGINS_OF_ISO = b"CB"
-_LZMA_BYTES = 18
-#: Fewer bytes have fewer places for a mark.
-_FEW_BYTES = 22
+#: Bytes at the end of a short file of no known kind in which a mark of an end is searched for: the
+#: end of a zip, and room for a comment. One in `_SHARE` of a long file: to read these costs little
+#: where all bytes are digested.
+_NEAR_BYTES = 22 + 512
+_SHARE = 64
+#: How much of the end `End.is_one` looks at.
+_LAST_BYTES = 1 << 10
+#: Marks that may stand anywhere are searched for in so many of the first bytes, those at an offset
+#: begin in them; the others are far ones.
+_BEGIN_BYTES = 1 << 10
+#: So many bytes hold all but far marks, and what `is_one` looks at where it does not reach further.
+_NEAR_HEAD_BYTES = _BEGIN_BYTES + 128
+#: Fewer bytes are copied as a whole: each look takes less than of a buffer.
+_SHORT_BYTES = 2 << 10
 
-#: Marks of containers at the very beginning; of mailboxes it is a line.
-_MARKS = re.compile(
-    rb"PK\x03\x04|PK\x05\x06|PK\x07\x08|PK00PK|\x1f\x8b|BZh|\xfd7zXZ\x00|\x28\xb5\x2f\xfd"
-    rb"|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP|7z\xbc\xaf\x27\x1c"
-    rb"|Rar!\x1a\x07|MSCF|0707|\xc7\x71|\x71\xc7|!<arch>\n|\xed\xab\xee\xdb|xar!|WARC/|Cr24|x\x9f\x3e\x22"
-    rb"|[\r\n]*From ",
-)
-#: How a mail may begin, perhaps behind a byte order mark: a field of a header, among the first
-#: bytes. A word is taken as a whole: to try its parts takes long where a large file is one word.
-_BEGIN_OF_MAIL = rb"(?:\xef\xbb\xbf)?[\r\n]*[!-'*-9;-~]{1,512}+" + END_OF_NAME
-_FIELD = re.compile(_BEGIN_OF_MAIL)
-#: The same of lha, behind two bytes of anything.
-_LHA = frozenset({b"-lh", b"-lz", b"-pm"})
-_MARK, _FRONT, _TEXT, _UNOPENED = 1, 2, 4, 8
+ReadAt = Callable[[int, int], bytes]
+Bytes = bytes | bytearray | memoryview
+#: The kinds that the beginning of a file fits; mostly none.
+Found = tuple[Kind, ...]
 
 
-def _begins_of() -> bytes:
-    """Return the possible kinds by the first byte alone, which decides most files."""
-    begins = bytearray(256)
-    for first in b"P\x1fB\xfd\x28\x04\x02L7RM0!\xedxWCF\r\n\xc7\x71" + bytes(range(0x50, 0x60)):
-        begins[first] |= _MARK
-    for first in FIRST_OF_FRONTS:
-        begins[first] |= _FRONT
-    for first in (*range(0x21, 0x7F), *b"\r\n\xef"):
-        begins[first] |= _TEXT
-    for first in FIRST_BYTES:
-        begins[first] |= _UNOPENED
-    return bytes(begins)
+class Look(Protocol):
+    """Looks at the beginning of a file."""
+
+    def __call__(self, head: bytes | memoryview, *, is_all: bool = False) -> Found:
+        """Return the kinds that fit, where the head is all of the file, if `is_all`."""
+        ...
 
 
-_BEGINS = _begins_of()
-_begins_with_field, _begins_with_mark = _FIELD.match, _MARKS.match
-_begins_as_front = FRONTS.match
-#: The sum in a header of tar: its first byte, its second, and all of it. A sum of signed bytes can
-#: have one digit.
-_TAR_BEGINS = frozenset(b" \t\n\v\f\r01234567\x00\x80")
-_TAR_DIGITS = frozenset(b" \t\n\v\f\r01234567\x00")
-_has_sum_of_tar = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
-_SECOND_SUM = BLOCK_BYTES + 148
-#: All marks but that of an image of a disk begin in so many bytes.
-_BEGIN_BYTES = 2 * BLOCK_BYTES
-#: How a file begins where more than one block may come before the first header.
-_LATE_BEGINS = (b"\0\0", b"#!")
-#: Of .lzma and of images that begin with zeros; of ace.
-_ZERO_OR_STAR = frozenset(b"\0*")
-_BOOT_MARK = 0x55
-_DASH, _LETTER_F, _LETTER_U = b"-fu"
+class _Row(NamedTuple):
+    """One mark of one kind, ready to be compared."""
+
+    kind: Kind
+    mark: Mark
+    match: Callable[[bytes, int], object]
+
+    def fits(self, head: bytes | memoryview, begin: bytes) -> bool:
+        """Return whether a file with this `head` fits; `begin` are the first bytes of it."""
+        _, mark, match = self
+        if mark.at > _BEGIN_BYTES or mark.reaches:
+            begin = bytes(head[:ISO_HEAD_BYTES])
+        if mark.at != ANYWHERE and not match(begin, mark.at):
+            return False
+        try:
+            return mark.is_one is None or mark.is_one(begin)
+        except (error, IndexError):  # it is too short to be one
+            return False
 
 
-def may_bear(head: bytes | memoryview) -> bool:
-    """Return whether a file that begins like this is worth a closer look by the rules below.
-
-    Most files of a tree end here. This refuses no file that a rule of `has_mark`, `may_front` or
-    `unopened.kind_by_begin` accepts: it looks at one byte where they look at several.
-    """
-    length = len(head)
-    if not length:
-        return False
-    if length > _BEGIN_BYTES:
-        if length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO and _is_iso(head):
-            return True
-        head = bytes(head[:_BEGIN_BYTES])  # of which each look takes less
-    kinds = _BEGINS[head[0]]
-    if kinds and (
-        (kinds & _TEXT and _begins_with_field(head))
-        or (kinds & _FRONT and _begins_as_front(head))
-        or (kinds & _MARK and _begins_with_mark(head))
-        or (kinds & _UNOPENED and begins_unopened(head))
-    ):
-        return True
-    if length < _FEW_BYTES:
-        return (
-            (length > 5 and head[2] == _DASH)
-            or (length > 8 and head[4] == _LETTER_F)
-            or (length >= _LZMA_BYTES and not head[13])
-            or may_be_odd_mail(head)
-        )
-    if head[2] == _DASH or head[13] in _ZERO_OR_STAR or head[4] == _LETTER_F:
-        return True
-    if length >= HEAD_BYTES:
-        if head[510] == _BOOT_MARK or head[257] == _LETTER_U:
-            return True
-        if (
-            head[148] in _TAR_BEGINS
-            and head[149] in _TAR_DIGITS
-            and _has_sum_of_tar(head, 148, 156)
-        ):
-            return True
-        if length > _SECOND_SUM and head[_SECOND_SUM] in _TAR_BEGINS:
-            if _may_begin_late(head, min(length, _BEGIN_BYTES)):
-                return True
-    return may_be_odd_mail(head)
+def _row(kind: Kind, mark: Mark) -> _Row:
+    if mark.regex:
+        return _Row(kind, mark, re.compile(mark.regex, re.DOTALL).match)
+    literals = mark.literals
+    return _Row(kind, mark, lambda head, at: head.startswith(literals, at))
 
 
-def has_mark(head: bytes | memoryview, *, is_all: bool = False) -> bool:
-    """Return whether a file that begins like this may be a container, by its head.
-
-    Single bytes are looked at first, so most files need no copy. With `is_all` the head is the
-    whole file: a short text with colons but without fields of mail is then known to be no mail.
-    """
-    length = len(head)
-    if length < 3:
-        return False
-    kinds = _BEGINS[head[0]]
-    if kinds & _MARK and _begins_with_mark(head):
-        return True
-    if kinds & _TEXT and _begins_with_field(head):
-        if begins_as_mail(bytes(head[:HEAD_BYTES])) and not (
-            is_all and length < MAX_LINE_BYTES and not can_be_mail(head)
-        ):
-            return True
-    elif may_be_odd_mail(head):
-        return True
-    if head[2] == _DASH and length > 5 and bytes(head[2:5]) in _LHA:
-        return True
-    if length < _LZMA_BYTES:
-        return False
-    if not head[13] and is_lzma_header(bytes(head[:_LZMA_BYTES])):
-        return True
-    if length < HEAD_BYTES:
-        return False
-    if head[148] in _TAR_BEGINS and head[149] in _TAR_DIGITS and _has_sum_of_tar(head, 148, 156):
-        # Some texts of numbers fit so far; the checksum decides, as for the expander.
-        if is_header(bytes(head[:BLOCK_BYTES])):
-            return True
-    if head[257] == _LETTER_U and head[257:262] == b"ustar":
-        return True
-    if _may_begin_late(head, length) and begins_late(bytes(head[:ISO_HEAD_BYTES])):
-        return True
-    return length >= ISO_MARK_END and head[_ISO_MARK_AT] in _BEGINS_OF_ISO and _is_iso(head)
+def _gate(rows: Sequence[_Row]) -> Callable[[Bytes], object]:
+    """Return a function that is true where any of the marks at an offset may be."""
+    marks = [row.mark for row in rows]
+    each = [
+        rb".{%d}(?:%b)" % (mark.at, mark.regex or b"|".join(map(re.escape, mark.literals)))
+        for mark in marks
+    ]
+    return re.compile(b"|".join(dict.fromkeys(each)), re.DOTALL).match
 
 
-def _is_iso(head: bytes | memoryview) -> bool:
-    return bytes(head[_ISO_MARK_AT:ISO_MARK_END]) in _MARKS_OF_ISO
+def look_of(kinds: Sequence[Kind]) -> Look:
+    """Return a function that returns which of `kinds` a file fits by its beginning."""
+    rows = [_row(kind, mark) for kind in kinds for mark in kind.marks]
+    by_two: dict[bytes, tuple[_Row, ...]] = {}
+    for row in rows:
+        for begin in row.mark.literals if not row.mark.at else ():
+            by_two[begin[:2]] = tuple(dict.fromkeys((*by_two.get(begin[:2], ()), row)))
+    near = [row for row in rows if 0 < row.mark.at <= _BEGIN_BYTES]
+    far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
+    anywhere = [row for row in rows if row.mark.at == ANYWHERE]
+    searched = [(literal, row) for row in anywhere for literal in row.mark.literals]
+    begins, is_near, is_far = by_two.get, _gate(near), _gate(far)
+    far_from = min(row.mark.at for row in far)
+
+    def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
+        length = len(head)
+        is_short = length <= _SHORT_BYTES and type(head) is bytes
+        begin: bytes = head if is_short else bytes(head[:_NEAR_HEAD_BYTES])  # type: ignore[assignment]
+        fitting = begins(begin[:2], ())
+        if is_near(begin):
+            fitting = (*fitting, *near)
+        if length > far_from and is_far(head):
+            fitting = (*fitting, *far)
+        for literal, row in searched:
+            if begin.find(literal, 0, _BEGIN_BYTES) >= 0:
+                fitting = (*fitting, row)
+        if not fitting:
+            return ()
+        found = dict.fromkeys([row.kind for row in fitting if row.fits(head, begin)])
+        if is_all:
+            return tuple([kind for kind in found if kind.whole is None or kind.whole(bytes(head))])
+        return tuple(found)
+
+    return look
 
 
-def _may_begin_late(head: bytes | memoryview, length: int) -> bool:
-    """Return whether the first header of tar may lie behind the first block."""
-    if length < 2 * BLOCK_BYTES:
-        return False
-    return wants_all_head(head) or (
-        head[_SECOND_SUM] in _TAR_BEGINS
-        and head[_SECOND_SUM + 1] in _TAR_DIGITS
-        and _has_sum_of_tar(head, _SECOND_SUM, _SECOND_SUM + 8) is not None
-    )
+look = look_of(KINDS)
+#: Of each kind whose archives may lie in programs: how one begins.
+IN_PROGRAMS = {kind.name: kind.in_programs for kind in KINDS if kind.in_programs}
+_IN_TAIL = tuple(kind.in_tail for kind in KINDS if kind.in_tail)
+#: Of each of these, a byte that no text has.
+_RARE = bytes(next(byte for byte in reversed(mark) if byte < 9) for mark in _IN_TAIL)
+_ENDS = tuple(end for kind in KINDS for end in kind.ends)
+_LAST = frozenset(end.last[-1] for end in _ENDS)
+_AT_END = [(kind, mark) for kind in KINDS for mark in kind.marks if ANYWHERE < mark.at < 0]
+_FIRST_AT_END = frozenset(literal[0] for _, mark in _AT_END for literal in mark.literals)
+_REACHING = tuple(m.literals for kind in KINDS for m in kind.marks if m.reaches and not m.at)
+_LONG_BEGINS = tuple(literal for literals in _REACHING for literal in literals)
 
 
-def is_lzma_header(begin: bytes) -> bool:
-    """Return whether the fields of .lzma make sense, which has no mark.
+def is_kind(found: Found) -> bool:
+    """Return whether a beginning is that of a container, opened or not."""
+    return any(not kind.is_front for kind in found)
 
-    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, and the rules
-    for the length are those of `xz`.
-    """
-    if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
-        return False
-    window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
-    lowest = window & -window
-    return (0 < window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
-        size < 1 << 38 or size == (1 << 64) - 1
-    )
+
+def is_opened(found: Found) -> bool:
+    """Return whether a beginning is that of a container that is opened."""
+    return any(kind.expander for kind in found)
+
+
+def not_opened(found: Found) -> str:
+    """Return the name of the first kind that is not opened; empty if there is none."""
+    return next((kind.name for kind in found if not kind.expander and not kind.is_front), "")
+
+
+def is_front(found: Found) -> bool:
+    """Return whether an archive may stand behind a file with this beginning."""
+    return any(kind.is_front for kind in found)
 
 
 def wants_more_head(size: int) -> bool:
@@ -200,5 +165,78 @@ def wants_more_head(size: int) -> bool:
 
 
 def wants_all_head(head: bytes | memoryview) -> bool:
-    """Return whether a tar may begin so far behind these first bytes that more have to be read."""
-    return head[:2] in _LATE_BEGINS
+    """Return whether these first bytes are of a kind of which more have to be read."""
+    return bytes(head[:HEAD_BYTES]).startswith(_LONG_BEGINS)
+
+
+def tail_bytes(size: int, *, is_front: bool) -> int:
+    """Return how many bytes at the end of a file are searched for the end of a zip."""
+    return TAIL_BYTES if is_front else min(TAIL_BYTES, max(_NEAR_BYTES, size // _SHARE))
+
+
+def has_end_of_zip(tail: bytes) -> bool:
+    """Return whether a file that ends like this may be a zip archive."""
+    for mark in _IN_TAIL:  # noqa: SIM110 - faster
+        if tail.rfind(mark) >= 0:  # from the end, which takes half as long
+            return True
+    return False
+
+
+def ends_as_container(data: Bytes) -> bool:
+    """Return whether a file that ends like this may be a container, whatever it begins with.
+
+    Of many bytes, only the last are looked at. This is asked about every file.
+    """
+    count = len(data) // _SHARE
+    tail = data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :]
+    if type(tail) is not bytes:
+        tail = bytes(tail)
+    for rare in _RARE:
+        if tail.find(rare) >= 0 and has_end_of_zip(tail):
+            return True
+    return bool(tail) and ((tail[-1] in _LAST and ends_as_other(tail)) or bool(kind_by_end(tail)))
+
+
+def ends_as_other(tail: bytes) -> bool:
+    """Return whether a file that ends like this may be an archive, other than a zip."""
+    last = tail[-_LAST_BYTES:]
+    return any(
+        last.endswith(end.last) and (end.is_one is None or end.is_one(last)) for end in _ENDS
+    )
+
+
+def kind_by_end(end: Bytes) -> str:
+    """Return the kind of a file that ends like this, which is not opened; empty for others."""
+    if len(end) < END_MARK_BYTES or end[-END_MARK_BYTES] not in _FIRST_AT_END:
+        return ""  # as nearly all files
+    last = bytes(end[-END_MARK_BYTES:])
+    for kind, mark in _AT_END:
+        if last.startswith(mark.literals):
+            return kind.name
+    return ""
+
+
+def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bool:
+    """Return whether an archive other than a zip may lie behind other bytes, or in a program.
+
+    `head` are `FRONT_BYTES` at its beginning, `tail` the last bytes, `read_at` returns any others.
+    """
+    if ends_as_other(tail):
+        return True
+    for offset, count in parts(head, size):
+        part = read_at(offset, count)
+        if any(mark in part for mark in IN_PROGRAMS.values()):
+            return True
+    return False
+
+
+def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
+    """Return whether the end shows a container, of bytes whose beginning has no mark.
+
+    `front` are the first `FRONT_BYTES` if these are a front, or else none.
+    """
+    count = min(size, tail_bytes(size, is_front=bool(front)))
+    tail = read_at(size - count, count)
+    if has_end_of_zip(tail) or has_other_behind(front, tail, size, read_at):
+        return True
+    return bool(kind_by_end(tail))  # it is counted where it is opened

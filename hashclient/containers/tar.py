@@ -16,11 +16,9 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
-    MAGIC,
     MAX_OCTAL,
     Header,
     Pax,
-    begins_late,
     is_header,
     parse_header,
     parse_pax,
@@ -97,12 +95,6 @@ class Tar:
 
     name = "tar"
     seeks = False
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the sum in the first header, or its mark where the sum is damaged."""
-        if len(head) < BLOCK_BYTES:
-            return False
-        return is_header(head[:BLOCK_BYTES]) or head[257:262] == MAGIC or begins_late(head)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members one by one, each to be read before the next is asked for."""

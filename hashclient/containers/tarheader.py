@@ -13,6 +13,11 @@ import msgspec
 
 BLOCK_BYTES = 512
 MAGIC, MAGIC_AT = b"ustar", 257
+#: Where the sum in a header stands, and how it may look; of eight digits, nothing ends them.
+SUM_AT = 148
+SUM = rb"\x00?[\t-\r ]*[0-7]+[\t-\r \x00]|[\t-\r 0-7\x00]{8}|\x80\x00"
+#: How a file begins where more than one block may come before the first header.
+LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
 #: Adler-32 sums the bytes modulo this, at the speed of memory; the sum in Python takes 4 us.
 _MODULUS = 65_521

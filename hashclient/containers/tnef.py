@@ -47,10 +47,6 @@ class Tnef:
     name = "tnef"
     seeks = False
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise the mark, and the level of the first attribute."""
-        return head.startswith(MARK) and (len(head) <= _HEAD_BYTES or head[_HEAD_BYTES] in _LEVELS)
-
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the attachments one by one, each to be read before the next is asked for."""
         source = Forward(data)

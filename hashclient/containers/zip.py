@@ -17,7 +17,6 @@ from typing import cast
 
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.zipdirectory import (
-    END_MARK,
     LOCAL_MARK,
     MAX32,
     MAX_DIRECTORIES,
@@ -47,7 +46,6 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-_BEGINS = (LOCAL_MARK, END_MARK, b"PK00" + LOCAL_MARK, b"PK\7\x08" + LOCAL_MARK)
 #: 16 bytes each.
 MAX_MEMBERS = 4 << 20
 #: Ranges that may be moved to sort those that come out of order: some seconds' worth.
@@ -108,10 +106,7 @@ class Zip:
 
     name = "zip"
     seeks = True
-
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        """Recognise a local header at the beginning, or a directory at the end."""
-        return head.startswith(_BEGINS) or may_end(tail)
+    ends = staticmethod(may_end)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members of all directories in batches, then those without an entry."""

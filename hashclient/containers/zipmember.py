@@ -192,7 +192,7 @@ class Packed:
         head = LOCAL.pack(LOCAL_MARK, 0, self._method, self._crc, length, size, 1, 0) + b"x"
         # The library looks at the bytes behind a member before it has decoded all.
         alone = Joined(head, self._data, self.position, length + _FEW_BYTES)
-        reader = libarchive.Libarchive("zip", b"", formats=("zip_streamable",), seeks=True)
+        reader = libarchive.Libarchive("zip", formats=("zip_streamable",), seeks=True)
         for found in reader.members(alone):
             if isinstance(found, Unlisted):
                 raise NotReadError(found.why, found.detail)

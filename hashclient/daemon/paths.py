@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from hashclient.containers.fronts import has_behind
-from hashclient.containers.unopened import kind_by_begin
+from hashclient.containers.sniffing import has_behind, look
 from hashclient.core.counts import add_by_kind
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.kinds import Kind
@@ -33,7 +32,6 @@ from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.kept import opens_as_container
 from hashclient.scan.members import Members
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
@@ -375,9 +373,7 @@ class DescriptorJob(_OpenFile):
             count = os.preadv(fd, [buffer], self._at)
             if not self._at:
                 head = buffer[:count]
-                self._opens = self._office.openers is not None and (
-                    opens_as_container(head) or bool(kind_by_begin(head))
-                )
+                self._opens = self._office.openers is not None and bool(look(head))
             if not count:
                 self._is_over = True
                 after = os.fstat(fd)

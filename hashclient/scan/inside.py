@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.containers.unopened import NAMES, TABLE_SUM
+from hashclient.containers import meaning
+from hashclient.containers.unopened import NAMES
 from hashclient.scan.records import RECORD, are_due, records_of
 
 #: One member: its length, or the one that is claimed where no tags are known; the algorithms whose
@@ -28,9 +29,8 @@ MEMBER = np.dtype([("size", "<u8"), ("mask", "u1"), ("exact", "u1"), ("tags", "<
 Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
 MAX_KNOWN = 50_000
-#: The first number goes up when a kind of container is added, or is read in another way: all are
-#: opened again then.
-READS = 3 + TABLE_SUM
+#: Where a kind of container is added, or is read in another way, all are opened again.
+READS = meaning.ALL
 #: In place of the algorithms of a member: the file, or something inside, is of a kind that is not
 #: opened. Its `size` is the place of that kind in `NAMES`.
 NOT_OPENED = 128

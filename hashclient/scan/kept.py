@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import os
 
-from hashclient.containers.fronts import (
-    FRONT_BYTES,
-    ends_as_archive,
+from hashclient.containers.interface import ISO_HEAD_BYTES
+from hashclient.containers.sniffing import (
+    ends_as_container,
+    ends_as_other,
     has_end_of_zip,
-    may_front,
+    is_front,
+    is_opened,
+    kind_by_end,
+    look,
+    not_opened,
     tail_bytes,
 )
-from hashclient.containers.interface import ISO_HEAD_BYTES
-from hashclient.containers.sniffing import has_mark, may_bear
-from hashclient.containers.unopened import kind_by_begin, kind_by_end
 from hashclient.scan.reasons import reason_of
 
 #: Why the members of a stream that was not kept are unknown.
 BEHIND = "limit: only the end of the stream shows that it is an archive; scan it as a file"
-
-
-def opens_as_container(data: bytes | memoryview) -> bool:
-    """Return whether content with these first bytes may be a container."""
-    return may_front(data) or has_mark(data)  # the second takes longer
 
 
 def may_be_container(data: bytes | memoryview) -> bool:
@@ -34,11 +31,7 @@ def may_be_container(data: bytes | memoryview) -> bool:
 
     It is no longer than this.
     """
-    if len(data) <= FRONT_BYTES:
-        data = bytes(data)  # of which each look takes less
-    if may_bear(data) and (opens_as_container(data) or kind_by_begin(data)):
-        return True
-    return ends_as_archive(data) or bool(kind_by_end(data))
+    return bool(look(data)) or ends_as_container(data)
 
 
 class Kept:
@@ -104,11 +97,11 @@ class Kept:
             if may_be_container(head):
                 self._begin()
             return view
-        bears = may_bear(head)
-        if bears and opens_as_container(head):
+        found = look(head)
+        if is_opened(found) or is_front(found):
             self._begin()
         else:
-            self.not_opened = kind_by_begin(head) if bears else ""
+            self.not_opened = not_opened(found)
             self._keep_end(view)
         return view
 
@@ -130,7 +123,7 @@ class Kept:
 
     def _has_end(self) -> bool:
         end = bytes(self._end[-tail_bytes(self.length, is_front=False) :])
-        return has_end_of_zip(end) or ends_as_archive(end)
+        return has_end_of_zip(end) or ends_as_other(end)
 
     def _write(self, chunk: memoryview) -> None:
         if self.length > self._most_bytes:

@@ -17,15 +17,15 @@ import stat
 import time
 from collections.abc import Callable
 
-from hashclient.containers.fronts import (
-    FRONT_BYTES,
-    ends_as_archive,
-    has_behind,
-    may_front,
-)
+from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
-from hashclient.containers.sniffing import has_mark, may_bear, wants_all_head
-from hashclient.containers.unopened import kind_by_begin, kind_by_end
+from hashclient.containers.sniffing import (
+    ends_as_container,
+    has_behind,
+    is_kind,
+    look,
+    wants_all_head,
+)
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
@@ -400,22 +400,14 @@ class Reader:
         """Look at the first bytes of a file, which mostly suffice."""
         self._first_bytes = length = len(first)
         self._front = b""
-        # Of bytes, each look takes less than of the buffer.
-        head = bytes(first) if length <= FRONT_BYTES else first
-        if may_bear(head):
-            self.may_be_container = has_mark(head, is_all=length == self._size)
-            if self.may_be_container:
-                return
-            if kind_by_begin(head):
-                self.may_be_container = True  # it is counted where it is opened
-                return
-            if may_front(head):
-                self._front = bytes(head[:FRONT_BYTES])
-                return
-        if self._size is not None and length < self._size:
+        if found := look(first, is_all=length == self._size):
+            self.may_be_container = is_kind(found)  # one that is not opened is counted there
+            if not self.may_be_container:
+                self._front = bytes(first[:FRONT_BYTES])
+        elif self._size is not None and length < self._size:
             self.may_be_container = False  # more follows: the end is looked at later
         else:
-            self.may_be_container = ends_as_archive(head) or bool(kind_by_end(head))
+            self.may_be_container = ends_as_container(first)
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""

@@ -165,8 +165,8 @@ def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     state.let_time_pass()
     with monkeypatch.context() as earlier:
-        for name in ("has_mark", "may_front", "has_behind", "ends_as_archive"):
-            earlier.setattr(reading, name, lambda *_, **__: False)
+        for name in ("look", "has_behind", "ends_as_container"):
+            earlier.setattr(reading, name, lambda *_, **__: ())
         for module in (checked, looking):
             earlier.setattr(module, "PLAIN", PLAIN >> 1)
         before = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)

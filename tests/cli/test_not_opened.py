@@ -79,8 +79,8 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     write_tree(state.tree, FILES)
     state.let_time_pass()
     with monkeypatch.context() as earlier:
-        for name in ("kind_by_begin", "kind_by_end", "has_behind"):
-            earlier.setattr(reading, name, lambda *_: "")
+        for name in ("look", "ends_as_container", "has_behind"):
+            earlier.setattr(reading, name, lambda *_, **__: ())
         for module in (checked, looking):
             earlier.setattr(module, "PLAIN", PLAIN >> 1)
         assert state.scan("--jobs", "1").summary["not_opened"] == {}

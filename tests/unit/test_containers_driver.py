@@ -38,6 +38,7 @@ from hashclient.containers.limits import (
 )
 from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
+from hashclient.containers.sniffing import ReadAt
 
 X = b"a listed file"
 SHA256 = 4
@@ -315,9 +316,6 @@ class Odd:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def sniff(self, head: bytes, tail: bytes) -> bool:
-        return head.startswith(b"PK\x03\x04odd")
-
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         def chunks() -> Iterator[bytes]:
             yield b"begins"
@@ -330,7 +328,12 @@ class Odd:
 
 class OnlyOdd(Registry):
     def __init__(self, error: Exception) -> None:
-        self._expanders: Sequence[Expander] = [Odd(error)]
+        self._odd = Odd(error)
+
+    def pick(
+        self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
+    ) -> list[Expander]:
+        return [self._odd] if head.startswith(b"PK\x03\x04odd") else []
 
 
 @pytest.mark.parametrize(

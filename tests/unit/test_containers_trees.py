@@ -11,7 +11,7 @@ import pytest
 from fixtures import images, others
 from hashclient.containers import libarchive, udf
 from hashclient.containers.interface import Expander, Unlisted, Why
-from hashclient.containers.libformats import expanders
+from hashclient.containers.registry import Registry
 from tests.opened import Opened, Whole, opened
 
 pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
@@ -20,7 +20,7 @@ BENIGN, OTHER = b"benign one" * 50, b"benign two" * 300
 
 
 def expander(name: str) -> Expander:
-    return next(one for one in expanders(()) if one.name == name)
+    return Registry().named(name)[0]
 
 
 def in_image(data: bytes) -> Opened:

@@ -19,10 +19,16 @@ from queue import SimpleQueue
 import msgspec
 import numpy as np
 
-from hashclient.containers.fronts import FRONT_BYTES, has_behind
+from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import ISO_HEAD_BYTES
-from hashclient.containers.sniffing import has_mark
-from hashclient.containers.unopened import kind_by_begin, kind_by_end
+from hashclient.containers.sniffing import (
+    has_behind,
+    is_front,
+    is_opened,
+    kind_by_end,
+    look,
+    not_opened,
+)
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Kind
@@ -239,7 +245,8 @@ class ObjectReader:
         """
         size = read.wanted.size
         head = read.part(0, min(size, ISO_HEAD_BYTES))
-        if has_mark(head):
+        found = look(head)
+        if is_opened(found):
             return True, ""
         end = b""
 
@@ -250,8 +257,9 @@ class ObjectReader:
             end = part if stop == size else end
             return part
 
-        may_be_one = has_behind(head[:FRONT_BYTES], size, read_at)
-        kind = kind_by_begin(head) or kind_by_end(end)
+        front = head[:FRONT_BYTES] if is_front(found) else b""
+        may_be_one = has_behind(front, size, read_at)
+        kind = not_opened(found) or kind_by_end(end)
         return may_be_one and not kind, kind
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:

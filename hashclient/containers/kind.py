@@ -1,0 +1,83 @@
+"""What a kind of container declares: the form of the rows in `kinds`, `unopened` and `fronts`.
+
+A row says by which bytes files of the kind are recognised, and how sure that is; which expander
+opens them; and where an archive of the kind shows behind other bytes. `sniffing` is compiled from
+the rows, `registry` makes the expanders, and `meaning` tells what an older record of a scan still
+says. So a new kind is a module with an expander, and a row.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+#: In place of an offset: the bytes may stand anywhere among the first ones.
+ANYWHERE = -1 << 20
+
+
+class Mark(NamedTuple):
+    """Bytes by which a kind is recognised.
+
+    `at` is the offset from the beginning; from the end where it is negative; or `ANYWHERE`. One of
+    `literals` stands there, of two bytes at least, or a match of `regex` (but not at 0). `is_one`
+    says of the first KiB what else must be true, and with `reaches` of the first
+    `interface.ISO_HEAD_BYTES`; where they are too short, it may raise `struct.error` or
+    `IndexError`.
+    """
+
+    at: int
+    literals: tuple[bytes, ...] = ()
+    regex: bytes = b""
+    is_one: Callable[[bytes], bool] | None = None
+    reaches: bool = False
+
+
+class End(NamedTuple):
+    """The last bytes of a file of a kind, and what else must be true of its last KiB."""
+
+    last: bytes
+    is_one: Callable[[bytes], bool] | None = None
+
+
+class Sure(enum.Enum):
+    """How far a mark of an opened kind can be trusted."""
+
+    MARK = "its marks make sure"
+    VERIFIED = "the method `sniff` of its expander makes sure, where containers are opened"
+    GUESS = "so it does, and the kind gives way to any other one"
+
+
+class Kind(msgspec.Struct, frozen=True, eq=False):
+    """One kind.
+
+    `expander` names what opens it, such as `tar:Tar`: a module of this package, and in it a class,
+    or a function of the kind's name and the passwords. It is empty where files of the kind are
+    counted and not opened, and for a front: a file of its own with an archive behind it, perhaps.
+
+    `version` goes up when the rule changes by which `is_one` or the expander decides, or what the
+    expander reads: files that scans remember are looked at again then. Other changes of a row are
+    noticed without that.
+
+    An archive ends like its last member. So where a beginning shows a kind that `hides_end`, the
+    end says nothing; a text says nothing about its end.
+
+    `whole` says of a file that is here as a whole, and has a mark of this kind, whether it can be
+    one at all. `in_tail` is searched for near the end of any file, and among more bytes behind a
+    front; the method `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched
+    for behind and in programs.
+    """
+
+    name: str
+    marks: tuple[Mark, ...] = ()
+    expander: str = ""
+    version: int = 1
+    sure: Sure = Sure.MARK
+    hides_end: bool = True
+    is_front: bool = False
+    whole: Callable[[bytes], bool] | None = None
+    in_tail: bytes = b""
+    ends: tuple[End, ...] = ()
+    in_programs: bytes = b""

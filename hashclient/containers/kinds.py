@@ -1,0 +1,160 @@
+"""All kinds of containers, as they declare themselves; those that are opened stand here.
+
+To add one: a module with its expander (see `interface`), and a row in `OPENED`. Of a kind that is
+counted and not opened, a row in `unopened` is all. The order is that in which several expanders of
+one file are asked.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+from hashclient.containers import fronts, unopened
+from hashclient.containers.fronts import ends_as_7z
+from hashclient.containers.kind import ANYWHERE, End, Kind, Mark, Sure
+from hashclient.containers.mailmarks import MAX_LINE_BYTES, can_be_mail, may_be_mail
+from hashclient.containers.tarheader import (
+    BLOCK_BYTES,
+    LATE_BEGINS,
+    MAGIC,
+    MAGIC_AT,
+    SUM,
+    SUM_AT,
+    begins_late,
+    is_header,
+)
+
+_LZMA_BYTES = 18
+_SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
+#: The binary form begins with a number of two bytes, in either order; the type of the first member
+#: and the length of its name are numbers as well.
+_is_cpio = re.compile(
+    rb"(?s)0|\xc7\x71.{5}[\x10-\xcf].{13}[\x00-\x0f]|\x71\xc7.{4}[\x10-\xcf].{13}[\x00-\x0f]."
+).match
+_is_mailbox = re.compile(rb"[\r\n]*From ").match
+_is_warc = re.compile(rb"WARC/[01]\.[0-9]+\r\n").match
+
+
+def _is_bzip2(head: bytes) -> bool:
+    """Return whether the level and a mark of a block follow: with data, or without any."""
+    return head[3] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+
+
+def _is_xz(head: bytes) -> bool:
+    """Return whether the sum of the flags is right."""
+    return len(head) >= 12 and zlib.crc32(head[6:8]) == int.from_bytes(head[8:12], "little")
+
+
+def is_lzma_header(begin: bytes) -> bool:
+    """Return whether the fields of .lzma make sense, which has no mark.
+
+    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, and the rules
+    for the length are those of `xz`.
+    """
+    if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
+        return False
+    window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
+    lowest = window & -window
+    return (0 < window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
+        size < 1 << 38 or size == (1 << 64) - 1
+    )
+
+
+OPENED = (
+    Kind(
+        "zip",
+        (Mark(0, (b"PK\3\4", b"PK\5\6", b"PK00PK\3\4", b"PK\7\x08PK\3\4")),),
+        "passwords:zip_with",
+        in_tail=b"PK\5\6",
+    ),
+    Kind(
+        "tar",
+        (
+            Mark(SUM_AT, regex=SUM, is_one=lambda head: is_header(head[:BLOCK_BYTES])),
+            Mark(MAGIC_AT, (MAGIC,), is_one=lambda head: len(head) >= BLOCK_BYTES),
+            Mark(BLOCK_BYTES + SUM_AT, regex=SUM, is_one=begins_late),
+            Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
+        ),
+        "tar:Tar",
+    ),
+    Kind("gzip", (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),), "compressed:Gzip"),
+    Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
+    Kind("xz", (Mark(0, (b"\xfd7zXZ\0",), is_one=_is_xz),), "compressed:Xz"),
+    Kind(
+        "tnef",
+        (Mark(0, (b"x\x9f\x3e\x22",), is_one=lambda head: len(head) <= 6 or head[6] in b"\1\2"),),
+        "tnef:Tnef",
+    ),
+    Kind(
+        "mbox",
+        (
+            Mark(
+                0,
+                (b"From ", b"\nF", b"\rF", b"\n\n", b"\r\r", b"\n\r", b"\r\n"),
+                is_one=lambda head: _is_mailbox(head) is not None,
+            ),
+        ),
+        "mbox:Mbox",
+        sure=Sure.VERIFIED,
+    ),
+    Kind(
+        "eml",
+        (Mark(ANYWHERE, (b":",), is_one=may_be_mail),),
+        "mail:Eml",
+        hides_end=False,
+        # Longer lines are read in pieces, which may be fields.
+        whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
+    ),
+    Kind("message", (), "mail:Message"),  # where a mailbox or another message says that it is one
+    Kind(
+        "7zip",
+        (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),
+        "libformats:reader",
+        ends=(End(b"\0\0", ends_as_7z),),
+        in_programs=b"7z\xbc\xaf\x27\x1c",
+    ),
+    # The last header of rar, version 4 and 5, has no variable part.
+    Kind(
+        "rar5",
+        (Mark(0, (b"Rar!\x1a\7\1\0",)),),
+        "libformats:reader",
+        ends=(End(b"\x1d\x77\x56\x51\x03\x05\x04\x00"),),
+        in_programs=b"Rar!\x1a\7\1\0",
+    ),
+    Kind(
+        "rar",
+        (Mark(0, (b"Rar!\x1a\7\0",)),),
+        "libformats:reader",
+        ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
+        in_programs=b"Rar!\x1a\7\0",
+    ),
+    Kind("cab", (Mark(0, (b"MSCF\0\0\0\0",)),), "libformats:reader", in_programs=b"MSCF\0\0\0\0"),
+    Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader"),
+    Kind(
+        "cpio",
+        (
+            Mark(
+                0,
+                (b"070701", b"070702", b"070707", b"\xc7\x71", b"\x71\xc7"),
+                is_one=lambda head: _is_cpio(head) is not None,
+            ),
+        ),
+        "libformats:reader",
+    ),
+    Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
+    Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
+    Kind("lha", (Mark(2, regex=rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-"),), "libformats:reader"),
+    Kind(
+        "warc",
+        (Mark(0, (b"WARC/",), is_one=lambda head: _is_warc(head) is not None),),
+        "libformats:reader",
+    ),
+    Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader"),
+    Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd"),
+    Kind("lz4", (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),), "libformats:reader"),
+    Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader"),
+    # It has no mark, and is recognised by decoding.
+    Kind("lzma", (Mark(13, (b"\0",), is_one=is_lzma_header),), "compressed:Lzma", sure=Sure.GUESS),
+)
+KINDS = (*OPENED, *unopened.KINDS, *fronts.KINDS)
