@@ -1,4 +1,8 @@
-"""Makes drafts, signs them, and publishes those that enough people have signed."""
+"""Makes drafts, signs them, and takes those that enough people have signed.
+
+A draft has snapshot and timestamp only where their keys are elsewhere; otherwise they are signed
+here when the draft is published.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ from typing import Any, Protocol
 
 import msgspec
 from securesystemslib.signer import Signature, Signer
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, MetaFile
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
-from hashclient.provider.draftpolicies import Policy, policies_of
-from hashclient.provider.draftroles import (
+from hashclient.provider.draftpolicies import (
     NAMING,
-    left_to_draft,
-    next_versions,
-    published_bytes,
-    roles_to_sign,
+    Policy,
+    name_changed,
+    policies_of,
+    snapshot_version,
+    with_naming,
 )
 from hashclient.provider.drafts import (
     FORMAT,
@@ -34,6 +38,7 @@ from hashclient.provider.keys import Clock, Keys, Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
 from hashclient.system.files import (
+    MAX_STATE_BYTES,
     make_private_dir,
     read_regular,
     state_error,
@@ -69,7 +74,7 @@ def write_draft(
         UsageError: `directory` exists, or cannot be made.
         StateError: a file cannot be written.
     """
-    names = roles_to_sign(roles, changed)
+    names = _roles_to_sign(roles, changed)
     before = {
         name: data
         for name in sorted({"root", "targets", *names})
@@ -85,7 +90,7 @@ def write_draft(
                 change.write(ListFiles(temporary / "files", clock), roles)
             for name, data in before.items():
                 write_atomic(temporary / "before" / f"{name}.json", data)
-            new = next_versions(roles, names)
+            new = _next_versions(roles, names)
             known = {name: Metadata.from_bytes(data) for name, data in before.items()}
             for name, metadata in new.items():
                 write_atomic(temporary / "roles" / f"{name}.json", metadata.to_bytes())
@@ -105,6 +110,43 @@ def write_draft(
             raise
         text = error.message.replace(str(temporary), printable(directory))
         raise StateError(text, hint=error.hint) from error
+
+
+def published_bytes(roles: Roles, role: str) -> bytes | None:
+    """Return the metadata of `role` as it is published, or None if it is not yet.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    version = roles.metadata(role).signed.version
+    name = "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
+    path = roles.directory / name
+    try:
+        return read_regular(path, MAX_STATE_BYTES) if version else None
+    except OSError as error:
+        raise state_error("cannot read published metadata", path, error) from error
+
+
+def _roles_to_sign(roles: Roles, changed: Collection[str]) -> list[str]:
+    """Return the roles of a draft: the changed ones, and followers whose keys are elsewhere."""
+    following = with_naming(changed).difference(changed)
+    return sorted({*changed, *(name for name in following if roles.wanting(name) is not None)})
+
+
+def _next_versions(roles: Roles, names: Collection[str]) -> dict[str, Metadata[Any]]:
+    """Return the next versions of the roles `names`, unsigned; nothing is written."""
+    if "targets" in names:
+        roles.delegate()
+    found = {name: roles.metadata(name) for name in sorted(names)}
+    for name, metadata in found.items():
+        metadata.signed.version += 1
+        metadata.signed.expires = roles.expiry_of(name)
+        metadata.signatures.clear()
+    if "snapshot" in found:
+        name_changed(roles.snapshot.signed.meta, found)
+    if "timestamp" in found and (version := snapshot_version(roles.timestamp, found)) is not None:
+        roles.timestamp.signed.snapshot_meta = MetaFile(version)
+    return found
 
 
 def check_place(directory: Path | None) -> None:
@@ -225,7 +267,7 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
     now = {name: roles.metadata(name) for name in roles.names()}
     other_keys = draft.with_other_keys()
     left = _left_of(draft, now)
-    taken = left - set(NAMING) | left_to_draft(roles, left, other_keys)  # 2
+    taken = left - set(NAMING) | _left_to_draft(roles, left, other_keys)  # 2
     for name in sorted(taken):
         _require_next(draft, name, now)  # 3
     for name in sorted(taken):
@@ -242,6 +284,27 @@ def take_draft(roles: Roles, files: ListFiles, directory: Path, clock: Clock) ->
         _copy(path, files.directory / target, files.directory.parent)
     signed = {name: role for name, role in draft.signed().items() if name in taken}
     return Taken(draft, left, signed)
+
+
+def _left_to_draft(roles: Roles, draft: Collection[str], kept: Collection[str]) -> set[str]:
+    """Return which of snapshot and timestamp are published as the draft has them.
+
+    Those that can be signed here are signed here, so that they name published files by their
+    hashes, and so that another publication does not invalidate a draft; but for `kept`, roles that
+    are given other keys.
+
+    Raises:
+        StateError: one is not in the draft, and its keys are not here.
+    """
+    found = set()
+    for name in NAMING:
+        if name not in with_naming(draft):
+            continue
+        if name in kept or (name in draft and not roles.can_sign(name)):
+            found.add(name)
+        else:
+            roles.require_signers([name])
+    return found
 
 
 def _left_of(draft: Draft, now: Mapping[str, Metadata[Any]]) -> set[str]:

@@ -1,8 +1,14 @@
-"""Whose keys have to sign a role of a draft, as the roles above it say."""
+"""The roles of a draft: whose keys have to sign each, and how they name each other.
+
+A change needs new versions of the roles that it changes, then of the snapshot, which names these,
+then of the timestamp, which names the snapshot. The snapshot and the timestamp of a draft name
+roles of the same draft by the version alone: a length and a hash would depend on who will sign. TUF
+leaves it to a provider whether it gives them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -10,10 +16,13 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.exceptions import VerificationError as BadSignatureError
 from securesystemslib.signer import Key, Signature
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, DelegatedRole, Metadata, Targets
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, DelegatedRole, Metadata, MetaFile, Targets
 
-from hashclient.provider.draftlists import refuse
+from hashclient.provider.draftfiles import refuse
 from hashclient.trust.noticerole import FIELD, NOTICES, delegator_of
+
+#: They name other roles, and are signed with every change.
+NAMING = ("snapshot", "timestamp")
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -121,3 +130,34 @@ def is_valid(key: Key, signature: Signature, role: Metadata[Any]) -> bool:
     except (UnverifiedSignatureError, BadSignatureError, ValueError):
         return False
     return True
+
+
+def _below_snapshot(changed: Collection[str]) -> list[str]:
+    """Return the roles among `changed` that the snapshot names, targets last."""
+    lower = sorted(set(changed) - TOP_LEVEL_ROLE_NAMES)
+    return [*lower, *(["targets"] if "targets" in changed else [])]
+
+
+def with_naming(changed: Collection[str]) -> set[str]:
+    """Return the roles of a change, with snapshot and timestamp where they have to follow."""
+    found = set(changed)
+    if _below_snapshot(found) or "snapshot" in found:
+        found |= {*NAMING}
+    return found
+
+
+def name_changed(meta: dict[str, MetaFile], roles: Mapping[str, Metadata[Any]]) -> None:
+    """Let the `meta` of a snapshot name the roles of a draft, by their versions."""
+    for name in _below_snapshot(roles):
+        meta[f"{name}.json"] = MetaFile(roles[name].signed.version)
+
+
+def snapshot_version(before: Metadata[Any], roles: Mapping[str, Metadata[Any]]) -> int | None:
+    """Return the version of the snapshot that the timestamp of a draft names; None for no new one.
+
+    `before` is the timestamp that is published, `roles` are those of the draft.
+    """
+    if "snapshot" not in with_naming(set(roles) - {"timestamp"}):
+        return None
+    version: int = before.signed.snapshot_meta.version + 1
+    return version

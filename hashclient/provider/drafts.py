@@ -51,21 +51,29 @@ from tuf.api.metadata import (
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, VerificationError
-from hashclient.provider.draftlists import ListChange, read_file, refuse, unreadable, verify_list
-from hashclient.provider.draftnotices import NoticeChange, verify_notices
+from hashclient.provider.draftfiles import (
+    ListChange,
+    NoticeChange,
+    read_file,
+    refuse,
+    unreadable,
+    verify_list,
+    verify_notices,
+)
 from hashclient.provider.draftpolicies import (
     Policy,
     delegated,
     is_valid,
     lists_of,
+    name_changed,
     newest,
     notices_of,
     policies_of,
     policy_of,
     signers_of,
+    snapshot_version,
     with_other_root_keys,
 )
-from hashclient.provider.draftroles import name_changed, snapshot_version
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable

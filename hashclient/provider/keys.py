@@ -278,7 +278,7 @@ class Roles:
         if self._delegator is not None:
             delegate(self.targets.signed, self._delegator)
 
-    def replace(self, role: str, metadata: Metadata[Any]) -> None:
+    def _replace(self, role: str, metadata: Metadata[Any]) -> None:
         """Go on with other metadata of a role, which was signed elsewhere."""
         if role in TOP_LEVEL_ROLE_NAMES or (role == NOTICES and self._delegator is not None):
             setattr(self, role, metadata)
@@ -288,42 +288,60 @@ class Roles:
             self._delegator = delegator_of(self.targets.signed)
 
     def commit(
-        self, changed: Collection[str], signers: Mapping[str, Sequence[Signer]] | None = None
+        self,
+        changed: Collection[str],
+        signers: Mapping[str, Sequence[Signer]] | None = None,
+        given: Mapping[str, Metadata[Any]] | None = None,
     ) -> None:
         """Sign and write the `changed` roles and the roles above them; the timestamp comes last.
 
-        A role in `signers` is signed by these, whatever its policy says.
+        A role in `signers` is signed by these, whatever its policy says; one in `given` was signed
+        elsewhere, and is written as it is.
 
         Raises:
             StateError: a signing key is not here, or a file cannot be written; nothing is
                 published then.
         """
-        signers = signers or {}
-        self.delegate()
+        signers, given = signers or {}, given or {}
+        if "targets" in given:  # these first: they say which roles there are
+            self._replace("targets", given["targets"])
+        else:
+            self.delegate()
+        for name in given.keys() - TOP_LEVEL_ROLE_NAMES:
+            self._replace(name, given[name])
         below = [name for name in self._delegated() if name in changed]
         below += ["targets"] if "targets" in changed else []
         for name in below:
-            data = self.sign(name, signers.get(name))
+            data = self._sign(name, signers.get(name), given)
             self.snapshot.signed.meta[f"{name}.json"] = meta_file(self.metadata(name), data)
         if below or "snapshot" in changed:
-            data = self.sign("snapshot", signers.get("snapshot"))
+            data = self._sign("snapshot", signers.get("snapshot"), given)
             self.timestamp.signed.snapshot_meta = meta_file(self.snapshot, data)
-        self.sign("timestamp", signers.get("timestamp"))
+        self._sign("timestamp", signers.get("timestamp"), given)
 
-    def commit_root(self, signers: Sequence[Signer] | None = None) -> None:
-        """Sign and write a new root, which clients see at once."""
-        self.sign("root", signers)
+    def commit_root(
+        self,
+        signers: Sequence[Signer] | None = None,
+        given: Mapping[str, Metadata[Any]] | None = None,
+    ) -> None:
+        """Sign and write a new root, which clients see at once; or the one in `given`."""
+        self._sign("root", signers, given or {})
 
     def expiry_of(self, role: str) -> datetime:
         """Return until when a signature of `role` holds that is made now."""
         return self._clock().replace(microsecond=0) + self._validity.of(role)
 
-    def sign(self, role: str, signers: Sequence[Signer] | None = None) -> bytes:
-        """Sign the next version of a role and write it; return its bytes.
+    def _sign(
+        self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
+    ) -> bytes:
+        """Sign the next version of a role, unless it is `given`, and write it; return its bytes.
 
         Raises:
             StateError: as `commit`.
         """
+        if role in given:
+            self._replace(role, given[role])
+            return self._write(role, given[role])
         metadata = self.metadata(role)
         if signers is None:
             signers = self.keys.signers(role, *self.key_policy(role))
@@ -332,9 +350,9 @@ class Roles:
         metadata.signatures.clear()
         for signer in signers:
             metadata.sign(signer, append=True)
-        return self.write(role, metadata)
+        return self._write(role, metadata)
 
-    def write(self, role: str, metadata: Metadata[Any]) -> bytes:
+    def _write(self, role: str, metadata: Metadata[Any]) -> bytes:
         """Write signed metadata of a role; return its bytes. Clients see two roles at once.
 
         Raises:

@@ -35,7 +35,6 @@ from hashclient.provider.changes import (
 from hashclient.provider.consolidate import KEEP_NEWEST
 from hashclient.provider.drafting import Change as AnyChange
 from hashclient.provider.drafting import check_place, check_public, take_draft, write_draft
-from hashclient.provider.draftroles import publish_roles
 from hashclient.provider.drafts import Draft
 from hashclient.provider.hints import own_hints
 from hashclient.provider.keyfiles import Passphrases
@@ -328,7 +327,10 @@ class Repository:
             roles = self.load()
             taken = take_draft(roles, self.files, directory, self.clock)
             self.announce(roles, "draft-published", **taken.record())
-            publish_roles(roles, taken.signed, taken.changed)
+            if taken.changed != {"root"}:
+                roles.commit(taken.changed, given=taken.signed)
+            if "root" in taken.changed:
+                roles.commit_root(given=taken.signed)
             for name in set(taken.draft.with_other_keys()) & set(taken.draft.before):
                 self._keys.retire(name, roles.key_policy(name)[0])
             for name in taken.draft.ended():

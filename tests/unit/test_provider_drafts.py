@@ -26,8 +26,7 @@ from hashclient.errors import HashclientError, StateError, UsageError, Verificat
 from hashclient.notices.document import Severity
 from hashclient.provider import drafting
 from hashclient.provider import keys as provider_keys
-from hashclient.provider.drafting import open_signer, sign_draft
-from hashclient.provider.draftroles import published_bytes
+from hashclient.provider.drafting import open_signer, published_bytes, sign_draft
 from hashclient.provider.drafts import load_draft, verify_digest, verify_root
 from hashclient.provider.keyfiles import Passphrases, load_public
 from hashclient.provider.keys import Keys

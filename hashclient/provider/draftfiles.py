@@ -1,4 +1,4 @@
-"""The files of a list in a draft: checks that new ones are here, whole and readable.
+"""The new files in a draft, of a list or of the notices: they are here, whole and readable.
 
 The errors of this module are also those of `drafts`.
 """
@@ -25,8 +25,10 @@ from hashclient.lists.wire import (
     parse_withdraw_segment,
     target_name,
 )
+from hashclient.notices.document import Notice, parse_notice
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
+from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -43,6 +45,13 @@ class ListChange(msgspec.Struct, frozen=True):
     live: int
     categories: dict[str, int]
     replaced: int = 0
+
+
+class NoticeChange(msgspec.Struct, frozen=True):
+    """The change of the notices in a draft: new ones, and the ids of those that are taken out."""
+
+    added: tuple[Notice, ...]
+    removed: tuple[str, ...]
 
 
 def verify_list(
@@ -65,7 +74,7 @@ def verify_list(
         folder, _, file_name = path.rpartition("/")
         if folder != f"lists/{name}" or not is_name(file_name):
             refuse(f"list {printable(name)} names a file that is not its own")
-        if not is_sha256(target.hashes):
+        if not _is_sha256(target.hashes):
             refuse(f"list {printable(name)} names a file by something else than a digest")
         if old.get(path) == target:
             continue
@@ -78,7 +87,7 @@ def verify_list(
         return None
     files |= new
     index_path = new.pop(index_name)
-    index = parse_index(read_signed(index_path, role.signed.targets[index_name]), name)
+    index = parse_index(_read_signed(index_path, role.signed.targets[index_name]), name)
     named = {target_name(name, segment.name): segment for segment in index.segments}
     if {*named, index_name} != set(role.signed.targets):
         refuse(f"list {printable(name)} names other files than its index")
@@ -86,7 +95,7 @@ def verify_list(
     for path, here in new.items():
         segment = named[path]
         counts[segment.kind] += segment.entries
-        data = read_signed(here, role.signed.targets[path])
+        data = _read_signed(here, role.signed.targets[path])
         if segment.kind == "add":
             for batch in parse_add_segment(data, segment):
                 numbers = np.bincount(batch.category_codes, minlength=len(batch.categories))
@@ -104,12 +113,44 @@ def verify_list(
     )
 
 
-def is_sha256(hashes: Mapping[str, str]) -> bool:
+def verify_notices(
+    directory: Path, before: Metadata[Any] | None, role: Metadata[Any], files: dict[str, Path]
+) -> NoticeChange | None:
+    """Verify the new notices, and add their files to `files`; None says that nothing changes."""
+    old = {} if before is None else before.signed.targets
+    targets = role.signed.targets
+    if role.signed.delegations is not None:
+        refuse(f"role {NOTICES} delegates to others")
+    if len(targets) > MAX_NOTICES:
+        refuse(f"role {NOTICES} has more than {MAX_NOTICES:,} notices")
+    added = []
+    for path, target in targets.items():
+        folder, _, name = path.partition("/")
+        notice_id = name.removesuffix(".json")
+        if folder != NOTICES or name == notice_id or not is_name(notice_id):
+            refuse(f"role {NOTICES} names a file that is no notice")
+        if not _is_sha256(target.hashes):
+            refuse(f"role {NOTICES} names a file by something else than a digest")
+        if old.get(path) == target:
+            continue
+        if path in old:
+            refuse("a notice that is published is changed")
+        files[path] = directory / "files" / NOTICES / f"{target.hashes['sha256']}.{name}"
+        added.append(parse_notice(_read_signed(files[path], target), notice_id))
+    gone = old.keys() - targets.keys()
+    if not added and not gone:
+        return None
+    added.sort(key=lambda notice: (notice.sent, notice.id))
+    removed = (path.removeprefix(f"{NOTICES}/").removesuffix(".json") for path in gone)
+    return NoticeChange(tuple(added), tuple(sorted(removed)))
+
+
+def _is_sha256(hashes: Mapping[str, str]) -> bool:
     """Return whether the hashes of a target are a SHA-256 and nothing else."""
     return set(hashes) == {"sha256"} and _HEX_SHA256.fullmatch(hashes["sha256"]) is not None
 
 
-def read_signed(path: Path, target: TargetFile) -> bytes:
+def _read_signed(path: Path, target: TargetFile) -> bytes:
     """Return the bytes of a file of a draft, which are those that a role names.
 
     Raises:
