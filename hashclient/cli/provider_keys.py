@@ -82,7 +82,7 @@ def new(
     \b
       hashclient provider key new --output alice.pem --public alice.pub
     """
-    from hashclient.provider.personkeys import make_pair
+    from hashclient.provider.keyfiles import make_pair
 
     if no_passphrase and passphrase_file is not None:
         raise UsageError("give either --passphrase-file or --no-passphrase")
@@ -120,7 +120,7 @@ def change(
       hashclient provider key passphrase /srv/lists/keys/root-0123456789abcdef.pem
       hashclient provider key passphrase key.pem --remove
     """
-    from hashclient.provider.personkeys import change_passphrase
+    from hashclient.provider.keyfiles import change_passphrase
 
     if remove and new_passphrase_file is not None:
         raise UsageError("give either --new-passphrase-file or --remove")

@@ -182,7 +182,7 @@ def withdraw(
         raise UsageError("give either ENTRY_ID…, or --from, or --generation")
     repository = repository_at(app, directory, passphrases(passphrase_file))
     if files:
-        from hashclient.provider.ids import read_ids
+        from hashclient.provider.changes import read_ids
 
         entry_ids = tuple(read_ids(open_files(files, sys.stdin.buffer)))
     done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)

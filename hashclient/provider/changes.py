@@ -7,8 +7,8 @@ visible.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -17,6 +17,8 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 from hashclient.core.model import is_name
 from hashclient.errors import UsageError
 from hashclient.lists.wire import (
+    MAX_ENTRY_ID_BYTES,
+    AddBatch,
     ListIndex,
     Segment,
     Strings,
@@ -36,7 +38,6 @@ from hashclient.provider.entries import (
     NewSegment,
     new_segment,
 )
-from hashclient.provider.ids import ids_of_generation
 from hashclient.provider.keys import Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.replace import Listed
@@ -46,6 +47,9 @@ from hashclient.system.text import printable
 
 #: Number of withdrawn ids that are named in the log.
 MAX_LOGGED_IDS = 100
+#: Bytes of a line that are read: an id, white space around it, and one more to see that it is long.
+_LINE_BYTES = 4 * MAX_ENTRY_ID_BYTES
+_BOM = b"\xef\xbb\xbf"
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -159,7 +163,7 @@ def withdrawal(
     """
     current = files.current(roles, list_name)
     if generation is not None:
-        entry_ids = ids_of_generation(files, roles, current, generation)
+        entry_ids = _ids_of_generation(files, roles, current, generation)
     ids = np.array([i.encode() for i in entry_ids])
     hashes = entry_hashes(ids)
     unknown = ~np.isin(hashes, files.live_hashes(roles, current))
@@ -208,6 +212,82 @@ def consolidation(
     data = {"list": list_name, "segments_before": count, "segments": len(segments)}
     done = Consolidated(list_name, current.generation, count, len(segments))
     return done, Change(list_name, index, new, "list-consolidated", data, replaced)
+
+
+def read_ids(sources: Iterable[tuple[str, BinaryIO]]) -> Iterator[str]:
+    """Yield the ids in files, one a line; empty lines are passed over.
+
+    Raises:
+        UsageError: a line is no id, or a file cannot be read.
+    """
+    for name, stream in sources:
+        number = 0
+        try:
+            while line := stream.readline(_LINE_BYTES):
+                number += 1
+                text = line.removeprefix(_BOM if number == 1 else b"").strip()
+                entry_id = text.decode("ascii", "replace")
+                if text and not is_entry_id(entry_id):
+                    # It may be a digest, so it is not repeated.
+                    raise UsageError(
+                        f"{printable(name)}:{number}: not an entry id",
+                        hint="give one id a line and nothing else; `hashclient provider find` names"
+                        " the entries that have digests",
+                    )
+                if text:
+                    yield entry_id
+        except OSError as error:
+            raise UsageError(f"cannot read {printable(name)}: {error.strerror or error}") from error
+
+
+def _ids_of_generation(
+    files: ListFiles, roles: Roles, index: ListIndex, generation: int
+) -> list[str]:
+    """Return the ids of the entries that a generation added and that are listed since then.
+
+    Raises:
+        UsageError: there is no such generation, it was joined with others, or none is left.
+        StateError: published files cannot be read.
+    """
+    segments = segments_between(index, generation - 1, generation)
+    later = tuple(s for s in index.segments if s.first > generation and s.kind == "withdraw")
+    added: list[Strings] = []
+    gone = [np.zeros(0, np.uint64)]
+    for _, batch in files.batches(roles, index.list, (*segments, *later)):
+        if isinstance(batch, AddBatch):
+            added.append(batch.ids)
+        elif added:  # what a generation withdraws itself comes before what it adds
+            gone.append(entry_hashes(batch))
+    withdrawn = np.concatenate(gone)
+    kept = [ids[~np.isin(entry_hashes(ids), withdrawn)] for ids in added]
+    if not any(len(ids) for ids in kept):
+        raise UsageError(
+            f"no entry that generation {generation} of list {index.list} added is on the list",
+            hint=f"`hashclient provider diff` shows what a generation added; the newest is"
+            f" {index.generation}",
+        )
+    return [entry_id.decode() for ids in kept for entry_id in ids.tolist()]
+
+
+def segments_between(index: ListIndex, first: int, last: int) -> tuple[Segment, ...]:
+    """Return the segments that lead from generation `first` of a list to `last`.
+
+    Raises:
+        UsageError: there is no such generation, or one was joined with others.
+    """
+    if not 0 <= first <= last <= index.generation:
+        raise UsageError(
+            f"no such generations of list {printable(index.list)}: {first} to {last}",
+            hint=f"from the first, before which is 0, to the newest, which is {index.generation}",
+        )
+    for end in (first, last):
+        for segment in index.segments:
+            if segment.first <= end < segment.last:
+                raise UsageError(
+                    f"generation {end} was joined with others: {segment.first} to {segment.last}",
+                    hint=f"ask for {segment.first - 1} or {segment.last}",
+                )
+    return tuple(s for s in index.segments if first < s.first and s.last <= last)
 
 
 def check_entry_ids(entry_ids: Sequence[str]) -> None:

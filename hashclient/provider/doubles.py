@@ -11,7 +11,7 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.wire import AddBatch, Strings, Uint8, Uint64, entry_hashes
+from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint64, entry_hashes
 
 Int64 = np.typing.NDArray[np.int64]
 
@@ -26,7 +26,7 @@ class NewDigests:
     def add(self, batch: DigestBatch, first: int) -> None:
         """Take the entries of `batch`; `first` is the row of its first."""
         for algorithm, (values, rows) in batch.digests.items():
-            self._parts[algorithm].append((_keys(values), rows.astype(np.int64) + first))
+            self._parts[algorithm].append((keys_of(values), rows.astype(np.int64) + first))
 
     def by_algorithm(self) -> dict[Algorithm, tuple[Uint64, Int64]]:
         """Return the keys of all digests and their rows, ordered by key and then by row."""
@@ -51,21 +51,23 @@ class Doubles:
         #: Categories of all entries that were shown.
         self.categories: set[str] = set()
 
-    def add(self, batch: AddBatch, hashes: Uint64) -> None:
-        """Take note of entries that are listed; `hashes` are those of their ids."""
+    def add(self, batch: AddBatch, _segment: Segment) -> None:
+        """Take note of entries that are listed."""
         self.categories.update(batch.categories)
         for algorithm, (values, rows) in batch.digests.items():
             if algorithm in self._new:
-                keys = _keys(values)
-                known = np.flatnonzero(_is_in(keys, self._new[algorithm][0]))
+                keys = keys_of(values)
+                known = np.flatnonzero(is_in(keys, self._new[algorithm][0]))
                 if known.size:
-                    self._listed[algorithm].append((keys[known], hashes[rows[known]]))
+                    self._listed[algorithm].append(
+                        (keys[known], entry_hashes(batch.ids[rows[known]]))
+                    )
 
-    def withdraw(self, ids: Strings) -> None:
+    def withdraw(self, ids: Strings, _segment: Segment | None = None) -> None:
         """Take note of entries that are not listed any more."""
         gone = np.sort(entry_hashes(ids))
         for algorithm, parts in self._listed.items():
-            kept = [(keys, hashes, ~_is_in(hashes, gone)) for keys, hashes in parts]
+            kept = [(keys, hashes, ~is_in(hashes, gone)) for keys, hashes in parts]
             self._listed[algorithm] = [(k[keep], h[keep]) for k, h, keep in kept if keep.any()]
 
     def listed(self) -> Int64:
@@ -73,7 +75,7 @@ class Doubles:
         is_new = np.zeros(self._count, np.bool_)
         for algorithm, (keys, rows) in self._new.items():
             parts = [k for k, _ in self._listed[algorithm]] or [np.zeros(0, np.uint64)]
-            is_new[rows[~_is_in(keys, np.unique(np.concatenate(parts)))]] = True
+            is_new[rows[~is_in(keys, np.unique(np.concatenate(parts)))]] = True
         return np.flatnonzero(~is_new)
 
     def repeated(self) -> Int64:
@@ -86,12 +88,12 @@ class Doubles:
         return np.flatnonzero(~is_new)
 
 
-def _keys(values: Uint8) -> Uint64:
+def keys_of(values: Uint8) -> Uint64:
     """Return the first eight bytes of digests, (n, digest_bytes), as (n,) numbers."""
     return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
 
 
-def _is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
+def is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
     """Return which of `values` are in `ordered`, which is sorted."""
     if not len(ordered):
         return np.zeros(len(values), np.bool_)

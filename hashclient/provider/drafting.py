@@ -161,6 +161,20 @@ def check_place(directory: Path | None) -> None:
         )
 
 
+def require_ready(roles: Roles, draft: Path | None, signer: str) -> None:
+    """Check that a change can be written: as a draft to a new place, or else signed here.
+
+    `signer` is the role that signs it, besides snapshot and timestamp.
+
+    Raises:
+        UsageError: something is at the place of the draft.
+        StateError: a key is not here, or not usable.
+    """
+    check_place(draft)
+    if draft is None:
+        roles.require_signers([signer, *NAMING])
+
+
 def _signers_here(roles: Roles, name: str, policies: Sequence[Policy]) -> list[Signer]:
     """Return the signers of a role that are here; a key that cannot be opened is left out."""
     found = []

@@ -25,9 +25,14 @@ from tuf.api.metadata import (
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.bundle import Mark, write_bundle
 from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
-from hashclient.provider.hints import own_hints
-from hashclient.provider.listfiles import read_public
-from hashclient.provider.published import RESTORE_HINT, Kind, parse_metadata, root_versions
+from hashclient.provider.published import (
+    RESTORE_HINT,
+    Kind,
+    own_hints,
+    parse_metadata,
+    read_public,
+    root_versions,
+)
 from hashclient.system.files import refuse_irregular
 from hashclient.system.locks import writer_lock
 from hashclient.system.outputs import replaced_file

@@ -23,11 +23,11 @@ from hashclient.lists.wire import (
     AddBatch,
     Segment,
     Strings,
-    Uint8,
     Uint64,
     entry_hashes,
     is_entry_id,
 )
+from hashclient.provider.doubles import is_in, keys_of
 from hashclient.provider.results import Answer, Entry
 from hashclient.system.text import printable
 
@@ -70,6 +70,7 @@ class Questions:
         self._hits: list[_Hit] = []
         #: The hits in the list that is being read, by id: a withdrawal is of the latest.
         self._here: dict[bytes, list[_Hit]] = {}
+        self._list = ""
 
     def ask(self, sources: Iterable[tuple[str, BinaryIO]], reading: Reading) -> None:
         """Ask for the entries that have digests of the rows of files.
@@ -100,12 +101,12 @@ class Questions:
                 self._rows[start + row][0][algorithm] = digest
                 self._digests[algorithm].setdefault(digest, []).append(start + row)
 
-    def begin(self) -> None:
+    def begin(self, list_name: str) -> None:
         """Begin another list."""
-        self._here = {}
+        self._list, self._here = list_name, {}
 
-    def add(self, batch: AddBatch, list_name: str, segment: Segment) -> None:
-        """Look for the questions among entries that were added to a list."""
+    def add(self, batch: AddBatch, segment: Segment) -> None:
+        """Look for the questions among entries that were added to the list."""
         pairs: set[tuple[int, int]] = set()
         for row in np.flatnonzero(np.isin(entry_hashes(batch.ids), self._hashes)).tolist():
             pairs |= {(row, n) for n in self._ids.get(bytes(batch.ids[row]), ())}
@@ -113,17 +114,15 @@ class Questions:
             if not len(keys) or algorithm not in batch.digests:
                 continue
             values, rows = batch.digests[algorithm]
-            for place in np.flatnonzero(_is_in(_first_bytes(values), keys)).tolist():
+            for place in np.flatnonzero(is_in(keys_of(values), keys)).tolist():
                 asked = self._digests[algorithm].get(values[place].tobytes(), ())
                 pairs |= {(int(rows[place]), n) for n in asked}
         for row, number in sorted(pairs):
-            hit = _Hit(number, self._entry(batch, row, number, list_name, segment))
+            hit = _Hit(number, self._entry(batch, row, number, segment))
             self._hits.append(hit)
             self._here.setdefault(bytes(batch.ids[row]), []).append(hit)
 
-    def _entry(
-        self, batch: AddBatch, row: int, number: int, list_name: str, segment: Segment
-    ) -> Entry:
+    def _entry(self, batch: AddBatch, row: int, number: int, segment: Segment) -> Entry:
         size = None if batch.sizes[row] == NO_SIZE else int(batch.sizes[row])
         agree: list[str] = []
         differ: list[str] = []
@@ -135,7 +134,7 @@ class Questions:
             if None not in (size, asked_size) and size != asked_size:
                 differ.append("size")
         return Entry(
-            list_name,
+            self._list,
             bytes(batch.ids[row]).decode(),
             batch.categories[batch.category_codes[row]],
             size,
@@ -172,13 +171,3 @@ def _digest(batch: AddBatch, algorithm: Algorithm, row: int) -> bytes | None:
     place = int(np.searchsorted(rows, row))
     is_there = place < len(rows) and int(rows[place]) == row
     return values[place].tobytes() if is_there else None
-
-
-def _first_bytes(values: Uint8) -> Uint64:
-    return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))
-
-
-def _is_in(values: Uint64, ordered: Uint64) -> np.typing.NDArray[np.bool_]:
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    found: np.typing.NDArray[np.bool_] = ordered[places] == values
-    return found

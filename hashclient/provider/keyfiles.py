@@ -8,6 +8,7 @@ choice, as a `Passphrases`; it is never an argument of a command.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular
+from hashclient.system.outputs import remove_new, replaced_file, write_new
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import printable
 
@@ -110,18 +112,6 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
 
 
-def private_of(signer: CryptoSigner) -> Ed25519PrivateKey:
-    """Return the key of a signer that `load_private` has given."""
-    key = load_pem_private_key(signer.private_bytes, None)
-    assert isinstance(key, Ed25519PrivateKey)
-    return key
-
-
-def public_bytes(key: Ed25519PublicKey) -> bytes:
-    """Return the file of a public key."""
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
 def load_public(path: Path) -> SSlibKey:
     """Read a public key.
 
@@ -140,6 +130,41 @@ def load_public(path: Path) -> SSlibKey:
             hint="`hashclient provider key new` makes a pair",
         ) from error
     return SSlibKey.from_crypto(key)
+
+
+def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:
+    """Write a new private key and its public one into new files; return the key's id.
+
+    Raises:
+        UsageError: a file exists, or cannot be written; then there is neither.
+    """
+    key = Ed25519PrivateKey.generate()
+    made = write_new(output, private_bytes(key, passphrase))
+    try:
+        data = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        write_new(public, data, mode=0o644)
+    except BaseException:
+        with contextlib.suppress(OSError, UsageError):
+            remove_new(output, made)
+        raise
+    return SSlibKey.from_crypto(key.public_key()).keyid
+
+
+def change_passphrase(
+    path: Path, passphrases: Passphrases, wanted: Callable[[], bytes | None]
+) -> None:
+    """Put the private key in `path` under the passphrase that `wanted` gives, or under none.
+
+    Raises:
+        StateError: it cannot be read, opened or written; the file is as it was then.
+        UsageError: others may have led us to it, as for `replaced_file`.
+    """
+    signer, _ = load_private(path, passphrases)
+    key = load_pem_private_key(signer.private_bytes, None)
+    assert isinstance(key, Ed25519PrivateKey)
+    data = private_bytes(key, wanted())
+    with replaced_file(path) as stream:
+        stream.write(data)
 
 
 def check_passphrase(passphrase: bytes) -> None:

@@ -265,11 +265,11 @@ class Roles:
         end(self.targets.signed, self.ended)
 
     def replace_keys(self, role: str, keys: Keys) -> None:
-        """Give a role the keys of people; a draft has to follow."""
+        """Give a role other keys: those of people, or new ones; `commit` or a draft follows."""
         delegator = self._delegator_of(role)
         for keyid in list(self.key_policy(role)[0]):
             delegator.revoke_key(keyid, role)
-        for key in keys.public:
+        for key in keys.public or self.keys.generate(role, keys.count):
             delegator.add_key(key, role)
         self._described(role).threshold = keys.threshold
 
@@ -385,12 +385,7 @@ class Roles:
         for protecting in (role, above):
             self.keys.protect_as(protecting, self.key_policy(protecting)[0])
         old_signers = self.keys.present(role, old)
-        delegator = self._delegator_of(role)
-        for keyid in old:
-            delegator.revoke_key(keyid, role)
-        for key in self.keys.generate(role, wanted.count):
-            delegator.add_key(key, role)
-        self._described(role).threshold = wanted.threshold
+        self.replace_keys(role, wanted)
         new = self.key_policy(role)[0]
         both = [*old_signers, *self.keys.signers(role, new, wanted.threshold)]
         if above == "targets":

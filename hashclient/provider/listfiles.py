@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from tuf.api.metadata import Metadata, TargetFile, Targets
@@ -16,7 +17,6 @@ from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import (
     FORMAT,
     MAX_LIST_ENTRIES,
-    MAX_SEGMENT_BYTES,
     MAX_SEGMENTS,
     AddBatch,
     ListIndex,
@@ -30,15 +30,24 @@ from hashclient.lists.wire import (
     parse_withdraw_segment,
     target_name,
 )
-from hashclient.provider.doubles import Doubles
 from hashclient.provider.entries import NewSegment
 from hashclient.provider.keys import Clock, Roles
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
-from hashclient.provider.replace import Listed
-from hashclient.system.files import read_regular, state_error, write_atomic
+from hashclient.provider.published import read_public
+from hashclient.system.files import state_error, write_atomic
 
 #: Seconds for which an unreferenced file stays: longer than any fetch.
 UNREFERENCED_S = 86_400
+
+
+class Shown(Protocol):
+    """Is shown the entries that were added to a list, and the ids of withdrawn ones, in order."""
+
+    def add(self, batch: AddBatch, segment: Segment, /) -> None:
+        """Take note of entries that were added."""
+
+    def withdraw(self, ids: Strings, segment: Segment, /) -> None:
+        """Take note of entries that were withdrawn."""
 
 
 class ListFiles:
@@ -59,7 +68,7 @@ class ListFiles:
             return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
         target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
         try:
-            return parse_index(read_public(self._path(target)), list_name)
+            return parse_index(self.read(target), list_name)
         except VerificationError as error:
             raise StateError(f"corrupt repository: {error.message}") from error
 
@@ -70,35 +79,48 @@ class ListFiles:
             StateError: it cannot be read.
         """
         targets = roles.lists[list_name].signed.targets
-        return read_public(self._path(targets[target_name(list_name, segment.name)]))
+        return self.read(targets[target_name(list_name, segment.name)])
 
-    def live_hashes(
-        self, roles: Roles, index: ListIndex, doubles: Doubles | Listed | None = None
-    ) -> Uint64:
+    def read(self, target: TargetFile) -> bytes:
+        """Return the bytes of a published file.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        return read_public(self._path(target))
+
+    def live_hashes(self, roles: Roles, index: ListIndex, *to: Shown) -> Uint64:
         """Return the sorted hashes of the ids of the entries that are listed.
 
         The 64-bit hashes of the checksum stand for the ids. Two of 10 million ids share one in
-        one list of 300,000; the later of them is then refused, and needs another id. `doubles` is
-        called with all additions and withdrawals, in order.
+        one list of 300,000; the later of them is then refused, and needs another id. All is shown
+        `to` these, too.
 
         Raises:
             StateError: a segment is corrupt or cannot be read.
         """
         added, withdrawn = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for _, batch in self.batches(roles, index.list, index.segments):
+        for segment, batch in self.batches(roles, index.list, index.segments):
             if isinstance(batch, AddBatch):
                 added.append(entry_hashes(batch.ids))
-                if doubles is not None:
-                    doubles.add(batch, added[-1])
             else:
                 withdrawn.append(entry_hashes(batch))
-                if doubles is not None:
-                    doubles.withdraw(batch)
+            for one in to:
+                _show(batch, segment, one)
         values, counts = np.unique(np.concatenate(added), return_counts=True)
         gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
         counts[np.searchsorted(values, gone)] -= gone_counts
         live: Uint64 = values[counts > 0]
         return live
+
+    def show(self, roles: Roles, list_name: str, segments: Sequence[Segment], to: Shown) -> None:
+        """Show the contents of `segments` to `to`, in order.
+
+        Raises:
+            StateError: as `batches`.
+        """
+        for segment, batch in self.batches(roles, list_name, segments):
+            _show(batch, segment, to)
 
     def batches(
         self, roles: Roles, list_name: str, segments: Sequence[Segment]
@@ -190,13 +212,8 @@ class ListFiles:
         return self.directory / folder / f"{target.hashes['sha256']}.{name}"
 
 
-def read_public(path: Path) -> bytes:
-    """Return the bytes of a published file.
-
-    Raises:
-        StateError: it cannot be read.
-    """
-    try:
-        return read_regular(path, MAX_SEGMENT_BYTES)
-    except OSError as error:
-        raise state_error("cannot read", path, error) from error
+def _show(batch: AddBatch | Strings, segment: Segment, to: Shown) -> None:
+    if isinstance(batch, AddBatch):
+        to.add(batch, segment)
+    else:
+        to.withdraw(batch, segment)

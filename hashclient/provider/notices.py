@@ -7,8 +7,7 @@ that was away gets them. Texts are checked by the rules of the clients (`notices
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ from hashclient.notices.document import (
     parse_notice,
 )
 from hashclient.notices.lifecycle import Kept, Standing, State, merged, standings
-from hashclient.provider.drafting import check_place, check_public
+from hashclient.provider.drafting import check_public, require_ready
 from hashclient.provider.keys import Keys, Roles
-from hashclient.provider.listfiles import ListFiles, read_public
+from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
 from hashclient.system.files import sweep_temporary
@@ -103,7 +102,7 @@ class NoticeBoard:
             StateError: there is no repository, a key is missing, or a file cannot be written; the
                 old state is still published.
         """
-        with self._changing() as roles:
+        with self.repository.changing_roles() as roles:
             check_public(keys, draft, is_new=roles.notices is None)
             return self._publish(roles, Type.ALERT, said.given(), (), now, draft, keys)
 
@@ -116,7 +115,7 @@ class NoticeBoard:
             UsageError: as `publish`; or one of them is not published, or has ended.
             StateError: as `publish`.
         """
-        with self._changing() as roles:
+        with self.repository.changing_roles() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0]) | said.given()
             return self._publish(roles, Type.UPDATE, values, old, now, draft)
@@ -130,7 +129,7 @@ class NoticeBoard:
             UsageError: as `update`.
             StateError: as `publish`.
         """
-        with self._changing() as roles:
+        with self.repository.changing_roles() as roles:
             old = self._earlier(roles, ids, now)
             values = _inherited(old[0])
             # It must be published for as long as the notices that it ends.
@@ -146,12 +145,6 @@ class NoticeBoard:
             StateError: there is no repository, or it is corrupt.
         """
         return self._standing(self.repository.load(), now)
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[Roles]:
-        self.repository.require()
-        with self.repository.changing():
-            yield self.repository.load()
 
     def _publish(
         self,
@@ -169,10 +162,7 @@ class NoticeBoard:
                 hint="publish the list under another name, in a repository of its own",
             )
         is_new = roles.notices is None
-        check_place(draft)
-        if draft is None:
-            signers = ["targets" if is_new else NOTICES, "snapshot", "timestamp"]
-            roles.require_signers(signers)
+        require_ready(roles, draft, "targets" if is_new else NOTICES)
         known = [standing.notice for standing in self._standing(roles, now)]
         sent = now.replace(microsecond=0)
         # It is dated after the notices that it refers to, even if another clock was ahead.
@@ -253,16 +243,12 @@ class NoticeBoard:
         for path, target in roles.notices.signed.targets.items():
             notice_id = path.removeprefix(f"{NOTICES}/").removesuffix(".json")
             try:
-                notice = parse_notice(read_public(self._path(target)), notice_id)
+                notice = parse_notice(self.repository.files.read(target), notice_id)
             except VerificationError as error:
                 raise StateError(f"corrupt repository: {error.message}") from error
             kept.append(Kept(notice, target.hashes["sha256"], notice.sent))
         ids = {one.notice.id for one in kept}
         return standings("", merged((), kept, ids, now), now)
-
-    def _path(self, target: TargetFile) -> Path:
-        name = target.path.rpartition("/")[2]
-        return self._directory / f"{target.hashes['sha256']}.{name}"
 
 
 class _Addition(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import (
     MAX_ENTRY_ID_BYTES,
     AddBatch,
+    Segment,
     Strings,
     Uint8,
     Uint32,
@@ -40,12 +41,13 @@ class Listed:
         """Begin with none."""
         self._parts: list[tuple[Strings, Uint64, Uint64]] = []
 
-    def add(self, batch: AddBatch, hashes: Uint64) -> None:
-        """Take note of entries that were added; `hashes` are those of their ids."""
+    def add(self, batch: AddBatch, _segment: Segment) -> None:
+        """Take note of entries that were added."""
         categories = [batch.categories[code] for code in batch.category_codes.tolist()]
-        self._parts.append((batch.ids, hashes, _contents(batch.digests, batch.sizes, categories)))
+        contents = _contents(batch.digests, batch.sizes, categories)
+        self._parts.append((batch.ids, entry_hashes(batch.ids), contents))
 
-    def withdraw(self, ids: Strings) -> None:
+    def withdraw(self, ids: Strings, _segment: Segment) -> None:
         """Take note of entries that were withdrawn."""
         gone = entry_hashes(ids)
         parts = [(i, h, c, ~np.isin(h, gone)) for i, h, c in self._parts]

@@ -34,19 +34,25 @@ from hashclient.provider.changes import (
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
 from hashclient.provider.drafting import Change as AnyChange
-from hashclient.provider.drafting import check_place, check_public, take_draft, write_draft
+from hashclient.provider.drafting import (
+    check_place,
+    check_public,
+    require_ready,
+    take_draft,
+    write_draft,
+)
 from hashclient.provider.drafts import Draft
-from hashclient.provider.hints import own_hints
 from hashclient.provider.keyfiles import Passphrases
 from hashclient.provider.keys import Clock, Keys, Roles, Validity
 from hashclient.provider.keystore import KeyStore
-from hashclient.provider.listfiles import ListFiles, read_public
+from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.public import (
     closed_folders,
     make_folder_below,
     make_open_dir,
     make_public_root,
 )
+from hashclient.provider.published import own_hints, read_public
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,
@@ -163,9 +169,7 @@ class Repository:
                 the old state is still published.
         """
         check_list_name(list_name)
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
             is_new = list_name not in roles.lists
@@ -186,10 +190,10 @@ class Repository:
                     hint="categories divide a list; clients refuse a provider with more lists",
                 )
             check_public(list_keys, draft, is_new=is_new)
-            check_place(draft)
-            if not dry_run and draft is None:
-                signers = ["targets" if is_new else list_name, "snapshot", "timestamp"]
-                roles.require_signers(signers)
+            if dry_run:
+                check_place(draft)
+            else:
+                require_ready(roles, draft, "targets" if is_new else list_name)
             batches = read_screened(sources, reading or Reading(), known_good)
             done, change = addition(
                 self.files,
@@ -220,15 +224,11 @@ class Repository:
             UsageError: there is no such list, an id is not on it or is given twice.
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             require_list(roles, list_name)
             if generation is None:
                 check_entry_ids(entry_ids)
-            check_place(draft)
-            if draft is None:
-                roles.require_signers([list_name, "snapshot", "timestamp"])
+            require_ready(roles, draft, list_name)
             done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
             self._apply(roles, change, draft)
             return done
@@ -242,15 +242,11 @@ class Repository:
             UsageError: there is no such list.
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             require_list(roles, list_name)
-            check_place(draft)
             if len(roles.ended) >= MAX_ENDED:
                 raise UsageError(f"a provider ends at most {MAX_ENDED:,} lists")
-            if draft is None:
-                roles.require_signers(["targets", "snapshot", "timestamp"])
+            require_ready(roles, draft, "targets")
             roles.end_list(list_name)
             if draft is not None:
                 self.write_draft(draft, roles, {"targets"})
@@ -272,13 +268,10 @@ class Repository:
             UsageError: there is no such list.
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             require_list(roles, list_name)
-            check_place(draft)
+            require_ready(roles, draft, list_name)
             if draft is None:
-                roles.require_signers([list_name, "snapshot", "timestamp"])
                 self.files.remove_unreferenced(roles.lists[list_name], f"lists/{list_name}")
             done, change = consolidation(self.files, roles, list_name, keep_newest)
             if change is not None:
@@ -322,9 +315,7 @@ class Repository:
             VerificationError: it was changed, is of another generation, or signed by other keys.
             StateError: too few have signed it, or as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             taken = take_draft(roles, self.files, directory, self.clock)
             self.announce(roles, "draft-published", **taken.record())
             if taken.changed != {"root"}:
@@ -348,9 +339,7 @@ class Repository:
             UsageError: there is no such role, or a draft lacks keys of people.
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             if role not in roles.names():
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
@@ -377,9 +366,7 @@ class Repository:
             UsageError: there is no such role, or the draft cannot be written.
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             elsewhere = {role for role in roles.due() if not roles.can_sign(role)}
             if not elsewhere:
                 raise UsageError(
@@ -394,9 +381,7 @@ class Repository:
         Raises:
             StateError: as `publish`.
         """
-        self.require()
-        with self.changing():
-            roles = self.load()
+        with self.changing_roles() as roles:
             self.announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]
@@ -489,6 +474,18 @@ class Repository:
                 self.log.failed()
                 self._discard_keys()
                 raise
+
+    @contextlib.contextmanager
+    def changing_roles(self) -> Iterator[Roles]:
+        """Yield the published roles for a change, as `changing` and `load`.
+
+        Raises:
+            LockedError: another process holds the lock.
+            StateError: there is no repository, it is corrupt, or the disk fails.
+        """
+        self.require()
+        with self.changing():
+            yield self.load()
 
     def _discard_keys(self) -> None:
         """Remove the keys that a failed command has made, except published ones.

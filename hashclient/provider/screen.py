@@ -19,6 +19,7 @@ from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.registry import read_digests
 from hashclient.lists.wire import Uint8, Uint64
+from hashclient.provider.doubles import keys_of
 from hashclient.system.text import printable
 
 Named = tuple[str, DigestBatch]
@@ -102,7 +103,7 @@ class _Digests:
             if parts:
                 values = np.concatenate([v for v, _ in parts])
                 rows = np.concatenate([r for _, r in parts])
-                keys = _keys(values)
+                keys = keys_of(values)
                 order = np.argsort(keys, kind="stable")
                 self._columns[algorithm] = keys[order], values[order], rows[order]
 
@@ -112,7 +113,7 @@ class _Digests:
             if algorithm not in self._columns:
                 continue
             keys, ours, rows = self._columns[algorithm]
-            theirs = _keys(values)
+            theirs = keys_of(values)
             places = np.minimum(np.searchsorted(keys, theirs), len(keys) - 1)
             # The first eight bytes distinguish nearly all; the other bytes are compared for the
             # rest.
@@ -128,8 +129,3 @@ class _Digests:
         for count in self._counts:
             yield np.flatnonzero(self._is_found[start : start + count])
             start += count
-
-
-def _keys(values: Uint8) -> Uint64:
-    """Return the first eight bytes of digests, (n, digest_bytes), as (n,) numbers."""
-    return np.ascontiguousarray(values[:, :8]).view(np.uint64).reshape(len(values))

@@ -129,6 +129,6 @@ def test_the_log_names_the_generation(simulator: Simulator) -> None:
 
 
 def test_ids_are_read_in_bounded_lines() -> None:
-    from hashclient.provider.ids import read_ids
+    from hashclient.provider.changes import read_ids
 
     assert list(read_ids([("a", io.BytesIO(b"a\nb")), ("b", io.BytesIO(b"\nc\n"))])) == [*"abc"]

@@ -26,8 +26,8 @@ from hashclient.lists.wire import (
 from hashclient.notices import document as notices
 from hashclient.notices.document import parse_notice
 from hashclient.provider.drafts import load_draft
+from hashclient.provider.keyfiles import make_pair
 from hashclient.provider.keys import Validity
-from hashclient.provider.personkeys import make_pair
 from hashclient.provider.repository import Repository
 from hashclient.trust import noticerole
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES

@@ -19,9 +19,8 @@ from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.drafts import load_draft
-from hashclient.provider.keyfiles import Passphrases, load_public
+from hashclient.provider.keyfiles import Passphrases, change_passphrase, load_public, make_pair
 from hashclient.provider.keys import Keys
-from hashclient.provider.personkeys import change_passphrase, make_pair
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package

@@ -122,6 +122,29 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
         assert rooms <= allowed - set(order[order.index(name) :]), name
 
 
+#: The client's rooms: neither does `provider` know them, nor they it.
+CLIENT = "client config configfile containers daemon fetch index matches net objects quarantine"
+CLIENT += " reporting scan session status upkeep watch"
+
+
+def test_the_provider_could_be_a_distribution_of_its_own() -> None:
+    """None of the client's rooms is among what it loads, at any depth; nor the reverse."""
+
+    def reached(rooms: set[str]) -> set[str]:
+        """Return the rooms of all modules that modules in `rooms` load, directly or not."""
+        found: set[str] = set()
+        names = {name for name in MODULES if room(name) in rooms}
+        while names:
+            found |= names
+            names = {m for n in names for m in modules_imported(MODULES[n])} - found
+        return {room(name) for name in found}
+
+    client = set(CLIENT.split())
+    assert client <= set(USES)
+    assert not reached({"provider"}) & client
+    assert "provider" not in reached(client)
+
+
 def test_a_package_keeps_nothing_but_words_and_names_in_its_init() -> None:
     for path in FILES:
         if path.name == "__init__.py" and path.parent.name != "hashclient":

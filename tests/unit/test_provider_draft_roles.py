@@ -21,10 +21,9 @@ from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.notices.document import Severity
 from hashclient.provider import keys as provider_keys
 from hashclient.provider.drafts import load_draft
-from hashclient.provider.keyfiles import Passphrases, load_public
+from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
-from hashclient.provider.personkeys import make_pair
 from hashclient.system import files as system_files
 from tests.kit import Run, call
 

@@ -28,10 +28,9 @@ from hashclient.provider import drafting
 from hashclient.provider import keys as provider_keys
 from hashclient.provider.drafting import open_signer, published_bytes, sign_draft
 from hashclient.provider.drafts import load_draft, verify_digest, verify_root
-from hashclient.provider.keyfiles import Passphrases, load_public
+from hashclient.provider.keyfiles import Passphrases, load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
-from hashclient.provider.personkeys import make_pair
 from hashclient.system import files as system_files
 from tests.kit import arguments, call, environment
 

@@ -20,9 +20,14 @@ from fixtures.client import csv
 from fixtures.simulator import PlainClient, Simulator
 from hashclient.cli.provider import command as provider_command
 from hashclient.errors import StateError, UsageError
-from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private
+from hashclient.provider.keyfiles import (
+    Passphrases,
+    change_passphrase,
+    is_encrypted,
+    load_private,
+    make_pair,
+)
 from hashclient.provider.keys import Keys
-from hashclient.provider.personkeys import change_passphrase, make_pair
 from hashclient.provider.repository import Repository
 from tests.kit import ROOT, Run, call, environment
 
