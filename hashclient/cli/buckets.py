@@ -55,8 +55,13 @@ class Asked(msgspec.Struct, frozen=True):
         """Refuse options that contradict each other; `others` says whether there are files as well.
 
         Raises:
-            UsageError: options contradict each other.
+            UsageError: options contradict each other, or there is nothing to check.
         """
+        if not self.uris and self.report is None and not others:
+            raise UsageError(
+                "missing argument: nothing to check",
+                hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
+            )
         given = {
             "--no-read": not self.reads,
             "--all-versions": self.all_versions,
@@ -91,9 +96,9 @@ class Asked(msgspec.Struct, frozen=True):
         self,
         app: App,
         failed: Callable[[StateError], None],
-        *,
         jobs: int | None,
         key_id: str,
+        *,
         use: bool,
     ) -> Objects | None:
         """Return the scan of the objects, None if there are none.

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,106 @@ recipients = ["{public}"]
 list = "baseline"
 actions = ["quarantine", "report"]
 """
+
+
+#: A title, then the words of each command, with its exit code where it is not 0.
+_Step = str | tuple[str, ExitCode]
+_Chapter = tuple[_Step, ...]
+
+_PROVIDER: Sequence[_Chapter] = (
+    (
+        "A provider: makes its keys, and publishes a list of three dummy files",
+        "provider init repo",
+        "provider publish repo --list baseline entries.csv",
+    ),
+    (
+        "An export of another body, as ICSE writes it: only the rows that all bodies agree upon",
+        "provider publish repo --list baseline --where 'Baseline = true' icse.csv",
+        "provider show repo --list baseline",
+    ),
+    (
+        "Each client that may fetch gets a token; the provider keeps its hash",
+        "provider client add repo example-ltd --output token",
+    ),
+    ("It serves the list over HTTPS on loopback, to clients with the token",),
+)
+_CLIENT: Sequence[_Chapter] = (
+    (
+        "A client: pins the provider and its root; a wrong token is refused",
+        (
+            "init {url} --root repo/root.json --ca ca.pem --token-file wrong-token",
+            ExitCode.UNAUTHORISED,
+        ),
+        "init {url} --root repo/root.json --ca ca.pem --token-file token",
+    ),
+    ("It fetches, verifies and seals the list", "fetch", "status"),
+    (
+        "It checks files: three are on the list, whatever they are called and wherever",
+        ("scan files", ExitCode.MATCH),
+        "scan files/holiday.txt",
+    ),
+    (
+        "The same for a script, and for digests that were computed elsewhere",
+        ("scan --format jsonl files", ExitCode.MATCH),
+        ("lookup --from sums.txt", ExitCode.MATCH),
+    ),
+    ("The same from a program, scan.py:",),
+)
+_OFFICER: Sequence[_Chapter] = (
+    (
+        "An officer makes a pair of keys; this machine only gets the public one",
+        "quarantine keygen --output officer.key --format json",
+    ),
+)
+_POLICY: Sequence[_Chapter] = (
+    (
+        "The policy names the actions on matches: first a dry run, then the scan",
+        ("scan --policy-check files", ExitCode.MATCH),
+        ("scan files", ExitCode.MATCH),
+        "quarantine list",
+    ),
+    (
+        "The report that was prepared is handed over as a sealed, signed package",
+        "report submit --all",
+        "report status",
+    ),
+)
+_NOTICE = (
+    "--sender lists@example.org --severity severe --event correction --list baseline"
+    " --headline 'entry d-2 is not what it should be'"
+)
+_LATER: Sequence[_Chapter] = (
+    (
+        "The provider publishes a notice; an operator acknowledges it",
+        f"provider notice publish repo --id n-1 {_NOTICE}",
+        "fetch",
+        "notices show n-1",
+        "notices acknowledge n-1 --reason 'ticket 4711'",
+    ),
+    (
+        "The provider withdraws an entry; the file that was isolated for it goes back",
+        "provider withdraw repo --list baseline d-2",
+        "fetch",
+        "quarantine restore --withdrawn --identity officer.key --reason withdrawn",
+        "scan files",
+        "matches",
+    ),
+    ("Somebody tampers with the provider's files: refused, the old list stays",),
+)
+_LOGS: Sequence[_Chapter] = (
+    (
+        "All of it is in signed logs that show any change made to them",
+        "audit verify",
+        "provider log verify repo",
+    ),
+)
+_PROVIDER_GONE: Sequence[_Chapter] = (
+    (
+        "The provider is gone: scans go on with the last verified generation",
+        ("fetch", ExitCode.UNREACHABLE),
+        "scan files/holiday.txt",
+    ),
+)
 
 
 #: A program that uses the library in place of the commands.
@@ -136,86 +236,43 @@ class _Demo:
 
     def run(self) -> None:
         self._make_files()
-        self._say("A provider: makes its keys, and publishes a list of three dummy files")
-        self._step("provider init repo")
-        self._step("provider publish repo --list baseline entries.csv")
-        self._say(
-            "An export of another body, as ICSE writes it: only the rows that all bodies agree upon"
-        )
-        self._step("provider publish repo --list baseline --where 'Baseline = true' icse.csv")
-        self._step("provider show repo --list baseline")
-        self._say("Each client that may fetch gets a token; the provider keeps its hash")
-        self._step("provider client add repo example-ltd --output token")
-        self._say("It serves the list over HTTPS on loopback, to clients with the token")
+        self._play(_PROVIDER)
         with self._server() as served:
             (self._directory / "wrong-token").write_text("not-the-token\n")
             (self._directory / "wrong-token").chmod(0o600)
             shutil.copy(served["ca"], self._directory / "ca.pem")
             self._client(served["url"].rstrip("/"))
-        self._say("The provider is gone: scans go on with the last verified generation")
-        self._step("fetch", ExitCode.UNREACHABLE)
-        self._step("scan files/holiday.txt", ExitCode.OK)
+        self._play(_PROVIDER_GONE)
         self._app.out("\nEvery step ended as expected.")
 
     def _client(self, url: str) -> None:
-        self._say("A client: pins the provider and its root; a wrong token is refused")
-        access = f"init {url} --root repo/root.json --ca ca.pem --token-file"
-        self._step(f"{access} wrong-token", ExitCode.UNAUTHORISED)
-        self._step(f"{access} token")
-        self._say("It fetches, verifies and seals the list")
-        self._step("fetch")
-        self._step("status")
-        self._say("It checks files: three are on the list, whatever they are called and wherever")
-        self._step("scan files", ExitCode.MATCH)
-        self._step("scan files/holiday.txt", ExitCode.OK)
-        self._say("The same for a script, and for digests that were computed elsewhere")
-        self._step("scan --format jsonl files", ExitCode.MATCH)
-        self._step("lookup --from sums.txt", ExitCode.MATCH)
-        self._say("The same from a program, scan.py:")
+        self._play(_CLIENT, url=url)
         (self._directory / "scan.py").write_text(_PROGRAM)
         self._app.out(_PROGRAM.strip("\n"))
         self._run("python scan.py", [sys.executable, "-P", "scan.py"], ExitCode.MATCH)
-        self._report_and_remove()
-        self._say("The provider publishes a notice; an operator acknowledges it")
-        self._step(
-            "provider notice publish repo --id n-1 --sender lists@example.org --severity severe"
-            " --event correction --list baseline --headline 'entry d-2 is not what it should be'"
-        )
-        self._step("fetch")
-        self._step("notices show n-1")
-        self._step("notices acknowledge n-1 --reason 'ticket 4711'")
-        self._say("The provider withdraws an entry; the file that was isolated for it goes back")
-        self._step("provider withdraw repo --list baseline d-2")
-        self._step("fetch")
-        self._step("quarantine restore --withdrawn --identity officer.key --reason withdrawn")
-        self._step("scan files", ExitCode.OK)
-        self._step("matches")
-        self._say("Somebody tampers with the provider's files: refused, the old list stays")
+        self._play(_OFFICER)
+        public = (self._directory / "officer.key").read_text().split("public key: ")[1].split()[0]
+        with (self._directory / "state/config.toml").open("a") as config:
+            config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
+        make_private_dir(self._directory / "handover")
+        self._play(_POLICY)
+        (package,) = (self._directory / "handover").iterdir()
+        self._step(f"report verify handover/{package.name} --identity officer.key")
+        self._play(_LATER)
         timestamp = self._directory / "repo/public/metadata/timestamp.json"
         original = timestamp.read_bytes()
         timestamp.write_bytes(re.sub(rb'("version": ?)', rb"\g<1>9", original))
         self._step("fetch", ExitCode.UNVERIFIED)
         timestamp.write_bytes(original)
-        self._say("All of it is in signed logs that show any change made to them")
-        self._step("audit verify")
-        self._step("provider log verify repo")
+        self._play(_LOGS)
 
-    def _report_and_remove(self) -> None:
-        self._say("An officer makes a pair of keys; this machine only gets the public one")
-        self._step("quarantine keygen --output officer.key --format json")
-        public = (self._directory / "officer.key").read_text().split("public key: ")[1].split()[0]
-        with (self._directory / "state/config.toml").open("a") as config:
-            config.write(_CONFIG.format(public=public, handover=self._directory / "handover"))
-        make_private_dir(self._directory / "handover")
-        self._say("The policy names the actions on matches: first a dry run, then the scan")
-        self._step("scan --policy-check files", ExitCode.MATCH)
-        self._step("scan files", ExitCode.MATCH)
-        self._step("quarantine list")
-        self._say("The report that was prepared is handed over as a sealed, signed package")
-        self._step("report submit --all")
-        self._step("report status")
-        (package,) = (self._directory / "handover").iterdir()
-        self._step(f"report verify handover/{package.name} --identity officer.key")
+    def _play(self, chapters: Sequence[_Chapter], **values: str) -> None:
+        """Run chapters, with `values` in place of the names in braces."""
+        for title, *steps in chapters:
+            self._app.out(f"\n# {title}")
+            for step in steps:
+                words, expected = (step, ExitCode.OK) if isinstance(step, str) else step
+                self._step(words.format(**values), expected)
 
     def _make_files(self) -> None:
         """Write dummy files, and the provider's table of three of them."""
@@ -239,9 +296,6 @@ class _Demo:
         (self._directory / "icse.csv").write_text("\r\n".join([*_icse(texts), ""]))
         sums = [f"{_digest('md5', text)}  {name}" for name, text in texts.items()]
         (self._directory / "sums.txt").write_text("\n".join(sums) + "\n")
-
-    def _say(self, text: str) -> None:
-        self._app.out(f"\n# {text}")
 
     def _step(self, words: str, expected: ExitCode = ExitCode.OK) -> None:
         """Run one command, show it all, and insist on its exit code."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
+from hashclient.errors import UsageError
 from hashclient.system.files import user_path
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from hashclient.configfile.tables import ProviderConfig
 
 _file = existing_path(dir_okay=False)
 
@@ -53,9 +59,18 @@ _file = existing_path(dir_okay=False)
 @click.option("--oauth-token-url", metavar="URL", help="OAuth 2 client credentials: the endpoint.")
 @click.option("--oauth-client-id", metavar="ID", help="OAuth 2: the client's id.")
 @click.option(
-    "--oauth-secret-file", metavar="FILE", type=_file, help="OAuth 2: file of the secret."
+    "--oauth-secret-file",
+    "oauth_client_secret_file",
+    metavar="FILE",
+    type=_file,
+    help="OAuth 2: file of the secret.",
 )
-@click.option("--oauth-secret-env", metavar="VAR", help="OAuth 2: variable of the secret.")
+@click.option(
+    "--oauth-secret-env",
+    "oauth_client_secret_env",
+    metavar="VAR",
+    help="OAuth 2: variable of the secret.",
+)
 @click.option("--oauth-scope", metavar="SCOPE", help="OAuth 2: the scope to ask for.")
 @click.option(
     "--oauth-ca",
@@ -111,33 +126,13 @@ _file = existing_path(dir_okay=False)
 @pass_app
 def command(
     app: App,
+    /,
     url: str | None,
     root_file: Path,
     copy: Path | None,
     name: str,
-    lists: tuple[str, ...],
-    token_file: Path | None,
-    token_env: str | None,
-    token_credential: str | None,
-    basic_file: Path | None,
-    oauth_token_url: str | None,
-    oauth_client_id: str | None,
-    oauth_secret_file: Path | None,
-    oauth_secret_env: str | None,
-    oauth_scope: str | None,
-    oauth_ca: Path | None,
-    client_cert: Path | None,
-    client_key: Path | None,
-    ca: Path | None,
-    proxy: str | None,
-    proxy_basic_file: Path | None,
-    known_good: tuple[Path, ...],
-    max_churn: float | None,
-    grace_hours: float,
-    timeout_s: float,
-    attempts: int,
-    allow_http: bool,
     output_format: str,
+    **given: Any,
 ) -> None:
     """Pin a provider and its root of trust, and check that it works.
 
@@ -156,8 +151,6 @@ def command(
     provider; all are in `hashclient --help`.
     """
     from hashclient.configfile.owners import files_named
-    from hashclient.configfile.tables import OAuthConfig, ProviderConfig
-    from hashclient.errors import UsageError
     from hashclient.fetch.pinning import pin_provider
 
     if url is None and copy is None:
@@ -165,43 +158,7 @@ def command(
             "missing argument 'URL'",
             hint="give the provider's address or, where there is no network, --from",
         )
-    oauth = None
-    secret = oauth_secret_file or oauth_secret_env
-    if oauth_token_url or oauth_client_id or secret or oauth_scope or oauth_ca:
-        if not oauth_token_url or not oauth_client_id:
-            raise UsageError(
-                "oauth needs both --oauth-token-url and --oauth-client-id",
-                hint="give both, and --oauth-secret-file or --oauth-secret-env",
-            )
-        oauth = OAuthConfig(
-            token_url=oauth_token_url,
-            client_id=oauth_client_id,
-            client_secret_file=_absolute(oauth_secret_file),
-            client_secret_env=oauth_secret_env,
-            scope=oauth_scope,
-            ca=_absolute(oauth_ca),
-        )
-    provider = ProviderConfig(
-        url=None if url is None else url.rstrip("/"),
-        root_sha256="",
-        token_file=_absolute(token_file),
-        token_env=token_env,
-        token_credential=token_credential,
-        basic_file=_absolute(basic_file),
-        client_cert=_absolute(client_cert),
-        client_key=_absolute(client_key),
-        ca=_absolute(ca),
-        proxy=proxy,
-        proxy_basic_file=_absolute(proxy_basic_file),
-        allow_http=allow_http,
-        oauth=oauth,
-        lists=lists or None,
-        known_good=tuple(str(user_path(str(path)).absolute()) for path in known_good),
-        max_churn=max_churn,
-        grace_hours=grace_hours,
-        timeout_s=timeout_s,
-        attempts=attempts,
-    )
+    provider = _provider(url, given)
     app.refuse_shared(root_file, "root.json")
     for named, key_name in files_named(provider):
         app.refuse_shared(Path(named), key_name)
@@ -224,5 +181,31 @@ def command(
         app.say("next: hashclient fetch" if url else "next: hashclient fetch --from PATH")
 
 
-def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(user_path(str(path)).absolute())
+def _provider(url: str | None, given: Mapping[str, Any]) -> ProviderConfig:
+    """Return the provider for config.toml; the options `given` are named after its keys there.
+
+    Raises:
+        UsageError: the options of OAuth 2 are not whole.
+    """
+    from hashclient.configfile.tables import OAuthConfig, ProviderConfig
+
+    values = {key: _in_file(value) for key, value in given.items()}
+    of_oauth = [key for key in values if key.startswith("oauth_")]
+    oauth = {key.removeprefix("oauth_"): values.pop(key) for key in of_oauth}
+    is_oauth = any(oauth.values())
+    if is_oauth and not (oauth["token_url"] and oauth["client_id"]):
+        raise UsageError(
+            "oauth needs both --oauth-token-url and --oauth-client-id",
+            hint="give both, and --oauth-secret-file or --oauth-secret-env",
+        )
+    values["lists"] = values["lists"] or None
+    address = None if url is None else url.rstrip("/")
+    endpoint = OAuthConfig(**oauth) if is_oauth else None
+    return ProviderConfig(url=address, root_sha256="", oauth=endpoint, **values)
+
+
+def _in_file(value: Any) -> Any:
+    """Return a value as config.toml has it: with absolute paths."""
+    if isinstance(value, tuple):
+        return tuple(map(_in_file, value))
+    return str(user_path(str(value)).absolute()) if isinstance(value, Path) else value

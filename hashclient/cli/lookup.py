@@ -71,7 +71,7 @@ def command(
     in `hashclient --help`.
     """
     load_numpy()
-    from hashclient.cli.run import Report, load_lists
+    from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
 
     if not digests and not sources:
@@ -79,7 +79,7 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     reading = make_reading(where, columns, all_rows=True)
-    report = Report(
+    output_of_run = RunOutput(
         app,
         "lookup",
         output_format,
@@ -95,10 +95,10 @@ def command(
         accept_gaps=accept_gaps,
         show_clean=show_all,
         lists=load_lists(app),
-        front=report.front,
+        front=output_of_run.front,
         reading=reading,
     )
-    code = report.write(run)
+    code = output_of_run.write(run)
     say_remarks(app, reading)
     if run.summary.gaps and not accept_gaps:
         app.say(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hashclient.config import Settings
     from hashclient.core.model import Handled
     from hashclient.index.open_lists import OpenLists
-    from hashclient.reporting.report import Report as Prepared
+    from hashclient.reporting.report import Report
 
 #: Exceptions that end a run early, with their exit codes.
 STOPS: Mapping[type[BaseException], ExitCode] = {
@@ -81,7 +81,7 @@ def _stale_hint(settings: Settings, provider: str) -> str:
     return f"run `hashclient fetch{how}`; if that does not help, check this machine's clock"
 
 
-class Report(Observer):
+class RunOutput(Observer):
     """Writes the outcomes of one run in one format, and other events to stderr."""
 
     def __init__(
@@ -246,7 +246,7 @@ class Report(Observer):
         """Say so."""
         self._app.say(text)
 
-    def prepared(self, report: Prepared) -> None:
+    def prepared(self, report: Report) -> None:
         """Say how to go on with the report."""
         self._app.say(f"report {report.id} is prepared; next: hashclient report submit {report.id}")
 
@@ -261,7 +261,7 @@ class Report(Observer):
             if (text := not_opened_text(run.summary)) is not None:
                 self._app.say(text)
             self._app.say(f"exit {int(code)}: {conclusion(run.summary)}")
-            self._app.say(f"the report is in {printable(self._output)}")
+            self._app.say(f"the output is in {printable(self._output)}")
         if number := run.summary.gone:
             verb = "is" if number == 1 else "are"
             self._app.say(

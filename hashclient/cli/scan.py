@@ -16,6 +16,12 @@ from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hashclient.cli.run import RunOutput
+    from hashclient.scan.objects.objects import Objects
+    from hashclient.scan.pipeline import Scan
+    from hashclient.scan.sources.files import WalkOptions
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.stream import Stream
 
@@ -222,64 +228,36 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.buckets import Asked, split_paths
-    from hashclient.cli.counting import files_counted
-    from hashclient.cli.progress import scan_progress
-    from hashclient.cli.run import Report, load_lists
+    from hashclient.cli.fetch import fetch_and_show
+    from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
     from hashclient.scan.sources.files import WalkOptions
 
-    if not paths and files_from is None and inventory_report is None:
-        raise UsageError(
-            "missing argument: nothing to check",
-            hint="see `hashclient scan --help`: give a PATH, `-` for stdin, or --files-from",
-        )
-    paths, uris = split_paths(paths)
+    files, uris = split_paths(paths)
     asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
-    asked.check(others=bool(paths) or files_from is not None, excludes=bool(exclude))
     executor = executor or app.settings.config.cluster.scheduler or "processes"
-    if show_digests and executor != "processes":
-        raise UsageError(
-            "digests stay on the machine where they were computed",
-            hint="leave out --show-digests, or give `--executor processes`",
-        )
-    if ignore_missing and files_from is None:
-        raise UsageError("--ignore-missing is about the names of --files-from", hint="give both")
-    refuse_lost_directory([*paths, *filter(None, [files_from])])
+    asked.check(others=bool(files) or files_from is not None, excludes=bool(exclude))
+    _refuse_contradictions(files_from, ignore_missing, null, executor, show_digests)
+    refuse_lost_directory([*files, *filter(None, [files_from])])
     load_numpy()
-    stream = _stream(paths, files_from, stdin_name, quarantine=quarantine)
-    if null and files_from is None:
-        raise UsageError("--null is about the names of --files-from", hint="give both")
-    names_fd = None if files_from is None else _open(files_from)
-    failed = None
-    if fetch_first:
-        from hashclient.cli.fetch import fetch_and_show
-
-        failed = fetch_and_show(app)
-    report = Report(
+    stream = _stream(files, files_from, stdin_name, quarantine=quarantine)
+    sources = [] if files_from is None else [_names(files_from, null=null, exclude=exclude)]
+    failed = fetch_and_show(app) if fetch_first else None
+    output_of_run = RunOutput(
         app,
         "scan",
         output_format,
         output,
         show_digests=show_digests,
         show_all=show_all,
-        paths=[*paths, *asked.texts],  # a file of names is not checked itself
+        paths=[*files, *asked.texts],
         sort=sort,
     )
     lists = load_lists(app)
-    objects = asked.objects(
-        app,
-        report.failed,
-        jobs=jobs,
-        key_id=lists.sealer.key_id,
-        use=not no_inventory and not show_digests,
-    )
-    sources: list[Source] = []
-    if names_fd is not None:
-        from hashclient.scan.sources.names import Names
-
-        sources.append(Names(names_fd, str(files_from), null=null, exclude=exclude))
+    inventory = not (no_inventory or show_digests)  # it has tags, and no digests to show
+    objects = asked.objects(app, output_of_run.failed, jobs, lists.sealer.key_id, use=inventory)
     run = Client(app.session).scan(
-        *(path for path in paths if path != "-"),
+        *(path for path in files if path != "-"),
         sources=sources,
         stream=stream,
         objects=objects,
@@ -290,8 +268,7 @@ def command(
         all_digests=all_digests,
         jobs=jobs,
         executor=executor,
-        # The inventory has tags, not digests: to show digests, files are read.
-        inventory=not no_inventory and not show_digests,
+        inventory=inventory,
         ignore_missing=ignore_missing,
         show_clean=show_all,
         act=not no_actions,
@@ -301,25 +278,51 @@ def command(
         verify_sizes=verify_sizes,
         passwords=() if passwords_file is None else _passwords(passwords_file),
         lists=lists,
-        front=report.front,
+        front=output_of_run.front,
     )
     run.summary.allow_empty = allow_empty
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
+    is_countable = not (stream or sources or uris) and executor == "processes"
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-    # The number of names from another program is unknown.
-    countable = (
-        app.progress_wanted()
-        and stream is None
-        and files_from is None
-        and not uris
-        and executor == "processes"
-    )
+    return _write(app, run, output_of_run, files if is_countable else (), options, objects)
+
+
+def _refuse_contradictions(
+    files_from: str | None, ignore_missing: bool, null: bool, executor: str, show_digests: bool
+) -> None:
+    if show_digests and executor != "processes":
+        raise UsageError(
+            "digests stay on the machine where they were computed",
+            hint="leave out --show-digests, or give `--executor processes`",
+        )
+    if files_from is None and (ignore_missing or null):
+        option = "--ignore-missing" if ignore_missing else "--null"
+        raise UsageError(f"{option} is about the names of --files-from", hint="give both")
+
+
+def _write(
+    app: App,
+    run: Scan,
+    output: RunOutput,
+    countable: Sequence[str],
+    options: WalkOptions,
+    objects: Objects | None,
+) -> ExitCode:
+    """Write the output while a bar shows the progress, then the next steps.
+
+    The bar shows a share where all inputs are those at the `countable` paths: the numbers of names
+    from another program and of objects are not known.
+    """
+    from hashclient.cli.counting import files_counted
+    from hashclient.cli.progress import scan_progress
+
+    counted = countable if app.progress_wanted() else ()
     with (
-        files_counted(paths if countable else (), options) as total,
-        scan_progress(app, run.progress, total) as report.tick,
+        files_counted(counted, options) as total,
+        scan_progress(app, run.progress, total) as output.tick,
     ):
-        code = report.write(run)
+        code = output.write(run)
     if objects is not None and objects.token is not None:
         app.say(f"next: hashclient scan --resume {objects.token}, with the same options and URI")
     if run.is_mount_missing:
@@ -376,17 +379,18 @@ def _passwords(path: Path) -> list[bytes]:
     ]
 
 
-def _open(name: str) -> int:
-    """Open a file of names; `-` is stdin.
+def _names(file: str, *, null: bool, exclude: tuple[str, ...]) -> Source:
+    """Return the source for the names in a file; `-` is stdin.
 
     Raises:
         UsageError: it cannot be opened.
     """
-    if name == "-":
-        return 0
+    from hashclient.scan.sources.names import Names
+
     try:
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        fd = 0 if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise UsageError(
-            f"cannot read {printable(name)}: {error.strerror}", hint="check the path"
+            f"cannot read {printable(file)}: {error.strerror}", hint="check the path"
         ) from error
+    return Names(fd, file, null=null, exclude=exclude)

@@ -13,7 +13,10 @@ from hashclient.cli.options import DURATION
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from hashclient.daemon.options import TcpAddress
 
 
 @click.command("serve")
@@ -182,31 +185,12 @@ def command(
     """
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
-    from hashclient.daemon.options import (
-        NoVerdict,
-        Options,
-        Paths,
-        TcpAddress,
-        kept_bytes,
-        parse_address,
-    )
+    from hashclient.daemon.options import NoVerdict, Options, Paths, kept_bytes, parse_address
     from hashclient.scan.engine import default_jobs
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
-    asked: TcpAddress | None = None
-    if metrics is not None:
-        match parse_address(metrics):
-            case TcpAddress() as asked:
-                pass
-            case _:
-                raise UsageError(f"metrics need HOST:PORT, not {metrics}")
-    for address in (*binds, *([asked] if asked else [])):
-        if isinstance(address, TcpAddress) and not (address.is_loopback or allow_remote):
-            raise UsageError(
-                f"other machines could reach {address}",
-                hint="the protocol has neither encryption nor credentials; --allow-remote if the"
-                " network is closed",
-            )
+    asked = None if metrics is None else _metrics_address(metrics)
+    _refuse_remote([*binds, asked], allow_remote)
     if re.fullmatch("[0-7]{3,4}", socket_mode) is None:
         raise UsageError(f"not a mode in octal: {socket_mode}", hint="such as 660")
     processes = jobs or default_jobs()
@@ -241,6 +225,28 @@ def command(
         app.show(output_format, document, (f"listening at {name}" for name in names))
 
     daemon.run(ready)
+
+
+def _metrics_address(text: str) -> TcpAddress:
+    from hashclient.daemon.options import TcpAddress, parse_address
+
+    address = parse_address(text)
+    if not isinstance(address, TcpAddress):
+        raise UsageError(f"metrics need HOST:PORT, not {text}")
+    return address
+
+
+def _refuse_remote(addresses: Sequence[object], allow_remote: bool) -> None:
+    """Refuse addresses that other machines can reach, unless they are allowed."""
+    from hashclient.daemon.options import TcpAddress
+
+    for address in addresses:
+        if isinstance(address, TcpAddress) and not (address.is_loopback or allow_remote):
+            raise UsageError(
+                f"other machines could reach {address}",
+                hint="the protocol has neither encryption nor credentials; --allow-remote if the"
+                " network is closed",
+            )
 
 
 def _default_socket() -> Path:

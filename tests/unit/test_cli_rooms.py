@@ -1,0 +1,49 @@
+"""The command line: a command parses, calls and renders, and each of these has its one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLI = sorted((ROOT / "hashclient/cli").glob("*.py"))
+#: A function that is longer does something itself that it should call.
+MAX_LINES = 59
+
+
+def functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the name of each function and the lines of its body, without its docstring."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[ast.get_docstring(node) is not None :] or node.body
+            yield node.name, (node.end_lineno or 0) - body[0].lineno + 1
+
+
+@pytest.mark.parametrize("path", CLI, ids=lambda path: path.stem)
+def test_no_function_has_sixty_lines(path: Path) -> None:
+    assert {name: lines for name, lines in functions(path) if lines > MAX_LINES} == {}
+
+
+def called(path: Path) -> set[str]:
+    """Return what a module calls, as it is written."""
+    tree = ast.parse(path.read_text())
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize(
+    ("call", "place"),
+    [
+        ("json.dumps", "output"),
+        ("sys.stdout.write", "app"),
+        ("io.TextIOWrapper", "output"),
+        ("signal.signal", "signals"),
+        ("os._exit", "main"),
+    ],
+)
+def test_output_streams_and_signals_have_one_place_each(call: str, place: str) -> None:
+    # A process that counts has handlers of its own, and ends at once.
+    own = {"counting"} if call in {"signal.signal", "os._exit"} else set()
+    assert {path.stem for path in CLI if call in called(path)} - own <= {place}
