@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
+#: Limits of each exchange with a server; `net.deadline` says what the numbers mean.
+TIMEOUT_S, MIN_RATE_KIB_S, ATTEMPTS = 30.0, 16.0, 4
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

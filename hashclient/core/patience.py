@@ -1,7 +1,0 @@
-"""Default time limits for the network; `net.deadline` says what the numbers mean."""
-
-from __future__ import annotations
-
-TIMEOUT_S = 30.0
-MIN_RATE_KIB_S = 16.0
-ATTEMPTS = 4
