@@ -142,11 +142,12 @@ def test_everything_survives_the_way_there_and_back() -> None:
         return sent
 
     given: Task = [Group(odd, ["", odd, "c"], follow=True), Group("", ["x"], follow=False)]
-    advance, received = run(1, check, [given])
+    first, *ticks, received = run(1, check, [given])
     assert isinstance(received, Result)
     assert received.taken_s > 0
     received.taken_s = sent.taken_s
-    assert (advance, received) == (Advance(), sent)
+    assert {first, *ticks} == {Advance()}  # a tick is one more where the machine is slow
+    assert received == sent
 
 
 @pytest.mark.parametrize(
