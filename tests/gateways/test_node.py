@@ -98,4 +98,5 @@ def test_stale_lists(gate: Door, tmp_path: Path, way: str, rule: str) -> None:
 def test_nobody_there(gate: Door, tmp_path: Path, way: str) -> None:
     gate.close()
     tree = write_tree(tmp_path / "t", FILES)
-    assert asked(gate, way, tree, "clean") == "an exception"
+    # Some versions ask for the daemon at their start, others for the first file.
+    assert asked(gate, way, tree, "clean") in ("an exception", {"clean": "an exception"})
