@@ -10,7 +10,7 @@ import click
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.early import load_numpy
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
-from hashclient.cli.options import report_options
+from hashclient.cli.options import outcome_options
 from hashclient.errors import ExitCode, UsageError
 
 
@@ -33,7 +33,7 @@ from hashclient.errors import ExitCode, UsageError
     " still named.",
 )
 @reading_options
-@report_options("text", "jsonl", "csv", digests="digests that were given")
+@outcome_options("text", "jsonl", "csv", digests="digests that were given")
 @pass_app
 def command(
     app: App,

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from hashclient.cli.app import App, existing_path, format_option
 from hashclient.errors import UsageError
 
-FORMAT_HELP = "How the report is written; docs/formats.md describes each format."
+FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -38,14 +38,14 @@ output_option = click.option(
     "--output",
     metavar="FILE",
     type=existing_path(dir_okay=False),
-    help="Write the report to FILE instead of stdout.",
+    help="Write the output to FILE instead of stdout.",
 )
 
 
-def report_options(
+def outcome_options(
     *formats: str, digests: str = "computed digests"
 ) -> Callable[[_Decorated], _Decorated]:
-    """Return a decorator that adds the options that say how outcomes are reported.
+    """Return a decorator that adds the options that say how outcomes are written.
 
     `digests` says which digests an outcome has.
     """
@@ -56,7 +56,7 @@ def report_options(
         click.option(
             "--show-all",
             is_flag=True,
-            help="Report clean and skipped inputs too, one by one.",
+            help="Write clean and skipped inputs too, one by one.",
         ),
         click.option(
             "--show-digests",

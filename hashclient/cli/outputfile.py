@@ -211,7 +211,7 @@ class OutputFile:
             raise output_error(error, self._path) from error
 
     def _opened_stream(self) -> TextIO:
-        assert self._stream is not None, "it is open while a report is written"
+        assert self._stream is not None, "it is open while an output is written"
         return self._stream
 
     def fail(self, code: ExitCode, message: str, now: datetime) -> None:
@@ -226,7 +226,7 @@ class OutputFile:
                 text = _failed_status(self._format, code, message)
                 replace(self._path, text.encode(errors="backslashreplace"))
             elif not self._is_begun or self._command in _ENDLESS:
-                self._write_failure(_failed_report(self._command, self._format, code, message, now))
+                self._write_failure(_failed_output(self._command, self._format, code, message, now))
 
     def close(self) -> None:
         """Close FILE; signals get their earlier handlers again."""
@@ -406,7 +406,7 @@ def _real_uid(pid: str) -> int | None:
     return int(found[0])
 
 
-def _failed_report(
+def _failed_output(
     command: str, output_format: str, code: ExitCode, message: str, now: datetime
 ) -> str:
     """Return the output of a command that failed before it had any result."""

@@ -10,7 +10,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.cli.early import load_numpy
-from hashclient.cli.options import refuse_lost_directory, report_options
+from hashclient.cli.options import outcome_options, refuse_lost_directory
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.text import printable
@@ -60,12 +60,12 @@ _path = click.Path(readable=False)
     metavar="NAME",
     help="The name of the input from stdin, where PATH is `-`. [default: -]",
 )
-@report_options(*FORMATS)
+@outcome_options(*FORMATS)
 @click.option(
     "--sort",
     is_flag=True,
-    help="Report by path, in the order of its bytes, when all is checked; so two reports can be"
-    " compared.",
+    help="Write outcomes by path, in the order of its bytes, when all is checked; so two outputs"
+    " can be compared.",
 )
 @click.option(
     "--jobs",
@@ -205,7 +205,7 @@ def command(
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
 
-    Matches are reported with the entry of the list, and the exit code gives the verdict. Every file
+    Matches are named with the entry of the list, and the exit code gives the verdict. Every file
     ends as clean, match, conflict (digests of one entry disagree), skipped or unread, with a
     reason. Reading needs no lock and no network. Nothing is ever shown, and nothing is changed or
     moved, unless the policy in config.toml or --quarantine says so. Each match is remembered under
@@ -218,7 +218,7 @@ def command(
       hashclient scan /srv/files
       hashclient scan --policy-check /srv/files
       hashclient scan --quarantine /srv/files
-      hashclient scan --format jsonl --output report.jsonl /srv/files
+      hashclient scan --format jsonl --output found.jsonl /srv/files
       find /srv -newer stamp -type f -print0 | hashclient scan --files-from - -0
       zcat backup.gz | hashclient scan --stdin-name backup -
       hashclient scan --exclude '*.iso' --exclude '/srv/cache/*' /srv

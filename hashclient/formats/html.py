@@ -247,7 +247,7 @@ class _Section:
 
 
 def _document(title: str, content: Iterator[Markup]) -> str:
-    style, script = _resource("report.css"), _resource("report.js")
+    style, script = _resource("page.css"), _resource("page.js")
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)};"
         " base-uri 'none'; form-action 'none'"

@@ -1,4 +1,4 @@
-"""The HTML report on a run as a whole: the scanned paths, what to do next, where to look.
+"""The part of the HTML page on a run as a whole: the scanned paths, what to do next, where to look.
 
 It turns values into elements, and does no more.
 """

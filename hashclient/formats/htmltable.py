@@ -1,4 +1,4 @@
-"""The tables and charts of the HTML report: it turns values into elements, and does no more.
+"""The tables and charts of the HTML page: it turns values into elements, and does no more.
 
 A chart is a table, so that it says the same to a reader who cannot see it; its bars are drawings,
 since browsers print these, and the page's policy allows no style on an element.

@@ -1,4 +1,4 @@
-"""Report formats: pure functions from outcomes and summaries to text.
+"""Formats of output: pure functions from outcomes and summaries to text.
 
 A format is a `Formatter`; `FORMATS` names them all, and `formatter` makes one. They do no I/O, read
 no clock, show no content, and show digests only when asked to.
@@ -37,7 +37,7 @@ class Context(NamedTuple):
 
 
 class Formatter(Protocol):
-    """How one report is written: each method returns text without its last line end, or None.
+    """How one output is written: each method returns text without its last line end, or None.
 
     They are called in this order: `begin`, `outcome` for each outcome, `end`.
     """
@@ -49,7 +49,7 @@ class Formatter(Protocol):
         """Return the text for one outcome when it is found; the rest comes with `end`."""
 
     def end(self, summary: Summary | None) -> str | None:
-        """Return the last text; there is no summary where no run is reported."""
+        """Return the last text; there is no summary where the output is not of a run."""
 
 
 #: Name of a format to the module and the class that writes it, the default first. A module is

@@ -46,7 +46,7 @@ SCHEMA = (
 #: GitHub rejects a run with more results, and shows 5,000 of them, errors first: "SARIF results
 #: exceed one or more limits", https://docs.github.com/en/code-security (read in November 2026).
 MAX_RESULTS = 25_000
-#: No host shows notifications one by one; these limits bound the size of the report.
+#: No host shows notifications one by one; these limits bound the size of the output.
 MAX_NOTIFICATIONS = 1_000
 
 #: States of matches without further work, or whose entry is not listed now.
@@ -98,7 +98,7 @@ _NOTIFICATIONS = {
     ),
     "left-out": (
         "warning",
-        "The report does not hold everything that was found.",
+        "The output does not hold everything that was found.",
         "The format jsonl has no such limit.",
     ),
     "stopped": ("error", "The run did not come to its end.", "Scan again."),
@@ -238,7 +238,7 @@ class SarifFormatter:
         notifications = list(self._notifications)
         for kind, count in sorted(self._left_out.items()):
             if count:
-                text = f"{count} more of kind {kind} would be too many for this report"
+                text = f"{count} more of kind {kind} would be too many for this output"
                 notifications.append(_notification("left-out", text))
         start = self._context.now
         invocation: dict[str, Any] = {"executionSuccessful": True, "startTimeUtc": _utc(start)}

@@ -139,7 +139,7 @@ def test_with_an_output_a_terminal_still_shows_the_verdict(state: State, tmp_pat
     out, seen = on_terminal(*args, both=False)
     assert out == ""
     assert "44 inputs: 1 clean, 40 matches, 0 conflicts, 3 skipped, 0 unread\n" in seen
-    assert f"exit 10: 40 matches\nthe report is in {report}\n" in seen
+    assert f"exit 10: 40 matches\nthe output is in {report}\n" in seen
     # In a script it does not talk.
     assert state.call(*args[2:]).err == ""
 

@@ -133,7 +133,7 @@ def leaves(value: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_every_format_is_in_the_table_in_its_order_and_has_a_section() -> None:
-    rows = table_rows(DOCUMENT, "# Report formats")
+    rows = table_rows(DOCUMENT, "# Formats of output")
     assert [row[0] for row in rows] == [f"[`{name}`](#{name})" for name in FORMATS]
     for name in FORMATS:
         assert f"\n## {name}\n" in DOCUMENT.read_text()

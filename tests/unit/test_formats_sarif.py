@@ -195,7 +195,7 @@ def test_no_conflict_takes_the_place_of_a_match(monkeypatch: pytest.MonkeyPatch)
     run = run_of(*found)
     assert [result["properties"]["path"] for result in run["results"]] == ["m0", "m1", "c0"]
     assert notifications(run) == [
-        ("left-out", "4 more of kind conflict would be too many for this report")
+        ("left-out", "4 more of kind conflict would be too many for this output")
     ]
 
 
@@ -207,9 +207,9 @@ def test_omissions_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(run["results"]) == 1
     assert notifications(run) == [
         ("unread", "gone"),
-        ("left-out", "1 more of kind conflict would be too many for this report"),
-        ("left-out", "2 more of kind match would be too many for this report"),
-        ("left-out", "2 more of kind unread would be too many for this report"),
+        ("left-out", "1 more of kind conflict would be too many for this output"),
+        ("left-out", "2 more of kind match would be too many for this output"),
+        ("left-out", "2 more of kind unread would be too many for this output"),
     ]
 
 
