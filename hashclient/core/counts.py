@@ -1,6 +1,7 @@
-"""What a check counts beside outcomes, in one struct that is added: task, run and daemon alike.
+"""The counts of a check, in one struct for tasks, runs and the daemon.
 
-A new count is one field here. Executors carry it, the engine and clusters add it, without a line.
+A new count is one more field. Executors carry it, and the engine and clusters add it, without any
+other change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import msgspec
 
 
 def add_by_kind(total: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add numbers to others, each to that of the same kind."""
+    """Add the numbers in `more` to `total`, kind by kind."""
     for kind, number in more.items():
         total[kind] = total.get(kind, 0) + number
 
@@ -49,7 +50,7 @@ class Counts(msgspec.Struct, array_like=True):
         add_by_kind(self.not_opened, more.not_opened)
 
     def only_counts(self) -> Counts:
-        """Return the counts of a result or a summary, and nothing else of it."""
+        """Return only the counts of a result or a summary."""
         return Counts(*[getattr(self, name) for name in Counts.__struct_fields__])
 
 

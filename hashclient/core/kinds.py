@@ -8,7 +8,7 @@ import enum
 class Kind(enum.StrEnum):
     """How an input ends. There is no seventh way.
 
-    An accepted input was not read; the configuration says that this is known and may stay so.
+    An accepted input was not read, and the configuration allows that.
     """
 
     CLEAN = "clean"
@@ -35,7 +35,7 @@ class MatchState(enum.StrEnum):
     PURGED = "purged"
     CLOSED = "closed"
 
-    __hash__ = str.__hash__  # as of kinds
+    __hash__ = str.__hash__  # states are keys, too
 
 
 class Action(enum.StrEnum):

@@ -16,13 +16,13 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import SETTLED, Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
-#: Letters and digits of which no two look alike and which spell no word; 27^10 ids are enough.
+#: Letters and digits that are not mistaken for each other and spell no word. There are 27^10 ids.
 _ID_ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 ID_LENGTH = 10
 _EVEN = 256 // len(_ID_ALPHABET) * len(_ID_ALPHABET)
 _TO_LETTERS = bytes(ord(_ID_ALPHABET[byte % len(_ID_ALPHABET)]) for byte in range(256))
 _LEFT_OUT = bytes(range(_EVEN, 256))
-#: When this many ids are made at once, this many of their letters are the same.
+#: If at least `_MANY` ids are made at once, their first `_COMMON` letters are the same.
 _MANY = 32
 _COMMON = 4
 
@@ -155,9 +155,9 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:
-    """Return the steps on the usual way since the file was last found, as far as they count.
+    """Return the usual steps since the file was last found.
 
-    The steps of a report that was taken back do not count, wherever in the story that stands.
+    Steps of a report that was taken back at any time are left out.
     """
     gone = taken_back(story)
     steps: list[Step] = []
@@ -170,12 +170,15 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
 
 
 def members_of(story: Sequence[Step]) -> list[tuple[str, ...]]:
-    """Return which members of a container a match was found in; of very many, the first of them."""
+    """Return the members of a container that matched; the story names the first hundred only."""
     return [tuple(s.detail.get("members", ())) for s in story if s.event == IN_MEMBER]
 
 
 def progress_of(story: Sequence[Step], *, in_place: bool) -> MatchState:
-    """Return the state of a match on the usual way; a file that is not in place was isolated."""
+    """Return the last of the usual states that a match has reached.
+
+    A file that is not in place was isolated.
+    """
     states = [MatchState(step.event) for step in standing_steps(story)]
     states.append(MatchState.FOUND if in_place else MatchState.QUARANTINED)
     return max(states, key=PROGRESS.index)

@@ -20,7 +20,7 @@ from hashclient.core.kinds import Action, Kind, MatchState
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
 #: so characters with a meaning in a URL or a file system are not allowed.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-#: Lists of one provider, at most (`docs/format.md`). What a scan says of each has to stay readable.
+#: The most lists that a provider may have (`docs/format.md`): every scan reports each of them.
 MAX_LISTS = 256
 
 

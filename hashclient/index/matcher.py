@@ -50,9 +50,9 @@ class Judge:
         self._plans: dict[int | None, Plan] = {}
         #: Whether entries without a size make every file worth reading, whatever its size.
         self.reads_everything = any(index.unsized_masks for index in indexes)
-        #: All algorithms of which an entry has a digest.
+        #: The algorithms for which any entry has a digest.
         self.every_algorithm = Algorithm.in_mask(EVERY_DIGEST[self._masks(None)])
-        #: The plan of every file, if sizes make no difference to it.
+        #: The plan of every file; None if the plan depends on the size.
         self._one_plan: Plan | None = None
         unsized = 0
         for index in indexes:
@@ -84,10 +84,10 @@ class Judge:
         return plan
 
     def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of many sizes an entry may have, and the algorithms that all of those have.
+        """Return for each size whether any entry may have it, and a mask of algorithms.
 
-        The second is a mask for each size: with a digest of one of these, an input of this size is
-        decided.
+        Every entry that may have the size has digests of these algorithms, so any one of these
+        digests decides about an input of this size.
         """
         possible, common = np.zeros(len(sizes), np.bool_), np.full(len(sizes), _EVERY, np.uint8)
         for index in self._indexes:
@@ -169,11 +169,11 @@ class Judge:
     def _different(
         self, columns: Columns, count: int, sizes: Uint64 | None = None
     ) -> tuple[Columns, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Return columns of those inputs that may hit something, each of its kind once.
+        """Return the columns of inputs that may hit an entry, without repeated inputs.
 
-        Thousands of files may have one content, and thousands of entries its digest: what they hit
-        is found out once, and not once a file. The other two are the rows that may hit something,
-        ascending, and of each the row that stands for it, of which the same is known.
+        Thousands of files may have the same content, and thousands of entries its digest. So equal
+        inputs are looked up once. Also returns the rows of all inputs that may hit an entry,
+        ascending, and for each of them the first row that is equal to it.
         """
         may = np.zeros(count, np.bool_)
         for index in self._indexes:
@@ -192,7 +192,7 @@ class Judge:
             at = place[rows]
             known[at, 3 * number : 3 * number + 2] = tags
             known[at, 3 * number + 2] = 1
-        # Sums that are all different are of inputs that are; that is the rule, and soon found out.
+        # If all checksums differ, all inputs differ. This is the usual case, and cheap to detect.
         if len(set(known.sum(axis=1, dtype=np.uint64).tolist())) == len(asked):
             return chosen, asked, asked
         whole = known.view(np.dtype((np.void, known.shape[1] * known.itemsize))).ravel()

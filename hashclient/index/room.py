@@ -1,8 +1,7 @@
-"""How much memory a build may take, and the sizes of its pieces that follow.
+"""The sizes of the pieces in which an index is built, which follow from the free memory.
 
-Where memory is plenty, pieces are as large as is worth it. Where a control group leaves little,
-they are smaller, and the build takes more time. Memory that depends on the length of
-a list alone stays: merging takes some 12 bytes a row.
+With much memory the pieces have the sizes that are fastest. If a control group leaves little, they
+are smaller, and the build takes more time. Merging takes some 12 bytes a row in any case.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from hashclient.lists.wire import BATCH_ROWS
 RUN_ROWS = 2_000_000
 #: Rows handled at a time while merging.
 MERGE_ROWS = 500_000
-#: Segments of so many bytes together are downloaded ahead.
+#: The bytes of all segments that are downloaded ahead.
 AHEAD_BYTES = 256 << 20
 
-#: Bytes that are left for each row of a run, while it is collected, sorted and written.
+#: The memory for each row of a run while the run is collected, sorted and written.
 _ROW_BYTES = 1000
-#: From so many bytes on, everything is as large as it can be.
+#: With this much free memory, every piece has its full size.
 _PLENTY_BYTES = RUN_ROWS * _ROW_BYTES
 #: Smaller pieces would take much more time, and hardly less memory.
 _FEWEST_ROWS = 100_000
@@ -38,7 +37,7 @@ class Room(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, free_bytes: int | None) -> Room:
-        """Return the sizes for so much memory that is left; None if that is not known."""
+        """Return the sizes for `free_bytes` of memory; the largest if that is not known."""
         if free_bytes is None or free_bytes >= _PLENTY_BYTES:
             return cls()
         rows = max(_FEWEST_ROWS, free_bytes // _ROW_BYTES)

@@ -212,9 +212,9 @@ class Run:
         return mask_set(self.masks[low:high])
 
     def of_sizes(self, sizes: Uint64) -> tuple[Rows, Uint8]:
-        """Return which of `sizes` entries have, by number, and the algorithms that all these have.
+        """Return the positions in `sizes` of the sizes that entries have, and a mask for each.
 
-        The second is a mask for each of the first.
+        The mask has the algorithms for which all entries of this size have a digest.
         """
         column = self.sizes
         if not len(column):
@@ -230,7 +230,8 @@ class Run:
         if self.sized_masks & (self.sized_masks - 1) == 0:
             masks[has] = self.sized_masks.bit_length()
         elif len(low):
-            # Each second part lies between two sizes, and is passed over. The last may be the end.
+            # The bounds are the first row of each size and the row after its last. So every second
+            # part lies between two sizes and is left out. The last bound may be the column's end.
             bounds = np.column_stack([low, column.searchsorted(keys[has], "right")]).ravel()
             parts = bounds if bounds[-1] < len(column) else bounds[:-1]
             masks[has] = np.bitwise_and.reduceat(self.masks[: len(column)], parts)[::2]

@@ -81,7 +81,7 @@ class Columns(Protocol):
     id_width: int
 
     def forget_small(self) -> None:
-        """Give up the small columns: they are written."""
+        """Release the small columns, which have been written."""
         ...
 
     def ids(self) -> Iterator[Strings]:
@@ -115,7 +115,7 @@ class BatchColumns:
         self.id_width = max((b.ids.dtype.itemsize for b in batches), default=1)
 
     def forget_small(self) -> None:
-        """Give up the small columns: they are written."""
+        """Release the small columns, which have been written."""
         _forget_small(self)
 
     def ids(self) -> Iterator[Strings]:
@@ -218,7 +218,7 @@ class MergedColumns:
         return order, all_sizes
 
     def forget_small(self) -> None:
-        """Give up the small columns: they are written."""
+        """Release the small columns, which have been written."""
         _forget_small(self)
 
     def ids(self) -> Iterator[Strings]:
@@ -407,7 +407,7 @@ def _bounds(columns: list[Array], piece_rows: int) -> Iterator[int | None]:
     """
     total = sum(len(sizes) for sizes in columns)
     step = max(1, piece_rows // max(1, len(columns)))
-    # Between two of these there are no more than a piece has, unless very many sizes are equal.
+    # Two neighbouring bounds have at most one piece between them, unless many sizes are equal.
     samples = np.sort(np.concatenate([sizes[step::step].astype(np.uint64) for sizes in columns]))
     last = -1
     if total > piece_rows:

@@ -1,7 +1,7 @@
-"""The notices part of a status: open notices, and faults of the kept ones.
+"""The notices in a status: which are open, and which kept notices are damaged or missing.
 
-Which providers have notices is read from their metadata as python-tuf has left it, as their lists
-are: so notices are missed that nobody has fetched, or that somebody has removed.
+The verified metadata on the disk shows which providers have notices. So it is noticed if nobody has
+fetched them, or if somebody has removed them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from hashclient.system.times import for_people
 
 
 class NoticesStatus(msgspec.Struct, frozen=True):
-    """The notices that are open, how many by provider and severity, and what is wrong.
+    """The open notices, their numbers by provider and severity, and problems.
 
-    `alarming` are those for which the configuration asks that `status` ends with 3. `exit_code` is
-    the worst of it all.
+    `alarming` is the number of open notices for which the configuration lets `status` end with 3.
+    `exit_code` is the highest exit code of all of these.
     """
 
     open: tuple[Standing, ...]

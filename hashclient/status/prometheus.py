@@ -73,7 +73,7 @@ def render(status: Status) -> str:
 
 
 def render_failure(exit_code: int) -> str:
-    """Return the metrics of a status that could not find out anything, and ended with a code."""
+    """Return the metrics of a `status` that failed with an exit code before it read anything."""
     return _text(_of_command(exit_code))
 
 
@@ -96,7 +96,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     for name, what, of_list in _OF_LISTS:
         values: dict[str, float] = {}
         for entry in status.lists:
-            # There are two of one name where providers share it: the one that is missing counts.
+            # Two providers may have a list of the same name: the missing one counts.
             values[entry.name] = min(of_list(entry), values.get(entry.name, 1))
         yield _by(f"list_{name}", what, "list", values)
     manifests = {s.name: s.manifest for s in status.lists if s.manifest is not None}

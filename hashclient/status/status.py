@@ -37,7 +37,7 @@ FETCHES_PER_LIST = 4
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why the last fetch has not brought a list up to date: when, the exit code, and the words."""
+    """A fetch that failed to update a list: its time, its exit code, and its message."""
 
     time: datetime
     exit_code: ExitCode
@@ -45,18 +45,18 @@ class Refusal(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The refusal as a sentence: an update that came and was refused, or one that did not."""
+        """The refusal as a sentence: the update was refused, or it could not be got."""
         what = "failed" if self.exit_code is ExitCode.UNREACHABLE else "was refused"
         return f"the last update {what} at {for_people(self.time)}: {self.reason}"
 
 
 class ListStatus(msgspec.Struct, frozen=True):
-    """One list: its manifest if it can be used, and what is wrong with it if anything is.
+    """One list: its manifest if the list can be used, and its problem if it has one.
 
-    `provider` is None where it is not known whose it is. `recognised` counts the live entries that
-    a lookup can decide about by a digest of one kind (`md5`: those that have one) and by that and
-    a size (`size+md5`: besides, those that have a size, which another size rules out). `warnings`
-    say what keeps nobody from using it, and should be seen to all the same. `refused` is set if the
+    `provider` is None if the provider is not known. `recognised` counts the live entries that a
+    lookup can decide about by one digest (`md5`: entries with an MD5), or by a digest and a size
+    (`size+md5`: entries with an MD5 or a size, since another size rules an entry out). The list can
+    be used in spite of its `warnings`, which somebody should attend to. `refused` is set if the
     last fetch has failed: then the provider may have a newer generation.
     """
 
@@ -76,7 +76,7 @@ class ListStatus(msgspec.Struct, frozen=True):
 
     @property
     def fresh(self) -> bool:
-        """Whether it is within its expiry, with nothing to object."""
+        """Whether the list has not expired and has no other problem."""
         return self.problem is None
 
 
@@ -88,19 +88,19 @@ class QuarantineStatus(msgspec.Struct, frozen=True):
 
 
 class ReportsStatus(msgspec.Struct, frozen=True):
-    """How many reports there are in each state, and when the oldest was made that is not sent."""
+    """The number of reports in each state, and when the oldest unsent report was made."""
 
     counts: Mapping[str, int]
     oldest_open: datetime | None
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
-    """The last record of the audit log, and the last that says how a scan has ended, if any.
+    """The last record of the audit log, and the record of the end of the last scan, if any.
 
     `refusals` are the fetches that have failed since the last good one, by provider and list; the
-    list is None where it was the provider that failed. `sources` says of a list from where it was
-    fetched last, or found to have nothing new: an address, or the path of a bundle or a directory.
-    It is not known of a list whose last fetch is far back in the log.
+    list is None if the whole provider failed. `sources` names the place of the last good fetch of a
+    list, with or without news: an address, or the path of a bundle or a directory. A list is
+    missing there if its last fetch is far back in the log.
     """
 
     last: Record
@@ -110,10 +110,11 @@ class AuditStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct):
-    """Everything that a state directory holds. A part that is not there, or damaged, is None.
+    """Everything that a state directory holds. A part that is missing or damaged is None.
 
-    `providers` has those whose lists are not known, and why. `problems` are of the parts that
-    cannot be read; those of the lists are said there. `exit_code` is the worst of it all.
+    `providers` names the providers whose lists are not known, with the reason. `problems` names
+    parts of the state that cannot be read; a list has its problem in its own row. `exit_code` is
+    the highest exit code of all parts.
     """
 
     lists: list[ListStatus]
@@ -129,12 +130,12 @@ class Status(msgspec.Struct):
 
     @property
     def missing(self) -> int:
-        """How many lists, and providers whose lists are not known, scans have to do without."""
+        """The number of lists that scans cannot use, and of providers whose lists are not known."""
         return len(self.providers) + sum(not entry.usable for entry in self.lists)
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """Read a part: that it is damaged is a problem, and no reason to read no other."""
+        """Read a part. Note it as a problem if the part is damaged, and go on with the others."""
         try:
             yield
         except (StateError, AuditError) as error:
@@ -187,7 +188,7 @@ def read_status(
 
 
 def _add_refusals(status: Status, refusals: Mapping[tuple[str, str | None], Refusal]) -> None:
-    """Note of each list whether its last fetch has failed; an outage alone changes no exit code."""
+    """Add failures of the last fetch to the lists; an outage does not change the exit code."""
     for number, entry in enumerate(status.lists):
         refused = refusals.get((entry.provider or "", entry.name)) or refusals.get(
             (entry.provider or "", None)
@@ -203,9 +204,9 @@ def _add_refusals(status: Status, refusals: Mapping[tuple[str, str | None], Refu
 def read_lists(
     settings: Settings, environ: Mapping[str, str], now: datetime, *, verify: bool = False
 ) -> tuple[list[ListStatus], dict[str, str]]:
-    """Return the status of every list that should be here, and which providers' are not known.
+    """Return the status of every list that should be here, sorted by name.
 
-    The lists are in the order of their names; what is wrong with a provider is by its name.
+    Also returns the problem of each provider whose lists are not known, by its name.
 
     Raises:
         StateError: the folder of all lists cannot be read.

@@ -20,7 +20,7 @@ MATCHES_NAME = "matches.db"
 INVENTORY_NAME = "inventory.db"
 OBJECTS_NAME = "objects.db"
 MOUNTS_NAME = "mounts.json"
-#: In the folder of a list; the first of them in that of the known good files, too.
+#: In the folder of a list.
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = "staging.json"
 CHECKS_NAME = "checks.json"
@@ -33,7 +33,7 @@ TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
-#: A file of it that is closed, by its number.
+#: A closed file of the audit log, by its number.
 CLOSED_LOG_NAME = "log-{:06}.jsonl"
 CLOSED_LOG_PATTERN = re.compile(r"log-([0-9]{6,12})\.jsonl")
 AUDIT_KEY_NAME = "key.pem"

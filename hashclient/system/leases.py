@@ -26,8 +26,8 @@ from hashclient.system.fstypes import BTRFS, EXT, XFS
 #: overlay, where the map belongs to another file, nor a network, where other machines do not ask
 #: this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
-#: F_RDLCK. Where that is 0, as on nearly all machines, it is passed without an argument; one that
-#: is given is tried as a string first, which takes half as long as the lease itself.
+#: The argument F_RDLCK, left out if it is 0, as on nearly all machines: Python tries an argument as
+#: a string first, which takes half as long as the lease itself.
 _READ = (F_RDLCK,) if F_RDLCK else ()
 
 

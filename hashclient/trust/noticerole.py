@@ -1,9 +1,9 @@
-"""The role that signs notices: a delegation that earlier clients do not see.
+"""The role that signs notices: a delegation apart from those to lists.
 
-A client of 0.1.0 refuses a provider that delegates to anything but lists. So the delegation to the
-role of notices does not stand among the others: it is a separate member of the top-level `targets`;
-clients that do not know it ignore it, as TUF requires (its specification, 4.3). The member is an
-object like `delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
+A client refuses a provider whose delegations are to anything but lists. So the delegation to the
+role of notices is a separate member of the top-level `targets`; programs that do not know the
+member ignore it, as TUF requires (its specification, 4.3). The member is an object like
+`delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
 module finds the delegation and verifies both.
 """
 

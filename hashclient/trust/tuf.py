@@ -77,7 +77,7 @@ class TufFetcher(FetcherInterface):
     def __init__(self, source: Source) -> None:
         """Fetch from `source`."""
         self._source = source
-        #: The last body; if it has expired, it has the date. And the name of its file.
+        #: The last body, which has the date if it has expired, and the name of its file.
         self.last_body = b""
         self.last_name = "root.json"
 
@@ -259,7 +259,7 @@ class Trust:
             with self._translated():
                 info = self._updater.get_targetinfo(path)
         else:
-            # Its delegation is the one for its files (`lists`): the others need no second look.
+            # `lists` has checked that this role may sign every file of the list.
             info = role.targets.get(path)
         if info is None:
             raise VerificationError(f"list {list_name}: its keys do not vouch for {file_name}")
