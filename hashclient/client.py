@@ -241,6 +241,7 @@ class Client:
             source,
             lists,
             progress,
+            again=trees.again(),
             jobs=jobs,
             executor=runs_at,
             keep_clean=show_clean,

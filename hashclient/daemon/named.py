@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Iterator
 
 import msgspec
@@ -63,7 +64,8 @@ class Named:
         """Yield tasks and outcomes, as `sources.files` does."""
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
-            yield [Group(held, [self._name], follow=False)]
+            inodes = array("Q", [self._status.st_ino])
+            yield [Group(held, [self._name], follow=False, inodes=inodes)]
         elif stat.S_ISDIR(self._status.st_mode):
             yield from walk([held], _OPTIONS)
         else:

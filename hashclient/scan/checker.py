@@ -46,6 +46,8 @@ from hashclient.scan.records import Records
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
+    TICK_NS,
+    TICK_S,
     MovedError,
     inode_of,
     is_mounted_on,
@@ -55,22 +57,24 @@ from hashclient.scan.sources.directories import (
     where_now,
 )
 from hashclient.scan.sources.files import join
+from hashclient.scan.sources.frame import chunk_of
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.descriptors import NO_ROOM
-from hashclient.system.identity import Identities
+from hashclient.system.identity import Identities, born_ns
 from hashclient.system.leases import can_lease
+from hashclient.system.strangers import is_shared, trusted_users
 
 #: In a task of several files, one of at least this size is handed back, to be a task of its own.
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
 
+#: CLOCK_REALTIME_COARSE, of linux/time.h.
+_COARSE_CLOCK = 5
+
 #: So many directories are open together, and the cache is asked once about all of their files: each
 #: question costs as much as the status of fifty files, and most directories have fewer.
 DIRECTORIES = 16
-
-#: CLOCK_REALTIME_COARSE, of linux/time.h, and the longest tick of it.
-_COARSE_CLOCK, TICK_NS = 5, 10_000_000
 
 
 class Checker:
@@ -183,7 +187,7 @@ class Checker:
         try:
             for group in groups:
                 try:
-                    fd, status = open_listed(group.directory, group.identity)
+                    fd, status, group = self._directory_of(group)
                 except OSError as error:
                     if opened and error.errno in NO_ROOM:  # there is room when these are closed
                         result.deferred.append(group)
@@ -208,6 +212,31 @@ class Checker:
         finally:
             for one in opened:
                 os.close(one.fd)
+
+    def _directory_of(self, group: Group) -> tuple[int, os.stat_result, Group]:
+        """Open the directory of a group; if it was replaced by another one, list that instead.
+
+        A new directory was put there as a file is saved over another; so was an older one if only
+        root or we can have done so. Otherwise the listed one may still be somewhere.
+
+        Raises:
+            OSError: it cannot be opened; if it is a `MovedError`, another one is in its place.
+        """
+        try:
+            return *open_listed(group.directory, group.identity), group
+        except MovedError:
+            fd, status = open_listed(group.directory, None)
+        try:
+            born = born_ns(fd)
+            is_older = born is not None and born < self._since_ns - TICK_S * 1e9
+            if is_older and is_shared(os.stat("..", dir_fd=fd), trusted_users()):
+                raise MovedError
+            listed = chunk_of(snapshot(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        group = group.only(listed.names, listed.inodes)
+        return fd, status, group._replace(identity=(status.st_dev, status.st_ino))
 
     def _read(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,6 +74,7 @@ def scan(
     lists: OpenLists,
     progress: Progress,
     *,
+    again: Iterable[Task | Outcome] = (),
     jobs: int | None = None,
     keep_clean: bool = False,
     sparse: bool = False,
@@ -93,9 +94,10 @@ def scan(
     believed unchanged are not read. The summary in `progress` is kept up to date and holds what was
     found so far when the iteration is ended early. `executor` runs the checking; by default, this
     process does a little, and `jobs` others do more. Without `jobs` there is one a processor, and
-    more as long as they wait for storage. A `stream` comes first and `objects` come last; both are
-    read in this process. Members of containers are checked as `containers` says, and only with it;
-    `accept` changes an outcome whose reason is accepted.
+    more as long as they wait for storage. When all that was listed is checked, `again` says what
+    was moved meanwhile, and this process checks it. A `stream` comes first and `objects` come last;
+    both are read in this process. Members of containers are checked as `containers` says, and only
+    with it; `accept` changes an outcome whose reason is accepted.
 
     Raises:
         StateError: worker processes keep dying.
@@ -140,6 +142,7 @@ def scan(
             results = _results(work, make_checker, jobs, close, progress)
         else:
             results = executor.run(work, make_checker)
+        results = itertools.chain(results, Inline().run(iter(again), make_checker))
         if stream is not None:
             checker = StreamChecker(judge, keep_clean=keep_clean, members=members())
             results = itertools.chain(stream.check(checker), results)

@@ -132,6 +132,14 @@ def stranger_at(
     return None
 
 
+def is_shared(status: os.stat_result, ours: tuple[int, int]) -> bool:
+    """Return whether others than `ours` may add names to a directory, be it for all, as /tmp.
+
+    The private group of a user counts as others here: to find that out takes long.
+    """
+    return status.st_uid not in ours or bool(status.st_mode & 0o022)
+
+
 def adds_names_at(path: str, status: os.stat_result) -> Stranger | None:
     """Return who may add names to a directory whose names only their owners may change."""
     if not status.st_mode & stat.S_ISVTX:

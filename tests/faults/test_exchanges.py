@@ -18,7 +18,7 @@ from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.scan.sources.directories import inode_of
 from tests.kit import attacker
-from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root
+from tests.kit.attacker import Victim, attacking, exchange, give_tree, needs_root, rename
 from tests.kit.state import State
 from tests.kit.tree import write_tree
 
@@ -32,19 +32,25 @@ OPTIONS = (
     ("--no-inventory", "--jobs", "2"),
     ("--jobs", "2"),
 )
-#: Files, links by their targets, and the names that are exchanged. `closed` is another directory.
+#: Files, links by their targets, and the names that are exchanged, or of which the first gets the
+#: other one and its own again, where there is none. `closed` is another directory.
 RACES: Mapping[str, tuple[Mapping[str, bytes], Mapping[str, str], tuple[str, str]]] = {
     "two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d", "e")),
     "two files": ({"d/f": LISTED, "d/g": OTHER}, {}, ("d/f", "d/g")),
     "a file and a link": ({"d/f": LISTED, "d/h": OTHER}, {"d/g": "h"}, ("d/f", "d/g")),
     "a directory and a link": ({"d/f": LISTED}, {"e": "../closed"}, ("d", "e")),
     "directories above": ({"d/x/f": LISTED, "e/x/f": OTHER}, {}, ("d", "e")),
+    "a file in two directories": ({"d/f": LISTED, "d/o": OTHER, "e/o": OTHER}, {}, ("d/f", "e/f")),
+    "a directory in two": ({"d/x/f": LISTED, "e/o": OTHER}, {}, ("d/x", "e/x")),
+    "files of two directories": ({"d/f": LISTED, "e/f": OTHER}, {}, ("d/f", "e/f")),
 }
-#: Rounds and other files: with 300 in each directory, workers are processes of their own.
+#: Rounds, other files, and pauses: with 300 files in each directory, workers are processes of their
+#: own; with seldom moves, each directory comes to rest.
 SIZES = [
-    pytest.param(8, 0, id="few"),
-    pytest.param(200, 0, id="often", marks=pytest.mark.slow),
-    pytest.param(200, 300, id="many", marks=pytest.mark.slow),
+    pytest.param(8, 0, 50, id="few"),
+    pytest.param(200, 0, 50, id="often", marks=pytest.mark.slow),
+    pytest.param(200, 0, 10_000, id="seldom", marks=pytest.mark.slow),
+    pytest.param(200, 300, 50, id="many", marks=pytest.mark.slow),
 ]
 
 
@@ -66,17 +72,19 @@ def tree_of(ground: Path, race: str, others: int) -> Path:
     return give_tree(tree, {**files, **more})
 
 
-@pytest.mark.parametrize(("rounds", "others"), SIZES)
+@pytest.mark.parametrize(("rounds", "others", "most_pause_us"), SIZES)
 @pytest.mark.parametrize("race", RACES)
 def test_a_listed_file_is_found_or_the_scan_is_not_clean(
-    tmp_path: Path, ground: Path, race: str, rounds: int, others: int
+    tmp_path: Path, ground: Path, race: str, rounds: int, others: int, most_pause_us: int
 ) -> None:
     state = State(tmp_path, {"base": {"e-1": LISTED}}, sized=False)
     victim = Victim(ground / "closed" / "f", LISTED)
     tree = tree_of(ground, race, others)
-    one, other = RACES[race][2]
+    one, other = (tree / name for name in RACES[race][2])
+    moves = [rename(one, other), rename(other, one)]
+    steps = [exchange(one, other)] if other.exists() or other.is_symlink() else moves
     codes: Counter[int] = Counter()
-    with attacking(exchange(tree / one, tree / other), most_pause_us=50) as attack:
+    with attacking(*steps, most_pause_us=most_pause_us) as attack:
         for number in range(rounds):
             codes[state.scan(*OPTIONS[number % len(OPTIONS)], tree).code] += 1
     assert attack.succeeded
@@ -84,6 +92,40 @@ def test_a_listed_file_is_found_or_the_scan_is_not_clean(
     assert victim.is_untouched()
     with Matches(state.path, create=False) as matches:
         assert [m.path for m in matches.find() if not m.path.startswith(f"{tree}/")] == []
+
+
+#: What is given to a scan, and what is exchanged meanwhile.
+GIVEN: Mapping[str, tuple[tuple[str, ...], tuple[str, str]]] = {
+    "files": (("d/f", "e/f"), ("d/f", "e/f")),
+    "files of exchanged directories": (("d/f", "e/f"), ("d", "e")),
+    "directories": (("d", "e"), ("d", "e")),
+}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "most_pause_us"), [(8, 50), pytest.param(200, 3_000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("way", ["PATH", "--files-from"])
+@pytest.mark.parametrize("given", GIVEN)
+def test_of_names_that_are_exchanged_none_stands_for_another(
+    tmp_path: Path, ground: Path, given: str, way: str, rounds: int, most_pause_us: int
+) -> None:
+    """Several PATHs, or names in a list: each is read once, or the scan is not clean."""
+    state = State(tmp_path, {"base": {"e-1": LISTED}}, sized=False)
+    tree = tree_of(ground, "files of two directories", 0)
+    paths = [tree / name for name in GIVEN[given][0]]
+    if way == "--files-from":
+        if given == "directories":
+            pytest.skip("a list names files")
+        (tmp_path / "names").write_text("".join(f"{path}\n" for path in paths))
+    words = paths if way == "PATH" else [way, tmp_path / "names"]
+    one, other = (tree / name for name in GIVEN[given][1])
+    codes: Counter[int] = Counter()
+    with attacking(exchange(one, other), most_pause_us=most_pause_us) as attack:
+        for number in range(rounds):
+            codes[state.scan(*OPTIONS[number % len(OPTIONS)], *words).code] += 1
+    assert attack.succeeded
+    assert codes[ExitCode.OK] == 0, codes
 
 
 @contextlib.contextmanager

@@ -244,7 +244,9 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
     place = "d" if depth == 1 else "d/x"
     tree = write_tree(tmp_path / "t", {f"{place}/f": LISTED, "e/f": OTHER, "e/x/f": OTHER})
     task = [group for group in task_of(tree) if group.directory == f"{tree}/{place}"]
-    checker = Checker(lists.judge())
+    for path in tree.iterdir():
+        path.chmod(0o777)  # others may have exchanged what is in it
+    checker = Checker(lists.judge(), since_ns=time.time_ns() + 10**9)
     exchange(tree / "d", tree / "e")
     if depth == 1:
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
@@ -264,19 +266,38 @@ def test_a_directory_that_has_another_name_is_found_beside_it(
         assert told(checker.check(task)) == {"f": (Kind.MATCH, None)}
 
 
-@pytest.mark.parametrize("is_replaced", [True, False])
-def test_a_directory_that_is_nowhere_is_unread(
-    tmp_path: Path, lists: OpenLists, is_replaced: bool
-) -> None:
+@pytest.mark.parametrize("put", ["nothing", "from elsewhere"])
+def test_a_directory_that_is_nowhere_is_unread(tmp_path: Path, lists: OpenLists, put: str) -> None:
+    """Another one, of before the scan, came from elsewhere: so the listed one may be there now."""
     tree = write_tree(tmp_path / "t", {"d/f": LISTED, "d/g": OTHER})
+    other = write_tree(tmp_path / "other", {"f": OTHER, "g": OTHER})
+    tree.chmod(0o777)
     task = task_of(tree)
+    since_ns = time.time_ns() + 10**9
     (tree / "d").rename(tmp_path / "away")
-    if is_replaced:
-        write_tree(tree, {"d/f": OTHER, "d/g": OTHER})
-    result = Checker(lists.judge()).check(task)
-    reason = MOVED if is_replaced else "no such file or directory"
+    if put != "nothing":
+        other.rename(tree / "d")
+    result = Checker(lists.judge(), since_ns=since_ns).check(task)
+    reason = MOVED if put != "nothing" else "no such file or directory"
     assert told(result) == dict.fromkeys("fg", (Kind.UNREAD, reason))
     assert result.clean == 0
+
+
+@pytest.mark.parametrize("put", ["a new one", "an older one, where nobody else may"])
+def test_a_directory_that_is_replaced_is_listed_again(
+    tmp_path: Path, lists: OpenLists, put: str
+) -> None:
+    """As by a deployment, with other names in it."""
+    tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER})
+    task = task_of(tree)
+    (tree / "d").rename(tmp_path / "away")
+    write_tree(tree, {"d/f": OTHER, "d/new": LISTED, "d/x/below": OTHER})
+    is_older = put != "a new one"
+    tree.chmod(0o755 if is_older else 0o777)
+    since_ns = time.time_ns() + 10**9 if is_older else 0
+    result = Checker(lists.judge(), since_ns=since_ns).check(task)
+    assert told(result) == {"new": (Kind.MATCH, None)}
+    assert result.clean == 1
 
 
 def test_directories_that_change_names_during_the_walk_are_entered_once_each(

@@ -27,7 +27,7 @@ from hashclient.system.identity import born_ns, is_mount_root
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 #: Longest path given to the kernel in one call; PATH_MAX is 4096 bytes, its end included.
-_MAX_PATH_BYTES = 4000
+MAX_PATH_BYTES = 4000
 
 #: How often something is looked for: who exchanges two names all the time has the wrong one there
 #: half of the time.
@@ -36,8 +36,8 @@ ROUNDS = 12
 _ROUNDS_WITHOUT = 3
 #: Errors of a name that is gone, or whose place another kind of file has taken.
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
-#: Longer than any tick of the clock that gives directories their times.
-TICK_S = 0.02
+#: Longer than any tick of the clock that gives directories their times; and the longest.
+TICK_S, TICK_NS = 0.02, 10_000_000
 #: Bytes of a directory that are read by one call: at first, which most directories fit in, and at
 #: most.
 _FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26
@@ -64,11 +64,11 @@ def open_directory(path: str, *, follow: bool = False) -> int:
         OSError: it cannot be opened, is no directory, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    if len(path) <= _MAX_PATH_BYTES // 4:  # a character has four bytes at most
+    if len(path) <= MAX_PATH_BYTES // 4:  # a character has four bytes at most
         return os.open(path or ".", flags)
     rest, fd = os.fsencode(path), None
     try:
-        while len(rest) > _MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, _MAX_PATH_BYTES)) > 0:
+        while len(rest) > MAX_PATH_BYTES and (end := rest.rfind(b"/", 0, MAX_PATH_BYTES)) > 0:
             inner = os.open(rest[:end], DIRECTORY_FLAGS, dir_fd=fd)
             if fd is not None:
                 os.close(fd)
@@ -160,6 +160,35 @@ def _open_beside(path: str, identity: Identity) -> int | None:
         os.close(fd)
 
 
+def looked_at(paths: Sequence[str]) -> list[os.stat_result | OSError]:
+    """Return what stands at each path, or why that is not known; links are followed.
+
+    Who exchanges two of them meanwhile has the same file stand at both. So such paths are looked at
+    again, a few times, until they differ: different names may well lead to one file.
+    """
+    found = [_looked_at(path) for path in paths]
+    for _ in range(ROUNDS):
+        names: dict[Identity, set[str]] = {}
+        for path, status in zip(paths, found, strict=True):
+            if isinstance(status, os.stat_result):
+                names.setdefault((status.st_dev, status.st_ino), set()).add(path)
+        doubles = {path for same in names.values() if len(same) > 1 for path in same}
+        if not doubles:
+            break
+        found = [
+            _looked_at(path) if path in doubles else status
+            for path, status in zip(paths, found, strict=True)
+        ]
+    return found
+
+
+def _looked_at(path: str) -> os.stat_result | OSError:
+    try:
+        return os.stat(path)  # noqa: PTH116 - a path may be any bytes
+    except OSError as error:
+        return error
+
+
 def has_changed(fd: int, before: os.stat_result, opened_ns: int) -> bool:
     """Return whether names in a directory may have changed since it was opened, with a status.
 
@@ -196,15 +225,30 @@ def is_older(fd: int, name: str, since_ns: int) -> bool:
     perhaps in exchange: so the listed one may still be somewhere. False where the file system does
     not say when a file was made.
     """
+    born = _born_ns(fd, name)
+    return born is not None and born < since_ns - TICK_S * 1e9
+
+
+def is_newer(fd: int, name: str, since_ns: int) -> bool:
+    """Return whether a file in an open directory was made after a time.
+
+    False if it is gone, or where the file system does not say when a file was made. Files get times
+    of a clock that lags behind, so one that was made just after the time may count as older.
+    """
+    born = _born_ns(fd, name)
+    return born is not None and born > since_ns
+
+
+def _born_ns(fd: int, name: str) -> int | None:
+    """Return when a file was made; None if it is gone or its file system does not say."""
     try:
         opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
-        return False
+        return None
     try:
-        born = born_ns(opened)
+        return born_ns(opened)
     finally:
         os.close(opened)
-    return born is not None and born < since_ns - TICK_S * 1e9
 
 
 def is_mounted_on(fd: int, name: str) -> bool:

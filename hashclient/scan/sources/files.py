@@ -24,12 +24,17 @@ import msgspec
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.reasons import MOVED, reason_of
+from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
+    Identity,
     MovedError,
     inode_of,
+    is_newer,
     is_older,
+    is_same,
+    looked_at,
     open_directory,
     open_listed,
     snapshot,
@@ -40,6 +45,7 @@ from hashclient.scan.sources.frame import AT_ONCE, Frame
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 from hashclient.system.identity import is_mount_root
+from hashclient.system.strangers import is_shared, trusted_users
 
 #: Directories held open at a time; those further up are read to their end, and closed.
 OPEN_DEPTH = 32
@@ -154,6 +160,7 @@ class Trees:
         self._places = places
         #: The trees that were covered; final at the end of the walk.
         self.coverage = Coverage(options)
+        self._again = Again()
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -162,10 +169,35 @@ class Trees:
 
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks and outcomes; see `walk`."""
-        return walk(self._paths, self._options, self._places, self.coverage)
+        return walk(self._paths, self._options, self._places, self.coverage, self._again)
+
+    def again(self) -> Iterator[Task | Outcome]:
+        """Yield what was moved since it was listed; see `again`.
+
+        Call it when all that `batches` has given was checked. Each task is to be checked before the
+        next one is asked for.
+        """
+        tasks = TaskBuilder()
+        try:
+            for item in self._again.found(Lister()):
+                if isinstance(item, Outcome):
+                    if item.kind is Kind.UNREAD:
+                        self.coverage.fail(item.path)
+                    yield item
+                elif item is not None:
+                    if (task := tasks.add(item)) is not None:
+                        yield task
+                elif tasks.groups:
+                    yield tasks.groups
+                    tasks = TaskBuilder()
+        except OSError as error:  # the notes cannot be read
+            for path in self._paths:
+                self.coverage.fail(path)
+                yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
 
     def close(self) -> None:
         """Save the notes of `places`, as far as the walk has come."""
+        self._again.close()
         if self._places is not None:
             self._places.save()
 
@@ -175,10 +207,11 @@ def walk(
     options: WalkOptions,
     places: Places | None = None,
     coverage: Coverage | None = None,
+    again: Again | None = None,
 ) -> Iterator[Task | Outcome]:
     """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
 
-    Covered trees are noted in `coverage`.
+    Covered trees are noted in `coverage`, and directories that others may write to in `again`.
 
     A path that is a link is followed: the user named it. Regular files are only listed here; they
     may change or vanish before they are opened. A directory that is not the one of before, as
@@ -186,7 +219,7 @@ def walk(
     """
     tasks, lister = TaskBuilder(), Lister()
     try:
-        for item in _walk(paths, options, places, coverage, lister):
+        for item in _walk(paths, options, places, coverage, lister, again):
             if isinstance(item, Outcome):
                 yield item
             elif (task := tasks.add(item)) is not None:
@@ -205,25 +238,24 @@ def _walk(
     places: Places | None,
     coverage: Coverage | None,
     lister: Lister,
+    again: Again | None,
 ) -> Iterator[Group | Outcome]:
     """Yield groups of names, and outcomes; see `walk`."""
-    for path in paths:
-        try:
-            status = os.stat(path)  # noqa: PTH116 - a path may be any bytes
-        except OSError as error:
-            yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
-            continue
-        if stat.S_ISDIR(status.st_mode):
+    for path, status in zip(paths, looked_at(paths), strict=True):
+        if isinstance(status, OSError):
+            yield Outcome(Kind.UNREAD, path, reason=reason_of(status))
+        elif stat.S_ISDIR(status.st_mode):
             tree = path.rstrip("/") or "/"
             if coverage is not None:
                 coverage.begin(tree)
-            for item in _Tree(options, places, lister).walk(tree):
+            identity = (status.st_dev, status.st_ino)
+            for item in _Tree(options, places, lister, again).walk(tree, identity):
                 if coverage is not None and isinstance(item, Outcome) and item.kind is Kind.UNREAD:
                     coverage.fail(item.path)
                 yield item
         elif stat.S_ISREG(status.st_mode):
             directory, name = os.path.split(path)
-            yield Group(directory, [name], follow=True)
+            yield Group(directory, [name], follow=True, inodes=array("Q", [status.st_ino]))
         else:
             yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
 
@@ -246,9 +278,14 @@ def kind_of(mode: int) -> str:
 class _Tree:
     """The walk of one tree, depth first."""
 
-    def __init__(self, options: WalkOptions, places: Places | None, lister: Lister) -> None:
+    def __init__(
+        self, options: WalkOptions, places: Places | None, lister: Lister, again: Again | None
+    ) -> None:
         self._options = options
         self._lister = lister
+        self._again = again
+        #: Directories that were entered since they are looked at `again`; None before.
+        self._late: set[tuple[int, int]] | None = None
         #: The device of the tree's own directory, once it is open.
         self._device: int | None = None
         self._places = places
@@ -261,13 +298,32 @@ class _Tree:
         #: File systems whose directories show other inodes than theirs for directories in them.
         self._differing: set[int] = set()
         self._since_ns = time.time_ns()
+        self._ours = trusted_users()
 
-    def walk(self, path: str) -> Iterator[Group | Outcome]:
-        """Yield groups of names, and outcomes of paths that are not listed."""
+    def walk(self, path: str, identity: Identity) -> Iterator[Group | Outcome]:
+        """Yield groups of names, and outcomes of paths that are not listed.
+
+        If another directory is there by now, it is walked, and the one with `identity` is unread.
+        """
+        refused = self._enter(path, follow=True)
+        if refused is not None:
+            yield refused
+        elif self._stack and not is_same(self._stack[-1].status, identity):
+            fd = self._stack[-1].fd
+            if fd is not None and not is_mount_root(fd):  # an automount comes when it is opened
+                yield Outcome(Kind.UNREAD, path, reason=MOVED)
+        yield from self._go_on()
+
+    def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Group | Outcome]:
+        """Yield what is new in a directory, and was there before the scan; see `again`."""
+        self._late = set() if self._late is None else self._late
+        self._lister = lister
+        self._stack.append(frame)
+        yield from self._go_on()
+
+    def _go_on(self) -> Iterator[Group | Outcome]:
+        """Walk the directories on the stack."""
         try:
-            refused = self._enter(path, follow=True)
-            if refused is not None:
-                yield refused
             while self._stack:
                 yield from self._advance(self._stack[-1])
                 if len(self._stack) > OPEN_DEPTH:
@@ -298,7 +354,7 @@ class _Tree:
                         break
                 if not frame.is_listed:
                     frame.note(chunk)
-                    if self._excluded is not None:
+                    if self._leaves_out:
                         chunk = yield from self._leave_out(frame, chunk)
                     frame.is_listed = is_last
                 frame.take_in(chunk)
@@ -313,10 +369,22 @@ class _Tree:
         self._stack.pop()
         if frame.fd is not None:
             os.close(frame.fd)
+        if frame.is_shared and self._again is not None:
+            try:
+                self._again.note(self, frame)
+            except OSError as error:
+                yield Outcome(Kind.UNREAD, frame.path, reason=reason_of(error))
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self._excluded is not None or self._late is not None
 
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
         """Return the entries of a new chunk that are not to be left out."""
-        assert self._excluded is not None
+        if self._late is not None:
+            chunk = self._from_before(frame, chunk)
+        if self._excluded is None:
+            return chunk
         kept = Chunk([], array("Q"), [])
         for name, inode in zip(chunk.names, chunk.inodes, strict=True):
             if self._excluded(frame.path, name):
@@ -331,6 +399,19 @@ class _Tree:
                 kept.others.append(entry)
         return kept
 
+    def _from_before(self, frame: Frame, chunk: Chunk) -> Chunk:
+        """Return the directories of a late chunk, and what was not made since the walk began."""
+        assert frame.fd is not None
+        fd, since_ns = frame.fd, self._since_ns
+        files = zip(chunk.names, chunk.inodes, strict=True)
+        kept = [one for one in files if not is_newer(fd, one[0], since_ns)]
+        others = [
+            entry
+            for entry in chunk.others
+            if entry[1] == stat.S_IFDIR or not is_newer(fd, entry[0], since_ns)
+        ]
+        return Chunk([name for name, _ in kept], array("Q", [inode for _, inode in kept]), others)
+
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
         """Have the directories of a new chunk read ahead."""
         frame.later.extend([name for name, mode, _ in chunk.others if mode == stat.S_IFDIR])
@@ -344,7 +425,7 @@ class _Tree:
         try:
             for chunk in frame.chunks if frame.is_listed else frame.whole():
                 left = chunk
-                if self._excluded is not None and not frame.is_listed:
+                if self._leaves_out and not frame.is_listed:
                     left = yield from self._leave_out(frame, chunk)
                 kept.append(left)
         except OSError as error:
@@ -431,6 +512,8 @@ class _Tree:
         except OSError as error:
             if not inode or frame is None or error.errno not in GONE:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
+            if self._late is not None:  # wherever it is now, that directory has changed
+                return None
             try:
                 path, (fd, status, opened_ns), lost = self._find(path, frame, inode, error)
             except OSError as failure:
@@ -444,6 +527,12 @@ class _Tree:
         if self._options.one_file_system and status.st_dev != self._device:
             os.close(fd)
             return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
+        if self._late is not None:
+            identity = (status.st_dev, status.st_ino)
+            if identity in self._late:  # so nobody has it walked again and again
+                os.close(fd)
+                return Outcome(Kind.UNREAD, path, reason=MOVED)
+            self._late.add(identity)
         is_root = not self._stack
         # Automounts come while the walk goes on: another device, too, is a reason to look.
         is_watched = (
@@ -451,7 +540,9 @@ class _Tree:
         )
         lister = self._lister
         chunks = lister.read(fd) if listing is None else listing.read(lister)
-        self._stack.append(Frame(path, fd, status, opened_ns, chunks))
+        self._stack.append(
+            Frame(path, fd, status, opened_ns, chunks, is_shared=is_shared(status, self._ours))
+        )
         if is_watched and self._places is not None:
             if is_root and not self._options.one_file_system:
                 self._watched = self._places.watched(path, fd)

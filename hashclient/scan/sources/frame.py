@@ -14,7 +14,7 @@ import os
 import stat
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -35,6 +35,22 @@ AT_ONCE = 100 if is_glibc() else 0
 MOST_LISTED = 1 << 22
 
 
+def mark_of(entry: Entry) -> int:
+    """Return what tells an entry that was listed from a new one: a directory's name counts, too."""
+    name, mode, inode = entry
+    return hash((name, inode)) & (1 << 64) - 1 if mode == stat.S_IFDIR else inode
+
+
+def chunk_of(entries: Sequence[Entry]) -> Chunk:
+    """Return entries by their types."""
+    files = [entry for entry in entries if entry[1] == stat.S_IFREG]
+    return Chunk(
+        [name for name, _, _ in files],
+        array("Q", [inode for _, _, inode in files]),
+        [entry for entry in entries if entry[1] != stat.S_IFREG],
+    )
+
+
 class Frame(msgspec.Struct):
     """A directory that a walk is in: its remaining entries, and the files since the last group.
 
@@ -43,6 +59,8 @@ class Frame(msgspec.Struct):
     entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
     in memory. `listed` are the inodes of `count` entries so far, unless they are too many.
     Directories in it that were begun ahead are in `ahead`, and those that may be in `later`.
+    Of one that others may write to, which `is_shared`, `marks` are those of directories in it; if
+    it is listed again, `changed_ns` was its time when it was listed before.
     """
 
     path: str
@@ -58,6 +76,9 @@ class Frame(msgspec.Struct):
     listed: list[array[int]] = msgspec.field(default_factory=list)
     ahead: dict[str, Listing] = msgspec.field(default_factory=dict)
     later: deque[str] = msgspec.field(default_factory=deque)
+    is_shared: bool = False
+    marks: list[int] = msgspec.field(default_factory=list)
+    changed_ns: int = -1
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -71,6 +92,8 @@ class Frame(msgspec.Struct):
         self.listed.append(chunk.inodes)
         if others:
             self.listed.append(array("Q", [inode for _, _, inode in others]))
+            if self.is_shared:
+                self.marks += map(mark_of, others)
         if self.count > MOST_LISTED:
             self.listed.clear()
 
@@ -124,12 +147,7 @@ class Frame(msgspec.Struct):
             raise MovedError
         listed = set(itertools.chain.from_iterable(self.listed))
         new = [entry for entry in snapshot(self.fd) if entry[2] not in listed]
-        files = [entry for entry in new if entry[1] == stat.S_IFREG]
-        return Chunk(
-            [name for name, _, _ in files],
-            array("Q", [inode for _, _, inode in files]),
-            [entry for entry in new if entry[1] == stat.S_IFDIR],
-        )
+        return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
     def look_ahead(self, lister: Lister, depth: int) -> None:
         """Have the next directories in it read ahead, as many as there is room for."""

@@ -19,9 +19,12 @@ from collections.abc import Iterator
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.sources.files import compile_excludes
+from hashclient.scan.sources.directories import looked_at
+from hashclient.scan.sources.files import compile_excludes, join
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, TaskBuilder
+from hashclient.system.beneath import identity_of
 from hashclient.system.descriptors import read_some
+from hashclient.system.strangers import is_shared, trusted_users
 
 #: Bytes read at a time.
 CHUNK_BYTES = 1 << 18
@@ -60,31 +63,31 @@ class Names:
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield the named files; see `Source`. A list that fails on the way is itself unread."""
         tasks = TaskBuilder()
-        names: list[str] = []
-        current: str | None = None
-        for raw in self._raw_names():
-            if isinstance(raw, Outcome):
-                yield raw
+        for block in self._blocks():
+            if isinstance(block, Outcome):
+                yield block
                 continue
-            path = os.fsdecode(raw)
-            refused = self._refused(raw, path)
-            if refused is not None:
-                yield refused
-                continue
-            directory, name = os.path.split(path)
-            if directory != current or len(names) >= TASK_NAMES:
-                if names and (task := tasks.add(self._group(current, names))) is not None:
+            groups: list[Group] = []
+            for raw in block:
+                path = os.fsdecode(raw)
+                refused = self._refused(raw, path)
+                if refused is not None:
+                    yield refused
+                    continue
+                directory, name = os.path.split(path)
+                if (
+                    groups
+                    and groups[-1].directory == directory
+                    and len(groups[-1].names) < TASK_NAMES
+                ):
+                    groups[-1].names.append(name)
+                else:
+                    groups.append(Group(directory, [name], follow=True))
+            for group in _identified(groups):
+                if (task := tasks.add(group)) is not None:
                     yield task
-                current, names = directory, []
-            names.append(name)
-        if names and (task := tasks.add(self._group(current, names))) is not None:
-            yield task
         if tasks.groups:
             yield tasks.groups
-
-    @staticmethod
-    def _group(directory: str | None, names: list[str]) -> Group:
-        return Group(directory or "", names, follow=True)
 
     def _refused(self, raw: bytes, path: str) -> Outcome | None:
         """Return the outcome of a name that cannot be opened."""
@@ -100,8 +103,8 @@ class Names:
             return Outcome(Kind.SKIPPED, path, reason="excluded")
         return None
 
-    def _raw_names(self) -> Iterator[bytes | Outcome]:
-        """Yield each name that is not empty; of a name that is too long, the beginning."""
+    def _blocks(self) -> Iterator[list[bytes] | Outcome]:
+        """Yield names that are not empty, in blocks; of one that is too long, the beginning."""
         separator = b"\0" if self._null else b"\n"
         tail, missing, too_long = b"", 0, False
         try:
@@ -114,23 +117,48 @@ class Names:
                     if too_long:
                         del whole[0]
                     tail, too_long = b"", False
-                    yield from filter(None, whole)
+                    yield list(filter(None, whole))
                 if not too_long:
                     tail += rest
                     if len(tail) > MAX_NAME_BYTES:
-                        yield tail
+                        yield [tail]
                         tail, too_long = b"", True
         except OSError as error:
             reason = f"list of names: {reason_of(error)}"
             yield Outcome(Kind.UNREAD, self._name, reason=reason)
             return
         if tail:
-            yield tail
+            yield [tail]
         if missing > 0:
             yield Outcome(Kind.UNREAD, self._name, reason=f"list of names: {CUT_SHORT}")
 
     def close(self) -> None:
         """Save nothing: names are given again each time."""
+
+
+def _identified(groups: list[Group]) -> Iterator[Group]:
+    """Yield groups with what stands under their names now, before any of it can be exchanged.
+
+    Where others may not write to a directory, the directory itself is enough.
+    """
+    ours = trusted_users()
+    directories = looked_at([group.directory or "." for group in groups])
+    paths = [
+        join(group.directory, name)
+        for group, status in zip(groups, directories, strict=True)
+        if isinstance(status, os.stat_result) and is_shared(status, ours)
+        for name in group.names
+    ]
+    inodes = {
+        path: status.st_ino if isinstance(status, os.stat_result) else 0
+        for path, status in zip(paths, looked_at(paths), strict=True)
+    }
+    for group, status in zip(groups, directories, strict=True):
+        if isinstance(status, OSError):
+            yield group
+            continue
+        known = [inodes.get(join(group.directory, name), 0) for name in group.names]
+        yield group.only(group.names, known)._replace(identity=identity_of(status))
 
 
 def _bytes_ahead(fd: int) -> int:

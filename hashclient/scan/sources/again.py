@@ -1,0 +1,203 @@
+"""Directories of other users are looked at again at the end of a scan.
+
+A walk lists one directory after the other. A user who may write to two of them can move a file from
+one that is not listed yet to one that was listed. So the walk notes of each directory that others
+may write to when it was changed, and its entries. When all files are checked, each is looked at
+again: one status. One that has changed is listed again, at one instant. New entries that were there
+before the scan are walked and checked, and the look begins again. If nothing has changed since it
+was listed, all listings together show one instant, and no file was missed. A directory that never
+comes to rest is unread.
+
+Limits: a file that was made during the scan is not looked for. Directories that only root and we
+may write to are not noted. The scan of a busy server has an end: after `LOOKS` looks at everything
+it ends, too. A user who moves a file at the right time in each of them has hidden it.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import struct
+import time
+from array import array
+from collections.abc import Iterator
+from typing import IO, Protocol
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.directories import (
+    GONE,
+    MAX_PATH_BYTES,
+    TICK_NS,
+    Identity,
+    MovedError,
+    is_same,
+    open_directory,
+    snapshot,
+    with_status,
+)
+from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
+from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.listing import Lister
+
+#: Looks at everything, and looks at what the one before has found changed.
+LOOKS, ROUNDS = 3, 12
+#: Notes in memory; more are in a file without a name.
+MOST_BYTES = 1 << 24
+
+#: Each note begins with the device and the inode, which is 0 if another note counts; when the
+#: directory was changed; the number of its walk; whether it may have changed after it was listed
+#: without another time; the lengths of the path and of the marks, which come next.
+_HEAD = struct.Struct("=QQqI?Iq")
+_REPLACED = bytes(16)
+#: In place of the length of marks: there were too many.
+TOO_MANY = -1
+#: Entries that are looked for.
+_WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+
+
+class Walker(Protocol):
+    """The walk of a tree, which goes on later."""
+
+    def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Group | Outcome]:
+        """Walk the entries of a directory that are still to be read, and note it again."""
+        ...
+
+
+class Again:
+    """Notes of directories that others may write to."""
+
+    def __init__(self) -> None:
+        """Nothing is noted yet."""
+        self._walkers: list[Walker] = []
+        self._notes: IO[bytes] = io.BytesIO()
+        #: When the last directory was listed that may have changed after that.
+        self._young_ns = 0
+
+    def note(self, walker: Walker, frame: Frame) -> None:
+        """Note a directory that was listed to its end.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        if not self._walkers or self._walkers[-1] is not walker:
+            self._walkers.append(walker)
+        changed_ns = frame.status.st_ctime_ns
+        # If it had this time when it was listed before, the clock has gone on since.
+        is_young = frame.opened_ns - TICK_NS <= changed_ns != frame.changed_ns
+        if is_young:
+            self._young_ns = time.time_ns()
+        path, number = os.fsencode(frame.path), len(self._walkers) - 1
+        marks = b"".join(frame.listed)
+        if frame.marks:
+            marks += array("Q", frame.marks).tobytes()
+        size = len(marks)
+        if frame.count > MOST_LISTED:
+            marks, size = b"", TOO_MANY
+        device, inode = frame.identity
+        head = _HEAD.pack(device, inode, changed_ns, number, is_young, len(path), size)
+        self._notes.write(head + path + marks)
+        if isinstance(self._notes, io.BytesIO) and self._notes.tell() > MOST_BYTES:
+            import tempfile  # its import is slow, and this is rare
+
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the notes are
+            file.write(self._notes.getvalue())
+            self._notes = file
+
+    def close(self) -> None:
+        """Forget all notes."""
+        self._notes.close()
+
+    def found(self, lister: Lister) -> Iterator[Group | Outcome | None]:
+        """Yield what was moved to directories after they were listed; None when to check it.
+
+        Raises:
+            OSError: the notes cannot be read or written.
+        """
+        for _ in range(LOOKS):
+            begin, end, rounds = 0, self._notes.seek(0, os.SEEK_END), 0
+            while begin < end:
+                self._wait()
+                yield from self._look(begin, end, lister, is_last=rounds == ROUNDS)
+                yield None
+                begin, end, rounds = end, self._notes.seek(0, os.SEEK_END), rounds + 1
+            if rounds in (0, 1, ROUNDS + 1):
+                return
+
+    def _wait(self) -> None:
+        """Wait until what changes gets another time than it had when it was listed."""
+        left_ns = self._young_ns + TICK_NS - time.time_ns()
+        if 0 < left_ns <= TICK_NS:
+            time.sleep(left_ns / 1e9)
+
+    def _look(
+        self, at: int, end: int, lister: Lister, *, is_last: bool
+    ) -> Iterator[Group | Outcome]:
+        """Look at directories by their notes: list those that have changed, or say so at last."""
+        while at < end:
+            self._notes.seek(at)
+            head = _HEAD.unpack(self._notes.read(_HEAD.size))
+            device, inode, changed_ns, number, is_young, path_size, size = head
+            here, at = at, at + _HEAD.size + path_size + max(0, size)
+            if not inode:
+                continue
+            path = os.fsdecode(self._notes.read(path_size))
+            found: Frame | Outcome | None = None
+            try:
+                if not is_young and _changed_ns(path, path_size, (device, inode)) == changed_ns:
+                    continue
+                marks = frozenset(array("Q", self._notes.read(max(0, size))))
+                if is_last or size == TOO_MANY:
+                    raise MovedError
+                found = _listed_again(path, (device, inode), marks)
+            except OSError as error:
+                # One that is gone, or elsewhere, has changed the directory that it was in.
+                if error.errno not in GONE:
+                    found = Outcome(Kind.UNREAD, path, reason=reason_of(error))
+            self._notes.seek(here)
+            self._notes.write(_REPLACED)
+            self._notes.seek(0, os.SEEK_END)
+            if isinstance(found, Outcome):
+                yield found
+            elif found is not None:
+                found.changed_ns = changed_ns
+                yield from self._walkers[number].walk_late(found, lister)
+
+
+def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
+    """Return when a directory was changed; None if it has to be opened to find out.
+
+    Raises:
+        OSError: it is not there; if it is another one, `ESTALE`.
+    """
+    if size > MAX_PATH_BYTES:
+        return None
+    status = os.stat(path)  # noqa: PTH116 - any bytes
+    if not is_same(status, identity):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return status.st_ctime_ns
+
+
+def _listed_again(path: str, identity: Identity, marks: frozenset[int]) -> Frame:
+    """Open and list a directory; what is not marked as listed before is still to be read in it.
+
+    Raises:
+        OSError: it is not there any more, or cannot be read.
+    """
+    opened_ns = time.time_ns()
+    fd, status = with_status(open_directory(path, follow=True))
+    try:
+        if not is_same(status, identity):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        entries = snapshot(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    new = [entry for entry in entries if entry[1] in _WANTED and mark_of(entry) not in marks]
+    frame = Frame(path, fd, status, opened_ns, iter([chunk_of(new)]), is_shared=True)
+    frame.listed.append(array("Q", [inode for _, _, inode in entries]))
+    frame.marks += [mark_of(entry) for entry in entries if entry[1] == stat.S_IFDIR]
+    return frame

@@ -1,0 +1,177 @@
+"""Directories of others at the end of a scan: what was moved to where all was listed already."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.reasons import MOVED
+from hashclient.scan.sources import again, interface
+from hashclient.scan.sources.directories import Entry, snapshot
+from hashclient.scan.sources.files import Trees, WalkOptions, join
+from hashclient.scan.sources.interface import Task
+from tests.kit.tree import write_tree
+
+#: CLOCK_REALTIME_COARSE gives files their times.
+COARSE_CLOCK = 5
+Outcomes = dict[str, tuple[Kind, str | None]]
+
+
+class Walk:
+    """The walk of `a` and then of `b`, to which everybody may write; between them, it stops."""
+
+    def __init__(self, tree: Path, *files: str, mode: int = 0o777, exclude: str = "none") -> None:
+        """Make the files, and list those in `a`."""
+        self.tree = write_tree(tree, dict.fromkeys(["a/o", "b/o", *files], b""))
+        for path in tree.rglob("*"):
+            path.chmod(mode)
+        self.trees = Trees([f"{tree}/a", f"{tree}/b"], WalkOptions(exclude=(exclude,)))
+        self.outcomes: Outcomes = {}
+        self.items = self.trees.batches()
+        assert "a/o" in self.take(self.items, "a/o")
+        now_ns = time.time_ns()
+        while time.clock_gettime_ns(COARSE_CLOCK) <= now_ns:
+            pass  # what is made from now on has a later time
+
+    def take(self, items: Iterator[Task | Outcome], last: str = "") -> list[str]:
+        """Return the files that are listed, up to the `last`; keep outcomes."""
+        found: list[str] = []
+        for item in items:
+            if isinstance(item, Outcome):
+                self.outcomes[self.name(item.path)] = item.kind, item.reason
+                continue
+            found += [self.name(join(group.directory, n)) for group in item for n in group.names]
+            if last in found:
+                break
+        return found
+
+    def name(self, path: str) -> str:
+        return path.removeprefix(f"{self.tree}/")
+
+    def move(self, source: str, target: str) -> None:
+        (self.tree / source).rename(self.tree / target)
+
+    def again(self) -> list[str]:
+        """List the rest, and return what is found when the directories are looked at again."""
+        self.take(self.items)
+        try:
+            return self.take(self.trees.again())
+        finally:
+            self.trees.close()
+
+
+@pytest.fixture(autouse=True)
+def _a_task_for_each_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interface, "TASK_S", 0.0)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_file_that_was_moved_to_a_listed_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(again, "MOST_BYTES", 0)
+    walk = Walk(tmp_path / "t", "b/f")
+    walk.move("b/f", "a/f")
+    assert (walk.again(), walk.outcomes) == (["a/f"], {})
+
+
+def test_a_directory_that_was_moved_or_got_another_name_is_walked_once(tmp_path: Path) -> None:
+    """With what is below it; then it is unread, so that nobody has it walked for ever."""
+    walk = Walk(tmp_path / "t", "b/x/y/f")
+    walk.move("b/x", "a/x")
+    walk.take(walk.items)
+    late = walk.trees.again()
+    assert walk.take(late, "a/x/y/f") == ["a/x/y/f"]
+    walk.move("a/x", "a/z")
+    assert (walk.take(late), walk.outcomes) == ([], {"a/z": (Kind.UNREAD, MOVED)})
+    walk.trees.close()
+
+
+def test_a_file_in_a_directory_that_was_made_meanwhile_is_found(tmp_path: Path) -> None:
+    walk = Walk(tmp_path / "t", "b/f")
+    (walk.tree / "a/new").mkdir(mode=0o777)
+    walk.move("b/f", "a/new/f")
+    assert (walk.again(), walk.outcomes) == (["a/new/f"], {})
+
+
+def test_what_is_made_renamed_or_removed_in_its_directory_is_not_looked_for(tmp_path: Path) -> None:
+    """As where a log is rotated while programs write to it."""
+    walk = Walk(tmp_path / "t", "a/log", "a/gone")
+    walk.move("a/log", "a/log.1")
+    write_tree(walk.tree / "a", {"log": b"", "new/file": b""})
+    (walk.tree / "a/gone").unlink()
+    (walk.tree / "a/pipe").symlink_to("nowhere")
+    assert (walk.again(), walk.outcomes) == ([], {})
+
+
+def test_what_is_excluded_stays_so(tmp_path: Path) -> None:
+    walk = Walk(tmp_path / "t", "b/f", "b/x/g", exclude="[fx]")
+    walk.outcomes.clear()
+    walk.move("b/f", "a/f")
+    walk.move("b/x", "a/x")
+    skipped = Kind.SKIPPED, "excluded"
+    assert (walk.again(), walk.outcomes) == ([], {"a/f": skipped, "a/x": skipped})
+
+
+def test_directories_that_nobody_else_may_write_to_are_not_looked_at_again(tmp_path: Path) -> None:
+    walk = Walk(tmp_path / "t", "b/f", mode=0o755)
+    walk.move("b/f", "a/f")
+    assert (walk.again(), walk.outcomes) == ([], {})
+
+
+def test_a_directory_that_never_comes_to_rest_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the scan ends; one that comes to rest after a while is not."""
+    looks = 0
+
+    def restless(fd: int) -> list[Entry]:
+        nonlocal looks
+        looks += 1
+        entries = snapshot(fd)
+        if looks <= most and os.fstat(fd).st_ino == (walk.tree / "a").stat().st_ino:
+            Path(f"/proc/self/fd/{fd}/new{looks}").touch()
+        return entries
+
+    monkeypatch.setattr(again, "snapshot", restless)
+    for most, outcomes in ((5, {}), (1000, {"a": (Kind.UNREAD, MOVED)})):
+        looks = 0
+        walk = Walk(tmp_path / str(most))
+        (walk.tree / "a/new").touch()
+        assert (walk.again(), walk.outcomes) == ([], outcomes)
+        assert looks < 2 * again.ROUNDS
+        assert walk.trees.coverage.has_failed(f"{walk.tree}/a") == bool(outcomes)
+
+
+def test_a_directory_with_more_names_than_are_noted_is_unread_if_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(again, "MOST_LISTED", 1)
+    walk = Walk(tmp_path / "t", "a/x")
+    walk.move("b/o", "a/f")
+    os.utime(walk.tree / "b")
+    assert walk.again() == []
+    assert walk.outcomes == {"a": (Kind.UNREAD, MOVED)}
+
+
+def test_without_room_for_notes_nothing_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> IO[bytes]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(again, "MOST_BYTES", 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    walk = Walk(tmp_path / "t")
+    walk.again()
+    unread = Kind.UNREAD, "no space left on device"
+    assert walk.outcomes == {"a": unread, "b": unread}
