@@ -1,4 +1,4 @@
-"""Options that several commands have, and earlier spellings of options.
+"""Options that several commands have.
 
 A table in `docs/architecture.md` says what each word means in every command.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -52,7 +52,6 @@ def outcome_options(
     return together(
         format_option(*formats, help=FORMAT_HELP),
         output_option,
-        renamed("--all", "--show-all", is_flag=True),
         click.option(
             "--show-all",
             is_flag=True,
@@ -110,55 +109,6 @@ def option_variables(parameter: click.Parameter) -> Sequence[str]:
     """Return the environment variables of an option; the first that is set counts."""
     names = parameter.envvar
     return () if names is None else (names,) if isinstance(names, str) else names
-
-
-#: Where a value may be from, the nearest to the user first.
-_SOURCES = (
-    ParameterSource.PROMPT,
-    ParameterSource.COMMANDLINE,
-    ParameterSource.ENVIRONMENT,
-    ParameterSource.DEFAULT_MAP,
-    ParameterSource.DEFAULT,
-)
-
-
-class _Renamed(click.Option):
-    """An option under its name in the last release; this name will be removed.
-
-    The old name works wherever the new one does: on the command line, in the environment and in
-    config.toml. A message then gives the new name.
-    """
-
-    def __init__(self, *names: Any, new: str, **attributes: Any) -> None:
-        attributes |= {"hidden": True, "expose_value": False, "is_eager": True}
-        super().__init__(*names, **attributes)
-        self._new = new
-
-    def handle_parse_result(
-        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
-    ) -> tuple[Any, list[str]]:
-        value, source = self.consume_value(ctx, opts)
-        if source is ParameterSource.DEFAULT or value is None:
-            return None, args
-        assert isinstance(opts, dict)
-        today = next(option for option in ctx.command.params if self._new in option.opts)
-        # The new name counts wherever it is given as near to the user as the old one, or nearer.
-        if _SOURCES.index(source) < _SOURCES.index(today.consume_value(ctx, opts)[1]):
-            assert today.name is not None
-            opts[today.name] = value
-        app = ctx.find_object(App)
-        if app is not None and not ctx.resilient_parsing:
-            app.warn(
-                f"{self.opts[0]} of `{ctx.info_name}` is called {self._new} now",
-                hint="the old name works in this release, and not in the next",
-            )
-        return None, args
-
-
-def renamed(old: str, new: str, **attributes: Any) -> Callable[[Any], Any]:
-    """Return the option `old`, now called `new`; its parameter is named after `new`."""
-    name = f"old_{old.removeprefix('--').replace('-', '_')}"
-    return click.option(old, name, cls=_Renamed, new=new, **attributes)
 
 
 class _Anywhere(click.Option):

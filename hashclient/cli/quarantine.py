@@ -13,7 +13,6 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import renamed
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError
@@ -168,7 +167,6 @@ def _named(members: list[tuple[str, ...]]) -> str:
 )
 @click.option("--withdrawn", is_flag=True, help="All whose entries the provider has withdrawn.")
 @click.option("--output", type=existing_path(), metavar="FILE", help="Put it here instead.")
-@renamed("--to", "--output", type=existing_path(), metavar="FILE")
 @click.option(
     "--force", is_flag=True, help="Restore files even if their entries are not withdrawn."
 )

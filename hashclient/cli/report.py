@@ -13,7 +13,6 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import renamed
 from hashclient.cli.output import facts
 from hashclient.cli.report_show import count_of, open_outbox, report_document, status
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
@@ -132,7 +131,6 @@ def prepare(
     is_flag=True,
     help="Begin again at the service; only if you know that it does not have the report.",
 )
-@renamed("--anew", "--again", is_flag=True)
 @click.option(
     "--allow-closed",
     is_flag=True,

@@ -1,4 +1,4 @@
-"""Options: earlier spellings still work and give a hint, `-q` and `-v` may be anywhere."""
+"""Options: `-q` and `-v` may be anywhere, and times are read in several forms."""
 
 from __future__ import annotations
 
@@ -27,77 +27,6 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "tree", TREE)
-
-
-RENAMED = "hashclient: warning: --all of `scan` is called --show-all now\n"
-
-
-def test_an_earlier_spelling_works_on_and_names_the_new_one(state: Path, tree: Path) -> None:
-    told = call("--state-dir", state, "scan", "--format", "jsonl", "--show-all", tree)
-    assert set(told.outcomes.values()) == {"clean", "match"}
-    assert "warning" not in told.err
-    before = call("--state-dir", state, "scan", "--format", "jsonl", "--all", tree)
-    assert before.outcomes == told.outcomes and before.code == told.code
-    assert RENAMED in before.err and "hint: the old name works in this release" in before.err
-    quiet = call("--state-dir", state, "-q", "scan", "--all", tree)
-    assert RENAMED in quiet.err and "hint" not in quiet.err
-
-
-def test_an_earlier_spelling_counts_in_the_environment_and_in_the_configuration(
-    state: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[scan]\nall = true\n")
-    told = call("--state-dir", state, "--config", config, "scan", "--format", "jsonl", tree)
-    assert set(told.outcomes.values()) == {"clean", "match"} and RENAMED in told.err
-    monkeypatch.setenv("HASHCLIENT_SCAN_ALL", "1")
-    told = call("--state-dir", state, "scan", "--format", "jsonl", tree)
-    assert set(told.outcomes.values()) == {"clean", "match"} and RENAMED in told.err
-
-
-def test_the_new_spelling_outranks_the_earlier_one(state: Path, tree: Path, tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[scan]\nshow_all = false\n")
-    scan = ("--state-dir", state, "--config", config, "scan", "--format", "jsonl")
-    assert set(call(*scan, tree).outcomes.values()) == {"match"}
-    assert set(call(*scan, "--show-all", tree).outcomes.values()) == {"clean", "match"}
-
-
-@pytest.mark.parametrize(
-    ("in_file", "in_environment", "shows_all"),
-    [
-        ("all = false\nshow_all = true", {}, True),
-        ("all = true\nshow_all = false", {}, False),
-        ("", {"ALL": "0", "SHOW_ALL": "1"}, True),
-        ("", {"ALL": "1", "SHOW_ALL": "0"}, False),
-        ("all = true", {"SHOW_ALL": "0"}, False),
-        ("show_all = true", {"ALL": "0"}, False),
-    ],
-)
-def test_of_both_spellings_the_nearer_one_counts_and_else_the_new_one(
-    state: Path,
-    tree: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    in_file: str,
-    in_environment: dict[str, str],
-    shows_all: bool,
-) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f"[scan]\n{in_file}\n")
-    for name, value in in_environment.items():
-        monkeypatch.setenv(f"HASHCLIENT_SCAN_{name}", value)
-    told = call("--state-dir", state, "--config", config, "scan", "--format", "jsonl", tree)
-    assert ("clean" in told.outcomes.values()) == shows_all
-    assert RENAMED in told.err
-
-
-def test_earlier_spellings_are_in_no_help() -> None:
-    for name, old in (("scan", "--all"), ("lookup", "--all")):
-        text = call(name, "--help").out
-        assert "--show-all" in text and not re.search(rf"{old}\b(?!-)", text)
-    assert "--anew" not in call("report", "submit", "--help").out
-    assert "--to" not in call("quarantine", "restore", "--help").out
 
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
