@@ -267,6 +267,7 @@ class Client:
             key_id,
             on_failure=observer.failed,
             places_of=Whereabouts(mounts).of,
+            decision=None if responder is None else responder.decision,
             brief=brief,
         )
         return Scan(
@@ -339,7 +340,7 @@ class Client:
         Raises:
             ConfigError: a rule of the policy names an unknown list.
         """
-        from hashclient.scan.policy import check_policy
+        from hashclient.decisions.policy import check_policy
         from hashclient.status.status import read_status
 
         session = self.session

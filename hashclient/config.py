@@ -21,6 +21,7 @@ from hashclient.configfile.owners import allows_shared, files_named, refuse_shar
 from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
     AcceptRule,
+    BrakeConfig,
     ClusterConfig,
     ContainersConfig,
     InventoryConfig,
@@ -74,6 +75,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "matches_days": (1, MAX_RETENTION_DAYS),
     "inventory_days": (1, MAX_RETENTION_DAYS),
     "audit_mib": (0, 1_000_000),
+    "per_entry": (0, 1_000_000_000),
+    "per_day": (0, 1_000_000_000),
 }
 
 
@@ -102,6 +105,7 @@ class Config(msgspec.Struct, frozen=True):
     accept: tuple[AcceptRule, ...] = ()
     objects: dict[str, ObjectsConfig] = {}
     cluster: ClusterConfig = ClusterConfig()
+    brake: BrakeConfig = BrakeConfig()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -129,6 +133,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objects: dict[str, ObjectsConfig] = {}
     cluster: ClusterConfig = ClusterConfig()
     notices: NoticesConfig = NoticesConfig()
+    brake: BrakeConfig = BrakeConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -352,6 +357,7 @@ def parse_config(
         scan.accept,
         known.objects,
         known.cluster,
+        known.brake,
         commands,
         tuple(notes),
     )
@@ -415,6 +421,7 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
     if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
         raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
     _check_ranges(known.keep, where, "keep")
+    _check_ranges(known.brake, where, "brake")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",

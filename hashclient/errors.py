@@ -48,7 +48,7 @@ class ExitCode(enum.IntEnum):
     STATE = 8, "local state missing, corrupt or locked"
     AUDIT = 9, "audit log broken or not writable"
     MATCH = 10, "match"
-    MATCH_ATTENTION = 11, "match, and something unread, stale, missing, interrupted or failed"
+    MATCH_ATTENTION = 11, "match, and something unread, stale, missing, held, interrupted or failed"
     INTERRUPTED = 130, "interrupted (a match found before outranks it)"
     TERMINATED = 143, "terminated (a match found before outranks it)"
 

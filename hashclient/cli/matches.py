@@ -12,6 +12,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
+from hashclient.cli.matches_release import release
 from hashclient.cli.options import (
     FORMAT_HELP,
     TIME,
@@ -97,7 +98,8 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     state of a match is found. Later it may be quarantined, reported, acknowledged by the recipient
     of the report, and purged. If the provider withdraws its entry, the file can be restored. A
     match is gone when a scan sees that its file is missing, until a scan finds it again. A match
-    that was handled by other means can be closed.
+    that was handled by other means can be closed. A match is held while more files match its entry
+    than may be acted upon within a day; `release` acts on it.
 
     Without a command, `list` is meant.
 
@@ -311,6 +313,7 @@ def _is_closable(match: Match) -> bool:
     """Return whether the options may close a match: it is open, and its file is in place."""
     return match.in_place and match.state in (
         MatchState.FOUND,
+        MatchState.HELD,
         MatchState.GONE,
         MatchState.WITHDRAWN,
     )
@@ -389,3 +392,6 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
         ],
         "story": [{"time": step.time, "event": step.event, **step.detail} for step in story],
     }
+
+
+command.add_command(release)

@@ -99,7 +99,7 @@ def add(
     if not match_ids and not take_all:
         raise UsageError("no match to take", hint="give ids, or --all")
     from hashclient.cli.progress import bytes_progress
-    from hashclient.core.kinds import SETTLED
+    from hashclient.core.kinds import SETTLED, MatchState
     from hashclient.core.match import members_of
 
     with open_record(app) as record, bytes_progress(app, "sealed") as on_bytes:
@@ -111,7 +111,7 @@ def add(
             open_ones = (
                 m.id
                 for m in record.find()
-                if not m.is_stream
+                if not m.is_stream and m.state is not MatchState.HELD
                 # The removal of a file that is away already is only noted, even if its entry was
                 # withdrawn.
                 if (not m.ended if m.in_place else m.id in sealed and m.state not in SETTLED)

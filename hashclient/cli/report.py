@@ -15,6 +15,7 @@ from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
 from hashclient.cli.output import facts
 from hashclient.cli.report_show import count_of, open_outbox, report_document, status
+from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, printable
 
@@ -293,7 +294,8 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
-    return [m for m in record.find() if m.id not in known and not m.ended]
+    is_open = (m for m in record.find() if not m.ended and m.state is not MatchState.HELD)
+    return [m for m in is_open if m.id not in known]
 
 
 def _prepare_wanted(app: App) -> list[HashclientError]:

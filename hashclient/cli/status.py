@@ -125,6 +125,12 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if status.withdrawn:
         count = counted(len({match.id for match, _ in status.withdrawn}), "path")
         yield f"entries withdrawn since they matched {count}:"
+    if status.held:
+        from hashclient.formats.fields import words
+
+        yield "held, waiting for a person:"
+        rows = [f"  {words(entry.text)}" for entry in status.held]
+        yield from shortened(rows, "`hashclient matches --state held`")
     rows = [
         f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}"
         + ("" if match.in_place else ", which was isolated")
@@ -223,6 +229,8 @@ def _age(age: timedelta) -> str:
 
 
 def _json(settings: Settings, status: Status, now: datetime) -> str:
+    from hashclient.formats.fields import held_fields
+
     document: dict[str, Any] = {
         "state_dir": settings.state_dir,
         "providers": [
@@ -240,6 +248,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
             for entry in status.lists
         ],
         "matches": status.matches,
+        "held_entries": held_fields(status.held),
         "withdrawn_matches_count": len(status.withdrawn),
         "withdrawn_matches": [
             {

@@ -68,7 +68,7 @@ def command(
     """
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
-    from hashclient.formats.fields import not_opened_text
+    from hashclient.formats.fields import held_texts, not_opened_text, words
     from hashclient.formats.interface import Context, formatter
     from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch
@@ -85,8 +85,8 @@ def command(
             f"looked at everything: {counted(summary.inputs, 'input')},"
             f" exit {int(summary.exit_code)}"
         )
-        if (text := not_opened_text(summary)) is not None:
-            app.say(text)
+        for text in filter(None, (not_opened_text(summary), *held_texts(summary))):
+            app.say(words(text))
 
     def listed(summary: Summary) -> None:
         hint = "run `hashclient fetch`; a file without a match may be listed all the same"

@@ -87,6 +87,16 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     category: str | None = None
 
 
+class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The brake: how many distinct files are acted upon within 24 hours; 0 stands for no limit.
+
+    `per_entry` is for one entry, `per_day` for all entries together. A match above a limit is held.
+    """
+
+    per_entry: int = 100
+    per_day: int = 0
+
+
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How files are isolated: the recipients they are sealed to, and how long they are kept.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 
 class Kind(enum.StrEnum):
@@ -26,6 +27,7 @@ class MatchState(enum.StrEnum):
     """The state of a recorded match; `docs/operations.md` has the picture."""
 
     FOUND = "found"
+    HELD = "held"
     QUARANTINED = "quarantined"
     REPORTED = "reported"
     ACKNOWLEDGED = "acknowledged"
@@ -47,3 +49,20 @@ class Action(enum.StrEnum):
 
 #: In these states a match needs no attention, unless its file is found again.
 SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
+
+_S = MatchState
+_IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
+#: From which states each state is reached; `docs/operations.md` says by whom, and what is kept. Two
+#: things lead back besides: a report is taken back, or an entry is listed again.
+COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
+    _S.FOUND: (_S.HELD, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
+    _S.HELD: (_S.FOUND, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
+    _S.QUARANTINED: (_S.FOUND, _S.HELD),
+    _S.REPORTED: (_S.FOUND, _S.HELD, _S.QUARANTINED),
+    _S.ACKNOWLEDGED: (_S.REPORTED,),
+    _S.GONE: (_S.FOUND, _S.HELD, _S.WITHDRAWN),
+    _S.WITHDRAWN: (_S.FOUND, _S.HELD, *_IN_HANDS, _S.GONE),
+    _S.RESTORED: (*_IN_HANDS, _S.WITHDRAWN),
+    _S.PURGED: (*_IN_HANDS, _S.WITHDRAWN),
+    _S.CLOSED: (_S.FOUND, _S.HELD, _S.REPORTED, _S.ACKNOWLEDGED, _S.GONE, _S.WITHDRAWN),
+}

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import SETTLED, Kind, MatchState
+from hashclient.core.kinds import COMES_FROM, SETTLED, Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
 #: Letters and digits that are not mistaken for each other and spell no word. There are 27^10 ids.
@@ -38,20 +38,23 @@ LISTED_AGAIN = "listed-again"
 IN_MEMBER = "in-member"
 #: The event that says how often a client of a daemon asked about the same content again.
 SEEN_AGAIN = "seen-again"
+#: The event of a match that was held: a person has let it be acted upon.
+RELEASED = "released"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
 
-#: The usual states of a match, in their order, while its entry is on the list. Only two things lead
-#: back: the file is found again, or a report is taken back.
+#: The usual states of a match, in their order, while its entry is on the list. Three things lead
+#: back: the file is found again, a report is taken back, or a person releases a held match.
 PROGRESS = (
     MatchState.FOUND,
+    MatchState.HELD,
     MatchState.QUARANTINED,
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,
 )
 #: Only from these states can a match become gone: nobody has acted on it. A reported match stays
 #: reported.
-LEAVABLE = (MatchState.FOUND, MatchState.WITHDRAWN)
+LEAVABLE = COMES_FROM[MatchState.GONE]
 
 
 #: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
@@ -164,6 +167,8 @@ def standing_steps(story: Sequence[Step]) -> list[Step]:
     for step in story:
         if step.event == MatchState.FOUND:
             steps.clear()
+        elif step.event == RELEASED:
+            steps = [s for s in steps if s.event != MatchState.HELD]
         elif step.event in PROGRESS and step.detail.get("report") not in gone:
             steps.append(step)
     return steps

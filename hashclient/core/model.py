@@ -83,7 +83,8 @@ def hit_fields(hit: Hit, names: tuple[str, ...] = ENTRY_FIELDS) -> dict[str, Any
 class MatchRef(msgspec.Struct, frozen=True, gc=False):
     """The recorded match of one outcome: its id, and its story so far.
 
-    `in_place` is False once the file was isolated.
+    `in_place` is False once the file was isolated. `held` is True where nothing may be done about
+    the match now, whatever its state is: it waits for a person.
     """
 
     id: str
@@ -91,6 +92,35 @@ class MatchRef(msgspec.Struct, frozen=True, gc=False):
     first_seen: datetime
     last_seen: datetime
     in_place: bool = True
+    held: bool = False
+
+
+class HeldEntry(msgspec.Struct, frozen=True):
+    """An entry with held matches: its recorded files in all, and what was done about them.
+
+    A file that was isolated counts as isolated, whether it was reported or not.
+    """
+
+    list: str
+    entry: str
+    matched: int
+    isolated: int
+    reported: int
+    held: int
+
+    @property
+    def text(self) -> str:
+        """The counts as a sentence."""
+        other = self.matched - self.isolated - self.reported - self.held
+        parts = {
+            "isolated": self.isolated,
+            "reported": self.reported,
+            "without an action": other,
+            "held": self.held,
+        }
+        done = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+        files = "1 file" if self.matched == 1 else f"{self.matched:,} files"
+        return f"entry {self.entry} of {self.list} matched {files}: {done}"
 
 
 class Acted(msgspec.Struct, frozen=True):

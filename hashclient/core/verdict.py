@@ -10,7 +10,7 @@ import msgspec
 
 from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Gap, ListState, MissingList, Outcome
+from hashclient.core.model import Gap, HeldEntry, ListState, MissingList, Outcome
 from hashclient.errors import ExitCode, HashclientError
 
 #: At most this many reasons are counted one by one; there are a dozen.
@@ -31,6 +31,10 @@ class Summary(Counts, kw_only=True):
     opens_containers: bool | None = None
     #: Matches of earlier scans whose files this scan found to be gone.
     gone: int = 0
+    #: Matches that wait for a person, though a policy has actions for them.
+    held: int = 0
+    #: Entries with held matches, of all runs: some dozens, those with the most first.
+    held_entries: tuple[HeldEntry, ...] = ()
     #: How many inputs were skipped, by reason; the sum is the count of skipped inputs.
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and cannot be used.
@@ -62,6 +66,7 @@ class Summary(Counts, kw_only=True):
         decided = self.counts[Kind.CLEAN] + self.counts[Kind.MATCH]
         if self.counts[Kind.MATCH]:
             attention = self.stopped or self.failed or self.missing or stale or undecided
+            attention = attention or self.held
             return ExitCode.MATCH_ATTENTION if attention else ExitCode.MATCH
         if self.stopped is not None:
             return self.stopped

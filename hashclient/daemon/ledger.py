@@ -86,6 +86,7 @@ class Ledger:
             lists.key_id,
             on_failure=self._failed,
             places_of=_places_of,
+            decision=None if self._responder is None else self._responder.decision,
         )
 
     def add(self, found: Sequence[Outcome], *, each: bool = False) -> None:
@@ -111,8 +112,9 @@ class Ledger:
         for recorded in kept:
             if recorded.outcome.kind is Kind.MATCH:
                 handled = self._responder.respond(recorded)
-                failed = sum(acted.done is False for acted in handled.acted)
-                self._counts.add(Count.FAILURES, failed)
+                if recorded.record is None or not recorded.record.held:
+                    failed = sum(acted.done is False for acted in handled.acted)
+                    self._counts.add(Count.FAILURES, failed)
         self._wants_reports = True
 
     def leave(self, kinds: Mapping[str, int]) -> None:

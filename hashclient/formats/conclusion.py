@@ -47,6 +47,8 @@ def _found(summary: Summary) -> Iterator[str]:
 
 
 def _obstacles(summary: Summary) -> Iterator[str]:
+    if summary.held:
+        yield f"held, waiting for a person: {plural(summary.held, 'match')}"
     if summary.missing:
         names = [words(m.name or m.provider or "of an unknown name") for m in summary.missing]
         yield f"{_named(names)} missing"

@@ -25,6 +25,7 @@ from hashclient.formats.fields import (
     done_word,
     failure_text,
     gap_text,
+    held_texts,
     inside_text,
     interrupted_text,
     missing_text,
@@ -117,6 +118,8 @@ class CsvFormatter:
             labels = " ".join(a.label for a in gap.algorithms)
             row = {"kind": "gap", "reason": reason, "list": text_cell(gap.list_name)}
             yield row | {"algorithms": labels}
+        for sentence in held_texts(summary):
+            yield {"kind": "held", "reason": text_cell(words(sentence))}
         if (text := interrupted_text(summary)) is not None:
             yield {"kind": "interrupted", "reason": text}
         if (text := failure_text(summary)) is not None:

@@ -22,6 +22,7 @@ from hashclient.formats.fields import (
     done_word,
     failure_text,
     gap_text,
+    held_texts,
     missing_text,
     not_opened_text,
     signal_name,
@@ -200,6 +201,8 @@ class EcsFormatter:
             labels["interrupted_by"] = signal_name(summary.stopped)
         if (text := failure_text(summary)) is not None:
             labels["failure"] = words(text)
+        if texts := held_texts(summary):
+            labels["held"] = words("; ".join(texts))
         if summary.gaps:
             labels["gaps_accepted"] = "yes" if summary.gaps_accepted else "no"
         event = self._event(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ from hashclient.core.model import (
     Acted,
     Gap,
     Handled,
+    HeldEntry,
     Hit,
     MatchRef,
     MissingList,
@@ -187,6 +189,8 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
+        "held": summary.held,
+        **({"held_entries": held_fields(summary.held_entries)} if summary.held_entries else {}),
         **_inside_fields(summary),
         "elapsed_s": round(summary.elapsed_s, 3),
         "lists": [
@@ -204,6 +208,19 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         **({} if summary.failed is None else {"failure": failure_text(summary)}),
         "exit_code": int(summary.exit_code),
     }
+
+
+def held_fields(entries: Sequence[HeldEntry]) -> list[dict[str, Any]]:
+    """Return the entries with held matches, and their counts."""
+    return [msgspec.structs.asdict(entry) for entry in entries]
+
+
+def held_texts(summary: Summary) -> list[str]:
+    """Return a sentence for each entry with held matches; none if this run has held none."""
+    if not summary.held:
+        return []
+    texts = [entry.text for entry in summary.held_entries]
+    return texts or [f"held, waiting for a person: {plural(summary.held, 'match')}"]
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:

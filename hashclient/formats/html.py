@@ -26,6 +26,7 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     failure_text,
     gap_text,
+    held_texts,
     inside_text,
     interrupted_text,
     missing_text,
@@ -186,6 +187,7 @@ class HtmlFormatter:
                 yield f"List {state.name} expired {for_people(state.expires)}.{grace}"
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
+        yield from (f"Held: {text}." for text in held_texts(summary))
         for gap in summary.gaps:
             yield f"List {gap_text(gap, accepted=summary.gaps_accepted)}."
         if (text := interrupted_text(summary)) is not None:

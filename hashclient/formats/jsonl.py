@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Handled, Hit, MatchRef
+from hashclient.core.model import Acted, Handled, Hit, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     action_fields,
@@ -18,7 +18,7 @@ from hashclient.formats.fields import (
     run_fields,
     summary_fields,
 )
-from hashclient.formats.ready import HitParts, RecordParts, json_around_entry, quote
+from hashclient.formats.ready import ActedParts, HitParts, RecordParts, json_around_entry, quote
 from hashclient.system.text import is_unicode
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class JsonlFormatter:
         self._show_digests = context.show_digests
         self._hits = HitParts(_around_entry)
         self._records = RecordParts(_record_text)
+        self._acted = ActedParts(_acted_text)
         self._host = {} if context.host is None else {"host": context.host}
         host = "".join(f'"host": {quote(name)}, ' for name in self._host.values())
         self._heads = {
@@ -53,7 +54,6 @@ class JsonlFormatter:
         if (
             record is None
             or len(outcome.hits) != 1
-            or handled.acted
             or outcome.members
             or outcome.reason is not None
             or outcome.evidence is not None
@@ -68,7 +68,7 @@ class JsonlFormatter:
         return (
             f'{self._heads[outcome.kind]}{quote(outcome.path)}, "size": {size},'
             f' "id": {quote(record.id)}, {self._records.of(record)},'
-            f" {before}{quote(hit.entry)}{after}}}"
+            f" {before}{quote(hit.entry)}{after}{self._acted.of(handled.acted)}}}"
         )
 
     def _document(self, handled: Handled) -> dict[str, Any]:
@@ -101,6 +101,11 @@ class JsonlFormatter:
 
 def _around_entry(hit: Hit) -> tuple[str, str]:
     return json_around_entry(hit, entry_names(hit))
+
+
+def _acted_text(acted: tuple[Acted, ...]) -> str:
+    """Return the actions as the end of the inside of a JSON object."""
+    return f', "actions": {json.dumps([*map(action_fields, acted)])}' if acted else ""
 
 
 def _record_text(record: MatchRef) -> str:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from hashclient.core.model import Hit, MatchRef, hit_fields
+from hashclient.core.model import Acted, Hit, MatchRef, hit_fields
 
 #: A text as JSON, in ASCII.
 quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
@@ -68,6 +68,22 @@ class RecordParts(Generic[T]):
             or record.in_place is not last.in_place
         ):
             self._made, self._last = self._render(record), record
+        return self._made
+
+
+class ActedParts(Generic[T]):
+    """Keeps the result of `render` for actions; those of held matches are one value."""
+
+    def __init__(self, render: Callable[[tuple[Acted, ...]], T]) -> None:
+        """Nothing is rendered yet."""
+        self._render = render
+        self._last: tuple[Acted, ...] | None = None
+        self._made: T
+
+    def of(self, acted: tuple[Acted, ...]) -> T:
+        """Return the rendered actions."""
+        if acted is not self._last:
+            self._made, self._last = self._render(acted), acted
         return self._made
 
 

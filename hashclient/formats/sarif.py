@@ -26,6 +26,7 @@ from hashclient.formats.fields import (
     failure_text,
     file_fields,
     gap_text,
+    held_texts,
     interrupted_text,
     missing_text,
     not_opened_text,
@@ -90,6 +91,11 @@ _NOTIFICATIONS = {
         "error",
         "A list that should be here was not used.",
         "Run `hashclient fetch`; `hashclient status` says what is wrong with each list.",
+    ),
+    "held": (
+        "warning",
+        "An entry matched more files than may be acted upon within a day; the others are held.",
+        "Look at some of them; then `hashclient matches release`, or ask for a withdrawal.",
     ),
     "gap": (
         "warning",
@@ -285,6 +291,8 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "members", "archives and mail were not opened"
     if (text := not_opened_text(summary)) is not None:
         yield "not-opened", text
+    for text in held_texts(summary):
+        yield "held", text
     for gap in summary.gaps:
         yield "gap", gap_text(gap, accepted=summary.gaps_accepted)
     for state in summary.lists:

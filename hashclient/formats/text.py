@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind, MatchState
-from hashclient.core.model import Handled, Hit
+from hashclient.core.model import Acted, Handled, Hit
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     counts_text,
     failure_text,
     gap_text,
+    held_texts,
     inside_text,
     interrupted_text,
     missing_text,
@@ -26,7 +27,7 @@ from hashclient.formats.fields import (
     skipped_text,
     words,
 )
-from hashclient.formats.ready import HitParts
+from hashclient.formats.ready import ActedParts, HitParts
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
@@ -44,6 +45,7 @@ class TextFormatter:
         self._of_files = context.command != "lookup"
         self._show_digests = context.show_digests
         self._hits = HitParts(_around_entry)
+        self._acted = ActedParts(_acted_text)
         self._host = "" if context.host is None else f"  on {words(context.host)}"
         width = 8 if self._of_run else 12
         self._words = {word: f"{word:<{width}}  " for word in (*Kind, *MatchState)}
@@ -60,7 +62,7 @@ class TextFormatter:
             and self._of_run
             and len(hits) == 1
             and outcome.reason is None
-            and not (handled.acted or outcome.members or self._show_digests)
+            and not (outcome.members or self._show_digests)
         ):
             # There may be very many of these.
             hit, path = hits[0], outcome.path
@@ -68,7 +70,8 @@ class TextFormatter:
                 path = printable(path)
             before, after = self._hits.of(hit)
             word = self._words[outcome.kind]
-            return f"{word}{path}  [{record.id}]  {before}{hit.entry}{after}"
+            done = self._acted.of(handled.acted)
+            return f"{word}{path}  [{record.id}]  {before}{hit.entry}{after}{done}"
         word = outcome.kind if self._of_run or record is None else record.state
         place = outcome.place if outcome.members else outcome.path
         line = self._words[word] + printable(place)
@@ -77,8 +80,7 @@ class TextFormatter:
             line += f"  [{record.id}{away}]"
         if hits:
             line += "  " + "; ".join([hit.entry.join(self._hits.of(hit)) for hit in hits])
-        for acted in handled.acted:
-            line += f"  -> {words(acted.detail)}"
+        line += self._acted.of(handled.acted)
         if outcome.reason is not None:
             line += f"  {words(outcome.reason)}"
         if self._show_digests:
@@ -115,6 +117,7 @@ class TextFormatter:
 
     def _attention(self, summary: Summary) -> Iterator[str]:
         yield from map(words, map(missing_text, summary.missing))
+        yield from map(words, held_texts(summary))
         yield from (gap_text(gap, accepted=summary.gaps_accepted) for gap in summary.gaps)
         if (text := interrupted_text(summary)) is not None:
             yield text
@@ -122,6 +125,10 @@ class TextFormatter:
             yield f"failed: {words(text)}"
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"
+
+
+def _acted_text(acted: tuple[Acted, ...]) -> str:
+    return "".join([f"  -> {words(one.detail)}" for one in acted])
 
 
 def _around_entry(hit: Hit) -> tuple[str, str]:

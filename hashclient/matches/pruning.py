@@ -23,7 +23,10 @@ AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.time >= ?)
 ORDER BY m.rowid LIMIT ?
 """
 #: The tables with rows of a match, before its own.
-_TABLES = (("hit", "match"), ("step", "match"), ("stream", "match"), ("match", "id"))
+_TABLES = (
+    *((table, "match") for table in ("hit", "permit", "step", "stream")),
+    ("match", "id"),
+)
 _UNUSED = "DELETE FROM standing WHERE number NOT IN (SELECT standing FROM match WHERE standing)"
 
 

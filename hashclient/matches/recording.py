@@ -23,6 +23,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import (
     IN_MEMBER,
     PROGRESS,
+    RELEASED,
     SEEN_AGAIN,
     STREAM_PREFIX,
     Match,
@@ -30,7 +31,7 @@ from hashclient.core.match import (
     new_ids,
 )
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
-from hashclient.matches.selection import Selection
+from hashclient.matches.permits import Case, Hold, Permits
 from hashclient.matches.tables import ADD_STEP, COUNT_STREAM, inodes_of, to_text
 from hashclient.system.text import is_unicode, path_fields, printable
 
@@ -44,7 +45,7 @@ _ALGORITHMS = tuple(Algorithm)
 _mask_of = functools.lru_cache(maxsize=64)(mask_of)
 #: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
 #: `bytes` and enumerations: so rows that come by the thousand have none of these.
-_FOUND = MatchState.FOUND.value
+_FOUND, _HELD = MatchState.FOUND.value, MatchState.HELD.value
 _by_entry = operator.itemgetter(1, 2, 0)
 #: Number of paths in one range query.
 _SIDE_BY_SIDE = 64
@@ -84,7 +85,7 @@ class _Found(msgspec.Struct, frozen=True, gc=False):
         return (place.path,) if place.reached is None else (place.path, place.reached)
 
 
-class Recording(Selection):
+class Recording(Permits):
     """The record of matches, for the writes of a scan."""
 
     def record(
@@ -93,11 +94,12 @@ class Recording(Selection):
         key_id: str,
         now: datetime,
         places: Sequence[Place] | None = None,
+        hold: Hold | None = None,
     ) -> list[MatchRef]:
         """Remember matches, all or none of them, and return their records in the same order.
 
         The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each, by
-        default from its path.
+        default from its path. `hold` decides which of them are held, by default none.
 
         Raises:
             StateError: they cannot be written.
@@ -115,7 +117,7 @@ class Recording(Selection):
         found = _joined(found)
         with self._transaction():
             recorded = [
-                r for part in _without_repeats(found) for r in self._record(part, key_id, now)
+                r for part in _without_repeats(found) for r in self._record(part, key_id, now, hold)
             ]
         if len(recorded) == len(outcomes):  # as mostly
             return recorded
@@ -127,6 +129,7 @@ class Recording(Selection):
         key_id: str,
         now: datetime,
         places: Sequence[Place] | None = None,
+        hold: Hold | None = None,
     ) -> list[MatchRef]:
         """Do what `record` does, but for waiting until it is durable: `commit` does that.
 
@@ -137,7 +140,7 @@ class Recording(Selection):
         """
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
-            return self.record(outcomes, key_id, now, places)
+            return self.record(outcomes, key_id, now, places, hold)
 
     def commit(self) -> None:
         """Make the work of `begin_record` durable. Another thread may call this.
@@ -148,7 +151,9 @@ class Recording(Selection):
         with self._errors():
             self._db.execute("COMMIT")
 
-    def _record(self, found: Sequence[_Found], key_id: str, now: datetime) -> list[MatchRef]:
+    def _record(
+        self, found: Sequence[_Found], key_id: str, now: datetime, hold: Hold | None
+    ) -> list[MatchRef]:
         """Write outcomes at different paths."""
         known = self._known_at(_paths(found))
         before = [self._known(one, known, key_id) if known else None for one in found]
@@ -168,10 +173,19 @@ class Recording(Selection):
             ]
             ids = [ref.id for ref in recorded]
         rows = list(zip(ids, found, before, strict=True))
+        if hold is not None:
+            ruled = hold([Case(i, one.hits, old) for i, one, old in rows], self)
+            recorded = [_ruled(ref, ruled[ref.id]) if ref.id in ruled else ref for ref in recorded]
         self._write(
-            added=[_new(i, one, key_id, time, numbers) for i, one, old in rows if old is None],
+            added=[
+                _new(one, key_id, time, numbers, ref)
+                for ref, (_, one, old) in zip(recorded, rows, strict=True)
+                if old is None
+            ],
             renewed=[
-                _renewed(old, one, key_id, time, numbers) for _, one, old in rows if old is not None
+                _renewed(ref.state, old, one, key_id, time, numbers)
+                for ref, (_, one, old) in zip(recorded, rows, strict=True)
+                if old is not None
             ],
             hits=_rows_of_hits(rows),
             streams=[(i,) for i, one, _ in rows if one.outcome.is_stream for _ in range(one.count)],
@@ -179,6 +193,11 @@ class Recording(Selection):
                 (i, time, _event(old), _detail(one, old))
                 for i, one, old in rows
                 if _needs_step(one, old)
+            ]
+            + [
+                (ref.id, time, _HELD if ref.held else RELEASED, "{}")
+                for ref, old in zip(recorded, before, strict=True)
+                if old is not None and _is_ruled_anew(ref, old)
             ],
         )
         for match_id, one, _ in rows:
@@ -345,17 +364,17 @@ def _without_repeats(found: Sequence[_Found]) -> Iterator[Sequence[_Found]]:
 
 
 def _new(
-    match_id: str, one: _Found, key_id: str, time: str, numbers: Mapping[str | None, int | None]
+    one: _Found, key_id: str, time: str, numbers: Mapping[str | None, int | None], ref: MatchRef
 ) -> tuple[Any, ...]:
     """Return a match as a row of its table."""
     outcome, place = one.outcome, one.place
     path, tag_of = place.path, outcome.tags.get
     md5, sha1, sha256 = tag_of(Algorithm.MD5), tag_of(Algorithm.SHA1), tag_of(Algorithm.SHA256)
     return (
-        match_id,
+        ref.id,
         path if is_unicode(path) else bytearray(os.fsencode(path)),
         outcome.size,
-        _FOUND,
+        _HELD if ref.held else _FOUND,
         1,
         key_id,
         md5 if md5 is None else bytearray(md5),
@@ -374,7 +393,26 @@ def _again(before: Match, seen: datetime) -> MatchRef:
     return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
 
 
+def _ruled(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answer of a decision
+    """Return a record as a decision leaves it: a match that was reported stays so."""
+    state = ref.state
+    if state in (MatchState.FOUND, MatchState.HELD):
+        state = MatchState.HELD if held else MatchState.FOUND
+    return msgspec.structs.replace(ref, held=held, state=state)
+
+
+def _is_ruled_anew(ref: MatchRef, before: Match) -> bool:
+    """Return whether a known match is held now, or is not held any more.
+
+    Of a new match the state alone says so.
+    """
+    return (ref.state is MatchState.HELD) != (before.state is MatchState.HELD) and (
+        ref.held or before.state is MatchState.HELD
+    )
+
+
 def _renewed(
+    state: MatchState,
     before: Match,
     one: _Found,
     key_id: str,
@@ -386,7 +424,6 @@ def _renewed(
     # Tags that an earlier run has computed are kept.
     earlier = before.tags if key_id == before.key_id else {}
     tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
-    state = before.state if before.state in PROGRESS else MatchState.FOUND
     head = (os.fsencode(place.path), outcome.size, state, key_id)
     standing = numbers[place.standing]
     return (*head, *tags, time, standing, *inodes_of(outcome.seen), before.id)

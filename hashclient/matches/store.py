@@ -21,6 +21,7 @@ from hashclient.core.match import (
     LISTED_AGAIN,
     PROGRESS,
     RECORDED_AGAIN,
+    RELEASED,
     REPORT_PREPARED,
     REPORT_WANTED,
     SEEN_AGAIN,
@@ -53,7 +54,7 @@ _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LI
 _SEEN_LAST = "UPDATE match SET last_seen = max(last_seen, ?) WHERE id = ?"
 _ADD_TIMES = "UPDATE stream SET times_seen = times_seen + ? WHERE match = ?"
 _STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
-_FIRST_SEEN = "SELECT first_seen FROM match WHERE id = ?"
+_FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
 #: The first step of a story is one of these, and may be left out if it is the first of them.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
 #: A report that was prepared earlier does not fulfil a later wish.
@@ -123,10 +124,14 @@ class Matches(Recording):
             Step(datetime.fromisoformat(time), event, _parse_detail(detail))
             for time, event, detail in self._db.execute(_STORY, (match_id,))
         ]
+        # A scan leaves out the first steps of most matches: the match itself says as much.
+        text, state = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()
+        first = datetime.fromisoformat(text)
         if not story or story[0].event not in _BEGINNINGS or story[0].detail.get("again"):
-            # A scan leaves out the first step of most matches: the match itself says as much.
-            first = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()[0]
-            story.insert(0, Step(datetime.fromisoformat(first), MatchState.FOUND, {}))
+            story.insert(0, Step(first, MatchState.FOUND, {}))
+        events = {step.event for step in story}
+        if MatchState.HELD not in events and (state == MatchState.HELD or RELEASED in events):
+            story.insert(1, Step(first, MatchState.HELD, {}))
         return story
 
     def change(

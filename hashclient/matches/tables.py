@@ -72,8 +72,16 @@ CREATE TABLE stream (
     match TEXT PRIMARY KEY REFERENCES match (id),
     times_seen INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE permit (
+    match TEXT NOT NULL REFERENCES match (id),
+    list TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    time TEXT,
+    PRIMARY KEY (match, list, entry)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX permit_by_entry ON permit (list, entry, time);
 """
-_VERSION = 5
+_VERSION = 6
 COUNT_STREAM = """
 INSERT INTO stream VALUES (?, 1) ON CONFLICT (match) DO UPDATE SET times_seen = times_seen + 1
 """
@@ -87,7 +95,7 @@ _HITS = (
     "SELECT list, entry, category, algorithms, generation, withdrawn_generation, withdrawn_at"
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
-_HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
+HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
 #: Values in one query; older builds of SQLite take 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
@@ -214,7 +222,7 @@ class MatchStore:
     def _has_hit(self, match_id: str, hits: Sequence[Hit]) -> bool:
         """Return whether a match has an entry of one of these hits, withdrawn or not."""
         return any(
-            self._db.execute(_HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
+            self._db.execute(HAS_HIT, (hit.list_name, hit.entry, match_id)).fetchone() is not None
             for hit in hits
         )
 

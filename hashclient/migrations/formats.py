@@ -42,7 +42,7 @@ FORMATS = (
     Format("`trust/*/`", "1", "`spec_version`, of TUF", "python-tuf reads it"),
     Format(
         "`matches.db`",
-        "5",
+        "6",
         "`PRAGMA user_version`",
         "refused",
     ),

@@ -27,6 +27,7 @@ from hashclient.system.text import printable
 #: States of a match whose file is in quarantine, if it is not in its place.
 _KEPT = (
     MatchState.FOUND,
+    MatchState.HELD,
     MatchState.QUARANTINED,
     MatchState.REPORTED,
     MatchState.ACKNOWLEDGED,

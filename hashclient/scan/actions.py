@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,22 +19,26 @@ import msgspec
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
+from hashclient.decisions.brake import Brake
+from hashclient.decisions.policy import Policy, check_policy
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.recording import place_of
 from hashclient.matches.store import Matches
-from hashclient.scan.policy import actions_for, check_policy
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.strangers import way_of
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
+    from hashclient.decisions.interface import Decision
     from hashclient.quarantine.vault import Quarantine, Taken
     from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.report import Report
 
 #: More matches than this become several reports.
 REPORT_MATCHES = 1000
+#: A file that is isolated later than this after it was recorded counts from now on for the brake.
+LATE = timedelta(minutes=10)
 
 
 class Responder:
@@ -66,7 +71,12 @@ class Responder:
             parse_recipients(settings.config.quarantine.recipients)
         self._session = session
         self._settings = settings
-        self._quarantine_all = quarantine_all
+        self._rules = Policy(rules)
+        self._policy = Policy(rules, quarantine_all=quarantine_all)
+        #: Decides which matches of this scan wait for a person, when they are recorded.
+        self.decision: Decision | None = (
+            None if only_tell else Brake(settings.config.brake, self._policy)
+        )
         self._takes_containers = settings.config.quarantine.isolate_containers
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
@@ -84,8 +94,19 @@ class Responder:
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
+        #: The results for held matches, by the actions that are wanted.
+        self._held = _HeldActions()
         #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
+
+    def leave(self, ready: deque[Recorded]) -> Iterator[Handled]:
+        """Take the held matches at the front of `ready`, which wait for a person, and yield them.
+
+        There may be very many: they come together, and are given out together.
+        """
+        while ready and (record := ready[0].record) is not None and self._is_held(record):
+            outcome = ready.popleft().outcome
+            yield Handled(outcome, record, self._held[self._policy.actions_for(outcome)])
 
     def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
         """Act on one outcome and return the outcome with the results of the actions.
@@ -95,7 +116,9 @@ class Responder:
         outcome, record = recorded.outcome, recorded.record
         while self._batch and self._batch.popleft() is not recorded:
             pass
-        wanted = self._wanted(outcome)
+        wanted = self._policy.actions_for(outcome)
+        if record is not None and self._is_held(record):
+            return Handled(outcome, record, self._held[wanted])
         # The wish for a report is noted before the file is gone: no later scan finds the file.
         acted = {
             action: self._act(recorded, action, ended=ended)
@@ -132,7 +155,9 @@ class Responder:
         ids = dict.fromkeys(
             recorded.record.id
             for recorded in self._batch
-            if recorded.record is not None and Action.REPORT in self._wanted(recorded.outcome)
+            if recorded.record is not None
+            and not recorded.record.held
+            and self._is_to_be_reported(recorded.outcome)
         )
         if not ids or self._only_tell:
             return
@@ -143,16 +168,15 @@ class Responder:
                     noted[match_id] = matches.want_report(match_id, self._destination, now)
             self._noted = noted
 
-    def _wanted(self, outcome: Outcome) -> set[Action]:
-        wanted = set(actions_for(outcome, self._settings.config.policy))
-        if self._quarantine_all and outcome.kind is Kind.MATCH and outcome.hits:
-            wanted.add(Action.QUARANTINE)
-        return wanted
+    def _is_held(self, record: MatchRef) -> bool:
+        return record.held or (self._only_tell and record.state is MatchState.HELD)
 
     def _may_take(self, outcome: Outcome) -> bool:
         """Return whether the lists that are not stale suffice to isolate the file."""
         hits = tuple(h for h in outcome.hits if h.complete and h.list_name in self._usable)
-        return Action.QUARANTINE in self._wanted(msgspec.structs.replace(outcome, hits=hits))
+        return Action.QUARANTINE in self._policy.actions_for(
+            msgspec.structs.replace(outcome, hits=hits)
+        )
 
     def _act(self, recorded: Recorded, action: Action, *, ended: bool) -> Acted:
         outcome, record = recorded.outcome, recorded.record
@@ -220,18 +244,25 @@ class Responder:
                 break
             if (
                 later is not None
+                and not later.held
                 and later.id not in wanted
                 and self._may_isolate(outcome)
-                and (Action.REPORT not in self._wanted(outcome) or later.id in self._noted)
+                and (later.id in self._noted or not self._is_to_be_reported(outcome))
                 and _refused_for_a_link(outcome, matches.get(later.id)) is None
             ):
                 wanted[later.id] = outcome.seen
+        now = self._session.now()
+        if now - record.last_seen > LATE:
+            matches.use(tuple(wanted), now, now - LATE)
         self._taking = frozenset(wanted)
         self._taken |= self._open_quarantine().take_all(wanted.items(), matches, reason=reason)
 
     def _reason(self, outcome: Outcome) -> str:
-        policy = actions_for(outcome, self._settings.config.policy)
-        return "policy" if Action.QUARANTINE in policy else "scan --quarantine"
+        by_rule = Action.QUARANTINE in self._rules.actions_for(outcome)
+        return "policy" if by_rule else "scan --quarantine"
+
+    def _is_to_be_reported(self, outcome: Outcome) -> bool:
+        return Action.REPORT in self._policy.actions_for(outcome)
 
     def _may_isolate(self, outcome: Outcome) -> bool:
         """Return whether nothing but the state of the machine keeps a file from being isolated."""
@@ -348,3 +379,15 @@ def _with_it(outcome: Outcome) -> str:
 
 
 _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}
+
+
+class _HeldActions(dict[tuple[Action, ...], tuple[Acted, ...]]):
+    """The results for held matches: one value for the same actions."""
+
+    def __missing__(self, wanted: tuple[Action, ...]) -> tuple[Acted, ...]:
+        why = "held, it waits for a person"
+        self[wanted] = tuple(
+            Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: {why}")
+            for action in wanted
+        )
+        return self[wanted]

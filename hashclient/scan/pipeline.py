@@ -276,6 +276,12 @@ class Run(Iterator[Handled]):
             while self._done:
                 yield
         while self._ready and self._actions is not None:
+            with self._guard.held():
+                self._done.extend(self._actions.leave(self._ready))
+                while self._done:
+                    yield
+            if not self._ready:
+                break
             ended = self.summary.stopped is not None
             handled = self._actions.respond(self._ready[0], ended=ended)
             self._ready[0] = Recorded(self._ready[0].outcome, handled.record)

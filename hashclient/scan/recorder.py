@@ -19,9 +19,11 @@ from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
+from hashclient.decisions.interface import Decision
 from hashclient.errors import AuditError, StateError
 from hashclient.formats.fields import gap_fields
 from hashclient.formats.ready import HitParts, json_around_entry, quote
+from hashclient.matches.permits import Hold
 from hashclient.matches.recording import MAX_NAME_CHARS
 from hashclient.matches.selection import Left, Selection
 from hashclient.matches.store import Matches
@@ -41,6 +43,8 @@ _log = Log("scan")
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 #: Up to so many matches that are recorded together each get a signature of their own.
 SIGNED_EACH = 64
+#: So many entries with held matches are named in the summary of a run, at most.
+HELD_ENTRIES = 50
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
 #: The outcomes that are logged one by one, and the names of their events.
@@ -67,13 +71,15 @@ class RunRecord:
         *,
         on_failure: Callable[[AuditError | StateError], None],
         places_of: Callable[[Sequence[Outcome]], list[Place]] | None = None,
+        decision: Decision | None = None,
         brief: bool = False,
     ) -> None:
         """`command` is `scan` or `lookup`; `on_failure` is called once for each failing place.
 
         The tags of outcomes are sealed under the key `key_id`. `places_of` returns the places of
-        files; by default their paths are used. With `brief`, one record called `command` is logged
-        at the end, in place of one at the start and one at the end: for small runs that come often.
+        files; by default their paths are used. `decision` says which matches are held. With
+        `brief`, one record called `command` is logged at the end, in place of one at the start and
+        one at the end: for small runs that come often.
         """
         self._is_brief = brief
         self._arguments: Sequence[str] = ()
@@ -83,6 +89,7 @@ class RunRecord:
         self._key_id = key_id
         self._on_failure = on_failure
         self._places_of = places_of
+        self._decision = decision
         self._started = session.now()
         self._events = MatchEvents()
         self._audit_failed = self._matches_failed = self._ended = False
@@ -130,7 +137,7 @@ class RunRecord:
             places = None if self._places_of is None else self._places_of(chosen)
             now = self._session.now()
             matches = Matches(self._session.settings.state_dir)
-            found = matches.begin_record(chosen, self._key_id, now, places)
+            found = matches.begin_record(chosen, self._key_id, now, places, self._hold(now))
         except BaseException as error:
             if matches is not None:
                 matches.close()
@@ -148,6 +155,12 @@ class RunRecord:
                 for outcome in outcomes
             ]
         return Unfinished(kept, self._events_of(kept), matches)
+
+    def _hold(self, now: datetime) -> Hold | None:
+        decision = self._decision
+        if decision is None:
+            return None
+        return lambda cases, permits: decision.decide(cases, permits, now)
 
     def finish(self, batch: Unfinished) -> list[Recorded]:
         """Make a batch durable, on record and then in the log; return its outcomes."""
@@ -167,6 +180,8 @@ class RunRecord:
             reportable = any(k.record is not None for k in batch.kept)
             sign_each = reportable and len(batch.events) <= SIGNED_EACH
             self._log(batch.events, durable=True, sign_each=sign_each)
+        if self._decision is not None:
+            self._summary.held += sum(k.record is not None and k.record.held for k in batch.kept)
         return batch.kept
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:
@@ -245,6 +260,8 @@ class RunRecord:
             return
         self._ended = True
         summary = self._summary
+        if summary.held:
+            self._name_held()
         data: dict[str, Any] = {
             "inputs": summary.inputs,
             **{str(kind): summary.counts[kind] for kind in Kind},
@@ -252,6 +269,7 @@ class RunRecord:
             "known_unchanged": summary.known_unchanged,
             "believed_unchanged": summary.believed_unchanged,
             "gone": summary.gone,
+            "held": summary.held,
             "missing": _missing(summary),
             "interrupted": summary.stopped is not None,
             "failed": None if summary.failed is None else int(summary.failed),
@@ -278,6 +296,14 @@ class RunRecord:
         else:
             self._log([Event(f"{self._command}-end", data)])
         self.report_failures()
+
+    def _name_held(self) -> None:
+        """Note in the summary of which entries there are held matches, and how many."""
+        try:
+            with Matches(self._session.settings.state_dir, create=False) as matches:
+                self._summary.held_entries = matches.held_entries(HELD_ENTRIES)
+        except StateError as error:
+            self._failures.append(error)
 
     def _log(
         self, events: Sequence[Event | Encoded], *, durable: bool = False, sign_each: bool = False
@@ -325,6 +351,8 @@ class MatchEvents:
         else:
             of_hits = ",".join([f"{{{quote(hit.entry).join(self._hits.of(hit))}}}" for hit in hits])
         head = "" if record is None else f'"id":{quote(record.id)},'
+        if record is not None and record.held:
+            head += '"held":true,'
         size = "null" if outcome.size is None else outcome.size
         return Encoded(
             _LOGGED[outcome.kind],
@@ -335,6 +363,8 @@ class MatchEvents:
 def _data(recorded: Recorded) -> dict[str, Any]:
     outcome, record = recorded.outcome, recorded.record
     data: dict[str, Any] = {} if record is None else {"id": record.id}
+    if record is not None and record.held:
+        data["held"] = True
     return {
         **data,
         **log_path_fields(outcome.origin or outcome.path),

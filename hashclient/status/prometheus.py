@@ -8,6 +8,7 @@ entry or digest is in any of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
@@ -114,6 +115,8 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     if status.matches is not None:
         counts = {str(state): count for state, count in status.matches.items()}
         yield _by("matches", "Matches that are remembered.", "state", counts)
+        entries = Counter(entry.list for entry in status.held)
+        yield _by("entries_held", "Entries with matches that wait for a person.", "list", entries)
     if status.quarantine is not None:
         yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)
         yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)

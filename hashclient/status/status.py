@@ -17,7 +17,7 @@ from hashclient.config import Settings
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
-from hashclient.core.model import Hit
+from hashclient.core.model import HeldEntry, Hit
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
@@ -32,6 +32,8 @@ from hashclient.system.times import for_people
 
 _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})
+#: So many entries with held matches are named, at most.
+HELD_ENTRIES = 1000
 #: Records of fetches that are read for each list: some lists are fetched more often than others.
 FETCHES_PER_LIST = 4
 
@@ -113,14 +115,16 @@ class Status(msgspec.Struct):
     """Everything that a state directory holds. A part that is missing or damaged is None.
 
     `providers` names the providers whose lists are not known, with the reason. `problems` names
-    parts of the state that cannot be read; a list has its problem in its own row. `exit_code` is
-    the highest exit code of all parts.
+    parts of the state that cannot be read; a list has its problem in its own row. `held` has
+    the entries with matches that wait for a person. `exit_code` is the highest exit code of all
+    parts.
     """
 
     lists: list[ListStatus]
     providers: Mapping[str, str]
     exit_code: ExitCode
     matches: Mapping[MatchState, int] | None = None
+    held: tuple[HeldEntry, ...] = ()
     withdrawn: list[tuple[Match, Hit]] = msgspec.field(default_factory=list)
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
@@ -164,6 +168,8 @@ def read_status(
         if is_there(settings.layout.matches):
             with Matches(settings.state_dir, create=False) as matches:
                 status.matches = matches.counts()
+                if status.matches[MatchState.HELD]:
+                    status.held = matches.held_entries(HELD_ENTRIES)
                 status.withdrawn = matches.withdrawn()
             if verify:
                 from hashclient.matches.verify import verify_matches

@@ -351,7 +351,8 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
         return {}, frozenset(), None, None
     end = rows.pop()
     assert end["kind"] == "summary"
-    known = ("missing", "stale", "gap", "interrupted", "failed", "skips", "not-opened", "run")
+    known = [*("missing", "stale", "gap", "held", "interrupted", "failed")]
+    known += ["skips", "not-opened", "run"]
     order = [known.index(cells["kind"]) for cells in rows]
     assert order == sorted(order)
     for cells in rows:

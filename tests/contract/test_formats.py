@@ -6,6 +6,7 @@ with what went in. One table names the fields that a format leaves out by design
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from hashclient.core.model import (
     Acted,
     Gap,
     Handled,
+    HeldEntry,
     Hit,
     Invocation,
     ListState,
@@ -380,6 +382,24 @@ def test_kinds_that_are_not_opened_are_counted_by_kind(name: str, form: Format) 
         assert re.search(rf"{kind}\W{{1,6}}{number}\b", text), text
     assert form.read(text).files == []
     assert "qcow" not in write(name, [], Summary(lists=(), opens_containers=True))
+
+
+def test_entries_with_held_matches_are_named_with_their_numbers(name: str, form: Format) -> None:
+    """A record that cannot be read at the end leaves the number at least."""
+    sentence = "entry d-1 of baseline matched 100,000 files: 100 isolated, 2 reported, 99,898 held"
+    held = HeldEntry("baseline", "d-1", 100_000, 100, 2, 99_898)
+    assert held.text == sentence
+    summary = Summary(lists=(), held=99_898, held_entries=(held,))
+    summary.counts[Kind.MATCH] = 100_000
+    assert summary.exit_code is ExitCode.MATCH_ATTENTION
+    text = write(name, [], summary)
+    if name == "jsonl":
+        (shown,) = json.loads(text.splitlines()[-1])["held_entries"]
+        assert shown == msgspec.structs.asdict(held)
+    else:
+        assert sentence in text
+    assert form.read(text).files == []
+    assert re.search(r"99[,.]?898", write(name, [], Summary(lists=(), held=99_898)))
 
 
 def test_reasons_without_end_are_summed_up() -> None:

@@ -86,6 +86,7 @@ def test_every_kind_of_row_of_csv_is_described() -> None:
         lists=(ListState("old", 1, NOW, fresh=False),),
         missing=(MissingList("other", "main", "never fetched"),),
         gaps=(Gap("baseline", (Algorithm.MD5,), 12, 13, 1),),
+        held=1,
         stopped=ExitCode.INTERRUPTED,
         failed=ExitCode.AUDIT,
         skipped={"socket": 1},
@@ -93,7 +94,7 @@ def test_every_kind_of_row_of_csv_is_described() -> None:
     about = Invocation("host-1", "root", "/root")
     text = formatter("csv", Context("lookup", NOW, about=about)).end(summary)
     assert text is not None
-    assert [line.split(",")[0] for line in text.splitlines()] == kinds[1:9]
+    assert [line.split(",")[0] for line in text.splitlines()] == kinds[1:10]
 
 
 def block(name: str) -> str:

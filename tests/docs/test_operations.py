@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+from pyrage import x25519
 from ruamel.yaml import YAML
 
 from hashclient.cli.defaults import OTHER_VARIABLES
@@ -23,6 +24,7 @@ from hashclient.cli.options import option_variables
 from hashclient.config import Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
+    BrakeConfig,
     ClusterConfig,
     ContainersConfig,
     InventoryConfig,
@@ -38,7 +40,7 @@ from hashclient.configfile.tables import (
     ReportConfig,
     ServiceDestination,
 )
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import COMES_FROM, MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
@@ -54,6 +56,8 @@ OPERATIONS = DOCS / "operations.md"
 METRICS = "### With Prometheus"
 #: The tables that the policy of an example needs.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
+#: A public key whose secret key nobody has.
+RECIPIENT = x25519.Identity.generate().to_public()
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
 
@@ -80,6 +84,7 @@ def variables() -> set[str]:
             "### At the top",
             Config,
             {
+                "brake",
                 "providers",
                 "policy",
                 "quarantine",
@@ -99,6 +104,7 @@ def variables() -> set[str]:
         ("### `[[providers.NAME.mirrors]]`", MirrorConfig, set()),
         ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("### `[[policy]]`", PolicyRule, set()),
+        ("### `[brake]`", BrakeConfig, set()),
         ("### `[quarantine]`", QuarantineConfig, set()),
         ("### `[scan.containers]`", ContainersConfig, set()),
         ("### `[[scan.accept]]`", AcceptRule, set()),
@@ -219,6 +225,8 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
 def test_every_state_of_a_match_is_described() -> None:
     rows = table_rows(OPERATIONS, "## After a match")
     assert [row[0].strip("`") for row in rows] == list(MatchState)
+    before = {row[0].strip("`"): tuple(re.findall("`([a-z]+)`", row[2])) for row in rows}
+    assert before == COMES_FROM
 
 
 def test_the_lines_for_cron_are_commands_with_such_options() -> None:
@@ -293,6 +301,32 @@ def test_a_backed_up_state_is_restored(
         back = site.run("quarantine", "restore", match["id"], "--identity", key, *FORCE)
         assert back.code == 0, back.err
     assert (files / "listed").read_bytes() == listed
+
+
+def test_an_entry_that_matches_everything_is_held_and_released(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    (script,) = marked_blocks(OPERATIONS, "brake")
+    listed = b"A dummy text that everybody has."
+    files = write_tree(tmp_path / "files", {f"copy-{n}": listed for n in range(6)})
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of({"d-1": listed}))
+        assert site.run(*site.init_arguments()).code == 0
+        with (site.state / "config.toml").open("a") as config:
+            config.write(
+                f'[quarantine]\nrecipients = ["{RECIPIENT}"]\n'
+                '[brake]\nper_entry = 1\n[[policy]]\nactions = ["quarantine"]\n'
+            )
+        scanned = site.run("scan", "--fetch", files)
+        assert scanned.code == 11
+        assert "entry d-1 of baseline matched 6 files: 1 isolated, 5 held" in scanned.out
+        state = shlex.quote(str(site.state))
+        code, output = run_script(f"export HASHCLIENT_STATE_DIR={state}\n{script}", tmp_path)
+        assert code == 0, output
+        told = output.splitlines()
+        assert sum(line.startswith("held ") for line in told) == 5
+        assert sum(line.endswith("  quarantined") for line in told) == 5
+        assert not [*files.iterdir()]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -40,12 +40,13 @@ USES: Mapping[str, str] = {
     "fetch": "audit config configfile index lists matches migrations net notices session trust",
     "quarantine": "audit config configfile index matches objects session",
     "reporting": "audit configfile index matches net quarantine session",
-    "scan": "audit config configfile containers formats index lists matches objects"
+    "decisions": "config configfile index matches",
+    "scan": "audit config configfile containers decisions formats index lists matches objects"
     " quarantine reporting session",
     "daemon": "config configfile containers index matches scan session",
     "status": "audit config fetch index matches notices quarantine reporting",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "config fetch index lists scan session status upkeep",
+    "client": "config decisions fetch index lists scan session status upkeep",
     "watch": "client scan",
     "cli": "audit client config configfile daemon fetch formats index lists matches"
     " migrations notices objects provider quarantine reporting scan session status watch",

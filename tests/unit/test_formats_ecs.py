@@ -182,6 +182,7 @@ def test_lists_and_the_run_come_last() -> None:
         "known_unchanged": 0,
         "believed_unchanged": 0,
         "gone": 0,
+        "held": 0,
     }
     assert run["labels"] == {"interrupted": "no"}
 

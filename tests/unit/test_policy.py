@@ -8,7 +8,7 @@ from hashclient.configfile.tables import PolicyRule
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind
 from hashclient.core.model import Hit, Outcome
-from hashclient.scan.policy import actions_for
+from hashclient.decisions.policy import Policy
 
 QUARANTINE, REPORT = Action.QUARANTINE, Action.REPORT
 
@@ -18,7 +18,7 @@ def hit(list_name: str, category: str, *, complete: bool = True) -> Hit:
 
 
 def actions(*hits: Hit, rules: tuple[PolicyRule, ...], kind: Kind = Kind.MATCH) -> list[Action]:
-    return list(actions_for(Outcome(kind, "/a", hits=hits), rules))
+    return list(Policy(rules).actions_for(Outcome(kind, "/a", hits=hits)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
+from hashclient.core.model import HeldEntry
 from hashclient.errors import ExitCode
 from hashclient.index.manifest import Manifest, RunRef
 from hashclient.notices.document import Severity
@@ -75,6 +76,7 @@ def full() -> Status:
         {"second": "nothing was ever fetched"},
         ExitCode.STATE,
         matches=counts,
+        held=(HeldEntry("baseline", "d-1", 5, 3, 0, 2),),
         quarantine=QuarantineStatus(2, 4096),
         reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
         notices=NoticesStatus(
@@ -121,6 +123,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_verified_timestamp_seconds": {"baseline": NOW.timestamp() - 5 * 86400},
         "list_recognised_ratio": {"size+md5,baseline": 1, "md5,baseline": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
+        "entries_held": {"baseline": 1},
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},
         "reports": {"prepared": 1, "submitted": 4},

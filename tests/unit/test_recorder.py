@@ -108,6 +108,7 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
         "known_unchanged": 0,
         "believed_unchanged": 0,
         "gone": 0,
+        "held": 0,
         "missing": [],
         "interrupted": False,
         "failed": None,

@@ -7,6 +7,7 @@ be another one than the entry stands for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 from hashclient.config import Settings
@@ -17,13 +18,48 @@ from hashclient.errors import ConfigError
 from hashclient.index.open_lists import known_lists
 from hashclient.system.text import nearest, printable
 
+#: Each set of actions in the order in which they are done.
+_IN_ORDER = {
+    frozenset(actions): actions
+    for length in range(len(Action) + 1)
+    for actions in itertools.combinations(Action, length)
+}
 
-def actions_for(outcome: Outcome, rules: Sequence[PolicyRule]) -> tuple[Action, ...]:
-    """Return the actions that `rules` ask for, in the order in which they are done."""
-    if outcome.kind is not Kind.MATCH:
-        return ()
-    wanted = {a for hit in outcome.hits if hit.complete for a in _for_hit(hit, rules)}
-    return tuple(action for action in Action if action in wanted)
+
+class Policy:
+    """The rules of a configuration; with `quarantine_all`, every entry asks for isolation, too."""
+
+    def __init__(self, rules: Sequence[PolicyRule], *, quarantine_all: bool = False) -> None:
+        self._rules = rules
+        self._always = frozenset((Action.QUARANTINE,) if quarantine_all else ())
+        #: What entries of a list and category ask for.
+        self._known: dict[tuple[str, str], frozenset[Action]] = {}
+
+    def actions_for(self, outcome: Outcome) -> tuple[Action, ...]:
+        """Return the actions on an outcome, in the order in which they are done."""
+        if outcome.kind is not Kind.MATCH:
+            return ()
+        hits = outcome.hits
+        if len(hits) == 1:  # as mostly
+            wanted = self._of_hit(hits[0])
+        else:
+            wanted = frozenset[Action]().union(*map(self._of_hit, hits))
+        return _IN_ORDER[wanted]
+
+    def asked_by(self, hits: Sequence[Hit]) -> dict[tuple[str, str], frozenset[Action]]:
+        """Return the entries, by list and id, that ask for actions, and what for."""
+        return {(h.list_name, h.entry): asked for h in hits if (asked := self._of_hit(h))}
+
+    def _of_hit(self, hit: Hit) -> frozenset[Action]:
+        if not hit.complete:
+            return frozenset()
+        about = hit.list_name, hit.category
+        asked = self._known.get(about)
+        if asked is None:
+            asked = self._known[about] = self._always.union(
+                action for action in Action if action in _for_hit(hit, self._rules)
+            )
+        return asked
 
 
 def check_rules(rules: Sequence[PolicyRule], known: Collection[str]) -> None:

@@ -1,0 +1,123 @@
+"""The brake: of the files that one entry matches, so many are acted upon within 24 hours.
+
+If an entry is wrong, such as one of a licence text, it would have a policy isolate thousands of
+files. A file above the limit is held: it is on record and waits for a person, who releases it or
+has the entry withdrawn.
+
+1. A file may be acted upon if each action that is wanted is asked for by an entry that lets it.
+2. An entry lets a file be acted upon if it has done so within 24 hours, or fewer files than
+   `per_entry` were acted upon because of it since then. With `per_day`, fewer files than that must
+   have been acted upon in all.
+3. A held match stays held when it is found again, unless an entry lets it be acted upon that the
+   match did not have before.
+4. A match that a person has released may be acted upon, and does not count.
+5. A match whose wanted report was prepared needs no permit for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from hashclient.configfile.tables import BrakeConfig
+from hashclient.core.kinds import Action, MatchState
+from hashclient.core.match import PROGRESS, Match
+from hashclient.decisions.policy import Policy
+from hashclient.matches.permits import Case, Entry, Permits
+
+#: The time that the limits are for.
+WINDOW = timedelta(hours=24)
+_NO_LIMIT = 1 << 62
+
+
+class Brake:
+    """Holds the matches of one policy that are above the limits of `config`."""
+
+    def __init__(self, config: BrakeConfig, policy: Policy) -> None:
+        self._config = config
+        self._policy = policy
+        #: When permits were last forgotten that do not count any more.
+        self._tidied: datetime | None = None
+
+    def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
+        """Return whether matches are held, by id; see `Decision`."""
+        turn = _Turn(self._config, permits, now)
+        if self._tidied is None or now - self._tidied > WINDOW:
+            permits.forget_permits(turn.since)
+            self._tidied = now
+        asked_by = self._policy.asked_by
+        ruled: dict[str, bool] = {}
+        for case in cases:
+            if asking := asked_by(case.hits):
+                held = turn.is_held(case, asking)
+                if held is not None:
+                    ruled[case.id] = held
+        permits.permit(turn.given, now)
+        return ruled
+
+
+class _Turn:
+    """The decisions of one transaction."""
+
+    def __init__(self, config: BrakeConfig, permits: Permits, now: datetime) -> None:
+        self.since = now - WINDOW
+        #: The permits that are new.
+        self.given: list[tuple[str, Entry]] = []
+        self._config = config
+        self._permits = permits
+        #: How many more files each entry lets be acted upon, and how many more there may be in all.
+        self._room: dict[Entry, int] = {}
+        self._room_in_all = _NO_LIMIT
+        if config.per_day:
+            self._room_in_all = config.per_day - permits.used_by_files(self.since)
+
+    def is_held(self, case: Case, asking: Mapping[Entry, frozenset[Action]]) -> bool | None:
+        """Return whether a match is held; None if nothing is to be done about it.
+
+        `asking` has the entries of the match that ask for actions.
+        """
+        before = case.before
+        if before is None and not (self._room_in_all > 0 and any(map(self._room_of, asking))):
+            return True  # there may be very many of these
+        wanted = {a for actions in asking.values() for a in actions}
+        letting: set[Entry] = set()
+        if before is not None:
+            if before.state not in PROGRESS:
+                self._permits.take_back_release(case.id)  # 4: that was about the time before
+            elif self._permits.is_in_report(case.id):  # 5
+                wanted.discard(Action.REPORT)
+                if not wanted:
+                    return None
+            letting = self._permits.permits_of(case.id, self.since) & asking.keys()
+        may_be_more = bool(letting) or self._room_in_all > 0
+        more = [
+            entry
+            for entry in asking
+            if may_be_more
+            and entry not in letting
+            and self._room_of(entry) > 0
+            and not self._is_held_for(before, entry)
+        ]
+        allowed = {a for entry in (*letting, *more) for a in asking[entry]}
+        if not wanted <= allowed:
+            return True
+        for entry in more:
+            self._room[entry] -= 1
+            self.given.append((case.id, entry))
+        if not letting:
+            self._room_in_all -= 1
+        return False
+
+    def _room_of(self, entry: Entry) -> int:
+        room = self._room.get(entry)
+        if room is None:
+            limit = self._config.per_entry
+            used = self._permits.used(entry, self.since) if limit else 0
+            room = self._room[entry] = max(0, limit - used) if limit else _NO_LIMIT
+        return room
+
+    def _is_held_for(self, before: Match | None, entry: Entry) -> bool:
+        """Return whether a match is held already, and had this entry then."""
+        if before is None or before.state is not MatchState.HELD:
+            return False
+        return self._permits.has_entry(before.id, entry)

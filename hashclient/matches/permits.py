@@ -1,0 +1,150 @@
+"""Permits: which matched files may be acted upon, and because of which entry.
+
+A permit is written in the transaction that records its match, so several scans cannot give more of
+them than there may be; a kill can leave one that is never used. Its time is when it was given, or
+when the file was acted upon if that came later; it has none if a person has given it. `decisions`
+says who gets one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import (
+    RELEASED,
+    REPORT_PREPARED,
+    REPORT_RETRACTED,
+    REPORT_RETRACTING,
+    REPORT_WANTED,
+    Match,
+)
+from hashclient.core.model import HeldEntry, Hit
+from hashclient.matches.selection import Selection
+from hashclient.matches.tables import HAS_HIT, MATCH, to_text
+
+#: An entry: the name of its list, and its id.
+Entry = tuple[str, str]
+
+_PERMIT = "INSERT OR REPLACE INTO permit VALUES (?, ?, ?, ?)"
+_USED = "SELECT count(*) FROM permit WHERE list = ? AND entry = ? AND time > ?"
+_USED_BY_FILES = "SELECT count(DISTINCT match) FROM permit WHERE time > ?"
+_PERMITS_OF = "SELECT list, entry FROM permit WHERE match = ? AND (time IS NULL OR time > ?)"
+_USE = "UPDATE permit SET time = ? WHERE time < ? AND match = ?"
+#: A report of the match is wanted or was made, and nothing has taken it back since.
+_IN_A_REPORT = """
+SELECT 1 FROM step s WHERE s.match = ? AND s.event IN (?, ?) AND NOT EXISTS (
+    SELECT 1 FROM step b WHERE b.match = s.match AND b.event IN (?, ?) AND b.id > s.id
+)
+"""
+_IS_HELD = f"state = '{MatchState.HELD}'"
+_HELD_OF = f"{MATCH} WHERE {_IS_HELD}"
+_OF_ENTRY = (
+    " AND id IN (SELECT match FROM hit WHERE list = ? AND entry = ? AND"
+    " withdrawn_generation IS NULL)"
+)
+_HELD_ENTRIES = f"""
+SELECT h.list, h.entry, count(*), sum(NOT m.in_place),
+    sum(m.in_place AND m.state IN ('{MatchState.REPORTED}', '{MatchState.ACKNOWLEDGED}')),
+    sum(m.{_IS_HELD}) AS held
+FROM (
+    SELECT DISTINCT o.list, o.entry FROM match m JOIN hit o ON o.match = m.id WHERE m.{_IS_HELD}
+) e JOIN hit h ON h.list = e.list AND h.entry = e.entry JOIN match m ON m.id = h.match
+WHERE h.withdrawn_generation IS NULL
+GROUP BY h.list, h.entry HAVING held > 0 ORDER BY held DESC, h.list, h.entry LIMIT ?
+"""  # noqa: S608 - ours
+
+
+class Case(NamedTuple):
+    """A match that is about to be recorded: its id, its complete hits, and its earlier record."""
+
+    id: str
+    hits: tuple[Hit, ...]
+    before: Match | None
+
+
+class Permits(Selection):
+    """The record of matches, for decisions on what may be acted upon."""
+
+    def permit(self, rows: Sequence[tuple[str, Entry]], now: datetime | None) -> None:
+        """Let matches be acted upon because of an entry, from `now` on; None: by a person."""
+        time = None if now is None else to_text(now)
+        self._db.executemany(_PERMIT, [(match_id, *entry, time) for match_id, entry in rows])
+
+    def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
+        """Note that matches are acted upon now, of those whose permits are from `before` this time.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            times = to_text(now), to_text(before)
+            self._db.executemany(_USE, [(*times, match_id) for match_id in match_ids])
+
+    def forget_permits(self, until: datetime) -> None:
+        """Forget permits that do not count any more."""
+        self._db.execute("DELETE FROM permit WHERE time <= ?", (to_text(until),))
+
+    def used(self, entry: Entry, since: datetime) -> int:
+        """Return how many files were acted upon after `since` because of an entry, or may be."""
+        return int(self._db.execute(_USED, (*entry, to_text(since))).fetchone()[0])
+
+    def used_by_files(self, since: datetime) -> int:
+        """Return how many files were acted upon after `since`, or may be."""
+        return int(self._db.execute(_USED_BY_FILES, (to_text(since),)).fetchone()[0])
+
+    def permits_of(self, match_id: str, since: datetime) -> set[Entry]:
+        """Return the entries that let a match be acted upon, by permits after `since`."""
+        return set(self._db.execute(_PERMITS_OF, (match_id, to_text(since))))
+
+    def is_in_report(self, match_id: str) -> bool:
+        """Return whether a report of a match is wanted or made."""
+        events = (REPORT_WANTED, REPORT_PREPARED, REPORT_RETRACTING, REPORT_RETRACTED)
+        return self._db.execute(_IN_A_REPORT, (match_id, *events)).fetchone() is not None
+
+    def has_entry(self, match_id: str, entry: Entry) -> bool:
+        """Return whether a match has an entry, withdrawn or not."""
+        return self._db.execute(HAS_HIT, (*entry, match_id)).fetchone() is not None
+
+    def take_back_release(self, match_id: str) -> None:
+        """Forget that a person has let a match be acted upon: its story has ended since."""
+        query = "DELETE FROM permit WHERE match = ? AND time IS NULL"
+        self._db.execute(query, (match_id,))
+
+    def held(self, entry: Entry | None = None, most: int = -1) -> list[Match]:
+        """Return the held matches, or those of an entry; of more than `most` those found first.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        where, values = ("", ()) if entry is None else (_OF_ENTRY, entry)
+        with self._errors():
+            query = f"{_HELD_OF}{where} ORDER BY rowid LIMIT ?"
+            return list(self._matches(query, (*values, most)))
+
+    def held_entries(self, most: int) -> tuple[HeldEntry, ...]:
+        """Return the entries with held matches, those with the most first, and at most `most`.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        with self._errors():
+            return tuple(HeldEntry(*row) for row in self._db.execute(_HELD_ENTRIES, (most,)))
+
+    def release(self, match: Match, now: datetime, by: str, reason: str) -> None:
+        """Let a held match be acted upon, whatever the limits are: a person has said so.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._transaction():
+            self._step(match.id, RELEASED, now, {"by": by, "reason": reason})
+            self._set_state(match.id, MatchState.FOUND)
+            self.permit([(match.id, (h.list_name, h.entry)) for h in match.standing], None)
+
+
+#: Decides, in the transaction that records them, about the matches that something is to be done
+#: about: returns by id whether they are held.
+Hold = Callable[[Sequence[Case], Permits], Mapping[str, bool]]

@@ -1,0 +1,65 @@
+"""The brake while scans and a watch run at once and are killed: no file too many, none lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hashclient.matches.store import Matches
+from hashclient.quarantine.item import item_ids
+from tests.cli.test_brake import RIGHT, WRONG, Braked
+from tests.kit import arguments, environment
+
+LIMIT, FILES = 60, 200
+#: How many rounds of three programs there are; each is killed once.
+ROUNDS = int(os.environ.get("BRAKE_ROUNDS", "6"))
+
+
+def isolated(world: Braked) -> int:
+    """Return how many files of the entry are not in their place any more."""
+    return FILES - sum(name.startswith("wrong") for name in world.left())
+
+
+@pytest.mark.slow
+def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_path: Path) -> None:
+    world = Braked(tmp_path, FILES, limit=LIMIT)
+    chance = random.Random(20)
+    commands = [("scan", "--jobs", "0"), ("scan",), ("watch", "--settle", "0")]
+    for number in range(ROUNDS):
+        running = [
+            subprocess.Popen(
+                [*arguments(), "--state-dir", world.path, command, *options, world.tree],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment(),
+            )
+            for command, *options in commands
+        ]
+        (world.tree / f"right-{number % 20:03}").write_bytes(RIGHT)
+        for process in chance.sample(running, len(running)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=chance.uniform(0.2, 1.2))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert isolated(world) <= LIMIT
+    result = world.scan()
+    assert result.code == 11
+    with Matches(world.path, create=False) as matches:
+        (entry,) = matches.held_entries(10)
+        kept = set(item_ids(world.path / "quarantine"))
+        for match in matches.find():
+            assert match.in_place or match.id in kept
+    assert isolated(world) <= LIMIT
+    assert entry.held == FILES - isolated(world)
+    assert {name for name in world.left() if name.startswith("right")} == set()
+    assert all(path.read_bytes() == WRONG for path in world.tree.iterdir())
+    assert world.call("audit", "verify").code == 0
+    assert world.call("quarantine", "verify").code == 0
+    assert world.scan().code == 11
+    assert isolated(world) <= LIMIT
