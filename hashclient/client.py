@@ -76,6 +76,7 @@ class Client:
                 with failures of an address if another address succeeded.
             UsageError: no provider offers a list in `only`.
         """
+        from hashclient.fetch.fetcher import How
         from hashclient.fetch.providers import fetch_all
         from hashclient.upkeep import tidy
 
@@ -84,18 +85,16 @@ class Client:
                 on_failure(fetched.error)
 
         tidy(self.session, on_failure)
-        yield from fetch_all(
-            self.session,
-            only,
-            provider,
-            copy=None if copy is None else Path(copy),
+        how = How(
             rebuild=rebuild,
             accept_churn=accept_churn,
-            wait_s=wait_s,
-            progress=progress,
+            progress=progress or (lambda *_: None),
             on_failure=on_failure,
-            on_wait=on_wait,
             on_notices=on_notices or report_failure,
+        )
+        place = None if copy is None else Path(copy)
+        yield from fetch_all(
+            self.session, only, provider, how, copy=place, wait_s=wait_s, on_wait=on_wait
         )
 
     def scan(

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.match import Match
 from hashclient.core.model import Hit
 from hashclient.errors import (
@@ -37,20 +37,19 @@ from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import KnownListed, note_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
-from hashclient.fetch.withdrawals import Reached, reach_back, withdraw_list
+from hashclient.fetch.places import log_refusal
+from hashclient.fetch.withdrawals import reach_back, withdraw_list
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
-from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
+from hashclient.index.reader import CLOCK_TOLERANCE, list_folders, open_manifest
 from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
-from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
-    is_there,
     make_private_dir,
     sweep_temporary,
 )
@@ -109,6 +108,26 @@ class ClockError(StaleError):
     """The local clock shows a time before the last check; another address would not help."""
 
 
+class How(msgspec.Struct, frozen=True, kw_only=True):
+    """How lists are fetched, and what is called on the way: the same for all places of providers.
+
+    `accept_churn` accepts changes above a provider's `max_churn`. `rebuild` builds lists from their
+    first segment even if the local index looks sound; only its manifest is read. `progress` is
+    called with each segment, and with parts of it if `received` counts the bytes that came;
+    `on_failure` with errors that do not end the fetch; `on_notices` with notices, if there are any.
+    """
+
+    accept_churn: bool = False
+    rebuild: bool = False
+    progress: Progress = lambda *_: None
+    received: Callable[[], int] = lambda: 0
+    on_failure: Callable[[HashclientError], None] = lambda _: None
+    on_notices: OnNotices = lambda _: None
+
+
+AS_USUAL = How()
+
+
 class Fetcher:
     """Fetches the lists of one provider from one place. The caller holds the writers' lock."""
 
@@ -117,48 +136,31 @@ class Fetcher:
         session: Session,
         provider: str,
         source: Source,
+        how: How = AS_USUAL,
         *,
         base: str | None = None,
         origin: str | None = None,
-        progress: Progress | None = None,
-        received: Callable[[], int] = lambda: 0,
-        on_notices: OnNotices = lambda _: None,
-        accept_churn: bool = False,
-        rebuild: bool = False,
     ) -> None:
         """Prepare a fetch. Only the key is read yet, and it must exist.
 
         Addresses that `source` is asked for begin with `base`, by default the provider's own; the
-        log says that they come from `origin`, by default the same. `progress` is called with each
-        segment, and with parts of it if `received` counts the bytes of `source`; `on_notices` is
-        called with notices if there are any. `accept_churn` accepts changes above the provider's
-        `max_churn`. `rebuild` builds lists from their first segment even if the local index looks
-        sound; only its manifest is read.
+        log says that they come from `origin`, by default the same.
 
         Raises:
             ConfigError: the key is missing or malformed.
             StateError: it cannot be read.
         """
-        self._provider = provider
-        self._sealer = session.sealer()
-        self._now = session.now
-        self._progress = progress or (lambda *_: None)
-        self._received = received
-        self._session = session
-        self._on_notices = on_notices
-        self._settings = session.settings
-        self._audit = session.audit
-        self._source = source
+        self._session, self._settings, self._sealer = session, session.settings, session.sealer()
+        self._provider, self._source, self._how = provider, source, how
         self._base = base or self._settings.provider(provider).url or ""
         self._origin = origin or self._base
-        self._accept_churn = accept_churn
-        self._rebuild = rebuild
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
         """The guard for added entries; the known good files are read when it is first needed."""
-        known_good = self._settings.provider(self._provider).known_good
-        return open_guard(self._settings.state_dir, known_good, self._sealer, verify=self._rebuild)
+        files = self._settings.provider(self._provider).known_good
+        verify = self._how.rebuild
+        return open_guard(self._settings.state_dir, files, self._sealer, verify=verify)
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
@@ -180,13 +182,15 @@ class Fetcher:
             pinned = load_pinned_root(self._settings, self._provider)
             directory = self._settings.layout.metadata(self._provider)
             trust = Trust(
-                directory, self._base, self._source, pinned, name=self._provider, now=self._now()
+                *(directory, self._base, self._source, pinned),
+                name=self._provider,
+                now=self._session.now(),
             )
             self._refuse_clock_set_back()
             trust.refresh()
             offered, ended = trust.lists(), trust.ended()
             _log.info("provider %s: metadata is verified, lists: %d", self._provider, len(offered))
-            fetch_notices(self._session, trust, self._provider, self._origin, self._on_notices)
+            fetch_notices(self._session, trust, self._provider, self._origin, self._how.on_notices)
             # A local list that is not offered any more is refused, and not forgotten.
             here = list(self._manifests())
             ours = {m.list for m in here if m.provider == self._provider}
@@ -198,7 +202,7 @@ class Fetcher:
                     f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
                 )
         except HashclientError as error:
-            self._log_refusal(None, error)
+            log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
         names = sorted(known & only if only else expected | named)
         # Ended lists come last: the others then no longer say that these are offered.
@@ -216,7 +220,7 @@ class Fetcher:
                 else:
                     fetched = self._fetch_list(trust, name, LIMIT_S / len(names))
             except HashclientError as error:
-                self._log_refusal(name, error)
+                log_refusal(self._session.audit, self._provider, name, error, self._origin)
                 fetched = Fetched(name, self._provider, error=error, source=self._origin)
             is_outside = bool(config.lists) and name not in named
             yield msgspec.structs.replace(fetched, is_outside=is_outside)
@@ -225,7 +229,7 @@ class Fetcher:
 
     def _refuse_clock_set_back(self) -> None:
         """Refuse to judge expiry by a clock that shows a time before the last check."""
-        now = self._now()
+        now = self._session.now()
         for manifest in self._manifests():
             if manifest.checked_at > now + CLOCK_TOLERANCE:
                 raise ClockError(
@@ -257,11 +261,8 @@ class Fetcher:
         offered = tuple(sorted(trust.lists()))
         # 0
         found = open_base(
-            directory,
-            self._provider,
-            self._sealer,
-            self._now(),
-            rebuild=self._rebuild,
+            *(directory, self._provider, self._sealer, self._session.now()),
+            rebuild=self._how.rebuild,
             limit_s=limit_s,
         )
         # 1
@@ -270,7 +271,7 @@ class Fetcher:
         # 2
         if found.index is not None and found.index.manifest.index_hash == index_hash:
             same = msgspec.structs.replace(
-                found.index.manifest, checked_at=self._now(), expires=expires, epoch=epoch
+                found.index.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
             same = self._switch(directory, same, offered, found, {})
             return self._done(directory, same, same.generation, 0, 0)
@@ -287,21 +288,12 @@ class Fetcher:
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
             self._refuse_churn(here, index, changed)
-            if self._rebuild and delta is None:
+            if self._how.rebuild and delta is None:
                 self._refuse_unknown_churn(here, index)
         # 4, 5
         build = Build(
-            provider=self._provider,
-            trust=trust,
-            sealer=self._sealer,
-            guard=self._guard,
-            directory=directory,
-            index_hash=index_hash,
-            expires=expires,
-            epoch=epoch,
-            now=self._now(),
-            progress=self._progress,
-            received=self._received,
+            *(self._provider, trust, self._sealer, self._guard, directory, index_hash, expires),
+            *(epoch, self._session.now(), self._how.progress, self._how.received),
             room=Room.of(available_memory()),
         )
         manifest = None
@@ -310,13 +302,15 @@ class Fetcher:
                 manifest = build.on_base(base, index, delta)
             if manifest is None:
                 delta = list(index.segments) if here is None else None
-                manifest = build.from_beginning(index, resume=not self._rebuild)
+                manifest = build.from_beginning(index, resume=not self._how.rebuild)
                 same_set = base is not None and base.manifest.checksum == index.checksum
                 if base is not None and self._max_churn is not None and not same_set:
                     new = open_manifest(directory, manifest)
                     # A damaged index cannot be compared; its counts were compared above.
                     with contextlib.suppress(DamagedError):
-                        self._refuse_churn(base.manifest, index, _difference(base, new))
+                        both = base.live_id_hashes(), new.live_id_hashes()
+                        changed = len(np.setxor1d(*both, assume_unique=True))
+                        self._refuse_churn(base.manifest, index, changed)
         except HashclientError as error:
             # Signed data stay wrong, so nothing is kept; after any other error the next fetch
             # continues.
@@ -349,11 +343,9 @@ class Fetcher:
             )
         generation = here.generation if here else 1
         data = {"provider": self._provider, "list": name, "before": here and here.generation}
-        self._audit.append([Event("list-ended", {**data, "source": self._origin})], durable=True)
-        affected: tuple[tuple[Match, Hit], ...] = ()
-        if is_there(self._settings.layout.matches):
-            with Matches(self._settings.state_dir) as matches:
-                affected = withdraw_list(name, generation, matches, self._audit, self._now())
+        data["source"] = self._origin
+        self._session.audit.append([Event("list-ended", data)], durable=True)
+        affected = withdraw_list(self._session, name, generation)
         remove_list(self._settings.layout.lists / name)
         return msgspec.structs.replace(dropped, before=here and here.generation, affected=affected)
 
@@ -372,7 +364,8 @@ class Fetcher:
         """
         if manifest.verified_at is None:
             before = found.index.manifest if found.index else None
-            manifest = note_pieces(directory, manifest, before, pieces, self._sealer, self._now())
+            now = self._session.now()
+            manifest = note_pieces(directory, manifest, before, pieces, self._sealer, now)
         manifest = msgspec.structs.replace(manifest, offered=offered)
         write_manifest(directory, manifest, self._sealer)
         tidy(directory)
@@ -382,7 +375,7 @@ class Fetcher:
     def _max_churn(self) -> float | None:
         """The share of a list that may change at a time; None if there is no limit now."""
         limit = self._settings.provider(self._provider).max_churn
-        return None if self._accept_churn else limit
+        return None if self._how.accept_churn else limit
 
     def _refuse_churn(self, manifest: Manifest, index: ListIndex, changed: int) -> None:
         """Refuse a generation that changes more of the list than the operator allows."""
@@ -406,28 +399,6 @@ class Fetcher:
                 " --rebuild --accept-churn` takes it without",
             )
 
-    def _known(self, directory: Path, manifest: Manifest) -> KnownListed | None:
-        """Return the entries of a list that are known to be good, and are in use."""
-        # A file that is missing is an error where the guard needs it: for an update.
-        with contextlib.suppress(ConfigError):
-            return note_known_listed(
-                self._settings.state_dir,
-                self._settings.provider(self._provider).known_good,
-                manifest.list,
-                manifest.generation,
-                lambda: self._guard,
-                lambda: open_manifest(directory, manifest),
-            )
-        return None
-
-    def _reach_back(self, directory: Path, manifest: Manifest) -> Reached:
-        """Note earlier matches that the list withdraws or lists again."""
-        if not is_there(self._settings.layout.matches):
-            return Reached()
-        with Matches(self._settings.state_dir) as matches:
-            index = open_manifest(directory, manifest)
-            return reach_back(index, self._sealer, matches, self._audit, self._now())
-
     def _done(
         self,
         directory: Path,
@@ -438,44 +409,38 @@ class Fetcher:
     ) -> Fetched:
         """Log and return the result for a list."""
         fetched = Fetched(
-            list_name=manifest.list,
-            provider=self._provider,
-            before=before,
-            generation=manifest.generation,
-            added=added,
-            withdrawn=withdrawn,
-            entries=manifest.entries,
-            expires=manifest.expires,
-            published_at=manifest.published_at,
-            is_ahead=manifest.published_at > self._now() + CLOCK_TOLERANCE,
+            *(manifest.list, self._provider, before, manifest.generation, added, withdrawn),
+            *(manifest.entries, manifest.expires, manifest.published_at),
+            is_ahead=manifest.published_at > self._session.now() + CLOCK_TOLERANCE,
             source=self._origin,
         )
+        counts = ("before", "generation", "added", "withdrawn", "entries")
         algorithm, _, digest = manifest.index_hash.rpartition(":")
         data = {
             "provider": self._provider,
             "list": manifest.list,
-            "before": before,
-            "generation": manifest.generation,
-            "added": added,
-            "withdrawn": withdrawn,
-            "entries": manifest.entries,
+            **{name: getattr(fetched, name) for name in counts},
             # The algorithm is left out: it is SHA-256.
             f"index_{algorithm or 'sha256'}": digest,
             "source": self._origin,
         }
-        self._audit.append([Event("fetch", data)], durable=True)
+        self._session.audit.append([Event("fetch", data)], durable=True)
+        index = functools.partial(open_manifest, directory, manifest)
+        files = self._settings.provider(self._provider).known_good
         try:
-            fetched = msgspec.structs.replace(fetched, known_good=self._known(directory, manifest))
-            reached = self._reach_back(directory, manifest)
+            # A file that is missing is an error where the guard needs it: for an update.
+            with contextlib.suppress(ConfigError):
+                known = note_known_listed(
+                    *(self._settings.state_dir, files, manifest), lambda: self._guard, index
+                )
+                fetched = msgspec.structs.replace(fetched, known_good=known)
+            reached = reach_back(self._session, index)
         except StateError as error:
             # The switch stays; after a repair, the next fetch notes the withdrawals.
             return msgspec.structs.replace(fetched, problem=error)
         return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
         )
-
-    def _log_refusal(self, list_name: str | None, error: HashclientError) -> None:
-        log_refusal(self._audit, self._provider, list_name, error, self._origin)
 
 
 def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
@@ -488,31 +453,6 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
         with contextlib.suppress(DamagedError, OtherKeyError):
             if (manifest := load_manifest(lists_dir / name, sealer)) is not None:
                 yield manifest
-
-
-def log_refusal(
-    audit: AuditLog, provider: str, list_name: str | None, error: HashclientError, source: str
-) -> None:
-    """Log why a provider or a list was refused, and from which address it came.
-
-    Raises:
-        AuditError: the log cannot be written.
-    """
-    data = {
-        "provider": provider,
-        "list": list_name,
-        "exit_code": int(error.exit_code),
-        "reason": error.message,
-        "source": source,
-    }
-    audit.append([Event("refused", data)], durable=True)
-
-
-def _difference(one: Index, other: Index) -> int:
-    """Return how many entries are in exactly one of two indexes."""
-    ours, theirs = one.live_id_hashes(), other.live_id_hashes()
-    both = np.intersect1d(ours, theirs, assume_unique=True)
-    return len(ours) + len(theirs) - 2 * len(both)
 
 
 def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.fetch.guard import NAMED, PoisonGuard, Stamp, entries_with, stamps_of
+from hashclient.index.manifest import Manifest
 from hashclient.index.reader import Index
 from hashclient.lists.wire import Uint64
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
@@ -65,12 +66,11 @@ def read_known_listed(state_dir: Path) -> Mapping[str, KnownListed]:
 def note_known_listed(
     state_dir: Path,
     files: Sequence[str],
-    name: str,
-    generation: int,
+    manifest: Manifest,
     guard: Callable[[], PoisonGuard],
     index: Callable[[], Index],
 ) -> KnownListed | None:
-    """Compare the list `name` with the `files` of known good digests, if that may find something.
+    """Compare a list with the `files` of known good digests, if that may find something.
 
     `guard` and `index` are opened only then. Return what is known of the list, None without files.
     The caller holds the writers' lock.
@@ -79,16 +79,16 @@ def note_known_listed(
         ConfigError: a file cannot be read.
         StateError: an index cannot be read, or the note cannot be written.
     """
-    before = read_known_listed(state_dir)
+    before, name = read_known_listed(state_dir), manifest.list
     if not files and name not in before:
         return None
     stamps = stamps_of(files)
     known = before.get(name)
     if known is not None and known.files == stamps:
-        if known.generation == generation or not known.count:
+        if known.generation == manifest.generation or not known.count:
             return known
     ids = _known_in(guard(), index()) if files else []
-    known = KnownListed(generation, stamps, len(ids), tuple(ids[:NAMED]))
+    known = KnownListed(manifest.generation, stamps, len(ids), tuple(ids[:NAMED]))
     lists = {**before, name: known}
     if not files:
         del lists[name]

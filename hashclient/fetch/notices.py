@@ -16,6 +16,7 @@ import msgspec
 
 from hashclient.audit.log import Event
 from hashclient.errors import HashclientError, UnreachableError, VerificationError
+from hashclient.fetch.places import log_refusal
 from hashclient.notices.document import MAX_NOTICE_BYTES, Notice, parse_notice
 from hashclient.notices.lifecycle import Kept, Standing, merged, standings
 from hashclient.notices.store import (
@@ -111,14 +112,14 @@ def _fetch(
         here = {one.notice.id: one.digest for one in before.notices} if before else {}
         come = _download(session, trust, signed, here, lambda: monotonic() > ends)
         for error in come.errors:
-            _log_refusal(session, provider, origin, error)
+            log_refusal(session.audit, provider, None, error, origin)
         with changing(layout):
             # Somebody may have acknowledged one meanwhile.
             before = _book(session, provider)
             kept = before.notices if before else ()
             return _keep(session, provider, signed, epoch, kept, come)
     except HashclientError as error:
-        _log_refusal(session, provider, origin, error)
+        log_refusal(session.audit, provider, None, error, origin)
         return FetchedNotices(provider, error=error)
 
 
@@ -222,14 +223,3 @@ def _arrival(standing: Standing) -> Event:
         "document": standing.kept.digest,
     }
     return Event("notice-received", data)
-
-
-def _log_refusal(session: Session, provider: str, origin: str, error: HashclientError) -> None:
-    data = {
-        "provider": provider,
-        "list": None,
-        "exit_code": int(error.exit_code),
-        "reason": error.message,
-        "source": origin,
-    }
-    session.audit.append([Event("refused", data)], durable=True)

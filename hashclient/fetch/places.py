@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from hashclient.audit.log import AuditLog, Event
 from hashclient.configfile.tables import ProviderConfig
 from hashclient.errors import ConfigError, HashclientError
 from hashclient.fetch.offline import BASE, open_copy
@@ -68,6 +69,24 @@ def copy_at(path: Path) -> Place:
     """Return a bundle or a directory at `path` as a place."""
     path = path.absolute()
     return Place(printable(path), BASE, lambda: open_copy(path))
+
+
+def log_refusal(
+    audit: AuditLog, provider: str, list_name: str | None, error: HashclientError, source: str
+) -> None:
+    """Log why a provider or a list was refused, and from which address it came.
+
+    Raises:
+        AuditError: the log cannot be written.
+    """
+    data = {
+        "provider": provider,
+        "list": list_name,
+        "exit_code": int(error.exit_code),
+        "reason": error.message,
+        "source": source,
+    }
+    audit.append([Event("refused", data)], durable=True)
 
 
 class TimedSource:

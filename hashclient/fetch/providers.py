@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import msgspec
+
 from hashclient.config import Settings
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.fetch.build import Progress
-from hashclient.fetch.fetcher import Fetched, manifests_here
-from hashclient.fetch.notices import OnNotices
+from hashclient.fetch.fetcher import AS_USUAL, Fetched, How, manifests_here
 from hashclient.fetch.places import Place, addresses, copy_at
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.index.blinding import Sealer
@@ -32,23 +32,18 @@ def fetch_all(
     session: Session,
     only: Collection[str] = (),
     provider: str | None = None,
+    how: How = AS_USUAL,
     *,
     copy: Path | None = None,
-    rebuild: bool = False,
-    accept_churn: bool = False,
     wait_s: float = 0.0,
-    progress: Progress | None = None,
-    on_failure: Callable[[HashclientError], None] = lambda _: None,
     on_wait: Callable[[], None] = lambda: None,
-    on_notices: OnNotices = lambda _: None,
 ) -> Iterator[Fetched]:
     """Yield the result for every list, or for those in `only`, of one provider or of all.
 
     With `copy`, the path of a bundle or a directory, the copy is read and no network is used.
-    `progress`, `accept_churn` and `rebuild` are as for `Fetcher`, `wait_s` and `on_wait` as for
-    `writing`, `on_notices` as for `fetch_in_turn`. `on_failure` is called with errors that do not
-    end the fetch: of an address after which the next one is asked, of one of several providers, of
-    a list that is not fetched because its provider is not in the configuration.
+    `wait_s` and `on_wait` are as for `writing`. `how.received` is not asked: what comes is counted
+    here. `how.on_failure` is called with errors of an address after which the next one is asked, of
+    one of several providers, and of a list whose provider is not in the configuration.
 
     Raises:
         HashclientError: as `fetch_in_turn`; with several providers, the error of the highest exit
@@ -58,6 +53,7 @@ def fetch_all(
     """
     settings = session.settings
     received = Received()
+    how = msgspec.structs.replace(how, received=received.count)
     places = _places(settings, provider, copy, received)
     make_private_dir(settings.state_dir)
     worst: HashclientError | None = None
@@ -66,21 +62,10 @@ def fetch_all(
         sealer = session.sealer(create=not lists_on_disk(settings.layout.lists))
         if not only and provider is None and copy is None:
             for abandoned in _without_provider(settings, sealer):
-                on_failure(abandoned)
+                how.on_failure(abandoned)
         for name, where in places.items():
             try:
-                for fetched in fetch_in_turn(
-                    session,
-                    name,
-                    where,
-                    only,
-                    rebuild=rebuild,
-                    accept_churn=accept_churn,
-                    progress=progress,
-                    received=received.count,
-                    on_failure=on_failure,
-                    on_notices=on_notices,
-                ):
+                for fetched in fetch_in_turn(session, name, where, only, how):
                     unknown.discard(fetched.list_name)
                     yield fetched
             except HashclientError as error:
@@ -91,7 +76,7 @@ def fetch_all(
                     worst = error
                 else:
                     lesser, worst = sorted((worst, error), key=lambda e: e.exit_code)
-                    on_failure(lesser)
+                    how.on_failure(lesser)
     if worst is not None:
         raise worst
     if unknown:

@@ -19,17 +19,15 @@ from hashclient.errors import (
     AuthorisationError,
     ConfigError,
     DeliveryError,
-    ExitCode,
     HashclientError,
     StaleError,
     UnreachableError,
     UsageError,
     VerificationError,
 )
-from hashclient.fetch.build import Progress
-from hashclient.fetch.fetcher import NO_LIST, ClockError, Fetched, Fetcher, log_refusal
-from hashclient.fetch.notices import FetchedNotices, OnNotices
-from hashclient.fetch.places import Place, TimedSource
+from hashclient.fetch.fetcher import AS_USUAL, NO_LIST, ClockError, Fetched, Fetcher, How
+from hashclient.fetch.notices import FetchedNotices
+from hashclient.fetch.places import Place, TimedSource, log_refusal
 from hashclient.session import Session
 
 #: All places together may fail for this many times the timeout of one request; then no other place
@@ -45,60 +43,44 @@ def fetch_in_turn(
     name: str,
     places: Sequence[Place],
     only: Collection[str] = (),
+    how: How = AS_USUAL,
     *,
-    rebuild: bool = False,
-    accept_churn: bool = False,
-    progress: Progress | None = None,
-    received: Callable[[], int] = lambda: 0,
-    on_failure: Callable[[HashclientError], None] = lambda _: None,
-    on_notices: OnNotices = lambda _: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Fetched]:
     """Yield the result for every list of provider `name`, or for those in `only`.
 
-    `on_failure` is called with the error of each place after which another is asked. `on_notices`
-    is called once, at the end, with the result for notices of all places, if there are any. The
-    caller holds the writers' lock.
+    `how.on_failure` is called with the error of each place after which another is asked.
+    `how.on_notices` is called once, at the end, with the result for notices of all places, if there
+    are any. The caller holds the writers' lock.
 
     Raises:
         HashclientError: as `Fetcher.fetch`; of several places the worst, the last of these.
     """
-    notices = _Notices(on_notices, monotonic)
+    notices = _Notices(monotonic)
     try:
-        yield from _in_turn(
-            session,
-            name,
-            places,
-            only,
-            rebuild=rebuild,
-            accept_churn=accept_churn,
-            progress=progress,
-            received=received,
-            on_failure=on_failure,
-            notices=notices,
-            monotonic=monotonic,
-        )
+        asked = msgspec.structs.replace(how, on_notices=notices)
+        yield from _in_turn(session, name, places, frozenset(only), asked, notices, monotonic)
     finally:
-        notices.hand_on()
+        if notices.so_far is not None:
+            how.on_notices(notices.so_far)
 
 
 class _Notices:
-    """The results for notices of all places, joined, and passed on once at the end."""
+    """The results for notices of all places, joined."""
 
-    def __init__(self, on_notices: OnNotices, monotonic: Callable[[], float]) -> None:
-        self._on_notices = on_notices
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._received_at = 0.0
-        self._so_far: FetchedNotices | None = None
+        self.so_far: FetchedNotices | None = None
 
     def __call__(self, fetched: FetchedNotices) -> None:
         self._received_at = self._monotonic()
-        self._so_far = fetched if self._so_far is None else _both(self._so_far, fetched)
+        self.so_far = fetched if self.so_far is None else _both(self.so_far, fetched)
 
     @property
     def fault(self) -> HashclientError | None:
         """Their error, if another place may do better."""
-        error = self._so_far.error if self._so_far else None
+        error = self.so_far.error if self.so_far else None
         return error if error is not None and _is_of_place(error) else None
 
     def failed_s(self, started: float) -> float:
@@ -107,11 +89,6 @@ class _Notices:
         It is 0 unless another place may do better: otherwise the place was not at fault.
         """
         return 0.0 if self.fault is None else max(0.0, self._received_at - started)
-
-    def hand_on(self) -> None:
-        """Call `on_notices` with the joined result, if there is one."""
-        if self._so_far is not None:
-            self._on_notices(self._so_far)
 
 
 def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
@@ -123,30 +100,21 @@ def _both(one: FetchedNotices, other: FetchedNotices) -> FetchedNotices:
         arrived=(*arrived, *other.arrived),
         ended=tuple(ended.values()),
         # If one of the two places succeeded, there is no failure.
-        error=other.error and max(other.error, one.error or other.error, key=_exit_code),
+        error=other.error
+        and max(other.error, one.error or other.error, key=lambda error: error.exit_code),
     )
-
-
-def _exit_code(error: HashclientError) -> ExitCode:
-    return error.exit_code
 
 
 def _in_turn(
     session: Session,
     name: str,
     places: Sequence[Place],
-    only: Collection[str],
-    *,
-    rebuild: bool,
-    accept_churn: bool,
-    progress: Progress | None,
-    received: Callable[[], int],
-    on_failure: Callable[[HashclientError], None],
+    left: frozenset[str],
+    how: How,
     notices: _Notices,
     monotonic: Callable[[], float],
 ) -> Iterator[Fetched]:
     patience_s = PATIENCE * session.settings.provider(name).timeout_s
-    left = frozenset(only)
     # Lists that no place has delivered so far, and the worst error of a place as a whole.
     held: dict[str, Fetched] = {}
     worst: HashclientError | None = None
@@ -160,19 +128,8 @@ def _in_turn(
         try:
             with place.open() as source:
                 timed = TimedSource(source, monotonic)
-                fetcher = Fetcher(
-                    session,
-                    name,
-                    timed,
-                    base=place.base,
-                    origin=place.name,
-                    progress=progress,
-                    received=received,
-                    on_notices=notices,
-                    accept_churn=accept_churn,
-                    rebuild=rebuild,
-                )
-                for fetched in fetcher.fetch(left):
+                there = {"base": place.base, "origin": place.name}
+                for fetched in Fetcher(session, name, timed, how, **there).fetch(left):
                     before = held.pop(fetched.list_name, None)
                     if fetched.error is None or not _is_of_place(fetched.error):
                         yield fetched
@@ -203,11 +160,11 @@ def _in_turn(
             faults.append(notices.fault)
             for fault in [failed] if failed else faults:
                 if fault is not None:
-                    on_failure(_passed_over(place, fault))
+                    how.on_failure(_passed_over(place, fault))
             # 3
             patience_s -= max(timed.failed_s if timed else 0.0, notices.failed_s(started))
             if patience_s < 0:
-                on_failure(
+                how.on_failure(
                     UnreachableError(
                         f"provider {name}: its addresses have failed for too long; not asked:"
                         f" {', '.join(other.name for other in others)}",

@@ -7,21 +7,21 @@ between log and record repeats a line, and loses none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
-from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import LISTED_AGAIN, Match
 from hashclient.core.model import Hit, hit_fields
-from hashclient.index.blinding import Sealer
 from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index
 from hashclient.lists.wire import entry_hashes
 from hashclient.matches.store import Matches
+from hashclient.session import Session
+from hashclient.system.files import is_there
 from hashclient.system.text import log_path_fields
 
 #: Records that go to the audit log at a time.
@@ -39,18 +39,21 @@ class Reached(msgspec.Struct, frozen=True):
     listed_again: tuple[Match, ...] = ()
 
 
-def reach_back(
-    index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
-) -> Reached:
-    """Note in log and record which `matches` the newest `index` withdraws or lists again.
+def reach_back(session: Session, newest: Callable[[], Index]) -> Reached:
+    """Note in log and record which matches the `newest` index withdraws or lists again.
 
     Raises:
         AuditError, StateError: log or record cannot be used; the next fetch notes it.
     """
-    withdrawn = _withdraw(index, matches, audit, now)
-    listed_again = tuple(_list_again(index, sealer, matches, audit, now))
-    # Another entry may still match it, or its story may have ended.
-    left = {match_id: matches.get(match_id) for match_id in {match.id for match, _ in withdrawn}}
+    if not is_there(session.settings.layout.matches):
+        return Reached()
+    with Matches(session.settings.state_dir) as matches:
+        index = newest()
+        withdrawn = _withdraw(session, matches, index)
+        listed_again = tuple(_list_again(session, matches, index))
+        ids = {match.id for match, _ in withdrawn}
+        # Another entry may still match it, or its story may have ended.
+        left = {match_id: matches.get(match_id) for match_id in ids}
     hits = {match_id: match.by_entry for match_id, match in left.items()}
     affected = [
         (left[match.id], hits[match.id].get((hit.list_name, hit.entry), hit))
@@ -59,22 +62,18 @@ def reach_back(
     return Reached(tuple(affected), listed_again)
 
 
-def _withdraw(
-    index: Index, matches: Matches, audit: AuditLog, now: datetime
-) -> list[tuple[Match, Hit]]:
-    name, generation = index.manifest.list, index.manifest.generation
-    standing = matches.standing(name)
+def _withdraw(session: Session, matches: Matches, index: Index) -> list[tuple[Match, Hit]]:
+    manifest = index.manifest
+    standing = matches.standing(manifest.list)
     if not standing:
         return []
     ids = np.array([entry.encode() for entry in standing])
     found = index.find_ids(ids, entry_hashes(ids))
     gone = [standing[i] for i in np.setdiff1d(np.arange(len(ids)), found.queries)]
-    return _note(name, gone, generation, matches, audit, now)
+    return _note(session, matches, manifest.list, gone, manifest.generation)
 
 
-def withdraw_list(
-    name: str, generation: int, matches: Matches, audit: AuditLog, now: datetime
-) -> tuple[tuple[Match, Hit], ...]:
+def withdraw_list(session: Session, name: str, generation: int) -> tuple[tuple[Match, Hit], ...]:
     """Note in log and record that all entries of a list are withdrawn, which has ended.
 
     `generation` is the last one that was here. Return the matches, as they are recorded now.
@@ -82,48 +81,39 @@ def withdraw_list(
     Raises:
         AuditError, StateError: as `reach_back`.
     """
-    gone = matches.standing(name)
-    affected = _note(name, gone, generation, matches, audit, now)
-    return tuple((matches.get(match.id), hit) for match, hit in affected)
+    if not is_there(session.settings.layout.matches):
+        return ()
+    with Matches(session.settings.state_dir) as matches:
+        affected = _note(session, matches, name, matches.standing(name), generation)
+        return tuple((matches.get(match.id), hit) for match, hit in affected)
 
 
 def _note(
-    name: str,
-    gone: Sequence[str],
-    generation: int,
-    matches: Matches,
-    audit: AuditLog,
-    now: datetime,
+    session: Session, matches: Matches, name: str, gone: Sequence[str], generation: int
 ) -> list[tuple[Match, Hit]]:
     affected = matches.of_entries(name, gone)
-    _log(
-        audit,
-        [
-            Event(
-                "withdrawn",
-                {
-                    "list": name,
-                    "entry": hit.entry,
-                    "generation": generation,
-                    "id": match.id,
-                    **log_path_fields(match.path),
-                },
-            )
-            for match, hit in affected
-        ],
-    )
-    matches.withdraw(name, gone, generation, now)
+    of = {"list": name, "generation": generation}
+    events = [
+        Event(
+            "withdrawn",
+            {**of, "entry": hit.entry, "id": match.id, **log_path_fields(match.path)},
+        )
+        for match, hit in affected
+    ]
+    for start in range(0, len(events), AUDIT_BATCH):
+        part = events[start : start + AUDIT_BATCH]
+        session.audit.append(part, durable=True, sign_each=True)
+    matches.withdraw(name, gone, generation, session.now())
     return affected
 
 
-def _list_again(
-    index: Index, sealer: Sealer, matches: Matches, audit: AuditLog, now: datetime
-) -> Iterator[Match]:
+def _list_again(session: Session, matches: Matches, index: Index) -> Iterator[Match]:
     """Look up withdrawn matches whose file was isolated: no scan reads it any more.
 
     The tags in the record are compared, so that a corrected entry does not keep a file that it was
     withdrawn for.
     """
+    sealer = session.sealer()
     judge = Judge((index,), sealer)
     for match in list(matches.find([MatchState.WITHDRAWN])):
         if match.in_place or match.key_id != sealer.key_id:
@@ -132,16 +122,7 @@ def _list_again(
         hits = [hit for hit in judge.hits(tags, match.size) if hit.complete]
         if not hits:
             continue
-        _log(audit, [_listed_again(match, hits)])
-        yield matches.list_again(match.id, hits, now)
-
-
-def _listed_again(match: Match, hits: Sequence[Hit]) -> Event:
-    entries = [hit_fields(hit, ("list", "entry", "generation")) for hit in hits]
-    data = {"id": match.id, **log_path_fields(match.path), "entries": entries}
-    return Event(LISTED_AGAIN, data)
-
-
-def _log(audit: AuditLog, events: list[Event]) -> None:
-    for start in range(0, len(events), AUDIT_BATCH):
-        audit.append(events[start : start + AUDIT_BATCH], durable=True, sign_each=True)
+        entries = [hit_fields(hit, ("list", "entry", "generation")) for hit in hits]
+        data = {"id": match.id, **log_path_fields(match.path), "entries": entries}
+        session.audit.append([Event(LISTED_AGAIN, data)], durable=True, sign_each=True)
+        yield matches.list_again(match.id, hits, session.now())

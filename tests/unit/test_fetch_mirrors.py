@@ -24,7 +24,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.fetcher import Fetched, How
 from hashclient.fetch.places import Place, addresses
 from hashclient.fetch.turns import PATIENCE, fetch_in_turn
 from hashclient.migrations.migrate import writing
@@ -69,10 +69,8 @@ class Mirrors:
         with writing(self.client.settings.layout):
             session = self.client.session
             session.sealer(create=True)
-            turns = fetch_in_turn(
-                session, "main", places, only, on_failure=self.told.append, monotonic=self.clock
-            )
-            return list(turns)
+            how = How(on_failure=self.told.append)
+            return list(fetch_in_turn(session, "main", places, only, how, monotonic=self.clock))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the data of records of a kind."""

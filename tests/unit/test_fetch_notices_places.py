@@ -12,7 +12,7 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, status, truncated
 from hashclient.errors import ExitCode, HashclientError, StateError
-from hashclient.fetch.fetcher import Fetched
+from hashclient.fetch.fetcher import Fetched, How
 from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
 from hashclient.fetch.turns import fetch_in_turn
@@ -56,14 +56,8 @@ class World:
         with writing(self.client.settings.layout):
             session = self.client.session
             session.sealer(create=True)
-            turns = fetch_in_turn(
-                session,
-                "main",
-                places,
-                on_failure=self.passed_over.append,
-                on_notices=self.notices.append,
-            )
-            return list(turns)
+            how = How(on_failure=self.passed_over.append, on_notices=self.notices.append)
+            return list(fetch_in_turn(session, "main", places, (), how))
 
     @property
     def ids(self) -> list[str]:

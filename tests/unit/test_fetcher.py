@@ -32,7 +32,7 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch import build
-from hashclient.fetch.fetcher import Fetched, Fetcher
+from hashclient.fetch.fetcher import Fetched, Fetcher, How
 from hashclient.fetch.providers import Received
 from hashclient.index import writer
 from hashclient.index.manifest import verify_runs
@@ -163,12 +163,8 @@ def test_progress_is_reported_in_bytes(client: Client, simulator: Simulator) -> 
     with writer_lock(settings.layout.lock):
         session = client.session
         session.sealer(create=True)
-        fetcher = Fetcher(
-            session,
-            "main",
-            simulator,
-            progress=lambda *now: told.append(now),
-        )
+        how = How(progress=lambda *now: told.append(now))
+        fetcher = Fetcher(session, "main", simulator, how)
         list(fetcher.fetch())
     total = sum(
         len(simulator.files[simulator.target_path(f"g00000{n}-add-000.parquet")]) for n in (1, 2, 3)
@@ -753,13 +749,8 @@ def test_progress_is_reported_within_a_segment(client: Client, simulator: Simula
     with writer_lock(settings.layout.lock):
         session = client.session
         session.sealer(create=True)
-        fetcher = Fetcher(
-            session,
-            "main",
-            simulator,
-            progress=progress,
-            received=received.count,
-        )
+        how = How(progress=progress, received=received.count)
+        fetcher = Fetcher(session, "main", simulator, how)
         assert [fetched.error for fetched in fetcher.fetch()] == [None]
     assert told.is_set()
     dones = [done for done, _ in seen]
