@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.configfile.tables import ATTEMPTS, TIMEOUT_S
+from hashclient.core.patience import ATTEMPTS, TIMEOUT_S
 from hashclient.errors import UsageError
 from hashclient.system.files import user_path
 from hashclient.system.text import printable

@@ -10,8 +10,7 @@ from typing import Literal
 
 import msgspec
 
-#: Limits of each exchange with a server; `net.deadline` says what the numbers mean.
-TIMEOUT_S, MIN_RATE_KIB_S, ATTEMPTS = 30.0, 16.0, 4
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from typing import Any
 import httpcore
 import msgspec
 
-from hashclient.configfile.tables import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
+from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.background import Task
 
 # Family, kind, protocol, canonical name, address: as `socket.getaddrinfo` returns them.
