@@ -57,9 +57,9 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     or a function of the kind's name and the passwords. It is empty where files of the kind are
     counted and not opened, and for a front: a file of its own with an archive behind it, perhaps.
 
-    `version` goes up when the rule changes by which `is_one` or the expander decides, or what the
-    expander reads: files that scans remember are looked at again then. Other changes of a row are
-    noticed without that.
+    `version` goes up when the rule changes by which `is_one` or `sniff` decides: files that scans
+    remember as no containers are looked at again then. `reads` goes up when the expander reads
+    another thing: containers are opened again. Other changes of a row are noticed without that.
 
     An archive ends like its last member. So where a beginning shows a kind that `hides_end`, the
     end says nothing; a text says nothing about its end.
@@ -74,6 +74,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     marks: tuple[Mark, ...] = ()
     expander: str = ""
     version: int = 1
+    reads: int = 1
     sure: Sure = Sure.MARK
     hides_end: bool = True
     is_front: bool = False

@@ -1,27 +1,61 @@
 """What "no container" means in the records of a scan: which kinds were looked for, by which rule.
 
-The number of a kind changes with its row (its marks, its expander, its version): so no table of
-another module has to be kept in step with the rows.
+The number of a kind changes with its row (its marks, its version), so no table of another module
+has to be kept in step with the rows. Where kinds have changed, the rows also show which files these
+may be, by their length and their first byte: all others are still no containers.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from hashclient.containers.kind import Kind
+from hashclient.containers.kind import ANYWHERE, Kind
 from hashclient.containers.kinds import KINDS
 
 
+class Touched(NamedTuple):
+    """Files that may be of some kinds: none is shorter, and each begins with one of `begins`."""
+
+    least_bytes: int
+    begins: frozenset[int]
+
+
 def number_of(kind: Kind) -> int:
-    """Return a number that a kind with another row does not have."""
+    """Return a number that a kind with another rule does not have."""
     marks = [(mark.at, mark.literals, mark.regex, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
-    rest = (kind.expander, kind.version, kind.sure.name, kind.hides_end, kind.is_front)
+    rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
     text = repr((kind.name, marks, ends, kind.in_tail, kind.in_programs, rest))
     return zlib.crc32(text.encode())
 
 
 #: By name, the number of each kind.
 NUMBERS = {kind.name: number_of(kind) for kind in KINDS}
-#: One number for all of them.
-ALL = zlib.crc32(repr(NUMBERS).encode())
+#: One number for all that is known of members: with another one, containers are opened again.
+READS = zlib.crc32(repr((NUMBERS, [kind.reads for kind in KINDS])).encode())
+
+
+def touched(before: dict[str, int], kinds: Iterable[Kind] = KINDS) -> Touched | None:
+    """Return the files that kinds may be which had another number `before`; None if there are none.
+
+    A kind that is gone touches nothing: what was no container is none.
+    """
+    changed = [kind for kind in kinds if before.get(kind.name) != number_of(kind)]
+    if not changed:
+        return None
+    each = [_touched(kind) for kind in changed]
+    return Touched(min(least for least, _ in each), frozenset().union(*(one for _, one in each)))
+
+
+def _touched(kind: Kind) -> Touched:
+    ends = [*(end.last for end in kind.ends), kind.in_tail, kind.in_programs]
+    least = [len(end) for end in ends if end]
+    for mark in kind.marks:
+        length = min(map(len, mark.literals), default=1)
+        least.append(length + max(mark.at, 0) if mark.at >= 0 or mark.at == ANYWHERE else -mark.at)
+    firsts = {literal[0] for mark in kind.marks for literal in mark.literals}
+    if any(ends) or any(mark.at for mark in kind.marks):
+        firsts = set(range(256))
+    return Touched(min(least, default=0), frozenset(firsts))

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.scan import inside
 from hashclient.scan.inside import Container, Inside
+from hashclient.scan.meanings import Meanings
 from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
     RECORD,
@@ -56,7 +57,7 @@ FRESH_PROVEN_NS = 1_000_000_000
 COARSE_NS = 2_000_000_000
 #: For how many days a believed record answers, by default.
 REREAD_DAYS = 14
-DAY_S = 86_400
+DAY_S, _LAST_DAY = 86_400, 2**16 - 1
 
 #: (number of the file system, block of inodes), as a row is named.
 Block = tuple[int, int]
@@ -138,18 +139,20 @@ class Inventory:
         if version > _VERSION:
             return "was written by a newer hashclient"
         if write:
-            self._prepare(key_id)
+            self._meanings = self._prepare(key_id)
         elif 0 < version < _VERSION:
             return "is of an earlier version"
         if self._db.execute("SELECT key_id FROM meta").fetchone() != (key_id,):
             return "was sealed with another key"
+        if not write:
+            self._meanings = Meanings(self._db)
         return None
 
     def _version(self) -> int:
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
         return version
 
-    def _prepare(self, key_id: str) -> None:
+    def _prepare(self, key_id: str) -> Meanings:
         # A row takes some 20 KB, and less time to read the fewer pages it lies on. No effect on a
         # file that is there.
         self._db.execute("PRAGMA page_size = 8192")
@@ -168,8 +171,10 @@ class Inventory:
             self._db.execute("INSERT INTO meta VALUES (?)", (key_id,))
             self._db.execute(_FILES)
             self._db.execute(inside.TABLE)
+        meanings = Meanings(self._db, records="files")
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")
+        return meanings
 
     def close(self) -> None:
         """Close the connection."""
@@ -215,6 +220,7 @@ class Inventory:
             & (known["ctime"] == asked["ctime"])
             & (known["size"] == asked["size"])
         )
+        self._meanings.take(known)
         known["mask"][~same | are_due(known, day, self._reread_days)] = 0
         return known, old
 
@@ -233,6 +239,7 @@ class Inventory:
         rows = [(block, self._row(file_system, block)) for block in blocks]
         stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
         found = of_inodes(stored, inodes)
+        self._meanings.take(found)
         is_known = (found["ino"] == inodes) & (found["mask"] != 0)
         is_known &= ~are_due(found, day, self._reread_days)
         old = [(file_system, block) for block, row in rows if row is not None and row[0] < day]
@@ -329,8 +336,10 @@ class Inventory:
             numbers = blocks[first : first + _BLOCKS_AT_ONCE].tolist()
             new = records[starts[first] : ends[first + len(numbers) - 1]]
             rows = [self._row(device, block) for block in numbers]
-            old = np.frombuffer(b"".join(row[1] for row in rows if row), RECORD)
-            merged = merged_records(old, new, day, self._reread_days)
+            old = np.frombuffer(bytearray().join([row[1] for row in rows if row]), RECORD)
+            self._meanings.take(old)
+            merged = merged_records(old, new, day, self._reread_days).copy()
+            self._meanings.give(merged)
             edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
             for block, row, part in zip(numbers, rows, np.split(merged, edges), strict=True):
                 data = part.tobytes()
@@ -407,7 +416,7 @@ class Inventory:
 
 def today() -> int:
     """Return the day as records have it: one at least, since 0 says that a record is proven."""
-    return max(1, int(time.time() // DAY_S))
+    return min(max(1, int(time.time() // DAY_S)), _LAST_DAY)
 
 
 def are_settled(records: Records, since_ns: int) -> npt.NDArray[np.bool_]:

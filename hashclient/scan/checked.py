@@ -33,9 +33,9 @@ class File(msgspec.Struct, gc=False):
     `digests` are those of `plan` that were computed in this run: none, if it was not read. `record`
     has what the cache knows of the file. `reliable` says whether its size and times can be relied
     on, and `unwritable` whether nobody could write to it when it was read, None if that is not
-    known. `is_plain` says that it was looked at and is no container. `spare` are digests of the
-    other algorithms that entries have; they count only when they are asked for, so that the outcome
-    of a file does not depend on the files before it.
+    known. `begin` is its first byte if it was looked at and is no container, else -1. `spare` are
+    digests of the other algorithms that entries have; they count only when they are asked for, so
+    that the outcome of a file does not depend on the files before it.
     """
 
     group: Group
@@ -47,7 +47,7 @@ class File(msgspec.Struct, gc=False):
     digests: list[bytes]
     reliable: bool
     unwritable: bool | None = None
-    is_plain: bool = False
+    begin: int = -1
     record: np.void | None = None
     spare: list[bytes] = []
 
@@ -140,8 +140,9 @@ def learned_of(
         records = records_of(of_chosen)
         for column in ("tags", "mask"):
             records[column] = tags[column].take(rows, axis=0)
-        is_plain = np.fromiter([file.is_plain for file in chosen], np.bool_, len(chosen))
-        records["mask"] |= np.where(is_plain, np.uint8(PLAIN), np.uint8(0))
+        begins = np.array([file.begin for file in chosen], np.int16)
+        records["mask"] |= np.where(begins >= 0, np.uint8(PLAIN), np.uint8(0))
+        records["begin"] = begins.astype(np.uint8)
         is_proven = np.zeros(len(chosen), np.bool_)
         if identity.proves:
             is_proven[:] = [file.unwritable is True for file in chosen]
@@ -155,26 +156,30 @@ def learned_of(
 
 
 def learned_of_plain(
-    plain: Sequence[tuple[os.stat_result, bool | None]], identities: FileSystems, started_ns: int
+    plain: Sequence[tuple[os.stat_result, bool | None, int]],
+    identities: FileSystems,
+    started_ns: int,
 ) -> Iterator[Learned]:
     """Yield records of files that are no containers, of which nothing else is new.
 
-    With each status goes whether nobody could write to the file, None if that is not known.
+    With each status goes whether nobody could write to the file, None if that is not known; and the
+    first byte.
     """
-    by_device: dict[int, list[tuple[os.stat_result, bool | None]]] = {}
+    by_device: dict[int, list[tuple[os.stat_result, bool | None, int]]] = {}
     day = today()
-    for status, unwritable in plain:
-        by_device.setdefault(status.st_dev, []).append((status, unwritable))
+    for one in plain:
+        by_device.setdefault(one[0].st_dev, []).append(one)
     for device, looked_at in by_device.items():
         identity = identities.get(device)
         if identity is None:
             continue
         if identity.is_local:
             looked_at = [one for one in looked_at if one[1] is not False]
-        records = records_of([status for status, _ in looked_at])
+        records = records_of([status for status, _, _ in looked_at])
         records["mask"] = PLAIN
+        records["begin"] = [begin for _, _, begin in looked_at]
         proven = 0 if identity.proves else day
-        records["read_day"] = [proven if unwritable else day for _, unwritable in looked_at]
+        records["read_day"] = [proven if unwritable else day for _, unwritable, _ in looked_at]
         yield from _settled(identity, records, started_ns)
 
 
@@ -185,7 +190,8 @@ def learned_of_containers(
 ) -> Iterator[Container]:
     """Yield the members that were found inside of files, with the record of each file."""
     for status, unwritable, members in inside:
-        for file_system, record in learned_of_plain([(status, unwritable)], identities, started_ns):
+        seen = [(status, unwritable, 0)]
+        for file_system, record in learned_of_plain(seen, identities, started_ns):
             yield file_system, record, members
 
 

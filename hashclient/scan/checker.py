@@ -127,7 +127,7 @@ class Checker:
             keep_clean=keep_clean,
         )
         #: Files of one task that are no containers, whatever else is known of them.
-        self._plain: list[os.stat_result] = []
+        self._plain: list[tuple[os.stat_result, None, int]] = []
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
@@ -169,9 +169,7 @@ class Checker:
         result.bytes_read = self._reader.bytes_read
         if self._learn:
             result.learned = [
-                *learned_of_plain(
-                    [(status, None) for status in self._plain], self._looker.identities, started_ns
-                ),
+                *learned_of_plain(self._plain, self._looker.identities, started_ns),
                 *learned_of(files, records, self._looker.identities, started_ns),
             ]
             result.containers = list(
@@ -292,12 +290,13 @@ class Checker:
                             raise
                         if learn and (device := status.st_dev) not in identities:
                             identities[device] = self._file_systems.of(file_fd, device)
-                        is_plain = sniffs
+                        begin = reader.begin if sniffs else -1
                         if reader.may_be_container:
                             seen = (status, free) if reliable else None
-                            is_plain = self._open(
+                            if not self._open(
                                 file_fd, opened, name, status, length, seen, result, ahead
-                            )
+                            ):
+                                begin = -1
                             most_bytes = self._most_bytes()
                     finally:
                         close_file(file_fd)
@@ -333,7 +332,7 @@ class Checker:
                         digests,
                         reliable,
                         free,
-                        is_plain,
+                        begin,
                     )
                     if len(digests) > len(plan):
                         file.spare = digests[len(plan) :]
@@ -475,7 +474,7 @@ class Checker:
             size = status.st_size
             if not self._open(fd, directory, name, status, size, seen, result, ahead):
                 return
-        self._plain.append(status)
+        self._plain.append((status, None, self._reader.begin))
 
     def _look_inside(self, opened: Opened, result: Result, *, whole: bool) -> list[tuple[str, int]]:
         """Look into files that are settled themselves; return changed ones, with their inodes."""

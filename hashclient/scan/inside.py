@@ -30,7 +30,7 @@ Inside = npt.NDArray[np.void]
 #: Containers with more members than this are opened each time.
 MAX_KNOWN = 50_000
 #: Where a kind of container is added, or is read in another way, all are opened again.
-READS = meaning.ALL
+READS = meaning.READS
 #: In place of the algorithms of a member: the file, or something inside, is of a kind that is not
 #: opened. Its `size` is the place of that kind in `NAMES`.
 NOT_OPENED = 128

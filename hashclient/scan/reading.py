@@ -230,8 +230,9 @@ class Reader:
         self._holds: dict[int, bool] = {}
         self._ended = -math.inf
         self.bytes_read = 0
-        #: Whether the last file may be a container.
+        #: Whether the last file may be a container, and its first byte.
         self.may_be_container = False
+        self.begin = 0
         #: Further digests to compute of short files: `read` returns them after those of the plan.
         self.spare: Plan = ()
         self._sniffs = sniffs
@@ -400,6 +401,7 @@ class Reader:
         """Look at the first bytes of a file, which mostly suffice."""
         self._first_bytes = length = len(first)
         self._front = b""
+        self.begin = first[0] if length else 0
         if found := look(first, is_all=length == self._size):
             self.may_be_container = is_kind(found)  # one that is not opened is counted there
             if not self.may_be_container:

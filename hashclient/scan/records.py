@@ -16,17 +16,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-#: A bit of `mask` besides those of algorithms: the file was looked at, and is no container. Where
-#: more files count as containers than before, this is another bit: 8, 16 and 32 were those of rules
-#: which passed over some tars, .lzma and mail, all but zip behind other bytes, and images of disks.
-PLAIN = 64
+#: The bits of `mask` for algorithms, and one besides: the file was looked at, and is no container.
+#: On the disk this bit says nothing, and the meaning of the record counts (`meanings`).
+TAGS, PLAIN = 7, 64
 
 Records = npt.NDArray[np.void]
 
 #: One file. `mask` has the algorithms whose tags are known; `tags` are two words for each of MD5,
 #: SHA-1, SHA-256 in that order. A record with mask 0 is empty. Times are nanoseconds modulo 2**64:
 #: anybody may give a file a time of long ago or far ahead. `read_day` is the day when the oldest of
-#: the tags was made, counted from 1970, or 0 if the record is proven.
+#: the tags was made, counted from 1970, or 0 if the record is proven. Of a file that is no
+#: container, `begin` is the first byte, and `meaning` on the disk what that says; before there were
+#: meanings, these two were the upper bytes of the day, and zero.
 RECORD = np.dtype(
     [
         ("ino", "<u8"),
@@ -35,7 +36,9 @@ RECORD = np.dtype(
         ("ctime", "<u8"),
         ("mask", "u1"),
         ("tags", "<u8", (3, 2)),
-        ("read_day", "<u4"),
+        ("read_day", "<u2"),
+        ("begin", "u1"),
+        ("meaning", "u1"),
     ]
 )
 
@@ -117,6 +120,7 @@ def merged_records(old: Records, new: Records, day: int, reread_days: int) -> Re
             new["read_day"][adds] = before["read_day"][adds]
     adds = np.flatnonzero(same & (before["mask"] & ~new["mask"] & np.uint8(PLAIN) != 0))
     new["mask"][adds] |= np.uint8(PLAIN)
+    new["begin"][adds] = before["begin"][adds]
     new["read_day"][adds] = before["read_day"][adds]
     new["read_day"][same & (before["read_day"] == 0)] = 0
     merged = np.frombuffer(old.take(np.flatnonzero(kept)).tobytes() + new.tobytes(), RECORD)

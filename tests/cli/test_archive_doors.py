@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fixtures import archives, images, mails, others, zipmethods
-from hashclient.scan import checked, looking, reading
-from hashclient.scan.records import PLAIN
+from hashclient.containers import meaning
+from hashclient.scan import reading
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
 
@@ -167,8 +167,7 @@ def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     with monkeypatch.context() as earlier:
         for name in ("look", "has_behind", "ends_as_container"):
             earlier.setattr(reading, name, lambda *_, **__: ())
-        for module in (checked, looking):
-            earlier.setattr(module, "PLAIN", PLAIN >> 1)
+        earlier.setattr(meaning, "NUMBERS", {})
         before = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)
         assert (before.code, before.summary["members"]) == (0, 0)
         known = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fixtures import archives, unopened
-from hashclient.scan import checked, looking, reading
-from hashclient.scan.records import PLAIN
+from hashclient.containers import meaning
+from hashclient.scan import reading
 from tests.clamd import instream, open_for_reading, serving
 from tests.kit import State, remember_at_once, write_tree
 
@@ -81,8 +81,7 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     with monkeypatch.context() as earlier:
         for name in ("look", "ends_as_container", "has_behind"):
             earlier.setattr(reading, name, lambda *_, **__: ())
-        for module in (checked, looking):
-            earlier.setattr(module, "PLAIN", PLAIN >> 1)
+        earlier.setattr(meaning, "NUMBERS", {})
         assert state.scan("--jobs", "1").summary["not_opened"] == {}
         assert state.scan("--jobs", "1").summary["known_unchanged"] == len(FILES)
     assert state.scan("--jobs", "1").summary["not_opened"] == dict(KINDS)

@@ -9,12 +9,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hashclient.containers import meaning
+from hashclient.containers.kinds import KINDS
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
@@ -31,6 +34,7 @@ from hashclient.objects.failures import (
 from hashclient.objects.listing import page_of
 from hashclient.objects.s3 import S3
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.inside import MEMBER
 from hashclient.scan.objects.cache import VERSION, WAITING, ObjectCache, row_id
 from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
@@ -38,6 +42,7 @@ from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
 from tests.unit.test_matcher import judge as make_judge
 from tests.unit.test_matcher import row
@@ -187,18 +192,43 @@ def masks(store: ObjectCache, *names: str, are_versions: bool = False) -> list[i
 def test_remembered_objects_are_known(tmp_path: Path, failures: list[StateError]) -> None:
     store = cache(tmp_path, failures)
     assert masks(store, "a") is None
-    store.learn("a", 9, TAGS)
+    store.learn("a", 5, TAGS)
     store.close()
     again = cache(tmp_path, failures)
-    assert masks(again, "a", "b") == [9, 0]
+    assert masks(again, "a", "b") == [5, 0]
     found = again.find(["a"], are_versions=[False])
     assert found is not None
     assert found.records["tags"].tobytes() == TAGS
     assert masks(cache(tmp_path, failures, use=False), "a") is None
     # Without a version it is only believed, until it is due.
     assert masks(cache(tmp_path, failures, reread_days=0), "a") == [0]
-    assert masks(cache(tmp_path, failures, reread_days=0), "a", are_versions=True) == [9]
+    assert masks(cache(tmp_path, failures, reread_days=0), "a", are_versions=True) == [5]
     assert failures == []
+
+
+def test_what_is_no_container_is_looked_at_again_where_kinds_have_changed(
+    tmp_path: Path, failures: list[StateError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cache(tmp_path, failures)
+    store.learn("plain", 1 | PLAIN, TAGS)
+    store.learn("container", 1, TAGS, bytes(MEMBER.itemsize))
+    store.close()
+
+    def known() -> tuple[list[int] | None, list[int]]:
+        found = cache(tmp_path, failures).find(["plain", "container"], are_versions=[False] * 2)
+        assert found is not None
+        return found.records["mask"].tolist(), list(found.insides)
+
+    assert known() == ([1 | PLAIN, 1], [1])
+    with monkeypatch.context() as later:
+        later.setattr(meaning, "READS", meaning.READS ^ 1)
+        assert known() == ([1 | PLAIN, 1], [])  # members are read in another way
+    with monkeypatch.context() as later:
+        later.setattr(meaning, "NUMBERS", {**meaning.NUMBERS, "zip": 1})
+        kinds = [msgspec.structs.replace(k, version=k.version + (k.name == "zip")) for k in KINDS]
+        later.setattr(meaning.touched, "__defaults__", (kinds,))
+        assert known() == ([1, 1], [])
+    assert known() == ([1 | PLAIN, 1], [1])
 
 
 def test_tags_of_another_key_are_forgotten(tmp_path: Path, failures: list[StateError]) -> None:

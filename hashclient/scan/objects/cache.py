@@ -24,8 +24,9 @@ from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.errors import StateError
 from hashclient.scan.cache import DAY_S
 from hashclient.scan.checked import SLOT
-from hashclient.scan.inside import MEMBER, READS, Inside
-from hashclient.scan.records import Records
+from hashclient.scan.inside import MEMBER, Inside
+from hashclient.scan.meanings import Meanings
+from hashclient.scan.records import PLAIN, TAGS, Records
 from hashclient.system.files import is_there
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
@@ -34,6 +35,8 @@ from hashclient.system.text import printable
 VERSION = 1
 #: The type that `records` returns.
 RECORD = np.dtype([("mask", "u1"), ("tags", "<u8", (3, 2)), ("read_day", "<u4")])
+#: Where the number of the meaning begins in a mask on the disk.
+_MEANING = 8
 #: Rows that wait before they are written.
 WAITING = 2_000
 
@@ -61,8 +64,10 @@ _DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLIT
 _HINT = "it may be removed at any time; a scan then reads every object again"
 
 
-#: A row: its name, the day of the read, its mask, its tags, its members, and a checksum.
-_Row = tuple[str, int, int, bytes, bytes, int]
+#: A row: its name, the day of the read, its mask, its tags and its members. On the disk, the mask
+#: has above its first byte what it means that an object is no container, or has these members; and
+#: a checksum follows.
+_Row = tuple[str, int, int, bytes, bytes]
 
 
 class Known(msgspec.Struct):
@@ -118,7 +123,7 @@ class ObjectCache:
             return None
         known: dict[str, _Row] = {}
         with self._failures():
-            known = _rows(self._open(), ids)
+            known = self._rows(self._open(), ids)
         if not known:
             return None
         records = np.zeros(len(ids), RECORD)
@@ -141,7 +146,7 @@ class ObjectCache:
         """Remember the tags of an object, and the members `inside` of a container."""
         if self._is_broken:
             return
-        self._waiting[name] = _row(name, self._day, mask, tags, inside)
+        self._waiting[name] = (name, self._day, mask, tags, inside)
         if len(self._waiting) >= WAITING:
             self.flush()
 
@@ -153,9 +158,9 @@ class ObjectCache:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                before = _rows(db, list(self._waiting))
+                before = self._rows(db, list(self._waiting))
                 merged = [_merged(before.get(name), row) for name, row in self._waiting.items()]
-                db.executemany(_STORE, merged)
+                db.executemany(_STORE, map(self._stored, merged))
                 oldest = self._day - int(self._keep_days)
                 db.execute("DELETE FROM object WHERE read_day < ?", (oldest,))
                 db.execute("COMMIT")
@@ -200,10 +205,34 @@ class ObjectCache:
                 db.execute("DELETE FROM object")
                 db.execute("DELETE FROM meta")
                 db.execute("INSERT INTO meta VALUES (?)", (self._key_id,))
+            self._meanings = Meanings(db, records="object")
             db.execute("COMMIT")
         except BaseException:
             db.execute("ROLLBACK")
             raise
+
+    def _rows(self, db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Row]:
+        """Return the rows with these names whose checksum is right, with what they say today."""
+        rows = {}
+        for *row, crc in db.execute(_FIND, (json.dumps(ids),)):
+            name, day, mask, tags, inside = row
+            if crc != _checksum(name, day, mask, tags, inside):
+                continue
+            number = mask >> _MEANING
+            mask &= TAGS
+            if inside and number != self._meanings.number:
+                inside = b""  # it is opened again
+            elif not inside and self._meanings.is_plain(number):
+                mask |= PLAIN
+            rows[name] = name, day, mask, tags, inside
+        return rows
+
+    def _stored(self, row: _Row) -> tuple[str, int, int, bytes, bytes, int]:
+        """Return a row as it is written."""
+        name, day, mask, tags, inside = row
+        number = self._meanings.number if mask & PLAIN or inside else 0
+        mask = mask & TAGS | number << _MEANING
+        return name, day, mask, tags, inside, _checksum(name, day, mask, tags, inside)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -236,16 +265,9 @@ class ObjectCache:
         self._on_failure(error)
 
 
-def _rows(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, _Row]:
-    """Return the rows with these names whose checksum is right."""
-    rows: list[_Row] = db.execute(_FIND, (json.dumps(ids),)).fetchall()
-    return {row[0]: row for row in rows if row == _row(*row[:5])}
-
-
-def _row(name: str, day: int, mask: int, tags: bytes, inside: bytes) -> _Row:
-    """Return a row with its checksum, which covers how containers are read, too."""
-    head = b"%s %d %d %d " % (name.encode(), day, mask, READS)
-    return name, day, mask, tags, inside, zlib.crc32(inside, zlib.crc32(tags, zlib.crc32(head)))
+def _checksum(name: str, day: int, mask: int, tags: bytes, inside: bytes) -> int:
+    head = b"%s %d %d " % (name.encode(), day, mask)
+    return zlib.crc32(inside, zlib.crc32(tags, zlib.crc32(head)))
 
 
 def _merged(old: _Row | None, new: _Row) -> _Row:
@@ -260,4 +282,4 @@ def _merged(old: _Row | None, new: _Row) -> _Row:
     for algorithm in Algorithm.in_mask(old[2] & ~new[2] & mask_of(Algorithm)):
         tags[SLOT[algorithm]] = earlier[SLOT[algorithm]]
     day = min(old[1], new[1])
-    return _row(new[0], day, old[2] | new[2], tags.tobytes(), new[4] or old[4])
+    return new[0], day, old[2] | new[2], tags.tobytes(), new[4] or old[4]

@@ -1,0 +1,106 @@
+"""Which records of earlier scans still say that a file is no container.
+
+A file of records has a table of meanings: a number, and the kinds of containers that were looked
+for then (`containers.meaning`). Each record of a file that is no container has the number of the
+meaning it was made under, and the first byte of its file. Where kinds were added or changed since,
+the files that these may be are looked at again, and no others. A record without a number, or with
+one that is not in the table, says nothing: its file is looked at again. Its tags stay.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from typing import Any
+
+import numpy as np
+
+from hashclient.containers import meaning
+from hashclient.scan.records import PLAIN, TAGS, Records
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS meanings (
+    number INTEGER PRIMARY KEY,
+    kinds TEXT NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT
+"""
+#: A number is a byte.
+_MOST = 255
+
+
+class Meanings:
+    """The meanings of the records in one database."""
+
+    def __init__(self, database: sqlite3.Connection, *, records: str = "") -> None:
+        """Read them. With the name of the table of `records`, note the one of today.
+
+        If there is no number left, the table is emptied: its files are read again.
+        """
+        if records:
+            database.execute(_TABLE)
+        found = _read(database)
+        kinds = json.dumps({**meaning.NUMBERS, "": meaning.READS}, sort_keys=True)
+        #: The number of today's meaning; 0 if no writer has noted it yet.
+        self.number = next((number for number, text in found.items() if text == kinds), 0)
+        if records and not self.number:
+            self.number = max(found, default=0) + 1
+            if self.number > _MOST:
+                database.execute(f"DELETE FROM {records}")  # noqa: S608 - ours
+                database.execute("DELETE FROM meanings")
+                self.number, found = 1, {}
+            row = self.number, kinds, _checksum(self.number, kinds)
+            database.execute("INSERT OR REPLACE INTO meanings VALUES (?, ?, ?)", row)
+        self._earlier = {
+            number: meaning.touched(json.loads(text))
+            for number, text in found.items()
+            if number != self.number
+        }
+
+    def is_plain(self, number: int) -> bool:
+        """Return whether whatever was no container under a meaning is still none."""
+        return bool(number) and (number == self.number or self._earlier.get(number, _ANY) is None)
+
+    def take(self, records: Records) -> None:
+        """Set the bit `PLAIN` in records that were read, where they still say that."""
+        numbers = records["meaning"]
+        plain = (numbers == self.number) & (numbers != 0)
+        if not plain.all():
+            for number, touched in self._earlier.items():
+                mine = numbers == number
+                if touched is not None:
+                    begins = np.zeros(256, np.bool_)
+                    begins[list(touched.begins)] = True
+                    mine &= (records["size"] < touched.least_bytes) | ~begins[records["begin"]]
+                plain |= mine
+        records["mask"] &= np.uint8(TAGS)
+        records["mask"] |= np.where(plain, np.uint8(PLAIN), np.uint8(0))
+
+    def give(self, records: Records) -> None:
+        """Note the meaning of today in records that are to be written."""
+        plain = records["mask"] & np.uint8(PLAIN) != 0
+        records["meaning"] = np.where(plain, np.uint8(self.number), np.uint8(0))
+
+
+#: In place of a meaning that is not in the table.
+_ANY = meaning.Touched(0, frozenset(range(256)))
+
+
+def _read(database: sqlite3.Connection) -> dict[int, str]:
+    """Return the kinds of each meaning, as text; those whose checksum is right."""
+    if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meanings'").fetchone():
+        return {}  # it was written before there were any
+    rows: list[tuple[Any, ...]] = database.execute(
+        "SELECT number, kinds, crc FROM meanings"
+    ).fetchall()
+    return {
+        number: kinds
+        for number, kinds, crc in rows
+        if isinstance(number, int) and isinstance(kinds, str)
+        if 0 < number <= _MOST and crc == _checksum(number, kinds)
+    }
+
+
+def _checksum(number: int, kinds: str) -> int:
+    return zlib.crc32(b"%d %b" % (number, kinds.encode()))

@@ -1,0 +1,147 @@
+"""What earlier records still say: only what a change of kinds may touch is looked at again."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+import numpy as np
+import pytest
+
+from hashclient.containers import meaning
+from hashclient.containers.kind import Kind, Mark
+from hashclient.containers.kinds import KINDS
+from hashclient.scan.meanings import Meanings
+from hashclient.scan.records import PLAIN, RECORD, Records
+
+TOY = Kind("toy", (Mark(0, (b"TOY!",)),), "toy:Toy")
+BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+@pytest.fixture
+def database() -> sqlite3.Connection:
+    opened = sqlite3.connect(":memory:")
+    opened.execute("CREATE TABLE files (records BLOB)")
+    return opened
+
+
+def with_kinds(patch: pytest.MonkeyPatch, *kinds: Kind) -> None:
+    """Let today's kinds be these."""
+    patch.setattr(meaning, "NUMBERS", {kind.name: meaning.number_of(kind) for kind in kinds})
+    patch.setattr(meaning.touched, "__defaults__", (kinds,))
+
+
+def plain_records(*files: tuple[int, bytes]) -> Records:
+    """Return records of files that are no containers: of a size, with a first byte."""
+    records = np.zeros(len(files), RECORD)
+    records["mask"] = PLAIN | 1
+    records["size"] = [size for size, _ in files]
+    records["begin"] = [begin[0] for _, begin in files]
+    return records
+
+
+def taken(meanings: Meanings, records: Records) -> list[bool]:
+    """Return which of the records still say that a file is no container; tags stay."""
+    records = records.copy()
+    meanings.take(records)
+    assert set((records["mask"] & 1).tolist()) <= {1}
+    return [bool(mask & PLAIN) for mask in records["mask"]]
+
+
+FILES = plain_records((900, b"T"), (900, b"x"), (3, b"T"))
+
+
+def test_without_a_change_all_are_known(database: sqlite3.Connection) -> None:
+    written = FILES.copy()
+    Meanings(database, records="files").give(written)
+    for meanings in (Meanings(database, records="files"), Meanings(database)):
+        assert taken(meanings, written) == [True] * 3
+
+
+def test_a_new_kind_touches_what_begins_like_it_and_is_long_enough(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = FILES.copy()
+    Meanings(database, records="files").give(written)
+    with_kinds(monkeypatch, *KINDS, TOY)
+    assert taken(Meanings(database, records="files"), written) == [False, True, True]
+    assert taken(Meanings(database), written) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "still"),
+    [
+        (msgspec.structs.replace(TOY, version=2), [False, True, True]),
+        (msgspec.structs.replace(TOY, reads=2), [True, True, True]),
+        (msgspec.structs.replace(TOY, marks=(Mark(0, (b"xyz",)),)), [True, False, True]),
+        (msgspec.structs.replace(TOY, marks=(Mark(800, (b"TOY!",)),)), [False, False, True]),
+        (msgspec.structs.replace(TOY, in_tail=b"!YOT"), [False, False, True]),
+    ],
+    ids=["version", "reads", "marks", "place", "end"],
+)
+def test_a_change_of_a_row_touches_what_the_row_says(
+    database: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: Kind,
+    still: list[bool],
+) -> None:
+    with_kinds(monkeypatch, *KINDS, TOY)
+    written = FILES.copy()
+    Meanings(database, records="files").give(written)
+    with_kinds(monkeypatch, *KINDS, changed)
+    assert taken(Meanings(database, records="files"), written) == still
+
+
+def test_a_kind_that_is_gone_touches_nothing(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        with_kinds(before, *KINDS, TOY)
+        written = FILES.copy()
+        Meanings(database, records="files").give(written)
+    assert taken(Meanings(database, records="files"), written) == [True] * 3
+
+
+def test_each_kind_touches_a_file_of_its_own_beginning(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in KINDS:
+        for mark in kind.marks:
+            for literal in mark.literals if not mark.at else ():
+                record = plain_records((len(literal), literal))
+                others = [other for other in KINDS if other is not kind]
+                with monkeypatch.context() as before:
+                    with_kinds(before, *others)
+                    Meanings(database, records="files").give(record)
+                assert taken(Meanings(database, records="files"), record) == [False]
+
+
+def test_records_from_before_there_were_meanings_are_looked_at_again(
+    database: sqlite3.Connection,
+) -> None:
+    assert taken(Meanings(database), FILES) == [False] * 3  # nor is there a table
+    assert taken(Meanings(database, records="files"), FILES) == [False] * 3
+
+
+def test_a_number_that_is_not_in_the_table_or_damaged_there_says_nothing(
+    database: sqlite3.Connection,
+) -> None:
+    written = FILES.copy()
+    meanings = Meanings(database, records="files")
+    meanings.give(written)
+    database.execute("UPDATE meanings SET kinds = replace(kinds, 'zip', 'zap')")
+    assert taken(Meanings(database), written) == [False] * 3
+    other = written.copy()
+    other["meaning"] = 77
+    assert taken(meanings, other) == [False] * 3
+
+
+def test_where_no_number_is_left_all_is_read_again(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("INSERT INTO files VALUES (x'00')")
+    for version in range(256):
+        with_kinds(monkeypatch, msgspec.structs.replace(TOY, version=version))
+        assert Meanings(database, records="files").number == version % 255 + 1
+        count = database.execute("SELECT count(*) FROM files").fetchone()
+        assert count == (int(version < 255),)
