@@ -91,45 +91,26 @@ class EcsFormatter:
     def _file(self, handled: Handled, hit: Hit | None) -> dict[str, Any]:
         outcome, record = handled.outcome, handled.record
         kind = outcome.kind
-        about: dict[str, Any] = {
-            "kind": "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event",
+        what = "alert" if kind in (Kind.MATCH, Kind.CONFLICT) else "event"
+        # A match on record already is no news.
+        about = {
+            "kind": "state" if self._context.command == "matches" else what,
             "category": ["file"],
             "type": ["error" if kind is Kind.UNREAD else "info"],
             "action": str(kind),
+            "outcome": _OUTCOME.get(kind),
+            "severity": _SEVERITY.get(kind),
+            "reason": outcome.reason,
+            "start": record and for_programs(record.first_seen),
+            "end": record and for_programs(record.last_seen),
         }
-        if self._context.command == "matches":
-            about["kind"] = "state"  # a match on record already is no news
-        if kind in _OUTCOME:
-            about["outcome"] = _OUTCOME[kind]
-        if kind in _SEVERITY:
-            about["severity"] = _SEVERITY[kind]
-        if outcome.reason is not None:
-            about["reason"] = outcome.reason
-        time = self._context.now
-        labels = {k: v for k, v in path_fields(outcome.place).items() if k != "path"}
-        if record is not None:
-            time = record.last_seen
-            about["start"] = for_programs(record.first_seen)
-            about["end"] = for_programs(record.last_seen)
-            labels |= {"match_id": record.id, "match_state": str(record.state)}
-            labels["match_in_place"] = "yes" if record.in_place else "no"
-        if outcome.members:
-            # A label is a text: names in one another, as they are in the path.
-            labels["container"] = path_fields(outcome.path)["path"]
-            labels["members"] = "!/".join(path_fields(name)["path"] for name in outcome.members)
-        if outcome.evidence is not None:
-            labels["evidence"] = outcome.evidence
-        labels |= {str(acted.action): done_word(acted) for acted in handled.acted}
-        if handled.acted:
-            labels["actions"] = "; ".join(acted.detail for acted in handled.acted)
         message = f"{kind}: {printable(outcome.place)}"
         if hit is not None:
-            labels["algorithms"] = " ".join(a.label for a in hit.algorithms)
-            labels["complete"] = "yes" if hit.complete else "no"
             message += f": list {hit.list_name}, entry {hit.entry}, category {hit.category}"
         if outcome.reason is not None:
             message += f": {outcome.reason}"
-        document = self._event(time, message, **about)
+        time = self._context.now if record is None else record.last_seen
+        document = self._event(time, message, **_known(about))
         document["file"] = _file_fields(outcome, show_digests=self._context.show_digests)
         if hit is not None:
             document["rule"] = {
@@ -139,6 +120,7 @@ class EcsFormatter:
                 "ruleset": hit.list_name,
                 "version": str(hit.generation),
             }
+        labels = _labels(handled, hit)
         return document | ({"labels": labels} if labels else {})
 
     def _list(self, state: ListState) -> dict[str, Any]:
@@ -193,18 +175,23 @@ class EcsFormatter:
     def _run(self, summary: Summary) -> dict[str, Any]:
         start, code = self._context.now, summary.exit_code
         duration = timedelta(seconds=summary.elapsed_s)
-        numbers = {k: v for k, v in summary_fields(summary).items() if type(v) is int}
-        del numbers["exit_code"]  # ECS has a field for it
+        # ECS has a field for the exit code.
+        numbers = {
+            name: number
+            for name, number in summary_fields(summary).items()
+            if type(number) is int and name != "exit_code"
+        }
         is_whole = not (summary.stopped or summary.failed or summary.missing)
-        labels = {"interrupted": "no" if summary.stopped is None else "yes"}
-        if summary.stopped is not None:
-            labels["interrupted_by"] = signal_name(summary.stopped)
-        if (text := failure_text(summary)) is not None:
-            labels["failure"] = words(text)
-        if texts := held_texts(summary):
-            labels["held"] = words("; ".join(texts))
-        if summary.gaps:
-            labels["gaps_accepted"] = "yes" if summary.gaps_accepted else "no"
+        failure = failure_text(summary)
+        labels = {
+            "interrupted": _yes_or_no(summary.stopped is not None),
+            "interrupted_by": summary.stopped and signal_name(summary.stopped),
+            "failure": failure and words(failure),
+            "held": words("; ".join(held_texts(summary))) or None,
+            "gaps_accepted": _yes_or_no(summary.gaps_accepted) if summary.gaps else None,
+            "skipped": skipped_text(summary),
+            "not_opened": not_opened_text(summary),
+        }
         event = self._event(
             start + duration,
             f"{self._context.command} ended with exit code {int(code)}: {code.meaning}",
@@ -219,30 +206,53 @@ class EcsFormatter:
             duration=round(summary.elapsed_s * 1_000_000_000),
         )
         process: dict[str, Any] = {"name": "hashclient", "exit_code": int(code)}
-        about = self._context.about
-        if about is not None:
+        if (about := self._context.about) is not None:
             if about.directory is not None:
                 process["working_directory"] = printable(about.directory)
             process["args"] = [printable(path) for path in about.paths]
             event["user"] = {"name": words(about.user)}
-        if (text := skipped_text(summary)) is not None:
-            labels["skipped"] = text
-        if (text := not_opened_text(summary)) is not None:
-            labels["not_opened"] = text
-        return event | {"process": process, "labels": labels, "hashclient": numbers}
+        return event | {"process": process, "labels": _known(labels), "hashclient": numbers}
+
+
+def _labels(handled: Handled, hit: Hit | None) -> dict[str, str]:
+    """Return what ECS has no field for."""
+    outcome, record, is_member = handled.outcome, handled.record, bool(handled.outcome.members)
+    names = (path_fields(name)["path"] for name in outcome.members)
+    labels = {
+        "path_b64": path_fields(outcome.place).get("path_b64"),
+        "match_id": record and record.id,
+        "match_state": record and str(record.state),
+        "match_in_place": record and _yes_or_no(record.in_place),
+        # A label is a text: names in one another, as they are in the path.
+        "container": path_fields(outcome.path)["path"] if is_member else None,
+        "members": "!/".join(names) if is_member else None,
+        "evidence": outcome.evidence,
+        **{str(acted.action): done_word(acted) for acted in handled.acted},
+        "actions": "; ".join(acted.detail for acted in handled.acted) if handled.acted else None,
+        "algorithms": hit and " ".join(a.label for a in hit.algorithms),
+        "complete": hit and _yes_or_no(hit.complete),
+    }
+    return _known(labels)
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _yes_or_no(value: object) -> str:
+    return "yes" if value else "no"
 
 
 def _file_fields(outcome: Outcome, *, show_digests: bool) -> dict[str, Any]:
     path = path_fields(outcome.place)["path"]
     directory, name = posixpath.split(path)
-    extension = posixpath.splitext(name)[1].removeprefix(".")
-    fields: dict[str, Any] = {"path": path, "name": name}
-    if directory:
-        fields["directory"] = directory
-    if extension:
-        fields["extension"] = extension
-    if outcome.size is not None:
-        fields["size"] = outcome.size
-    if show_digests and outcome.digests:
-        fields["hash"] = digest_fields(outcome)
-    return fields
+    fields = {
+        "path": path,
+        "name": name,
+        "directory": directory or None,
+        "extension": posixpath.splitext(name)[1].removeprefix(".") or None,
+        "size": outcome.size,
+        "hash": digest_fields(outcome) if show_digests and outcome.digests else None,
+    }
+    return _known(fields)
