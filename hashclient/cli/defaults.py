@@ -171,7 +171,7 @@ def _check_value(option: click.Option, item: Any, key: str, name: str, where: st
     try:
         option.type.convert(str(item), option, None)
     except click.UsageError as error:
-        from hashclient.cli.wrongwords import reason_of
+        from hashclient.cli.failures import reason_of
 
         text = reason_of(error.message, option).rstrip(".")
         raise ConfigError(

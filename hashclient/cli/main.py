@@ -1,4 +1,4 @@
-"""The entry point: global options, the commands, and the one place that maps errors to exit codes.
+"""The entry point: global options, the commands, and the one place where an error is the end.
 
 A command is imported only when it is run or listed, to keep the start fast.
 """
@@ -24,15 +24,15 @@ from hashclient.cli.defaults import (
     unknown_variables,
     warn_of_unknown_variables,
 )
-from hashclient.cli.options import add_verbosity, has_directory, lost_directory
+from hashclient.cli.failures import explain
+from hashclient.cli.options import add_verbosity
 from hashclient.cli.output import OutputError, open_streams
 from hashclient.cli.outputfile import OutputFile
 from hashclient.cli.signals import Terminated, ignore_signals, interrupts, raise_at_signals
 from hashclient.core.version import __version__
-from hashclient.errors import ExitCode, HashclientError, out_of_memory
+from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.files import user_path
 from hashclient.system.process import collect_rarely
-from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import nearest, printable
 from hashclient.system.times import show_local_time
 
@@ -344,7 +344,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         code = _run(argv, before_command=_protect_process, handle_signals=raise_at_signals)
     except (KeyboardInterrupt, Terminated) as error:  # in the last moment of the process
         ignore_signals()
-        code, _ = _explain(error)
+        code, _ = explain(error)
     try:
         sys.stdout.flush()
     except OutputError as error:
@@ -387,73 +387,10 @@ def _run(
     # The last resort: a bug must not end with the exit code of a verdict.
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
-        code, message = _explain(error, sys.argv[1:] if argv is None else argv)
+        code, message = explain(error, sys.argv[1:] if argv is None else argv)
         output.fail(code, message, App.now())
         return code
     finally:
         ignore_signals()
         output.close()
     return int(result) if isinstance(result, int) else ExitCode.OK
-
-
-def _explain(
-    error: Exception | KeyboardInterrupt | Terminated, words: Sequence[str] = ()
-) -> tuple[ExitCode, str]:
-    """Print an error of a command line on stderr; return its exit code and its message."""
-    match error:
-        case click.ClickException():
-            return ExitCode.USAGE, _show_click_error(error, words)
-        case MemoryError():
-            return _explain(out_of_memory())
-        case HashclientError():
-            show_error(error)
-            return error.exit_code, without_secret_keys(error.message)
-        case KeyboardInterrupt() | click.Abort():
-            click.echo("hashclient: interrupted", err=True)
-            return ExitCode.INTERRUPTED, "interrupted"
-        case Terminated():
-            click.echo("hashclient: terminated", err=True)
-            return ExitCode.TERMINATED, "terminated"
-        case FileNotFoundError() if not has_directory():
-            return _explain(lost_directory())
-        case _:
-            return ExitCode.BUG, _show_bug(error)
-
-
-def show_error(error: HashclientError) -> None:
-    """Write an error and its hint to stderr."""
-    click.echo(f"hashclient: error: {without_secret_keys(error.message)}", err=True)
-    if error.hint:
-        click.echo(f"hint: {without_secret_keys(error.hint)}", err=True)
-
-
-def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
-    from hashclient.cli.wrongwords import hint_of, message_of
-
-    message = message_of(error, words)
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        error.show()  # the message is the whole help
-        return message
-    click.echo(f"hashclient: error: {message}", err=True)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "hashclient"
-    hint = f"see `{command} --help`"
-    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is not None:
-        ours = {flag for option in cli.params for flag in option.opts}
-        if error.option_name in ours:
-            rest = command.removeprefix("hashclient ")
-            hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
-    click.echo(f"hint: {hint_of(error, words) or hint}", err=True)
-    return message
-
-
-def _show_bug(error: BaseException) -> str:
-    message = f"internal error: {type(error).__name__}"
-    click.echo(f"hashclient: {message}", err=True)
-    if os.environ.get("HASHCLIENT_DEBUG"):
-        import traceback
-
-        traceback.print_exception(error)
-    else:
-        click.echo("hint: this is a bug; HASHCLIENT_DEBUG=1 shows where it happened", err=True)
-    return message

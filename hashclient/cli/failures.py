@@ -1,7 +1,8 @@
-"""Messages about a wrong command line, in our words instead of click's.
+"""An error that ends the program, as a message on stderr and an exit code.
 
-A message says where a wrong value is from, and which values are right. It never repeats a secret
-key; nor a word of several lines or of great length, as the content of a wrong file is.
+A message about a wrong command line is in our words instead of click's: it says where a wrong value
+is from, and which values are right. It never repeats a secret key; nor a word of several lines or
+of great length, as the content of a wrong file is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 from click.core import ParameterSource
 
-from hashclient.cli.options import option_variables
+from hashclient.cli.options import has_directory, lost_directory, option_variables
+from hashclient.cli.signals import Terminated
+from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable
 
@@ -25,7 +28,64 @@ _NO_NUMBER = re.compile(
 )
 
 
-def message_of(error: click.ClickException, words: Sequence[str]) -> str:
+def explain(
+    error: Exception | KeyboardInterrupt | Terminated, words: Sequence[str] = ()
+) -> tuple[ExitCode, str]:
+    """Print an error of a command line on stderr; return its exit code and its message."""
+    match error:
+        case click.ClickException():
+            return ExitCode.USAGE, _show_click_error(error, words)
+        case MemoryError():
+            return explain(out_of_memory())
+        case HashclientError():
+            message = without_secret_keys(error.message)
+            click.echo(f"hashclient: error: {message}", err=True)
+            if error.hint:
+                click.echo(f"hint: {without_secret_keys(error.hint)}", err=True)
+            return error.exit_code, message
+        case KeyboardInterrupt() | click.Abort():
+            click.echo("hashclient: interrupted", err=True)
+            return ExitCode.INTERRUPTED, "interrupted"
+        case Terminated():
+            click.echo("hashclient: terminated", err=True)
+            return ExitCode.TERMINATED, "terminated"
+        case FileNotFoundError() if not has_directory():
+            return explain(lost_directory())
+        case _:
+            return ExitCode.BUG, _show_bug(error)
+
+
+def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
+    message = _message_of(error, words)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()  # the message is the whole help
+        return message
+    click.echo(f"hashclient: error: {message}", err=True)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "hashclient"
+    hint = f"see `{command} --help`"
+    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is not None:
+        ours = {flag for option in context.find_root().command.params for flag in option.opts}
+        if error.option_name in ours:
+            rest = command.removeprefix("hashclient ")
+            hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
+    click.echo(f"hint: {_hint_of(error, words) or hint}", err=True)
+    return message
+
+
+def _show_bug(error: BaseException) -> str:
+    message = f"internal error: {type(error).__name__}"
+    click.echo(f"hashclient: {message}", err=True)
+    if os.environ.get("HASHCLIENT_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        click.echo("hint: this is a bug; HASHCLIENT_DEBUG=1 shows where it happened", err=True)
+    return message
+
+
+def _message_of(error: click.ClickException, words: Sequence[str]) -> str:
     """Return the message of an error on a command line of these `words`."""
     given = list(words)
     text = error.format_message()
@@ -57,7 +117,7 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
     return message
 
 
-def hint_of(error: click.ClickException, words: Sequence[str]) -> str | None:
+def _hint_of(error: click.ClickException, words: Sequence[str]) -> str | None:
     """Return a hint where the error is about a word that nobody should type; else None."""
     text = error.format_message()
     if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
