@@ -125,7 +125,7 @@ class Build(msgspec.Struct, frozen=True):
         if staging is not None and staging.segments > skip:
             base, skip = open_manifest(self.directory, staging.partial), staging.segments
         fresh = staging is not None and staging.fresh
-        writer = IndexWriter(self.directory, self.sealer, base, self.pieces, self.room)
+        writer = self._writer(base)
         try:
             manifest = self._build(writer, index, skip, fresh=fresh)
         except (InconsistentError, DamagedError):
@@ -150,7 +150,7 @@ class Build(msgspec.Struct, frozen=True):
             keep |= {run.name for run in current.runs}
         sweep(self.directory, frozenset(keep))
         base = open_manifest(self.directory, staging.partial) if staging else None
-        writer = IndexWriter(self.directory, self.sealer, base, self.pieces, self.room)
+        writer = self._writer(base)
         try:
             manifest = self._build(writer, index, staging.segments if staging else 0, fresh=True)
         except DamagedError:
@@ -163,6 +163,10 @@ class Build(msgspec.Struct, frozen=True):
                 hint="nothing was changed; tell the provider",
             )
         return manifest
+
+    def _writer(self, base: Index | None) -> IndexWriter:
+        # The manifest is written later, with those of other lists.
+        return IndexWriter(self.directory, self.sealer, base, self.pieces, self.room, durable=False)
 
     def _build(
         self, writer: IndexWriter, index: ListIndex, skip: int, *, fresh: bool

@@ -7,13 +7,16 @@ downloaded, verified, parsed, guarded and sealed, in order; 5 the result must ha
 and checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
 switch; 7 unreferenced files are deleted; 8 the audit log records the change and the earlier matches
 that it withdraws (`withdrawals`). A kill at any point leaves the old generation or the new one;
-runs that were finished before it are used by the next attempt at the same generation.
+runs that were finished before it are used by the next attempt at the same generation. Steps 6 to 8
+are taken for several short lists together, which wait for the disk at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -48,11 +51,14 @@ from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.session import Session
+from hashclient.system.background import together
 from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
+    make_durable,
     make_private_dir,
     sweep_temporary,
 )
+from hashclient.system.layout import CHECKS_NAME
 from hashclient.system.log import Log
 from hashclient.system.text import first_of
 from hashclient.system.times import for_people
@@ -61,6 +67,11 @@ from hashclient.trust.tuf import Source, Trust
 _log = Log("fetch")
 
 INDEX_FILE = "index.json"
+#: At most so many lists that are built wait for the disk together, and for about so long.
+AT_ONCE = 64
+BUILT_S = 1.0
+#: Before a list with so many entries is built, those that wait come into use.
+LONG = 100_000
 #: A name that no list can have.
 NO_LIST = ""
 
@@ -102,6 +113,15 @@ class Fetched(msgspec.Struct, frozen=True):
     def changed(self) -> bool:
         """Whether the list has a generation that it did not have before."""
         return self.error is None and self.before != self.generation
+
+
+class _Built(msgspec.Struct, frozen=True):
+    """A generation of a list that is built, and not in use yet; `files` are not durable yet."""
+
+    directory: Path
+    manifest: Manifest
+    files: list[Path]
+    fetched: Fetched
 
 
 class ClockError(StaleError):
@@ -154,6 +174,10 @@ class Fetcher:
         self._provider, self._source, self._how = provider, source, how
         self._base = base or self._settings.provider(provider).url or ""
         self._origin = origin or self._base
+        #: Lists that are built or refused since `_since`, and results that are not given out yet.
+        self._built: list[_Built | Fetched] = []
+        self._since = 0.0
+        self._results: deque[Fetched] = deque()
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
@@ -206,10 +230,16 @@ class Fetcher:
             raise
         names = sorted(known & only if only else expected | named)
         # Ended lists come last: the others then no longer say that these are offered.
-        for name in sorted(names, key=lambda name: (name in ended, name)):
+        names.sort(key=lambda name: (name in ended, name))
+        make_private_dir(self._settings.layout.lists)
+        for name in names:
+            if name in ended or time.monotonic() > self._since + BUILT_S:
+                self._publish()
+            if not self._built:
+                self._since = time.monotonic()
             try:
                 if name in ended:
-                    fetched = self._drop(name, is_here=name in expected)
+                    self._results.append(self._drop(name, is_here=name in expected))
                 elif name not in offered:
                     raise VerificationError(
                         f"provider {self._provider} does not offer list {name}",
@@ -218,12 +248,16 @@ class Fetcher:
                         " folder in the state directory",
                     )
                 else:
-                    fetched = self._fetch_list(trust, name, LIMIT_S / len(names))
+                    built = self._fetch_list(trust, name, LIMIT_S / len(names))
+                    self._built.append(built)
             except HashclientError as error:
-                log_refusal(self._session.audit, self._provider, name, error, self._origin)
-                fetched = Fetched(name, self._provider, error=error, source=self._origin)
-            is_outside = bool(config.lists) and name not in named
-            yield msgspec.structs.replace(fetched, is_outside=is_outside)
+                self._built.append(self._refused(name, error))
+            if len(self._built) >= AT_ONCE or name == names[-1]:
+                self._publish()
+            while self._results:
+                fetched = self._results.popleft()
+                is_outside = bool(config.lists) and fetched.list_name not in named
+                yield msgspec.structs.replace(fetched, is_outside=is_outside)
         # The metadata of roles was loaded list by list; it is made durable, too.
         trust.make_durable()
 
@@ -255,9 +289,9 @@ class Fetcher:
         of_others = lists_of_unconfigured(self._settings, here) if found else ()
         return set() if of_others is None else found.difference(of_others)
 
-    def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Fetched:
-        """Bring a list up to date; comparing files with digests takes `limit_s` at most."""
-        directory = make_private_dir(self._settings.layout.lists / name)
+    def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> _Built:
+        """Build a list as it is now; comparing files with digests takes `limit_s` at most."""
+        directory = make_private_dir(self._settings.layout.lists / name, durable=False)
         offered = tuple(sorted(trust.lists()))
         # 0
         found = open_base(
@@ -273,8 +307,7 @@ class Fetcher:
             same = msgspec.structs.replace(
                 found.index.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
-            same = self._switch(directory, same, offered, found, {})
-            return self._done(directory, same, same.generation, 0, 0)
+            return self._note(directory, same, offered, found, {}, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         here, base, delta = found.here, found.index, None
@@ -291,6 +324,8 @@ class Fetcher:
             if self._how.rebuild and delta is None:
                 self._refuse_unknown_churn(here, index)
         # 4, 5
+        if index.entries > LONG:  # others must not wait for it
+            self._publish()
         build = Build(
             *(self._provider, trust, self._sealer, self._guard, directory, index_hash, expires),
             *(epoch, self._session.now(), self._how.progress, self._how.received),
@@ -316,14 +351,12 @@ class Fetcher:
             # continues.
             tidy(directory, keep_staging=not isinstance(error, VerificationError))
             raise
-        # 6, 7, 8
-        manifest = self._switch(directory, manifest, offered, found, build.pieces)
         counts = [
             None if delta is None else sum(s.entries for s in delta if s.kind == kind)
             for kind in ("add", "withdraw")
         ]
         before = here.generation if here else None
-        return self._done(directory, manifest, before, *counts)
+        return self._note(directory, manifest, offered, found, build.pieces, before, *counts)
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove what is here of it.
@@ -349,27 +382,74 @@ class Fetcher:
         remove_list(self._settings.layout.lists / name)
         return msgspec.structs.replace(dropped, before=here and here.generation, affected=affected)
 
-    def _switch(
+    def _note(
         self,
         directory: Path,
         manifest: Manifest,
         offered: tuple[str, ...],
         found: Base,
         pieces: Mapping[str, bytes],
-    ) -> Manifest:
-        """Replace the manifest of a list, delete unreferenced files; return the new manifest.
+        before: int | None,
+        added: int | None,
+        withdrawn: int | None,
+    ) -> _Built:
+        """Complete the manifest of a list that is built.
 
         It names the lists that are `offered`, and has the times of its pieces. `pieces` has the
         digests of the pieces of new runs, which are written before the switch.
         """
+        base = found.index.manifest if found.index else None
+        known = {run.name for run in base.runs} if base else set()
+        files = [directory / run.name for run in manifest.runs if run.name not in known]
         if manifest.verified_at is None:
-            before = found.index.manifest if found.index else None
             now = self._session.now()
-            manifest = note_pieces(directory, manifest, before, pieces, self._sealer, now)
+            manifest = note_pieces(directory, manifest, base, pieces, self._sealer, now)
+            files.append(directory / CHECKS_NAME)
         manifest = msgspec.structs.replace(manifest, offered=offered)
-        write_manifest(directory, manifest, self._sealer)
-        tidy(directory)
-        return manifest
+        fetched = Fetched(
+            *(manifest.list, self._provider, before, manifest.generation, added, withdrawn),
+            *(manifest.entries, manifest.expires, manifest.published_at),
+            is_ahead=manifest.published_at > self._session.now() + CLOCK_TOLERANCE,
+            source=self._origin,
+        )
+        return _Built(directory, manifest, files, fetched)
+
+    def _publish(self) -> None:
+        """Switch to all generations that are built (6, 7), and log the changes (8).
+
+        Many wait for the disk together: first their files and then their names, and then each
+        manifest, which names them.
+        """
+        waiting = [*self._built]
+        self._built.clear()
+        built = [one for one in waiting if isinstance(one, _Built)]
+        files = [path for one in built for path in one.files]
+        failures: dict[Path, StateError] = {}
+
+        def switch(one: _Built) -> None:
+            try:
+                write_manifest(one.directory, one.manifest, self._sealer)
+            except StateError as error:
+                failures[one.directory] = error
+
+        try:
+            if files:
+                make_durable(files, self._settings.layout.lists)
+            together(switch, built)
+        except StateError as error:
+            failures = dict.fromkeys((one.directory for one in built), error)
+        switched = [one for one in built if one.directory not in failures]
+        if switched:
+            for one in switched:
+                tidy(one.directory)
+            self._session.audit.append([self._event(one) for one in switched], durable=True)
+        for result in waiting:
+            if isinstance(result, Fetched):
+                self._results.append(result)
+            elif (failure := failures.get(result.directory)) is not None:
+                self._results.append(self._refused(result.manifest.list, failure))
+            else:
+                self._results.append(self._done(result))
 
     @property
     def _max_churn(self) -> float | None:
@@ -399,33 +479,23 @@ class Fetcher:
                 " --rebuild --accept-churn` takes it without",
             )
 
-    def _done(
-        self,
-        directory: Path,
-        manifest: Manifest,
-        before: int | None,
-        added: int | None,
-        withdrawn: int | None,
-    ) -> Fetched:
-        """Log and return the result for a list."""
-        fetched = Fetched(
-            *(manifest.list, self._provider, before, manifest.generation, added, withdrawn),
-            *(manifest.entries, manifest.expires, manifest.published_at),
-            is_ahead=manifest.published_at > self._session.now() + CLOCK_TOLERANCE,
-            source=self._origin,
-        )
-        counts = ("before", "generation", "added", "withdrawn", "entries")
-        algorithm, _, digest = manifest.index_hash.rpartition(":")
+    def _event(self, one: _Built) -> Event:
+        names = ("before", "generation", "added", "withdrawn", "entries")
+        algorithm, _, digest = one.manifest.index_hash.rpartition(":")
         data = {
             "provider": self._provider,
-            "list": manifest.list,
-            **{name: getattr(fetched, name) for name in counts},
+            "list": one.manifest.list,
+            **{name: getattr(one.fetched, name) for name in names},
             # The algorithm is left out: it is SHA-256.
             f"index_{algorithm or 'sha256'}": digest,
             "source": self._origin,
         }
-        self._session.audit.append([Event("fetch", data)], durable=True)
-        index = functools.partial(open_manifest, directory, manifest)
+        return Event("fetch", data)
+
+    def _done(self, one: _Built) -> Fetched:
+        """Return the result for a list that was switched to."""
+        fetched, manifest = one.fetched, one.manifest
+        index = functools.partial(open_manifest, one.directory, manifest)
         files = self._settings.provider(self._provider).known_good
         try:
             # A file that is missing is an error where the guard needs it: for an update.
@@ -441,6 +511,10 @@ class Fetcher:
         return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
         )
+
+    def _refused(self, name: str, error: HashclientError) -> Fetched:
+        log_refusal(self._session.audit, self._provider, name, error, self._origin)
+        return Fetched(name, self._provider, error=error, source=self._origin)
 
 
 def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:

@@ -90,8 +90,8 @@ def note_pieces(
     """Store digests of runs that were just written or read; return the manifest with times.
 
     `manifest` is about to take the place of `base`, and has runs of it and new ones; `pieces` has
-    the digests of the new runs, by name. The digests of the runs of `base` are kept, since `base`
-    stays the manifest if this process ends now.
+    the digests of the new runs, by name. The caller makes `CHECKS_NAME` durable. The digests of the
+    runs of `base` are kept, since `base` stays the manifest if this process ends now.
 
     Raises:
         StateError: it cannot be written.
@@ -104,7 +104,7 @@ def note_pieces(
     verified_at, oldest = now, now
     if kept and base is not None:
         verified_at, oldest = base.verified_at or base.fetched_at, min(base.verified_since, now)
-    _write(directory, known, sealer, at if kept else _seconds(now))
+    _write(directory, known, sealer, at if kept else _seconds(now), durable=False)
     return msgspec.structs.replace(manifest, verified_at=verified_at, oldest_verified=oldest)
 
 
@@ -222,7 +222,12 @@ def _load(directory: Path, sealer: Sealer) -> tuple[int, dict[tuple[str, str], _
 
 
 def _write(
-    directory: Path, runs: Mapping[tuple[str, str], _Pieces], sealer: Sealer, at: int
+    directory: Path,
+    runs: Mapping[tuple[str, str], _Pieces],
+    sealer: Sealer,
+    at: int,
+    *,
+    durable: bool = True,
 ) -> None:
     noted = tuple(
         _Run(name, root, pieces.digests, pieces.times.astype("<i8").tobytes())
@@ -230,7 +235,7 @@ def _write(
     )
     document = _Document(CHECKS_FORMAT, sealer.key_id, NO_MAC, at, noted)
     data = authenticate(msgspec.json.encode(document), CHECKS_FORMAT, sealer)
-    write_atomic(directory / CHECKS_NAME, data)
+    write_atomic(directory / CHECKS_NAME, data, durable=durable)
 
 
 def _fresh(digests: bytes, now: datetime) -> _Pieces:

@@ -266,8 +266,10 @@ class MergedColumns:
             yield tuple(array.take(order) for array in joined)
 
 
-def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None:
-    """Write one run file; it is durable before it gets its name.
+def write_run(
+    path: Path, columns: Columns, dead: dict[str, list[Rows]], *, durable: bool = True
+) -> None:
+    """Write one run file; `durable` is as in `atomic_file`.
 
     Raises:
         DamagedError: the columns do not fit each other.
@@ -304,7 +306,7 @@ def write_run(path: Path, columns: Columns, dead: dict[str, list[Rows]]) -> None
     )
     encoded = msgspec.json.encode(header)
     start = aligned(16 + len(encoded))
-    with atomic_file(path) as stream:
+    with atomic_file(path, durable=durable) as stream:
         stream.write(RUN_MAGIC + len(encoded).to_bytes(8, "little") + encoded)
         places = {name: start + offset for name, _, offset, _ in sections}
         for name, array in small.items():

@@ -60,12 +60,16 @@ class IndexWriter:
         base: Index | None,
         pieces: Mapping[str, bytes] | None = None,
         room: Room | None = None,
+        *,
+        durable: bool = True,
     ) -> None:
         """Start from `base`, or from nothing.
 
         `pieces` has the known digests of the pieces of runs of `base`, by name. `room` says how
-        many rows are in memory at a time.
+        many rows are in memory at a time. Unless runs are to be `durable`, the caller makes them so
+        before a manifest names them.
         """
+        self._durable = durable
         self._room = room or Room()
         self._directory = directory
         self._sealer = sealer
@@ -183,7 +187,7 @@ class IndexWriter:
     def _append_run(self, columns: Columns, dead: dict[str, list[Rows]]) -> None:
         path = self._directory / f"run-{self._next_number:08d}"
         self._next_number += 1
-        write_run(path, columns, dead)
+        write_run(path, columns, dead, durable=self._durable)
         self._runs.append(Run(path))
 
     def finish(self) -> tuple[RunRef, ...]:

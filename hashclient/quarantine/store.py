@@ -12,7 +12,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from hashclient.quarantine.item import (
 )
 from hashclient.session import Session
 from hashclient.system import files
+from hashclient.system.background import together
 from hashclient.system.beneath import exchange
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
 from hashclient.system.locks import writer_lock
@@ -41,15 +41,12 @@ from hashclient.system.text import log_path_fields, printable
 
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.
 LOCK_WAIT_S = 60.0
-#: How many items wait for the disk at the same time: one commit of its journal serves them all.
-_THREADS = 16
 
 #: The most items that take each step together, each with two open files; from so many bytes on, no
 #: other one is added.
 AT_ONCE = 64
 AT_ONCE_BYTES = 1 << 26
 
-_In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
@@ -357,14 +354,6 @@ class Room:
         with contextlib.suppress(StateError):
             return self.sealer.key_id == key_id
         return False
-
-
-def together(do: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """Return what `do` returns for each item; several are done in threads."""
-    if len(items) < 2:
-        return [do(item) for item in items]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(do, items))
 
 
 def _change_all(

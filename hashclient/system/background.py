@@ -5,7 +5,7 @@ The threads are daemons: Ctrl-C must not wait for a pipe that gives nothing, nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Generic, TypeVar
@@ -13,6 +13,10 @@ from typing import Generic, TypeVar
 from hashclient.errors import StateError
 
 T = TypeVar("T")
+_In = TypeVar("_In")
+
+#: How many wait for the disk at the same time: one commit of its journal serves them all.
+_AT_ONCE = 16
 
 
 def start_thread(work: Callable[[], None], name: str) -> Thread:
@@ -30,6 +34,16 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
             hint="raise the limit of processes and threads (`ulimit -u`, `TasksMax=`) or of memory",
         ) from error
     return thread
+
+
+def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
+    """Return what `do` returns for each item; several are done in threads, waiting for the disk."""
+    if len(items) < 2:
+        return [do(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # most commands need none
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(do, items))
 
 
 class Task(Generic[T]):

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -40,9 +40,37 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def make_durable(paths: Iterable[Path], *directories: Path) -> None:
+    """Make files durable, and then their names and those in `directories`.
+
+    Many wait for the disk together, which takes little longer than one.
+
+    Raises:
+        StateError: that failed, for at least one.
+    """
+    from hashclient.system.background import together  # most commands write few files
+
+    files = list(paths)
+    for group in (files, list({*directories, *(path.parent for path in files)})):
+        together(_sync, group)
+
+
+def _sync(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise state_error("cannot sync", path, error) from error
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a new file that takes the place of `path` when the block ends without an error.
+
+    Unless it is `durable`, the caller makes it so.
 
     Raises:
         StateError: the disk is full, read-only or fails; `path` is then unchanged.
@@ -53,12 +81,14 @@ def atomic_file(path: Path, *, mode: int = 0o600) -> Iterator[IO[bytes]]:
         directory = Directory.given(path.parent)
     except OSError as error:
         raise state_error("cannot write", path, error) from error
-    with directory, file_in(directory, path.name, mode) as stream:
+    with directory, file_in(directory, path.name, mode, durable=durable) as stream:
         yield stream
 
 
 @contextlib.contextmanager
-def file_in(directory: Directory, name: str, mode: int) -> Iterator[IO[bytes]]:
+def file_in(
+    directory: Directory, name: str, mode: int, *, durable: bool = True
+) -> Iterator[IO[bytes]]:
     """Open a new file that takes the place of `name` in a directory that is held, as `atomic_file`.
 
     Raises:
@@ -70,10 +100,12 @@ def file_in(directory: Directory, name: str, mode: int) -> Iterator[IO[bytes]]:
         with os.fdopen(directory.create(temporary, mode), "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         directory.rename(temporary, name)
         temporary = None
-        directory.sync()
+        if durable:
+            directory.sync()
     except OSError as error:
         raise state_error("cannot write", Path(directory.path_of(name)), error) from error
     finally:
@@ -82,13 +114,13 @@ def file_in(directory: Directory, name: str, mode: int) -> Iterator[IO[bytes]]:
                 directory.unlink(temporary)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `data`, whole or not at all.
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` by `data`, whole or not at all; `durable` is as in `atomic_file`.
 
     Raises:
         StateError: as `atomic_file`.
     """
-    with atomic_file(path, mode=mode) as stream:
+    with atomic_file(path, mode=mode, durable=durable) as stream:
         stream.write(data)
 
 
@@ -168,16 +200,16 @@ def open_at_once(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags), "rb")
 
 
-def make_private_dir(path: Path) -> Path:
+def make_private_dir(path: Path, *, durable: bool = True) -> Path:
     """Create directory `path`, and parents it lacks, for their owner only; return it.
 
     New directories are synced: if a power loss removed their names, synced files below them would
-    be lost, too.
+    be lost, too. Unless it is to be `durable`, the caller does that.
 
     Raises:
         StateError: it cannot be made.
     """
-    return _make_dir(path, 0o700)
+    return _make_dir(path, 0o700, durable=durable)
 
 
 def make_public_dir(path: Path) -> Path:
@@ -188,14 +220,16 @@ def make_public_dir(path: Path) -> Path:
     Raises:
         StateError: it cannot be made.
     """
-    return _make_dir(path, 0o755)
+    return _make_dir(path, 0o755, durable=True)
 
 
-def _make_dir(path: Path, mode: int) -> Path:
+def _make_dir(path: Path, mode: int, *, durable: bool) -> Path:
     try:
         for directory in (*reversed(path.parents), path):
             if not directory.is_dir():
                 directory.mkdir(mode=mode, exist_ok=True)
+                if not durable:
+                    continue
                 try:
                     fsync_dir(directory.parent)
                 except PermissionError:  # a directory with write but no read permission

@@ -7,14 +7,14 @@ of notices, which python-tuf does not know, lies beside it.
 from __future__ import annotations
 
 import contextlib
-import os
+import stat
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Signed
 
 from hashclient.system.files import (
     MAX_STATE_BYTES,
-    fsync_dir,
+    make_durable,
     make_private_dir,
     read_regular,
     state_error,
@@ -39,6 +39,7 @@ class MetadataDir:
         """
         self.path = make_private_dir(path)
         self._folders = (path, path / "root_history")
+        self._durable: dict[Path, tuple[int, int]] = {}
         self._sweep()
 
     def read(self, role: str) -> Signed:
@@ -77,21 +78,21 @@ class MetadataDir:
     def make_durable(self) -> None:
         """Make the metadata survive a power loss; python-tuf renames but does not sync.
 
+        Files that this has done before, and that were not replaced since, are left out.
+
         Raises:
             StateError: that fails.
         """
+        found: dict[Path, tuple[int, int]] = {}
         try:
-            for folder in self._folders:
-                for path in folder.iterdir():
-                    if path.is_file() and not path.is_symlink():
-                        fd = os.open(path, os.O_RDONLY)
-                        try:
-                            os.fsync(fd)
-                        finally:
-                            os.close(fd)
-                fsync_dir(folder)
+            for path in (path for folder in self._folders for path in folder.iterdir()):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status.st_ino, status.st_mtime_ns
         except OSError as error:
             raise state_error("cannot sync", self.path, error) from error
+        make_durable((p for p in found if self._durable.get(p) != found[p]), *self._folders)
+        self._durable = found
 
     def _sweep(self) -> None:
         """Remove files that python-tuf must not find: it fetches missing ones again.

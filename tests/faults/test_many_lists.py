@@ -93,6 +93,8 @@ def test_as_many_lists_as_may_be_are_fetched_in_linear_time(tmp_path: Path) -> N
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < MAX_FETCH_S
         assert len(site.requests) <= REQUESTS + REQUESTS_A_LIST * MAX_LISTS
+        fetched = site.run("audit", "show", "--event", "fetch", "--format", "jsonl").lines
+        assert [line["data"]["list"] for line in fetched] == list(contents)
         assert site.run("scan", file.parent).code == ExitCode.MATCH
         (logged,) = site.run("audit", "show", "--event", "match", "--format", "jsonl").lines
         assert len(logged["data"]["hits"]) == MAX_LISTS

@@ -31,11 +31,12 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fetch import build
+from hashclient.fetch import build, fetcher
 from hashclient.fetch.fetcher import Fetched, Fetcher, How
 from hashclient.fetch.providers import Received
 from hashclient.index import writer
-from hashclient.index.manifest import verify_runs
+from hashclient.index.blinding import Sealer
+from hashclient.index.manifest import Manifest, verify_runs, write_manifest
 from hashclient.index.reader import open_index
 from hashclient.index.room import Room
 from hashclient.index.run import DamagedError, Run
@@ -80,8 +81,7 @@ def all_results(client: Client, *only: str) -> list[Fetched]:
     """Fetch, and return what became of each list, refused ones too."""
     settings = client.settings
     with writer_lock(settings.layout.lock):
-        fetcher = Fetcher(client.session, "main", client.source)
-        return list(fetcher.fetch(frozenset(only)))
+        return list(Fetcher(client.session, "main", client.source).fetch(frozenset(only)))
 
 
 def configured(client: Client, **changes: Any) -> None:
@@ -226,6 +226,61 @@ def test_several_lists_are_fetched_and_one_that_is_refused_does_not_hold_up_the_
     assert [type(f.error) for f in results] == [type(None), VerificationError, type(None)]
     assert [f.changed for f in results] == [True, False, True]
     assert client.numbers(ALL) == {*range(37), 38}
+
+
+@pytest.mark.parametrize("long", [10_000, 0], ids=["short lists", "long lists"])
+def test_lists_wait_for_the_disk_together_and_for_no_long_list(
+    client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, long: int
+) -> None:
+    simulator.publish(csv([30]), list_name="other")
+    monkeypatch.setattr(fetcher, "LONG", long)
+    monkeypatch.setattr(fetcher, "BUILT_S", 1e9)
+    recorder = Recorder()
+    with watched(recorder):
+        client.fetch()
+    calls = [(name, str(argument)) for name, argument in recorder.calls]
+    lists = client.settings.layout.lists
+    # The last sync is of the manifest's name; that before it, of all that the manifest names.
+    ready, switched = zip(
+        *(
+            [n for n, call in enumerate(calls) if call == ("fsync", str(lists / name))][-2:]
+            for name in ("baseline", "other")
+        ),
+        strict=True,
+    )
+    assert (max(ready) < min(switched)) == (long > 0)
+    assert (switched[0] < ready[1]) == (long == 0)
+    runs = [n for n, (name, path) in enumerate(calls) if name == "fsync" and "/run-" in path]
+    assert len(runs) == 2 and min(runs) < min(ready) and max(runs) < max(ready)
+    logged = calls.count(("write", str(client.settings.layout.audit / "log.jsonl")))
+    assert logged == (1 if long else 2)
+    assert [e["data"]["list"] for e in events(client) if e["event"] == "fetch"] == [
+        "baseline",
+        "other",
+    ]
+
+
+def test_a_list_that_cannot_be_switched_to_holds_up_no_other(
+    client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.fetch()
+    before = len(events(client))
+    simulator.publish(csv([30]))
+    simulator.publish(csv([31]), list_name="other")
+
+    def refuse(directory: Path, manifest: Manifest, sealer: Sealer) -> None:
+        if directory.name == "baseline":
+            raise StateError("cannot write")
+        write_manifest(directory, manifest, sealer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetcher, "write_manifest", refuse)
+        results = all_results(client)
+    assert [f.error and f.error.message for f in results] == ["cannot write", None]
+    assert [e["event"] for e in events(client)[before:]] == ["fetch", "refused"]
+    assert client.numbers(ALL) == {*range(30), 31}
+    client.fetch()
+    assert client.numbers(ALL) == set(range(32))
 
 
 def test_only_the_lists_that_are_asked_for(client: Client, simulator: Simulator) -> None:
