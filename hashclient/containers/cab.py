@@ -16,9 +16,11 @@ from typing import cast
 
 import msgspec
 
+from hashclient.containers.forward import Joined
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.libarchive import Libarchive
 
+_BEGIN = b"MSCF\0\0\0\0"
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
 #: bytes kept free in the header, each folder, each block
@@ -46,6 +48,8 @@ class Cab(Libarchive):
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
         whole = cast(Data, data) if hasattr(data, "read_at") else None
+        if whole is not None and whole.size > len(_BEGIN):  # programs pass over what is reserved
+            data = whole = Joined(_BEGIN, whole, len(_BEGIN), whole.size - len(_BEGIN))
         folders = _short(whole) if whole is not None else []
         if whole is not None and folders:
             yield from _members(whole, folders)

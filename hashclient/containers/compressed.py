@@ -9,7 +9,9 @@ modulo four gigabytes, and of the last stream alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
+from struct import Struct
 
 from hashclient.containers import decoding
 from hashclient.containers.decoding import Decoder, decoded
@@ -29,9 +31,12 @@ from hashclient.containers.kinds import is_lzma_header
 #: after the other would copy a whole block each.
 _FIRST_BYTES = 2 << 10
 
-_MAX_NAME_BYTES = 4096
+#: A header, and room for the extra field, a name and a comment behind it.
+_GZIP_HEADER_BYTES, _MAX_GZIP_HEADER_BYTES = 10, 80 << 10
+#: Checksum and length of what comes out.
+_GZIP_TRAILER = Struct("<2L")
 _GZIP = b"\x1f\x8b"
-_HAS_CRC, _HAS_EXTRA, _HAS_NAME, _RESERVED = 2, 4, 8, 0xE0
+_HAS_CRC, _HAS_EXTRA, _HAS_NAME, _HAS_COMMENT = 2, 4, 8, 16
 _FLAGS_AT = 3
 _XZ = b"\xfd7zXZ\0"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -64,6 +69,10 @@ class _Input:
         self._bytes.back(count)
         self._step = _FIRST_BYTES
 
+    def skip(self, count: int) -> None:
+        """Skip bytes that were looked at."""
+        self._bytes.take(count)
+
     def zeros(self) -> int:
         """Skip zero bytes; return how many there were."""
         count = 0
@@ -94,8 +103,7 @@ class _Compressed:
         name = self._name_of(source)
         yield [Member(name, None, is_exact=False, chunks=lambda: self._chunks(source))]
         if self.is_joined and source.is_behind:
-            rest = source.peek(HEAD_BYTES)
-            if _JOINED.match(rest) or Lzma().sniff(rest):
+            if is_joined(source.peek(HEAD_BYTES)):
                 text = f"a stream of another kind follows that of {self.name}"
                 yield Unlisted(b"", Why.UNSUPPORTED, text)
 
@@ -118,55 +126,74 @@ class _Compressed:
                 return
 
 
+def is_joined(rest: bytes) -> bool:
+    """Return whether bytes behind a stream are one of another kind that some program joins."""
+    return _JOINED.match(rest) is not None or Lzma().sniff(rest[:HEAD_BYTES])
+
+
 class Gzip(_Compressed):
     """gzip: members one behind the other, padded with zero bytes or followed by anything."""
 
     name = "gzip"
 
     def _name_of(self, source: _Input) -> bytes:
-        head = source.peek(_MAX_NAME_BYTES)
-        if len(head) < 10 or not head[3] & _HAS_NAME:
-            return b""
-        at = 10
-        if head[3] & _HAS_EXTRA:
-            at += 2 + int.from_bytes(head[10:12], "little")
-        end = head.find(b"\0", at)
-        return head[at:end] if end >= 0 else b""
-
-    def _decoder(self) -> Decoder:
-        return decoding.gzip()
+        return _gzip_header(source)[1]
 
     def _chunks(self, source: _Input) -> Iterator[bytes]:
-        is_padded = False
+        error = ""
         while True:
-            decoder = decoding.gzip()
-            yield from decoded(decoder, _without_reserved(source))
+            length, _, is_right = _gzip_header(source)
+            if not length:
+                raise NotReadError(Why.DAMAGED, "gzip: a header without an end")
+            source.skip(length)
+            crc = count = 0
+            decoder = decoding.deflate()
+            for piece in decoded(decoder, source.piece):
+                crc, count = decoding.crc32(piece, crc), count + len(piece)
+                yield piece
             source.give_back(len(decoder.unused_data))
+            trailer = source.peek(_GZIP_TRAILER.size)
+            source.skip(len(trailer))
+            # Some programs compare all of these, some the first sum alone, some none.
+            if not is_right:
+                error = "gzip: the checksum of its header does not agree"
+            elif trailer != _GZIP_TRAILER.pack(crc, count & 0xFFFFFFFF):
+                error = "gzip: its checksum or its length does not agree"
             zeros = source.zeros()
             if source.peek(2) != _GZIP:
                 source.is_behind = True
                 break
-            is_padded |= zeros > 0
-        if is_padded:
-            # gzip stops at the padding, other programs go on after it.
-            raise NotReadError(Why.DAMAGED, "gzip goes on behind padding")
+            if zeros:
+                # gzip stops at the padding, other programs go on after it.
+                error = error or "gzip goes on behind padding"
+        if error:
+            raise NotReadError(Why.DAMAGED, error)
 
 
-def _without_reserved(source: _Input) -> Callable[[], bytes]:
-    """Return a reader of one member of gzip without the flags that mean nothing.
+def _gzip_header(source: _Input) -> tuple[int, bytes, bool]:
+    """Return the length of a header, the name in it, and whether its own checksum is right.
 
-    zlib refuses them; busybox and Python pass over them.
+    The length is 0 if it has no end. Flags that mean nothing are passed over.
     """
-    flags = source.peek(_FLAGS_AT + 1)[_FLAGS_AT:]
-    if not flags or not flags[0] & _RESERVED:
-        return source.piece
-    first: list[bytes] = [bytes([flags[0] & ~_RESERVED & 0xFF])]
-
-    def piece() -> bytes:
-        data = source.piece()
-        return data[:_FLAGS_AT] + first.pop() + data[_FLAGS_AT + 1 :] if first else data
-
-    return piece
+    head = source.peek(_GZIP_HEADER_BYTES)
+    at, name = _GZIP_HEADER_BYTES, b""
+    flags = head[_FLAGS_AT] if len(head) == at else 0
+    if flags & (_HAS_EXTRA | _HAS_NAME | _HAS_COMMENT | _HAS_CRC):
+        head = source.peek(_MAX_GZIP_HEADER_BYTES)
+    if flags & _HAS_EXTRA:
+        at += 2 + int.from_bytes(head[at : at + 2], "little")
+    for flag in (_HAS_NAME, _HAS_COMMENT):
+        if flags & flag:
+            end = head.find(b"\0", at)
+            if end < 0:
+                return 0, b"", False
+            name = head[at:end] if flag == _HAS_NAME else name
+            at = end + 1
+    is_right = True
+    if flags & _HAS_CRC:
+        is_right = zlib.crc32(head[:at]) & 0xFFFF == int.from_bytes(head[at : at + 2], "little")
+        at += 2
+    return at if at <= len(head) else 0, name, is_right
 
 
 class Bzip2(_Compressed):

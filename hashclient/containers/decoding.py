@@ -83,11 +83,11 @@ def brief_inflater(wbits: int) -> Any:
 
 
 class Inflater:
-    """Deflate as such a decoder."""
+    """Bare deflate as such a decoder."""
 
-    def __init__(self, wbits: int) -> None:
-        """Take `wbits` as zlib does: -15 for bare deflate, 31 for gzip."""
-        self._inflater = inflater(wbits)
+    def __init__(self) -> None:
+        """Begin before the first byte."""
+        self._inflater = inflater(-15)
         self._rest = b""
         self.needs_input = True
 
@@ -114,12 +114,7 @@ class Inflater:
 
 def deflate() -> Decoder:
     """Return a decoder of bare deflate."""
-    return Inflater(-15)
-
-
-def gzip() -> Decoder:
-    """Return a decoder of one gzip member, which checks its sums."""
-    return Inflater(31)
+    return Inflater()
 
 
 def bzip2() -> Decoder:

@@ -2,7 +2,8 @@
 
 Runs in the sandboxed process. It keeps the limits, asks once per directory which members to digest,
 reads each member once, and hands the results on; it knows no list and judges nothing. A member that
-cannot be read gives a row that says why, and the members beside it are still read.
+cannot be read gives a row that says why, and the members beside it are still read. The bytes that
+came before the error count as well: many programs leave them, some of them without a complaint.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class Spool:
 class Tee:
     """A member that is read once: looked at, digested, kept for a while, and expanded meanwhile.
 
-    The bytes are digested as they are read, by any reader.
+    The bytes are digested as they are read, by any reader. An error is an end to readers; it is
+    kept in `error`.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Tee:
         self._tail = b""
         self._spool: bytearray | None = None
         self.length = 0
+        self.error: NotReadError | None = None
         #: The last bytes, `END_MARK_BYTES` of them at least.
         self.end = b""
 
@@ -153,11 +156,11 @@ class Tee:
 
     def _next(self) -> bytes:
         """Take the next chunk; none is the end."""
-        chunk = b""
-        for chunk in self._chunks:
-            if chunk:
-                break
-        else:
+        try:
+            chunk = next(filter(None, self._chunks), b"")
+        except NotReadError as error:
+            self.error, chunk = error, b""
+        if not chunk:
             return b""
         self._budget.take(len(chunk))
         self.length += len(chunk)
@@ -319,12 +322,15 @@ class Driver:
         kind = "" if found else not_opened(seen)
         if mask:
             tee.drain()
-            self._sink.row(Row(container, name, tee.length, mask, tee.digests()))
+            if tee.length or tee.error is None:
+                self._sink.row(Row(container, name, tee.length, mask, tee.digests()))
             kind = kind or ("" if found else kind_by_end(tee.end))
-        else:
+        elif tee.error is None:
             self._rule_out(member, container)
         if kind:
             self._not_opened(self._sink.container(container, name), kind)
+        if tee.error is not None:
+            raise tee.error
 
     def _open_whole(
         self,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from hashclient.containers import udf
+from hashclient.containers.forward import Joined
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.libarchive import Libarchive
 
@@ -44,7 +45,7 @@ class DiskImage(Libarchive):
         roots = dict(_roots(data))
         usual: set[Place] = set()
         if roots:
-            yield from super().members(data)
+            yield from self._usual(data)
             trees = {kind: _files(data, root) for kind, root in roots.items()}
             usual = trees.get(_PRIMARY, set())
             joliet = trees.get(_SUPPLEMENTARY, usual)
@@ -56,6 +57,38 @@ class DiskImage(Libarchive):
         yield from udf.members(data, usual)
         if _has_hfs(data, usual):
             yield Unlisted(b"", Why.UNSUPPORTED, "a tree of HFS in an image of a disk")
+
+    def _usual(self, data: Data) -> Iterator[list[Member] | Unlisted]:
+        """Yield the members of the usual tree; what libarchive refuses means little to others."""
+        is_begun = False
+        try:
+            for found in super().members(data):
+                is_begun = True
+                yield found
+        except NotReadError:
+            if is_begun:
+                raise
+            head = _tidied(data)
+            yield from super().members(Joined(head, data, len(head), data.size - len(head)))
+
+
+def _tidied(data: Data) -> bytes:
+    """Return all up to the end of the descriptors, which are made again of what matters in them."""
+    head = data.read_at(0, _FIRST_SECTOR * _SECTOR)
+    for kind, root in dict(_roots(data)).items():
+        escape = b"%/E" if kind == _SUPPLEMENTARY else b""
+        fields = bytes([kind]) + b"CD001\1" + bytes(73) + _both(data.size // _SECTOR, 4) + escape
+        fields = fields.ljust(120, b"\0") + _both(1, 2) * 2 + _both(_SECTOR, 2)
+        # Tables of paths, which it does not read, have to be somewhere.
+        fields += bytes(8) + root[2:6] + bytes(4) + root[2:6][::-1] + bytes(4)
+        fields += bytes([_RECORD_BYTES, 0]) + root[2:32] + b"\1\0"
+        head += (fields.ljust(881, b"\0") + b"\1").ljust(_SECTOR, b"\0")
+    return head + (bytes([_LAST]) + b"CD001\1").ljust(_SECTOR, b"\0")
+
+
+def _both(number: int, width: int) -> bytes:
+    """Return a number in both orders of bytes."""
+    return number.to_bytes(width, "little") + number.to_bytes(width, "big")
 
 
 def _roots(data: Data) -> Iterator[tuple[int, bytes]]:

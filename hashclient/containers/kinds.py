@@ -102,15 +102,19 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, (b":",), is_one=may_be_mail),),
         "mail:Eml",
+        version=2,
         hides_end=False,
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),
     ),
-    Kind("message", (), "mail:Message"),  # where a mailbox or another message says that it is one
+    Kind(
+        "message", (), "mail:Message", version=2
+    ),  # where a mailbox or another message says that it is one
     Kind(
         "7zip",
         (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),
         "libformats:reader",
+        version=2,
         ends=(End(b"\0\0", ends_as_7z),),
         in_programs=b"7z\xbc\xaf\x27\x1c",
     ),
@@ -129,7 +133,13 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    Kind("cab", (Mark(0, (b"MSCF\0\0\0\0",)),), "libformats:reader", in_programs=b"MSCF\0\0\0\0"),
+    # Programs pass over the fields that are reserved; the version is 1.3 or so.
+    Kind(
+        "cab",
+        (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and head[25] == 1),),
+        "libformats:reader",
+        in_programs=b"MSCF\0\0\0\0",
+    ),
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader"),
     Kind(
         "cpio",
@@ -141,6 +151,7 @@ OPENED = (
             ),
         ),
         "libformats:reader",
+        version=2,
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
@@ -151,9 +162,14 @@ OPENED = (
         "libformats:reader",
     ),
     Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader"),
-    Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd"),
-    Kind("lz4", (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),), "libformats:reader"),
-    Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader"),
+    Kind("zstd", (Mark(0, (b"\x28\xb5\x2f\xfd", *_SKIPPED_FRAMES)),), "libformats:zstd", version=2),
+    Kind(
+        "lz4",
+        (Mark(0, (b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18")),),
+        "libformats:reader",
+        version=2,
+    ),
+    Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
     # It has no mark, and is recognised by decoding.
     Kind("lzma", (Mark(13, (b"\0",), is_one=is_lzma_header),), "compressed:Lzma", sure=Sure.GUESS),
 )

@@ -25,7 +25,10 @@ from ctypes import (
     c_ssize_t,
     c_void_p,
 )
+from functools import partial
 
+from hashclient.containers.compressed import is_joined
+from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import (
     Data,
     Member,
@@ -40,7 +43,9 @@ LIBRARY = "libarchive.so.13"
 MISSING = "no libarchive: install the package libarchive13, or libarchive"
 
 _EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
-_REGULAR = 0o100000
+_REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
+#: No path is longer: what is said to be a link to such a place is written as a file by 7-Zip.
+_MAX_PATH_BYTES = 4095
 #: The kind whose mark lies after the first 32 KiB.
 DISK_IMAGE = "iso9660"
 _BLOCK_BYTES = 1 << 18
@@ -75,6 +80,8 @@ def _load() -> ctypes.CDLL | None:
         ("archive_error_string", c_char_p, (c_void_p,)),
         ("archive_entry_pathname", c_char_p, (c_void_p,)),
         ("archive_entry_pathname_utf8", c_char_p, (c_void_p,)),
+        ("archive_entry_symlink", c_char_p, (c_void_p,)),
+        ("archive_filter_bytes", c_int64, (c_void_p, c_int)),
         ("archive_entry_filetype", c_int, (c_void_p,)),
         ("archive_entry_size", c_int64, (c_void_p,)),
         ("archive_entry_size_is_set", c_int, (c_void_p,)),
@@ -122,7 +129,7 @@ class _Input:
         self._data = data
         self._whole: Data | None = data if seeks else None  # type: ignore[assignment]
         self._position = 0
-        self._block = b""
+        self._block = self._last = b""
         self.error: NotReadError | MemoryError | None = None
 
     def read(self, block: ctypes._Pointer[c_void_p]) -> int:
@@ -135,8 +142,14 @@ class _Input:
             self.error = error
             return _FATAL
         self._position += len(self._block)
+        self._last = self._block or self._last
         block[0] = ctypes.cast(c_char_p(self._block), c_void_p)
         return len(self._block)
+
+    def rest(self, consumed: int) -> bytes:
+        """Return the bytes behind the first `consumed`, of those that were read last."""
+        left = self._position - consumed
+        return self._last[-left:] if 0 < left <= len(self._last) else b""
 
     def skip(self, count: int) -> int:
         if self._whole is None:
@@ -265,6 +278,10 @@ class _Archive:
         if size is not None and length < size:
             raise NotReadError(Why.DAMAGED, f"ends after {length:,} of {size:,} bytes")
 
+    def rest(self) -> bytes:
+        """Return the beginning of the bytes behind what was read of a compressed file."""
+        return self._input.rest(self._library.archive_filter_bytes(self._archive, -1))
+
     def _check(self, status: int) -> None:
         if status != _OK:
             raise self.error()
@@ -311,7 +328,7 @@ class Libarchive:
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         """Return whether something that is said to be no file has bytes like one."""
-        return kind == 0 and size != 0
+        return size != 0 if kind == 0 else bool(size) and kind not in (_DIRECTORY, LINK)
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """See `Expander`."""
@@ -349,7 +366,14 @@ class Libarchive:
                         raise error
                     yield Unlisted(name, error.why, error.detail)
                     continue
+                if status == _WARN:
+                    passed = archive.error()
+                    if isinstance(passed, NotReadError) and "skipped" in passed.detail:
+                        yield Unlisted(b"", passed.why, passed.detail)
                 kind = library.archive_entry_filetype(entry)
+                target = library.archive_entry_symlink(entry) if kind == LINK else None
+                if target is not None and len(target) > _MAX_PATH_BYTES:
+                    yield [Member(name, len(target), True, partial(in_pieces, target))]  # noqa: FBT003
                 size = None
                 if library.archive_entry_size_is_set(entry):
                     size = library.archive_entry_size(entry)
@@ -394,5 +418,8 @@ class Filtered:
         try:
             if archive.next() is not None:
                 yield [Member(b"", None, False, _reading(archive, None))]  # noqa: FBT003 - a field
+                if is_joined(archive.rest()):
+                    text = f"another stream follows that of {self.name}"
+                    yield Unlisted(b"", Why.UNSUPPORTED, text)
         finally:
             archive.close()

@@ -18,9 +18,8 @@ from hashclient.containers.decoding import HAS_ZSTD
 from hashclient.containers.forward import Joined
 from hashclient.containers.interface import Data, Expander, Member, Stream, Unlisted, Why
 from hashclient.containers.iso import DiskImage
-from hashclient.containers.libarchive import Filtered, Libarchive, is_here
+from hashclient.containers.libarchive import LINK, Filtered, Libarchive, is_here
 
-_LINK = 0o120000
 _HEAD_BYTES = 32
 #: Bytes at the end in which 7-Zip looks for a header whose place is not said, and how one begins.
 _END_BYTES = 512
@@ -57,7 +56,7 @@ class SevenZip(Libarchive):
 
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         # 7z has the type of a member in its attributes only.
-        return bool(size) and kind != _LINK
+        return bool(size) and kind != LINK
 
 
 class Rar(Libarchive):

@@ -219,7 +219,9 @@ class _Walk:
         yield from _uu_files(finder.files)
         is_doubtful = lines.is_doubtful
         # Of a message in another one, the last line has its end before the boundary of that.
-        is_cut = lines.hit is None and (self._is_inner or not kept.has_last_end)
+        # That of an attachment is left by some programs.
+        is_cut = self._is_inner or not kept.has_last_end
+        is_cut = bool(fields.name) if lines.hit is not None else is_cut
         # Of a multipart without an end, a boundary may be missing.
         is_open = lines.hit is None and bool(self._stack)
         is_both = any(messages) and not all(messages)

@@ -3,7 +3,8 @@
 Read once, forwards, by the headers alone. Where programs disagree, the members of each are listed
 if possible: bytes after the end of the archive are searched for headers, as `tar -i` does, and so
 are the bytes after a damaged header. A member whose end two programs find in two places is listed
-as GNU tar reads it, and is unread besides. `tarheader` parses; this module follows.
+as GNU tar reads it, and with its other sizes unless they are large, and is unread besides.
+`tarheader` parses; this module follows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from hashclient.containers import tarsparse
-from hashclient.containers.forward import PIECE_BYTES, Forward
+from hashclient.containers.forward import PIECE_BYTES, Forward, in_pieces
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
@@ -146,12 +147,14 @@ class _Follows:
         self.name: bytes | None = None
         #: Whether programs disagree which fields count: of two headers one, the other, or both.
         self.is_doubtful = False
+        self.sizes: list[bytes] = []
 
     def add(self, fields: Pax) -> None:
         """Take the fields of one pax header."""
         before = self.fields
         self.is_doubtful |= bool(before) and not before.keys() | fields.keys() <= {b"path"}
         self.fields = {**before, **fields}
+        self.sizes += [value for name, value in fields.items() if name == b"size"]
 
 
 def _read_pax(source: Forward, size: int) -> Pax:
@@ -188,6 +191,10 @@ def _member(
         return
     if follows.is_doubtful or not _is_one_size(header_size, size):
         yield Unlisted(name, Why.DAMAGED, _TWO_SIZES)
+        named = [int(each) for each in follows.sizes if each.isdigit() and len(each) <= 18]
+        for other in {header_size, *named} - {size}:
+            if 0 < other <= PIECE_BYTES:
+                yield [_held(name, source.peek(other), offset)]
     # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them. Here,
     # the bytes are a member, and headers among them are found when that is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
@@ -199,17 +206,21 @@ def _member(
         sparse = tarsparse.find(source, kind == _SPARSE, block, fields)
     except NotReadError as error:
         yield Unlisted(name, error.why, error.detail)
-        Area(source, size).finish()
-        return
+        sparse = None  # some programs take the bytes as they stand
     area = Area(source, size)
     if kind == _CONTINUED:
         yield Unlisted(name, Why.UNSUPPORTED, "tar: begins on another volume")
-    elif sparse is None:
+    if sparse is None:
         yield [Member(name, size, is_exact=True, chunks=area.chunks, offset=offset)]
     else:
         chunks = partial(sparse.chunks, area)
         yield [Member(name, sparse.size, is_exact=True, chunks=chunks, offset=offset)]
     area.finish()
+
+
+def _held(name: bytes, content: bytes, offset: int) -> Member:
+    chunks = partial(in_pieces, content)
+    return Member(name, len(content), is_exact=True, chunks=chunks, offset=offset)
 
 
 def _is_one_size(header_size: int, size: int) -> bool:

@@ -95,7 +95,7 @@ def find(source: Forward, is_old: bool, block: bytes, fields: Pax) -> Sparse | N
     return Sparse(_decimal(fields.get(b"GNU.sparse.size", b"")), _pairs(values))
 
 
-def _old(source: Forward, block: bytes) -> Sparse:
+def _old(source: Forward, block: bytes) -> Sparse | None:
     size = number(block[483:495])
     if size is None:
         raise NotReadError(Why.DAMAGED, "tar: a sparse member without a size")
@@ -115,6 +115,8 @@ def _old(source: Forward, block: bytes) -> Sparse:
         if len(values) > 2 * MAX_PIECES:
             raise NotReadError(Why.LIMIT, "tar: a sparse map of too many pieces")
         entries, goes_on = more[:504], more[504]
+    if not size and not any(values):
+        return None  # programs take the bytes as they stand
     # Unused fields are zero, and so is the length of a hole at the end.
     return Sparse(size, [pair for pair in _pairs(values) if pair[1]])
 

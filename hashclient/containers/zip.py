@@ -1,9 +1,10 @@
 """zip, and all that is zip inside: office documents, jar, apk, epub, browser extensions, programs.
 
 All members that a usual program would extract are listed: those in any directory that a program may
-use, and those in bytes outside of members and directories. Members whose headers disagree, or that
-overlap, are not read: programs would extract different bytes. The compressed size counts; the
-claimed size of a compressed member rules nothing out for certain.
+use, and those in bytes outside of members and directories. Members whose headers disagree are
+unread, and are listed as the directory says besides; what the local header says is found as a
+member without an entry. Members that overlap are not read. The compressed size counts; the claimed
+size of a compressed member rules nothing out for certain.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from hashclient.containers.zipmember import (
     STORED,
     UNUSUAL,
     agree,
+    by_directory,
     encrypted,
     first_inflated,
     first_stored,
@@ -220,11 +222,14 @@ class _Archive:
             else:
                 local_flags = start = end = 0
                 is_usual = False
+            is_apart = True
             try:
                 if not is_usual:
                     start, end = agree(self._data, entry)
+                is_apart = False
                 if not self._add(offset, end, is_first=is_first):
                     continue
+                is_apart = True
                 if (flags | local_flags) & (IS_ENCRYPTED | IS_PATCH):
                     raise _unreadable(flags | local_flags)
                 if method == STORED and packed == size:
@@ -245,6 +250,8 @@ class _Archive:
                     raise
                 if flags & IS_ENCRYPTED:
                     error = encrypted()
+                elif is_apart:
+                    members += by_directory(self._data, entry)
                 unlisted.append(Unlisted(name, error.why, error.detail))
         return members
 

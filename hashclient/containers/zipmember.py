@@ -1,17 +1,19 @@
 """One member of a zip: its local header, and its bytes.
 
-Local header, directory and descriptor must agree: otherwise, programs extract different bytes.
+Local header, directory and descriptor must agree: otherwise, programs extract different bytes, and
+each of them counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from struct import Struct
 
 from hashclient.containers import decoding, libarchive, zipold
 from hashclient.containers.decoding import Decoder, crc32, decoded
 from hashclient.containers.forward import PIECE_BYTES, Joined
-from hashclient.containers.interface import HEAD_BYTES, Data, NotReadError, Unlisted, Why
+from hashclient.containers.interface import HEAD_BYTES, Data, Member, NotReadError, Unlisted, Why
 from hashclient.containers.zipdirectory import LOCAL_MARK, MAX32, Entry, damaged, wide
 
 #: mark, flags, method, crc, compressed size, size, lengths of name and extra
@@ -82,6 +84,20 @@ def agree(data: Data, entry: Entry) -> tuple[int, int]:
     if claims != (crc, packed, size):
         raise damaged("its sizes do not agree")
     return start, end
+
+
+def by_directory(data: Data, entry: Entry) -> list[Member]:
+    """Return the member that programs extract which believe the directory alone, if they can."""
+    offset, packed, size, crc, flags, method, name = entry
+    block = data.read_at(offset, LOCAL_BYTES) if offset < data.size else b""
+    if len(block) < LOCAL_BYTES or not block.startswith(LOCAL_MARK) or flags & IS_PATCH:
+        return []
+    start = offset + LOCAL_BYTES + sum(LOCAL.unpack(block)[-2:])
+    if start + packed > data.size or method not in METHODS or (not method and packed != size):
+        return []
+    if method == STORED:
+        return [Member(name, size, is_exact=True, chunks=partial(stored, data, start, size, crc))]
+    return [Member(name, size, is_exact=False, chunks=partial(unpacked, data, start, entry))]
 
 
 def descriptor_bytes(data: Data, position: int, crc: int, packed: int, size: int) -> int | None:

@@ -176,10 +176,12 @@ def test_a_part_that_is_too_large_to_be_read_in_every_way_is_unread() -> None:
 def test_a_file_that_was_attached_as_text_counts_with_line_ends_of_both_kinds() -> None:
     part = "Content-Type: text/plain\nContent-Disposition: attachment; filename=a\n\none\ntwo\n"
     one, other = b"one\ntwo\n", b"one\r\ntwo\r\n"
+    # Some programs leave the line end before a boundary in the file.
+    longer = [one + b"\n", other + b"\r\n"]
     for data in (multipart(part), multipart(part).replace(b"\n", b"\r\n")):
-        assert sorted(look(data).members) == [(b"a", one), (b"a", other)]
+        assert sorted(look(data).contents) == sorted([one, other, *longer])
     mixed = multipart(part.replace("one\n", "one\r\n"))
-    assert look(mixed).contents == [b"one\r\ntwo\n", one, other]
+    assert look(mixed).contents == [b"one\r\ntwo\n", one, other, *longer]
     inline = "Content-Type: text/plain\n\none\ntwo\n"
     assert look(multipart(inline)).contents == [one, other]
     encoded = "Content-Type: text/html\nContent-Transfer-Encoding: base64\n\n"
@@ -682,7 +684,7 @@ def test_names_are_those_that_clients_show() -> None:
     }
     for parameter, name in names.items():
         part = f"Content-Disposition: attachment; {parameter}\n\nx"
-        assert look(multipart(part)).names == [name]
+        assert {*look(multipart(part)).names} == {name}
 
 
 def _seconds_of(data: bytes) -> float:
