@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
 from hashclient.scan.reading import DIRECTORY
-from tests.kit import Run, csv_of, make_state, run, write_tree
+from tests.kit import Run, call, csv_of, from_pipe, make_state, run, write_tree
 
 LISTED = b"listed one"
+SCAN = ("scan", "--format", "jsonl", "--show-all")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 def scan(state: Path, *args: object, stdin: bytes = b"", cwd: Path | None = None) -> Run:
-    command = ("--state-dir", state, "scan", "--format", "jsonl", "--show-all")
-    return run(*command, *args, stdin=stdin, cwd=cwd)
+    """Scan in this process."""
+    with contextlib.chdir(cwd or state), from_pipe(stdin):
+        return call("--state-dir", state, *SCAN, *args)
 
 
 @pytest.mark.slow
@@ -99,7 +102,7 @@ def test_no_names_are_no_inputs(state: Path) -> None:
 @pytest.mark.slow
 def test_impossible_uses_of_files_from_are_refused(state: Path, tree: Path) -> None:
     for args in (("--files-from", tree / "gone"), ("--null", tree), ()):
-        result = run("--state-dir", state, "scan", *args)
+        result = call("--state-dir", state, "scan", *args)
         assert result.code == 2
         assert "hint: " in result.err
     listed = tree / "list"
@@ -114,7 +117,8 @@ def test_many_names_go_to_several_workers(state: Path, tmp_path: Path) -> None:
     files = {f"{n % 9}/{n}": b"x%d" % n for n in range(2000)} | {"z": LISTED}
     tree = write_tree(tmp_path / "many", files)
     stdin = "".join(f"{name}\0" for name in files).encode()
-    result = scan(state, "--jobs", "2", "--files-from", "-", "-0", cwd=tree, stdin=stdin)
+    options = ("--jobs", "2", "--files-from", "-", "-0")
+    result = run("--state-dir", state, *SCAN, *options, cwd=tree, stdin=stdin)
     assert result.outcomes == {name: "match" if name == "z" else "clean" for name in files}
     assert result.code == 10
 
@@ -147,7 +151,8 @@ def test_no_names_are_no_failure_if_that_is_allowed(state: Path, tree: Path) -> 
         assert scan(state, "--files-from", "-", *options, stdin=b"").code == code
         gone = ("--files-from", "-", "--ignore-missing", *options)
         assert scan(state, *gone, cwd=tree, stdin=b"gone\n").code == code
-    text = run("--state-dir", state, "scan", "--files-from", "-", "--allow-empty", stdin=b"")
+    with from_pipe(b""):
+        text = call("--state-dir", state, "scan", "--files-from", "-", "--allow-empty")
     assert "exit 0: there was nothing to check, which may be so, and the list is fresh" in text.out
     unread = scan(state, "--files-from", "-", "--allow-empty", cwd=tree, stdin=b"gone\n")
     assert unread.code == 3

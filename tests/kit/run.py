@@ -124,6 +124,23 @@ def restored_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def from_pipe(data: bytes) -> Iterator[None]:
+    """Let a pipe with `data`, which fits into it, be the standard input of this process."""
+    assert len(data) <= 1 << 16
+    before = os.dup(0)
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, data)
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.close(reading)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
 def call(*args: object) -> Run:
     """Run the command in this process: for what would take too many starts."""
     out, err = io.StringIO(), io.StringIO()
