@@ -301,29 +301,15 @@ def _make_pool(
     proxy: Endpoint | None,
     proxy_user: tuple[str, str] | None,
 ) -> httpcore.ConnectionPool:
-    # As many connections as there are callers: a queue would be a wait without a deadline.
-    if proxy is None:
-        return httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=None,
-            keepalive_expiry=KEEPALIVE_S,
-            network_backend=backend,
-        )
-    address = httpcore.URL(
-        scheme=proxy.scheme, host=proxy.host.strip("[]"), port=proxy.port, target="/"
-    )
-    if proxy.scheme == "http":
-        return httpcore.HTTPProxy(
-            address,
-            proxy_auth=proxy_user,
-            ssl_context=context,
-            max_connections=None,
-            keepalive_expiry=KEEPALIVE_S,
-            network_backend=backend,
-        )
-    return httpcore.SOCKSProxy(
-        address,
+    address = None
+    if proxy is not None:
+        host = proxy.host.strip("[]")
+        url = httpcore.URL(scheme=proxy.scheme, host=host, port=proxy.port, target="/")
+        address = httpcore.Proxy(url, auth=proxy_user)
+    return httpcore.ConnectionPool(
         ssl_context=context,
+        proxy=address,
+        # As many connections as there are callers: a queue would be a wait without a deadline.
         max_connections=None,
         keepalive_expiry=KEEPALIVE_S,
         network_backend=backend,

@@ -34,9 +34,7 @@ from hashclient.notices.lifecycle import Kept, Standing, State, merged, standing
 from hashclient.provider.drafting import check_public, require_ready
 from hashclient.provider.keys import Keys, Roles
 from hashclient.provider.listfiles import ListFiles
-from hashclient.provider.public import make_folder_below
 from hashclient.provider.repository import Repository
-from hashclient.system.files import sweep_temporary
 from hashclient.system.text import printable
 from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
 
@@ -88,7 +86,6 @@ class NoticeBoard:
     def __init__(self, repository: Repository) -> None:
         """Read nothing yet."""
         self.repository = repository
-        self._directory = repository.public / "targets" / NOTICES
 
     def publish(
         self, said: Said, now: datetime, *, keys: Keys = _ONE_KEY, draft: Path | None = None
@@ -195,9 +192,9 @@ class NoticeBoard:
         )
         notice = msgspec.structs.replace(notice, expires=notice.expires.replace(microsecond=0))
         fault = find_fault(notice)
-        data = b"" if fault else encode_notice(notice)
-        if len(data) > MAX_NOTICE_BYTES:
-            fault = f"it is too large: {len(data):,} bytes, more than {MAX_NOTICE_BYTES:,}"
+        encoded = b"" if fault else encode_notice(notice)
+        if len(encoded) > MAX_NOTICE_BYTES:
+            fault = f"it is too large: {len(encoded):,} bytes, more than {MAX_NOTICE_BYTES:,}"
         if fault is not None:
             raise UsageError(f"not a notice: {fault}", hint="docs/notices.md has the rules")
         role = roles.notices or roles.add_notices(keys)
@@ -207,17 +204,12 @@ class NoticeBoard:
                 f"there are {MAX_NOTICES:,} notices, the most that are allowed",
                 hint="expired ones are removed after a time: give them an earlier --expires",
             )
-        change = _Addition(notice.id, data)
+        change = _Addition(notice.id, encoded)
         changed = {NOTICES, *(["targets"] if is_new else [])}
-        if draft is not None:
-            self.repository.write_draft(draft, roles, changed, change)
-            return notice
-        make_folder_below(self.repository.public, self._directory)
-        sweep_temporary(self._directory)
-        change.write(self.repository.files, roles)
-        self.repository.announce(roles, "notice-published", notice=notice.id, type=type_.value)
-        roles.commit(changed)
-        self.repository.files.remove_unreferenced(role, NOTICES)
+        data = {"notice": notice.id, "type": type_.value}
+        self.repository.put(roles, changed, draft, "notice-published", data, change)
+        if draft is None:
+            self.repository.files.remove_unreferenced(role, NOTICES)
         return notice
 
     def _earlier(self, roles: Roles, ids: Sequence[str], now: datetime) -> list[Notice]:

@@ -24,7 +24,6 @@ from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers.reading import Reading
 from hashclient.provider.changelog import ChangeLog
 from hashclient.provider.changes import (
-    Change,
     addition,
     check_entry_ids,
     check_list_name,
@@ -33,8 +32,8 @@ from hashclient.provider.changes import (
     withdrawal,
 )
 from hashclient.provider.consolidate import KEEP_NEWEST
-from hashclient.provider.drafting import Change as AnyChange
 from hashclient.provider.drafting import (
+    Change,
     check_place,
     check_public,
     require_ready,
@@ -205,7 +204,11 @@ class Repository:
                 again=again,
             )
             if change is not None and not dry_run:
-                self._apply(roles, change, draft, list_keys)
+                changed = {list_name}
+                if is_new:
+                    roles.add_list(list_name, list_keys)
+                    changed.add("targets")
+                self.put(roles, changed, draft, change.event, change.data, change)
             return done
 
     def withdraw(
@@ -230,7 +233,7 @@ class Repository:
                 check_entry_ids(entry_ids)
             require_ready(roles, draft, list_name)
             done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
-            self._apply(roles, change, draft)
+            self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
 
     def end_list(self, list_name: str, *, draft: Path | None = None) -> None:
@@ -248,12 +251,9 @@ class Repository:
                 raise UsageError(f"a provider ends at most {MAX_ENDED:,} lists")
             require_ready(roles, draft, "targets")
             roles.end_list(list_name)
-            if draft is not None:
-                self.write_draft(draft, roles, {"targets"})
-                return
-            self.announce(roles, "list-ended", list=list_name)
-            roles.commit({"targets"})
-            self._keys.retire(list_name, ())
+            self.put(roles, {"targets"}, draft, "list-ended", {"list": list_name})
+            if draft is None:
+                self._keys.retire(list_name, ())
 
     def consolidate(
         self, list_name: str, *, keep_newest: int = KEEP_NEWEST, draft: Path | None = None
@@ -275,35 +275,35 @@ class Repository:
                 self.files.remove_unreferenced(roles.lists[list_name], f"lists/{list_name}")
             done, change = consolidation(self.files, roles, list_name, keep_newest)
             if change is not None:
-                self._apply(roles, change, draft)
+                self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
 
-    def _apply(
-        self, roles: Roles, change: Change, draft: Path | None, list_keys: Keys = _ONE_KEY
+    def put(
+        self,
+        roles: Roles,
+        changed: set[str],
+        draft: Path | None,
+        event: str,
+        data: dict[str, Any],
+        change: Change | None = None,
     ) -> None:
-        """Write a change of a list, record it and publish it; or write it as a draft."""
-        changed = {change.list_name}
-        if change.list_name not in roles.lists:
-            roles.add_list(change.list_name, list_keys)
-            changed.add("targets")
-        if draft is not None:
-            self.write_draft(draft, roles, changed, change)
-            return
-        change.write(self.files, roles)
-        self.announce(roles, change.event, **change.data)
-        roles.commit(changed)
+        """Write a `change` of the roles `changed`, record it as `event` and publish it.
 
-    def write_draft(
-        self, draft: Path, roles: Roles, changed: set[str], change: AnyChange | None = None
-    ) -> None:
-        """Write the next versions of the roles `changed` as a draft, and record that.
+        With `draft`, the next versions are written there instead, and that is recorded.
 
         Raises:
             UsageError: the draft cannot be written.
             StateError: as `publish`.
         """
-        self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
-        write_draft(draft, roles, changed, change, clock=self.clock, operator=self.log.operator)
+        if draft is not None:
+            self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
+            by = self.log.operator
+            write_draft(draft, roles, changed, change, clock=self.clock, operator=by)
+            return
+        if change is not None:
+            change.write(self.files, roles)
+        self.announce(roles, event, **data)
+        roles.commit(changed)
 
     def publish_draft(self, directory: Path) -> Draft:
         """Publish a draft that enough people have signed.
@@ -357,7 +357,7 @@ class Repository:
             assert draft is not None
             roles.replace_keys(role, wanted)
             above = "root" if role in TOP_LEVEL_ROLE_NAMES else "targets"
-            self.write_draft(draft, roles, {role, above})
+            self.put(roles, {role, above}, draft, "keys-rotated", {"role": role})
 
     def draft_renewal(self, draft: Path) -> list[str]:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.
@@ -372,7 +372,7 @@ class Repository:
                 raise UsageError(
                     "no role is due whose keys are elsewhere", hint="`renew` alone is enough"
                 )
-            self.write_draft(draft, roles, elsewhere)
+            self.put(roles, elsewhere, draft, "roles-renewed", {})
             return sorted(elsewhere)
 
     def renew(self) -> Renewed:
@@ -462,8 +462,9 @@ class Repository:
         busy = f"another process is changing {printable(self.directory)}"
         lock = writer_lock(self.directory / "lock", busy=busy, hint="wait until it has finished")
         with own_hints("cannot change", self.directory), lock:
-            written = (self.directory, self._metadata, self._keys.directory)
-            for folder in (*written, *self.files.directory.glob("lists/*")):
+            written = [self.directory, self._metadata, self._keys.directory]
+            written += [self.files.directory / NOTICES, *self.files.directory.glob("lists/*")]
+            for folder in written:
                 sweep_temporary(folder)
             self._keys.made.clear()
             self._keys.passphrase = None
