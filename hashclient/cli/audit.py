@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from hashclient.cli.options import TIME, together
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
 from hashclient.errors import StateError, UsageError
+from hashclient.system.descriptors import open_input
 from hashclient.system.text import path_of, printable
 
 if TYPE_CHECKING:
@@ -252,7 +254,7 @@ def _read_checkpoint(path: Path) -> bytes:
     from hashclient.audit.record import MAX_CHECKPOINT_BYTES
 
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(open_input(path), "rb") as stream:
             return stream.read(MAX_CHECKPOINT_BYTES + 1)
     except OSError as error:
         raise UsageError(

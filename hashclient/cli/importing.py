@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,6 +12,7 @@ import click
 from hashclient.cli.app import App, existing_path
 from hashclient.cli.options import together
 from hashclient.errors import UsageError
+from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ def open_files(names: tuple[str, ...], stdin: BinaryIO) -> Iterator[tuple[str, B
             yield "standard input", stdin
             continue
         try:
-            with Path(name).open("rb") as stream:
+            with os.fdopen(open_input(name), "rb") as stream:
                 yield name, stream
         except OSError as error:
             raise UsageError(

@@ -64,9 +64,7 @@ def command() -> None:
 
 @command.command("add")
 @_ids
-@click.option(
-    "--all", "take_all", is_flag=True, help="All matches that are in their place and not held."
-)
+@click.option("--all", "take_all", is_flag=True, help="All matches that are in their place.")
 @click.option(
     "--with-container",
     is_flag=True,

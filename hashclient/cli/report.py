@@ -48,7 +48,7 @@ def command() -> None:
     "--all",
     "all_matches",
     is_flag=True,
-    help="All matches that are not withdrawn, settled or held, and in no report there yet.",
+    help="All matches that are not withdrawn or settled, and in no report there yet.",
 )
 @click.option(
     "--to", "destination", metavar="NAME", help="The destination. [default: the one in config.toml]"

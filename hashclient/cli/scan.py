@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from hashclient.cli.early import load_numpy
 from hashclient.cli.options import outcome_options, refuse_lost_directory
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
+from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -388,7 +388,7 @@ def _names(file: str, *, null: bool, exclude: tuple[str, ...]) -> Source:
     from hashclient.scan.sources.names import Names
 
     try:
-        fd = 0 if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        fd = 0 if file == "-" else open_input(file)
     except OSError as error:
         raise UsageError(
             f"cannot read {printable(file)}: {error.strerror}", hint="check the path"

@@ -27,7 +27,7 @@ from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import Digester, is_what_matched
 from hashclient.system.background import start_thread
-from hashclient.system.files import state_error, write_all
+from hashclient.system.files import open_regular, state_error, write_all
 from hashclient.system.text import printable
 
 CHUNK_BYTES = 1 << 18
@@ -224,7 +224,7 @@ def file_chunks(path: Path) -> Generator[bytes]:
         StateError: it cannot be read.
     """
     try:
-        with path.open("rb", buffering=0) as stream:
+        with open_regular(path) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
     except OSError as error:

@@ -7,6 +7,7 @@ if its digests suffice for every entry: `gaps` finds rows whose digests do not.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
@@ -25,6 +26,7 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE
 from hashclient.system.background import ahead
+from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def batches_of(
 def _content(path: str, reading: Reading | None) -> Iterator[tuple[str, DigestBatch]]:
     name = printable(path)
     try:
-        stream = open(path, "rb")  # noqa: SIM115, PTH123 - closed below; any bytes, as they came
+        stream = os.fdopen(open_input(path), "rb")
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}", hint="check the path") from error
     with stream:

@@ -10,9 +10,33 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
+
+from hashclient.system.strangers import trusted_users
 
 #: Errors for a lack of descriptors or memory, which may pass.
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def open_input(path: str | os.PathLike[str]) -> int:
+    """Open an input that the user names, for reading; wait for the writer of a pipe.
+
+    A user who has made a pipe with a name can let its reader wait for ever: so it has to be ours or
+    root's. A pipe without a name, such as those of a shell, may be anybody's.
+
+    Raises:
+        OSError: it cannot be opened; EACCES for a pipe of another user.
+    """
+    held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status, itself = os.fstat(held), f"/proc/self/fd/{held}"
+        is_named_pipe = stat.S_ISFIFO(status.st_mode) and os.readlink(itself).startswith("/")  # noqa: PTH115
+        if is_named_pipe and status.st_uid not in trusted_users():
+            raise OSError(errno.EACCES, "a pipe of another user", os.fspath(path))
+        # The very file that was looked at: the path may lead to another one by now.
+        return os.open(itself, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(held)
 
 
 def read_some(fd: int, count: int) -> bytes:

@@ -194,6 +194,19 @@ def read_bounded(stream: IO[bytes], size: int, max_bytes: int) -> bytes:
     return data
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file: a pipe could block for ever.
+    """
+    stream = open_at_once(path)
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def open_at_once(path: Path) -> IO[bytes]:
     """Open a file for reading without blocking, even if it is a pipe without a writer."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

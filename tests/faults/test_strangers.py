@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from hashclient.provider.keyfiles import Passphrases, change_passphrase, load_pu
 from hashclient.provider.keys import Keys
 from hashclient.quarantine.age import load_identities, write_identity
 from hashclient.reporting.destinations.package.package import Packager
-from hashclient.reporting.destinations.package.verify import verify_package
+from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from tests.kit import State, attacker, call
 from tests.kit.attacker import (
     Victim,
@@ -340,3 +341,72 @@ def test_a_new_passphrase_replaces_no_key_on_a_way_of_others(ground: Path) -> No
     with pytest.raises(UsageError, match="on a way that user nobody may change"):
         change_passphrase(closed / "key.pem", Passphrases(lambda _: None), lambda: b"a new one")
     assert (closed / "key.pem").read_bytes() == before
+
+
+@rounds
+def test_a_note_of_retraction_in_a_directory_of_another_user_is_written_nowhere_else(
+    ground: Path, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    """Under its name, or its temporary one, there is a link; the package is away, or is a link."""
+    desk = Desk(ground / "desk")
+    victim = Victim(ground / "closed" / "file", b"root's")
+    give_tree(desk.out, {})
+    monkeypatch.setattr(os, "urandom", bytes)
+    retracted = 0
+    for number in range(rounds):
+        report = desk.prepare(desk.find(f"f{number}", A))
+        assert desk.send(report).error is None
+        package = desk.out / f"hashclient-report-{report.id}"
+        note = desk.out / f"{package.name}-retraction.json"
+        their_link(desk.out / "link", victim.path)
+        traps = (desk.out / f".tmp-{'0' * 16}", note, package)
+        with attacking(*(exchange(trap, desk.out / "link") for trap in traps)):
+            sent = desk.retract(report)
+        assert victim.is_untouched(), number
+        retracted += sent.error is None
+        if note.is_file() and not note.is_symlink():
+            verify_retraction(note)
+        clear(desk.out)
+    assert retracted > 0
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("scan", "--files-from"), 2),
+        (("lookup", "--from"), 2),
+        (("audit", "verify", "--checkpoint"), 2),
+        (("report", "verify"), 2),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_a_pipe_of_another_user_as_an_input_is_not_waited_for(
+    ground: Path, words: tuple[str, ...], code: int
+) -> None:
+    """Also if it comes into the place of a file that root has named."""
+    scene = Outputs(ground)
+    assert scene.state.scan(scene.state.tree).code == 10
+    attack_once(make_fifo(scene.theirs / "pipe"))
+    done = scene.state.call(*words, scene.theirs / "pipe")
+    assert done.code == code
+    assert "a pipe of another user" in done.err or "not a regular file" in done.err
+
+
+def test_a_pipe_of_ours_is_waited_for_and_so_is_one_of_a_shell(ground: Path) -> None:
+    scene = Outputs(ground)
+    ours = ground / "pipe"
+    os.mkfifo(ours)
+    name = f"{scene.state.tree}/a\n".encode()
+    writer = threading.Thread(target=ours.write_bytes, args=(name,))
+    writer.start()
+    assert scene.state.call("scan", "--files-from", ours).code == 10
+    writer.join()
+    reading, writing = os.pipe()
+    os.fchown(reading, attacker.ATTACKER, attacker.ATTACKER)
+    os.write(writing, name)
+    os.close(writing)
+    assert scene.state.call("scan", "--files-from", f"/dev/fd/{reading}").code == 10
+    os.close(reading)

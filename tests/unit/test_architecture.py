@@ -272,7 +272,6 @@ GOES_BY_A_PATH: Mapping[str, str] = {
     ),
     "reporting.destinations.package.verify._from_directory": "opens a package that is verified"
     " after all of it is in memory, and follows no link in it",
-    "scan.lookup._content": "reads what the user has named, once, and shows nothing of it",
     "scan.cluster.probes.written": "removes the file of a random name that it has just made",
 }
 TAKES_A_PATH = frozenset(

@@ -45,6 +45,7 @@ from hashclient.reporting.destinations.package.tarstream import (
 from hashclient.reporting.destinations.registry import Verification
 from hashclient.reporting.document import Document, parse_document
 from hashclient.reporting.evidence import evidence_name
+from hashclient.system.files import open_regular
 from hashclient.system.text import printable
 from hashclient.system.times import for_programs
 
@@ -186,7 +187,7 @@ def is_note(path: Path) -> bool:
     try:
         if path.is_dir():
             return False
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(1) == b"{"
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -201,7 +202,7 @@ def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedN
     """
     expected = None if public_key is None else _parse_key(public_key)
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             text = stream.read(MAX_NOTE_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -231,7 +232,7 @@ def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]
         yield _from_directory(path)
         return
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(_HEAD_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
