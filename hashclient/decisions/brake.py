@@ -9,7 +9,7 @@ has the entry withdrawn.
    `per_entry` were acted upon because of it since then. With `per_day`, fewer files than that must
    have been acted upon in all.
 3. A held match stays held when it is found again, unless an entry lets it be acted upon that the
-   match did not have before, or no entry is left that asks for an action.
+   match did not have before.
 4. A match that a person has released may be acted upon, and does not count.
 5. A match whose wanted report was prepared needs no permit for it.
 """
@@ -52,8 +52,6 @@ class Brake:
                 held = turn.is_held(case, asking)
                 if held is not None:
                     ruled[case.id] = held
-            elif case.before is not None and case.before.state is MatchState.HELD:
-                ruled[case.id] = False  # 3
         permits.permit(turn.given, now)
         return ruled
 

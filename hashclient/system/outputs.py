@@ -8,8 +8,8 @@ it is reached step by step and then held by descriptor, and these rules hold:
 2. In a directory that others may write to, a file that is there already is written to only if it is
    ours or root's and has no other name; a pipe, a socket or a device only if it is ours or root's.
 3. In a directory that others may not change, but that is reached through one that they may change,
-   nothing that is there already is written to or replaced: they may have exchanged the way. A group
-   of the system may change the way (`/var/log` of Ubuntu is for that of syslog).
+   nothing that is there already is written to or replaced: they may have exchanged the way. Only
+   programs in a group of the system may change the way (rule 3 of `strangers`).
 4. Links of /proc, such as those behind /dev/stdout and /dev/fd, lead to what is open: they are
    always followed.
 
@@ -29,15 +29,19 @@ from typing import IO, NoReturn
 from hashclient.errors import UsageError
 from hashclient.system.beneath import HELD_FLAGS, Directory, Identity, identity_of
 from hashclient.system.files import TEMP_PREFIX, file_in, state_error, write_all
-from hashclient.system.strangers import Stranger, adds_names_at, stranger_at, trusted_users
+from hashclient.system.strangers import (
+    Stranger,
+    adds_names_at,
+    is_for_programs,
+    stranger_at,
+    trusted_users,
+)
 from hashclient.system.text import printable
 
 #: Links that are followed on the way; the kernel follows as many.
 _MOST_LINKS = 40
 #: How often others may make and remove a name while we look for it.
 _MOST_TRIES = 100
-#: Groups below are made by the system for its programs: SYS_GID_MAX of login.defs(5).
-_FIRST_OF_PEOPLE = 1000
 _HINT = "choose a directory that only you may write to, or name the file that is meant"
 
 
@@ -62,7 +66,7 @@ class Place:
     def _look(self) -> None:
         status, path = os.fstat(self.directory.fd), self.directory.path
         self._changes_here = stranger_at(path, status)
-        self._moves_here = None if _is_for_system(status) else self._changes_here
+        self._moves_here = None if is_for_programs(status) else self._changes_here
         self._adds_names = self._changes_here or adds_names_at(path, status)
         self.is_of_proc = status.st_dev == _device_of_proc()
 
@@ -407,10 +411,3 @@ def remove_new(path: Path, identity: Identity) -> None:
     """
     with place_of(path, follow=False) as place:
         place.directory.unlink_if(place.name, identity)
-
-
-def _is_for_system(status: os.stat_result) -> bool:
-    """Return whether none but root, us and a group of the system may write to a directory."""
-    if status.st_mode & stat.S_IWOTH or status.st_uid not in trusted_users():
-        return False
-    return status.st_gid < _FIRST_OF_PEOPLE

@@ -3,10 +3,17 @@
 A directory is safe from others if its owner is root or us, and if nobody else may write to it. A
 sticky directory such as /tmp is safe, too: everybody may add names, but only the owner of a name
 may exchange it, and that owner is looked at next. A name that is missing there is not safe: others
-may make it at any moment. The rule is that of ssh(1) for its files; the private group of a user,
-which has no other member, counts as the user.
+may make it at any moment. The rule is that of ssh(1) for its files, and of groups it is this:
 
-Limit: this is how it is now. Anyone who could write a moment ago may still hold a file open.
+1. The private group of a user, which has no other member, counts as the user.
+2. A group of the system (below 1000) that nobody is in is nobody: `staff`, which an older Debian
+   lets write to /usr/local.
+3. All other groups are others. Where only names on a way could be exchanged for each other, a group
+   of the system without people in it, only with programs, is trusted with that: `syslog`, which
+   Ubuntu lets write to /var/log. `outputs` asks for this; for configuration and state it is not so.
+
+Limits: this is how it is now. Anyone who could write a moment ago may still hold a file open. Users
+of a directory service that does not list them are not seen in groups of the system.
 """
 
 from __future__ import annotations
@@ -21,6 +28,8 @@ import msgspec
 
 #: Links that are followed on the way; the kernel follows as many.
 _MOST_LINKS = 40
+#: Users and groups below are made by the system for its programs: SYS_GID_MAX of login.defs(5).
+_FIRST_OF_PEOPLE = 1000
 
 
 class Stranger(msgspec.Struct, frozen=True):
@@ -158,8 +167,8 @@ def trusted_users() -> tuple[int, int]:
 
 @functools.cache
 def _is_private(group: int, user: int) -> bool:
-    """Return whether a group is that of root, or has nobody in it but one user."""
-    if group == 0:
+    """Return whether a group is that of root, or has nobody in it but one user: rules 1 and 2."""
+    if group == 0 or (group < _FIRST_OF_PEOPLE and _users_in(group) == frozenset()):
         return True
     import grp
     import pwd
@@ -178,6 +187,28 @@ def _is_private(group: int, user: int) -> bool:
         and entry.gr_name == owner.pw_name
         and set(entry.gr_mem) <= {owner.pw_name}
     )
+
+
+def is_for_programs(status: os.stat_result) -> bool:
+    """Return whether only root, we, and programs of the system may write to a directory: rule 3."""
+    if status.st_mode & stat.S_IWOTH or status.st_uid not in trusted_users():
+        return False
+    users = _users_in(status.st_gid) or frozenset()
+    return all(number < _FIRST_OF_PEOPLE for number in (status.st_gid, *users))
+
+
+@functools.cache
+def _users_in(group: int) -> frozenset[int] | None:
+    """Return who is in a group, as its member or because it is their own; None if it is unknown."""
+    import grp
+    import pwd
+
+    try:
+        members = set(grp.getgrgid(group).gr_mem)
+    except KeyError:
+        return None
+    users = pwd.getpwall()
+    return frozenset(u.pw_uid for u in users if u.pw_gid == group or u.pw_name in members)
 
 
 def _user(number: int) -> str:

@@ -10,7 +10,6 @@ from pyrage import x25519
 
 from hashclient.core.kinds import MatchState
 from hashclient.matches.store import Matches
-from tests.clamd import serving
 from tests.kit import Run, State
 
 WRONG, RIGHT = b"a licence that everybody has", b"a dummy that stands for what is meant"
@@ -243,20 +242,6 @@ def test_a_withdrawal_ends_held_matches_by_itself(world: Braked) -> None:
     assert "held, waiting" not in world.call("status").out
 
 
-def test_a_match_is_not_held_any_more_when_the_entries_that_are_left_ask_for_nothing(
-    world: Braked,
-) -> None:
-    world.brake("per_entry = 3", QUARANTINE.replace("\n", '\nlist = "base"\n', 1))
-    world.add({"second": WRONG}, "other")
-    world.scan()
-    assert world.counts()["held"] == 5
-    world.provider.withdraw("wrong", list_name="base")
-    world.client.fetch()
-    assert world.counts()["held"] == 5
-    assert world.scan().code == 10
-    assert world.counts() == {"quarantined": 5, "found": 5}
-
-
 def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked) -> None:
     """Who plants copies of one entry holds back nothing of another one."""
     world.scan()
@@ -303,36 +288,3 @@ def test_the_log_verifies_and_so_does_the_record(world: Braked) -> None:
     world.scan()
     assert world.call("status", "--verify").code == 0
     assert world.call("audit", "verify").code == 0
-
-
-@pytest.mark.slow
-def test_of_1001_files_of_one_entry_100_are_isolated_unless_the_configuration_says_more(
-    tmp_path: Path,
-) -> None:
-    world = Braked(tmp_path, 1001)
-    world.brake("")
-    result = world.scan()
-    assert result.code == 11
-    assert world.counts() == {"quarantined": 102, "held": 901}
-    assert "right-1" not in world.left()
-    (entry,) = result.lines[-1]["held_entries"]
-    assert (entry["matched"], entry["isolated"], entry["held"]) == (1001, 100, 901)
-    assert world.scan().code == 11
-    assert world.counts() == {"quarantined": 102, "held": 901}
-
-
-@pytest.mark.slow
-def test_a_daemon_shares_the_limit_with_scans_and_answers_what_it_holds_as_found(
-    tmp_path: Path,
-) -> None:
-    world = Braked(tmp_path)
-    first, *others = sorted(path for path in world.tree.iterdir() if "wrong" in path.name)
-    assert world.scan(first).code == 10
-    with serving(world.path, tmp_path / "run", "--paths", "any", "--jobs", 2) as daemon:
-        for path in others:
-            answer = daemon.ask(b"zSCAN %s\0" % bytes(path))
-            assert answer == b"%s: Hashclient.base.wrong FOUND\0" % bytes(path)
-        assert daemon.stop() == 0
-    assert world.counts() == {"quarantined": 3, "held": 5}
-    # Each process of the daemon counts by itself.
-    assert sum(data["held"] for _, data in world.events("serve-end")) == 5

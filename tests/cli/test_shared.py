@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,6 +81,18 @@ def test_a_private_group_may_write_and_another_may_not(
         os.chown(state.path / "config.toml", 0, 4_000_000_000)
         refused = state.scan()
         assert (refused.code, "could be changed by group 4000000000" in refused.err) == (2, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_of_the_system_that_nobody_is_in_may_write_on_the_way(state: State) -> None:
+    """As `staff`, which an older Debian lets write to /usr/local."""
+    used = {user.pw_gid for user in pwd.getpwall()}
+    empty = [g.gr_gid for g in grp.getgrall() if not g.gr_mem and g.gr_gid not in used]
+    if not (system := [number for number in empty if number < 1000]):
+        pytest.skip("somebody is in each group of this system")
+    os.chown(state.directory, 0, system[0])
+    state.directory.chmod(0o2775)
+    assert state.scan().code == 10
 
 
 def test_every_file_that_the_configuration_names_counts(state: State, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hashclient.system import strangers
-from hashclient.system.strangers import stranger_on, way_of
+from hashclient.system.strangers import is_for_programs, stranger_on, way_of
 
 NOBODY = 65534
 
@@ -78,6 +81,60 @@ def test_the_group_counts_unless_it_is_the_private_one_of_the_owner(
 def test_a_group_of_others_is_not_private() -> None:
     assert strangers._is_private(0, os.getuid())
     assert not strangers._is_private(4_000_000_000, os.getuid())
+
+
+#: Groups by their numbers, with the names of their members; and users with their own groups.
+GROUPS = {50: ("staff", []), 100: ("users", []), 102: ("syslog", ["syslog"]), 4: ("adm", ["ann"])}
+USERS = {"root": (0, 0), "syslog": (102, 103), "ann": (1000, 1000), "bob": (1001, 100)}
+
+
+@pytest.fixture
+def _a_system(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the system have these groups and users."""
+
+    def group(number: int) -> grp.struct_group:
+        name, members = GROUPS[number]
+        return grp.struct_group((name, "x", number, members))
+
+    people = {
+        name: pwd.struct_passwd((name, "x", *numbers, "", "/", "/bin/sh"))
+        for name, numbers in USERS.items()
+    }
+    by_number = {user.pw_uid: user for user in people.values()}
+    monkeypatch.setattr(grp, "getgrgid", group)
+    monkeypatch.setattr(pwd, "getpwall", lambda: list(people.values()))
+    monkeypatch.setattr(pwd, "getpwuid", by_number.__getitem__)
+    caches = (strangers._is_private, strangers._users_in)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.usefixtures("_a_system")
+@pytest.mark.parametrize(
+    ("group", "is_nobody", "may_change_ways"),
+    [
+        pytest.param(50, True, True, id="staff of Debian, where nobody is"),
+        pytest.param(102, False, True, id="syslog of Ubuntu, where a program is"),
+        pytest.param(4, False, False, id="adm, where a person is"),
+        pytest.param(100, False, False, id="users, which is the group of a person"),
+        pytest.param(999, False, True, id="one of the system, of which nothing is known"),
+        pytest.param(1000, False, False, id="one of people"),
+    ],
+)
+def test_a_group_of_the_system_counts_by_who_is_in_it(
+    base: Path, group: int, is_nobody: bool, may_change_ways: bool
+) -> None:
+    """As /usr/local of older Debian, on the way to a `--ca`, and /var/log of Ubuntu for reports."""
+    (base / "local").mkdir()
+    os.chown(base / "local", 0, group)
+    (base / "local").chmod(0o2775)
+    (base / "local" / "ca.pem").write_text("x")
+    assert (stranger_on(base / "local" / "ca.pem") is None) == is_nobody
+    assert is_for_programs((base / "local").stat()) == may_change_ways
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
