@@ -4,7 +4,7 @@ At scale 1 the lists have up to 10 million entries and the trees up to 2 million
 many minutes and some 20 GB of disk; the default is a tenth of that. `curves` measures time and
 memory against the size of list and tree, up to ten times as large, and draws them; it takes some 30
 minutes and 25 GB of disk at scale 1. `all` is everything. With --write-docs, what was measured
-replaces what docs/performance.md says.
+replaces what docs/performance.md says of these scenarios; each row there has its commit and scale.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.curves import draw_lists, draw_trees, list_costs, table, tree_costs
-from bench.document import machine, write_section
+from bench.document import machine, write_figures, write_section
 from bench.measure import HEADER, Row
 from bench.scenarios import SCENARIOS, Bench
 
@@ -40,8 +41,6 @@ def main() -> None:
     chosen = options.names or list(SCENARIOS)
     if ALL in chosen:
         chosen = [*SCENARIOS, CURVES]
-    if options.write_docs and not set(SCENARIOS).issubset(chosen) and chosen != [CURVES]:
-        parser.error("--write-docs takes every scenario, or `curves`, or `all`")
     # What the caller has set for other programs must not make these slower.
     for name in [name for name in os.environ if name.startswith(("PYTHON", "OPENBLAS_"))]:
         del os.environ[name]
@@ -60,15 +59,16 @@ def main() -> None:
 def run_scenarios(names: Sequence[str], bench: Bench, docs: Path | None) -> None:
     """Run scenarios, print their rows, and write them into `docs`."""
     print(HEADER, flush=True)
-    rows: list[Row] = []
     for name in names:
+        started, rows = time.perf_counter(), list[Row]()
         for row in SCENARIOS[name](bench):
             print(row.line(), flush=True)
             rows.append(row)
-    if docs is not None:
-        head = ["| scenario | hashclient | other | which other | ratio | at most |"]
-        lines = [*head, "|---|---:|---:|---|---:|---:|", *(row.cells() for row in rows)]
-        write_section(docs / "performance.md", "figures", bench.scale, lines)
+        print(f"{name}: {time.perf_counter() - started:.0f} s\n", flush=True)
+        # At once: the next one may take long, or fail.
+        if docs is not None:
+            document = docs / "performance.md"
+            write_figures(document, bench.scale, {name: rows}, [*SCENARIOS])
 
 
 def run_curves(work: Path, scale: float, docs: Path | None) -> None:

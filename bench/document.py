@@ -1,4 +1,8 @@
-"""Writing what was measured into a document, with the machine and the versions under it."""
+"""Writing what was measured into a document, with the machine and the versions under it.
+
+Each row of the figures says at which commit and scale it was measured, so that scenarios can be
+renewed one by one, on a quiet machine and when their code has changed. The other rows stay.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,19 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench.measure import Row
+
 _CPUINFO = Path("/proc/cpuinfo")
+_HEAD = (
+    "| scenario | what | hashclient | other | which other | ratio | at most | measured |",
+    "|---|---|---:|---:|---|---:|---:|---|",
+)
+#: A row of the figures, by its scenario; and the machine of a commit and a scale.
+_ROW = re.compile(r"\| `([a-z0-9-]+)` \|")
+_NOTE = re.compile(r"- (`[^`]+`, [0-9.e-]+): ")
 
 
 def machine() -> str:
@@ -35,9 +48,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Name the commit of this checkout, and say so if files differ from it."""
-    words = ["git", "-C", str(Path(__file__).parents[1]), "describe", "--always", "--dirty"]
-    return subprocess.check_output(words, text=True).strip()
+    """Name the commit of this checkout, and say so if the code differs from it."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    name = subprocess.check_output([*git, "describe", "--always"], text=True).strip()
+    changed = subprocess.run(
+        [*git, "diff", "--quiet", "HEAD", "--", "hashclient", "bench"], check=False
+    )
+    return f"{name}-dirty" if changed.returncode else name
 
 
 def _openssl() -> str:
@@ -50,12 +67,44 @@ def write_section(document: Path, name: str, scale: float, lines: Sequence[str])
     Raises:
         ValueError: the document has no such marks.
     """
+    note = f"Measured at scale {scale:g}, at commit {commit()}, on {machine()}."
+    _replace(document, name, lambda _: [*lines, "", note])
+
+
+def write_figures(
+    document: Path, scale: float, rows: Mapping[str, Sequence[Row]], order: Sequence[str]
+) -> None:
+    """Put the `rows` of scenarios in place of those that a document has of them.
+
+    Scenarios come in this `order`; one that is not in it is dropped.
+
+    Raises:
+        ValueError: the document has no section for them.
+    """
+    here = f"`{commit()}`, {scale:g}"
+
+    def renewed(lines: Sequence[str]) -> list[str]:
+        kept: dict[str, list[str]] = {name: [] for name in order}
+        for line in lines:
+            if (found := _ROW.match(line)) is not None and found[1] not in rows:
+                kept.get(found[1], []).append(line)
+        for name, new in rows.items():
+            kept[name] = [f"| `{name}` {row.cells()} {here} |" for row in new]
+        table = [line for name in order for line in kept[name]]
+        where = {found[1]: line for line in lines if (found := _NOTE.match(line)) is not None}
+        where[here] = f"- {here}: {machine()}"
+        used = [line for key, line in where.items() if any(f" {key} |" in row for row in table)]
+        return [*_HEAD, *table, "", "Measured at a commit and a scale, on a machine:", "", *used]
+
+    _replace(document, "figures", renewed)
+
+
+def _replace(document: Path, name: str, change: Callable[[Sequence[str]], Sequence[str]]) -> None:
     begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->\n"
     text = document.read_text(encoding="utf-8")
     before, found, rest = text.partition(begin)
-    _, ended, after = rest.partition(end)
+    body, ended, after = rest.partition(end)
     if not (found and ended):
         raise ValueError(f"{document} has no section {name}")
-    note = f"Measured at scale {scale:g}, at commit {commit()}, on {machine()}."
-    body = "\n".join(["", *lines, "", note, "", ""])
-    document.write_text(f"{before}{begin}{body}{end}{after}", encoding="utf-8")
+    lines = "\n".join(["", *change(body.splitlines()), "", ""])
+    document.write_text(f"{before}{begin}{lines}{end}{after}", encoding="utf-8")

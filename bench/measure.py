@@ -49,7 +49,7 @@ class Row:
         )
 
     def cells(self) -> str:
-        """Return the row of a table in Markdown."""
+        """Return the cells of a table in Markdown, with the lines around them."""
         goal = "" if self.target is None else f"{self.target:.3g}"
         if self.target is not None and self.ratio > self.target:
             goal += ", missed"
