@@ -23,14 +23,10 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     done_word,
-    failure_text,
-    gap_text,
-    held_texts,
     inside_text,
-    interrupted_text,
-    missing_text,
     plural,
     record_fields,
+    remarks,
     rests_on,
     run_text,
     words,
@@ -104,26 +100,10 @@ class CsvFormatter:
 
     def _run_rows(self, summary: Summary) -> Iterator[dict[str, str]]:
         """Yield the rows on a run, its end last; their `kind` differs from those of inputs."""
-        for missing in summary.missing:
-            row = {"kind": "missing", "reason": missing_text(missing), "list": missing.name or ""}
+        for remark in remarks(summary):
+            row = {"kind": remark.subject, "reason": remark.text, "list": remark.list_name}
+            row |= {"generation": remark.generation, "algorithms": remark.algorithms}
             yield {name: text_cell(words(cell)) for name, cell in row.items()}
-        for state in summary.lists:
-            if not state.fresh:
-                grace = ", in its grace period" if state.in_grace else ""
-                reason = f"list {state.name} expired {for_people(state.expires)}{grace}"
-                row = {"kind": "stale", "reason": reason, "list": text_cell(state.name)}
-                yield row | {"generation": str(state.generation)}
-        for gap in summary.gaps:
-            reason = text_cell(gap_text(gap, accepted=summary.gaps_accepted))
-            labels = " ".join(a.label for a in gap.algorithms)
-            row = {"kind": "gap", "reason": reason, "list": text_cell(gap.list_name)}
-            yield row | {"algorithms": labels}
-        for sentence in held_texts(summary):
-            yield {"kind": "held", "reason": text_cell(words(sentence))}
-        if (text := interrupted_text(summary)) is not None:
-            yield {"kind": "interrupted", "reason": text}
-        if (text := failure_text(summary)) is not None:
-            yield {"kind": "failed", "reason": text_cell(words(text))}
         for skipped, number in sorted(summary.skipped.items()):
             yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
         for kind, number in sorted(summary.not_opened.items()):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -31,7 +32,7 @@ from hashclient.core.model import (
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
 from hashclient.system.text import path_fields, printable
-from hashclient.system.times import for_programs
+from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
@@ -252,11 +253,39 @@ def signal_name(stopped: ExitCode) -> str:
     return "SIGTERM" if stopped is ExitCode.TERMINATED else "SIGINT"
 
 
-def interrupted_text(summary: Summary) -> str | None:
-    """Return the sentence on an interrupted run; None if it was not interrupted."""
-    if summary.stopped is None:
-        return None
-    return f"interrupted by {signal_name(summary.stopped)}: the remaining inputs were not checked"
+class Remark(NamedTuple):
+    """A reason why a run is not whole, in a word and in a sentence; the list, where it is one's."""
+
+    subject: str
+    text: str
+    list_name: str = ""
+    generation: str = ""
+    algorithms: str = ""
+
+
+def remarks(summary: Summary, written: Callable[[datetime], str] = for_people) -> Iterator[Remark]:
+    """Yield all reasons why a run is not whole, in the order in which every format has them.
+
+    A new reason is one more here. Times are as `written` writes them.
+    """
+    for missing in summary.missing:
+        yield Remark("missing", missing_text(missing), missing.name or "")
+    for state in summary.lists:
+        if not state.fresh:
+            grace = ", in its grace period" if state.in_grace else ""
+            text = f"list {state.name} expired {written(state.expires)}{grace}"
+            yield Remark("stale", text, state.name, str(state.generation))
+    for gap in summary.gaps:
+        labels = " ".join(algorithm.label for algorithm in gap.algorithms)
+        text = gap_text(gap, accepted=summary.gaps_accepted)
+        yield Remark("gap", text, gap.list_name, algorithms=labels)
+    yield from (Remark("held", text) for text in held_texts(summary))
+    if summary.stopped is not None:
+        signal = signal_name(summary.stopped)
+        text = f"interrupted by {signal}: the remaining inputs were not checked"
+        yield Remark("interrupted", text)
+    if (failure := failure_text(summary)) is not None:
+        yield Remark("failed", failure)
 
 
 def failure_text(summary: Summary) -> str | None:

@@ -24,14 +24,10 @@ from hashclient.core.version import __version__
 from hashclient.errors import ExitCode
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
-    failure_text,
-    gap_text,
-    held_texts,
     inside_text,
-    interrupted_text,
-    missing_text,
     not_opened_text,
     plural,
+    remarks,
     rests_on,
 )
 from hashclient.formats.htmlrun import about_run, contents, next_steps
@@ -56,6 +52,8 @@ _HEADLINES = {
     ExitCode.INTERRUPTED: "Interrupted: no match so far",
     ExitCode.TERMINATED: "Terminated: no match so far",
 }
+#: What a sentence on the page begins with, by its subject.
+_BEFORE = {"gap": "list ", "held": "held: ", "failed": "failed: "}
 
 
 class HtmlFormatter:
@@ -180,20 +178,10 @@ class HtmlFormatter:
             yield f"{number:,} {noun} could not be read: the content is unknown."
         if not summary.inputs and summary.stopped is None and summary.failed is None:
             yield "There were no inputs: nothing is known of what was meant to be checked."
-        yield from (f"{_capital(missing_text(missing))}." for missing in summary.missing)
-        for state in summary.lists:
-            if not state.fresh:
-                grace = " It is within the grace that is allowed." if state.in_grace else ""
-                yield f"List {state.name} expired {for_people(state.expires)}.{grace}"
         if self._actions_failed:
             yield f"Actions that could not be done: {self._actions_failed:,}."
-        yield from (f"Held: {text}." for text in held_texts(summary))
-        for gap in summary.gaps:
-            yield f"List {gap_text(gap, accepted=summary.gaps_accepted)}."
-        if (text := interrupted_text(summary)) is not None:
-            yield f"{_capital(text)}."
-        if (text := failure_text(summary)) is not None:
-            yield f"Failed: {text}."
+        for remark in remarks(summary):
+            yield f"{_capital(_BEFORE.get(remark.subject, '') + remark.text)}."
 
     def _numbers(self, summary: Summary | None) -> _Section:
         if summary is None:

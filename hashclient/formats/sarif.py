@@ -23,13 +23,9 @@ from hashclient.core.version import __version__
 from hashclient.formats.fields import (
     action_fields,
     digest_fields,
-    failure_text,
     file_fields,
-    gap_text,
-    held_texts,
-    interrupted_text,
-    missing_text,
     not_opened_text,
+    remarks,
     run_fields,
     skipped_text,
     summary_fields,
@@ -251,8 +247,6 @@ class SarifFormatter:
         invocation |= _called(self._context)
         if summary is not None:
             code = summary.exit_code
-            if (skipped := skipped_text(summary)) is not None:
-                notifications.append(_notification("skips", _plain(skipped)))
             notifications += [_notification(name, _plain(text)) for name, text in _notices(summary)]
             invocation |= {
                 "endTimeUtc": _utc(start + timedelta(seconds=summary.elapsed_s)),
@@ -281,24 +275,14 @@ def _called(context: Context) -> dict[str, Any]:
 
 def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
     """Yield the remarks on a run as a whole: the subject of each, and a sentence."""
-    if (text := interrupted_text(summary)) is not None:
-        yield "stopped", text
-    if (text := failure_text(summary)) is not None:
-        yield "failed", text
-    for missing in summary.missing:
-        yield "missing", missing_text(missing)
+    if (text := skipped_text(summary)) is not None:
+        yield "skips", text
     if summary.opens_containers is False:
         yield "members", "archives and mail were not opened"
     if (text := not_opened_text(summary)) is not None:
         yield "not-opened", text
-    for text in held_texts(summary):
-        yield "held", text
-    for gap in summary.gaps:
-        yield "gap", gap_text(gap, accepted=summary.gaps_accepted)
-    for state in summary.lists:
-        if not state.fresh:
-            grace = ", still within the grace that is allowed" if state.in_grace else ""
-            yield "stale", f"list {state.name} expired {_utc(state.expires)}{grace}"
+    for remark in remarks(summary, _utc):
+        yield ("stopped" if remark.subject == "interrupted" else remark.subject), remark.text
 
 
 def uri_of(path: str) -> str:

@@ -14,14 +14,10 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     counts_text,
-    failure_text,
-    gap_text,
-    held_texts,
     inside_text,
-    interrupted_text,
-    missing_text,
     not_opened_text,
     plural,
+    remarks,
     rests_on,
     run_text,
     skipped_text,
@@ -116,13 +112,9 @@ class TextFormatter:
             yield f"list {state.name}, generation {state.generation}, {fresh}"
 
     def _attention(self, summary: Summary) -> Iterator[str]:
-        yield from map(words, map(missing_text, summary.missing))
-        yield from map(words, held_texts(summary))
-        yield from (gap_text(gap, accepted=summary.gaps_accepted) for gap in summary.gaps)
-        if (text := interrupted_text(summary)) is not None:
-            yield text
-        if (text := failure_text(summary)) is not None:
-            yield f"failed: {words(text)}"
+        for remark in remarks(summary):
+            if remark.subject != "stale":  # each list says that of itself
+                yield ("failed: " if remark.subject == "failed" else "") + words(remark.text)
         if summary.inputs == 0 and summary.stopped is None and summary.failed is None:
             yield "there was nothing to check"
 

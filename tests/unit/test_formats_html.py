@@ -169,9 +169,9 @@ def test_all_that_needs_attention_is_said_above() -> None:
     assert [content(item) for item in attention.iter("li")] == [
         "1 file conflicts with an entry: some of its digests agree, others do not.",
         "2 inputs could not be read: the content is unknown.",
-        "List local expired 2026-01-02 03:04 UTC.",
-        "List old expired 2026-01-02 03:04 UTC. It is within the grace that is allowed.",
         "Actions that could not be done: 1.",
+        "List local expired 2026-01-02 03:04 UTC.",
+        "List old expired 2026-01-02 03:04 UTC, in its grace period.",
         "Interrupted by SIGINT: the remaining inputs were not checked.",
         f"Failed: exit code 9: {ExitCode.AUDIT.meaning}.",
     ]

@@ -174,11 +174,11 @@ def test_the_invocation_says_how_it_ended() -> None:
     assert invocation["startTimeUtc"] == "2026-01-02T03:04:05Z"
     assert invocation["endTimeUtc"] == "2026-01-02T03:04:07Z"
     assert notifications(run) == [
-        ("stopped", "interrupted by SIGINT: the remaining inputs were not checked"),
-        ("failed", f"exit code 9: {ExitCode.AUDIT.meaning}"),
         ("missing", "list other is missing: never fetched _here_"),
         ("stale", "list local expired 2026-01-02T03:04:05Z"),
-        ("stale", "list old expired 2026-01-02T03:04:05Z, still within the grace that is allowed"),
+        ("stale", "list old expired 2026-01-02T03:04:05Z, in its grace period"),
+        ("stopped", "interrupted by SIGINT: the remaining inputs were not checked"),
+        ("failed", f"exit code 9: {ExitCode.AUDIT.meaning}"),
     ]
 
 
