@@ -124,6 +124,7 @@ def found(state: Path, *args: object) -> set[str]:
     return {Path(line["container"]).name for line in lines if line["type"] == "match"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sized", [True, False], ids=["with sizes", "without sizes"])
 def test_a_scan_finds_a_listed_member_in_each(tree: Path, tmp_path: Path, *, sized: bool) -> None:
     """Files of a size that no entry has are only looked at; others are read as well."""
@@ -135,6 +136,7 @@ def verdict_of_stream(state: Path, data: bytes) -> int:
     return run("--state-dir", state, "scan", "-", stdin=data).code
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", QUICK)
 def test_a_stream_has_the_same_verdict(state: Path, name: str) -> None:
     assert verdict_of_stream(state, ROWS[name]) == 10

@@ -454,6 +454,7 @@ LOOKING = (
 )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["closed", "too long"])
 def test_a_state_directory_that_cannot_be_looked_into(tmp_path: Path, how: str) -> None:
     config = tmp_path / "config.toml"

@@ -98,6 +98,7 @@ def test_new_entries_are_found_in_unchanged_archives(world: Archives) -> None:
     assert found == [*members, "plain"]
 
 
+@pytest.mark.sampled
 def test_one_that_has_changed_is_opened(world: Archives) -> None:
     world.scan()
     world.list(e1=LISTED)
@@ -123,6 +124,7 @@ def test_an_unread_archive_is_tried_again(world: Archives) -> None:
         assert world.scan().code == 3
 
 
+@pytest.mark.sampled
 def test_no_inventory_opens_them_all(world: Archives) -> None:
     first = world.scan()
     assert counts(world.scan("--no-inventory")) == counts(first)

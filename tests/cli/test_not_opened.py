@@ -32,6 +32,7 @@ def state_of(directory: Path, *, sized: bool = True) -> State:
 ALL = KINDS + Counter({"disk": 2, "msg": 1})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sized", [True, False], ids=["with sizes", "without sizes"])
 def test_a_scan_counts_each_kind_also_in_archives_and_in_unchanged_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sized: bool
@@ -87,6 +88,7 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     assert state.scan("--jobs", "1").summary["not_opened"] == dict(KINDS)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [

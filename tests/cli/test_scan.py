@@ -239,6 +239,7 @@ def test_a_clock_before_the_last_check_proves_nothing(own_state: Path, clean: Pa
     assert scan(own_state, clean).code == 7
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("tree", "code"), [("clean", 9), ("listed", 11)])
 def test_an_audit_log_that_cannot_be_written(
     own_state: Path, request: pytest.FixtureRequest, tree: str, code: int

@@ -169,6 +169,7 @@ def test_a_client_that_sends_too_much_gets_the_answer(short: Daemon, tcp: bool) 
         assert everything(sock) == f"stream: {NO_VERDICT}Length FOUND\0".encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [b"SCAN", b"MULTISCAN"])
 def test_clamscan_of_node_with_a_path(short: Daemon, tmp_path: Path, command: bytes) -> None:
     """It sends a path without an end, too, and waits."""

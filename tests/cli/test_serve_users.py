@@ -88,6 +88,7 @@ def records(ground: Path) -> list[Any]:
     return [line for line in result.lines if line["type"] == "match"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rule", ["found", "error"])
 def test_a_file_that_a_client_may_not_read_has_one_answer_whatever_it_is(
     ground: Path, rule: str

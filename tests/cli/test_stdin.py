@@ -151,6 +151,7 @@ def broken_off() -> None:
     os.dup2(ours.fileno(), 0)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("make", "reason"),
     [(broken_off, "connection reset by peer"), (lambda: os.close(0), "bad file descriptor")],
@@ -181,6 +182,7 @@ def test_the_output_is_not_what_comes(state: Path, tmp_path: Path) -> None:
     assert data.read_bytes() == LISTED
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )

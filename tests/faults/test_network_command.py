@@ -250,6 +250,7 @@ def test_a_segment_that_breaks_off_goes_on_by_range(site: HostileSite) -> None:
     assert 0 < int(ranges[1].removeprefix("bytes=").removesuffix("-")) <= 10_000
 
 
+@pytest.mark.slow
 def test_no_traceback_of_a_bug_holds_the_credential(
     site: HostileSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

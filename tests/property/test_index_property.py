@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,6 +261,7 @@ def test_the_index_is_a_dict(
             assert reopened.manifest.generation == generation
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(IDS), entries(), min_size=1), max_size=12))
 def test_the_number_of_runs_stays_small(batches: list[dict[bytes, Entry]]) -> None:
     """A run that stays is more than four times as heavy as all that follow it together."""

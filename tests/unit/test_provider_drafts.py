@@ -692,6 +692,7 @@ def test_what_was_loaded_is_signed_whatever_is_in_the_folder_by_then(
     key.verify_signature(Signature(key.keyid, document["sig"]), role.signed_bytes)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("answer", "count"), [(b"y", 1), (b"n", 0)])
 def test_at_a_terminal_the_draft_is_shown_before_it_is_signed(
     world: World, answer: bytes, count: int
