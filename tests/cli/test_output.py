@@ -359,7 +359,7 @@ def test_only_its_owner_can_write_to_a_new_report(state: Path, files: Path, tmp_
 def test_a_report_may_lie_in_the_tree(state: Path, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", {"other": b"not on it", "report": YESTERDAY.encode()})
     for code in (0, 10):
-        done = call("--state-dir", state, "scan", "--all", "--output", tree / "report", tree)
+        done = call("--state-dir", state, "scan", "--show-all", "--output", tree / "report", tree)
         assert done.code == code
         found = read(tree / "report", "text")
         assert found.exit_code == code

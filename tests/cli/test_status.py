@@ -158,7 +158,7 @@ def test_an_age_is_shown_in_units_for_people(state: Path) -> None:
             "STALE: the clock is behind the last check",
         ),
         ({"key_id": "0" * 16}, 8, "sealed with another key"),
-        ({"format": "hashclient-index/0"}, 8, "manifest has format"),
+        ({"format": "hashclient-index/0"}, 8, "manifest is damaged"),
         ({"entries": "many"}, 8, "manifest is damaged"),
     ],
 )

@@ -6,6 +6,7 @@ of the rendered page do not see.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -44,6 +45,7 @@ def table_rows(document: Path, heading: str) -> list[list[str]]:
     return rows[2:]
 
 
+@functools.cache
 def names_of_tests(folder: Path) -> set[str]:
     """Return the names of all tests in the files below `folder`."""
     names = set()

@@ -376,7 +376,7 @@ def test_a_flag_outranks_the_environment_and_that_the_configuration(
 
 @pytest.mark.parametrize(
     ("table", "named"),
-    [("[scan]\nthreads = 2\n", "known keys: all, "), ("[provider]\n", "'provider'")],
+    [("[scan]\nthreads = 2\n", "known keys: all_digests, "), ("[provider]\n", "'provider'")],
 )
 def test_an_unknown_key_is_named(tmp_path: Path, table: str, named: str) -> None:
     (tmp_path / "config.toml").write_text(table)
