@@ -19,7 +19,7 @@ from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.repeats import Repeats
 from hashclient.errors import AuditError, HashclientError, StateError
-from hashclient.matches.recording import place_of
+from hashclient.matches.rows import place_of
 from hashclient.scan.actions import Responder, prepare_wanted
 from hashclient.scan.recorder import RunRecord
 from hashclient.session import Session

@@ -77,7 +77,8 @@ class _Turn:
         `asking` has the entries of the match that ask for actions.
         """
         before = case.before
-        if before is None and not (self._room_in_all > 0 and any(map(self._room_of, asking))):
+        is_full = self._room_in_all <= 0 or not any(map(self._room_of, asking))
+        if is_full and (before is None or before.state is MatchState.HELD):
             return True  # there may be very many of these
         wanted = {a for actions in asking.values() for a in actions}
         letting: set[Entry] = set()

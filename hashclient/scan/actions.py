@@ -22,7 +22,7 @@ from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, 
 from hashclient.decisions.brake import Brake
 from hashclient.decisions.policy import Policy, check_policy
 from hashclient.errors import ExitCode, HashclientError
-from hashclient.matches.recording import place_of
+from hashclient.matches.rows import place_of
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.files import is_there

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
-from hashclient.matches.recording import place_of
+from hashclient.matches.rows import place_of
 from hashclient.scan.sources.directories import open_directory
 from hashclient.system.beneath import Directory
 

@@ -1,0 +1,222 @@
+"""The rows of matches that a scan found: values from outcomes, for `recording` to write.
+
+Several outcomes may be of one file, such as the members of a container; they have one row. There
+may be very many rows, so the usual case of each function comes first and is short.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import MatchState
+from hashclient.core.match import PROGRESS, SEEN_AGAIN, STREAM_PREFIX, Match, Place
+from hashclient.core.model import Hit, MatchRef, Outcome
+from hashclient.matches.tables import inodes_of
+from hashclient.system.text import is_unicode, printable
+
+Row = tuple[Any, ...]
+
+_ALGORITHMS = tuple(Algorithm)
+_mask_of = functools.lru_cache(maxsize=64)(mask_of)
+#: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
+#: `bytes` and enumerations: so rows that come by the thousand have none of these.
+FOUND, HELD = MatchState.FOUND.value, MatchState.HELD.value
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """One outcome to be recorded: where it is, and which entries it hit, all of them complete.
+
+    Outcomes of one file, such as the members of a container, are joined: `hits` are those of all,
+    and `members` has the names and hits of each that is a member. `count` is how many they are.
+    """
+
+    outcome: Outcome
+    place: Place
+    hits: tuple[Hit, ...]
+    members: tuple[tuple[tuple[str, ...], tuple[Hit, ...]], ...] = ()
+    count: int = 1
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Its path, and the path of its record if a link leads from there by now."""
+        place = self.place
+        return (place.path,) if place.reached is None else (place.path, place.reached)
+
+
+def held_by(outcome: Outcome) -> Outcome:
+    """Return an outcome for the record: the place of a member is that of its file."""
+    if outcome.outer is None:
+        return outcome
+    return msgspec.structs.replace(outcome, size=outcome.outer.size, tags=outcome.outer.tags)
+
+
+def place_of(outcome: Outcome) -> Place:
+    """Return the place of an outcome by its path; links in the path stay."""
+    if outcome.is_stream:
+        return Place(STREAM_PREFIX + outcome.path)
+    if outcome.is_object:
+        return Place(outcome.path)
+    # One file has one path, but `abspath` leaves `//srv` as it is.
+    return Place("/" + os.path.abspath(outcome.path).lstrip("/"))  # noqa: PTH100 - links stay
+
+
+def hit_rows(match_id: str, hits: Sequence[Hit]) -> list[Row]:
+    """Return the hits of a match as rows."""
+    return [
+        (match_id, h.list_name, h.entry, h.category, _mask_of(h.algorithms), h.generation)
+        for h in hits
+    ]
+
+
+def paths_of(found: Sequence[Found]) -> list[str]:
+    """Return all paths of `found`, as their property `paths`."""
+    return [
+        path
+        for one in found
+        for path in ((one.place.path,) if one.place.reached is None else one.paths)
+    ]
+
+
+def complete(hits: tuple[Hit, ...]) -> tuple[Hit, ...]:
+    """Return the complete ones of these hits."""
+    if len(hits) == 1 and hits[0].complete:
+        return hits
+    return tuple(hit for hit in hits if hit.complete)
+
+
+def joined(found: list[Found]) -> list[Found]:
+    """Join neighbours that are of one file: it has one record, however many of its members match.
+
+    Equal place and tags show that it is one file. The order stays.
+    """
+    if all(one.outcome.outer is None for one in found):  # as mostly
+        return found
+    joined: list[Found] = []
+    for _, group in itertools.groupby(found, _file_of):
+        first, *others = members = [*group]
+        if others:
+            first = msgspec.structs.replace(
+                first,
+                hits=tuple(dict.fromkeys(hit for one in members for hit in one.hits)),
+                members=tuple(
+                    (one.outcome.members, one.hits) for one in members if one.outcome.members
+                ),
+                count=len(members),
+            )
+        joined.append(first)
+    return joined
+
+
+def _file_of(one: Found) -> object:
+    """Return what only outcomes of one file have in common."""
+    tags = one.outcome.tags
+    if not tags:
+        return object()
+    return (one.place, one.outcome.is_stream, *(tags.get(a) for a in _ALGORITHMS))
+
+
+def without_repeats(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
+    """Cut a batch before a path that is in it already."""
+    paths = paths_of(found)
+    if len(set(paths)) == len(paths):  # as mostly
+        yield found
+        return
+    seen: set[str] = set()
+    start = 0
+    for number, one in enumerate(found):
+        if not seen.isdisjoint(one.paths):
+            yield found[start:number]
+            start, seen = number, set()
+        seen.update(one.paths)
+    yield found[start:]
+
+
+def new_row(
+    one: Found, key_id: str, time: str, numbers: Mapping[str | None, int | None], ref: MatchRef
+) -> Row:
+    """Return a match as a row of its table."""
+    outcome, place = one.outcome, one.place
+    path, tag_of = place.path, outcome.tags.get
+    md5, sha1, sha256 = tag_of(Algorithm.MD5), tag_of(Algorithm.SHA1), tag_of(Algorithm.SHA256)
+    return (
+        ref.id,
+        path if is_unicode(path) else bytearray(os.fsencode(path)),
+        outcome.size,
+        HELD if ref.held else FOUND,
+        1,
+        key_id,
+        md5 if md5 is None else bytearray(md5),
+        sha1 if sha1 is None else bytearray(sha1),
+        sha256 if sha256 is None else bytearray(sha256),
+        time,
+        time,
+        numbers[place.standing],
+        *inodes_of(outcome.seen),
+    )
+
+
+def again(before: Match, seen: datetime) -> MatchRef:
+    """Return the renewed record of a match that is found again."""
+    state = before.state if before.state in PROGRESS else MatchState.FOUND
+    return MatchRef(before.id, state, before.first_seen, seen, before.in_place)
+
+
+def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answer of a decision
+    """Return a record as a decision leaves it: a match that was reported stays so."""
+    state = ref.state
+    if state in (MatchState.FOUND, MatchState.HELD):
+        state = MatchState.HELD if held else MatchState.FOUND
+    return msgspec.structs.replace(ref, held=held, state=state)
+
+
+def renewed_row(
+    state: MatchState,
+    before: Match,
+    one: Found,
+    key_id: str,
+    time: str,
+    numbers: Mapping[str | None, int | None],
+) -> Row:
+    """Return the row to write for a match that is found again."""
+    outcome, place = one.outcome, one.place
+    # Tags that an earlier run has computed are kept.
+    earlier = before.tags if key_id == before.key_id else {}
+    tags = map({**earlier, **outcome.tags}.get, _ALGORITHMS)
+    head = (os.fsencode(place.path), outcome.size, state, key_id)
+    standing = numbers[place.standing]
+    return (*head, *tags, time, standing, *inodes_of(outcome.seen), before.id)
+
+
+def needs_step(one: Found, before: Match | None) -> bool:
+    """Return whether the step says more than the match does; see `Matches.story`."""
+    outcome = one.outcome
+    if before is None:
+        return any((one.place.reached, outcome.door, outcome.mail))
+    # The same content comes again in other mails; a file on disk is the same mail.
+    return before.state not in PROGRESS or (outcome.is_stream and outcome.mail is not None)
+
+
+def event_of(before: Match | None) -> str:
+    """Return the step of an outcome; one that changes no state leaves the story where it is."""
+    return SEEN_AGAIN if before is not None and before.state in PROGRESS else FOUND
+
+
+def detail_of(one: Found, before: Match | None) -> str:
+    """Return the detail of the step, as JSON."""
+    detail: dict[str, Any] = {} if before is None or before.state in PROGRESS else {"again": True}
+    if one.place.reached is not None:
+        detail["through"] = printable(one.place.reached)
+    if one.outcome.door is not None:
+        detail["door"] = one.outcome.door
+    if one.outcome.mail is not None:
+        detail["mail"] = msgspec.to_builtins(one.outcome.mail)
+    return json.dumps(detail)
