@@ -28,7 +28,7 @@ from hashclient.lists.wire import (
 from hashclient.notices.document import Notice, parse_notice
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
-from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
+from hashclient.trust.noticerole import MAX_NOTICES, NOTICES, notice_id_of
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -125,9 +125,7 @@ def verify_notices(
         refuse(f"role {NOTICES} has more than {MAX_NOTICES:,} notices")
     added = []
     for path, target in targets.items():
-        folder, _, name = path.partition("/")
-        notice_id = name.removesuffix(".json")
-        if folder != NOTICES or name == notice_id or not is_name(notice_id):
+        if (notice_id := notice_id_of(path)) is None:
             refuse(f"role {NOTICES} names a file that is no notice")
         if not _is_sha256(target.hashes):
             refuse(f"role {NOTICES} names a file by something else than a digest")
@@ -135,7 +133,8 @@ def verify_notices(
             continue
         if path in old:
             refuse("a notice that is published is changed")
-        files[path] = directory / "files" / NOTICES / f"{target.hashes['sha256']}.{name}"
+        name = f"{target.hashes['sha256']}.{notice_id}.json"
+        files[path] = directory / "files" / NOTICES / name
         added.append(parse_notice(_read_signed(files[path], target), notice_id))
     gone = old.keys() - targets.keys()
     if not added and not gone:

@@ -41,6 +41,14 @@ class SignedNotices(msgspec.Struct, frozen=True):
     targets: dict[str, TargetFile]
 
 
+def notice_id_of(path: str) -> str | None:
+    """Return the id of the notice at a target path; None if a notice cannot have this path."""
+    folder, _, name = path.partition("/")
+    notice_id = name.removesuffix(".json")
+    is_notice = folder == NOTICES and name != notice_id and is_name(notice_id)
+    return notice_id if is_notice else None
+
+
 def delegator_of(targets: Targets) -> Targets | None:
     """Return the delegation to the role of notices; None if there is none.
 
@@ -115,9 +123,7 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
         )
     targets = {}
     for path, target in signed.targets.items():
-        folder, _, name = path.partition("/")
-        notice_id = name.removesuffix(".json")
-        if folder != NOTICES or name == notice_id or not is_name(notice_id):
+        if (notice_id := notice_id_of(path)) is None:
             raise RepositoryError(f"role {NOTICES} signs {printable(path[:100])!r}, no notice")
         targets[notice_id] = target
     return SignedNotices(signed.version, signed.expires, targets)

@@ -151,21 +151,16 @@ class Media:
         numbers: Int64 = np.array(self._numbers, np.int64)
         self._columns, self._numbers = {name: [] for name in fields.all}, []
         arrays = {name: _array(cells) for name, cells in columns.items()}
-        cells = {ours: arrays[theirs] for ours, theirs in fields.ours.items()}
+        texts = {name: array.cast(pa.string()) for name, array in arrays.items()}
+        cells = {ours: texts[theirs] for ours, theirs in fields.ours.items()}
+        cells["size"] = arrays[fields.ours["size"]]  # numbers need not be read again
         self._see_to_categories(cells["category"], numbers)
         cells["category"] = _renamed(cells["category"], numbered)
         if "entry_id" in cells:
             cells["entry_id"] = _renamed(
                 cells["entry_id"], lambda text: text if is_entry_id(text) else None
             )
-        for name, cell in cells.items():
-            if name != "size" and pa.types.is_integer(cell.type):
-                cells[name] = cell.cast(pa.string())
-
-        def column(name: str) -> pa.Array:
-            return arrays[fields.asked[name]].cast(pa.string())
-
-        return batch_of(cells, numbers, self.file, column)
+        return batch_of(cells, numbers, self.file, lambda name: texts[fields.asked[name]])
 
     def check(self) -> None:
         """Refuse a document if no medium has a field that `reading` names."""
@@ -173,18 +168,17 @@ class Media:
             raise no_column(min(self._unseen), (), self.file)
 
     def _see_to_categories(self, given: pa.Array, numbers: Int64) -> None:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self.fields.any_category:
-            return
-        for category in pc.unique(given).to_pylist():
-            if category in (None, 0, "0"):
-                wrong = pc.is_null(given) if category is None else pc.equal(given, category)
-                number = numbers[np.argmax(wrong.to_numpy(zero_copy_only=False))]
-                raise self.file.choose_rows(
-                    f"record {number} has category 0 or none, which nobody has judged",
-                    "Category = 1 OR Category = 2",
-                )
+        unjudged = pa.array(["0", None], pa.string())
+        wrong = pc.is_in(given, unjudged).to_numpy(zero_copy_only=False)
+        if not self.fields.any_category and wrong.any():
+            raise self.file.choose_rows(
+                f"record {numbers[np.argmax(wrong)]} has category 0 or none, which nobody has"
+                " judged",
+                "Category = 1 OR Category = 2",
+            )
 
 
 class Many:
