@@ -40,6 +40,8 @@ from hashclient.configfile.tables import (
     ReportConfig,
     ServiceDestination,
 )
+from hashclient.containers import unopened
+from hashclient.containers.kinds import OPENED
 from hashclient.core.kinds import COMES_FROM, MatchState
 from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL
@@ -393,3 +395,27 @@ def test_init_may_name_a_configuration_that_it_is_to_write(tmp_path: Path) -> No
     done = run_command(*where, "init", "https://127.0.0.1:9", "--root", str(root))
     assert done.returncode == ExitCode.UNVERIFIED
     assert "not the root metadata" in done.stderr
+
+
+#: Kinds that the page calls otherwise.
+WORDS = {
+    "gzip": "gz",
+    "bzip2": "bz2",
+    "eml": "mail",
+    "message": "mail",
+    "7zip": "7z",
+    "rar5": "rar",
+    "iso9660": "iso images",
+    "disk": "images of disks",
+    "file-system": "of file systems",
+}
+
+
+def test_the_page_names_each_kind_that_is_opened_and_each_that_is_not() -> None:
+    text = " ".join(OPERATIONS.read_text().split())
+    opened = text.partition("- **Archives and mail** are opened")[2].partition("Each member")[0]
+    closed = text.partition("- **Not opened** are")[2].partition("They are checked")[0]
+    for kinds, said in ((OPENED, opened), (unopened.KINDS, closed)):
+        for kind in kinds:
+            word = re.escape(WORDS.get(kind.name, kind.name))
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", said), kind.name
