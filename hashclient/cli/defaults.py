@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hashclient.cli.failures import reason_of
 from hashclient.cli.options import option_variables
 from hashclient.errors import ConfigError
-from hashclient.system.text import nearest, printable
+from hashclient.system.text import nearest
+
+if TYPE_CHECKING:
+    from hashclient.configfile.faults import Fault
 
 #: The prefix of our environment variables.
 ENV_PREFIX = "HASHCLIENT"
@@ -125,20 +129,10 @@ def command_defaults(
             from hashclient.configfile.faults import unknown_key
 
             raise _not_valid(where, unknown_key(key, list(options), f"in [{name}]"))
-        values = value if isinstance(value, list) else [value]
-        kind, one, many = _kind_of(option)
-        fits = isinstance(value, list) is option.multiple and all(
-            isinstance(item, kind) and (bool in kind) is isinstance(item, bool) for item in values
-        )
-        if not fits:
-            from hashclient.configfile.faults import wrong_type
-
-            expected = f"a list of {many}" if option.multiple else one
-            raise _not_valid(where, wrong_type(key, f"in [{name}]", expected, value))
-        for item in values:
-            _check_value(option, item, key, name, where)
+        if (fault := _fault_of(option, key, value, name)) is not None:
+            raise _not_valid(where, fault)
         # From here on they are checked like typed values.
-        typed = [str(item) for item in values]
+        typed = [str(item) for item in (value if isinstance(value, list) else [value])]
         defaults[option.name] = typed if option.multiple else typed[0]
     return defaults
 
@@ -154,44 +148,36 @@ def _kind_of(option: click.Option) -> tuple[tuple[type, ...], str, str]:
     return (str,), "a text in quotes", "texts in quotes"
 
 
-def _check_value(option: click.Option, item: Any, key: str, name: str, where: str) -> None:
-    if option.is_flag:
-        return
+def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | None:
+    """Return what is wrong with a value in the table of command `name`; None if it fits."""
+    from hashclient.configfile.faults import Fault, not_one_of, wrong_type
+
+    values = value if isinstance(value, list) else [value]
+    kind, one, many = _kind_of(option)
+    fits = isinstance(value, list) is option.multiple and all(
+        isinstance(item, kind) and (bool in kind) is isinstance(item, bool) for item in values
+    )
+    if not fits:
+        expected = f"a list of {many}" if option.multiple else one
+        return wrong_type(key, f"in [{name}]", expected, value)
     if isinstance(option.type, click.Choice):
-        from hashclient.configfile.faults import not_one_of
-
         choices = [str(choice) for choice in option.type.choices]
-        if item not in choices:
-            raise _not_valid(where, not_one_of(item, choices, key, f"in [{name}]"))
-        return
-    if "\0" in str(item):
-        from hashclient.configfile.faults import Fault
-
-        raise _not_valid(where, Fault(f"{key!r} in [{name}] has a character that is zero"))
-    try:
-        option.type.convert(str(item), option, None)
-    except click.UsageError as error:
-        from hashclient.cli.failures import reason_of
-
-        text = reason_of(error.message, option).rstrip(".")
-        raise ConfigError(
-            f"configuration {where} is not valid: {key!r} in [{name}]:"
-            f" {text[:1].lower()}{text[1:]}",
-            hint=f"see `hashclient {name} --help`",
-        ) from error
+        wrong = next((item for item in values if item not in choices), None)
+        return None if wrong is None else not_one_of(wrong, choices, key, f"in [{name}]")
+    for item in [] if option.is_flag else values:
+        if "\0" in str(item):
+            return Fault(f"{key!r} in [{name}] has a character that is zero")
+        try:
+            option.type.convert(str(item), option, None)
+        except click.UsageError as error:
+            text = reason_of(error.message, option).rstrip(".")
+            hint = f"see `hashclient {name} --help`"
+            return Fault(f"{key!r} in [{name}]: {text[:1].lower()}{text[1:]}", hint)
+    return None
 
 
-def _not_valid(where: str, fault: Any) -> ConfigError:
+def _not_valid(where: str, fault: Fault) -> ConfigError:
     return ConfigError(
         f"configuration {where} is not valid: {fault.message}",
         hint=fault.hint or "docs/operations.md describes every key",
     )
-
-
-def warn_of_unknown_variables(
-    unknown: Iterable[tuple[str, str]], mentioned: Collection[str]
-) -> Iterator[str]:
-    """Yield a warning for each unknown variable, except those `mentioned` as holding a secret."""
-    for name, meant in unknown:
-        if name not in mentioned:
-            yield f"environment variable is not known: {printable(name)}; did you mean {meant}?"

@@ -22,7 +22,6 @@ from hashclient.cli.defaults import (
     command_defaults,
     name_variables,
     unknown_variables,
-    warn_of_unknown_variables,
 )
 from hashclient.cli.failures import explain
 from hashclient.cli.options import add_verbosity
@@ -174,8 +173,10 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
             mentioned |= {name for name in secrets if name}
-    for text in warn_of_unknown_variables(unknown, mentioned):
-        app.warn(text)
+    for name, meant in unknown:
+        if name not in mentioned:
+            shown = printable(name)
+            app.warn(f"environment variable is not known: {shown}; did you mean {meant}?")
 
 
 _HELP = """Check files against signed hash lists from an authorised provider.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,8 @@ def _text(settings: Settings, status: Status, now: datetime) -> str:
 
 
 def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
+    from hashclient.formats.fields import words
+
     for name, addresses in _providers(settings, status):
         shown = "not configured" if addresses is None else ", ".join(addresses) or "no address"
         yield f"provider {name}  {shown}"
@@ -103,16 +105,14 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
             yield f"  state       {problem}"
     for entry in status.lists:
         yield from _list_lines(entry, now, _source_of(entry, status))
-    if status.matches is not None:
-        counts = [f"{count:,} {state}" for state, count in status.matches.items() if count]
-        yield f"matches       {', '.join(counts) or 'none'}"
-    if status.quarantine is not None:
-        kept = status.quarantine
-        size = counted(kept.sealed_bytes, "byte")
-        yield f"quarantine    {counted(kept.files, 'file')}, {size}"
-    if status.reports is not None:
-        counts = [f"{count:,} {state}" for state, count in status.reports.counts.items() if count]
-        yield f"reports       {', '.join(counts) or 'none'}"
+    kept, reports = status.quarantine, status.reports
+    size = kept and f"{counted(kept.files, 'file')}, {counted(kept.sealed_bytes, 'byte')}"
+    rows = {
+        "matches": _numbers(status.matches),
+        "quarantine": size,
+        "reports": None if reports is None else _numbers(reports.counts),
+    }
+    yield from (f"{name:<13} {text}" for name, text in rows.items() if text is not None)
     if status.notices is not None:
         yield from _notice_lines(status.notices)
     if (scan := _last_scan(status)) is not None:
@@ -122,21 +122,26 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield f"last scan     {end}"
     for problem in status.problems:
         yield f"problem       {problem}"
+    if status.held:
+        yield "held, waiting for a person:"
+    held = [f"  {words(entry.text)}" for entry in status.held]
+    yield from shortened(held, "`hashclient matches --state held`")
     if status.withdrawn:
         count = counted(len({match.id for match, _ in status.withdrawn}), "path")
         yield f"entries withdrawn since they matched {count}:"
-    if status.held:
-        from hashclient.formats.fields import words
-
-        yield "held, waiting for a person:"
-        rows = [f"  {words(entry.text)}" for entry in status.held]
-        yield from shortened(rows, "`hashclient matches --state held`")
-    rows = [
+    withdrawn = [
         f"  {printable(match.path)}  [{match.id}]  {hit.list_name} {hit.entry}"
         + ("" if match.in_place else ", which was isolated")
         for match, hit in status.withdrawn
     ]
-    yield from shortened(rows, "`hashclient matches --state withdrawn`")
+    yield from shortened(withdrawn, "`hashclient matches --state withdrawn`")
+
+
+def _numbers(counts: Mapping[Any, int] | None) -> str | None:
+    """Return how many there are in each state, where that is known."""
+    if counts is None:
+        return None
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
 
 
 def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
