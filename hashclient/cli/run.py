@@ -159,6 +159,10 @@ class RunOutput(Observer):
                 "next: `hashclient quarantine add`, `report prepare` or `matches close`, with the"
                 " id in brackets"
             )
+        if run.summary.held and self._is_text:
+            self._app.say(
+                "held: look at some files of each entry; `hashclient matches release` acts on them"
+            )
         if failure is not None:
             if run.exit_code is failure.exit_code:
                 raise failure

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
+from fixtures.archives import zip_of
 from hashclient.core.kinds import MatchState
 from hashclient.matches.store import Matches
 from tests.kit import Run, State
@@ -87,6 +88,7 @@ def test_what_is_above_the_limit_is_held_and_other_entries_are_acted_upon(world:
     logged = [data for _, data in world.events("match")]
     assert sum(data.get("held", False) for data in logged) == 5
     assert world.events("scan-end")[-1][1]["held"] == 5
+    assert "`hashclient matches release` acts on them" in world.call("scan", world.tree).err
 
 
 def test_status_and_metrics_name_the_entry_or_count_it(world: Braked) -> None:
@@ -248,6 +250,23 @@ def test_a_held_file_that_another_entry_matches_too_is_acted_upon(world: Braked)
     world.add({"second": WRONG}, "other")
     world.scan()
     assert world.counts() == {"quarantined": 8, "held": 2}
+
+
+def test_an_archive_counts_once_and_another_member_of_it_is_not_held_back(
+    tmp_path: Path,
+) -> None:
+    """Who puts a file of a full entry beside another one into an archive hides nothing by that."""
+    world = Braked(tmp_path, wrong=0)
+    for number in range(5):
+        (world.tree / f"two-{number}.zip").write_bytes(zip_of({"a": WRONG, "b": WRONG}))
+    result = world.scan()
+    assert result.code == 11
+    assert world.counts() == {"quarantined": 5, "held": 2}
+    assert result.lines[-1]["held"] == 4  # members, each of which is an outcome
+    (world.tree / "both.zip").write_bytes(zip_of({"a": WRONG, "b": RIGHT}))
+    world.scan()
+    assert "both.zip" not in world.left()
+    assert world.counts() == {"quarantined": 6, "held": 2}
 
 
 def test_held_matches_are_not_among_all_that_are_isolated_or_reported(world: Braked) -> None:
