@@ -74,7 +74,7 @@ def revoke_client(repository: Repository, name: str) -> None:
     with repository.changing():
         clients = Clients(repository.clients_file, repository.clock)
         changed = clients.with_revoked(name)
-        repository.log.announcer("client-revoked", lambda: {"client": name})()
+        repository.log.announce("client-revoked", lambda: {"client": name})
         clients.write(changed)
 
 
@@ -94,7 +94,7 @@ def _give(
         made = None if output is None else write_new(output, token.encode() + b"\n")
         try:
             data = {"client": name, "token": newest.id, "expires": for_programs(newest.expires)}
-            repository.log.announcer(event, lambda: data)()
+            repository.log.announce(event, lambda: data)
             clients.write(changed)
         except BaseException:
             # The rename may have been done already, so the token may count: its file stays.

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hashclient.core.algorithms import Algorithm
+from hashclient.lists.importers.interface import Int64
 from hashclient.lists.wire import (
     NO_SIZE,
     AddBatch,
     ListIndex,
     Segment,
     Strings,
-    Uint8,
-    Uint64,
     entry_hashes,
 )
 from hashclient.provider.changes import require_list, segments_between
@@ -31,69 +30,57 @@ from hashclient.provider.keys import Roles
 from hashclient.provider.repository import Repository
 from hashclient.provider.results import Answer, Difference, Overview, Step
 
-Int32 = npt.NDArray[np.int32]
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-
 
 class Listing:
-    """The entries of a list, or of some of its generations; takes segments in their order."""
+    """What came and went on a list, or in some of its generations; is shown it in its order."""
 
     def __init__(self, *, with_ids: bool) -> None:
-        """Begin with none; ids are kept for `difference`."""
+        """Begin with nothing; ids are kept for `difference`."""
         self._with_ids = with_ids
         self._ids: list[Strings] = []
-        self._hashes: list[Uint64] = []
-        self._places: list[Int32] = []
-        self._masks: list[Uint8] = []
-        self._sized: list[npt.NDArray[np.bool_]] = []
-        self._codes: list[Int32] = []
         self._categories: dict[str, int] = {}
-        self._gone_ids: list[Strings] = []
-        self._gone: list[Uint64] = []
-        self._gone_places: list[Int32] = []
-        self._place = 0
+        none = np.zeros(0, np.uint8)
+        #: Of each event: the hash of the id, whether it is an addition, and if so the digests, a
+        #: size and the category of the entry.
+        self._parts: list[tuple[npt.NDArray[Any], ...]] = [(none.astype(np.uint64), *[none] * 4)]
 
     def add(self, batch: AddBatch, _segment: Segment) -> None:
         """Take note of entries that were added."""
-        self._place += 1
-        count = len(batch.ids)
-        if self._with_ids:
-            self._ids.append(batch.ids)
-        self._hashes.append(entry_hashes(batch.ids))
-        self._places.append(np.full(count, self._place, np.int32))
-        self._masks.append(batch.masks)
-        self._sized.append(batch.sizes != NO_SIZE)
         codes = [self._categories.setdefault(c, len(self._categories)) for c in batch.categories]
-        self._codes.append(np.array(codes, np.int32)[batch.category_codes])
+        came = np.ones(len(batch.ids), np.uint8)
+        sized, of = batch.sizes != NO_SIZE, np.array(codes, np.int32)[batch.category_codes]
+        self._note(batch.ids, came, batch.masks, sized, of)
 
     def withdraw(self, ids: Strings, _segment: Segment) -> None:
         """Take note of entries that were withdrawn."""
-        self._place += 1
+        self._note(ids, *[np.zeros(len(ids), np.uint8)] * 4)
+
+    def _note(self, ids: Strings, *columns: npt.NDArray[Any]) -> None:
         if self._with_ids:
-            self._gone_ids.append(ids)
-        self._gone.append(entry_hashes(ids))
-        self._gone_places.append(np.full(len(ids), self._place, np.int32))
+            self._ids.append(ids)
+        self._parts.append((entry_hashes(ids), *columns))
+
+    def _events(self) -> tuple[Int64, Int64, tuple[npt.NDArray[Any], ...]]:
+        """Return the first and the last event of each id, by their numbers; and all columns."""
+        hashes, *columns = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        order = np.argsort(hashes, kind="stable")
+        differ = np.diff(hashes[order]) != 0
+        begins, ends = np.ones((2, len(hashes)), np.bool_)
+        begins[1:], ends[:-1] = differ, differ
+        return order[begins], order[ends], tuple(columns)
 
     def overview(self, index: ListIndex, keys: int, threshold: int) -> Overview:
         """Return the counts of the listed entries; all segments of `index` were shown."""
-        live = _last_is(
-            _joined(self._hashes, np.uint64),
-            _joined(self._places, np.int32),
-            _joined(self._gone, np.uint64),
-            _joined(self._gone_places, np.int32),
-        )
-        masks = _joined(self._masks, np.uint8)[live]
-        codes = _joined(self._codes, np.int32)[live]
-        names = list(self._categories)
-        counted = np.bincount(codes, minlength=len(names)).tolist()
-        categories = {n: count for n, count in zip(names, counted, strict=True) if count}
+        _, last, (came, *columns) = self._events()
+        masks, sized, codes = (column[last[came[last] > 0]] for column in columns)
+        counted = zip(self._categories, np.bincount(codes).tolist(), strict=False)
         return Overview(
             index.list,
             index.generation,
             index.published_at,
             index.entries,
-            int(np.count_nonzero(_joined(self._sized, np.bool_)[live])),
-            dict(sorted(categories.items())),
+            int(np.count_nonzero(sized)),
+            dict(sorted((name, count) for name, count in counted if count)),
             {a.label: int(np.count_nonzero(masks & np.uint8(a))) for a in Algorithm},
             keys,
             threshold,
@@ -105,32 +92,19 @@ class Listing:
 
         Entries that were added and withdrawn in between are in neither.
         """
-        added, gone = _joined(self._hashes, np.uint64), _joined(self._gone, np.uint64)
-        came, went = _joined(self._places, np.int32), _joined(self._gone_places, np.int32)
-        hashes = np.concatenate([added, gone])
-        order = np.lexsort((np.concatenate([came, went]), hashes))
-        ordered = hashes[order]
-        begins = np.ones(len(ordered), np.bool_)
-        begins[1:] = ordered[1:] != ordered[:-1]
-        ends = np.ones(len(ordered), np.bool_)
-        ends[:-1] = begins[1:]
-        is_add = order < len(added)
+        begin, end, (came, _, _, codes) = self._events()
         # An id whose first event is a withdrawal was listed before; one whose last event is an
         # addition is listed now.
-        first_of, last_of = order[begins], order[ends]
-        before, after = ~is_add[begins], is_add[ends]
-        ids = [i.decode() for part in (*self._ids, *self._gone_ids) for i in part.tolist()]
-        codes, names = _joined(self._codes, np.int32), list(self._categories)
-        counted = Counter(names[codes[n]] for n in last_of[after & ~before].tolist())
-        return Difference(
-            list_name,
-            first,
-            last,
-            tuple(sorted(ids[n] for n in last_of[after & ~before].tolist())),
-            tuple(sorted(ids[n] for n in first_of[before & ~after].tolist())),
-            tuple(sorted(ids[n] for n in last_of[before & after].tolist())),
-            dict(sorted(counted.items())),
+        before, after = came[begin] == 0, came[end] > 0
+        ids = [entry_id.decode() for part in self._ids for entry_id in part.tolist()]
+        names = list(self._categories)
+        counted = Counter(names[codes[n]] for n in end[after & ~before].tolist())
+        added, withdrawn, renewed = (
+            tuple(sorted(ids[n] for n in events.tolist()))
+            for events in (end[after & ~before], begin[before & ~after], end[before & after])
         )
+        categories = dict(sorted(counted.items()))
+        return Difference(list_name, first, last, added, withdrawn, renewed, categories)
 
 
 def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
@@ -140,24 +114,6 @@ def steps(segments: tuple[Segment, ...]) -> tuple[Step, ...]:
         counts = found.setdefault((segment.first, segment.last), [0, 0])
         counts[segment.kind == "withdraw"] += segment.entries
     return tuple(Step(*where, *counts) for where, counts in found.items())
-
-
-def _last_is(
-    hashes: Uint64, places: Int32, gone: Uint64, gone_places: Int32
-) -> npt.NDArray[np.bool_]:
-    """Return which entries were not withdrawn after they were added."""
-    if not len(gone):
-        return np.ones(len(hashes), np.bool_)
-    order = np.lexsort((gone_places, gone))
-    gone, gone_places = gone[order], gone_places[order]
-    at = np.searchsorted(gone, hashes, side="right") - 1
-    known = (at >= 0) & (gone[np.maximum(at, 0)] == hashes)
-    live: npt.NDArray[np.bool_] = ~(known & (gone_places[np.maximum(at, 0)] > places))
-    return live
-
-
-def _joined(parts: Sequence[npt.NDArray[_Scalar]], kind: type[_Scalar]) -> npt.NDArray[_Scalar]:
-    return np.concatenate([np.zeros(0, kind), *parts])
 
 
 def overview(repository: Repository, list_name: str) -> Overview:

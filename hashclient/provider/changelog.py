@@ -45,15 +45,11 @@ class ChangeLog:
         """Begin a command: no change of it was announced yet."""
         self._announced = None
 
-    def announcer(self, event: str, data: Callable[[], dict[str, Any]]) -> Callable[[], None]:
-        """Return a function whose first call records a change, with the result of `data`."""
-
-        def announce() -> None:
-            if self._announced is None:
-                self.record(event, **data())
-                self._announced = event
-
-        return announce
+    def announce(self, event: str, data: Callable[[], dict[str, Any]]) -> None:
+        """Record a change, with the result of `data`, unless the command has recorded one."""
+        if self._announced is None:
+            self.record(event, **data())
+            self._announced = event
 
     def failed(self) -> None:
         """Record that the announced change has failed, if possible."""

@@ -35,13 +35,6 @@ from hashclient.system.text import printable
 MAX_ASKED = 1_000_000
 
 
-class _Hit(msgspec.Struct):
-    """An entry of a list that was asked for by question number `question`."""
-
-    question: int
-    entry: Entry
-
-
 class Questions:
     """The questions: ids, and rows with digests."""
 
@@ -67,9 +60,10 @@ class Questions:
         self._digests: dict[Algorithm, dict[bytes, list[int]]] = {a: {} for a in Algorithm}
         self._keys: dict[Algorithm, Uint64] = {}
         self._rows: dict[int, tuple[dict[Algorithm, bytes], int | None]] = {}
-        self._hits: list[_Hit] = []
-        #: The hits in the list that is being read, by id: a withdrawal is of the latest.
-        self._here: dict[bytes, list[_Hit]] = {}
+        #: Entries that were asked for, each with the number of its question.
+        self._hits: list[tuple[int, Entry]] = []
+        #: Numbers of the hits in the list that is read, by id: a withdrawal is of the latest.
+        self._here: dict[bytes, list[int]] = {}
         self._list = ""
 
     def ask(self, sources: Iterable[tuple[str, BinaryIO]], reading: Reading) -> None:
@@ -118,9 +112,8 @@ class Questions:
                 asked = self._digests[algorithm].get(values[place].tobytes(), ())
                 pairs |= {(int(rows[place]), n) for n in asked}
         for row, number in sorted(pairs):
-            hit = _Hit(number, self._entry(batch, row, number, segment))
-            self._hits.append(hit)
-            self._here.setdefault(bytes(batch.ids[row]), []).append(hit)
+            self._here.setdefault(bytes(batch.ids[row]), []).append(len(self._hits))
+            self._hits.append((number, self._entry(batch, row, number, segment)))
 
     def _entry(self, batch: AddBatch, row: int, number: int, segment: Segment) -> Entry:
         size = None if batch.sizes[row] == NO_SIZE else int(batch.sizes[row])
@@ -153,14 +146,15 @@ class Questions:
         names = np.array([*self._here], "S64")
         for row in np.flatnonzero(np.isin(entry_hashes(ids), entry_hashes(names))).tolist():
             for hit in self._here.pop(bytes(ids[row]), ()):
+                number, entry = self._hits[hit]
                 when = (segment.first, segment.last)
-                hit.entry = msgspec.structs.replace(hit.entry, withdrawn=when)
+                self._hits[hit] = number, msgspec.structs.replace(entry, withdrawn=when)
 
     def answers(self) -> list[Answer]:
         """Return an answer to each question, in the order in which they were asked."""
         found: dict[int, list[Entry]] = {}
-        for hit in self._hits:
-            found.setdefault(hit.question, []).append(hit.entry)
+        for number, entry in self._hits:
+            found.setdefault(number, []).append(entry)
         return [Answer(asked, tuple(found.get(n, ()))) for n, asked in enumerate(self.asked)]
 
 

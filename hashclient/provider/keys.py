@@ -407,18 +407,16 @@ class Roles:
 
         With a daily `renew` and all keys at hand, there are none.
         """
-        now = self._clock()
-        found = [(role, self.metadata(role).signed.expires) for role in self.names()]
-        return [(role, at) for role, at in found if at - now < self._validity.of(role) / 4]
+        return self._with_less_than(1 / 4)
 
     def due(self) -> list[str]:
         """Return the roles past half of their validity."""
+        return [role for role, _ in self._with_less_than(1 / 2)]
+
+    def _with_less_than(self, share: float) -> list[tuple[str, datetime]]:
         now = self._clock()
-        return [
-            role
-            for role in self.names()
-            if self.metadata(role).signed.expires - now < self._validity.of(role) / 2
-        ]
+        found = [(role, self.metadata(role).signed.expires) for role in self.names()]
+        return [(role, at) for role, at in found if at - now < self._validity.of(role) * share]
 
     def renew(self) -> tuple[list[str], list[str]]:
         """Sign the timestamp again, and each role past half of its validity.

@@ -296,7 +296,7 @@ class Repository:
             StateError: as `publish`.
         """
         if draft is not None:
-            self.log.announcer("draft-made", lambda: {"roles": sorted(changed)})()
+            self.log.announce("draft-made", lambda: {"roles": sorted(changed)})
             by = self.log.operator
             write_draft(draft, roles, changed, change, clock=self.clock, operator=by)
             return
@@ -449,7 +449,7 @@ class Repository:
             root, timestamp = roles.root.signed, roles.timestamp.signed
             return {**data, "root": root.version, "timestamp": timestamp.version}
 
-        roles.announce = self.log.announcer(event, with_versions)
+        roles.announce = lambda: self.log.announce(event, with_versions)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from hashclient.lists.empty_file import rows_of_the_empty_file
 from hashclient.lists.importers.interface import DigestBatch, Int64
 from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.registry import read_digests
-from hashclient.lists.wire import Uint8, Uint64
+from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.provider.doubles import keys_of
 from hashclient.system.text import printable
 
@@ -53,10 +53,7 @@ def without_empty_file(batches: Iterable[Named], reading: Reading) -> Iterator[N
     """
     for name, batch in batches:
         rows = rows_of_the_empty_file(batch.digests) if reading.max_bad else np.zeros(0, np.uint32)
-        for row in rows.tolist():
-            reading.skip(_place(name, batch, row), "has a digest of the empty file")
-        if len(rows) < batch.count:
-            yield name, batch.without(rows.tolist())
+        yield from _without(name, batch, rows, "has a digest of the empty file", reading)
 
 
 def without_known_good(
@@ -76,14 +73,16 @@ def without_known_good(
         for batch in read_digests(stream, name):
             digests.look_for(batch)
     for (name, batch), rows in zip(held, digests.found(), strict=True):
-        for row in rows.tolist():
-            reading.skip(_place(name, batch, row), "has a digest of a known good file")
-        if len(rows) < batch.count:
-            yield name, batch.without(rows.tolist())
+        yield from _without(name, batch, rows, "has a digest of a known good file", reading)
 
 
-def _place(name: str, batch: DigestBatch, row: int) -> str:
-    return f"{printable(name)}:{batch.lines[row]}"
+def _without(
+    name: str, batch: DigestBatch, rows: Int64 | Uint32, what: str, reading: Reading
+) -> Iterator[Named]:
+    for row in rows.tolist():
+        reading.skip(f"{printable(name)}:{batch.lines[row]}", what)
+    if len(rows) < batch.count:
+        yield name, batch.without(rows.tolist())
 
 
 class _Digests:
