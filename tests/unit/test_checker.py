@@ -24,7 +24,9 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.index import matcher as judging
+from hashclient.index.matcher import Columns, Judge
 from hashclient.index.open_lists import OpenLists, open_lists
+from hashclient.lists.wire import Uint64
 from hashclient.scan import checker as module
 from hashclient.scan import judging as judging_module
 from hashclient.scan import reading
@@ -127,20 +129,20 @@ def test_all_files_of_a_task_that_hit_are_judged_at_once(
     tree = write_tree(tmp_path / "t", contents)
     looks: list[int] = []
     opened: list[str] = []
-    hits_by_row, open_listed = judging.Judge.hits_by_row, directories.open_listed
+    open_listed = directories.open_listed
 
-    def look(judge: Any, columns: Any, sizes: Any) -> Any:
-        looks.append(len(sizes))
-        return hits_by_row(judge, columns, sizes)
+    class Noting(Judge):
+        def hits_by_row(self, columns: Columns, sizes: Uint64) -> dict[int, tuple[Hit, ...]]:
+            looks.append(len(sizes))
+            return super().hits_by_row(columns, sizes)
 
     def opens(path: str, identity: Identity | None) -> tuple[int, os.stat_result]:
         opened.append(path)
         return open_listed(path, identity)
 
-    monkeypatch.setattr(judging.Judge, "hits_by_row", look)
     monkeypatch.setattr(judging_module, "open_listed", opens)
     groups = [Group(str(tree / folder), ["0", "1", "2"], follow=False) for folder in "ab"]
-    result = checker(lists).check(groups)
+    result = Checker(Noting(lists.indexes, lists.sealer)).check(groups)
     assert looks == [6]
     assert opened == [group.directory for group in groups]
     assert [o.path for o in result.outcomes] == [f"{tree}/{name}" for name in contents]
@@ -368,26 +370,24 @@ def test_a_file_that_never_rests_is_unread(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("how", ["replaced", "rewritten", "gone"])
-def test_a_file_that_hits_and_then_changes_is_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_file_that_hits_and_then_changes_is_unread(tmp_path: Path, how: str) -> None:
     """Between the first digest and the others, so that they would be of different contents."""
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
     tree = write_tree(tmp_path / "t", {"a": b"listed"})
-    judge = judging.Judge.wanted_by_row
 
-    def meanwhile(*args: Any) -> Any:
-        if how == "rewritten":
-            (tree / "a").write_bytes(b"benign")
-        else:
-            (tree / "a").unlink()
-        if how == "replaced":
-            (tree / "a").write_bytes(b"listed")
-        return judge(*args)
+    class Meanwhile(Judge):
+        def wanted_by_row(self, columns: Columns, count: int) -> Any:
+            if how == "rewritten":
+                (tree / "a").write_bytes(b"benign")
+            else:
+                (tree / "a").unlink()
+            if how == "replaced":
+                (tree / "a").write_bytes(b"listed")
+            return super().wanted_by_row(columns, count)
 
-    monkeypatch.setattr(judging.Judge, "wanted_by_row", meanwhile)
+    result = Checker(Meanwhile(lists.indexes, lists.sealer)).check([Group(str(tree), ["a"], False)])
     expected = "no such file or directory" if how == "gone" else CHANGED
-    assert kinds(check(lists, tree, "a")) == {"a": (Kind.UNREAD, expected)}
+    assert kinds(result) == {"a": (Kind.UNREAD, expected)}
 
 
 def test_a_file_that_changes_while_the_other_digests_are_computed_is_unread(
