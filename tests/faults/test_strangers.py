@@ -16,6 +16,7 @@ import pytest
 from securesystemslib.signer import Signature
 
 from fixtures.client import csv
+from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError, UsageError
@@ -23,7 +24,6 @@ from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import Passphrases, change_passphrase, load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.quarantine.age import load_identities, write_identity
-from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from tests.kit import State, attacker, call
 from tests.kit.attacker import (
@@ -233,21 +233,13 @@ def test_a_closed_directory_under_the_name_of_a_leftover_is_not_removed(
     verify_package(package)
 
 
-def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(
-    ground: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_under_the_name_of_a_package_is_not_waited_for(ground: Path) -> None:
     """The record names a package that was about to appear, and there is something else."""
     desk = Desk(ground / "desk")
     give_tree(desk.out, {})
     report = desk.prepare(desk.find("a", A))
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Packager, "_put_in_place", killed)
-        with pytest.raises(KeyboardInterrupt):
-            desk.send(report)
+    with watched(interrupt_at("rename", report.id)), pytest.raises(KeyboardInterrupt):
+        desk.send(report)
     target = desk.out / f"hashclient-report-{report.id}"
     for trap in ("pipe", "link"):
         attack_once(make_fifo(target) if trap == "pipe" else link(target, ground / "desk"))

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.crash import interrupt_at, watched
 from fixtures.desk import Desk
 from hashclient.audit.log import Event, read, verify
 from hashclient.audit.record import encode_body, encode_record, format_time, parse_record
@@ -38,7 +39,6 @@ from hashclient.errors import (
 )
 from hashclient.quarantine.age import load_identities, parse_header, write_identity
 from hashclient.reporting.custody import verify_custody
-from hashclient.reporting.destinations.package.package import Packager
 from hashclient.reporting.destinations.package.verify import verify as verify_package_or_note
 from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.document import Document, encode_document, file_path, parse_document
@@ -652,19 +652,13 @@ def test_an_existing_package_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_sealed", [False, True])
 def test_another_file_under_the_name_is_not_taken_for_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sealed: bool
+    tmp_path: Path, is_sealed: bool
 ) -> None:
     """The record says what is about to appear: only that is a report that was handed over."""
     desk = Desk(tmp_path)
     report = desk.prepare(desk.find("a", A))
-
-    def killed(*_arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Packager, "_put_in_place", killed)
-        with pytest.raises(KeyboardInterrupt):
-            desk.send(report)
+    with watched(interrupt_at("rename", report.id)), pytest.raises(KeyboardInterrupt):
+        desk.send(report)
     target = package_of(desk, report)
     assert not target.exists() and list(desk.out.iterdir()) == []
     if is_sealed:
@@ -799,23 +793,14 @@ def test_evidence_that_is_sealed_for_the_package_is_for_its_recipients(
 
 
 def test_a_package_that_a_kill_kept_back_has_what_was_sealed_again_since(
-    tmp_path: Path, recipient: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recipient: tuple[Path, str]
 ) -> None:
     desk = Desk(tmp_path)
     match, in_place = desk.find("a", A), desk.find("b", b"b")
     desk.quarantine(match)
     report = desk.prepare(match, in_place, seal_evidence=True)
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*_args: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Packager, "_put_in_place", kill)
-        with pytest.raises(Killed):
-            desk.send(report)
+    with watched(interrupt_at("rename", report.id)), pytest.raises(KeyboardInterrupt):
+        desk.send(report)
     assert desk.outbox.get(report.id).state is State.SUBMITTING
     reseal(desk, match, recipient[1])
     assert desk.send(report).error is None
