@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from hashclient.config import Settings, parse_config
 from hashclient.core.algorithms import Algorithm
@@ -148,17 +149,10 @@ def test_after_the_end_reports_are_still_noted_and_nothing_is_taken(desk: Desk) 
     assert Path(match.path).read_bytes() == A
 
 
-def test_that_a_report_is_wanted_is_noted_before_the_file_goes(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_that_a_report_is_wanted_is_noted_before_the_file_goes(desk: Desk) -> None:
     match = desk.find("a", A)
     acting = responder(desk, '[[policy]]\nactions = ["quarantine", "report"]\n')
-
-    def killed() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(acting, "_open_quarantine", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with watched(interrupt_at("mkdir", "quarantine")), pytest.raises(KeyboardInterrupt):
         acting.respond(recorded(match))
     assert wanted(desk) == {match.id}
 
