@@ -17,6 +17,7 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count
 from hashclient.daemon.descriptors import close_all, receive
 from hashclient.daemon.host import STREAM
+from hashclient.daemon.pace import HandedOver, Pace
 from hashclient.daemon.protocol import (
     OF_PATHS,
     BrokenError,
@@ -44,8 +45,6 @@ _EVENTS = 64
 _TURN_EVENTS = 512
 #: An old command without a delimiter counts as complete after this many silent seconds.
 BARE_S = 0.1
-#: After so many seconds of a command it is known whether it comes too slowly.
-SLOW_S = 5.0
 #: For this long, and this many bytes, a dismissed client may go on sending: closing at once could
 #: destroy the answer before the client reads it.
 DRAIN_S = 2.0
@@ -81,12 +80,8 @@ class Connection:
         self._drained = 0
         self._drain_until: float | None = None
         self.last = time.monotonic()
-        #: Bytes that came; and the time, the bytes and the number of the command at the first look
-        #: at a command that is not complete.
-        self._came = 0
-        self._midway: tuple[float, int, int] | None = None
-        #: Open files that are not answered, and how many of them the user's share counts.
-        self._files = self._counted_files = 0
+        self._pace = Pace()
+        self._files = HandedOver(worker, peer)
         self.is_closed = False
         self._listen()
 
@@ -107,21 +102,12 @@ class Connection:
 
     def look(self, now: float) -> bool:
         """Note how fast it sends, once a second; return whether a command takes too long."""
-        if self._parser.is_between or not self._reading:
-            self._midway = None
-        elif self._midway is None or self._midway[2] != self._number:
-            self._midway = (now, self._came, self._number)
-        elif not self._parser.in_stream:
-            return now > self._midway[0] + self._worker.options.command_s
-        return False
+        most_s = self._worker.options.command_s
+        return self._pace.look(now, self._parser, self._number, most_s, reads=self._reading)
 
     def is_slow(self, now: float) -> bool:
         """Return whether the rest of its command comes very slowly."""
-        if self._midway is None:
-            return False
-        since, before, _ = self._midway
-        wanted = self._worker.options.min_rate * (now - since)
-        return now > since + SLOW_S and self._came - before < wanted
+        return self._pace.is_slow(now, self._worker.options.min_rate)
 
     def stream_took(self, now: float) -> float:
         """Return the age of the present stream in seconds; 0 without one."""
@@ -141,7 +127,7 @@ class Connection:
             self.close()
             return
         now = self.last = time.monotonic()
-        self._came += count
+        self._pace.came += count
         if self._drain_until is not None:
             self._drop_descriptors()
             self._drained += count
@@ -306,16 +292,12 @@ class Connection:
             self._drop_descriptors()
             self.answer(form, ["FD[-1]: No file descriptor received. ERROR"])
             return
-        self._files += 1
-        self._counted_files += self._worker.hold_file(self.peer)
+        self._files.begin()
         self._worker.check_descriptor(self, self._descriptors.pop(), form)
 
     def file_ended(self) -> None:
         """Note that an open file which it has handed over is answered."""
-        self._files -= 1
-        if self._counted_files > self._files:
-            self._counted_files -= 1
-            self._worker.let_go_of_files(self.peer, 1)
+        self._files.end()
 
     def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
         """Send lines in answer to a command; with `last`, it is answered."""
@@ -379,8 +361,7 @@ class Connection:
         return (
             self._pending >= MAX_PENDING
             or len(self._out) > MAX_OUT_BYTES
-            # One file beyond the share of its user; so each connection gets on.
-            or self._files > self._counted_files
+            or self._files.is_beyond
             or self._has_all_requests
         )
 
@@ -499,8 +480,6 @@ class Connection:
             self._upload = None
         self._rest = b""
         self._drop_descriptors()
-        if self._counted_files:
-            self._worker.let_go_of_files(self.peer, self._counted_files)
-            self._counted_files = 0
+        self._files.let_go()
         self._socket.close()
         self._worker.closed(self)

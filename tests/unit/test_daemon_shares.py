@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from hashclient.daemon.connection import SLOW_S, Connection
+from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.options import Options
+from hashclient.daemon.pace import SLOW_S
 from hashclient.daemon.shares import SEARCH_S, SILENT_S, Places, Share
 from hashclient.scan.spool import Spool
 from hashclient.system.rights import Rights
@@ -249,7 +250,7 @@ def test_a_stream_that_comes_too_slowly_is_known_after_some_seconds(rate: int, s
     while now < SLOW_S:
         assert not connection.is_slow(now)
         now += 1.0
-        connection._came += rate
+        connection._pace.came += rate
     assert connection.is_slow(now + 0.1) is slow
     assert not connection.look(host.options.command_s)
     assert connection.look(host.options.command_s + 0.1)
