@@ -6,8 +6,10 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import MATCHES
+from hashclient.cli.options import reason_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import printable
 
 
 @click.command("release")
@@ -17,11 +19,11 @@ from hashclient.errors import ExitCode, UsageError
 )
 @click.option(
     "--most",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1_000_000_000),
     metavar="N",
     help="With --entry: no more than N, those that were found first.",
 )
-@click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def release(
@@ -55,8 +57,6 @@ def release(
         raise UsageError("say which matches: their ids, or --entry", hint="`hashclient status`")
     if most is not None and entry is None:
         raise UsageError("--most is for --entry")
-    if not reason.strip():
-        raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
     with Matches(app.settings.state_dir, create=False) as record:
         if entry is None:
             chosen = [record.get(match_id) for match_id in match_ids]
@@ -66,7 +66,7 @@ def release(
         else:
             list_name, slash, name = entry.partition("/")
             if not slash:
-                raise UsageError(f"--entry is no LIST/ENTRY: {entry}")
+                raise UsageError(f"--entry is no LIST/ENTRY: {printable(entry)}")
             chosen = record.held((list_name, name), -1 if most is None else most)
     results = Results(app, output_format, match_ids)
     responder = Responder(app.session, app.session.open_lists().states)

@@ -65,6 +65,27 @@ def outcome_options(
     )
 
 
+def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
+    return reason
+
+
+def reason_option(**default: Any) -> Callable[[Any], Any]:
+    """Return the `--reason` option, which must not be blank; it is required without a default."""
+    # For click, a default of None counts as a default.
+    required = not default
+    return click.option(
+        "--reason",
+        metavar="TEXT",
+        required=required,
+        show_default=not required,
+        help="Why; it goes into the audit log.",
+        callback=_not_blank,
+        **default,
+    )
+
+
 def refuse_before_command(ctx: click.Context) -> None:
     """Refuse options of a group that stand before a subcommand, which would ignore them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,38 +13,18 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES
 from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
+from hashclient.cli.options import reason_option
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import first_of, printable
 
 if TYPE_CHECKING:
-    from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Item, Quarantine
 
 #: Ids that an option can stand for, and ids that have to be given.
 _ids = click.argument("match_ids", metavar="[ID…]", nargs=-1, shell_complete=MATCHES)
 _needed_ids = click.argument("match_ids", metavar="ID…", nargs=-1, shell_complete=MATCHES)
-
-
-def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
-    if not reason.strip():
-        raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
-    return reason
-
-
-def _reason(**default: Any) -> Callable[[Any], Any]:
-    # For click, a default of None counts as a default.
-    required = not default
-    return click.option(
-        "--reason",
-        metavar="TEXT",
-        required=required,
-        show_default=not required,
-        help="Why; it goes into the audit log.",
-        callback=_not_blank,
-        **default,
-    )
 
 
 @click.group("quarantine")
@@ -70,7 +50,7 @@ def command() -> None:
     is_flag=True,
     help="Of a match in an archive or mailbox, isolate the whole file with everything in it.",
 )
-@_reason(default="isolated by hand")
+@reason_option(default="isolated by hand")
 @format_option("text", "json")
 @pass_app
 def add(
@@ -170,7 +150,7 @@ def _named(members: list[tuple[str, ...]]) -> str:
 @click.option(
     "--force", is_flag=True, help="Restore files even if their entries are not withdrawn."
 )
-@_reason()
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def restore(
@@ -247,7 +227,7 @@ def restore(
     multiple=True,
     help="Seal it to this public key; repeatable. [default: those in config.toml]",
 )
-@_reason(default="sealed to other recipients")
+@reason_option(default="sealed to other recipients")
 @format_option("text", "json")
 @pass_app
 def reseal(
@@ -311,7 +291,7 @@ def reseal(
     is_flag=True,
     help="Destroy the given items before they are due, unless they are on hold.",
 )
-@_reason(default="the retention period is over")
+@reason_option(default="the retention period is over")
 @format_option("text", "json")
 @pass_app
 @click.pass_context
@@ -393,7 +373,7 @@ def recover(app: App, output_format: str) -> ExitCode:
 
 @command.command("hold")
 @_needed_ids
-@_reason()
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
@@ -402,16 +382,12 @@ def hold(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) 
     \b
       hashclient quarantine hold 3kdz7wnq2m --reason 'court order 12/34'
     """
-
-    def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
-        return quarantine.hold(match_id, record, reason=reason)
-
-    return _mark(app, match_ids, output_format, "on hold", act)
+    return _mark(app, match_ids, output_format, "on hold", lambda it: it.hold, reason)
 
 
 @command.command("release")
 @_needed_ids
-@_reason()
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def release(app: App, match_ids: tuple[str, ...], reason: str, output_format: str) -> ExitCode:
@@ -420,11 +396,7 @@ def release(app: App, match_ids: tuple[str, ...], reason: str, output_format: st
     \b
       hashclient quarantine release 3kdz7wnq2m --reason 'order 12/34 lifted'
     """
-
-    def act(quarantine: Quarantine, match_id: str, record: Matches) -> Item:
-        return quarantine.release(match_id, record, reason=reason)
-
-    return _mark(app, match_ids, output_format, "released", act)
+    return _mark(app, match_ids, output_format, "released", lambda it: it.release, reason)
 
 
 def _mark(
@@ -432,7 +404,8 @@ def _mark(
     match_ids: tuple[str, ...],
     output_format: str,
     detail: str,
-    act: Callable[[Quarantine, str, Matches], Item],
+    method: Callable[[Quarantine], Callable[..., Item]],
+    reason: str,
 ) -> ExitCode:
     if not match_ids:
         raise UsageError("no item is given", hint="`hashclient quarantine list` shows them")
@@ -441,7 +414,7 @@ def _mark(
         quarantine = open_quarantine(app)
         for match_id in match_ids:
             with results.item(match_id):
-                item = act(quarantine, match_id, record)
+                item = method(quarantine)(match_id, record, reason=reason)
                 results.put(match_id, detail, path=item.file, done=True)
     return results.end("")
 

@@ -35,26 +35,26 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
     about = context.about
     if about is None:
         return None
-    rows: list[tuple[str, Markup]] = []
-    if about.paths:
-        paths = [element("li", element("code", printable(path) or NO_NAME)) for path in about.paths]
-        if about.omitted:
-            paths.append(element("li", f"and {about.omitted:,} more"))
-        rows.append(("Paths", element("ul", *paths)))
-    rows.append(("Host", element("code", words(about.host))))
+    paths = [element("li", element("code", printable(path) or NO_NAME)) for path in about.paths]
+    if about.omitted:
+        paths.append(element("li", f"and {about.omitted:,} more"))
     where = "a directory that is gone" if about.directory is None else printable(about.directory)
-    rows.append(("Directory", element("code", where)))
-    rows.append(("User", element("code", words(about.user))))
-    rows.append(("Began", element("span", for_people(context.now))))
-    if summary is not None:
-        rows.append(("Took", element("span", f"{summary.elapsed_s:,.1f} s")))
-        if (text := skipped_text(summary)) is not None:
-            rows.append(("Left out", element("span", text)))
-    return element("dl", *(_pair(name, value) for name, value in rows), class_="run")
-
-
-def _pair(name: str, value: Markup) -> Markup:
-    return element("div", element("dt", name), element("dd", value))
+    left_out = None if summary is None else skipped_text(summary)
+    rows = {
+        "Paths": element("ul", *paths) if paths else None,
+        "Host": element("code", words(about.host)),
+        "Directory": element("code", where),
+        "User": element("code", words(about.user)),
+        "Began": element("span", for_people(context.now)),
+        "Took": None if summary is None else element("span", f"{summary.elapsed_s:,.1f} s"),
+        "Left out": None if left_out is None else element("span", left_out),
+    }
+    pairs = (
+        element("div", element("dt", name), element("dd", value))
+        for name, value in rows.items()
+        if value is not None
+    )
+    return element("dl", *pairs, class_="run")
 
 
 def next_steps(

@@ -38,7 +38,6 @@ def called(path: Path) -> set[str]:
     [
         ("json.dumps", "output"),
         ("sys.stdout.write", "app"),
-        ("io.TextIOWrapper", "output"),
         ("signal.signal", "signals"),
         ("os._exit", "main"),
     ],
