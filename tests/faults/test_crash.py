@@ -142,22 +142,27 @@ def test_the_watched_calls_are_those_that_happen(step: Step) -> None:
     assert sum("/trust/" in path for path in renames) >= 3
 
 
-def test_every_file_of_a_list_is_synced_before_and_after_its_rename(step: Step) -> None:
+def test_every_file_of_a_list_is_on_the_disk_with_its_name_before_the_manifest(step: Step) -> None:
     recorder = Recorder()
     client = step.client("recorded")
     with watched(recorder):
         client.fetch()
-    folder = str(client.settings.layout.lists / "baseline")
+    folder = client.settings.layout.lists / "baseline"
     calls = recorder.calls
-    renames = [n for n, (name, a) in enumerate(calls) if name == "replace" and folder in str(a)]
-    for number in renames:
-        path = calls[number][1]
-        assert calls[number - 1] == ("fsync", str(path))
-        assert calls[number + 1] == ("fsync", folder)
-    # No file is removed before the switch is durable.
+    renames = [
+        n for n, (name, a) in enumerate(calls) if name == "replace" and str(folder) in str(a)
+    ]
     switch = renames[-1]
-    removed = [n for n, (name, a) in enumerate(calls) if name == "unlink" and folder in str(a)]
-    assert removed and min(removed) > switch
+    assert calls[switch - 1] == ("fsync", str(calls[switch][1]))
+    assert calls[switch + 1] == ("fsync", str(folder))
+    # Runs are made durable together, under their names, and then these.
+    runs = {("fsync", str(path)) for path in folder.iterdir() if path.name.startswith("run-")}
+    assert runs and runs <= set(calls[:switch])
+    last = max(n for n, call in enumerate(calls[:switch]) if call in runs)
+    assert ("fsync", str(folder)) in calls[max(last, *renames[:-1]) : switch]
+    # No file is removed before the switch is durable.
+    removed = [n for n, (name, a) in enumerate(calls) if name == "unlink" and str(folder) in str(a)]
+    assert removed and min(removed) > switch + 1
 
 
 @pytest.mark.slow
