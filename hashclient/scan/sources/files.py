@@ -443,7 +443,9 @@ class _Tree:
         """Handle an entry that is no file; return None if it was listed or entered."""
         path = join(frame.path, name)
         if stat.S_ISDIR(mode):
-            listing = frame.listing_of(name, self._lister, len(self._stack))
+            listing = None
+            if frame.ahead or frame.later:
+                listing = frame.listing_of(name, self._lister, len(self._stack))
             return self._enter(path, frame=frame, inode=inode, follow=False, listing=listing)
         if not stat.S_ISLNK(mode) or not self._options.follow_symlinks:
             return Outcome(Kind.SKIPPED, path, reason=kind_of(mode))

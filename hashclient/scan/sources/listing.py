@@ -135,10 +135,9 @@ class Lister:
         while True:
             raw: list[os.DirEntry[str]] = []
             began, failure, threads = self._clock(), None, self._at_hand()
+            most = self._count if threads is None else SLOW_ENTRIES
             try:
-                raw.extend(
-                    itertools.islice(entries, self._count if threads is None else SLOW_ENTRIES)
-                )
+                raw.extend(itertools.islice(entries, most))
             except OSError as error:  # earlier entries are in the list
                 failure = error
             if raw:
@@ -147,7 +146,7 @@ class Lister:
                 yield chunk
             if failure is not None:
                 raise failure
-            if not raw:
+            if len(raw) < most:
                 return
 
     def ahead(self, directory_fd: int, name: str, depth: int) -> Listing | None:
