@@ -124,8 +124,8 @@ def repository_at(app: App, directory: Path, passphrases: Passphrases | None = N
     from hashclient.provider.repository import Repository
     from hashclient.session import current_operator
 
-    for part in (directory, directory / "keys", directory / "public"):
-        app.refuse_shared(part, "repository")
+    for part in ("", "keys", "log", "public/metadata", "public/targets"):
+        app.refuse_shared(directory / part, "repository")
     return Repository(
         directory, clock=app.now, operator=current_operator(), passphrases=passphrases
     )

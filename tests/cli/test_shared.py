@@ -221,11 +221,12 @@ def test_a_seal_key_and_a_root_of_another_user_are_refused(state: State, ground:
 
 
 @needs_root
-@pytest.mark.parametrize("part", ["", "keys", "public"])
+@pytest.mark.parametrize("part", ["", "keys", "log", "public", "public/metadata", "public/targets"])
 def test_a_repository_of_another_user_is_refused(ground: Path, part: str) -> None:
     repo = ground / "repo"
     assert call("provider", "init", repo).code == 0
     assert call("provider", "status", repo).code == 0
+    (repo / "public" / "targets").mkdir(exist_ok=True)
     os.chown(repo / part, ATTACKER, ATTACKER)
     for words in (("status", repo), ("renew", repo), ("serve", repo), ("log", "verify", repo)):
         refused = call("provider", *words)

@@ -6,6 +6,7 @@ there are many rounds.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ import pytest
 
 from hashclient.client import Client
 from hashclient.core.model import Handled
+from hashclient.quarantine.vault import item_ids
 from hashclient.watch.watch import Watch
 from tests.kit import attacker
 from tests.kit.attacker import attacking, exchange, needs_root
+from tests.kit.run import call
 from tests.kit.scene import LISTED, Scene
 
 pytestmark = needs_root
@@ -119,6 +122,26 @@ def test_restoring(ground: Path, tmp_path: Path, rounds: int, named: bool) -> No
         scene.state.call("quarantine", "add", match_id)
 
     race(scene, rounds, act, prepare)
+
+
+@rounds_of_a_race
+def test_sealing_again_and_destroying(ground: Path, tmp_path: Path, rounds: int) -> None:
+    """Both work on the sealed copy: the place of the file, with its tombstone, is not touched."""
+    scene = Scene(ground, tmp_path, tombstone="gone")
+    other = call("quarantine", "keygen", "--output", tmp_path / "other.key", "--format", "json")
+    recipient = json.loads(other.out)["public_key"]
+
+    def prepare(match_id: str) -> None:
+        assert scene.state.call("quarantine", "add", match_id).code == 0
+
+    def act(match_id: str) -> None:
+        words = [match_id, "--identity", scene.key, "--recipient", recipient]
+        assert scene.state.call("quarantine", "reseal", *words).code == 0
+        words = ["--force", match_id, "--reason", "an order"]
+        assert scene.state.call("quarantine", "purge", *words).code == 0
+
+    race(scene, rounds, act, prepare)
+    assert item_ids(scene.state.path / "quarantine") == []
 
 
 @rounds_of_a_race
