@@ -37,6 +37,8 @@ from hashclient.system.times import for_people, for_programs
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context
 
+#: So many entries with held matches are named, at most.
+HELD_ENTRIES = 50
 #: The number of a command's paths that are named in a sentence.
 _MOST_PATHS = 3
 #: How people see an empty path, as a shell makes it of a variable that is not set.
@@ -220,7 +222,9 @@ def held_texts(summary: Summary) -> list[str]:
     """Return a sentence for each entry with held matches; none if this run has held none."""
     if not summary.held:
         return []
-    texts = [entry.text for entry in summary.held_entries]
+    texts = [entry.text for entry in summary.held_entries[:HELD_ENTRIES]]
+    if summary.held_entries[HELD_ENTRIES:]:
+        texts.append("matches of more entries are held: `hashclient matches --state held`")
     return texts or [f"held, waiting for a person: {plural(summary.held, 'match')}"]
 
 

@@ -21,7 +21,7 @@ from hashclient.core.model import LOGGED_FIELDS, Outcome, Recorded, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Decision
 from hashclient.errors import AuditError, StateError
-from hashclient.formats.fields import gap_fields
+from hashclient.formats.fields import HELD_ENTRIES, gap_fields
 from hashclient.formats.ready import HitParts, json_around_entry, quote
 from hashclient.matches.permits import Hold
 from hashclient.matches.recording import MAX_NAME_CHARS
@@ -43,8 +43,6 @@ _log = Log("scan")
 MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 #: Up to so many matches that are recorded together each get a signature of their own.
 SIGNED_EACH = 64
-#: So many entries with held matches are named in the summary of a run, at most.
-HELD_ENTRIES = 50
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
 #: The outcomes that are logged one by one, and the names of their events.
@@ -301,7 +299,7 @@ class RunRecord:
         """Note in the summary of which entries there are held matches, and how many."""
         try:
             with Matches(self._session.settings.state_dir, create=False) as matches:
-                self._summary.held_entries = matches.held_entries(HELD_ENTRIES)
+                self._summary.held_entries = matches.held_entries(HELD_ENTRIES + 1)
         except StateError as error:
             self._failures.append(error)
 

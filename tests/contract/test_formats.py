@@ -399,6 +399,9 @@ def test_entries_with_held_matches_are_named_with_their_numbers(name: str, form:
     else:
         assert sentence in text
     assert form.read(text).files == []
+    summary.held_entries = (held,) * 51
+    text = write(name, [], summary)
+    assert name == "jsonl" or (text.count(sentence), "of more entries are" in text) == (50, True)
     assert re.search(r"99[,.]?898", write(name, [], Summary(lists=(), held=99_898)))
 
 
