@@ -89,6 +89,8 @@ class Responder:
         #: were not asked for yet, with what came of it.
         self._taking: frozenset[str] = frozenset()
         self._taken: dict[str, Taken | HashclientError] = {}
+        #: The records of these as they are since.
+        self._refs: dict[str, MatchRef] = {}
         #: The match acted upon last in this batch, what came of each action, and its record since:
         #: members of one container have one match, and one act is for all that follow each other.
         self._last_id: str | None = None
@@ -137,6 +139,8 @@ class Responder:
         return Handled(outcome, record, in_order)
 
     def _read_again(self, record: MatchRef) -> MatchRef:
+        if (known := self._refs.pop(record.id, None)) is not None:
+            return known
         with contextlib.suppress(HashclientError), Matches(self._settings.state_dir) as matches:
             return matches.get(record.id).ref
         return record
@@ -150,6 +154,7 @@ class Responder:
         """
         self._noted.clear()
         self._taken.clear()
+        self._refs.clear()
         self._last_id = None
         self._batch = deque(found)
         ids = dict.fromkeys(
@@ -240,10 +245,11 @@ class Responder:
         wanted = {record.id: first.outcome.seen}
         for recorded in self._batch:
             outcome, later = recorded.outcome, recorded.record
-            if len(wanted) == AT_ONCE or self._reason(outcome) != reason:
+            if len(wanted) == AT_ONCE:
                 break
             if (
                 later is not None
+                and self._reason(outcome) == reason
                 and not later.held
                 and later.id not in wanted
                 and self._may_isolate(outcome)
@@ -256,6 +262,7 @@ class Responder:
             matches.use(tuple(wanted), now, now - LATE)
         self._taking = frozenset(wanted)
         self._taken |= self._open_quarantine().take_all(wanted.items(), matches, reason=reason)
+        self._refs = {i: match.ref for i in wanted if (match := matches.look_up(i)) is not None}
 
     def _reason(self, outcome: Outcome) -> str:
         by_rule = Action.QUARANTINE in self._rules.actions_for(outcome)
