@@ -145,7 +145,9 @@ def call(*args: object) -> Run:
     """Run the command in this process: for what would take too many starts."""
     out, err = io.StringIO(), io.StringIO()
     with restored_signals(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = command._run([str(arg) for arg in args])
+        code = command._run(
+            [os.fsdecode(arg) if isinstance(arg, bytes) else str(arg) for arg in args]
+        )
     return checked(Run(int(code), out.getvalue(), err.getvalue()))
 
 
