@@ -120,8 +120,7 @@ def command(
                 _say_outside(app, fetched)
                 _show_affected(app, fetched)
                 _show_listed_again(app, fetched)
-            _warn_ahead(app, fetched)
-            _warn_known_good(app, fetched)
+            _warn(app, fetched)
             if fetched.problem is not None:
                 app.fail(_problem(fetched.problem), fetched.problem.hint)
             if (wrong := fetched.error or fetched.problem) is not None:
@@ -173,8 +172,7 @@ def fetch_and_show(app: App) -> ExitCode | None:
             if fetched.problem is not None:
                 app.warn(_problem(fetched.problem), fetched.problem.hint)
                 failed = max(failed, fetched.problem.exit_code)
-            _warn_ahead(app, fetched)
-            _warn_known_good(app, fetched)
+            _warn(app, fetched)
             if fetched.is_ended:
                 app.say(_ended(app, fetched))
             elif fetched.changed:
@@ -283,18 +281,15 @@ def _problem(problem: HashclientError) -> str:
     return f"cannot find paths that had matched a withdrawn entry: {problem.message}"
 
 
-def _warn_ahead(app: App, fetched: Fetched) -> None:
-    """Warn of a generation whose publication is in the future; this is no reason to refuse it."""
+def _warn(app: App, fetched: Fetched) -> None:
+    """Warn of what is odd about a list in use, and no reason to refuse it."""
     if fetched.is_ahead and fetched.published_at is not None:
         app.warn(
             f"list {fetched.list_name}: its published_at is in the future:"
             f" {for_people(fetched.published_at)}",
             "check this machine's clock; if it is right, tell the provider",
         )
-
-
-def _warn_known_good(app: App, fetched: Fetched) -> None:
-    """Warn of entries in use that are known to be good: local files alone take none out."""
+    # Entries that are known to be good: local files alone take none out.
     if fetched.known_good is not None and fetched.known_good.count:
         app.warn(f"list {fetched.list_name}: {fetched.known_good.text}")
 

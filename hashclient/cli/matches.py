@@ -267,7 +267,6 @@ def close(
       hashclient matches close --path /srv/old --reason 'disk destroyed' --dry-run
     """
     from hashclient.cli.items import Results
-    from hashclient.formats.fields import plural
 
     states = _states(states, is_open=is_open)
     if withdrawn:
@@ -303,7 +302,7 @@ def close(
             )
     if is_choosing and closed:
         verb = "would be closed" if dry_run else "closed"
-        app.say(f"{verb}: {plural(len(closed), 'match')}")
+        app.say(f"{verb}: {counted(len(closed), 'match')}")
     return results.end(
         "no match is withdrawn and in its place" if withdrawn else "no such match is open"
     )

@@ -17,7 +17,7 @@ from hashclient.cli.options import reason_option
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError
-from hashclient.system.text import first_of, printable
+from hashclient.system.text import counted, first_of, printable
 
 if TYPE_CHECKING:
     from hashclient.quarantine.vault import Item, Quarantine
@@ -270,8 +270,7 @@ def reseal(
                 detail = "sealed again" if resealed.done else "sealed to these already"
                 results.put(
                     match_id,
-                    f"{detail}: {len(item.recipients)} recipient"
-                    + ("s" if len(item.recipients) != 1 else ""),
+                    f"{detail}: {counted(len(item.recipients), 'recipient')}",
                     path=item.file,
                     done=True,
                     recipients=list(item.recipients),

@@ -100,7 +100,7 @@ def prepare(
         )
     if streams := sum(match.is_stream for match in matches):
         app.warn(
-            f"{counted(streams, 'match', 'matches')} came as streams: nobody has kept the content,"
+            f"{counted(streams, 'match')} came as streams: nobody has kept the content,"
             " and it is reported without",
             "look for it where the stream came from",
         )

@@ -12,7 +12,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import REPORTS
 from hashclient.cli.output import facts, table
 from hashclient.errors import ExitCode, StateError
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def report_document(report: Report) -> dict[str, Any]:
 
 def count_of(report: Report) -> str:
     """Return how many matches are in a report."""
-    return f"{len(report.matches)} match{'es' if len(report.matches) != 1 else ''}"
+    return counted(len(report.matches), "match")
 
 
 def _next(report: Report, now: datetime) -> str:

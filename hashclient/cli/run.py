@@ -18,10 +18,10 @@ from hashclient.cli.signals import Signals, Terminated
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
-from hashclient.formats.fields import counts_text, not_opened_text, plural
+from hashclient.formats.fields import counts_text, not_opened_text
 from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -269,6 +269,6 @@ class RunOutput(Observer):
         if number := run.summary.gone:
             verb = "is" if number == 1 else "are"
             self._app.say(
-                f"{plural(number, 'match')} of earlier scans {verb} gone:"
+                f"{counted(number, 'match')} of earlier scans {verb} gone:"
                 " `hashclient matches --state gone`"
             )

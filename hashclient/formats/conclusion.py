@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from hashclient.core.kinds import Kind
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats.fields import plural, signal_name, words
+from hashclient.formats.fields import signal_name, words
+from hashclient.system.text import counted
 
 #: Kinds of inputs that a run has at least tried to check.
 _CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
@@ -39,16 +40,16 @@ def _checked(summary: Summary) -> str:
 
 def _found(summary: Summary) -> Iterator[str]:
     if number := summary.counts[Kind.MATCH]:
-        yield plural(number, "match")
+        yield counted(number, "match")
     if number := summary.counts[Kind.CONFLICT]:
-        yield plural(number, "conflict")
+        yield counted(number, "conflict")
     if number := summary.counts[Kind.UNREAD]:
-        yield f"{plural(number, 'input')} {'was' if number == 1 else 'were'} not checked"
+        yield f"{counted(number, 'input')} {'was' if number == 1 else 'were'} not checked"
 
 
 def _obstacles(summary: Summary) -> Iterator[str]:
     if summary.held:
-        yield f"held, waiting for a person: {plural(summary.held, 'match')}"
+        yield f"held, waiting for a person: {counted(summary.held, 'match')}"
     if summary.missing:
         names = [words(m.name or m.provider or "of an unknown name") for m in summary.missing]
         yield f"{_named(names)} missing"

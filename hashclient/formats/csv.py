@@ -24,7 +24,6 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     done_word,
     inside_text,
-    plural,
     record_fields,
     remarks,
     rests_on,
@@ -32,7 +31,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.formats.ready import HitParts, RecordParts
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class CsvFormatter:
             took = f"began {for_people(self._context.now)}, took {summary.elapsed_s:.1f} s"
             yield {"kind": "run", "reason": text_cell(f"{text}; {took}")}
         parts = [f"exit {int(summary.exit_code)}: {conclusion(summary)}"]
-        parts.append(plural(summary.inputs, "input"))
+        parts.append(counted(summary.inputs, "input"))
         parts += filter(None, [rests_on(summary), inside_text(summary)])
         yield {"kind": "summary", "reason": "; ".join(parts)}
 

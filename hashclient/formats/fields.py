@@ -31,7 +31,7 @@ from hashclient.core.model import (
 )
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import counted, path_fields, printable
 from hashclient.system.times import for_people, for_programs
 
 if TYPE_CHECKING:
@@ -157,12 +157,6 @@ def skipped_text(summary: Summary) -> str | None:
     return f"skipped {summary.counts[Kind.SKIPPED]:,}: {reasons}"
 
 
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 match`, `2 matches`."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 #: Plurals of kinds; a kind that is no noun stays as it is.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
 
@@ -170,13 +164,13 @@ _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
 def counts_text(summary: Summary) -> str:
     """Return how many inputs there were of each kind."""
     counts = (
-        plural(summary.counts[kind], _NOUNS[kind])
+        counted(summary.counts[kind], _NOUNS[kind])
         if kind in _NOUNS
         else f"{summary.counts[kind]:,} {kind}"
         for kind in Kind
         if kind is not Kind.ACCEPTED or summary.counts[kind]
     )
-    return f"{plural(summary.inputs, 'input')}: {', '.join(counts)}"
+    return f"{counted(summary.inputs, 'input')}: {', '.join(counts)}"
 
 
 def summary_fields(summary: Summary) -> dict[str, Any]:
@@ -225,7 +219,7 @@ def held_texts(summary: Summary) -> list[str]:
     texts = [entry.text for entry in summary.held_entries[:HELD_ENTRIES]]
     if summary.held_entries[HELD_ENTRIES:]:
         texts.append("matches of more entries are held: `hashclient matches --state held`")
-    return texts or [f"held, waiting for a person: {plural(summary.held, 'match')}"]
+    return texts or [f"held, waiting for a person: {counted(summary.held, 'match')}"]
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     inside_text,
     not_opened_text,
-    plural,
     remarks,
     rests_on,
 )
@@ -34,6 +33,7 @@ from hashclient.formats.htmlrun import about_run, contents, next_steps
 from hashclient.formats.htmltable import ORDER, charts, counts, files_table, lists_table
 from hashclient.formats.markup import Markup, element
 from hashclient.formats.text import human_bytes
+from hashclient.system.text import counted
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class HtmlFormatter:
             return _Section("By state", counts(shown))
         shown = {str(kind): summary.counts[kind] for kind in ORDER}
         read = (
-            f"{plural(summary.inputs, 'input')} in all; {plural(summary.files_read, 'file')},"
+            f"{counted(summary.inputs, 'input')} in all; {counted(summary.files_read, 'file')},"
             f" {human_bytes(summary.bytes_read)}, read in {summary.elapsed_s:,.1f} s."
         )
         if text := rests_on(summary):

@@ -16,7 +16,6 @@ from hashclient.formats.fields import (
     counts_text,
     inside_text,
     not_opened_text,
-    plural,
     remarks,
     rests_on,
     run_text,
@@ -24,7 +23,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.formats.ready import ActedParts, HitParts
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class TextFormatter:
             read = human_bytes(summary.bytes_read)
             took = f"in {summary.elapsed_s:.1f} s"
             besides = f"; {text}" if (text := rests_on(summary)) else ""
-            yield f"read {plural(summary.files_read, 'file')}, {read}, {took}{besides}"
+            yield f"read {counted(summary.files_read, 'file')}, {read}, {took}{besides}"
         if (inside := inside_text(summary)) is not None:
             yield inside
         yield from filter(None, (not_opened_text(summary), skipped_text(summary)))

@@ -102,5 +102,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with what it counts: `1 file`, `2,000 files`."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+    """Return a number with what it counts: `1 file`, `2,000 files`, `3 matches`."""
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun if count == 1 else plural or noun + ending}"

@@ -21,8 +21,8 @@ from pyrage import x25519
 
 from hashclient.audit import log as audit_log
 from hashclient.audit.log import AuditLog, Event
-from hashclient.formats.fields import plural
 from hashclient.matches.store import Matches
+from hashclient.system.text import counted
 from tests.kit import Run, call, csv_of, fast_directory, make_state, write_tree
 
 # An act that is interrupted before it closes a database or a directory leaves that to the end
@@ -156,7 +156,7 @@ class Interrupted:
         assert end["exit_code"] == result.code, at
         assert end["interrupted"] == (result.code in (11, 130)), at
         assert end["match"] == told.total(), at
-        assert f" {plural(told.total(), 'match')}, " in result.out, at
+        assert f" {counted(told.total(), 'match')}, " in result.out, at
         assert result.out.splitlines()[-1].startswith(f"exit {result.code}: "), at
         assert result.code in ({10, 11} if told else {130}), at
 
