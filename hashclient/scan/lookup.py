@@ -106,7 +106,7 @@ def batches_of(
     for name in ([None] if digests else []) + list(files):
         try:
             if name is None:
-                from hashclient.lists.importers.arguments import digests_of_arguments
+                from hashclient.lists.importers.rows import digests_of_arguments
 
                 yield "argument", digests_of_arguments(digests)
             elif name == "-" and stdin is not None:

@@ -1,18 +1,22 @@
-"""Collects rows, read one by one, into batches; and decodes digits to digests."""
+"""Collects rows, of files or of arguments, into batches; and decodes digits to digests."""
 
 from __future__ import annotations
 
 import binascii
 import os
 import re
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from hashclient.core.algorithms import Algorithm
+from hashclient.errors import UsageError
 from hashclient.lists.importers.importfile import ImportFile
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.wire import NO_SIZE, Uint8
+
+DIGEST_HINT = "give an MD5, SHA-1 or SHA-256 in hexadecimal; --from reads files of them"
 
 BY_HEX_DIGITS = {2 * a.digest_bytes: a for a in Algorithm}
 HEX = re.compile(rb"[0-9A-Fa-f]+")
@@ -79,3 +83,23 @@ class Rows(msgspec.Struct):
         }
         lines, sizes = np.array(self.lines, np.int64), np.array(self.sizes, np.uint64)
         return DigestBatch(len(self.names), self.names, lines, digests, sizes)
+
+
+def digests_of_arguments(arguments: Sequence[str]) -> DigestBatch:
+    """Return typed digests as a batch; their numbers from 1 serve as line numbers.
+
+    Raises:
+        UsageError: an argument is no digest.
+    """
+    rows = Rows()
+    for number, argument in enumerate(arguments, 1):
+        digits = argument.strip().encode("ascii", "replace")
+        if HEX.fullmatch(digits) is None:
+            raise UsageError(f"argument:{number}: not a digest in hexadecimal", hint=DIGEST_HINT)
+        algorithm = BY_HEX_DIGITS.get(len(digits))
+        if algorithm is None:
+            what = f"no digest has {len(digits)} hexadecimal digits"
+            raise UsageError(f"argument:{number}: {what}", hint=DIGEST_HINT)
+        rows.add(number, None)
+        rows.add_hex(algorithm, digits)
+    return rows.batch()
