@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-#: In place of an offset: the bytes may stand anywhere among the first ones.
+#: In place of an offset: what the kind is known by may stand anywhere among the first bytes.
 ANYWHERE = -1 << 20
 
 
@@ -22,17 +22,17 @@ class Mark(NamedTuple):
     """Bytes by which a kind is recognised.
 
     `at` is the offset from the beginning; from the end where it is negative; or `ANYWHERE`. One of
-    `literals` stands there, of two bytes at least, or a match of `regex` (but not at 0). `is_one`
-    says of the first KiB what else must be true, and with `reaches` of the first
-    `interface.ISO_HEAD_BYTES`; where they are too short, it may raise `struct.error` or
-    `IndexError`.
+    `literals` stands there, but not of a mark that stands anywhere. `may_be` is a quick look at a
+    buffer and how much of it is used, for a mark that many bytes may begin. `is_one` says of the
+    first KiB what else must be true, and with `reaches` of the first `interface.ISO_HEAD_BYTES`;
+    where they are too short, it may raise `struct.error` or `IndexError`.
     """
 
     at: int
     literals: tuple[bytes, ...] = ()
-    regex: bytes = b""
     is_one: Callable[[bytes], bool] | None = None
     reaches: bool = False
+    may_be: Callable[[bytes | bytearray, int], bool] | None = None
 
 
 class End(NamedTuple):

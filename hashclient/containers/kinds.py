@@ -13,19 +13,21 @@ import zlib
 from hashclient.containers import fronts, unopened
 from hashclient.containers.fronts import ends_as_7z
 from hashclient.containers.kind import ANYWHERE, End, Kind, Mark, Sure
-from hashclient.containers.mailmarks import MAX_LINE_BYTES, can_be_mail, may_be_mail
+from hashclient.containers.mailmarks import MAX_LINE_BYTES, can_be_mail, may_be_mail, may_hold_mail
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
     LATE_BEGINS,
     MAGIC,
     MAGIC_AT,
-    SUM,
     SUM_AT,
+    SUM_BEGINS,
     begins_late,
+    has_sum_at,
     is_header,
 )
 
 _LZMA_BYTES = 18
+_LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 #: The binary form begins with a number of two bytes, in either order; the type of the first member
 #: and the length of its name are numbers as well.
@@ -71,9 +73,19 @@ OPENED = (
     Kind(
         "tar",
         (
-            Mark(SUM_AT, regex=SUM, is_one=lambda head: is_header(head[:BLOCK_BYTES])),
+            Mark(
+                SUM_AT,
+                SUM_BEGINS,
+                is_one=lambda head: is_header(head[:BLOCK_BYTES]),
+                may_be=has_sum_at(SUM_AT),
+            ),
             Mark(MAGIC_AT, (MAGIC,), is_one=lambda head: len(head) >= BLOCK_BYTES),
-            Mark(BLOCK_BYTES + SUM_AT, regex=SUM, is_one=begins_late),
+            Mark(
+                BLOCK_BYTES + SUM_AT,
+                SUM_BEGINS,
+                is_one=lambda head: is_header(head[BLOCK_BYTES : 2 * BLOCK_BYTES]),
+                may_be=has_sum_at(BLOCK_BYTES + SUM_AT),
+            ),
             Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
         ),
         "tar:Tar",
@@ -100,7 +112,7 @@ OPENED = (
     ),
     Kind(
         "eml",
-        (Mark(ANYWHERE, (b":",), is_one=may_be_mail),),
+        (Mark(ANYWHERE, is_one=may_be_mail, may_be=may_hold_mail),),
         "mail:Eml",
         version=2,
         hides_end=False,
@@ -155,7 +167,7 @@ OPENED = (
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),
-    Kind("lha", (Mark(2, regex=rb"-(?:lh[0-7dx]|lz[4s5]|pm[02])-"),), "libformats:reader"),
+    Kind("lha", (Mark(2, tuple(b"-%b-" % one for one in _LHA)),), "libformats:reader"),
     Kind(
         "warc",
         (Mark(0, (b"WARC/",), is_one=lambda head: _is_warc(head) is not None),),

@@ -24,7 +24,7 @@ class Touched(NamedTuple):
 
 def number_of(kind: Kind) -> int:
     """Return a number that a kind with another rule does not have."""
-    marks = [(mark.at, mark.literals, mark.regex, mark.reaches) for mark in kind.marks]
+    marks = [(mark.at, mark.literals, mark.reaches) for mark in kind.marks]
     ends = [end.last for end in kind.ends]
     rest = (kind.expander != "", kind.version, kind.sure.name, kind.hides_end, kind.is_front)
     text = repr((kind.name, marks, ends, kind.in_tail, kind.in_programs, rest))

@@ -5,17 +5,16 @@ looks at marks only, and at the first lines of a possible mail; the expander mak
 kinds, in the process that opens containers. A mark may fit a file that is no container, but every
 container has one.
 
-A file is ruled out in a few steps: its first two bytes begin no mark; no mark stands at another
-place, by one expression; and what may stand anywhere is not there. Only where one of these fits,
-the marks are compared one by one.
+A file is ruled out in a few steps: its first two bytes begin no mark; of the pairs of bytes at all
+other places none begins a mark, by one look at a set; and what may stand anywhere is not there.
+Only where one of these fits, the marks are compared one by one.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from struct import error
-from typing import NamedTuple, Protocol
+from struct import Struct, error
+from typing import NamedTuple
 
 from hashclient.containers.fronts import parts
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES, TAIL_BYTES
@@ -28,109 +27,145 @@ from hashclient.containers.unopened import END_MARK_BYTES
 #: where all bytes are digested.
 _NEAR_BYTES = 22 + 512
 _SHARE = 64
+_LONG_BYTES = _SHARE * _NEAR_BYTES
 #: How much of the end `End.is_one` looks at.
 _LAST_BYTES = 1 << 10
-#: Marks that may stand anywhere are searched for in so many of the first bytes, those at an offset
-#: begin in them; the others are far ones.
-_BEGIN_BYTES = 1 << 10
-#: So many bytes hold all but far marks, and what `is_one` looks at where it does not reach further.
-_NEAR_HEAD_BYTES = _BEGIN_BYTES + 128
-#: Fewer bytes are copied as a whole: each look takes less than of a buffer.
-_SHORT_BYTES = 2 << 10
+#: Marks at an offset begin in so many of the first bytes, with all that `is_one` looks at where it
+#: does not reach further; the others are far ones.
+_BEGIN_BYTES = 1_152
+#: Marks at one offset that begin in no more ways are looked for together, with those elsewhere.
+_FEW = 16
 
 ReadAt = Callable[[int, int], bytes]
-Bytes = bytes | bytearray | memoryview
+Buffer = bytes | bytearray
 #: The kinds that the beginning of a file fits; mostly none.
 Found = tuple[Kind, ...]
 
 
-class Look(Protocol):
-    """Looks at the beginning of a file."""
-
-    def __call__(self, head: bytes | memoryview, *, is_all: bool = False) -> Found:
-        """Return the kinds that fit, where the head is all of the file, if `is_all`."""
-        ...
-
-
 class _Row(NamedTuple):
-    """One mark of one kind, ready to be compared."""
+    """One mark of one kind.
+
+    `pairs` are the first two bytes of its literals, as numbers; `literals` are compared besides,
+    where the pair was not looked up at their offset, or does not suffice.
+    """
 
     kind: Kind
     mark: Mark
-    match: Callable[[bytes, int], object]
+    pairs: frozenset[int]
+    literals: tuple[bytes, ...]
 
-    def fits(self, head: bytes | memoryview, begin: bytes) -> bool:
-        """Return whether a file with this `head` fits; `begin` are the first bytes of it."""
-        _, mark, match = self
-        if mark.at > _BEGIN_BYTES or mark.reaches:
-            begin = bytes(head[:ISO_HEAD_BYTES])
-        if mark.at != ANYWHERE and not match(begin, mark.at):
+    def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
+        """Return whether a file fits; `begin` are its first bytes."""
+        _, mark, _, literals = self
+        if literals and not data.startswith(literals, mark.at, length):
             return False
+        if mark.is_one is None:
+            return True
+        if mark.reaches:
+            begin = bytes(memoryview(data)[: min(length, ISO_HEAD_BYTES)])
         try:
-            return mark.is_one is None or mark.is_one(begin)
+            return mark.is_one(begin)
         except (error, IndexError):  # it is too short to be one
             return False
 
 
 def _row(kind: Kind, mark: Mark) -> _Row:
-    if mark.regex:
-        return _Row(kind, mark, re.compile(mark.regex, re.DOTALL).match)
-    literals = mark.literals
-    return _Row(kind, mark, lambda head, at: head.startswith(literals, at))
+    pairs = frozenset(
+        literal[0] | second << 8
+        for literal in mark.literals
+        for second in (literal[1:2] or range(256))
+    )
+    is_known = len(pairs) > _FEW and max(map(len, mark.literals)) <= 2
+    return _Row(kind, mark, pairs, () if is_known else mark.literals)
 
 
-def _gate(rows: Sequence[_Row]) -> Callable[[Bytes], object]:
-    """Return a function that is true where any of the marks at an offset may be."""
-    marks = [row.mark for row in rows]
-    each = [
-        rb".{%d}(?:%b)" % (mark.at, mark.regex or b"|".join(map(re.escape, mark.literals)))
-        for mark in marks
+#: Offsets where marks may stand in files of some length: what returns the two bytes at each, and
+#: the marks that many bytes may begin, each with the number of its offset, and its quick look.
+_Places = tuple[
+    Callable[[Buffer], tuple[int, ...]],
+    list[tuple[int, frozenset[int], Callable[[Buffer, int], bool] | None, _Row]],
+]
+
+
+def _places(rows: Sequence[_Row], length: int) -> _Places:
+    places = sorted({row.mark.at for row in rows if row.mark.at + 2 <= length})
+    form, behind = "<", 0
+    for at in places:
+        form += f"{at - behind}xH"
+        behind = at + 2
+    wide = [
+        (places.index(row.mark.at), row.pairs, row.mark.may_be, row)
+        for row in rows
+        if row.mark.at in places and len(row.pairs) > _FEW
     ]
-    return re.compile(b"|".join(dict.fromkeys(each)), re.DOTALL).match
+    return Struct(form).unpack_from, wide
 
 
-def look_of(kinds: Sequence[Kind]) -> Look:
-    """Return a function that returns which of `kinds` a file fits by its beginning."""
+def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
+    """Return a function that returns which of `kinds` a file fits by its beginning.
+
+    It takes a buffer, how many bytes of it are the file's, and whether these are all of the file.
+    """
     rows = [_row(kind, mark) for kind in kinds for mark in kind.marks]
-    by_two: dict[bytes, tuple[_Row, ...]] = {}
+    begins: list[dict[int, tuple[_Row, ...]]] = [{} for _ in range(256)]
     for row in rows:
-        for begin in row.mark.literals if not row.mark.at else ():
-            by_two[begin[:2]] = tuple(dict.fromkeys((*by_two.get(begin[:2], ()), row)))
+        for first, second in (divmod(pair, 256)[::-1] for pair in row.pairs if not row.mark.at):
+            begins[first][second] = (*begins[first].get(second, ()), row)
     near = [row for row in rows if 0 < row.mark.at <= _BEGIN_BYTES]
-    far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
-    anywhere = [row for row in rows if row.mark.at == ANYWHERE]
-    searched = [(literal, row) for row in anywhere for literal in row.mark.literals]
-    begins, is_near, is_far = by_two.get, _gate(near), _gate(far)
-    far_from = min(row.mark.at for row in far)
+    narrow = [row for row in near if len(row.pairs) <= _FEW]
+    is_apart = frozenset().union(*(row.pairs for row in narrow)).isdisjoint
+    last = max(row.mark.at for row in near) + 2
+    places: list[_Places] = []
+    for length in range(last + 1):
+        is_other = any(row.mark.at + 2 == length for row in near)
+        places.append(_places(near, length) if is_other or not length else places[-1])
+    far = [(row.mark.at, row.literals, row) for row in rows if row.mark.at > _BEGIN_BYTES]
+    far_from = min(at for at, _, _ in far)
+    anywhere = [(row.mark.may_be, row) for row in rows if row.mark.may_be and not row.pairs]
 
-    def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
-        length = len(head)
-        is_short = length <= _SHORT_BYTES and type(head) is bytes
-        begin: bytes = head if is_short else bytes(head[:_NEAR_HEAD_BYTES])  # type: ignore[assignment]
-        fitting = begins(begin[:2], ())
-        if is_near(begin):
-            fitting = (*fitting, *near)
-        if length > far_from and is_far(head):
-            fitting = (*fitting, *far)
-        for literal, row in searched:
-            if begin.find(literal, 0, _BEGIN_BYTES) >= 0:
+    def look_at(data: Buffer, length: int, is_all: bool) -> Found:  # noqa: FBT001 - for speed
+        if length < 2:
+            return ()
+        fitting = begins[data[0]].get(data[1], ())
+        unpack, wide = places[length if length < last else last]  # noqa: FURB136 - faster
+        values = unpack(data)
+        if not is_apart(values):
+            fitting = (*fitting, *narrow)
+        for number, pairs, may_stand, row in wide:
+            if values[number] in pairs and (may_stand is None or may_stand(data, length)):
                 fitting = (*fitting, row)
+        for may_be, row in anywhere:
+            if may_be(data, length):
+                fitting = (*fitting, row)
+        if length > far_from:
+            for at, literals, row in far:
+                if data.startswith(literals, at, length):
+                    fitting = (*fitting, row)
         if not fitting:
             return ()
-        found = dict.fromkeys([row.kind for row in fitting if row.fits(head, begin)])
-        if is_all:
-            return tuple([kind for kind in found if kind.whole is None or kind.whole(bytes(head))])
-        return tuple(found)
+        begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])
+        fits = dict.fromkeys([row.kind for row in fitting if row.fits(data, length, begin)])
+        if is_all and fits:
+            content = bytes(memoryview(data)[:length])
+            return tuple([kind for kind in fits if kind.whole is None or kind.whole(content)])
+        return tuple(fits)
 
-    return look
+    return look_at
 
 
-look = look_of(KINDS)
+look_at = look_of(KINDS)
+
+
+def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
+    """Return the kinds that a file fits by its first bytes, which are all of it if `is_all`."""
+    data = head if type(head) is bytes else bytes(head if is_all else head[:ISO_HEAD_BYTES])
+    return look_at(data, len(data), is_all)
+
+
 #: Of each kind whose archives may lie in programs: how one begins.
 IN_PROGRAMS = {kind.name: kind.in_programs for kind in KINDS if kind.in_programs}
-_IN_TAIL = tuple(kind.in_tail for kind in KINDS if kind.in_tail)
-#: Of each of these, a byte that no text has.
-_RARE = bytes(next(byte for byte in reversed(mark) if byte < 9) for mark in _IN_TAIL)
+#: What is searched for near the end, and of each a byte that no text has, if there is one.
+_IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
 _AT_END = [(kind, mark) for kind in KINDS for mark in kind.marks if ANYWHERE < mark.at < 0]
@@ -176,25 +211,29 @@ def tail_bytes(size: int, *, is_front: bool) -> int:
 
 def has_end_of_zip(tail: bytes) -> bool:
     """Return whether a file that ends like this may be a zip archive."""
-    for mark in _IN_TAIL:  # noqa: SIM110 - faster
-        if tail.rfind(mark) >= 0:  # from the end, which takes half as long
-            return True
-    return False
+    return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)  # from the end: half as long
 
 
-def ends_as_container(data: Bytes) -> bool:
-    """Return whether a file that ends like this may be a container, whatever it begins with.
+def ends_as_container(data: Buffer, length: int) -> bool:
+    """Return whether a file may be a container by its end, whatever it begins with.
 
-    Of many bytes, only the last are looked at. This is asked about every file.
+    It is the first `length` bytes of a buffer. This is asked about every file.
     """
-    count = len(data) // _SHARE
-    tail = data[-count if count > _NEAR_BYTES else -_NEAR_BYTES :]
-    if type(tail) is not bytes:
-        tail = bytes(tail)
-    for rare in _RARE:
-        if tail.find(rare) >= 0 and has_end_of_zip(tail):
+    if not length:
+        return False
+    start = length - (_NEAR_BYTES if length < _LONG_BYTES else length // _SHARE)
+    if start < 0:
+        start = 0
+    for rare, mark in _IN_TAIL:
+        if data.find(rare, start, length) >= 0 and data.rfind(mark, start, length) >= 0:
             return True
-    return bool(tail) and ((tail[-1] in _LAST and ends_as_other(tail)) or bool(kind_by_end(tail)))
+    if data[length - 1] in _LAST and ends_as_other(bytes(memoryview(data)[start:length])):
+        return True
+    return (
+        length >= END_MARK_BYTES
+        and data[length - END_MARK_BYTES] in _FIRST_AT_END
+        and kind_by_end(bytes(memoryview(data)[start:length])) != ""
+    )
 
 
 def ends_as_other(tail: bytes) -> bool:
@@ -205,7 +244,7 @@ def ends_as_other(tail: bytes) -> bool:
     )
 
 
-def kind_by_end(end: Bytes) -> str:
+def kind_by_end(end: Buffer | memoryview) -> str:
     """Return the kind of a file that ends like this, which is not opened; empty for others."""
     if len(end) < END_MARK_BYTES or end[-END_MARK_BYTES] not in _FIRST_AT_END:
         return ""  # as nearly all files

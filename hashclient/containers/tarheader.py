@@ -7,15 +7,21 @@ is octal between blanks, up to a blank or a zero byte, or binary where its first
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from itertools import product
 from zlib import adler32
 
 import msgspec
 
 BLOCK_BYTES = 512
 MAGIC, MAGIC_AT = b"ustar", 257
-#: Where the sum in a header stands, and how it may look; of eight digits, nothing ends them.
+#: Where the sum in a header stands, and its first two bytes. A sum of signed bytes can have one
+#: digit.
 SUM_AT = 148
-SUM = rb"\x00?[\t-\r ]*[0-7]+[\t-\r \x00]|[\t-\r 0-7\x00]{8}|\x80\x00"
+_SUM_BYTES = b" \t\n\v\f\r01234567\0"
+SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
+_FEW_DIGITS = 4  # with what ends them
+_sum = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
 #: How a file begins where more than one block may come before the first header.
 LATE_BEGINS = (b"\0\0", b"#!")
 _MAGIC_POSIX = b"ustar\0"
@@ -59,6 +65,25 @@ def number(field: bytes) -> int | None:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
         return value if field[0] == 0x80 and value < 1 << 63 else None
     return octal(field)
+
+
+def has_sum_at(at: int) -> Callable[[bytes | bytearray, int], bool]:
+    """Return a function that says whether the sum of a header may stand at an offset of a buffer.
+
+    Many texts of numbers fit so far. A text has no zero byte and no sign: its sum is 760 at least,
+    which has four digits.
+    """
+    start, end = at - SUM_AT, at + 8
+
+    def has_sum(data: bytes | bytearray, _length: int) -> bool:
+        found = _sum(data, at, end)
+        if found is None:
+            return False
+        if found.end() - at > _FEW_DIGITS or data.find(0, start, start + BLOCK_BYTES) >= 0:
+            return True
+        return not data[start : start + BLOCK_BYTES].isascii()
+
+    return has_sum
 
 
 def is_header(block: bytes) -> bool:

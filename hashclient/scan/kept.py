@@ -31,7 +31,9 @@ def may_be_container(data: bytes | memoryview) -> bool:
 
     It is no longer than this.
     """
-    return bool(look(data)) or ends_as_container(data)
+    if type(data) is not bytes:
+        data = bytes(data)
+    return bool(look(data)) or ends_as_container(data, len(data))
 
 
 class Kept:

@@ -16,6 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from typing import Any
 
 from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
@@ -23,7 +24,7 @@ from hashclient.containers.sniffing import (
     ends_as_container,
     has_behind,
     is_kind,
-    look,
+    look_at,
     wants_all_head,
 )
 from hashclient.core.algorithms import Algorithm
@@ -398,18 +399,19 @@ class Reader:
         return status
 
     def _sniff(self, first: memoryview) -> None:
-        """Look at the first bytes of a file, which mostly suffice."""
+        """Look at the first bytes of a file, which mostly suffice: the beginning of a buffer."""
         self._first_bytes = length = len(first)
         self._front = b""
-        self.begin = first[0] if length else 0
-        if found := look(first, is_all=length == self._size):
+        buffer: Any = first.obj  # of which each look takes less than of the view
+        self.begin = buffer[0] if length else 0
+        if found := look_at(buffer, length, length == self._size):
             self.may_be_container = is_kind(found)  # one that is not opened is counted there
             if not self.may_be_container:
                 self._front = bytes(first[:FRONT_BYTES])
         elif self._size is not None and length < self._size:
             self.may_be_container = False  # more follows: the end is looked at later
         else:
-            self.may_be_container = ends_as_container(first)
+            self.may_be_container = ends_as_container(buffer, length)
 
     def _sniff_again(self, fd: int, length: int) -> None:
         """Look for a mark behind the first bytes, or at the end."""
