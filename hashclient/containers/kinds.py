@@ -7,7 +7,6 @@ one file are asked.
 
 from __future__ import annotations
 
-import re
 import zlib
 
 from hashclient.containers import fronts, unopened
@@ -31,11 +30,19 @@ _LHA = b"lh0 lh1 lh2 lh3 lh4 lh5 lh6 lh7 lhd lhx lz4 lzs lz5 pm0 pm2".split()
 _SKIPPED_FRAMES = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 #: The binary form begins with a number of two bytes, in either order; the type of the first member
 #: and the length of its name are numbers as well.
-_is_cpio = re.compile(
-    rb"(?s)0|\xc7\x71.{5}[\x10-\xcf].{13}[\x00-\x0f]|\x71\xc7.{4}[\x10-\xcf].{13}[\x00-\x0f]."
-).match
-_is_mailbox = re.compile(rb"[\r\n]*From ").match
-_is_warc = re.compile(rb"WARC/[01]\.[0-9]+\r\n").match
+_CPIO_TYPES, _CPIO_LENGTHS = range(0x10, 0xD0), range(0x10)
+
+
+def _is_cpio(head: bytes) -> bool:
+    at = 6 if head[0] == 0x71 else 7
+    return head[0] == ord("0") or (
+        len(head) > 21 and head[at] in _CPIO_TYPES and head[at + 14] in _CPIO_LENGTHS
+    )
+
+
+def _is_warc(head: bytes) -> bool:
+    version, end, _ = head[5:].partition(b"\r\n")
+    return bool(end) and version[:2] in (b"0.", b"1.") and version[2:].isdigit()
 
 
 def _is_bzip2(head: bytes) -> bool:
@@ -104,7 +111,7 @@ OPENED = (
             Mark(
                 0,
                 (b"From ", b"\nF", b"\rF", b"\n\n", b"\r\r", b"\n\r", b"\r\n"),
-                is_one=lambda head: _is_mailbox(head) is not None,
+                is_one=lambda head: head.lstrip(b"\r\n").startswith(b"From "),
             ),
         ),
         "mbox:Mbox",
@@ -159,7 +166,7 @@ OPENED = (
             Mark(
                 0,
                 (b"070701", b"070702", b"070707", b"\xc7\x71", b"\x71\xc7"),
-                is_one=lambda head: _is_cpio(head) is not None,
+                is_one=_is_cpio,
             ),
         ),
         "libformats:reader",
@@ -170,7 +177,7 @@ OPENED = (
     Kind("lha", (Mark(2, tuple(b"-%b-" % one for one in _LHA)),), "libformats:reader"),
     Kind(
         "warc",
-        (Mark(0, (b"WARC/",), is_one=lambda head: _is_warc(head) is not None),),
+        (Mark(0, (b"WARC/",), is_one=_is_warc),),
         "libformats:reader",
     ),
     Kind("iso9660", (Mark(32_769, (b"CD001", b"BEA01")),), "libformats:reader"),

@@ -109,16 +109,18 @@ def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
     rows = [_row(kind, mark) for kind in kinds for mark in kind.marks]
     begins: list[dict[int, tuple[_Row, ...]]] = [{} for _ in range(256)]
     for row in rows:
-        for first, second in (divmod(pair, 256)[::-1] for pair in row.pairs if not row.mark.at):
+        for pair in row.pairs if not row.mark.at else ():
+            second, first = divmod(pair, 256)
             begins[first][second] = (*begins[first].get(second, ()), row)
     near = [row for row in rows if 0 < row.mark.at <= _BEGIN_BYTES]
     narrow = [row for row in near if len(row.pairs) <= _FEW]
     is_apart = frozenset().union(*(row.pairs for row in narrow)).isdisjoint
-    last = max(row.mark.at for row in near) + 2
+    edges = sorted({0, *(row.mark.at + 2 for row in near)})
+    last = edges[-1]
+    #: By the length of a file.
     places: list[_Places] = []
-    for length in range(last + 1):
-        is_other = any(row.mark.at + 2 == length for row in near)
-        places.append(_places(near, length) if is_other or not length else places[-1])
+    for length, longer in zip(edges, [*edges[1:], last + 1], strict=True):
+        places += [_places(near, length)] * (longer - length)
     far = [(row.mark.at, row.literals, row) for row in rows if row.mark.at > _BEGIN_BYTES]
     far_from = min(at for at, _, _ in far)
     anywhere = [(row.mark.may_be, row) for row in rows if row.mark.may_be and not row.pairs]
