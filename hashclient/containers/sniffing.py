@@ -166,7 +166,7 @@ def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
 
 #: Of each kind whose archives may lie in programs: how one begins.
 IN_PROGRAMS = {kind.name: kind.in_programs for kind in KINDS if kind.in_programs}
-#: What is searched for near the end, and of each a byte that no text has, if there is one.
+#: The bytes that are searched for near the end, each with one of them that no text has.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)

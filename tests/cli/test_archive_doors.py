@@ -167,7 +167,7 @@ def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     state.let_time_pass()
     with monkeypatch.context() as earlier:
-        for name in ("look", "has_behind", "ends_as_container"):
+        for name in ("look_at", "has_behind", "ends_as_container"):
             earlier.setattr(reading, name, lambda *_, **__: ())
         earlier.setattr(meaning, "NUMBERS", {})
         before = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)

@@ -80,7 +80,7 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     write_tree(state.tree, FILES)
     state.let_time_pass()
     with monkeypatch.context() as earlier:
-        for name in ("look", "ends_as_container", "has_behind"):
+        for name in ("look_at", "ends_as_container", "has_behind"):
             earlier.setattr(reading, name, lambda *_, **__: ())
         earlier.setattr(meaning, "NUMBERS", {})
         assert state.scan("--jobs", "1").summary["not_opened"] == {}
