@@ -353,7 +353,7 @@ def test_a_stale_list(tmp_path: Path) -> None:
 
 def test_defaults_in_the_configuration(tmp_path: Path) -> None:
     state = make_state(tmp_path / "site", {"base": csv_of({"e-1": LISTED})})
-    (state / "config.toml").write_text('[lookup]\nformat = "jsonl"\nall = true\n')
+    (state / "config.toml").write_text('[lookup]\nformat = "jsonl"\nshow_all = true\n')
     assert lookup(state, CLEAN[0]).outcomes == {CLEAN[0]: "clean"}
     (state / "config.toml").write_text("[lookup]\njobs = 3\n")
     result = lookup(state, CLEAN[0])
