@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from fixtures import archives, mails
-from hashclient.containers import sniffing
+from hashclient.containers import fronts, sniffing
 from hashclient.containers.kind import ANYWHERE, Kind, Mark, Sure
 from hashclient.containers.kinds import KINDS
 from hashclient.containers.mail import Eml
@@ -137,6 +137,28 @@ def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
         assert hasattr(expander, "sniff") == (kind.sure is not Sure.MARK)
         assert hasattr(expander, "ends") == bool(kind.in_tail)
     assert sum(other.name == kind.name for other in KINDS) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "is_searched"),
+    [
+        (b"\x7fELF\2\1" + b"\xff" * 58, True),  # tables that lie beyond any number
+        (b"\x7fELF\1\2" + b"\xff" * 58, True),
+        (b"MZ\x01\0\0\0".ljust(64, b"\0"), True),  # a length of less than nothing
+        (b"MZ" + b"\xff" * 62, False),  # it says that it is longer than the file
+    ],
+)
+def test_a_program_that_lies_about_its_parts_is_searched_within_the_file(
+    head: bytes, *, is_searched: bool
+) -> None:
+    program = head.ljust(9_000, b"\0") + b"7z\xbc\xaf\x27\x1c" + bytes(9_001) + b"x"
+
+    def read_at(offset: int, count: int) -> bytes:
+        assert 0 <= offset <= len(program) and count >= 0
+        return program[offset : offset + count]
+
+    front = program[: fronts.FRONT_BYTES]
+    assert sniffing.has_behind(front, len(program), read_at) == is_searched
 
 
 def test_a_text_that_cannot_be_mail_is_recognised_by_every_reader() -> None:
