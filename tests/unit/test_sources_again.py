@@ -73,12 +73,14 @@ def _a_task_for_each_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interface, "TASK_S", 0.0)
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("notes", ["in memory", "in a file", "without a directory for a file"])
 def test_a_file_that_was_moved_to_a_listed_directory_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: str
 ) -> None:
-    if not in_memory:
+    if notes != "in memory":
         monkeypatch.setattr(again, "MOST_BYTES", 0)
+    if notes == "without a directory for a file":
+        monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}/missing")
     walk = Walk(tmp_path / "t", "b/f")
     walk.move("b/f", "a/f")
     assert (walk.again(), walk.outcomes) == (["a/f"], {})

@@ -20,6 +20,7 @@ import io
 import os
 import stat
 import struct
+import sys
 import time
 from array import array
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ class Again:
         """Nothing is noted yet."""
         self._walkers: list[Walker] = []
         self._notes: IO[bytes] = io.BytesIO()
+        self._most_bytes = MOST_BYTES
         #: When the last directory was listed that may have changed after that.
         self._young_ns = 0
 
@@ -100,12 +102,19 @@ class Again:
         device, inode = frame.identity
         head = _HEAD.pack(device, inode, changed_ns, number, is_young, len(path), size)
         self._notes.write(head + path + marks)
-        if isinstance(self._notes, io.BytesIO) and self._notes.tell() > MOST_BYTES:
-            import tempfile  # its import is slow, and this is rare
+        if isinstance(self._notes, io.BytesIO) and self._notes.tell() > self._most_bytes:
+            self._move_to_file(self._notes)
 
+    def _move_to_file(self, notes: io.BytesIO) -> None:
+        import tempfile  # its import is slow, and this is rare
+
+        try:
             file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the notes are
-            file.write(self._notes.getvalue())
-            self._notes = file
+        except FileNotFoundError:  # no directory can be written to: they stay in memory
+            self._most_bytes = sys.maxsize
+            return
+        file.write(notes.getvalue())
+        self._notes = file
 
     def close(self) -> None:
         """Forget all notes."""
