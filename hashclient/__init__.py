@@ -21,7 +21,7 @@ _MODULES = {
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
     "hashclient.scan.sources.stream": ("Stream",),
-    "hashclient.fetch.fetcher": ("Fetched",),
+    "hashclient.fetch.switch": ("Fetched",),
     "hashclient.status.status": ("Status",),
     "hashclient.errors": (
         *("ExitCode", "HashclientError", "UsageError", "ConfigError", "UnreachableError"),
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from hashclient.fetch.fetcher import Fetched
+    from hashclient.fetch.switch import Fetched
     from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names

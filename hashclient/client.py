@@ -17,8 +17,8 @@ from hashclient.session import Session
 if TYPE_CHECKING:
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
-    from hashclient.fetch.fetcher import Fetched
     from hashclient.fetch.notices import FetchedNotices
+    from hashclient.fetch.switch import Fetched
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
     from hashclient.scan.executors.interface import Executor

@@ -19,8 +19,8 @@ from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match
-    from hashclient.fetch.fetcher import Fetched
     from hashclient.fetch.notices import FetchedNotices
+    from hashclient.fetch.switch import Fetched
 
 
 #: The longest wait for another fetch: a day, in seconds.

@@ -18,15 +18,12 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from hashclient.audit.log import Event
-from hashclient.core.match import Match
-from hashclient.core.model import Hit
 from hashclient.errors import (
     ConfigError,
     HashclientError,
@@ -37,24 +34,23 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
-from hashclient.fetch.known_listed import KnownListed, note_known_listed
+from hashclient.fetch.known_listed import note_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.places import log_refusal
+from hashclient.fetch.switch import Built, Fetched, switch
 from hashclient.fetch.withdrawals import reach_back, withdraw_list
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
-from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
+from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
 from hashclient.index.reader import CLOCK_TOLERANCE, list_folders, open_manifest
 from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.session import Session
-from hashclient.system.background import together
 from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
-    make_durable,
     make_private_dir,
     sweep_temporary,
 )
@@ -74,54 +70,6 @@ BUILT_S = 1.0
 LONG = 100_000
 #: A name that no list can have.
 NO_LIST = ""
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """The result of a fetch for one list.
-
-    `before` is the generation that was here, None for a first fetch. `added` and `withdrawn`
-    count entries, and are None when the list had to be built again over an older generation.
-    `is_ahead` says that `published_at` is in the future, as the clock here shows it.
-    `affected` are matches with a hit of an entry that is withdrawn now. `listed_again` are matches
-    whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
-    these could not be found out. `error` says why the list was left as it was. `source` is an
-    address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
-    is set and does not name the list. `known_good` says which entries are known to be good.
-    `is_ended` says that the provider has ended the list, and that it was dropped here.
-    """
-
-    list_name: str
-    provider: str
-    before: int | None = None
-    generation: int | None = None
-    added: int | None = None
-    withdrawn: int | None = None
-    entries: int | None = None
-    expires: datetime | None = None
-    published_at: datetime | None = None
-    is_ahead: bool = False
-    affected: tuple[tuple[Match, Hit], ...] = ()
-    listed_again: tuple[Match, ...] = ()
-    problem: StateError | None = None
-    error: HashclientError | None = None
-    source: str | None = None
-    is_outside: bool = False
-    known_good: KnownListed | None = None
-    is_ended: bool = False
-
-    @property
-    def changed(self) -> bool:
-        """Whether the list has a generation that it did not have before."""
-        return self.error is None and self.before != self.generation
-
-
-class _Built(msgspec.Struct, frozen=True):
-    """A generation of a list that is built, and not in use yet; `files` are not durable yet."""
-
-    directory: Path
-    manifest: Manifest
-    files: list[Path]
-    fetched: Fetched
 
 
 class ClockError(StaleError):
@@ -175,7 +123,7 @@ class Fetcher:
         self._base = base or self._settings.provider(provider).url or ""
         self._origin = origin or self._base
         #: Lists that are built or refused since `_since`, and results that are not given out yet.
-        self._built: list[_Built | Fetched] = []
+        self._built: list[Built | Fetched] = []
         self._since = 0.0
         self._results: deque[Fetched] = deque()
 
@@ -289,7 +237,7 @@ class Fetcher:
         of_others = lists_of_unconfigured(self._settings, here) if found else ()
         return set() if of_others is None else found.difference(of_others)
 
-    def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> _Built:
+    def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Built:
         """Build a list as it is now; comparing files with digests takes `limit_s` at most."""
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
         offered = tuple(sorted(trust.lists()))
@@ -392,7 +340,7 @@ class Fetcher:
         before: int | None,
         added: int | None,
         withdrawn: int | None,
-    ) -> _Built:
+    ) -> Built:
         """Complete the manifest of a list that is built.
 
         It names the lists that are `offered`, and has the times of its pieces. `pieces` has the
@@ -412,37 +360,14 @@ class Fetcher:
             is_ahead=manifest.published_at > self._session.now() + CLOCK_TOLERANCE,
             source=self._origin,
         )
-        return _Built(directory, manifest, files, fetched)
+        return Built(directory, manifest, files, fetched)
 
     def _publish(self) -> None:
-        """Switch to all generations that are built (6, 7), and log the changes (8).
-
-        Many wait for the disk together: first their files and then their names, and then each
-        manifest, which names them.
-        """
+        """Switch to all generations that are built."""
         waiting = [*self._built]
         self._built.clear()
-        built = [one for one in waiting if isinstance(one, _Built)]
-        files = [path for one in built for path in one.files]
-        failures: dict[Path, StateError] = {}
-
-        def switch(one: _Built) -> None:
-            try:
-                write_manifest(one.directory, one.manifest, self._sealer)
-            except StateError as error:
-                failures[one.directory] = error
-
-        try:
-            if files:
-                make_durable(files, self._settings.layout.lists)
-            together(switch, built)
-        except StateError as error:
-            failures = dict.fromkeys((one.directory for one in built), error)
-        switched = [one for one in built if one.directory not in failures]
-        if switched:
-            for one in switched:
-                tidy(one.directory)
-            self._session.audit.append([self._event(one) for one in switched], durable=True)
+        built = [one for one in waiting if isinstance(one, Built)]
+        failures = switch(self._session, self._sealer, built)
         for result in waiting:
             if isinstance(result, Fetched):
                 self._results.append(result)
@@ -479,20 +404,7 @@ class Fetcher:
                 " --rebuild --accept-churn` takes it without",
             )
 
-    def _event(self, one: _Built) -> Event:
-        names = ("before", "generation", "added", "withdrawn", "entries")
-        algorithm, _, digest = one.manifest.index_hash.rpartition(":")
-        data = {
-            "provider": self._provider,
-            "list": one.manifest.list,
-            **{name: getattr(one.fetched, name) for name in names},
-            # The algorithm is left out: it is SHA-256.
-            f"index_{algorithm or 'sha256'}": digest,
-            "source": self._origin,
-        }
-        return Event("fetch", data)
-
-    def _done(self, one: _Built) -> Fetched:
+    def _done(self, one: Built) -> Fetched:
         """Return the result for a list that was switched to."""
         fetched, manifest = one.fetched, one.manifest
         index = functools.partial(open_manifest, one.directory, manifest)

@@ -15,8 +15,9 @@ import msgspec
 
 from hashclient.config import Settings
 from hashclient.errors import HashclientError, StateError, UsageError
-from hashclient.fetch.fetcher import AS_USUAL, Fetched, How, manifests_here
+from hashclient.fetch.fetcher import AS_USUAL, How, manifests_here
 from hashclient.fetch.places import Place, addresses, copy_at
+from hashclient.fetch.switch import Fetched
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.index.blinding import Sealer
 from hashclient.index.open_lists import UNCONFIGURED_HINT, delegated_lists

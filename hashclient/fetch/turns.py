@@ -25,9 +25,10 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.fetch.fetcher import AS_USUAL, NO_LIST, ClockError, Fetched, Fetcher, How
+from hashclient.fetch.fetcher import AS_USUAL, NO_LIST, ClockError, Fetcher, How
 from hashclient.fetch.notices import FetchedNotices
 from hashclient.fetch.places import Place, TimedSource, log_refusal
+from hashclient.fetch.switch import Fetched
 from hashclient.session import Session
 
 #: All places together may fail for this many times the timeout of one request; then no other place

@@ -24,8 +24,9 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.fetch.fetcher import Fetched, How
+from hashclient.fetch.fetcher import How
 from hashclient.fetch.places import Place, addresses
+from hashclient.fetch.switch import Fetched
 from hashclient.fetch.turns import PATIENCE, fetch_in_turn
 from hashclient.migrations.migrate import writing
 from hashclient.status.status import read_status

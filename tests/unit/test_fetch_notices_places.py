@@ -12,9 +12,10 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.simulator import URL, Simulator, status, truncated
 from hashclient.errors import ExitCode, HashclientError, StateError
-from hashclient.fetch.fetcher import Fetched, How
+from hashclient.fetch.fetcher import How
 from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
+from hashclient.fetch.switch import Fetched
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.migrations.migrate import writing
 from hashclient.notices.document import Severity

@@ -24,9 +24,9 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.fetch.fetcher import Fetched
 from hashclient.fetch.offline import BASE, MissingError, open_copy
 from hashclient.fetch.places import copy_at
+from hashclient.fetch.switch import Fetched
 from hashclient.fetch.turns import fetch_in_turn
 from hashclient.lists.bundle import Bundle, Mark, write_bundle
 from hashclient.migrations.migrate import writing

@@ -32,8 +32,9 @@ from hashclient.errors import (
     VerificationError,
 )
 from hashclient.fetch import build, fetcher
-from hashclient.fetch.fetcher import Fetched, Fetcher, How
+from hashclient.fetch.fetcher import Fetcher, How
 from hashclient.fetch.providers import Received
+from hashclient.fetch.switch import Fetched
 from hashclient.index import writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import Manifest, verify_runs, write_manifest
@@ -274,7 +275,7 @@ def test_a_list_that_cannot_be_switched_to_holds_up_no_other(
         write_manifest(directory, manifest, sealer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetcher, "write_manifest", refuse)
+        patch.setattr("hashclient.fetch.switch.write_manifest", refuse)
         results = all_results(client)
     assert [f.error and f.error.message for f in results] == ["cannot write", None]
     assert [e["event"] for e in events(client)[before:]] == ["fetch", "refused"]
