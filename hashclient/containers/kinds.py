@@ -55,6 +55,24 @@ def _is_xz(head: bytes) -> bool:
     return len(head) >= 12 and zlib.crc32(head[6:8]) == int.from_bytes(head[8:12], "little")
 
 
+def _is_compress(head: bytes) -> bool:
+    """Return whether the longest code has a length that there is, and the first codes are known.
+
+    Each byte has a code, and each code that is read makes another one. 256 may mean that all of
+    these are dropped. The first codes have nine bits.
+    """
+    if head[2] & 0x1F > 16:
+        return False
+    bits = int.from_bytes(head[3:21], "little")
+    for number in range(min(16, (len(head) - 3) * 8 // 9)):
+        code = bits >> 9 * number & 0x1FF
+        if number and code == 256:
+            return True
+        if code >= 256 + number + (number > 0 and head[2] >> 7):
+            return False
+    return True
+
+
 def is_lzma_header(begin: bytes) -> bool:
     """Return whether the fields of .lzma make sense, which has no mark.
 
@@ -188,6 +206,7 @@ OPENED = (
         "libformats:reader",
         version=2,
     ),
+    Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
     # It has no mark, and is recognised by decoding.
     Kind("lzma", (Mark(13, (b"\0",), is_one=is_lzma_header),), "compressed:Lzma", sure=Sure.GUESS),

@@ -32,6 +32,7 @@ _RAR5_MARK_BYTES = 8
 _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
 #: No header is longer, by the documents of rar.
 _RAR_MAX_BYTES = 2 << 20
+_COMPRESS_FLAGS_AT, _COMPRESS_FLAGS = 2, 0x9F
 
 
 class SevenZip(Libarchive):
@@ -132,6 +133,30 @@ def _seven_bits(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
+class _Cleared:
+    """The bytes of `.Z`, without two flags that programs pass over and libarchive refuses."""
+
+    def __init__(self, data: Stream) -> None:
+        self._data = data
+        self._position = 0
+
+    def read(self, count: int) -> bytes:
+        piece = self._data.read(count)
+        at = _COMPRESS_FLAGS_AT - self._position
+        self._position += len(piece)
+        if 0 <= at < len(piece):
+            piece = piece[:at] + bytes([piece[at] & _COMPRESS_FLAGS]) + piece[at + 1 :]
+        return piece
+
+
+class Compress(Filtered):
+    """`.Z`, of the program compress."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        yield from super().members(_Cleared(data))
+
+
 _INSIDE_RPM = ("rpm", "gzip", "bzip2", "xz", "lzma", "zstd")
 _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "7zip": partial(SevenZip, seeks=True),
@@ -143,6 +168,7 @@ _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "ar": partial(Libarchive, is_exact=True),
     "xar": partial(Libarchive, seeks=True),
     "lha": Libarchive,
+    "compress": Compress,
     "warc": partial(Libarchive, is_exact=True),
     "iso9660": partial(DiskImage, seeks=True, is_exact=True),
 }

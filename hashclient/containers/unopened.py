@@ -63,11 +63,6 @@ def _is_message(head: bytes) -> bool:
     return head[at : at + len(_MESSAGE)] == _MESSAGE
 
 
-def _is_compress(head: bytes) -> bool:
-    """Return whether the longest code has a length that there is."""
-    return not head[2] & 0x60 and 9 <= head[2] & 0x1F <= 16
-
-
 def _is_arj(head: bytes) -> bool:
     """Return whether the checksum of the first header is right."""
     (length,) = _ARJ.unpack_from(head)
@@ -123,7 +118,6 @@ KINDS = (
     ),
     Kind("dbx", (Mark(0, (b"\xcf\xad\x12\xfe",)),)),
     Kind("nsf", (Mark(0, (b"\x1a\0\0\4\0\0",)),)),
-    Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),)),
     Kind("pack", (Mark(0, (b"\x1f\x1e",), is_one=lambda head: 0 < head[6] <= 24),)),
     Kind("arj", (Mark(0, (b"\x60\xea",), is_one=_is_arj, reaches=True),)),
     Kind("ace", (Mark(7, (b"**ACE**",)),)),

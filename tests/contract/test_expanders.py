@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from fixtures import archives, mails
+from hashclient.containers import libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz
 from hashclient.containers.interface import Expander, Unlisted
 from hashclient.containers.mail import Eml, Message
@@ -71,6 +72,9 @@ ROWS = [
     Row("message", Message(), mail, tells_cuts=False, first=2, is_sniffed=False),
     Row("tnef", Tnef(), mails.tnef_of),
 ]
+if libarchive.is_here():
+    z = libformats.reader("compress", ())
+    ROWS.append(Row("compress", z, only(archives.compress_of), holds=1, tells_cuts=False))
 SMALL: Contents = {"a.bin": b"benign one, benign one", "dir/b.txt": bytes(range(200)), "c": b"x"}
 
 each_kind = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

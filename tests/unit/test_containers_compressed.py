@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.archives import bzip2_of, gzip_of, lzma_of, raw_deflate, xz_of
-from hashclient.containers import decoding
+from fixtures.archives import bzip2_of, compress_of, gzip_of, lzma_of, raw_deflate, xz_of
+from hashclient.containers import decoding, libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz, Zstd
 from hashclient.containers.decoding import Inflater, decoded
 from hashclient.containers.interface import ISO_HEAD_BYTES, Expander, NotReadError, Why
@@ -211,3 +211,29 @@ def test_zstd_frames_one_behind_the_other() -> None:
         return subprocess.run(["zstd", "-c"], input=content, check=True, capture_output=True).stdout
 
     assert opened(Zstd(), pack(A) + b"\x51\x2a\x4d\x18\1\0\0\0x" + pack(B)).contents == [A + B]
+
+
+@pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+def test_flags_of_compress_that_mean_nothing_are_passed_over() -> None:
+    expander = libformats.reader("compress", ())
+    content = A[:900]
+    for flags in (0x20, 0x40, 0x60):
+        data = bytearray(compress_of(content))
+        data[2] |= flags
+        for source in (Whole(bytes(data)), Once(bytes(data), 1)):
+            assert opened(expander, source).contents == [content]
+        assert sniffs(expander, bytes(data))
+
+
+@pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
+def test_a_code_of_compress_that_does_not_exist_is_unread_and_no_file_at_all_where_it_begins() -> (
+    None
+):
+    expander = libformats.reader("compress", ())
+    data = compress_of(bytes(range(100)))
+    broken = data[:80] + b"\xff\xff" + data[82:]
+    assert sniffs(expander, broken) and opened(expander, broken).reasons == {Why.DAMAGED}
+    assert not sniffs(expander, data[:4] + b"\xff\xff" + data[6:])
+    chance = random.Random(3)
+    others = [b"\x1f\x9d" + chance.randbytes(500) for _ in range(2_000)]
+    assert sum(sniffs(expander, other) for other in others) < 3
