@@ -44,6 +44,7 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 # An hour or two. What is not here (another Python, a mail server) is named and left out.
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_SECONDS ?= 600
+CASES ?= 20000
 check-deep: check ## run what takes long: all examples, every Python, the wheel, known holes, fuzzing
 	@for version in $(PYTHONS); do
 	  if ! "python$$version" -c '' 2> /dev/null; then
@@ -57,6 +58,9 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	build/audit/bin/pip install -q pip-audit < /dev/null
 	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements.lock
 	rm -rf build/audit
+	for kind in $$($(BIN)/python -m fixtures.differential); do
+	  $(BIN)/python -m fixtures.differential "$$kind" --cases $(CASES)
+	done
 	targets=$$($(MAKE) fuzz ARGS=)
 	each=$$(( $(FUZZ_SECONDS) / $$(wc -l <<< "$$targets") + 1 ))
 	for target in $$targets; do

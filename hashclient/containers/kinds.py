@@ -76,14 +76,16 @@ def _is_compress(head: bytes) -> bool:
 def is_lzma_header(begin: bytes) -> bool:
     """Return whether the fields of .lzma make sense, which has no mark.
 
-    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, and the rules
-    for the length are those of `xz`.
+    Programs write a window of 2^n or 3·2^n bytes, `xz` and 7-Zip open any of these, zstd and Python
+    one of nothing; and the rules for the length are those of `xz`.
     """
     if len(begin) < _LZMA_BYTES or begin[0] >= 225 or begin[13]:
         return False
     window, size = int.from_bytes(begin[1:5], "little"), int.from_bytes(begin[5:13], "little")
     lowest = window & -window
-    return (0 < window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
+    if not window and not size:
+        return False  # zeros, which begin much
+    return (window in (lowest, 3 * lowest) or window == 0xFFFFFFFF) and (
         size < 1 << 38 or size == (1 << 64) - 1
     )
 
@@ -170,10 +172,10 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    # Programs pass over the fields that are reserved; the version is 1.3 or so.
+    # Programs pass over the version and what is reserved; files begin soon.
     Kind(
         "cab",
-        (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and head[25] == 1),),
+        (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and head[18:20] == b"\0\0"),),
         "libformats:reader",
         in_programs=b"MSCF\0\0\0\0",
     ),
@@ -209,6 +211,12 @@ OPENED = (
     Kind("compress", (Mark(0, (b"\x1f\x9d",), is_one=_is_compress),), "libformats:reader"),
     Kind("lzip", (Mark(0, (b"LZIP\0", b"LZIP\1")),), "libformats:reader", version=2),
     # It has no mark, and is recognised by decoding.
-    Kind("lzma", (Mark(13, (b"\0",), is_one=is_lzma_header),), "compressed:Lzma", sure=Sure.GUESS),
+    Kind(
+        "lzma",
+        (Mark(13, (b"\0",), is_one=is_lzma_header),),
+        "compressed:Lzma",
+        version=2,
+        sure=Sure.GUESS,
+    ),
 )
 KINDS = (*OPENED, *unopened.KINDS, *fronts.KINDS)

@@ -279,8 +279,11 @@ class _Archive:
             raise NotReadError(Why.DAMAGED, f"ends after {length:,} of {size:,} bytes")
 
     def rest(self) -> bytes:
-        """Return the beginning of the bytes behind what was read of a compressed file."""
-        return self._input.rest(self._library.archive_filter_bytes(self._archive, -1))
+        """Return the beginning of the bytes behind what was read of a compressed file.
+
+        The first four may belong to it: the library takes the next mark, or does not.
+        """
+        return self._input.rest(self._library.archive_filter_bytes(self._archive, -1) - 4)
 
     def _check(self, status: int) -> None:
         if status != _OK:
@@ -418,7 +421,8 @@ class Filtered:
         try:
             if archive.next() is not None:
                 yield [Member(b"", None, False, _reading(archive, None))]  # noqa: FBT003 - a field
-                if is_joined(archive.rest()):
+                rest = archive.rest()
+                if is_joined(rest) or is_joined(rest[4:]):
                     text = f"another stream follows that of {self.name}"
                     yield Unlisted(b"", Why.UNSUPPORTED, text)
         finally:

@@ -67,3 +67,13 @@ def test_a_seed_always_gives_the_same_bytes(kind: str) -> None:
     assert {
         kind.draw(f"1 {n}").get("planted", 0) for kind in KINDS.values() for n in range(40)
     } == set(range(len(PLANTED)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_clean_that_a_program_extracts(comparison: Comparison, kind: str) -> None:
+    """And hardly any is unread that two programs extract; `make check-deep` tries 20,000."""
+    chosen, number = KINDS[kind], 500
+    found = comparison.differences(chosen, [chosen.draw(f"1 {each}") for each in range(number)])
+    assert not [each.line() for each in found if not each.is_named]
+    assert compare.is_tolerable(found, number)
