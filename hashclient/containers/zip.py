@@ -121,6 +121,7 @@ class _Archive:
     def __init__(self, data: Data) -> None:
         self._data = data
         self._ranges = Ranges()
+        self._doubtful = Ranges()  # of members that are read as the directory alone says
         self._structure: list[tuple[int, int]] = []
         self._lowest = data.size  # where the structure begins
         self._seen: set[int] = set()
@@ -250,7 +251,7 @@ class _Archive:
                     raise
                 if flags & IS_ENCRYPTED:
                     error = encrypted()
-                elif is_apart:
+                elif is_apart and self._doubtful.add(offset, offset + LOCAL_BYTES + packed):
                     members += by_directory(self._data, entry)
                 unlisted.append(Unlisted(name, error.why, error.detail))
         return members

@@ -519,3 +519,11 @@ def test_python_agrees_with_it() -> None:
             want = [(name.encode(), archive.read(name)) for name in archive.namelist()]
         out = look(data)
         assert out.members == want and not out.unread
+
+
+def test_members_whose_headers_disagree_are_read_by_the_directory_once_where_they_overlap() -> None:
+    lying = {"crc": 5}
+    made = archives.Zip().add(b"a", A, archives.STORED, local=lying)
+    entries = made.entries * 50
+    out = look(made.end(entries=entries))
+    assert out.contents.count(A) == 1 and out.reasons == {Why.DAMAGED}
