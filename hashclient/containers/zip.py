@@ -251,8 +251,9 @@ class _Archive:
                     raise
                 if flags & IS_ENCRYPTED:
                     error = encrypted()
-                elif is_apart and self._doubtful.add(offset, offset + LOCAL_BYTES + packed):
-                    members += by_directory(self._data, entry)
+                elif is_apart and (found := by_directory(self._data, entry)):
+                    if self._doubtful.add(offset, offset + LOCAL_BYTES + packed):
+                        members += found
                 unlisted.append(Unlisted(name, error.why, error.detail))
         return members
 
