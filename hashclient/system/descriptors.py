@@ -12,8 +12,6 @@ import os
 import select
 import stat
 
-from hashclient.system.strangers import trusted_users
-
 #: Errors for a lack of descriptors or memory, which may pass.
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -31,6 +29,9 @@ def open_input(path: str | os.PathLike[str]) -> int:
     try:
         status, itself = os.fstat(held), f"/proc/self/fd/{held}"
         is_named_pipe = stat.S_ISFIFO(status.st_mode) and os.readlink(itself).startswith("/")  # noqa: PTH115
+        # Here, since commands are loaded without what it needs when their man pages are made.
+        from hashclient.system.strangers import trusted_users
+
         if is_named_pipe and status.st_uid not in trusted_users():
             raise OSError(errno.EACCES, "a pipe of another user", os.fspath(path))
         # The very file that was looked at: the path may lead to another one by now.
