@@ -40,6 +40,22 @@ def _is_cpio(head: bytes) -> bool:
     )
 
 
+def _is_form(head: bytes) -> bool:
+    """Return whether a line of dashes begins it, and the header behind that is of a form."""
+    if head[:2] != b"--" or head[2:3] in b"\r\n":
+        return False
+    header = head.replace(b"\r", b"").partition(b"\n\n")[0].lower()
+    fields = (line.partition(b":") for line in header.split(b"\n"))
+    return any(
+        name == b"content-disposition" and value.strip().startswith(b"form-data")
+        for name, _, value in fields
+    )
+
+
+def _is_mail(head: bytes) -> bool:
+    return not _is_form(head) and may_be_mail(head)
+
+
 def _is_warc(head: bytes) -> bool:
     version, end, _ = head[5:].partition(b"\r\n")
     return bool(end) and version[:2] in (b"0.", b"1.") and version[2:].isdigit()
@@ -139,7 +155,7 @@ OPENED = (
     ),
     Kind(
         "eml",
-        (Mark(ANYWHERE, is_one=may_be_mail, may_be=may_hold_mail),),
+        (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
         version=2,
         hides_end=False,
@@ -149,6 +165,12 @@ OPENED = (
     Kind(
         "message", (), "mail:Message", version=2
     ),  # where a mailbox or another message says that it is one
+    Kind(
+        "form",
+        (Mark(0, (b"--",), is_one=_is_form),),
+        "form:Form",
+        hides_end=False,
+    ),
     Kind(
         "7zip",
         (Mark(0, (b"7z\xbc\xaf\x27\x1c",)),),

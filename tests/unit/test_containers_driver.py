@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.archives import compress_of
 from hashclient.containers import libarchive
 from hashclient.containers.driver import Driver, Spool
 from hashclient.containers.interface import (
@@ -131,6 +132,7 @@ def zstd(data: bytes) -> bytes:
     return subprocess.run(["zstd", "-qc"], input=data, check=True, capture_output=True).stdout
 
 
+FORM = b'--xx\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
 WAYS: Mapping[str, Callable[[bytes], bytes]] = {
     "zip": lambda data: zip_of(x=data),
     "stored": lambda data: zip_of(zipfile.ZIP_STORED, x=data),
@@ -138,12 +140,14 @@ WAYS: Mapping[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "form": lambda data: FORM + data + b"\r\n--xx--\r\n",
     "sfx": lambda data: b"MZ" + bytes(700) + zip_of(x=data),
     "zip in a picture": lambda data: b"\xff\xd8\xff" + b"\x00\x11" * 99 + zip_of(x=data),
 }
 OTHERS: Mapping[str, Callable[[bytes], bytes]] = {
     **{kind: bsdtar(kind) for kind in ("7zip", "cpio", "ar", "iso9660", "xar")},
     "zstd": zstd,
+    "Z": compress_of,
 }
 has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("zstd")
 ALL = {**WAYS, **(OTHERS if has_others else {})}

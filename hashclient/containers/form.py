@@ -1,0 +1,73 @@
+"""A form that a browser sends (`multipart/form-data`): each part is a member, byte by byte.
+
+The body alone is enough, as a proxy hands it over: its first line is the boundary. Servers differ
+about `Content-Transfer-Encoding` and about multiparts in a part, so both readings count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+
+from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
+from hashclient.containers.mailreadings import Kept, Stored, first_way, other_ways
+from hashclient.containers.mimelines import Boundaries, Lines
+
+#: Multiparts in each other.
+MAX_DEPTH = 8
+
+
+class Form:
+    """Bodies of requests that have a form."""
+
+    name = "form"
+    seeks = False
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the parts one by one, each to be read before the next is asked for."""
+        lines = Lines(data)
+        boundary = lines.peek(HEAD_BYTES).partition(b"\n")[0].rstrip()[2:]
+        yield from _parts(lines, (boundary,), 1)
+
+
+def _parts(
+    lines: Lines, boundaries: Iterable[bytes], depth: int
+) -> Iterator[list[Member] | Unlisted]:
+    stack = [Boundaries(boundaries)]
+    number = 0
+    for _ in lines.body(stack, guesses=False):
+        pass
+    while lines.hit is not None:
+        if lines.hit.is_last:
+            for _ in lines.body(stack, guesses=False):
+                pass
+            continue
+        fields = lines.header(stack).fields()
+        number += 1
+        name, position, kept = fields.name or b"part-%d" % number, lines.position, Kept()
+        once = kept.watch(lines.body(stack, guesses=False))
+        yield [Member(name, None, is_exact=False, chunks=partial(iter, once), offset=position)]
+        for _ in once:  # what was not asked for
+            pass
+        if lines.is_doubtful or not fields.has_end or fields.rest or fields.is_disputed:
+            yield Unlisted(
+                name, Why.DAMAGED, "form: servers differ about where a part begins or ends"
+            )
+        ways = [
+            way
+            for encoding in fields.ways
+            if encoding
+            for way in (first_way(encoding), *other_ways(encoding))
+        ]
+        if lines.may_end_with_return:
+            ways.append(lambda pieces: chain(pieces, (b"\r",)))
+        if kept.is_too_much and (ways or fields.is_multipart):
+            yield Unlisted(name, Why.LIMIT, "form: servers differ about a part of this size")
+            continue
+        for way in ways:
+            yield [Member(name, None, is_exact=False, chunks=partial(way, kept), offset=position)]
+        if fields.is_multipart and depth >= MAX_DEPTH:
+            yield Unlisted(name, Why.LIMIT, "form: too many multiparts in each other")
+        elif fields.is_multipart:
+            yield from _parts(Lines(Stored(kept)), fields.boundaries, depth + 1)

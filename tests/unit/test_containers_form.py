@@ -1,0 +1,103 @@
+"""Forms as browsers send them: each part is a member, as servers read it."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from fixtures import archives
+from hashclient.containers.form import MAX_DEPTH, Form
+from hashclient.containers.interface import Why
+from hashclient.containers.mail import Eml
+from hashclient.containers.mailreadings import MAX_AGAIN_BYTES
+from tests.opened import Once, Opened, has_mark, opened, sniffs
+
+CONTENT = bytes(range(256)) * 20 + b"\r\n\r\n--x\n--\r"
+
+
+def part(content: bytes, more: str = "") -> bytes:
+    head = f'Content-Disposition: form-data; name="f"; filename="a.bin"\r\n{more}\r\n'
+    return head.encode() + content
+
+
+def form(
+    *parts: bytes, boundary: bytes = b"----WebKitFormBoundaryx7", end: bytes = b"--\r\n"
+) -> bytes:
+    return b"".join(b"--" + boundary + b"\r\n" + one + b"\r\n" for one in parts) + (
+        b"--" + boundary + end
+    )
+
+
+def look(data: bytes) -> Opened:
+    assert has_mark(data) and sniffs(Form(), data) and not sniffs(Eml(), data)
+    out = opened(Form(), data)
+    once = opened(Form(), Once(data, 333))
+    assert (out.members, out.unread) == (once.members, once.unread)
+    return out
+
+
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT, b"text\n" * 99, CONTENT * 200])
+def test_each_part_is_a_member_byte_by_byte(content: bytes) -> None:
+    octets = "Content-Type: application/octet-stream\r\n"
+    out = look(form(part(content, octets), part(b"a value"), part(content)))
+    assert out.members == [(b"f", content), (b"f", b"a value"), (b"f", content)]
+    assert not out.unread
+
+
+def test_fields_come_in_any_order_and_case() -> None:
+    data = form(b"content-type: image/png\r\nCONTENT-DISPOSITION: Form-Data; name=x\r\n\r\nABC")
+    assert look(data).contents == [b"ABC"]
+
+
+def test_a_form_without_its_end_has_its_parts() -> None:
+    data = form(part(b"ABC"), part(b"DEF"))
+    assert look(data[: data.rindex(b"\r\n--")]).contents == [b"ABC", b"DEF"]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable"])
+def test_an_encoding_is_undone_and_not(encoding: str) -> None:
+    packed = base64.b64encode(b"decoded it") if encoding == "base64" else b"decoded=20it"
+    out = look(form(part(packed, f"Content-Transfer-Encoding: {encoding}\r\n")))
+    assert {packed, b"decoded it"} <= set(out.contents)
+
+
+def test_a_multipart_in_a_part_is_a_file_to_some_and_parts_to_others() -> None:
+    inner = form(b"Content-Disposition: file; filename=b\r\n\r\nABC", boundary=b"in")
+    out = look(form(part(inner, "Content-Type: multipart/mixed; boundary=in\r\n")))
+    assert out.members == [(b"f", inner), (b"b", b"ABC")]
+
+
+def test_multiparts_too_deep_in_each_other_are_unread() -> None:
+    data = b"ABC"
+    for number in range(MAX_DEPTH + 1):
+        named = b"in%d" % number
+        data = form(
+            part(data, f"Content-Type: multipart/mixed; boundary=in{number - 1}\r\n"),
+            boundary=named,
+        )
+    assert look(data).reasons == {Why.LIMIT}
+
+
+def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
+    """PHP ends a part there; the others do not."""
+    out = look(form(part(b"ABC\r\n--xx-longer\r\nDEF"), boundary=b"xx"))
+    assert out.reasons == {Why.DAMAGED}
+
+
+def test_a_part_that_has_two_readings_and_is_too_large_to_keep_is_unread() -> None:
+    large = bytes(MAX_AGAIN_BYTES + 1)
+    assert not look(form(part(large))).unread
+    out = look(form(part(large, "Content-Transfer-Encoding: base64\r\n")))
+    assert out.reasons == {Why.LIMIT}
+
+
+def test_other_texts_with_dashes_are_no_forms() -> None:
+    for text in (
+        b"--- a/file\n+++ b/file\n",
+        b"-- sql\nselect 1;\n",
+        b"--\r\nContent-Disposition: form-data",
+        b"--x\r\n\r\nContent-Disposition: form-data\r\n",
+        archives.zip_of({"a": b"b"}),
+    ):
+        assert not sniffs(Form(), text)
