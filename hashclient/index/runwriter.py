@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import IO, Any, Protocol, TypeVar
 
 import msgspec
@@ -41,6 +41,7 @@ from hashclient.lists.wire import (
     Uint64,
     entry_hashes,
 )
+from hashclient.system.background import Task
 from hashclient.system.files import atomic_file
 
 #: Rows that are numbered at a time.
@@ -339,12 +340,18 @@ def _all_keys(columns: Columns, prefixes: Sequence[str]) -> Iterator[tuple[Array
 
 
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield `items`; another thread makes the next item while one is used."""
-    with ThreadPoolExecutor(1) as maker:
-        ahead = maker.submit(next, items, None)
+    """Yield `items`; another thread makes the next item while one is used, and none is left."""
+
+    def make() -> _T | None:
+        return next(items, None)
+
+    ahead = Task(make, "index")
+    try:
         while (item := ahead.result()) is not None:
-            ahead = maker.submit(next, items, None)
+            ahead = Task(make, "index")
             yield item
+    finally:
+        ahead.wait(TIMEOUT_MAX)
 
 
 def _write_at(stream: IO[bytes], places: dict[str, int], name: str, array: Array) -> None:

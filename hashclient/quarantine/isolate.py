@@ -38,7 +38,7 @@ from hashclient.quarantine.sealing import (
     seal,
     verify_evidence,
 )
-from hashclient.quarantine.store import AT_ONCE, AT_ONCE_BYTES, Room, Wait
+from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
 from hashclient.quarantine.tombstone import tombstone_text
 from hashclient.system.text import log_path_fields, path_fields
 
@@ -120,10 +120,10 @@ def _take_some(
     acts: dict[str, _Act] = {}
     steps: dict[str, _Steps] = {}
     inodes = set[int]()
-    size = 0
+    size, most = 0, at_once()
     # An id that was given twice waits until it is done; so does another name of the same file,
     # which changes when it loses the first one.
-    while left and left[0][0] not in outcomes and len(outcomes) < AT_ONCE and size < AT_ONCE_BYTES:
+    while left and left[0][0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id, seen = left[0]
         try:
             act = _Act(room, matches.get(match_id), matches, mark)

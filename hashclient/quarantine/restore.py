@@ -35,7 +35,7 @@ from hashclient.quarantine.safe_rename import (
     reason_of,
 )
 from hashclient.quarantine.sealing import Digester, is_what_matched, sha256_on_disk
-from hashclient.quarantine.store import AT_ONCE, AT_ONCE_BYTES, Room, Wait
+from hashclient.quarantine.store import AT_ONCE_BYTES, Room, Wait, at_once
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.system.beneath import rename_noreplace
 from hashclient.system.files import state_error, write_all
@@ -116,9 +116,9 @@ def _restore_some(
     outcomes: dict[str, Restored | HashclientError | None] = {}
     restored: list[Item] = []
     acts: dict[str, _Steps] = {}
-    size = 0
+    size, most = 0, at_once()
     # An id that was given twice waits until its item is gone.
-    while left and left[0] not in outcomes and len(outcomes) < AT_ONCE and size < AT_ONCE_BYTES:
+    while left and left[0] not in outcomes and len(outcomes) < most and size < AT_ONCE_BYTES:
         match_id = left.popleft()
         outcomes[match_id] = None
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -46,8 +47,22 @@ LOCK_WAIT_S = 60.0
 #: other one is added.
 AT_ONCE = 64
 AT_ONCE_BYTES = 1 << 26
+#: How many free descriptors there must be for each: the two, and some while it is sealed.
+_DESCRIPTORS_EACH = 8
 
 _Out = TypeVar("_Out")
+
+
+def at_once() -> int:
+    """Return how many items may take steps together, by the descriptors that are free."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return AT_ONCE
+    try:
+        used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names
+    except OSError:
+        return 1
+    return max(1, min(AT_ONCE, (most - used) // _DESCRIPTORS_EACH))
 
 
 class Wait(msgspec.Struct, frozen=True):

@@ -5,9 +5,11 @@ The threads are daemons: Ctrl-C must not wait for a pipe that gives nothing, nor
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import TIMEOUT_MAX, Semaphore, Thread
 from typing import Generic, TypeVar
 
 from hashclient.errors import StateError
@@ -37,13 +39,36 @@ def start_thread(work: Callable[[], None], name: str) -> Thread:
 
 
 def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
-    """Return what `do` returns for each item; several are done in threads, waiting for the disk."""
+    """Return what `do` returns for each item; several are done in threads, waiting for the disk.
+
+    Where the system has no room for so many threads, those that have begun do all, or this one.
+    """
     if len(items) < 2:
         return [do(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # most commands need none
+    left, done = deque(enumerate(items)), dict[int, T]()
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(do, items))
+    def work() -> None:
+        while True:
+            try:
+                number, item = left.popleft()
+            except IndexError:
+                return
+            done[number] = do(item)
+
+    tasks: list[Task[None]] = []
+    try:
+        with contextlib.suppress(StateError):
+            while left and len(tasks) < min(len(items), _AT_ONCE):
+                tasks.append(Task(work, "together"))
+        if not tasks:
+            work()
+        for task in tasks:
+            task.result()
+    finally:
+        left.clear()
+        for task in tasks:
+            task.wait(TIMEOUT_MAX)
+    return [done[number] for number in range(len(items))]
 
 
 class Task(Generic[T]):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from fixtures.client import csv
 from hashclient.system import background
-from tests.kit import Site
-
-
-class NoThread(threading.Thread):
-    """A thread for which the system has no room."""
-
-    def start(self) -> None:
-        raise RuntimeError("can't start new thread")
+from tests.kit import NoThread, Site
 
 
 def test_a_fetch_and_a_lookup_without_room_for_a_thread(

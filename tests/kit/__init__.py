@@ -15,6 +15,7 @@ from tests.kit.provider import ALL_ALGORITHMS, Provider, csv_of, digests_of
 from tests.kit.run import (
     ROOT,
     UNMEASURED,
+    NoThread,
     Run,
     arguments,
     bytes_path,
@@ -37,6 +38,7 @@ __all__ = [
     "ALL_ALGORITHMS",
     "ROOT",
     "UNMEASURED",
+    "NoThread",
     "Provider",
     "Run",
     "Site",

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,13 @@ def wait_until(condition: Callable[[], bool], pid: int) -> None:
             return
         signal.sigtimedwait([], 0.01)
     raise AssertionError(f"process {pid} did not do what was expected")
+
+
+class NoThread(threading.Thread):
+    """A thread for which the system has no room."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
 
 
 def open_files() -> int:

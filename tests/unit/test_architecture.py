@@ -261,6 +261,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.isolators.files._holds",
             "scan.cluster.quiet.dask_setup",
             "scan.executors.worker.become_child",
+            "quarantine.store.at_once",
             "scan.sources.mounts._can_identify",
             "scan.sources.mounts._read_mountinfo",
             "scan.sources.mounts._uuids_of",

@@ -10,7 +10,8 @@ import pytest
 
 from hashclient.errors import StateError, UsageError
 from hashclient.system import background
-from hashclient.system.background import Task, ahead
+from hashclient.system.background import Task, ahead, together
+from tests.kit import NoThread
 
 ROOM = 2
 
@@ -78,13 +79,6 @@ def test_a_task_gives_its_result_or_what_it_has_raised() -> None:
         Task(failing, "test").result()
 
 
-class NoThread(threading.Thread):
-    """A thread for which the system has no room."""
-
-    def start(self) -> None:
-        raise RuntimeError("can't start new thread")
-
-
 def test_no_room_for_a_thread_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "Thread", NoThread)
     with pytest.raises(StateError, match="cannot start a thread") as caught:
@@ -92,3 +86,37 @@ def test_no_room_for_a_thread_is_an_error_of_its_own(monkeypatch: pytest.MonkeyP
     assert "ulimit -u" in (caught.value.hint or "")
     with pytest.raises(StateError, match="cannot start a thread"):
         Task(int, "test")
+
+
+def test_several_are_done_together_in_order_whatever_room_for_threads_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[int] = []
+
+    class Few(threading.Thread):
+        """A thread for which the system has room, if it is one of the first three."""
+
+        def start(self) -> None:
+            begun.append(1)
+            if len(begun) > 3:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    expected = [str(number) for number in range(50)]
+    assert together(str, range(50)) == expected
+    for kind in (Few, NoThread):
+        monkeypatch.setattr(background, "Thread", kind)
+        assert together(str, range(50)) == expected
+
+
+def test_what_one_raises_is_raised_when_none_runs_any_more() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 3:
+            raise UsageError("enough")
+        done.append(number)
+
+    with pytest.raises(UsageError, match="enough"):
+        together(work, range(200))
+    assert 3 not in done and not any("together" in t.name for t in threading.enumerate())

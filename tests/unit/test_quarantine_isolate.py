@@ -38,8 +38,10 @@ from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME, open_place
 from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
 from hashclient.session import Session
+from hashclient.system import background
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from hashclient.system.locks import writer_lock
+from tests.kit import NoThread, descriptors_left
 
 
 def test_a_file_is_sealed_and_removed(ward: Ward, file: Path) -> None:
@@ -619,7 +621,7 @@ def test_many_files_share_what_is_written_of_all(
 ) -> None:
     matches = several(ward, tmp_path, 7)
     recorder = Recorder()
-    monkeypatch.setattr(isolate, "AT_ONCE", 5)
+    monkeypatch.setattr(store, "AT_ONCE", 5)
     with watched(recorder):
         done = take_all(ward, [match.id for match in matches])
     assert done == {match.id: "quarantined" for match in matches}
@@ -638,6 +640,26 @@ def test_many_files_share_what_is_written_of_all(
         assert not Path(match.path).exists()
         assert ward.opened(match) == b"benign %d" % number
     assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+@pytest.mark.parametrize("free", [20, 40])
+def test_few_free_descriptors_are_for_fewer_files_at_once(
+    ward: Ward, tmp_path: Path, free: int
+) -> None:
+    matches = several(ward, tmp_path, 12)
+    with ward.record() as record, descriptors_left(free):
+        done = take_all(ward, [match.id for match in matches], record)
+    assert done == {match.id: "quarantined" for match in matches}
+    assert {f.detail for f in ward.verify().values()} == {"whole"}
+
+
+def test_without_room_for_threads_files_are_isolated_one_after_the_other(
+    ward: Ward, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = several(ward, tmp_path, 3)
+    monkeypatch.setattr(background, "Thread", NoThread)
+    done = take_all(ward, [match.id for match in matches])
+    assert done == {match.id: "quarantined" for match in matches}
 
 
 def test_a_batch_of_files_ends_at_so_many_bytes(

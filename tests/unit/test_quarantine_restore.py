@@ -26,7 +26,7 @@ from hashclient.errors import (
 )
 from hashclient.index.blinding import Sealer
 from hashclient.matches.store import Matches
-from hashclient.quarantine import restore, sealing
+from hashclient.quarantine import restore, sealing, store
 from hashclient.quarantine.age import load_identities, parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
@@ -587,7 +587,7 @@ def test_many_items_share_what_is_written_of_all(
         append(events, **options)
 
     monkeypatch.setattr(ward.audit, "append", counted)
-    monkeypatch.setattr(restore, "AT_ONCE", 5)
+    monkeypatch.setattr(store, "AT_ONCE", 5)
     ids = [match.id for match in matches]
     done = restore_all(ward, ids)
     assert done == [(m.id, restore.Restored(m.path, ())) for m in matches]
