@@ -194,11 +194,13 @@ OPENED = (
         ends=(End(b"\xc4\x3d\x7b\x00\x40\x07\x00"),),
         in_programs=b"Rar!\x1a\7\0",
     ),
-    # Programs pass over the version and what is reserved; files begin soon.
+    # Programs pass over the version, over what is reserved, and some over where the files begin. A
+    # text has no zeros.
     Kind(
         "cab",
-        (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and head[18:20] == b"\0\0"),),
+        (Mark(0, (b"MSCF",), is_one=lambda head: len(head) > 35 and 0 in head[4:36]),),
         "libformats:reader",
+        version=2,
         in_programs=b"MSCF\0\0\0\0",
     ),
     Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader"),

@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from fixtures import archives, mails
+from fixtures import archives, mails, others
 from hashclient.containers import fronts, sniffing
 from hashclient.containers.kind import ANYWHERE, Kind, Mark, Sure
 from hashclient.containers.kinds import KINDS
@@ -191,3 +191,20 @@ def test_a_text_with_colons_that_is_all_there_is_need_not_be_opened() -> None:
     ):
         assert has_mark(mail, is_all=True)
     assert has_mark(b"a: b\n" * 20_000, is_all=True)  # of longer lines, pieces are read as lines
+
+
+@pytest.mark.parametrize("folders", [1, 1_000, 9_000])
+@pytest.mark.parametrize("version", [b"\3\1", b"\0\0", b"\xff\xff"])
+@pytest.mark.parametrize("behind", [0, 100, 1 << 16])
+def test_a_cabinet_is_known_wherever_its_files_begin(
+    folders: int, version: bytes, behind: int
+) -> None:
+    """7-Zip opens it with bytes before its files, cabextract with any place of these."""
+    data = others.cab_of({"inner": b"benign"})
+    (files,) = struct.unpack_from("<L", data, 16)
+    cabinet = bytearray(data[:36] + data[36:44] * folders + bytes(behind) + data[files:])
+    struct.pack_into("<L", cabinet, 16, 36 + 8 * folders + behind)
+    cabinet[24:26] = version
+    struct.pack_into("<H", cabinet, 26, folders)
+    assert [one.name for one in Registry().pick(bytes(cabinet), b"")] == ["cab"]
+    assert Registry().pick(b"MSCF is the mark of cabinets, which hold other files.", b"") == []
