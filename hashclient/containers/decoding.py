@@ -83,11 +83,11 @@ def brief_inflater(wbits: int) -> Any:
 
 
 class Inflater:
-    """Bare deflate as such a decoder."""
+    """Deflate as such a decoder: bare, or another form by `wbits` of zlib."""
 
-    def __init__(self) -> None:
+    def __init__(self, wbits: int = -15) -> None:
         """Begin before the first byte."""
-        self._inflater = inflater(-15)
+        self._inflater = inflater(wbits)
         self._rest = b""
         self.needs_input = True
 

@@ -40,6 +40,11 @@ def _is_cpio(head: bytes) -> bool:
     )
 
 
+def _is_ole(head: bytes) -> bool:
+    """Return whether its sectors have a length that there is."""
+    return len(head) >= 512 and 7 <= head[30] <= 20 and not head[31]
+
+
 def _is_form(head: bytes) -> bool:
     """Return whether a line of dashes begins it, and the header behind that is of a form."""
     if head[:2] != b"--" or head[2:3] in b"\r\n":
@@ -169,6 +174,12 @@ OPENED = (
         "form",
         (Mark(0, (b"--",), is_one=_is_form),),
         "form:Form",
+        hides_end=False,
+    ),
+    Kind(
+        "ole",
+        (Mark(0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",), is_one=_is_ole),),
+        "ole:Ole",
         hides_end=False,
     ),
     Kind(

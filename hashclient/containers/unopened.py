@@ -3,8 +3,7 @@
 Their content is not checked, so each is counted by its kind, in every summary. To add a kind is
 one row in `KINDS`.
 
-Limits: a kind shows within the first 33 KiB or in the last 512 bytes. A message of Outlook is known
-by its directory, which Outlook writes at the beginning.
+Limits: a kind shows within the first 33 KiB or in the last 512 bytes.
 """
 
 from __future__ import annotations
@@ -25,11 +24,6 @@ _FILE_SYSTEMS_OF_BOOT = ((3, b"NTFS    "), (3, b"EXFAT   "), (54, b"FAT"), (82, 
 _GPT = b"EFI PART"
 #: Of arj: the length of the header behind it, and the checksum behind that.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
-#: Of an OLE file: the exponent of its sectors, and the first sector of its directory.
-_OLE = Struct("<30xH16xL")
-_OLE_CLASS_AT = 80
-#: {00020D0B-0000-0000-C000-000000000046}, the class of a message.
-_MESSAGE = b"\x0b\x0d\x02\0\0\0\0\0\xc0\0\0\0\0\0\0\x46"
 
 
 def _is_partitioned(head: bytes) -> bool:
@@ -54,13 +48,6 @@ def _has_boot_file_system(head: bytes) -> bool:
 def _is_ext(head: bytes) -> bool:
     inodes, block, state, revision = _EXT.unpack_from(head, _EXT_AT)
     return bool(inodes) and block <= 6 and state <= 7 and revision <= 1
-
-
-def _is_message(head: bytes) -> bool:
-    """Return whether the root of an OLE file has the class of a message of Outlook."""
-    exponent, sector = _OLE.unpack_from(head)
-    at = (sector + 1 << min(exponent, 12)) + _OLE_CLASS_AT
-    return head[at : at + len(_MESSAGE)] == _MESSAGE
 
 
 def _is_arj(head: bytes) -> bool:
@@ -113,9 +100,6 @@ KINDS = (
     Kind("partclone", (Mark(0, (b"partclone-image",)),)),
     Kind("bkf", (Mark(0, (b"TAPE\0\0",)),)),
     Kind("pst", (Mark(0, (b"!BDN",)),)),
-    Kind(
-        "msg", (Mark(0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",), is_one=_is_message, reaches=True),)
-    ),
     Kind("dbx", (Mark(0, (b"\xcf\xad\x12\xfe",)),)),
     Kind("nsf", (Mark(0, (b"\x1a\0\0\4\0\0",)),)),
     Kind("pack", (Mark(0, (b"\x1f\x1e",), is_one=lambda head: 0 < head[6] <= 24),)),

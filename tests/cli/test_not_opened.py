@@ -20,7 +20,7 @@ KINDS = Counter(kind for _, kind, _ in unopened.each())
 LISTED = b"a listed file of some length"
 INSIDE = archives.zip_of({"disk.img": unopened.disk(), "x": b"benign"})
 DMG = next(data for _, kind, data in unopened.each() if kind == "dmg")
-NESTED = archives.gzip_of(archives.tar_of({"a.zip": INSIDE, "m.msg": unopened.message()}))
+NESTED = archives.gzip_of(archives.tar_of({"a.zip": INSIDE, "m.pst": unopened.store()}))
 
 
 def state_of(directory: Path, *, sized: bool = True) -> State:
@@ -29,7 +29,7 @@ def state_of(directory: Path, *, sized: bool = True) -> State:
     return state
 
 
-ALL = KINDS + Counter({"disk": 2, "msg": 1})
+ALL = KINDS + Counter({"disk": 2, "pst": 1})
 
 
 @pytest.mark.sampled
@@ -69,7 +69,7 @@ def test_a_configuration_makes_each_unread_by_name_and_the_inventory_hides_none(
         assert result.summary["not_opened"] == dict(ALL)
         assert {line["reason"] for line in unread} == {f"not-opened: {kind}" for kind in ALL}
         named = {tuple(line["members"]) for line in unread if line["container"].endswith(".tgz")}
-        assert named == {("n.tar", "a.zip", "disk.img", ""), ("n.tar", "m.msg", "")}
+        assert named == {("n.tar", "a.zip", "disk.img", ""), ("n.tar", "m.pst", "")}
 
 
 def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
@@ -94,13 +94,13 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     [
         ("long.img", {"disk": 1}),
         ("long.dmg", {"dmg": 1}),
-        ("a.msg", {"msg": 1}),
-        ("n.tgz", {"disk": 1, "msg": 1}),
+        ("a.pst", {"pst": 1}),
+        ("n.tgz", {"disk": 1, "pst": 1}),
     ],
 )
 def test_a_stream_has_the_same_counts(tmp_path: Path, name: str, kinds: dict[str, int]) -> None:
     long = {"img": unopened.disk() + bytes(3 << 20), "dmg": bytes(range(256)) * 9000 + DMG[-512:]}
-    contents = {"a.msg": unopened.message(), "n.tgz": NESTED}
+    contents = {"a.pst": unopened.store(), "n.tgz": NESTED}
     data = contents.get(name) or long[name[-3:]]
     state = State(tmp_path, {"base": {"e-1": LISTED}})
     result = state.run("scan", "-", "--format", "jsonl", stdin=data)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import pytest
 
-from fixtures import archives, mails
+from fixtures import archives, mails, ole
 from hashclient.containers import libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz
 from hashclient.containers.interface import Expander, Unlisted
 from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
+from hashclient.containers.ole import Ole
 from hashclient.containers.tar import Tar
 from hashclient.containers.tnef import Tnef
 from hashclient.containers.zip import Zip
@@ -56,6 +57,10 @@ def mailbox(contents: Contents) -> bytes:
     return mails.mbox_of(b"Subject: x\nTo: y\n\n" + content for content in contents.values())
 
 
+def compound(contents: Contents) -> bytes:
+    return ole.ole_of({name.replace("/", "-"): content for name, content in contents.items()})
+
+
 ROWS = [
     Row("zip", Zip(), archives.zip_of, is_whole=True),
     Row("zip-streamed", Zip(), lambda c: archives.zip_of(c, streamed=True), is_whole=True),
@@ -71,6 +76,7 @@ ROWS = [
     Row("eml", Eml(), mail, tells_cuts=False, first=2),
     Row("message", Message(), mail, tells_cuts=False, first=2, is_sniffed=False),
     Row("tnef", Tnef(), mails.tnef_of),
+    Row("ole", Ole(), compound),
 ]
 if libarchive.is_here():
     z = libformats.reader("compress", ())

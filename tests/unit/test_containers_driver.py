@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.archives import compress_of
+from fixtures.ole import ole_of
 from hashclient.containers import libarchive
 from hashclient.containers.driver import Driver, Spool
 from hashclient.containers.interface import (
@@ -141,6 +142,7 @@ WAYS: Mapping[str, Callable[[bytes], bytes]] = {
     "bz2": bz2.compress,
     "xz": lzma.compress,
     "form": lambda data: FORM + data + b"\r\n--xx--\r\n",
+    "ole": lambda data: ole_of({"x": data}),
     "sfx": lambda data: b"MZ" + bytes(700) + zip_of(x=data),
     "zip in a picture": lambda data: b"\xff\xd8\xff" + b"\x00\x11" * 99 + zip_of(x=data),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import sys
 from pathlib import Path
 
@@ -42,13 +41,6 @@ def test_a_boot_sector_without_partitions_is_no_disk() -> None:
     assert not kind_by_begin(b"MZ" + disk[2:])  # a kernel
     gpt = bytes(510) + b"\x55\xaaEFI PART" + bytes(2000)
     assert kind_by_begin(gpt) == "disk"
-
-
-def test_an_office_document_is_no_message() -> None:
-    assert not kind_by_begin(unopened.message(bytes(16)))
-    whole = bytearray(unopened.message())
-    struct.pack_into("<L", whole, 48, 0xFFFFFFFE)  # a directory that is nowhere
-    assert not kind_by_begin(bytes(whole))
 
 
 def test_hardly_any_file_of_anything_is_of_such_a_kind() -> None:

@@ -1,0 +1,161 @@
+"""Members in streams of office documents: pictures, embedded files, documents in presentations.
+
+Records say where each begins and ends, behind a header of eight bytes. They are searched for in
+streams that have such records, since only the text of a document says where they are. A workbook
+cuts them up. An encrypted document is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from struct import Struct
+
+from hashclient.containers import decoding
+from hashclient.containers.forward import PIECE_BYTES, Forward
+from hashclient.containers.interface import Member, Unlisted, Why
+from hashclient.containers.runs import Runs
+
+#: Streams in which pictures lie, and those of workbooks, as records of their own kind.
+_WITH_RECORDS = frozenset(
+    (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
+) | frozenset((b"EscherStm", b"EscherDelayStm"))
+_BOOKS = frozenset((b"Workbook", b"Book"))
+_NATIVE = b"\x01Ole10Native"
+_NAMES = _WITH_RECORDS | _BOOKS | frozenset((_NATIVE, b"Current User", b"EncryptedPackage"))
+
+#: By the first four bytes of a record (instance and kind): how many bytes stand before a picture.
+#: One identifier of 16 bytes or two, and a byte; of a metafile its header, and no byte.
+_PICTURES = {
+    instance.to_bytes(2, "little") + kind.to_bytes(2, "little"): before + more
+    for kind, one, before in (
+        (0xF01D, 0x46A0, 17),  # JPEG
+        (0xF01D, 0x6E20, 17),
+        (0xF02A, 0x46A0, 17),
+        (0xF02A, 0x6E20, 17),
+        (0xF01E, 0x6E00, 17),  # PNG
+        (0xF01F, 0x7A80, 17),  # DIB
+        (0xF029, 0x6E40, 17),  # TIFF
+        (0xF01A, 0x3D40, 50),  # EMF
+        (0xF01B, 0x2160, 50),  # WMF
+        (0xF01C, 0x5420, 50),  # PICT
+    )
+    for instance, more in ((one, 0), (one + 0x10, 16))
+}
+_METAFILES = (0xF01A, 0xF01B, 0xF01C)
+#: A document in a presentation: as it is, or its length and it compressed.
+_DOCUMENT, _PACKED_DOCUMENT = b"\0\0\x11\x10", b"\x10\0\x11\x10"
+_BEFORE = {**_PICTURES, _DOCUMENT: 0, _PACKED_DOCUMENT: 4}
+_find = re.compile(b"|".join(map(re.escape, _BEFORE))).finditer
+_HEADER = Struct("<2xHL")
+#: Of a metafile: its compression, in the byte before the last of its header.
+_IS_PACKED_AT, _PACKED = -2, 0
+
+_BIFF = Struct("<HH")
+_DRAWING, _CONTINUED, _END, _FILE_PASS = 0xEB, 0x3C, 0x0A, 0x2F
+_NATIVE_HEAD_BYTES = 64 << 10
+_IS_PACKAGE, _IS_EMBEDDED = b"\2\0", b"\0\0\3\0"
+
+
+def has_more(name: bytes) -> bool:
+    """Return whether there may be members in a stream with this name."""
+    return name.rpartition(b"/")[2] in _NAMES
+
+
+def inside(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
+    """Yield the members in a stream, by its name."""
+    last = name.rpartition(b"/")[2]
+    if _is_encrypted(last, stream):
+        yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
+    elif last == _NATIVE:
+        yield from _native(name, stream)
+    elif last in _WITH_RECORDS:
+        yield from _records(name, stream)
+    elif last in _BOOKS:
+        yield from _book(name, stream)
+
+
+def _is_encrypted(last: bytes, stream: Runs) -> bool:
+    if last == b"WordDocument":
+        head = stream.read_at(0, 12)
+        return head[:2] == b"\xec\xa5" and len(head) == 12 and bool(head[11] & 1)
+    if last == b"Current User":
+        return stream.read_at(12, 4) == b"\xdf\xc4\xd1\xf3"
+    return last == b"EncryptedPackage"
+
+
+def _records(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
+    """Yield the pictures and documents in a stream of records."""
+    at = 0
+    while block := stream.read_at(at, PIECE_BYTES + _HEADER.size):
+        for found in _find(block, 0):
+            if found.start() >= PIECE_BYTES:
+                break
+            head = stream.read_at(at + found.start(), _HEADER.size)
+            if len(head) < _HEADER.size:
+                break
+            kind, length = _HEADER.unpack(head)
+            begin = at + found.start() + _HEADER.size
+            before = _BEFORE[found[0]]
+            if before < length <= stream.size - begin:
+                yield [_record(name, stream, kind, begin, before, length - before)]
+        at += PIECE_BYTES
+
+
+def _record(name: bytes, stream: Runs, kind: int, begin: int, before: int, length: int) -> Member:
+    start = begin + before
+    is_packed = before == 4
+    if kind in _METAFILES:
+        is_packed = stream.read_at(start + _IS_PACKED_AT, 1) == bytes([_PACKED])
+    plain = partial(stream.chunks, start, length)
+    if not is_packed:
+        return Member(name, length, is_exact=True, chunks=plain, offset=start)
+
+    def chunks() -> Iterator[bytes]:
+        pieces = plain()
+        yield from decoding.decoded(decoding.Inflater(15), lambda: next(pieces, b""))
+
+    return Member(name, None, is_exact=False, chunks=chunks, offset=start)
+
+
+def _book(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
+    """Yield the pictures of a workbook: their records lie in others, in pieces of 8 kB."""
+    source, drawings, is_drawing = Forward(stream), Runs(stream), False
+    while len(head := source.take(_BIFF.size)) == _BIFF.size:
+        kind, length = _BIFF.unpack(head)
+        if kind == _END:
+            break
+        if kind == _FILE_PASS:
+            yield Unlisted(name, Why.ENCRYPTED, "ole: the document is encrypted")
+            return
+        is_drawing = kind == _DRAWING or (kind == _CONTINUED and is_drawing)
+        if is_drawing and length:
+            drawings.add(source.position, length)
+        if source.skip(length) < length:
+            break
+    yield from _records(name, drawings)
+
+
+def _native(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
+    """Yield an embedded file: a package has names before it, other objects only a length."""
+    head = stream.read_at(0, _NATIVE_HEAD_BYTES)
+    yield [_part(name, stream, 4, stream.size - 4)]
+    if head[4:6] != _IS_PACKAGE:
+        return
+    end_of_title = head.find(b"\0", 6)
+    end = head.find(b"\0", end_of_title + 1)
+    if min(end_of_title, end) < 0 or head[end + 1 : end + 5] != _IS_EMBEDDED:
+        return
+    size_at = end + 9 + int.from_bytes(head[end + 5 : end + 9], "little")
+    length = int.from_bytes(stream.read_at(size_at, 4), "little")
+    if size_at + 4 + length > stream.size:
+        yield Unlisted(name, Why.DAMAGED, "ole: an embedded file that is cut off")
+        return
+    yield [_part(head[6:end_of_title], stream, size_at + 4, length)]
+
+
+def _part(name: bytes, stream: Runs, start: int, length: int) -> Member:
+    length = max(length, 0)
+    chunks = partial(stream.chunks, start, length)
+    return Member(name, length, is_exact=True, chunks=chunks, offset=start)

@@ -1,0 +1,194 @@
+"""OLE2, the form of doc, xls, ppt, msg and msi: each stream is a member; some hold others.
+
+A file is cut into sectors; a table says which one follows which. Streams that are short lie in a
+stream of their own, with sectors and a table of its own. A chain is followed as far as the size
+says, so none is endless, and a stream is read in pieces. Streams that no storage names are no
+members: programs do not show them.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterator
+from functools import partial
+from struct import Struct
+from typing import NamedTuple, cast
+
+from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
+from hashclient.containers.officeart import has_more, inside
+from hashclient.containers.runs import Runs
+
+#: Exponents of the sectors, long and short; the directory; up to which size a stream is short, and
+#: the table of these; and where the list of sectors of the table goes on.
+_HEADER = Struct("<30xHH14xL4xLL4xL4x")
+_LISTED_AT, _HEADER_BYTES = 76, 512
+#: name, its length, kind; the entries before and behind it, and the first one in it; sector, size
+_ENTRY = Struct("<64sHBx3L36xLQ")
+_EMPTY, _STORAGE, _ROOT = 0, 1, 5
+_NONE = 0xFFFFFFFF
+#: Programs take the size in the header for the limit of short streams, or this one.
+_SHORT_BYTES = 4096
+_MAX_DIRECTORY_BYTES = 64 << 20
+_MAX_PATH_BYTES = 1000
+#: How often the bytes of a file are searched: streams have none in common.
+_SEARCHED = 4
+
+
+class _Entry(NamedTuple):
+    name: bytes
+    start: int
+    size: int
+
+
+class Ole:
+    """Compound files."""
+
+    name = "ole"
+    seeks = True
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """Yield the streams, and then what is in them."""
+        data = cast(Data, data)
+        file = _File(data)
+        entries, is_whole = file.entries()
+        if not is_whole:
+            yield Unlisted(b"", Why.DAMAGED, "ole: a part of the directory is not there")
+        ways = [(entry, is_short) for entry in entries for is_short in file.ways(entry)]
+        yield [
+            Member(
+                entry.name,
+                entry.size,
+                is_exact=True,
+                chunks=partial(file.chunks, entry, is_short=is_short),
+            )
+            for entry, is_short in ways
+        ]
+        left = _SEARCHED * data.size
+        for entry, is_short in ways:
+            if not has_more(entry.name):
+                continue
+            stream = file.stream(entry, is_short=is_short)
+            left -= stream.size
+            if left < 0:
+                yield Unlisted(entry.name, Why.LIMIT, "ole: the same bytes are in many streams")
+                return
+            yield from inside(entry.name, stream)
+
+
+class _File:
+    """The tables of one file."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        head = data.read_at(0, _HEADER_BYTES)
+        fields = _HEADER.unpack_from(head.ljust(_HEADER_BYTES, b"\0"))
+        shift, self._short, self._directory, self._limit, short_table, listed = fields
+        if len(head) < _HEADER_BYTES or not 7 <= shift <= 20 or self._short > shift:
+            raise NotReadError(Why.DAMAGED, "ole: an invalid header")
+        self._bytes = 1 << shift
+        #: As many as there may be: no chain is longer.
+        self._count = max(data.size - 1, 0) // self._bytes
+        self._table = array("I")
+        self._fill(head, listed)
+        self._short_table = _numbers(self._chain(short_table, self._count * self._bytes))
+        self._root = Runs(data)
+
+    def _fill(self, head: bytes, listed: int) -> None:
+        """Read the table, whose sectors the header lists, and more sectors behind that."""
+        places = _words(head[_LISTED_AT:])
+        for _ in range(self._count + 1):
+            for place in places:
+                if len(self._table) >= self._count:
+                    return
+                if place < self._count:
+                    self._table.extend(_words(self._sector(place)))
+            if listed >= self._count:
+                return
+            words = _words(self._sector(listed))
+            places, listed = words[:-1], words[-1] if words else _NONE
+
+    def _sector(self, number: int) -> bytes:
+        return self._data.read_at((number + 1) * self._bytes, self._bytes)
+
+    def _chain(self, start: int, size: int) -> Runs:
+        """Return the bytes of a chain, up to `size`; fewer where it ends before."""
+        runs, size = Runs(self._data), min(size, self._data.size)
+        while size > 0 and start < len(self._table):
+            runs.add((start + 1) * self._bytes, min(size, self._bytes))
+            size -= self._bytes
+            start = self._table[start]
+        return runs
+
+    def entries(self) -> tuple[list[_Entry], bool]:
+        """Return all streams that storages name, and whether all that is named is there."""
+        directory = self._chain(self._directory, self._count * self._bytes)
+        if directory.size > _MAX_DIRECTORY_BYTES:
+            raise NotReadError(Why.LIMIT, f"ole: a directory of {directory.size:,} bytes")
+        raw = directory.read_at(0, directory.size)
+        count = len(raw) // _ENTRY.size
+        found: list[_Entry] = []
+        todo, seen, is_whole = [(0, b"")], set[int](), True
+        while todo:
+            number, path = todo.pop()
+            if number == _NONE or number in seen:
+                continue
+            if number >= count:
+                is_whole = is_whole and not count
+                continue
+            seen.add(number)
+            fields = _ENTRY.unpack_from(raw, number * _ENTRY.size)
+            raw_name, length, kind, before, behind, child, start, size = fields
+            if self._bytes <= 512:
+                size &= 0xFFFFFFFF  # some programs leave anything in the upper half
+            if not number:
+                self._root = self._chain(start, size)
+                todo.append((child, b""))
+                continue
+            todo += [(behind, path), (before, path)]
+            text = raw_name[: max(min(length, 64) - 2, 0)].decode("utf-16-le", "replace")
+            name = path + text.encode()
+            if kind in (_STORAGE, _ROOT):
+                todo.append((child, name[-_MAX_PATH_BYTES:] + b"/"))
+            elif kind != _EMPTY:
+                found.append(_Entry(name, start, size))
+        return found, is_whole
+
+    def ways(self, entry: _Entry) -> list[bool]:
+        """Return whether a stream is a short one; programs may differ."""
+        return list(dict.fromkeys((entry.size < self._limit, entry.size < _SHORT_BYTES)))
+
+    def stream(self, entry: _Entry, *, is_short: bool) -> Runs:
+        """Return the bytes of a stream; fewer than its size where they are not all here."""
+        if not is_short:
+            return self._chain(entry.start, entry.size)
+        runs, left, place = Runs(self._root), min(entry.size, self._data.size), entry.start
+        while left > 0 and place < len(self._short_table):
+            runs.add(place << self._short, min(left, 1 << self._short))
+            left -= 1 << self._short
+            place = self._short_table[place]
+        return runs
+
+    def chunks(self, entry: _Entry, *, is_short: bool) -> Iterator[bytes]:
+        """Yield the bytes of a stream."""
+        count = 0
+        for piece in self.stream(entry, is_short=is_short).chunks():
+            count += len(piece)
+            yield piece
+        if count < entry.size:
+            text = f"ole: ends after {count:,} of {entry.size:,} bytes"
+            raise NotReadError(Why.DAMAGED, text)
+
+
+def _words(raw: bytes) -> array[int]:
+    words = array("I", raw[: len(raw) & ~3])
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
+
+
+def _numbers(runs: Runs) -> array[int]:
+    words = array("I")
+    for piece in runs.chunks():
+        words.extend(_words(piece))
+    return words

@@ -1,0 +1,58 @@
+"""Bytes that lie in pieces in other data, as one: a stream in sectors, a record that is cut up."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from hashclient.containers.forward import PIECE_BYTES
+from hashclient.containers.interface import Data
+
+
+class Runs:
+    """Pieces of other data, one behind the other, which can be read anywhere."""
+
+    def __init__(self, data: Data) -> None:
+        """Begin with none."""
+        self._data = data
+        #: Where each piece begins in the data, and in the whole.
+        self._starts, self._places = array("Q"), array("Q")
+        self._position = 0
+        self.size = 0
+
+    def add(self, start: int, length: int) -> None:
+        """Add `length` bytes from `start` on."""
+        if not self._starts or self._starts[-1] + self.size - self._places[-1] != start:
+            self._starts.append(start)
+            self._places.append(self.size)
+        self.size += length
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there."""
+        pieces = []
+        number = bisect_right(self._places, offset) - 1
+        end = min(offset + count, self.size)
+        while offset < end:
+            is_last = number + 1 == len(self._places)
+            stop = end if is_last else min(end, self._places[number + 1])
+            start = self._starts[number] + offset - self._places[number]
+            piece = self._data.read_at(start, stop - offset)
+            pieces.append(piece)
+            if len(piece) < stop - offset:
+                break
+            offset, number = stop, number + 1
+        return b"".join(pieces)
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        piece = self.read_at(self._position, count)
+        self._position += len(piece)
+        return piece
+
+    def chunks(self, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from `start` on: `length` of them, or all."""
+        end = self.size if length is None else start + length
+        while start < end and (piece := self.read_at(start, min(PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece
