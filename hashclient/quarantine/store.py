@@ -264,7 +264,7 @@ class Room:
         left = dict(acts)
         with contextlib.ExitStack() as stack:
             for act in left.values():
-                stack.callback(act.close)
+                stack.callback(_close, act)
             while left:
                 waits: dict[str, Wait] = {}
                 steps = together(_next, list(left.values()))
@@ -399,6 +399,12 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
         return result
     except (HashclientError, OSError) as error:
         return error
+
+
+def _close(act: Generator[Wait, None, Any]) -> None:
+    """End an act, unless it still runs, since its end was not waited for after two interrupts."""
+    with contextlib.suppress(ValueError):
+        act.close()
 
 
 def remove_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
-from threading import TIMEOUT_MAX, Semaphore, Thread
+from threading import TIMEOUT_MAX, Event, Semaphore, Thread
 from typing import Generic, TypeVar
 
 from hashclient.errors import StateError
@@ -83,22 +83,25 @@ class Task(Generic[T]):
         self._work = work
         self._results: list[T] = []
         self._error: BaseException | None = None
-        self._thread = start_thread(self._run, name)
+        # After a signal has interrupted `Thread.join`, the next one would not wait.
+        self._ended = Event()
+        start_thread(self._run, name)
 
     def _run(self) -> None:
         try:
             self._results.append(self._work())
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             self._error = error
+        finally:
+            self._ended.set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for at most this many seconds; return whether the work is done."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._ended.wait(seconds)
 
     def result(self) -> T:
         """Wait for the end of the work; return its result, or raise its exception."""
-        self._thread.join()
+        self._ended.wait()
         if self._error is not None:
             raise self._error
         return self._results[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -109,7 +111,7 @@ def test_several_are_done_together_in_order_whatever_room_for_threads_there_is(
         assert together(str, range(50)) == expected
 
 
-def test_what_one_raises_is_raised_when_none_runs_any_more() -> None:
+def test_what_one_of_several_raises_is_raised() -> None:
     done: list[int] = []
 
     def work(number: int) -> None:
@@ -119,4 +121,29 @@ def test_what_one_raises_is_raised_when_none_runs_any_more() -> None:
 
     with pytest.raises(UsageError, match="enough"):
         together(work, range(200))
-    assert 3 not in done and not any("together" in t.name for t in threading.enumerate())
+    assert 3 not in done
+
+
+def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
+    """A join that a signal has interrupted makes the next one return at once."""
+    interrupted, begun, done = threading.Event(), list[int](), list[int]()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.wait(10)
+        signal.sigtimedwait([], 0.05)
+        done.append(number)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            together(work, range(200))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted(done) == sorted(begun) and len(begun) < 200
