@@ -33,7 +33,7 @@ class DataFiles(BuildHookInterface[WheelBuilderConfig]):
 
         made = datetime.fromtimestamp(get_reproducible_timestamp(), UTC).date()
         self._temporary = tempfile.TemporaryDirectory()
-        manual = Path(self.root, "docs/operations.md").read_text(encoding="utf-8")
+        manual = Path(self.root, "docs/operations/configuration.md").read_text(encoding="utf-8")
         files = data_files(made)
         files[f"share/man/man5/{CONFIG_PAGE}.5"] = config_page(manual, made)
         for number, (target, text) in enumerate(files.items()):

@@ -366,7 +366,7 @@ def parse_config(
 def _not_valid(where: str, fault: Fault) -> ConfigError:
     return ConfigError(
         f"configuration {where} is not valid: {fault.message}",
-        hint=fault.hint or "docs/operations.md describes every key",
+        hint=fault.hint or "docs/operations/configuration.md describes every key",
     )
 
 
@@ -437,5 +437,5 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
     if Action.REPORT in actions and known.report.destination() is None:
         raise ConfigError(
             f"{where}: a policy asks for reports, but there is no default destination for them",
-            hint="docs/operations.md describes [report]",
+            hint="docs/operations/configuration.md describes [report]",
         )

@@ -1,7 +1,7 @@
-"""The man page of config.toml, made from the manual's chapter on the configuration.
+"""The man page of config.toml, made from the manual's page on the configuration.
 
-A test compares that chapter with the code, so the page agrees with the code, too. The chapter is
-plain Markdown: headings, paragraphs, tables of two columns, and fenced examples.
+A test compares that page with the code, so the man page agrees with the code, too. It is plain
+Markdown: headings, paragraphs, tables of two columns, and fenced examples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from datetime import date
 from hashclient.core.version import __version__
 from manpages.commands import CONFIG_PAGE, NAME, bold, bold_quoted, example
 
-_CHAPTER = re.compile(r"^## Configuration\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
 _BLOCKS = re.compile(r"(```.*?^```$|^#+ .*?$)", re.MULTILINE | re.DOTALL)
@@ -22,27 +21,21 @@ _BAR = re.compile(r"(?<!\\)\|")
 
 
 def config_page(manual: str, made: date) -> str:
-    """Return the page; `manual` is the text of `docs/operations.md`.
-
-    Raises:
-        ValueError: the manual has no such chapter.
-    """
-    found = _CHAPTER.search(manual)
-    if found is None:
-        raise ValueError("the manual has no chapter on the configuration")
+    """Return the page; `manual` is the text of `docs/operations/configuration.md`."""
+    _title, _, text = manual.partition("\n")
     lines = [
         f'.TH {CONFIG_PAGE.upper()} 5 {made:%Y-%m-%d} "{NAME} {__version__}" "{NAME} manual"',
         ".SH NAME",
         rf"{CONFIG_PAGE} \- config.toml, the configuration of {NAME}",
         ".SH DESCRIPTION",
-        *_chapter(_COMMENT.sub("", found[1])),
+        *_sections(_COMMENT.sub("", text)),
         ".SH SEE ALSO",
         f"{bold(NAME)}(1)",
     ]
     return re.sub(r"^(\.S[HS] .*)\n\.PP$", r"\1", "\n".join(lines), flags=re.MULTILINE) + "\n"
 
 
-def _chapter(text: str) -> Iterator[str]:
+def _sections(text: str) -> Iterator[str]:
     for block in _BLOCKS.split(text):
         if block.startswith("```"):
             yield from example(block.split("\n")[1:-1])

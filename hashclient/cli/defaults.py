@@ -179,5 +179,5 @@ def _fault_of(option: click.Option, key: str, value: Any, name: str) -> Fault | 
 def _not_valid(where: str, fault: Fault) -> ConfigError:
     return ConfigError(
         f"configuration {where} is not valid: {fault.message}",
-        hint=fault.hint or "docs/operations.md describes every key",
+        hint=fault.hint or "docs/operations/configuration.md describes every key",
     )

@@ -24,7 +24,7 @@ class Kind(enum.StrEnum):
 
 
 class MatchState(enum.StrEnum):
-    """The state of a recorded match; `docs/operations.md` has the picture."""
+    """The state of a recorded match; `docs/operations/after-a-match.md` has the picture."""
 
     FOUND = "found"
     HELD = "held"
@@ -52,8 +52,8 @@ SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
-#: From which states each state is reached; `docs/operations.md` says by whom, and what is kept. Two
-#: things lead back besides: a report is taken back, or an entry is listed again.
+#: From which states each state is reached; `docs/operations/after-a-match.md` says by whom, and
+#: what is kept. Two things lead back besides: a report is taken back, or an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
     _S.FOUND: (_S.HELD, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
     _S.HELD: (_S.FOUND, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),

@@ -1,8 +1,8 @@
 """The formats on disk, their versions, and how earlier versions of each are read.
 
-A table for people and for tests: `docs/operations.md` shows it, and a test compares it with the
-constants in the modules that write the files. To change a format, raise its version and the
-state's, add a `Step`, and keep a state directory of the release before for the tests.
+A table for people and for tests: `docs/operations/upgrading.md` shows it, and a test compares it
+with the constants in the modules that write the files. To change a format, raise its version and
+the state's, add a `Step`, and keep a state directory of the release before for the tests.
 """
 
 from __future__ import annotations

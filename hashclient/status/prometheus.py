@@ -1,9 +1,9 @@
 """The status of a state directory as metrics in Prometheus' text format, for a textfile collector.
 
 Pure: from a status to text. Names and labels are an interface that dashboards and alerts rely on
-(`docs/operations.md` has the table): they are added to, and not changed. A part of the status that
-is not there or cannot be read has no samples; the exit code shows that something is wrong. No path,
-entry or digest is in any of it.
+(`docs/operations/prometheus.md` has the table): they are added to, and not changed. A part of the
+status that is not there or cannot be read has no samples; the exit code shows that something is
+wrong. No path, entry or digest is in any of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The paths in a state directory; each of them is named here and nowhere else.
 
 Other modules get a path from the `Layout` in the settings. `FILES` says what each file is for; a
-test compares it with the files of a real state, and `docs/operations.md` has it as a table.
+test compares it with the files of a real state, and `docs/operations/where-things-are.md` shows it.
 """
 
 from __future__ import annotations

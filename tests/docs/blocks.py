@@ -13,11 +13,14 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+#: The guide to operations: its first page, and a page for each question.
+OPERATIONS = (DOCS / "operations.md", *sorted((DOCS / "operations").glob("*.md")))
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *DOCS.glob("*.md"), *OPERATIONS})
 
 #: Seconds that a whole document may take; far above what any needs.
 TIMEOUT_S = 60
@@ -27,15 +30,22 @@ _BLOCK = re.compile(
 )
 
 
-def marked_blocks(document: Path, name: str) -> list[str]:
+def text_of(document: Path | Iterable[Path]) -> str:
+    """Return the text of a document, or of several as one: where a text stands is left open."""
+    pages = [document] if isinstance(document, Path) else document
+    return "\n".join(page.read_text() for page in pages)
+
+
+def marked_blocks(document: Path | Iterable[Path], name: str) -> list[str]:
     """Return the texts of the blocks in `document` that are marked with `name`, in order."""
-    return [m["text"] for m in _BLOCK.finditer(document.read_text()) if m["name"] == name]
+    return [m["text"] for m in _BLOCK.finditer(text_of(document)) if m["name"] == name]
 
 
-def table_rows(document: Path, heading: str) -> list[list[str]]:
+def table_rows(document: Path | Iterable[Path], heading: str) -> list[list[str]]:
     """Return the cells of the first table below `heading`, without its two head lines."""
-    _, found, below = f"\n{document.read_text()}".partition(f"\n{heading}\n")
-    assert found, f"{document.name} has no heading {heading}"
+    text = f"\n{text_of(document)}"
+    assert text.count(f"\n{heading}\n") == 1, f"no heading, or several: {heading}"
+    below = text.partition(f"\n{heading}\n")[2]
     rows = []
     for line in below.splitlines():
         if line.startswith("|"):

@@ -47,21 +47,47 @@ from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
 from hashclient.status.prometheus import render
-from tests.docs.blocks import DOCS, DOCUMENTS, marked_blocks, run_command, run_script, table_rows
+from tests.docs.blocks import (
+    DOCS,
+    DOCUMENTS,
+    OPERATIONS,
+    marked_blocks,
+    run_command,
+    run_script,
+    table_rows,
+    text_of,
+)
 from tests.docs.commands import check_invocation, invocations
 from tests.kit import Site, csv_of, write_tree
 from tests.unit.test_prometheus import full
 
 pytestmark = pytest.mark.docs
 
-OPERATIONS = DOCS / "operations.md"
-METRICS = "### With Prometheus"
+METRICS = "## Metrics"
+#: A page may have fewer words than this, examples not counted. The reference of keys has no limit.
+WORDS_OF_A_PAGE = 700
+REFERENCE = DOCS / "operations" / "configuration.md"
 #: The tables that the policy of an example needs.
 MEANT = '[report.to.police]\nkind = "package"\ndirectory = "/srv"\n'
 #: A public key whose secret key nobody has.
 RECIPIENT = x25519.Identity.generate().to_public()
 FORCE = ("--force", "--reason", "a test")
 COMMAND_VARIABLE = f"HASHCLIENT_({'|'.join(COMMANDS)})_".upper()
+
+
+@pytest.mark.parametrize("page", OPERATIONS, ids=lambda page: page.stem)
+def test_a_page_is_short(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$|<!--.*?-->", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    words = len(text.replace("|", " ").split())
+    assert words < WORDS_OF_A_PAGE or page == REFERENCE, words
+
+
+def test_the_first_page_leads_to_each_and_each_answers_a_question() -> None:
+    first, *pages = OPERATIONS
+    linked = re.findall(r"\]\((operations/[\w-]+\.md)[)#]", first.read_text())
+    assert {DOCS / link for link in linked} == set(pages)
+    titles = [page.read_text().partition("\n")[0] for page in pages]
+    assert all(re.fullmatch(r"# .+\?", title) for title in titles)
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[click.Option]:
@@ -83,7 +109,7 @@ def variables() -> set[str]:
     ("heading", "struct", "others"),
     [
         (
-            "### At the top",
+            "## At the top",
             Config,
             {
                 "brake",
@@ -102,22 +128,22 @@ def variables() -> set[str]:
                 "notes",
             },
         ),
-        ("### `[providers.NAME]`", ProviderConfig, set()),
-        ("### `[[providers.NAME.mirrors]]`", MirrorConfig, set()),
-        ("### `[providers.NAME.oauth]`", OAuthConfig, set()),
-        ("### `[[policy]]`", PolicyRule, set()),
-        ("### `[brake]`", BrakeConfig, set()),
-        ("### `[quarantine]`", QuarantineConfig, set()),
-        ("### `[scan.containers]`", ContainersConfig, set()),
-        ("### `[[scan.accept]]`", AcceptRule, set()),
-        ('### `[objects."URI"]`', ObjectsConfig, set()),
-        ("### `[inventory]`", InventoryConfig, set()),
-        ("### `[keep]`", KeepConfig, set()),
-        ("### `[cluster]`", ClusterConfig, set()),
-        ("### `[notices]`", NoticesConfig, set()),
-        ("### `[report]`", ReportConfig, {"to"}),
-        ('### `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
-        ('### `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),
+        ("## `[providers.NAME]`", ProviderConfig, set()),
+        ("## `[[providers.NAME.mirrors]]`", MirrorConfig, set()),
+        ("## `[providers.NAME.oauth]`", OAuthConfig, set()),
+        ("## `[[policy]]`", PolicyRule, set()),
+        ("## `[brake]`", BrakeConfig, set()),
+        ("## `[quarantine]`", QuarantineConfig, set()),
+        ("## `[scan.containers]`", ContainersConfig, set()),
+        ("## `[[scan.accept]]`", AcceptRule, set()),
+        ('## `[objects."URI"]`', ObjectsConfig, set()),
+        ("## `[inventory]`", InventoryConfig, set()),
+        ("## `[keep]`", KeepConfig, set()),
+        ("## `[cluster]`", ClusterConfig, set()),
+        ("## `[notices]`", NoticesConfig, set()),
+        ("## `[report]`", ReportConfig, {"to"}),
+        ('## `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
+        ('## `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),
     ],
 )
 def test_every_key_is_described(
@@ -162,11 +188,11 @@ def test_the_example_for_several_versions_is_one() -> None:
 
 def test_the_commands_with_defaults_are_named() -> None:
     names = ", ".join(f"`[{name}]`" for name in COMMANDS if name not in WITHOUT_DEFAULTS)
-    assert f"### {names}\n" in OPERATIONS.read_text()
+    assert f"## {names}\n" in text_of(OPERATIONS)
 
 
 def test_variables_are_those_that_are_read() -> None:
-    described = set(re.findall(r"\bHASHCLIENT_[A-Z_]+[A-Z]\b", OPERATIONS.read_text()))
+    described = set(re.findall(r"\bHASHCLIENT_[A-Z_]+[A-Z]\b", text_of(OPERATIONS)))
     known = variables()
     described -= {"HASHCLIENT_COMPLETE"}
     assert described <= known
@@ -175,11 +201,11 @@ def test_variables_are_those_that_are_read() -> None:
 
 
 def test_where_the_seal_key_is_looked_for() -> None:
-    assert KEY_CREDENTIAL in OPERATIONS.read_text()
+    assert KEY_CREDENTIAL in text_of(OPERATIONS)
 
 
 def test_every_exit_code_has_advice() -> None:
-    rows = table_rows(OPERATIONS, "## What to do when")
+    rows = table_rows(OPERATIONS, "## By exit code")
     codes = [int(code) for row in rows for code in row[0].split(", ")]
     assert codes == [code.value for code in ExitCode if code is not ExitCode.OK]
 
@@ -225,7 +251,7 @@ def test_every_metric_is_described_and_alerts_use_no_others() -> None:
 
 
 def test_every_state_of_a_match_is_described() -> None:
-    rows = table_rows(OPERATIONS, "## After a match")
+    rows = table_rows(OPERATIONS, "## The story of a match")
     assert [row[0].strip("`") for row in rows] == list(MatchState)
     before = {row[0].strip("`"): tuple(re.findall("`([a-z]+)`", row[2])) for row in rows}
     assert before == COMES_FROM
@@ -331,10 +357,44 @@ def test_an_entry_that_matches_everything_is_held_and_released(
         assert not [*files.iterdir()]
 
 
+@pytest.mark.slow
+def test_a_harmless_file_that_matched_is_put_back_and_stays(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    (rule,) = marked_blocks(OPERATIONS, "record-only")
+    (script,) = marked_blocks(OPERATIONS, "false-positive")
+    listed = b"A dummy file that is harmless."
+    files = write_tree(tmp_path / "files", {"listed": listed})
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of({"d-1": listed}))
+        assert site.run(*site.init_arguments()).code == 0
+        made = site.run("quarantine", "keygen", "--output", tmp_path / "officer.key")
+        recipient = re.search(r"\bage1[a-z0-9]+", made.out)
+        assert recipient is not None, made.err
+        config = site.state / "config.toml"
+        before = f'{config.read_text()}\n[quarantine]\nrecipients = ["{recipient[0]}"]\n'
+        policy = '[[policy]]\nactions = ["quarantine"]\n'
+        config.write_text(before + policy)
+        assert site.run("scan", "--fetch", files).code == 10
+        assert not [*files.iterdir()]
+        (match,) = site.run("matches", "--format", "jsonl").lines
+        assert rule.count("undecided") == 1
+        config.write_text(before + rule.replace("undecided", match["category"]) + policy)
+        state = shlex.quote(str(site.state))
+        script = f"export HASHCLIENT_STATE_DIR={state} id={match['id']}\n{script}"
+        code, output = run_script(script, tmp_path)
+        assert code == 0, output
+        # It is found again, and left in place.
+        assert site.run("scan", files).code == 10
+        assert (files / "listed").read_bytes() == listed
+        (match,) = site.run("matches", "--format", "jsonl").lines
+        assert match["state"] == "found"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_there(shell: str) -> None:
     line = f"_HASHCLIENT_COMPLETE={shell}_source hashclient > "
-    assert line in OPERATIONS.read_text()
+    assert line in text_of(OPERATIONS)
     done = run_command(_HASHCLIENT_COMPLETE=f"{shell}_source")
     assert done.returncode == 0
     assert "hashclient" in done.stdout
@@ -402,6 +462,7 @@ WORDS = {
     "gzip": "gz",
     "bzip2": "bz2",
     "eml": "mail",
+    "form": "forms",
     "message": "mail",
     "7zip": "7z",
     "rar5": "rar",
@@ -412,7 +473,7 @@ WORDS = {
 
 
 def test_the_page_names_each_kind_that_is_opened_and_each_that_is_not() -> None:
-    text = " ".join(OPERATIONS.read_text().split())
+    text = " ".join(text_of(OPERATIONS).split())
     opened = text.partition("- **Archives and mail** are opened")[2].partition("Each member")[0]
     closed = text.partition("- **Not opened** are")[2].partition("They are checked")[0]
     for kinds, said in ((OPENED, opened), (unopened.KINDS, closed)):

@@ -17,7 +17,7 @@ from tests.docs.commands import check_invocation, invocations
 pytestmark = pytest.mark.docs
 
 UNITS = DOCS / "systemd"
-OPERATIONS = DOCS / "operations.md"
+PAGE = DOCS / "operations" / "systemd.md"
 SERVICES = sorted(path.name for path in UNITS.glob("hashclient-*.service"))
 TIMERS = sorted(path.name for path in UNITS.glob("*.timer"))
 
@@ -97,7 +97,7 @@ def test_systemd_finds_nothing_wrong_with_them(units: Path) -> None:
 
 @needs_systemd
 def test_they_are_as_closed_as_the_document_says(units: Path) -> None:
-    promised = re.search(r"exposure level of at most (\d+\.\d)", OPERATIONS.read_text())
+    promised = re.search(r"exposure level of at most (\d+\.\d)", PAGE.read_text())
     assert promised is not None
     threshold = str(round(10 * float(promised[1])))
     for name in SERVICES:
@@ -119,7 +119,7 @@ def test_metrics_are_written_where_the_unit_may_and_the_link_of_the_document_lea
     (cache,) = re.findall(r"^CacheDirectory=(\S+)$", unit, re.MULTILINE)
     assert Path(output).parent == Path("/var/cache", cache)
     assert "CacheDirectoryMode=0755" in unit and "UMask=0022" in unit
-    assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in OPERATIONS.read_text()
+    assert f"ln -s {output} /var/lib/prometheus/node-exporter/\n" in PAGE.read_text()
     # That nothing could be written must fail: what is not there is 2, and no success.
     assert re.findall(r"^SuccessExitStatus=(.*)$", unit, re.MULTILINE) == ["7 8 9"]
 
@@ -134,6 +134,6 @@ def test_an_outage_is_told_once_a_day() -> None:
 
 
 def test_each_is_described() -> None:
-    text = OPERATIONS.read_text()
+    text = PAGE.read_text()
     for name in SERVICES:
         assert f"`{name.removesuffix('.service')}`" in text
