@@ -1,4 +1,4 @@
-"""A mail: every part of it, decoded, and files that stand uuencoded in its text.
+"""A mail: every part of it, decoded, and files that stand encoded in its text.
 
 The mail is read once, forwards, in blocks; what clients read in different ways is kept, up to a
 limit, and read again in the other ways, each of which counts. Broken MIME is read as clients read
@@ -27,7 +27,8 @@ from hashclient.containers.mailreadings import (
     other_texts,
     other_ways,
 )
-from hashclient.containers.mimedecode import UuFile, UuFinder
+from hashclient.containers.mimebinary import FileFinder
+from hashclient.containers.mimedecode import UuFile
 from hashclient.containers.mimeheaders import BASE64, NO_FIELDS, Fields
 from hashclient.containers.mimelines import Boundaries, Lines
 
@@ -38,7 +39,7 @@ MAX_DEPTH = 100
 #: A text with colons is mail only if one of its first fields is a field of mail.
 _MAX_UNTOLD_BYTES = 1 << 20
 
-#: Encodings that no client undoes, or that are found in the text.
+#: Encodings of files that are found in the text.
 _FOREIGN = frozenset(
     (b"x-yenc", b"x-yencode", b"mac-binhex40", b"binhex", b"binhex40", b"x-binhex")
 )
@@ -167,8 +168,6 @@ class _Walk:
         elif any(each in _SMIME for each in fields.kinds) and fields.smime not in _NO_SMIME:
             is_open = fields.smime in (b"signed-data", b"compressed-data")
             why = (Why.UNSUPPORTED if is_open else Why.ENCRYPTED), "mail: S/MIME"
-        elif _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings):
-            why = Why.UNSUPPORTED, "mail: an encoding that is not known"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
         if not fields.is_multipart or (fields.kind and fields.no_multiparts):
@@ -189,7 +188,7 @@ class _Walk:
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Skip the text before the first and after the last part; files uuencoded in it count."""
-        finder = UuFinder()
+        finder = FileFinder()
         text = self._lines.body(self._stack, is_aside=True)
         for _ in finder.watch(text if level.is_met else level.text.watch(text)):
             pass
@@ -206,7 +205,7 @@ class _Walk:
         lines = self._lines
         name, position = self._next_name(fields.name), lines.position
         first, *others = fields.ways
-        kept, decoding, finder = Kept(), Decoding(first), UuFinder(is_old=lines.is_old)
+        kept, decoding, finder = Kept(), Decoding(first), FileFinder(is_old=lines.is_old)
         pieces = decoding.decode(kept.watch(lines.body(self._stack, guesses=not kind)))
         once = finder.watch(pieces) if first != BASE64 and not kind else pieces
         yield [
@@ -217,6 +216,9 @@ class _Walk:
         for _ in once:  # what was not asked for
             pass
         yield from _uu_files(finder.files)
+        is_foreign = _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings)
+        if is_foreign and not finder.files:
+            yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
         is_doubtful = lines.is_doubtful
         # Of a message in another one, the last line has its end before the boundary of that.
         # That of an attachment is left by some programs.
@@ -281,7 +283,7 @@ def _read(name: bytes, kept: Kept, encoding: bytes) -> Iterator[list[Member] | U
     for way in ways:
         yield [_read_by(name, way, kept)]
     if encoding != BASE64:
-        finder = UuFinder()
+        finder = FileFinder()
         for _ in finder.watch(ways[0](kept)):
             pass
         yield from _uu_files(finder.files)

@@ -1,0 +1,77 @@
+"""Files in yEnc and BinHex in the text of a mail."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fixtures.mails import binhex, multipart, raw, yencoded
+from hashclient.containers.interface import Why
+from hashclient.containers.mail import Eml
+from hashclient.containers.mimebinary import FileFinder
+from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile
+from tests.opened import opened
+
+A, B = bytes(range(256)) * 9 + b"\x90\x90\x00", random.Random(6).randbytes(5000) + b"a" * 900
+
+
+def found(text: bytes, step: int = 1 << 20) -> list[UuFile]:
+    finder = FileFinder()
+    pieces = [text[at : at + step] for at in range(0, len(text), step)]
+    assert b"".join(finder.watch(pieces)) == text
+    return finder.files
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_files_are_found_between_other_lines(step: int, ends: bytes) -> None:
+    files = yencoded("a b.bin", A) + b"text\n" + yencoded("b", B) + binhex("c", A, B).encode()
+    text = b"front\n\n" + files + b"more\n" + binhex("d", B).encode() + b"behind"
+    made = [(file.name, file.data) for file in found(text.replace(b"\n", ends), step)]
+    assert made == [(b"a b.bin", A), (b"b", B), (b"c", A), (b"c", B), (b"d", B)]
+
+
+def test_a_mail_has_them_as_members() -> None:
+    body = binhex("c", A)
+    for data in (
+        raw("Content-Type: application/mac-binhex40", body),
+        multipart("Content-Transfer-Encoding: mac-binhex40\n\n" + body),
+        multipart("Content-Type: text/plain\n\n" + body),
+    ):
+        out = opened(Eml(), data)
+        assert A in out.contents and not out.unread
+    whole = raw("Content-Type: text/plain", "") + b"hello\n" + yencoded("y", B)
+    out = opened(Eml(), whole)
+    assert B in out.contents and not out.unread
+
+
+@pytest.mark.parametrize(("begin", "is_whole"), [(1, True), (2, False)])
+def test_one_part_of_a_file_in_several_is_unread(begin: int, *, is_whole: bool) -> None:
+    (file,) = found(yencoded("a", A, f"=ypart begin={begin} end={len(A)}\n"))
+    assert (file.error is None) == is_whole
+    assert is_whole or (file.error is not None and file.error.why is Why.UNSUPPORTED)
+
+
+def test_a_file_that_is_cut_off_is_what_is_here_or_unread() -> None:
+    text = yencoded("a", B)
+    (file,) = found(text[: text.rindex(b"\n=yend")])
+    assert file.data == B
+    (cut,) = found(binhex("a", B).encode()[:2000])
+    assert cut.error is not None and cut.error.why is Why.DAMAGED
+
+
+def test_too_much_is_a_limit() -> None:
+    large = b"=ybegin line=128 size=1 name=a\n" + (b"x" * 60_000 + b"\n") * (
+        MAX_UU_BYTES // 60_000 + 1
+    )
+    bomb = binhex("a", bytes(200) * (MAX_UU_BYTES // 200 + 9)).encode()
+    for text in (large, bomb):
+        assert {file.error.why for file in found(text) if file.error is not None} == {Why.LIMIT}
+    many = yencoded("a", b"x") * 1005
+    assert found(many)[-1].error is not None
+
+
+def test_texts_about_these_have_no_file() -> None:
+    text = b"a file must be converted with BinHex, as they say\n: no\n=yend\nx =ybegin line=1\n"
+    assert not found(text * 3)
