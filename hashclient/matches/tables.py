@@ -96,6 +96,7 @@ _HITS = (
     " FROM hit WHERE match = ? ORDER BY list, entry"
 )
 HAS_HIT = "SELECT 1 FROM hit WHERE list = ? AND entry = ? AND match = ?"
+_RECOVER = ", and record what is in quarantine by `hashclient quarantine recover`"
 #: Values in one query; older builds of SQLite take 999.
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
@@ -135,9 +136,9 @@ class MatchStore:
                 raise
         if version != _VERSION:
             self._db.close()
-            raise (
-                newer(self._path) if version > _VERSION else older(self._path, f"version {version}")
-            )
+            if version > _VERSION:
+                raise newer(self._path)
+            raise older(self._path, f"version {version}", _RECOVER)
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
         refuse_irregular(self._path)

@@ -30,11 +30,14 @@ class _Any(msgspec.Struct, frozen=True):
     format: str = ""
 
 
-def older(path: Path, version: str) -> StateError:
-    """Return the error for state of a version from before the first release; nothing reads it."""
+def older(path: Path, version: str, then: str = "") -> StateError:
+    """Return the error for state of a version from before the first release; nothing reads it.
+
+    `then` says what to do when it was moved away.
+    """
     return StateError(
         f"written before the first release, as {version}, and not read: {printable(path)}",
-        hint="move it away to begin a new one; nothing was changed",
+        hint=f"move it away to begin a new one{then}; nothing was changed",
     )
 
 

@@ -396,7 +396,10 @@ def test_another_version_is_refused_by_name_and_left_as_it_is(tmp_path: Path) ->
     path = tmp_path / DATABASE_NAME
     with contextlib.closing(sqlite3.connect(path)) as db:
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        for other, said in ((version - 1, "before the first release"), (version + 1, "newer")):
+        for other, said, hint in (
+            (version - 1, "before the first release", "`hashclient quarantine recover`"),
+            (version + 1, "newer", "use that version"),
+        ):
             db.execute(f"PRAGMA user_version = {other}")
             before = path.read_bytes()
             for create in (False, True):
@@ -404,6 +407,7 @@ def test_another_version_is_refused_by_name_and_left_as_it_is(tmp_path: Path) ->
                     Matches(tmp_path, create=create)
                 assert str(path) in caught.value.message
                 assert "nothing was changed" in (caught.value.hint or "")
+                assert hint in (caught.value.hint or "")
             assert path.read_bytes() == before
 
 
