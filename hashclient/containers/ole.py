@@ -31,6 +31,8 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
+#: Members that are named together.
+_BATCH = 1000
 #: How often the bytes of a file are searched: streams have none in common.
 _SEARCHED = 4
 
@@ -55,15 +57,16 @@ class Ole:
         if not is_whole:
             yield Unlisted(b"", Why.DAMAGED, "ole: a part of the directory is not there")
         ways = [(entry, is_short) for entry in entries for is_short in file.ways(entry)]
-        yield [
-            Member(
-                entry.name,
-                entry.size,
-                is_exact=True,
-                chunks=partial(file.chunks, entry, is_short=is_short),
-            )
-            for entry, is_short in ways
-        ]
+        for at in range(0, len(ways), _BATCH):
+            yield [
+                Member(
+                    entry.name,
+                    entry.size,
+                    is_exact=True,
+                    chunks=partial(file.chunks, entry, is_short=is_short),
+                )
+                for entry, is_short in ways[at : at + _BATCH]
+            ]
         left = _SEARCHED * data.size
         for entry, is_short in ways:
             if not has_more(entry.name):
