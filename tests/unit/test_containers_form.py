@@ -85,6 +85,7 @@ def test_a_line_that_only_resembles_the_boundary_is_unread() -> None:
     assert out.reasons == {Why.DAMAGED}
 
 
+@pytest.mark.slow
 def test_a_part_that_has_two_readings_and_is_too_large_to_keep_is_unread() -> None:
     large = bytes(MAX_AGAIN_BYTES + 1)
     assert not look(form(part(large))).unread
