@@ -31,7 +31,7 @@ from hashclient.quarantine.age import load_identities, parse_recipients, seal
 from hashclient.quarantine.safe_rename import PRIVATE_NAME
 from hashclient.quarantine.store import Room
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
-from tests.kit import open_files
+from tests.kit import descriptors_left, open_files
 
 
 def test_a_file_with_a_withdrawn_entry_is_restored_as_it_was(ward: Ward, file: Path) -> None:
@@ -572,6 +572,17 @@ def restore_all(ward: Ward, ids: list[str]) -> list[tuple[str, object]]:
     with ward.record() as record:
         identities = load_identities(ward.key)
         return [*ward.open("bob").restore_all(ids, identities, record, reason="back")]
+
+
+@pytest.mark.slow
+def test_few_free_descriptors_are_for_fewer_items_at_once(ward: Ward, tmp_path: Path) -> None:
+    matches = several(ward, tmp_path, 12)
+    with ward.record() as record, descriptors_left(24):
+        restored = ward.open("bob").restore_all(
+            [match.id for match in matches], load_identities(ward.key), record, reason="back"
+        )
+        assert [*restored] == [(m.id, restore.Restored(m.path, ())) for m in matches]
+    assert ward.names() == set()
 
 
 @pytest.mark.slow
