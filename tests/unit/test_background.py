@@ -134,11 +134,13 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
 
     def work(number: int) -> None:
         begun.append(number)
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        assert interrupted.wait(10)
-        signal.sigtimedwait([], 0.05)
-        done.append(number)
+        try:  # the interrupt is raised here if the caller works at this one itself
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            assert interrupted.wait(10)
+            signal.sigtimedwait([], 0.05)
+        finally:
+            done.append(number)
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
