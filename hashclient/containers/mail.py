@@ -187,8 +187,8 @@ class _Walk:
         yield from self._aside(self._levels[-1])
 
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
-        """Skip the text before the first and after the last part; files uuencoded in it count."""
-        finder = FileFinder()
+        """Skip the text before the first and after the last part; files encoded in it count."""
+        finder = FileFinder(is_old=self._lines.is_old)
         text = self._lines.body(self._stack, is_aside=True)
         for _ in finder.watch(text if level.is_met else level.text.watch(text)):
             pass

@@ -38,7 +38,8 @@ class _LineFinder:
 
     _mark = b""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_old: bool) -> None:
+        self._is_old = is_old
         self.files: list[UuFile] = []
         self._rest = b""
         self._kept: bytearray | None = None
@@ -48,15 +49,17 @@ class _LineFinder:
         """Yield the pieces as they are, and look at them."""
         for piece in pieces:
             yield piece
-            text = self._rest + piece
+            text = self._rest + (piece.replace(b"\r", b"\n") if self._is_old else piece)
             if self._is_idle and self._mark not in text:
                 self._rest = text[text.rfind(b"\n") + 1 :][:_MAX_LINE_BYTES]
                 continue
-            lines = text.split(b"\n")
-            # A longer line is none of these: its beginning says what it is.
-            self._rest = lines.pop()[:_MAX_LINE_BYTES]
+            *lines, rest = text.split(b"\n")
             for line in lines:
                 self._line(line.rstrip(b"\r"))
+            # The beginning of a longer line says what it is. Of a file, its bytes are missing then.
+            self._rest = rest[:_MAX_LINE_BYTES]
+            if len(rest) > _MAX_LINE_BYTES and not self._is_idle:
+                self._is_too_much = True
         self._line(self._rest)
         self._finish()
 
@@ -192,7 +195,11 @@ class FileFinder:
 
     def __init__(self, *, is_old: bool = False) -> None:
         """Begin before the text; with `is_old`, a carriage return ends a line."""
-        self._finders = (UuFinder(is_old=is_old), YencFinder(), BinhexFinder())
+        self._finders = (
+            UuFinder(is_old=is_old),
+            YencFinder(is_old=is_old),
+            BinhexFinder(is_old=is_old),
+        )
 
     @property
     def files(self) -> list[UuFile]:

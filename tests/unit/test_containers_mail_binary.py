@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -30,6 +31,25 @@ def test_files_are_found_between_other_lines(step: int, ends: bytes) -> None:
     text = b"front\n\n" + files + b"more\n" + binhex("d", B).encode() + b"behind"
     made = [(file.name, file.data) for file in found(text.replace(b"\n", ends), step)]
     assert made == [(b"a b.bin", A), (b"b", B), (b"c", A), (b"c", B), (b"d", B)]
+
+
+@pytest.mark.parametrize("make", [yencoded, lambda name, data: binhex(name, data).encode()])
+def test_carriage_returns_end_lines_in_an_old_mail(make: Callable[[str, bytes], bytes]) -> None:
+    mail = raw("Content-Type: text/plain", "") + b"hello\n" + make("a", A)
+    out = opened(Eml(), mail.replace(b"\r\n", b"\n").replace(b"\n", b"\r"))
+    assert A in out.contents and not out.unread
+
+
+def test_a_line_that_is_too_long_to_be_kept_leaves_its_file_unread() -> None:
+    begin, *lines, end, _ = yencoded("a", A * 100).split(b"\n")
+    text = b"\n".join([begin, b"".join(lines), end, b""])
+    assert [file.data for file in found(text)] == [A * 100]
+    (file,) = found(text, 1 << 12)
+    assert file.error is not None and file.error.why is Why.LIMIT
+    forks = binhex("a", B * 40).encode()
+    one_line = forks[: forks.index(b":")] + forks[forks.index(b":") :].replace(b"\n", b"")
+    (file,) = found(one_line, 1 << 12)
+    assert file.error is not None and file.error.why is Why.LIMIT
 
 
 def test_a_mail_has_them_as_members() -> None:
