@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from struct import Struct
 
 from hashclient.containers import decoding
@@ -17,6 +18,8 @@ from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Member, Unlisted, Why
 from hashclient.containers.runs import Runs
 
+#: Members that are named together.
+BATCH = 1000
 #: Streams in which pictures lie, and those of workbooks, as records of their own kind.
 _WITH_RECORDS = frozenset(
     (b"Pictures", b"Data", b"WordDocument", b"0Table", b"1Table", b"PowerPoint Document")
@@ -85,11 +88,17 @@ def _is_encrypted(last: bytes, stream: Runs) -> bool:
     return last == b"EncryptedPackage"
 
 
-def _records(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
+def _records(name: bytes, stream: Runs) -> Iterator[list[Member]]:
     """Yield the pictures and documents in a stream of records."""
+    members = _each_record(name, stream)
+    while batch := list(islice(members, BATCH)):
+        yield batch
+
+
+def _each_record(name: bytes, stream: Runs) -> Iterator[Member]:
     at = 0
     while block := stream.read_at(at, PIECE_BYTES + _HEADER.size):
-        for found in _find(block, 0):
+        for found in _find(block):
             if found.start() >= PIECE_BYTES:
                 break
             head = stream.read_at(at + found.start(), _HEADER.size)
@@ -99,7 +108,7 @@ def _records(name: bytes, stream: Runs) -> Iterator[list[Member] | Unlisted]:
             begin = at + found.start() + _HEADER.size
             before = _BEFORE[found[0]]
             if before < length <= stream.size - begin:
-                yield [_record(name, stream, kind, begin, before, length - before)]
+                yield _record(name, stream, kind, begin, before, length - before)
         at += PIECE_BYTES
 
 

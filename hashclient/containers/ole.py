@@ -16,7 +16,7 @@ from struct import Struct
 from typing import NamedTuple, cast
 
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
-from hashclient.containers.officeart import has_more, inside
+from hashclient.containers.officeart import BATCH, has_more, inside
 from hashclient.containers.runs import Runs
 
 #: Exponents of the sectors, long and short; the directory; up to which size a stream is short, and
@@ -31,8 +31,6 @@ _NONE = 0xFFFFFFFF
 _SHORT_BYTES = 4096
 _MAX_DIRECTORY_BYTES = 64 << 20
 _MAX_PATH_BYTES = 1000
-#: Members that are named together.
-_BATCH = 1000
 #: How often the bytes of a file are searched: streams have none in common.
 _SEARCHED = 4
 
@@ -57,7 +55,7 @@ class Ole:
         if not is_whole:
             yield Unlisted(b"", Why.DAMAGED, "ole: a part of the directory is not there")
         ways = [(entry, is_short) for entry in entries for is_short in file.ways(entry)]
-        for at in range(0, len(ways), _BATCH):
+        for at in range(0, len(ways), BATCH):
             yield [
                 Member(
                     entry.name,
@@ -65,7 +63,7 @@ class Ole:
                     is_exact=True,
                     chunks=partial(file.chunks, entry, is_short=is_short),
                 )
-                for entry, is_short in ways[at : at + _BATCH]
+                for entry, is_short in ways[at : at + BATCH]
             ]
         left = _SEARCHED * data.size
         for entry, is_short in ways:
