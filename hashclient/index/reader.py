@@ -257,7 +257,6 @@ def _joined(
     return inputs[first], runs[first], rows[first], np.bitwise_or.reduceat(bits, first)
 
 
-#: Rows that are read together where all rows are read.
 _NO_ROWS: Uint32 = np.zeros(0, np.uint32)
 
 
