@@ -54,4 +54,4 @@ class Counts(msgspec.Struct, array_like=True):
         return Counts(*[getattr(self, name) for name in Counts.__struct_fields__])
 
 
-_NUMBERS = Counts.__struct_fields__[:-1]
+_NUMBERS = tuple(name for name in Counts.__struct_fields__ if name != "not_opened")
