@@ -47,7 +47,6 @@ from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
     TICK_NS,
-    TICK_S,
     MovedError,
     inode_of,
     is_mounted_on,
@@ -60,7 +59,7 @@ from hashclient.scan.sources.files import join
 from hashclient.scan.sources.frame import chunk_of
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.system.descriptors import NO_ROOM
-from hashclient.system.identity import Identities, born_ns
+from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
 from hashclient.system.strangers import is_shared, trusted_users
 
@@ -225,9 +224,8 @@ class Checker:
         except MovedError:
             fd, status = open_listed(group.directory, None)
         try:
-            born = born_ns(fd)
-            is_older = born is not None and born < self._since_ns - TICK_S * 1e9
-            if is_older and is_shared(os.stat("..", dir_fd=fd), trusted_users()):
+            was_before = is_older(fd, ".", self._since_ns)
+            if was_before and is_shared(os.stat("..", dir_fd=fd), trusted_users()):
                 raise MovedError
             listed = chunk_of(snapshot(fd))
         except BaseException:
