@@ -228,7 +228,6 @@ def command(
     was unread or there was nothing to check, 7 stale list; all are in `hashclient --help`.
     """
     from hashclient.cli.buckets import Asked, split_paths
-    from hashclient.cli.fetch import fetch_and_show
     from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
     from hashclient.scan.sources.files import WalkOptions
@@ -242,7 +241,7 @@ def command(
     load_numpy()
     stream = _stream(files, files_from, stdin_name, quarantine=quarantine)
     sources = [] if files_from is None else [_names(files_from, null=null, exclude=exclude)]
-    failed = fetch_and_show(app) if fetch_first else None
+    failed = _fetch(app) if fetch_first else None
     output_of_run = RunOutput(
         app,
         "scan",
@@ -286,6 +285,13 @@ def command(
     is_countable = not (stream or sources or uris) and executor == "processes"
     options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
     return _write(app, run, output_of_run, files if is_countable else (), options, objects)
+
+
+def _fetch(app: App) -> ExitCode | None:
+    """Fetch the lists, and return the worst failure; few scans do, so only these load it."""
+    from hashclient.cli.fetch import fetch_and_show
+
+    return fetch_and_show(app)
 
 
 def _refuse_contradictions(
