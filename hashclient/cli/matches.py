@@ -17,6 +17,7 @@ from hashclient.cli.options import (
     FORMAT_HELP,
     TIME,
     output_option,
+    reason_option,
     refuse_before_command,
     together,
 )
@@ -239,7 +240,7 @@ def _place(match: Match) -> str:
 @click.option(
     "--dry-run", is_flag=True, help="Print which matches would be closed, and close none."
 )
-@click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def close(

@@ -13,6 +13,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES, REPORTS
 from hashclient.cli.matches import open_record
+from hashclient.cli.options import reason_option
 from hashclient.cli.output import facts
 from hashclient.cli.report_show import count_of, open_outbox, report_document, status
 from hashclient.core.kinds import MatchState
@@ -205,7 +206,7 @@ def acknowledge(app: App, report_id: str, reference: str, output_format: str) ->
 
 @command.command("retract")
 @click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
-@click.option("--reason", metavar="TEXT", required=True, help="Why; it goes into the audit log.")
+@reason_option()
 @format_option("text", "json")
 @pass_app
 def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCode:

@@ -74,6 +74,15 @@ def test_the_table_of_words_names_options_that_there_are() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    ["matches close", "matches release", "report retract", "quarantine hold", "quarantine release"],
+)
+def test_a_reason_that_the_log_needs_is_not_blank(state: Path, command: str) -> None:
+    refused = call("--state-dir", state, *command.split(), "3kdz7wnq2m", "--reason", " ")
+    assert refused.code == ExitCode.USAGE and "--reason is empty" in refused.err
+
+
 def test_people_see_utc_or_local_time_and_programs_utc(state: Path, tree: Path) -> None:
     env = {"TZ": "Asia/Kolkata", "HASHCLIENT_LOCAL_TIME": "1"}
     local = run("--state-dir", state, "scan", tree, env=env).out
