@@ -230,9 +230,9 @@ def test_steps_lead_forward_only(record: Matches, steps: str, state: str) -> Non
 
 def test_a_note_leaves_the_state(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
-    record.note(made.id, "held", LATER, {"by": "me", "reason": "court"})
+    record.note(made.id, "on-hold", LATER, {"by": "me", "reason": "court"})
     assert record.get(made.id).state is MatchState.FOUND
-    assert record.story(made.id)[-1] == Step(LATER, "held", {"by": "me", "reason": "court"})
+    assert record.story(made.id)[-1] == Step(LATER, "on-hold", {"by": "me", "reason": "court"})
 
 
 def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
@@ -259,7 +259,7 @@ def test_a_known_match_is_not_adopted(record: Matches) -> None:
 def test_a_batch_is_kept_whole_or_not_at_all(record: Matches) -> None:
     (made,) = record.record([match("/a", hit("e-1"))], KEY, NOW)
     with record.batch():
-        record.note(made.id, "held", LATER, {})
+        record.note(made.id, "on-hold", LATER, {})
         record.change(made.id, MatchState.REPORTED, LATER, {})
 
     def spoiled() -> None:
@@ -270,7 +270,7 @@ def test_a_batch_is_kept_whole_or_not_at_all(record: Matches) -> None:
     with pytest.raises(UsageError):
         spoiled()
     assert record.get(made.id).state is MatchState.REPORTED
-    assert [step.event for step in record.story(made.id)] == ["found", "held", "reported"]
+    assert [step.event for step in record.story(made.id)] == ["found", "on-hold", "reported"]
 
 
 def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
@@ -278,7 +278,7 @@ def test_an_unknown_id_is_a_mistake_of_usage(record: Matches) -> None:
         lambda: record.get("nobody"),
         lambda: record.story("nobody"),
         lambda: record.change("nobody", MatchState.CLOSED, NOW, {}),
-        lambda: record.note("nobody", "held", NOW, {}),
+        lambda: record.note("nobody", "on-hold", NOW, {}),
     ):
         with pytest.raises(UsageError, match="no match has the id nobody"):
             ask()

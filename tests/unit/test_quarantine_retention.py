@@ -13,7 +13,7 @@ import pytest
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, LIST, Ward
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
+from hashclient.core.match import Match, standing_steps
 from hashclient.errors import AuditError, UsageError
 
 
@@ -90,11 +90,19 @@ def test_a_hold_outranks_everything(kept: tuple[Ward, Match]) -> None:
     assert ward.purge(match).done is True
     with ward.record() as record:
         story = [step.event for step in record.story(match.id)]
-    assert story[-4:] == ["held", "held", "released", "purged"]
+    assert story[-4:] == ["on-hold", "on-hold", "hold-ended", "purged"]
     assert [e for e in ward.events() if "quar" not in e] == [
-        *("held", "held", "released"),
+        *("on-hold", "on-hold", "hold-ended"),
         *("purging", "purged"),
     ]
+
+
+def test_a_hold_on_an_item_is_no_state_of_its_match(kept: tuple[Ward, Match]) -> None:
+    """A match that the brake holds is `held`: it would be that once a report is retracted."""
+    ward, match = kept
+    ward.hold(match)
+    with ward.record() as record:
+        assert [s.event for s in standing_steps(record.story(match.id))] == ["quarantined"]
 
 
 def test_the_item_of_a_withdrawn_match_is_never_due(kept: tuple[Ward, Match]) -> None:

@@ -80,7 +80,7 @@ def test_it_counts_from_the_last_step(desk: Keeper) -> None:
     desk.settle(match)
     desk.wait(days=20)
     with desk.record() as record:
-        record.note(match.id, "held", desk.now(), {})
+        record.note(match.id, "on-hold", desk.now(), {})
     desk.wait(days=20)
     assert desk.prune() == 0
     desk.wait(days=20)
