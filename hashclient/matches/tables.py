@@ -101,6 +101,14 @@ _RECOVER = ", and record what is in quarantine by `hashclient quarantine recover
 _AT_ONCE = 500
 _IN_PLACE_AT = " WHERE path IN (%s) AND in_place = 1 ORDER BY last_seen DESC, id"
 ADD_STEP = "INSERT INTO step (match, time, event, detail) VALUES (?, ?, ?, ?)"
+#: Of a match that was held when it was first found, only its state says so. The next step may
+#: change that, so this one is written before it.
+_ADD_HELD = f"""
+INSERT INTO step (match, time, event, detail)
+SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m
+WHERE m.id = ? AND m.state = '{MatchState.HELD}'
+AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.event = m.state)
+"""  # noqa: S608 - ours
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _TWO_64 = 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
@@ -255,6 +263,7 @@ class MatchStore:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
 
     def _step(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
+        self._db.execute(_ADD_HELD, (match_id,))
         self._db.execute(ADD_STEP, (match_id, to_text(now), event, json.dumps(dict(detail))))
 
     @contextlib.contextmanager

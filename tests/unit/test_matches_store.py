@@ -22,6 +22,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
     REPORT_PREPARED,
+    REPORT_RETRACTED,
     REPORT_WANTED,
     Place,
     Step,
@@ -233,6 +234,20 @@ def test_a_note_leaves_the_state(record: Matches) -> None:
     record.note(made.id, "on-hold", LATER, {"by": "me", "reason": "court"})
     assert record.get(made.id).state is MatchState.FOUND
     assert record.story(made.id)[-1] == Step(LATER, "on-hold", {"by": "me", "reason": "court"})
+
+
+def test_a_held_match_is_held_again_when_its_report_is_taken_back(record: Matches) -> None:
+    """The row of a match that was held at once says so, until another state is written there."""
+    (made,) = record.record(
+        [match("/a", hit("e-1"))], KEY, NOW, hold=lambda cases, _: {cases[0].id: True}
+    )
+    record.change(made.id, MatchState.REPORTED, LATER, {"report": "r-1"})
+    again = record.take_back(made.id, REPORT_RETRACTED, LATER, {"report": "r-1"})
+    assert again.state is MatchState.HELD
+    record.change(made.id, MatchState.CLOSED, LATER, {})
+    story = record.story(made.id)
+    assert [s.event for s in story] == ["found", "held", "reported", REPORT_RETRACTED, "closed"]
+    assert story[1].time == NOW
 
 
 def test_a_report_is_wanted_until_one_is_prepared(record: Matches) -> None:
