@@ -11,7 +11,7 @@ has the entry withdrawn.
 3. A held match stays held when it is found again, unless an entry lets it be acted upon that the
    match did not have before.
 4. A match that a person has released may be acted upon, and does not count.
-5. A match whose wanted report was prepared needs no permit for it.
+5. A match whose report is wanted already, or was made, needs no permit for it.
 """
 
 from __future__ import annotations

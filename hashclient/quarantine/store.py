@@ -66,7 +66,7 @@ def at_once() -> int:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """An event that has to be in the log before an act goes on, and changes durable before it.
+    """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
 
     With `is_named`, a folder has got its name. `change` changes the record of matches.
     """
@@ -402,7 +402,7 @@ def _next(act: Generator[Wait, None, _Out]) -> Wait | _Out | HashclientError | O
 
 
 def _close(act: Generator[Wait, None, Any]) -> None:
-    """End an act, unless it still runs, since its end was not waited for after two interrupts."""
+    """End an act; leave one that still runs, since a second interrupt has ended the wait for it."""
     with contextlib.suppress(ValueError):
         act.close()
 

@@ -17,8 +17,6 @@ WRONG, RIGHT = b"a licence that everybody has", b"a dummy that stands for what i
 QUARANTINE = '[[policy]]\nactions = ["quarantine"]\n'
 BOTH = '[[policy]]\nactions = ["quarantine", "report"]\n'
 REPORT = '[[policy]]\nactions = ["report"]\n'
-
-
 CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 
 
@@ -286,8 +284,7 @@ def test_a_file_that_is_gone_is_not_held_any_more(world: Braked) -> None:
     assert world.counts() == {"quarantined": 5, "gone": 5}
 
 
-def test_a_restored_file_that_was_released_once_needs_a_permit_again(tmp_path: Path) -> None:
-    world = Braked(tmp_path, limit=3)
+def test_a_closed_match_that_was_released_once_needs_a_permit_again(world: Braked) -> None:
     world.scan()
     with Matches(world.path) as matches:
         chosen = matches.held()[0].id

@@ -163,8 +163,6 @@ def test_a_kill_at_any_instant_loses_nothing(fast: Path, tombstone: str | None) 
 
 @pytest.mark.slow
 def test_a_kill_while_many_files_are_isolated_loses_none(fast: Path) -> None:
-    others: list[Match] = []
-
     def take_all(ward: Ward, ids: list[str]) -> None:
         with ward.record() as record:
             wanted = [(match_id, None) for match_id in ids]
