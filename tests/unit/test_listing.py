@@ -177,6 +177,48 @@ def test_reading_that_fails_keeps_what_came_before(
 
 
 @pytest.mark.usefixtures("_ahead")
+def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, the thread could read on in a directory that has got the same descriptor."""
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b"", "c/f": b""})
+    other = (tree / "b").stat().st_ino
+    opened, scandir, close = listing.open_in, os.scandir, os.close
+    held, is_closed, read = -1, threading.Event(), []
+
+    def open_in(fd: int | None, name: str, *, follow: bool) -> listing.Open:
+        nonlocal held
+        inner, status, opened_ns = opened(fd, name, follow=follow)
+        if status.st_ino == other:
+            held = inner
+            status = os.stat_result((*status[:2], status.st_dev + 1, *status[3:]))
+        return inner, status, opened_ns
+
+    def reading(fd: int) -> object:
+        if fd == held:
+            is_closed.wait(0.1)
+            read.append(os.fstat(fd).st_ino)
+        return scandir(fd)
+
+    def closing(fd: int) -> None:
+        nonlocal held
+        is_held, held = fd == held, -1 if fd == held else held  # its number is used again
+        close(fd)
+        if is_held:
+            is_closed.set()
+
+    monkeypatch.setattr(listing, "open_in", open_in)
+    monkeypatch.setattr(os, "scandir", reading)
+    monkeypatch.setattr(os, "close", closing)
+    found, outcomes = listed(tree, one_file_system=True)
+    assert (sorted(found), outcomes) == (
+        [f"{tree}/a/f", f"{tree}/c/f"],
+        [(f"{tree}/b", Kind.SKIPPED)],
+    )
+    assert read == [other]
+
+
+@pytest.mark.usefixtures("_ahead")
 def test_a_caller_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{a}/{b}/f": b"" for a in range(30) for b in range(3)})
     before = open_files()

@@ -520,21 +520,11 @@ class _Tree:
                 path, (fd, status, opened_ns), lost = self._find(path, frame, inode, error)
             except OSError as failure:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(failure))
-        if target is not None and target != (status.st_dev, status.st_ino):
+        if (refused := self._refused(path, status, target)) is not None:
+            if listing is not None:
+                listing.drop()
             os.close(fd)
-            return Outcome(Kind.UNREAD, path, reason=MOVED)
-        if self._device is None:
-            # Not before it is open: only that makes an automount come.
-            self._device = status.st_dev
-        if self._options.one_file_system and status.st_dev != self._device:
-            os.close(fd)
-            return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
-        if self._late is not None:
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._late:  # so nobody has it walked again and again
-                os.close(fd)
-                return Outcome(Kind.UNREAD, path, reason=MOVED)
-            self._late.add(identity)
+            return refused
         is_root = not self._stack
         # Automounts come while the walk goes on: another device, too, is a reason to look.
         is_watched = (
@@ -552,6 +542,24 @@ class _Tree:
             if reason is not None:
                 return Outcome(Kind.UNREAD, path, reason=reason)
         return None if lost is None else Outcome(Kind.UNREAD, path, reason=lost)
+
+    def _refused(
+        self, path: str, status: os.stat_result, target: Identity | None
+    ) -> Outcome | None:
+        """Return why an open directory is not entered, if so; for `target` see `_enter`."""
+        identity = (status.st_dev, status.st_ino)
+        if target not in (None, identity):
+            return Outcome(Kind.UNREAD, path, reason=MOVED)
+        if self._device is None:
+            # Not before it is open: only that makes an automount come.
+            self._device = status.st_dev
+        if self._options.one_file_system and status.st_dev != self._device:
+            return Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
+        if self._late is not None:
+            if identity in self._late:  # so nobody has it walked again and again
+                return Outcome(Kind.UNREAD, path, reason=MOVED)
+            self._late.add(identity)
+        return None
 
     def _open(self, path: str, frame: Frame | None, *, follow: bool) -> Open:
         """Open a directory, in that of `frame` if it was listed there.
