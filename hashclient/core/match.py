@@ -38,7 +38,7 @@ LISTED_AGAIN = "listed-again"
 IN_MEMBER = "in-member"
 #: The event that says how often a client of a daemon asked about the same content again.
 SEEN_AGAIN = "seen-again"
-#: The event of a match that was held: a person has let it be acted upon.
+#: The event of a match that was held: a person, or another entry, lets it be acted upon.
 RELEASED = "released"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"

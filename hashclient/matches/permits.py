@@ -74,7 +74,7 @@ class Permits(Selection):
         self._db.executemany(_PERMIT, [(match_id, *entry, time) for match_id, entry in rows])
 
     def use(self, match_ids: Sequence[str], now: datetime, before: datetime) -> None:
-        """Note that matches are acted upon now, of those whose permits are from `before` this time.
+        """Note that matches are acted upon `now`: their permits from before `before` get this time.
 
         Raises:
             StateError: it cannot be written.

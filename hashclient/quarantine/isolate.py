@@ -165,7 +165,7 @@ def _begin(act: _Act, seen: Seen | None) -> _Steps:
 
 
 def _again(act: _Act, item: Item) -> _Steps:
-    """Finish an act that was killed when the record had been changed, if it was."""
+    """Finish an act that a kill has ended after its change of the record; others are complete."""
     if item.stage is not Stage.REMOVED:
         yield from _record(act, item, [])
     return Taken(taken=True, sealed=True, detail="in quarantine already")
