@@ -96,6 +96,13 @@ def entry_names(hit: Hit) -> tuple[str, ...]:
     return ENTRY_FIELDS if hit.complete else LOGGED_FIELDS
 
 
+def agreement(hit: Hit) -> str:
+    """Return which digests agree with an entry, and whether others do not, in words."""
+    verb = "agrees" if len(hit.algorithms) == 1 else "agree"
+    others = "" if hit.complete else ", others do not"
+    return f"{', '.join(a.label for a in hit.algorithms)} {verb}{others}"
+
+
 def digest_fields(outcome: Outcome) -> dict[str, str]:
     """Return the digests of an outcome by algorithm; only for users who have asked for them."""
     return {a.label: digest.hex() for a, digest in sorted(outcome.digests.items())}

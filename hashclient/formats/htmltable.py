@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, ListState, MissingList
-from hashclient.formats.fields import done_word
+from hashclient.formats.fields import agreement, done_word
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import printable
@@ -190,13 +190,10 @@ def _categories_of(handled: Handled) -> list[str]:
 
 
 def _entry(hit: Hit) -> Markup:
-    agreed = ", ".join(a.label for a in hit.algorithms)
-    verb = "agrees" if len(hit.algorithms) == 1 else "agree"
-    others = "" if hit.complete else ", others do not"
     return element(
         "div",
         joined(f"{hit.list_name} ", element("b", hit.entry)),
-        _note(f"{hit.category}; {agreed} {verb}{others}"),
+        _note(f"{hit.category}; {agreement(hit)}"),
     )
 
 

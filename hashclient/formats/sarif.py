@@ -22,6 +22,7 @@ from hashclient.core.verdict import Summary
 from hashclient.core.version import __version__
 from hashclient.formats.fields import (
     action_fields,
+    agreement,
     digest_fields,
     file_fields,
     not_opened_text,
@@ -323,11 +324,8 @@ def _message(handled: Handled) -> str:
     outcome, record = handled.outcome, handled.record
     hits = []
     for hit in outcome.hits:
-        agreed = ", ".join(a.label for a in hit.algorithms)
-        verb = "agrees" if len(hit.algorithms) == 1 else "agree"
-        others = "" if hit.complete else ", others do not"
         where = f"list {hit.list_name}, entry {hit.entry}, category {hit.category}"
-        hits.append(f"{where}: {agreed} {verb}{others}")
+        hits.append(f"{where}: {agreement(hit)}")
     text = f"{outcome.kind.capitalize()}: {'; '.join(hits)}."
     if outcome.members:
         text += f" It is in a container: {_plain(printable(outcome.place))}."

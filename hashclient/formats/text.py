@@ -13,6 +13,7 @@ from hashclient.core.model import Acted, Handled, Hit
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
+    agreement,
     counts_text,
     inside_text,
     not_opened_text,
@@ -124,11 +125,7 @@ def _acted_text(acted: tuple[Acted, ...]) -> str:
 
 def _around_entry(hit: Hit) -> tuple[str, str]:
     """Return the text of a hit before its entry, and after it."""
-    agreed = ", ".join(a.label for a in hit.algorithms)
-    verb = "agrees" if len(hit.algorithms) == 1 else "agree"
-    if not hit.complete:
-        verb += ", others do not"
-    return f"{hit.list_name} ", f" ({hit.category}; {agreed} {verb})"
+    return f"{hit.list_name} ", f" ({hit.category}; {agreement(hit)})"
 
 
 def human_bytes(count: float) -> str:
