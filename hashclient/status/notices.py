@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.config import Settings
-from hashclient.errors import ExitCode, StateError
+from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.notices.document import Severity
 from hashclient.notices.lifecycle import Standing, State, counts, is_alarming, standings
 from hashclient.notices.store import (
@@ -61,7 +61,7 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         try:
             book = load_book(settings.layout, name)
         except StateError as error:
-            problems.append(f"{error.message}; {error.hint}" if error.hint else error.message)
+            problems.append(text_of(error))
             code = max(code, error.exit_code)
             continue
         if book is None:
@@ -92,6 +92,11 @@ def read_notices(settings: Settings, now: datetime) -> NoticesStatus | None:
         tuple(problems),
         code,
     )
+
+
+def text_of(error: HashclientError) -> str:
+    """Return an error as a problem in a status: what is wrong, and what to do about it."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def _refused(book: Book) -> Iterator[str]:

@@ -18,14 +18,14 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
-from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, StateError
+from hashclient.errors import AuditError, ConfigError, ExitCode, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
 from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
-from hashclient.status.notices import NoticesStatus, read_notices
+from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.system.files import is_there, state_error
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -143,7 +143,7 @@ class Status(msgspec.Struct):
         try:
             yield
         except (StateError, AuditError) as error:
-            self.problems.append(_text_of(error))
+            self.problems.append(text_of(error))
             self.exit_code = max(self.exit_code, error.exit_code)
 
 
@@ -347,7 +347,3 @@ def _audit(settings: Settings, lists: int) -> AuditStatus | None:
         if "source" in record.data:
             sources[str(name)] = record.data["source"]
     return AuditStatus(last, last_scan, sources, refusals)
-
-
-def _text_of(error: HashclientError) -> str:
-    return f"{error.message}; {error.hint}" if error.hint else error.message
