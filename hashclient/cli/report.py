@@ -300,7 +300,7 @@ def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> lis
 
 
 def _prepare_wanted(app: App) -> list[HashclientError]:
-    """Prepare the reports that killed scans have not prepared; return the failure, or None."""
+    """Prepare the reports that killed scans have not prepared; return the failures."""
     from hashclient.scan.actions import prepare_wanted
 
     return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]

@@ -363,7 +363,7 @@ class Repository:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.
 
         Raises:
-            UsageError: there is no such role, or the draft cannot be written.
+            UsageError: no role is due whose keys are elsewhere, or the draft cannot be written.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:
