@@ -12,7 +12,7 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import is_there
-from hashclient.system.text import log_path_fields, path_fields, printable
+from hashclient.system.text import counted, log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.scan.cache import Inventory
@@ -91,7 +91,7 @@ def prune(app: App, days: int, output_format: str) -> None:
     """
     with contextlib.closing(_open(app, write=True)) as inventory:
         forgotten = inventory.prune(days)
-    app.show(output_format, {"forgotten": forgotten}, f"{forgotten:,} files forgotten")
+    app.show(output_format, {"forgotten": forgotten}, f"{counted(forgotten, 'file')} forgotten")
 
 
 @command.command("mounts")

@@ -209,7 +209,7 @@ def _lines(match: Match, story: list[Step]) -> Iterator[str]:
             ("path", printable(match.path)),
             ("file", "none: it came as a stream" if is_stream else None),
             ("seen", counted(match.times_seen or 1, "time") if is_stream else None),
-            ("size", "unknown" if match.size is None else f"{match.size:,} bytes"),
+            ("size", "unknown" if match.size is None else counted(match.size, "byte")),
             ("in place", None if is_stream else _place(match)),
             ("first seen", for_people(match.first_seen)),
             ("last seen", for_people(match.last_seen)),

@@ -14,6 +14,7 @@ from hashclient.cli.importing import make_reading, open_files, reading_options, 
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import counted
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _answer_text(answer: Answer) -> list[str]:
 
 
 def _entry_text(entry: Entry) -> str:
-    size = [] if entry.size is None else [f"{entry.size:,} byte{'s' * (entry.size != 1)}"]
+    size = [] if entry.size is None else [counted(entry.size, "byte")]
     has = ", ".join([*entry.algorithms, *size])
     parts = [
         f"list {entry.list_name}",

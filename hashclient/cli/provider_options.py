@@ -13,7 +13,7 @@ from hashclient.cli.app import App, existing_path
 from hashclient.cli.completing import LISTS_OF_REPOSITORY
 from hashclient.cli.options import together
 from hashclient.errors import UsageError
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def warn_expiring(app: App, repository: Repository) -> bool:
     renew = f"hashclient provider renew {shlex.quote(str(repository.directory))}"
     for role, at, wanting in repository.expiring():
         left = at - app.now()
-        expired = expired or left.total_seconds() <= 0
-        when = "has expired" if left.total_seconds() <= 0 else f"expires in {left.days} day(s)"
+        is_over = left.total_seconds() <= 0
+        expired = expired or is_over
+        when = "has expired" if is_over else f"expires in {counted(left.days, 'day')}"
         app.warn(
             f"role {role} {when}: {for_people(at)}",
             hint=f"run `{renew}`"

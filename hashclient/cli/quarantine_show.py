@@ -13,7 +13,7 @@ from hashclient.cli.items import Results
 from hashclient.cli.matches import open_record
 from hashclient.cli.output import facts
 from hashclient.errors import ExitCode
-from hashclient.system.text import path_fields, printable
+from hashclient.system.text import counted, path_fields, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def list_items(app: App, output_format: str) -> ExitCode:
                 document = _document(item, quarantine, record)
                 since = f"{item.taken.time:%Y-%m-%d}"
                 line = f"{item.id}  {document['state']:<12}  since {since}  {printable(item.file)}"
-                results.put_document(f"{line}  {item.size:,} bytes  {document['due']}", document)
+                results.put_document(
+                    f"{line}  {counted(item.size, 'byte')}  {document['due']}", document
+                )
     return results.end("nothing is in quarantine")
 
 
@@ -72,7 +74,7 @@ def show(app: App, match_id: str, output_format: str) -> None:
     origin = item.origin
     pairs = (
         ("path", printable(item.file)),
-        ("size", f"{item.size:,} bytes"),
+        ("size", counted(item.size, "byte")),
         ("owner, mode", f"{origin.uid}:{origin.gid}, {origin.mode:04o}"),
         ("isolated", f"{for_people(item.taken.time)} by {printable(item.taken.by)}"),
         ("reason", printable(item.taken.reason)),

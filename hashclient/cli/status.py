@@ -118,7 +118,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     if (scan := _last_scan(status)) is not None:
         end = f"{for_people(scan.time)}, exit code {scan.data.get('exit_code')}"
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
-            end += f", {believed:,} {'file' if believed == 1 else 'files'} believed unchanged"
+            end += f", {counted(believed, 'file')} believed unchanged"
         yield f"last scan     {end}"
     for problem in status.problems:
         yield f"problem       {problem}"

@@ -309,12 +309,11 @@ def missing_text(missing: MissingList) -> str:
 
 def gap_text(gap: Gap, *, accepted: bool) -> str:
     """Return the sentence on the gap of a list, and how its inputs count."""
-    nouns = f"{gap.rows:,} {'input' if gap.rows == 1 else 'inputs'}"
     count = "counts" if gap.rows == 1 else "count"
     end = f"{count} as clean all the same, since gaps are accepted"
     if not accepted:
         end = f"cannot be distinguished from {'it' if gap.entries == 1 else 'them'}"
-    return f"{gap.text}; {nouns} {end}"
+    return f"{gap.text}; {counted(gap.rows, 'input')} {end}"
 
 
 def inside_text(summary: Summary) -> str | None:

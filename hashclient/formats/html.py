@@ -99,8 +99,7 @@ class HtmlFormatter:
 
     def _title(self, summary: Summary | None) -> str:
         if summary is None:
-            number = self._found.total()
-            return f"{number:,} {'match' if number == 1 else 'matches'} on record"
+            return f"{counted(self._found.total(), 'match')} on record"
         if self._context.command == "matches":
             return "The matches could not be listed"
         if number := summary.counts[Kind.MATCH]:
@@ -174,8 +173,7 @@ class HtmlFormatter:
             noun = "file conflicts" if number == 1 else "files conflict"
             yield f"{number:,} {noun} with an entry: some of its digests agree, others do not."
         if number := summary.counts[Kind.UNREAD]:
-            noun = "input" if number == 1 else "inputs"
-            yield f"{number:,} {noun} could not be read: the content is unknown."
+            yield f"{counted(number, 'input')} could not be read: the content is unknown."
         if not summary.inputs and summary.stopped is None and summary.failed is None:
             yield "There were no inputs: nothing is known of what was meant to be checked."
         if self._actions_failed:

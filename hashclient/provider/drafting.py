@@ -45,7 +45,7 @@ from hashclient.system.files import (
     write_atomic,
 )
 from hashclient.system.outputs import make_folder, placed_directory, write_new
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.trust.noticerole import NOTICES
 
 
@@ -356,8 +356,8 @@ def _require_signed(draft: Draft, name: str, now: Mapping[str, Metadata[Any]]) -
     for policy in policies:
         if missing := policy.wanting(signed):
             raise StateError(
-                f"role {printable(name)} of the draft needs {policy.threshold} signature(s),"
-                f" {missing} missing",
+                f"role {printable(name)} of the draft needs"
+                f" {counted(policy.threshold, 'signature')}, {missing} missing",
                 hint="`hashclient provider draft show` says whose keys have not signed yet",
             )
 

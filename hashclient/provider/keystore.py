@@ -13,7 +13,7 @@ from securesystemslib.signer import Key, Signer, SSlibKey
 from hashclient.errors import StateError
 from hashclient.provider.keyfiles import Passphrases, is_encrypted, load_private, private_bytes
 from hashclient.system.files import MAX_TEXT_BYTES, make_private_dir, read_regular, write_atomic
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 
 
 class KeyStore:
@@ -65,7 +65,7 @@ class KeyStore:
             enough = threshold - here
             choice = f"{enough} of " if enough < len(missing) else ""
             raise StateError(
-                f"role {role} needs {threshold} signing key(s), {here} here",
+                f"role {role} needs {counted(threshold, 'signing key')}, {here} here",
                 hint=f"put {choice}{', '.join(missing)} back into {printable(self.directory)}",
             )
 

@@ -43,7 +43,7 @@ def test_the_ceremony_of_the_root_keys(tmp_path: Path) -> None:
         ],
         tmp_path,
     )
-    assert "role root needs 2 signing key(s), 0 here" in output
+    assert "role root needs 2 signing keys, 0 here" in output
     generations = re.findall(r"list baseline: .*generation (\d)[,;]", output)
     assert generations == ["2", "3", "3"]
     assert re.search(r"^root +3 +2 of 3 ", output, re.MULTILINE)

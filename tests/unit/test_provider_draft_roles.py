@@ -154,7 +154,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
     assert f"role {role} has other keys than before\n" in shown.out
     desk.sign(keys, "alice")
     early = desk.provider("draft", "publish", desk.repo, keys, code=8)
-    assert f"role {role} of the draft needs 2 signature(s), 1 missing" in early.err
+    assert f"role {role} of the draft needs 2 signatures, 1 missing" in early.err
     assert desk.published() == before
     desk.sign(keys, "carol")
     desk.provider("draft", "show", keys)
@@ -166,7 +166,7 @@ def test_every_role_may_be_with_people(desk: Desk, role: str) -> None:
         desk.provider("rotate", desk.repo, "timestamp", code=8)
         return
     refused = change(desk, role, code=8)
-    assert f"role {role} needs 2 signing key(s), 0 here" in refused.err
+    assert f"role {role} needs 2 signing keys, 0 here" in refused.err
     draft = desk.place()
     change(desk, role, "--draft", draft)
     desk.sign(draft, "mallory", code=6)
