@@ -33,7 +33,11 @@ MAX_STATE_BYTES = 1 << 28
 
 def fsync_dir(path: Path) -> None:
     """Make renames in directory `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(path, os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(fd)
     finally:
@@ -57,11 +61,7 @@ def make_durable(paths: Iterable[Path], *directories: Path) -> None:
 
 def _sync(path: Path) -> None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _fsync(path)
     except OSError as error:
         raise state_error("cannot sync", path, error) from error
 
