@@ -338,7 +338,7 @@ class Inventory:
             rows = [self._row(device, block) for block in numbers]
             old = np.frombuffer(bytearray().join([row[1] for row in rows if row]), RECORD)
             self._meanings.take(old)
-            merged = merged_records(old, new, day, self._reread_days).copy()
+            merged = merged_records(old, new, day, self._reread_days)
             self._meanings.give(merged)
             edges = np.flatnonzero(np.diff(merged["ino"] >> np.uint64(_BLOCK_BITS))) + 1
             for block, row, part in zip(numbers, rows, np.split(merged, edges), strict=True):
