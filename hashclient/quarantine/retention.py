@@ -25,11 +25,6 @@ from hashclient.system.times import for_people
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 
-#: Events in the log and in a match's story. They do not change the state of the match, so they are
-#: neither `held` nor `released`, which the brake does.
-ON_HOLD = "on-hold"
-HOLD_ENDED = "hold-ended"
-
 
 class Due(msgspec.Struct, frozen=True):
     """Whether an item may be destroyed now, when it may be (if known), and why or why not."""
@@ -55,13 +50,13 @@ def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """
     with room.locked():
         item = room.need(match_id, matches)
-        room.log(ON_HOLD, item, mark)
+        room.log("on-hold", item, mark)
         if item.hold is not None:
             reason = f"{item.hold.reason}; {mark.reason}"
             mark = Mark(item.hold.by, reason, item.hold.time)
         item = msgspec.structs.replace(item, hold=mark)
         room.save(item)
-        _note(room, item, ON_HOLD, mark, matches)
+        _note(room, item, "on-hold", mark, matches)
         return item
 
 
@@ -109,10 +104,10 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
         item = room.need(match_id, matches)
         if item.hold is None:
             raise UsageError(f"{item.id} is not on hold")
-        room.log(HOLD_ENDED, item, mark)
+        room.log("hold-ended", item, mark)
         item = msgspec.structs.replace(item, hold=None)
         room.save(item)
-        _note(room, item, HOLD_ENDED, mark, matches)
+        _note(room, item, "hold-ended", mark, matches)
         return item
 
 
