@@ -45,6 +45,7 @@ _ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind one byte from 0x50 to 0x5f
 _JOINED = re.compile(
     rb"\x1f\x8b\x08|\xfd7zXZ\0|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x04\x22\x4d\x18|LZIP"
 )
+_FOLLOWS = "a stream of another kind follows that of {}"
 #: So much of what a head gives tells enough, and this window suffices for it.
 _TOLD_BYTES, _TOLD_WINDOW = 2 * PIECE_BYTES, 4 * PIECE_BYTES
 
@@ -93,6 +94,8 @@ class _Compressed:
     """The base of all: one member, made of streams."""
 
     name = ""
+    #: How a stream begins.
+    mark = b""
     seeks = False
     #: Whether any program joins it with a stream of another kind behind it.
     is_joined = True
@@ -101,11 +104,31 @@ class _Compressed:
         """Yield the one member."""
         source = _Input(data)
         name = self._name_of(source)
-        yield [Member(name, None, is_exact=False, chunks=lambda: self._chunks(source))]
-        if self.is_joined and source.is_behind:
-            if is_joined(source.peek(HEAD_BYTES)):
-                text = f"a stream of another kind follows that of {self.name}"
-                yield Unlisted(b"", Why.UNSUPPORTED, text)
+        yield [Member(name, None, is_exact=False, chunks=lambda: self.streams(source))]
+        rest = source.peek(HEAD_BYTES) if self.is_joined and source.is_behind else b""
+        if is_joined(rest):
+            if hasattr(data, "read_at") and _following(rest) is not None:
+                joined = self._joined(_Input(data))
+                yield [Member(name, None, is_exact=False, chunks=lambda: joined)]
+            else:
+                yield Unlisted(b"", Why.UNSUPPORTED, _FOLLOWS.format(self.name))
+
+    def _joined(self, source: _Input) -> Iterator[bytes]:
+        """Yield what the streams of this kind give, and those of the next kind behind them."""
+        kind = self
+        while True:
+            yield from kind.streams(source)
+            rest = source.peek(HEAD_BYTES)
+            if not is_joined(rest):
+                return
+            following = _following(rest)
+            if following is None or kind.name not in (self.name, following.name):
+                raise NotReadError(Why.UNSUPPORTED, _FOLLOWS.format(kind.name))
+            kind = following
+
+    def begins(self, rest: bytes) -> bool:
+        """Return whether a stream of this kind begins like these bytes, of `HEAD_BYTES` at most."""
+        return rest.startswith(self.mark)
 
     def _name_of(self, source: _Input) -> bytes:
         return b""
@@ -116,7 +139,8 @@ class _Compressed:
     def _goes_on(self, source: _Input) -> bool:
         return False
 
-    def _chunks(self, source: _Input) -> Iterator[bytes]:
+    def streams(self, source: _Input) -> Iterator[bytes]:
+        """Yield what comes out of all streams of this kind."""
         while True:
             decoder = self._decoder()
             yield from decoded(decoder, source.piece)
@@ -135,11 +159,13 @@ class Gzip(_Compressed):
     """gzip: members one behind the other, padded with zero bytes or followed by anything."""
 
     name = "gzip"
+    mark = _GZIP + b"\x08"
 
     def _name_of(self, source: _Input) -> bytes:
         return _gzip_header(source)[1]
 
-    def _chunks(self, source: _Input) -> Iterator[bytes]:
+    def streams(self, source: _Input) -> Iterator[bytes]:
+        """See `_Compressed`."""
         error = ""
         while True:
             length, _, is_right = _gzip_header(source)
@@ -213,6 +239,7 @@ class Xz(_Compressed):
     """xz: streams one behind the other, padded with zero bytes by fours."""
 
     name = "xz"
+    mark = _XZ
 
     def _decoder(self) -> Decoder:
         return decoding.xz()
@@ -226,6 +253,10 @@ class Lzma(_Compressed):
     """The legacy `.lzma`, which has no mark: its fields make sense, and its beginning decodes."""
 
     name = "lzma"
+
+    def begins(self, rest: bytes) -> bool:
+        """See `_Compressed`."""
+        return self.sniff(rest)
 
     def sniff(self, head: bytes) -> bool:
         """Recognise it by the rules of xz for guessing, and by decoding the first bytes.
@@ -261,3 +292,12 @@ class Zstd(_Compressed):
     def _goes_on(self, source: _Input) -> bool:
         mark = source.peek(4)
         return mark == _ZSTD or (mark[1:] == _ZSTD_SKIPPED and mark[0] & 0xF0 == 0x50)
+
+
+#: Those that are read here behind a stream of another kind.
+_JOINED_HERE = (Gzip(), Xz(), Lzma())
+
+
+def _following(rest: bytes) -> _Compressed | None:
+    """Return the kind of a stream that begins like these bytes, if it is joined here."""
+    return next((kind for kind in _JOINED_HERE if kind.begins(rest)), None)

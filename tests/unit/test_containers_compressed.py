@@ -156,15 +156,28 @@ OTHERS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("expander", [Gzip(), Xz(), Lzma()], ids=["gzip", "xz", "lzma"])
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_stream_of_another_kind_behind_it_is_unread(expander: Expander, other: str) -> None:
-    """`zstd` joins them, and so does the module `lzma` of Python."""
+def test_a_stream_of_another_kind_behind_it_is_joined(expander: Expander, other: str) -> None:
+    """By `zstd`, and by the module `lzma` of Python; other programs stop before it."""
     if other == expander.name:
         return
     data = OTHERS[expander.name](A) + OTHERS[other](B)
-    for source in (Whole(data), Once(data, 999)):
-        out = opened(expander, source)
-        assert out.contents == [A] and out.unread == [(b"", Why.UNSUPPORTED)]
+    unread = [(b"", Why.UNSUPPORTED)]
+    whole, once = opened(expander, Whole(data)), opened(expander, Once(data, 999))
+    assert once.contents == [A] and once.unread == unread
+    if other == "zstd":
+        assert whole.contents == [A] and whole.unread == unread
+    else:
+        assert whole.contents == [A, A + B] and not whole.unread
+        third = opened(expander, Whole(data + zstd_of(A)))
+        assert third.contents[0] == A and third.unread == unread
     assert not opened(Bzip2(), bzip2_of(A) + OTHERS[other](B)).unread
+
+
+def test_streams_of_lzma_are_joined_to_their_end_and_no_third_kind() -> None:
+    out = opened(Lzma(), Whole(lzma_of(A) + lzma_of(B) + xz_of(A)))
+    assert out.contents == [A, A + B + A] and not out.unread
+    back = opened(Xz(), Whole(xz_of(A) + lzma_of(B) + xz_of(A)))
+    assert back.contents[0] == A and back.reasons == {Why.UNSUPPORTED}
 
 
 def test_a_window_larger_than_may_be_had_is_a_limit() -> None:
