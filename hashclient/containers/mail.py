@@ -110,10 +110,14 @@ class _Walk:
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
-            # Some programs look for a header behind other text as well.
-            if lines.position > HEAD_BYTES or not lines.peek(1):
+            # Some programs look for a header behind other text as well. The next one begins with
+            # the same line, and ends before it, if that line goes on behind the head.
+            begin = lines.position
+            if begin > HEAD_BYTES or not lines.peek(1):
                 return
             collector = lines.header(self._stack, most)
+            if lines.position == begin:
+                return
         yield from self._entity(collector.fields())
         yield from self.parts()
 

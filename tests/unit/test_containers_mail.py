@@ -711,3 +711,18 @@ def test_the_generator_makes_what_python_reads() -> None:
     parts = message_from_bytes(multipart(TEXT, base64_part("a", A))).get_payload()
     assert [part.get_payload(decode=True) for part in parts] == [b"benign text", A]  # type: ignore[union-attr]
     assert mails.uuencoded("x", b"abc") == "begin 644 x\n#86)C\n`\nend\n"
+
+
+def test_text_in_which_no_header_begins_ends_wherever_its_lines_end() -> None:
+    # A line over the end of the head was looked at again and again.
+    long = b"0000c954\\:a\xf3\n" + b"benign " * 70 + b"\n" + b"benign text\n" * 9
+    assert not opened(Eml(), long).members
+    chance = random.Random(7)
+    lines = (b"x: y", b"0\\:a", b"--z", b"", b"benign text", b"From x", b" folded", b"\xff" * 9)
+    for _ in range(2000):
+        text = b""
+        while len(text) < 700:
+            fill = chance.choice((b"", b"", b"", b"." * chance.randrange(600)))
+            text += chance.choice(lines) + fill + chance.choice((b"\n", b"\r\n", b"\r"))
+        for reader in (Eml(), Message(), Mbox()):
+            opened(reader, text)
