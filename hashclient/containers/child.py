@@ -14,12 +14,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.containers.driver import Driver
 from hashclient.containers.interface import Data, NotReadError, Why
 from hashclient.containers.libarchive import load_charsets
-from hashclient.containers.limits import MIB
+from hashclient.containers.limits import MIB, LimitError
 from hashclient.containers.protocol import (
     NAMES_AT_ONCE_BYTES,
     ROWS_AT_ONCE,
@@ -38,6 +38,41 @@ from hashclient.containers.protocol import (
 from hashclient.containers.registry import Registry
 from hashclient.containers.sandbox import die_with_parent, lock
 
+#: Seconds of processor time in which a reader has to read something, or to find something.
+STALL_S = 60
+
+
+class Stall:
+    """Gives a file up where its reader runs, and neither reads a byte nor finds one any more.
+
+    Hostile bytes may show a fault of a reader that has no end. The limit on time is an hour, for
+    files that are large; in that time such bytes would cost a processor.
+    """
+
+    def __init__(self, interval_s: float = STALL_S) -> None:
+        """Look every `interval_s` seconds of processor time, from now on."""
+        self._steps: Callable[[], int] | None = None
+        self._last = -1
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, interval_s, interval_s)
+
+    @contextlib.contextmanager
+    def watching(self, steps: Callable[[], int]) -> Iterator[None]:
+        """Watch one file; `steps` returns a number that grows while its reader gets on."""
+        self._steps, self._last = steps, -1
+        try:
+            yield
+        finally:
+            self._steps = None
+
+    def _look(self, *_: object) -> None:
+        if self._steps is None:
+            return
+        steps = self._steps()
+        if steps == self._last:
+            raise LimitError(f"its reader found nothing more in {STALL_S} s")
+        self._last = steps
+
 
 class FileData:
     """A file that was handed over open; it is read by position."""
@@ -46,6 +81,7 @@ class FileData:
         self._fd = fd
         self._position = 0
         self.size = size
+        self.bytes_read = 0
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return the bytes there; see `Data`."""
@@ -60,6 +96,7 @@ class FileData:
                 data += more
         except OSError as error:
             raise NotReadError(Why.DAMAGED, (error.strerror or str(error)).lower()) from error
+        self.bytes_read += len(data)
         return data
 
     def _more(self, offset: int, count: int) -> bytes:
@@ -116,7 +153,7 @@ class Out:
             self.flush()
 
 
-def serve(channel: Channel, setup: Setup, registry: Registry) -> None:
+def serve(channel: Channel, setup: Setup, registry: Registry, stall: Stall) -> None:
     """Open one file after the other, until the other side ends."""
     while True:
         job = decode_to_child(channel.receive())
@@ -127,10 +164,19 @@ def serve(channel: Channel, setup: Setup, registry: Registry) -> None:
             out = Out(channel)
             driver = Driver(registry, setup.limits, job, out, verify_sizes=setup.verify_sizes)
 
-            def open_data(fd: int = fd, size: int = job.size) -> Data:
-                return FileData(fd, size)
+            opened: list[FileData] = []
 
-            driver.run(open_data)
+            def open_data(
+                fd: int = fd, size: int = job.size, opened: list[FileData] = opened
+            ) -> Data:
+                opened.append(FileData(fd, size))
+                return opened[-1]
+
+            def steps(driver: Driver = driver, opened: list[FileData] = opened) -> int:
+                return driver.steps + sum(data.bytes_read for data in opened)
+
+            with stall.watching(steps):
+                driver.run(open_data)
             out.flush()
         finally:
             os.close(fd)
@@ -159,9 +205,10 @@ def main(fd: int) -> None:
             "".encode(codec)
         # No module can be loaded later, so a traceback is not printed either.
         sys.tracebacklimit = 0
+        stall = Stall()
         locks = lock(setup.limits.memory_mib * MIB, 2 * setup.limits.time_s)
         channel.send(Ready(locks))
-        serve(channel, setup, registry)
+        serve(channel, setup, registry, stall)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,11 @@ class Driver:
         """The bytes that came out of all containers so far."""
         return self._budget.bytes_out
 
+    @property
+    def steps(self) -> int:
+        """See `Budget.steps`."""
+        return self._budget.steps
+
     def run(self, open_data: Callable[[], Data]) -> None:
         """Open a file, and hand its members on; `open_data` returns it, from its beginning."""
         data = open_data()

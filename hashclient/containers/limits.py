@@ -77,6 +77,11 @@ class Budget:
         """The bytes that came out so far."""
         return self._bytes
 
+    @property
+    def steps(self) -> int:
+        """A number that grows with each member, container and byte that comes out."""
+        return self._bytes + self._members + self._containers
+
     def enter(self, depth: int) -> None:
         """Count a container, and refuse those that lie too deep in one another.
 

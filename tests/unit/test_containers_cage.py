@@ -21,7 +21,15 @@ from hashclient.containers import protocol, sandbox
 from hashclient.containers.cage import Cage, Found
 from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
-from hashclient.containers.protocol import Channel, Done, Job, Ready, Row, Rows
+from hashclient.containers.protocol import (
+    Channel,
+    Done,
+    Job,
+    Ready,
+    Row,
+    Rows,
+    decode_to_worker,
+)
 from hashclient.containers.sandbox import Locks, kernel_locks
 from tests.kit import descriptors_left, open_files
 
@@ -332,3 +340,51 @@ def test_limits_that_a_service_manager_forbids_are_done_without(
     for name in ("getrlimit", "setrlimit"):
         monkeypatch.setattr(resource, name, refused)
         sandbox._limit(1 << 28, 60)
+
+
+_ENDLESS = """
+import socket, sys
+from hashclient.containers.child import Stall, serve
+from hashclient.containers.limits import Limits, MIB
+from hashclient.containers.protocol import Channel, Setup
+from hashclient.containers.sandbox import lock
+
+class Endless:
+    name, seeks = "endless", True
+    def members(self, data):
+        data.read_at(0, 1)
+        while True:
+            pass
+        yield []
+
+class Registry:
+    def named(self, kind): return []
+    def pick(self, head, tail, size=0, read_at=None): return [Endless()]
+
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+stall = Stall(0.1)
+lock(512 * MIB, 60)
+serve(channel, Setup(Limits(), 0), Registry(), stall)
+"""
+
+
+def test_a_reader_without_an_end_ends_and_the_process_opens_the_next_file(archive: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        subprocess.Popen(
+            [sys.executable, "-c", _ENDLESS, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        ) as process,
+    ):
+        theirs.close()
+        channel = Channel(ours)
+        for _ in range(2):
+            with archive.open("rb") as file:
+                channel.send(Job(archive.stat().st_size, 4, None, False), [file.fileno()])
+            rows = decode_to_worker(channel.receive())
+            assert isinstance(rows, Rows)
+            (row,) = rows.rows
+            assert (row.why, "found nothing more" in row.detail) == (Why.LIMIT, True)
+            assert isinstance(decode_to_worker(channel.receive()), Done)
+        ours.close()
+    assert process.returncode != 0
