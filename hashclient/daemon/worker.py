@@ -90,6 +90,7 @@ _KINDS = {
     Kind.MATCH: Count.MATCH,
     Kind.CONFLICT: Count.CONFLICT,
     Kind.UNREAD: Count.UNREAD,
+    Kind.EXCEPTED: Count.EXCEPTED,
 }
 
 
@@ -126,7 +127,7 @@ class Worker:
         self._parent = parent
         self._arguments = arguments
         self._listeners = listeners
-        self._lists = Lists(session)
+        self._lists = Lists(session, exceptions=options.exceptions)
         self._doubt = self.lists.doubt
         self.is_stopping = False
         limit = raise_limit()
