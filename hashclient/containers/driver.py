@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from hashclient.containers.forward import Buffered
 from hashclient.containers.interface import (
     HEAD_BYTES,
     ISO_HEAD_BYTES,
@@ -93,7 +94,7 @@ class Spool:
         return data
 
 
-class Tee:
+class Tee(Buffered):
     """A member that is read once: looked at, digested, kept for a while, and expanded meanwhile.
 
     The bytes are digested as they are read, by any reader. An error is an end to readers; it is
@@ -103,11 +104,11 @@ class Tee:
     def __init__(
         self, chunks: Iterator[bytes], mask: int, budget: Budget, spool_bytes: int
     ) -> None:
+        super().__init__()
         self._chunks = chunks
         self._digester = Digester(Algorithm.in_mask(mask)) if mask else None
         self._budget = budget
         self._spool_bytes = spool_bytes
-        self._ahead = b""
         self._tail = b""
         self._spool: bytearray | None = None
         self.length = 0
@@ -115,28 +116,21 @@ class Tee:
         #: The last bytes, `END_MARK_BYTES` of them at least.
         self.end = b""
 
-    def peek(self, count: int) -> bytes:
-        """Return the next bytes without reading them: `count`, unless there are no more."""
-        while len(self._ahead) < count and (chunk := self._next()):
-            self._ahead = self._ahead + chunk if self._ahead else chunk
-        return self._ahead[:count]
-
     def read(self, count: int) -> bytes:
         """Return the next bytes; see `Stream`."""
-        data = self._ahead or self._next()
-        self._ahead = data[count:]
-        return data[:count] if self._ahead else data
+        return self.some(count)
 
     def keep(self) -> None:
         """Keep all that comes, as far as there is room; nothing must have been read before."""
-        self._spool = bytearray(self._ahead)
+        self._spool = bytearray(self._buffer)
         if len(self._spool) > self._spool_bytes:
             self._spool = None
 
     def drain(self) -> None:
         """Read to the end."""
-        self._ahead = b""
-        while self._next():
+        self._buffer = b""
+        self._at = 0
+        while self._block():
             pass
 
     def spooled(self) -> Spool | None:
@@ -154,8 +148,7 @@ class Tee:
         """Return the digests of the bytes read, one behind the other."""
         return b"" if self._digester is None else b"".join(self._digester.finish())
 
-    def _next(self) -> bytes:
-        """Take the next chunk; none is the end."""
+    def _block(self) -> bytes:
         try:
             chunk = next(filter(None, self._chunks), b"")
         except NotReadError as error:

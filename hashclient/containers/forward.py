@@ -7,13 +7,16 @@ little more than its headers. At most two blocks are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 from hashclient.containers.interface import Data, Stream
 
 FIRST_BYTES = 4 << 10
 PIECE_BYTES = 256 << 10
+#: Bytes of a stream that are kept to be given twice.
+MAX_AHEAD_BYTES = 16 << 20
 
 
 def in_pieces(data: bytes) -> Iterator[bytes]:
@@ -22,15 +25,74 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
         yield data[at : at + PIECE_BYTES]
 
 
-class Forward:
-    """A position in bytes, and the bytes read ahead of it."""
+class Buffered:
+    """Bytes that come in blocks, and those read ahead: `_buffer` from `_at` on.
+
+    What derives from it gives the blocks, and may search the buffer.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._buffer = b""
+        self._at = 0
+
+    def _block(self) -> bytes:
+        """Return the next block; none at the end."""
+        raise NotImplementedError
+
+    def _more(self) -> bool:
+        """Read a block behind the bytes that are left; return False at the end."""
+        block = self._block()
+        self._buffer = self._buffer[self._at :] + block
+        self._at = 0
+        return bool(block)
+
+    def _fill(self, count: int) -> None:
+        """Have the next `count` bytes in the buffer, fewer only at the end."""
+        if self._at + count > len(self._buffer):
+            blocks = [self._buffer[self._at :]]
+            length = len(blocks[0])
+            while length < count and (block := self._block()):
+                blocks.append(block)
+                length += len(block)
+            self._buffer = b"".join(blocks)
+            self._at = 0
+
+    def peek(self, count: int) -> bytes:
+        """Return the next `count` bytes, fewer only at the end, and stay here. Meant for few."""
+        self._fill(count)
+        return self._buffer[self._at : self._at + count]
+
+    def take(self, count: int) -> bytes:
+        """Return the bytes that `peek` would, and go on behind them."""
+        taken = self.peek(count)
+        self._at += len(taken)
+        return taken
+
+    def back(self, count: int) -> None:
+        """Go back over the last `count` bytes that were just taken."""
+        assert count <= self._at
+        self._at -= count
+
+    def some(self, most: int) -> bytes:
+        """Return between one and `most` bytes that are at hand; none at the end only."""
+        at = self._at
+        if at == len(self._buffer):
+            self._buffer = self._block()
+            at = 0
+        piece = self._buffer[at : at + most]
+        self._at = at + len(piece)
+        return piece
+
+
+class Forward(Buffered):
+    """A position in a container."""
 
     def __init__(self, data: Data | Stream) -> None:
         """Begin at the beginning."""
+        super().__init__()
         self._stream = data
         self._data = cast(Data, data) if hasattr(data, "read_at") else None
-        self._buffer = b""
-        self._at = 0  # within the buffer
         self._next = 0  # where the bytes behind the buffer lie
         self._step = FIRST_BYTES
 
@@ -39,8 +101,7 @@ class Forward:
         """How many bytes were taken."""
         return self._next - len(self._buffer) + self._at
 
-    def _more(self) -> bytes:
-        """Return the next block from the container; none at its end."""
+    def _block(self) -> bytes:
         if self._data is None:
             block = self._stream.read(self._step)
         else:
@@ -49,41 +110,14 @@ class Forward:
         self._step = min(4 * self._step, PIECE_BYTES)
         return block
 
-    def take(self, count: int) -> bytes:
-        """Return the next `count` bytes, fewer only at the end. Meant for few."""
-        end = self._at + count
-        if end > len(self._buffer):
-            blocks = [self._buffer[self._at :]]
-            length = len(blocks[0])
-            while length < count and (block := self._more()):
-                blocks.append(block)
-                length += len(block)
-            self._buffer = b"".join(blocks)
-            self._at, end = 0, min(count, length)
-        taken = self._buffer[self._at : end]
-        self._at = end
-        return taken
+    def ahead(self, count: int) -> Callable[[], Iterator[bytes]] | None:
+        """Return what yields the next `count` bytes, and stay here.
 
-    def back(self, count: int) -> None:
-        """Go back over the last `count` bytes that were just taken."""
-        assert count <= self._at
-        self._at -= count
-
-    def peek(self, count: int) -> bytes:
-        """Return the bytes that `take` would, and stay here."""
-        taken = self.take(count)
-        self._at -= len(taken)
-        return taken
-
-    def some(self, most: int) -> bytes:
-        """Return between one and `most` bytes that are at hand; none at the end only."""
-        at = self._at
-        if at == len(self._buffer):
-            self._buffer = self._more()
-            at = 0
-        piece = self._buffer[at : at + most]
-        self._at = at + len(piece)
-        return piece
+        None where these come once only, and are more than `MAX_AHEAD_BYTES`.
+        """
+        if count <= MAX_AHEAD_BYTES:
+            return partial(in_pieces, self.peek(count))
+        return None if self._data is None else partial(_pieces, self._data, self.position, count)
 
     def skip(self, count: int) -> int:
         """Skip `count` bytes; return how many there were."""
@@ -104,6 +138,13 @@ class Forward:
         rest = self._buffer[self._at :]
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         self._at += zeros - zeros % unit
+
+
+def _pieces(data: Data, start: int, count: int) -> Iterator[bytes]:
+    end = start + count
+    while piece := data.read_at(start, min(PIECE_BYTES, end - start)):
+        yield piece
+        start += len(piece)
 
 
 class Joined:

@@ -17,7 +17,6 @@ from hashclient.containers.mailmarks import FIELD
 from hashclient.containers.mboxhalves import Halves
 from hashclient.containers.mimeheaders import Collector
 
-_BLOCK_BYTES = 64 << 10
 _LINES_BYTES = 4 << 10
 #: The time in the line that begins a message.
 _TIME_BYTES = 256
@@ -53,7 +52,7 @@ class Mbox:
 
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the messages one by one, each to be read before the next is asked for."""
-        box = _Box(Forward(data))
+        box = _Box(data)
         halves = Halves()
         number = 0
         box.skip_blank()
@@ -89,28 +88,8 @@ def _watched(message: Iterator[bytes], halves: Halves) -> Iterator[bytes]:
         yield piece
 
 
-class _Box:
+class _Box(Forward):
     """A position in a mailbox, at the beginning of a message while none is being read."""
-
-    def __init__(self, source: Forward) -> None:
-        self._source = source
-        self._buffer = b""
-        self._at = 0
-
-    @property
-    def position(self) -> int:
-        """How many bytes were read."""
-        return self._source.position - len(self._buffer) + self._at
-
-    def _more(self) -> bool:
-        block = self._source.some(_BLOCK_BYTES)
-        self._buffer = self._buffer[self._at :] + block
-        self._at = 0
-        return bool(block)
-
-    def _fill(self, count: int) -> None:
-        while len(self._buffer) - self._at < count and self._more():
-            pass
 
     def skip_blank(self) -> None:
         """Pass over empty lines at the beginning."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from hashclient.containers import tarsparse
-from hashclient.containers.forward import PIECE_BYTES, Forward, in_pieces
+from hashclient.containers.forward import PIECE_BYTES, Forward
 from hashclient.containers.interface import Data, Member, NotReadError, Stream, Unlisted, Why
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
@@ -194,7 +194,7 @@ def _member(
         named = [int(each) for each in follows.sizes if each.isdigit() and len(each) <= 18]
         for other in {header_size, *named} - {size}:
             if 0 < other <= PIECE_BYTES:
-                yield [_held(name, source.peek(other), offset)]
+                yield from _stored(source, name, other, offset)
     # A label has bytes for 7-Zip, and none for bsdtar, which finds the headers among them. Here,
     # the bytes are a member, and headers among them are found when that is opened.
     if is_bare and kind != _LABEL and (not size or not _bytes_follow(source)):
@@ -213,14 +213,22 @@ def _member(
     if sparse is None:
         yield [Member(name, size, is_exact=True, chunks=area.chunks, offset=offset)]
     else:
+        if size and not sparse.is_whole:
+            yield from _stored(source, name, size, offset)
         chunks = partial(sparse.chunks, area)
         yield [Member(name, sparse.size, is_exact=True, chunks=chunks, offset=offset)]
     area.finish()
 
 
-def _held(name: bytes, content: bytes, offset: int) -> Member:
-    chunks = partial(in_pieces, content)
-    return Member(name, len(content), is_exact=True, chunks=chunks, offset=offset)
+def _stored(
+    source: Forward, name: bytes, size: int, offset: int
+) -> Iterator[list[Member] | Unlisted]:
+    """Yield the next bytes as they stand: 7-Zip and busybox take those of a sparse member so."""
+    chunks = source.ahead(size)
+    if chunks is None:
+        yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a sparse member of this size")
+    else:
+        yield [Member(name, size, is_exact=False, chunks=chunks, offset=offset)]
 
 
 def _is_one_size(header_size: int, size: int) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from fixtures import archives
 from fixtures.archives import TAR_END, pax, tar_header, tar_member, tar_of
-from hashclient.containers import tarsparse
+from hashclient.containers import forward, tarsparse
 from hashclient.containers.interface import ISO_HEAD_BYTES, Member, Why
 from hashclient.containers.registry import Registry
 from hashclient.containers.tar import MAX_EXTENDED_BYTES, Tar
@@ -294,8 +294,54 @@ def test_gnu_tar_agrees_about_sparse_members(tmp_path: Path, form: str) -> None:
     if len(made) > len(content):
         pytest.skip("the file system keeps no holes")
     out = look(made)
-    assert out.members == [(b"sparse", content), (b"plain", A)]
-    assert out.listed[0].size == len(content)
+    assert out.members[1:] == [(b"sparse", content), (b"plain", A)]
+    assert out.listed[1].size == len(content)
+    pieces = b"".join(content[at : at + 900] for at in range(0, 40 * 70_000, 70_000))
+    assert pieces[:900] in out.contents[0]
+
+
+STORED = (b"stored " * 90)[:512]
+SPARSE = {
+    "0.1": ({b"GNU.sparse.map": b"0,8,100,504", b"GNU.sparse.size": b"700"}, STORED),
+    "1.0": (
+        {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"700"},
+        b"2\n0\n8\n100\n504\n".ljust(512, b"\0") + STORED,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SPARSE)
+def test_a_sparse_member_counts_as_it_is_stored_as_well(form: str) -> None:
+    fields, stored = SPARSE[form]
+    out = look(pax(fields) + tar_member(b"a", stored) + tar_member(b"b", B))
+    assert out.contents == [stored, STORED[:8] + bytes(92) + STORED[8:] + bytes(96), B]
+    assert not out.unread
+    whole = pax({b"GNU.sparse.map": b"0,512", b"GNU.sparse.size": b"512"})
+    assert look(whole + tar_member(b"a", STORED)).contents == [STORED]
+
+
+@pytest.mark.parametrize("program", ["7z", "busybox"])
+def test_some_programs_extract_a_sparse_member_as_it_is_stored(
+    program: str, tmp_path: Path
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"no {program}")
+    command = {"7z": "7z x -y a.tar", "busybox": "busybox tar -xf a.tar"}[program].split()
+    fields, stored = SPARSE["1.0"]
+    (tmp_path / "a.tar").write_bytes(pax(fields) + tar_member(b"a", stored) + TAR_END)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "a").read_bytes() == stored
+
+
+def test_a_long_sparse_member_of_a_stream_is_unread_because_it_counts_in_two_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "MAX_AHEAD_BYTES", 100)
+    fields, stored = SPARSE["0.1"]
+    data = pax(fields) + tar_member(b"a", stored) + tar_member(b"b", B)
+    assert opened(Tar(), data).contents[0] == stored and not opened(Tar(), data).unread
+    out = opened(Tar(), Once(data, 700))
+    assert len(out.contents) == 2 and out.unread == [(b"a", Why.LIMIT)]
 
 
 @pytest.mark.parametrize(
