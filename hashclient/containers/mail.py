@@ -9,7 +9,7 @@ container of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
@@ -19,6 +19,7 @@ from hashclient.containers.forward import in_pieces
 from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mailmarks import BYTE_ORDER_MARK
 from hashclient.containers.mailreadings import (
+    MAX_AGAIN_BYTES,
     Decoding,
     Kept,
     Stored,
@@ -53,6 +54,7 @@ _NO_MESSAGES = frozenset(
         b"message/external-body",
     )
 )
+_TWO_WAYS = "mail: clients differ about a part of this size"
 _PARTIAL = b"message/partial"
 _SMIME = frozenset((b"application/pkcs7-mime", b"application/x-pkcs7-mime"))
 _NO_SMIME = frozenset((b"certs-only", b"signed-receipt"))
@@ -86,7 +88,7 @@ class _Level:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.text = Kept()
-        self.is_met = False
+        self.is_met = self.is_doubtful = False
 
 
 class _Walk:
@@ -129,8 +131,8 @@ class _Walk:
             for number in reversed(range(hit.level + 1, len(self._levels))):
                 yield from self._close(number)
             level = self._levels[hit.level]
-            if hit.is_last and not level.is_met:
-                yield from self._as_one(level)
+            if not level.is_met:
+                yield from self._before(level, is_part=not hit.is_last)
             level.is_met, level.text = True, Kept()
             if hit.is_last:
                 # A client may read on after it, so its boundary still counts.
@@ -142,16 +144,33 @@ class _Walk:
         for number in reversed(range(len(self._levels))):
             yield from self._close(number)
 
+    def parts_behind_text(self) -> Iterator[list[Member] | Unlisted]:
+        """Yield all parts behind the next boundary."""
+        for _ in self._lines.body(self._stack, is_aside=True):
+            pass
+        yield from self.parts()
+
     def _close(self, number: int) -> Iterator[list[Member] | Unlisted]:
         level = self._levels.pop()
         self._stack.pop()
         if not level.is_met:
+            yield from self._before(level, is_part=False)
+
+    def _before(self, level: _Level, *, is_part: bool) -> Iterator[list[Member] | Unlisted]:
+        """Yield what is before the first boundary, by clients that take other lines for one.
+
+        Without a part behind it, it is all there is.
+        """
+        if not is_part:
             yield from self._as_one(level)
+        if level.is_doubtful and not level.text.is_too_much:
+            yield from self._again(level.text).parts_behind_text()
 
     def _as_one(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Yield a multipart as one text: it is that to clients that find no part."""
         name = self._next_name(level.fields.name)
-        if level.text.is_too_much or (level.text.has_parts and not self._lines.is_behind_text):
+        is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
+        if level.text.is_too_much or is_lost:
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
         for encoding in level.fields.ways:
             yield from _read(name, level.text, encoding)
@@ -174,7 +193,12 @@ class _Walk:
             why = (Why.UNSUPPORTED if is_open else Why.ENCRYPTED), "mail: S/MIME"
         if why is not None:
             yield Unlisted(self._next_name(fields.name), *why)
-        if not fields.is_multipart or (fields.kind and fields.no_multiparts):
+        is_one = not fields.is_multipart or bool(fields.kind and fields.no_multiparts)
+        if is_one and fields.is_multipart and not self._is_near_end():
+            # It cannot be read in both ways: then as most clients do.
+            yield Unlisted(self._next_name(fields.name), Why.LIMIT, _TWO_WAYS)
+            is_one = False
+        if is_one:
             yield from self.leaf(fields, kind)
         elif len(self._levels) >= MAX_DEPTH:
             yield Unlisted(
@@ -183,6 +207,10 @@ class _Walk:
             yield from self.leaf(fields, kind)
         else:
             yield from self.multipart(fields)
+
+    def _is_near_end(self) -> bool:
+        """Return whether what is left of the mail can be kept, to be read again."""
+        return len(self._lines.peek(MAX_AGAIN_BYTES + 1)) <= MAX_AGAIN_BYTES
 
     def multipart(self, fields: Fields) -> Iterator[list[Member] | Unlisted]:
         """Begin a multipart: its parts come behind its boundaries."""
@@ -193,10 +221,11 @@ class _Walk:
     def _aside(self, level: _Level) -> Iterator[list[Member] | Unlisted]:
         """Skip the text before the first and after the last part; files encoded in it count."""
         finder = FileFinder(is_old=self._lines.is_old)
-        text = self._lines.body(self._stack, is_aside=True)
+        text = self._lines.body(self._stack, is_aside=True, is_whole=not level.is_met)
         for _ in finder.watch(text if level.is_met else level.text.watch(text)):
             pass
-        yield from _uu_files(finder.files)
+        level.is_doubtful = self._lines.is_doubtful
+        yield from files_as_members(finder.files)
 
     def leaf(self, fields: Fields, kind: str = "") -> Iterator[list[Member] | Unlisted]:
         """Yield a part that is no multipart, to some client at least, and how others read it."""
@@ -219,7 +248,7 @@ class _Walk:
         ]
         for _ in once:  # what was not asked for
             pass
-        yield from _uu_files(finder.files)
+        yield from files_as_members(finder.files)
         is_foreign = _BINHEX in fields.kinds or any(each in _FOREIGN for each in fields.encodings)
         if is_foreign and not finder.files:
             yield Unlisted(name, Why.UNSUPPORTED, "mail: an encoding that is not known")
@@ -235,7 +264,7 @@ class _Walk:
         if kept.is_too_much:
             is_read_again = fields.rest or not fields.has_end or decoding.is_disputed or others
             if is_doubtful or is_both or has_parts or is_read_again:
-                yield Unlisted(name, Why.LIMIT, "mail: clients differ about a part of this size")
+                yield Unlisted(name, Why.LIMIT, _TWO_WAYS)
             return
         ways: list[tuple[Way, str]] = []
         if decoding.is_disputed:
@@ -253,15 +282,15 @@ class _Walk:
                 decoded, is_cut=is_cut and is_text, is_open=is_open and is_text
             ):
                 yield [_held(name, text)]
+        texts = partial(other_texts, is_cut=is_cut, is_open=is_open)
         for encoding in others:
-            yield from _read(name, kept, encoding)
-        if fields.rest:
+            yield from _read(name, kept, encoding, texts)
+        bodies = [kept.behind(fields.rest)] if fields.rest else []
+        if not fields.has_end and (behind := kept.behind_empty_line()) is not None:
+            bodies.append(behind)
+        for body in bodies:
             for encoding in fields.ways:
-                yield from _read(name, kept.behind(fields.rest), encoding)
-        behind = None if fields.has_end else kept.behind_empty_line()
-        if behind is not None:
-            for encoding in fields.ways:
-                yield from _read(name, behind, encoding)
+                yield from _read(name, body, encoding, texts)
         if is_doubtful:
             again = self._again(kept)
             yield from again.leaf(msgspec.structs.replace(fields, rest=b""), kind)
@@ -281,8 +310,13 @@ class _Walk:
         return made
 
 
-def _read(name: bytes, kept: Kept, encoding: bytes) -> Iterator[list[Member] | Unlisted]:
-    """Yield what a part decodes to by an encoding, and the files in it."""
+def _read(
+    name: bytes,
+    kept: Kept,
+    encoding: bytes,
+    texts: Callable[[Iterable[bytes]], list[bytes]] = other_texts,
+) -> Iterator[list[Member] | Unlisted]:
+    """Yield what a part decodes to by an encoding, the files in it, and it as other `texts`."""
     ways = [first_way(encoding), *other_ways(encoding)]
     for way in ways:
         yield [_read_by(name, way, kept)]
@@ -290,11 +324,12 @@ def _read(name: bytes, kept: Kept, encoding: bytes) -> Iterator[list[Member] | U
         finder = FileFinder()
         for _ in finder.watch(ways[0](kept)):
             pass
-        yield from _uu_files(finder.files)
-        yield from ([_held(name, text)] for text in other_texts(ways[0](kept)))
+        yield from files_as_members(finder.files)
+        yield from ([_held(name, text)] for text in texts(ways[0](kept)))
 
 
-def _uu_files(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
+def files_as_members(files: list[UuFile]) -> Iterator[list[Member] | Unlisted]:
+    """Yield the files that were found encoded in a text."""
     for file in files:
         if file.error is not None:
             yield Unlisted(file.name, file.error.why, file.error.detail)

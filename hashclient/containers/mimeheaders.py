@@ -32,6 +32,11 @@ _VALUE = rb"""(?:\*([0-9]{1,3}))?(\*)?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))"
 _BOUNDARY = re.compile(rb"boundary" + _VALUE, re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(rb"\b(?:file)?name" + _VALUE, re.IGNORECASE | re.DOTALL)
 _TYPE = re.compile(rb"""\s*"?([!#-.0-9:<-~]+)\s*/\s*([!#-.0-9:<-~]+)""")
+#: A multipart whose parameters every client understands. Some take a semicolon behind the last one
+#: for a part of the boundary.
+_PLAIN_MULTIPART = re.compile(
+    rb"""multipart/[\w.+-]+(?:\s*;\s*[\w.*-]+=(?:"[^"\\\n]*"|[^\s;"'()]+))*""", re.IGNORECASE
+)
 _SMIME_TYPE = re.compile(rb"""smime-type\s*=\s*"?([a-z-]+)""", re.IGNORECASE)
 _WORD = re.compile(rb"[a-z0-9][a-z0-9-]*")
 _COMMENT = re.compile(rb"\([^()]*\)")
@@ -116,8 +121,6 @@ class Collector:
 
     def add(self, line: bytes) -> bool:
         """Take a line; return False where it neither is a field nor continues one."""
-        if self._rest:
-            self.passed(line)
         is_first, self._is_first = self._is_first, False
         if line[:1] in (b" ", b"\t"):
             if self._current is not None and len(self._current) < MAX_FIELD_BYTES:
@@ -149,6 +152,11 @@ class Collector:
         else:
             self._is_cut = True
 
+    def follows(self, line: bytes) -> None:
+        """Take a line behind one that is no field, if there was one."""
+        if self._rest:
+            self.passed(line)
+
     def boundaries(self) -> frozenset[bytes]:
         """Return the boundaries named so far: they end a header whose last line is missing."""
         return frozenset(_boundaries(self._values(b"content-type")))
@@ -160,8 +168,11 @@ class Collector:
         """Return the statements of the fields."""
         types = self._values(b"content-type")
         # Clients that take the first of two find other parts than clients that take the last.
+        # Where the body begins within the header, its type may not be known.
+        more = [b""] if self._rest and types else []
         kinds = sorted(
-            dict.fromkeys(map(_kind, types)), key=lambda kind: not kind.startswith(b"multipart/")
+            dict.fromkeys([*(kind for value in types for kind in _kinds(value)), *more]),
+            key=lambda kind: not kind.startswith(b"multipart/"),
         )
         encodings = self._values(b"content-transfer-encoding")
         meant = dict.fromkeys(each for value in encodings for each in _encodings(value))
@@ -190,9 +201,12 @@ def is_kept(line: bytes) -> bool:
     return found is not None and found[1].lower() in _KEPT
 
 
-def _kind(value: bytes) -> bytes:
+def _kinds(value: bytes) -> list[bytes]:
+    """Return the media type of a field, and none besides where some clients find no parts by it."""
     found = _TYPE.match(_without_comments(value))
-    return b"" if found is None else found[1].lower() + b"/" + found[2].lower()
+    kind = b"" if found is None else found[1].lower() + b"/" + found[2].lower()
+    is_plain = not kind.startswith(b"multipart/") or _PLAIN_MULTIPART.fullmatch(value)
+    return [kind] if is_plain else [kind, b""]
 
 
 def _without_comments(value: bytes) -> bytes:

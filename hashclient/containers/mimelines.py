@@ -17,7 +17,6 @@ from hashclient.containers.interface import HEAD_BYTES, Data, Stream
 from hashclient.containers.mailmarks import FIELD, MAX_LINE_BYTES
 from hashclient.containers.mimeheaders import MAX_FIELD_BYTES, Collector, is_kept
 
-_BLOCK_BYTES = 64 << 10
 #: Longer lines are no boundary.
 _BOUNDARY_LINE_BYTES = 8 << 10
 #: The beginning of the line behind a boundary, as far as a field needs.
@@ -69,7 +68,7 @@ class Hit(msgspec.Struct, frozen=True):
     is_last: bool
 
 
-class Lines:
+class Lines(Forward):
     """A position in a mail."""
 
     def __init__(
@@ -80,10 +79,7 @@ class Lines:
         With `is_loose`, lines that resemble a boundary end a part. With `is_old`, a carriage return
         ends a line of a body, as on an old Mac; it does in any header.
         """
-        self._source = Forward(data)
-        self._buffer = b""
-        self._at = 0
-        self._is_at_end = False
+        super().__init__(data)
         self._is_loose = is_loose
         self.is_old = is_old
         self._fields_until = 0
@@ -96,29 +92,6 @@ class Lines:
         self.is_doubtful = False
         #: Whether the last part may end with a carriage return that was taken for its line end.
         self.may_end_with_return = False
-
-    @property
-    def position(self) -> int:
-        """How many bytes were taken."""
-        return self._source.position - len(self._buffer) + self._at
-
-    def _more(self) -> bool:
-        """Read a block after the bytes that are left; return False at the end."""
-        block = b"" if self._is_at_end else self._source.some(_BLOCK_BYTES)
-        self._buffer = self._buffer[self._at :] + block
-        self._at = 0
-        self._is_at_end = not block
-        return bool(block)
-
-    def peek(self, count: int) -> bytes:
-        """Return the next bytes, fewer only at the end, and stay here."""
-        while len(self._buffer) - self._at < count and self._more():
-            pass
-        return self._buffer[self._at : self._at + count]
-
-    def skip(self, count: int) -> None:
-        """Skip bytes that were looked at."""
-        self._at += count
 
     def line(self, most: int = MAX_LINE_BYTES) -> bytes:
         """Return the next line with its end; empty at the end. Of a very long one, a piece."""
@@ -153,7 +126,7 @@ class Lines:
             if not line.rstrip(b"\r\n") and not (is_return and not self.is_old):
                 if is_front:
                     continue
-                collector.add(line)  # it is in a body that begins earlier
+                collector.follows(line)  # it is in a body that begins earlier
                 break
             if line.startswith(b"--"):
                 if match([*stack, Boundaries(collector.boundaries())], line) is not None:
@@ -163,7 +136,7 @@ class Lines:
             if is_field and not stack and line[-1:] == b"\r":
                 self.is_old = True
             if is_field or line.startswith(_QUIET):
-                pass
+                collector.follows(line)
             elif is_front:
                 self.is_behind_text = True
             else:
@@ -196,13 +169,18 @@ class Lines:
         return False
 
     def body(
-        self, stack: Stack, *, is_aside: bool = False, guesses: bool = True
+        self,
+        stack: Stack,
+        *,
+        is_aside: bool = False,
+        is_whole: bool = False,
+        guesses: bool = True,
     ) -> Iterator[bytes]:
         """Yield the bytes up to the next boundary of `stack`, which `hit` then is.
 
         The line end before a boundary belongs to it. Text aside of the parts ends at any line that
-        resembles a boundary, since no client shows it. With `guesses`, that is also a line that no
-        header names, with fields of a part behind it.
+        resembles a boundary, since no client shows it, unless it has to be `is_whole`. With
+        `guesses`, that is also a line that no header names, with fields of a part behind it.
         """
         self.hit = None
         self.is_doubtful = self.may_end_with_return = False
@@ -213,7 +191,9 @@ class Lines:
             if line:
                 self.hit = match(stack, line)
                 if self.hit is None:
-                    self.hit = self._resembling(stack, line, is_aside=is_aside, guesses=guesses)
+                    self.hit = self._resembling(
+                        stack, line, is_aside=is_aside, is_whole=is_whole, guesses=guesses
+                    )
                 if self.hit is not None:
                     self.may_end_with_return = held == b"\r\n" and not line.endswith(b"\r\n")
                     self._at += len(line)
@@ -266,7 +246,7 @@ class Lines:
         return self._buffer[self._at : end + 1]
 
     def _resembling(
-        self, stack: Stack, line: bytes, *, is_aside: bool, guesses: bool
+        self, stack: Stack, line: bytes, *, is_aside: bool, is_whole: bool, guesses: bool
     ) -> Hit | None:
         """Return which boundary a line resembles, if it ends this body; otherwise note it.
 
@@ -285,7 +265,7 @@ class Lines:
             level = len(stack) - 1 if is_one else None
         if level is None:
             return None
-        if not (is_aside or self._is_loose):
+        if not self._is_loose and (is_whole or not is_aside):
             self.is_doubtful = True
             return None
         stack[level].add(text.removesuffix(b"--"))

@@ -433,7 +433,8 @@ def test_a_boundary_may_be_folded_and_long() -> None:
     for folded, boundary in (("b\n\tc", "b\tc"), ("b\n c", "b c"), ("b\n c", "bc")):
         body = f"--{boundary}\n\nbenign\n--{boundary}--\n"
         out = look(raw(f'Content-Type: multipart/mixed; boundary="{folded}"', body))
-        assert out.contents == [b"benign"]
+        # To some clients it is all one text.
+        assert out.contents == [*texts(body.encode()), b"benign"]
     assert look(multipart("\nbenign", boundary="L" * 3000)).contents == [b"benign"]
 
 
@@ -467,6 +468,45 @@ def test_a_multipart_of_no_part_is_one_text() -> None:
     assert out.contents == [b"text"] and not out.unread
 
 
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("multipart/mixed\n\tboundary=b", "--b"),
+        ("multipart/mixed; boundary=b;", "--b"),
+        ("multipart/mixed; boundary='b'", "--'b'"),
+        ("multipart/mixed (c); boundary=b", "--b"),
+        ("multipart/mixed; boundary=a", "--ab"),
+        ("multipart/digest; boundary=1;", "--1"),
+    ],
+)
+def test_a_multipart_whose_boundary_some_clients_do_not_take_is_one_text_as_well(
+    kind: str, line: str
+) -> None:
+    body = f"{line}\n{base64_part('a', A)}\n{line}\n\nbenign\n"
+    out = look(raw(f"Content-Type: {kind}", body))
+    assert A in out.contents and body.encode() in out.contents and not out.unread
+    outer = multipart(f"Content-Type: {kind}\n\n{body}", TEXT)
+    assert A in look(outer).contents and body.encode() in look(outer).contents
+
+
+def test_a_large_multipart_whose_boundary_some_clients_do_not_take_is_read_and_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hashclient.containers.mail.MAX_AGAIN_BYTES", 100)
+    out = look(raw("Content-Type: multipart/mixed; boundary=b;", f"--b\n{base64_part('a', A)}\n"))
+    assert A in out.contents and out.reasons == {Why.LIMIT}
+
+
+def test_several_lines_in_a_header_that_are_none_are_in_the_body_once() -> None:
+    begun = b"odd line\nanother one\nSubject: x\na third\n\nbenign\nlast\n"
+    for end in (b"", b"by\nmore\n\n"):
+        data = b"From: a\nTo: b\n" + begun + end
+        assert {*texts(begun + end)} <= {*look(data).contents}
+    part = base64_part("a", A)
+    data = multipart(TEXT, part).replace(b"MIME-Version", b"odd line\nMIME-Version")
+    assert A in look(data).contents and data[data.index(b"odd") :] in look(data).contents
+
+
 def test_a_header_without_an_empty_line_ends_at_a_boundary() -> None:
     data = multipart("Content-Type: text/plain", base64_part("a", A))
     assert A in look(data).contents
@@ -481,7 +521,7 @@ def test_a_line_in_a_header_that_is_none_hides_nothing() -> None:
     assert A in look(data).contents and not look(data).unread
     begun = b"odd line\nContent-Type: text/plain\n\nbenign"
     data = b"From: a\nTo: b\n" + begun
-    both = [*texts(b"benign", is_cut=True), *texts(begun)]
+    both = [*texts(b"benign", is_cut=True), *texts(begun, is_cut=True)]
     assert look(data).contents == both and not look(data).unread
     for quiet in (b">From x y\n", b"From x y\n"):
         data = multipart(TEXT, part).replace(b"MIME-Version", quiet + b"MIME-Version")
