@@ -13,6 +13,7 @@ from hashclient.containers import fronts, unopened
 from hashclient.containers.fronts import ends_as_7z
 from hashclient.containers.kind import ANYWHERE, End, Kind, Mark, Sure
 from hashclient.containers.mailmarks import MAX_LINE_BYTES, can_be_mail, may_be_mail, may_hold_mail
+from hashclient.containers.mimedecode import begins_file
 from hashclient.containers.tarheader import (
     BLOCK_BYTES,
     LATE_BEGINS,
@@ -177,6 +178,15 @@ OPENED = (
         hides_end=False,
     ),
     Kind(
+        "encoded",
+        (
+            Mark(0, (b"begin ", b"begin-base64 "), is_one=lambda h: begins_file(h) is not None),
+            Mark(0, (b"=ybegin ", b"(This file must be converted with BinHex")),
+        ),
+        "encoded:Encoded",
+        hides_end=False,
+    ),
+    Kind(
         "ole",
         (Mark(0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",), is_one=_is_ole),),
         "ole:Ole",
@@ -214,7 +224,8 @@ OPENED = (
         version=2,
         in_programs=b"MSCF\0\0\0\0",
     ),
-    Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader"),
+    # What follows its headers is one member, a compressed cpio.
+    Kind("rpm", (Mark(0, (b"\xed\xab\xee\xdb",)),), "libformats:reader", reads=2),
     Kind(
         "cpio",
         (

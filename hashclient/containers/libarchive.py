@@ -316,7 +316,6 @@ class Libarchive:
         name: str,
         *,
         formats: tuple[str, ...] = (),
-        filters: tuple[str, ...] = (),
         seeks: bool = False,
         is_exact: bool = False,
         passwords: tuple[bytes, ...] = (),
@@ -325,7 +324,6 @@ class Libarchive:
         self.name = name
         self.seeks = seeks
         self._formats = formats or (name,)
-        self._filters = filters
         self._is_exact = is_exact
         self._passwords = passwords
 
@@ -351,7 +349,7 @@ class Libarchive:
         archive = _Archive(
             data,
             formats=self._formats,
-            filters=self._filters,
+            filters=(),
             seeks=self.seeks,
             passwords=self._passwords,
             options=options,

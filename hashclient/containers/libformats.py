@@ -157,13 +157,11 @@ class Compress(Filtered):
         yield from super().members(_Cleared(data))
 
 
-_INSIDE_RPM = ("rpm", "gzip", "bzip2", "xz", "lzma", "zstd")
 _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "7zip": partial(SevenZip, seeks=True),
     "rar5": partial(Rar, seeks=True),
     "rar": partial(Rar, seeks=True),
     "cab": Cab,
-    "rpm": partial(Libarchive, formats=("cpio",), filters=_INSIDE_RPM, is_exact=True),
     "cpio": partial(Libarchive, is_exact=True),
     "ar": partial(Libarchive, is_exact=True),
     "xar": partial(Libarchive, seeks=True),

@@ -26,6 +26,8 @@ _NEITHER = _OTHERS.replace(b"=", b"")
 _BEGIN = re.compile(
     rb"begin(-base64)?[ \t]+[^\s]{1,20}(?:[ \t]+([^\r\n]{0,4096}))?[ \t]*\r{0,2}\n", re.IGNORECASE
 )
+#: Matches where a file begins in uuencode.
+begins_file = _BEGIN.match
 _BEGINS = re.compile(rb"\n(?=[Bb][Ee][Gg][Ii][Nn][ \t-])")
 _ENDS = re.compile(rb"end|====", re.IGNORECASE)
 _LONGEST_BEGIN_BYTES = 4200

@@ -14,6 +14,7 @@ import pytest
 from fixtures import archives, mails, ole
 from hashclient.containers import libarchive, libformats
 from hashclient.containers.compressed import Bzip2, Gzip, Lzma, Xz
+from hashclient.containers.encoded import Encoded
 from hashclient.containers.interface import Expander, Unlisted
 from hashclient.containers.mail import Eml, Message
 from hashclient.containers.mbox import Mbox
@@ -61,6 +62,10 @@ def compound(contents: Contents) -> bytes:
     return ole.ole_of({name.replace("/", "-"): content for name, content in contents.items()})
 
 
+def encoded(contents: Contents) -> bytes:
+    return "".join(mails.uuencoded(name, content) for name, content in contents.items()).encode()
+
+
 ROWS = [
     Row("zip", Zip(), archives.zip_of, is_whole=True),
     Row("zip-streamed", Zip(), lambda c: archives.zip_of(c, streamed=True), is_whole=True),
@@ -76,6 +81,7 @@ ROWS = [
     Row("eml", Eml(), mail, tells_cuts=False, first=2),
     Row("message", Message(), mail, tells_cuts=False, first=2, is_sniffed=False),
     Row("tnef", Tnef(), mails.tnef_of),
+    Row("encoded", Encoded(), encoded, tells_cuts=False),
     Row("ole", Ole(), compound),
 ]
 if libarchive.is_here():

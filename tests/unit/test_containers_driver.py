@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.archives import compress_of
+from fixtures.mails import uuencoded
 from fixtures.ole import ole_of
+from fixtures.others import cpio_binary_of, rpm_of
 from hashclient.containers import libarchive
 from hashclient.containers.driver import Driver, Spool
 from hashclient.containers.interface import (
@@ -143,6 +145,7 @@ WAYS: Mapping[str, Callable[[bytes], bytes]] = {
     "xz": lzma.compress,
     "form": lambda data: FORM + data + b"\r\n--xx--\r\n",
     "ole": lambda data: ole_of({"x": data}),
+    "uu": lambda data: uuencoded("x", data).encode(),
     "sfx": lambda data: b"MZ" + bytes(700) + zip_of(x=data),
     "zip in a picture": lambda data: b"\xff\xd8\xff" + b"\x00\x11" * 99 + zip_of(x=data),
 }
@@ -150,6 +153,7 @@ OTHERS: Mapping[str, Callable[[bytes], bytes]] = {
     **{kind: bsdtar(kind) for kind in ("7zip", "cpio", "ar", "iso9660", "xar")},
     "zstd": zstd,
     "Z": compress_of,
+    "rpm": lambda data: rpm_of(gzip.compress(cpio_binary_of({"x": data}))),
 }
 has_others = libarchive.is_here() and shutil.which("bsdtar") and shutil.which("zstd")
 ALL = {**WAYS, **(OTHERS if has_others else {})}

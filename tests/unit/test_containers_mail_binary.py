@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.mails import binhex, multipart, raw, yencoded
+from fixtures.mails import binhex, multipart, raw, uuencoded, yencoded
+from hashclient.containers.encoded import Encoded
 from hashclient.containers.interface import Why
 from hashclient.containers.mail import Eml
 from hashclient.containers.mimebinary import FileFinder
 from hashclient.containers.mimedecode import MAX_UU_BYTES, UuFile
-from tests.opened import opened
+from tests.opened import has_mark, opened, sniffs
 
 A, B = bytes(range(256)) * 9 + b"\x90\x90\x00", random.Random(6).randbytes(5000) + b"a" * 900
 
@@ -95,3 +96,23 @@ def test_too_much_is_a_limit() -> None:
 def test_texts_about_these_have_no_file() -> None:
     text = b"a file must be converted with BinHex, as they say\n: no\n=yend\nx =ybegin line=1\n"
     assert not found(text * 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        yencoded("a", A),
+        binhex("a", A).encode(),
+        uuencoded("a", A).encode(),
+        uuencoded("a", A).replace("begin", "begin-base64", 1).encode(),
+    ],
+)
+def test_a_text_that_begins_with_such_a_file_is_opened(text: bytes) -> None:
+    assert sniffs(Encoded(), text) and has_mark(text)
+    if b"base64" not in text:
+        assert A in opened(Encoded(), text).contents
+
+
+def test_a_text_about_these_is_not_opened() -> None:
+    for text in (b"begin with the first one\n", b"begin 644\n", b"=ybegi", b"beginning\n"):
+        assert not sniffs(Encoded(), text) or not opened(Encoded(), text).members
