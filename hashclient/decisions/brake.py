@@ -27,6 +27,8 @@ from hashclient.matches.permits import Case, Entry, Permits
 
 #: The time that the limits are for.
 WINDOW = timedelta(hours=24)
+#: Permits are kept so long, so that none is lost while the clock is some days ahead.
+_KEPT = timedelta(days=30)
 _NO_LIMIT = 1 << 62
 
 
@@ -43,7 +45,7 @@ class Brake:
         """Return whether matches are held, by id; see `Decision`."""
         turn = _Turn(self._config, permits, now)
         if self._tidied is None or now - self._tidied > WINDOW:
-            permits.forget_permits(turn.since)
+            permits.forget_permits(now - _KEPT)
             self._tidied = now
         asked_by = self._policy.asked_by
         ruled: dict[str, bool] = {}

@@ -71,6 +71,18 @@ def test_a_clock_that_is_set_back_gives_no_more_permits(record: Matches) -> None
     assert desk.held("cd", hit("e-1")) == "cd"
 
 
+def test_a_clock_that_was_some_days_ahead_has_forgotten_no_permit(record: Matches) -> None:
+    desk = Desk(record, per_entry=2)
+    assert desk.held("ab", hit("e-1")) == ""
+    desk.now += timedelta(days=3)
+    # Another process begins then, which looks for permits that do not count any more.
+    ahead = Desk(record, per_entry=2)
+    ahead.now = desk.now
+    assert ahead.held("c", hit("e-2")) == ""
+    desk.now = ahead.now = NOW + timedelta(hours=1)
+    assert ahead.held("d", hit("e-1")) == "d"
+
+
 def test_a_file_of_two_entries_counts_for_both_and_once_for_the_day(record: Matches) -> None:
     desk = Desk(record, per_entry=3, per_day=4)
     assert desk.held("ab", hit("e-1"), hit("e-2")) == ""
