@@ -10,7 +10,7 @@ _MODULES = {
     "hashclient.session": ("Session",),
     "hashclient.config": ("Settings", "resolve_settings"),
     "hashclient.core.algorithms": ("Algorithm",),
-    "hashclient.core.kinds": ("Action", "Kind", "MatchState"),
+    "hashclient.core.kinds": ("Action", "Kind", "MatchState", "Verdict"),
     "hashclient.core.model": (
         *("Acted", "Gap", "Handled", "Hit", "ListState", "MatchRef", "MissingList", "Outcome"),
     ),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hashclient.client import Client
     from hashclient.config import Settings, resolve_settings
     from hashclient.core.algorithms import Algorithm
-    from hashclient.core.kinds import Action, Kind, MatchState
+    from hashclient.core.kinds import Action, Kind, MatchState, Verdict
     from hashclient.core.match import Match
     from hashclient.core.model import (
         Acted,
@@ -109,6 +109,7 @@ __all__ = [
     "Summary",
     "UnreachableError",
     "UsageError",
+    "Verdict",
     "VerificationError",
     "__version__",
     "resolve_settings",

@@ -77,6 +77,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "audit_mib": (0, 1_000_000),
     "per_entry": (0, 1_000_000_000),
     "per_day": (0, 1_000_000_000),
+    "people": (1, 2),
+    "share": (0, 1),
 }
 
 
@@ -422,6 +424,7 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
     _check_ranges(known.keep, where, "keep")
     _check_ranges(known.brake, where, "brake")
+    _check_ranges(known.report, where, "report")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",
@@ -431,6 +434,11 @@ def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
         if not is_name(name):
             raise ConfigError(f"{where}: {name!r} cannot name a destination of reports")
         _check_ranges(destination, where, f"destination {name}")
+    if known.report.after is None and known.report.share != 1:
+        raise ConfigError(
+            f"{where}: share of report is for reviews, and none is asked for",
+            hint='write `after = "review"` as well',
+        )
     default = known.report.default
     if default is not None and default not in known.report.to:
         raise ConfigError(f"{where}: default of report names no destination: {printable(default)}")

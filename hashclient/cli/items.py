@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hashclient.cli.app import App
 from hashclient.cli.output import json_text
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys
 from hashclient.system.text import path_fields, printable
+
+if TYPE_CHECKING:
+    from hashclient.quarantine.vault import Restored
 
 #: Errors that stop a command, since they would come with every other item, too.
 _FATAL = (AuditError, ConfigError, LockedError)
@@ -82,3 +85,16 @@ class Results:
         elif not self._documents:
             self._app.say(nothing)
         return self.code
+
+
+def put_restored(
+    results: Results, restored: Iterable[tuple[str, Restored | HashclientError]]
+) -> None:
+    """Print the result of each restoration."""
+    for match_id, one in restored:
+        with results.item(match_id):
+            if isinstance(one, HashclientError):
+                raise one
+            without = ", ".join(one.missing)
+            detail = f"restored without {without}" if without else "restored"
+            results.put(match_id, detail, path=one.path, done=True, attention=bool(without))

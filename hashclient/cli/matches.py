@@ -13,6 +13,8 @@ import click
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.matches_release import release
+from hashclient.cli.matches_review import review
+from hashclient.cli.matches_stats import stats
 from hashclient.cli.options import (
     FORMAT_HELP,
     TIME,
@@ -84,6 +86,11 @@ choice_options = together(
 #: The options of a list of matches.
 _list_options = together(
     choice_options,
+    click.option(
+        "--to-review",
+        is_flag=True,
+        help="Only matches that wait for a review, as [report] after of config.toml asks.",
+    ),
     output_option,
     format_option(*FORMATS, help=FORMAT_HELP),
 )
@@ -128,6 +135,7 @@ def list_matches(
     paths: tuple[str, ...],
     list_name: str | None,
     since: datetime | None,
+    to_review: bool,
     output_format: str,
     output: Path | None,
 ) -> None:
@@ -136,6 +144,7 @@ def list_matches(
     \b
       hashclient matches list --state found --path /srv/files
     """
+    from hashclient.decisions.review import ReviewPolicy
     from hashclient.formats.interface import Context, formatter
 
     states = _states(states, is_open=is_open)
@@ -145,13 +154,19 @@ def list_matches(
     with open_record(app) as record:
         # All are read before the first is written: during reading, scans cannot write to the
         # record.
-        found = [written.outcome(m.handled()) for m in record.find(choice=choice)]
+        chosen = record.find(choice=choice)
+        if to_review:
+            waiting = {*ReviewPolicy(app.settings.config.report).waiting(record)}
+            chosen = (match for match in chosen if match.id in waiting)
+        found = [written.outcome(m.handled()) for m in chosen]
     with app.output.open(output, app.out) as write:
         for text in (written.begin(), *found, written.end(None)):
             if text is not None:
                 write(text)
     if not found:
-        if states and not (paths or list_name or since):
+        if to_review:
+            app.say("no match waits for a review")
+        elif states and not (paths or list_name or since):
             app.say("no match is in that state")
         else:
             app.say(
@@ -394,4 +409,5 @@ def _document(match: Match, story: list[Step]) -> dict[str, Any]:
     }
 
 
-command.add_command(release)
+for _command in (release, review, stats):
+    command.add_command(_command)

@@ -65,8 +65,8 @@ def outcome_options(
     )
 
 
-def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str) -> str:
-    if not reason.strip():
+def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str | None) -> str | None:
+    if reason is not None and not reason.strip():
         raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
     return reason
 
@@ -84,13 +84,6 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
         callback=_not_blank,
         **default,
     )
-
-
-no_exceptions_option = click.option(
-    "--no-exceptions",
-    is_flag=True,
-    help="A file that `exceptions` excepts is a match all the same.",
-)
 
 
 def refuse_before_command(ctx: click.Context) -> None:

@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES
-from hashclient.cli.items import Results
+from hashclient.cli.items import Results, put_restored
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import reason_option
 from hashclient.cli.quarantine_keys import add_recipient, keygen
@@ -195,16 +195,12 @@ def restore(
             ended = [MatchState.WITHDRAWN, MatchState.RESTORED]
             chosen += [m.id for m in record.find(ended) if m.id in here]
         results = Results(app, output_format, chosen)
-        for match_id, restored in quarantine.restore_all(
-            chosen, identities, record, reason=reason, to=output, force=force
-        ):
-            with results.item(match_id):
-                if isinstance(restored, HashclientError):
-                    raise restored
-                without = ", ".join(restored.missing)
-                detail = f"restored without {without}" if without else "restored"
-                attention = bool(without)
-                results.put(match_id, detail, path=restored.path, done=True, attention=attention)
+        put_restored(
+            results,
+            quarantine.restore_all(
+                chosen, identities, record, reason=reason, to=output, force=force
+            ),
+        )
     return results.end("nothing in quarantine is withdrawn")
 
 

@@ -86,7 +86,13 @@ def prepare(
     outbox = open_outbox(app)
     with open_record(app) as record:
         if all_matches:
-            matches = _unreported(outbox, record, destination)
+            matches, waiting = _unreported(outbox, record, destination)
+            if waiting:
+                verb = "waits" if waiting == 1 else "wait"
+                app.say(
+                    f"{counted(waiting, 'match')} {verb} for a review:"
+                    " `hashclient matches --to-review`"
+                )
         else:
             matches = [record.get(match_id) for match_id in match_ids]
         if not matches:
@@ -138,6 +144,12 @@ def prepare(
     is_flag=True,
     help="Hand a package over although its recipient cannot open the evidence.",
 )
+@click.option(
+    "--unreviewed",
+    is_flag=True,
+    help="Send reports although matches in them wait for a review; needs --reason.",
+)
+@reason_option(default=None)
 @format_option("text", "json")
 @pass_app
 def submit(
@@ -148,6 +160,8 @@ def submit(
     identity_paths: tuple[Path, ...],
     again: bool,
     allow_closed: bool,
+    unreviewed: bool,
+    reason: str | None,
     output_format: str,
 ) -> ExitCode:
     """Send reports.
@@ -155,21 +169,28 @@ def submit(
     Given reports are sent now. --all sends every waiting report, even one that has just failed.
     --due sends new reports at once, and failed ones after a pause, which grows from 5 minutes to a
     day; if none is due, nothing is printed and the exit code is 0. An interrupted report continues
-    where it stopped.
+    where it stopped. A report waits as long as one of its matches waits for a review ([report]
+    after in config.toml).
 
     \b
       hashclient report submit r-3kdz7wnq2m
       hashclient report submit --all
       hashclient report submit --all --identity /media/officer/key.txt
       hashclient report submit --due          for cron
+      hashclient report submit r-3kdz7wnq2m --unreviewed \\
+          --reason 'imminent danger, ticket 4711'
     """
     if [bool(report_ids), all_reports, due_reports].count(True) != 1:
         raise UsageError("say which reports: their ids, --all or --due")
     if not report_ids and (again or allow_closed):
         option = "--again" if again else "--allow-closed"
         raise UsageError(f"{option} is for one report at a time: name it")
-    failures = [] if report_ids else _prepare_wanted(app)
-    with _sender(app, identity_paths, allow_closed=allow_closed) as sender:
+    if unreviewed != (reason is not None):
+        raise UsageError("--unreviewed and --reason go together")
+    if unreviewed and due_reports:
+        raise UsageError("--unreviewed is for a person, --due is for timers")
+    failures = [] if report_ids else _prepare_wanted(app, unreviewed=unreviewed)
+    with _sender(app, identity_paths, allow_closed=allow_closed, unreviewed=reason) as sender:
         if report_ids:
             attempts = _one_by_one(sender, report_ids, again)
         else:
@@ -273,7 +294,11 @@ def verify(
 
 @contextlib.contextmanager
 def _sender(
-    app: App, identity_paths: tuple[Path, ...], *, allow_closed: bool = False
+    app: App,
+    identity_paths: tuple[Path, ...],
+    *,
+    allow_closed: bool = False,
+    unreviewed: str | None = None,
 ) -> Iterator[Sender]:
     from hashclient.cli.progress import bytes_progress
     from hashclient.quarantine.age import load_identities
@@ -287,23 +312,34 @@ def _sender(
             identities=identities,
             on_bytes=on_bytes,
             allow_closed=allow_closed,
+            unreviewed=unreviewed,
         )
 
 
-def _unreported(outbox: Outbox, record: Matches, destination: str | None) -> list[Match]:
+def _unreported(
+    outbox: Outbox, record: Matches, destination: str | None
+) -> tuple[list[Match], int]:
+    """Return the matches that are in no report there, and how many more wait for a review."""
     from hashclient.reporting.destinations.registry import find_destination
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
-    is_open = (m for m in record.find() if not m.ended and m.state is not MatchState.HELD)
-    return [m for m in is_open if m.id not in known]
+    policy = outbox.policy
+    candidates = [
+        m
+        for m in record.find()
+        if m.id not in known and m.state is not MatchState.HELD and not policy.ended(m, record)
+    ]
+    chosen = [m for m in candidates if not policy.waits(m, record)]
+    return chosen, len(candidates) - len(chosen)
 
 
-def _prepare_wanted(app: App) -> list[HashclientError]:
-    """Prepare the reports that killed scans have not prepared; return the failures."""
+def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
+    """Prepare the reports that scans want and have not prepared; return the failures."""
     from hashclient.scan.actions import prepare_wanted
 
-    return [error for error in prepare_wanted(app.session) if isinstance(error, HashclientError)]
+    made = prepare_wanted(app.session, unreviewed=unreviewed)
+    return [error for error in made if isinstance(error, HashclientError)]
 
 
 def _one_after_another(attempts: Iterator[Sent]) -> Iterator[Sent | HashclientError]:

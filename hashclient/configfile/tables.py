@@ -148,12 +148,19 @@ class ServiceDestination(
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reporter and the destinations; `default` names the default destination."""
+    """The reporter, the destinations, and whether people review matches before a report leaves.
+
+    `default` names the default destination. With `after`, a report of a match waits until `people`
+    persons have confirmed the match; that is for the `share` of all matches, chosen by their ids.
+    """
 
     organisation: str | None = None
     contact: str | None = None
     email: str | None = None
     default: str | None = None
+    after: Literal["review"] | None = None
+    people: int = 1
+    share: float = 1.0
     to: dict[str, PackageDestination | ServiceDestination] = {}
 
     def destination(self) -> str | None:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 
 class Kind(enum.StrEnum):
-    """How an input ends. There is no eighth way.
+    """How an input ends. There is no seventh way.
 
-    An accepted input was not read, and the configuration allows that. An excepted input matched,
-    and a person has ruled that nothing is to be done about it.
+    An accepted input was not read, and the configuration allows that.
     """
 
     CLEAN = "clean"
@@ -19,7 +18,6 @@ class Kind(enum.StrEnum):
     SKIPPED = "skipped"
     UNREAD = "unread"
     ACCEPTED = "accepted"
-    EXCEPTED = "excepted"
 
     # Kinds are keys in the loops over all outcomes; the hash of an enumeration is slow Python code.
     __hash__ = str.__hash__
@@ -30,7 +28,6 @@ class MatchState(enum.StrEnum):
 
     FOUND = "found"
     HELD = "held"
-    EXCEPTED = "excepted"
     QUARANTINED = "quarantined"
     REPORTED = "reported"
     ACKNOWLEDGED = "acknowledged"
@@ -43,6 +40,22 @@ class MatchState(enum.StrEnum):
     __hash__ = str.__hash__  # states are keys, too
 
 
+class Verdict(enum.StrEnum):
+    """What a person says of a match in a review; it stands beside the state of the match."""
+
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+
+    __hash__ = str.__hash__  # counted by
+
+
+#: Why a match is confirmed or rejected: the words that a review has to choose from.
+REVIEW_REASONS: Mapping[Verdict, tuple[str, ...]] = {
+    Verdict.CONFIRMED: ("as-listed", "circumstances", "provider"),
+    Verdict.REJECTED: ("harmless", "other-file", "wrong-category", "lawful", "provider"),
+}
+
+
 class Action(enum.StrEnum):
     """An action of a policy about a match, besides recording it."""
 
@@ -51,19 +64,15 @@ class Action(enum.StrEnum):
 
 
 #: In these states a match needs no attention, unless its file is found again.
-SETTLED = frozenset(
-    {MatchState.EXCEPTED, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED}
-)
+SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
 
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
-_ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
 #: From which states each state is reached; `docs/operations/after-a-match.md` says by whom, and
 #: what is kept. Two things lead back besides: a report is taken back, or an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
-    _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
-    _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),
-    _S.EXCEPTED: (_S.FOUND, _S.HELD, *_ENDED),
+    _S.FOUND: (_S.HELD, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
+    _S.HELD: (_S.FOUND, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
     _S.QUARANTINED: (_S.FOUND, _S.HELD),
     _S.REPORTED: (_S.FOUND, _S.HELD, _S.QUARANTINED),
     _S.ACKNOWLEDGED: (_S.REPORTED,),

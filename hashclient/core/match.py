@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import COMES_FROM, SETTLED, Kind, MatchState
+from hashclient.core.kinds import COMES_FROM, SETTLED, Kind, MatchState, Verdict
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
 #: Letters and digits that are not mistaken for each other and spell no word. There are 27^10 ids.
@@ -42,6 +42,35 @@ SEEN_AGAIN = "seen-again"
 RELEASED = "released"
 #: The event that says that the record of the match had been lost.
 RECORDED_AGAIN = "recorded-again"
+
+#: The event of a match that was reviewed before: other content was found at its path since.
+CONTENT_CHANGED = "content-changed"
+
+#: Events of a story about the sealed file: it must be kept, need not be kept any more, has other
+#: recipients.
+ON_HOLD = "on-hold"
+HOLD_ENDED = "hold-ended"
+RESEALED = "resealed"
+
+#: All events of a story besides the states; `docs/operations/story.md` says what each is.
+BESIDE_STATE = (
+    *Verdict,
+    CONTENT_CHANGED,
+    RELEASED,
+    REPORT_WANTED,
+    REPORT_PREPARED,
+    REPORT_RETRACTING,
+    REPORT_RETRACTED,
+    ON_HOLD,
+    HOLD_ENDED,
+    RESEALED,
+    LISTED_AGAIN,
+    SEEN_AGAIN,
+    IN_MEMBER,
+    RECORDED_AGAIN,
+)
+#: The events of reviews, and the one that ends what they say.
+REVIEW_EVENTS = (*Verdict, CONTENT_CHANGED)
 
 #: The usual states of a match, in their order, while its entry is on the list. Three things lead
 #: back: the file is found again, a report is taken back, or a person releases a held match.
@@ -155,6 +184,33 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
     """Return the ids of the reports that are taken back, or are about to be."""
     events = (REPORT_RETRACTING, REPORT_RETRACTED)
     return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
+
+
+def reviews_of(story: Sequence[Step]) -> list[Step]:
+    """Return the reviews of the content that the match has now, in order."""
+    reviews: list[Step] = []
+    for step in story:
+        if step.event == CONTENT_CHANGED:
+            reviews.clear()
+        elif step.event in REVIEW_EVENTS:
+            reviews.append(step)
+    return reviews
+
+
+def was_viewed(story: Sequence[Step]) -> bool:
+    """Return whether a person has noted in a review to have viewed the content elsewhere."""
+    return any(step.detail.get("viewed") is True for step in reviews_of(story))
+
+
+def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
+    """Return what so many people say of a match, None if they do not, or not all say the same.
+
+    The last review of each person counts.
+    """
+    said = {step.detail.get("by"): step.event for step in reviews_of(story)}
+    if len(said) < people or len({*said.values()}) != 1:
+        return None
+    return Verdict(next(iter(said.values())))
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:

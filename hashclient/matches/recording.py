@@ -13,8 +13,9 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import MatchState, Verdict
 from hashclient.core.match import (
+    CONTENT_CHANGED,
     IN_MEMBER,
     RELEASED,
     Match,
@@ -24,7 +25,6 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.permits import Case, Hold, Permits
 from hashclient.matches.rows import (
-    EXCEPTED,
     HELD,
     Found,
     Row,
@@ -32,7 +32,7 @@ from hashclient.matches.rows import (
     complete,
     detail_of,
     event_of,
-    excepted_as,
+    has_tags_of,
     held_by,
     hit_rows,
     joined,
@@ -57,6 +57,7 @@ _by_entry = operator.itemgetter(1, 2, 0)
 #: Number of paths in one range query.
 _SIDE_BY_SIDE = 64
 _ANY_BETWEEN = "SELECT 1 FROM match WHERE path BETWEEN ? AND ? LIMIT 1"
+_IS_REVIEWED = "SELECT 1 FROM step WHERE match = ? AND event IN (?, ?) LIMIT 1"
 _RENEW = (
     "UPDATE match SET path = ?, size = ?, state = ?, key_id = ?, md5 = ?, sha1 = ?, sha256 = ?,"
     " last_seen = ?, standing = ?, directory_inode = ?, inode = ? WHERE id = ?"
@@ -157,15 +158,9 @@ class Recording(Permits):
             ids = [ref.id for ref in recorded]
         rows = list(zip(ids, found, before, strict=True))
         if hold is not None:
-            asked = [Case(i, one.hits, old) for i, one, old in rows if not one.is_excepted]
-            ruled = hold(asked, self)
+            ruled = hold([Case(i, one.hits, old) for i, one, old in rows], self)
             recorded = [
                 ruled_as(ref, ruled[ref.id]) if ref.id in ruled else ref for ref in recorded
-            ]
-        if any(one.is_excepted for one in found):
-            recorded = [
-                excepted_as(ref, one, old) if one.is_excepted else ref
-                for ref, (_, one, old) in zip(recorded, rows, strict=True)
             ]
         self._write(
             added=[
@@ -186,17 +181,15 @@ class Recording(Permits):
                 if needs_step(one, old)
             ]
             + [
+                (i, time, CONTENT_CHANGED, "{}")
+                for i, one, old in rows
+                if old is not None and not has_tags_of(one, old, key_id) and self._is_reviewed(i)
+            ]
+            + [
                 (ref.id, time, HELD if ref.held else RELEASED, "{}")
                 for ref, old in zip(recorded, before, strict=True)
                 if old is not None
-                and ref.state is not MatchState.EXCEPTED
                 and (ref.state is MatchState.HELD) != (old.state is MatchState.HELD)
-            ]
-            + [
-                (i, time, EXCEPTED, json.dumps({"exceptions": one.outcome.exceptions}))
-                for ref, (i, one, old) in zip(recorded, rows, strict=True)
-                if ref.state is MatchState.EXCEPTED
-                and (old is None or old.state is not MatchState.EXCEPTED)
             ],
         )
         for match_id, one, _ in rows:
@@ -206,15 +199,14 @@ class Recording(Permits):
 
     def _known(self, one: Found, known: Mapping[str, Sequence[Match]], key_id: str) -> Match | None:
         """Return the record of the file, if one of `known` is of it: it has a tag or an entry."""
-        tags = one.outcome.tags
         for path in (one.place.path, one.place.reached):
             for match in known.get(path, ()) if path is not None else ():
-                common = match.tags.keys() & tags.keys() if match.key_id == key_id else set()
-                if common and all(match.tags[a] == tags[a] for a in common):
-                    return match
-                if self._has_hit(match.id, one.hits):
+                if has_tags_of(one, match, key_id) or self._has_hit(match.id, one.hits):
                     return match
         return None
+
+    def _is_reviewed(self, match_id: str) -> bool:
+        return self._db.execute(_IS_REVIEWED, (match_id, *Verdict)).fetchone() is not None
 
     def _known_at(self, paths: Sequence[str]) -> Mapping[str, Sequence[Match]]:
         """Return the matches that should be at `paths`, by path.

@@ -90,6 +90,27 @@ class Selection(MatchStore):
         with self._errors():
             yield from self._matches(f"{MATCH} WHERE {where} ORDER BY rowid", tuple(values))
 
+    def ids(self, states: Collection[MatchState]) -> list[str]:
+        """Return the ids of the matches in any of `states`, in the order they were first found.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        where, values = Choice(tuple(states)).where()
+        with self._errors():
+            rows = self._db.execute(f"SELECT id FROM match WHERE {where} ORDER BY rowid", values)  # noqa: S608 - ours
+            return [match_id for (match_id,) in rows]
+
+    def known(self, match_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that are on record.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        with self._errors():
+            query = "SELECT id FROM match WHERE id IN (%s)"
+            return {match_id for (match_id,) in self._many(query, match_ids)}
+
     def left_below(self, directory: str, until: datetime) -> Iterator[Left]:
         """Yield matches below `directory` that were not seen after `until`, by path.
 

@@ -24,6 +24,7 @@ from hashclient.core.match import (
     RELEASED,
     REPORT_PREPARED,
     REPORT_WANTED,
+    REVIEW_EVENTS,
     SEEN_AGAIN,
     Match,
     Step,
@@ -54,6 +55,10 @@ _STANDS = "SELECT 1 FROM hit WHERE match = ? AND withdrawn_generation IS NULL LI
 _SEEN_LAST = "UPDATE match SET last_seen = max(last_seen, ?) WHERE id = ?"
 _ADD_TIMES = "UPDATE stream SET times_seen = times_seen + ? WHERE match = ?"
 _STORY = "SELECT time, event, detail FROM step WHERE match = ? ORDER BY id"
+_REVIEWS = (
+    "SELECT match, time, event, detail FROM step WHERE event IN (SELECT value FROM json_each(?))"
+)
+_EVENTS = json.dumps(REVIEW_EVENTS)
 _FIRST_SEEN = "SELECT first_seen, state FROM match WHERE id = ?"
 #: The first step of a story is one of these, and may be left out if it is the first of them.
 _BEGINNINGS = (MatchState.FOUND, RECORDED_AGAIN)
@@ -120,10 +125,7 @@ class Matches(Recording):
             return self._story(match_id)
 
     def _story(self, match_id: str) -> list[Step]:
-        story = [
-            Step(datetime.fromisoformat(time), event, _parse_detail(detail))
-            for time, event, detail in self._db.execute(_STORY, (match_id,))
-        ]
+        story = [parse_step(*row) for row in self._db.execute(_STORY, (match_id,))]
         # A scan leaves out the first steps of most matches: the match itself says as much.
         text, state = self._db.execute(_FIRST_SEEN, (match_id,)).fetchone()
         first = datetime.fromisoformat(text)
@@ -133,6 +135,28 @@ class Matches(Recording):
         if MatchState.HELD not in events and (state == MatchState.HELD or RELEASED in events):
             story.insert(1, Step(first, MatchState.HELD, {}))
         return story
+
+    def reviews(self, match_id: str) -> list[Step]:
+        """Return the steps of a story that reviews are about.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        with self._errors():
+            rows = self._db.execute(_REVIEWS + " AND match = ? ORDER BY id", (_EVENTS, match_id))
+            return [parse_step(*row[1:]) for row in rows]
+
+    def all_reviews(self) -> dict[str, list[Step]]:
+        """Return these steps of all matches that were reviewed, by match.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        found: dict[str, list[Step]] = {}
+        with self._errors():
+            for match_id, *step in self._db.execute(_REVIEWS + " ORDER BY id", (_EVENTS,)):
+                found.setdefault(match_id, []).append(parse_step(*step))
+        return found
 
     def change(
         self,
@@ -352,6 +376,15 @@ class Matches(Recording):
             rows = self._db.execute("SELECT state, count(*) FROM match GROUP BY state").fetchall()
             found = {MatchState(state): count for state, count in rows}
         return {state: found.get(state, 0) for state in MatchState}
+
+
+def parse_step(time: str, event: str, detail: str) -> Step:
+    """Return a row of the table of steps.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return Step(datetime.fromisoformat(time), event, _parse_detail(detail))
 
 
 def _parse_detail(text: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import STREAM_PREFIXES, Match
+from hashclient.core.match import BESIDE_STATE, STREAM_PREFIXES, Match
 from hashclient.core.model import Hit, Seen
 from hashclient.errors import StateError, UsageError
 from hashclient.system.files import refuse_irregular
@@ -109,6 +109,7 @@ SELECT m.id, m.first_seen, m.state, '{{}}' FROM match m
 WHERE m.id = ? AND m.state = '{MatchState.HELD}'
 AND NOT EXISTS (SELECT 1 FROM step s WHERE s.match = m.id AND s.event = m.state)
 """  # noqa: S608 - ours
+_EVENTS = frozenset((*MatchState, *BESIDE_STATE))
 _TIMES_SEEN = "SELECT times_seen FROM stream WHERE match = ?"
 _TWO_64 = 1 << 64
 _STREAM_PREFIXES = tuple(prefix.encode() for prefix in STREAM_PREFIXES)
@@ -263,6 +264,7 @@ class MatchStore:
         self._db.execute("UPDATE match SET state = ? WHERE id = ?", (state, match_id))
 
     def _step(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
+        assert event in _EVENTS, event
         self._db.execute(_ADD_HELD, (match_id,))
         self._db.execute(ADD_STEP, (match_id, to_text(now), event, json.dumps(dict(detail))))
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.kinds import MatchState
+from hashclient.core.match import RESEALED
 from hashclient.errors import StateError, UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine import age
@@ -24,9 +25,6 @@ from hashclient.quarantine.item import Item, Mark
 from hashclient.quarantine.sealing import Digester, check_space, is_what_matched, write_sealed
 from hashclient.quarantine.store import Room
 from hashclient.system.text import printable
-
-#: The event in a match's story; it does not change the state of the match.
-RESEALED = "resealed"
 
 
 class Resealed(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import RECORDED_AGAIN, Match, standing_steps
+from hashclient.core.match import HOLD_ENDED, ON_HOLD, RECORDED_AGAIN, Match, standing_steps
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
@@ -50,13 +50,13 @@ def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """
     with room.locked():
         item = room.need(match_id, matches)
-        room.log("on-hold", item, mark)
+        room.log(ON_HOLD, item, mark)
         if item.hold is not None:
             reason = f"{item.hold.reason}; {mark.reason}"
             mark = Mark(item.hold.by, reason, item.hold.time)
         item = msgspec.structs.replace(item, hold=mark)
         room.save(item)
-        _note(room, item, "on-hold", mark, matches)
+        _note(room, item, ON_HOLD, mark, matches)
         return item
 
 
@@ -104,10 +104,10 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
         item = room.need(match_id, matches)
         if item.hold is None:
             raise UsageError(f"{item.id} is not on hold")
-        room.log("hold-ended", item, mark)
+        room.log(HOLD_ENDED, item, mark)
         item = msgspec.structs.replace(item, hold=None)
         room.save(item)
-        _note(room, item, "hold-ended", mark, matches)
+        _note(room, item, HOLD_ENDED, mark, matches)
         return item
 
 

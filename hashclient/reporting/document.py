@@ -1,9 +1,9 @@
 """The report document: the facts about each file, in JSON with a published schema.
 
-It names files by path and entry, never by digest, and says of each file that it matched by digest
-alone and that nobody viewed it. `docs/report.schema.json` is the schema; this module makes
-documents, and reads foreign documents strictly. All other forms of a report are made from the
-document.
+It names files by path and entry, never by digest, and says of each file whether a person has noted
+to have viewed it: else it matched by digest alone. `docs/report.schema.json` is the schema; this
+module makes documents, and reads foreign documents strictly. All other forms of a report are made
+from the document.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hashclient.configfile.tables import ReportConfig
-from hashclient.core.match import Match, Step
+from hashclient.core.match import Match, Step, was_viewed
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.core.version import __version__
 from hashclient.errors import VerificationError
@@ -97,7 +97,7 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
     first_seen: _Time
     last_seen: _Time
     state: str
-    viewed: Literal[False]
+    viewed: bool
     in_place: bool
     entries: tuple[Entry, ...]
     evidence: Evidence | None
@@ -155,7 +155,7 @@ def _reported(
         first_seen=match.first_seen,
         last_seen=match.last_seen,
         state=str(match.state),
-        viewed=False,
+        viewed=was_viewed(story),
         in_place=match.in_place,
         entries=tuple(_entry(hit, provider_of) for hit in match.hits),
         evidence=evidence,
@@ -184,6 +184,10 @@ def parse_document(text: bytes) -> Document:
             document = msgspec.convert(parse_json(text), Document)
         for match in document.matches:
             file_path(match)
+            if match.viewed is not was_viewed(
+                [Step(s.time, s.event, s.detail) for s in match.story]
+            ):
+                raise ValueError("only a review in its story says that it was viewed")
         return document
     except MemoryError as error:
         raise VerificationError("the report document asks for too much memory") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hashclient.core.match import Match
+from hashclient.decisions.review import ReviewPolicy
 from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
@@ -67,6 +68,7 @@ class Outbox:
         self.session = session
         self.settings = session.settings
         self.now = session.now
+        self.policy = ReviewPolicy(session.settings.config.report)
 
     def folder(self, report_id: str) -> Path:
         """Return the folder of a report."""
@@ -125,8 +127,8 @@ class Outbox:
                 hint="`hashclient matches` lists them; make several reports of many",
             )
         for match in chosen.values():
-            if match.ended:
-                raise UsageError(f"match {match.id} is not to be reported: it is {match.ended}")
+            if ended := self.policy.ended(match, record):
+                raise UsageError(f"match {match.id} is not to be reported: it is {ended}")
         report = self._new_report(name, where, chosen, seal_evidence=seal_evidence)
         with self._preparing():
             self._settle_new(record)
@@ -135,8 +137,12 @@ class Outbox:
             self._write_new(report, record)
             return self.settle(report, record)
 
-    def prepare_wanted(self, destination: str, record: Matches, *, most: int) -> Report | None:
+    def prepare_wanted(
+        self, destination: str, record: Matches, *, most: int, unreviewed: bool = False
+    ) -> Report | None:
         """Make a report of up to `most` matches that scans marked for reporting; None if none is.
+
+        Those that wait for a review stay marked, unless `unreviewed` ones are to leave as well.
 
         Raises:
             ConfigError: the destination is not configured any more, or a setting is missing.
@@ -147,7 +153,13 @@ class Outbox:
             self._settle_new(record)
             reported = self.reported(destination)
             wanting = record.wanting_report().get(destination, [])
-            chosen = [m.id for m in wanting if m.id not in reported and not m.ended][:most]
+            chosen = [
+                m.id
+                for m in wanting
+                if m.id not in reported
+                and not self.policy.ended(m, record)
+                and (unreviewed or not self.policy.waits(m, record))
+            ][:most]
             if not chosen:
                 return None
             if destination not in self.settings.config.report.to:
@@ -367,18 +379,31 @@ class Outbox:
         done = report.replace(state=State.RETRACTED, next_attempt=None, problem=None)
         return self.settle(self.save(done.noted(self.now(), "retracted")), record)
 
-    def leave_out_withdrawn(self, report: Report, record: Matches) -> Report:
-        """Drop from an unsent report the matches that were withdrawn or settled meanwhile.
+    def leave_out_ended(self, report: Report, record: Matches) -> Report:
+        """Drop from an unsent report the matches that ended or were rejected meanwhile.
 
         Raises:
             StateError: it cannot be noted.
         """
-        gone = tuple(i for i in report.matches if record.get(i).ended)
+        gone = tuple(i for i in report.matches if self.policy.ended(record.get(i), record))
         if not gone:
             return report
         rest = tuple(i for i in report.matches if i not in gone)
         changed = report.replace(matches=rest, left_out=(*report.left_out, *gone))
         return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
+
+    def waiting(self, report: Report, record: Matches) -> list[str]:
+        """Return the matches of a report that wait for a review, so that it must not leave yet.
+
+        A report is past that once a person has let it leave without, or the other side may have it.
+
+        Raises:
+            StateError: the record of matches cannot be read.
+        """
+        if report.unreviewed is not None or not report.is_ours:
+            return []
+        found = (record.look_up(match_id) for match_id in report.matches)
+        return [m.id for m in found if m is not None and self.policy.waits(m, record)]
 
     def settle(self, report: Report, record: Matches) -> Report:
         """Write the new states of a report to the audit log and the record of matches.

@@ -117,8 +117,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One report. Times are in UTC.
 
     `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
-    withdrawn or settled before sending. `settled` is the last state that the audit log and the
-    record of matches have. `reference` is the recipient's name for the report.
+    withdrawn, settled or rejected before sending. `unreviewed` is the decision of a person to send
+    it although matches in it wait for a review. `settled` is the last state that the audit log and
+    the record of matches have. `reference` is the recipient's name for the report.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -130,6 +131,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     matches: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     seal_evidence: bool = False
+    unreviewed: Decision | None = None
     state: State = State.PREPARED
     settled: State | None = None
     attempts: int = 0
@@ -166,6 +168,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             and remote.in_doubt is None
             and self.package is None
         )
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the other side has no finished report for sure: it may still be kept back."""
+        return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
         """Return whether it is time to send it, to take it back, or to try again.

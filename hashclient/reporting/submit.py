@@ -32,8 +32,9 @@ from hashclient.reporting.destinations.registry import (
     load,
 )
 from hashclient.reporting.outbox import Outbox
-from hashclient.reporting.report import Problem, Remote, Report, Sent, State
+from hashclient.reporting.report import Decision, Problem, Remote, Report, Sent, State
 from hashclient.system.files import sweep_temporary
+from hashclient.system.text import counted
 
 #: The operator, in the audit log, of the retraction of a report without remaining matches.
 NOBODY = "hashclient"
@@ -50,19 +51,22 @@ class Sender:
         identities: Sequence[Any] = (),
         on_bytes: Callable[[int], None] = lambda _count: None,
         allow_closed: bool = False,
+        unreviewed: str | None = None,
         load: Callable[[str], Factory] = load,
     ) -> None:
         """Keep the open record of matches, and the `identities` that open items in quarantine.
 
         `on_bytes` is called with the number of bytes after each part is sent. With `allow_closed`,
-        evidence is sent even to a recipient who cannot open it. `load` returns the implementation
-        of a kind of destination.
+        evidence is sent even to a recipient who cannot open it. With `unreviewed`, a person's
+        reason, reports are sent although matches in them wait for a review. `load` returns the
+        implementation of a kind of destination.
         """
         self._outbox = outbox
         self._record = record
         self._session = outbox.session
         self._identities = identities
         self._work = Work(outbox, record, identities, on_bytes, allow_closed)
+        self._unreviewed = unreviewed
         self._load = load
 
     def send_due(self) -> Iterator[Sent]:
@@ -173,7 +177,8 @@ class Sender:
             ExitCode.INCOMPLETE,
             ExitCode.UNAUTHORISED,
         )
-        return report.is_due(self._session.now()) or (waits and bool(self._identities))
+        is_due = report.is_due(self._session.now()) or (waits and bool(self._identities))
+        return is_due and (report.is_retracting or not self._outbox.waiting(report, self._record))
 
     def _forget(self, report: Report) -> Report:
         remote = report.remote
@@ -186,6 +191,12 @@ class Sender:
     def _send(self, report: Report) -> Sent:
         """Make one attempt, and note its result."""
         try:
+            if report.retraction is None and (
+                waiting := self._outbox.waiting(report, self._record)
+            ):
+                if self._unreviewed is None:
+                    return _waits(report, len(waiting))
+                report = self._let_leave(report, waiting, self._unreviewed)
             intent = "report-submitting" if report.retraction is None else "report-retracting"
             self._log(intent, report, attempt=report.attempts + 1)
             sweep_temporary(self._outbox.folder(report.id))
@@ -200,15 +211,22 @@ class Sender:
         except HashclientError as error:
             return Sent.not_done(self._failed(report.id, error), error)
 
+    def _let_leave(self, report: Report, waiting: Sequence[str], reason: str) -> Report:
+        """Note that a person lets a report leave, although matches in it wait for a review."""
+        self._log("report-unreviewed", report, matches=list(waiting), reason=reason)
+        decision = Decision(self._session.now(), self._session.operator, reason)
+        noted = report.noted(decision.time, "unreviewed", by=decision.by, reason=reason)
+        return self._outbox.save(noted.replace(unreviewed=decision))
+
     def _attempt(self, report: Report) -> Sent:
         if report.retraction is not None:
             return self._take_back(report)
         destination = self._destination(report)
         report = destination.renew(report)
         if report.is_untouched:
-            report = self._outbox.leave_out_withdrawn(report, self._record)
+            report = self._outbox.leave_out_ended(report, self._record)
             if not report.matches:
-                reason = "all matches were withdrawn or settled before it was sent"
+                reason = "all matches were withdrawn, settled or rejected before it was sent"
                 decided = self._outbox.decide_retraction(report, by=NOBODY, reason=reason)
                 return Sent(self._outbox.retracted(decided, self._record), f"dropped: {reason}")
         return destination.send(report)
@@ -265,3 +283,12 @@ class Sender:
     def _log(self, event: str, report: Report, **more: Any) -> None:
         data = {"report": report.id, "to": report.destination, "by": self._session.operator, **more}
         self._session.audit.append([Event(event, data)], durable=True)
+
+
+def _waits(report: Report, count: int) -> Sent:
+    verb = "waits" if count == 1 else "wait"
+    return Sent(
+        report,
+        f"waits: {counted(count, 'match')} in it {verb} for a review",
+        notes=("`hashclient matches --to-review` lists what waits for a review",),
+    )

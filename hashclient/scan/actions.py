@@ -326,9 +326,12 @@ class Responder:
         self.failed = max(code, self.failed or code)
 
 
-def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
+def prepare_wanted(
+    session: Session, *, unreviewed: bool = False
+) -> Iterator[Report | HashclientError]:
     """Prepare the reports that scans want and that were not prepared yet, and yield them.
 
+    Matches that wait for a review stay wanted, unless `unreviewed` ones are to leave as well.
     A report that cannot be prepared stays wanted, and its error is yielded; the others go on.
     """
     settings = session.settings
@@ -340,16 +343,18 @@ def prepare_wanted(session: Session) -> Iterator[Report | HashclientError]:
     try:
         with Matches(settings.state_dir) as matches:
             for destination in sorted(matches.wanting_report()):
-                yield from _prepare_wanted(outbox, matches, destination)
+                yield from _prepare_wanted(outbox, matches, destination, unreviewed=unreviewed)
     except HashclientError as error:
         yield error
 
 
 def _prepare_wanted(
-    outbox: Outbox, matches: Matches, destination: str
+    outbox: Outbox, matches: Matches, destination: str, *, unreviewed: bool
 ) -> Iterator[Report | HashclientError]:
     try:
-        while report := outbox.prepare_wanted(destination, matches, most=REPORT_MATCHES):
+        while report := outbox.prepare_wanted(
+            destination, matches, most=REPORT_MATCHES, unreviewed=unreviewed
+        ):
             yield report
     except HashclientError as error:
         yield error

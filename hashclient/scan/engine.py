@@ -17,7 +17,6 @@ from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
@@ -85,7 +84,7 @@ def scan(
     stream: Stream | None = None,
     objects: Objects | None = None,
     containers: Options | None = None,
-    accept: Rule = as_it_is,
+    accept: Callable[[Outcome], Outcome] = lambda outcome: outcome,
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
@@ -98,7 +97,7 @@ def scan(
     more as long as they wait for storage. When all that was listed is checked, `again` says what
     was moved meanwhile, and this process checks it. A `stream` comes first and `objects` come last;
     both are read in this process. Members of containers are checked as `containers` says, and only
-    with it; `accept` returns an outcome as the configuration accepts it, and as people have ruled.
+    with it; `accept` changes an outcome whose reason is accepted.
 
     Raises:
         StateError: worker processes keep dying.

@@ -117,6 +117,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
         yield _by("matches", "Matches that are remembered.", "state", counts)
         entries = Counter(entry.list for entry in status.held)
         yield _by("entries_held", "Entries with matches that wait for a person.", "list", entries)
+        yield _one("matches_to_review", "Matches that wait for a review.", status.to_review)
     if status.quarantine is not None:
         yield _one("quarantine_files", "Files in quarantine.", status.quarantine.files)
         yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)
@@ -134,10 +135,6 @@ def _metrics(status: Status) -> Iterator[_Metric]:
             for severity, count in of_provider.items()
         }
         yield _Metric("notices_open", what, ("provider", "severity"), numbers)
-    if (rulings := status.exceptions) is not None:
-        yield _one("exceptions", "Exceptions that have not come to their end.", rulings.standing)
-        what = "Those of them that end within a week."
-        yield _one("exceptions_ending", what, len(rulings.ending))
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 

@@ -18,7 +18,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
-from hashclient.decisions.rulings import SOON, Ruling, load_book
+from hashclient.decisions.review import ReviewPolicy
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
@@ -26,10 +26,9 @@ from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
-from hashclient.migrations.version import read_version
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.system.files import is_there, state_error
-from hashclient.system.text import printable
+from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 _CODES = {code.value: code for code in ExitCode}
@@ -98,13 +97,6 @@ class ReportsStatus(msgspec.Struct, frozen=True):
     oldest_open: datetime | None
 
 
-class ExceptionsStatus(msgspec.Struct, frozen=True):
-    """How many exceptions have not come to their end, and which of them end within a week."""
-
-    standing: int
-    ending: tuple[Ruling, ...]
-
-
 class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the record of the end of the last scan, if any.
 
@@ -125,8 +117,8 @@ class Status(msgspec.Struct):
 
     `providers` names the providers whose lists are not known, with the reason. `problems` names
     parts of the state that cannot be read; a list has its problem in its own row. `held` has
-    the entries with matches that wait for a person. `exit_code` is the highest exit code of all
-    parts.
+    the entries with matches that wait for a person, `to_review` counts the matches that wait for a
+    review. `exit_code` is the highest exit code of all parts.
     """
 
     lists: list[ListStatus]
@@ -134,11 +126,11 @@ class Status(msgspec.Struct):
     exit_code: ExitCode
     matches: Mapping[MatchState, int] | None = None
     held: tuple[HeldEntry, ...] = ()
+    to_review: int = 0
     withdrawn: list[tuple[Match, Hit]] = msgspec.field(default_factory=list)
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
     notices: NoticesStatus | None = None
-    exceptions: ExceptionsStatus | None = None
     audit: AuditStatus | None = None
     problems: list[str] = msgspec.field(default_factory=list)
 
@@ -181,6 +173,9 @@ def read_status(
                 if status.matches[MatchState.HELD]:
                     status.held = matches.held_entries(HELD_ENTRIES)
                 status.withdrawn = matches.withdrawn()
+                status.to_review = sum(
+                    1 for _ in ReviewPolicy(settings.config.report).waiting(matches)
+                )
             if verify:
                 from hashclient.matches.verify import verify_matches
 
@@ -188,6 +183,7 @@ def read_status(
     with status.part():
         if is_there(settings.layout.quarantine):
             status.quarantine = _quarantine(settings)
+            _check_recorded(settings)
     with status.part():
         if is_there(settings.layout.reports):
             status.reports = _reports(settings)
@@ -196,11 +192,6 @@ def read_status(
         if status.notices is not None:
             status.problems.extend(status.notices.problems)
             status.exit_code = max(status.exit_code, status.notices.exit_code)
-    with (
-        status.part(),
-        contextlib.suppress(ConfigError),
-    ):  # the lists say what is wrong with the key
-        status.exceptions = _exceptions(settings, environ, now)
     with status.part():
         status.audit = _audit(settings, len(lists))
         if status.audit is not None:
@@ -329,6 +320,24 @@ def _quarantine(settings: Settings) -> QuarantineStatus:
     return QuarantineStatus(len(sizes), sum(sizes))
 
 
+def _check_recorded(settings: Settings) -> None:
+    """Check that each item has its match: a lost record of matches is not an empty one.
+
+    Raises:
+        StateError: one has none, or the quarantine or the record cannot be read.
+    """
+    from hashclient.quarantine.item import item_ids
+
+    ids = item_ids(settings.layout.quarantine)
+    with Matches(settings.state_dir, create=False) as matches:
+        lost = len(ids) - len(matches.known(ids))
+    if lost:
+        raise StateError(
+            f"the record of matches lacks {counted(lost, 'file')} in quarantine",
+            hint="restore it from a backup, or run `hashclient quarantine recover`",
+        )
+
+
 def _reports(settings: Settings) -> ReportsStatus:
     from hashclient.reporting.report import State, load_all
 
@@ -336,18 +345,6 @@ def _reports(settings: Settings) -> ReportsStatus:
     counts = Counter(report.state for report in reports)
     waiting = [report.created for report in reports if report.is_open]
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
-
-
-def _exceptions(
-    settings: Settings, environ: Mapping[str, str], now: datetime
-) -> ExceptionsStatus | None:
-    layout = settings.layout
-    if not is_there(layout.exceptions) and not read_version(layout).exceptions:
-        return None
-    sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
-    standing = [ruling for ruling in load_book(layout, sealer).rulings if now < ruling.until]
-    ending = sorted((r for r in standing if r.until - now <= SOON), key=lambda r: r.until)
-    return ExceptionsStatus(len(standing), tuple(ending))
 
 
 def _audit(settings: Settings, lists: int) -> AuditStatus | None:

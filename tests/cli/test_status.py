@@ -245,7 +245,6 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "quarantine",
         "reports",
         "notices",
-        "exceptions",
         "last_scan",
     }
 
@@ -369,3 +368,25 @@ def test_quarantined_files_and_open_reports_are_counted(state: Path, tmp_path: P
     assert result.code == 8
     assert re.search(r"^problem       .*report\.json", result.out, re.MULTILINE)
     assert "\nquarantine    2 files" in result.out
+
+
+@pytest.mark.parametrize("then", ["gone", "another"])
+def test_a_lost_record_of_matches_is_not_an_empty_one(
+    state: Path, tmp_path: Path, then: str
+) -> None:
+    made = call("--state-dir", state, "quarantine", "keygen", "--output", tmp_path / "officer.key")
+    recipient = re.findall(r"\bage1[a-z0-9]+", made.out)[0]
+    with (state / "config.toml").open("a") as stream:
+        stream.write(f'[quarantine]\nrecipients = ["{recipient}"]\n')
+    tree = write_tree(tmp_path / "t", {"listed": b"one"})
+    assert call("--state-dir", state, "scan", "--quarantine", tree).code == 10
+    assert call("--state-dir", state, "status").code == 0
+    (state / "matches.db").unlink()
+    if then == "another":
+        write_tree(tmp_path / "t", {"also": b"two"})
+        assert call("--state-dir", state, "scan", tree).code == 10
+    lost = call("--state-dir", state, "status")
+    assert lost.code == 8
+    assert "problem       the record of matches lacks 1 file in quarantine; restore it" in lost.out
+    assert call("--state-dir", state, "quarantine", "recover").code == 0
+    assert call("--state-dir", state, "status").code == 0

@@ -42,7 +42,8 @@ from hashclient.configfile.tables import (
 )
 from hashclient.containers import unopened
 from hashclient.containers.kinds import OPENED
-from hashclient.core.kinds import COMES_FROM, MatchState
+from hashclient.core.kinds import COMES_FROM, REVIEW_REASONS, MatchState, Verdict
+from hashclient.core.match import BESIDE_STATE
 from hashclient.errors import ExitCode
 from hashclient.index.blinding import KEY_CREDENTIAL
 from hashclient.quarantine.age import EXAMPLE_RECIPIENT
@@ -255,6 +256,56 @@ def test_every_state_of_a_match_is_described() -> None:
     assert [row[0].strip("`") for row in rows] == list(MatchState)
     before = {row[0].strip("`"): tuple(re.findall("`([a-z]+)`", row[2])) for row in rows}
     assert before == COMES_FROM
+    events = table_rows(OPERATIONS, "## Events beside the states")
+    assert [row[0].strip("`") for row in events] == [str(event) for event in BESIDE_STATE]
+
+
+@pytest.mark.slow
+def test_the_page_on_reviews_runs_as_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    page = DOCS / "operations" / "review.md"
+    listed = [f"dummy {number}".encode() for number in range(3)]
+    write_tree(tmp_path / "files", {f"f{n}": data for n, data in enumerate(listed)})
+    (tmp_path / "out").mkdir()
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        site.publish(csv_of({f"e-{n}": data for n, data in enumerate(listed)}))
+        assert site.run(*site.init_arguments()).code == 0
+        keys = tmp_path / "officer.key"
+        made = site.run("quarantine", "keygen", "--output", keys)
+        (recipient,) = {*re.findall(r"\bage1[a-z0-9]+", made.out)}
+        (table,) = marked_blocks(page, "review-policy")
+        example = parse_config(table, frozenset(), "example").report
+        assert (example.after, example.people, example.share) == ("review", 2, 0.1)
+        with (site.state / "config.toml").open("a") as config:
+            table = table.replace("people = 2\nshare = 0.1\n", "")
+            config.write(
+                f'{table}[report.to.police]\nkind = "package"\ndirectory = "{tmp_path}/out"\n'
+                f'[quarantine]\nrecipients = ["{recipient}"]\n'
+                '[[policy]]\nactions = ["report", "quarantine"]\n'
+            )
+        assert site.run("scan", "--fetch", tmp_path / "files").code == 10
+        first, second, _ = (m["id"] for m in site.run("matches", "--format", "jsonl").lines)
+        blocks = {n: marked_blocks(page, n)[0] for n in ("review", "reject", "unreviewed", "stats")}
+        script = "".join(
+            [
+                f"set -e\nexport HASHCLIENT_STATE_DIR={shlex.quote(str(site.state))} id={first}\n",
+                blocks["review"],
+                f"id={second}\n{blocks['reject']}{blocks['unreviewed']}{blocks['stats']}",
+            ]
+        )
+        code, output = run_script(script, tmp_path)
+        assert code == 0, output
+        assert "  confirmed\n" in output and output.count("handed over: ") == 2
+        assert [path.name for path in (tmp_path / "files").iterdir()] != []
+        assert (tmp_path / "figures.csv").read_text().startswith("list,category,entry,found,")
+
+
+def test_every_reason_of_a_review_is_described() -> None:
+    page = DOCS / "operations" / "review.md"
+    for verdict in Verdict:
+        rows = table_rows(page, f"### Words for `--{verdict}`")
+        assert tuple(row[0].strip("`") for row in rows) == REVIEW_REASONS[verdict]
 
 
 def test_the_lines_for_cron_are_commands_with_such_options() -> None:
@@ -361,6 +412,7 @@ def test_an_entry_that_matches_everything_is_held_and_released(
 def test_a_harmless_file_that_matched_is_put_back_and_stays(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
+    (rule,) = marked_blocks(OPERATIONS, "record-only")
     (script,) = marked_blocks(OPERATIONS, "false-positive")
     listed = b"A dummy file that is harmless."
     files = write_tree(tmp_path / "files", {"listed": listed})
@@ -371,23 +423,23 @@ def test_a_harmless_file_that_matched_is_put_back_and_stays(
         recipient = re.search(r"\bage1[a-z0-9]+", made.out)
         assert recipient is not None, made.err
         config = site.state / "config.toml"
+        before = f'{config.read_text()}\n[quarantine]\nrecipients = ["{recipient[0]}"]\n'
         policy = '[[policy]]\nactions = ["quarantine"]\n'
-        with config.open("a") as stream:
-            stream.write(f'[quarantine]\nrecipients = ["{recipient[0]}"]\n{policy}')
+        config.write_text(before + policy)
         assert site.run("scan", "--fetch", files).code == 10
         assert not [*files.iterdir()]
         (match,) = site.run("matches", "--format", "jsonl").lines
+        assert rule.count("undecided") == 1
+        config.write_text(before + rule.replace("undecided", match["category"]) + policy)
         state = shlex.quote(str(site.state))
-        script = f"set -e\nexport HASHCLIENT_STATE_DIR={state} id={match['id']}\n{script}"
+        script = f"export HASHCLIENT_STATE_DIR={state} id={match['id']}\n{script}"
         code, output = run_script(script, tmp_path)
         assert code == 0, output
         # It is found again, and left in place.
-        assert re.search(r"^excepted +files/listed +\[", output, re.MULTILINE)
-        assert "none matches besides 1 excepted match" in output
-        assert re.search(r"^x-\w+ +until .* baseline/d-1 ", output, re.MULTILINE)
+        assert site.run("scan", files).code == 10
         assert (files / "listed").read_bytes() == listed
         (match,) = site.run("matches", "--format", "jsonl").lines
-        assert match["state"] == "excepted"
+        assert match["state"] == "found"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

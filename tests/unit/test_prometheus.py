@@ -10,7 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.core.model import HeldEntry
-from hashclient.decisions.rulings import Ruling
 from hashclient.errors import ExitCode
 from hashclient.index.manifest import Manifest, RunRef
 from hashclient.notices.document import Severity
@@ -18,7 +17,6 @@ from hashclient.status.notices import NoticesStatus
 from hashclient.status.prometheus import render
 from hashclient.status.status import (
     AuditStatus,
-    ExceptionsStatus,
     ListStatus,
     QuarantineStatus,
     Refusal,
@@ -55,9 +53,6 @@ def manifest() -> Manifest:
     )
 
 
-RULING = Ruling(id="x-1", entries=(), reason="wrong", by="root", made_at=NOW, until=NOW)
-
-
 def full() -> Status:
     counts = {state: number for number, state in enumerate(MatchState)}
     return Status(
@@ -82,12 +77,12 @@ def full() -> Status:
         ExitCode.STATE,
         matches=counts,
         held=(HeldEntry("baseline", "d-1", 5, 3, 0, 2),),
+        to_review=3,
         quarantine=QuarantineStatus(2, 4096),
         reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
         notices=NoticesStatus(
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
-        exceptions=ExceptionsStatus(3, (RULING,)),
         audit=AuditStatus(
             record("fetch"),
             record("scan-end", exit_code=10, believed_unchanged=3, not_opened={"disk": 2}),
@@ -130,13 +125,12 @@ def test_every_value_is_read_as_it_was() -> None:
         "list_recognised_ratio": {"size+md5,baseline": 1, "md5,baseline": 3 / 12_345_678_901},
         "matches": {str(state): number for number, state in enumerate(MatchState)},
         "entries_held": {"baseline": 1},
+        "matches_to_review": {"": 3},
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},
         "reports": {"prepared": 1, "submitted": 4},
         "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
-        "exceptions": {"": 3},
-        "exceptions_ending": {"": 1},
         "audit_records": {"": 17},
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},

@@ -104,7 +104,7 @@ def test_the_document_fits_the_published_schema(package: Path) -> None:
     )
     document = json.loads((package / "document.json").read_bytes())
     validator.validate(document)
-    for path in (["matches", 0, "viewed"], ["report"], ["matches", 0, "evidence", "sha256"]):
+    for path in (["matches", 0, "state"], ["report"], ["matches", 0, "evidence", "sha256"]):
         broken = json.loads((package / "document.json").read_bytes())
         place = broken
         for key in path[:-1]:

@@ -40,14 +40,15 @@ class CyberTipline:
         self._read_schema = read_schema
 
     def renew(self, report: Report) -> Report:
-        """Retract an open report there if one of its matches has ended; the report begins again.
+        """Retract an open report there if a match ended or was rejected; the report begins again.
 
         Raises:
             HashclientError: it cannot be retracted now.
         """
         if report.is_untouched or report.remote.in_doubt is Call.FINISH:
             return report
-        if any(self._work.record.get(i).ended for i in report.matches):
+        record = self._work.record
+        if any(self._outbox.policy.ended(record.get(i), record) for i in report.matches):
             return self._retract_there(report)
         return report
 

@@ -72,7 +72,7 @@ def report_element(
     others = [match for match in document.matches if match.id not in with_file]
     lines = [
         f"hashclient report {document.report}: {len(document.matches)} files.",
-        "They were matched by digest alone; nobody has viewed them.",
+        f"They were matched by digest; {_viewed(document)}.",
         *(f"reported by {text}" for text in _reporter(document)),
     ]
     if others:
@@ -115,7 +115,7 @@ def file_element(
             "fileId": file_id,
             "fileName": name if sealed_to is None else f"{match.id}.age",
             "originalFileName": name,
-            "fileViewedByEsp": "false",
+            "fileViewedByEsp": "true" if match.viewed else "false",
             "originalFileHash": [(value, {"hashType": n}) for n, value in digests.items()],
             "additionalInfo": "\n".join(lines),
         },
@@ -132,6 +132,11 @@ def about(match: ReportedMatch) -> str:
     )
     size = "unknown size" if match.size is None else f"{match.size} bytes"
     return f"match {match.id}: {printable(file_path(match))} ({size}): {entries}"
+
+
+def _viewed(document: Document) -> str:
+    count = sum(match.viewed for match in document.matches)
+    return f"{count} of them were viewed by a person" if count else "nobody has viewed them"
 
 
 def _reporter(document: Document) -> list[str]:

@@ -48,7 +48,8 @@ custody.jsonl    the chain of custody: signed records of the reporter's audit lo
 checkpoint.json  a signed statement that the log holds these records
 evidence/        the files, each sealed in the age format under the id of its match
 
-The files were matched by digest alone; nobody has viewed them. Handle them as the law demands.
+The files were matched by digest. A person has viewed those with "viewed": true in document.json,
+and no others. Handle them as the law demands.
 
 To verify all of this, anywhere, without any set-up:
 

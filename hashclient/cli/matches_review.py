@@ -1,0 +1,96 @@
+"""`matches review`: a person says whether matches are what their entries stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import MATCHES
+from hashclient.cli.options import reason_option
+from hashclient.core.kinds import Verdict
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import counted
+
+
+@click.command("review")
+@click.argument("match_ids", metavar="ID…", nargs=-1, required=True, shell_complete=MATCHES)
+@click.option("--confirmed", is_flag=True, help="They are what their entries stand for.")
+@click.option("--rejected", is_flag=True, help="They are not: no report of them leaves.")
+@click.option(
+    "--viewed",
+    is_flag=True,
+    help="Note that you have viewed the content, elsewhere: reports say so then.",
+)
+@click.option(
+    "--restore",
+    "identity_file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="With --rejected: put files in quarantine back; FILE is the officer's secret key.",
+)
+@reason_option()
+@format_option("text", "json")
+@pass_app
+def review(
+    app: App,
+    match_ids: tuple[str, ...],
+    confirmed: bool,
+    rejected: bool,
+    viewed: bool,
+    identity_file: Path | None,
+    reason: str,
+    output_format: str,
+) -> ExitCode:
+    """Note what you say of matches: that they are as listed, or that they are not.
+
+    Nothing is shown here: decide by path, owner and entry, or look at the file elsewhere, if your
+    law lets you. With `after = "review"` in [report] of config.toml, a report waits until its
+    matches are confirmed. A rejected match is in no report. The last review of a person counts.
+    The reason is a word, a colon and a sentence. Words for --confirmed are as-listed,
+    circumstances and provider; for --rejected harmless, other-file, wrong-category, lawful and
+    provider.
+
+    \b
+      hashclient matches --to-review
+      hashclient matches review 3kdz7wnq2m --confirmed --viewed \\
+          --reason 'as-listed: seen by the officer, ticket 4711'
+      hashclient matches review 3kdz7wnq2m --rejected \\
+          --reason 'harmless: the text of a licence'
+
+    Exit codes: 0 noted, 3 a file was not put back.
+    """
+    from hashclient.cli.items import Results, put_restored
+    from hashclient.decisions.review import Review, review
+    from hashclient.matches.store import Matches
+    from hashclient.quarantine.vault import Quarantine, item_ids, load_identities
+
+    if confirmed == rejected:
+        raise UsageError("say what they are: --confirmed or --rejected")
+    verdict = Verdict.CONFIRMED if confirmed else Verdict.REJECTED
+    if identity_file is not None and not rejected:
+        raise UsageError("--restore is for --rejected")
+    made = Review.of(verdict, reason, viewed=viewed)
+    identities = () if identity_file is None else load_identities(identity_file)
+    results = Results(app, output_format, match_ids)
+    with Matches(app.settings.state_dir, create=False) as record:
+        done = [*review(app.session, record, match_ids, made)]
+        for match, decided in done:
+            waits = "" if decided else ": another person has to say so, too"
+            results.put(match.id, f"{verdict}{waits}", path=match.path, done=True, decided=decided)
+        ended = [match.id for match, decided in done if decided is Verdict.REJECTED]
+        sealed = {*ended} & {*item_ids(app.settings.layout.quarantine)}
+        if identities and sealed:
+            room = Quarantine(app.session)
+            reason = f"{verdict}: {made.text}"
+            chosen = [match_id for match_id in ended if match_id in sealed]
+            put_restored(
+                results, room.restore_all(chosen, identities, record, reason=reason, force=True)
+            )
+        elif sealed:
+            app.say(
+                f"hint: {counted(len(sealed), 'file')} in quarantine: `hashclient quarantine"
+                " restore ID --identity FILE --force --reason …`"
+            )
+    return results.end("nothing was reviewed")

@@ -1,0 +1,209 @@
+"""Counts of the record of matches for a time: by list, by category and by entry.
+
+A match counts for the time when it was first found, and for each list, category and entry that it
+hits. Precision is the share of the reviewed matches that were confirmed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from statistics import median
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hashclient.core.kinds import MatchState, Verdict
+from hashclient.core.match import RELEASED, REVIEW_EVENTS, Step, verdict_of
+from hashclient.matches.store import Matches, parse_step
+from hashclient.matches.tables import to_text
+
+#: The two-sided 95 % quantile of the normal distribution.
+_Z = 1.959964
+_FOUND = """
+SELECT m.id, m.first_seen, m.state FROM match m WHERE m.first_seen >= ? AND m.first_seen < ?
+"""
+_HITS = """
+SELECT h.match, h.list, h.category, h.entry FROM match m JOIN hit h ON h.match = m.id
+WHERE m.first_seen >= ? AND m.first_seen < ?
+"""
+_STEPS = """
+SELECT s.match, s.time, s.event, s.detail FROM match m JOIN step s ON s.match = m.id
+WHERE m.first_seen >= ? AND m.first_seen < ? ORDER BY s.id
+"""
+_HOLDS = frozenset({MatchState.HELD, RELEASED})
+_REVIEWS = frozenset(Verdict)
+#: The events that each time leads to.
+_LEADS_TO = {
+    "isolation": frozenset({MatchState.QUARANTINED}),
+    "review": _REVIEWS,
+    "report": frozenset({MatchState.REPORTED, MatchState.ACKNOWLEDGED}),
+}
+_BEGINNING, _END = "0001", "9999"
+
+
+class About(NamedTuple):
+    """The matches that are counted: all, or those of a list, of a category or of an entry."""
+
+    list: str | None = None
+    category: str | None = None
+    entry: str | None = None
+
+
+class Time(msgspec.Struct, frozen=True):
+    """How long it took from the first finding, in seconds; None where it was never done."""
+
+    median_s: float | None = None
+    p95_s: float | None = None
+
+
+class Precision(msgspec.Struct, frozen=True):
+    """The share of reviewed matches that were confirmed, with its 95 % interval by Wilson."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Line(msgspec.Struct, frozen=True):
+    """The counts of some matches.
+
+    `held` counts those that were held at any time, the others how they stand now.
+    """
+
+    about: About
+    found: int
+    held: int
+    confirmed: int
+    rejected: int
+    isolated: int
+    reported: int
+    precision: Precision | None
+    times: dict[str, Time]
+
+
+class _Tally:
+    """The counts of some matches while they are read."""
+
+    def __init__(self) -> None:
+        self.found = self.held = 0
+        self.said = dict.fromkeys(Verdict, 0)
+        self.times: dict[str, list[float]] = {name: [] for name in _LEADS_TO}
+
+    def add(self, one: _One) -> None:
+        self.found += 1
+        self.held += one.held
+        if one.verdict is not None:
+            self.said[one.verdict] += 1
+        for name, seconds in one.times.items():
+            self.times[name].append(seconds)
+
+    def line(self, about: About) -> Line:
+        return Line(
+            about,
+            self.found,
+            self.held,
+            self.said[Verdict.CONFIRMED],
+            self.said[Verdict.REJECTED],
+            len(self.times["isolation"]),
+            len(self.times["report"]),
+            wilson(self.said[Verdict.CONFIRMED], sum(self.said.values())),
+            {name: _time(sorted(seconds)) for name, seconds in self.times.items()},
+        )
+
+
+class _One(NamedTuple):
+    """One match: was it held, what was decided, and after how many seconds what was done."""
+
+    held: bool
+    verdict: Verdict | None
+    times: dict[str, float]
+
+
+class Statistics(Matches):
+    """The record of matches, for counts; use it as a context manager."""
+
+    def lines(
+        self, people: int, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Line]:
+        """Return the counts of the matches first found from `start` on and before `end`.
+
+        The first line is of all; then come lists, categories of lists, and entries. `people` is how
+        many persons decide about a match.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        values = (
+            _BEGINNING if start is None else to_text(start),
+            _END if end is None else to_text(end),
+        )
+        with self._errors():
+            ones = self._ones(people, values)
+            tallies = {About(): _Tally()}
+            for one in ones.values():
+                tallies[About()].add(one)
+            about: dict[str, set[About]] = {}
+            for match_id, name, category, entry in self._db.execute(_HITS, values):
+                about.setdefault(match_id, set()).update(
+                    (About(name), About(name, category), About(name, category, entry))
+                )
+        for match_id, groups in about.items():
+            for group in groups:
+                tallies.setdefault(group, _Tally()).add(ones[match_id])
+        order = sorted(tallies, key=lambda a: (3 - a.count(None), -tallies[a].found, str(a)))
+        return [tallies[about].line(about) for about in order]
+
+    def _ones(self, people: int, values: Sequence[str]) -> dict[str, _One]:
+        stories: dict[str, list[Step]] = {}
+        wanted = {*_HOLDS, *REVIEW_EVENTS, *(e for events in _LEADS_TO.values() for e in events)}
+        for match_id, *step in self._db.execute(_STEPS, values):
+            if step[1] in wanted:
+                stories.setdefault(match_id, []).append(parse_step(*step))
+        found: dict[str, _One] = {}
+        for match_id, first_seen, state in self._db.execute(_FOUND, values):
+            story, first = stories.get(match_id, []), datetime.fromisoformat(first_seen)
+            held = state == MatchState.HELD or any(step.event in _HOLDS for step in story)
+            found[match_id] = _One(held, verdict_of(story, people), dict(_times(story, first)))
+        return found
+
+
+def _times(story: Sequence[Step], first: datetime) -> Iterator[tuple[str, float]]:
+    for name, events in _LEADS_TO.items():
+        for step in story:
+            if step.event in events:
+                yield name, (step.time - first).total_seconds()
+                break
+
+
+def _time(seconds: Sequence[float]) -> Time:
+    """Return median and 95th percentile (nearest rank) of ascending numbers."""
+    if not seconds:
+        return Time()
+    return Time(float(median(seconds)), seconds[math.ceil(0.95 * len(seconds)) - 1])
+
+
+def wilson(good: int, count: int) -> Precision | None:
+    """Return the share of `good` among `count`, with Wilson's score interval; None of none.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+    """
+    if not count:
+        return None
+    share, square = good / count, _Z * _Z / count
+    middle = (share + square / 2) / (1 + square)
+    half = _Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / count / 4)
+    return Precision(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def fields(line: Line) -> dict[str, Any]:
+    """Return a line as flat fields, in the order of the columns of CSV."""
+    flat: dict[str, Any] = {**line.about._asdict()}
+    for name in ("found", "held", "confirmed", "rejected", "isolated", "reported"):
+        flat[name] = getattr(line, name)
+    for name in ("share", "low", "high"):
+        flat[f"precision_{name}"] = line.precision and round(getattr(line.precision, name), 4)
+    for name, time in line.times.items():
+        flat |= {f"{name}_median_s": time.median_s, f"{name}_p95_s": time.p95_s}
+    return flat
