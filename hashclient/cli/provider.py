@@ -16,6 +16,7 @@ from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_export import command as export
+from hashclient.cli.provider_feedback import feedback
 from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
 from hashclient.cli.provider_lists import consolidate, list_group, publish, withdraw
 from hashclient.cli.provider_log import log
@@ -304,6 +305,7 @@ for _other in (
     diff,
     client,
     server_config,
+    feedback,
     log,
     key,
     notice,

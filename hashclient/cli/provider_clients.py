@@ -151,6 +151,27 @@ def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
     _say_reload(app, directory)
 
 
+@client.command("key")
+@repo_argument
+@_name
+@click.argument("key", metavar="KEY")
+@format_option("text", "json")
+@pass_app
+def note_key(app: App, directory: Path, name: str, key: str, output_format: str) -> None:
+    """Note the public key that signs the feedback of a client.
+
+    It is the key of the client's audit log, which `hashclient audit verify` shows there. Get it by
+    a way you trust; a later one takes its place.
+
+    \b
+      hashclient provider client key /srv/lists alice 8f3c…
+    """
+    from hashclient.provider.access import note_key
+
+    note_key(repository_at(app, directory), name, key)
+    app.show(output_format, {"client": name, "feedback_key": key}, f"client {name}: key noted")
+
+
 @client.command("list")
 @repo_argument
 @format_option("text", "json")
@@ -170,6 +191,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
             "state": _state(c, app),
             "added": c.added,
             "revoked": c.revoked,
+            "feedback_key": c.feedback_key,
             "tokens": [{"id": t.id, "made": t.made, "expires": t.expires} for t in c.tokens],
         }
         for c in clients

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hashclient.daemon.uploads import Upload
 
 #: The answer to an input is its worst outcome.
-_BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
+_BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
 
 
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
@@ -144,7 +144,7 @@ class Openers:
         else:
             self.put_back(upload.lists, members)
         upload.not_opened = opened.not_opened
-        return [upload.lists.rule(outcome) for outcome in self.accepted(found)]
+        return self.accepted(found)
 
     def close(self) -> None:
         """End the processes that open containers."""

@@ -28,7 +28,6 @@ from hashclient.daemon.lists import InUse
 from hashclient.daemon.named import Named
 from hashclient.daemon.openers import Openers, Ourselves, worst
 from hashclient.daemon.protocol import Command
-from hashclient.daemon.records import RECORDED
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
@@ -142,7 +141,6 @@ class PathJob:
         self._first_only = command is Command.SCAN
         self._lists = office.lists
         self._is_clean = True
-        self._has_excepted = False
         #: Gives a piece that has the rights of the client its own rights back for a block.
         self._ourselves: Ourselves = contextlib.nullcontext
         #: Files of kinds that are not opened, since the last answer.
@@ -171,22 +169,17 @@ class PathJob:
             if self._is_clean:
                 said = answer(None, self._lists.doubt, rule)
                 lines = [f"{self._shown(self._path)}: {text}" for text in said]
-            clean = [None] if self._is_clean and not self._has_excepted else []
+            clean = [None] if self._is_clean else []
             return lambda: self._reply(lines, clean, last=True)
         if self._not_opened:
             self._records.leave(self._not_opened, self._lists)
-        outcomes = [self._lists.rule(outcome) for outcome in outcomes]
-        recorded = [o for o in outcomes if o.kind in RECORDED]
-        if recorded:
-            self._records.add(recorded, self._lists, each=self._connection.peer.is_trusted)
-        found = [o for o in recorded if o.kind is not Kind.EXCEPTED]
-        others = [o for o in outcomes if o.kind not in RECORDED]
-        if len(found) < len(recorded):
-            self._has_excepted = True
-        if found or others:
+        found = [o for o in outcomes if o.kind in (Kind.MATCH, Kind.CONFLICT)]
+        if found:
+            self._records.add(found, self._lists, each=self._connection.peer.is_trusted)
+        if outcomes:
             self._is_clean = False
         # Those first that a client must not miss.
-        lines = self._lines(found + others)
+        lines = self._lines(found + [o for o in outcomes if o not in found])
         if self._first_only and found:
             return lambda: self._reply(lines[:1], outcomes, last=True)
         return lambda: self._reply(lines, outcomes, last=False)

@@ -27,7 +27,7 @@ _log = Log("daemon")
 
 Found = tuple[Upload, Outcome]
 #: The recorded outcomes of the members of a stream.
-RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
+RECORDED = (Kind.MATCH, Kind.CONFLICT)
 
 
 class StreamRecords:

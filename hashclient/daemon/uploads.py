@@ -119,6 +119,5 @@ def _judge(
     for row, found in places.items():
         upload = uploads[numbers[row]]
         outcome = judge_hit(ask, upload.door, upload.digester, digests[row], found)
-        outcome = upload.lists.rule(outcome)
         if outcome.kind is not Kind.CLEAN:
             outcomes[numbers[row]] = outcome

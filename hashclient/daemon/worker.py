@@ -90,7 +90,6 @@ _KINDS = {
     Kind.MATCH: Count.MATCH,
     Kind.CONFLICT: Count.CONFLICT,
     Kind.UNREAD: Count.UNREAD,
-    Kind.EXCEPTED: Count.EXCEPTED,
 }
 
 
@@ -127,7 +126,7 @@ class Worker:
         self._parent = parent
         self._arguments = arguments
         self._listeners = listeners
-        self._lists = Lists(session, exceptions=options.exceptions)
+        self._lists = Lists(session)
         self._doubt = self.lists.doubt
         self.is_stopping = False
         limit = raise_limit()

@@ -25,7 +25,6 @@ ORDER = (
     Kind.MATCH,
     Kind.CONFLICT,
     Kind.UNREAD,
-    Kind.EXCEPTED,
     Kind.ACCEPTED,
     Kind.SKIPPED,
     Kind.CLEAN,

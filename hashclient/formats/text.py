@@ -15,7 +15,6 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     agreement,
     counts_text,
-    excepted_text,
     inside_text,
     not_opened_text,
     remarks,
@@ -104,8 +103,7 @@ class TextFormatter:
             yield f"read {counted(summary.files_read, 'file')}, {read}, {took}{besides}"
         if (inside := inside_text(summary)) is not None:
             yield inside
-        told = (not_opened_text(summary), skipped_text(summary), excepted_text(summary))
-        yield from filter(None, told)
+        yield from filter(None, (not_opened_text(summary), skipped_text(summary)))
         for state in summary.lists:
             when = for_people(state.expires)
             fresh = f"fresh until {when}"

@@ -70,11 +70,31 @@ def revoke_client(repository: Repository, name: str) -> None:
         UsageError: there is no such client, or it was revoked.
         StateError, AuditError: as `add_client`.
     """
+    _change(repository, "client-revoked", {"client": name}, lambda c: c.with_revoked(name))
+
+
+def note_key(repository: Repository, name: str, key: str) -> None:
+    """Note the key that signs the feedback of a client.
+
+    Raises:
+        UsageError: there is no such client, it was revoked, or the key cannot be its own.
+        StateError, AuditError: as `add_client`.
+    """
+    data = {"client": name, "key": key}
+    _change(repository, "client-key", data, lambda c: c.with_key(name, key))
+
+
+def _change(
+    repository: Repository,
+    event: str,
+    data: dict[str, str],
+    change: Callable[[Clients], tuple[Client, ...]],
+) -> None:
     repository.require()
     with repository.changing():
         clients = Clients(repository.clients_file, repository.clock)
-        changed = clients.with_revoked(name)
-        repository.log.announce("client-revoked", lambda: {"client": name})
+        changed = change(clients)
+        repository.log.announce(event, lambda: data)
         clients.write(changed)
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
+from hashclient.lists.feedback import KEY_PATTERN
 from hashclient.provider.keys import Clock
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.strictjson import parse_json
@@ -50,13 +51,17 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A client and its tokens: two while a new one replaces an old one."""
+    """A client and its tokens: two while a new one replaces an old one.
+
+    `feedback_key` is the public key, hexadecimal, that signs its feedback.
+    """
 
     name: str
     added: datetime
     tokens: tuple[Token, ...] = ()
     #: Since when it may not fetch; it has no tokens then.
     revoked: datetime | None = None
+    feedback_key: str | None = None
 
     def expires(self) -> datetime | None:
         """Return until when it may fetch."""
@@ -116,7 +121,8 @@ class Clients:
             raise UsageError(f"more than {MAX_CLIENTS:,} clients")
         text, token = self._new_token(valid)
         added = clients[name].added if name in clients else token.made
-        return text, _with(clients, Client(name, added, (token,)))
+        key = clients[name].feedback_key if name in clients else None
+        return text, _with(clients, Client(name, added, (token,), feedback_key=key))
 
     def with_rotated(
         self, name: str, valid: timedelta, overlap: timedelta
@@ -149,7 +155,28 @@ class Clients:
         clients = {client.name: client for client in self.all()}
         client = _existing(clients, name)
         now = self._clock().replace(microsecond=0)
-        return _with(clients, Client(name, client.added, (), now))
+        changed = msgspec.structs.replace(client, tokens=(), revoked=now)
+        return _with(clients, changed)
+
+    def with_key(self, name: str, key: str) -> tuple[Client, ...]:
+        """Return all clients, one of them with the key that signs its feedback.
+
+        Raises:
+            UsageError: there is no such client, it was revoked, the key is none, or another
+                client's.
+            StateError: as `with_added`.
+        """
+        clients = {client.name: client for client in self.all()}
+        client = _existing(clients, name)
+        if not KEY_PATTERN.fullmatch(key):
+            raise UsageError(
+                "not a public key: 64 hexadecimal digits are expected",
+                hint="`hashclient audit verify` shows it, on the client",
+            )
+        for other in clients.values():
+            if other.feedback_key == key and other.name != name:
+                raise UsageError(f"client {other.name} has this key")
+        return _with(clients, msgspec.structs.replace(client, feedback_key=key))
 
     def _new_token(self, valid: timedelta) -> tuple[str, Token]:
         now = self._clock().replace(microsecond=0)
@@ -262,6 +289,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
         and all(len(t.sha256) == 64 and _HEX.fullmatch(t.sha256) for t in tokens)
         and all(re.fullmatch(r"[A-Za-z0-9_-]{22}", t.header_md5) for t in tokens)
         and all(time.tzinfo is not None for time in times)
+        and all(KEY_PATTERN.fullmatch(c.feedback_key) for c in clients if c.feedback_key)
         and not any(client.tokens for client in clients if client.revoked is not None)
     )
     if not well_formed:

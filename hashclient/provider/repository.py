@@ -96,6 +96,7 @@ class Repository:
         self.public = directory / "public"
         self.root_file = directory / "root.json"
         self.clients_file = directory / "clients.json"
+        self.feedback_file = directory / "feedback.json"
         self.clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"

@@ -1,0 +1,57 @@
+"""`feedback`: tell a provider what people said of the matches of its entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.system.text import counted, printable
+
+
+@click.group("feedback")
+def command() -> None:
+    """Tell a provider which entries people confirmed, rejected or set aside.
+
+    \b
+      hashclient feedback write --provider hotline --output feedback.jsonl
+    """
+
+
+@command.command("write")
+@click.option(
+    "--provider",
+    metavar="NAME",
+    required=True,
+    help="The provider, as config.toml names it.",
+)
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write it; a file that is there is replaced.",
+)
+@format_option("text", "json")
+@pass_app
+def write(app: App, provider: str, output: Path, output_format: str) -> None:
+    """Write a signed file with counts by entry, to hand over to the provider.
+
+    It has ids of entries with the numbers of their matches that were confirmed, rejected and held,
+    and no path, digest or name of a person. It is signed with the key of the audit log, which
+    `hashclient audit verify` shows: the provider has to know it. Each file has all counts so far.
+
+    \b
+      hashclient feedback write --provider hotline --output feedback.jsonl
+    """
+    from hashclient.matches.stats import Statistics
+    from hashclient.reporting.feedback import make_feedback
+    from hashclient.system.outputs import replaced_file
+
+    with Statistics(app.settings.state_dir, create=False) as record:
+        feedback, data = make_feedback(app.session, provider, record)
+    with replaced_file(output) as stream:
+        stream.write(data)
+    text = f"written: {printable(output)}: {counted(len(feedback.entries), 'entry', 'entries')}"
+    app.show(output_format, {"output": output, "entries": feedback.entries}, text)

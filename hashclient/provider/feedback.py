@@ -1,0 +1,171 @@
+"""Feedback of clients: verified, kept by client, and added up by entry.
+
+A file stands for all earlier ones of its client. It counts if a client's key that is noted here has
+signed it, for this repository, and it was made after the client's last one: so no file counts
+twice, and no older one comes back. Clients that were revoked do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.lists.feedback import (
+    EntryFeedback,
+    verify_feedback,
+)
+from hashclient.provider.asking import find
+from hashclient.provider.clients import Clients
+from hashclient.provider.find import Questions
+from hashclient.provider.repository import Repository
+from hashclient.system.files import read_regular, state_error, write_atomic
+from hashclient.system.strictjson import parse_json
+from hashclient.system.text import printable
+from hashclient.system.times import for_people
+
+_MAX_BYTES = 1 << 30
+
+
+class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last feedback of a client, and the SHA-256 of its file."""
+
+    made: datetime
+    sha256: str
+    entries: tuple[EntryFeedback, ...]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["hashclient-provider-feedback/1"] = "hashclient-provider-feedback/1"
+    clients: dict[str, Taken] = {}
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """The counts of an entry over all clients.
+
+    `rejected_by` is how many clients rejected matches of it or set it aside; `proposed` whether it
+    should be looked at for a withdrawal.
+    """
+
+    list: str
+    entry: str
+    clients: int
+    rejected_by: int
+    confirmed: int
+    rejected: int
+    excepted: int
+    held: int
+    listed: bool
+    proposed: bool
+
+
+def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
+    """Count a file of feedback; return the name of its client, and what was counted.
+
+    1. It verifies, and its key is noted for a client that was not revoked.
+    2. It is for this repository: the client has pinned one of its roots.
+    3. It is newer than the client's last one.
+
+    Raises:
+        VerificationError: 1 or 2 is not so.
+        UsageError: 3 is not so.
+        StateError, AuditError: it cannot be noted; nothing was changed.
+    """
+    feedback, key = verify_feedback(data)
+    repository.require()
+    with repository.changing():
+        clients = Clients(repository.clients_file, repository.clock).all()
+        names = [c.name for c in clients if c.feedback_key == key and c.revoked is None]  # 1
+        if not names:
+            raise VerificationError(
+                f"no client has the key {key}",
+                hint="`hashclient provider client key` notes it, once you know whose it is",
+            )
+        if feedback.provider_root not in _roots(repository):  # 2
+            raise VerificationError("the feedback is for another provider")
+        (name,) = names
+        known = _load(repository)
+        before = known.clients.get(name)
+        if before is not None and feedback.made <= before.made:  # 3
+            raise UsageError(
+                f"client {name}: feedback of {for_people(before.made)} is counted already",
+                hint="a file counts once, and an older one does not replace it",
+            )
+        taken = Taken(feedback.made, hashlib.sha256(data).hexdigest(), feedback.entries)
+        logged = {"client": name, "sha256": taken.sha256, "entries": len(taken.entries)}
+        repository.log.announce("feedback-taken", lambda: logged)
+        changed = _File(clients={**known.clients, name: taken})
+        write_atomic(repository.feedback_file, msgspec.json.encode(changed) + b"\n")
+        return name, taken
+
+
+def tallies(repository: Repository, least: int) -> list[Tally]:
+    """Return the counts by entry over all clients, those most rejected first.
+
+    An entry is proposed if `least` clients reject it, no client confirms it, and it is on its list.
+
+    Raises:
+        StateError: files of the repository cannot be read.
+    """
+    repository.require()
+    clients = Clients(repository.clients_file, repository.clock).all()
+    counted = {client.name for client in clients if client.revoked is None}
+    given: dict[tuple[str, str], list[EntryFeedback]] = {}
+    for name, taken in _load(repository).clients.items():
+        for one in taken.entries if name in counted else ():
+            given.setdefault((one.list, one.entry), []).append(one)
+    listed = _listed(repository, given.keys())
+    found = []
+    for (name, entry), some in given.items():
+        rejected_by = sum(bool(one.rejected or one.excepted) for one in some)
+        confirmed = sum(one.confirmed for one in some)
+        is_listed = (name, entry) in listed
+        found.append(
+            Tally(
+                name,
+                entry,
+                len(some),
+                rejected_by,
+                confirmed,
+                sum(one.rejected for one in some),
+                sum(one.excepted for one in some),
+                sum(one.held for one in some),
+                is_listed,
+                is_listed and rejected_by >= least and not confirmed,
+            )
+        )
+    return sorted(found, key=lambda t: (-t.rejected_by, -t.rejected, t.list, t.entry))
+
+
+def _listed(repository: Repository, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the entries with the ids of those `wanted` that are on a list now."""
+    ids = sorted({entry for _, entry in wanted})
+    answers = find(repository, Questions(ids)) if ids else []
+    return {(e.list_name, e.entry_id) for a in answers for e in a.entries if e.is_listed}
+
+
+def _roots(repository: Repository) -> set[str]:
+    """Return the SHA-256 of every root that was published."""
+    return {
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (repository.public / "metadata").glob("*.root.json")
+    }
+
+
+def _load(repository: Repository) -> _File:
+    path = repository.feedback_file
+    try:
+        return msgspec.convert(parse_json(read_regular(path, _MAX_BYTES)), _File)
+    except FileNotFoundError:
+        return _File()
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise StateError(
+            f"damaged: {printable(path)}",
+            hint="put it back from a copy, or remove it and take the clients' last files again",
+        ) from error

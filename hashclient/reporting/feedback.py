@@ -1,0 +1,53 @@
+"""Feedback to a provider: how many matches of each entry people confirmed or rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hashclient.audit.file import load_key
+from hashclient.audit.log import Event
+from hashclient.index.open_lists import expected_lists
+from hashclient.lists.feedback import FORMAT, EntryFeedback, Feedback, encode_feedback
+from hashclient.matches.stats import Statistics
+from hashclient.session import Session
+from hashclient.system.layout import AUDIT_KEY_NAME
+
+#: The event in the audit log.
+WRITTEN = "feedback-written"
+
+
+def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
+    """Return the feedback for a provider, and the signed file; log it first.
+
+    It has the entries of the provider's lists that are here, as far as there is anything to say.
+    The key is that of the audit log.
+
+    Raises:
+        ConfigError: there is no such provider, or no seal key.
+        StateError, AuditError: lists, record or log cannot be read or written.
+    """
+    settings = session.settings
+    root = settings.provider(provider).root_sha256
+    lists = {
+        one.name
+        for one in expected_lists(settings, session.sealer())
+        if one.provider == provider and one.name is not None
+    }
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for line in record.lines(settings.config.report.people):
+        name, _, entry = line.about
+        # An entry has several lines if its category has changed.
+        if name in lists and entry is not None:
+            for word in ("confirmed", "rejected", "held"):
+                counts[name, entry, word] += getattr(line, word)
+    told = {(name, entry): None for (name, entry, _), count in counts.items() if count}
+    entries = tuple(
+        EntryFeedback(
+            *of, counts[*of, "confirmed"], counts[*of, "rejected"], 0, counts[*of, "held"]
+        )
+        for of in told
+    )
+    feedback = Feedback(FORMAT, root, session.now(), entries)
+    data = {"provider": provider, "entries": len(entries), "by": session.operator}
+    session.audit.append([Event(WRITTEN, data)], durable=True)
+    return feedback, encode_feedback(feedback, load_key(settings.layout.audit / AUDIT_KEY_NAME))

@@ -1,0 +1,215 @@
+"""Feedback from a client to its provider: what is in the file, what counts, what is proposed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashclient.audit import log
+from tests.docs.blocks import DOCS, marked_blocks, run_script
+from tests.kit import Run, Site, call, csv_of, write_tree
+
+LISTED = {"e-1": b"a harmless dummy", "e-2": b"another dummy", "e-3": b"a third dummy"}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Site(tmp_path / "site") as site:
+        site.publish(csv_of(LISTED))
+        yield site
+
+
+class Peer:
+    """A client of the site, with a state of its own."""
+
+    def __init__(self, site: Site, directory: Path, name: str) -> None:
+        self.site, self.name = site, name
+        self.state = directory / f"state-{name}"
+        self.output = directory / f"{name}.jsonl"
+        self.tree = write_tree(
+            directory / f"invoices-{name}",
+            {"a": LISTED["e-1"], "b": LISTED["e-1"], "c": LISTED["e-2"], "d": LISTED["e-3"]},
+        )
+        assert self.call(*site.init_arguments()).code == 0
+        assert self.call("scan", "--fetch", self.tree).code == 10
+
+    def call(self, *words: object) -> Run:
+        return self.site.call(*words, state=self.state)
+
+    def ids(self) -> dict[str, str]:
+        found = self.call("matches", "--format", "jsonl").lines
+        return {Path(line["path"]).name: line["id"] for line in found}
+
+    def review(self, name: str, verdict: str, why: str) -> None:
+        reason = f"{why}: Alice Example has looked, ticket 4711"
+        done = self.call("matches", "review", self.ids()[name], verdict, "--reason", reason)
+        assert done.code == 0, done.err
+
+    def write(self) -> Run:
+        return self.call("feedback", "write", "--provider", "main", "--output", self.output)
+
+    def key(self) -> str:
+        shown = self.call("audit", "verify", "--format", "json")
+        return str(json.loads(shown.out)["public_key"])
+
+    def let_in(self) -> None:
+        token = self.output.with_suffix(".token")
+        provider(self.site, "client", "add", self.name, "--output", token)
+        provider(self.site, "client", "key", self.name, self.key())
+
+
+def provider(site: Site, *words: Any, code: int = 0) -> Run:
+    """Run a command on the repository: the words before it, and those after it."""
+    count = 2 if words[0] == "client" else 1
+    done = call("provider", *words[:count], site.repository.directory, *words[count:])
+    assert done.code == code, done.err
+    return done
+
+
+def entries(done: Run) -> dict[str, dict[str, Any]]:
+    return {one["entry"]: one for one in json.loads(done.out)["entries"]}
+
+
+def test_the_file_has_numbers_by_entry_and_nothing_else(site: Site, tmp_path: Path) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    for name in "ab":
+        peer.review(name, "--rejected", "harmless")
+    peer.review("c", "--confirmed", "as-listed")
+    done = peer.write()
+    assert (done.code, done.out) == (0, f"written: {peer.output}: 2 entries\n")
+    text = peer.output.read_text()
+    content, signed = map(json.loads, text.splitlines())
+    zero = {"list": "baseline", "confirmed": 0, "rejected": 0, "excepted": 0, "held": 0}
+    assert content["entries"] == [
+        {**zero, "entry": "e-1", "rejected": 2},
+        {**zero, "entry": "e-2", "confirmed": 1},
+    ]
+    assert content.keys() == {"format", "provider_root", "made", "entries"}
+    assert signed["public_key"] == peer.key()
+    for word in ("invoices", "Alice", "4711", str(tmp_path), *peer.ids().values()):
+        assert word not in text
+    for data in LISTED.values():
+        for kind in ("md5", "sha1", "sha256"):
+            assert hashlib.new(kind, data).hexdigest() not in text.lower()
+    ((logged),) = log.read(peer.state / "audit", event="feedback-written")
+    assert (logged.data["entries"], logged.data["provider"]) == (2, "main")
+
+
+def test_of_an_unknown_provider_there_is_no_file(site: Site, tmp_path: Path) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    done = peer.call("feedback", "write", "--provider", "other", "--output", peer.output)
+    assert done.code == 2 and not peer.output.exists()
+
+
+def test_what_several_clients_reject_is_proposed_once_each_counts(
+    site: Site, tmp_path: Path
+) -> None:
+    one, two = (Peer(site, tmp_path, name) for name in ("one", "two"))
+    for peer in (one, two):
+        peer.let_in()
+        peer.review("a", "--rejected", "harmless")
+        peer.review("c", "--rejected", "harmless")
+        peer.write()
+    first = entries(provider(site, "feedback", one.output, "--format", "json"))
+    assert (first["e-1"]["rejected_by"], first["e-1"]["proposed"]) == (1, False)
+    both = entries(provider(site, "feedback", two.output, "--format", "json"))
+    assert (both["e-1"]["rejected"], both["e-1"]["clients"]) == (2, 2)
+    assert both["e-1"]["proposed"] and both["e-2"]["proposed"]
+    # The same file again, also under another name.
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(one.output.read_bytes())
+    again = provider(site, "feedback", one.output, copy, "--format", "json", code=2)
+    assert again.err.count("is counted already") == 2 and entries(again) == both
+    # A later file of a client replaces the one before, and does not add to it.
+    two.review("c", "--confirmed", "as-listed")
+    older = two.output.read_bytes()
+    two.write()
+    later = entries(provider(site, "feedback", two.output, "--format", "json"))
+    assert (later["e-2"]["confirmed"], later["e-2"]["rejected"]) == (1, 1)
+    assert later["e-1"]["proposed"] and not later["e-2"]["proposed"]
+    copy.write_bytes(older)
+    assert "is counted already" in provider(site, "feedback", copy, code=2).err
+    # What is proposed can be withdrawn, and is not proposed after that.
+    ids = tmp_path / "ids.txt"
+    words = ("--list", "baseline", "--output", ids)
+    said = provider(site, "feedback", *words)
+    assert ids.read_text() == "e-1\n" and "withdraw" in said.err
+    provider(site, "withdraw", "--list", "baseline", "--from", ids)
+    gone = provider(site, "feedback", *words)
+    assert "not listed any more" in gone.out and ids.read_text() == ""
+    logged = [r.event for r in log.read(site.repository.log.directory)]
+    assert (logged.count("feedback-taken"), logged.count("client-key")) == (3, 2)
+
+
+def test_a_revoked_client_does_not_count(site: Site, tmp_path: Path) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.let_in()
+    peer.review("a", "--rejected", "harmless")
+    peer.write()
+    provider(site, "feedback", peer.output)
+    provider(site, "client", "revoke", "peer")
+    assert provider(site, "feedback").err == "no client has said anything yet\n"
+    peer.write()
+    assert "no client has the key" in provider(site, "feedback", peer.output, code=6).err
+
+
+def test_what_is_not_for_this_repository_or_of_nobody_is_refused(
+    site: Site, tmp_path: Path
+) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.review("a", "--rejected", "harmless")
+    peer.write()
+    assert "no client has the key" in provider(site, "feedback", peer.output, code=6).err
+    peer.let_in()
+    edited = tmp_path / "edited.jsonl"
+    edited.write_bytes(peer.output.read_bytes().replace(b'"rejected":1', b'"rejected":9'))
+    # One that is refused keeps no other from counting.
+    both = provider(site, "feedback", edited, peer.output, "--format", "json", code=6)
+    assert "signature" in both.err and entries(both)["e-1"]["rejected"] == 1
+    with Site(tmp_path / "elsewhere") as other:
+        other.publish(csv_of(LISTED))
+        token = tmp_path / "t"
+        provider(other, "client", "add", "peer", "--output", token)
+        provider(other, "client", "key", "peer", peer.key())
+        assert "for another provider" in provider(other, "feedback", peer.output, code=6).err
+
+
+def test_a_key_is_one_key_of_one_client(site: Site, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        provider(site, "client", "add", name, "--output", tmp_path / name)
+    key = "ab" * 32
+    provider(site, "client", "key", "one", key)
+    assert "client one has this key" in provider(site, "client", "key", "two", key, code=2).err
+    for wrong in ("ab", "AB" * 32, "zz" * 32):
+        assert "not a public key" in provider(site, "client", "key", "two", wrong, code=2).err
+    assert "no such client" in provider(site, "client", "key", "three", key, code=2).err
+    provider(site, "client", "rotate", "one", "--output", tmp_path / "again")
+    shown = json.loads(provider(site, "client", "list", "--format", "json").out)["clients"]
+    assert [c["feedback_key"] for c in shown] == [key, None]
+
+
+def test_damaged_feedback_is_no_empty_one(site: Site) -> None:
+    site.repository.feedback_file.write_text("{")
+    done = provider(site, "feedback", code=8)
+    assert "damaged" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_it_stands(site: Site, tmp_path: Path) -> None:
+    (client,) = marked_blocks(DOCS / "feedback.md", "feedback-client")
+    (body,) = marked_blocks(DOCS / "feedback.md", "feedback-provider")
+    peer = Peer(site, tmp_path, "alice")
+    peer.review("a", "--rejected", "harmless")
+    provider(site, "client", "add", "alice", "--output", tmp_path / "token")
+    (tmp_path / "repo").symlink_to(site.repository.directory)
+    state = shlex.quote(str(peer.state))
+    script = f"set -e\nexport HASHCLIENT_STATE_DIR={state} key={peer.key()}\n{client}{body}"
+    code, output = run_script(script, tmp_path)
+    assert code == 0, output
+    assert "written: feedback.jsonl: 1 entry" in output and "1 withdrawn" in output
