@@ -100,6 +100,10 @@ class Row:
         """Add `number` to a counter; a negative number lowers it."""
         self._words[count] += number
 
+    def of(self, count: Count) -> int:
+        """Return a counter of this process."""
+        return self._words[count]
+
     def add_not_opened(self, kinds: Mapping[str, int]) -> None:
         """Count files of kinds that are not opened."""
         for kind, number in kinds.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -18,11 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from hashclient.daemon.ageing import Ageing
-from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.checks import STOP
+from hashclient.daemon.counts import Count, Counts, Row
 from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
 from hashclient.daemon.sockets import listen
@@ -32,6 +31,7 @@ from hashclient.errors import HashclientError, StateError
 from hashclient.session import Session
 from hashclient.system.log import Log
 from hashclient.system.process import forget_exit_codes
+from hashclient.system.wakeup import wait, woken_by
 
 if TYPE_CHECKING:
     from hashclient.daemon.metrics import Exposition
@@ -49,9 +49,7 @@ RELOAD_S = 1.0
 WATCH_S = 0.5
 #: Seconds in which the processes must end.
 STOP_S = 10.0
-#: The exit code by which a process asks its parent to stop all.
-_STOP = signal.SIGUSR1
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _STOP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, STOP)
 _DEAD_HINT = "`hashclient status` shows whether the lists can be used; -v shows more"
 
 
@@ -91,7 +89,9 @@ class Daemon:
         self._early_deaths = 0
         self._stopping = self._reloading = False
         self._fetching: subprocess.Popen[bytes] | None = None
-        self._sockets: list[Path] = []
+        #: The sockets, with their names.
+        self._listeners: list[tuple[socket.socket, str]] = []
+        self._exposition: Exposition | None = None
         self._ageing = Ageing(session, warn)
 
     def run(self, on_ready: Callable[[list[str], list[str]], None]) -> None:
@@ -100,69 +100,50 @@ class Daemon:
         Raises:
             StateError: it cannot listen, or its processes keep dying.
         """
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, STOP), self._on_stop)
+        handlers |= {signal.SIGHUP: self._on_reload, signal.SIGCHLD: lambda: None}
         with contextlib.ExitStack() as stack:
             # Lists that cannot be opened are an error here, before any client is served.
             Lists(self._session)
-            listeners = [
-                (stack.enter_context(sock), _name_of(sock)) for sock in passed_sockets(os.environ)
-            ]
-            if not listeners:
-                for address in self._addresses:
-                    sock = stack.enter_context(listen(address, self._mode, stack))
-                    is_unix = isinstance(address, UnixAddress)
-                    listeners.append((sock, str(address) if is_unix else _name_of(sock)))
-            exposition = None
+            self._listen(stack)
+            names = [name for _, name in self._listeners]
             if self._metrics is not None:
                 # Its import brings an HTTP server, which most daemons never need.
                 from hashclient.daemon.metrics import Exposition
 
-                exposition = stack.enter_context(Exposition(self._metrics, self._counts))
-            for sock, _ in listeners:
-                sock.setblocking(False)  # noqa: FBT003 - the socket's own word
-            self._serve([s for s, _ in listeners], [n for _, n in listeners], exposition, on_ready)
+                self._exposition = stack.enter_context(Exposition(self._metrics, self._counts))
+                names.append(f"http://{self._exposition.address}/metrics")
+            woken = stack.enter_context(woken_by(handlers))
+            try:
+                for row in range(self._jobs):
+                    self._start(row)
+                self._wait_until_ready(woken)
+                on_ready(names, self._ageing.look())
+                notify(os.environ, "READY=1")
+                self._watch(woken)
+            finally:
+                notify(os.environ, "STOPPING=1")
+                self._end()
 
-    def _serve(
-        self,
-        listeners: list[socket.socket],
-        names: list[str],
-        exposition: Exposition | None,
-        on_ready: Callable[[list[str], list[str]], None],
-    ) -> None:
-        handlers = {
-            signal.SIGTERM: self._on_stop,
-            signal.SIGINT: self._on_stop,
-            _STOP: self._on_stop,
-            signal.SIGHUP: self._on_reload,
-            signal.SIGCHLD: lambda _signal, _frame: None,
-        }
-        before = {number: signal.signal(number, do) for number, do in handlers.items()}
-        # Any signal ends a wait at once.
-        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        try:
-            for row in range(self._jobs):
-                self._start(row, listeners, names)
-            self._wait_until_ready(woken)
-            shown = (
-                names if exposition is None else [*names, f"http://{exposition.address}/metrics"]
-            )
-            on_ready(shown, self._ageing.look())
-            notify(os.environ, "READY=1")
-            self._watch(listeners, names, exposition, woken)
-        finally:
-            notify(os.environ, "STOPPING=1")
-            self._end()
-            signal.set_wakeup_fd(woken_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(woken)
-            os.close(wake)
+    def _listen(self, stack: contextlib.ExitStack) -> None:
+        """Listen at the sockets that systemd passes, or at the addresses."""
+        for sock in passed_sockets(os.environ):
+            self._listeners.append((stack.enter_context(sock), _name_of(sock)))
+        for address in [] if self._listeners else self._addresses:
+            sock = stack.enter_context(listen(address, self._mode, stack))
+            is_unix = isinstance(address, UnixAddress)
+            self._listeners.append((sock, str(address) if is_unix else _name_of(sock)))
+        for sock, _ in self._listeners:
+            sock.setblocking(False)  # noqa: FBT003 - the socket's own word
 
-    def _start(self, row: int, listeners: list[socket.socket], names: list[str]) -> None:
+    def _start(self, row: int) -> None:
         # The parent has one thread, so forking is safe.
         process = multiprocessing.get_context("fork").Process(
             target=_work,
-            args=(self._session, listeners, self._options, self._counts, row, names, os.getpid()),
+            args=(
+                *(self._session, self._listeners, self._options),
+                *(self._counts.row(row), os.getpid()),
+            ),
             daemon=True,
         )
         # A signal before the process has its own handlers would run the parent's in it.
@@ -183,38 +164,31 @@ class Daemon:
         while self._counts.total(Count.STARTED) < self._jobs and not self._stopping:
             if any(process.exitcode is not None for process, _ in self._processes.values()):
                 raise StateError("the daemon could not start", hint=_DEAD_HINT)
-            _wait([woken], 0.005)
+            wait(woken, [], 0.005)
 
-    def _watch(
-        self,
-        listeners: list[socket.socket],
-        names: list[str],
-        exposition: Exposition | None,
-        woken: int,
-    ) -> None:
+    def _watch(self, woken: int) -> None:
         """Keep the processes going until the daemon is to stop."""
         fetch_at, reload_at = float("inf"), 0.0
         if self._fetch_every_s is not None:
             fetch_at = time.monotonic() + self._fetch_every_s
-        waited = [woken] if exposition is None else [woken, exposition.fileno()]
+        others = [] if self._exposition is None else [self._exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
                 # Requests that come meanwhile are served the next time.
                 self._reloading = False
                 reload_at = time.monotonic() + RELOAD_S
                 self._signal_all(signal.SIGHUP)
-            self._restart_dead(listeners, names)
+            self._restart_dead()
             self._ageing.look()
             if time.monotonic() >= fetch_at:
                 fetch_at = time.monotonic() + (self._fetch_every_s or 0)
                 self._begin_fetch()
             self._end_fetch()
             dead = any(p.exitcode is not None for p, _ in self._processes.values())
-            ready = _wait(waited, RESTART_S if dead else WATCH_S)
-            if exposition is not None and exposition.fileno() in ready:
-                exposition.answer()
+            if wait(woken, others, RESTART_S if dead else WATCH_S) and self._exposition:
+                self._exposition.answer()
 
-    def _restart_dead(self, listeners: list[socket.socket], names: list[str]) -> None:
+    def _restart_dead(self) -> None:
         """Restart dead processes; give up after some attempts if they cannot serve.
 
         Raises:
@@ -240,7 +214,7 @@ class Daemon:
                     )
             _log.info("process %d has ended: %d", process.pid, code)
             try:
-                self._start(row, listeners, names)
+                self._start(row)
             except StateError as error:  # there may be memory for it later
                 _log.info("%s", error.message)
 
@@ -282,20 +256,18 @@ class Daemon:
                 self._fetching.kill()  # its files are then the old or the new ones
                 self._fetching.wait()
 
-    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_stop(self) -> None:
         self._stopping = True
 
-    def _on_reload(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_reload(self) -> None:
         self._reloading = True
 
 
 def _work(
     session: Session,
-    listeners: list[socket.socket],
+    listeners: list[tuple[socket.socket, str]],
     options: Options,
-    counts: Counts,
-    row: int,
-    names: list[str],
+    counts: Row,
     parent: int,
 ) -> None:
     """Serve, in a process of its own.
@@ -304,32 +276,19 @@ def _work(
         SystemExit: it cannot serve; the exit code is that of the error.
     """
     signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
+    for number in (*_SIGNALS, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     forget_exit_codes()
-    mine = counts.row(row)
-    mine.clear(Count.OPEN)
+    counts.clear(Count.OPEN)
     try:
-        worker = Worker(session, listeners, options, mine, names, parent)
+        worker = Worker(session, listeners, options, counts, parent)
     except HashclientError as error:
         _log.info("a process cannot serve: %s", error.message)
         raise SystemExit(int(error.exit_code)) from None
-    worker.reload_all = lambda: os.kill(parent, signal.SIGHUP)
-    worker.stop_all = lambda: os.kill(parent, _STOP)
-    mine.add(Count.STARTED)
+    counts.add(Count.STARTED)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     worker.run()
-
-
-def _wait(descriptors: list[int], seconds: float) -> list[int]:
-    """Wait for a readable descriptor, or for a signal; `descriptors[0]` is read until empty."""
-    ready, _, _ = select.select(descriptors, [], [], seconds)
-    if descriptors[0] in ready:
-        with contextlib.suppress(BlockingIOError):
-            os.read(descriptors[0], 4096)
-    return list(ready)
 
 
 def _name_of(listener: socket.socket) -> str:

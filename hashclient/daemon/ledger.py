@@ -7,13 +7,14 @@ match.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
 from hashclient.core.counts import add_by_kind
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
-from hashclient.core.model import Outcome
+from hashclient.core.model import Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
@@ -38,7 +39,11 @@ class Ledger:
     def __init__(
         self, session: Session, counts: Row, arguments: Sequence[str], lists: InUse, *, act: bool
     ) -> None:
-        """Log the start; with `act`, apply the policy to matches."""
+        """Have nothing to record yet; with `act`, apply the policy to matches.
+
+        Raises:
+            HashclientError: the policy names unknown lists.
+        """
         self._session = session
         self._counts = counts
         self._arguments = arguments
@@ -47,82 +52,88 @@ class Ledger:
         self._prepared = 0.0
         self._lists = lists
         self._repeats = Repeats(time.monotonic)
-        self._responder = self._respond() if self._act else None
-        self._begin()
+        self._responder = Responder(session, lists.states) if self._act else None
+        #: For the log, from the first record on; and its counts.
+        self._recorder: RunRecord | None = None
+        self._summary = Summary(lists=())
+        #: Several threads may record.
+        self._lock = threading.RLock()
 
-    def use(self, lists: InUse) -> None:
-        """Go on with other lists; if they differ, the log says from when on, and which."""
-        self.keep_counts()
-        if lists is self._lists:
-            return
-        same = lists.same_lists(self._lists)
-        self._lists = lists
-        if same:
-            return
-        self._end_recorder()
-        if self._act:
-            # If a policy names unknown lists, matches are recorded only.
-            self._responder = None
-            try:
-                self._responder = self._respond()
-            except HashclientError as error:
-                self._failed(error)
-        self._begin()
+    def use(self, lists: InUse) -> RunRecord:
+        """Go on with these lists; if they differ, the log says from when on, and which."""
+        with self._lock:
+            before, self._lists = self._lists, lists
+            is_same = lists is before or lists.same_lists(before)
+            if self._recorder is not None and is_same:
+                self.keep_counts()
+                return self._recorder
+            self.end()
+            if self._act and not is_same:
+                # If a policy names unknown lists, matches are recorded only.
+                self._responder = None
+                try:
+                    self._responder = Responder(self._session, lists.states)
+                except HashclientError as error:
+                    self._failed(error)
+            recorder = self._renew()
+            recorder.start(self._arguments)
+            return recorder
 
-    def _respond(self) -> Responder:
-        return Responder(self._session, self._lists.states)
-
-    def _begin(self) -> None:
-        self._renew()
-        self._recorder.start(self._arguments)
-
-    def _renew(self) -> None:
+    def _renew(self) -> RunRecord:
         lists = self._lists
-        self.summary = Summary(lists=lists.states, missing=lists.lists.missing)
+        self._summary = Summary(lists=lists.states, missing=lists.lists.missing)
         self._recorder = RunRecord(
             self._session,
             COMMAND,
-            self.summary,
+            self._summary,
             lists.key_id,
             on_failure=self._failed,
             places_of=_places_of,
             decision=None if self._responder is None else self._responder.decision,
         )
+        return self._recorder
 
-    def add(self, found: Sequence[Outcome], *, each: bool = False) -> None:
-        """Record matches and conflicts, and act on them.
+    def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> None:
+        """Record matches and conflicts, judged with `lists`, and act on them.
 
         Those that came before from the same client are counted, unless `each` is set.
         """
-        if self.summary.failed is not None:
-            # The recorder has failed; the disk may have room again.
-            self._renew()
-        for outcome in found:
-            self.summary.add(outcome)
-        first = found if each else self._repeats.first(found)
-        kept = self._recorder.keep(first)
-        if not each:
-            self._repeats.learn(kept)
-            self.keep_counts()
-        if self.summary.failed is not None:
-            self._repeats.forget()  # what comes again is recorded then
-        if self._responder is None or not kept:
-            return
-        self._responder.want_reports(kept)
+        with self._lock:
+            recorder = self.use(lists)
+            if self._summary.failed is not None:
+                # The recorder has failed; the disk may have room again.
+                recorder = self._renew()
+            for outcome in found:
+                self._summary.add(outcome)
+            first = found if each else self._repeats.first(found)
+            kept = recorder.keep(first)
+            if not each:
+                self._repeats.learn(kept)
+                self.keep_counts()
+            if self._summary.failed is not None:
+                self._repeats.forget()  # what comes again is recorded then
+            if self._responder is not None and kept:
+                self._act_on(kept, self._responder)
+
+    def _act_on(self, kept: Sequence[Recorded], responder: Responder) -> None:
+        responder.want_reports(kept)
         for recorded in kept:
             if recorded.outcome.kind is Kind.MATCH:
-                handled = self._responder.respond(recorded)
+                handled = responder.respond(recorded)
                 if recorded.record is None or not recorded.record.held:
                     failed = sum(acted.done is False for acted in handled.acted)
                     self._counts.add(Count.FAILURES, failed)
         self._wants_reports = True
 
-    def leave(self, kinds: Mapping[str, int]) -> None:
-        """Count files of kinds that are not opened."""
-        add_by_kind(self.summary.not_opened, kinds)
+    def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
+        """Count files of kinds that are not opened, found with `lists`."""
+        with self._lock:
+            self.use(lists)
+            add_by_kind(self._summary.not_opened, kinds)
 
     def prepare_reports(self) -> None:
-        """Prepare reports of matches from time to time."""
+        """Prepare reports of matches from time to time, and write counts that are due."""
+        self.keep_counts()
         now = time.monotonic()
         if self._responder is None or not self._wants_reports or now < self._prepared + REPORTS_S:
             return
@@ -131,17 +142,19 @@ class Ledger:
             if isinstance(made, HashclientError):
                 self._failed(made)
 
-    def end(self) -> None:
-        """Log the end, with the counts."""
-        self._end_recorder()
-
     def keep_counts(self, *, everything: bool = False) -> None:
         """Write how often matches came again, where that is due."""
-        self._recorder.keep_counts([*self._repeats.due(everything=everything)])
+        with self._lock:
+            if self._recorder is not None:
+                self._recorder.keep_counts([*self._repeats.due(everything=everything)])
 
-    def _end_recorder(self) -> None:
-        self.keep_counts(everything=True)
-        self._recorder.end()
+    def end(self) -> None:
+        """Log the end, with the counts, if anything was logged."""
+        with self._lock:
+            self.keep_counts(everything=True)
+            if self._recorder is not None:
+                self._recorder.end()
+                self._recorder = None
 
     def _failed(self, error: HashclientError | AuditError | StateError) -> None:
         self._counts.add(Count.FAILURES)

@@ -29,36 +29,32 @@ class Named:
     """The file or tree at a path."""
 
     def __init__(self, path: str) -> None:
-        """Open what stands at `path`; links are followed.
+        """Name it; nothing is opened."""
+        self.given = self._real = path
+        self._fd = -1
+
+    def open(self) -> None:
+        """Open what stands at the path; links are followed.
+
+        1. It is opened by its path. 2. The kernel gives a path without links for it. 3. By that
+        path, through no link, the client reaches the same file or directory. So a link in /proc
+        leads to nothing behind a closed directory, though this process may have it open. 4. Of a
+        file, its directory is held in place of the file.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: it cannot be opened, or something else has its name by now.
         """
-        self._given = path
-        self._fd = _open(path)
-        try:
-            self._status = os.fstat(self._fd)
-            self._real = os.readlink(f"/proc/self/fd/{self._fd}")  # noqa: PTH115 - any bytes
+        self._fd = _open(self.given)
+        self._status = os.fstat(self._fd)
+        real = os.readlink(f"/proc/self/fd/{self._fd}")  # noqa: PTH115 - any bytes
+        directory, _, self._name = real.rpartition("/")
+        with Directory.plain(directory or "/") as parent:
+            status = parent.status(self._name or ".")
+            if status is None or identity_of(status) != identity_of(self._status):
+                raise OSError(errno.ESTALE, CHANGED)
             if stat.S_ISREG(self._status.st_mode):
-                self._hold_parent()
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _hold_parent(self) -> None:
-        """Hold the directory of a file in place of the file.
-
-        Raises:
-            OSError: it cannot be opened, or has another file under this name by now.
-        """
-        directory, _, self._name = self._real.rpartition("/")
-        parent = Directory.plain(directory or "/")
-        status = parent.status(self._name)
-        if status is None or identity_of(status) != identity_of(self._status):
-            os.close(parent.fd)
-            raise OSError(errno.ESTALE, CHANGED)
-        os.close(self._fd)
-        self._fd = parent.fd
+                os.dup2(parent.fd, self._fd, inheritable=False)
+        self._real = real
 
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks and outcomes, as `sources.files` does."""
@@ -82,7 +78,7 @@ class Named:
     def as_given(self, path: str) -> str:
         """Return a path below the real one as the client would name it."""
         rest = path.removeprefix(self._real.rstrip("/")) if path != self._real else ""
-        return self._given.rstrip("/") + rest if rest else self._given
+        return self.given.rstrip("/") + rest if rest else self.given
 
     def close(self) -> None:
         """Close it."""

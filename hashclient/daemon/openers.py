@@ -1,4 +1,4 @@
-"""Opens containers in streams and open files, in threads, one container in each.
+"""Opens containers for clients, in threads, one container in each.
 
 Each thread needs a process of its own that opens the container; processes are kept and used again.
 """
@@ -6,26 +6,24 @@ Each thread needs a process of its own that opens the container; processes are k
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import msgspec
 
 from hashclient.config import Config
 from hashclient.configfile.tables import AcceptRule
 from hashclient.containers.limits import Options as ContainerOptions
-from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.daemon.client import Client
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.uploads import BY_WORST, Upload
 from hashclient.scan.accept import accepting
 from hashclient.scan.members import Members, Opened, container_options
-
-if TYPE_CHECKING:
-    from hashclient.daemon.uploads import Upload
-
-#: The answer to an input is its worst outcome.
-_BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
+from hashclient.scan.reading import same_content
+from hashclient.system.rights import Ourselves
 
 
 def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> ContainerOptions:
@@ -40,13 +38,10 @@ def opening(config: Config, most_s: float, noticed: Callable[[str], None]) -> Co
     return msgspec.structs.replace(options, limits=limits)
 
 
-#: Makes a block in which a thread has the rights of this process.
-Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
+class Opener(Members):
+    """An opener for one thread at a time, which may have the rights of another user meanwhile."""
 
-
-class OwnMembers(Members):
-    """An opener for a thread that has the rights of another user meanwhile."""
-
+    #: Gives the thread the rights of this process back for a block.
     ourselves: Ourselves = contextlib.nullcontext
 
     def open(self, *args: Any, **options: Any) -> Opened:
@@ -56,7 +51,7 @@ class OwnMembers(Members):
 
 
 class Openers:
-    """Opens containers, for one thread at a time."""
+    """Opens containers, each for a client."""
 
     def __init__(
         self,
@@ -68,83 +63,64 @@ class Openers:
         self._options = options
         self._rules = rules
         self._today = today
-        self._idle: list[tuple[InUse, Members]] = []
-        #: By their use.
-        self._busy: dict[object, Members] = {}
-
-    def take(self, lists: InUse) -> Members:
-        """Return an opener that judges with these lists; return it to `put_back`."""
-        while self._idle:
-            known, members = self._idle.pop()
-            if known is lists:
-                return members
-            members.close()
-        return self.new(lists)
-
-    def put_back(self, lists: InUse, members: Members) -> None:
-        """Take an unused opener back, unless its process has died.
-
-        It would give up after some more deaths, and content of clients may be the reason for them.
-        """
-        if members.has_failed:
-            members.close()
-        else:
-            self._idle.append((lists, members))
-
-    def new(self, lists: InUse) -> Members:
-        """Return an opener that the caller closes."""
-        return Members(lists.judge, self._options)
+        self._idle: list[tuple[InUse, Opener]] = []
+        #: Those in use, and for whom.
+        self._busy: dict[Opener, Client] = {}
 
     @contextlib.contextmanager
-    def own(self, lists: InUse, user: object) -> Iterator[OwnMembers]:
-        """Have an opener in the block that `stop` ends by the name of its user."""
-        members = self._busy[user] = OwnMembers(lists.judge, self._options)
+    def taken(self, lists: InUse, client: Client) -> Iterator[Opener]:
+        """Have an opener in the block that judges with these lists.
+
+        It is used again, unless its process has died: it would give up after some more deaths, and
+        content of clients may be the reason for them.
+        """
+        opener = self._take(lists)
+        self._busy[opener] = client
+        may_go_on = False
         try:
-            yield members
+            yield opener
+            may_go_on = not opener.has_failed
         finally:
-            self._busy.pop(user, None)
-            members.close()
+            opener.ourselves = contextlib.nullcontext
+            is_stopped = self._busy.pop(opener, None) is None
+            if may_go_on and not is_stopped:
+                self._idle.append((lists, opener))
+            else:
+                opener.close()
 
-    def stop(self, user: object) -> None:
-        """Give up the container opened for a user, from the loop's thread; it is unread then."""
-        members = self._busy.pop(user, None)
-        if members is not None:
-            members.stop()
+    def _take(self, lists: InUse) -> Opener:
+        while self._idle:
+            known, opener = self._idle.pop()
+            if known is lists:
+                return opener
+            opener.close()
+        return Opener(lists.judge, self._options)
 
-    def stop_all(self) -> None:
-        """Give up all that is opened."""
-        for user in list(self._busy):
-            self.stop(user)
+    def stop(self, client: Client | None = None) -> None:
+        """Give up what is opened for a client, or for all: it is unread then; for other threads."""
+        for opener, whose in list(self._busy.items()):
+            if client in (None, whose) and self._busy.pop(opener, None) is not None:
+                opener.stop()
 
     def accepted(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Return the outcomes that are neither clean nor accepted."""
         if not outcomes:
             return []
         accept = accepting(self._rules, self._today())
-        return [o for o in map(accept, outcomes) if o.kind in _BY_WORST]
+        return [o for o in map(accept, outcomes) if o.kind in BY_WORST]
 
-    def open(self, upload: Upload, fd: int | None, size: int) -> list[Outcome]:
-        """Return those outcomes for the members of a stream or an open file."""
-        members = self._busy[upload] = self.take(upload.lists)
-        try:
+    def open(self, upload: Upload) -> None:
+        """Open a stream or an open file, and note what is inside."""
+        with self.taken(upload.lists, upload.client) as opener:
             if upload.kept is not None:
-                opened = members.open_kept(upload.kept, upload.door)
-                found = opened.outcomes
+                opened = opener.open_kept(upload.kept, upload.door)
             else:
-                assert fd is not None
-                opened = members.open(fd, size, upload.door, lambda: True)
-                # An open file has no path that could be recorded.
-                found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
-        except BaseException:
-            self._busy.pop(upload, None)
-            members.close()
-            raise
-        if self._busy.pop(upload, None) is None:
-            members.close()  # it was stopped
-        else:
-            self.put_back(upload.lists, members)
+                opened = _open_file(opener, upload)
         upload.not_opened = opened.not_opened
-        return self.accepted(found)
+        # An open file has no path that could be recorded.
+        upload.inside = self.accepted(
+            [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
+        )
 
     def close(self) -> None:
         """End the processes that open containers."""
@@ -152,54 +128,15 @@ class Openers:
             self._idle.pop()[1].close()
 
 
-class Office(Protocol):
-    """The owner of the clients: `Worker` is the one there is."""
-
-    openers: Openers | None
-
-    def looked_inside(self, upload: Upload) -> None:
-        """Accept a stream whose members are judged."""
-        ...
-
-    def release(self, upload: Upload) -> None:
-        """Drop a stream that never ends."""
-        ...
-
-
-class OpeningJob:
-    """A stream that may be a container, at its end."""
-
-    def __init__(self, office: Office, upload: Upload) -> None:
-        self._office = office
-        self._upload = upload
-        self._is_over = False
-
-    def piece(self) -> Callable[[], bool]:
-        """Open it."""
-        assert self._office.openers is not None
-        self._upload.inside = self._office.openers.open(self._upload, None, 0)
-        return self._done
-
-    def _done(self) -> bool:
-        self._is_over = True
-        self._office.looked_inside(self._upload)
-        return False
-
-    def stop(self) -> None:
-        """Give it up."""
-        assert self._office.openers is not None
-        self._office.openers.stop(self._upload)
-
-    def drop(self) -> None:
-        """Drop it."""
-        if not self._is_over:
-            self._office.release(self._upload)
-
-
-def worst(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Return the outcome that decides the answer; None if the input is clean."""
-    for kind in _BY_WORST:
-        for outcome in outcomes:
-            if outcome.kind is kind:
-                return outcome
-    return None
+def _open_file(opener: Opener, upload: Upload) -> Opened:
+    """Open an open file; its offset stays as it is, since the client shares it."""
+    fd, before = upload.fd, upload.status
+    assert fd is not None and before is not None
+    at = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        return opener.open(
+            *(fd, upload.digester.length, upload.door),
+            lambda: same_content(before, os.fstat(fd)),
+        )
+    finally:
+        os.lseek(fd, at, os.SEEK_SET)

@@ -1,15 +1,10 @@
-"""How fast a client sends its command, and which of its open files wait for an answer."""
+"""How fast a client sends its command."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from hashclient.daemon.protocol import Parser
 
-if TYPE_CHECKING:
-    from hashclient.daemon.doors import Peer
-    from hashclient.daemon.host import Host
-    from hashclient.daemon.protocol import Parser
-
-#: After so many seconds of a command it is known whether it comes too slowly.
+#: A command that has begun to come has this many seconds before its speed counts.
 SLOW_S = 5.0
 
 
@@ -42,36 +37,3 @@ class Pace:
             return False
         since, before, _ = self._midway
         return now > since + SLOW_S and self.came - before < min_rate * (now - since)
-
-
-class HandedOver:
-    """Open files that a client has handed over and that are not answered."""
-
-    def __init__(self, worker: Host, peer: Peer) -> None:
-        """There is none yet."""
-        self._worker, self._peer = worker, peer
-        #: How many there are, and how many of them the user's share counts.
-        self._files = self._counted = 0
-
-    @property
-    def is_beyond(self) -> bool:
-        """Whether one is beyond the share of its user; each connection may have one, to get on."""
-        return self._files > self._counted
-
-    def begin(self) -> None:
-        """Take one more."""
-        self._files += 1
-        self._counted += self._worker.hold_file(self._peer)
-
-    def end(self) -> None:
-        """Note that one is answered."""
-        self._files -= 1
-        if self._counted > self._files:
-            self._counted -= 1
-            self._worker.let_go_of_files(self._peer, 1)
-
-    def let_go(self) -> None:
-        """Let go of all: the connection is closed."""
-        if self._counted:
-            self._worker.let_go_of_files(self._peer, self._counted)
-            self._counted = 0

@@ -58,7 +58,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Bytes of the stream that INSTREAM began; they are valid until the next read."""
+    """Bytes of the stream that INSTREAM began, valid until the next read; none are its end."""
 
     data: memoryview
 
@@ -70,25 +70,13 @@ class Whole(msgspec.Struct, frozen=True):
     delimiter: bytes
 
 
-class Mark(enum.Enum):
-    """The other events."""
+class Broken(msgspec.Struct, frozen=True):
+    """The client breaks the protocol, so no more can be read from it; the reply says why."""
 
-    STREAM_END = enum.auto()
-    DESCRIPTOR = enum.auto()  # the byte that comes with it
-
-
-class BrokenError(Exception):
-    """The client breaks the protocol, so no more can be read from it. The text is the reply.
-
-    `events` are the events before that.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.events: list[Event] = []
+    reason: str
 
 
-Event = Request | Chunk | Whole | Mark
+Event = Request | Chunk | Whole | Broken
 
 #: How nearly every client begins a stream, by its first byte.
 _BEGINNINGS = {ord("z"): b"zINSTREAM\0", ord("n"): b"nINSTREAM\n"}
@@ -102,8 +90,7 @@ class Parser:
     """Turns the bytes of one connection into events.
 
     `chunk_left` is the number of bytes still to come of a chunk: the caller may handle that many
-    bytes without the parser. After FILDES, `wants_descriptor` is set until the byte of the
-    descriptor has come. `used` is the number of bytes that the last call of `feed` has used.
+    bytes without the parser. `used` is the number of bytes that the last call of `feed` has used.
     """
 
     def __init__(self, max_stream_bytes: int | None = None) -> None:
@@ -111,26 +98,28 @@ class Parser:
         self._max = max_stream_bytes
         self._held = b""  # the beginning of a command, or of a length
         self._is_one_piece = False  # whether that came at once
-        self._in_stream = False
+        #: Whether a stream was begun and is not at its end.
+        self.in_stream = False
         self._stream_bytes = 0
+        #: FILDES, until the byte has come that brings the descriptor.
+        self._fildes: Request | None = None
         self.chunk_left = 0
-        self.wants_descriptor = False
         self.used = 0
+
+    @property
+    def wants_descriptor(self) -> bool:
+        """Whether the next byte brings the descriptor that FILDES has announced."""
+        return self._fildes is not None
 
     @property
     def is_between(self) -> bool:
         """Whether a command may begin with the next byte."""
-        return not (self._held or self._in_stream or self.wants_descriptor)
-
-    @property
-    def in_stream(self) -> bool:
-        """Whether a stream was begun and is not at its end."""
-        return self._in_stream
+        return not (self._held or self.in_stream or self._fildes)
 
     @property
     def holds_bare(self) -> bool:
         """Whether a command without `z` or `n` was begun, which may have no delimiter."""
-        return bool(self._held) and not self._in_stream and self._held[0] not in _DELIMITERS
+        return bool(self._held) and not self.in_stream and self._held[0] not in _DELIMITERS
 
     @property
     def holds_path(self) -> bool:
@@ -145,20 +134,9 @@ class Parser:
     def feed(self, data: memoryview, most: int = sys.maxsize) -> list[Event]:
         """Take the next bytes and return the events that they complete, at most `most`.
 
-        Chunks are views of `data`.
-
-        Raises:
-            BrokenError: a command or a stream is too long.
+        Chunks are views of `data`. After `Broken` there are no more.
         """
         events: list[Event] = []
-        try:
-            self._feed(data, events, most)
-        except BrokenError as error:
-            error.events = events
-            raise
-        return events
-
-    def _feed(self, data: memoryview, events: list[Event], most: int) -> None:
         at, end = 0, len(data)
         while at < end and len(events) < most:
             if self.chunk_left:
@@ -166,11 +144,11 @@ class Parser:
                 events.append(Chunk(data[at : at + take]))
                 self.chunk_left -= take
                 at += take
-            elif self._in_stream:
+            elif self.in_stream:
                 at = self._length(data, at, events)
-            elif self.wants_descriptor:
-                self.wants_descriptor = False
-                events.append(Mark.DESCRIPTOR)
+            elif self._fildes is not None:
+                events.append(self._fildes)
+                self._fildes = None
                 at += 1
             elif not self._held and (whole := self._whole(data, at, end)) is not None:
                 events.append(whole)
@@ -178,10 +156,11 @@ class Parser:
             else:
                 at = self._command(data, at, events)
         self.used = at
+        return events
 
     def alone(self, data: memoryview) -> Whole | None:
         """Take bytes that are one whole stream of one chunk, and nothing else; else return None."""
-        if self._held or self._in_stream or self.wants_descriptor:
+        if not self.is_between:
             return None
         whole = self._whole(data, 0, len(data))
         if whole is None or len(whole.data) != len(data) - _DATA_AT - _LENGTH_BYTES:
@@ -203,10 +182,12 @@ class Parser:
             return None
         return Whole(chunk, _DELIMITERS[first])
 
-    def bare(self) -> Request:
-        """Return a begun command, after a silence."""
+    def bare(self) -> list[Event]:
+        """Return what a begun command completes, after a silence."""
+        events: list[Event] = []
         line, self._held = self._held, b""
-        return self._request(line, b"\n")
+        self._request(line, b"\n", events)
+        return events
 
     def _length(self, data: memoryview, at: int, events: list[Event]) -> int:
         """Read the length of a chunk, or go on with one that was begun."""
@@ -220,11 +201,12 @@ class Parser:
         if length:
             self._stream_bytes += length
             if self._max is not None and self._stream_bytes > self._max:
-                raise BrokenError("INSTREAM size limit exceeded.")
+                events.append(Broken("INSTREAM size limit exceeded."))
+                return len(data)
             self.chunk_left = length
         else:
-            self._in_stream = False
-            events.append(Mark.STREAM_END)
+            self.in_stream = False
+            events.append(Chunk(data[:0]))
         return at + need
 
     def _command(self, data: memoryview, at: int, events: list[Event]) -> int:
@@ -240,28 +222,30 @@ class Parser:
             place = -1 if found is None else found.start()
         if place < 0:
             if len(line) >= MAX_COMMAND_BYTES:
-                raise BrokenError("COMMAND TOO LONG.")
+                events.append(Broken("COMMAND TOO LONG."))
+                return len(data)
             self._is_one_piece = not self._held
             self._held = line
             return at + len(piece)
         used = place + 1 - len(self._held)
         self._held = b""
         if place:
-            events.append(self._request(line[:place], delimiter))
+            self._request(line[:place], delimiter, events)
         return at + used
 
-    def _request(self, line: bytes, delimiter: bytes) -> Request:
+    def _request(self, line: bytes, delimiter: bytes, events: list[Event]) -> None:
         if line[:1] in (b"z", b"n"):
             line = line[1:]
         word, _, argument = line.partition(b" ")
         if delimiter == b"\n" and word not in _BY_WORD:
             word = word.rstrip(b"\r")
-        command = _BY_WORD.get(word)
-        if command is _INSTREAM:
-            self._in_stream, self._stream_bytes = True, 0
-        elif command is _FILDES:
-            self.wants_descriptor = True
-        return Request(command, argument.rstrip(b"\r\n"), delimiter)
+        request = Request(_BY_WORD.get(word), argument.rstrip(b"\r\n"), delimiter)
+        if request.command is _FILDES:
+            self._fildes = request
+            return
+        if request.command is _INSTREAM:
+            self.in_stream, self._stream_bytes = True, 0
+        events.append(request)
 
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")

@@ -1,123 +1,108 @@
 """Records the matches of streams in a thread, many at a time; clean streams do not wait.
 
 Matches that come during a write are recorded together in the next write, so that they wait for the
-disk once.
+disk once. Matches at paths are recorded apart from these, in the threads that read the paths, since
+isolating a file may take long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.uploads import Upload
+from hashclient.daemon.uploads import Upload, by_lists
 from hashclient.system.log import Log
-
-if TYPE_CHECKING:
-    import asyncio
 
 _log = Log("daemon")
 
-Found = tuple[Upload, Outcome]
-#: The recorded outcomes of the members of a stream.
+#: The outcomes that are recorded.
 RECORDED = (Kind.MATCH, Kind.CONFLICT)
 
 
-class StreamRecords:
-    """The records of the streams of one process; call all methods in the thread of the loop."""
+class Records:
+    """The records of one process; call all methods in the thread of the loop."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        ledger: Ledger,
+        of_streams: Ledger,
+        of_paths: Ledger,
         counts: Row,
-        on_recorded: Callable[[list[Found]], None],
+        on_recorded: Callable[[list[Upload]], None],
     ) -> None:
-        """Record in `ledger`; call `on_recorded` with the recorded streams."""
+        """Record streams in `of_streams`; `on_recorded` is called with those that are recorded."""
+        self.of_paths = of_paths
+        self._of_streams = of_streams
         self._loop = loop
-        self._ledger = ledger
         self._counts = counts
         self._on_recorded = on_recorded
         self._thread = ThreadPoolExecutor(1, "recorder")
-        self._waiting: list[Found] = []
+        self._waiting: list[Upload] = []
         self._is_recording = False
         #: Preparing a report may take long, so it has a thread of its own.
         self._reporter = ThreadPoolExecutor(1, "reporter")
         self._reporting: Future[None] | None = None
 
-    def add(self, found: list[Found]) -> None:
-        """Record these soon, then call `on_recorded`."""
+    def add(self, found: list[Upload]) -> None:
+        """Record streams with outcomes soon, then call `on_recorded`."""
         self._waiting += found
-        self._go()
-
-    def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
-        """Note files of kinds that are not opened, in a stream that was judged with `lists`."""
-
-        def leave() -> None:
-            self._ledger.use(lists)
-            self._ledger.leave(kinds)
-
-        self._thread.submit(self._safely, leave)
-
-    def use(self, lists: InUse) -> None:
-        """Go on with other lists."""
-        self._thread.submit(self._safely, lambda: self._ledger.use(lists))
-
-    def prepare_reports(self, *others: Callable[[], None]) -> None:
-        """Prepare reports of matches, and call `others`, unless this is running already."""
-        if self._reporting is None or self._reporting.done():
-            self._reporting = self._reporter.submit(self._prepare, others)
-
-    def end(self) -> None:
-        """Record the rest, and log the end."""
-        self._thread.shutdown(wait=True)
-        self._add(self._waiting)
-        self._ledger.end()
-        self._reporter.shutdown(wait=False, cancel_futures=True)
-
-    def _go(self) -> None:
         if self._waiting and not self._is_recording:
             self._is_recording = True
             found, self._waiting = self._waiting, []
             self._thread.submit(self._record, found)
 
-    def _add(self, found: list[Found]) -> None:
+    def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
+        """Note files of kinds that are not opened, in a stream that was judged with `lists`."""
+        self._thread.submit(self._safely, lambda: self._of_streams.leave(kinds, lists))
+
+    def use(self, lists: InUse) -> None:
+        """Go on with other lists."""
+        self._thread.submit(self._safely, lambda: self._of_streams.use(lists))
+
+    def prepare_reports(self) -> None:
+        """Prepare reports of matches, unless this is running already."""
+        if self._reporting is None or self._reporting.done():
+            self._reporting = self._reporter.submit(self._prepare)
+
+    def end_streams(self) -> None:
+        """Record the rest of the streams, and log the end of these."""
+        self._thread.shutdown(wait=True)
+        self._add(self._waiting)
+        self._of_streams.end()
+        self._reporter.shutdown(wait=False, cancel_futures=True)
+
+    def _add(self, found: list[Upload]) -> None:
         """Record streams, each with the lists that it was judged with.
 
         Its tags are of the seal key of these lists, which may be another one by now.
         """
-        by_lists: dict[int, list[Found]] = {}
-        for one in found:
-            by_lists.setdefault(id(one[0].lists), []).append(one)
-        for same in by_lists.values():
-            self._safely(functools.partial(self._add_same, same))
+        for same in by_lists(found):
+            outcomes = [outcome for upload in same for outcome in _recorded_of(upload)]
+            self._safely(functools.partial(self._of_streams.add, outcomes, same[0].lists))
 
-    def _add_same(self, found: list[Found]) -> None:
-        self._ledger.use(found[0][0].lists)
-        self._ledger.add(_all(found))
-
-    def _record(self, found: list[Found]) -> None:
+    def _record(self, found: list[Upload]) -> None:
         self._add(found)
         with contextlib.suppress(RuntimeError):  # the loop may have ended
             self._loop.call_soon_threadsafe(self._recorded, found)
 
-    def _recorded(self, found: list[Found]) -> None:
+    def _recorded(self, found: list[Upload]) -> None:
         self._is_recording = False
-        self._go()
+        self.add([])
         self._on_recorded(found)
 
-    def _prepare(self, others: tuple[Callable[[], None], ...]) -> None:
-        for prepare in (self._ledger.prepare_reports, *others):
-            self._safely(prepare)
+    def _prepare(self) -> None:
+        for ledger in (self._of_streams, self.of_paths):
+            self._safely(ledger.prepare_reports)
 
-    def _safely(self, do: Callable[[], None]) -> None:
+    def _safely(self, do: Callable[[], object]) -> None:
         """Call a function and count its failure; a match is answered as a match in any case."""
         try:
             do()
@@ -126,10 +111,7 @@ class StreamRecords:
             _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
 
 
-def _all(found: list[Found]) -> list[Outcome]:
-    """Return all outcomes of streams to record: those that decide the answers, and the rest."""
-    outcomes: list[Outcome] = []
-    for upload, outcome in found:
-        outcomes.append(outcome)
-        outcomes += (o for o in upload.inside if o is not outcome and o.kind in RECORDED)
-    return outcomes
+def _recorded_of(upload: Upload) -> list[Outcome]:
+    """Return the outcomes of a stream to record: the one that decides the answer, and the rest."""
+    first = [upload.outcome] if upload.outcome is not None else []
+    return first + [o for o in upload.inside if o is not upload.outcome and o.kind in RECORDED]

@@ -10,63 +10,47 @@ Limit: a piece that the kernel never answers keeps its thread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import ParamSpec
 
-from hashclient.daemon.doors import Peer
+from hashclient.daemon.client import Client
 from hashclient.daemon.shares import Share
 from hashclient.system.log import Log
 
-if TYPE_CHECKING:
-    import asyncio
-
 _log = Log("daemon")
 
-
-class Owner(Protocol):
-    """The client of some work."""
-
-    peer: Peer
-    is_closed: bool
-
-    @property
-    def has_room(self) -> bool:
-        """Whether there is room for the next answer."""
-        ...
-
-    def close_if_gone(self) -> None:
-        """Close if the client has closed."""
-        ...
-
-    def close(self) -> None:
-        """Note that the work has failed."""
-        ...
+#: Is called in the loop after a piece of work, and returns whether there is more to do.
+Step = Callable[[], bool | None]
+#: Work in pieces: a thread runs it up to the next `yield`, which gives a step, or None if there is
+#: more to do and nothing to call. The loop closes it in the end, or when its client has gone.
+Job = Generator[Step | None, None, None]
 
 
-class Job(Protocol):
-    """Work in pieces."""
+P = ParamSpec("P")
 
-    def piece(self) -> Callable[[], bool]:
-        """Do the next piece, in a thread; return a function that is then called in the loop.
 
-        The function returns whether there is more to do.
-        """
-        ...
+def begun(pieces: Callable[P, Job]) -> Callable[P, Job]:
+    """Make jobs that run up to their first `yield` at once.
 
-    def stop(self) -> None:
-        """End the running piece soon, if it may take long; called in the loop."""
-        ...
+    So `close` has them let go of what they hold even if their turn has never come.
+    """
 
-    def drop(self) -> None:
-        """Stop; called in the loop, and never during a piece."""
-        ...
+    @functools.wraps(pieces)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Job:
+        job = pieces(*args, **kwargs)
+        next(job)
+        return job
+
+    return begin
 
 
 class Turns:
-    """Gives turns to the owners of work."""
+    """Gives turns to clients with work."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, threads: int, name: str, percent: int = 100
@@ -75,34 +59,34 @@ class Turns:
         self._loop = loop
         self._threads = Share(threads, percent)
         self._pool = ThreadPoolExecutor(threads, name)
-        self._jobs: dict[Owner, deque[Job]] = {}
+        self._jobs: dict[Client, deque[Job]] = {}
         #: By user, those who wait for their turn; the user whose turn is next comes first.
-        self._ring: dict[str, deque[Owner]] = {}
-        self._parked: set[Owner] = set()
+        self._ring: dict[str, deque[Client]] = {}
+        self._parked: set[Client] = set()
 
-    def add(self, owner: Owner, job: Job) -> None:
-        """Queue work, after all earlier work of `owner`."""
-        waiting = self._jobs.get(owner)
+    def add(self, client: Client, job: Job) -> None:
+        """Queue work, after all earlier work of `client`."""
+        waiting = self._jobs.get(client)
         if waiting is None:
-            self._jobs[owner] = deque([job])
-            self._wait(owner)
+            self._jobs[client] = deque([job])
+            self._wait(client)
             self._go()
         else:
             waiting.append(job)
 
-    def resume(self, owner: Owner) -> None:
+    def resume(self, client: Client) -> None:
         """Go on with work that waited for room for its answers."""
-        if owner in self._parked:
-            self._parked.discard(owner)
-            self._wait(owner)
+        if client in self._parked:
+            self._parked.discard(client)
+            self._wait(client)
             self._go()
 
     def close(self) -> None:
         """Begin no more work, and wait for the running pieces."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _wait(self, owner: Owner) -> None:
-        self._ring.setdefault(owner.peer.user, deque()).append(owner)
+    def _wait(self, client: Client) -> None:
+        self._ring.setdefault(client.peer.user, deque()).append(client)
 
     def _go(self) -> None:
         while any(self._begin(user) for user in list(self._ring)):
@@ -110,54 +94,50 @@ class Turns:
 
     def _begin(self, user: str) -> bool:
         """Begin the next piece of a user, if a thread is free for it; return whether it is so."""
-        owners = self._ring[user]
-        if not self._threads.take(owners[0].peer):
+        clients = self._ring[user]
+        if not self._threads.take(clients[0].peer):
             return False
-        owner = owners.popleft()
+        client = clients.popleft()
         del self._ring[user]
-        if owners:  # they come after all other users
-            self._ring[user] = owners
-        self._pool.submit(self._piece, owner, self._jobs[owner][0])
+        if clients:  # they come after all other users
+            self._ring[user] = clients
+        self._pool.submit(self._piece, client, self._jobs[client][0])
         return True
 
-    def _piece(self, owner: Owner, job: Job) -> None:
+    def _piece(self, client: Client, job: Job) -> None:
         try:
-            step = None if owner.is_closed else job.piece()
-        except BaseException as error:  # noqa: BLE001 - it fails for its owner alone
+            step = client.close if client.is_closed else next(job)
+        except BaseException as error:  # noqa: BLE001 - it fails for its client alone
             _log.info("request failed: %s", getattr(error, "message", type(error).__name__))
-            step = None
+            step = client.close
         with contextlib.suppress(RuntimeError):  # the loop may have ended
-            self._loop.call_soon_threadsafe(self._piece_ended, owner, job, step)
+            self._loop.call_soon_threadsafe(self._piece_ended, client, job, step)
 
-    def _piece_ended(self, owner: Owner, job: Job, step: Callable[[], bool] | None) -> None:
-        self._threads.give_back(owner.peer)
-        jobs = self._jobs[owner]
+    def _piece_ended(self, client: Client, job: Job, step: Step | None) -> None:
+        self._threads.give_back(client.peer)
+        jobs = self._jobs[client]
         try:
-            if step is None:
-                owner.close()
-            elif not step():
+            if step is not None and not step():
                 jobs.popleft()
-                job.drop()
-            owner.close_if_gone()
+                job.close()
+            client.close_if_gone()
         finally:
-            if owner.is_closed:
-                self._forget(owner)
+            if client.is_closed:
+                self._forget(client)
             elif not jobs:
-                del self._jobs[owner]
-            elif owner.has_room:
-                self._wait(owner)
+                del self._jobs[client]
+            elif client.has_room:
+                self._wait(client)
             else:
-                self._parked.add(owner)
+                self._parked.add(client)
             self._go()
 
-    def closed(self, owner: Owner) -> None:
-        """Drop the work of an owner that has closed."""
-        if owner in self._parked:
-            self._parked.discard(owner)
-            self._forget(owner)
-        elif jobs := self._jobs.get(owner):
-            jobs[0].stop()
+    def closed(self, client: Client) -> None:
+        """Drop the work of a client that has closed; a running piece comes to its end first."""
+        if client in self._parked:
+            self._parked.discard(client)
+            self._forget(client)
 
-    def _forget(self, owner: Owner) -> None:
-        for job in self._jobs.pop(owner, ()):
-            job.drop()
+    def _forget(self, client: Client) -> None:
+        for job in self._jobs.pop(client, ()):
+            job.close()

@@ -6,54 +6,67 @@ same time, which makes many small streams cheap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.daemon.client import Client, Form
 from hashclient.daemon.lists import InUse
-from hashclient.index.matcher import Place
+from hashclient.index.matcher import Judge, Place
 from hashclient.scan.reading import StreamDigester
 from hashclient.scan.spool import Spooled
 from hashclient.scan.streaming import judge_hit
 
+#: The answer to an input is its worst outcome.
+BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
+
 
 class Upload:
-    """One stream: its state, and the function for its answer.
-
-    `name` is its name in answers; `door` is its name in the records: where it came from.
-    `answered` is called with the outcome once it is recorded, or with None if it is clean.
-    `reserved_bytes` is how much of it may be kept. The worst outcome of its members counts.
-    """
-
-    __slots__ = (
-        *("answered", "began", "digester", "door", "inside", "kept", "lists", "name"),
-        *("not_opened", "reserved_bytes"),
-    )
+    """One stream, or one open file that was handed over: its state, and how it is answered."""
 
     def __init__(
         self,
         lists: InUse,
         name: str,
-        door: str,
-        answered: Callable[[Outcome | None], None],
+        client: Client,
+        form: Form,
         began: float,
-        kept_bytes: int,
+        *,
+        kept_bytes: int = 0,
         kept: Spooled | None = None,
+        fd: int | None = None,
     ) -> None:
+        """Begin; up to `kept_bytes` of it are kept, and all of it in `kept` or in the file `fd`.
+
+        `name` is its name in the answer, which has the form `form`.
+        """
         self.lists = lists
         self.name = name
-        self.door = door
-        self.answered = answered
+        self.client = client
+        self.form = form
         self.began = began
-        self.reserved_bytes = kept_bytes
+        self.kept_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
-        #: Its place in the spool, as long as it may be a container; and the outcomes of its
-        #: members.
+        #: Its place in the spool, as long as it may be a container.
         self.kept = kept
+        self.fd = fd
+        self.is_file = fd is not None
+        #: Of an open file: its status before it was read, and whether it may be a container.
+        self.status: os.stat_result | None = None
+        self.opens = False
+        #: What decides the answer: the worst of its own outcome and those of its members.
+        self.outcome: Outcome | None = None
+        #: The outcomes of its members; and of it and its members, those that are not opened.
         self.inside: list[Outcome] = []
-        #: Of it and its members, those of kinds that are not opened.
         self.not_opened: dict[str, int] = {}
+
+    @property
+    def door(self) -> str:
+        """Its name in records: where it came from."""
+        return self.client.peer.door
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
@@ -73,10 +86,14 @@ class Upload:
         return False
 
     def let_go(self) -> None:
-        """Drop its kept bytes."""
+        """Drop its kept bytes, and close its file."""
         if self.kept is not None:
             self.kept.close()
             self.kept = None
+        if self.fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self.fd = None
 
     def is_surely_clean(self) -> bool:
         """Tell in a few microseconds that a stream has no match; False if this is not sure."""
@@ -92,23 +109,25 @@ class Upload:
         return True
 
 
-def judge(uploads: Sequence[Upload]) -> list[Outcome | None]:
-    """Return the outcome of each upload that was read to its end; None if it is clean."""
-    outcomes: list[Outcome | None] = [None] * len(uploads)
-    by_lists: dict[int, list[int]] = {}
-    for number, upload in enumerate(uploads):
-        by_lists.setdefault(id(upload.lists), []).append(number)
-    for numbers in by_lists.values():
-        _judge(uploads, numbers, outcomes)
-    return outcomes
+def by_lists(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
+    """Return them by the lists that they began with."""
+    found: dict[InUse, list[Upload]] = {}
+    for upload in uploads:
+        found.setdefault(upload.lists, []).append(upload)
+    return found.values()
 
 
-def _judge(
-    uploads: Sequence[Upload], numbers: Sequence[int], outcomes: list[Outcome | None]
-) -> None:
-    """Judge uploads with the same lists."""
-    ask = uploads[numbers[0]].lists.judge
-    digests = [uploads[n].digester.finish() for n in numbers]
+def judge(uploads: Iterable[Upload]) -> None:
+    """Set the outcomes of those that were read to their end; each stays None if it is clean."""
+    for same in by_lists(uploads):
+        _judge(same[0].lists.judge, same)
+        for upload in same:
+            upload.outcome = worst([*filter(None, [upload.outcome]), *upload.inside])
+
+
+def _judge(ask: Judge, uploads: Sequence[Upload]) -> None:
+    """Judge uploads themselves, and not their members, together."""
+    digests = [upload.digester.finish() for upload in uploads]
     places: dict[int, list[Place]] = {}
     for algorithm in Algorithm:
         rows = [row for row, known in enumerate(digests) if algorithm in known]
@@ -117,7 +136,15 @@ def _judge(
             for query, found in ask.find(algorithm, tags).items():
                 places.setdefault(rows[query], []).extend(found)
     for row, found in places.items():
-        upload = uploads[numbers[row]]
+        upload = uploads[row]
         outcome = judge_hit(ask, upload.door, upload.digester, digests[row], found)
-        if outcome.kind is not Kind.CLEAN:
-            outcomes[numbers[row]] = outcome
+        upload.outcome = outcome if outcome.kind is not Kind.CLEAN else None
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Return the outcome that decides the answer; None if the input is clean."""
+    return min((o for o in outcomes if o.kind in BY_WORST), key=_rank, default=None)
+
+
+def _rank(outcome: Outcome) -> int:
+    return BY_WORST.index(outcome.kind)

@@ -38,6 +38,10 @@ _CAPABILITIES_3 = 0x20080522
 _NOBODY = ctypes.c_uint32(0xFFFFFFFF)
 
 
+#: Makes a block in which a thread has the rights of this process again.
+Ourselves = Callable[[], contextlib.AbstractContextManager[None]]
+
+
 class Rights(msgspec.Struct, frozen=True):
     """The ids by which the kernel decides about access to files."""
 
@@ -101,14 +105,17 @@ def _take(rights: Rights) -> None:
 
 
 @contextlib.contextmanager
-def acting_as(rights: Rights) -> Iterator[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """Have the rights of another user in this thread for the block.
+def acting_as(rights: Rights | None) -> Iterator[Ourselves]:
+    """Have the rights of another user in this thread for the block; with None, its own.
 
     The block gets a function: in the block of what it returns, the thread has its own rights again.
 
     Raises:
         OSError: this process may not do that; nothing is changed then.
     """
+    if rights is None:
+        yield contextlib.nullcontext
+        return
     own, before = Rights.own(), _capabilities()
 
     def enter() -> None:

@@ -23,13 +23,12 @@ would be read again from its beginning after each of its lines.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
-import select
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from inotify_simple import INotify, flags
@@ -102,8 +101,9 @@ class Changes:
         self._closed: dict[str, None] = {}
         #: Files that have changed since they were last taken.
         self._files: set[str] = set()
-        #: Whether changes were missed since, or there were more than the kernel keeps.
-        self._missed = self._overflowed = False
+        #: Since the last scan of everything: whether changes were missed, not by an overflow; and
+        #: whether there were more than the kernel keeps.
+        self.missed = self.overflowed = False
         #: Whether all directories are watched; the system may refuse more at any time.
         self.is_whole = True
         self._is_starting = True
@@ -132,12 +132,7 @@ class Changes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -175,7 +170,7 @@ class Changes:
 
     def look_again(self) -> None:
         """Watch all present directories that are not watched yet; missed changes stay noted."""
-        self._missed = self._overflowed = False
+        self.missed = self.overflowed = False
         self.is_whole = True
         self._files.clear()
         self._closed.clear()
@@ -195,12 +190,12 @@ class Changes:
         """
         if [self._state_of(root) for root in self._roots] != self._states:
             _log.info("another directory than before is in the place of one that is watched")
-            self._missed = True
+            self.missed = True
         if self._mounts() != self._mounted:
             _log.info("the mounts have changed")
-            self._missed = True
+            self.missed = True
         self._try_closed()
-        return self._missed
+        return self.missed
 
     def _try_closed(self) -> None:
         """Watch those directories that may be read now and could not before."""
@@ -238,10 +233,8 @@ class Changes:
         return _State(status.st_dev, status.st_ino, is_watched=is_watched)
 
     def _remove(self, number: int) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._inotify.rm_watch(number)
-        except OSError:
-            return
 
     def _mounts(self) -> frozenset[tuple[int, str]]:
         """Return the mounts at the roots and below: numbers and places."""
@@ -260,12 +253,6 @@ class Changes:
         )
         return self._mounts_then
 
-    def wait(self, seconds: float | None, wake: int) -> bool:
-        """Wait until there is something to read, or `wake` is readable; return whether there is."""
-        timeout = None if seconds is None else max(0.0, seconds)
-        ready, _, _ = select.select([self._inotify.fileno(), wake], [], [], timeout)
-        return self._inotify.fileno() in ready
-
     def read(self) -> bool:
         """Read the kernel's reports; return whether changes were missed until now."""
         paths, add, is_without = self._paths, self._files.add, self._is_without
@@ -279,10 +266,10 @@ class Changes:
                         add(path)
             elif mask & _OVERFLOW:
                 _log.info("the kernel reported more changes than its queue holds")
-                self._overflowed = True
+                self.overflowed = True
             elif directory is not None:
                 self._read_unusual(number, mask, directory, name)
-        return self._missed or self._overflowed
+        return self.missed or self.overflowed
 
     def _read_unusual(self, number: int, mask: int, directory: str, name: str) -> None:
         """Take a report about a watched directory, a directory in it, or a file that left."""
@@ -292,7 +279,7 @@ class Changes:
             # A root that was moved; the watch of its parent reports any other.
             if directory in self._roots:
                 self._drop_tree(directory)
-                self._missed = True
+                self.missed = True
         elif mask & _IS_DIRECTORY:
             path = f"{directory.rstrip('/')}/{name}"
             if mask & _MOVED_FROM:
@@ -300,16 +287,6 @@ class Changes:
             # Another directory may have come to the place at once, and the report of that may have
             # been read already: of two directories that are exchanged, say.
             self._files.update(self._add(path))
-
-    @property
-    def missed(self) -> bool:
-        """Whether changes were missed since the last scan of everything, not by an overflow."""
-        return self._missed
-
-    @property
-    def overflowed(self) -> bool:
-        """Whether there were more changes than the kernel keeps, since the last such scan."""
-        return self._overflowed
 
     def take(self) -> set[str]:
         """Return the files that have changed, and begin again."""
@@ -400,7 +377,7 @@ class Changes:
         if path is not None and self._numbers.get(path) == number:
             del self._numbers[path]
         if path in self._roots:
-            self._missed = True
+            self.missed = True
 
     def _drop_tree(self, top: str) -> None:
         """End the watch of a directory that was moved away; its new place may get another watch."""

@@ -13,7 +13,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from hashclient.client import Client
 from hashclient.core.kinds import Kind
@@ -26,6 +25,7 @@ from hashclient.scan.sources.files import compile_excludes, join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
 from hashclient.system.text import printable
+from hashclient.system.wakeup import wait, woken_by
 from hashclient.watch.changed import ChangedFiles
 from hashclient.watch.changes import Changes
 
@@ -52,7 +52,7 @@ LOOK_S = 2.0
 RETRY_S = 10.0
 
 
-class Watch:
+class Watch(Observer):
     """Checks files that change below directories, until a signal."""
 
     def __init__(
@@ -114,26 +114,17 @@ class Watch:
             UsageError: a directory cannot be watched.
             StateError: there are too many directories, or no list can be used at the start.
         """
-        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        before = {
-            number: signal.signal(number, self._on_stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        try:
-            with Changes(self._roots, without=[self._state_dir]) as changes:
-                self._changes = changes
-                on_ready(changes.directories)
-                self._everything(first=True)
-                self._watch(woken)
-        finally:
-            signal.set_wakeup_fd(woken_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(woken)
-            os.close(wake)
+        handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_stop)
+        with (
+            woken_by(handlers) as woken,
+            Changes(self._roots, without=[self._state_dir]) as changes,
+        ):
+            self._changes = changes
+            on_ready(changes.directories)
+            self._everything(first=True)
+            self._watch(woken)
 
-    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_stop(self) -> None:
         self._stopping = True
 
     def _watch(self, woken: int) -> None:
@@ -141,7 +132,7 @@ class Watch:
         rescan_at = look_at + self._next_rescan_s
         while not self._stopping:
             until = min(self._all_due(rescan_at), self._some_due(rested_at), look_at)
-            if self._changes.wait(until - time.monotonic(), woken):
+            if wait(woken, [self._changes.fileno()], max(0.0, until - time.monotonic())):
                 time.sleep(GATHER_S)
                 self._take_in()
             now = time.monotonic()
@@ -309,8 +300,7 @@ class Watch:
         Raises:
             HashclientError: the scan cannot begin, and `must` is set.
         """
-        observer = _Observer(self)
-        front = FrontEnd(observer=observer, stops={_Stopped: ExitCode.TERMINATED})
+        front = FrontEnd(observer=self, stops={_Stopped: ExitCode.TERMINATED})
         try:
             with begin(front) as run:
                 run.summary.allow_empty = True  # a folder that waits for files is usual
@@ -362,14 +352,3 @@ class Watch:
 
 class _Stopped(Exception):  # noqa: N818 - no error
     """The watch is to stop."""
-
-
-class _Observer(Observer):
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def progressed(self) -> None:
-        self._watch.progressed()
-
-    def failed(self, error: HashclientError) -> None:
-        self._watch.failed(error)

@@ -14,7 +14,7 @@ import pytest
 
 from fixtures.archives import gzip_of, zip_of
 from hashclient.containers.cage import MAX_VAIN_STARTS
-from hashclient.daemon import worker
+from hashclient.daemon.checks import OPENERS, OPENERS_OF_LARGE, SMALL_BYTES
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import csv_of, make_state, wait_until, write_tree
 
@@ -23,7 +23,7 @@ FOUND = b"stream: Hashclient.base.e-1 FOUND\0"
 #: Gigabytes come out of it, which takes long, and it goes on to the end: no size is ruled out.
 PIECE = gzip_of(bytes(16 << 20))
 SMALL = PIECE * 200
-LARGE = PIECE * (worker.SMALL_BYTES // len(PIECE) + 1)
+LARGE = PIECE * (SMALL_BYTES // len(PIECE) + 1)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_large_containers_hold_up_nothing_small(daemon: Daemon, tree: Path) -> None:
-    with held_up(daemon, LARGE, worker.OPENERS_OF_LARGE):
+    with held_up(daemon, LARGE, OPENERS_OF_LARGE):
         ask_about_everything_else(daemon, tree)
         assert daemon.ask(instream((tree / "in.zip").read_bytes())) == FOUND
         fd = open_for_reading(tree / "in.zip")
@@ -95,7 +95,7 @@ def test_large_containers_hold_up_nothing_small(daemon: Daemon, tree: Path) -> N
 
 @pytest.mark.deep
 def test_small_containers_that_take_long_hold_up_no_files(daemon: Daemon, tree: Path) -> None:
-    with held_up(daemon, SMALL, worker.OPENERS):
+    with held_up(daemon, SMALL, OPENERS):
         ask_about_everything_else(daemon, tree)
 
 

@@ -19,14 +19,14 @@ import pytest
 
 from fixtures.archives import zip_of
 from hashclient.config import Config, Settings
+from hashclient.daemon.checks import Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.openers import opening
 from hashclient.daemon.options import Options, UnixAddress
-from hashclient.daemon.paths import PathJob
+from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
-from hashclient.daemon.worker import Worker
 from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
 from hashclient.scan.members import Members
@@ -140,22 +140,20 @@ def test_an_archive_of_a_client_is_opened_with_the_rights_of_the_daemon(
         return opened(members, *args, **options)
 
     monkeypatch.setattr(Members, "open", watched)
-    worker = Worker(
-        session, [], Options(containers=opening(Config(), 60, print)), Counts(1).row(0), [], 1
-    )
+    options = Options(containers=opening(Config(), 60, print))
+    checks = Checks(session, options, Counts(1).row(0), [], 1, 1)
     said: list[str] = []
     client = SimpleNamespace(
         peer=Peer("serve:s,uid=1", "uid=1", True, Rights(ATTACKER, ATTACKER, ())),
         is_closed=False,
         answer=lambda _, lines, **__: said.extend(lines),
     )
-    records = SimpleNamespace(add=lambda *_, **__: None, leave=lambda *_: None)
-    given = cast(Any, worker), cast(Any, records), cast(Any, client)
-    job = PathJob(*given, Command.CONTSCAN, str(tree), (b"", b"\n"))
-    while job.piece()():
-        pass
-    job.drop()
-    worker.loop.close()
+    job = check_path(checks, cast(Any, client), Command.CONTSCAN, str(tree), (b"", b"\n"))
+    for step in job:
+        if step is None or not step():
+            break
+    job.close()
+    checks.end()
     assert said == [f"{tree}/a.zip: Hashclient.base.e-1 FOUND"]
     assert rights == [True] * 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 
 from hashclient.config import Config, Settings
-from hashclient.daemon import worker
+from hashclient.daemon import checks, worker
+from hashclient.daemon.checks import READERS, Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.named import Named
 from hashclient.daemon.options import Options, Paths
-from hashclient.daemon.paths import check_path
-from hashclient.daemon.worker import SPARE_DESCRIPTORS, Worker, room_for_clients
+from hashclient.daemon.paths import results_at
+from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.checker import DIRECTORIES
 from hashclient.scan.opening import FILES_AHEAD, Waits
 from hashclient.scan.reading import Reader
@@ -46,9 +48,10 @@ def test_connections_leave_what_threads_have_open_that_read_paths(
 
     monkeypatch.setattr(Reader, "read", watched)
     monkeypatch.setattr(Waits, "often", property(lambda _: True, lambda *_: None), raising=False)
-    assert [found for found in check_path(lists, Named(str(tree))) if found] == []
+    with contextlib.closing(Named(str(tree))) as named:
+        assert [r for r in results_at(lists, named) if r.outcomes] == []
     assert most > FILES_AHEAD
-    assert worker._READERS * most < SPARE_DESCRIPTORS
+    assert READERS * most < SPARE_DESCRIPTORS
     assert most <= worker._PATH_DESCRIPTORS
 
 
@@ -63,22 +66,21 @@ def test_a_daemon_without_the_power_checks_no_paths_of_others(
     """It is root's power to open a path with the rights of a client."""
     state = make_state(tmp_path, {"base": csv_of({"e-1": b"listed"})})
     session = Session(Settings(state, state / "config.toml", None, Config()), now=now, environ={})
-    monkeypatch.setattr(worker, "can_act_as_others", lambda: can_act)
+    monkeypatch.setattr(checks, "can_act_as_others", lambda: can_act)
     own, other = (Rights(uid, uid, ()) for uid in (os.geteuid(), 70_000))
     options = [Options(), Options(paths=Paths.ANY)]
-    careful, open_to_all = (Worker(session, [], o, Counts(1).row(0), [], 1) for o in options)
+    careful, open_to_all = (Checks(session, o, Counts(1).row(0), [], 1, 1) for o in options)
     peers = [Peer("", "", rights is not None, rights) for rights in (own, other, None)]
-    assert [open_to_all.may_name(peer) for peer in peers] == [None] * 3
-    assert careful.may_name(peers[0]) is None
+    assert [open_to_all.rights_for(peer, "/") for peer in peers] == [None] * 3
+    assert careful.rights_for(peers[0], "/") is None
     for peer in peers[1:]:
         if can_act and peer.rights is not None:
-            assert careful.may_name(peer) == other
+            assert careful.rights_for(peer, "/") == other
         else:
             with pytest.raises(PermissionError):
-                careful.may_name(peer)
+                careful.rights_for(peer, "/")
     for one in (careful, open_to_all):
-        one.loop.call_soon(one.loop.stop)
-        one.loop.close()
+        one.end()
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
 from hashclient.audit.log import read
-from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.doors import Peer
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.records import StreamRecords
+from hashclient.daemon.records import Records
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.matches.store import Matches
 from tests.kit import csv_of
@@ -44,13 +45,14 @@ def lists_of(client: Client) -> InUse:
     return InUse(client.open(), client.session)
 
 
-def judged(lists: InUse, data: bytes) -> tuple[Upload, Outcome]:
+def judged(lists: InUse, data: bytes) -> Upload:
     """Return a stream that is over, with its outcome."""
-    upload = Upload(lists, "-", "serve:s,uid=1", lambda _outcome: None, 0.0, 0)
+    client: Any = SimpleNamespace(peer=Peer("serve:s,uid=1", "uid=1", True))
+    upload = Upload(lists, "-", client, (b"", b""), 0.0)
     upload.update(memoryview(data))
-    (outcome,) = judge([upload])
-    assert outcome is not None
-    return upload, outcome
+    judge([upload])
+    assert upload.outcome is not None
+    return upload
 
 
 @pytest.mark.parametrize("is_ended", [False, True])
@@ -60,8 +62,11 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     """The key may be exchanged, and the lists built again, between its judgement and its record."""
     before = lists_of(client)
     counts = Counts(1)
-    ledger = functools.partial(Ledger, client.session, counts.row(0), (), act=False)
-    records = StreamRecords(loop, ledger(before), counts.row(0), lambda _found: loop.stop())
+    streams, paths = (
+        Ledger(client.session, counts.row(0), (), before, act=False) for _ in range(2)
+    )
+    streams.use(before)
+    records = Records(loop, streams, paths, counts.row(0), lambda _found: loop.stop())
     early = judged(before, LISTED[0])
     client.settings.layout.seal_key.unlink()
     client.session.sealer(create=True)
@@ -74,7 +79,8 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
     records.add([early, judged(after, LISTED[1])])
     if not is_ended:
         loop.run_forever()
-    records.end()
+    records.end_streams()
+    paths.end()
     assert counts.total(Count.FAILURES) == 0
     events = [r for r in read(client.settings.layout.audit) if r.event in ("match", "serve-end")]
     assert [r.event for r in events] == ["serve-end"] * 2 + ["match", "serve-end"] * 2
@@ -89,5 +95,5 @@ def test_a_stream_is_recorded_under_the_seal_key_that_it_was_judged_with(
         match = by_entry[f"e-{number}"]
         assert match.key_id == lists.key_id
         for algorithm, tag in match.tags.items():
-            digest = judged(lists, LISTED[number])[0].digester.finish()[algorithm]
+            digest = judged(lists, LISTED[number]).digester.finish()[algorithm]
             assert lists.judge.sealer.tags_of(algorithm, [digest]).tobytes() == tag

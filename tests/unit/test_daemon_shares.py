@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,8 @@ from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
-from hashclient.daemon.shares import SEARCH_S, SILENT_S, Places, Share
+from hashclient.daemon.places import SEARCH_S, SILENT_S, Places
+from hashclient.daemon.shares import Share
 from hashclient.scan.spool import Spool
 from hashclient.system.rights import Rights
 
@@ -37,7 +37,7 @@ def test_one_user_has_a_part_and_root_has_the_whole() -> None:
     assert share.take(ADA, 4)
     assert not share.take(ADA, 2)
     assert share.take(ROOT)
-    assert share.is_full
+    assert share.left == 0
     assert not share.take(ROOT)
     assert not share.take(BOB)
     share.give_back(EVE, 5)
@@ -171,50 +171,40 @@ def test_one_user_has_a_part_of_the_spool(tmp_path: Path) -> None:
     assert (share.of(EVE.user), share.of(ADA.user)) == (0, 0)
 
 
-class Host:
-    """The owner of one connection: it takes what comes, and answers nothing by itself."""
+class Checks:
+    """Takes what comes from one connection, and answers nothing by itself."""
 
     def __init__(self, share: Share) -> None:
         self.options = Options(command_s=30.0, min_rate=1024)
         self.counts = Counts(1).row(0)
         self.buffer = memoryview(bytearray(1 << 16))
-        self.share = share
+        self.open_files = share
         self.readers: dict[object, Callable[[], None]] = {}
         self.loop = SimpleNamespace(
             add_reader=self.readers.__setitem__,
             remove_reader=self.readers.pop,
-            call_soon=lambda _: None,
+            call_soon=lambda do: do(),
+            call_later=lambda *_: None,
         )
-        self.asked: list[tuple[Connection, int, Any]] = []
-        self.ended = Counter[str]()
+        self.asked: list[Any] = []
+        self.files = SimpleNamespace(add=lambda _, job: job.close())
 
-    def hold_file(self, owner: Peer) -> bool:
-        return self.share.take(owner)
+    def upload(self, _: str, __: Connection, form: Any, fd: int) -> Any:
+        self.asked.append(form)
+        return SimpleNamespace(fd=fd)
 
-    def let_go_of_files(self, owner: Peer, count: int) -> None:
-        self.share.give_back(owner, count)
-
-    def check_descriptor(self, connection: Connection, fd: int, form: Any) -> None:
-        self.asked.append((connection, fd, form))
-
-    def flush(self, connection: Connection) -> None:
-        connection.writable()
-
-    def closed(self, _: Connection) -> None:
-        self.ended["closed"] += 1
-
-    def later(self, *_: object) -> None:
-        self.ended["later"] += 1
+    def release(self, upload: Any) -> None:
+        os.close(upload.fd)
 
 
 def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-    host = Host(Share(4, 50))
+    checks, closed = Checks(Share(4, 50)), list[Connection]()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     try:
-        connection = Connection(cast(Any, host), theirs, EVE)
+        connection = Connection(cast(Any, checks), theirs, EVE, closed.append)
         ours.sendall(b"zIDSESSION\0")
         for _ in range(6):
             ours.sendall(b"zFILDES\0")
@@ -222,17 +212,15 @@ def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> Non
             ours.sendmsg([b"\0"], [rights])
         for answered in range(6):
             for _ in range(30):
-                if theirs in host.readers:
+                if theirs in checks.readers:
                     connection.readable()
             # Its share, and one more: so a connection without a share gets on.
-            assert len(host.asked) == min(6, answered + 3)
-            _, handed, form = host.asked[answered]
-            os.close(handed)
-            connection.file_ended()
-            connection.answer(form, ["fd: OK"])
-        assert host.share.of(EVE.user) == 0
+            assert len(checks.asked) == min(6, answered + 3)
+            connection.files.end()
+            connection.answer(checks.asked[answered], ["fd: OK"])
+        assert checks.open_files.of(EVE.user) == 0
         connection.close()
-        assert host.ended["closed"] == 1
+        assert closed == [connection]
     finally:
         os.close(fd)
         ours.close()
@@ -240,19 +228,21 @@ def test_a_client_hands_over_no_more_files_than_its_share(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("rate", "slow"), [(100, True), (2000, False)])
 def test_a_stream_that_comes_too_slowly_is_known_after_some_seconds(rate: int, slow: bool) -> None:
-    host = Host(Share(4, 50))
+    checks, closed = Checks(Share(4, 50)), list[Connection]()
     ours, theirs = socket.socketpair()
-    connection = Connection(cast(Any, host), theirs, EVE)
+    connection = Connection(cast(Any, checks), theirs, EVE, closed.append)
     now = 0.0
     ours.sendall(b"zPIN")
     connection.readable()
-    assert not connection.look(now)
+    connection.look(now)
     while now < SLOW_S:
         assert not connection.is_slow(now)
         now += 1.0
         connection._pace.came += rate
     assert connection.is_slow(now + 0.1) is slow
-    assert not connection.look(host.options.command_s)
-    assert connection.look(host.options.command_s + 0.1)
-    connection.close()
+    connection.last = now
+    connection.look(checks.options.command_s)
+    assert not closed
+    connection.look(checks.options.command_s + 0.1)
+    assert closed == [connection]
     ours.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from hashclient.daemon.doors import Peer
-from hashclient.daemon.turns import Turns
+from hashclient.daemon.turns import Job, Turns, begun
 
 
 class Owner:
-    """Somebody who waits for work."""
+    """A client with work, as far as turns know it."""
 
     def __init__(self, user: str = "") -> None:
         self.peer = Peer("", user, True)
@@ -26,30 +27,33 @@ class Owner:
         self.is_closed = True
 
 
-class Job:
-    """Work of some pieces, that says when it is at it."""
+def owner(user: str = "") -> Any:
+    return Owner(user)
 
-    def __init__(self, name: str, pieces: int, said: list[str]) -> None:
-        self.name, self.left, self.said = name, pieces, said
-        self.at_told: Callable[[], None] = lambda: None
 
-    def piece(self) -> Callable[[], bool]:
-        if self.left < 0:
-            raise ValueError(self.name)
-        self.left -= 1
+@begun
+def job(
+    name: str,
+    pieces: int,
+    said: list[str],
+    at_told: Callable[[], None] = lambda: None,
+    before: Callable[[], None] = lambda: None,
+) -> Job:
+    """Work of some pieces, that says when it is at it; without any, it fails."""
+    try:
+        yield None
+        for left in range(pieces - 1, -1, -1):
+            before()
 
-        def told() -> bool:
-            self.said.append(self.name)
-            self.at_told()
-            return self.left > 0
+            def told(more: int = left) -> bool:
+                said.append(name)
+                at_told()
+                return more > 0
 
-        return told
-
-    def stop(self) -> None:
-        self.said.append(f"{self.name} stopped")
-
-    def drop(self) -> None:
-        self.said.append(f"{self.name} dropped")
+            yield told
+        raise ValueError(name)
+    finally:
+        said.append(f"{name} dropped")
 
 
 def run(
@@ -72,12 +76,12 @@ def run(
 
 def test_each_has_a_turn_and_of_each_one_request_is_at_work() -> None:
     said: list[str] = []
-    greedy, modest = Owner(), Owner()
+    greedy, modest = owner(), owner()
 
     def start(turns: Turns) -> None:
-        turns.add(greedy, Job("a", 3, said))
-        turns.add(greedy, Job("b", 1, said))
-        turns.add(modest, Job("c", 2, said))
+        turns.add(greedy, job("a", 3, said))
+        turns.add(greedy, job("b", 1, said))
+        turns.add(modest, job("c", 2, said))
 
     run(start, lambda: len(said) == 9)
     assert said == ["a", "c", "a", "c", "c dropped", "a", "a dropped", "b", "b dropped"]
@@ -88,8 +92,8 @@ def test_users_have_turns_however_many_connections_each_has() -> None:
 
     def start(turns: Turns) -> None:
         for name in ("a1", "a2", "a3"):
-            turns.add(Owner("a"), Job(name, 2, said))
-        turns.add(Owner("b"), Job("b", 3, said))
+            turns.add(owner("a"), job(name, 2, said))
+        turns.add(owner("b"), job("b", 3, said))
 
     run(start, lambda: len(said) == 13)
     done = [name for name in said if "dropped" not in name]
@@ -98,21 +102,17 @@ def test_users_have_turns_however_many_connections_each_has() -> None:
 
 def test_one_user_has_a_part_of_the_threads() -> None:
     said: list[str] = []
-    held, begun = threading.Event(), threading.Semaphore(0)
+    held, at_work = threading.Event(), threading.Semaphore(0)
 
-    class Long(Job):
-        def piece(self) -> Callable[[], bool]:
-            begun.release()
-            assert held.wait(20)
-            return super().piece()
+    def hold() -> None:
+        at_work.release()
+        assert held.wait(20)
 
     def start(turns: Turns) -> None:
         for number in range(3):
-            turns.add(Owner("a"), Long(f"a{number}", 1, said))
-        assert begun.acquire(timeout=20)
-        other = Job("b", 1, said)
-        other.at_told = held.set
-        turns.add(Owner("b"), other)
+            turns.add(owner("a"), job(f"a{number}", 1, said, before=hold))
+        assert at_work.acquire(timeout=20)
+        turns.add(owner("b"), job("b", 1, said, at_told=held.set))
 
     run(start, lambda: len(said) == 8, threads=2, percent=50)
     assert said[0] == "b"
@@ -120,19 +120,19 @@ def test_one_user_has_a_part_of_the_threads() -> None:
 
 def test_a_client_without_room_waits_until_there_is_some() -> None:
     said: list[str] = []
-    full, other = Owner(), Owner()
-    jobs = [Job("full", 2, said), Job("other", 2, said)]
+    full, other = owner(), owner()
+    there_is = [False, True]
+
+    def told() -> None:
+        full.has_room = there_is.pop(0)
 
     def start(turns: Turns) -> None:
-        jobs[0].at_told = lambda: setattr(full, "has_room", False)
-
         def now_there_is() -> None:
             full.has_room = True
-            jobs[0].at_told = lambda: None
             turns.resume(full)
 
-        turns.add(full, jobs[0])
-        turns.add(other, jobs[1])
+        turns.add(full, job("full", 2, said, at_told=told))
+        turns.add(other, job("other", 2, said))
         asyncio.get_running_loop().call_later(0.05, now_there_is)
 
     run(start, lambda: len(said) == 6)
@@ -141,14 +141,14 @@ def test_a_client_without_room_waits_until_there_is_some() -> None:
 
 def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> None:
     said: list[str] = []
-    broken, gone, other = Owner(), Owner(), Owner()
+    broken, gone, other = owner(), owner(), owner()
 
     def start(turns: Turns) -> None:
-        turns.add(broken, Job("broken", -1, said))
+        turns.add(broken, job("broken", 0, said))
         gone.is_gone = True
-        turns.add(gone, Job("gone", 5, said))
-        turns.add(gone, Job("gone too", 5, said))
-        turns.add(other, Job("other", 1, said))
+        turns.add(gone, job("gone", 5, said))
+        turns.add(gone, job("gone too", 5, said))
+        turns.add(other, job("other", 1, said))
 
     run(start, lambda: len(said) == 6)
     assert said == [

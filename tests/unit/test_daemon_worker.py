@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from hashclient.daemon.worker import SWEEP_S, Worker
 
@@ -24,8 +26,8 @@ class Loop:
     def remove_reader(self, listener: socket.socket) -> None:
         self.readers.remove(listener)
 
-    def call_later(self, seconds: float, do: Callable[[], None]) -> None:
-        self.later.append((seconds, do))
+    def call_later(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
+        self.later.append((seconds, functools.partial(do, *args)))
 
 
 class Full:
@@ -40,9 +42,9 @@ def test_without_a_descriptor_it_does_not_ask_again_before_there_may_be_one() ->
     worker = Worker.__new__(Worker)
     loop: Any = Loop()
     listener: Any = Full()
-    worker.loop, worker.is_stopping = loop, False
+    worker._loop, worker.checks = loop, cast(Any, SimpleNamespace(is_stopping=False))
     loop.add_reader(listener)
-    worker._accept(listener)
+    worker._accept(listener, "unix:/s")
     assert not loop.readers
     ((seconds, do),) = loop.later
     assert seconds == SWEEP_S

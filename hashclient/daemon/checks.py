@@ -1,0 +1,333 @@
+"""What one process of a daemon does for its clients: it reads, judges, records and answers.
+
+One thread does the quick work; other threads read paths and descriptors, and open containers.
+Streams that end at about the same time are judged and recorded together, before they are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from hashclient.core.digests import CHUNK_BYTES, digest_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.core.version import __version__
+from hashclient.daemon.answers import OK, answer, unknown
+from hashclient.daemon.client import Client, Form
+from hashclient.daemon.counts import Count, Row
+from hashclient.daemon.doors import Peer
+from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.lists import InUse, Lists
+from hashclient.daemon.openers import Openers
+from hashclient.daemon.options import Options, Paths
+from hashclient.daemon.protocol import Command
+from hashclient.daemon.records import Records
+from hashclient.daemon.shares import Share
+from hashclient.daemon.turns import Job, Turns, begun
+from hashclient.daemon.uploads import Upload, judge
+from hashclient.scan.kept import may_be_container
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.spool import MEMORY_BYTES, Spool
+from hashclient.session import Session
+from hashclient.system.rights import Rights, can_act_as_others
+
+#: The name of a stream in answers.
+STREAM = "stream"
+#: The signal by which a process asks its parent to stop all.
+STOP = signal.SIGUSR1
+#: Bytes of a stream that are kept, so that not all digests must be computed as it arrives; and how
+#: many if more than `MANY` connections are open.
+KEPT_BYTES = 1 << 20
+KEPT_BYTES_OF_MANY = 1 << 18
+MANY = 64
+#: A stream gets at most this share of the remaining bytes that may be kept.
+KEPT_SHARE = 8
+#: Fewer bytes are not worth keeping.
+LEAST_KEPT_BYTES = 4096
+#: Threads that read paths, and threads that read descriptors.
+READERS = 8
+#: Threads that open containers, each with a process: those of up to so many bytes, and others.
+OPENERS = 8
+OPENERS_OF_LARGE = 4
+SMALL_BYTES = 8 << 20
+#: The reason for a client whose rights the kernel cannot apply.
+NOT_YOURS = "this client may not ask about paths"
+
+_KINDS = {
+    Kind.MATCH: Count.MATCH,
+    Kind.CONFLICT: Count.CONFLICT,
+    Kind.UNREAD: Count.UNREAD,
+}
+
+
+class Checks:
+    """The checks of one process."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: Options,
+        counts: Row,
+        arguments: Sequence[str],
+        parent: int,
+        most_files: int,
+    ) -> None:
+        """Open the lists, and log the start of the daemon, whose process is `parent`.
+
+        Clients may have `most_files` open files checked at a time.
+
+        Raises:
+            StateError: no list can be used.
+            ConfigError: the seal key is missing or malformed.
+        """
+        self.options = options
+        self.counts = counts
+        self.loop = asyncio.new_event_loop()
+        #: The read buffer of all connections; its bytes are handled before the next one reads.
+        self.buffer = memoryview(bytearray(CHUNK_BYTES))
+        self.is_stopping = False
+        self._parent = parent
+        self._lists = Lists(session)
+        self._doubt = self.lists.doubt
+        percent = options.user_share
+        self.open_files = Share(most_files, percent)
+        self._kept = Share(options.kept_bytes, 100)
+        self._spooled = Share(MEMORY_BYTES + options.spool_bytes, percent)
+        self._spool = Spool(session.settings.layout.spool, options.spool_bytes)
+        ledger = functools.partial(Ledger, session, counts, arguments, self.lists, act=options.act)
+        streams = ledger()
+        streams.use(self.lists)
+        self.records = Records(self.loop, streams, ledger(), counts, self._answer)
+        turns = functools.partial(Turns, self.loop, percent=percent)
+        self.paths = turns(READERS, "path")
+        self.files = turns(READERS, "descriptor")
+        #: Containers may take long: other files do not wait for them, and neither do
+        #: small ones for large ones.
+        self._openings = turns(OPENERS, "container")
+        self._large = turns(OPENERS_OF_LARGE, "large container")
+        self._turns = (self.paths, self.files, self._openings, self._large)
+        self.openers: Openers | None = None
+        if options.containers is not None:
+            rules = session.settings.config.accept
+            self.openers = Openers(options.containers, rules, lambda: session.now().date())
+        #: Streams that have ended and are judged together.
+        self._ended: list[Upload] = []
+        #: The answer to a stream without a match, by the reason why it may be listed all the same.
+        self._said: dict[str | None, bytes] = {}
+
+    @property
+    def lists(self) -> InUse:
+        """The lists as they are now."""
+        return self._lists.now
+
+    def refresh(self, *, force: bool = False) -> None:
+        """Open the lists again if they have changed, or with `force`."""
+        # No file is isolated because of a list that has become stale.
+        if self._lists.refresh(force=force or self.lists.doubt != self._doubt):
+            self.counts.add(Count.RELOADS)
+        self._doubt = self.lists.doubt
+        self.records.use(self.lists)
+
+    def end(self) -> None:
+        """Record what was judged, and end all threads and processes."""
+        self.records.end_streams()
+        if self.openers is not None:
+            self.openers.stop()
+        for turns in self._turns:
+            turns.close()
+        self.records.of_paths.end()
+        if self.openers is not None:
+            self.openers.close()
+        self.loop.close()
+
+    def resume(self, client: Client) -> None:
+        """Go on with work that waited for room in the answers of a client."""
+        for turns in self._turns:
+            turns.resume(client)
+
+    def closed(self, client: Client) -> None:
+        """Drop the work for a client that has closed."""
+        for turns in self._turns:
+            turns.closed(client)
+        if self.openers is not None:
+            self.openers.stop(client)
+
+    def upload(self, name: str, client: Client, form: Form, fd: int | None = None) -> Upload:
+        """Begin a stream of a client, or an open file."""
+        many = self.counts.of(Count.OPEN) > MANY
+        kept = min(KEPT_BYTES_OF_MANY if many else KEPT_BYTES, self._kept.left // KEPT_SHARE)
+        if kept < LEAST_KEPT_BYTES or not self._kept.take(client.peer, kept):
+            kept = 0
+        spooled = None
+        if self.openers is not None and fd is None:
+            spooled = self._spool.keep(self._spooled.room_of(client.peer))
+        return Upload(
+            *(self.lists, name, client, form, time.monotonic()),
+            kept_bytes=kept,
+            kept=spooled,
+            fd=fd,
+        )
+
+    def release(self, upload: Upload) -> None:
+        """Drop what is kept of a stream, or close an open file; others may have the room."""
+        if upload.kept_bytes:
+            self._kept.give_back(upload.client.peer, upload.kept_bytes)
+            upload.kept_bytes = 0
+        upload.let_go()
+
+    def clean_answer(self, data: memoryview) -> bytes | None:
+        """Return and count the answer to an ordinary stream without a match; None for others."""
+        if self.openers is not None and may_be_container(data):
+            return None
+        lists = self._lists.now
+        may_be_listed = lists.may_be_listed
+        for algorithm in lists.judge.plan(len(data)):
+            if may_be_listed(algorithm, digest_of(algorithm, data)):
+                return None
+        doubt = lists.doubt
+        self.counts.clean(Count.CLEAN if doubt is None else Count.NO_VERDICT, len(data))
+        said = self._said.get(doubt)
+        if said is None:
+            (text,) = answer(None, doubt, self.options.no_verdict)
+            said = self._said[doubt] = f"{STREAM}: {text}".encode()
+        return said
+
+    def ended(self, upload: Upload) -> None:
+        """Take a stream that has ended; a possible container is opened first."""
+        if self.openers is not None and (upload.opens or upload.may_be_container()):
+            is_large = upload.digester.length > SMALL_BYTES
+            turns = self._large if is_large else self._openings
+            turns.add(upload.client, self._open(self.openers, upload))
+        else:
+            self._judge_soon(upload)
+
+    @begun
+    def _open(self, openers: Openers, upload: Upload) -> Job:
+        """Open a container."""
+        try:
+            yield None
+            try:
+                openers.open(upload)
+            except OSError as error:
+                reason = reason_of(error)
+                yield lambda: self.unread(upload, reason)
+            else:
+                yield lambda: self._judge_soon(upload)
+        finally:
+            self.release(upload)
+
+    def _judge_soon(self, upload: Upload) -> None:
+        """Take a stream whose members are judged: the stream itself is judged with others."""
+        self.release(upload)
+        if upload.not_opened:
+            self.counts.add_not_opened(upload.not_opened)
+            self.records.leave(upload.not_opened, upload.lists)
+        if upload.is_surely_clean():
+            doubt = upload.lists.doubt
+            verdict = Count.CLEAN if doubt is None else Count.NO_VERDICT
+            self.counts.clean(verdict, upload.digester.length)
+            self._say(upload)
+            return
+        if not self._ended:
+            self.loop.call_soon(self._judge)
+        self._ended.append(upload)
+
+    def _judge(self) -> None:
+        """Judge the ended streams; answer clean ones, and record the others."""
+        uploads, self._ended = self._ended, []
+        started = time.monotonic()
+        judge(uploads)
+        took = time.monotonic() - started
+        for upload in uploads:
+            self.counts.add(Count.BYTES, upload.digester.length)
+            self.counts.timed(took)
+        self._answer([upload for upload in uploads if upload.outcome is None])
+        self.records.add([upload for upload in uploads if upload.outcome is not None])
+
+    def unread(self, upload: Upload, reason: str) -> None:
+        """Answer that a stream or an open file cannot be read."""
+        upload.outcome = Outcome(Kind.UNREAD, upload.door, reason=reason, is_stream=True)
+        self._answer([upload])
+
+    def _answer(self, uploads: Sequence[Upload]) -> None:
+        for upload in uploads:
+            self.count(upload.outcome, upload.lists)
+            self._say(upload)
+
+    def _say(self, upload: Upload) -> None:
+        """Answer a client about a stream or an open file.
+
+        The answer depends on the lists that the stream began with, even if more complete ones have
+        come since.
+        """
+        said = answer(upload.outcome, upload.lists.doubt, self.options.no_verdict)
+        if upload.is_file:
+            upload.client.files.end()
+        upload.client.answer(upload.form, [f"{upload.name}: {text}" for text in said])
+
+    def count(self, outcome: Outcome | None, lists: InUse) -> None:
+        """Count an input by its verdict; None means clean."""
+        if outcome is not None:
+            self.counts.add(_KINDS[outcome.kind])
+        else:
+            self.counts.add(Count.CLEAN if lists.doubt is None else Count.NO_VERDICT)
+
+    def without_verdict(self, word: str, reason: str) -> str:
+        """Return the answer to an input that the daemon did not read, for its own reasons."""
+        self.counts.add(Count.UNREAD)
+        return unknown(word, reason.rstrip("."), self.options.no_verdict)
+
+    def rights_for(self, peer: Peer, path: str) -> Rights | None:
+        """Return the rights with which a path of `peer` is opened; None for those of the daemon.
+
+        Raises:
+            PermissionError: the path is not absolute, or the kernel cannot say what the client
+            could read.
+        """
+        if not path.startswith("/"):
+            raise PermissionError(errno.EINVAL, "not an absolute path")
+        if self.options.paths is Paths.ANY or peer.is_trusted:
+            return None
+        if peer.rights is None or not can_act_as_others():
+            raise PermissionError(errno.EPERM, NOT_YOURS)
+        return peer.rights
+
+    def say(self, command: Command | None, peer: Peer) -> str:
+        """Return the answer to a command of `peer` about the daemon itself."""
+        version = f"hashclient {__version__}/{self.lists.generations}/{time.ctime()}"
+        match command:
+            case Command.PING:
+                return "PONG"
+            case Command.VERSION:
+                return version
+            case Command.VERSIONCOMMANDS:
+                words = " ".join(c.value.decode() for c in Command)
+                return f"{version}| COMMANDS: {words}"
+            case Command.STATS:
+                return self._stats()
+            case Command.RELOAD if peer.is_trusted:
+                os.kill(self._parent, signal.SIGHUP)
+                return "RELOADING"
+            case Command.SHUTDOWN if peer.is_trusted:
+                self.loop.call_soon(os.kill, self._parent, STOP)
+                return OK
+            case Command.RELOAD | Command.SHUTDOWN:
+                return "COMMAND UNAVAILABLE"
+        return "UNKNOWN COMMAND"
+
+    def _stats(self) -> str:
+        """Return the state in the form for programs that watch a clamd."""
+        return (
+            "POOLS: 1\n\nSTATE: VALID PRIMARY\n"
+            f"THREADS: live {self.counts.of(Count.OPEN)}  idle 0 max"
+            f" {self.options.max_connections} idle-timeout {self.options.idle_s:.0f}\n"
+            f"QUEUE: {len(self._ended)} items\n\tSTATS 0.000000\n\n"
+            "MEMSTATS: heap N/A mmap N/A used N/A free N/A releasable N/A pools 1 pools_used N/A"
+            " pools_total N/A\nEND"
+        )

@@ -1,0 +1,107 @@
+"""A client: who it is, and the answers that are on their way to it.
+
+Answers are sent as fast as the client reads them. All that are ready at the same time are sent
+together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+
+from hashclient.daemon.doors import Peer
+from hashclient.daemon.protocol import encoded
+from hashclient.daemon.shares import HandedOver
+
+#: The beginning and the end of each line of an answer.
+Form = tuple[bytes, bytes]
+#: Bytes of answers that a client may leave unread before no more commands are read from it.
+MAX_OUT_BYTES = 1 << 16
+
+
+class Client:
+    """A client and its answers; `Connection` adds what comes from it."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, peer: Peer, files: HandedOver
+    ) -> None:
+        self.peer = peer
+        self.is_closed = False
+        #: When something was read or written, in seconds as `time.monotonic` gives them.
+        self.last = time.monotonic()
+        self.files = files
+        self._loop = loop
+        self._socket = sock
+        self._out = bytearray()
+        #: How many requests are not answered.
+        self._pending = 0
+        self._is_writing = self._is_due = False
+        #: Whether the loop reads from it; then a read shows that it has closed.
+        self._is_reading = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no request is open, and no answer is left to send."""
+        return not (self._pending or self._out)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for more answers."""
+        return len(self._out) <= MAX_OUT_BYTES
+
+    def answer(self, form: Form, lines: list[str], *, last: bool = True) -> None:
+        """Send lines soon, in answer to a request; with `last`, it is answered."""
+        if self.is_closed:
+            return
+        prefix, delimiter = form
+        for line in lines:
+            self._out += prefix + encoded(line) + delimiter
+        self._pending -= last
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self.writable)
+
+    def writable(self) -> None:
+        """Send waiting answers, as far as there is room."""
+        self._is_due = False
+        if self.is_closed:
+            return
+        if self._out:
+            try:
+                sent = self._socket.send(self._out)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            if sent:
+                del self._out[:sent]
+                self.last = time.monotonic()
+        self._write(bool(self._out))
+
+    def _write(self, wanted: bool) -> None:  # noqa: FBT001 - a state
+        """Have `writable` called whenever the socket has room, or no more."""
+        if wanted is not self._is_writing:
+            self._is_writing = wanted
+            if wanted:
+                self._loop.add_writer(self._socket, self.writable)
+            else:
+                self._loop.remove_writer(self._socket)
+
+    def close_if_gone(self) -> None:
+        """Close if the client has closed, and no read shows it."""
+        if self.is_closed or self._is_reading:
+            return
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        if poll.poll(0):
+            self.close()
+
+    def close(self) -> None:
+        """Close; later answers are dropped."""
+        self._write(False)  # noqa: FBT003 - a state
+        self.is_closed = True
+        self.files.let_go()
+        self._socket.close()

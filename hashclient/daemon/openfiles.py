@@ -1,0 +1,82 @@
+"""Open files that clients hand over as descriptors.
+
+They are read in threads, in pieces, from their beginning. Their offset is left alone, since the
+client has the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from hashclient.containers.sniffing import has_behind, look
+from hashclient.core.digests import CHUNK_BYTES
+from hashclient.core.kinds import Kind
+from hashclient.daemon.checks import Checks
+from hashclient.daemon.turns import Job, begun
+from hashclient.daemon.uploads import Upload
+from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
+from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
+from hashclient.scan.sources.files import kind_of
+
+#: Chunks that are read in one piece: 32 MiB.
+PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
+
+
+@begun
+def read_file(checks: Checks, upload: Upload) -> Job:
+    """Read an open file; another job opens it if it may be a container."""
+    is_read = False
+    try:
+        yield None
+        try:
+            yield from _read(upload, checks.options.stream_s)
+        except SetAside as error:
+            reason = str(error)
+            yield lambda: checks.unread(upload, reason)
+        except OSError as error:
+            reason = reason_of(error)
+            yield lambda: checks.unread(upload, reason)
+        else:
+            is_read = True
+            yield lambda: checks.ended(upload)
+    finally:
+        if not is_read:
+            checks.release(upload)
+
+
+def _read(upload: Upload, most_s: float) -> Iterator[None]:
+    """Digest an open file, and yield after each piece.
+
+    Raises:
+        SetAside: it is not to be read, or has changed.
+        OSError: it cannot be read.
+    """
+    fd, at, until = upload.fd, 0, upload.began + most_s
+    assert fd is not None
+    before = upload.status = os.fstat(fd)
+    if not stat.S_ISREG(before.st_mode):
+        raise SetAside(Kind.UNREAD, kind_of(before.st_mode))
+    if before.st_size > SPARSE_BYTES and before.st_blocks * 512 * SPARSE_SHARE < before.st_size:
+        raise SetAside(Kind.UNREAD, SPARSE)
+    while True:
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for _ in range(PIECE_CHUNKS):
+            count = os.preadv(fd, [buffer], at)
+            if not at:
+                upload.opens = bool(look(buffer[:count]))
+            if not count:
+                after = os.fstat(fd)
+                if not same_content(before, after) or before.st_size not in (0, at):
+                    raise SetAside(Kind.UNREAD, CHANGED)
+                upload.opens = upload.opens or has_behind(
+                    b"", at, lambda offset, count: os.pread(fd, count, offset)
+                )
+                return
+            upload.update(buffer[:count])
+            at += count
+            if time.monotonic() > until:
+                raise SetAside(Kind.UNREAD, ENDLESS)
+        yield None

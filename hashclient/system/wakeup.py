@@ -1,0 +1,39 @@
+"""Signals that end a wait: a descriptor that is readable as soon as one has come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+
+
+@contextlib.contextmanager
+def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[int]:
+    """Have functions called for signals in the block; yield a descriptor for `wait`."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        handlers[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, handle) for number in handlers}
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    woken_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        yield woken
+    finally:
+        signal.set_wakeup_fd(woken_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(woken)
+        os.close(wake)
+
+
+def wait(woken: int, others: Sequence[int], seconds: float | None) -> list[int]:
+    """Wait for a signal, or until some descriptors are readable; return which ones of `others`."""
+    ready, _, _ = select.select([woken, *others], [], [], seconds)
+    if woken in ready:
+        with contextlib.suppress(BlockingIOError):
+            os.read(woken, 4096)
+    return [fd for fd in ready if fd != woken]
