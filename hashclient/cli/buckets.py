@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hashclient.cli.app import App
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
@@ -92,19 +92,10 @@ class Asked(msgspec.Struct, frozen=True):
                 "--resume is about one URI", hint="give the URI of the interrupted scan"
             )
 
-    def objects(
-        self,
-        app: App,
-        failed: Callable[[StateError], None],
-        jobs: int | None,
-        key_id: str,
-        *,
-        use: bool,
-    ) -> Objects | None:
+    def objects(self, app: App, jobs: int | None, key_id: str, *, use: bool) -> Objects | None:
         """Return the scan of the objects, None if there are none.
 
-        `failed` is called with a problem of the cache, whose tags are sealed under the key
-        `key_id`, and which is asked with `use` only.
+        The inventory, whose tags are sealed under the key `key_id`, is asked with `use` only.
 
         Raises:
             UsageError: the token is for something else, or a library is missing.
@@ -116,9 +107,10 @@ class Asked(msgspec.Struct, frozen=True):
                 from hashclient.objects.failures import missing_extra
 
                 raise missing_extra(ImportError(name=library))
-        from hashclient.scan.objects.cache import ObjectCache
+        from hashclient.scan.objects.cache import ObjectMemory
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token
+        from hashclient.scan.place import InventoryPlace
         from hashclient.scan.spool import Spool
 
         after = None if self.resume is None else read_token(self.resume, self.uris[0])
@@ -131,18 +123,13 @@ class Asked(msgspec.Struct, frozen=True):
             report = Report(self.report, uris[0] if uris else None, make_file=spool.open)
             uris = (report.uri,)
         config = settings.config
-        cache = ObjectCache(
-            settings.state_dir,
-            key_id,
-            reread_days=config.inventory.reread_days,
-            keep_days=config.keep.inventory_days,
-            use=use,
-            on_failure=failed,
-        )
+        reread_days = config.inventory.reread_days
+        place = InventoryPlace(settings.state_dir, key_id, reread_days)
+        memory = ObjectMemory(place, reread_days) if use else None
 
         def trusts(bucket: str) -> bool:
             known = config.objects.get(bucket)
             return known is not None and known.trust_etag
 
-        tools = Tools(spool, cache, trusts, jobs or READERS)
+        tools = Tools(spool, memory, True, trusts, jobs or READERS)
         return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)

@@ -254,7 +254,7 @@ def command(
     )
     lists = load_lists(app)
     inventory = not (no_inventory or show_digests)  # it has tags, and no digests to show
-    objects = asked.objects(app, output_of_run.failed, jobs, lists.sealer.key_id, use=inventory)
+    objects = asked.objects(app, jobs, lists.sealer.key_id, use=inventory)
     run = Client(app.session).scan(
         *(path for path in files if path != "-"),
         sources=sources,

@@ -43,6 +43,7 @@ NAME = "no client can ask for a key like this"
 UNREACHABLE = "the store cannot be reached, or the connection broke"
 NO_RANGES = "the store does not give a part of an object, as it was asked to"
 NO_CREDENTIALS = "no credentials were found"
+UNFINISHED = "the store does not say how its listing goes on"
 
 _BUSY = "the store is too busy"
 _ARCHIVED = "is in an archive storage class: it has to be restored before it can be read"

@@ -28,8 +28,11 @@ import pyarrow.compute as pc
 from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
 from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
-from hashclient.objects.listing import SCHEMA, ListingEndedError
-from hashclient.objects.stores import Store
+from hashclient.objects.interface import Store
+from hashclient.objects.listing import ListingEndedError
+from hashclient.objects.pages import SCHEMA
+from hashclient.objects.s3 import S3
+from hashclient.objects.stores import open_store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
 from hashclient.system.text import printable
 
@@ -107,7 +110,7 @@ class Report:
             if is_object_uri(self._where):
                 uri = parse_uri(self._where)
                 found = bytearray()
-                _fetch(Store(uri.scheme, uri.bucket), uri, MAX_MANIFEST_BYTES, found.extend)
+                _fetch(open_store(uri), uri.key, uri.version, MAX_MANIFEST_BYTES, found.extend)
                 data = bytes(found)
             else:
                 data = read_regular(Path(self._where), MAX_MANIFEST_BYTES)
@@ -120,7 +123,7 @@ class Report:
             raise _unusable(self._where, "it is no manifest of S3 Inventory") from error
 
     def pages(self, *, all_versions: bool) -> Iterator[Any]:
-        """Yield the objects of the report, as pages with the columns of `listing.SCHEMA`.
+        """Yield the objects of the report, as pages with the columns of `pages.SCHEMA`.
 
         Raises:
             ListingEndedError: it cannot be read to its end.
@@ -143,7 +146,7 @@ class Report:
             yield from ((batch, False) for batch in self._table())
             return
         arn = manifest.destination_bucket.rpartition(":")[2]
-        store = Store("s3", arn)
+        store = S3(arn)
         names = [name.strip() for name in manifest.file_schema.split(",")]
         for file in manifest.files:
             fd = self._make_file()
@@ -168,7 +171,7 @@ class Report:
             while chunk:
                 chunk = chunk[os.write(fd, chunk) :]
 
-        _fetch(store, ObjectUri("s3", store.bucket, file.key), file.size, sink)
+        _fetch(store, file.key, None, file.size, sink)
         if md5.hexdigest() != file.md5.lower():
             raise ListingEndedError(DAMAGED.format("a file of it differs from its manifest"))
 
@@ -191,7 +194,7 @@ class Report:
         uri = parse_uri(self._where)
         stream = os.fdopen(self._make_file(), "w+b")
         try:
-            _fetch(Store(uri.scheme, uri.bucket), uri, MAX_TABLE_BYTES, stream.write)
+            _fetch(open_store(uri), uri.key, uri.version, MAX_TABLE_BYTES, stream.write)
             stream.seek(0)
         except BaseException:
             stream.close()
@@ -241,26 +244,26 @@ def _unusable(where: str, why: str) -> UsageError:
     )
 
 
-def _fetch(store: Store, uri: ObjectUri, most: int, sink: Callable[[memoryview], Any]) -> None:
+def _fetch(
+    store: Store, key: str, version: str | None, most: int, sink: Callable[[memoryview], Any]
+) -> None:
     """Give all bytes of an object, of up to `most`.
 
     Raises:
         StoreError: it cannot be read.
         ValueError: it has more.
     """
-    seen = store.head(uri)
+    seen = store.head(key, version)
     if seen.size > most:
         raise ValueError("too long")
     for start in range(0, seen.size, _RANGE_BYTES):
         stop = min(start + _RANGE_BYTES, seen.size)
         store.read(
-            uri.key,
-            start,
-            stop,
+            key,
+            None if stop - start == seen.size else (start, stop),
             sink,
             etag=seen.etag,
             version=seen.version,
-            is_all=stop - start == seen.size,
         )
 
 

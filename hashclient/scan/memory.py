@@ -146,6 +146,8 @@ class Memory:
 
     def learn(self, result: Result) -> None:
         """Take note of what a task has learned, in the process that hands work out."""
+        if self._place is None:
+            return
         self._learned += result.learned
         self._seen.update(result.seen)
         self._waiting_bytes += sum(len(raw) for _, raw in result.learned)

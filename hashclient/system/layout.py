@@ -18,7 +18,6 @@ STATE_NAME = "state.json"
 SEAL_KEY_NAME = "seal.key"
 MATCHES_NAME = "matches.db"
 INVENTORY_NAME = "inventory.db"
-OBJECTS_NAME = "objects.db"
 MOUNTS_NAME = "mounts.json"
 #: In the folder of a list.
 MANIFEST_NAME = "manifest.json"
@@ -118,13 +117,8 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def inventory(self) -> Path:
-        """The cache (inventory): what scans remember of files."""
+        """The cache (inventory): what scans remember of files and of objects in buckets."""
         return self.root / INVENTORY_NAME
-
-    @property
-    def objects(self) -> Path:
-        """The cache of objects: what scans remember of objects in buckets."""
-        return self.root / OBJECTS_NAME
 
     @property
     def notices(self) -> Path:
@@ -194,8 +188,7 @@ FILES: Mapping[str, str] = {
     r"audit/log-[0-9]{6,12}\.jsonl": "a closed file of the audit log",
     r"audit/key\.(pem|pub)": "the private and the public key of the audit log",
     r"matches\.db(-journal)?": "the record of matches",
-    r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files",
-    r"objects\.db(-wal|-shm)?": "the cache of objects: what scans remember of objects in buckets",
+    r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files and objects",
     r"notices/lock": "the lock of writers of notices",
     rf"notices/{_NAME}\.json": "the notices of a provider, their state, and who acknowledged them",
     r"mounts\.json": "the mounted file systems that earlier scans have seen",

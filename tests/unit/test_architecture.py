@@ -249,7 +249,6 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.verify.verify",
             "reporting.destinations.package.handover._remove_sealed",
             "scan.cache.stats",
-            "scan.objects.cache._remove",
             "scan.place.remove_inventory",
             "scan.spool.open",
         ],

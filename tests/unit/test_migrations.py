@@ -27,7 +27,6 @@ from hashclient.notices import store
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
 from hashclient.scan import cache
-from hashclient.scan.objects import cache as object_cache
 from hashclient.scan.sources import mounts
 from hashclient.session import Session
 from hashclient.system.layout import Layout
@@ -55,7 +54,6 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`trust/*/`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
-        "`objects.db`": str(object_cache.VERSION),
         "`mounts.json`": mounts.FORMAT,
         "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,

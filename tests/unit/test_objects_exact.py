@@ -1,70 +1,65 @@
-"""Exact listings: pages of Google and Azure, and an address that only this process can use."""
+"""Exact listings: keys of Google and Azure in digits, at an address that only this process uses."""
 
 from __future__ import annotations
 
 import os
-import threading
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
 from fixtures.buckets import blobs, listing
 from hashclient.objects.exact import (
-    PageError,
-    _instead,
+    NoExactListingError,
     _namable,
-    _Relay,
-    exact_rows,
+    _relayed,
+    exact_pages,
     has_proxy,
-    read_page,
+    in_digits,
+    key_of,
 )
+from hashclient.objects.others import Other
+from hashclient.system.background import start_thread
 
-ROWS = [("/lead", 1, '"e"'), ("a//b", 0, '"f"'), ("<&ü", 2**63, '"g"')]
+PAGE = b"<ListBucketResult><Key>a</Key></ListBucketResult>"
+KEYS = ["/lead", "a//b", "<&ü\"'", "a&#x41;", "\u2028", "x" * 1_024]
 
 
-def body(rows: list[tuple[str, int, str]], scheme: str, more: str = "") -> bytes:
-    bare = [(key, size, etag.strip('"')) for key, size, etag in rows]
-    answer = blobs(rows, more=more) if scheme == "az" else listing(bare, more=more or None)
+def body(keys: list[str], scheme: str) -> bytes:
+    rows = [(key, 1, "e") for key in keys]
+    answer = blobs(rows) if scheme == "az" else listing(rows)
     assert answer is not None
     return answer[2]
 
 
+def keys_in(page: bytes, scheme: str) -> list[str]:
+    """Return the keys that stand in a page in digits."""
+    names = re.findall(rb"<Name>(.*?)</" if scheme == "az" else rb"<Key>(.*?)</", page)
+    return [os.fsdecode(key_of(name)) for name in names]
+
+
 @pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_a_page_has_its_keys_as_they_are(scheme: str) -> None:
-    page = read_page(body(ROWS, scheme, more="m"))
-    assert (page.rows, page.more) == (ROWS, "m")
-    assert read_page(body([], scheme)).rows == []
+def test_each_key_comes_back_from_its_digits(scheme: str) -> None:
+    page = in_digits(body(KEYS, scheme))
+    assert keys_in(page, scheme) == KEYS
+    assert not any(key.encode() in page for key in KEYS[:3])
 
 
-def test_names_that_azure_escapes_and_folders_of_azure() -> None:
-    data = body([("a%2F%01", 1, "e"), ("folder", 0, "e"), ("b%41", 2, "e")], "az")
-    data = data.replace(b"<Name>a", b'<Name Encoded="true">a')
-    kind = b"<ResourceType>directory</ResourceType>"
-    data = data.replace(
-        b"<Name>folder</Name><Properties>", b"<Name>folder</Name><Properties>" + kind
-    )
-    assert [row[0] for row in read_page(data).rows] == ["a/\1", "b%41"]
+def test_names_that_azure_escapes() -> None:
+    data = body(["a%2F%01%FF", "b%41"], "az").replace(b"<Name>a", b'<Name Encoded="true">a')
+    assert keys_in(in_digits(data), "az") == ["a/\1\udcff", "b%41"]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"<html/>",
-        b"<ListBucketResult>",
-        b"<!DOCTYPE x><ListBucketResult/>",
-        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
-        b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
-        b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>",
-        b"<ListBucketResult><Contents><Key>a</Key><Size>-1</Size></Contents></ListBucketResult>",
-        body([("a", 2**64, "e")], "gs"),
-    ],
-)
-def test_a_malformed_page_is_refused(data: bytes) -> None:
-    with pytest.raises(PageError):
-        read_page(data)
+@pytest.mark.parametrize("text", [b"a&#1;", b"&nbsp;", b"&", b"<![CDATA[a]]>"])
+def test_a_key_that_is_no_text_stays_and_is_refused(text: bytes) -> None:
+    page = in_digits(b"<Key>" + text + b"</Key>")
+    assert page == b"<Key>" + text + b"</Key>"
+    with pytest.raises(NoExactListingError):
+        key_of(text)
 
 
 @pytest.mark.parametrize(
@@ -75,37 +70,65 @@ def test_the_folder_that_is_asked_for_instead(key: str, folder: str) -> None:
     assert _namable(key) == folder
 
 
+class _Store(BaseHTTPRequestHandler):
+    """Stands for a store, and notes what it is asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[tuple[str, dict[str, str]]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, dict(self.headers.items())))
+        answer = b"<html/>" if "other" in self.path else PAGE
+        if "truncated" in self.path:
+            answer += b"<IsTruncated>true</IsTruncated>"
+        self.send_response(418 if "fails" in self.path else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None: ...
+
+
 @pytest.fixture
-def relay() -> Iterator[_Relay]:
-    relay = _Relay("http://127.0.0.1:9")
-    thread = threading.Thread(target=relay.serve_forever, args=(0.01,))
-    thread.start()
-    yield relay
-    relay.shutdown()
-    relay.server_close()
-    thread.join()
+def store() -> Iterator[str]:
+    _Store.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Store) as server:
+        thread = start_thread(lambda: server.serve_forever(0.01), "store")
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
 
 
-def test_nobody_else_can_use_the_address(relay: _Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[str, dict[str, str]]] = []
+def get(url: str, agent: str, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, headers={"User-Agent": agent, **headers})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
 
-    def send(_session: object, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        sent.append((url, headers))
-        return 200, body(ROWS, "gs", more="m")
 
-    monkeypatch.setattr("hashclient.objects.exact._send", send)
-    target = f"{relay.url}/bucket?list-type=2"
-    for agent in ("", "hashclient", relay.secret[:-1], "\xff"):
-        request = urllib.request.Request(target, headers={"User-Agent": agent})
-        with pytest.raises(urllib.error.HTTPError, match="403") as caught:
-            urllib.request.urlopen(request)
-        caught.value.close()
-    assert sent == []
-    headers = {"User-Agent": relay.secret, "Authorization": "Bearer x"}
-    with urllib.request.urlopen(urllib.request.Request(target, headers=headers)) as answer:
-        assert answer.read() == _instead("m")
-    assert sent == [("http://127.0.0.1:9/bucket?list-type=2", {"Authorization": "Bearer x"})]
-    assert relay.take() == ROWS
+def test_nobody_else_can_use_the_address(store: str) -> None:
+    with _relayed(f"{store}/base/") as (url, secret):
+        target = f"{url}/bucket?list-type=2&prefix=%2F"
+        for agent in ("", "hashclient", secret[:-1], "\xff"):
+            assert get(target, agent) == (403, b"")
+        assert _Store.asked == []
+        assert get(target, secret, Authorization="Bearer x") == (200, in_digits(PAGE))
+        assert get(f"{url}/fails", secret) == (418, PAGE)
+        for page in ("truncated", "other"):
+            assert get(f"{url}/{page}", secret) == (400, b"")
+    (path, headers), *_ = _Store.asked
+    assert path == "/base/bucket?list-type=2&prefix=%2F"
+    assert headers["Authorization"] == "Bearer x"
+    assert headers["User-Agent"].startswith("hashclient/")
+    assert not any(secret in value for value in headers.values())
+
+
+def test_a_store_that_cannot_be_reached_is_asked_again() -> None:
+    with _relayed("http://127.0.0.1:9") as (url, secret):
+        assert get(f"{url}/bucket?list-type=2", secret) == (503, b"")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +151,5 @@ def test_no_proxy_gets_what_is_for_this_machine(
         monkeypatch.setenv(name, value)
     assert has_proxy() == found
     if found:
-        with pytest.raises(PageError):
-            next(exact_rows("gs", "bucket", "http://127.0.0.1:9", "", None))
-
-
-def test_a_store_that_cannot_be_reached_is_asked_again(relay: _Relay) -> None:
-    assert relay.answer("/bucket?list-type=2", {}) == (503, b"")
+        with pytest.raises(NoExactListingError):
+            next(exact_pages(Other("gs", "bucket"), "", None))

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.containers import meaning
-from hashclient.containers.kinds import KINDS
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
@@ -31,25 +27,29 @@ from hashclient.objects.failures import (
     of_botocore,
     of_obstore,
 )
-from hashclient.objects.listing import page_of
+from hashclient.objects.pages import page_of
 from hashclient.objects.s3 import S3
+from hashclient.scan import inside
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MEMBER
-from hashclient.scan.objects.cache import VERSION, WAITING, ObjectCache, row_id
+from hashclient.scan.memory import Memory
+from hashclient.scan.objects.cache import ObjectMemory, learn
 from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
+from hashclient.system.layout import Layout
 from tests.unit.test_matcher import judge as make_judge
 from tests.unit.test_matcher import row
 
 MD5, SHA1, SHA256 = Algorithm
 SECRET = "AKIAIOSFODNN7EXAMPLE d41d8cd98f00b204e9800998ecf8427e"
-TAGS = bytes(range(48))
+TAGS = np.arange(6, dtype=np.uint64).reshape(3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_an_etag_decides_where_every_entry_of_its_size_has_an_md5(judge: Judge) 
     rows.append(("listed", 4, etag(bytes(4)), None, None))
     done = sorter(judge, trusts=True, keep_clean=True).sort(page_of(rows))
     assert [w.key for w in done.wanted] == ["0", "2", "listed"]
-    assert [w.claimed is not None for w in done.wanted] == [True, False, False]
+    assert [w.is_claimed for w in done.wanted] == [True, False, False]
     assert done.by_store is not None
     assert done.by_store.column("key").to_pylist() == [b"1"]
     assert [o.path for o in done.result.outcomes] == ["s3://b/3", "s3://b/4"]
@@ -160,148 +160,94 @@ def test_no_word_of_a_client_or_a_store_is_passed_on() -> None:
     assert of_obstore(RuntimeError(part)).reason == NO_RANGES
 
 
-@pytest.fixture
-def failures() -> list[StateError]:
-    return []
+def learned(*objects: Wanted, mask: int = 1, inside: bytes = b"") -> Result:
+    result = Result()
+    for one in objects:
+        learn(result, "s3 b", one, (mask, TAGS, 0), inside)
+    return result
 
 
-#: The caches that a test has opened.
-_opened: list[ObjectCache] = []
+def write(state: Path, result: Result, key_id: str = "k") -> list[StateError]:
+    """Write what a scan remembers; return what could not be written."""
+    failures: list[StateError] = []
+    memory = Memory(InventoryPlace(state, key_id), on_failure=failures.append)
+    memory.learn(result)
+    memory.flush()
+    memory.close()
+    return failures
 
 
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
+def known(
+    state: Path, *objects: Wanted, key_id: str = "k", days: int = 14, bucket: str = "s3 b"
+) -> tuple[list[int], list[int]]:
+    """Return the masks of objects, and which of them are containers with known members."""
+    place = InventoryPlace(state, key_id, days)
+    records, insides, _ = ObjectMemory(place, days).find(bucket, objects)
+    return records["mask"].tolist(), list(insides)
 
 
-def cache(
-    state: Path, failures: list[StateError], key_id: str = "k", **options: Any
-) -> ObjectCache:
-    known = {"reread_days": 14, "keep_days": 90.0, **options}
-    _opened.append(ObjectCache(state, key_id, on_failure=failures.append, **known))
-    return _opened[-1]
+ONE = Wanted("k", 7, '"e"', None)
+VERSION = Wanted("k", 7, '"e"', "v")
 
 
-def masks(store: ObjectCache, *names: str, are_versions: bool = False) -> list[int] | None:
-    found = store.find(names, are_versions=[are_versions] * len(names))
-    return None if found is None else found.records["mask"].tolist()
-
-
-def test_remembered_objects_are_known(tmp_path: Path, failures: list[StateError]) -> None:
-    store = cache(tmp_path, failures)
-    assert masks(store, "a") is None
-    store.learn("a", 5, TAGS)
-    store.close()
-    again = cache(tmp_path, failures)
-    assert masks(again, "a", "b") == [5, 0]
-    found = again.find(["a"], are_versions=[False])
-    assert found is not None
-    assert found.records["tags"].tobytes() == TAGS
-    assert masks(cache(tmp_path, failures, use=False), "a") is None
+def test_remembered_objects_are_known(tmp_path: Path) -> None:
+    assert known(tmp_path, ONE) == ([0], [])
+    nameless = [Wanted("n", 7, None, None), Wanted("n", 7, 'W/"e"', None)]
+    assert write(tmp_path, learned(ONE, VERSION, *nameless, mask=5)) == []
+    assert known(tmp_path, *nameless, VERSION, ONE) == ([0, 0, 5, 5], [])
+    records, _, _ = ObjectMemory(InventoryPlace(tmp_path, "k"), 14).find("s3 b", [ONE])
+    assert records["tags"].tobytes() == TAGS.tobytes()
     # Without a version it is only believed, until it is due.
-    assert masks(cache(tmp_path, failures, reread_days=0), "a") == [0]
-    assert masks(cache(tmp_path, failures, reread_days=0), "a", are_versions=True) == [5]
-    assert failures == []
+    assert known(tmp_path, ONE, VERSION, days=0) == ([0, 5], [])
+
+
+def test_no_two_objects_are_one(tmp_path: Path) -> None:
+    write(tmp_path, learned(ONE))
+    others = [
+        Wanted("k", 8, '"e"', None),
+        Wanted("k", 7, '"f"', None),
+        Wanted("k", 7, None, '"e"'),
+        Wanted("k\0", 7, '"e"', None),
+        Wanted("k\udcff", 7, '"e"', None),
+        Wanted("", 2**63, 'k"e"', None),
+    ]
+    assert known(tmp_path, *others, ONE)[0] == [0] * len(others) + [1]
+    assert known(tmp_path, ONE, bucket="s3 https://store.example b") == ([0], [])
+
+
+def test_further_digests_are_remembered_besides(tmp_path: Path) -> None:
+    write(tmp_path, learned(ONE, mask=1 | PLAIN))
+    write(tmp_path, learned(ONE, mask=4))
+    assert known(tmp_path, ONE) == ([5 | PLAIN], [])
 
 
 def test_what_is_no_container_is_looked_at_again_where_kinds_have_changed(
-    tmp_path: Path, failures: list[StateError], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = cache(tmp_path, failures)
-    store.learn("plain", 1 | PLAIN, TAGS)
-    store.learn("container", 1, TAGS, bytes(MEMBER.itemsize))
-    store.close()
-
-    def known() -> tuple[list[int] | None, list[int]]:
-        found = cache(tmp_path, failures).find(["plain", "container"], are_versions=[False] * 2)
-        assert found is not None
-        return found.records["mask"].tolist(), list(found.insides)
-
-    assert known() == ([1 | PLAIN, 1], [1])
+    plain, container = ONE, Wanted("container", 1 << 20, '"e"', None)
+    write(tmp_path, learned(plain, mask=1 | PLAIN))
+    write(tmp_path, learned(container, inside=bytes(MEMBER.itemsize)))
+    both = [plain, container]
+    assert known(tmp_path, *both) == ([1 | PLAIN, 1], [1])
+    assert known(tmp_path, *both, days=0) == ([0, 0], [])
     with monkeypatch.context() as later:
-        later.setattr(meaning, "READS", meaning.READS ^ 1)
-        assert known() == ([1 | PLAIN, 1], [])  # members are read in another way
-    with monkeypatch.context() as later:
-        later.setattr(meaning, "NUMBERS", {**meaning.NUMBERS, "zip": 1})
-        kinds = [msgspec.structs.replace(k, version=k.version + (k.name == "zip")) for k in KINDS]
-        later.setattr(meaning.touched, "__defaults__", (kinds,))
-        assert known() == ([1, 1], [])
-    assert known() == ([1 | PLAIN, 1], [1])
+        later.setattr(inside, "READS", inside.READS ^ 1)
+        assert known(tmp_path, *both) == ([1 | PLAIN, 1], [])  # members are read in another way
+    assert known(tmp_path, *both) == ([1 | PLAIN, 1], [1])
 
 
-def test_tags_of_another_key_are_forgotten(tmp_path: Path, failures: list[StateError]) -> None:
-    store = cache(tmp_path, failures)
-    store.learn("a", 1, TAGS)
-    store.close()
-    assert masks(cache(tmp_path, failures, "other"), "a") is None
-    assert masks(cache(tmp_path, failures), "a") is None
-    assert failures == []
+def test_tags_of_another_key_are_forgotten(tmp_path: Path) -> None:
+    write(tmp_path, learned(ONE))
+    assert known(tmp_path, ONE, key_id="other") == ([0], [])
+    write(tmp_path, learned(VERSION), "other")
+    assert known(tmp_path, ONE) == ([0], [])
 
 
-def test_a_damaged_cache_is_made_again(tmp_path: Path, failures: list[StateError]) -> None:
-    path = tmp_path / "objects.db"
-    path.write_bytes(b"nothing that SQLite would know " * 99)
-    store = cache(tmp_path, failures)
-    assert masks(store, "a") is None
-    store.learn("a", 1, TAGS)
-    store.close()
-    assert len(failures) == 1
-    store = cache(tmp_path, failures)
-    store.learn("a", 1, TAGS)
-    store.close()
-    assert (masks(cache(tmp_path, failures), "a"), len(failures)) == ([1], 1)
-
-
-def test_a_cache_with_text_that_is_none_is_made_again(
-    tmp_path: Path, failures: list[StateError]
-) -> None:
-    store = cache(tmp_path, failures)
-    store.learn("a", 1, TAGS)
-    store.close()
-    with sqlite3.connect(tmp_path / "objects.db") as db:
-        db.execute("UPDATE meta SET key_id = CAST(x'ff' AS TEXT)")
-    db.close()
-    assert masks(cache(tmp_path, failures), "a") is None
-    assert len(failures) == 1 and not (tmp_path / "objects.db").exists()
-
-
-def test_a_row_that_was_garbled_is_not_known(tmp_path: Path, failures: list[StateError]) -> None:
-    store = cache(tmp_path, failures)
-    for number in range(WAITING):  # as many as are written at once
-        store.learn(f"{number}", 1, TAGS)
-    with sqlite3.connect(tmp_path / "objects.db") as db:
-        db.execute("UPDATE object SET mask = 7 WHERE id = '5'")
-    db.close()
-    assert masks(store, "5", "6") == [0, 1]
-    store.close()
-
-
-def test_a_cache_of_a_later_version_is_left_alone(
-    tmp_path: Path, failures: list[StateError]
-) -> None:
-    with sqlite3.connect(tmp_path / "objects.db") as db:
-        db.execute(f"PRAGMA user_version = {VERSION + 1}")
-    db.close()
-    store = cache(tmp_path, failures)
-    assert masks(store, "a") is None
-    store.learn("a", 1, TAGS)
-    store.close()
-    assert ["newer" in str(error) for error in failures] == [True]
-
-
-def test_no_two_objects_have_one_row() -> None:
-    parts = ["s3 b", "k", None, '"e"', 1]
-    others: list[list[Any]] = [
-        [f"{parts[0]}k", "", *parts[2:]],
-        [*parts[:2], '"e"', None, 1],
-        ["s3 b", "k\0", *parts[2:]],
-        ["s3 b", "k\udcff", *parts[2:]],
-        [*parts[:4], 11],
-    ]
-    names = {row_id(*some) for some in [parts, *others]}
-    assert len(names) == 6
+def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
+    Layout(tmp_path).inventory.write_bytes(b"nothing that SQLite would know " * 99)
+    assert known(tmp_path, ONE) == ([0], [])
+    assert len(write(tmp_path, learned(ONE))) == 1
+    assert known(tmp_path, ONE) == ([1], [])
 
 
 def test_pending_objects_are_returned_once(tmp_path: Path) -> None:
@@ -368,34 +314,35 @@ def test_threads_give_back_what_they_are_given_and_what_they_raise() -> None:
 
 @pytest.mark.sampled
 @pytest.mark.parametrize(
-    ("endpoint", "given", "is_amazon"),
+    ("endpoint", "namespace", "is_amazon"),
     [
-        (None, None, True),
-        ("https://s3.eu-central-1.amazonaws.com", None, True),
-        ("https://s3.cn-north-1.amazonaws.com.cn", "https://s3.cn-north-1.amazonaws.com.cn", True),
+        (None, "s3  bucket", True),
+        ("https://s3.eu-central-1.amazonaws.com", "s3  bucket", True),
         (
-            "https://s3-fips.us-east-1.amazonaws.com",
-            "https://s3-fips.us-east-1.amazonaws.com",
+            "https://s3.cn-north-1.amazonaws.com.cn",
+            "s3 https://s3.cn-north-1.amazonaws.com.cn bucket",
             True,
         ),
-        ("https://amazonaws.com.example.org", "https://amazonaws.com.example.org", False),
+        (
+            "https://s3-fips.us-east-1.amazonaws.com",
+            "s3 https://s3-fips.us-east-1.amazonaws.com bucket",
+            True,
+        ),
+        (
+            "https://amazonaws.com.example.org",
+            "s3 https://amazonaws.com.example.org bucket",
+            False,
+        ),
     ],
 )
 def test_which_endpoints_are_amazons(
-    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, given: str | None, *, is_amazon: bool
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, namespace: str, *, is_amazon: bool
 ) -> None:
-    """No server is asked: a server that is not there cannot say where a bucket is."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     if endpoint is not None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", refuse)
-    monkeypatch.setattr("hashclient.objects.s3.RETRIES", 0)
     s3 = S3("bucket")
-    assert (s3.endpoint, s3.is_amazon) == (given, is_amazon)
+    assert (s3.namespace, s3.is_amazon) == (namespace, is_amazon)

@@ -15,8 +15,6 @@ from hashclient.matches import tables
 from hashclient.matches.store import Matches
 from hashclient.scan import cache
 from hashclient.scan.cache import Inventory
-from hashclient.scan.objects import cache as objects
-from hashclient.scan.objects.cache import ObjectCache
 from hashclient.system.sqlite import copy_database, explain, open_database
 
 KEY = "0123456789abcdef"
@@ -84,16 +82,7 @@ def matches(state: Path) -> None:
     Matches(state).close()
 
 
-def known_objects(state: Path) -> None:
-    failures: list[StateError] = []
-    store = ObjectCache(state, KEY, reread_days=1, keep_days=1, on_failure=failures.append)
-    store.learn("a", 1, bytes(48))
-    store.close()
-    if failures:
-        raise failures[0]
-
-
-OPENERS = (inventory, matches, known_objects)
+OPENERS = (inventory, matches)
 
 
 @pytest.mark.parametrize("use", OPENERS)
@@ -116,7 +105,7 @@ def test_nobody_is_told_to_remove_a_file_that_may_not_be_used(
     def fail(path: Path, *_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
-    for module in (cache, objects, tables):
+    for module in (cache, tables):
         monkeypatch.setattr(module, "open_database", fail)
     with pytest.raises(StateError) as caught:
         use(tmp_path)
@@ -135,7 +124,7 @@ def test_a_database_that_is_only_not_writable_is_no_damage(
         db.execute("PRAGMA query_only = 1")
         return db
 
-    for module in (cache, objects, tables):
+    for module in (cache, tables):
         monkeypatch.setattr(module, "open_database", query_only)
     with pytest.raises(StateError) as caught:
         use(tmp_path)

@@ -21,9 +21,10 @@ from hashclient.configfile.tables import ObjectsConfig
 from hashclient.core.model import Seen as SeenFile
 from hashclient.core.objecturi import ObjectUri, parse_uri
 from hashclient.errors import UsageError
-from hashclient.objects.clients import Seen
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
-from hashclient.objects.stores import Store
+from hashclient.objects.interface import Seen, Store
+from hashclient.objects.s3 import S3
+from hashclient.objects.stores import open_store
 from hashclient.quarantine.isolators.interface import Held, Removed, Sight, Spot
 from hashclient.quarantine.item import Item, Origin
 
@@ -88,12 +89,10 @@ class HeldObject:
         with _errors(uri):
             seen = self.spot.store.read(
                 uri.key,
-                start,
-                stop,
+                None if stop - start == self.size else (start, stop),
                 found.extend,
                 etag=self.seen.etag,
                 version=self.seen.version,
-                is_all=stop - start == self.size,
             )
             if len(found) != stop - start or seen.size != self.size:
                 raise StoreError(Trouble.CHANGED, CHANGED)
@@ -129,7 +128,7 @@ class ObjectSpot:
         """
         try:
             with _errors(self.uri):
-                return self.store.head(self.uri)
+                return self.store.head(self.uri.key, self.uri.version)
         except FileNotFoundError:
             return None
 
@@ -179,8 +178,8 @@ class ObjectSpot:
             return Removed(done=False, why=f"still in place: {error.strerror}")
 
     def _remove(self, seen: Seen) -> Removed:
-        s3, key = self.store.s3, self.uri.key
-        if s3 is None:
+        s3, key = self.store, self.uri.key
+        if not isinstance(s3, S3):
             return Removed(done=False, why=NO_WAY)
         version = seen.version if seen.version != NO_VERSION else None
         if self._config.isolate == "hold":
@@ -229,10 +228,7 @@ class Objects:
 
     def _spot(self, locator: str) -> ObjectSpot:
         uri = parse_uri(locator)
-        with _errors(uri):
-            store = self._stores.get(uri.bucket_text)
-            if store is None:
-                store = self._stores[uri.bucket_text] = Store(uri.scheme, uri.bucket)
+        store = self._stores.setdefault(uri.bucket_text, open_store(uri))
         config = self._configured.get(uri.bucket_text, ObjectsConfig())
         return ObjectSpot(uri, store, config)
 

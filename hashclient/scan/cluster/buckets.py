@@ -25,6 +25,7 @@ from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
 from hashclient.objects.listing import REPEATED, ListingEndedError
+from hashclient.objects.pages import page_of_columns
 from hashclient.scan.cluster import objectwork
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
@@ -37,7 +38,6 @@ from hashclient.scan.cluster.objectmessages import (
     ToListRange,
     ToRead,
     decode_object_answer,
-    pack_wanted,
     unpack_read,
 )
 from hashclient.scan.executors.interface import Result
@@ -164,8 +164,7 @@ class ClusterBucket:
 
     def _page(self, batch: Any) -> Page:
         begin = batch.column("key")[0].as_py()
-        # A key may have lost the slash at its end.
-        if self._begin is not None and begin + b"/" <= self._begin:
+        if self._begin is not None and begin <= self._begin:
             raise ListingEndedError(REPEATED)
         self._begin = begin
         return Page(batch)
@@ -177,8 +176,7 @@ class ClusterBucket:
             GoneError: the scheduler does not answer.
         """
         while self._jobs.has_room and (reads := self._next_reads()) is not None:
-            wanted = tuple(map(pack_wanted, reads.wanted))
-            payload = encode(ToRead(self._namespace, self._uri.bucket, wanted))
+            payload = encode(ToRead(self._namespace, self._uri.bucket, reads.wanted))
             self._jobs.submit(reads, objectwork.read_objects, payload)
         if self.backlog > BACKLOG:
             return
@@ -216,8 +214,7 @@ class ClusterBucket:
                 failure = StateError(message.message, hint=message.hint)
             elif isinstance(batch, _Reads):
                 if isinstance(message, ReadObjects) and len(message.results) == len(batch.wanted):
-                    results = zip(message.results, batch.wanted, strict=True)
-                    self._checked += [unpack_read(wire, wanted) for wire, wanted in results]
+                    self._checked += unpack_read(message, batch.wanted)
                 else:
                     reason = message.reason if isinstance(message, Lost) else WORKER_FAILED
                     self._lose(batch.wanted, reason)
@@ -292,7 +289,9 @@ class ClusterBucket:
 def _pages_of(raw: bytes) -> Iterator[Any]:
     if raw:
         with pa.ipc.open_stream(raw) as stream:
-            yield from stream
+            for page in stream:
+                columns = {name: page.column(name) for name in page.schema.names}
+                yield page_of_columns(page.num_rows, **columns)
 
 
 def _decoded(answer: bytes) -> ObjectAnswer:

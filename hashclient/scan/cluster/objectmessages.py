@@ -1,25 +1,17 @@
 """Messages about objects in buckets, between a scan and the workers of its cluster.
 
-ETags cross the wire, as between a store and its clients: each read rests on them. Digests that a
-worker computes do not: as with files, outcomes have tags and no digests.
+`Wanted` crosses the wire as it is. An ETag does so only where something rests on it: each read is
+on the condition that it is still the same. Digests that a worker computes do not: as with files,
+outcomes have tags and no digests.
 """
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.scan.cluster.messages import (
-    Checked,
-    Failed,
-    Lost,
-    pack_result,
-    unpack_result,
-)
+from hashclient.scan.cluster.messages import Checked, Failed, Lost, pack_result, unpack_result
 from hashclient.scan.objects.wanted import Checked as CheckedObject
-from hashclient.scan.objects.wanted import Record, Wanted
+from hashclient.scan.objects.wanted import Wanted
 
 
 class ToListRange(msgspec.Struct, frozen=True, array_like=True):
@@ -37,7 +29,7 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
-    """Pages of a range, as an Arrow stream.
+    """Pages of a range, as an Arrow stream of the columns `key`, `size` and `etag`.
 
     The range goes on after `rest`, if that is not None. A listing that `ended` early says why.
     """
@@ -53,41 +45,21 @@ class DividedRange(msgspec.Struct, array_like=True, tag="divided"):
     points: list[bytes]
 
 
-class WireWanted(msgspec.Struct, frozen=True, array_like=True):
-    """One object to be read; with `is_claimed`, its ETag is taken for its MD5, and checked."""
-
-    key: bytes
-    size: int
-    etag: str | None
-    version: str | None
-    plan: tuple[Algorithm, ...]
-    looks: bool
-    is_claimed: bool
-    settled: str
-
-
 class ToRead(msgspec.Struct, frozen=True, array_like=True):
     """A batch of objects of one bucket; `namespace` is the bucket's at the client."""
 
     namespace: str
     bucket: str
-    wanted: tuple[WireWanted, ...]
-
-
-class WireRead(msgspec.Struct, array_like=True):
-    """The result for one object; `key` is the one that was read in the end."""
-
-    result: Checked
-    key: bytes
-    record: Record | None
-    contradicted: bool
-    by_store: bool
+    wanted: list[Wanted]
 
 
 class ReadObjects(msgspec.Struct, array_like=True, tag="read"):
-    """The results of a batch, in its order."""
+    """The results of a batch, in its order.
 
-    results: list[WireRead]
+    With each are two flags: whether its store is contradicted, and whether its store has decided.
+    """
+
+    results: list[tuple[Checked, bool, bool]]
 
 
 ObjectAnswer = ListedRange | DividedRange | ReadObjects | Failed | Lost
@@ -97,53 +69,16 @@ decode_range = msgspec.msgpack.Decoder(ToListRange).decode
 decode_wanted = msgspec.msgpack.Decoder(ToRead).decode
 
 
-def pack_wanted(wanted: Wanted) -> WireWanted:
-    """Return an object in the form that is sent."""
-    return WireWanted(
-        os.fsencode(wanted.key),
-        wanted.size,
-        wanted.etag,
-        wanted.version,
-        tuple(wanted.plan),
-        wanted.looks,
-        wanted.claimed is not None,
-        wanted.settled,
+def pack_read(checked: list[CheckedObject]) -> ReadObjects:
+    """Return the results of a batch in the form that is sent."""
+    return ReadObjects(
+        [(pack_result(one.result, 0.0), one.contradicted, one.by_store) for one in checked]
     )
 
 
-def unpack_wanted(wire: WireWanted) -> Wanted:
-    """Return an object as it was before it was sent."""
-    claimed = None
-    if wire.is_claimed and wire.etag is not None:
-        claimed = bytes.fromhex(wire.etag.strip('"'))
-    return Wanted(
-        os.fsdecode(wire.key),
-        wire.size,
-        wire.etag,
-        wire.version,
-        wire.plan,
-        wire.looks,
-        claimed,
-        wire.settled,
-    )
-
-
-def pack_read(checked: CheckedObject) -> WireRead:
-    """Return the result for an object in the form that is sent."""
-    return WireRead(
-        pack_result(checked.result, 0.0),
-        os.fsencode(checked.wanted.key),
-        checked.record,
-        checked.contradicted,
-        checked.by_store,
-    )
-
-
-def unpack_read(wire: WireRead, wanted: Wanted) -> CheckedObject:
-    """Return the result for `wanted` as it was before it was sent, without digests."""
-    key = os.fsdecode(wire.key)
-    if key != wanted.key:
-        wanted = msgspec.structs.replace(wanted, key=key)
-    return CheckedObject(
-        unpack_result(wire.result), wanted, wire.record, wire.contradicted, wire.by_store
-    )
+def unpack_read(read: ReadObjects, wanted: list[Wanted]) -> list[CheckedObject]:
+    """Return the results for `wanted` as they were before they were sent, without digests."""
+    return [
+        CheckedObject(unpack_result(wire), one, *flags)
+        for (wire, *flags), one in zip(read.results, wanted, strict=True)
+    ]

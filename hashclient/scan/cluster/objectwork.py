@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
@@ -19,9 +18,9 @@ import pyarrow.compute as pc
 
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
-from hashclient.objects.failures import StoreError, Trouble
+from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
-from hashclient.objects.stores import Store
+from hashclient.objects.s3 import S3
 from hashclient.scan.cluster.messages import Lost, encode
 from hashclient.scan.cluster.objectmessages import (
     DividedRange,
@@ -32,7 +31,6 @@ from hashclient.scan.cluster.objectmessages import (
     decode_range,
     decode_wanted,
     pack_read,
-    unpack_wanted,
 )
 from hashclient.scan.cluster.worker import Work, caught, work_of
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
@@ -45,12 +43,6 @@ from hashclient.system.processors import Allowance
 
 #: A task of listing ends after so many seconds.
 LIST_S = 2.0
-#: Keys at the end of a page that are tried as the one behind which a listing goes on.
-TRIED_ROWS = 16
-#: A key that obstore takes as it is. It drops slashes that follow one another or come last, and
-#: writes some characters as `%XX`, which come elsewhere in the order of keys.
-_PART = rb"(?!\.{1,2}(?:/|\Z))[^/\x00-\x1f\x7f\\{}^%`\"<>\[\]~#|*?]+"
-_BOUND = re.compile(_PART + rb"(?:/" + _PART + rb")*")
 #: Objects that a worker reads at a time, and the bytes of disk for those that may be containers.
 READERS, SPOOL_BYTES = 16, 4 << 30
 
@@ -61,7 +53,7 @@ class Bucket:
     def __init__(self, work: Work, name: str) -> None:
         """Nothing is asked yet."""
         self._work = work
-        self.store = Store("s3", name)
+        self.store = S3(name)
         members = work.members()
         spool = Spool(Layout(work.state_dir).spool, SPOOL_BYTES)
         self._opener = None if members is None else Opener([members], spool)
@@ -73,6 +65,7 @@ class Bucket:
             self.store,
             work.judge(),
             opener=self._opener,
+            learns=work.spec.learn,
             keep_clean=work.spec.keep_clean,
             is_stopped=lambda: work.is_over,
         )
@@ -119,7 +112,7 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
     uri = ObjectUri("s3", asked.bucket, os.fsdecode(asked.key))
     after = None if asked.after is None else os.fsdecode(asked.after)
     pages: list[Any] = []
-    count, rest, ended = 0, None, None
+    left, rest, ended = asked.most, None, None
     allowance = Allowance(LIST_S)
     try:
         for page in list_pages(store, uri, after=after):
@@ -129,78 +122,32 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
                 if first >= 0:
                     pages.append(page.slice(0, first))
                     break
-            left = asked.most - count
-            if page.num_rows > left or allowance.is_spent:
-                last = _last_exact(store, page.slice(0, max(1, left)))
-                if last is not None:
-                    rest = page.column("key")[last].as_py()
-                    pages.append(page.slice(0, last + 1))
-                    break
-            pages.append(page)
-            count += page.num_rows
+            pages.append(page.slice(0, left))
+            left -= page.num_rows
+            if left <= 0 or allowance.is_spent:
+                rest = pages[-1].column("key")[-1].as_py()
+                break
     except ListingEndedError as error:
         ended = str(error)
-    if asked.until is not None and rest is None and ended is None:
-        pages = _without_markers_beyond(store, pages, asked)
-    return ListedRange(_stream(pages), rest, ended)
+    return ListedRange(_stream(work, pages), rest, ended)
 
 
-def is_bound(raw: bytes) -> bool:
-    """Return whether obstore can begin a listing exactly behind a key: it rewrites some keys."""
-    return _BOUND.fullmatch(raw) is not None
+def _stream(work: Work, pages: list[Any]) -> bytes:
+    """Return pages that are not empty as one Arrow stream; nothing if there is none.
 
-
-def _last_exact(store: Store, page: Any) -> int | None:
-    """Return the last row of a page whose key is listed exactly; None if there seems to be none.
-
-    obstore drops the slash at the end of a key: behind such a key a listing would go on too early.
+    Where no container is opened, a size that no entry has decides, and the ETag is of no use.
     """
-    for row in range(page.num_rows - 1, max(-1, page.num_rows - 1 - TRIED_ROWS), -1):
-        raw = page.column("key")[row].as_py()
-        key = os.fsdecode(raw)
-        if is_bound(raw) and _is_there(store, key) and not _is_there(store, f"{key}/"):
-            return row
-    return None
-
-
-def _without_markers_beyond(store: Store, pages: list[Any], asked: ToListRange) -> list[Any]:
-    """Return pages without keys at their end that are beyond the range, with the slash they had.
-
-    The next range has them.
-    """
-    while pages:
-        page = pages[-1]
-        if not page.num_rows:
-            pages = pages[:-1]
-            continue
-        raw = page.column("key")[-1].as_py()
-        assert asked.until is not None
-        if raw + b"/" <= asked.until or not _is_there(store, f"{os.fsdecode(raw)}/"):
-            break
-        same = pa.scalar(raw, pa.binary())
-        is_twice = sum(pc.sum(pc.equal(p.column("key"), same)).as_py() or 0 for p in pages) > 1
-        is_after = asked.after is None or raw > asked.after
-        if is_after and not is_twice and _is_there(store, os.fsdecode(raw)):
-            break
-        pages = [*pages[:-1], page.slice(0, page.num_rows - 1)]
-    return pages
-
-
-def _is_there(store: Store, key: str) -> bool:
-    """Return whether there is an object with exactly this key; yes if the store does not say."""
-    assert store.s3 is not None
-    try:
-        store.s3.head(key, None)
-    except StoreError as error:
-        return error.trouble is not Trouble.GONE
-    return True
-
-
-def _stream(pages: list[Any]) -> bytes:
-    """Return pages that are not empty as one Arrow stream; nothing if there is none."""
-    pages = [page for page in pages if page.num_rows]
+    pages = [page.select(["key", "size", "etag"]) for page in pages if page.num_rows]
     if not pages:
         return b""
+    if work.spec.containers is None:
+        judge = work.judge()
+        for number, page in enumerate(pages):
+            possible, _ = judge.of_sizes(page.column("size").to_numpy())
+            etags = pc.if_else(
+                pa.array(possible), page.column("etag"), pa.scalar(None, pa.string())
+            )
+            pages[number] = page.set_column(2, page.schema[2], etags)
     out = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(out, pages[0].schema, options=options) as writer:
@@ -211,11 +158,11 @@ def _stream(pages: list[Any]) -> bytes:
 
 
 def _divide(work: Work, asked: ToListRange) -> DividedRange:
-    s3 = _bucket(work, asked).store.s3
+    s3 = _bucket(work, asked).store
     after, until = asked.after or b"", asked.until
     for level in levels_of(asked.key, after, until):
         try:
-            got = s3.call(  # type: ignore[union-attr]
+            got = s3.call(
                 "list_objects_v2",
                 Prefix=level.decode(),
                 Delimiter="/",
@@ -226,7 +173,7 @@ def _divide(work: Work, asked: ToListRange) -> DividedRange:
         found = sorted(prefix["Prefix"].encode() for prefix in got.get("CommonPrefixes", ()))
         # The character before the slash: all keys with this prefix come behind it.
         points = [prefix[:-1] + b"." for prefix in found]
-        points = [p for p in points if p > after and (until is None or p < until) and is_bound(p)]
+        points = [p for p in points if p > after and (until is None or p < until)]
         if points:
             return DividedRange(points)
     return DividedRange([])
@@ -260,7 +207,7 @@ def _read(work: Work, batch: ToRead) -> ReadObjects:
             reader = bucket.reader()
             while not errors:
                 number = todo.get_nowait()
-                done[number] = reader.check(unpack_wanted(batch.wanted[number]))
+                done[number] = reader.check(batch.wanted[number])
         except Empty:
             return
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread of the batch
@@ -277,4 +224,4 @@ def _read(work: Work, batch: ToRead) -> ReadObjects:
             raise error
     if errors:
         raise errors[0]
-    return ReadObjects([pack_read(done[number]) for number in range(len(batch.wanted))])
+    return pack_read([done[number] for number in range(len(batch.wanted))])

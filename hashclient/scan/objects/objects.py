@@ -24,12 +24,13 @@ from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.index.matcher import Judge
 from hashclient.objects.failures import StoreError
+from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.report import Report
-from hashclient.objects.stores import Store
+from hashclient.objects.stores import open_store
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.members import Members
-from hashclient.scan.objects.cache import ObjectCache, row_id
+from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
@@ -108,13 +109,15 @@ class Work(Protocol):
 class Tools(msgspec.Struct, frozen=True):
     """The means of a scan of buckets.
 
-    `trusts` returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
+    `memory` says what is known of objects; with `learns`, more is remembered of them. `trusts`
+    returns by the URI of a bucket whether its ETags are trusted; `readers` is the number
     of objects that are read at a time. Buckets of S3 are listed and read `elsewhere`, if that is
     given.
     """
 
     spool: Spool
-    cache: ObjectCache | None = None
+    memory: ObjectMemory | None = None
+    learns: bool = False
     trusts: Callable[[str], bool] = lambda _bucket: False
     readers: int = READERS
     chance: Callable[[], int] = lambda: secrets.randbits(64)
@@ -157,8 +160,6 @@ class Objects:
                 yield from self._check_uri(uri, judge, make_members, keep_clean=keep_clean)
         finally:
             pa.set_memory_pool(pool)
-            if self._tools.cache is not None:
-                self._tools.cache.close()
             if self._tools.elsewhere is not None:
                 self._tools.elsewhere.close()
 
@@ -171,7 +172,7 @@ class Objects:
         keep_clean: bool,
     ) -> Iterator[Result | Outcome | Advance]:
         yield Advance()  # before the first wait
-        store = Store(uri.scheme, uri.bucket)
+        store = open_store(uri)
         members = make_members if self._request.reads else lambda: None
         run = _Bucket(uri, store, judge, self._request, self._tools, members, keep_clean=keep_clean)
         is_over = False
@@ -231,7 +232,7 @@ class _Bucket:
         )
         chance = Random(tools.chance())  # noqa: S311 - it is seeded by one that is
         are_clean = None if first is None else first.are_clean
-        self._sorter = Sorter(judge, options, tools.cache, chance, are_clean)
+        self._sorter = Sorter(judge, options, tools.memory, chance, are_clean)
         self._pending = Pending(tools.spool)
         self._is_contradicted = False
         self._open: deque[_OpenPage] = deque()
@@ -282,6 +283,7 @@ class _Bucket:
             self._store,
             self._judge,
             opener=self._opener,
+            learns=self._tools.learns,
             keep_clean=self._keep_clean,
             is_stopped=is_stopped,
         )
@@ -317,12 +319,6 @@ class _Bucket:
         yield checked.result
         if checked.by_store:
             self._pending.add(wanted)
-        cache = self._tools.cache
-        has_name = wanted.version is not None or wanted.has_strong_etag
-        if cache is not None and has_name and checked.record is not None:
-            space = self._store.namespace
-            name = row_id(space, wanted.key, wanted.version, wanted.etag, wanted.size)
-            cache.learn(name, *checked.record)
         if checked.contradicted:
             self._sorter.trusts, self._is_contradicted = False, True
         next(part for part in self._open if part.number == wanted.page).left -= 1

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hashclient.errors import StateError
-from hashclient.objects.listing import SCHEMA, page_of
+from hashclient.objects.pages import SCHEMA, page_of
 from hashclient.scan.objects.sorting import objects_of
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.reasons import reason_of
@@ -70,7 +70,7 @@ class Pending:
             self._write_few()
 
     def _write_few(self) -> None:
-        rows = [(w.key, w.size, w.etag, w.version, None) for w in self._few]
+        rows = [(w.key, w.size, w.etag, w.version) for w in self._few]
         self._few.clear()
         if rows:
             self.add_page(page_of(rows))

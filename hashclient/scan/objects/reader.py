@@ -35,14 +35,14 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint64
-from hashclient.objects.clients import Sink
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
-from hashclient.objects.stores import Store
+from hashclient.objects.interface import Sink, Store
 from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.kept import BEHIND, Kept
 from hashclient.scan.members import Members
-from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Record, Wanted
+from hashclient.scan.objects.cache import learn
+from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
@@ -115,18 +115,20 @@ class ObjectReader:
         judge: Judge,
         *,
         opener: Opener | None = None,
+        learns: bool = False,
         keep_clean: bool = False,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Judge with `judge`; open containers with `opener`.
 
-        With `keep_clean`, clean objects are outcomes as well. A read is given up when the scan
-        `is_stopped`.
+        With `learns`, results have what scans remember of objects; with `keep_clean`, clean objects
+        are outcomes as well. A read is given up when the scan `is_stopped`.
         """
         self._store = store
         self._bucket = store.text
         self._judge = judge
         self._opener = opener
+        self._learns = learns
         self._keep_clean = keep_clean
         self._is_stopped = is_stopped
 
@@ -140,8 +142,6 @@ class ObjectReader:
         try:
             return self._check(wanted)
         except StoreError as error:
-            if error.trouble is Trouble.GONE and (other := self._with_its_slash(wanted)):
-                return self.check(other)
             return self._unread(wanted, error.reason)
         except OSError as error:  # the bytes of it that are kept here
             return self._unread(wanted, reason_of(error))
@@ -156,7 +156,7 @@ class ObjectReader:
             is_large = opener is not None and wanted.size > LARGE_BYTES
             digests: dict[Algorithm, bytes] = {}
             plan = wanted.plan
-            if wanted.claimed is not None and Algorithm.MD5 not in plan:
+            if wanted.is_claimed and Algorithm.MD5 not in plan:
                 plan = (*plan, Algorithm.MD5)
             is_one = False
             if opener is not None and (is_large or not plan):
@@ -177,11 +177,17 @@ class ObjectReader:
             if opener is not None and (kept is not None or kind):
                 is_plain, inside = opener.open(kept or kind, outcome.path, result)
         result.bytes_read = read.bytes_read
-        md5 = digests.get(Algorithm.MD5)
-        contradicted = wanted.claimed is not None and wanted.claimed != md5
-        record = self._record(digests, inside, is_plain=is_plain)
+        claim = (wanted.etag or "").strip('"').lower()
+        contradicted = wanted.is_claimed and claim != digests[Algorithm.MD5].hex()
+        if self._learns:
+            mask = mask_of(digests) | (PLAIN if is_plain else 0)
+            tags = np.zeros((len(SLOT), 2), np.uint64)
+            for algorithm, words in self._judge.seal(digests).items():
+                tags[SLOT[algorithm]] = words
+            found = mask, tags, read.begin
+            learn(result, self._store.namespace, wanted, found, inside)
         by_store = not plan and wanted.settled != BY_SIZE
-        return Checked(result, wanted, record, contradicted, by_store)
+        return Checked(result, wanted, contradicted, by_store)
 
     def _count(self, wanted: Wanted, outcome: Outcome, plan: Plan, result: Result) -> None:
         if plan:
@@ -222,17 +228,6 @@ class ObjectReader:
             evidence=READ if digests else wanted.settled,
         )
 
-    def _record(
-        self, digests: dict[Algorithm, bytes], inside: bytes, *, is_plain: bool
-    ) -> Record | None:
-        mask = mask_of(digests) | (PLAIN if is_plain else 0)
-        if not mask and not inside:
-            return None
-        tags = np.zeros((len(SLOT), 2), np.uint64)
-        for algorithm, words in self._judge.seal(digests).items():
-            tags[SLOT[algorithm]] = words
-        return mask, tags.tobytes(), inside
-
     @staticmethod
     def _is_behind(kept: Kept) -> bool:
         """Return whether a stream that was not kept ends as an archive does."""
@@ -267,18 +262,6 @@ class ObjectReader:
         outcome = Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
         return Checked(Result(outcomes=[outcome]), wanted)
 
-    def _with_its_slash(self, wanted: Wanted) -> Wanted | None:
-        """Return the possible keys for one that obstore gave without the slash at its end."""
-        s3 = self._store.s3
-        if s3 is None or wanted.key.endswith("/") or wanted.version is not None:
-            return None
-        other = msgspec.structs.replace(wanted, key=f"{wanted.key}/")
-        with contextlib.suppress(StoreError):
-            seen = s3.head(other.key, None)
-            if (seen.etag, seen.size) == (wanted.etag, wanted.size):
-                return other
-        return None
-
 
 class _Read:
     """Reads of one object; `version` is the one that was read, as soon as that is known."""
@@ -290,6 +273,8 @@ class _Read:
         self.wanted = wanted
         self.version = wanted.version
         self.bytes_read = 0
+        #: Its first byte, once that was read.
+        self.begin = 0
 
     def whole(self, plan: Plan, kept: Kept | None) -> dict[Algorithm, bytes]:
         """Read all of it once; return digests, and give it to `kept`."""
@@ -320,17 +305,17 @@ class _Read:
             count += len(chunk)
             if count > stop - start:
                 raise StoreError(Trouble.CHANGED, CHANGED)
+            if start == 0 and count == len(chunk):
+                self.begin = chunk[0]
             sink(chunk)
 
         version = self.version
         seen = self._store.read(
             self.wanted.key,
-            start,
-            stop,
+            None if stop - start == self.wanted.size else (start, stop),
             counted,
             etag=self._etag,
             version=version,
-            is_all=stop - start == self.wanted.size,
         )
         self.bytes_read += count
         is_other = seen.size != self.wanted.size or count != stop - start

@@ -30,11 +30,11 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
-from hashclient.objects.clients import quoted
+from hashclient.objects.interface import quoted
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import Inside, counts_of
 from hashclient.scan.judging import listed_rows
-from hashclient.scan.objects.cache import ObjectCache, row_id
+from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
 from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted
 from hashclient.scan.records import PLAIN
@@ -85,7 +85,7 @@ class Sorter:
         self,
         judge: Judge,
         options: Options,
-        cache: ObjectCache | None,
+        memory: ObjectMemory | None,
         chance: Random,
         are_clean: Callable[[Sequence[Inside]], list[bool]] | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class Sorter:
         """
         self._judge = judge
         self._options = options
-        self._cache = cache
+        self._memory = memory
         self._chance = chance
         self._are_clean = are_clean
         self.trusts = options.trusts
@@ -103,7 +103,7 @@ class Sorter:
         self._gap = 0
 
     def sort(self, page: Any) -> Sorted:
-        """Sort a page, with the columns of `objects.listing.SCHEMA`."""
+        """Sort a page, with the columns of `objects.pages.SCHEMA`."""
         options, judge = self._options, self._judge
         count = page.num_rows
         result = Result()
@@ -144,7 +144,6 @@ class Sorter:
         keep = possible[chosen]
         chosen, digests = chosen[keep], digests[keep]
         claims.decides[chosen] = (common[chosen] & np.uint8(Algorithm.MD5)) != 0
-        claims.rows, claims.digests = chosen, digests
         if len(chosen):
             tags = self._judge.sealer.tags(Algorithm.MD5, digests)
             claims.is_listed[chosen[list(self._judge.find(Algorithm.MD5, tags))]] = True
@@ -170,13 +169,13 @@ class Sorter:
         """Settle objects that were read before; the rest is read or unread."""
         options, judge, result = self._options, self._judge, done.result
         objects = list(objects_of(work.page, work.rows))
-        known = self._known(objects)
+        known = self._known(objects, result)
         for number, (row, wanted) in enumerate(zip(work.rows.tolist(), objects, strict=True)):
             by_store = bool(work.by_store[row])
             if work.possible[row] and not by_store:
                 wanted.plan = judge.plan(wanted.size)
             if work.sampled[row]:
-                wanted.claimed = work.claims.digest_of(row)
+                wanted.is_claimed = True
             elif self._is_known(wanted, known.get(number)):
                 self._settle_known(wanted, known[number], done, by_store=by_store)
                 continue
@@ -216,22 +215,15 @@ class Sorter:
         result.known_unchanged += count
         result.believed_unchanged += count if known.is_believed else 0
 
-    def _known(self, objects: Sequence[Wanted]) -> dict[int, _Known]:
+    def _known(self, objects: Sequence[Wanted], result: Result) -> dict[int, _Known]:
         """Return the records of objects that were read before, by their number.
 
         As far as known, no list has them or a member of them.
         """
-        if self._cache is None:
+        if self._memory is None:
             return {}
-        space = self._options.namespace()
-        ids = [row_id(space, w.key, w.version, w.etag, w.size) for w in objects]
-        found = self._cache.find(ids, are_versions=[w.version is not None for w in objects])
-        if found is None:
-            return {}
-        records, insides = found.records, found.insides
-        # An object with neither ETag nor version may be anything.
-        has_name = [w.version is not None or w.has_strong_etag for w in objects]
-        records["mask"][~np.array(has_name)] = 0
+        records, insides, blocks = self._memory.find(self._options.namespace(), objects)
+        result.seen += blocks
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
         if self._options.keep_clean or self._are_clean is None:
@@ -243,13 +235,11 @@ class Sorter:
             if is_clean
         }
         return {
-            number: _Known(
-                int(records[number]["mask"]),
-                bool(records[number]["read_day"]),
-                *members.get(number, (0, {})),
+            number: _Known(mask, wanted.version is None, *members.get(number, (0, {})))
+            for number, (mask, wanted) in enumerate(
+                zip(records["mask"].tolist(), objects, strict=True)
             )
-            for number, is_named in enumerate(has_name)
-            if is_named and number not in listed and (records[number]["mask"] or number in members)
+            if number not in listed and (mask or number in members)
         }
 
     def _why_unread(self, work: _Work, row: int) -> str:
@@ -298,13 +288,6 @@ class _Claims:
         self.is_md5: Flags = np.zeros(count, np.bool_)
         self.decides: Flags = np.zeros(count, np.bool_)
         self.is_listed: Flags = np.zeros(count, np.bool_)
-        self.rows: npt.NDArray[np.intp] = np.zeros(0, np.intp)
-        self.digests: npt.NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
-
-    def digest_of(self, row: int) -> bytes:
-        """Return the digest that the store claims of an object."""
-        digest: bytes = self.digests[self.rows.searchsorted(row)].tobytes()
-        return digest
 
 
 class _Work(msgspec.Struct, frozen=True):

@@ -14,17 +14,13 @@ BY_SIZE = "size"
 KNOWN = "known"
 
 
-#: The record of an object for a cache: a mask, tags, and members.
-Record = tuple[int, bytes, bytes]
-
-
-class Wanted(msgspec.Struct, gc=False):
+class Wanted(msgspec.Struct, gc=False, array_like=True):
     """An object that is to be read, or that may be a container.
 
     `plan` are the algorithms to compute, none where its size or its ETag has decided. With `looks`,
-    its members count. `claimed` is the MD5 that its ETag should be, where the ETag is trusted and
-    to be checked. `settled` says how it is counted if it need not be read: as `BY_SIZE`, or by the
-    store's digest. `page` is the number of the page that it was listed on.
+    its members count. With `is_claimed`, its ETag is taken for its MD5, and that is checked.
+    `settled` says how it is counted if it need not be read: as `BY_SIZE`, or by the store's digest.
+    `page` is the number of the page that it was listed on.
     """
 
     key: str
@@ -33,14 +29,14 @@ class Wanted(msgspec.Struct, gc=False):
     version: str | None
     plan: Plan = ()
     looks: bool = False
-    claimed: bytes | None = None
+    is_claimed: bool = False
     settled: str = READ
     page: int = 0
 
     @property
-    def has_strong_etag(self) -> bool:
-        """Whether its ETag stands for its exact bytes; a weak one only for similar content."""
-        return self.etag is not None and not self.etag.startswith("W/")
+    def has_name(self) -> bool:
+        """Whether a version or an ETag stands for its exact bytes; a weak one does not."""
+        return self.version is not None or (self.etag or "W/")[:2] != "W/"
 
     def uri(self, bucket: str, version: str | None = None) -> str:
         """Return its URI, with the version that was read where that is known."""
@@ -48,7 +44,7 @@ class Wanted(msgspec.Struct, gc=False):
 
 
 class Checked(msgspec.Struct):
-    """The result for an object; `record` is its record for the cache.
+    """The result for an object.
 
     With `contradicted`, its ETag is not the MD5 of its content. With `by_store`, it is clean by the
     store's digest, and not counted yet.
@@ -56,6 +52,5 @@ class Checked(msgspec.Struct):
 
     result: Result
     wanted: Wanted
-    record: Record | None = None
     contradicted: bool = False
     by_store: bool = False

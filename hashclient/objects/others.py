@@ -1,0 +1,88 @@
+"""Buckets of Google and Azure, by obstore, which finds their credentials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from hashclient.objects import ranges
+from hashclient.objects.interface import Seen, Sink, Store
+
+#: Objects a page: as many as a store gives at a time.
+PAGE_OBJECTS = 1_000
+#: Variables that name an endpoint; a test endpoint may have no TLS.
+_ENDPOINTS = ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+
+
+class Other(Store):
+    """A bucket of Google, or a container of Azure."""
+
+    def _open(self) -> Any:
+        return self.open_at(None)
+
+    def open_at(self, endpoint: str | None, **options: Any) -> Any:
+        """Return the bucket for obstore, perhaps at another `endpoint`."""
+        name = "base_url" if self.scheme == "gs" else "endpoint"
+        config = {} if endpoint is None else {"config": {name: endpoint}}
+        is_http = (endpoint or _endpoint() or "").startswith("http://")
+        return ranges.open_bucket(self.scheme, self.bucket, config, is_http=is_http, **options)
+
+    @property
+    def namespace(self) -> str:
+        """A text that differs from that of a bucket of the same name elsewhere."""
+        return f"{self.scheme} {_endpoint() or self._account} {self.bucket}"
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the store."""
+        google, azure = "storage.googleapis.com", f"{self._account}.blob.core.windows.net"
+        return _endpoint() or f"https://{google if self.scheme == 'gs' else azure}"
+
+    @property
+    def _account(self) -> str:
+        account: str = self.client.config.get("account_name", "") if self.scheme == "az" else ""
+        return account
+
+    def head(self, key: str, version: str | None) -> Seen:
+        """Return the metadata of an object."""
+        return ranges.head(self.client, key, version)
+
+    def read(
+        self,
+        key: str,
+        span: tuple[int, int] | None,
+        sink: Sink,
+        *,
+        etag: str | None = None,
+        version: str | None = None,
+    ) -> Seen:
+        """Give bytes of an object; see `Store`."""
+        return ranges.read(self.client, key, span, sink, etag=etag, version=version)
+
+
+def listed(bucket: Any, prefix: str, after: str | None) -> Iterator[Any]:
+    """Yield pages of obstore's listing of a bucket that is open.
+
+    Raises:
+        StoreError: the store failed, or there is a key that obstore cannot name.
+    """
+    import obstore
+    import pyarrow as pa
+
+    from hashclient.objects.pages import page_of_columns
+
+    with ranges.errors():
+        for found in obstore.list(
+            bucket, prefix or None, offset=after, chunk_size=PAGE_OBJECTS, return_arrow=True
+        ):
+            batch = pa.record_batch(found)
+            if not batch.num_rows:
+                continue
+            names = {"key": "path", "size": "size", "etag": "e_tag", "version": "version"}
+            columns = {name: batch.column(theirs) for name, theirs in names.items()}
+            yield page_of_columns(batch.num_rows, **columns)
+
+
+def _endpoint() -> str | None:
+    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)

@@ -1,0 +1,100 @@
+"""Listings of S3: a page of the usual form is taken as it is, and botocore reads any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fixtures.buckets import Answer, Request, Site, error, listing
+from hashclient.objects.failures import UNFINISHED, StoreError
+from hashclient.objects.s3 import S3, _page_in
+
+ROWS = [("/lead", 1, "a"), ("a//b", 0, "b"), ("dir/", 2**63, "c"), ("ü%20+", 3, "d")]
+
+
+def body(answer: Answer) -> bytes:
+    assert answer is not None
+    return answer[2]
+
+
+def keys_of(page: Any) -> list[str]:
+    return [key.decode() for key in page.column("key").to_pylist()]
+
+
+def test_a_page_of_the_usual_form_is_taken_as_it_is() -> None:
+    found = _page_in(body(listing(ROWS, more="next=")))
+    assert found is not None
+    page, more = found
+    assert keys_of(page) == [key for key, *_ in ROWS]
+    assert page.column("size").to_pylist() == [size for _, size, _ in ROWS]
+    assert page.column("etag").to_pylist() == [f'"{etag}"' for *_, etag in ROWS]
+    assert more == {"ContinuationToken": "next="}
+    for rows in (ROWS[:1], []):
+        found = _page_in(body(listing(rows)))
+        assert found is not None
+        assert (found[0].num_rows, found[1]) == (len(rows), None)
+
+
+def test_keys_that_are_escaped_for_urls_come_back() -> None:
+    data = body(listing([("a%2F%2Fb+c%01", 1, "e")]))
+    end = b"</ListBucketResult>"
+    found = _page_in(data.replace(end, b"<EncodingType>url</EncodingType>" + end))
+    assert found is not None
+    assert keys_of(found[0]) == ["a//b c\1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"<Key>a</Key>", b"<Key>a&amp;</Key>"),
+        (b"<Key>a</Key>", b"<Key><![CDATA[a]]></Key>"),
+        (b"<Key>a</Key>", b"<Key>a</Key><Key>b</Key>"),
+        (b"<Size>1</Size>", b""),
+        (b"<Size>1</Size>", b"<Size>many</Size>"),
+        (b"<Size>1</Size>", b"<Size>-1</Size>"),
+        (b"<Contents>", b'<Contents a="b">'),
+        (b"<Contents>", b"<Contents/><Contents>"),
+        (b"Contents>", b"s3:Contents>"),
+        (b"<IsTruncated>false</IsTruncated>", b""),
+        (b"<IsTruncated>false", b"<IsTruncated>true"),
+        (b"</ListBucketResult>", b""),
+        (b"ListBucketResult", b"Error"),
+    ],
+)
+def test_a_page_of_another_form_is_left_to_botocore(old: bytes, new: bytes) -> None:
+    data = body(listing([("a", 1, "e")]))
+    assert _page_in(data) is not None
+    assert _page_in(data.replace(old, new)) is None
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def listed(site: Site, answer: Answer) -> list[str]:
+    """Return the keys of a bucket whose listing is `answer`, to whoever does not ask by a URL."""
+
+    def answers(request: Request) -> Answer:
+        return error("403 Forbidden", "AccessDenied") if "X-Amz-Sig" in request[2] else answer
+
+    site.answer = answers
+    with site.reached():
+        store = S3("a-bucket")
+        return [key for _ in range(2) for page in store.pages("", None) for key in keys_of(page)]
+
+
+def test_where_a_signed_url_is_not_accepted_botocore_lists(site: Site) -> None:
+    site.requests.clear()
+    assert listed(site, listing([("a&b", 1, "e")])) == ["a&b"] * 2
+    assert sum("X-Amz-Sig" in query for _, _, query in site.requests) == 1
+
+
+def test_a_listing_that_does_not_say_how_it_goes_on_fails(site: Site) -> None:
+    status, headers, data = listing([("a", 1, "e")]) or ("", {}, b"")
+    with pytest.raises(StoreError, match=UNFINISHED):
+        listed(site, (status, headers, data.replace(b"false", b"true")))
