@@ -17,7 +17,9 @@ from hashclient.session import Session
 if TYPE_CHECKING:
     from hashclient.core.kinds import Verdict
     from hashclient.core.match import Match
-    from hashclient.errors import HashclientError
+    from hashclient.core.verdict import Summary
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.errors import HashclientError, StateError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.fetch.switch import Fetched
@@ -119,6 +121,7 @@ class Client:
         act: bool = True,
         quarantine: bool = False,
         only_tell: bool = False,
+        exceptions: bool = True,
         members: bool = True,
         verify_sizes: bool = False,
         passwords: Sequence[bytes] = (),
@@ -132,7 +135,8 @@ class Client:
         them, then `objects`, which are in buckets; `stream` is read once, before all others. Clean
         files are counted, and yielded only with `show_clean`. With `act`, the policy's actions are
         done about each match; with `quarantine`, every match is isolated, too; with `only_tell`,
-        nothing is done, and outcomes say what would be done. With `all_digests`, all digests that
+        nothing is done, and outcomes say what would be done. Without `exceptions`, what people have
+        excepted is a match all the same. With `all_digests`, all digests that
         the lists have are computed for each file, not only the cheapest. Without `inventory`, every
         file is read, even if it is known or believed unchanged; without `learn`, the inventory is
         neither read nor written. With `ignore_missing`, a file that is not there is skipped, not
@@ -151,6 +155,7 @@ class Client:
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
         from hashclient.core.verdict import Summary
+        from hashclient.decisions.interface import as_it_is
         from hashclient.scan.accept import accepting, ignoring_missing
         from hashclient.scan.engine import Progress, scan
         from hashclient.scan.executors.inline import Inline
@@ -237,6 +242,11 @@ class Client:
                 if objects is not None:
                     objects.check_at(runs_at)
         accept = accepting(session.settings.config.accept, session.now().date())
+        rule = as_it_is
+        if exceptions:
+            ruler = self._exceptions(lists, summary, front)
+            lists, rule = ruler.lists, ruler.rule
+        missing = ignoring_missing if ignore_missing else as_it_is
         source = Several([trees, *sources])
         outcomes = scan(
             source,
@@ -252,7 +262,7 @@ class Client:
             stream=stream,
             objects=objects,
             containers=containers,
-            accept=(lambda o: ignoring_missing(accept(o))) if ignore_missing else accept,
+            accept=lambda o: rule(missing(accept(o))),
         )
         responder = None
         if only_tell or (act and (quarantine or session.settings.config.policy)):
@@ -293,6 +303,7 @@ class Client:
         stdin: BinaryIO | None = None,
         accept_gaps: bool = False,
         show_clean: bool = False,
+        exceptions: bool = True,
         lists: OpenLists | None = None,
         front: FrontEnd | None = None,
         reading: Reading | None = None,
@@ -301,8 +312,8 @@ class Client:
 
         `-` among the files is `stdin`, if that is given. Inputs that cannot be decided without
         digests of other kinds are unread, or clean with `accept_gaps`. Clean inputs are counted,
-        and yielded only with `show_clean`. `reading` chooses the rows of files and names their
-        columns.
+        and yielded only with `show_clean`. `exceptions` is as for `scan`. `reading` chooses the
+        rows of files and names their columns.
 
         Raises:
             UsageError: there is nothing to look up. The error of an unreadable file is raised in
@@ -311,6 +322,7 @@ class Client:
             ConfigError: the seal key is missing or malformed.
         """
         from hashclient.core.verdict import Summary
+        from hashclient.decisions.interface import as_it_is
         from hashclient.scan.lookup import batches_of, lookup
         from hashclient.scan.pipeline import FrontEnd, Run
         from hashclient.scan.recorder import RunRecord
@@ -324,8 +336,9 @@ class Client:
         summary = Summary(lists=lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
         batches = batches_of(digests, names, stdin, observer.failed, reading)
         key_id = lists.sealer.key_id
+        rule = self._exceptions(lists, summary, front).rule if exceptions else as_it_is
         return Run(
-            lookup(batches, lists, summary, keep_clean=show_clean),
+            lookup(batches, lists, summary, keep_clean=show_clean, rule=rule),
             RunRecord(self.session, "lookup", summary, key_id, on_failure=observer.failed),
             summary,
             arguments=[f"{len(digests)} digests", *names],
@@ -365,6 +378,19 @@ class Client:
         made = Review.of(verdict, f"{reason}: {text}", viewed=viewed)
         with Matches(self.session.settings.state_dir, create=False) as record:
             return [*review(self.session, record, match_ids, made)]
+
+    def _exceptions(self, lists: OpenLists, summary: Summary, front: FrontEnd) -> Exceptions:
+        """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
+
+        Matches that would be excepted are matches then.
+        """
+        from hashclient.decisions.exceptions import Exceptions
+
+        def failed(error: StateError) -> None:
+            summary.fail(error)
+            front.observer.failed(error)
+
+        return Exceptions(self.session.settings.layout, lists, self.session.now, failed)
 
     def status(self, *, verify: bool = False) -> Status:
         """Return the state of everything in the state directory; nothing is fetched.

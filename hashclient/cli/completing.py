@@ -66,6 +66,16 @@ def _reports(context: click.Context) -> list[str]:
     return sorted(path.name for path in Layout(_state_dir(context)).reports.iterdir())
 
 
+def _exceptions(context: click.Context) -> list[str]:
+    from hashclient.decisions.rulings import load_book
+    from hashclient.index.blinding import load_sealer
+    from hashclient.system.layout import Layout
+
+    directory = _state_dir(context)
+    sealer = load_sealer(directory, None, os.environ)
+    return [ruling.id for ruling in load_book(Layout(directory), sealer).rulings]
+
+
 def _notices(context: click.Context) -> list[str]:
     from hashclient.notices.store import load_book, providers_with_notices
     from hashclient.system.layout import Layout
@@ -97,6 +107,7 @@ def _roles(context: click.Context) -> list[str]:
 
 MATCHES = _offering(_matches)
 REPORTS = _offering(_reports)
+EXCEPTIONS = _offering(_exceptions)
 NOTICES = _offering(_notices)
 LISTS = _offering(_lists)
 LISTS_OF_REPOSITORY = _offering(_lists_of_repository)

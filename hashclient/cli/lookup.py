@@ -10,7 +10,7 @@ import click
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.early import load_numpy
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
-from hashclient.cli.options import outcome_options
+from hashclient.cli.options import no_exceptions_option, outcome_options
 from hashclient.errors import ExitCode, UsageError
 
 
@@ -32,6 +32,7 @@ from hashclient.errors import ExitCode, UsageError
     help="Count inputs as clean that cannot be decided, since entries lack such digests. They are"
     " still named.",
 )
+@no_exceptions_option
 @reading_options
 @outcome_options("text", "jsonl", "csv", digests="digests that were given")
 @pass_app
@@ -40,6 +41,7 @@ def command(
     digests: tuple[str, ...],
     sources: tuple[str, ...],
     accept_gaps: bool,
+    no_exceptions: bool,
     where: str | None,
     columns: tuple[str, ...],
     output_format: str,
@@ -94,6 +96,7 @@ def command(
         stdin=sys.stdin.buffer,
         accept_gaps=accept_gaps,
         show_clean=show_all,
+        exceptions=not no_exceptions,
         lists=load_lists(app),
         front=output_of_run.front,
         reading=reading,

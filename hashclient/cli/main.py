@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 #: Commands that take no defaults from config.toml.
 WITHOUT_DEFAULTS = frozenset(
-    (
-        *("audit", "inventory", "matches", "quarantine", "report", "feedback", "notices"),
-        *("provider", "demo"),
-    )
+    {
+        *("audit", "demo", "exceptions", "feedback", "inventory", "matches", "notices"),
+        *("provider", "quarantine", "report"),
+    }
 )
 
 #: Command name to module; each module has a click command called `command`. In order of use.
@@ -58,6 +58,7 @@ COMMANDS = {
     "watch": "hashclient.cli.watch",
     "serve": "hashclient.cli.serve",
     "matches": "hashclient.cli.matches",
+    "exceptions": "hashclient.cli.exceptions",
     "quarantine": "hashclient.cli.quarantine",
     "report": "hashclient.cli.report",
     "feedback": "hashclient.cli.feedback",

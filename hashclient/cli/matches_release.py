@@ -49,6 +49,7 @@ def release(
     Exit codes: 0 the actions are done, 3 one is not.
     """
     from hashclient.cli.items import Results
+    from hashclient.decisions.exceptions import Exceptions
     from hashclient.matches.store import Matches
     from hashclient.scan.actions import Responder
     from hashclient.scan.release import release
@@ -69,8 +70,10 @@ def release(
                 raise UsageError(f"--entry is no LIST/ENTRY: {printable(entry)}")
             chosen = record.held((list_name, name), -1 if most is None else most)
     results = Results(app, output_format, match_ids)
-    responder = Responder(app.session, app.session.open_lists().states)
-    for handled in release(app.session, responder, chosen, reason):
+    lists = app.session.open_lists()
+    responder = Responder(app.session, lists.states)
+    ruler = Exceptions.of(app.session, lists)
+    for handled in release(app.session, responder, chosen, reason, ruler.rule):
         assert handled.record is not None, "it is from the record"
         results.put(
             handled.record.id,

@@ -86,6 +86,13 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
     )
 
 
+no_exceptions_option = click.option(
+    "--no-exceptions",
+    is_flag=True,
+    help="A file that `exceptions` excepts is a match all the same.",
+)
+
+
 def refuse_before_command(ctx: click.Context) -> None:
     """Refuse options of a group that stand before a subcommand, which would ignore them.
 

@@ -9,7 +9,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, pass_app
 from hashclient.cli.early import load_numpy
-from hashclient.cli.options import outcome_options, refuse_lost_directory
+from hashclient.cli.options import no_exceptions_option, outcome_options, refuse_lost_directory
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.system.descriptors import open_input
@@ -166,6 +166,7 @@ _path = click.Path(readable=False)
     help="Only record matches, with any policy, config.toml and --quarantine: for hooks and CI"
     " jobs.",
 )
+@no_exceptions_option
 @click.option(
     "--fetch", "fetch_first", is_flag=True, help="Fetch the lists first, as `fetch` does."
 )
@@ -201,6 +202,7 @@ def command(
     quarantine: bool,
     policy_check: bool,
     no_actions: bool,
+    no_exceptions: bool,
     fetch_first: bool,
 ) -> ExitCode:
     """Check files, and trees to any depth, against the lists.
@@ -273,6 +275,7 @@ def command(
         act=not no_actions,
         quarantine=quarantine,
         only_tell=policy_check,
+        exceptions=not no_exceptions,
         members=not no_members and not no_read,
         verify_sizes=verify_sizes,
         passwords=() if passwords_file is None else _passwords(passwords_file),

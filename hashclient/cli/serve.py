@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import DURATION
+from hashclient.cli.options import DURATION, no_exceptions_option
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ if TYPE_CHECKING:
     " a stream without room has no verdict.",
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
+@no_exceptions_option
 @format_option("text", "json", help="How to print the addresses when it is ready.")
 @pass_app
 def command(
@@ -165,6 +166,7 @@ def command(
     no_members: bool,
     spool_mib: int,
     no_actions: bool,
+    no_exceptions: bool,
     output_format: str,
 ) -> None:
     """Check content for programs that speak clamd's protocol.
@@ -209,6 +211,7 @@ def command(
             user_share=user_share,
             kept_bytes=kept_bytes(processes),
             act=not no_actions,
+            exceptions=not no_exceptions,
             containers=None if no_members else opening(app.settings.config, stream_s, app.warn),
             spool_bytes=spool_mib << 20,
         ),

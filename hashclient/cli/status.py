@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashclient.audit.record import Record
     from hashclient.config import Settings
     from hashclient.status.notices import NoticesStatus
-    from hashclient.status.status import ListStatus, Status
+    from hashclient.status.status import ExceptionsStatus, ListStatus, Status
 
 #: How many open notices are shown; further ones are only counted.
 MOST_NOTICES = 20
@@ -116,6 +116,8 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
     yield from (f"{name:<13} {text}" for name, text in rows.items() if text is not None)
     if status.notices is not None:
         yield from _notice_lines(status.notices)
+    if status.exceptions is not None:
+        yield from _exception_lines(status.exceptions)
     if (scan := _last_scan(status)) is not None:
         end = f"{for_people(scan.time)}, exit code {scan.data.get('exit_code')}"
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
@@ -143,6 +145,15 @@ def _numbers(counts: Mapping[Any, int] | None) -> str | None:
     if counts is None:
         return None
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
+
+
+def _exception_lines(exceptions: ExceptionsStatus) -> Iterator[str]:
+    yield f"exceptions    {exceptions.standing:,}, {len(exceptions.ending):,} end within a week"
+    ending = [
+        f"  {ruling.id}  ends {for_people(ruling.until)}: {ruling.about}"
+        for ruling in exceptions.ending
+    ]
+    yield from shortened(ending, "`hashclient exceptions list`")
 
 
 def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
@@ -275,6 +286,14 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
         "reports": reports and reports.counts,
         "notices": status.notices and _notices_document(status.notices),
+        "exceptions": status.exceptions
+        and {
+            "standing": status.exceptions.standing,
+            "ending": [
+                {"id": ruling.id, "about": ruling.about, "until": ruling.until}
+                for ruling in status.exceptions.ending
+            ],
+        },
         "last_scan": scan
         and {
             "time": scan.time,

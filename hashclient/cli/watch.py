@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import DURATION, refuse_lost_directory
+from hashclient.cli.options import DURATION, no_exceptions_option, refuse_lost_directory
 from hashclient.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
+@no_exceptions_option
 @format_option("text", "jsonl")
 @pass_app
 def command(
@@ -51,6 +52,7 @@ def command(
     exclude: tuple[str, ...],
     jobs: int | None,
     no_actions: bool,
+    no_exceptions: bool,
     output_format: str,
 ) -> ExitCode:
     """Check files at once when they are written or moved to folders.
@@ -68,7 +70,7 @@ def command(
     """
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
-    from hashclient.formats.fields import held_texts, not_opened_text, words
+    from hashclient.formats.fields import excepted_text, held_texts, not_opened_text, words
     from hashclient.formats.interface import Context, formatter
     from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch
@@ -85,7 +87,8 @@ def command(
             f"looked at everything: {counted(summary.inputs, 'input')},"
             f" exit {int(summary.exit_code)}"
         )
-        for text in filter(None, (not_opened_text(summary), *held_texts(summary))):
+        told = (not_opened_text(summary), excepted_text(summary), *held_texts(summary))
+        for text in filter(None, told):
             app.say(words(text))
 
     def listed(summary: Summary) -> None:
@@ -112,6 +115,7 @@ def command(
         jobs=jobs,
         exclude=exclude,
         act=not no_actions,
+        exceptions=not no_exceptions,
         on_outcome=lambda handled: app.out(written.outcome(handled) or ""),
         on_failure=failed,
         on_scan=scanned,

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 
 class Kind(enum.StrEnum):
-    """How an input ends. There is no seventh way.
+    """How an input ends. There is no eighth way.
 
-    An accepted input was not read, and the configuration allows that.
+    An accepted input was not read, and the configuration allows that. An excepted input matched,
+    and a person has ruled that nothing is to be done about it.
     """
 
     CLEAN = "clean"
@@ -18,6 +19,7 @@ class Kind(enum.StrEnum):
     SKIPPED = "skipped"
     UNREAD = "unread"
     ACCEPTED = "accepted"
+    EXCEPTED = "excepted"
 
     # Kinds are keys in the loops over all outcomes; the hash of an enumeration is slow Python code.
     __hash__ = str.__hash__
@@ -28,6 +30,7 @@ class MatchState(enum.StrEnum):
 
     FOUND = "found"
     HELD = "held"
+    EXCEPTED = "excepted"
     QUARANTINED = "quarantined"
     REPORTED = "reported"
     ACKNOWLEDGED = "acknowledged"
@@ -64,15 +67,19 @@ class Action(enum.StrEnum):
 
 
 #: In these states a match needs no attention, unless its file is found again.
-SETTLED = frozenset({MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED})
+SETTLED = frozenset(
+    {MatchState.EXCEPTED, MatchState.RESTORED, MatchState.PURGED, MatchState.CLOSED}
+)
 
 _S = MatchState
 _IN_HANDS = (_S.QUARANTINED, _S.REPORTED, _S.ACKNOWLEDGED)
+_ENDED = (_S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED)
 #: From which states each state is reached; `docs/operations/after-a-match.md` says by whom, and
 #: what is kept. Two things lead back besides: a report is taken back, or an entry is listed again.
 COMES_FROM: Mapping[MatchState, tuple[MatchState, ...]] = {
-    _S.FOUND: (_S.HELD, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
-    _S.HELD: (_S.FOUND, _S.GONE, _S.WITHDRAWN, _S.RESTORED, _S.PURGED, _S.CLOSED),
+    _S.FOUND: (_S.HELD, _S.EXCEPTED, *_ENDED),
+    _S.HELD: (_S.FOUND, _S.EXCEPTED, *_ENDED),
+    _S.EXCEPTED: (_S.FOUND, _S.HELD, *_ENDED),
     _S.QUARANTINED: (_S.FOUND, _S.HELD),
     _S.REPORTED: (_S.FOUND, _S.HELD, _S.QUARANTINED),
     _S.ACKNOWLEDGED: (_S.REPORTED,),

@@ -200,7 +200,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     matched, or that holds the matching member; only matches and conflicts have it, and only where
     there is a file.
 
-    `door` names the client of a daemon who asked about a file.
+    `door` names the client of a daemon who asked about a file. `exceptions` are the ids of the
+    rulings by which an input is excepted.
     """
 
     kind: Kind
@@ -219,6 +220,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     evidence: str | None = None
     seen: Seen | None = None
     door: str | None = None
+    exceptions: tuple[str, ...] = ()
 
     @property
     def mail(self) -> Mail | None:

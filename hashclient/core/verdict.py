@@ -37,6 +37,8 @@ class Summary(Counts, kw_only=True):
     held_entries: tuple[HeldEntry, ...] = ()
     #: How many inputs were skipped, by reason; the sum is the count of skipped inputs.
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
+    #: How many matches were excepted, by ruling and its reason.
+    excepted: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and cannot be used.
     missing: tuple[MissingList, ...] = ()
     #: Gaps: inputs of a lookup that lack the digests that some entries have. These inputs are
@@ -63,7 +65,7 @@ class Summary(Counts, kw_only=True):
         """The verdict: a match outranks everything, and an unknown input never gives `OK`."""
         stale = any(state.stale for state in self.lists)
         undecided = self.counts[Kind.UNREAD] + self.counts[Kind.CONFLICT]
-        decided = self.counts[Kind.CLEAN] + self.counts[Kind.MATCH]
+        decided = sum(self.counts[kind] for kind in (Kind.CLEAN, Kind.MATCH, Kind.EXCEPTED))
         if self.counts[Kind.MATCH]:
             attention = self.stopped or self.failed or self.missing or stale or undecided
             attention = attention or self.held
@@ -85,11 +87,12 @@ class Summary(Counts, kw_only=True):
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.kind] += 1
-        if outcome.kind is Kind.SKIPPED:
+        if outcome.kind in (Kind.SKIPPED, Kind.EXCEPTED):
+            reasons = self.skipped if outcome.kind is Kind.SKIPPED else self.excepted
             reason = outcome.reason or OTHER_REASONS
-            if len(self.skipped) >= MAX_REASONS and reason not in self.skipped:
+            if len(reasons) >= MAX_REASONS and reason not in reasons:
                 reason = OTHER_REASONS
-            self.skipped[reason] = self.skipped.get(reason, 0) + 1
+            reasons[reason] = reasons.get(reason, 0) + 1
 
     def fail(self, error: HashclientError) -> None:
         """Note a failure of something other than an input; of several, the first is kept."""

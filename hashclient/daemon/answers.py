@@ -20,7 +20,8 @@ def answer(
 ) -> list[str]:
     """Return the reply about one input, after its name; with `every`, a line for each entry.
 
-    `outcome` is None for a clean input. `doubt` is one word that says why it may not be clean.
+    `outcome` is None for a clean input; an excepted one is answered as that. `doubt` is one word
+    that says why it may not be clean.
     """
     kind = Kind.CLEAN if outcome is None else outcome.kind
     if outcome is not None and kind is Kind.MATCH:
@@ -28,7 +29,7 @@ def answer(
         return [f"{name} FOUND" for name in (names if every else names[:1])]
     if outcome is not None and kind is Kind.CONFLICT:
         return [unknown("Conflict", "entries of a list agree in part only", rule)]
-    if outcome is not None and kind is not Kind.CLEAN:
+    if outcome is not None and kind not in (Kind.CLEAN, Kind.EXCEPTED):
         return [unknown("Unread", outcome.reason or "it was not read", rule)]
     if doubt is not None:
         return [unknown(doubt, f"lists are {doubt.lower()}", rule)]

@@ -63,6 +63,7 @@ _KINDS = {
     Kind.MATCH: Count.MATCH,
     Kind.CONFLICT: Count.CONFLICT,
     Kind.UNREAD: Count.UNREAD,
+    Kind.EXCEPTED: Count.EXCEPTED,
 }
 
 
@@ -93,7 +94,7 @@ class Checks:
         self.buffer = memoryview(bytearray(CHUNK_BYTES))
         self.is_stopping = False
         self._parent = parent
-        self._lists = Lists(session)
+        self._lists = Lists(session, exceptions=options.exceptions)
         self._doubt = self.lists.doubt
         percent = options.user_share
         self.open_files = Share(most_files, percent)

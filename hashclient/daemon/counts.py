@@ -37,6 +37,7 @@ class Count(enum.IntEnum):
     STARTED = 14  # how often the process of this row was started
     SLOW = 15  # closed for others, since they sent very slowly
     CROWDED = 16  # closed for others, since their user had the most connections
+    EXCEPTED = 17  # matches that a person has excepted
 
 
 _FIRST_CLASS = len(Count)

@@ -11,7 +11,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from hashclient.core.model import ListState
-from hashclient.errors import HashclientError
+from hashclient.decisions.exceptions import Exceptions
+from hashclient.decisions.interface import Rule, as_it_is
+from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.index.reader import CLOCK_TOLERANCE
@@ -32,9 +34,16 @@ STALE = "Stale"
 class InUse:
     """One state of the lists: their judge, and whether its answers are complete."""
 
-    def __init__(self, lists: OpenLists, session: Session) -> None:
-        """Use `lists`; they count by the clock of `session`."""
+    def __init__(self, lists: OpenLists, session: Session, *, exceptions: bool = True) -> None:
+        """Use `lists`; they count by the clock of `session`.
+
+        With `exceptions`, `rule` returns an outcome as people have ruled it.
+        """
         self.lists = lists
+        self.rule: Rule = as_it_is
+        if exceptions:
+            ruler = Exceptions(session.settings.layout, lists, session.now, _unusable)
+            lists, self.rule = ruler.lists, ruler.rule
         self.judge: Judge = lists.judge()
         #: For the thread that reads streams.
         self.may_be_listed = self.judge.screen()
@@ -90,8 +99,8 @@ class InUse:
 class Lists:
     """The lists of a session, as they are now."""
 
-    def __init__(self, session: Session) -> None:
-        """Open them.
+    def __init__(self, session: Session, *, exceptions: bool = True) -> None:
+        """Open them. `exceptions` is as for `InUse`.
 
         Raises:
             StateError: no list can be used.
@@ -99,8 +108,12 @@ class Lists:
         """
         self._session = session
         self._seen = session.list_folders()
-        self.now = InUse(session.open_lists(), session)
+        self._exceptions = exceptions
+        self.now = self._open()
         self._opened = self._looked = time.monotonic()
+
+    def _open(self) -> InUse:
+        return InUse(self._session.open_lists(), self._session, exceptions=self._exceptions)
 
     def refresh(self, *, force: bool = False) -> bool:
         """Open the lists again if they may have changed; return whether they were opened.
@@ -116,7 +129,7 @@ class Lists:
         if not force and seen == self._seen and moment < self._opened + REOPEN_S:
             return False
         try:
-            self.now = InUse(self._session.open_lists(), self._session)
+            self.now = self._open()
         except (HashclientError, OSError, MemoryError) as error:
             _log.info("lists cannot be opened again: %s", getattr(error, "message", error))
             self._opened = -REOPEN_S
@@ -125,6 +138,10 @@ class Lists:
         self._opened = moment
         self._seen = seen
         return True
+
+
+def _unusable(error: StateError) -> None:
+    _log.info("no exception counts: %s", error.message)
 
 
 def _after(moment: datetime, grace: timedelta) -> datetime:

@@ -30,6 +30,7 @@ _VERDICTS = {
     Count.CONFLICT: "conflict",
     Count.UNREAD: "unread",
     Count.NO_VERDICT: "no_verdict",
+    Count.EXCEPTED: "excepted",
 }
 _TOTALS = {
     Count.BYTES: ("bytes", "Bytes of streams that were checked."),

@@ -118,9 +118,8 @@ class Openers:
                 opened = _open_file(opener, upload)
         upload.not_opened = opened.not_opened
         # An open file has no path that could be recorded.
-        upload.inside = self.accepted(
-            [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
-        )
+        found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
+        upload.inside = [upload.lists.rule(outcome) for outcome in self.accepted(found)]
 
     def close(self) -> None:
         """End the processes that open containers."""

@@ -100,7 +100,8 @@ class Options(msgspec.Struct, frozen=True):
     percent of what all may have. `max_connections` and `kept_bytes` apply to each process: that
     many bytes are kept of all its streams together, so that not all digests must be computed as
     they arrive. Containers are opened by the options in `containers`; the streams of one process
-    may use `spool_bytes` of disk for this.
+    may use `spool_bytes` of disk for this. Without `exceptions`, what people have excepted is a
+    match all the same.
     """
 
     no_verdict: NoVerdict = NoVerdict.FOUND
@@ -114,6 +115,7 @@ class Options(msgspec.Struct, frozen=True):
     user_share: int = 50
     kept_bytes: int = ALL_KEPT_BYTES
     act: bool = True
+    exceptions: bool = True
     containers: ContainerOptions | None = None
     spool_bytes: int = 1 << 30
 

@@ -92,7 +92,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
         said = unknown("Path", str(error.strerror), rule)
         yield lambda: reply([f"{path}: {said}"])
         return
-    is_clean = True
+    is_clean, has_excepted = True, False
     with contextlib.ExitStack() as stack:
         named = stack.enter_context(contextlib.closing(Named(path)))
         members = None
@@ -114,23 +114,26 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
             outcomes = [msgspec.structs.replace(o, door=door) for o in result.outcomes]
             if checks.openers is not None:
                 outcomes = checks.openers.accepted(outcomes)
-            found = [o for o in outcomes if o.kind in RECORDED]
-            if found:
-                checks.records.of_paths.add(found, lists, each=client.peer.is_trusted)
-            is_clean = is_clean and not outcomes
-            # Those first that a client must not miss.
-            outcomes = found + [o for o in outcomes if o not in found]
+            outcomes = [lists.rule(outcome) for outcome in outcomes]
+            recorded = [o for o in outcomes if o.kind in RECORDED]
+            if recorded:
+                checks.records.of_paths.add(recorded, lists, each=client.peer.is_trusted)
+            found = [o for o in recorded if o.kind is not Kind.EXCEPTED]
+            others = [o for o in outcomes if o.kind not in RECORDED]
+            has_excepted = has_excepted or len(found) < len(recorded)
+            is_clean = is_clean and not (found or others)
             every = command is Command.ALLMATCHSCAN
+            # Those first that a client must not miss.
             lines = [
                 f"{named.as_given(at)}: {text}"
-                for at, text in _said(outcomes, lists.doubt, rule, every=every)
+                for at, text in _said(found + others, lists.doubt, rule, every=every)
             ]
             is_over = command is Command.SCAN and bool(found)
             if is_over:
                 del lines[1:]
             yield functools.partial(reply, lines, outcomes, result.not_opened, last=is_over)
     lines = [f"{path}: {text}" for text in answer(None, lists.doubt, rule)] if is_clean else []
-    yield functools.partial(reply, lines, [None] if is_clean else [])
+    yield functools.partial(reply, lines, [None] if is_clean and not has_excepted else [])
 
 
 def _said(

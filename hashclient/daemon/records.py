@@ -24,7 +24,7 @@ from hashclient.system.log import Log
 _log = Log("daemon")
 
 #: The outcomes that are recorded.
-RECORDED = (Kind.MATCH, Kind.CONFLICT)
+RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
 
 
 class Records:

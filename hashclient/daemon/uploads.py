@@ -21,7 +21,7 @@ from hashclient.scan.spool import Spooled
 from hashclient.scan.streaming import judge_hit
 
 #: The answer to an input is its worst outcome.
-BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
+BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
 class Upload:
@@ -138,6 +138,7 @@ def _judge(ask: Judge, uploads: Sequence[Upload]) -> None:
     for row, found in places.items():
         upload = uploads[row]
         outcome = judge_hit(ask, upload.door, upload.digester, digests[row], found)
+        outcome = upload.lists.rule(outcome)
         upload.outcome = outcome if outcome.kind is not Kind.CLEAN else None
 
 

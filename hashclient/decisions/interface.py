@@ -1,16 +1,27 @@
-"""What a decision is: it says which matches wait for a person, before anything is done about them.
+"""What a decision is: it says what people, and their limits, want before anything is done.
 
-Every front end asks in one place: the transaction that records the matches (`matches/recording`).
-So what was decided is on record with the match, and several scans at once share one limit.
+There are two moments. A **rule** is asked when an outcome is known, before it is counted, recorded
+or acted upon, by every front end: that of `Exceptions` turns a match into one that is excepted. A
+**decision** is asked in the transaction that records the matches (`matches/recording`): so what was
+decided is on record with the match, and several scans at once share one limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from hashclient.core.model import Outcome
 from hashclient.matches.permits import Case, Permits
+
+#: Returns an outcome as a person has ruled it: the same one, or one of another kind.
+Rule = Callable[[Outcome], Outcome]
+
+
+def as_it_is(outcome: Outcome) -> Outcome:
+    """Return an outcome as it is: the rule of those who want no exceptions."""
+    return outcome
 
 
 class Decision(Protocol):

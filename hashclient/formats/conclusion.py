@@ -11,7 +11,7 @@ from hashclient.formats.fields import signal_name, words
 from hashclient.system.text import counted
 
 #: Kinds of inputs that a run has at least tried to check.
-_CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD)
+_CHECKED = (Kind.CLEAN, Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
 def conclusion(summary: Summary) -> str:
@@ -23,7 +23,9 @@ def conclusion(summary: Summary) -> str:
     if code is ExitCode.OK:
         if not any(summary.counts[kind] for kind in _CHECKED):
             return f"there was nothing to check, which may be so, and {_freshness(summary)}"
-        return f"{_checked(summary)}, none matches, and {_freshness(summary)}"
+        number = summary.counts[Kind.EXCEPTED]
+        besides = f" besides {counted(number, 'excepted match')}" if number else ""
+        return f"{_checked(summary)}, none matches{besides}, and {_freshness(summary)}"
     return "; ".join([*_found(summary), *_obstacles(summary)]) or code.meaning
 
 

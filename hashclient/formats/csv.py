@@ -103,8 +103,9 @@ class CsvFormatter:
             row = {"kind": remark.subject, "reason": remark.text, "list": remark.list_name}
             row |= {"generation": remark.generation, "algorithms": remark.algorithms}
             yield {name: text_cell(words(cell)) for name, cell in row.items()}
-        for skipped, number in sorted(summary.skipped.items()):
-            yield {"kind": "skips", "reason": text_cell(f"{words(skipped)}: {number:,}")}
+        for word, reasons in (("skips", summary.skipped), ("exceptions", summary.excepted)):
+            for reason, number in sorted(reasons.items()):
+                yield {"kind": word, "reason": text_cell(f"{words(reason)}: {number:,}")}
         for kind, number in sorted(summary.not_opened.items()):
             yield {"kind": "not-opened", "reason": f"{kind}: {number:,}"}
         if (text := run_text(self._context)) is not None:

@@ -20,6 +20,7 @@ from hashclient.core.verdict import Summary
 from hashclient.formats.fields import (
     digest_fields,
     done_word,
+    excepted_text,
     failure_text,
     gap_text,
     held_texts,
@@ -44,6 +45,7 @@ _SEVERITY = {Kind.MATCH: 99, Kind.CONFLICT: 47, Kind.UNREAD: 21}
 _OUTCOME = {
     Kind.CLEAN: "success",
     Kind.MATCH: "success",
+    Kind.EXCEPTED: "success",
     Kind.CONFLICT: "unknown",
     Kind.UNREAD: "failure",
 }
@@ -190,6 +192,7 @@ class EcsFormatter:
             "held": words("; ".join(held_texts(summary))) or None,
             "gaps_accepted": _yes_or_no(summary.gaps_accepted) if summary.gaps else None,
             "skipped": skipped_text(summary),
+            "excepted": excepted_text(summary),
             "not_opened": not_opened_text(summary),
         }
         event = self._event(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -157,15 +157,26 @@ def run_text(context: Context) -> str | None:
 
 def skipped_text(summary: Summary) -> str | None:
     """Return how many inputs were skipped, and why; None if there were none."""
-    if not summary.skipped:
+    return _by_reason(summary, Kind.SKIPPED, summary.skipped)
+
+
+def excepted_text(summary: Summary) -> str | None:
+    """Return how many matches were excepted, and by which rulings; None if there were none."""
+    return _by_reason(summary, Kind.EXCEPTED, summary.excepted)
+
+
+def _by_reason(summary: Summary, kind: Kind, reasons: Mapping[str, int]) -> str | None:
+    if not reasons:
         return None
-    by_number = sorted(summary.skipped.items(), key=lambda item: (-item[1], item[0]))
-    reasons = ", ".join(f"{words(reason)} {number:,}" for reason, number in by_number)
-    return f"skipped {summary.counts[Kind.SKIPPED]:,}: {reasons}"
+    by_number = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{words(reason)} {number:,}" for reason, number in by_number)
+    return f"{kind} {summary.counts[kind]:,}: {shown}"
 
 
 #: Plurals of kinds; a kind that is no noun stays as it is.
 _NOUNS = {Kind.MATCH: "match", Kind.CONFLICT: "conflict"}
+#: Kinds that are named only where there are any.
+_RARE = (Kind.ACCEPTED, Kind.EXCEPTED)
 
 
 def counts_text(summary: Summary) -> str:
@@ -175,7 +186,7 @@ def counts_text(summary: Summary) -> str:
         if kind in _NOUNS
         else f"{summary.counts[kind]:,} {kind}"
         for kind in Kind
-        if kind is not Kind.ACCEPTED or summary.counts[kind]
+        if kind not in _RARE or summary.counts[kind]
     )
     return f"{counted(summary.inputs, 'input')}: {', '.join(counts)}"
 
@@ -186,6 +197,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "inputs": summary.inputs,
         **{str(kind): summary.counts[kind] for kind in Kind},
         "skipped_by_reason": dict(sorted(summary.skipped.items())),
+        **({"excepted_by": dict(sorted(summary.excepted.items()))} if summary.excepted else {}),
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,

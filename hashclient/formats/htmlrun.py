@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind
 from hashclient.core.verdict import Summary
-from hashclient.formats.fields import NO_NAME, skipped_text, words
+from hashclient.formats.fields import NO_NAME, excepted_text, skipped_text, words
 from hashclient.formats.markup import Markup, element, joined
 from hashclient.system.text import printable
 from hashclient.system.times import for_people
@@ -39,7 +39,9 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
     if about.omitted:
         paths.append(element("li", f"and {about.omitted:,} more"))
     where = "a directory that is gone" if about.directory is None else printable(about.directory)
-    left_out = None if summary is None else skipped_text(summary)
+    left_out = excepted = None
+    if summary is not None:
+        left_out, excepted = skipped_text(summary), excepted_text(summary)
     rows = {
         "Paths": element("ul", *paths) if paths else None,
         "Host": element("code", words(about.host)),
@@ -48,6 +50,7 @@ def about_run(context: Context, summary: Summary | None) -> Markup | None:
         "Began": element("span", for_people(context.now)),
         "Took": None if summary is None else element("span", f"{summary.elapsed_s:,.1f} s"),
         "Left out": None if left_out is None else element("span", left_out),
+        "Excepted": None if excepted is None else element("span", excepted),
     }
     pairs = (
         element("div", element("dt", name), element("dd", value))

@@ -25,6 +25,7 @@ ORDER = (
     Kind.MATCH,
     Kind.CONFLICT,
     Kind.UNREAD,
+    Kind.EXCEPTED,
     Kind.ACCEPTED,
     Kind.SKIPPED,
     Kind.CLEAN,

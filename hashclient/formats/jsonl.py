@@ -87,6 +87,8 @@ class JsonlFormatter:
             document["actions"] = [action_fields(acted) for acted in handled.acted]
         if outcome.reason is not None:
             document["reason"] = outcome.reason
+        if outcome.exceptions:
+            document["exceptions"] = outcome.exceptions
         if self._show_digests and outcome.digests:
             document["digests"] = digest_fields(outcome)
         return document

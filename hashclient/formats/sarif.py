@@ -24,6 +24,7 @@ from hashclient.formats.fields import (
     action_fields,
     agreement,
     digest_fields,
+    excepted_text,
     file_fields,
     not_opened_text,
     remarks,
@@ -51,7 +52,7 @@ MAX_NOTIFICATIONS = 1_000
 _QUIET = frozenset(
     {
         *(MatchState.GONE, MatchState.WITHDRAWN, MatchState.RESTORED, MatchState.PURGED),
-        MatchState.CLOSED,
+        *(MatchState.CLOSED, MatchState.EXCEPTED),
     }
 )
 
@@ -66,6 +67,16 @@ _NOTIFICATIONS = {
         "note",
         "Something in a container was not read, and the configuration accepts that.",
         "Nothing is known of it. See `accept` of [scan] in the configuration.",
+    ),
+    "excepted": (
+        "note",
+        "A file matched, and a person has ruled that nothing is done about it for a while.",
+        "`hashclient exceptions list` says who, why and until when.",
+    ),
+    "exceptions": (
+        "note",
+        "Matches are excepted: how many, and by which rulings.",
+        "`hashclient exceptions list` says who, why and until when.",
     ),
     "members": (
         "note",
@@ -141,7 +152,7 @@ class SarifFormatter:
             return self._result(handled)
         if kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
             self._conflicts.append(handled)
-        elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED):
+        elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED, Kind.EXCEPTED):
             self._unchecked(handled)
         elif kind is not Kind.CLEAN:
             self._left_out[kind] += 1
@@ -278,6 +289,8 @@ def _notices(summary: Summary) -> Iterator[tuple[str, str]]:
     """Yield the remarks on a run as a whole: the subject of each, and a sentence."""
     if (text := skipped_text(summary)) is not None:
         yield "skips", text
+    if (text := excepted_text(summary)) is not None:
+        yield "exceptions", text
     if summary.opens_containers is False:
         yield "members", "archives and mail were not opened"
     if (text := not_opened_text(summary)) is not None:

@@ -15,6 +15,7 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     agreement,
     counts_text,
+    excepted_text,
     inside_text,
     not_opened_text,
     remarks,
@@ -103,7 +104,8 @@ class TextFormatter:
             yield f"read {counted(summary.files_read, 'file')}, {read}, {took}{besides}"
         if (inside := inside_text(summary)) is not None:
             yield inside
-        yield from filter(None, (not_opened_text(summary), skipped_text(summary)))
+        told = (not_opened_text(summary), skipped_text(summary), excepted_text(summary))
+        yield from filter(None, told)
         for state in summary.lists:
             when = for_people(state.expires)
             fresh = f"fresh until {when}"

@@ -38,12 +38,19 @@ class Judge:
     """Looks tags up in all lists and judges the hits."""
 
     def __init__(
-        self, indexes: Sequence[Index], sealer: Sealer, *, all_digests: bool = False
+        self,
+        indexes: Sequence[Index],
+        sealer: Sealer,
+        *,
+        all_digests: bool = False,
+        also: int = 0,
     ) -> None:
         """Ask `indexes`, all sealed under the key of `sealer`.
 
         With `all_digests`, a plan has every algorithm that a remaining entry has, not the cheapest.
+        Of an input that hits an entry, the algorithms in the mask `also` are wanted, too.
         """
+        self._also = also
         self._indexes = indexes
         self._suffices = EVERY_DIGEST if all_digests else CHEAPEST_COVER
         self.sealer = sealer
@@ -51,7 +58,7 @@ class Judge:
         #: Whether entries without a size make every file worth reading, whatever its size.
         self.reads_everything = any(index.unsized_masks for index in indexes)
         #: The algorithms for which any entry has a digest.
-        self.every_algorithm = Algorithm.in_mask(EVERY_DIGEST[self._masks(None)])
+        self.every_algorithm = Algorithm.in_mask(int(EVERY_DIGEST[self._masks(None)]) | also)
         #: The plan of every file; None if the plan depends on the size.
         self._one_plan: Plan | None = None
         unsized = 0
@@ -134,8 +141,8 @@ class Judge:
         return may_be_listed
 
     def wanted(self, places: Sequence[Place]) -> int:
-        """Return the mask of all algorithms that the entries at `places` have."""
-        mask = 0
+        """Return the mask of the algorithms that are wanted of an input which hits at `places`."""
+        mask = self._also
         for number, run, row in places:
             mask |= int(self._indexes[number].runs[run].masks[row])
         return mask & _EVERY
@@ -147,7 +154,7 @@ class Judge:
         return is_listed
 
     def wanted_by_row(self, columns: Columns, count: int) -> tuple[npt.NDArray[np.bool_], Uint8]:
-        """Return which of `count` inputs hit an entry, and the algorithms of these entries.
+        """Return which of `count` inputs hit an entry, and the algorithms that are wanted of these.
 
         The second value is a mask for each input, zero for an input without a hit.
         """
@@ -163,6 +170,7 @@ class Judge:
                     is_hit[inputs] = True
                     of_entries = index.runs[number].masks[found.rows[of_run]]
                     np.bitwise_or.at(masks, inputs, of_entries & np.uint8(_EVERY))
+        masks[is_hit] |= np.uint8(self._also)
         is_hit[asked], masks[asked] = is_hit[first], masks[first]
         return is_hit, masks
 

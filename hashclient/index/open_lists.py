@@ -125,12 +125,16 @@ class ExpectedList(msgspec.Struct, frozen=True):
 
 
 class OpenLists(msgspec.Struct, frozen=True):
-    """The lists of a state directory: the usable ones, open for one run, and the others."""
+    """The lists of a state directory: the usable ones, open for one run, and the others.
+
+    `also` is as for `Judge`.
+    """
 
     indexes: tuple[Index, ...]
     states: tuple[ListState, ...]
     sealer: Sealer
     unusable: tuple[ExpectedList, ...] = ()
+    also: int = 0
 
     @property
     def missing(self) -> tuple[MissingList, ...]:
@@ -144,7 +148,7 @@ class OpenLists(msgspec.Struct, frozen=True):
 
     def judge(self, *, all_digests: bool = False) -> Judge:
         """Return a judge over all lists that can be used; `all_digests` is as for `Judge`."""
-        return Judge(self.indexes, self.sealer, all_digests=all_digests)
+        return Judge(self.indexes, self.sealer, all_digests=all_digests, also=self.also)
 
 
 def open_lists(settings: Settings, environ: Mapping[str, str], now: datetime) -> OpenLists:

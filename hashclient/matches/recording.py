@@ -25,6 +25,7 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, MatchRef, Outcome, hit_fields
 from hashclient.matches.permits import Case, Hold, Permits
 from hashclient.matches.rows import (
+    EXCEPTED,
     HELD,
     Found,
     Row,
@@ -32,6 +33,7 @@ from hashclient.matches.rows import (
     complete,
     detail_of,
     event_of,
+    excepted_as,
     has_tags_of,
     held_by,
     hit_rows,
@@ -158,9 +160,15 @@ class Recording(Permits):
             ids = [ref.id for ref in recorded]
         rows = list(zip(ids, found, before, strict=True))
         if hold is not None:
-            ruled = hold([Case(i, one.hits, old) for i, one, old in rows], self)
+            asked = [Case(i, one.hits, old) for i, one, old in rows if not one.is_excepted]
+            ruled = hold(asked, self)
             recorded = [
                 ruled_as(ref, ruled[ref.id]) if ref.id in ruled else ref for ref in recorded
+            ]
+        if any(one.is_excepted for one in found):
+            recorded = [
+                excepted_as(ref, one, old) if one.is_excepted else ref
+                for ref, (_, one, old) in zip(recorded, rows, strict=True)
             ]
         self._write(
             added=[
@@ -189,7 +197,14 @@ class Recording(Permits):
                 (ref.id, time, HELD if ref.held else RELEASED, "{}")
                 for ref, old in zip(recorded, before, strict=True)
                 if old is not None
+                and ref.state is not MatchState.EXCEPTED
                 and (ref.state is MatchState.HELD) != (old.state is MatchState.HELD)
+            ]
+            + [
+                (i, time, EXCEPTED, json.dumps({"exceptions": one.outcome.exceptions}))
+                for ref, (i, one, old) in zip(recorded, rows, strict=True)
+                if ref.state is MatchState.EXCEPTED
+                and (old is None or old.state is not MatchState.EXCEPTED)
             ],
         )
         for match_id, one, _ in rows:

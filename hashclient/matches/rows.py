@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import PROGRESS, SEEN_AGAIN, STREAM_PREFIX, Match, Place
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.matches.tables import inodes_of
@@ -30,6 +30,7 @@ _mask_of = functools.lru_cache(maxsize=64)(mask_of)
 #: SQLite's module binds values of its own types at once, and looks for adapters of others, such as
 #: `bytes` and enumerations: so rows that come by the thousand have none of these.
 FOUND, HELD = MatchState.FOUND.value, MatchState.HELD.value
+EXCEPTED = MatchState.EXCEPTED.value
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +38,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 
     Outcomes of one file, such as the members of a container, are joined: `hits` are those of all,
     and `members` has the names and hits of each that is a member. `count` is how many they are.
+    Excepted ones have no hits there, unless all are excepted.
     """
 
     outcome: Outcome
@@ -44,6 +46,11 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     hits: tuple[Hit, ...]
     members: tuple[tuple[tuple[str, ...], tuple[Hit, ...]], ...] = ()
     count: int = 1
+
+    @property
+    def is_excepted(self) -> bool:
+        """Whether nothing is to be done about it, by a ruling."""
+        return self.outcome.kind is Kind.EXCEPTED
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -104,9 +111,11 @@ def joined(found: list[Found]) -> list[Found]:
     for _, group in itertools.groupby(found, _file_of):
         first, *others = members = [*group]
         if others:
+            # One that is no exception makes the file a match.
+            counting = [one for one in members if not one.is_excepted] or members
             first = msgspec.structs.replace(
-                first,
-                hits=tuple(dict.fromkeys(hit for one in members for hit in one.hits)),
+                counting[0],
+                hits=tuple(dict.fromkeys(hit for one in counting for hit in one.hits)),
                 members=tuple(
                     (one.outcome.members, one.hits) for one in members if one.outcome.members
                 ),
@@ -151,7 +160,7 @@ def new_row(
         ref.id,
         path if is_unicode(path) else bytearray(os.fsencode(path)),
         outcome.size,
-        HELD if ref.held else FOUND,
+        EXCEPTED if one.is_excepted else HELD if ref.held else FOUND,
         1,
         key_id,
         md5 if md5 is None else bytearray(md5),
@@ -176,6 +185,23 @@ def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answe
     if state in (MatchState.FOUND, MatchState.HELD):
         state = MatchState.HELD if held else MatchState.FOUND
     return msgspec.structs.replace(ref, held=held, state=state)
+
+
+def excepted_as(ref: MatchRef, one: Found, before: Match | None) -> MatchRef:
+    """Return the record of an outcome that is excepted.
+
+    A match that was isolated or reported stays so. One that has other entries may be of a container
+    with other members: it stays a match until these are excepted, too.
+    """
+    if before is not None:
+        if ref.state not in (MatchState.FOUND, MatchState.HELD):
+            return ref
+        entries = {(hit.list_name, hit.entry) for hit in one.hits}
+        if before.state is ref.state and any(
+            (hit.list_name, hit.entry) not in entries for hit in before.standing
+        ):
+            return ref
+    return msgspec.structs.replace(ref, state=MatchState.EXCEPTED)
 
 
 def renewed_row(
@@ -210,6 +236,8 @@ def needs_step(one: Found, before: Match | None) -> bool:
     outcome = one.outcome
     if before is None:
         return any((one.place.reached, outcome.door, outcome.mail))
+    if before.state is MatchState.EXCEPTED and one.is_excepted:
+        return False
     # The same content comes again in other mails; a file on disk is the same mail.
     return before.state not in PROGRESS or (outcome.is_stream and outcome.mail is not None)
 

@@ -52,6 +52,7 @@ FORMATS = (
         "`PRAGMA user_version`",
         "the next scan empties it",
     ),
+    Format("`decisions/exceptions.json`", "hashclient-exceptions/1", "`format`", _AS_IT_IS),
     Format("`mounts.json`", "hashclient-mounts/1", "`format`", _AS_IT_IS),
     Format("`notices/*.json`", "hashclient-notices/1", "`format` of the first line", _AS_IT_IS),
     Format("`audit/log.jsonl`", "hashclient-audit/1", "`format` of the first record", _AS_IT_IS),

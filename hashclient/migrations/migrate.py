@@ -144,7 +144,7 @@ def _take(layout: Layout, step: Step, before: Version) -> Version:
             again = error.hint or "run the command again"
             error.hint = f"{again}; the old files are kept in {printable(layout.backup)}"
             raise
-    after = Version(step.version, step.needs)
+    after = Version(step.version, step.needs, exceptions=before.exceptions)
     write_version(layout, after)
     _discard_backup(layout)
     return after

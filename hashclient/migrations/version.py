@@ -34,11 +34,14 @@ class Version(msgspec.Struct, frozen=True):
     """The version of a state directory, and the lowest hashclient that can read it.
 
     With `migrating`, a migration to the next version has begun and has not succeeded yet.
+    `exceptions` is how often the file of exceptions was written: an earlier one, or none, is not
+    the last one.
     """
 
     number: int = 0
     needs: str = ""
     migrating: bool = False
+    exceptions: int = 0
 
 
 class _Document(msgspec.Struct, frozen=True):
@@ -48,6 +51,7 @@ class _Document(msgspec.Struct, frozen=True):
     needs: str
     written_by: str
     migrating: bool = False
+    exceptions: int = 0
 
 
 def read_version(layout: Layout) -> Version:
@@ -70,7 +74,7 @@ def read_version(layout: Layout) -> Version:
     format_ = _FORMAT.fullmatch(document.format)
     if format_ is None:
         raise _damaged(layout)
-    return Version(int(format_[1]), document.needs, document.migrating)
+    return Version(int(format_[1]), document.needs, document.migrating, document.exceptions)
 
 
 def write_version(layout: Layout, version: Version) -> None:
@@ -80,7 +84,11 @@ def write_version(layout: Layout, version: Version) -> None:
         StateError: it cannot be written.
     """
     document = _Document(
-        f"{FORMAT}/{version.number}", version.needs, __version__, version.migrating
+        f"{FORMAT}/{version.number}",
+        version.needs,
+        __version__,
+        version.migrating,
+        version.exceptions,
     )
     write_atomic(layout.state, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
 

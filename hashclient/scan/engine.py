@@ -17,6 +17,7 @@ from hashclient.containers.limits import Options
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
+from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
@@ -84,7 +85,7 @@ def scan(
     stream: Stream | None = None,
     objects: Objects | None = None,
     containers: Options | None = None,
-    accept: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    accept: Rule = as_it_is,
 ) -> Generator[Outcome | Progress]:
     """Check what `source` lists; yield outcomes as they are found, `progress` when time has passed.
 
@@ -97,7 +98,7 @@ def scan(
     more as long as they wait for storage. When all that was listed is checked, `again` says what
     was moved meanwhile, and this process checks it. A `stream` comes first and `objects` come last;
     both are read in this process. Members of containers are checked as `containers` says, and only
-    with it; `accept` changes an outcome whose reason is accepted.
+    with it; `accept` returns an outcome as the configuration accepts it, and as people have ruled.
 
     Raises:
         StateError: worker processes keep dying.

@@ -19,6 +19,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
+from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.errors import UsageError
 from hashclient.index.gaps import Gaps
 from hashclient.index.matcher import verdict
@@ -42,8 +43,11 @@ def lookup(
     summary: Summary,
     *,
     keep_clean: bool = False,
+    rule: Rule = as_it_is,
 ) -> Generator[Outcome]:
     """Look up every row; yield outcomes as they are found, clean ones only with `keep_clean`.
+
+    `rule` returns an outcome as people have ruled it.
 
     `batches` come with the name of the file they were read from. Rows that a gap of a list concerns
     are unread, or clean where `summary` says that gaps are accepted; they are yielded as clean ones
@@ -79,6 +83,7 @@ def lookup(
                 if undecided is not None and undecided.rows[row]:
                     reason = undecided.reason(row)
                     outcome = msgspec.structs.replace(outcome, kind=Kind.UNREAD, reason=reason)
+                outcome = rule(outcome)
                 summary.add(outcome)
                 yield outcome
     finally:

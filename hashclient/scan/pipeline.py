@@ -347,12 +347,12 @@ class Run(Iterator[Handled]):
             self._ready.extend(kept)
 
     def _settle(self) -> None:
-        """Count exactly the matches and conflicts that were recorded.
+        """Count exactly the matches and conflicts that were recorded, also excepted ones.
 
         A signal may come when something was counted and is on its way to here.
         """
         if self.summary.stopped is not None:
-            for kind in (Kind.MATCH, Kind.CONFLICT):
+            for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED):
                 self.summary.counts[kind] = self._found[kind]
 
     def _finish(self) -> None:

@@ -45,8 +45,10 @@ MAX_LOGGED_ARGUMENTS_CHARS = 1 << 16
 SIGNED_EACH = 64
 #: The number of matches that are noted as gone together.
 GONE_BATCH = 512
+#: The outcomes that are recorded, unless they are of a lookup.
+_REMEMBERED = (Kind.MATCH, Kind.EXCEPTED)
 #: The outcomes that are logged one by one, and the names of their events.
-_LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT)}
+_LOGGED = {kind: kind.value for kind in (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)}
 
 
 class Unfinished(msgspec.Struct, frozen=True):
@@ -266,6 +268,7 @@ class RunRecord:
             "ruled_out_by_size": summary.ruled_out_by_size,
             "known_unchanged": summary.known_unchanged,
             "believed_unchanged": summary.believed_unchanged,
+            "excepted_by": summary.excepted,
             "gone": summary.gone,
             "held": summary.held,
             "missing": _missing(summary),
@@ -316,8 +319,8 @@ class RunRecord:
 
 
 def _is_remembered(outcome: Outcome) -> bool:
-    """Return whether an outcome is a match that the record of matches keeps."""
-    return outcome.kind is Kind.MATCH and outcome.origin is None
+    """Return whether an outcome is a match that the record of matches keeps, excepted or not."""
+    return outcome.kind in _REMEMBERED and outcome.origin is None
 
 
 class MatchEvents:
@@ -337,6 +340,7 @@ class MatchEvents:
         path = outcome.origin or outcome.path
         if (
             outcome.door
+            or outcome.exceptions
             or outcome.members
             or len(path) > MAX_LOGGED_PATH_CHARS
             or not is_unicode(path)
@@ -369,6 +373,7 @@ def _data(recorded: Recorded) -> dict[str, Any]:
         **_member_fields(outcome),
         "size": outcome.size,
         "hits": [hit_fields(hit, LOGGED_FIELDS) for hit in outcome.hits],
+        **({"exceptions": outcome.exceptions} if outcome.exceptions else {}),
         **({"door": outcome.door} if outcome.door else {}),
         **({"mail": msgspec.to_builtins(outcome.mail)} if outcome.mail else {}),
     }

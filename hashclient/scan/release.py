@@ -1,13 +1,13 @@
-"""Releases held matches: a person has said that they are to be acted upon.
+"""What a person has said about recorded matches: held ones are released, others are excepted.
 
-The log is written first, so a kill cannot leave a match released but not logged. After a kill the
-next scan that finds the file acts upon it, since the record has the release.
+The log is written first, so a kill cannot leave a match released or excepted but not logged. After
+a kill the next scan that finds the file acts upon it, since the record has the release.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from hashclient.audit.log import Event
@@ -15,6 +15,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import RELEASED, STREAM_PREFIX, Match, members_of
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.objecturi import is_object_uri
+from hashclient.decisions.interface import Rule
 from hashclient.matches.store import Matches
 from hashclient.scan.actions import Responder
 from hashclient.session import Session
@@ -22,20 +23,60 @@ from hashclient.system.text import path_fields
 
 #: How many matches are released by one change of the record.
 AT_ONCE = 512
+_EXCEPTABLE = (MatchState.FOUND, MatchState.HELD)
+
+
+def except_open(session: Session, rule: Rule) -> int:
+    """Note which matches that nothing was done about are excepted by `rule`; return how many.
+
+    Raises:
+        AuditError, StateError: log or record cannot be written.
+    """
+    with Matches(session.settings.state_dir, create=False) as matches:
+        chosen = [m for m in matches.find(_EXCEPTABLE) if rule(_outcome(m, matches)).exceptions]
+    return sum(
+        len(_except(session, chosen[start : start + AT_ONCE], rule))
+        for start in range(0, len(chosen), AT_ONCE)
+    )
+
+
+def _except(session: Session, batch: Sequence[Match], rule: Rule) -> list[Match]:
+    """Note of matches that nothing was done about that they are excepted, if they are."""
+    now = session.now()
+    with Matches(session.settings.state_dir) as matches, matches.batch():
+        known = [matches.look_up(match.id) for match in batch]
+        still = [m for m in known if m is not None and m.state in _EXCEPTABLE and m.in_place]
+        ruled = [(m, rule(_outcome(m, matches)).exceptions) for m in still]
+        events = [
+            Event("excepted", {"id": m.id, **path_fields(m.path), "exceptions": by})
+            for m, by in ruled
+            if by
+        ]
+        if events:
+            session.audit.append(events, durable=True, sign_each=True)
+        for match, by in ruled:
+            if by:
+                matches.change(match.id, MatchState.EXCEPTED, now, {"exceptions": by})
+    return [match for match, by in ruled if by]
 
 
 def release(
-    session: Session, responder: Responder, chosen: Iterable[Match], reason: str
+    session: Session,
+    responder: Responder,
+    chosen: Iterable[Match],
+    reason: str,
+    rule: Rule,
 ) -> Iterator[Handled]:
     """Release matches and act on them as the policy says; yield each with what was done.
 
-    A match that is not held any more is passed over.
+    A match that is not held any more, or that `rule` excepts, is passed over.
 
     Raises:
         AuditError, StateError: log or record cannot be written; nothing is done after that.
     """
     rest = iter(chosen)
     while batch := list(itertools.islice(rest, AT_ONCE)):
+        _except(session, batch, rule)
         with Matches(session.settings.state_dir) as matches:
             found = _release(session, matches, batch, reason, session.now())
         responder.want_reports(found)

@@ -135,6 +135,10 @@ def _metrics(status: Status) -> Iterator[_Metric]:
             for severity, count in of_provider.items()
         }
         yield _Metric("notices_open", what, ("provider", "severity"), numbers)
+    if (rulings := status.exceptions) is not None:
+        yield _one("exceptions", "Exceptions that have not come to their end.", rulings.standing)
+        what = "Those of them that end within a week."
+        yield _one("exceptions_ending", what, len(rulings.ending))
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 

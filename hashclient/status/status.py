@@ -19,6 +19,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
 from hashclient.decisions.review import ReviewPolicy
+from hashclient.decisions.rulings import SOON, Ruling, load_book
 from hashclient.errors import AuditError, ConfigError, ExitCode, StateError
 from hashclient.index.blinding import Sealer, load_sealer
 from hashclient.index.checks import OVERDUE
@@ -26,6 +27,7 @@ from hashclient.index.manifest import Manifest
 from hashclient.index.open_lists import UNCONFIGURED_HINT, ExpectedList, expected_lists
 from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
+from hashclient.migrations.version import read_version
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.system.files import is_there, state_error
 from hashclient.system.text import counted, printable
@@ -97,6 +99,13 @@ class ReportsStatus(msgspec.Struct, frozen=True):
     oldest_open: datetime | None
 
 
+class ExceptionsStatus(msgspec.Struct, frozen=True):
+    """How many exceptions have not come to their end, and which of them end within a week."""
+
+    standing: int
+    ending: tuple[Ruling, ...]
+
+
 class AuditStatus(msgspec.Struct, frozen=True):
     """The last record of the audit log, and the record of the end of the last scan, if any.
 
@@ -131,6 +140,7 @@ class Status(msgspec.Struct):
     quarantine: QuarantineStatus | None = None
     reports: ReportsStatus | None = None
     notices: NoticesStatus | None = None
+    exceptions: ExceptionsStatus | None = None
     audit: AuditStatus | None = None
     problems: list[str] = msgspec.field(default_factory=list)
 
@@ -192,6 +202,11 @@ def read_status(
         if status.notices is not None:
             status.problems.extend(status.notices.problems)
             status.exit_code = max(status.exit_code, status.notices.exit_code)
+    with (
+        status.part(),
+        contextlib.suppress(ConfigError),
+    ):  # the lists say what is wrong with the key
+        status.exceptions = _exceptions(settings, environ, now)
     with status.part():
         status.audit = _audit(settings, len(lists))
         if status.audit is not None:
@@ -345,6 +360,18 @@ def _reports(settings: Settings) -> ReportsStatus:
     counts = Counter(report.state for report in reports)
     waiting = [report.created for report in reports if report.is_open]
     return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
+
+
+def _exceptions(
+    settings: Settings, environ: Mapping[str, str], now: datetime
+) -> ExceptionsStatus | None:
+    layout = settings.layout
+    if not is_there(layout.exceptions) and not read_version(layout).exceptions:
+        return None
+    sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
+    standing = [ruling for ruling in load_book(layout, sealer).rulings if now < ruling.until]
+    ending = sorted((r for r in standing if r.until - now <= SOON), key=lambda r: r.until)
+    return ExceptionsStatus(len(standing), tuple(ending))
 
 
 def _audit(settings: Settings, lists: int) -> AuditStatus | None:

@@ -30,6 +30,8 @@ LISTED_NAME = "listed.json"
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
+#: In the folder of decisions.
+EXCEPTIONS_NAME = "exceptions.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
 #: A closed file of the audit log, by its number.
@@ -164,6 +166,11 @@ class Layout(msgspec.Struct, frozen=True):
         """Waiting and sent reports, one folder for each."""
         return self.root / "reports"
 
+    @property
+    def exceptions(self) -> Path:
+        """The exceptions that people have made."""
+        return self.root / "decisions" / EXCEPTIONS_NAME
+
 
 _NAME = r"[a-z0-9][a-z0-9._-]*"
 _ID = r"[a-z0-9]{10}"
@@ -191,6 +198,7 @@ FILES: Mapping[str, str] = {
     r"inventory\.db(-wal|-shm)?": "the inventory: what scans remember of files and objects",
     r"notices/lock": "the lock of writers of notices",
     rf"notices/{_NAME}\.json": "the notices of a provider, their state, and who acknowledged them",
+    r"decisions/exceptions\.json": "the exceptions: what is not acted upon, who said so, and why",
     r"mounts\.json": "the mounted file systems that earlier scans have seen",
     r"mounts\.lock": "the lock of writers of mounts.json",
     r"quarantine/lock": "the lock of writers of the quarantine",

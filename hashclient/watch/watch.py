@@ -65,6 +65,7 @@ class Watch(Observer):
         jobs: int | None = None,
         exclude: Sequence[str] = (),
         act: bool = True,
+        exceptions: bool = True,
         on_outcome: Callable[[Handled], None],
         on_failure: Callable[[HashclientError], None],
         on_scan: Callable[[Summary], None] = lambda _: None,
@@ -88,6 +89,7 @@ class Watch(Observer):
         self._exclude = (*exclude, glob.escape(self._state_dir))
         self._excluded = compile_excludes(exclude) if exclude else None
         self._act = act
+        self._exceptions = exceptions
         self._on_outcome = on_outcome
         self._on_failure = on_failure
         self._on_scan = on_scan
@@ -249,6 +251,7 @@ class Watch(Observer):
                 exclude=self._exclude,
                 jobs=self._jobs,
                 act=self._act,
+                exceptions=self._exceptions,
                 front=front,
             ),
             must=first,
@@ -283,7 +286,12 @@ class Watch(Observer):
         source = ChangedFiles(paths)
         self._scan(
             lambda front: self._client.scan(
-                sources=[source], jobs=self._jobs, act=self._act, brief=True, front=front
+                sources=[source],
+                jobs=self._jobs,
+                act=self._act,
+                exceptions=self._exceptions,
+                brief=True,
+                front=front,
             ),
             paths=paths,
         )

@@ -245,6 +245,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "quarantine",
         "reports",
         "notices",
+        "exceptions",
         "last_scan",
     }
 

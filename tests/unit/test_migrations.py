@@ -11,6 +11,7 @@ import pytest
 from hashclient.audit import record
 from hashclient.config import Config, Settings
 from hashclient.core.version import __version__
+from hashclient.decisions import rulings
 from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources
@@ -54,6 +55,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`trust/*/`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
+        "`decisions/exceptions.json`": rulings.RULINGS_FORMAT,
         "`mounts.json`": mounts.FORMAT,
         "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,

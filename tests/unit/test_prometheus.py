@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.core.model import HeldEntry
+from hashclient.decisions.rulings import Ruling
 from hashclient.errors import ExitCode
 from hashclient.index.manifest import Manifest, RunRef
 from hashclient.notices.document import Severity
@@ -17,6 +18,7 @@ from hashclient.status.notices import NoticesStatus
 from hashclient.status.prometheus import render
 from hashclient.status.status import (
     AuditStatus,
+    ExceptionsStatus,
     ListStatus,
     QuarantineStatus,
     Refusal,
@@ -53,6 +55,9 @@ def manifest() -> Manifest:
     )
 
 
+RULING = Ruling(id="x-1", entries=(), reason="wrong", by="root", made_at=NOW, until=NOW)
+
+
 def full() -> Status:
     counts = {state: number for number, state in enumerate(MatchState)}
     return Status(
@@ -83,6 +88,7 @@ def full() -> Status:
         notices=NoticesStatus(
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
+        exceptions=ExceptionsStatus(3, (RULING,)),
         audit=AuditStatus(
             record("fetch"),
             record("scan-end", exit_code=10, believed_unchanged=3, not_opened={"disk": 2}),
@@ -131,6 +137,8 @@ def test_every_value_is_read_as_it_was() -> None:
         "reports": {"prepared": 1, "submitted": 4},
         "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
+        "exceptions": {"": 3},
+        "exceptions_ending": {"": 1},
         "audit_records": {"": 17},
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},

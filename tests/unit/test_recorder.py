@@ -73,11 +73,14 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     run.add(Outcome(Kind.CONFLICT, "/srv/d", 16, hits=(PARTIAL,)), Outcome(Kind.SKIPPED, "/srv/e"))
     reason = "accepted until 2030-01-01: encrypted: encrypted"
     run.add(Outcome(Kind.ACCEPTED, "/srv/f", reason=reason, members=("a", "b")))
+    why = "exception x-1"
+    run.add(Outcome(Kind.EXCEPTED, "/srv/g", 16, why, hits=(HIT,), exceptions=("x-1",)))
     run.record.end()
     events = run.logged()
-    order = ["scan-start", "match", "conflict", "accepted", "scan-end"]
+    order = ["scan-start", "match", "conflict", "accepted", "excepted", "scan-end"]
     assert [event for event, _ in events] == order
-    start, found, conflict, accepted, end = (data for _, data in events)
+    start, found, conflict, accepted, excepted, end = (data for _, data in events)
+    assert (excepted["path"], excepted["exceptions"]) == ("/srv/g", ["x-1"])
     assert accepted == {"path": "/srv/f", "members": ["a", "b"], "reason": reason}
     assert start == {
         "host": os.uname().nodename,
@@ -102,8 +105,9 @@ def test_a_run_is_logged_from_its_start_to_its_end(run: Run) -> None:
     assert [hit["complete"] for hit in found["hits"]] == [True, False]
     assert conflict["path"] == "/srv/d"
     assert end == {
-        "inputs": 6,
+        "inputs": 7,
         **{str(kind): 1 for kind in Kind},
+        "excepted_by": {"exception x-1": 1},
         "ruled_out_by_size": 0,
         "known_unchanged": 0,
         "believed_unchanged": 0,

@@ -42,6 +42,10 @@ def summary(
         (summary(Kind.ACCEPTED), 3),
         (summary(Kind.CLEAN, Kind.ACCEPTED), 0),
         (summary(Kind.MATCH, Kind.ACCEPTED), 10),
+        (summary(Kind.EXCEPTED), 0),
+        (summary(Kind.EXCEPTED, lists=(STALE,)), 7),
+        (summary(Kind.EXCEPTED, Kind.UNREAD), 3),
+        (summary(Kind.EXCEPTED, Kind.MATCH), 10),
         (summary(Kind.UNREAD), 3),
         (summary(Kind.CLEAN, Kind.UNREAD), 3),
         (summary(Kind.CONFLICT), 3),
@@ -85,7 +89,8 @@ def test_only_a_whole_and_clean_run_with_fresh_lists_is_ok() -> None:
     ):
         kinds = [kind for kind, there in zip(Kind, present, strict=True) if there]
         made = summary(*kinds, lists=(state,), stopped=stopped, failed=failed, missing=missing)
-        whole = Kind.CLEAN in kinds and not {Kind.UNREAD, Kind.CONFLICT}.intersection(kinds)
+        decided = not {Kind.CLEAN, Kind.EXCEPTED}.isdisjoint(kinds)
+        whole = decided and not {Kind.UNREAD, Kind.CONFLICT}.intersection(kinds)
         undisturbed = stopped is None and failed is None and state is not STALE and not missing
         assert (made.exit_code is ExitCode.OK) == (
             whole and undisturbed and Kind.MATCH not in kinds
@@ -99,6 +104,7 @@ def test_every_input_is_counted_once() -> None:
     assert made.counts == {
         Kind.CLEAN: 2,
         Kind.ACCEPTED: 0,
+        Kind.EXCEPTED: 0,
         Kind.MATCH: 1,
         Kind.CONFLICT: 0,
         Kind.SKIPPED: 0,

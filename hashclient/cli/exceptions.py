@@ -1,0 +1,345 @@
+"""`exceptions`: what is not acted upon for a while, who said so, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.completing import EXCEPTIONS, MATCHES
+from hashclient.cli.options import TIME, reason_option, refuse_before_command
+from hashclient.cli.output import facts
+from hashclient.errors import StateError, UsageError
+from hashclient.system.text import counted, printable
+from hashclient.system.times import for_people
+
+if TYPE_CHECKING:
+    from hashclient.decisions.keeping import Keeper
+    from hashclient.decisions.rulings import Ruling
+
+until_option = click.option(
+    "--until",
+    type=TIME,
+    metavar="TIME",
+    help="When it ends, in UTC: after 30 days unless given, and after 90 at most.",
+)
+
+
+@click.group("exceptions", invoke_without_command=True)
+@format_option("text", "json")
+@click.pass_context
+def command(ctx: click.Context, /, **chosen: Any) -> None:
+    """Set entries aside that are wrong, until a time, with a reason.
+
+    A file is excepted if an exception covers each entry that it matches. It is counted, named and
+    logged as excepted by each scan, watch, daemon and lookup, and never acted upon; a daemon
+    answers OK. An exception ends at its time, when the provider withdraws or changes the entry, and
+    when somebody removes it: then the file is a match again. The provider should know of it, since
+    only they can correct the list.
+
+    Without a command, `list` is meant.
+
+    \b
+      hashclient exceptions add baseline/d-1 --reason 'ticket 4711'
+      hashclient exceptions
+      hashclient exceptions remove x-3kdz7wnq2m --reason 'it is right'
+    """
+    if ctx.invoked_subcommand is not None:
+        refuse_before_command(ctx)
+        return
+    ctx.invoke(list_exceptions, **chosen)
+
+
+@command.command("add")
+@click.argument("entry", metavar="[LIST/ENTRY]", required=False)
+@click.option(
+    "--match",
+    "match_id",
+    metavar="ID",
+    shell_complete=MATCHES,
+    help="Only the file of this match, with the entries that it matches, wherever it is.",
+)
+@click.option(
+    "--file",
+    "file",
+    metavar="PATH",
+    type=existing_path(dir_okay=False),
+    help="Only files with the content of this one, with the entries that it matches.",
+)
+@reason_option()
+@until_option
+@click.option(
+    "--below",
+    metavar="PATH",
+    help="Only files at PATH or below it, or objects at a URI or below it.",
+)
+@format_option("text", "json")
+@pass_app
+def add(
+    app: App,
+    entry: str | None,
+    match_id: str | None,
+    file: Path | None,
+    reason: str,
+    until: datetime | None,
+    below: str | None,
+    output_format: str,
+) -> None:
+    """Make an exception: of an entry, or of one file with the entries that it matches.
+
+    Matches on record that nothing was done about are excepted at once. A file is recognised by its
+    SHA-256; a match whose SHA-256 is not on record is named by --file.
+
+    \b
+      hashclient exceptions add baseline/d-1 --reason 'ticket 4711'
+      hashclient exceptions add --match 3kdz7wnq2m --below /srv/docs \\
+          --until 2026-03-01 --reason 'ticket 4711'
+
+    Exit codes: 0 it counts, 2 there is no such entry, match or file, 8 the exceptions or the lists
+    cannot be read.
+    """
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.scan.release import except_open
+    from hashclient.system.files import is_there
+
+    if sum(one is not None for one in (entry, match_id, file)) != 1:
+        raise UsageError("say what is excepted: LIST/ENTRY, --match ID or --file PATH")
+    lists = app.session.open_lists()
+    ruler = Exceptions.of(app.session, lists)
+    content = ""
+    if entry is not None:
+        names = [_split(entry)]
+    elif match_id is not None:
+        names, content = _of_match(app, match_id, lists.sealer.key_id)
+    else:
+        assert file is not None
+        names, content = _of_file(file, lists)
+    entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
+    ruling = _keeper(app).add(
+        entries, reason, until=until, content=content, below=_place(below) if below else ""
+    )
+    number = 0
+    if is_there(app.settings.layout.matches):
+        number = except_open(app.session, ruler.rule)
+    app.show(
+        output_format,
+        {"exception": _document(ruling, None), "matches_excepted": number},
+        _lines(ruling, None),
+    )
+    if number:
+        app.say(f"excepted: {counted(number, 'match')} on record")
+
+
+@command.command("list")
+@format_option("text", "json")
+@pass_app
+def list_exceptions(app: App, output_format: str) -> None:
+    """List all exceptions, also those that have ended lately; the same as `exceptions` alone.
+
+    \b
+      hashclient exceptions list --format json
+    """
+    keeper = _keeper(app)
+    shown = _with_obstacles(app, keeper.rulings())
+    app.show(
+        output_format,
+        {"exceptions": [_document(ruling, obstacle) for ruling, obstacle in shown]},
+        (
+            f"{ruling.id}  {_state(ruling, obstacle)}  {ruling.about}  {printable(ruling.reason)}"
+            for ruling, obstacle in shown
+        ),
+        nothing="there is no exception",
+    )
+
+
+@command.command("show")
+@click.argument("exception_id", metavar="ID", shell_complete=EXCEPTIONS)
+@format_option("text", "json")
+@pass_app
+def show(app: App, exception_id: str, output_format: str) -> None:
+    """Show one exception: what it is about, who made it and why, and until when it counts.
+
+    \b
+      hashclient exceptions show x-3kdz7wnq2m
+    """
+    found = [ruling for ruling in _keeper(app).rulings() if ruling.id == exception_id]
+    if not found:
+        raise UsageError(
+            f"no exception has the id {printable(exception_id)}",
+            hint="`hashclient exceptions list` shows them",
+        )
+    ((ruling, obstacle),) = _with_obstacles(app, found)
+    app.show(output_format, _document(ruling, obstacle), _lines(ruling, obstacle))
+
+
+@command.command("renew")
+@click.argument("ids", metavar="ID…", nargs=-1, required=True, shell_complete=EXCEPTIONS)
+@reason_option()
+@until_option
+@format_option("text", "json")
+@pass_app
+def renew(
+    app: App, ids: tuple[str, ...], reason: str, until: datetime | None, output_format: str
+) -> None:
+    """Let exceptions end at another time, and say why once more.
+
+    An exception of an entry that has changed stays ended: make another one.
+
+    \b
+      hashclient exceptions renew x-3kdz7wnq2m --reason 'no answer yet'
+    """
+    _show_all(app, output_format, _keeper(app).renew(ids, reason, until))
+
+
+@command.command("remove")
+@click.argument("ids", metavar="[ID…]", nargs=-1, shell_complete=EXCEPTIONS)
+@click.option(
+    "--all", "everything", is_flag=True, help="All of them, also if their file is damaged or lost."
+)
+@reason_option()
+@format_option("text", "json")
+@pass_app
+def remove(
+    app: App, ids: tuple[str, ...], everything: bool, reason: str, output_format: str
+) -> None:
+    """End exceptions now: what they covered is a match again for the next scan.
+
+    \b
+      hashclient exceptions remove x-3kdz7wnq2m --reason 'the entry is right'
+    """
+    if bool(ids) == everything:
+        raise UsageError("say which exceptions: their ids, or --all")
+    keeper = _keeper(app)
+    if everything:
+        keeper.remove_all(reason)
+        app.show(output_format, {"exceptions": []}, "there is no exception any more")
+        return
+    _show_all(app, output_format, keeper.remove(ids, reason), removed=True)
+
+
+def _keeper(app: App) -> Keeper:
+    from hashclient.decisions.keeping import Keeper
+
+    return Keeper(app.session, app.session.sealer())
+
+
+def _split(entry: str) -> tuple[str, str]:
+    list_name, slash, name = entry.partition("/")
+    if not (slash and list_name and name):
+        raise UsageError(f"no LIST/ENTRY: {printable(entry)}")
+    return list_name, name
+
+
+def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str]], str]:
+    """Return the entries of a recorded match, and the tag of its SHA-256."""
+    from hashclient.core.algorithms import Algorithm
+    from hashclient.matches.store import Matches
+
+    with Matches(app.settings.state_dir, create=False) as matches:
+        match = matches.get(match_id)
+    tag = match.tags.get(Algorithm.SHA256) if match.key_id == key_id else None
+    if tag is None:
+        raise UsageError(
+            f"the SHA-256 of match {match.id} is not on record",
+            hint="give the file by --file, or the entry as LIST/ENTRY",
+        )
+    if not match.standing:
+        raise UsageError(f"match {match.id} has no entry any more: all are withdrawn")
+    return [(hit.list_name, hit.entry) for hit in match.standing], tag.hex()
+
+
+def _of_file(path: Path, lists: Any) -> tuple[list[tuple[str, str]], str]:
+    """Return the entries that a file matches, and the tag of its SHA-256."""
+    import hashlib
+    import os
+
+    from hashclient.core.algorithms import Algorithm
+    from hashclient.core.digests import CHUNK_BYTES
+    from hashclient.scan.streaming import StreamChecker
+    from hashclient.system.descriptors import open_input
+
+    checker = StreamChecker(lists.judge(all_digests=True))
+    digester, sha256 = checker.digester(), hashlib.sha256()
+    try:
+        with os.fdopen(open_input(str(path)), "rb", buffering=0) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digester.update(memoryview(chunk))
+                sha256.update(chunk)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from error
+    found = [
+        (hit.list_name, hit.entry)
+        for outcome in checker.check("-", digester).outcomes
+        for hit in outcome.hits
+    ]
+    if not found:
+        raise UsageError(
+            f"it matches no entry: {printable(path)}",
+            hint="a member of an archive is excepted by its entry, or by the match of the archive",
+        )
+    tag = lists.sealer.tags_of(Algorithm.SHA256, [sha256.digest()]).tobytes()
+    return found, tag.hex()
+
+
+def _place(below: str) -> str:
+    """Return a path without links, or a URI as it is."""
+    import os
+
+    from hashclient.core.objecturi import is_object_uri
+    from hashclient.system.text import is_unicode
+
+    if is_object_uri(below):
+        return below
+    path = os.path.realpath(below)
+    if not is_unicode(path):
+        raise UsageError(f"not UTF-8, which --below needs: {printable(path)}")
+    return path
+
+
+def _with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, str | None]]:
+    """Return rulings, each with the reason why it does not count now."""
+    from hashclient.decisions.exceptions import Exceptions
+
+    try:
+        ruler = Exceptions.of(app.session, app.session.open_lists())
+    except StateError as error:
+        return [(ruling, error.message) for ruling in rulings]
+    return [(ruling, ruler.obstacle(ruling)) for ruling in rulings]
+
+
+def _show_all(
+    app: App, output_format: str, rulings: Sequence[Ruling], *, removed: bool = False
+) -> None:
+    obstacle = "it is removed" if removed else None
+    app.show(
+        output_format,
+        {"exceptions": [_document(ruling, obstacle) for ruling in rulings]},
+        (f"{ruling.id}  {_state(ruling, obstacle)}  {ruling.about}" for ruling in rulings),
+    )
+
+
+def _state(ruling: Ruling, obstacle: str | None) -> str:
+    return f"until {for_people(ruling.until)}" if obstacle is None else f"no more: {obstacle}"
+
+
+def _lines(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
+    yield f"exception {ruling.id}"
+    yield from facts(
+        (
+            ("about", ruling.about),
+            ("counts", _state(ruling, obstacle)),
+            ("reason", printable(ruling.reason)),
+            ("by", printable(ruling.by)),
+            ("made", for_people(ruling.made_at)),
+        )
+    )
+
+
+def _document(ruling: Ruling, obstacle: str | None) -> dict[str, Any]:
+    from hashclient.decisions.keeping import fields_of
+
+    return {**fields_of(ruling), "counts": obstacle is None, "obstacle": obstacle}

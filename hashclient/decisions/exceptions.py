@@ -1,0 +1,241 @@
+"""Which matches are excepted, by the rulings of people.
+
+A match is excepted if every entry that it hits is covered by a ruling. A ruling covers a hit if
+
+1. it is kept in a file that is authentic, and the last one that was written;
+2. the clock shows a time before its end, and no time before one that is known to have passed: a
+   clock that was set back ends all rulings;
+3. the entry is on the list, and is the same as when the ruling was made, by its fingerprint;
+4. the file is known by its SHA-256, since others can be made with its MD5 or SHA-1: that of the
+   entry agrees, or that of the ruling, if the ruling is about one file;
+5. the file is below the path that the ruling names, if it names one.
+
+Anything that is not known leaves the match a match. The file of rulings is looked at with each
+match, so a daemon follows each change and each end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Self
+
+import msgspec
+
+from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Hit, Outcome
+from hashclient.decisions.rulings import Book, Entry, Ruling, load_book
+from hashclient.errors import StateError, UsageError
+from hashclient.index.fingerprints import Fingerprint, fingerprints
+from hashclient.index.open_lists import OpenLists
+from hashclient.index.reader import CLOCK_TOLERANCE
+from hashclient.session import Session
+from hashclient.system.layout import Layout
+from hashclient.system.text import printable
+
+#: A file as it was when it was read: inode, size and time of its last change. None if it is not
+#: there.
+_Stamp = tuple[int, int, int] | None
+
+
+class Exceptions:
+    """The rulings of one state directory, for one state of its lists."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        lists: OpenLists,
+        now: Callable[[], datetime],
+        on_failure: Callable[[StateError], None],
+    ) -> None:
+        """Read the rulings; `now` gives the time in UTC.
+
+        `on_failure` is called whenever they turn out not to be usable: no match is excepted then.
+        """
+        self._layout = layout
+        self._lists = lists
+        self._now = now
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._stamp: _Stamp = (0, 0, 0)
+        self._book = Book()
+        self._by_entry: dict[tuple[str, str], list[Ruling]] | None = None
+        #: The fingerprints of the entries that rulings are about, as they are now.
+        self._current: dict[tuple[str, str], Fingerprint | None] = {}
+        #: A time that has passed.
+        self._passed = max(index.manifest.checked_at for index in lists.indexes)
+        self._refresh()
+
+    @classmethod
+    def of(cls, session: Session, lists: OpenLists) -> Self:
+        """Return the rulings of a session for its lists, for a command that needs them.
+
+        Raises:
+            StateError: they cannot be used, now or later.
+        """
+
+        def refuse(error: StateError) -> None:
+            raise error
+
+        return cls(session.settings.layout, lists, session.now, refuse)
+
+    def rule(self, outcome: Outcome) -> Outcome:
+        """Return an outcome; a match that is excepted is of its own kind, and names its rulings."""
+        if outcome.kind is not Kind.MATCH:
+            return outcome
+        try:
+            with self._lock:
+                self._refresh()
+                covering = [self._covering(hit, outcome) for hit in outcome.hits]
+        except StateError as error:  # the index is damaged
+            self._on_failure(error)
+            return outcome
+        rulings = dict.fromkeys(ruling for ruling in covering if ruling is not None)
+        if None in covering or not rulings:
+            return outcome
+        return msgspec.structs.replace(
+            outcome,
+            kind=Kind.EXCEPTED,
+            reason="; ".join(ruling.text for ruling in rulings),
+            exceptions=tuple(ruling.id for ruling in rulings),
+        )
+
+    @property
+    def lists(self) -> OpenLists:
+        """The lists; a judge over them wants the SHA-256 of matches if a ruling is about a file."""
+        also = int(Algorithm.SHA256) if self._book.has_files else 0
+        return msgspec.structs.replace(self._lists, also=also)
+
+    def obstacle(self, ruling: Ruling) -> str | None:
+        """Return why a ruling does not count now, in a few words; None if it does."""
+        with self._lock:
+            self._refresh()
+            if self._is_early(now := self._now()):
+                return "the clock was set back"
+            if now >= ruling.until:
+                return "it has ended"
+            for entry in ruling.entries:
+                if self._fingerprint(entry.list, entry.id) is None:
+                    return f"{entry.name} is not on the list any more"
+                if not self._is_same(entry):
+                    return f"{entry.name} has changed"
+        return None
+
+    def entry(self, list_name: str, entry: str, *, of_file: bool) -> Entry:
+        """Return an entry for a ruling about it, or `of_file`, about a file that matches it.
+
+        Raises:
+            UsageError: it is on no list that can be used, or a ruling about it would rest on an MD5
+                or a SHA-1 alone.
+        """
+        with self._lock:
+            found = self._fingerprint(list_name, entry)
+        name = f"{printable(list_name)}/{printable(entry)}"
+        if found is None:
+            hint = "`hashclient matches show ID` names the entries of a match"
+            raise UsageError(f"no such entry: {name}", hint=hint)
+        if not (of_file or found.algorithms & Algorithm.SHA256):
+            raise UsageError(
+                f"entry {name} has no SHA-256, so anybody can make files that match it",
+                hint="except the files that are meant: --file PATH, or --match ID",
+            )
+        return Entry(list_name, entry, found.code)
+
+    def _covering(self, hit: Hit, outcome: Outcome) -> Ruling | None:
+        """Return the ruling that covers a hit, by the numbers of the module."""
+        key = hit.list_name, hit.entry
+        rulings = self._rulings().get(key)
+        if not rulings or self._is_early(now := self._now()):
+            return None
+        for ruling in rulings:
+            if (
+                now < ruling.until  # 2
+                and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)  # 3
+                and self._is_known(hit, ruling, outcome)  # 4
+                and (not ruling.below or is_below(outcome, ruling.below))  # 5
+            ):
+                return ruling
+        return None
+
+    def _is_early(self, now: datetime) -> bool:
+        """Return whether the clock shows a time before one that has passed."""
+        if now < self._passed - CLOCK_TOLERANCE:
+            return True
+        self._passed = max(self._passed, now)
+        return False
+
+    def _is_same(self, entry: Entry) -> bool:
+        found = self._fingerprint(entry.list, entry.id)
+        return found is not None and found.code == entry.fingerprint
+
+    def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
+        """Return the fingerprint of an entry now; those of all rulings are made at once."""
+        key = list_name, entry
+        if key not in self._current:
+            missing = {key, *(k for k in self._rulings() if k not in self._current)}
+            self._current |= dict.fromkeys(missing)
+            for index in self._lists.indexes:
+                name = index.manifest.list
+                ids = [one for of_list, one in missing if of_list == name]
+                for one, value in fingerprints(index, ids, self._lists.sealer).items():
+                    self._current[name, one] = value
+        return self._current[key]
+
+    def _is_known(self, hit: Hit, ruling: Ruling, outcome: Outcome) -> bool:
+        """Return whether a file is one that a ruling is about, by its SHA-256.
+
+        A ruling about one file may be about the container of a member.
+        """
+        if not ruling.content:
+            return Algorithm.SHA256 in hit.algorithms
+        tags = [outcome.tags.get(Algorithm.SHA256)]
+        if outcome.outer is not None:
+            tags.append(outcome.outer.tags.get(Algorithm.SHA256))
+        if (digest := outcome.digests.get(Algorithm.SHA256)) is not None:
+            tags.append(self._lists.sealer.tags_of(Algorithm.SHA256, [digest]).tobytes())
+        return bytes.fromhex(ruling.content) in tags
+
+    def _rulings(self) -> dict[tuple[str, str], list[Ruling]]:
+        if self._by_entry is None:
+            self._by_entry = {}
+            for ruling in self._book.rulings:
+                for entry in ruling.entries:
+                    self._by_entry.setdefault((entry.list, entry.id), []).append(ruling)
+        return self._by_entry
+
+    def _refresh(self) -> None:
+        """Read the rulings again if their file has changed (1)."""
+        stamp = _stamp_of(self._layout)
+        if stamp == self._stamp:
+            return
+        self._book, self._by_entry = Book(), None
+        try:
+            self._book = load_book(self._layout, self._lists.sealer)
+        except StateError as error:
+            self._on_failure(error)
+        self._stamp = stamp
+        if self._book.at is not None:
+            self._passed = max(self._passed, self._book.at)
+
+
+def _stamp_of(layout: Layout) -> _Stamp:
+    try:
+        status = layout.exceptions.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def is_below(outcome: Outcome, place: str) -> bool:
+    """Return whether a file, or its container, is at a path, or below it; links are followed.
+
+    An object is at or below a URI. A stream, and a digest that was looked up, are nowhere.
+    """
+    if outcome.is_stream or outcome.origin is not None:
+        return False
+    path = outcome.path if outcome.is_object else os.path.realpath(outcome.path)
+    place = place.rstrip("/")
+    return path == place or path.startswith(f"{place}/")

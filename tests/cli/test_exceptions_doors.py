@@ -1,0 +1,194 @@
+"""One exception through every door by which content comes: the same answer, each is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures import buckets
+from fixtures.archives import zip_of
+from hashclient.decisions.rulings import Book, load_book
+from tests.clamd import Daemon, instream, open_for_reading, serving
+from tests.kit import Run, State, arguments, call, environment, from_pipe, wait_until
+
+WRONG, RIGHT = b"a licence that everybody has", b"a dummy that stands for what is meant"
+REASON = ("--reason", "ticket 4711")
+FOUND, CLEAN = b"stream: Hashclient.base.wrong FOUND\0", b"stream: OK\0"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> State:
+    return State(tmp_path, {"base": {"wrong": WRONG, "right": RIGHT}}, {"wrong": WRONG})
+
+
+def make_exception(world: State, *args: object) -> str:
+    result = world.call("exceptions", "add", "base/wrong", *REASON, "--format", "json", *args)
+    assert result.code == 0, result
+    return str(json.loads(result.out)["exception"]["id"])
+
+
+def of_tree(world: State, tmp_path: Path) -> Run:
+    return world.scan()
+
+
+def of_workers(world: State, tmp_path: Path) -> Run:
+    for number in range(40):
+        (world.tree / f"other-{number}").write_bytes(b"%d" % number)
+    return world.scan("--jobs", "2")
+
+
+def of_member(world: State, tmp_path: Path) -> Run:
+    (tmp_path / "a.zip").write_bytes(zip_of({"inner": zip_of({"wrong": WRONG})}))
+    return world.scan(tmp_path / "a.zip")
+
+
+def of_stdin(world: State, tmp_path: Path) -> Run:
+    with from_pipe(WRONG):
+        return world.call("scan", "--format", "jsonl", "-")
+
+
+def of_lookup(world: State, tmp_path: Path) -> Run:
+    return world.call("lookup", "--format", "jsonl", hashlib.sha256(WRONG).hexdigest())
+
+
+def of_bucket(world: State, tmp_path: Path) -> Run:
+    site = buckets.Site()
+    try:
+        bucket = site.bucket(**{"docs/wrong": WRONG})
+        # Threads of its library stay out of this process.
+        words = ("scan", "--format", "jsonl", bucket.uri)
+        return world.run(*words, env=site.environment)
+    finally:
+        site.close()
+
+
+def of_cluster(world: State, tmp_path: Path) -> Run:
+    return world.run("scan", "--format", "jsonl", "--executor", "local-cluster:1", world.tree)
+
+
+DOORS = {
+    "tree": of_tree,
+    "workers": of_workers,
+    "member": of_member,
+    "stdin": of_stdin,
+    "lookup": of_lookup,
+    "bucket": of_bucket,
+    "cluster": of_cluster,
+}
+SLOW = ("workers", "bucket", "cluster")
+_doors = [pytest.param(d, marks=[pytest.mark.slow] * (d in SLOW)) for d in DOORS]
+
+
+@pytest.mark.parametrize("door", _doors)
+def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, door: str) -> None:
+    ruling = make_exception(world)
+    result = DOORS[door](world, tmp_path)
+    assert result.code == 0, result
+    summary = result.lines[-1]
+    assert (summary["excepted"], summary["match"]) == (1, 0)
+    assert [number for what, number in summary["excepted_by"].items() if ruling in what] == [1]
+    (line,) = result.lines[:-1]
+    assert (line["type"], line["entry"], line["exceptions"]) == ("excepted", "wrong", [ruling])
+    assert [data["exceptions"] for _, data in world.events("excepted")] == [[ruling]]
+    world.call("exceptions", "remove", ruling, *REASON)
+    result = DOORS[door](world, tmp_path)
+    assert (result.code, result.lines[-1]["match"], result.lines[-1]["excepted"]) == (10, 1, 0)
+
+
+def counted(daemon: Daemon) -> dict[str, float]:
+    with urllib.request.urlopen(f"{daemon.metrics}") as answer:
+        lines = answer.read().decode().splitlines()
+    prefix = 'hashclient_serve_objects_total{verdict="'
+    pairs = [line.removeprefix(prefix).split('"} ') for line in lines if line.startswith(prefix)]
+    return {verdict: float(number) for verdict, number in pairs}
+
+
+@pytest.mark.slow
+def test_a_daemon_answers_ok_counts_and_logs_it_and_follows_each_change(
+    world: State, tmp_path: Path
+) -> None:
+    mail = zip_of({"wrong": WRONG})
+    with serving(world.path, tmp_path / "run", "--metrics", "127.0.0.1:0") as daemon:
+        assert daemon.ask(instream(WRONG)) == FOUND
+        ruling = make_exception(world)
+        assert daemon.ask(instream(WRONG)) == CLEAN
+        assert daemon.ask(instream(mail)) == CLEAN
+        fd = open_for_reading(world.tree / "wrong")
+        assert daemon.ask_descriptor(fd).endswith(b": OK\0")
+        os.close(fd)
+        path = os.fsencode(world.tree)
+        for command in (b"SCAN", b"CONTSCAN", b"ALLMATCHSCAN"):
+            assert daemon.ask(b"z" + command + b" " + path + b"\0") == path + b": OK\0"
+        assert daemon.ask(instream(RIGHT)).endswith(b"right FOUND\0")
+        found = counted(daemon)
+        assert (found["excepted"], found["match"], found["clean"]) == (6, 2, 0)
+        world.call("exceptions", "remove", ruling, *REASON)
+        assert daemon.ask(instream(WRONG)) == FOUND
+        assert daemon.stop() == 0
+    logged = [data["exceptions"] for _, data in world.events("excepted")]
+    assert logged and set(map(tuple, logged)) == {(ruling,)}
+    assert sum(data["excepted"] for _, data in world.events("serve-end")) == 6
+
+
+@pytest.mark.slow
+def test_an_exception_ends_while_a_daemon_runs_and_the_next_answer_is_found(
+    world: State, tmp_path: Path
+) -> None:
+    with serving(world.path, tmp_path / "run") as daemon:
+        until = datetime.now(UTC) + timedelta(seconds=2)
+        make_exception(world, "--until", until.isoformat())
+        assert daemon.ask(instream(WRONG)) == CLEAN
+        wait_until(lambda: datetime.now(UTC) > until, daemon.process.pid)
+        assert daemon.ask(instream(WRONG)) == FOUND
+        make_exception(world)
+        assert daemon.ask(instream(WRONG)) == CLEAN
+        (world.path / "decisions/exceptions.json").write_bytes(b"{}")
+        assert daemon.ask(instream(WRONG)) == FOUND
+
+
+@pytest.mark.slow
+def test_a_daemon_without_exceptions_answers_found(world: State, tmp_path: Path) -> None:
+    make_exception(world)
+    with serving(world.path, tmp_path / "run", "--no-exceptions") as daemon:
+        assert daemon.ask(instream(WRONG)) == FOUND
+
+
+@pytest.mark.slow
+def test_a_watch_names_what_is_excepted_and_acts_upon_nothing(world: State) -> None:
+    ruling = make_exception(world)
+    words = arguments("--state-dir", world.path, "watch", "--format", "jsonl", world.tree)
+    with subprocess.Popen(words, env=environment(), stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        line = json.loads(process.stdout.readline())
+        assert (line["type"], line["exceptions"]) == ("excepted", [ruling])
+        while f"excepted 1: exception {ruling}" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert call("--state-dir", world.path, "audit", "verify").code == 0
+    assert [data["excepted"] for _, data in world.events("scan-end")] == [1]
+
+
+def test_a_lookup_with_many_matches_reads_the_exceptions_once(
+    world: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+
+    def note(*args: Any) -> Book:
+        loaded.append(args)
+        return load_book(*args)
+
+    make_exception(world)
+    monkeypatch.setattr("hashclient.decisions.exceptions.load_book", note)
+    digests = [hashlib.sha256(WRONG).hexdigest(), hashlib.sha256(RIGHT).hexdigest()] * 3
+    assert world.call("lookup", *digests).code == 10
+    assert len(loaded) == 1
