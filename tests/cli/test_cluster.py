@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from tests.kit import (
     make_state,
     remember_at_once,
     run,
+    wait_until,
     write_tree,
 )
 from tests.kit.cluster import LISTED, SharedCluster
@@ -125,6 +127,27 @@ def test_a_local_cluster_shares_the_state(cluster: SharedCluster, tmp_path: Path
     here = scan(cluster.client_state(tmp_path), tree)
     there = scan(state, "--executor", "local-cluster:1", tree)
     assert told(there) == told(here)
+
+
+@pytest.mark.slow
+def test_a_cluster_on_this_machine_remembers_files_as_soon_as_processes_do(
+    cluster: SharedCluster, tmp_path: Path
+) -> None:
+    """A file is proven unchanged by a lease, and remembered when it is a second old."""
+    tree = make_tree(tmp_path)
+    made_ns = time.time_ns()
+    wait_until(lambda: time.time_ns() > made_ns + 1_100_000_000, os.getpid())
+
+    def again(*how: str) -> tuple[int, int]:
+        state = cluster.client_state(tmp_path)
+        scan(state, *how, tree)
+        summary = scan(state, *how, tree).summary
+        return summary["known_unchanged"], summary["believed_unchanged"]
+
+    here = again("--jobs", "2")
+    if here[0] == 0:
+        pytest.skip("nothing is remembered of files here at once")
+    assert again("--executor", "local-cluster:1") == here
 
 
 @pytest.mark.slow

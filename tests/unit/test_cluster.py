@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -55,6 +58,7 @@ from hashclient.scan.records import RECORD
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group
 from hashclient.system.identity import Identities, Identity, boot_id
+from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree
 
 NO_CLUSTER = ClusterConfig()
@@ -486,6 +490,15 @@ class TestWorker:
         alone = check("a")
         assert unpack_result(alone).clean == 1
         assert not alone.large
+
+    def test_a_worker_may_take_leases_in_its_threads(self) -> None:
+        before = signal.signal(signal.SIGIO, signal.SIG_DFL)
+        try:
+            assert asyncio.run(worker.prepare(b"nonsense", "resource", None))
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(can_lease).result()
+        finally:
+            signal.signal(signal.SIGIO, before)
 
     def test_a_worker_that_is_not_ready_has_lost_the_batch(self) -> None:
         for function in (worker.check, worker.list_directories):

@@ -63,6 +63,7 @@ from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.session import Session
 from hashclient.system.identity import Identities
+from hashclient.system.leases import can_lease
 from hashclient.system.log import Log
 from hashclient.system.process import collect_rarely
 from hashclient.system.processors import Allowance
@@ -192,6 +193,8 @@ async def prepare(payload: bytes, resource: str, dask_worker: Any) -> bytes:
 
     Returns an empty answer, or why it cannot: a message, and a hint in the second line.
     """
+    # Only the main thread can do so, which is this one; batches are checked in other threads.
+    can_lease()
     try:
         problem = await asyncio.wait_for(asyncio.to_thread(_prepare, payload), PREPARE_S)
     except TimeoutError:
