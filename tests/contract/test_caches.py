@@ -19,7 +19,7 @@ from hashclient.index.open_lists import open_lists
 from hashclient.scan import cache
 from hashclient.scan.cache import Block
 from hashclient.scan.cluster.known import Remembered, Sent
-from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_of
+from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.inside import MEMBER, Container, Inside
@@ -132,7 +132,7 @@ class OnTheWay:
             identity = identities.get(device)
             names = list(map(str, inodes))
             group = Group("d", names, follow=False, inodes=array("Q", inodes))
-            groups.append(names_of(group, 0 if identity is None else identity.number))
+            groups.append(names_elsewhere(group, 0 if identity is None else identity.number))
         batch = ToCheck(tuple(groups), self._remembered.of(groups))
         self._sent.take(decode_files(encode(batch)).known)
 

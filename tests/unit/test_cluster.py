@@ -33,27 +33,28 @@ from hashclient.scan.cluster.known import Remembered, Sent, as_before, identitie
 from hashclient.scan.cluster.listing import Lister
 from hashclient.scan.cluster.messages import (
     SIGN,
-    Checked,
     Known,
     Listed,
-    Names,
     Start,
     ToCheck,
     decode_answer,
     encode,
-    group_of,
-    names_of,
-    pack_outcome,
-    pack_result,
     paths_of,
     some_of,
-    unpack_outcome,
-    unpack_result,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.dask import _Run
 from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.executors.wire import (
+    Checked,
+    Names,
+    group_of,
+    names_of,
+    pack_result,
+    unpack_outcomes,
+    unpack_result,
+)
 from hashclient.scan.records import RECORD
 from hashclient.scan.sources.files import Trees, WalkOptions
 from hashclient.scan.sources.interface import Group
@@ -135,7 +136,7 @@ class TestMessages:
             evidence="read",
             seen=Seen(1, 2, None, 4),
         )
-        raw = encode(pack_result(Result(outcomes=[outcome]), 0.5))
+        raw = encode(pack_result(Result(outcomes=[outcome]), digests=False))
         assert b"d" * 16 not in raw
         answer = decode_answer(raw)
         assert isinstance(answer, Checked)
@@ -163,7 +164,7 @@ class TestMessages:
         assert set(others) < set(fields)
         for number, name in enumerate(name for name in fields if name not in others):
             setattr(result, name, number + 1)
-        answer = decode_answer(encode(pack_result(result, 0.5)))
+        answer = decode_answer(encode(pack_result(result, digests=False)))
         assert isinstance(answer, Checked)
         assert unpack_result(answer) == result
         assert result.reported == Advance()
@@ -198,7 +199,7 @@ class TestLister:
         listed = self.listed(tree, exclude=options.exclude)
         assert set(paths_of(listed.groups)) == files_walked
         told = {(o.path, o.kind, o.reason) for o in walked if isinstance(o, Outcome)}
-        outcomes = map(unpack_outcome, listed.outcomes)
+        outcomes = unpack_outcomes(listed.outcomes)
         assert {(o.path, o.kind, o.reason) for o in outcomes} == told
         assert not listed.rest + listed.borders + listed.wide
 
@@ -232,7 +233,8 @@ class TestLister:
         (tree / "w" / "link").symlink_to("x")
         listed = self.listed(tree, wide_names=20)
         assert [start.path for start in listed.wide] == [f"{tree}/w".encode()]
-        assert not listed.groups + listed.outcomes + listed.rest
+        assert not listed.groups + listed.rest
+        assert listed.outcomes is None
         trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
         items = list(trees.list_wide(f"{tree}/w"))
         groups = [item for item in items if isinstance(item, Names)]
@@ -248,7 +250,7 @@ class TestLister:
         (tmp_path / "link").symlink_to(tmp_path)
         starts = [Start(os.fsencode(tmp_path / name)) for name in ("gone", "link")]
         listed = self.listed(tmp_path, starts)
-        outcomes = [unpack_outcome(outcome) for outcome in listed.outcomes]
+        outcomes = unpack_outcomes(listed.outcomes)
         assert [o.kind for o in outcomes] == [Kind.UNREAD, Kind.UNREAD]
         assert not listed.groups
 
@@ -542,7 +544,3 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
     assert batch is not None
     assert batch.starts == (Start(f"{tree}/same".encode(), verified=True),)
     assert trees.coverage.has_failed(f"{tree}/other")
-
-
-def test_an_outcome_of_a_worker_is_packed_without_its_digest() -> None:
-    assert not hasattr(pack_outcome(Outcome(Kind.CLEAN, "/a")), "digests")

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.messages import Names, Start, ToCheck, ToList
+from hashclient.scan.cluster.messages import Start, ToCheck, ToList
+from hashclient.scan.executors.wire import Names
 
 #: Seconds that a batch should take: handing one out costs some 2 ms in all.
 BATCH_S = 0.75

@@ -26,7 +26,8 @@ import numpy as np
 from hashclient.errors import StateError
 from hashclient.scan import cache
 from hashclient.scan.cache import Block, Inventory
-from hashclient.scan.cluster.messages import INODE, Known, Names, names_of, some_of
+from hashclient.scan.cluster.messages import INODE, Known, some_of
+from hashclient.scan.executors.wire import Names, names_of
 from hashclient.scan.inside import Container, Inside, unchanged
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes, records_of

@@ -19,7 +19,8 @@ import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.messages import Listed, Start, names_of, pack_outcome
+from hashclient.scan.cluster.messages import Listed, Start, names_elsewhere
+from hashclient.scan.executors.wire import pack_outcomes
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import (
     GONE,
@@ -114,7 +115,8 @@ class Lister:
     def run(self, starts: Sequence[Start]) -> Listed:
         """List directories and those below them, the first ones first."""
         allowance = Allowance(LIST_S)
-        self._listed, self._names = Listed([], [], [], [], []), 0
+        self._listed, self._names = Listed([], None, [], [], []), 0
+        self._outcomes: list[Outcome] = []
         self._numbers.clear()
         waiting = [
             _Place(os.fsdecode(start.path), start.verified, start.is_root, inode=start.inode)
@@ -126,6 +128,7 @@ class Lister:
             Start(os.fsencode(place.path), place.verified, place.is_root, place.inode)
             for place in reversed(waiting)
         ]
+        self._listed.outcomes = pack_outcomes(self._outcomes)
         return self._listed
 
     def _list_one(self, place: _Place) -> list[_Place]:
@@ -223,7 +226,7 @@ class Lister:
             group = Group(
                 path, [name for name, _, _ in part], follow=False, identity=identity, inodes=inodes
             )
-            self._listed.groups.append(names_of(group, file_system))
+            self._listed.groups.append(names_elsewhere(group, file_system))
         self._names += len(files)
         directories.reverse()
         return directories
@@ -245,7 +248,7 @@ class Lister:
         return os.stat("..", dir_fd=fd).st_dev
 
     def _add_outcome(self, outcome: Outcome) -> None:
-        self._listed.outcomes.append(pack_outcome(outcome))
+        self._outcomes.append(outcome)
 
     def _where(self, path: str) -> str:
         return path if path.startswith("/") else f"{self._base}/{path}"

@@ -17,7 +17,8 @@ import numpy as np
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.messages import SIGN, Names, names_of, some_of
+from hashclient.scan.cluster.messages import SIGN, names_elsewhere, some_of
+from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.directories import open_directory
 from hashclient.scan.sources.files import join
 from hashclient.scan.sources.interface import Group
@@ -78,7 +79,7 @@ def _sign_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _with_signs(group: Group, file_system: int, signs: list[tuple[int, int, int]]) -> Names:
-    names = names_of(group, file_system)
+    names = names_elsewhere(group, file_system)
     return msgspec.structs.replace(names, signs=np.array(signs, SIGN).tobytes())
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from hashclient.scan.cluster.messages import Checked, Failed, Lost, pack_result, unpack_result
+from hashclient.scan.cluster.messages import Failed, Lost
+from hashclient.scan.executors.wire import Checked, pack_result, unpack_result
 from hashclient.scan.objects.wanted import Checked as CheckedObject
 from hashclient.scan.objects.wanted import Wanted
 
@@ -72,7 +73,7 @@ decode_wanted = msgspec.msgpack.Decoder(ToRead).decode
 def pack_read(checked: list[CheckedObject]) -> ReadObjects:
     """Return the results of a batch in the form that is sent."""
     return ReadObjects(
-        [(pack_result(one.result, 0.0), one.contradicted, one.by_store) for one in checked]
+        [(pack_result(one.result, digests=False), one.contradicted, one.by_store) for one in checked]
     )
 
 

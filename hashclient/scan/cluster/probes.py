@@ -17,7 +17,8 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from hashclient.scan.cluster.messages import Names, Probe, Sign, some_of
+from hashclient.scan.cluster.messages import Probe, Sign, some_of
+from hashclient.scan.executors.wire import Names
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import open_directory
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.listing import passed_over
-from hashclient.scan.cluster.messages import Names, Start, names_of
+from hashclient.scan.cluster.messages import Start, names_elsewhere
+from hashclient.scan.executors.wire import Names
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import open_directory, open_listed, with_status
 from hashclient.scan.sources.files import (
@@ -161,7 +162,7 @@ class ClusterTrees(Trees):
                         inodes.append(inode_of_name)
                 if names:
                     group = Group(path, names, follow=False, identity=frame.identity, inodes=inodes)
-                    yield names_of(group, number)
+                    yield names_elsewhere(group, number)
         except OSError as error:
             yield self.unread(path, reason_of(error))
         finally:

@@ -42,19 +42,17 @@ from hashclient.scan.cluster.messages import (
     Pin,
     Setup,
     Spec,
-    add_result,
     decode_directories,
     decode_files,
     decode_probes,
     decode_setup,
     encode,
-    group_of,
-    pack_result,
     parts_of,
 )
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, Result, single_tasks
+from hashclient.scan.executors.wire import group_of, pack_result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
@@ -408,19 +406,23 @@ def _check(
             large += task
             continue
         result = checker.check(task)
-        add_result(total, result)
+        total.add(result)
         waiting += reversed(list(single_tasks(result.deferred)))
         if allowance.is_spent:
             break
-    total.deferred = [group for task in reversed(waiting) for group in task]
+    left = [group for task in reversed(waiting) for group in task]
     if not is_beside:
         total.outcomes = list(map(_without_devices, total.outcomes))
-    if prefix:
-        _strip(total, len(prefix))
-        large = [group._replace(directory=group.directory[len(prefix) :]) for group in large]
+    if prefix:  # the client's paths are relative to its directory
+        total.outcomes = [replace(o, path=o.path[len(prefix) :]) for o in total.outcomes]
+        left, large = (
+            [group._replace(directory=group.directory[len(prefix) :]) for group in groups]
+            for groups in (left, large)
+        )
     total.outcomes += others
-    checked = pack_result(total, allowance.spent_s)
-    checked.deferred = as_before(total.deferred, batch.groups)
+    total.taken_s = allowance.spent_s
+    checked = pack_result(total, digests=False)
+    checked.deferred = as_before(left, batch.groups)
     checked.large = [one for group in large for one in as_before([group], batch.groups)]
     return checked
 
@@ -442,9 +444,3 @@ def _without_devices(outcome: Outcome) -> Outcome:
         return outcome
     seen = replace(outcome.seen, directory_device=None, device=None)
     return replace(outcome, seen=seen)
-
-
-def _strip(result: Result, length: int) -> None:
-    """Restore the paths of the client: a relative path is relative to its directory."""
-    result.outcomes = [replace(o, path=o.path[length:]) for o in result.outcomes]
-    result.deferred = [g._replace(directory=g.directory[length:]) for g in result.deferred]

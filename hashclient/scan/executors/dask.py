@@ -29,7 +29,6 @@ from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.messages import (
     Answer,
-    Checked,
     Failed,
     Listed,
     Lost,
@@ -39,14 +38,12 @@ from hashclient.scan.cluster.messages import (
     ToList,
     decode_answer,
     encode,
-    names_of,
     paths_of,
-    unpack_outcome,
-    unpack_result,
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.cluster.trees import ClusterTrees, note_failures
 from hashclient.scan.executors.interface import Advance, MakeChecker, Result
+from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.interface import Task
@@ -282,8 +279,9 @@ class _Run:
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
                 left = sum(group.count for group in [*message.deferred, *message.large])
                 total = sum(group.count for group in batch.groups)
-                self._frontier.took(total - left, message.elapsed_s)
+                self._frontier.took(total - left, message.taken_s)
                 self._frontier.add_groups(message.deferred, first=True)
+                message.deferred = []
                 self._frontier.add_large(message.large)
                 result = unpack_result(message)
                 result.seen += self._remembered.seen()
@@ -300,7 +298,7 @@ class _Run:
 
     def _take_listed(self, listed: Listed) -> list[str]:
         """Take the result of a listing; return the places where other file systems begin."""
-        outcomes = [unpack_outcome(outcome) for outcome in listed.outcomes]
+        outcomes = unpack_outcomes(listed.outcomes)
         note_failures(self._trees.coverage, outcomes)
         self._outcomes += outcomes
         self._frontier.add_groups(listed.groups)

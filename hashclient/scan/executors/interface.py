@@ -51,6 +51,15 @@ class Result(Counts, kw_only=True):
     reported: Advance = Advance()
     taken_s: float = 0.0
 
+    def add(self, more: Result) -> None:
+        """Add what a later part of the same task has found."""
+        self.add_counts(more)
+        self.clean += more.clean
+        self.outcomes += more.outcomes
+        self.learned += more.learned
+        self.seen += more.seen
+        self.containers += more.containers
+
 
 class Checks(Protocol):
     """Checks the files of a task; `Checker` is the one there is."""

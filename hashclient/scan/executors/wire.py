@@ -1,7 +1,8 @@
-"""Messages between parent and workers: msgpack, with paths as bytes.
+"""Messages between a scan and its workers, in processes and on other machines: msgpack.
 
-Tasks go to a worker. A worker sends results, numbers of bytes that were read of a large file, or an
-error in two lines: an index cannot be read, and no other worker could read it.
+Paths are bytes. Tasks go to a worker. A worker sends results, numbers of bytes that were read of a
+large file, or an error in two lines: an index cannot be read, and no other worker could read it.
+What a cluster says besides is in `cluster.messages`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,28 @@ _DIGEST_BYTES = {algorithm: algorithm.digest_bytes for algorithm in Algorithm}
 _TAG_BYTES = dict.fromkeys(Algorithm, 16)
 
 
-class _WireGroup(msgspec.Struct, array_like=True):
+class Names(msgspec.Struct, frozen=True, array_like=True):
+    """A group on its way: `names` are joined by NUL, which no name has.
+
+    `inodes` are in the byte order of this machine. On a cluster, files that were listed are on
+    `file_system`, by the number that stands for it everywhere; without one, inodes and `identity`
+    are left out. Files that were named, and not listed, have `signs`: the inode, size and time that
+    a worker has to find there.
+    """
+
     directory: bytes
-    names: bytes  # joined by NUL, which no name has
+    names: bytes
+    count: int
     follow: bool
-    identity: Identity | None
-    inodes: bytes  # of this machine's own order
+    identity: Identity | None = None
+    inodes: bytes = b""
+    file_system: int = 0
+    signs: bytes = b""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the directory depends on where the scan is."""
+        return not self.directory.startswith(b"/")
 
 
 class _WireHit(msgspec.Struct, array_like=True):
@@ -55,22 +72,24 @@ class _WireValues(msgspec.Struct, array_like=True):
 
 
 class _WireRest(msgspec.Struct, array_like=True):
-    """Values that few outcomes have."""
+    """Values that few outcomes have; only objects have their path here, which may hold NUL."""
 
     reason: str | None
     members: list[bytes]
     outer: Outer | None
     obstacle: str | None
+    evidence: str | None
+    path: bytes | None
 
 
-class _WireOutcomes(msgspec.Struct, array_like=True):
+class WireOutcomes(msgspec.Struct, array_like=True):
     """Outcomes in columns, since a task may have hundreds that are much alike.
 
     `counts` says how many hits each has, and `hits` which of `hit_kinds` each hit is.
     """
 
     kinds: list[Kind]
-    paths: bytes  # joined by NUL, which no path has
+    paths: bytes  # joined by NUL, which no path of a file has; empty ones for objects
     sizes: list[int | None]
     counts: list[int]
     hit_kinds: list[_WireHit]
@@ -82,35 +101,41 @@ class _WireOutcomes(msgspec.Struct, array_like=True):
     rest: dict[int, _WireRest]
 
 
-class _WireResult(msgspec.Struct, array_like=True):
+class Checked(msgspec.Struct, array_like=True, tag="checked"):
+    """The result of a task.
+
+    `deferred` was handed back. On a cluster, each of the `large` ones is to be a batch of its own.
+    """
+
     clean: int
     counts: Counts
-    outcomes: _WireOutcomes | None
-    deferred: list[_WireGroup]
+    outcomes: WireOutcomes | None
+    deferred: list[Names]
     learned: list[tuple[int, bytes]]
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     taken_s: float
+    large: list[Names] = []
 
 
-_decode_task = msgspec.msgpack.Decoder(list[_WireGroup]).decode
-_decode_message = msgspec.msgpack.Decoder(int | str | _WireResult).decode
+_decode_task = msgspec.msgpack.Decoder(list[Names]).decode
+_decode_message = msgspec.msgpack.Decoder(int | str | Checked).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def encode_task(task: Task) -> bytes:
     """Return the message that asks for a task."""
-    return _encode(_pack_task(task))
+    return _encode(list(map(names_of, task)))
 
 
 def decode_task(message: bytes) -> Task:
     """Return the task that a message asks for."""
-    return _unpack_task(_decode_task(message))
+    return list(map(group_of, _decode_task(message)))
 
 
 def encode_result(result: Result) -> bytes:
     """Return the message with the result of a task."""
-    return _encode(_pack_result(result))
+    return _encode(pack_result(result))
 
 
 def encode_count(count: int) -> bytes:
@@ -131,33 +156,30 @@ def decode_message(message: bytes) -> Result | StateError | int:
     if isinstance(decoded, str):
         text, _, hint = decoded.partition("\n")
         return StateError(text, hint=hint or None)
-    return _unpack_result(decoded)
+    return unpack_result(decoded)
 
 
-def _pack_task(task: Task) -> list[_WireGroup]:
-    return [
-        _WireGroup(
-            os.fsencode(g.directory),
-            os.fsencode("\0".join(g.names)),
-            g.follow,
-            g.identity,
-            g.inodes.tobytes(),
-        )
-        for g in task
-    ]
+def names_of(group: Group) -> Names:
+    """Return a group in the form that is sent."""
+    return Names(
+        os.fsencode(group.directory),
+        os.fsencode("\0".join(group.names)),
+        len(group.names),
+        group.follow,
+        group.identity,
+        group.inodes.tobytes(),
+    )
 
 
-def _unpack_task(groups: list[_WireGroup]) -> Task:
-    return [
-        Group(
-            os.fsdecode(g.directory),
-            os.fsdecode(g.names).split("\0"),
-            g.follow,
-            g.identity,
-            array("Q", g.inodes),
-        )
-        for g in groups
-    ]
+def group_of(names: Names) -> Group:
+    """Return a group as it was before it was sent."""
+    return Group(
+        os.fsdecode(names.directory),
+        os.fsdecode(names.names).split("\0"),
+        names.follow,
+        names.identity,
+        array("Q", names.inodes),
+    )
 
 
 def _pack_values(
@@ -191,7 +213,8 @@ def _unpack_values(
     return found
 
 
-def _pack_outcomes(outcomes: Sequence[Outcome]) -> _WireOutcomes | None:
+def pack_outcomes(outcomes: Sequence[Outcome], *, digests: bool = True) -> WireOutcomes | None:
+    """Return outcomes in the form that is sent, also without their `digests`."""
     if not outcomes:
         return None
     kinds: dict[tuple[object, ...], int] = {}
@@ -206,26 +229,39 @@ def _pack_outcomes(outcomes: Sequence[Outcome]) -> _WireOutcomes | None:
                 hit_kinds.append(_WireHit(*key))
             hits.append(number)
             entries.append(hit.entry)
-    return _WireOutcomes(
+    return WireOutcomes(
         [o.kind for o in outcomes],
-        os.fsencode("\0".join([o.path for o in outcomes])),
+        os.fsencode("\0".join(["" if o.is_object else o.path for o in outcomes])),
         [o.size for o in outcomes],
         [len(o.hits) for o in outcomes],
         hit_kinds,
         hits,
         entries,
-        _pack_values([o.digests for o in outcomes], _DIGEST_BYTES),
+        _pack_values([o.digests if digests else {} for o in outcomes], _DIGEST_BYTES),
         _pack_values([o.tags for o in outcomes], _TAG_BYTES),
         [o.seen for o in outcomes],
         {
-            number: _WireRest(o.reason, [os.fsencode(m) for m in o.members], o.outer, o.obstacle)
+            number: _WireRest(
+                o.reason,
+                [os.fsencode(m) for m in o.members],
+                o.outer,
+                o.obstacle,
+                o.evidence,
+                os.fsencode(o.path) if o.is_object else None,
+            )
             for number, o in enumerate(outcomes)
-            if o.reason is not None or o.members or o.outer is not None or o.obstacle is not None
+            if o.is_object
+            or o.evidence is not None
+            or o.reason is not None
+            or o.members
+            or o.outer is not None
+            or o.obstacle is not None
         },
     )
 
 
-def _unpack_outcomes(wire: _WireOutcomes | None) -> list[Outcome]:
+def unpack_outcomes(wire: WireOutcomes | None) -> list[Outcome]:
+    """Return outcomes as they were before they were sent."""
     if wire is None:
         return []
     kinds = [
@@ -256,20 +292,24 @@ def _unpack_outcomes(wire: _WireOutcomes | None) -> list[Outcome]:
     for number, rest in wire.rest.items():
         outcomes[number] = msgspec.structs.replace(
             outcomes[number],
+            path=outcomes[number].path if rest.path is None else os.fsdecode(rest.path),
             reason=rest.reason,
             members=tuple([os.fsdecode(name) for name in rest.members]),
             outer=rest.outer,
             obstacle=rest.obstacle,
+            is_object=rest.path is not None,
+            evidence=rest.evidence,
         )
     return outcomes
 
 
-def _pack_result(result: Result) -> _WireResult:
-    return _WireResult(
+def pack_result(result: Result, *, digests: bool = True) -> Checked:
+    """Return a result in the form that is sent; between machines it has tags and no `digests`."""
+    return Checked(
         result.clean,
         result.only_counts(),
-        _pack_outcomes(result.outcomes),
-        _pack_task(result.deferred),
+        pack_outcomes(result.outcomes, digests=digests),
+        list(map(names_of, result.deferred)),
         result.learned,
         result.seen,
         result.containers,
@@ -277,11 +317,12 @@ def _pack_result(result: Result) -> _WireResult:
     )
 
 
-def _unpack_result(wire: _WireResult) -> Result:
+def unpack_result(wire: Checked) -> Result:
+    """Return a result as it was before it was sent."""
     result = Result(
         clean=wire.clean,
-        outcomes=_unpack_outcomes(wire.outcomes),
-        deferred=_unpack_task(wire.deferred),
+        outcomes=unpack_outcomes(wire.outcomes),
+        deferred=list(map(group_of, wire.deferred)),
         learned=wire.learned,
         seen=wire.seen,
         containers=wire.containers,
