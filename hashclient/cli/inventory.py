@@ -105,7 +105,7 @@ def mounts(app: App, output_format: str) -> None:
     \b
       hashclient inventory mounts
     """
-    from hashclient.scan.sources.mounts import load
+    from hashclient.scan.sources.remembered import load
 
     records = load(app.settings.state_dir)
     documents = [
@@ -142,7 +142,7 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
       hashclient inventory forget /srv/share
     """
     from hashclient.audit.log import Event
-    from hashclient.scan.sources.mounts import below, forget_all, load
+    from hashclient.scan.sources.remembered import below, forget_all, load
 
     # The path as typed, and the path without links.
     roots = {kind(path) for path in paths for kind in (os.path.abspath, os.path.realpath)}

@@ -28,7 +28,7 @@ from hashclient.notices import store
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
 from hashclient.scan import cache
-from hashclient.scan.sources import mounts
+from hashclient.scan.sources import remembered
 from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.locks import writer_lock
@@ -56,7 +56,7 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),
         "`decisions/exceptions.json`": rulings.RULINGS_FORMAT,
-        "`mounts.json`": mounts.FORMAT,
+        "`mounts.json`": remembered.FORMAT,
         "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,

@@ -13,11 +13,11 @@ import pytest
 
 from hashclient.errors import StateError
 from hashclient.scan.sources import mounts as module
-from hashclient.scan.sources.mounts import (
+from hashclient.scan.sources.mounts import Mounts, _objection
+from hashclient.scan.sources.remembered import (
+    FORMAT,
     MAX_RECORDS,
-    Mounts,
     Record,
-    _objection,
     below,
     forget_all,
     load,
@@ -204,7 +204,7 @@ def test_without_proc_nothing_is_known(
 
 
 def write(state: Path, records: list[Record]) -> None:
-    document = {"format": module.FORMAT, "mounts": [msgspec.to_builtins(r) for r in records]}
+    document = {"format": FORMAT, "mounts": [msgspec.to_builtins(r) for r in records]}
     state.mkdir(exist_ok=True)
     (state / FILE_NAME).write_text(json.dumps(document))
 
@@ -245,10 +245,10 @@ GOOD = msgspec.to_builtins(record())
         None,
         {},
         [],
-        {"format": module.FORMAT, "mounts": [{}]},
-        {"format": module.FORMAT, "mounts": [GOOD], "more": 1},
+        {"format": FORMAT, "mounts": [{}]},
+        {"format": FORMAT, "mounts": [GOOD], "more": 1},
         *(
-            {"format": module.FORMAT, "mounts": [GOOD | wrong]}
+            {"format": FORMAT, "mounts": [GOOD | wrong]}
             for wrong in (
                 {"path": "relative"},
                 {"point_bytes": 0},

@@ -1,0 +1,159 @@
+"""The file in which scans remember the file systems that they have seen (`mounts.json`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    state_error,
+    write_atomic,
+)
+from hashclient.system.layout import Layout
+from hashclient.system.locks import writer_lock
+from hashclient.system.text import path_of, printable
+
+FORMAT = "hashclient-mounts/1"
+#: The most directories in the file; beyond that, those that are no mount points are dropped first,
+#: then the oldest.
+MAX_RECORDS = 4_096
+#: Directories with longer paths are not kept.
+MAX_PATH_BYTES = 4_096
+LOCK_WAIT_S = 10.0
+_Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class DamagedMountsError(StateError):
+    """The file has other content than was written; scans begin again."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a directory was when it was last scanned.
+
+    `path` is absolute, without links; `path_b64` holds its bytes where these are not UTF-8.
+    `point_bytes` is the length of the part of it that is the mount point. `kind` is the type of the
+    file system, `names` stand for it, and `inner` stands for the directory inside of it.
+    """
+
+    path: str
+    point_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_PATH_BYTES)]
+    kind: str
+    names: tuple[_Hash, ...]
+    inner: _Hash
+    seen_day: Annotated[int, msgspec.Meta(ge=0, le=2_900_000)]
+    path_b64: str | None = None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the directory was a mount point."""
+        return self.point_bytes == len(os.fsencode(self.real_path))
+
+    @property
+    def real_path(self) -> str:
+        """The path, decoded with surrogateescape."""
+        return path_of(self.path, self.path_b64)
+
+    @property
+    def point(self) -> str:
+        """The path of the mount point."""
+        return os.fsdecode(os.fsencode(self.real_path)[: self.point_bytes])
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    mounts: list[Record]
+
+
+def load(state_dir: Path) -> list[Record]:
+    """Return the remembered directories, by path.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    records = by_path(state_dir)
+    return [records[path] for path in sorted(records)]
+
+
+def below(paths: Iterable[str], roots: Iterable[str]) -> list[str]:
+    """Return which of `paths` are one of `roots` or below one, by path; all are absolute."""
+    beginnings = tuple(root.rstrip("/") + "/" for root in roots)
+    return sorted(path for path in paths if f"{path}/".startswith(beginnings))
+
+
+def forget_all(state_dir: Path, paths: Iterable[str]) -> None:
+    """Forget the directories `paths`.
+
+    Raises:
+        StateError: it cannot be read or written.
+    """
+    gone = set(paths)
+    with _locked(state_dir):
+        records = by_path(state_dir)
+        _store(state_dir, {path: r for path, r in records.items() if path not in gone})
+
+
+def add(state_dir: Path, changed: Mapping[str, Record]) -> None:
+    """Remember directories, by path, in place of what was known of them.
+
+    Raises:
+        StateError: it cannot be read or written.
+    """
+    with _locked(state_dir):
+        # Another scan may have written meanwhile.
+        records: dict[str, Record] = {}
+        with contextlib.suppress(DamagedMountsError):  # it was reported already, and is replaced
+            records = by_path(state_dir)
+        _store(state_dir, {**records, **changed})
+
+
+def by_path(state_dir: Path) -> dict[str, Record]:
+    """Return the remembered directories; see `load`."""
+    path = Layout(state_dir).mounts
+    try:
+        document = msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=_Document)
+        records = {record.real_path: record for record in document.mounts}
+        for record in document.mounts:
+            if not record.point.startswith("/"):
+                raise ValueError(record.path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except ValueError as error:
+        raise DamagedMountsError(
+            f"the record of mounted file systems is damaged: {printable(path)}",
+            hint="this scan remembers them again, and does not notice one that is not mounted: see"
+            " to it that all are, and scan again",
+        ) from error
+    if document.format != FORMAT:
+        raise StateError(
+            f"file has format {document.format!r}, not {FORMAT!r}: {printable(path)}",
+            hint="a newer hashclient has written it; use that one",
+        )
+    return records
+
+
+def _store(state_dir: Path, records: Mapping[str, Record]) -> None:
+    kept: Sequence[Record] = list(records.values())
+    if len(kept) > MAX_RECORDS:
+        kept = sorted(kept, key=lambda r: (r.is_point, r.seen_day), reverse=True)[:MAX_RECORDS]
+    document = _Document(FORMAT, sorted(kept, key=lambda record: record.path))
+    write_atomic(
+        Layout(state_dir).mounts, msgspec.json.format(msgspec.json.encode(document), indent=1)
+    )
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    make_private_dir(state_dir)
+    with writer_lock(Layout(state_dir).mounts_lock, wait_s=LOCK_WAIT_S):
+        yield
