@@ -20,7 +20,7 @@ _MODULES = {
     "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
-    "hashclient.scan.sources.stream": ("Stream",),
+    "hashclient.scan.streaming": ("Stream",),
     "hashclient.fetch.switch": ("Fetched",),
     "hashclient.status.status": ("Status",),
     "hashclient.errors": (
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
-    from hashclient.scan.sources.stream import Stream
+    from hashclient.scan.streaming import Stream
     from hashclient.session import Session
     from hashclient.status.status import Status
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
-    from hashclient.scan.sources.stream import Stream
+    from hashclient.scan.streaming import Stream
     from hashclient.status.status import Status
 
 __all__ = ["Client"]
@@ -164,9 +164,10 @@ class Client:
         from hashclient.scan.pipeline import FrontEnd, Scan
         from hashclient.scan.place import InventoryPlace
         from hashclient.scan.recorder import RunRecord
-        from hashclient.scan.sources.files import Trees, WalkOptions
+        from hashclient.scan.sources.frontier import WalkOptions
         from hashclient.scan.sources.mounts import Mounts
         from hashclient.scan.sources.several import Several
+        from hashclient.scan.sources.trees import Trees
         from hashclient.scan.whereabouts import Whereabouts
 
         if not paths and not sources and stream is None and objects is None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from hashclient.cli.signals import SIGNALS
-from hashclient.scan.sources.files import WalkOptions
+from hashclient.scan.sources.frontier import WalkOptions
 
 #: The format of the number that the process sends in the end.
 _NUMBER_BYTES = 8
@@ -75,12 +75,12 @@ def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         from hashclient.core.model import Outcome
-        from hashclient.scan.sources.files import walk
+        from hashclient.scan.sources.trees import Trees
 
         with contextlib.suppress(OSError):
             os.nice(5)
         total = 0
-        for item in walk(paths, options):
+        for item in Trees(paths, options, looks_again=False).batches():
             total += 1 if isinstance(item, Outcome) else sum(len(group.names) for group in item)
         os.write(to, total.to_bytes(_NUMBER_BYTES))
     finally:

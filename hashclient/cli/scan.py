@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from hashclient.cli.run import RunOutput
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import Scan
-    from hashclient.scan.sources.files import WalkOptions
+    from hashclient.scan.sources.frontier import WalkOptions
     from hashclient.scan.sources.interface import Source
-    from hashclient.scan.sources.stream import Stream
+    from hashclient.scan.streaming import Stream
 
 #: The walk checks whether each PATH exists and can be read, and gives an outcome.
 _path = click.Path(readable=False)
@@ -232,7 +232,7 @@ def command(
     from hashclient.cli.buckets import Asked, split_paths
     from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
-    from hashclient.scan.sources.files import WalkOptions
+    from hashclient.scan.sources.frontier import WalkOptions
 
     files, uris = split_paths(paths)
     asked = Asked(uris, not no_read, all_versions, resume, inventory_report)
@@ -363,7 +363,7 @@ def _stream(
         )
     if name == "":
         raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
-    from hashclient.scan.sources.stream import Stream
+    from hashclient.scan.streaming import Stream
 
     return Stream(0, name or "-")
 

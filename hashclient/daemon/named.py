@@ -18,8 +18,9 @@ import msgspec
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.reasons import CHANGED
-from hashclient.scan.sources.files import WalkOptions, kind_of, walk
+from hashclient.scan.sources.frontier import WalkOptions, kind_of
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.trees import Trees
 from hashclient.system.beneath import Directory, identity_of
 
 _OPTIONS = WalkOptions((), one_file_system=False, follow_symlinks=False)
@@ -57,13 +58,13 @@ class Named:
         self._real = real
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks and outcomes, as `sources.files` does."""
+        """Yield tasks and outcomes, as `sources.trees` does."""
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
             inodes = array("Q", [self._status.st_ino])
             yield [Group(held, [self._name], follow=False, inodes=inodes)]
         elif stat.S_ISDIR(self._status.st_mode):
-            yield from walk([held], _OPTIONS)
+            yield from Trees([held], _OPTIONS, looks_again=False).batches()
         else:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 

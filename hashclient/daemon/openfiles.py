@@ -19,7 +19,7 @@ from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
-from hashclient.scan.sources.files import kind_of
+from hashclient.scan.sources.frontier import kind_of
 
 #: Chunks that are read in one piece: 32 MiB.
 PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES

@@ -21,8 +21,8 @@ from hashclient.daemon.places import Places
 from hashclient.daemon.shares import Share
 from hashclient.scan.checker import DIRECTORIES
 from hashclient.scan.opening import FILES_AHEAD
-from hashclient.scan.sources.files import OPEN_DEPTH
 from hashclient.scan.sources.listing import OF_ALL
+from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session
 from hashclient.system.log import Log
 

@@ -14,8 +14,7 @@ from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache import are_settled, today
 from hashclient.scan.inside import Container
 from hashclient.scan.records import PLAIN, RECORD, Records, records_of
-from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.interface import Group, join
 from hashclient.system.identity import Identity
 
 #: The place of an algorithm's tag in a record of the cache.

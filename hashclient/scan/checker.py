@@ -55,9 +55,8 @@ from hashclient.scan.sources.directories import (
     snapshot,
     where_now,
 )
-from hashclient.scan.sources.files import join
 from hashclient.scan.sources.frame import chunk_of
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.interface import Group, Task, join
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

@@ -32,8 +32,7 @@ from hashclient.scan.executors.interface import (
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source, Task, divided
-from hashclient.scan.sources.stream import Stream
-from hashclient.scan.streaming import StreamChecker
+from hashclient.scan.streaming import Stream, StreamChecker
 from hashclient.system.cgroups import usable_processors
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from hashclient.scan.reading import Reader, SetAside
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import Records
 from hashclient.scan.sources.directories import open_listed
-from hashclient.scan.sources.files import join
+from hashclient.scan.sources.interface import join
 
 #: How a file is opened: never waiting, and never as the terminal of this process.
 FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

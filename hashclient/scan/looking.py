@@ -31,8 +31,7 @@ from hashclient.scan.memory import Cache
 from hashclient.scan.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.records import PLAIN
 from hashclient.scan.sources.directories import GONE
-from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.interface import Group, join
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE
 from hashclient.system.identity import Identities, Identity

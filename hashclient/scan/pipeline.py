@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from hashclient.reporting.report import Report
     from hashclient.scan.actions import Responder
     from hashclient.scan.engine import Progress
-    from hashclient.scan.sources.files import Coverage
     from hashclient.scan.sources.mounts import Mounts
+    from hashclient.scan.sources.trees import Coverage
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096

@@ -31,7 +31,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester, LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
-from hashclient.scan.sources.files import kind_of
+from hashclient.scan.sources.frontier import kind_of
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go
 

@@ -21,7 +21,8 @@ from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.reasons import CHANGED, MOVED
-from hashclient.scan.sources.files import compile_excludes, join
+from hashclient.scan.sources.frontier import compile_excludes
+from hashclient.scan.sources.interface import join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
 from hashclient.system.text import printable

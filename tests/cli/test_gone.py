@@ -12,9 +12,10 @@ import pytest
 from hashclient.audit import log
 from hashclient.client import Client
 from hashclient.core.match import Place
-from hashclient.scan.sources import files
+from hashclient.scan.sources import trees
 from hashclient.scan.sources.frame import Frame
 from hashclient.scan.sources.mounts import Mounts
+from hashclient.scan.sources.walk import Walk
 from hashclient.status.prometheus import render
 from hashclient.system.layout import MATCHES_NAME
 from tests.kit import State, run, write_tree
@@ -186,7 +187,7 @@ def test_places_are_the_same_if_folder_and_some_name_are() -> None:
 
 def test_too_much_trouble_says_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     (state.tree / FILE).unlink()
-    monkeypatch.setattr(files, "MAX_COVERED", 1)
+    monkeypatch.setattr(trees, "MAX_COVERED", 1)
     link = state.tree / "link"
     link.symlink_to(f"{'x' * 300}")  # a name that no file system takes: unread
     state.scan("--follow-symlinks", state.tree)
@@ -198,13 +199,13 @@ def test_too_much_trouble_says_nothing(state: State, monkeypatch: pytest.MonkeyP
 
 def test_an_interrupted_scan_says_nothing(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     (state.tree / FILE).unlink()
-    real = files._Tree._advance
+    real = Walk._advance
 
-    def interrupted(self: files._Tree, frame: Frame) -> object:
+    def interrupted(self: Walk, frame: Frame) -> object:
         yield from real(self, frame)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files._Tree, "_advance", interrupted)
+    monkeypatch.setattr(Walk, "_advance", interrupted)
     assert state.scan().code == 130
     monkeypatch.undo()
     assert state.states() == {"sub/deep/a": "found"}

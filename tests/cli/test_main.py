@@ -318,7 +318,7 @@ def test_a_start_imports_only_what_the_command_needs(
 PRIVATE = """
 import atexit, ctypes, os, resource, sys
 from hashclient.scan import checker
-from hashclient.scan.sources import files, interface
+from hashclient.scan.sources import interface, walk
 from hashclient.cli.main import main
 
 report, *argv = sys.argv[1:]
@@ -330,7 +330,7 @@ def note(what):
     with open(report, "a") as stream:
         print(what, *resource.getrlimit(resource.RLIMIT_CORE), dumpable, bus, file=stream)
 
-files.TASK_NAMES = interface.TASK_NAMES = 1
+walk.TASK_NAMES = interface.TASK_NAMES = 1
 checking = checker.Checker.check
 
 def check_and_note(self, task, **options):

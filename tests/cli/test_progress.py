@@ -27,9 +27,9 @@ from hashclient.index.open_lists import open_lists
 from hashclient.scan import engine
 from hashclient.scan.engine import Progress
 from hashclient.scan.executors.interface import Advance, Result
-from hashclient.scan.sources import files
-from hashclient.scan.sources.files import WalkOptions
+from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.several import Several
+from hashclient.scan.sources.trees import Trees
 from tests.kit import (
     arguments,
     csv_of,
@@ -262,7 +262,7 @@ def test_files_that_cannot_be_counted_have_no_share(
             assert total() is None
     # One that never comes to an end does not hold up the end of the scan.
     with monkeypatch.context() as patch:
-        patch.setattr(files, "walk", lambda *_: iter(signal.pause, 0))
+        patch.setattr(Trees, "batches", lambda _: iter(signal.pause, 0))
         with files_counted([str(tmp_path)], WalkOptions()) as total:
             assert total() is None
 

@@ -26,8 +26,9 @@ from hashclient.scan.inside import MEMBER, Container, Inside
 from hashclient.scan.memory import Cache, Memory, Place
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
-from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.trees import Trees
 from hashclient.system.identity import Identity
 from tests.kit import csv_of, make_state, remember_at_once, write_tree
 

@@ -19,18 +19,19 @@ from hashclient.core.model import Outcome, Seen
 from hashclient.core.verdict import Summary
 from hashclient.errors import StateError
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.cluster.frontier import MOST_NAMES
+from hashclient.scan.cluster.backlog import MOST_NAMES
+from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import check_with
 from hashclient.scan.engine import Progress, scan
-from hashclient.scan.executors.dask import Dask
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, OnBytes, Result
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
-from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.trees import Trees
 from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples

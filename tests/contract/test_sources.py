@@ -25,14 +25,15 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.objects.listing import TOGETHER
 from hashclient.objects.others import PAGE_OBJECTS
-from hashclient.scan.sources import files as files_module
 from hashclient.scan.sources import interface
 from hashclient.scan.sources import names as module
-from hashclient.scan.sources.files import Trees, WalkOptions, join
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Source, Task
+from hashclient.scan.sources import trees as trees_module
+from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Source, Task, join
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
+from hashclient.scan.sources.trees import Trees
 from tests.kit import ROOT, environment, open_files, write_tree
 
 Make = Callable[[list[str]], Source]
@@ -74,7 +75,7 @@ class SlowTrees(Trees):
     """Trees that are listed ahead, as where that takes its time."""
 
     def batches(self) -> Iterator[Task | Outcome]:
-        with mock.patch.object(files_module, "Lister", Waiting):
+        with mock.patch.object(trees_module, "Lister", Waiting):
             yield from super().batches()
 
 

@@ -47,10 +47,10 @@ HOOKED = """
 import os, sys
 from hashclient.index import matcher
 from hashclient.scan import checker
-from hashclient.scan.sources import files, interface
+from hashclient.scan.sources import interface, walk
 from hashclient.cli.main import main
 
-files.TASK_NAMES = interface.TASK_NAMES = 1
+walk.TASK_NAMES = interface.TASK_NAMES = 1
 run, when, *argv = sys.argv[1:]
 checking, looking, lookups = checker.Checker.check, matcher.Judge.hits_by_row, []
 

@@ -22,15 +22,16 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.scan.cluster import crew, frontier
+from hashclient.scan.cluster import backlog, crew
+from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import decode_files, paths_of
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import check
 from hashclient.scan.engine import Progress, scan
-from hashclient.scan.executors.dask import Dask
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED
-from hashclient.scan.sources.files import Trees, WalkOptions
+from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.sources.trees import Trees
 from tests.kit import arguments, environment, run, wait_until, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 
@@ -38,7 +39,7 @@ from tests.kit.cluster import LISTED, SharedCluster
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_NAMES", "LEAST_NAMES", "MOST_NAMES"):
-        monkeypatch.setattr(frontier, name, 10)
+        monkeypatch.setattr(backlog, name, 10)
     # A worker that is started again gets work at the second look.
     monkeypatch.setattr(crew, "POLL_S", 0.1)
 

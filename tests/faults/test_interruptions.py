@@ -54,7 +54,8 @@ directory = "{}"
 #: Where files are looked for, and outcomes recorded, acted on and written: modules, and functions
 #: of the run and of what writes its report.
 MODULES = (
-    "hashclient/scan/sources/files.py",
+    "hashclient/scan/sources/trees.py",
+    "hashclient/scan/sources/walk.py",
     "scan/recorder.py",
     "matches/store.py",
     "matches/tables.py",
@@ -99,7 +100,7 @@ class Interruption:
         watched = code.co_filename.endswith(self.modules) or (
             code.co_filename.endswith(RUNS) and code.co_name in self.functions
         )
-        self.begun = self.begun or code.co_qualname == "walk"
+        self.begun = self.begun or code.co_qualname == "Trees.batches"
         if not watched or not self.begun:
             return None
         if event == "line":

@@ -163,6 +163,22 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({m: set(modules_imported(p)) for m, p in MODULES.items()}).prepare()
 
 
+def test_no_two_rooms_of_the_scan_use_each_other() -> None:
+    """A room of `scan` is a package in it, or a module."""
+
+    def room_of(module: str) -> str:
+        return module.split(".")[2]
+
+    scan = [module for module in MODULES if module.startswith("hashclient.scan.")]
+    arrows = {
+        (room_of(module), room_of(name))
+        for module in scan
+        for name in modules_imported(MODULES[module])
+        if name in scan and room_of(name) != room_of(module)
+    }
+    assert not [arrow for arrow in arrows if arrow[::-1] in arrows]
+
+
 def test_only_the_command_line_prints_and_exits() -> None:
     below = {module: path for module, path in MODULES.items() if room(module) not in TOP}
     wrong = [
@@ -221,7 +237,6 @@ GOES_BY_A_PATH: Mapping[str, str] = {
     **dict.fromkeys(
         [
             "scan.cluster.named.only_same",
-            "scan.cluster.trees.begin",
             "scan.cluster.worker._is_large",
             "scan.sources.again._changed_ns",
             "scan.sources.directories.type_of",

@@ -27,15 +27,15 @@ from hashclient.scan.cluster.address import (
     parse_executor,
     problem_with_worker,
 )
-from hashclient.scan.cluster.frontier import BATCH_S, FIRST_NAMES, MOST_NAMES, Frontier
+from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Backlog
+from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Remembered, Sent, as_before, identities_beside
-from hashclient.scan.cluster.listing import Lister
+from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     SIGN,
     Known,
     Listed,
-    Start,
     ToCheck,
     decode_answer,
     encode,
@@ -44,7 +44,6 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
 from hashclient.scan.cluster.trees import ClusterTrees
-from hashclient.scan.executors.dask import _Run
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.executors.wire import (
     Checked,
@@ -56,8 +55,9 @@ from hashclient.scan.executors.wire import (
     unpack_result,
 )
 from hashclient.scan.records import RECORD
-from hashclient.scan.sources.files import Trees, WalkOptions
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.sources.interface import Group, Start
+from hashclient.scan.sources.trees import Trees
 from hashclient.system.identity import Identities, Identity, boot_id
 from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree
@@ -175,12 +175,12 @@ class TestMessages:
         assert list(paths_of([names_of(group)])) == [f"/d\udcff/{name}" for name in group.names]
 
 
-class TestLister:
+class TestErrand:
     def listed(self, tree: Path, starts: Sequence[Start] | None = None, **how: object) -> Listed:
         points = how.pop("points", frozenset())
         exclude = how.pop("exclude", ())
-        lister = Lister("/nowhere", points, exclude, **how)  # type: ignore[arg-type]
-        return lister.run(starts or [Start(os.fsencode(tree), verified=True, is_root=True)])
+        errand = Errand("/nowhere", points, exclude, **how)  # type: ignore[arg-type]
+        return errand.run(starts or [Start(os.fsencode(tree), verified=True, is_root=True)])
 
     def test_it_finds_what_a_walk_finds(self, tmp_path: Path) -> None:
         files = {f"{n}/{k}/{m}": b"" for n in range(3) for k in range(3) for m in range(3)}
@@ -201,7 +201,7 @@ class TestLister:
         told = {(o.path, o.kind, o.reason) for o in walked if isinstance(o, Outcome)}
         outcomes = unpack_outcomes(listed.outcomes)
         assert {(o.path, o.kind, o.reason) for o in outcomes} == told
-        assert not listed.rest + listed.borders + listed.wide
+        assert not listed.rest
 
     def test_it_hands_back_what_does_not_fit(self, tmp_path: Path) -> None:
         tree = write_tree(tmp_path / "t", {f"{n}/{k}": b"" for n in range(9) for k in range(4)})
@@ -219,24 +219,27 @@ class TestLister:
         tree = write_tree(tmp_path / "t", {"a/in": b"", "b/in": b""})
         point = f"{tree}/a"
         listed = self.listed(tree, points=frozenset({point}))
-        assert listed.borders == [point.encode()]
+        assert listed.rest == [Start(point.encode(), is_border=True)]
         assert list(paths_of(listed.groups)) == [f"{tree}/b/in"]
         verified = [Start(point.encode(), verified=True)]
         listed = self.listed(tree, verified, points=frozenset({point}))
         assert list(paths_of(listed.groups)) == [f"{point}/in"]
         # By its device, too, also where it is the first directory of a batch.
         if Path("/proc").stat().st_dev != Path("/").stat().st_dev:
-            assert self.listed(tree, [Start(b"/proc")]).borders == [b"/proc"]
+            rest = self.listed(tree, [Start(b"/proc")]).rest
+            assert rest == [Start(b"/proc", is_border=True)]
 
     def test_a_wide_directory_goes_back_as_a_whole(self, tmp_path: Path) -> None:
         tree = write_tree(tmp_path / "t", {**{f"w/{n}": b"" for n in range(30)}, "w/d/x": b""})
         (tree / "w" / "link").symlink_to("x")
         listed = self.listed(tree, wide_names=20)
-        assert [start.path for start in listed.wide] == [f"{tree}/w".encode()]
-        assert not listed.groups + listed.rest
+        assert [(start.path, start.is_wide) for start in listed.rest] == [
+            (f"{tree}/w".encode(), True)
+        ]
+        assert not listed.groups
         assert listed.outcomes is None
         trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
-        items = list(trees.list_wide(f"{tree}/w"))
+        items = list(trees.list_wide(Start(f"{tree}/w".encode())))
         groups = [item for item in items if isinstance(item, Names)]
         assert sum(group.count for group in groups) == 29
         inner = f"{tree}/w/d"
@@ -279,7 +282,7 @@ class TestProbes:
     def test_a_directory_that_is_listed_meanwhile_has_no_probe(self, tmp_path: Path) -> None:
         (tmp_path / f"{probes.PREFIX}of-others").touch()
         with probes.written([str(tmp_path)]) as (probe,):
-            listed = Lister("/", frozenset(), ()).run([Start(os.fsencode(tmp_path))])
+            listed = Errand("/", frozenset(), ()).run([Start(os.fsencode(tmp_path))])
             (group,) = listed.groups
             assert group.count == 2
             left = probes.without(group, {probe.name})
@@ -287,9 +290,9 @@ class TestProbes:
         assert list(paths_of([left])) == [f"{tmp_path}/{probes.PREFIX}of-others"]
         only = names("/d", os.fsdecode(probe.name))
         assert probes.without(only, {probe.name}) is None
-        frontier = Frontier(lambda group: probes.without(group, {probe.name}))
-        frontier.add_groups([only, names("/d", "x")])
-        assert frontier.names == 1
+        backlog = Backlog(lambda group: probes.without(group, {probe.name}))
+        backlog.add_groups([only, names("/d", "x")])
+        assert backlog.names == 1
 
     def test_where_nothing_can_be_written_signs_are_compared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -311,38 +314,38 @@ class TestProbes:
             assert probes.problem_with(full, "/") == "is another directory there"
 
 
-class TestFrontier:
+class TestBacklog:
     def test_batches_grow_and_shrink_with_the_time_they_take(self) -> None:
-        frontier = Frontier()
-        assert frontier.batch_names == FIRST_NAMES
+        backlog = Backlog()
+        assert backlog.batch_names == FIRST_NAMES
         for _ in range(50):
-            frontier.took(100, 10.0)
-        assert frontier.batch_names == 500
+            backlog.took(100, 10.0)
+        assert backlog.batch_names == 500
         for _ in range(50):
-            frontier.took(10_000, BATCH_S)
-        assert frontier.batch_names == pytest.approx(10_000, rel=0.01)
+            backlog.took(10_000, BATCH_S)
+        assert backlog.batch_names == pytest.approx(10_000, rel=0.01)
         for _ in range(50):
-            frontier.took(10_000, 0.0)
-        assert frontier.batch_names == MOST_NAMES
+            backlog.took(10_000, 0.0)
+        assert backlog.batch_names == MOST_NAMES
 
     def test_a_batch_has_paths_of_one_kind(self) -> None:
-        frontier = Frontier()
-        frontier.add_groups([names("/a", "x"), names("b", "y"), names("b/c", "z")])
-        frontier.add_groups([names("/d", "first")], first=True)
-        frontier.add_large([names("/l", "large")])
+        backlog = Backlog()
+        backlog.add_groups([names("/a", "x"), names("b", "y"), names("b/c", "z")])
+        backlog.add_groups([names("/d", "first")], first=True)
+        backlog.add_large([names("/l", "large")])
         taken = []
-        while (batch := frontier.take_files()) is not None:
+        while (batch := backlog.take_files()) is not None:
             taken.append(list(paths_of(batch.groups)))
         assert taken == [["/l/large"], ["/d/first", "/a/x"], ["b/y", "b/c/z"]]
-        assert frontier.names == 0
-        assert frontier.is_empty
+        assert backlog.names == 0
+        assert backlog.is_empty
 
     def test_directories_come_depth_first_and_few_at_a_time(self) -> None:
-        frontier = Frontier()
-        frontier.add_starts([Start(b"/a"), Start(b"/b")])
-        frontier.add_starts([Start(b"/a/x"), Start(b"/a/y")])
+        backlog = Backlog()
+        backlog.add_starts([Start(b"/a"), Start(b"/b")])
+        backlog.add_starts([Start(b"/a/x"), Start(b"/a/y")])
         taken = []
-        while (batch := frontier.take_directories(4)) is not None:
+        while (batch := backlog.take_directories(4)) is not None:
             taken += [start.path for start in batch.starts]
             assert len(batch.starts) == 1
         assert taken == [b"/a/x", b"/a/y", b"/a", b"/b"]
@@ -356,11 +359,11 @@ class TestFrontier:
                 read += 1
                 yield names("/w", *map(str, range(500)))
 
-        frontier = Frontier()
-        frontier.add_wide("/w", endless())
-        assert not frontier.read_wide()
+        backlog = Backlog()
+        backlog.add_wide("/w", endless())
+        assert not backlog.read_wide()
         assert read == FIRST_NAMES // 500
-        groups, directories = frontier.empty()
+        groups, directories = backlog.empty()
         assert (len(groups), directories) == (read, ["/w"])
 
 
@@ -430,7 +433,7 @@ class TestOtherMachines:
         state = State(tmp_path, {"base": {"e-1": b"x"}}, {"a": b"1", "b": b"2"}, sized=False)
         state.let_time_pass()
         judge = state.client.open().judge()
-        listed = Lister("/", frozenset(), (), identities=Identities()).run(
+        listed = Errand("/", frozenset(), (), identities=Identities()).run(
             [Start(os.fsencode(state.tree), verified=True)]
         )
         task = [group_of(group) for group in listed.groups]
@@ -447,8 +450,8 @@ class TestOtherMachines:
             result = checker.check(task)
             assert (result.files_read, result.known_unchanged) == (reads, 2 - reads)
             assert not result.learned
-            lister = Lister("/", frozenset(), (), identities=identities)
-            again = lister.run([Start(os.fsencode(state.tree), verified=True)])
+            errand = Errand("/", frozenset(), (), identities=identities)
+            again = errand.run([Start(os.fsencode(state.tree), verified=True)])
             assert {group.file_system for group in again.groups} == {0 if reads else number}
 
 
@@ -540,7 +543,7 @@ def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path)
             "not the same everywhere: is another directory there",
         ),
     }
-    batch = run._frontier.take_directories(9)
+    batch = run._backlog.take_directories(9)
     assert batch is not None
     assert batch.starts == (Start(f"{tree}/same".encode(), verified=True),)
     assert trees.coverage.has_failed(f"{tree}/other")

@@ -23,7 +23,7 @@ from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.checker import DIRECTORIES
 from hashclient.scan.opening import FILES_AHEAD, Waits
 from hashclient.scan.reading import Reader
-from hashclient.scan.sources.files import OPEN_DEPTH
+from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session
 from hashclient.system.rights import Rights
 from tests.kit import csv_of, make_state, open_files, write_tree

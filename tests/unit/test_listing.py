@@ -15,15 +15,17 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
-from hashclient.scan.sources import files, listing
-from hashclient.scan.sources.files import OPEN_DEPTH, WalkOptions, join, walk
-from hashclient.scan.sources.interface import TASK_S, Group, TaskBuilder
+from hashclient.scan.sources import listing, trees
+from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.sources.interface import TASK_S, Group, TaskBuilder, join
 from hashclient.scan.sources.listing import (
     FIRST_ENTRIES,
     MOST_ENTRIES,
     STEP_S,
     Lister,
 )
+from hashclient.scan.sources.trees import Trees
+from hashclient.scan.sources.walk import OPEN_DEPTH
 from tests.kit import open_files, wait_until, write_tree
 
 
@@ -36,14 +38,14 @@ class Waiting(Lister):
 
 @pytest.fixture
 def _ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "Lister", Waiting)
+    monkeypatch.setattr(trees, "Lister", Waiting)
 
 
 def listed(top: Path, **options: object) -> tuple[list[str], list[tuple[str, Kind]]]:
     """Return what a walk lists, in its order."""
     found: list[str] = []
     outcomes: list[tuple[str, Kind]] = []
-    for item in walk([str(top)], WalkOptions(**options)):  # type: ignore[arg-type]
+    for item in Trees([str(top)], WalkOptions(**options)).batches():  # type: ignore[arg-type]
         if isinstance(item, Outcome):
             outcomes.append((item.path, item.kind))
         else:
@@ -61,7 +63,7 @@ def test_listing_ahead_gives_the_same_names_in_the_same_order(
     os.mkfifo(tree / "4" / "0" / "pipe")
     before = open_files()
     plain = listed(tree, exclude=("17",))
-    monkeypatch.setattr(files, "Lister", Waiting)
+    monkeypatch.setattr(trees, "Lister", Waiting)
     assert listed(tree, exclude=("17",)) == plain
     assert set(plain[0]) == {f"{tree}/{name}" for name in names if "17" not in name.split("/")}
     assert open_files() == before
@@ -79,7 +81,7 @@ def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> No
     gc.collect()  # what earlier tests have left open must not be closed meanwhile
     before, most = open_files(), 0
     count = 0
-    for item in walk([str(top)], WalkOptions()):
+    for item in Trees([str(top)], WalkOptions()).batches():
         most = max(most, open_files())
         assert not isinstance(item, Outcome)
         count += sum(len(group.names) for group in item)
@@ -222,7 +224,7 @@ def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_
 def test_a_caller_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{a}/{b}/f": b"" for a in range(30) for b in range(3)})
     before = open_files()
-    items = walk([str(tree)], WalkOptions())
+    items = Trees([str(tree)], WalkOptions()).batches()
     next(items)
     assert isinstance(items, Generator)
     items.close()

@@ -16,8 +16,9 @@ from hashclient.core.model import Outcome
 from hashclient.scan.reasons import MOVED
 from hashclient.scan.sources import again, interface
 from hashclient.scan.sources.directories import Entry, snapshot
-from hashclient.scan.sources.files import Trees, WalkOptions, join
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.sources.interface import Task, join
+from hashclient.scan.sources.trees import Trees
 from tests.kit.tree import write_tree
 
 #: CLOCK_REALTIME_COARSE gives files their times.

@@ -19,7 +19,7 @@ from hashclient.scan import checker as checking
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.reasons import MOVED
-from hashclient.scan.sources import directories, files, frame, listing
+from hashclient.scan.sources import directories, frame, listing, walk
 from hashclient.scan.sources.directories import (
     GONE,
     MovedError,
@@ -28,9 +28,10 @@ from hashclient.scan.sources.directories import (
     snapshot,
     where_now,
 )
-from hashclient.scan.sources.files import WalkOptions, walk
 from hashclient.scan.sources.frame import AT_ONCE
+from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.trees import Trees
 from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
 from tests.kit.state import State
@@ -60,7 +61,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def listed(*paths: Path, **options: Any) -> tuple[list[Task], list[Outcome]]:
-    items = list(walk([str(path) for path in paths], WalkOptions(**options)))
+    items = list(Trees([str(path) for path in paths], WalkOptions(**options)).batches())
     tasks = [item for item in items if not isinstance(item, Outcome)]
     return tasks, [item for item in items if isinstance(item, Outcome)]
 
@@ -376,7 +377,7 @@ def test_a_directory_with_too_many_names_that_changes_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frame, "MOST_LISTED", 5)
-    for module in (frame, files):
+    for module in (frame, walk):
         monkeypatch.setattr(module, "AT_ONCE", 0)
     tree = write_tree(tmp_path / "t", {f"{n}": b"" for n in range(8)})
     tasks, outcomes = listed(tree)
@@ -405,7 +406,7 @@ def test_a_file_system_with_other_inodes_in_its_directories_is_read(
         return [(name, mode, other(inode, mode)) for name, mode, inode in snapshot(fd)]
 
     monkeypatch.setattr(listing, "typed", typed)
-    for module in (checking, directories, files):
+    for module in (checking, directories, walk):
         monkeypatch.setattr(module, "snapshot", shown)
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)

@@ -13,11 +13,11 @@ from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.scan.cluster.connection import connected, environment_of
+from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import PROTOCOL, Spec
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import pins_of
 from hashclient.scan.engine import TICK_S
-from hashclient.scan.executors.dask import Dask
 from hashclient.scan.place import InventoryPlace
 from hashclient.session import Session
 from hashclient.system.identity import boot_id

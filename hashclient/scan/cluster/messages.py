@@ -15,8 +15,7 @@ import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.scan.executors.wire import Checked, Names, WireOutcomes, group_of, names_of
-from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.interface import Group, Start, Task, join
 
 #: Both sides have to speak the same, in the same byte order.
 PROTOCOL = 4 if sys.byteorder == "little" else -4
@@ -91,20 +90,6 @@ class Setup(msgspec.Struct, frozen=True, array_like=True):
     probes: tuple[Probe, ...] = ()
 
 
-class Start(msgspec.Struct, frozen=True, array_like=True):
-    """A directory to be listed, with all directories below it.
-
-    One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
-    place where another file system begins. `inode` is what was listed for it, 0 if that is not
-    known or not the same everywhere.
-    """
-
-    path: bytes
-    verified: bool = False
-    is_root: bool = False
-    inode: int = 0
-
-
 class Known(msgspec.Struct, frozen=True, array_like=True):
     """The client's records of files of one file system.
 
@@ -131,17 +116,11 @@ class ToList(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Listed(msgspec.Struct, array_like=True, tag="listed"):
-    """The result of a batch of directories.
+    """The result of a batch of directories; those in `rest` were not listed."""
 
-    `rest` was not listed for lack of time. At `borders` another file system begins. `wide`
-    directories have too many names for one message, and none of them is in `groups`.
-    """
-
-    groups: list[Names] = []
-    outcomes: WireOutcomes | None = None
-    rest: list[Start] = []
-    borders: list[bytes] = []
-    wide: list[Start] = []
+    groups: list[Names]
+    outcomes: WireOutcomes | None
+    rest: list[Start]
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed"):

@@ -73,7 +73,10 @@ decode_wanted = msgspec.msgpack.Decoder(ToRead).decode
 def pack_read(checked: list[CheckedObject]) -> ReadObjects:
     """Return the results of a batch in the form that is sent."""
     return ReadObjects(
-        [(pack_result(one.result, digests=False), one.contradicted, one.by_store) for one in checked]
+        [
+            (pack_result(one.result, digests=False), one.contradicted, one.by_store)
+            for one in checked
+        ]
     )
 
 

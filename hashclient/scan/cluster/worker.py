@@ -32,7 +32,7 @@ from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.cluster.known import Sent, as_before, identities_beside, is_beside
-from hashclient.scan.cluster.listing import Lister
+from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
     Answer,
@@ -57,8 +57,7 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import WORKER_FAILED
-from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, join
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
@@ -145,9 +144,9 @@ class Work:
             of_thread.sent.take(known)
         return found
 
-    def lister(self) -> Lister:
-        """Return the lister of directories."""
-        return Lister(
+    def errand(self) -> Errand:
+        """Return what lists a batch of directories."""
+        return Errand(
             self.base,
             self.points,
             [os.fsdecode(p) for p in self.spec.exclude],
@@ -365,7 +364,7 @@ def list_directories(run: str, payload: bytes) -> bytes:
     work = work_of(run)
     if work is None:
         return encode(Lost(WORKER_FAILED))
-    return encode(caught(lambda: work.lister().run(decode_directories(payload).starts)))
+    return encode(caught(lambda: work.errand().run(decode_directories(payload).starts)))
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:

@@ -34,8 +34,7 @@ from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.executors.worker import serve
 from hashclient.scan.reasons import WORKER_DIED
-from hashclient.scan.sources.files import join
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.interface import Task, join
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 

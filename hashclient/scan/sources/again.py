@@ -41,7 +41,7 @@ from hashclient.scan.sources.directories import (
     with_status,
 )
 from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
-from hashclient.scan.sources.interface import Group
+from hashclient.scan.sources.interface import Item
 from hashclient.scan.sources.listing import Lister
 
 #: Looks at everything, and looks at what the one before has found changed.
@@ -63,7 +63,7 @@ _WANTED = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
 class Walker(Protocol):
     """The walk of a tree, which goes on later."""
 
-    def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Group | Outcome]:
+    def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
         """Walk the entries of a directory that are still to be read, and note it again."""
         ...
 
@@ -120,7 +120,7 @@ class Again:
         """Forget all notes."""
         self._notes.close()
 
-    def found(self, lister: Lister) -> Iterator[Group | Outcome | None]:
+    def found(self, lister: Lister) -> Iterator[Item | None]:
         """Yield what was moved to directories after they were listed; None when to check it.
 
         Raises:
@@ -142,9 +142,7 @@ class Again:
         if 0 < left_ns <= TICK_NS:
             time.sleep(left_ns / 1e9)
 
-    def _look(
-        self, at: int, end: int, lister: Lister, *, is_last: bool
-    ) -> Iterator[Group | Outcome]:
+    def _look(self, at: int, end: int, lister: Lister, *, is_last: bool) -> Iterator[Item]:
         """Look at directories by their notes: list those that have changed, or say so at last."""
         while at < end:
             self._notes.seek(at)

@@ -17,6 +17,8 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.directories import Identity
 
@@ -28,6 +30,13 @@ TASK_CHARS = 1 << 14
 NO_INODES = array("Q")
 #: Seconds to wait for a task to be full, where listing inputs takes long.
 TASK_S = 0.05
+
+
+def join(directory: str, name: str) -> str:
+    """Join a directory as the user named it and a name in it."""
+    if not directory or directory.endswith("/"):
+        return directory + name
+    return f"{directory}/{name}"
 
 
 class Group(NamedTuple):
@@ -53,6 +62,28 @@ class Group(NamedTuple):
         known = array("Q", inodes) if any(inodes) else NO_INODES
         return self._replace(names=list(names), inodes=known)
 
+
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """A directory to be listed, with all directories below it.
+
+    One that is `verified` was compared on all workers: it is a PATH, which may be a link, or the
+    place where another file system begins. `inode` is what was listed for it, in the directory of
+    inode `above`; 0 if these are not known, or not the same everywhere. A worker did not list it
+    for lack of time, or because another file system begins there (`is_border`), or it `is_wide`:
+    it has too many names for one message.
+    """
+
+    path: bytes
+    verified: bool = False
+    is_root: bool = False
+    inode: int = 0
+    above: int = 0
+    is_border: bool = False
+    is_wide: bool = False
+
+
+#: What a walk gives: files, what is no file or is not listed, and directories left to others.
+Item = Group | Outcome | Start
 
 #: The names that are handed to a worker at a time.
 Task = list[Group]

@@ -18,19 +18,13 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.sources import files as module
 from hashclient.scan.sources import interface
 from hashclient.scan.sources.directories import open_directory
-from hashclient.scan.sources.files import (
-    OPEN_DEPTH,
-    WalkOptions,
-    compile_excludes,
-    join,
-    kind_of,
-    walk,
-)
-from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task
+from hashclient.scan.sources.frontier import WalkOptions, compile_excludes, kind_of
+from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task, join
 from hashclient.scan.sources.listing import Chunk, Lister
+from hashclient.scan.sources.trees import Trees
+from hashclient.scan.sources.walk import OPEN_DEPTH, Walk
 from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
@@ -38,7 +32,7 @@ Others = dict[str, tuple[Kind, str | None]]
 
 
 def items_of(*paths: Path | str, **options: Any) -> list[Task | Outcome]:
-    return list(walk([str(path) for path in paths], WalkOptions(**options)))
+    return list(Trees([str(path) for path in paths], WalkOptions(**options)).batches())
 
 
 def found(*paths: Path | str, **options: Any) -> tuple[set[str], Others]:
@@ -221,7 +215,7 @@ def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
     gc.collect()  # what earlier tests have left open must not be closed meanwhile
     before = open_files()
     files = 0
-    for item in walk([str(fast)], WalkOptions()):
+    for item in Trees([str(fast)], WalkOptions()).batches():
         assert not isinstance(item, Outcome)
         files += sum(len(group.names) for group in item)
         assert open_files() <= before + 2 * OPEN_DEPTH + 8
@@ -234,7 +228,7 @@ def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
     write_tree(tmp_path, {"/".join("d" * n) + "/f": b"" for n in range(1, OPEN_DEPTH + 10)})
     gc.collect()
     before = open_files()
-    items = walk([str(tmp_path)], WalkOptions(exclude=("f",)))
+    items = Trees([str(tmp_path)], WalkOptions(exclude=("f",))).batches()
     for _ in range(OPEN_DEPTH):
         next(items)
     del items
@@ -265,14 +259,14 @@ def test_a_directory_that_vanishes_is_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tree(tmp_path, {"gone/f": b"", "here/g": b"", "h": b""})
-    enter = module._Tree._enter
+    enter = Walk._enter
 
-    def vanishing(tree: Any, path: str, **kwargs: Any) -> Outcome | None:
+    def vanishing(tree: Any, path: str, **kwargs: Any) -> object:
         if path.endswith("/gone"):
             shutil.rmtree(path)
         return enter(tree, path, **kwargs)
 
-    monkeypatch.setattr(module._Tree, "_enter", vanishing)
+    monkeypatch.setattr(Walk, "_enter", vanishing)
     files, others = found(tmp_path)
     assert files == below(tmp_path, "here/g", "h")
     assert others == {f"{tmp_path}/gone": (Kind.UNREAD, "no such file or directory")}
@@ -282,15 +276,15 @@ def test_a_link_that_takes_the_place_of_a_directory_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tree(tmp_path, {"t/swapped/f": b"", "t/g": b"", "secret/s": b""})
-    enter = module._Tree._enter
+    enter = Walk._enter
 
-    def swapping(tree: Any, path: str, **kwargs: Any) -> Outcome | None:
+    def swapping(tree: Any, path: str, **kwargs: Any) -> object:
         if path.endswith("/swapped"):
             shutil.rmtree(path)
             Path(path).symlink_to("../secret")
         return enter(tree, path, **kwargs)
 
-    monkeypatch.setattr(module._Tree, "_enter", swapping)
+    monkeypatch.setattr(Walk, "_enter", swapping)
     files, others = found(tmp_path / "t")
     assert files == below(tmp_path / "t", "g")
     assert others == {f"{tmp_path}/t/swapped": (Kind.UNREAD, "not a directory")}
@@ -464,7 +458,7 @@ def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
     """A directory with an objection is unread, and its files are listed all the same."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
     places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
-    items = list(walk([f"{tree}/", f"{tree}/a"], WalkOptions(), places))
+    items = list(Trees([f"{tree}/", f"{tree}/a"], WalkOptions(), places).batches())
     assert places.shown == [(str(tree), True), (f"{tree}/b/c", False), (f"{tree}/a", True)]
     assert places.below == [str(tree), f"{tree}/a"]
     outcomes = [item for item in items if isinstance(item, Outcome)]
@@ -477,7 +471,7 @@ def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) ->
     tree = write_tree(tmp_path / "t", {"a/f": b""})
     places = FakePlaces(f"{tree}/a", objected=str(tree))
     options = WalkOptions(one_file_system=True)
-    (outcome, *_) = walk([str(tree)], options, places)
+    (outcome, *_) = Trees([str(tree)], options, places).batches()
     assert outcome == Outcome(Kind.UNREAD, str(tree), reason="not mounted")
     assert (places.shown, places.below) == ([(str(tree), True)], [])
 
@@ -487,5 +481,5 @@ def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
     if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
         pytest.skip("nothing is mounted below /dev")
     places = FakePlaces()
-    list(walk(["/dev"], WalkOptions(), places))
+    list(Trees(["/dev"], WalkOptions(), places).batches())
     assert ("/dev/shm", False) in places.shown

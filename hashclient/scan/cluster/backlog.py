@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from hashclient.core.model import Outcome
-from hashclient.scan.cluster.messages import Start, ToCheck, ToList
+from hashclient.scan.cluster.messages import ToCheck, ToList
 from hashclient.scan.executors.wire import Names
+from hashclient.scan.sources.interface import Start
 
 #: Seconds that a batch should take: handing one out costs some 2 ms in all.
 BATCH_S = 0.75
@@ -24,7 +25,7 @@ MOST_STARTS = 64
 Wide = Iterator[Names | Outcome | Start]
 
 
-class Frontier:
+class Backlog:
     """Directories and files that no worker has yet."""
 
     def __init__(self, kept: Callable[[Names], Names | None] = lambda names: names) -> None:

@@ -22,9 +22,9 @@ from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
 from hashclient.scan.cluster import worker
+from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
-from hashclient.scan.cluster.frontier import Frontier
 from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.messages import (
@@ -33,7 +33,6 @@ from hashclient.scan.cluster.messages import (
     Listed,
     Lost,
     Spec,
-    Start,
     ToCheck,
     ToList,
     decode_answer,
@@ -41,12 +40,12 @@ from hashclient.scan.cluster.messages import (
     paths_of,
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
-from hashclient.scan.cluster.trees import ClusterTrees, note_failures
+from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import Advance, MakeChecker, Result
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.interface import Start, Task
 
 if TYPE_CHECKING:
     from hashclient.scan.cluster.buckets import ClusterBucket
@@ -169,8 +168,8 @@ class _Run:
         self._remembered = remembered
         self._check = check
         self._look_at = look_at
-        self._frontier = Frontier(crew.without_probes)
-        self._frontier.add_starts(trees.starts)
+        self._backlog = Backlog(crew.without_probes)
+        self._backlog.add_starts(trees.starts)
         self._is_read = False
         #: Outcomes that are not given out yet.
         self._outcomes: list[Outcome] = []
@@ -187,7 +186,7 @@ class _Run:
         while True:
             self._hand_out(work)
             yield from self._take_outcomes()
-            if not self._jobs and self._is_read and self._frontier.is_empty:
+            if not self._jobs and self._is_read and self._backlog.is_empty:
                 return
             if not self._jobs and self._jobs.slots:
                 continue  # there were only outcomes
@@ -210,7 +209,7 @@ class _Run:
         yield from self._take_outcomes()
         for batch in self._jobs.take_all():
             yield from self._lose(batch, CLUSTER_GONE)
-        groups, directories = self._frontier.empty()
+        groups, directories = self._backlog.empty()
         for path in paths_of(groups):
             yield Outcome(Kind.UNREAD, path, reason=CLUSTER_GONE)
         for directory in directories:
@@ -247,12 +246,12 @@ class _Run:
 
     def _next_batch(self, work: Iterator[Task | Outcome]) -> _Batch | None:
         """Return the next batch: files if there are enough, and else directories to find more."""
-        frontier = self._frontier
-        while frontier.wants_names():
-            if frontier.has_starts:
-                return frontier.take_directories(self._crew.slots)
-            if frontier.has_wide:
-                self._outcomes += frontier.read_wide()
+        backlog = self._backlog
+        while backlog.wants_names():
+            if backlog.has_starts:
+                return backlog.take_directories(self._crew.slots)
+            if backlog.has_wide:
+                self._outcomes += backlog.read_wide()
                 continue
             item = None if self._is_read else next(work, None)
             if item is None:
@@ -261,15 +260,15 @@ class _Run:
                 # for that.
                 is_busy = len(self._jobs) >= self._jobs.slots
                 is_listing = any(isinstance(batch, ToList) for batch in self._jobs.batches)
-                return None if is_busy and is_listing else frontier.take_files()
+                return None if is_busy and is_listing else backlog.take_files()
             if isinstance(item, Outcome):
                 self._outcomes.append(item)
                 if len(self._outcomes) >= 1_000:
                     return None
             else:
                 for group in item:
-                    frontier.add_groups(self._look_at(group))
-        return frontier.take_files()
+                    backlog.add_groups(self._look_at(group))
+        return backlog.take_files()
 
     def _take(self, answers: Sequence[tuple[_Batch, bytes | None]]) -> Iterator[Result]:
         """Take the answers of batches that have ended."""
@@ -279,10 +278,10 @@ class _Run:
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
                 left = sum(group.count for group in [*message.deferred, *message.large])
                 total = sum(group.count for group in batch.groups)
-                self._frontier.took(total - left, message.taken_s)
-                self._frontier.add_groups(message.deferred, first=True)
+                self._backlog.took(total - left, message.taken_s)
+                self._backlog.add_groups(message.deferred, first=True)
                 message.deferred = []
-                self._frontier.add_large(message.large)
+                self._backlog.add_large(message.large)
                 result = unpack_result(message)
                 result.seen += self._remembered.seen()
                 yield result
@@ -299,20 +298,21 @@ class _Run:
     def _take_listed(self, listed: Listed) -> list[str]:
         """Take the result of a listing; return the places where other file systems begin."""
         outcomes = unpack_outcomes(listed.outcomes)
-        note_failures(self._trees.coverage, outcomes)
+        for outcome in outcomes:
+            self._trees.coverage.note(outcome)
         self._outcomes += outcomes
-        self._frontier.add_groups(listed.groups)
-        self._frontier.add_starts(listed.rest)
-        for start in listed.wide:
-            path = os.fsdecode(start.path)
-            self._frontier.add_wide(path, self._trees.list_wide(path, start.inode))
-        return [os.fsdecode(path) for path in listed.borders]
+        self._backlog.add_groups(listed.groups)
+        self._backlog.add_starts([s for s in listed.rest if not (s.is_wide or s.is_border)])
+        for start in listed.rest:
+            if start.is_wide:
+                self._backlog.add_wide(os.fsdecode(start.path), self._trees.list_wide(start))
+        return [os.fsdecode(start.path) for start in listed.rest if start.is_border]
 
     def _cross(self, borders: Sequence[str]) -> None:
         """Go on where other file systems begin, if these are the same everywhere."""
         wanted = []
         for path in borders:
-            outcome, goes_on = self._trees.cross(path)
+            goes_on, outcome = self._trees.cross(path)
             if outcome is not None:
                 self._outcomes.append(outcome)
             if goes_on:
@@ -324,7 +324,7 @@ class _Run:
             raise
         for path, problem in problems.items():
             if problem is None:
-                self._frontier.add_starts([Start(os.fsencode(path), verified=True)])
+                self._backlog.add_starts([Start(os.fsencode(path), verified=True)])
             else:
                 self._outcomes.append(
                     self._trees.unread(path, f"not the same everywhere: {problem}")

@@ -1,0 +1,154 @@
+"""Admission: which directories of a tree a scan enters, and what it leaves out.
+
+Where a tree begins, where another file system begins in it, and where a followed link leads: these
+are decided here, in the process that hands out work, before anything below is listed. A worker of a
+cluster lists directories only as far as they need no such decision, and hands back the others.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.sources.directories import Identity
+from hashclient.scan.sources.frame import Frame
+from hashclient.scan.sources.interface import Start, join
+from hashclient.scan.sources.listing import Chunk
+
+OTHER_FILE_SYSTEM = "other file system"
+
+
+class WalkOptions(msgspec.Struct, frozen=True):
+    """The limits of a walk. `exclude` are shell patterns, as `compile_excludes` reads them."""
+
+    exclude: tuple[str, ...] = ()
+    one_file_system: bool = False
+    follow_symlinks: bool = False
+
+
+def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+    """Return a test of (directory, name) against shell patterns.
+
+    A pattern without a slash is matched against the name alone, one with a slash against the path
+    as it is reported; `*` matches slashes too.
+    """
+    names = [fnmatch.translate(p) for p in patterns if "/" not in p]
+    paths = [fnmatch.translate(p.rstrip("/")) for p in patterns if "/" in p]
+    match_name = re.compile("|".join(names)).match if names else None
+    match_path = re.compile("|".join(paths)).match if paths else None
+
+    def excluded(directory: str, name: str) -> bool:
+        if match_name is not None and match_name(name):
+            return True
+        return match_path is not None and match_path(join(directory, name)) is not None
+
+    return excluded
+
+
+class Places(Protocol):
+    """Knows the file systems of directories when they were scanned before."""
+
+    def watched(self, path: str, fd: int) -> frozenset[str]:
+        """Return the directories below `path`, open as `fd`, that `look` wants to see."""
+        ...
+
+    def look(self, fd: int, *, given: bool) -> str | None:
+        """Note an open directory, `given` or met; return why it is not the one scanned before."""
+        ...
+
+    def save(self) -> None:
+        """Keep the notes for the next scan."""
+        ...
+
+
+def kind_of(mode: int) -> str:
+    """Return the name of a file type that is never read."""
+    for test, name in (
+        (stat.S_ISFIFO, "named pipe"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISBLK, "block device"),
+        (stat.S_ISCHR, "character device"),
+        (stat.S_ISLNK, "symbolic link"),
+        (stat.S_ISDIR, "directory"),
+    ):
+        if test(mode):
+            return name
+    return "not a regular file"
+
+
+class Frontier:
+    """Admission to the directories of one tree: it is asked about each before that is entered."""
+
+    def __init__(self, options: WalkOptions, places: Places | None = None) -> None:
+        """Enter what the options allow; what is not as `places` knows it is unread."""
+        self._one_file_system = options.one_file_system
+        self._places = places
+        #: Directories that are looked at when they are met: they are mount points, or were.
+        self.points: frozenset[str] = frozenset()
+        #: The device of the tree's own directory, once it is open.
+        self._device = -1
+        #: Directories entered through links: each is entered so once, which ends every loop.
+        self._followed: set[Identity] = set()
+
+    def begin(self, path: str, fd: int, status: os.stat_result) -> Outcome | None:
+        """Begin with the open directory of the tree; return an objection to it.
+
+        It is entered all the same.
+        """
+        self._device = status.st_dev  # not before it is open: only that makes an automount come
+        if self._places is None:
+            return None
+        if not self._one_file_system:
+            self.points = self._places.watched(path, fd)
+        return self._objection(path, fd, given=True)
+
+    def is_border(self, path: str, status: os.stat_result, above: os.stat_result) -> bool:
+        """Return whether a directory in that of status `above` is to be decided about."""
+        # Automounts come while the walk goes on: another device, too, is a reason to look.
+        return status.st_dev != above.st_dev or path in self.points
+
+    def cross(
+        self, path: str, fd: int, status: os.stat_result
+    ) -> tuple[bool, Outcome | Start | None]:
+        """Return whether an open directory at a border is entered, and what is to be said of it."""
+        if self.is_beyond(status):
+            return False, Outcome(Kind.SKIPPED, path, reason=OTHER_FILE_SYSTEM)
+        return True, self._objection(path, fd, given=False)
+
+    def _objection(self, path: str, fd: int, *, given: bool) -> Outcome | None:
+        reason = None if self._places is None else self._places.look(fd, given=given)
+        return None if reason is None else Outcome(Kind.UNREAD, path, reason=reason)
+
+    def is_beyond(self, status: os.stat_result) -> bool:
+        """Return whether something is on another file system, and the tree stays on one."""
+        return self._one_file_system and status.st_dev != self._device
+
+    def follows(self, target: Identity, entered: Sequence[Frame]) -> bool:
+        """Return whether a link to a directory is followed, and note that it is.
+
+        It is not if the walk is in that directory, or was there by another link.
+        """
+        if target in self._followed or any(frame.identity == target for frame in entered):
+            return False
+        self._followed.add(target)
+        return True
+
+    def takes(self, path: str, inode: int, above: Frame) -> Start | None:
+        """Return a directory if it is left to others; `above` lists it with an inode."""
+        return None
+
+    def bounded(self, chunks: Iterator[Chunk]) -> Iterator[Chunk] | None:
+        """Return the entries of a directory that is entered; None if they are too many."""
+        return chunks
+
+    def takes_wide(self, path: str, inode: int, above: Frame | None) -> Start | None:
+        """Return a directory that is left to others, since it has more names than are read."""
+        return None

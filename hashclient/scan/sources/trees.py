@@ -1,0 +1,180 @@
+"""The trees of a scan: from the paths a user gave to groups of names worth checking."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
+from hashclient.scan.reasons import reason_of
+from hashclient.scan.sources.again import Again
+from hashclient.scan.sources.directories import Identity, looked_at
+from hashclient.scan.sources.frontier import (
+    Frontier,
+    Places,
+    WalkOptions,
+    compile_excludes,
+    kind_of,
+)
+from hashclient.scan.sources.interface import Group, Item, Task, TaskBuilder
+from hashclient.scan.sources.listing import Lister
+from hashclient.scan.sources.walk import Walk
+
+#: The most trees, and the most directories that could not be listed, in memory.
+MAX_COVERED = 10_000
+
+
+class Coverage:
+    """The trees of a finished walk, and the directories in them that it could not list.
+
+    It only has trees and failures: listed names cost nothing here.
+    """
+
+    def __init__(self, options: WalkOptions) -> None:
+        """No tree is covered yet."""
+        #: The trees: their paths as given, and their paths without links.
+        self.roots: list[tuple[str, str]] = []
+        self.one_file_system = options.one_file_system
+        self._excluded = compile_excludes(options.exclude) if options.exclude else None
+        self._failed: set[str] = set()
+
+    def begin(self, tree: str) -> None:
+        """Note that the walk of the tree at a path is complete."""
+        if len(self.roots) < MAX_COVERED:
+            # A link on the way that is exchanged now leads nowhere: then nothing is gone there.
+            with contextlib.suppress(OSError):
+                self.roots.append((tree, os.path.realpath(tree)))
+
+    def fail(self, directory: str) -> None:
+        """Note a directory that was not listed; with too many, no tree counts as covered."""
+        if len(self._failed) < MAX_COVERED:
+            self._failed.add(directory)
+
+    def note(self, item: Item) -> None:
+        """Note a directory that could not be listed, if an item of a walk says so."""
+        if isinstance(item, Outcome) and item.kind is Kind.UNREAD:
+            self.fail(item.path)
+
+    def has_failed(self, directory: str) -> bool:
+        """Return whether a directory, by its path in the walk, may not have been listed."""
+        return len(self._failed) >= MAX_COVERED or directory in self._failed
+
+    def excludes(self, directory: str, name: str) -> bool:
+        """Return whether a name in a directory was to be left out."""
+        return self._excluded is not None and self._excluded(directory, name)
+
+
+class Tree(NamedTuple):
+    """A directory that was given, and which one it is."""
+
+    path: str
+    identity: Identity
+
+
+class Trees:
+    """The files at paths and below them: the source of a scan that is given PATHs."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        options: WalkOptions,
+        places: Places | None = None,
+        *,
+        looks_again: bool = True,
+    ) -> None:
+        """List `paths`; with `places`, a directory that is not the one of before is unread.
+
+        If it `looks_again`, directories that others may write to are noted for `again`.
+        """
+        self._paths = paths
+        self._options = options
+        self._places = places
+        #: The trees that were covered; final at the end of the walk.
+        self.coverage = Coverage(options)
+        self._again = Again()
+        self._notes = self._again if looks_again else None
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """The paths."""
+        return self._paths
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes.
+
+        A path that is a link is followed: the user named it. Regular files are only listed here;
+        they may change or vanish before they are opened. A directory that is not the one of before
+        is unread, and its present files are listed all the same.
+        """
+        tasks, lister = TaskBuilder(), Lister()
+        try:
+            for item in self._listed(lister):
+                if isinstance(item, Outcome):
+                    yield item
+                elif isinstance(item, Group) and (task := tasks.add(item)) is not None:
+                    yield task
+                    # A caller that takes a second task has already forked its workers.
+                    lister.may_thread = tasks.full >= 2
+            if tasks.groups:
+                yield tasks.groups
+        finally:
+            lister.close()
+
+    def _listed(self, lister: Lister) -> Iterator[Item]:
+        for item in self.given():
+            if isinstance(item, Tree):
+                self.coverage.begin(item.path)
+                frontier = Frontier(self._options, self._places)
+                walk = Walk(frontier, self._options, lister, self._notes)
+                for found in walk.walk(*item):
+                    self.coverage.note(found)
+                    yield found
+            else:
+                yield item
+
+    def given(self) -> Iterator[Tree | Group | Outcome]:
+        """Yield what stands at each path."""
+        for path, status in zip(self._paths, looked_at(self._paths), strict=True):
+            if isinstance(status, OSError):
+                yield Outcome(Kind.UNREAD, path, reason=reason_of(status))
+            elif stat.S_ISDIR(status.st_mode):
+                yield Tree(path.rstrip("/") or "/", (status.st_dev, status.st_ino))
+            elif stat.S_ISREG(status.st_mode):
+                directory, name = os.path.split(path)
+                yield Group(directory, [name], follow=True, inodes=array("Q", [status.st_ino]))
+            else:
+                yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
+
+    def again(self) -> Iterator[Task | Outcome]:
+        """Yield what was moved since it was listed; see `again`.
+
+        Call it when all that `batches` has given was checked. Each task is to be checked before the
+        next one is asked for.
+        """
+        tasks = TaskBuilder()
+        try:
+            for item in self._again.found(Lister()):
+                if isinstance(item, Outcome):
+                    self.coverage.note(item)
+                    yield item
+                elif isinstance(item, Group):
+                    if (task := tasks.add(item)) is not None:
+                        yield task
+                elif tasks.groups:
+                    yield tasks.groups
+                    tasks = TaskBuilder()
+        except OSError as error:  # the notes cannot be read
+            for path in self._paths:
+                self.coverage.fail(path)
+                yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
+
+    def close(self) -> None:
+        """Save the notes of `places`, as far as the walk has come."""
+        self._again.close()
+        if self._places is not None:
+            self._places.save()
