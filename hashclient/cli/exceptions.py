@@ -20,6 +20,7 @@ from hashclient.system.times import for_people
 if TYPE_CHECKING:
     from hashclient.decisions.keeping import Keeper
     from hashclient.decisions.rulings import Ruling
+    from hashclient.index.open_lists import OpenLists
 
 until_option = click.option(
     "--until",
@@ -102,29 +103,17 @@ def add(
     Exit codes: 0 it counts, 2 there is no such entry, match or file, 8 the exceptions or the lists
     cannot be read.
     """
-    from hashclient.decisions.exceptions import Exceptions
-    from hashclient.scan.release import except_open
-    from hashclient.system.files import is_there
-
     if sum(one is not None for one in (entry, match_id, file)) != 1:
         raise UsageError("say what is excepted: LIST/ENTRY, --match ID or --file PATH")
     lists = app.session.open_lists()
-    ruler = Exceptions.of(app.session, lists)
-    content = ""
     if entry is not None:
-        names = [_split(entry)]
+        about = [_split(entry)], ""
     elif match_id is not None:
-        names, content = _of_match(app, match_id, lists.sealer.key_id)
+        about = _of_match(app, match_id, lists.sealer.key_id)
     else:
         assert file is not None
-        names, content = _of_file(file, lists)
-    entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
-    ruling = _keeper(app).add(
-        entries, reason, until=until, content=content, below=_place(below) if below else ""
-    )
-    number = 0
-    if is_there(app.settings.layout.matches):
-        number = except_open(app.session, ruler.rule)
+        about = _of_file(file, lists)
+    (ruling,), number = _add(app, lists, [about], reason, until, _place(below) if below else "")
     app.show(
         output_format,
         {"exception": _document(ruling, None), "matches_excepted": number},
@@ -132,6 +121,43 @@ def add(
     )
     if number:
         app.say(f"excepted: {counted(number, 'match')} on record")
+
+
+def except_matches(app: App, match_ids: Sequence[str], reason: str, until: datetime | None) -> int:
+    """Make an exception of the file of each match; return how many matches are excepted by them.
+
+    Raises:
+        UsageError: the SHA-256 of one is not on record, or it has no entry any more.
+        AuditError, StateError: an exception cannot be logged or kept.
+    """
+    lists = app.session.open_lists()
+    about = [_of_match(app, match_id, lists.sealer.key_id) for match_id in match_ids]
+    return _add(app, lists, about, reason, until)[1]
+
+
+def _add(
+    app: App,
+    lists: OpenLists,
+    about: Sequence[tuple[list[tuple[str, str]], str]],
+    reason: str,
+    until: datetime | None,
+    below: str = "",
+) -> tuple[list[Ruling], int]:
+    """Make an exception of each of these entries and contents; return how many matches it covers.
+
+    Matches on record that nothing was done about are excepted at once.
+    """
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.scan.release import except_open
+    from hashclient.system.files import is_there
+
+    ruler, keeper = Exceptions.of(app.session, lists), _keeper(app)
+    rulings = []
+    for names, content in about:
+        entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
+        rulings.append(keeper.add(entries, reason, until=until, content=content, below=below))
+    is_recorded = is_there(app.settings.layout.matches)
+    return rulings, except_open(app.session, ruler.rule) if is_recorded else 0
 
 
 @command.command("list")

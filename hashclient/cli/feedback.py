@@ -12,7 +12,7 @@ from hashclient.system.text import counted, printable
 
 @click.group("feedback")
 def command() -> None:
-    """Tell a provider which entries people confirmed, rejected or set aside.
+    """Tell a provider what people said of its entries.
 
     \b
       hashclient feedback write --provider hotline --output feedback.jsonl

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.completing import MATCHES
+from hashclient.cli.exceptions import except_matches, until_option
 from hashclient.cli.options import reason_option
 from hashclient.core.kinds import Verdict
 from hashclient.errors import ExitCode, UsageError
@@ -30,6 +32,13 @@ from hashclient.system.text import counted
     metavar="FILE",
     help="With --rejected: put files in quarantine back; FILE is the officer's secret key.",
 )
+@click.option(
+    "--except",
+    "is_excepted",
+    is_flag=True,
+    help="With --rejected: make an exception of each file, so that no scan acts on it again.",
+)
+@until_option
 @reason_option()
 @format_option("text", "json")
 @pass_app
@@ -40,6 +49,8 @@ def review(
     rejected: bool,
     viewed: bool,
     identity_file: Path | None,
+    is_excepted: bool,
+    until: datetime | None,
     reason: str,
     output_format: str,
 ) -> ExitCode:
@@ -47,7 +58,8 @@ def review(
 
     Nothing is shown here: decide by path, owner and entry, or look at the file elsewhere, if your
     law lets you. With `after = "review"` in [report] of config.toml, a report waits until its
-    matches are confirmed. A rejected match is in no report. The last review of a person counts.
+    matches are confirmed. A rejected match is in no report; with --except no scan acts on its file
+    until the exception ends. The last review of a person counts.
     The reason is a word, a colon and a sentence. Words for --confirmed are as-listed,
     circumstances and provider; for --rejected harmless, other-file, wrong-category, lawful and
     provider.
@@ -56,8 +68,8 @@ def review(
       hashclient matches --to-review
       hashclient matches review 3kdz7wnq2m --confirmed --viewed \\
           --reason 'as-listed: seen by the officer, ticket 4711'
-      hashclient matches review 3kdz7wnq2m --rejected \\
-          --reason 'harmless: the text of a licence'
+      hashclient matches review 3kdz7wnq2m --rejected --except \\
+          --restore officer.key --reason 'harmless: the text of a licence'
 
     Exit codes: 0 noted, 3 a file was not put back.
     """
@@ -69,8 +81,10 @@ def review(
     if confirmed == rejected:
         raise UsageError("say what they are: --confirmed or --rejected")
     verdict = Verdict.CONFIRMED if confirmed else Verdict.REJECTED
-    if identity_file is not None and not rejected:
-        raise UsageError("--restore is for --rejected")
+    if (identity_file is not None or is_excepted) and not rejected:
+        raise UsageError("--restore and --except are for --rejected")
+    if until is not None and not is_excepted:
+        raise UsageError("--until is for --except")
     made = Review.of(verdict, reason, viewed=viewed)
     identities = () if identity_file is None else load_identities(identity_file)
     results = Results(app, output_format, match_ids)
@@ -80,17 +94,31 @@ def review(
             waits = "" if decided else ": another person has to say so, too"
             results.put(match.id, f"{verdict}{waits}", path=match.path, done=True, decided=decided)
         ended = [match.id for match, decided in done if decided is Verdict.REJECTED]
-        sealed = {*ended} & {*item_ids(app.settings.layout.quarantine)}
+        why = f"{verdict}: {made.text}"
+        # Before it is back: a scan would act on it.
+        if is_excepted and ended:
+            number = except_matches(app, ended, why, until)
+            app.say(f"excepted: {counted(number, 'match')} on record")
+        here = {*item_ids(app.settings.layout.quarantine)}
+        sealed = [match_id for match_id in ended if match_id in here]
         if identities and sealed:
             room = Quarantine(app.session)
-            reason = f"{verdict}: {made.text}"
-            chosen = [match_id for match_id in ended if match_id in sealed]
             put_restored(
-                results, room.restore_all(chosen, identities, record, reason=reason, force=True)
+                results, room.restore_all(sealed, identities, record, reason=why, force=True)
             )
-        elif sealed:
-            app.say(
-                f"hint: {counted(len(sealed), 'file')} in quarantine: `hashclient quarantine"
-                " restore ID --identity FILE --force --reason …`"
-            )
+    if ended:
+        _say_next(app, is_excepted=is_excepted, sealed=0 if identities else len(sealed))
     return results.end("nothing was reviewed")
+
+
+def _say_next(app: App, *, is_excepted: bool, sealed: int) -> None:
+    """Offer what was not done about rejected matches."""
+    if sealed:
+        app.say(
+            f"hint: {counted(sealed, 'file')} in quarantine: `hashclient quarantine restore ID"
+            " --identity FILE --force --reason …`"
+        )
+    if not is_excepted:
+        app.say(
+            "hint: a scan acts on them again: `hashclient exceptions add --match ID --reason …`"
+        )

@@ -16,8 +16,6 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.matches.stats import Line, Time
 
-_COUNTS = ("found", "held", "confirmed", "rejected", "isolated", "reported")
-
 
 @click.command("stats")
 @click.option("--from", "start", type=TIME, metavar="TIME", help="Found at TIME or later, in UTC.")
@@ -58,11 +56,13 @@ def _csv(rows: Sequence[dict[str, object]]) -> Iterator[str]:
 
 
 def _text(lines: Sequence[Line]) -> Iterator[str]:
-    heads = ["LIST", "CATEGORY", "ENTRY", *(name.upper() for name in _COUNTS), "PRECISION (95 %)"]
+    from hashclient.matches.stats import COUNTS
+
+    heads = ["LIST", "CATEGORY", "ENTRY", *(name.upper() for name in COUNTS), "PRECISION (95 %)"]
     rows = [
         [
             *(printable(of or "-") for of in line.about),
-            *(f"{getattr(line, name):,}" for name in _COUNTS),
+            *(f"{getattr(line, name):,}" for name in COUNTS),
             _precision(line),
         ]
         for line in lines

@@ -54,7 +54,7 @@ def feedback(
     output: Path | None,
     output_format: str,
 ) -> ExitCode:
-    """Take the feedback of clients, and show what they say of each entry.
+    """Take feedback of clients, and add it up.
 
     A file counts if it is signed by a key that `client key` has noted, is for this repository and
     is newer than the client's last one, which it replaces. So no file counts twice. Entries that

@@ -34,10 +34,7 @@ _Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class EntryFeedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry: how many of its matches people confirmed or rejected, and how many were held.
-
-    `excepted` counts the rulings of the client that set the entry aside.
-    """
+    """One entry: how many of its matches are confirmed, rejected or excepted, or were held."""
 
     list: str
     entry: str

@@ -40,6 +40,8 @@ _LEADS_TO = {
     "review": _REVIEWS,
     "report": frozenset({MatchState.REPORTED, MatchState.ACKNOWLEDGED}),
 }
+#: The counts of a line.
+COUNTS = ("found", "held", "excepted", "confirmed", "rejected", "isolated", "reported")
 _BEGINNING, _END = "0001", "9999"
 
 
@@ -75,6 +77,7 @@ class Line(msgspec.Struct, frozen=True):
     about: About
     found: int
     held: int
+    excepted: int
     confirmed: int
     rejected: int
     isolated: int
@@ -87,13 +90,14 @@ class _Tally:
     """The counts of some matches while they are read."""
 
     def __init__(self) -> None:
-        self.found = self.held = 0
+        self.found = self.held = self.excepted = 0
         self.said = dict.fromkeys(Verdict, 0)
         self.times: dict[str, list[float]] = {name: [] for name in _LEADS_TO}
 
     def add(self, one: _One) -> None:
         self.found += 1
         self.held += one.held
+        self.excepted += one.excepted
         if one.verdict is not None:
             self.said[one.verdict] += 1
         for name, seconds in one.times.items():
@@ -104,6 +108,7 @@ class _Tally:
             about,
             self.found,
             self.held,
+            self.excepted,
             self.said[Verdict.CONFIRMED],
             self.said[Verdict.REJECTED],
             len(self.times["isolation"]),
@@ -114,9 +119,10 @@ class _Tally:
 
 
 class _One(NamedTuple):
-    """One match: was it held, what was decided, and after how many seconds what was done."""
+    """One match: was it held, is it excepted, what was decided, and how long each step took."""
 
     held: bool
+    excepted: bool
     verdict: Verdict | None
     times: dict[str, float]
 
@@ -165,7 +171,9 @@ class Statistics(Matches):
         for match_id, first_seen, state in self._db.execute(_FOUND, values):
             story, first = stories.get(match_id, []), datetime.fromisoformat(first_seen)
             held = state == MatchState.HELD or any(step.event in _HOLDS for step in story)
-            found[match_id] = _One(held, verdict_of(story, people), dict(_times(story, first)))
+            excepted = state == MatchState.EXCEPTED
+            verdict = verdict_of(story, people)
+            found[match_id] = _One(held, excepted, verdict, dict(_times(story, first)))
         return found
 
 
@@ -200,7 +208,7 @@ def wilson(good: int, count: int) -> Precision | None:
 def fields(line: Line) -> dict[str, Any]:
     """Return a line as flat fields, in the order of the columns of CSV."""
     flat: dict[str, Any] = {**line.about._asdict()}
-    for name in ("found", "held", "confirmed", "rejected", "isolated", "reported"):
+    for name in COUNTS:
         flat[name] = getattr(line, name)
     for name in ("share", "low", "high"):
         flat[f"precision_{name}"] = line.precision and round(getattr(line.precision, name), 4)

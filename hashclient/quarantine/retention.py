@@ -50,7 +50,7 @@ def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """
     with room.locked():
         item = room.need(match_id, matches)
-        room.log(ON_HOLD, item, mark)
+        room.log("on-hold", item, mark)
         if item.hold is not None:
             reason = f"{item.hold.reason}; {mark.reason}"
             mark = Mark(item.hold.by, reason, item.hold.time)
@@ -104,7 +104,7 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
         item = room.need(match_id, matches)
         if item.hold is None:
             raise UsageError(f"{item.id} is not on hold")
-        room.log(HOLD_ENDED, item, mark)
+        room.log("hold-ended", item, mark)
         item = msgspec.structs.replace(item, hold=None)
         room.save(item)
         _note(room, item, HOLD_ENDED, mark, matches)

@@ -14,6 +14,8 @@ from hashclient.system.layout import AUDIT_KEY_NAME
 
 #: The event in the audit log.
 WRITTEN = "feedback-written"
+#: The counts of an entry, in the order of `EntryFeedback`.
+_COUNTS = ("confirmed", "rejected", "excepted", "held")
 
 
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
@@ -38,15 +40,10 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
         name, _, entry = line.about
         # An entry has several lines if its category has changed.
         if name in lists and entry is not None:
-            for word in ("confirmed", "rejected", "held"):
+            for word in _COUNTS:
                 counts[name, entry, word] += getattr(line, word)
     told = {(name, entry): None for (name, entry, _), count in counts.items() if count}
-    entries = tuple(
-        EntryFeedback(
-            *of, counts[*of, "confirmed"], counts[*of, "rejected"], 0, counts[*of, "held"]
-        )
-        for of in told
-    )
+    entries = tuple(EntryFeedback(*of, *(counts[*of, word] for word in _COUNTS)) for of in told)
     feedback = Feedback(FORMAT, root, session.now(), entries)
     data = {"provider": provider, "entries": len(entries), "by": session.operator}
     session.audit.append([Event(WRITTEN, data)], durable=True)

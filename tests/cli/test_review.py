@@ -102,6 +102,8 @@ def test_only_submit_unreviewed_lets_it_leave(tmp_path: Path) -> None:
         ["matches", "review", "ID", "--rejected", "--reason", "because"],
         ["matches", "review", "ID", "--rejected"],
         ["matches", "review", "--rejected", *REASON],
+        ["matches", "review", "ID", "--confirmed", "--except", "--reason", "as-listed: yes"],
+        ["matches", "review", "ID", "--rejected", "--until", "2999-01-01", *REASON],
         ["matches", "review", "bbbbbbbbbb", "--rejected", *REASON],
     ],
 )
@@ -135,6 +137,27 @@ def test_a_rejected_file_is_put_back_in_the_same_step(tmp_path: Path) -> None:
     assert back.code == 0 and back.out.count("  restored\n") == 2
     assert state.left() == {"a", "b"}
     assert state.story(ids["a"])[-3:] == ["rejected", "rejected", "restored"]
+
+
+def test_a_rejected_file_is_excepted_and_put_back_and_stays(tmp_path: Path) -> None:
+    state = State(tmp_path, {"base": LISTED}, {"a": LISTED["e-1"], "b": LISTED["e-2"]})
+    key = tmp_path / "officer.key"
+    public = write_identity(key, datetime.now(UTC))
+    state.configure(
+        f'[quarantine]\nrecipients = ["{public}"]\n[[policy]]\nactions = ["quarantine"]\n'
+    )
+    ids = state.ids()
+    words = ("--rejected", "--except", "--restore", key, *REASON)
+    done = state.call("matches", "review", ids["a"], *words)
+    assert (done.code, state.left()) == (0, {"a"})
+    assert "hint" not in done.err
+    again = state.scan()
+    assert (again.code, state.left()) == (0, {"a"})
+    assert [*again.outcomes.values()] == ["excepted"]
+    ((_, made),) = state.events("exception-added")
+    assert "rejected: a dummy" in json.dumps(made)
+    figures = json.loads(state.call("matches", "stats", "--format", "json").out)["lines"][0]
+    assert (figures["found"], figures["excepted"], figures["rejected"]) == (2, 1, 1)
 
 
 def test_two_people_are_needed_before_anything_is_put_back(tmp_path: Path) -> None:
