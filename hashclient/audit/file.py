@@ -124,7 +124,7 @@ def is_current(fd: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(fd), path.stat())
 
 
-def closed_files(directory: Path, current: int) -> tuple[Closed, ...]:
+def closed_files(directory: Path, current: int | None) -> tuple[Closed, ...]:
     """Return the files in `directory` that are closed, in order; `current` is the open other one.
 
     A file that has both names is not closed yet.
@@ -138,7 +138,7 @@ def closed_files(directory: Path, current: int) -> tuple[Closed, ...]:
         if match is None or name != CLOSED_LOG_NAME.format(int(match[1])):
             continue
         with contextlib.suppress(FileNotFoundError):  # archived just now
-            if not is_current(current, directory / name):
+            if current is None or not is_current(current, directory / name):
                 found.append(Closed(int(match[1]), directory / name))
     return tuple(sorted(found))
 

@@ -396,6 +396,11 @@ def _ending(record_hash: str, sig: str | None) -> bytes:
     return f',"hash":{_quote(record_hash)}{signature}}}'.encode("ascii")
 
 
+def line_hash(line: bytes, signed: bool) -> str:  # noqa: FBT001
+    """Return the hash that a line has to have, whatever its spelling."""
+    return _hash(line[: line.rfind(b',"hash":')], signed=signed)
+
+
 def _hash(head: bytes, *, signed: bool) -> str:
     return hashlib.sha256((_TAG_SIGNED if signed else _TAG_UNSIGNED) + head).hexdigest()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.audit_summary import summary
 from hashclient.cli.options import TIME, together
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
@@ -40,7 +41,11 @@ def command() -> None:
       hashclient audit verify                       is the log intact?
       hashclient audit checkpoint -o today.json     keep this file elsewhere
       hashclient audit rotate                       continue in a new file
+      hashclient audit summary --from 2026-01-01    what happened since
     """
+
+
+command.add_command(summary)
 
 
 checkpoint_option = click.option(

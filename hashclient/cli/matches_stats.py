@@ -14,7 +14,8 @@ from hashclient.cli.output import facts, shortened, table
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.matches.stats import Line, Time
+    from hashclient.core.figures import Spread
+    from hashclient.matches.stats import Line
 
 
 @click.command("stats")
@@ -81,7 +82,7 @@ def _precision(line: Line) -> str:
     return f"{found.share:.1%} ({found.low:.1%} to {found.high:.1%})"
 
 
-def _time(time: Time) -> str:
+def _time(time: Spread) -> str:
     if time.median_s is None or time.p95_s is None:
         return "never"
     return f"{time.median_s:,.0f} s, {time.p95_s:,.0f} s"

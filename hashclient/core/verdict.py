@@ -39,6 +39,8 @@ class Summary(Counts, kw_only=True):
     skipped: dict[str, int] = msgspec.field(default_factory=dict)
     #: How many matches were excepted, by ruling and its reason.
     excepted: dict[str, int] = msgspec.field(default_factory=dict)
+    #: The same of unread inputs.
+    unread: dict[str, int] = msgspec.field(default_factory=dict)
     #: Lists that should be here and cannot be used.
     missing: tuple[MissingList, ...] = ()
     #: Gaps: inputs of a lookup that lack the digests that some entries have. These inputs are
@@ -87,14 +89,21 @@ class Summary(Counts, kw_only=True):
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.counts[outcome.kind] += 1
-        if outcome.kind in (Kind.SKIPPED, Kind.EXCEPTED):
-            reasons = self.skipped if outcome.kind is Kind.SKIPPED else self.excepted
-            reason = outcome.reason or OTHER_REASONS
-            if len(reasons) >= MAX_REASONS and reason not in reasons:
-                reason = OTHER_REASONS
-            reasons[reason] = reasons.get(reason, 0) + 1
+        if outcome.kind is Kind.SKIPPED:
+            _count(self.skipped, outcome.reason)
+        elif outcome.kind is Kind.UNREAD:
+            _count(self.unread, outcome.reason)
+        elif outcome.kind is Kind.EXCEPTED:
+            _count(self.excepted, outcome.reason)
 
     def fail(self, error: HashclientError) -> None:
         """Note a failure of something other than an input; of several, the first is kept."""
         if self.failed is None:
             self.failed, self.failure = error.exit_code, error.message
+
+
+def _count(reasons: dict[str, int], reason: str | None) -> None:
+    reason = reason or OTHER_REASONS
+    if len(reasons) >= MAX_REASONS and reason not in reasons:
+        reason = OTHER_REASONS
+    reasons[reason] = reasons.get(reason, 0) + 1

@@ -22,6 +22,7 @@ from hashclient.index.manifest import Manifest, write_manifest
 from hashclient.session import Session
 from hashclient.system.background import together
 from hashclient.system.files import make_durable
+from hashclient.system.times import for_programs
 
 _LOGGED = ("before", "generation", "added", "withdrawn", "entries")
 
@@ -114,5 +115,6 @@ def _event(one: Built) -> Event:
         # The algorithm is left out: it is SHA-256.
         f"index_{algorithm or 'sha256'}": digest,
         "source": one.fetched.source,
+        "published": for_programs(one.manifest.published_at),
     }
     return Event("fetch", data)

@@ -6,21 +6,18 @@ hits. Precision is the share of the reviewed matches that were confirmed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from statistics import median
 from typing import Any, NamedTuple
 
 import msgspec
 
+from hashclient.core.figures import Precision, Spread, spread, wilson
 from hashclient.core.kinds import MatchState, Verdict
 from hashclient.core.match import RELEASED, REVIEW_EVENTS, Step, verdict_of
 from hashclient.matches.store import Matches, parse_step
 from hashclient.matches.tables import to_text
 
-#: The two-sided 95 % quantile of the normal distribution.
-_Z = 1.959964
 _FOUND = """
 SELECT m.id, m.first_seen, m.state FROM match m WHERE m.first_seen >= ? AND m.first_seen < ?
 """
@@ -53,21 +50,6 @@ class About(NamedTuple):
     entry: str | None = None
 
 
-class Time(msgspec.Struct, frozen=True):
-    """How long it took from the first finding, in seconds; None where it was never done."""
-
-    median_s: float | None = None
-    p95_s: float | None = None
-
-
-class Precision(msgspec.Struct, frozen=True):
-    """The share of reviewed matches that were confirmed, with its 95 % interval by Wilson."""
-
-    share: float
-    low: float
-    high: float
-
-
 class Line(msgspec.Struct, frozen=True):
     """The counts of some matches.
 
@@ -83,7 +65,7 @@ class Line(msgspec.Struct, frozen=True):
     isolated: int
     reported: int
     precision: Precision | None
-    times: dict[str, Time]
+    times: dict[str, Spread]
 
 
 class _Tally:
@@ -114,7 +96,7 @@ class _Tally:
             len(self.times["isolation"]),
             len(self.times["report"]),
             wilson(self.said[Verdict.CONFIRMED], sum(self.said.values())),
-            {name: _time(sorted(seconds)) for name, seconds in self.times.items()},
+            {name: spread(seconds) for name, seconds in self.times.items()},
         )
 
 
@@ -183,26 +165,6 @@ def _times(story: Sequence[Step], first: datetime) -> Iterator[tuple[str, float]
             if step.event in events:
                 yield name, (step.time - first).total_seconds()
                 break
-
-
-def _time(seconds: Sequence[float]) -> Time:
-    """Return median and 95th percentile (nearest rank) of ascending numbers."""
-    if not seconds:
-        return Time()
-    return Time(float(median(seconds)), seconds[math.ceil(0.95 * len(seconds)) - 1])
-
-
-def wilson(good: int, count: int) -> Precision | None:
-    """Return the share of `good` among `count`, with Wilson's score interval; None of none.
-
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-    """
-    if not count:
-        return None
-    share, square = good / count, _Z * _Z / count
-    middle = (share + square / 2) / (1 + square)
-    half = _Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / count / 4)
-    return Precision(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def fields(line: Line) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import pytest
 
 from hashclient import Client, Verdict
 from hashclient.cli.matches_review import review
+from hashclient.core.figures import wilson
 from hashclient.core.kinds import REVIEW_REASONS
-from hashclient.matches.stats import wilson
 from hashclient.quarantine.age import write_identity
 from tests.kit.state import State
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,3 +64,31 @@ hashclient audit verify
         if '"seq"' in line
     )
     assert left == archived and len(left["hash"]) == 64
+
+
+@pytest.mark.slow
+def test_the_commands_for_a_summary_run_as_they_stand(tmp_path: Path) -> None:
+    make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
+    write_tree(tmp_path / "files", {"a": b"listed", "b": b"benign"})
+    (block,) = marked_blocks(DOCUMENT, "summary")
+    script = f"""
+set -e
+export HASHCLIENT_STATE_DIR=$PWD/state
+hashclient scan files || test $? = 10
+{block}
+hashclient audit summary --format html >again.html
+cmp year.html again.html
+hashclient audit summary --format json
+! hashclient audit summary --from 2026-02-01 --to 2026-01-01
+"""
+    code, output = run_script(script, tmp_path)
+    assert code == 0, output
+    summary = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+    assert summary["schema"] == "hashclient-audit-summary/1"
+    assert (summary["checked"]["inputs"], summary["matches"]["by_list"]) == (2, {"baseline": 1})
+    assert summary["lists"]["baseline"]["age"]["count"] == 1
+    assert "checked,inputs,2" in (tmp_path / "year.csv").read_text().splitlines()
+    page = (tmp_path / "year.html").read_text()
+    assert page.startswith("<!doctype html>") and "<script" not in page
+    assert "--from is not before --to" in output
+    assert "files/a" not in page + json.dumps(summary)

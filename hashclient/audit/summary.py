@@ -1,0 +1,365 @@
+"""What the audit log says about a period: runs, checks, matches, hand-overs, lists, outages, gaps.
+
+It rests on the log alone: anyone who has the log can make it again, and it is the same each time.
+Earlier records count where the period refers to them: when a match was first seen, when a
+generation was published. Memory grows by some 50 bytes a match only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashclient.audit.chained import Gap, Line, chained
+from hashclient.core.counts import Counts, add_by_kind
+from hashclient.core.figures import Precision, Spread, spread, wilson
+from hashclient.core.kinds import Kind, Verdict
+from hashclient.errors import ExitCode
+
+SCHEMA = "hashclient-audit-summary/1"
+_OTHERS = ("files_read", "bytes_read", "gone")
+_CHECKED = dict.fromkeys(
+    (
+        "inputs",
+        *map(str, Kind),
+        *_OTHERS,
+        *(n for n in Counts.__struct_fields__ if n != "not_opened"),
+    )
+)
+#: Acts by their events; those on a report name its matches.
+_ACTS = {
+    "quarantined": "isolated",
+    "restored": "restored",
+    "purged": "purged",
+    "report-prepared": "prepared",
+    "report-submitted": "submitted",
+    "report-acknowledged": "acknowledged",
+    "report-retracted": "retracted",
+    "report-failed": "failed",
+    "gone": "gone",
+    "withdrawn": "withdrawn",
+    "closed": "closed",
+}
+#: What people decided, by event; counted by whom, which is a name on this machine.
+_DECIDED = {
+    "released": "held matches released",
+    "exception-added": "exceptions added",
+    "exception-renewed": "exceptions renewed",
+    "exception-removed": "exceptions removed",
+    "exceptions-cleared": "all exceptions given up",
+}
+
+
+class Run(msgspec.Struct):
+    """The runs of one command. `unfinished` were killed, or have not ended."""
+
+    runs: int = 0
+    unfinished: int = 0
+    interrupted: int = 0
+    exit_codes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class MatchTotals(msgspec.Struct):
+    """Matches: how often one was answered, how many different ones, by list and category."""
+
+    answers: int = 0
+    different: int = 0
+    held: int = 0
+    by_list: dict[str, int] = msgspec.field(default_factory=dict)
+    by_category: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class ListTotals(msgspec.Struct):
+    """One list: its updates, and its age, since it was published, when runs began with it."""
+
+    updates: int = 0
+    refused: int = 0
+    runs: int = 0
+    runs_not_fresh: int = 0
+    runs_missing: int = 0
+    age: Spread = Spread()
+
+
+class Outage(msgspec.Struct):
+    """A time in which a provider could not be reached; `until` is None where it had not ended."""
+
+    provider: str
+    since: datetime
+    until: datetime | None
+    failures: int
+
+
+class Summary(msgspec.Struct):
+    """The summary of a period; see the module. Times are in UTC."""
+
+    schema: str
+    since: datetime | None
+    until: datetime | None
+    log_id: str
+    records: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    last_hash: str = ""
+    gaps: list[Gap] = msgspec.field(default_factory=list)
+    repaired: int = 0
+    runs: dict[str, Run] = msgspec.field(default_factory=dict)
+    checked: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(_CHECKED, 0))
+    unread: dict[str, int] = msgspec.field(default_factory=dict)
+    not_opened: dict[str, int] = msgspec.field(default_factory=dict)
+    matches: MatchTotals = msgspec.field(default_factory=MatchTotals)
+    acts: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(_ACTS.values(), 0))
+    reviewed: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    precision: Precision | None = None
+    to_isolation: Spread = Spread()
+    to_report: Spread = Spread()
+    decisions: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    lists: dict[str, ListTotals] = msgspec.field(default_factory=dict)
+    outages: list[Outage] = msgspec.field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[str, str, object]]:
+        """Yield all figures as a table: the section, the figure's name, its value."""
+        for section, value in msgspec.to_builtins(self).items():
+            if isinstance(value, Mapping):
+                yield from _flat(section, "", value)
+            elif isinstance(value, list):
+                for number, one in enumerate(value, 1):
+                    yield from _flat(section, str(number), one)
+            else:
+                yield "log", section, value
+
+
+def _flat(section: str, name: str, value: object) -> Iterator[tuple[str, str, object]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(section, f"{name}: {key}" if name else str(key), inner)
+    else:
+        yield section, name, value
+
+
+class _Hit(msgspec.Struct):
+    list: str
+    category: str | None = None
+
+
+class _Match(msgspec.Struct):
+    id: str | None = None
+    hits: list[_Hit] = []
+    held: bool = False
+    times: int = 1
+    part: int = 1
+
+
+_decode_match = msgspec.json.Decoder(_Match).decode
+
+
+class _Firsts:
+    """When something first happened to each match: 16 bytes of its id and a time each time."""
+
+    def __init__(self) -> None:
+        self._ids = bytearray()
+        self._times = array("d")
+        self._counted = bytearray()
+
+    def add(self, match_id: str, time: float, *, is_counted: bool = True) -> None:
+        self._ids += match_id.encode()[:16].ljust(16)
+        self._times.append(time)
+        self._counted.append(is_counted)
+
+    def different(self) -> int:
+        """Return how many different ids there are among those that are counted."""
+        import numpy as np
+
+        ids = np.frombuffer(self._ids, "S16")
+        is_counted = np.frombuffer(self._counted, bool)
+        return len(np.unique(ids if is_counted.all() else ids[is_counted]))
+
+    def firsts(self) -> tuple[Any, Any]:
+        """Return the different ids, sorted, and the first time of each, as arrays."""
+        import numpy as np
+
+        # Records are in order, so the first index of an id has its first time.
+        ids, at = np.unique(np.frombuffer(self._ids, "S16"), return_index=True)
+        return ids, np.frombuffer(self._times, np.float64)[at] if len(at) else np.zeros(0)
+
+
+def summarise(
+    directory: Path,
+    archives: Sequence[Path] = (),
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Summary:
+    """Summarise the records from `since` on and before `until`, of a log and its archived files.
+
+    Raises:
+        AuditError: a file cannot be read, or the chain is broken.
+        StateError: there is no log yet.
+    """
+    count = _Count(Summary(SCHEMA, since, until, ""))
+    for line in chained(directory, archives):
+        if isinstance(line, Gap):
+            count.out.gaps.append(line)
+        else:
+            count.take(line)
+    return count.end()
+
+
+class _Count:
+    """The summary so far, and what later records refer to."""
+
+    def __init__(self, out: Summary) -> None:
+        self.out = out
+        self._found, self._isolated, self._reported = _Firsts(), _Firsts(), _Firsts()
+        self._published: dict[tuple[str, int], float] = {}
+        self._ages: dict[str, array[float]] = {}
+        self._down: dict[str, Outage] = {}
+        self._open: dict[str, int] = {}
+        self._said: dict[str, str] = {}
+
+    def take(self, line: Line) -> None:
+        """Count one record."""
+        out, event = self.out, line.event
+        is_in = (out.since is None or line.time >= out.since) and (
+            out.until is None or line.time < out.until
+        )
+        if is_in:
+            out.records += 1
+            out.first_seq = out.first_seq or line.seq
+            out.last_seq, out.last_hash = line.seq, line.hash
+        if event == "match":
+            self._match(_decode_match(line.data), line.time.timestamp(), is_in=is_in)
+            return
+        data: dict[str, Any] = msgspec.json.decode(line.data)
+        if event == "genesis":
+            out.log_id = data["log_id"]
+        elif event == "segment":
+            out.log_id = data["genesis"]["data"]["log_id"]
+        elif event in ("fetch", "refused"):
+            self._fetch(event, data, line.time, is_in=is_in)
+        elif not is_in:
+            pass
+        elif event == "audit-recovered":
+            out.repaired += 1
+        elif event in _ACTS:
+            self._act(event, data, line.time.timestamp())
+        elif event == "reviewed":
+            self._said[str(data.get("id"))] = str(data.get("verdict"))
+        elif event in _DECIDED:
+            by = out.decisions.setdefault(_DECIDED[event], {})
+            add_by_kind(by, {str(data.get("by", "")): 1})
+        elif event.endswith("-start"):
+            self._open[event[:-6]] = self._open.get(event[:-6], 0) + 1
+            self._lists(data, line.time.timestamp())
+        elif event.endswith("-end"):
+            self._end(event[:-4], data)
+        elif event == "watch-look":
+            self._lists(data, line.time.timestamp())
+            self._end("watch", data, has_start=False)
+
+    def _match(self, match: _Match, time: float, *, is_in: bool) -> None:
+        totals = self.out.matches
+        if match.part > 1:
+            return
+        if match.id is not None:
+            self._found.add(match.id, time, is_counted=is_in)
+        if not is_in:
+            return
+        totals.answers += match.times
+        totals.held += match.held
+        add_by_kind(totals.by_list, dict.fromkeys({hit.list for hit in match.hits}, 1))
+        add_by_kind(totals.by_category, dict.fromkeys({str(h.category) for h in match.hits}, 1))
+
+    def _act(self, event: str, data: dict[str, Any], time: float) -> None:
+        self.out.acts[_ACTS[event]] += 1
+        if event == "quarantined":
+            self._isolated.add(str(data.get("id")), time)
+        elif event == "report-submitted":
+            for match_id in data.get("matches", ()):
+                self._reported.add(match_id, time)
+
+    def _fetch(self, event: str, data: dict[str, Any], time: datetime, *, is_in: bool) -> None:
+        provider, name = str(data.get("provider")), data.get("list")
+        is_outage = event == "refused" and data.get("exit_code") == ExitCode.UNREACHABLE
+        if is_outage:
+            outage = self._down.setdefault(provider, Outage(provider, time, None, 0))
+            outage.failures += 1
+        elif (over := self._down.pop(provider, None)) is not None:
+            over.until = time
+            self._note(over)
+        if event == "fetch" and "published" in data:
+            published = datetime.fromisoformat(data["published"]).timestamp()
+            self._published[str(name), int(data["generation"])] = published
+        if is_in and name is not None:
+            totals = self._list(name)
+            totals.updates += event == "fetch" and data.get("before") != data.get("generation")
+            totals.refused += event == "refused" and not is_outage
+
+    def _note(self, outage: Outage) -> None:
+        since, until = self.out.since, self.out.until
+        is_over = since is not None and outage.until is not None and outage.until < since
+        if not is_over and (until is None or outage.since < until):
+            self.out.outages.append(outage)
+
+    def _list(self, name: str) -> ListTotals:
+        return self.out.lists.setdefault(name, ListTotals())
+
+    def _lists(self, data: dict[str, Any], time: float) -> None:
+        """Count the lists that a run begins with."""
+        for used in data.get("lists", ()):
+            totals = self._list(used["list"])
+            totals.runs += 1
+            totals.runs_not_fresh += not used["fresh"]
+            published = self._published.get((used["list"], used["generation"]))
+            if published is not None:
+                self._ages.setdefault(used["list"], array("d")).append(time - published)
+        for gone in data.get("missing", ()):
+            if gone["list"] is not None:
+                self._list(gone["list"]).runs_missing += 1
+
+    def _end(self, command: str, data: dict[str, Any], *, has_start: bool = True) -> None:
+        """Count the end of a run."""
+        run = self.out.runs.setdefault(command, Run())
+        run.runs += 1
+        run.interrupted += bool(data.get("interrupted"))
+        add_by_kind(run.exit_codes, {str(data.get("exit_code")): 1})
+        if has_start:
+            self._open[command] = self._open.get(command, 0) - 1
+        for name in _CHECKED:
+            self.out.checked[name] += data.get(name) or 0
+        add_by_kind(self.out.unread, data.get("unread_reasons") or {})
+        add_by_kind(self.out.not_opened, data.get("not_opened") or {})
+
+    def end(self) -> Summary:
+        """Return the summary, with all that the end of the log shows."""
+        import numpy as np
+
+        out = self.out
+        for outage in self._down.values():
+            self._note(outage)
+        for command, count in self._open.items():
+            if count > 0:
+                run = out.runs.setdefault(command, Run())
+                run.unfinished += count
+                run.runs += count
+        for name, ages in self._ages.items():
+            self._list(name).age = spread(ages)
+        for verdict in self._said.values():
+            add_by_kind(out.reviewed, {verdict: 1})
+        out.precision = wilson(out.reviewed[Verdict.CONFIRMED], sum(out.reviewed.values()))
+        out.matches.different = self._found.different()
+        ids, since = self._found.firsts()
+        for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
+            done, at = acts.firsts()
+            _, mine, theirs = np.intersect1d(ids, done, assume_unique=True, return_indices=True)
+            setattr(out, name, spread((at[theirs] - since[mine]).tolist()))
+        out.outages.sort(key=lambda outage: (outage.since, outage.provider))
+        for table in (out.unread, out.not_opened, out.lists, out.runs, out.decisions):
+            ordered = dict(sorted(table.items()))
+            table.clear()
+            table.update(ordered)  # type: ignore[arg-type]
+        return out

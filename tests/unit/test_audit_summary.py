@@ -1,0 +1,234 @@
+"""The summary of the audit log: each figure as counted by hand, and as a simple model counts it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.summary import ListTotals, Outage, summarise
+from hashclient.core.figures import Spread, spread, wilson
+from hashclient.errors import AuditError
+
+START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+FRESH = {"list": "a", "generation": 3, "fresh": True}
+
+
+def at(minutes: float) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def write(directory: Path, events: Iterable[tuple[float, Event]]) -> AuditLog:
+    """Log events, each at so many minutes after the start."""
+    now = [START]
+    log = AuditLog(directory, clock=lambda: now[0])
+    for minutes, event in events:
+        now[0] = at(minutes)
+        log.append([event])
+    return log
+
+
+def scan_end(**more: Any) -> Event:
+    return Event("scan-end", {"inputs": 0, "interrupted": False, "exit_code": 0, **more})
+
+
+def hit(name: str = "a", category: str | None = "x") -> dict[str, Any]:
+    return {"list": name, "entry": "e", "category": category}
+
+
+YEAR: list[tuple[float, Event]] = [
+    (0, Event("fetch", {"provider": "p", "list": "a", "generation": 3, "before": None,
+                        "published": "2026-01-31T11:00:00Z"})),
+    (1, Event("refused", {"provider": "p", "list": None, "exit_code": 4, "reason": "no"})),
+    (2, Event("refused", {"provider": "p", "list": "a", "exit_code": 4, "reason": "no"})),
+    (9, Event("fetch", {"provider": "p", "list": "a", "generation": 3, "before": 3,
+                        "published": "2026-01-31T11:00:00Z"})),
+    (10, Event("scan-start", {"lists": [FRESH], "missing": []})),
+    (11, Event("match", {"id": "one", "hits": [hit(), hit()], "held": True})),
+    (11, Event("match", {"id": "two", "hits": [hit("a"), hit("b", None)]})),
+    (12, Event("quarantined", {"id": "two"})),
+    (13, scan_end(inputs=9, clean=5, match=2, unread=2, files_read=7, bytes_read=700,
+                  unread_reasons={"gone": 2}, not_opened={"pdf": 1}, members=4, exit_code=11)),
+    (20, Event("scan-start", {"lists": [{**FRESH, "fresh": False}],
+                              "missing": [{"list": "b", "provider": "p", "problem": "gone"}]})),
+    (21, Event("match", {"id": "two", "hits": [hit()], "times": 4})),
+    (21, Event("match", {"id": "two", "hits": [hit()], "part": 2, "parts": 2})),
+    (25, Event("refused", {"provider": "p", "list": "a", "exit_code": 6, "reason": "forged"})),
+    (30, Event("released", {"id": "one", "by": "anna"})),
+    (31, Event("quarantined", {"id": "one"})),
+    (32, Event("reviewed", {"id": "one", "verdict": "rejected", "by": "anna"})),
+    (33, Event("reviewed", {"id": "one", "verdict": "confirmed", "by": "anna"})),
+    (40, Event("report-submitted", {"report": "r", "matches": ["one", "two"]})),
+    (50, Event("watch-look", {"lists": [FRESH], "missing": [], "inputs": 3, "clean": 3,
+                              "unread_reasons": {"gone": 1}, "exit_code": 3,
+                              "interrupted": True})),
+    (60, Event("refused", {"provider": "p", "list": None, "exit_code": 4, "reason": "no"})),
+]  # fmt: skip
+
+
+def test_each_figure_is_as_counted_by_hand(tmp_path: Path) -> None:
+    write(tmp_path / "audit", YEAR)
+    out = summarise(tmp_path / "audit")
+    assert (out.records, out.first_seq, out.last_seq, out.repaired) == (21, 1, 21, 0)
+    assert out.gaps == []
+    runs = {name: msgspec.to_builtins(run) for name, run in out.runs.items()}
+    one = {"interrupted": 0, "unfinished": 0}
+    assert runs == {
+        "scan": {**one, "runs": 2, "unfinished": 1, "exit_codes": {"11": 1}},
+        "watch": {**one, "runs": 1, "interrupted": 1, "exit_codes": {"3": 1}},
+    }
+    counted = {name: number for name, number in out.checked.items() if number}
+    assert counted == {
+        "inputs": 12, "clean": 8, "match": 2, "unread": 2,
+        "files_read": 7, "bytes_read": 700, "members": 4,
+    }  # fmt: skip
+    assert (out.unread, out.not_opened) == ({"gone": 3}, {"pdf": 1})
+    assert (out.matches.answers, out.matches.different, out.matches.held) == (6, 2, 1)
+    assert out.matches.by_list == {"a": 3, "b": 1}
+    assert out.matches.by_category == {"x": 3, "None": 1}
+    assert {name: n for name, n in out.acts.items() if n} == {"isolated": 2, "submitted": 1}
+    assert out.to_isolation == Spread(2, 630.0, 1200.0)
+    assert out.to_report == Spread(2, 1740.0, 1740.0)
+    assert out.reviewed == {"confirmed": 1, "rejected": 0} and out.precision == wilson(1, 1)
+    assert out.decisions == {"held matches released": {"anna": 1}}
+    age = spread([70 * 60, 80 * 60, 110 * 60])
+    assert out.lists == {
+        "a": ListTotals(updates=1, refused=1, runs=3, runs_not_fresh=1, age=age),
+        "b": ListTotals(runs_missing=1),
+    }
+    assert out.outages == [Outage("p", at(1), at(9), 2), Outage("p", at(60), None, 1)]
+
+
+def test_records_before_the_period_count_only_where_it_refers_to_them(tmp_path: Path) -> None:
+    write(tmp_path / "audit", YEAR)
+    out = summarise(tmp_path / "audit", since=at(30), until=at(50))
+    assert (out.records, out.first_seq, out.last_seq) == (5, 15, 19)
+    assert (out.matches.answers, out.matches.different) == (0, 0)
+    assert out.to_isolation == Spread(1, 1200.0, 1200.0)
+    assert (out.runs, out.outages) == ({}, [])
+    late = summarise(tmp_path / "audit", since=at(5), until=at(7))
+    assert late.records == 0 and late.outages == [Outage("p", at(1), at(9), 2)]
+
+
+def test_archived_files_count_and_missing_ones_are_a_gap(tmp_path: Path) -> None:
+    log = write(tmp_path / "audit", YEAR[:9])
+    whole = tmp_path / "whole"
+    log.rotate()
+    write(tmp_path / "audit", YEAR[9:12])
+    log.rotate()
+    write(tmp_path / "audit", YEAR[12:])
+    everything = summarise(tmp_path / "audit")
+    whole.mkdir()
+    for number in (1, 2):
+        (tmp_path / "audit" / f"log-{number:06}.jsonl").rename(whole / f"log-{number:06}.jsonl")
+    assert summarise(tmp_path / "audit", [whole]) == everything
+    first, second = whole / "log-000001.jsonl", whole / "log-000002.jsonl"
+    third = tmp_path / "audit" / "log.jsonl"
+    begins = [msgspec.json.decode(p.read_bytes().splitlines()[0])["seq"] for p in (second, third)]
+    left = summarise(tmp_path / "audit")
+    assert [(g.first, g.last) for g in left.gaps] == [(1, begins[1] - 1)]
+    assert left.log_id == everything.log_id
+    second.rename(tmp_path / "second")
+    between = summarise(tmp_path / "audit", [whole])
+    assert [(g.first, g.last) for g in between.gaps] == [(begins[0], begins[1] - 1)]
+    assert first.exists()
+
+
+EDITS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a value": lambda lines: [lines[0], lines[1].replace(b'"p"', b'"q"'), *lines[2:]],
+    "a line is missing": lambda lines: [*lines[:3], *lines[4:]],
+    "exchanged": lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+    "no record": lambda lines: [*lines[:2], b"{}", *lines[2:]],
+    "no text": lambda lines: [*lines[:2], b"\xff", *lines[2:]],
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_log_that_was_changed_is_not_summarised(tmp_path: Path, edit: str) -> None:
+    write(tmp_path / "audit", YEAR)
+    path = tmp_path / "audit" / "log.jsonl"
+    path.write_bytes(b"\n".join(EDITS[edit](path.read_bytes().splitlines())) + b"\n")
+    with pytest.raises(AuditError):
+        summarise(tmp_path / "audit")
+
+
+_IDS = st.sampled_from(["m1", "m2", "m3"])
+_EVENTS = st.one_of(
+    st.builds(
+        lambda i, n: Event("match", {"id": i, "hits": [hit(n)]}), _IDS, st.sampled_from("ab")
+    ),
+    st.builds(lambda i: Event("quarantined", {"id": i}), _IDS),
+    st.builds(lambda i: Event("report-submitted", {"matches": [i]}), _IDS),
+    st.just(Event("scan-start", {"lists": [], "missing": []})),
+    st.builds(
+        lambda n, r: scan_end(inputs=n, unread=n, unread_reasons={r: n}),
+        st.integers(0, 9),
+        st.sampled_from(["gone", "damaged"]),
+    ),
+)
+
+
+def model(events: Sequence[tuple[float, Event]], since: float, until: float) -> dict[str, Any]:
+    """Count the simple way."""
+    inside = [(t, e) for t, e in events if since <= t < until]
+    matched = [e.data["id"] for _, e in inside if e.event == "match"]
+    reasons: dict[str, int] = {}
+    for _, e in inside:
+        for reason, count in e.data.get("unread_reasons", {}).items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    isolated: dict[str, float] = {}
+    for t, e in inside:
+        if e.event == "quarantined":
+            isolated.setdefault(e.data["id"], t)
+    found: dict[str, float] = {}
+    for t, e in events:
+        if e.event == "match" and t < until:
+            found.setdefault(e.data["id"], t)
+    waits = [60 * (t - found[i]) for i, t in isolated.items() if i in found]
+    starts = sum(e.event == "scan-start" for _, e in inside)
+    ends = sum(e.event == "scan-end" for _, e in inside)
+    return {
+        "answers": len(matched),
+        "different": len(set(matched)),
+        "unread": dict(sorted(reasons.items())),
+        "isolated": sum(e.event == "quarantined" for _, e in inside),
+        "median": median(waits) if waits else None,
+        "runs": max(starts, ends),
+    }
+
+
+@given(st.lists(_EVENTS, max_size=25), st.integers(0, 12), st.integers(13, 30))
+def test_it_agrees_with_a_simple_model(events: list[Event], since: int, until: int) -> None:
+    timed = [(float(n), event) for n, event in enumerate(events, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "audit", timed or [(0.0, Event("init", {}))])
+        out = summarise(Path(folder) / "audit", since=at(since), until=at(until))
+        again = summarise(Path(folder) / "audit", since=at(since), until=at(until))
+    assert msgspec.json.encode(out) == msgspec.json.encode(again)
+    wanted = model(timed, since, until)
+    runs = out.runs.get("scan")
+    assert {
+        "answers": out.matches.answers,
+        "different": out.matches.different,
+        "unread": out.unread,
+        "isolated": out.acts["isolated"],
+        "median": out.to_isolation.median_s,
+        "runs": 0 if runs is None else runs.runs,
+    } == wanted
+
+
+def test_every_figure_is_a_row_with_a_name_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "audit", YEAR)
+    rows = list(summarise(tmp_path / "audit").rows())
+    names = [(section, name) for section, name, _ in rows]
+    assert len(set(names)) == len(names)
+    assert ("unread", "gone", 3) in rows and ("outages", "2: failures", 1) in rows
