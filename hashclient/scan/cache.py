@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ from hashclient.scan.records import (
     are_due,
     merged_records,
     of_inodes,
-    records_of,
 )
-from hashclient.system.identity import Identity
+from hashclient.scan.unchanged import ByInode
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
@@ -100,7 +99,7 @@ class Stats(msgspec.Struct, frozen=True):
     oldest_seen_day: int | None
 
 
-class Inventory:
+class Inventory(ByInode):
     """One connection to the inventory; each process opens its own."""
 
     def __init__(
@@ -180,49 +179,24 @@ class Inventory:
         """Close the connection."""
         self._db.close()
 
-    def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> tuple[Records, list[Block]]:
-        """Return the record of each file that is unchanged, and blocks not seen for a day.
+    def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
+        """Return for each inode its record, or that of another one, and blocks not seen for a day.
 
-        `identities` has for each `st_dev` the file system that is there now, None where nothing is
-        remembered. Records are parallel to `statuses`; mask 0 says that a file is not known, has
-        changed, or is due.
+        The mask of a record that is due is 0.
 
         Raises:
             StateError: the database is damaged or busy for long.
         """
-        asked = records_of(statuses)
-        known = np.zeros(len(statuses), RECORD)
         day = today()
-        old: list[Block] = []
-        devices = {status.st_dev for status in statuses}
-        for device in devices:
-            mine = (
-                np.array([s.st_dev == device for s in statuses])
-                if len(devices) > 1
-                else slice(None)
-            )
-            identity = identities.get(device)
-            if identity is None:
-                continue
-            inodes = asked["ino"][mine]
-            # Not by np.unique, which loads numpy.ma: 15 ms in each process that asks.
-            blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
-            rows = [(block, self._row(identity.number, block)) for block in blocks]
-            old += [(identity.number, b) for b, row in rows if row is not None and row[0] < day]
-            # Each row ascends by inode, and the blocks do.
-            stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
-            known[mine] = of_inodes(stored, inodes)
-        same = (
-            (known["ino"] == asked["ino"])
-            & (known["mtime"] == asked["mtime"])
-            & (known["ctime"] == asked["ctime"])
-            & (known["size"] == asked["size"])
-        )
-        self._meanings.take(known)
-        known["mask"][~same | are_due(known, day, self._reread_days)] = 0
-        return known, old
+        # Not by np.unique, which loads numpy.ma: 15 ms in each process that asks.
+        blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
+        rows = [(block, self._row(file_system, block)) for block in blocks]
+        # Each row ascends by inode, and the blocks do.
+        stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
+        found = of_inodes(stored, inodes)
+        self._meanings.take(found)
+        found["mask"][are_due(found, day, self._reread_days)] = 0
+        return found, [(file_system, b) for b, row in rows if row is not None and row[0] < day]
 
     def records_at(
         self, file_system: int, inodes: npt.NDArray[np.uint64]
@@ -234,15 +208,8 @@ class Inventory:
         Raises:
             StateError: the database is damaged or busy for long.
         """
-        day = today()
-        blocks = sorted(set((inodes >> np.uint64(_BLOCK_BITS)).tolist()))
-        rows = [(block, self._row(file_system, block)) for block in blocks]
-        stored = np.frombuffer(b"".join(row[1] for _, row in rows if row), RECORD)
-        found = of_inodes(stored, inodes)
-        self._meanings.take(found)
+        found, old = self.at(file_system, inodes)
         is_known = (found["ino"] == inodes) & (found["mask"] != 0)
-        is_known &= ~are_due(found, day, self._reread_days)
-        old = [(file_system, block) for block, row in rows if row is not None and row[0] < day]
         return found.take(np.flatnonzero(is_known)), old
 
     def containers_at(self, file_system: int, inodes: Sequence[int]) -> list[tuple[bytes, bytes]]:
@@ -264,31 +231,17 @@ class Inventory:
             return None
         return row[0], row[2]
 
-    def find_inside(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of files that are unchanged, by their place in `statuses`.
-
-        Each comes with a flag: whether it is only believed. `identities` are as for `find`.
+    def inside_at(
+        self, file_system: int, statuses: Sequence[os.stat_result]
+    ) -> list[tuple[int, Inside, bool]]:
+        """Return the members of containers that are unchanged; see `inside.unchanged`.
 
         Raises:
             StateError: the database is damaged or busy for long.
         """
-        found: dict[int, tuple[Inside, bool]] = {}
-        by_device: dict[int, list[int]] = {}
-        for place, status in enumerate(statuses):
-            by_device.setdefault(status.st_dev, []).append(place)
-        for device, places in by_device.items():
-            identity = identities.get(device)
-            if identity is None:
-                continue
-            mine = [statuses[place] for place in places]
-            with self._errors():
-                for number, members, believed in inside.find(
-                    self._db, identity.number, mine, today(), self._reread_days
-                ):
-                    found[places[number]] = members, believed
-        return found
+        inodes = [status.st_ino for status in statuses]
+        whole = self.containers_at(file_system, inodes)
+        return list(inside.unchanged(whole, statuses, today(), self._reread_days))
 
     def store(
         self,

@@ -54,21 +54,6 @@ _FIND = (
 )
 
 
-def find(
-    database: sqlite3.Connection,
-    file_system: int,
-    statuses: Sequence[os.stat_result],
-    day: int,
-    reread_days: int,
-) -> Iterator[tuple[int, Inside, bool]]:
-    """Yield the known members of files that are unchanged: a file's place among `statuses`.
-
-    With the members goes whether they are only believed to be what is there.
-    """
-    whole = stored(database, file_system, [status.st_ino for status in statuses])
-    yield from unchanged(whole, statuses, day, reread_days)
-
-
 def stored(
     database: sqlite3.Connection, file_system: int, inodes: Sequence[int]
 ) -> list[tuple[bytes, bytes]]:
@@ -94,7 +79,11 @@ def unchanged(
     day: int,
     reread_days: int,
 ) -> Iterator[tuple[int, Inside, bool]]:
-    """Yield the members of those files that are still as their records say; see `find`."""
+    """Yield the members of those files that are still as their records say.
+
+    A file is given by its place among `statuses`. With its members goes whether they are only
+    believed to be what is there.
+    """
     if not containers:
         return
     # All at once: a container that is known costs little more than a file that is.

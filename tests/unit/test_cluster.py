@@ -142,10 +142,11 @@ class TestMessages:
         assert isinstance(answer, Checked)
         (found,) = unpack_result(answer).outcomes
         assert found == msgspec.structs.replace(outcome, digests={})
-        # A worker never has streams, nor clients.
+        # A worker never has streams, nor clients, and knows no exceptions.
         kept = {"kind", "path", "size", "reason", "hits", "tags", "members", "outer", "obstacle"}
         kept |= {"is_object", "evidence", "seen"}
-        assert set(Outcome.__struct_fields__) - kept == {"digests", "origin", "is_stream", "door"}
+        left = {"digests", "origin", "is_stream", "door", "exceptions"}
+        assert set(Outcome.__struct_fields__) - kept == left
 
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__

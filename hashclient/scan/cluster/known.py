@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.scan import cache
@@ -30,8 +31,9 @@ from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of
 from hashclient.scan.inside import Container, Inside, unchanged
 from hashclient.scan.place import InventoryPlace
-from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes, records_of
+from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes
 from hashclient.scan.sources.interface import Group
+from hashclient.scan.unchanged import ByInode
 from hashclient.system.identity import Identities, Identity, boot_id
 
 #: Bytes of members that are sent with a batch.
@@ -121,7 +123,7 @@ class Remembered:
             self._inventory = None
 
 
-class Sent:
+class Sent(ByInode):
     """The worker's side: a cache of the records that came with the batch; for one thread."""
 
     def __init__(self, reread_days: int) -> None:
@@ -133,44 +135,18 @@ class Sent:
         """Replace the records by those that came with the next batch."""
         self._known = {one.file_system: one for one in known}
 
-    def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> tuple[Records, list[Block]]:
-        """Return the record of each file that is unchanged; see `Cache`."""
-        asked = records_of(statuses)
-        found = np.zeros(len(statuses), RECORD)
-        devices = np.array([status.st_dev for status in statuses], np.uint64)
-        for device in set(devices.tolist()):
-            known = self._of(identities.get(device))
-            if known is not None:
-                mine = np.flatnonzero(devices == device)
-                stored = np.frombuffer(known.records, RECORD)
-                found[mine] = of_inodes(stored, asked["ino"].take(mine))
-        same = np.ones(len(statuses), np.bool_)
-        for name in ("ino", "size", "mtime", "ctime"):
-            same &= found[name] == asked[name]
-        found["mask"][~same] = 0
-        return found, []
+    def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
+        """Return for each inode its record, or that of another one; the client sends none due."""
+        known = self._known.get(file_system)
+        return of_inodes(np.frombuffer(known.records if known else b"", RECORD), inodes), []
 
-    def find_inside(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of files that are unchanged; see `Cache`."""
-        found: dict[int, tuple[Inside, bool]] = {}
-        for device in {status.st_dev for status in statuses}:
-            known = self._of(identities.get(device))
-            if known is None:
-                continue
-            places = [n for n, status in enumerate(statuses) if status.st_dev == device]
-            mine = [statuses[place] for place in places]
-            for number, members, believed in unchanged(
-                known.containers, mine, cache.today(), self._reread_days
-            ):
-                found[places[number]] = members, believed
-        return found
-
-    def _of(self, identity: Identity | None) -> Known | None:
-        return None if identity is None else self._known.get(identity.number)
+    def inside_at(
+        self, file_system: int, statuses: Sequence[os.stat_result]
+    ) -> Iterable[tuple[int, Inside, bool]]:
+        """Return the members of containers that are unchanged."""
+        known = self._known.get(file_system)
+        containers = known.containers if known else ()
+        return unchanged(containers, statuses, cache.today(), self._reread_days)
 
     def store(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.scan.executors.wire import Checked, Names, WireOutcomes, group_of, names_of
-from hashclient.scan.sources.interface import Group, Start, Task, join
+from hashclient.scan.sources.interface import Group, Start, join
 
 #: Both sides have to speak the same, in the same byte order.
 PROTOCOL = 4 if sys.byteorder == "little" else -4
@@ -178,17 +178,3 @@ def paths_of(groups: Sequence[Names]) -> Iterator[str]:
     for group in map(group_of, groups):
         for name in group.names:
             yield join(group.directory, name)
-
-
-def parts_of(task: Task, most_names: int) -> Iterator[Task]:
-    """Yield the groups of a long task as tasks of some `most_names` names."""
-    part: Task = []
-    count = 0
-    for group in task:
-        part.append(group)
-        count += len(group.names)
-        if count >= most_names:
-            yield part
-            part, count = [], 0
-    if part:
-        yield part

@@ -47,7 +47,6 @@ from hashclient.scan.cluster.messages import (
     decode_probes,
     decode_setup,
     encode,
-    parts_of,
 )
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
@@ -57,7 +56,7 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import WORKER_FAILED
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, join
+from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, divided, join
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease
@@ -396,9 +395,11 @@ def _check(
     if base is not None and groups and not groups[0].directory.startswith("/"):
         prefix = f"{base}/"
         groups = [group._replace(directory=prefix + group.directory) for group in groups]
-    waiting: list[Task] = list(parts_of(groups, TASK_NAMES))
-    waiting.reverse()
     is_alone = sum(len(group.names) for group in groups) == 1
+    waiting: list[Task] = []
+    while groups:
+        part, groups = divided(groups, TASK_NAMES)
+        waiting.insert(0, part)
     while waiting:
         task = waiting.pop()
         if not is_alone and _is_large(task):
