@@ -250,6 +250,34 @@ class TestErrand:
         told = sorted((o.path, o.reason) for o in items if isinstance(o, Outcome))
         assert told == [(f"{tree}/w/7", "excluded"), (f"{tree}/w/link", "symbolic link")]
 
+    def test_directories_that_are_exchanged_since_they_were_listed_are_found_as_in_a_walk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        remember_at_once(monkeypatch, tmp_path)
+        tree = write_tree(tmp_path / "t", {"a/one": b"", "b/two": b"", "c/three": b""})
+
+        def errand(most_names: int = 100) -> Errand:
+            identities = Identities()
+            return Errand("/", frozenset(), (), identities=identities, most_names=most_names)
+
+        root = Start(os.fsencode(tree), verified=True, is_root=True)
+        found = [item for item in errand(0).listed(root) if isinstance(item, Start)]
+        starts = sorted(found, key=lambda start: start.path)
+        assert [start.path for start in starts] == [f"{tree}/{n}".encode() for n in "abc"]
+        assert all(start.inode and start.above == tree.stat().st_ino for start in starts)
+        for source, target in (("a", "kept"), ("b", "a"), ("kept", "b"), ("c", "d")):
+            (tree / source).rename(tree / target)
+        listed = errand().run(starts)
+        wanted = {f"{tree}/{name}" for name in ("b/one", "a/two", "d/three")}
+        assert set(paths_of(listed.groups)) == wanted
+        assert listed.outcomes is None
+        # Below another directory of the same path, nothing is taken for what was listed.
+        (tmp_path / "x").mkdir()
+        tree.rename(tmp_path / "x" / "away")
+        write_tree(tree, {"a/other": b""})
+        outcomes = unpack_outcomes(errand().run(starts[:1]).outcomes)
+        assert [outcome.kind for outcome in outcomes] == [Kind.UNREAD]
+
     def test_a_directory_that_cannot_be_listed_is_unread(self, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path)
         starts = [Start(os.fsencode(tmp_path / name)) for name in ("gone", "link")]
