@@ -232,13 +232,12 @@ def _page_in(answer: bytes) -> _Page | None:
 
     from hashclient.objects.pages import page_of_columns
 
-    begin, end = answer.find(b"<Contents>"), answer.rfind(b"</Contents>")
+    begin, end = answer.find(b"<Contents"), answer.rfind(b"</Contents>")
     objects, rest = answer[begin:end], answer[:begin] + answer[end:]
     keys, sizes, etags = (found.findall(objects) for found in (_KEY, _SIZE, _ETAG))
-    more, count = _MORE.search(rest), objects.count(b"<Contents>")
-    is_usual = count == len(keys) == len(sizes) == len(etags) and not any(b"&" in k for k in keys)
-    is_usual &= answer.count(b"<Contents") == count and b":Contents" not in answer
-    is_whole = answer.rstrip().endswith(b"</ListBucketResult>")
+    more, count = _MORE.search(rest), answer.count(b"<Contents")
+    is_usual = count == len(keys) == len(sizes) == len(etags) and b"&" not in b"".join(keys)
+    is_whole = answer.rstrip().endswith(b"</ListBucketResult>") and b":Contents>" not in answer
     if not is_usual or not is_whole or (more is None and _END not in rest):
         return None
     if _IN_URLS in rest:

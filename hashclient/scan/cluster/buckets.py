@@ -1,7 +1,7 @@
 """A bucket on a cluster: workers list ranges of its keys and read its objects.
 
 1. A worker lists a range until it has many objects. The rest of it is divided at prefixes (up
-   to the next `/`), which a worker looks up, and each part is a range of its own.
+   to the next `/`), which the worker looks up, and each part is a range of its own.
 2. Pages are given out in the order of keys, as one machine lists them: so an interrupted scan has
    a key behind which it goes on. Only so many ranges are listed ahead, which keeps memory flat.
 3. Objects that are to be read go out in batches.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -31,7 +32,6 @@ from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.messages import Failed, Lost, encode
 from hashclient.scan.cluster.objectmessages import (
-    DividedRange,
     ListedRange,
     ObjectAnswer,
     ReadObjects,
@@ -41,7 +41,7 @@ from hashclient.scan.cluster.objectmessages import (
     unpack_read,
 )
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.objects.threads import BACKLOG, Page
+from hashclient.scan.objects.threads import BACKLOG, Page, Work
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 
@@ -59,10 +59,8 @@ class _Range(msgspec.Struct):
     after: bytes | None
     until: bytes | None
     pages: deque[Any] = msgspec.field(default_factory=deque)
-    #: Whether a worker lists it, or looks where it may be divided.
+    #: Whether a worker lists it.
     is_out: bool = False
-    #: Whether it is to be divided before it is listed.
-    divides: bool = False
     is_listed: bool = False
     ended: str | None = None
 
@@ -73,14 +71,15 @@ class _Reads(msgspec.Struct, frozen=True):
     wanted: list[Wanted]
 
 
-class ClusterBucket:
-    """The listing and the reads of one URI; use it as a context manager."""
+class ClusterBucket(Work):
+    """The listing and the reads of one URI."""
 
     def __init__(self, jobs: Jobs, uri: ObjectUri, after: str | None, namespace: str) -> None:
         """Nothing is listed yet; the listing begins behind the key `after`.
 
         `namespace` is that of the bucket here: a worker that reaches another store is of no use.
         """
+        super().__init__()
         self._jobs = jobs
         self._namespace = namespace
         self._uri = uri
@@ -89,30 +88,19 @@ class ClusterBucket:
         self._ranges: deque[_Range] = deque([_Range(first, None)])
         #: The first key of the last page.
         self._begin: bytes | None = None
-        self._is_listed = False
         #: Why the listing ends here, before its end.
         self._ended: str | None = None
         self._is_gone = False
         self._waiting: deque[Wanted] = deque()
         self._checked: deque[Checked] = deque()
-        #: Objects that wait or are being read.
-        self.backlog = 0
-
-    def __enter__(self) -> ClusterBucket:
-        return self
 
     def __exit__(self, *_ended: object) -> None:
         # Answers that are still to come are of no use to the next bucket.
         self._jobs.abandon()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all is listed, read and taken."""
-        return self._is_listed and not self.backlog
-
     def end_listing(self) -> None:
         """Expect no more pages."""
-        self._is_listed = True
+        super().end_listing()
         self._ranges.clear()
 
     def read(self, wanted: Wanted) -> None:
@@ -190,8 +178,7 @@ class ClusterBucket:
             key = os.fsencode(self._uri.key)
             where = (self._namespace, self._uri.bucket, key)
             payload = encode(ToListRange(*where, one.after, one.until, LIST_OBJECTS))
-            function = objectwork.divide_range if one.divides else objectwork.list_range
-            self._jobs.submit(one, function, payload)
+            self._jobs.submit(one, objectwork.list_range, payload)
 
     def _next_reads(self) -> _Reads | None:
         """Return the next batch of objects: a small one only if a worker has nothing else."""
@@ -220,8 +207,6 @@ class ClusterBucket:
                     self._lose(batch.wanted, reason)
             elif isinstance(message, ListedRange):
                 self._take_listed(batch, message)
-            elif isinstance(message, DividedRange):
-                self._take_divided(batch, message.points)
             else:
                 batch.is_listed = True
                 batch.ended = message.reason if isinstance(message, Lost) else WORKER_FAILED
@@ -236,30 +221,12 @@ class ClusterBucket:
         one.is_listed = True
         one.ended = one.ended or listed.ended
         if listed.rest is not None and one.ended is None:
-            self._insert_after(one, [_Range(listed.rest, one.until, divides=True)])
-
-    def _take_divided(self, one: _Range, points: Sequence[bytes]) -> None:
-        """Put parts in the place of a range; a key that is a bound itself is in the part before."""
-        one.is_out = one.divides = False
-        most = PARTS * max(1, self._jobs.slots)
-        step = -(-len(points) // most)
-        chosen = [point for point in points[::step] if self._fits(one, point)] if points else []
-        if chosen:
-            ends: list[bytes | None] = [*chosen[1:], one.until]
-            parts = [_Range(a, u) for a, u in zip(chosen, ends, strict=True)]
-            one.until = chosen[0]
-            self._insert_after(one, parts)
-
-    @staticmethod
-    def _fits(one: _Range, point: bytes) -> bool:
-        return (one.after or b"") < point and (one.until is None or point < one.until)
-
-    def _insert_after(self, one: _Range, parts: Sequence[_Range]) -> None:
-        for place, found in enumerate(self._ranges):
-            if found is one:
-                for number, part in enumerate(parts, place + 1):
-                    self._ranges.insert(number, part)
-                return
+            # A key that is a bound itself is in the part before.
+            step = -(-len(listed.points) // (PARTS * max(1, self._jobs.slots))) or 1
+            bounds = [listed.rest, *listed.points[::step], one.until]
+            place = next(n for n, found in enumerate(self._ranges) if found is one) + 1
+            for after, until in reversed(list(pairwise(bounds))):
+                self._ranges.insert(place, _Range(after, until))
 
     def _lose_batches(self, batches: Sequence[Any], reason: str) -> None:
         for batch in batches:

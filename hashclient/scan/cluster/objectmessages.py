@@ -32,18 +32,14 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
     """Pages of a range, as an Arrow stream of the columns `key`, `size` and `etag`.
 
-    The range goes on after `rest`, if that is not None. A listing that `ended` early says why.
+    The range goes on after `rest`, if that is not None. That rest may be divided at `points`, which
+    are in the order of keys, between prefixes. A listing that `ended` early says why.
     """
 
     pages: bytes
-    rest: bytes | None = None
-    ended: str | None = None
-
-
-class DividedRange(msgspec.Struct, array_like=True, tag="divided"):
-    """Bounds between the prefixes of a range, in the order of keys; it may be divided there."""
-
+    rest: bytes | None
     points: list[bytes]
+    ended: str | None
 
 
 class ToRead(msgspec.Struct, frozen=True, array_like=True):
@@ -63,7 +59,7 @@ class ReadObjects(msgspec.Struct, array_like=True, tag="read"):
     results: list[tuple[Checked, bool, bool]]
 
 
-ObjectAnswer = ListedRange | DividedRange | ReadObjects | Failed | Lost
+ObjectAnswer = ListedRange | ReadObjects | Failed | Lost
 
 decode_object_answer = msgspec.msgpack.Decoder(ObjectAnswer).decode
 decode_range = msgspec.msgpack.Decoder(ToListRange).decode

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +21,6 @@ from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
 from hashclient.scan.cluster.messages import Lost, encode
 from hashclient.scan.cluster.objectmessages import (
-    DividedRange,
     ListedRange,
     ReadObjects,
     ToListRange,
@@ -34,15 +31,17 @@ from hashclient.scan.cluster.objectmessages import (
 )
 from hashclient.scan.cluster.worker import Work, caught, work_of
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
+from hashclient.scan.objects.threads import Threads
 from hashclient.scan.objects.wanted import Checked
 from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.spool import Spool
-from hashclient.system.background import start_thread
 from hashclient.system.layout import Layout
 from hashclient.system.processors import Allowance
 
 #: A task of listing ends after so many seconds.
 LIST_S = 2.0
+#: How often a worker looks whether the scan is over.
+TICK_S = 0.2
 #: Objects that a worker reads at a time, and the bytes of disk for those that may be containers.
 READERS, SPOOL_BYTES = 16, 4 << 30
 
@@ -74,11 +73,6 @@ class Bucket:
 def list_range(run: str, payload: bytes) -> bytes:
     """List a range of keys, as far as there is time."""
     return _with_work(run, lambda work: _list(work, decode_range(payload)))
-
-
-def divide_range(run: str, payload: bytes) -> bytes:
-    """Return the prefixes at which a range of keys may be divided."""
-    return _with_work(run, lambda work: _divide(work, decode_range(payload)))
 
 
 def read_objects(run: str, payload: bytes) -> bytes:
@@ -129,7 +123,8 @@ def _list(work: Work, asked: ToListRange) -> ListedRange:
                 break
     except ListingEndedError as error:
         ended = str(error)
-    return ListedRange(_stream(work, pages), rest, ended)
+    points = [] if rest is None else _points(store, asked.key, rest, asked.until)
+    return ListedRange(_stream(work, pages), rest, points, ended)
 
 
 def _stream(work: Work, pages: list[Any]) -> bytes:
@@ -157,26 +152,25 @@ def _stream(work: Work, pages: list[Any]) -> bytes:
     return raw
 
 
-def _divide(work: Work, asked: ToListRange) -> DividedRange:
-    s3 = _bucket(work, asked).store
-    after, until = asked.after or b"", asked.until
-    for level in levels_of(asked.key, after, until):
+def _points(store: S3, key: bytes, after: bytes, until: bytes | None) -> list[bytes]:
+    """Return bounds between the prefixes of a range."""
+    for level in levels_of(key, after, until):
         try:
-            got = s3.call(
+            got = store.call(
                 "list_objects_v2",
                 Prefix=level.decode(),
                 Delimiter="/",
                 StartAfter=after.decode(),
             )
-        except (StoreError, UnicodeDecodeError):
+        except StoreError:
             break  # what is wrong shows when the range is listed
         found = sorted(prefix["Prefix"].encode() for prefix in got.get("CommonPrefixes", ()))
         # The character before the slash: all keys with this prefix come behind it.
         points = [prefix[:-1] + b"." for prefix in found]
         points = [p for p in points if p > after and (until is None or p < until)]
         if points:
-            return DividedRange(points)
-    return DividedRange([])
+            return points
+    return []
 
 
 def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
@@ -196,32 +190,15 @@ def levels_of(key: bytes, after: bytes, until: bytes | None) -> Iterator[bytes]:
 
 def _read(work: Work, batch: ToRead) -> ReadObjects:
     bucket = _bucket(work, batch)
-    todo: SimpleQueue[int] = SimpleQueue()
-    for number in range(len(batch.wanted)):
-        todo.put(number)
     done: dict[int, Checked] = {}
-    errors: list[BaseException] = []
-
-    def read() -> None:
-        try:
-            reader = bucket.reader()
-            while not errors:
-                number = todo.get_nowait()
-                done[number] = reader.check(batch.wanted[number])
-        except Empty:
-            return
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread of the batch
-            errors.append(error)
-
-    threads: list[threading.Thread] = []
-    with contextlib.suppress(StateError):  # there is no room for more threads
-        threads += (start_thread(read, "reader") for _ in range(1, min(READERS, len(batch.wanted))))
-    read()
-    for thread in threads:
-        thread.join()
-    for error in errors:
-        if not isinstance(error, StoppedError):
-            raise error
-    if errors:
-        raise errors[0]
+    with Threads(iter(()), lambda _: bucket.reader(), READERS) as threads:
+        for number, wanted in enumerate(batch.wanted):
+            wanted.page = number
+            threads.read(wanted)
+        while not threads.is_over:
+            event = threads.next(TICK_S)
+            if isinstance(event, Checked):
+                done[event.wanted.page] = event
+            elif work.is_over:
+                raise StoppedError
     return pack_read([done[number] for number in range(len(batch.wanted))])

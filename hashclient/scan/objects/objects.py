@@ -35,9 +35,9 @@ from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
 from hashclient.scan.objects.sorting import Options, Sorted, Sorter, clean_outcome, objects_of
-from hashclient.scan.objects.threads import Page, Threads
+from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
-from hashclient.scan.objects.wanted import Checked, Wanted
+from hashclient.scan.objects.wanted import Checked
 from hashclient.scan.spool import Spool
 from hashclient.system.cgroups import usable_processors
 
@@ -79,30 +79,6 @@ class Elsewhere(Protocol):
 
     def close(self) -> None:
         """Leave them."""
-        ...
-
-
-class Work(Protocol):
-    """Lists one bucket and reads its objects; `Threads` does so in this process."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all is listed, read and taken."""
-        ...
-
-    def __enter__(self) -> Work: ...
-    def __exit__(self, *_ended: object) -> None: ...
-
-    def end_listing(self) -> None:
-        """Expect no more pages: the listing has failed."""
-        ...
-
-    def read(self, wanted: Wanted) -> None:
-        """Have an object read."""
-        ...
-
-    def next(self, seconds: float) -> Page | Checked | None:
-        """Return the next result, None if none comes for so many seconds."""
         ...
 
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 
+from hashclient.errors import StateError
 from hashclient.scan.objects.reader import StoppedError
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.system.background import start_thread
@@ -49,8 +50,40 @@ class Checks(Protocol):
         ...
 
 
-class Threads:
-    """The threads of one bucket; use it as a context manager."""
+class Work:
+    """Lists one bucket and reads its objects, here or elsewhere; it is a context manager."""
+
+    def __init__(self) -> None:
+        #: Objects that wait or are being read.
+        self.backlog = 0
+        self._is_listed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_ended: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is listed, read and taken."""
+        return self._is_listed and not self.backlog
+
+    def end_listing(self) -> None:
+        """Expect no more pages: the listing has failed."""
+        self._is_listed = True
+
+    def read(self, wanted: Wanted) -> None:
+        """Have an object read."""
+        raise NotImplementedError
+
+    def next(self, seconds: float) -> Page | Checked | None:
+        """Return the next result, None if none comes for so many seconds."""
+        raise NotImplementedError
+
+
+class Threads(Work):
+    """The threads of one bucket in this process."""
 
     def __init__(
         self, pages: Iterator[Any], make_reader: Callable[[Callable[[], bool]], Checks], most: int
@@ -60,6 +93,7 @@ class Threads:
         `make_reader` is called in the caller's thread, with a function that returns whether the
         scan has ended.
         """
+        super().__init__()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._todo: SimpleQueue[Wanted | None] = SimpleQueue()
         self._room = Semaphore(2)
@@ -69,12 +103,9 @@ class Threads:
         self._readers: list[Thread] = []
         self._lister: Thread | None = None
         self._stopped = False
-        self._is_listed = False
         self._owed = 0
-        #: Objects that wait or are being read.
-        self.backlog = 0
 
-    def __enter__(self) -> Threads:
+    def __enter__(self) -> Self:
         """Begin to list.
 
         Raises:
@@ -93,15 +124,6 @@ class Threads:
             if thread is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all is listed, read and taken."""
-        return self._is_listed and not self.backlog
-
-    def end_listing(self) -> None:
-        """Expect no more pages: the listing has failed."""
-        self._is_listed = True
-
     def read(self, wanted: Wanted) -> None:
         """Have an object read.
 
@@ -110,7 +132,12 @@ class Threads:
         """
         if len(self._readers) < min(self._most, self.backlog + 1):
             reader = self._make_reader(lambda: self._stopped)
-            self._readers.append(start_thread(lambda: self._read(reader), "reader"))
+            try:
+                self._readers.append(start_thread(lambda: self._read(reader), "reader"))
+            except StateError:
+                self._most = len(self._readers)
+                if not self._readers:
+                    raise
         self.backlog += 1
         self._todo.put(wanted)
 
