@@ -22,7 +22,6 @@ import msgspec
 import pyarrow as pa
 
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError
 from hashclient.objects.listing import REPEATED, ListingEndedError
@@ -237,9 +236,7 @@ class ClusterBucket(Work):
 
     def _lose(self, wanted: Sequence[Wanted], reason: str) -> None:
         for one in wanted:
-            outcome = Outcome(
-                Kind.UNREAD, one.uri(self._bucket), one.size, reason=reason, is_object=True
-            )
+            outcome = one.outcome(Kind.UNREAD, self._bucket, reason=reason)
             self._checked.append(Checked(Result(outcomes=[outcome]), one))
 
     def _give_up(self) -> None:

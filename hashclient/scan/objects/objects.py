@@ -12,8 +12,9 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -34,10 +35,10 @@ from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
-from hashclient.scan.objects.sorting import Options, Sorted, Sorter, clean_outcome, objects_of
+from hashclient.scan.objects.sorting import Options, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
-from hashclient.scan.objects.wanted import Checked
+from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.spool import Spool
 from hashclient.system.cgroups import usable_processors
 
@@ -179,24 +180,16 @@ class _Bucket:
         self._uri = uri
         self._store = store
         self._judge = judge
+        self._request = request
         self._tools = tools
         self._keep_clean = keep_clean
+        self._after = request.after
         first = make_members()
         processors = usable_processors(len(os.sched_getaffinity(0)))
         # As many processes open containers as there are processors, however many objects are read.
         more = [] if first is None else [make_members() for _ in range(1, processors)]
         members = [one for one in (first, *more) if one is not None]
         self._opener = Opener(members, tools.spool) if members else None
-        every = request.all_versions
-        self._pages = (
-            list_pages(store, uri, after=request.after, all_versions=every)
-            if request.report is None
-            else request.report.pages(all_versions=every)
-        )
-        self._is_listing = request.report is None
-        self._after = request.after
-        self._all_versions = request.all_versions
-        self._reads = request.reads
         options = Options(
             store.text,
             store.scheme,
@@ -217,7 +210,7 @@ class _Bucket:
     @property
     def token(self) -> str | None:
         """The key to go on behind; None if no page is done, or not all of it is reported."""
-        if self._after is None or self._pending.count or self._pending.has_few:
+        if self._after is None or self._pending.count:
             return None
         return make_token(self._uri, self._after)
 
@@ -247,12 +240,17 @@ class _Bucket:
             self._pending.close()
 
     def _work(self) -> Work:
-        elsewhere = self._tools.elsewhere
-        is_plain = self._is_listing and not self._all_versions and self._uri.version is None
+        request, elsewhere = self._request, self._tools.elsewhere
+        every = request.all_versions
+        is_plain = request.report is None and not every and self._uri.version is None
         if elsewhere is not None and self._store.scheme == "s3" and is_plain:
             with contextlib.suppress(StoreError):  # the listing here says why
                 return elsewhere.bucket(self._uri, self._after, self._store.namespace)
-        return Threads(self._pages, self._reader, self._tools.readers)
+        if request.report is None:
+            pages = list_pages(self._store, self._uri, after=self._after, all_versions=every)
+        else:
+            pages = request.report.pages(all_versions=every)
+        return Threads(pages, self._reader, self._tools.readers)
 
     def _reader(self, is_stopped: Callable[[], bool]) -> ObjectReader:
         return ObjectReader(
@@ -267,13 +265,11 @@ class _Bucket:
     def _sort(self, page: Page, threads: Work) -> Iterator[Result | Outcome]:
         done = self._sorter.sort(page.batch)
         yield done.result
-        if self._reads:
-            if done.by_store is not None:
+        if done.by_store is not None:
+            if self._request.reads:
                 self._pending.add_page(done.by_store)
-            for wanted in done.each_by_store:
-                self._pending.add(wanted)
-        else:  # without reading nothing can contradict the store
-            yield self._clean_by_store(done)
+            else:  # without reading nothing can contradict the store
+                yield self._clean_by_store(done.by_store)
         self._numbers += 1
         self._open.append(_OpenPage(self._numbers, len(done.wanted), self._last_key(page)))
         for wanted in done.wanted:
@@ -286,7 +282,7 @@ class _Bucket:
         assert page.batch is not None
         keys = page.batch.column("key")
         last = keys[-1].as_py()
-        if self._all_versions:  # the rest of its versions may come with the next page
+        if self._request.all_versions:  # the rest of its versions may come with the next page
             last = next((key for key in reversed(keys.to_pylist()) if key != last), None)
         return None if last is None else os.fsdecode(last)
 
@@ -304,47 +300,35 @@ class _Bucket:
         """Note the key up to which all objects are reported."""
         while self._open and not self._open[0].left:
             key = self._open.popleft().last_key
-            if self._is_listing and key is not None:
+            if self._request.report is None and key is not None:
                 self._after = key
 
-    def _clean_by_store(self, done: Sorted) -> Result:
+    def _clean_by_store(self, page: Any) -> Result:
         """Return that objects of a page are clean by their store's digest."""
-        page, result = done.by_store, Result()
-        count = len(done.each_by_store) + (0 if page is None else page.num_rows)
-        result.clean = result.by_store_digest = count
-        if count and self._keep_clean:
-            every = [] if page is None else objects_of(page, np.arange(page.num_rows))
-            bucket, evidence = self._store.text, EVIDENCE[self._store.scheme]
-            result.outcomes = [
-                clean_outcome(wanted, bucket, evidence) for wanted in (*every, *done.each_by_store)
-            ]
+        result = Result(clean=page.num_rows, by_store_digest=page.num_rows)
+        if self._keep_clean:
+            every = objects_of(page, np.arange(page.num_rows))
+            result.outcomes = [self._outcome(wanted) for wanted in every]
         return result
 
-    def _settle(self) -> Iterator[Result | Outcome]:
-        """Yield outcomes of objects that are, or were taken for, clean by their store."""
-        pending = self._pending
-        if not pending.count and not pending.has_few:
-            return
-        evidence = EVIDENCE[self._store.scheme]
+    def _outcome(self, wanted: Wanted) -> Outcome:
+        """Return the outcome of an object that is, or was taken for, clean by its store."""
+        bucket, evidence = self._store.text, EVIDENCE[self._store.scheme]
+        if self._is_contradicted:
+            reason = CONTRADICTED.format(evidence)
+            return wanted.outcome(Kind.UNREAD, bucket, reason=reason)
+        return wanted.outcome(Kind.CLEAN, bucket, evidence=evidence)
+
+    def _settle(self) -> Iterator[Result]:
+        """Yield outcomes of objects that wait for the end."""
         if not self._is_contradicted and not self._keep_clean:
-            count = pending.settle()
+            count = self._pending.settle()
             yield Result(clean=count, by_store_digest=count)
             return
-        bucket, reason = self._store.text, CONTRADICTED.format(evidence)
-        together = Result()
-        for wanted in pending.take():
-            if self._is_contradicted:
-                path = wanted.uri(bucket)
-                outcome = Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
-            else:
-                outcome = clean_outcome(wanted, bucket, evidence)
-                together.clean += 1
-                together.by_store_digest += 1
-            together.outcomes.append(outcome)
-            if len(together.outcomes) >= _TOGETHER:
-                yield together
-                together = Result()
-        yield together
+        waiting = self._pending.take()
+        while outcomes := [self._outcome(wanted) for wanted in islice(waiting, _TOGETHER)]:
+            clean = 0 if self._is_contradicted else len(outcomes)
+            yield Result(clean=clean, by_store_digest=clean, outcomes=outcomes)
 
 
 class _OpenPage(msgspec.Struct):

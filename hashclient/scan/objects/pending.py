@@ -33,12 +33,12 @@ class Pending:
         self._file: BinaryIO | None = None
         self._writer: Any = None
         self._few: list[Wanted] = []
-        self.count = 0
+        self._written = 0
 
     @property
-    def has_few(self) -> bool:
-        """Whether there are some that are not counted yet."""
-        return bool(self._few)
+    def count(self) -> int:
+        """How many there are."""
+        return self._written + len(self._few)
 
     def add_page(self, page: Any) -> None:
         """Add all objects of a page.
@@ -57,7 +57,7 @@ class Pending:
                 f"cannot keep the waiting objects: {reason_of(error)}",
                 hint="make room in the state directory, or scan with trust_etag off",
             ) from error
-        self.count += page.num_rows
+        self._written += page.num_rows
 
     def add(self, wanted: Wanted) -> None:
         """Add one object.
@@ -98,12 +98,7 @@ class Pending:
             self.close()
 
     def settle(self) -> int:
-        """Forget them and return how many they were.
-
-        Raises:
-            StateError: there is no room.
-        """
-        self._write_few()
+        """Forget them and return how many they were."""
         count = self.count
         self.close()
         return count
@@ -114,4 +109,4 @@ class Pending:
             self._file.close()
         self._file = self._writer = None
         self._few.clear()
-        self.count = 0
+        self._written = 0

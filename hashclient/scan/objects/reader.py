@@ -258,8 +258,7 @@ class ObjectReader:
         return may_be_one and not kind, kind
 
     def _unread(self, wanted: Wanted, reason: str) -> Checked:
-        path = wanted.uri(self._bucket)
-        outcome = Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
+        outcome = wanted.outcome(Kind.UNREAD, self._bucket, reason=reason)
         return Checked(Result(outcomes=[outcome]), wanted)
 
 

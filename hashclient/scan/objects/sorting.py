@@ -67,15 +67,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Sorted(msgspec.Struct):
-    """A page after sorting: counts, objects to be read, and objects that only their store decides.
+    """A page after sorting: counts, objects to be read, and a page of those that wait for the end.
 
-    The last are a page, and single objects besides.
+    The last are clean by their store, as far as is known.
     """
 
     result: Result
     wanted: list[Wanted] = msgspec.field(default_factory=list)
     by_store: Any | None = None
-    each_by_store: list[Wanted] = msgspec.field(default_factory=list)
 
 
 class Sorter:
@@ -130,11 +129,11 @@ class Sorter:
         left = (possible | to_look) & ~only_by_store
         rows = np.flatnonzero(left)
         done = Sorted(result)
+        if len(rows):
+            work = _Work(page, rows, possible, by_store, only_by_store, sampled, claims)
+            self._go_through(work, done)
         if only_by_store.any():
             done.by_store = page.filter(_mask(only_by_store))
-        if len(rows):
-            work = _Work(page, rows, possible, by_store, sampled, claims)
-            self._go_through(work, done)
         return done
 
     def _look_up_claims(self, page: Any, possible: Flags, common: npt.NDArray[np.uint8]) -> _Claims:
@@ -177,14 +176,12 @@ class Sorter:
             if work.sampled[row]:
                 wanted.is_claimed = True
             elif self._is_known(wanted, known.get(number)):
-                self._settle_known(wanted, known[number], done, by_store=by_store)
+                self._settle_known(wanted, known[number], result, by_store=by_store)
+                work.only_by_store[row] = by_store
                 continue
             if not options.reads:
                 reason = self._why_unread(work, row)
-                path = wanted.uri(options.bucket)
-                result.outcomes.append(
-                    Outcome(Kind.UNREAD, path, wanted.size, reason=reason, is_object=True)
-                )
+                result.outcomes.append(wanted.outcome(Kind.UNREAD, options.bucket, reason=reason))
                 continue
             wanted.looks = options.looks
             wanted.settled = EVIDENCE[options.scheme] if by_store else BY_SIZE
@@ -199,16 +196,16 @@ class Sorter:
         needed = mask_of(wanted.plan)
         return has_inside and known.mask & needed == needed
 
-    def _settle_known(self, wanted: Wanted, known: _Known, done: Sorted, *, by_store: bool) -> None:
+    def _settle_known(
+        self, wanted: Wanted, known: _Known, result: Result, *, by_store: bool
+    ) -> None:
         """Count an object that was read before, and its members."""
-        result, members = done.result, known.members if self._options.looks else 0
+        members = known.members if self._options.looks else 0
         result.members += members
         if self._options.looks:
             add_by_kind(result.not_opened, known.not_opened)
         count = members
-        if by_store:
-            done.each_by_store.append(wanted)
-        else:
+        if not by_store:
             count += 1
             self._report_clean(wanted, KNOWN, result)
         result.clean += count
@@ -262,7 +259,8 @@ class Sorter:
 
     def _report_clean(self, wanted: Wanted, evidence: str, result: Result) -> None:
         if self._options.keep_clean:
-            result.outcomes.append(clean_outcome(wanted, self._options.bucket, evidence))
+            bucket = self._options.bucket
+            result.outcomes.append(wanted.outcome(Kind.CLEAN, bucket, evidence=evidence))
 
     def _report_unreadable(self, page: Any, rows: Flags, result: Result) -> None:
         numbers = np.flatnonzero(rows)
@@ -297,6 +295,7 @@ class _Work(msgspec.Struct, frozen=True):
     rows: npt.NDArray[np.intp]
     possible: Flags
     by_store: Flags
+    only_by_store: Flags
     sampled: Flags
     claims: Any
 
@@ -322,9 +321,3 @@ def objects_of(page: Any, rows: npt.NDArray[np.intp]) -> Iterator[Wanted]:
     columns = [part.column(name).to_pylist() for name in ("key", "size", "etag", "version")]
     for key, size, etag, version in zip(*columns, strict=True):
         yield Wanted(os.fsdecode(key), size, quoted(etag), version)
-
-
-def clean_outcome(wanted: Wanted, bucket: str, evidence: str) -> Outcome:
-    """Return that an object is clean, by `evidence`."""
-    path = wanted.uri(bucket)
-    return Outcome(Kind.CLEAN, path, wanted.size, is_object=True, evidence=evidence)

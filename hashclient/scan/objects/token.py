@@ -7,9 +7,9 @@ a made-up token only leaves out earlier keys, as another URI would.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import os
+
+import msgspec
 
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import UsageError
@@ -21,9 +21,8 @@ _MAX_CHARS = 16_384
 
 def make_token(uri: ObjectUri, after: str) -> str:
     """Return the token of a listing of `uri` that goes on behind the key `after`."""
-    key = base64.b64encode(os.fsencode(after)).decode()
-    document = json.dumps([_VERSION, uri.text, key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
+    document = msgspec.json.encode((_VERSION, uri.text, os.fsencode(after)))
+    return base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
 def read_token(token: str, uri: ObjectUri) -> str:
@@ -33,12 +32,10 @@ def read_token(token: str, uri: ObjectUri) -> str:
         UsageError: it is no token, or is for something else.
     """
     try:
-        if len(token) > _MAX_CHARS:
-            raise ValueError(token)
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        version, text, key = json.loads(raw)
-        after = os.fsdecode(base64.b64decode(key, validate=True))
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        padded = token[:_MAX_CHARS] + "=" * (-len(token) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+        version, text, key = msgspec.json.decode(raw, type=tuple[int, str, bytes])
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             "the value of --resume is no token", hint="give it exactly as the scan has shown it"
         ) from error
@@ -51,4 +48,4 @@ def read_token(token: str, uri: ObjectUri) -> str:
             f"the token of --resume is not of {uri.text}",
             hint="give the URI of the scan that has shown it",
         )
-    return after
+    return os.fsdecode(key)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome
 from hashclient.core.objecturi import key_text, version_text
 from hashclient.index.matcher import Plan
 from hashclient.scan.executors.interface import Result
@@ -41,6 +43,13 @@ class Wanted(msgspec.Struct, gc=False, array_like=True):
     def uri(self, bucket: str, version: str | None = None) -> str:
         """Return its URI, with the version that was read where that is known."""
         return f"{bucket}/{key_text(self.key)}{version_text(version or self.version)}"
+
+    def outcome(
+        self, kind: Kind, bucket: str, *, reason: str | None = None, evidence: str | None = None
+    ) -> Outcome:
+        """Return what is said of it where its content does not tell more."""
+        path = self.uri(bucket)
+        return Outcome(kind, path, self.size, reason=reason, is_object=True, evidence=evidence)
 
 
 class Checked(msgspec.Struct):
