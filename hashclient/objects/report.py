@@ -30,7 +30,7 @@ from hashclient.errors import UsageError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError
-from hashclient.objects.pages import SCHEMA
+from hashclient.objects.pages import page_of_columns
 from hashclient.objects.s3 import S3
 from hashclient.objects.stores import open_store
 from hashclient.system.files import open_at_once, read_regular, refuse_irregular
@@ -49,14 +49,14 @@ NO_SIZE = "the report does not say how long it is"
 DAMAGED = "the report cannot be read: {}"
 
 #: The names of columns in reports of S3, as CSV and as Parquet, and in other tables.
-_NAMES = {
-    "key": ("key",),
-    "size": ("size",),
-    "etag": ("etag", "e_tag"),
-    "version": ("versionid", "version_id", "version"),
-    "latest": ("islatest", "is_latest"),
-    "marker": ("isdeletemarker", "is_delete_marker"),
-    "bucket": ("bucket",),
+_COLUMNS = {
+    "key": "key",
+    "size": "size",
+    **dict.fromkeys(("etag", "e_tag"), "etag"),
+    **dict.fromkeys(("versionid", "version_id", "version"), "version"),
+    **dict.fromkeys(("islatest", "is_latest"), "latest"),
+    **dict.fromkeys(("isdeletemarker", "is_delete_marker"), "marker"),
+    "bucket": "bucket",
 }
 
 
@@ -202,11 +202,8 @@ class Report:
         return stream
 
     def _page(self, batch: Any, *, escaped: bool, all_versions: bool) -> Any:
-        columns = {}
-        for field, column in zip(batch.schema.names, batch.columns, strict=True):
-            for name, known in _NAMES.items():
-                if field.lower() in known:
-                    columns[name] = column
+        names = (_COLUMNS.get(name.lower()) for name in batch.schema.names)
+        columns = {name: c for name, c in zip(names, batch.columns, strict=True) if name}
         keep = None
         if "marker" in columns:
             keep = pc.invert(_flags(columns["marker"]))
@@ -224,17 +221,13 @@ class Report:
         if keys.null_count:
             raise ListingEndedError(DAMAGED.format("it has rows without a key"))
         sizes = _sizes(rows.column("size"))
-        nothing = note = pa.nulls(rows.num_rows, pa.string())
+        texts: dict[str, Any] = {
+            n: _texts(rows.column(n)) for n in ("etag", "version") if n in columns
+        }
         if sizes.null_count:
-            note = pc.if_else(pc.is_null(sizes), NO_SIZE, pa.scalar(None, pa.string()))
-        parts = [
-            _unescaped(keys) if escaped else keys,
-            pc.fill_null(sizes, 0),
-            _texts(rows.column("etag")) if "etag" in columns else nothing,
-            _texts(rows.column("version")) if "version" in columns else nothing,
-            note,
-        ]
-        return pa.record_batch(parts, schema=SCHEMA)
+            texts["note"] = pc.if_else(pc.is_null(sizes), NO_SIZE, pa.scalar(None, pa.string()))
+        keys = _unescaped(keys) if escaped else keys
+        return page_of_columns(rows.num_rows, key=keys, size=pc.fill_null(sizes, 0), **texts)
 
 
 def _unusable(where: str, why: str) -> UsageError:
@@ -272,25 +265,18 @@ def _parquet(source: Any) -> Iterator[Any]:
 
     with pq.ParquetFile(source) as file:
         _refuse_other(file.schema_arrow.names)
-        wanted = {known for names in _NAMES.values() for known in names}
-        columns = [name for name in file.schema_arrow.names if name.lower() in wanted]
+        columns = [name for name in file.schema_arrow.names if name.lower() in _COLUMNS]
         yield from file.iter_batches(batch_size=ROWS, columns=columns)
 
 
-def _csv(stream: Any, names: Sequence[str] | None) -> Iterator[Any]:
+def _csv(stream: Any, names: list[str] | None) -> Iterator[Any]:
     import pyarrow.csv
 
-    text = pa.string()
-    wanted = {known for known_names in _NAMES.values() for known in known_names}
-    reading = pyarrow.csv.ReadOptions(
-        column_names=list(names) if names is not None else None, block_size=_BLOCK_BYTES
-    )
-    found = list(names) if names is not None else None
-    types = dict.fromkeys(found or sorted(wanted), text)
+    reading = pyarrow.csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES)
     converting = pyarrow.csv.ConvertOptions(
-        column_types=types,
+        column_types=dict.fromkeys(names or sorted(_COLUMNS), pa.string()),
         strings_can_be_null=False,
-        include_columns=None if found is None else [n for n in found if n.lower() in wanted],
+        include_columns=None if names is None else [n for n in names if n.lower() in _COLUMNS],
     )
     with pyarrow.csv.open_csv(stream, reading, convert_options=converting) as reader:
         _refuse_other(reader.schema.names)
@@ -303,8 +289,7 @@ def _refuse_other(names: Sequence[str]) -> None:
     Raises:
         ListingEndedError: it has none.
     """
-    found = {name.lower() for name in names}
-    if not all(found.intersection(_NAMES[name]) for name in ("key", "size")):
+    if not {"key", "size"} <= {_COLUMNS.get(name.lower()) for name in names}:
         raise ListingEndedError(DAMAGED.format("it has no columns key and size"))
 
 
@@ -325,8 +310,6 @@ def _texts(column: Any) -> Any:
     """Return a column of texts, without nulls."""
     column = column.cast(pa.string())
     is_empty = pc.equal(pc.binary_length(column), 0)
-    if not pc.any(is_empty).as_py():
-        return column
     return pc.if_else(is_empty, pa.scalar(None, pa.string()), column)
 
 

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,8 @@ from fixtures.cluster import started
 from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import ObjectUri
 from hashclient.objects.listing import ListingEndedError
-from hashclient.scan.cluster import buckets
+from hashclient.objects.pages import SCHEMA, page_of
+from hashclient.scan.cluster import buckets, objectwork
 from hashclient.scan.cluster.buckets import ClusterBucket
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.objectwork import levels_of
@@ -29,7 +31,8 @@ from tests.kit.cluster import LISTED, SharedCluster
 #: The command, with ranges and batches so small that a few keys make many of them.
 SMALL = """
 import sys
-from hashclient.scan.cluster import buckets
+from hashclient.objects.pages import SCHEMA, page_of
+from hashclient.scan.cluster import buckets, objectwork
 buckets.LIST_OBJECTS, buckets.READ_OBJECTS, buckets.PARTS = int(sys.argv.pop(1)), 5, 2
 import runpy
 sys.argv[0] = "hashclient"
@@ -238,6 +241,27 @@ def test_a_batch_that_is_lost_is_unread_and_a_range_that_is_lost_ends_the_listin
     assert event.result.outcomes[0].reason == WORKER_DIED
     with pytest.raises(ListingEndedError, match=WORKER_DIED):
         bucket.next(0.0)
+
+
+def test_an_etag_comes_back_only_where_something_rests_on_it_and_a_note_always() -> None:
+    rows: list[tuple[str, int, str, None, str | None]] = [
+        ("a", 4, '"e"', None, None),
+        ("b", 9, '"f"', None, None),
+        ("c", 0, "", None, "permission denied"),
+    ]
+
+    def back(containers: object) -> list[tuple[object, ...]]:
+        judge = SimpleNamespace(of_sizes=lambda sizes: (sizes == 4, None))
+        work = SimpleNamespace(spec=SimpleNamespace(containers=containers), judge=lambda: judge)
+        raw = objectwork._stream(work, [page_of([]), page_of(rows)])  # type: ignore[arg-type]
+        (page,) = buckets._pages_of(raw)
+        assert page.schema == SCHEMA
+        return [tuple(row.values()) for row in page.to_pylist()]
+
+    every = [(key.encode(), *rest) for key, *rest in rows]
+    assert back(object()) == every
+    ruled_out = [(b"b", 9, None, None, None), (b"c", 0, None, None, "permission denied")]
+    assert back(None) == [every[0], *ruled_out]
 
 
 @pytest.mark.slow

@@ -58,9 +58,9 @@ class HeldObject:
         """Nothing is read yet."""
         self.spot = spot
         self.seen = seen
+        #: Up to where its bytes were asked for, and those that are not given out yet.
         self._at = 0
-        self._part = b""
-        self._from = 0
+        self._part = memoryview(b"")
 
     @property
     def size(self) -> int:
@@ -73,16 +73,14 @@ class HeldObject:
         Raises:
             OSError: it cannot be read, or is another one now.
         """
-        if self._at >= self.size:
-            return b""
-        if not self._from <= self._at < self._from + len(self._part):
-            self._part, self._from = self._range(self._at), self._at
-        begin = self._at - self._from
-        data = self._part[begin : begin + count]
-        self._at += len(data)
+        if not self._part and self._at < self.size:
+            self._part = memoryview(self._range(self._at))
+            self._at += len(self._part)
+        data = bytes(self._part[:count])
+        self._part = self._part[count:]
         return data
 
-    def _range(self, start: int) -> bytes:
+    def _range(self, start: int) -> bytearray:
         found = bytearray()
         stop = min(start + RANGE_BYTES, self.size)
         uri = self.spot.uri
@@ -96,11 +94,12 @@ class HeldObject:
             )
             if len(found) != stop - start or seen.size != self.size:
                 raise StoreError(Trouble.CHANGED, CHANGED)
-        return bytes(found)
+        return found
 
     def rewind(self) -> None:
         """Read from the beginning again."""
         self._at = 0
+        self._part = memoryview(b"")
 
     def is_seen(self) -> bool:
         """Return True: the version was read, and a version never changes."""

@@ -30,7 +30,7 @@ class ToListRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ListedRange(msgspec.Struct, array_like=True, tag="listed"):
-    """Pages of a range, as an Arrow stream of the columns `key`, `size` and `etag`.
+    """Pages of a range, as an Arrow stream of `key`, `size`, `etag` and `note`.
 
     The range goes on after `rest`, if that is not None. That rest may be divided at `points`, which
     are in the order of keys, between prefixes. A listing that `ended` early says why.

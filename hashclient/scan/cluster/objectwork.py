@@ -132,7 +132,7 @@ def _stream(work: Work, pages: list[Any]) -> bytes:
 
     Where no container is opened, a size that no entry has decides, and the ETag is of no use.
     """
-    pages = [page.select(["key", "size", "etag"]) for page in pages if page.num_rows]
+    pages = [page.select(["key", "size", "etag", "note"]) for page in pages if page.num_rows]
     if not pages:
         return b""
     if work.spec.containers is None:
