@@ -447,6 +447,7 @@ def test_metrics(daemon: Daemon) -> None:
         "conflict",
         "unread",
         "no_verdict",
+        "excepted",
     }
     times = families["hashclient_serve_answer_seconds"]
     assert times.type == "histogram"
