@@ -63,6 +63,7 @@ HINT_RECIPIENTS = (
 #: The allowed ranges of numbers, both ends included.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "grace_hours": (0, MAX_GRACE_HOURS),
+    "max_set_aside": (0, 1_000),
     "timeout_s": (0.05, 3600),
     "min_rate_kib_s": (0.05, 1_000_000),
     "attempts": (1, 20),

@@ -289,9 +289,8 @@ def _warn(app: App, fetched: Fetched) -> None:
             f" {for_people(fetched.published_at)}",
             "check this machine's clock; if it is right, tell the provider",
         )
-    # Entries that are known to be good: local files alone take none out.
-    if fetched.known_good is not None and fetched.known_good.count:
-        app.warn(f"list {fetched.list_name}: {fetched.known_good.text}")
+    if fetched.known_good is not None and (text := fetched.known_good.text):
+        app.warn(f"list {fetched.list_name}: {text}")
 
 
 def _show_affected(app: App, fetched: Fetched) -> None:
@@ -350,6 +349,7 @@ def _document(fetched: Fetched) -> dict[str, Any]:
         "published_at": fetched.published_at,
         "outside_lists": fetched.is_outside,
         "known_good": fetched.known_good.count if fetched.known_good else 0,
+        "set_aside": len(fetched.known_good.set_aside) if fetched.known_good else 0,
         "ended": fetched.is_ended,
     }
     if fetched.affected:

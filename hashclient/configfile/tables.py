@@ -52,8 +52,9 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
     Without a `url` or `mirrors`, its files come as a bundle or a directory. `mirrors` are further
     addresses, tried in their order after `url`. `lists` names the lists to fetch; without it, every
     list of the provider is fetched. `grace_hours` is how long past its expiry a list still counts.
-    The poison guard refuses a generation that adds a digest in one of the files `known_good`, or
-    that adds and withdraws more than the share `max_churn` of the entries that were live before.
+    Entries that are known to be good by the files `known_good` are set aside: at most
+    `max_set_aside`, and a generation that adds more of them is refused. One is also refused that
+    adds and withdraws more than the share `max_churn` of the entries that were live before.
     `timeout_s`, `min_rate_kib_s` and `attempts` limit the transport, for each address.
     """
 
@@ -63,6 +64,7 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
     lists: tuple[str, ...] | None = None
     grace_hours: float = 0.0
     known_good: tuple[str, ...] = ()
+    max_set_aside: int = 20
     max_churn: float | None = None
     timeout_s: float = TIMEOUT_S
     min_rate_kib_s: float = MIN_RATE_KIB_S

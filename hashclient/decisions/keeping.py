@@ -15,6 +15,7 @@ import msgspec
 from hashclient.audit.log import Event
 from hashclient.core.match import new_id
 from hashclient.decisions.rulings import (
+    KNOWN_GOOD,
     LONGEST,
     MAX_REASON_CHARS,
     MOST,
@@ -27,6 +28,8 @@ from hashclient.decisions.rulings import (
 )
 from hashclient.errors import UsageError
 from hashclient.index.blinding import Sealer
+from hashclient.index.fingerprints import fingerprints
+from hashclient.index.reader import Index
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.text import printable
@@ -169,6 +172,49 @@ class Keeper:
         self._session.audit.append([Event(event, {**data, "by": by})], durable=True)
 
 
+def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> None:
+    """Make exceptions of these entries of a list, which are known to be good, and of no others.
+
+    Earlier ones that were made so end; one that ends soon is renewed. The caller holds the writers'
+    lock.
+
+    Raises:
+        AuditError, StateError: they cannot be logged or kept, or the index cannot be read.
+    """
+    layout, now, list_name = session.settings.layout, session.now(), index.manifest.list
+    rulings = load_book(layout, sealer).rulings
+    codes = {one: found.code for one, found in fingerprints(index, ids, sealer).items()}
+    kept: list[Ruling] = []
+    events: list[tuple[str, Ruling]] = []
+    for ruling in rulings:
+        (entry, *_) = ruling.entries
+        if ruling.origin != KNOWN_GOOD or entry.list != list_name:
+            kept.append(ruling)
+        elif codes.get(entry.id) == entry.fingerprint:
+            del codes[entry.id]
+            if ruling.until - now < USUAL / 2:
+                ruling = msgspec.structs.replace(ruling, until=now + USUAL)
+                events.append(("exception-renewed", ruling))
+            kept.append(ruling)
+        else:
+            events.append(("exception-removed", ruling))
+    for entry_id, code in sorted(codes.items()):
+        ruling = Ruling(
+            id=f"x-{new_id()}",
+            entries=(Entry(list_name, entry_id, code),),
+            reason="it is known to be good, by known_good",
+            by=session.operator,
+            made_at=now,
+            until=now + USUAL,
+            origin=KNOWN_GOOD,
+        )
+        kept.append(ruling)
+        events.append(("exception-added", ruling))
+    if events:
+        session.audit.append([Event(name, fields_of(r)) for name, r in events], durable=True)
+        write_book(layout, kept, sealer, now)
+
+
 def fields_of(ruling: Ruling) -> dict[str, Any]:
     """Return what a ruling says, as JSON values; never a tag or a fingerprint."""
     return {
@@ -178,6 +224,7 @@ def fields_of(ruling: Ruling) -> dict[str, Any]:
         "below": ruling.below or None,
         "reason": ruling.reason,
         "by": ruling.by,
+        **({"origin": ruling.origin} if ruling.origin else {}),
         "made_at": ruling.made_at.isoformat(),
         "until": ruling.until.isoformat(),
     }

@@ -39,6 +39,8 @@ USUAL, LONGEST = timedelta(days=30), timedelta(days=90)
 SOON = timedelta(days=7)
 #: The most rulings that are kept, and the longest reason, in characters.
 MOST, MAX_REASON_CHARS = 10_000, 500
+#: The origin of rulings about entries that are known to be good.
+KNOWN_GOOD = "known_good"
 _LOST_HINT = (
     "restore it from a backup, or give all exceptions up: `hashclient exceptions remove --all"
     " --reason …`"
@@ -65,6 +67,7 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
     path, or the URI, at or below which it counts. Both are empty where there is no such limit.
+    `origin` says what made it, if no person did.
     """
 
     id: str
@@ -75,6 +78,7 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     until: _Time
     content: str = ""
     below: str = ""
+    origin: str = ""
 
     @property
     def about(self) -> str:

@@ -111,6 +111,10 @@ class Build(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float] = time.monotonic
     #: The digests of the pieces of runs that were written or read, by name.
     pieces: dict[str, bytes] = msgspec.field(default_factory=dict)
+    #: Whether entries came that are known to be good: one element, if they did.
+    met: list[bool] = msgspec.field(default_factory=list)
+    #: Entries that were set aside before.
+    set_aside: tuple[str, ...] = ()
     #: How much is in memory at a time.
     room: Room = Room()
 
@@ -176,7 +180,7 @@ class Build(msgspec.Struct, frozen=True):
         The progress is written down on the way: from the start if the list is built `fresh`, from
         its first segment; for a delta, later. This takes a small part of the time.
         """
-        inspection = Inspection(self.guard)
+        inspection = Inspection(self.guard, self.set_aside)
         due = self.monotonic() + (0 if fresh else DELTA_UNNOTED_S)
         segments = self._download(index, index.segments[skip:])
         for number, (segment, data) in enumerate(segments, skip + 1):
@@ -201,6 +205,7 @@ class Build(msgspec.Struct, frozen=True):
         manifest = self._manifest(index, writer, writer.finish())
         self.pieces.update(writer.pieces)
         inspection.judge(open_manifest(self.directory, manifest))
+        self.met[:] = [True] * inspection.has_met
         return manifest
 
     def _download(

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 from hashclient.audit.log import Event
+from hashclient.decisions.keeping import set_aside
 from hashclient.errors import (
     ConfigError,
     HashclientError,
@@ -34,7 +35,7 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
-from hashclient.fetch.known_listed import note_known_listed
+from hashclient.fetch.known_listed import KnownListed, note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.places import log_refusal
@@ -130,9 +131,11 @@ class Fetcher:
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
         """The guard for added entries; the known good files are read when it is first needed."""
-        files = self._settings.provider(self._provider).known_good
-        verify = self._how.rebuild
-        return open_guard(self._settings.state_dir, files, self._sealer, verify=verify)
+        config, verify = self._settings.provider(self._provider), self._how.rebuild
+        return open_guard(
+            *(self._settings.state_dir, config.known_good, self._sealer, config.max_set_aside),
+            verify=verify,
+        )
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
         """Bring every list up to date, or those of them in `only`; yield the result for each.
@@ -278,6 +281,7 @@ class Fetcher:
             *(self._provider, trust, self._sealer, self._guard, directory, index_hash, expires),
             *(epoch, self._session.now(), self._how.progress, self._how.received),
             room=Room.of(available_memory()),
+            set_aside=() if (known := self._known_good(name)) is None else known.set_aside,
         )
         manifest = None
         try:
@@ -304,7 +308,8 @@ class Fetcher:
             for kind in ("add", "withdraw")
         ]
         before = here.generation if here else None
-        return self._note(directory, manifest, offered, found, build.pieces, before, *counts)
+        built = self._note(directory, manifest, offered, found, build.pieces, before, *counts)
+        return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove what is here of it.
@@ -412,10 +417,16 @@ class Fetcher:
         try:
             # A file that is missing is an error where the guard needs it: for an update.
             with contextlib.suppress(ConfigError):
+                before = self._known_good(manifest.list)
                 known = note_known_listed(
-                    *(self._settings.state_dir, files, manifest), lambda: self._guard, index
+                    *(self._settings.state_dir, files, manifest),
+                    *(lambda: self._guard, index),
+                    met=one.has_met_good,
                 )
                 fetched = msgspec.structs.replace(fetched, known_good=known)
+                aside = () if known is None else known.set_aside
+                if aside or (before is not None and before.set_aside):
+                    set_aside(self._session, self._sealer, index(), aside)
             reached = reach_back(self._session, index)
         except StateError as error:
             # The switch stays; after a repair, the next fetch notes the withdrawals.
@@ -423,6 +434,10 @@ class Fetcher:
         return msgspec.structs.replace(
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
         )
+
+    def _known_good(self, name: str) -> KnownListed | None:
+        """Return which entries of a list are known to be good, by the last comparison."""
+        return read_known_listed(self._settings.state_dir).get(name)
 
     def _refused(self, name: str, error: HashclientError) -> Fetched:
         log_refusal(self._session.audit, self._provider, name, error, self._origin)

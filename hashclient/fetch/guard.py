@@ -1,9 +1,10 @@
-"""The poison guard refuses lists with the empty file or with files that are known to be good.
+"""The poison guard refuses lists with the empty file or with many files that are known to be good.
 
 A list decides which files are reported and removed, so a mistake or a forgery does real harm. A
-generation is refused when it adds the digest of the empty file, or one on the operator's own list
-of known good files (whatever `lists.importers` reads), unless a later segment withdraws the entry:
-so a provider can correct a mistake. Known good digests are sealed into an index of their own. It is
+generation is refused when it adds the digest of the empty file, or entries with digests on the
+operator's own list of known good files (whatever `lists.importers` reads): more than may be set
+aside, see `known_listed`. An entry does not count that a later segment withdraws: so a provider can
+correct a mistake. Known good digests are sealed into an index of their own. It is
 built again when a file changes, so that the cost of a check depends on the size of the change.
 Messages name entry ids, never digests.
 """
@@ -30,7 +31,7 @@ from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
 from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.registry import read_digests
-from hashclient.lists.wire import NO_SIZE, AddBatch, Uint64
+from hashclient.lists.wire import NO_SIZE, AddBatch, Uint64, entry_hashes
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -59,10 +60,14 @@ class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoisonGuard:
-    """Finds digests that would poison a list; all builds of a fetch share it."""
+    """Finds digests that would poison a list; all builds of a fetch share it.
 
-    def __init__(self, known_good: RunSet | None, sealer: Sealer) -> None:
+    Up to `most` entries of a list may be known to be good: these are set aside.
+    """
+
+    def __init__(self, known_good: RunSet | None, sealer: Sealer, most: int = 0) -> None:
         """Guard with the index of known good digests, if there is one."""
+        self.most = most
         self._known_good = known_good
         self._sealer = sealer
         #: The sealed digests of the empty file, by algorithm.
@@ -92,13 +97,16 @@ class PoisonGuard:
 class Inspection:
     """Inspects the entries that one build adds, and judges those that are left at its end."""
 
-    def __init__(self, guard: PoisonGuard) -> None:
-        """Begin with nothing seen."""
+    def __init__(self, guard: PoisonGuard, set_aside: Sequence[str] = ()) -> None:
+        """Begin with nothing seen; `set_aside` are entries that count besides, if they are left."""
         self._guard = guard
+        self._set_aside = set_aside
         #: Tags of known good digests that were added, each once: at most as many as there are known
         #: good digests.
         self._good: dict[Algorithm, Uint64] = {}
         self._empty = False
+        #: Whether the finished list has entries that are known to be good, and passed.
+        self.has_met = False
 
     @property
     def is_clean(self) -> bool:
@@ -116,19 +124,21 @@ class Inspection:
         """Let the finished `index` pass or refuse it.
 
         Raises:
-            VerificationError: this build has added the empty file, or a file that is known to be
-            good.
+            VerificationError: this build has added the empty file, or too many files that are
+            known to be good.
         """
         if self._empty and (ids := entries_with(index, self._guard.empty)):
             raise VerificationError(
                 f"the list holds the empty file: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider",
             )
-        if ids := entries_with(index, self._good):
+        ids = entries_with(index, self._good)
+        if ids and len({*ids, *live_among(index, self._set_aside)}) > self._guard.most:
             raise VerificationError(
                 f"the list holds files that are known to be good: {first_of(ids, NAMED)}",
                 hint="nothing was changed; tell the provider, or correct your known_good list",
             )
+        self.has_met = bool(ids)
 
 
 def entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
@@ -141,10 +151,21 @@ def entries_with(index: RunSet, tags: Mapping[Algorithm, Uint64]) -> list[str]:
     return sorted(ids)
 
 
+def live_among(index: RunSet, ids: Sequence[str]) -> list[str]:
+    """Return those of `ids` that are live entries."""
+    if not ids:
+        return []
+    names = np.array([entry.encode() for entry in ids])
+    found = index.find_ids(names, entry_hashes(names)).queries
+    return [ids[query] for query in found.tolist()]
+
+
 def open_guard(
-    state_dir: Path, files: Sequence[str], sealer: Sealer, *, verify: bool = False
+    state_dir: Path, files: Sequence[str], sealer: Sealer, most: int = 0, *, verify: bool = False
 ) -> PoisonGuard:
     """Return the guard for these files of known good digests, indexing them if they changed.
+
+    Up to `most` entries of a list may be known to be good.
 
     With `verify`, their index is compared with its digests, and built again if it is damaged. The
     caller holds the writers' lock.
@@ -154,7 +175,7 @@ def open_guard(
         StateError: the index cannot be written.
     """
     if not files:
-        return PoisonGuard(None, sealer)
+        return PoisonGuard(None, sealer, most)
     stamps = stamps_of(files)
     directory = make_private_dir(Layout(state_dir).known_good)
     sources = _load_sources(directory)
@@ -164,8 +185,8 @@ def open_guard(
             # Verified first: it reads without a map, where a bad block is an error, no signal.
             if verify:
                 verify_runs(directory, sources.runs)
-            return PoisonGuard(_open_runs(directory, sources), sealer)
-    return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer)
+            return PoisonGuard(_open_runs(directory, sources), sealer, most)
+    return PoisonGuard(_open_runs(directory, _build(directory, stamps, sealer)), sealer, most)
 
 
 def stamps_of(files: Sequence[str]) -> tuple[Stamp, ...]:

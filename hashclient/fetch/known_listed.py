@@ -1,9 +1,11 @@
-"""Entries in use that are known to be good: `known_good` was given a file after they were listed.
+"""Entries that are known to be good, by the files of `known_good`, and what comes of them.
 
-The poison guard inspects what a fetch adds. An entry that is here already stays in use, so that a
-local list alone cannot take an entry out; but it is said, by each fetch and by `status`. A list is
-compared as a whole when the files of known good digests have changed, and while it has such
-entries; else the guard has seen each entry that came since, and nothing is read.
+An entry that such a file has by its SHA-256 is set aside, whenever it was listed: it becomes an
+exception (`decisions`), and the rest of the list is used. One that it has by an MD5 or a SHA-1
+alone stays in use, since another file can be made with that digest. So do all of them where more
+would be set aside than may be. Each fetch and `status` name them. A list is compared as a whole
+when the files of known good digests have changed, when entries came that they have, and while there
+are such entries; otherwise nothing is read.
 """
 
 from __future__ import annotations
@@ -29,24 +31,35 @@ _BLOCK = 1 << 20
 
 
 class KnownListed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one list: how many entries are known to be good, and the ids of the first of them.
+    """The entries of one list that are known to be good.
 
-    `files` are the files of known good digests that it was compared with.
+    `set_aside` are the ids of those that become exceptions. `count` is how many stay in use, `ids`
+    are the first of these. `files` are the files of known good digests that it was compared with.
     """
 
     generation: int
     files: tuple[Stamp, ...]
     count: int
     ids: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """These entries as a sentence."""
-        what = counted(self.count, "entry is", "entries are")
-        return (
-            f"{what} known to be good, by known_good, and in use all the same:"
-            f" {first_of(self.ids, self.count)}; tell the provider"
-        )
+        """These entries as a sentence; empty if there are none."""
+        parts = []
+        if self.set_aside:
+            what = counted(len(self.set_aside), "entry is", "entries are")
+            parts.append(
+                f"{what} known to be good, by known_good, and excepted:"
+                f" {first_of(self.set_aside, NAMED)}"
+            )
+        if self.count:
+            what = counted(self.count, "entry is", "entries are")
+            parts.append(
+                f"{what} known to be good, by known_good, and in use all the same:"
+                f" {first_of(self.ids, self.count)}"
+            )
+        return "; ".join([*parts, "tell the provider"]) if parts else ""
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,10 +82,13 @@ def note_known_listed(
     manifest: Manifest,
     guard: Callable[[], PoisonGuard],
     index: Callable[[], Index],
+    *,
+    met: bool,
 ) -> KnownListed | None:
     """Compare a list with the `files` of known good digests, if that may find something.
 
-    `guard` and `index` are opened only then. Return what is known of the list, None without files.
+    `met` says that entries came that they have. `guard` and `index` are opened only then. Return
+    what is known of the list, None without files.
     The caller holds the writers' lock.
 
     Raises:
@@ -84,11 +100,13 @@ def note_known_listed(
         return None
     stamps = stamps_of(files)
     known = before.get(name)
-    if known is not None and known.files == stamps:
-        if known.generation == manifest.generation or not known.count:
+    if known is not None and known.files == stamps and not met:
+        if known.generation == manifest.generation or not (known.count or known.set_aside):
             return known
-    ids = _known_in(guard(), index()) if files else []
-    known = KnownListed(manifest.generation, stamps, len(ids), tuple(ids[:NAMED]))
+    by_sha256, ids = _known_in(guard(), index()) if files else ([], [])
+    aside = tuple(by_sha256) if by_sha256 and len(by_sha256) <= guard().most else ()
+    left = [entry for entry in ids if entry not in aside]
+    known = KnownListed(manifest.generation, stamps, len(left), tuple(left[:NAMED]), aside)
     lists = {**before, name: known}
     if not files:
         del lists[name]
@@ -97,8 +115,8 @@ def note_known_listed(
     return known if files else None
 
 
-def _known_in(guard: PoisonGuard, index: Index) -> list[str]:
-    """Return the ids of the live entries of a list that have a known good digest."""
+def _known_in(guard: PoisonGuard, index: Index) -> tuple[list[str], list[str]]:
+    """Return the live entries with a known good SHA-256, and those with any known good digest."""
     good: dict[Algorithm, Uint64] = {}
     for run in index.runs:
         for algorithm in Algorithm:
@@ -112,4 +130,5 @@ def _known_in(guard: PoisonGuard, index: Index) -> list[str]:
                     seen = good.get(algorithm, found)
                     good[algorithm] = np.unique(np.concatenate([seen, found]), axis=0)
         run.forget()
-    return entries_with(index, good)
+    sha256: dict[Algorithm, Uint64] = {a: t for a, t in good.items() if a == Algorithm.SHA256}
+    return entries_with(index, sha256), entries_with(index, good)

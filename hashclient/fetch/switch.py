@@ -67,12 +67,16 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A generation of a list that is built, and not in use yet; `files` are not durable yet."""
+    """A generation of a list that is built, and not in use yet; `files` are not durable yet.
+
+    `has_met_good` says that it has new entries which are known to be good.
+    """
 
     directory: Path
     manifest: Manifest
     files: list[Path]
     fetched: Fetched
+    has_met_good: bool = False
 
 
 def switch(session: Session, sealer: Sealer, built: Sequence[Built]) -> dict[Path, StateError]:

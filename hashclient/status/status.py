@@ -277,8 +277,8 @@ def _warnings(settings: Settings, manifest: Manifest, now: datetime) -> Iterator
         from hashclient.fetch.known_listed import read_known_listed
 
         known = read_known_listed(settings.state_dir).get(manifest.list)
-        if known is not None and known.count:
-            yield known.text
+        if known is not None and (text := known.text):
+            yield text
     if config is None:
         yield f"fetches do not keep it up to date; {UNCONFIGURED_HINT}"
     elif config.lists and manifest.list not in config.lists:

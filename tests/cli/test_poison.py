@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fixtures.client import content, csv, digests_of
+from hashclient.audit.log import read
 from hashclient.core.algorithms import Algorithm
 from hashclient.provider import entries
 from tests.kit import Run, Site, call
@@ -43,6 +44,14 @@ def command(site: Site, *args: str | Path) -> Run:
 
 def init(site: Site, *options: str | Path) -> Run:
     return command(site, *site.init_arguments(*options))
+
+
+def set_aside_at_most(site: Site, most: int) -> None:
+    """Let so many entries of a list be set aside."""
+    config = site.state / "config.toml"
+    table = "[providers.main]\n"
+    assert table in config.read_text()
+    config.write_text(config.read_text().replace(table, f"{table}max_set_aside = {most}\n"))
 
 
 def fetch(site: Site, *args: str) -> Run:
@@ -141,6 +150,7 @@ def test_a_list_with_a_known_good_file_is_refused(site: Site, tmp_path: Path, ki
     good = make_good(tmp_path, kind)
     with site:
         assert init(site, "--known-good", good).code == 0
+        set_aside_at_most(site, 0)
         assert fetch(site).code == 0
         site.publish(csv([20, 21]))
         result = fetch(site)
@@ -161,6 +171,7 @@ def test_what_is_refused_is_shown_until_something_is_taken(site: Site, tmp_path:
     good = make_good(tmp_path, "sums")
     with site:
         assert init(site, "--known-good", good).code == 0
+        set_aside_at_most(site, 0)
         assert fetch(site).code == 0
         site.publish(csv([20, 21]))
         for _ in range(2):
@@ -188,7 +199,9 @@ def test_what_is_refused_is_shown_until_something_is_taken(site: Site, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_good_file_that_is_known_after_its_entry_is_told(site: Site, tmp_path: Path) -> None:
+def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
+    site: Site, tmp_path: Path
+) -> None:
     good = tmp_path / "good"
     good.write_text("")
     with site:
@@ -197,19 +210,79 @@ def test_a_good_file_that_is_known_after_its_entry_is_told(site: Site, tmp_path:
         good.write_text(
             "".join(f"{d[Algorithm.SHA256].hex()}  x\n" for d in map(digests_of, (2, 30)))
         )
-        said = "list baseline: 1 entry is known to be good, by known_good, and in use all the same"
+        said = "list baseline: 1 entry is known to be good, by known_good, and excepted"
         for _ in range(2):
             done = fetch(site)
             assert (done.code, f"{said}: e-2; tell the provider" in done.err) == (0, True)
             assert "known to be good" in command(site, "status").out
-        assert scan_codes(site, tmp_path, 2) == {2: 10}
-        site.publish(csv([40]))
-        assert said in fetch(site).err
+        assert scan_codes(site, tmp_path, 2, 3) == {2: 0, 3: 10}
+        (made,) = json.loads(command(site, "exceptions", "--format", "json").out)["exceptions"]
+        assert (made["origin"], made["entries"]) == (
+            "known_good",
+            [{"list": "baseline", "entry": "e-2"}],
+        )
+        # A new entry, and the rest of its generation is used.
+        site.publish(csv([30, 31]))
+        assert "2 entries are known to be good, by known_good, and excepted" in fetch(site).err
+        assert scan_codes(site, tmp_path, 2, 30, 31) == {2: 0, 30: 0, 31: 10}
         site.repository.withdraw("baseline", ["e-2"])
+        assert f"{said}: e-30; tell the provider" in fetch(site).err
+        log = read(site.state / "audit", event={"exception-added", "exception-removed"})
+        entries = [(r.event, r.data["entries"][0]["entry"]) for r in log]
+        assert sorted(entries) == [
+            ("exception-added", "e-2"),
+            ("exception-added", "e-30"),
+            ("exception-removed", "e-2"),
+        ]
+        # Without the file, nothing is known to be good any more.
+        good.write_text("")
         assert fetch(site).err == ""
-        assert "known to be good" not in command(site, "status").out
-        site.publish(csv([30]))
-        assert fetch(site).code == 6
+        assert command(site, "exceptions").out == ""
+        assert scan_codes(site, tmp_path, 30) == {30: 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weak", [Algorithm.MD5, Algorithm.SHA1])
+def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
+    site: Site, tmp_path: Path, weak: Algorithm
+) -> None:
+    """Who makes a harmless file with the MD5 of a listed one takes nothing off a list."""
+    good = tmp_path / "good"
+    good.write_text("".join(f"{digests_of(n)[weak].hex()}  x\n" for n in (2, 30)))
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        site.publish(csv([30, 31]))
+        done = fetch(site)
+        assert done.code == 0
+        said = "2 entries are known to be good, by known_good, and in use all the same: e-2, e-30"
+        assert said in done.err and said in command(site, "status").out
+        assert command(site, "exceptions").out == ""
+        assert scan_codes(site, tmp_path, 2, 30) == {2: 10, 30: 10}
+
+
+@pytest.mark.slow
+def test_more_than_may_be_set_aside_refuse_the_generation_and_except_none(
+    site: Site, tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    rows = [",".join(d.hex() for d in digests_of(n).values()) for n in range(30)]
+    good.write_text("\n".join(["md5,sha1,sha256", *rows, ""]))
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        set_aside_at_most(site, 10)
+        assert "7 entries are known to be good, by known_good, and excepted" in fetch(site).err
+        excepted = command(site, "exceptions").out
+        site.publish(csv(range(10, 14)))
+        done = fetch(site)
+        assert done.code == 6
+        assert "the list holds files that are known to be good: e-10, e-11, e-12" in done.err
+        # What was excepted before stays so.
+        assert command(site, "exceptions").out == excepted
+        assert scan_codes(site, tmp_path, 0, 12) == {0: 0, 12: 0}
+        # Entries that are withdrawn do not count any more.
+        site.repository.withdraw("baseline", ["e-0"])
+        assert fetch(site).code == 0
+        assert scan_codes(site, tmp_path, 3, 12) == {3: 0, 12: 0}
 
 
 @pytest.mark.slow

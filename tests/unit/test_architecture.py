@@ -38,7 +38,8 @@ USES: Mapping[str, str] = {
     "decisions": "audit config configfile index matches migrations session",
     "notices": "audit session",
     "provider": "audit lists notices trust",
-    "fetch": "audit config configfile index lists matches migrations net notices session trust",
+    "fetch": "audit config configfile decisions index lists matches migrations net notices session"
+    " trust",
     "quarantine": "audit config configfile index matches objects session",
     "reporting": "audit configfile decisions index lists matches net quarantine session",
     "scan": "audit config configfile containers decisions formats index lists matches objects"

@@ -571,7 +571,7 @@ def test_no_progress_is_noted_of_a_build_that_has_seen_poison(
     """A build that continues from a note has not seen the entries before it."""
     good = tmp_path / "good"
     good.write_text(f"{digests_of(4)[Algorithm.MD5].hex()}  benign\n")
-    configured(client, known_good=(str(good),))
+    configured(client, known_good=(str(good),), max_set_aside=0)
     simulator.faults["*g000003*"] = status(500)
     with pytest.raises(UnreachableError):
         client.fetch()
