@@ -1,8 +1,8 @@
-"""7z, rar and cab behind other bytes: in self-extractors, behind pictures and documents.
+"""7z, rar, cab and tar behind other bytes: in self-extractors, behind pictures and documents.
 
 `sniffing` tells where such archives may be. Here all bytes are searched for marks; a mark counts if
-what follows it holds: the checksum of the first header in 7z and rar, the fields of cab. The zip
-expander itself finds a zip behind other bytes.
+what is around it holds: the checksum of the first header in 7z, rar and tar, the fields of cab. The
+zip expander itself finds a zip behind other bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from zlib import crc32
 from hashclient.containers.forward import Joined, part_of
 from hashclient.containers.interface import Data, Expander, Member, NotReadError, Stream, Unlisted
 from hashclient.containers.sniffing import IN_PROGRAMS
+from hashclient.containers.tarheader import BLOCK_BYTES, is_header
 
 _WINDOW_BYTES = 1 << 20
-_LONGEST_MARK = max(map(len, IN_PROGRAMS.values()))
+_LONGEST_MARK = max(at + len(mark) for mark, at in IN_PROGRAMS.values())
 #: Archives that are opened in one file. More marks whose checksums are right are no chance.
 _MAX_ARCHIVES = 64
 #: checksum of what follows; place, length and checksum of the last header
@@ -54,7 +55,11 @@ def _found(data: Data) -> Iterator[tuple[str, Joined]]:
     while start < data.size and count < _MAX_ARCHIVES:
         window = data.read_at(start, _WINDOW_BYTES + _LONGEST_MARK)
         at, kind = min(
-            ((at, kind) for kind, mark in IN_PROGRAMS.items() if (at := window.find(mark)) >= 0),
+            (
+                (at, kind)
+                for kind, (mark, offset) in IN_PROGRAMS.items()
+                if (at := window.find(mark, offset) - offset) >= 0
+            ),
             default=(_WINDOW_BYTES, ""),
         )
         if at >= _WINDOW_BYTES:
@@ -69,7 +74,7 @@ def _found(data: Data) -> Iterator[tuple[str, Joined]]:
 
 
 def _length(kind: str, part: Joined) -> int:
-    """Return how long an archive is whose mark is here: of rar, to the end; 0 if there is none."""
+    """Return how long an archive here is: of rar and tar, to the end; 0 if there is none."""
     head = part.read_at(0, 64)
     if len(head) < 32:
         return 0
@@ -80,6 +85,8 @@ def _length(kind: str, part: Joined) -> int:
         length, files, minor, major, folders, count = _CAB.unpack_from(head)
         is_one = (major, minor) == (1, 3) and folders and count and 36 < files < length
         return length if is_one and length <= part.size else 0
+    if kind == "tar":
+        return part.size if is_header(part.read_at(0, BLOCK_BYTES)) else 0
     if kind == "rar":
         crc, block, _, length = _RAR.unpack_from(head, 7)
         block_bytes = part.read_at(9, length - 2) if length > 2 else b""

@@ -67,7 +67,7 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     `whole` says of a file that is here as a whole, and has a mark of this kind, whether it can be
     one at all. `in_tail` is searched for near the end of any file, and among more bytes behind a
     front; the method `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched
-    for behind and in programs.
+    for behind and in programs, and stands `in_programs_at` bytes behind the beginning.
     """
 
     name: str
@@ -82,3 +82,4 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     in_tail: bytes = b""
     ends: tuple[End, ...] = ()
     in_programs: bytes = b""
+    in_programs_at: int = 0

@@ -138,6 +138,8 @@ OPENED = (
             Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
         ),
         "tar:Tar",
+        in_programs=MAGIC,
+        in_programs_at=MAGIC_AT,
     ),
     Kind("gzip", (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),), "compressed:Gzip"),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),
@@ -163,7 +165,7 @@ OPENED = (
         "eml",
         (Mark(ANYWHERE, is_one=_is_mail, may_be=may_hold_mail),),
         "mail:Eml",
-        version=2,
+        version=3,
         hides_end=False,
         # Longer lines are read in pieces, which may be fields.
         whole=lambda content: len(content) >= MAX_LINE_BYTES or can_be_mail(content),

@@ -41,6 +41,10 @@ _MARKS = _STRONG | _WEAK
 _MOST_NAME_BYTES = 300
 #: Names at the beginning of lines behind the first one, as any of those may stand there.
 _names = re.compile(rb"\n([A-Za-z][A-Za-z0-9-]{1,39}+)[ \t]*[:(]").findall
+_first_mark = re.compile(rb"(?im)^(?:" + b"|".join(sorted(_MARKS)) + rb")" + END_OF_NAME).search
+_ENDS = re.compile(rb"\r{0,3}\n\r?|\r")
+#: Of so many lines of a header one may be no field.
+_ODD_SHARE = 4
 _COLON = ord(":")
 #: The first colon stands in so many bytes.
 _BEGIN_BYTES = 1 << 10
@@ -78,11 +82,17 @@ def begins_as_mail(head: bytes) -> bool:
         return may_be_odd_mail(head)
     if can_be_mail(text):
         return True
-    if len(head) < HEAD_BYTES:
-        return False
-    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    # More fields may follow. The last line may be cut off.
-    return all(line[:1] in (b" ", b"\t") or FIELD.match(line) for line in lines[:-1])
+    return len(head) >= HEAD_BYTES and _is_header(text)
+
+
+def _is_header(text: bytes) -> bool:
+    """Return whether lines are fields, up to a cut behind which more may follow.
+
+    Programs pass over some lines that are none.
+    """
+    lines = _ENDS.split(text)[:-1]
+    odd = sum(line[:1] not in (b" ", b"\t") and not FIELD.match(line) for line in lines)
+    return odd * _ODD_SHARE <= len(lines) and b"" not in lines
 
 
 def can_be_mail(content: bytes | memoryview) -> bool:
@@ -131,10 +141,12 @@ def may_be_odd_mail(head: bytes | memoryview) -> bool:
     begin = head if type(head) is bytes else bytes(head[:HEAD_BYTES])
     if begin.find(b"\0", _ODD_BYTES, HEAD_BYTES) >= 0 or _COLON not in begin:
         return False
-    names = _names(begin, 0, HEAD_BYTES)
-    if not names:
-        return False
     begin = begin[:HEAD_BYTES]
-    if _MARKS.isdisjoint(map(bytes.lower, names)) and b"\r" not in begin:
+    text = begin.replace(b"\r", b"\n")
+    if _MARKS.isdisjoint(map(bytes.lower, _names(text))):
         return False  # the first line has no field either, or nobody would ask
-    return can_be_mail(begin)
+    if can_be_mail(begin):
+        return True
+    # Of a long field, all that follows is behind the cut.
+    first = _first_mark(text) if len(begin) >= HEAD_BYTES else None
+    return first is not None and _is_header(begin[first.start() :])

@@ -164,8 +164,8 @@ def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     return look_at(data, len(data), is_all)
 
 
-#: Of each kind whose archives may lie in programs: how one begins.
-IN_PROGRAMS = {kind.name: kind.in_programs for kind in KINDS if kind.in_programs}
+#: Of each kind whose archives may lie in programs: bytes of one, and how far behind its beginning.
+IN_PROGRAMS = {k.name: (k.in_programs, k.in_programs_at) for k in KINDS if k.in_programs}
 #: The bytes that are searched for near the end, each with one of them that no text has.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
@@ -266,7 +266,7 @@ def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bo
         return True
     for offset, count in parts(head, size):
         part = read_at(offset, count)
-        if any(mark in part for mark in IN_PROGRAMS.values()):
+        if any(mark in part for mark, _ in IN_PROGRAMS.values()):
             return True
     return False
 

@@ -9,6 +9,7 @@ as GNU tar reads it, and with its other sizes unless they are large, and is unre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -29,6 +30,10 @@ from hashclient.containers.tarheader import (
 MAX_EXTENDED_BYTES = 8 << 20
 MAX_NAME_BYTES = 64 << 10
 
+#: No path is longer, or has a zero before its end; hardly any has a line end. unar writes what is
+#: not the name of a member as a file.
+_MAX_PATH_BYTES = 4096
+_NO_PATH = re.compile(rb"\n|\0(?!\0*\Z)")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b"x", b"X", b"g"
 _CONTINUED, _LABEL, _SPARSE = b"M", b"V", b"S"
@@ -118,8 +123,11 @@ class Tar:
             if header.size is None:
                 yield Unlisted(header.name, Why.DAMAGED, "tar: an invalid size")
             elif header.kind in (_LONG_NAME, _LONG_LINK):
+                text = source.peek(min(header.size, MAX_NAME_BYTES))
+                if len(text) > _MAX_PATH_BYTES or _NO_PATH.search(text):
+                    yield from _stored(source, header.name, header.size, source.position)
                 area = Area(source, header.size)
-                text = area.take(min(area.size, MAX_NAME_BYTES)).split(b"\0", 1)[0]
+                text = area.take(len(text)).split(b"\0", 1)[0]
                 if header.kind == _LONG_NAME:
                     follows.name = text
                 area.finish()
@@ -226,7 +234,7 @@ def _stored(
     """Yield the next bytes as they stand: 7-Zip and busybox take those of a sparse member so."""
     chunks = source.ahead(size)
     if chunks is None:
-        yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a sparse member of this size")
+        yield Unlisted(name, Why.LIMIT, "tar: programs disagree about a member of this size")
     else:
         yield [Member(name, size, is_exact=False, chunks=chunks, offset=offset)]
 
