@@ -25,18 +25,28 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return Comparison(tmp_path_factory.mktemp("planted"))
 
 
+def missing_of(kind: str) -> set[str]:
+    """Return the programs that are asked about a kind and are not here."""
+    return {name for name in KINDS[kind].programs if PROGRAMS[name].missing}
+
+
+def name_missing(kind: str) -> None:
+    """Say which programs were not asked: the rest of the test has passed."""
+    if missing := missing_of(kind):
+        pytest.skip(f"passed without these, which are not here: {', '.join(sorted(missing))}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_program_extracts_what_is_written_as_usual(kind: str) -> None:
     """A program that is asked in a wrong way would never find a fault of ours."""
     chosen = KINDS[kind]
     recipes: list[Recipe] = [{"as": form} for form in FORMS] if chosen.always else [{}]
-    missing = {name for name in chosen.programs if PROGRAMS[name].missing}
+    missing = missing_of(kind)
     with compare.written([(chosen, recipe) for recipe in recipes]) as cases:
         found = compare.extracting(set(chosen.programs) - missing, cases)
     assert {name for names in found.values() for name in names} | missing == set(chosen.programs)
-    if missing:
-        pytest.skip(f"not here: {', '.join(sorted(missing))}")
+    name_missing(kind)
 
 
 def recipes_found_once() -> Iterator[tuple[str, Recipe, str]]:
@@ -77,3 +87,38 @@ def test_nothing_is_clean_that_a_program_extracts(comparison: Comparison, kind: 
     found = comparison.differences(chosen, [chosen.draw(f"1 {each}") for each in range(number)])
     assert not [each.line() for each in found if not each.is_named]
     assert compare.is_tolerable(found, number)
+    name_missing(kind)
+
+
+@pytest.mark.docs
+def test_each_reason_for_a_difference_stands_in_the_documents() -> None:
+    folder = Path(__file__).parents[2] / "docs/operations"
+    texts = {
+        name: " ".join((folder / f"{name}.md").read_text().split())
+        for name in ("archives-and-mail", "members-of-archives")
+    }
+    assert not [one.why for one in compare.CLEAN if one.why not in texts["archives-and-mail"]]
+    whys = compare.UNREAD_FOR.values()
+    assert not [why for why in whys if why not in texts["members-of-archives"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "programs", "is_named"),
+    [
+        ("cab", {"front": ["picture", 60]}, ["cabextract"], True),
+        ("cab", {"front": ["picture", 60]}, ["cabextract", "bsdtar"], False),
+        ("cab", {"front": ["MZ", 60]}, ["cabextract"], False),
+        ("cab", {"front": ["ELF", 70_000]}, ["cabextract", "7z"], True),
+        ("zip", {"front": ["picture", 60], "behind": ["junk", 5_000]}, ["unzip"], False),
+        ("zip", {"front": ["zeros", 1], "behind": ["junk", 5_000]}, ["unzip"], True),
+        ("mail", {"front": ["text", 60]}, ["munpack"], False),
+        ("mail", {"front": ["text", 600]}, ["munpack"], True),
+        ("mail", {"zero": 600, "planted": 2}, ["munpack"], False),
+        ("cpio", {"edits": [[0.3, "set", 47]], "order": "last"}, ["cpio", "unar"], False),
+    ],
+)
+def test_a_reason_is_that_of_certain_bytes_and_programs(
+    kind: str, recipe: Recipe, programs: list[str], is_named: bool
+) -> None:
+    found = compare.Difference(kind, recipe, compare.LOST, tuple(programs), ())
+    assert found.is_named is is_named
