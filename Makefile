@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check check-deep coverage bench fuzz dist lock clean
+.PHONY: help venv demo test check check-deep coverage bench fuzz mutants dist lock clean
 
 # The caller's environment must not leak into ours, and byte code must be kept: recompiling at
 # every start would cost more than the start.
@@ -24,7 +24,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r name text; do
 	  printf '  make %-10s %s\n' "$$name" "$$text"
 	done
-	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage, bench and fuzz'
+	echo '  Variables: PYTHON=python3.x for .venv, ARGS="..." for demo, test, coverage, bench, fuzz and mutants'
 
 demo: venv ## show the whole tool at work, on dummy files and a provider on loopback
 	@$(BIN)/hashclient demo $(ARGS)
@@ -45,6 +45,7 @@ check: venv ## check format, lint, types, architecture, and that the docs are in
 PYTHONS ?= 3.11 3.12 3.13
 FUZZ_SECONDS ?= 600
 CASES ?= 20000
+MUTANTS ?= 300
 check-deep: check ## run what takes long: all examples, every Python, the wheel, known holes, fuzzing
 	@for version in $(PYTHONS); do
 	  if ! "python$$version" -c '' 2> /dev/null; then
@@ -61,6 +62,7 @@ check-deep: check ## run what takes long: all examples, every Python, the wheel,
 	for kind in $$($(BIN)/python -m fixtures.differential); do
 	  $(BIN)/python -m fixtures.differential "$$kind" --cases $(CASES)
 	done
+	$(MAKE) mutants ARGS="--number $(MUTANTS)"
 	targets=$$($(MAKE) fuzz ARGS=)
 	each=$$(( $(FUZZ_SECONDS) / $$(wc -l <<< "$$targets") + 1 ))
 	for target in $$targets; do
@@ -78,6 +80,12 @@ fuzz: venv ## fuzz a parser, guided by coverage: ARGS="index 60", a target and s
 	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
 	    -r fixtures/fuzz/requirements.lock < /dev/null
 	$(BIN)/python -m fixtures.fuzz $(ARGS)
+
+mutants: venv ## put small faults into modules, and see whether tests notice: ARGS="--number 30"
+	@$(BIN)/python -c 'import cosmic_ray' 2> /dev/null \
+	  || $(BIN)/python -m pip install -q --no-deps --only-binary :all: --require-hashes \
+	    -r fixtures/mutants/requirements.lock < /dev/null
+	$(BIN)/python -m fixtures.mutants $(ARGS)
 
 # The same commit gives the same files: all dates in them are that of the commit.
 dist: venv ## build sdist and wheel into dist/, and try the wheel in an environment of its own
