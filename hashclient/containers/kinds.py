@@ -239,6 +239,7 @@ OPENED = (
         ),
         "libformats:reader",
         version=2,
+        reads=2,
     ),
     Kind("ar", (Mark(0, (b"!<arch>\n",)),), "libformats:reader"),
     Kind("xar", (Mark(0, (b"xar!\0",)),), "libformats:reader"),

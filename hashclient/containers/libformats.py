@@ -6,6 +6,7 @@ directory, and no member of a rar that began in another volume.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from struct import Struct
@@ -157,12 +158,72 @@ class Compress(Filtered):
         yield from super().members(_Cleared(data))
 
 
+#: The headers of cpio in text: lengths of the member and of its name, in hexadecimal or octal.
+_CPIO = re.compile(
+    rb"07070[12](?=[0-9A-Fa-f]{104}).{48}(.{8}).{32}(.{8})|070707(?=[0-7]{70}).{53}(.{6})(.{11})"
+)
+_NEWC_BYTES, _ODC_BYTES, _LAST = 110, 76, b"TRAILER!!!\0"
+
+
+class _Headers:
+    """The bytes of a cpio in text, whose headers are looked at as they pass by.
+
+    libarchive passes over a damaged one, and without a word if it is the last.
+    """
+
+    def __init__(self, data: Stream) -> None:
+        self._data = data
+        self._ahead = b""
+        self._at = 0  # where the next header is, behind what is at hand
+        self._is_over = self._is_text = False
+        self.is_damaged = False
+
+    def read(self, count: int) -> bytes:
+        piece = self._data.read(count)
+        if not self._is_over:
+            self._ahead += piece
+            while not self._is_over and len(self._ahead) >= self._at + _NEWC_BYTES + len(_LAST):
+                self._next()
+            kept = min(self._at, len(self._ahead))
+            self._ahead = self._ahead[kept:]
+            self._at -= kept
+        return piece
+
+    def _next(self) -> None:
+        """Pass over a header, the name and the member; the end is that of all."""
+        found = _CPIO.match(self._ahead, self._at)
+        if found is None:
+            self._is_over = True
+            self.is_damaged = self._is_text or self._ahead.startswith(b"0707", self._at)
+            return
+        self._is_text = True
+        size, name, odc_name, odc_size = found.groups()
+        length = _NEWC_BYTES if size else _ODC_BYTES
+        self._is_over = self._ahead.startswith(_LAST, self._at + length)
+        if size:
+            name_bytes = -(-(length + int(name, 16)) // 4) * 4
+            self._at += name_bytes + -(-int(size, 16) // 4) * 4
+        else:
+            self._at += length + int(odc_name, 8) + int(odc_size, 8)
+
+
+class Cpio(Libarchive):
+    """cpio archives."""
+
+    def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
+        """See `Expander`."""
+        headers = _Headers(data)
+        yield from super().members(headers)
+        if headers.is_damaged:
+            yield Unlisted(b"", Why.DAMAGED, "cpio: a header that is damaged")
+
+
 _READERS: dict[str, Callable[..., Libarchive | Filtered]] = {
     "7zip": partial(SevenZip, seeks=True),
     "rar5": partial(Rar, seeks=True),
     "rar": partial(Rar, seeks=True),
     "cab": Cab,
-    "cpio": partial(Libarchive, is_exact=True),
+    "cpio": partial(Cpio, is_exact=True),
     "ar": partial(Libarchive, is_exact=True),
     "xar": partial(Libarchive, seeks=True),
     "lha": Libarchive,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fixtures import images, others
+from fixtures.differential.kinds import KINDS
 from hashclient.containers import libarchive, udf
 from hashclient.containers.interface import Expander, Unlisted, Why
 from hashclient.containers.registry import Registry
-from tests.opened import Opened, Whole, opened
+from tests.opened import Once, Opened, Whole, opened
 
 pytestmark = pytest.mark.skipif(not libarchive.is_here(), reason="no libarchive")
 
@@ -126,3 +128,16 @@ def test_nothing_is_unlisted_in_whole_archives() -> None:
         found = list(expander(kind).members(Whole(data)))
         assert not [one for one in found if isinstance(one, Unlisted)], kind
         assert opened(expander(kind), data).contents == list(contents.values()), kind
+
+
+@pytest.mark.parametrize("form", ["newc", "odc"])
+def test_a_damaged_header_of_a_cpio_is_unread_wherever_it_stands(form: str) -> None:
+    whole = KINDS["cpio"].bytes_of({"form": form})
+    for data in (whole, whole + bytes(512) + whole, others.cpio_binary_of({"a": BENIGN})):
+        for source in (Whole(data), Once(data, 33)):
+            assert not opened(expander("cpio"), source).unread
+    starts = [found.start() for found in re.finditer(rb"07070[17]", whole)]
+    for at in (starts[1] + 30, starts[2] + 3):
+        damaged = whole[:at] + b"/" + whole[at + 1 :]
+        for source in (Whole(damaged), Once(damaged, 33)):
+            assert Why.DAMAGED in opened(expander("cpio"), source).reasons
