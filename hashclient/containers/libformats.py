@@ -180,13 +180,12 @@ class _Headers:
 
     def read(self, count: int) -> bytes:
         piece = self._data.read(count)
-        if not self._is_over:
-            self._ahead += piece
-            while not self._is_over and len(self._ahead) >= self._at + _NEWC_BYTES + len(_LAST):
-                self._next()
-            kept = min(self._at, len(self._ahead))
-            self._ahead = self._ahead[kept:]
-            self._at -= kept
+        self._ahead += b"" if self._is_over else piece
+        while not self._is_over and len(self._ahead) >= self._at + _NEWC_BYTES + len(_LAST):
+            self._next()
+        kept = min(self._at, len(self._ahead))
+        self._ahead = self._ahead[kept:]
+        self._at -= kept
         return piece
 
     def _next(self) -> None:
