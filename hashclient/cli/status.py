@@ -148,7 +148,8 @@ def _numbers(counts: Mapping[Any, int] | None) -> str | None:
 
 
 def _exception_lines(exceptions: ExceptionsStatus) -> Iterator[str]:
-    yield f"exceptions    {exceptions.standing:,}, {len(exceptions.ending):,} end within a week"
+    verb = "ends" if len(exceptions.ending) == 1 else "end"
+    yield f"exceptions    {exceptions.standing:,}, {len(exceptions.ending):,} {verb} within a week"
     ending = [
         f"  {ruling.id}  ends {for_people(ruling.until)}: {ruling.about}"
         for ruling in exceptions.ending

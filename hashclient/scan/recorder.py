@@ -181,7 +181,10 @@ class RunRecord:
             sign_each = reportable and len(batch.events) <= SIGNED_EACH
             self._log(batch.events, durable=True, sign_each=sign_each)
         if self._decision is not None:
-            self._summary.held += sum(k.record is not None and k.record.held for k in batch.kept)
+            self._summary.held += sum(
+                k.outcome.kind is Kind.MATCH and k.record is not None and k.record.held
+                for k in batch.kept
+            )
         return batch.kept
 
     def keep_counts(self, counts: Sequence[tuple[Recorded, int, list[str]]]) -> None:

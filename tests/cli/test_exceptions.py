@@ -428,7 +428,7 @@ def test_status_and_metrics_warn_a_week_before_the_end(world: Ruled) -> None:
     world.add("base/right")
     shown = world.call("status")
     assert shown.code == 0
-    assert "exceptions    2, 1 end within a week\n" in shown.out
+    assert "exceptions    2, 1 ends within a week\n" in shown.out
     assert f"  {ruling}  ends " in shown.out
     document = json.loads(world.call("status", "--format", "json").out)["exceptions"]
     assert (document["standing"], [one["id"] for one in document["ending"]]) == (2, [ruling])
