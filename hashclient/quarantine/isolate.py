@@ -93,7 +93,7 @@ def take(
        meanwhile.
     6. The sealed copy is on the disk: it was synced, and reads back as written.
     7. The folder gets its document, and then its name, durably.
-    8. The sealing is logged.
+    8. The match is still not withdrawn, and the sealing is logged.
     9. The name of the file is removed, if it still belongs to the sealed file.
     10. A tombstone is put in its place, if one is configured.
     11. The removal is noted in the record, the log and, last, the document.
@@ -273,11 +273,7 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             f"without the seal key it cannot be proven which file matched: {error.message}",
             hint=error.hint,
         ) from error
-    if match.ended is MatchState.WITHDRAWN:
-        raise UsageError(
-            f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
-            hint="`hashclient matches close` ends its story",
-        )
+    _refuse_withdrawn(match)
     if match.ended or not match.in_place:
         raise UsageError(
             f"match {match.id} is not open: it is {match.state}",
@@ -290,6 +286,14 @@ def _check(act: _Act, item: Item | None) -> list[Any]:
             hint="scan the file again",
         )
     return age.parse_recipients(act.room.config.recipients if item is None else item.recipients)
+
+
+def _refuse_withdrawn(match: Match) -> None:
+    if match.ended is MatchState.WITHDRAWN:
+        raise UsageError(
+            f"match {match.id} is withdrawn: the provider does not stand by its entry any more",
+            hint="`hashclient matches close` ends its story",
+        )
 
 
 def _seal(
@@ -336,11 +340,25 @@ def _seal(
         )
         # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
-    yield _sealed(act, item)  # 7, 8
+    yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
     return item
 
 
-def _sealed(act: _Act, item: Item) -> Wait:
+def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:
+    """Return the event of the sealing, which is logged unless the match is withdrawn by then.
+
+    A fetch may withdraw its entry while this file, and those with it, are sealed. Then the file
+    stays in place, and a copy that `is_new` is dropped.
+    """
+
+    def check() -> None:
+        try:
+            _refuse_withdrawn(act.matches.get(item.id))
+        except UsageError:
+            if is_new and act.room.folder(item.id).exists():
+                act.room.drop(item.id)
+            raise
+
     event = act.room.event(
         "quarantine-sealed",
         item,
@@ -351,7 +369,7 @@ def _sealed(act: _Act, item: Item) -> Wait:
         evidence_sha256=item.evidence_sha256,
         evidence_bytes=item.evidence_bytes,
     )
-    return Wait(event, is_named=True)
+    return Wait(event, is_named=True, change=check)
 
 
 def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
@@ -361,7 +379,7 @@ def _resume(act: _Act, item: Item, spot: Spot) -> _Steps:
         OSError: the present state is not known.
     """
     verify_evidence(act.room, item)
-    yield _sealed(act, item)  # 8
+    yield _sealed(act, item, is_new=False)  # 8
     stranded = spot.settle(item.id, lambda held: held.is_seen() and _is_proven(act, item, held))
     with hold_if_there(spot) as held:
         if held is not None and _is_proven(act, item, held):

@@ -68,7 +68,8 @@ def at_once() -> int:
 class Wait(msgspec.Struct, frozen=True):
     """Changes that have to be on the disk before an act goes on, and then their `event` in the log.
 
-    With `is_named`, a folder has got its name. `change` changes the record of matches.
+    With `is_named`, a folder has got its name. `change` changes the record of matches, or refuses
+    to go on because of what is there.
     """
 
     event: Event

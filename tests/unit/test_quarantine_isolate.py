@@ -642,6 +642,35 @@ def test_many_files_share_what_is_written_of_all(
     assert {f.detail for f in ward.verify().values()} == {"whole"}
 
 
+def test_a_withdrawal_while_a_batch_is_sealed_leaves_its_files_in_place(
+    ward: Ward, tmp_path: Path
+) -> None:
+    """The batch was looked at before it was sealed: each match is looked at again."""
+    matches = several(ward, tmp_path, 4)
+    withdrawn = ["e-1", "e-3"]
+
+    def fetch(_bytes: int) -> None:
+        while withdrawn:
+            ward.withdraw(withdrawn.pop())
+
+    with ward.record() as record:
+        quarantine = ward.open(on_bytes=fetch)
+        done = dict(quarantine.take_all([(m.id, None) for m in matches], record, reason="test"))
+    for number, match in enumerate(matches):
+        outcome = done[match.id]
+        if number % 2:
+            assert isinstance(outcome, UsageError)
+            assert "is withdrawn" in outcome.message
+            assert Path(match.path).read_bytes() == b"benign %d" % number
+            assert ward.get(match).state is MatchState.WITHDRAWN
+        else:
+            assert not isinstance(outcome, HashclientError)
+            assert outcome.taken
+            assert not Path(match.path).exists()
+    assert ward.names() == {matches[0].id, matches[2].id}
+    assert ward.events() == ["quarantine-sealed"] * 2 + ["quarantined"] * 2
+
+
 @pytest.mark.parametrize("free", [20, 40])
 def test_few_free_descriptors_are_for_fewer_files_at_once(
     ward: Ward, tmp_path: Path, free: int
