@@ -17,6 +17,7 @@ _MODULES = {
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
     "hashclient.core.version": ("__version__",),
+    "hashclient.scan.options": ("ScanOptions",),
     "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from hashclient.fetch.switch import Fetched
+    from hashclient.scan.options import ScanOptions
     from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
@@ -99,6 +101,7 @@ __all__ = [
     "Outcome",
     "Run",
     "Scan",
+    "ScanOptions",
     "Session",
     "Settings",
     "Source",

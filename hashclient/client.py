@@ -7,7 +7,7 @@ logged and acted upon. `docs/api.md` has examples.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,16 +17,14 @@ from hashclient.session import Session
 if TYPE_CHECKING:
     from hashclient.core.kinds import Verdict
     from hashclient.core.match import Match
-    from hashclient.core.verdict import Summary
-    from hashclient.decisions.exceptions import Exceptions
-    from hashclient.errors import HashclientError, StateError
+    from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.fetch.switch import Fetched
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
-    from hashclient.scan.executors.interface import Executor
     from hashclient.scan.objects.objects import Objects
+    from hashclient.scan.options import ScanOptions
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.streaming import Stream
@@ -104,197 +102,34 @@ class Client:
     def scan(
         self,
         *paths: str | os.PathLike[str],
+        options: ScanOptions | None = None,
         sources: Sequence[Source] = (),
         stream: Stream | None = None,
         objects: Objects | None = None,
-        exclude: Collection[str] = (),
-        one_file_system: bool = False,
-        follow_symlinks: bool = False,
-        sparse: bool = False,
-        all_digests: bool = False,
-        jobs: int | None = None,
-        executor: str | None = None,
-        inventory: bool = True,
-        learn: bool = True,
-        ignore_missing: bool = False,
-        show_clean: bool = False,
-        act: bool = True,
-        quarantine: bool = False,
-        only_tell: bool = False,
-        exceptions: bool = True,
-        members: bool = True,
-        verify_sizes: bool = False,
-        passwords: Sequence[bytes] = (),
         lists: OpenLists | None = None,
-        brief: bool = False,
         front: FrontEnd | None = None,
     ) -> Scan:
         """Check files and trees; return the run, which works while the caller iterates over it.
 
-        `paths` are files and trees, to which the options apply. Inputs from `sources` come after
-        them, then `objects`, which are in buckets; `stream` is read once, before all others. Clean
-        files are counted, and yielded only with `show_clean`. With `act`, the policy's actions are
-        done about each match; with `quarantine`, every match is isolated, too; with `only_tell`,
-        nothing is done, and outcomes say what would be done. Without `exceptions`, what people have
-        excepted is a match all the same. With `all_digests`, all digests that
-        the lists have are computed for each file, not only the cheapest. Without `inventory`, every
-        file is read, even if it is known or believed unchanged; without `learn`, the inventory is
-        neither read nor written. With `ignore_missing`, a file that is not there is skipped, not
-        unread. `jobs` is the number of worker processes, by default one for each
-        processor, and more while they wait for storage; with 0 all work is done in this process,
-        which is slower and does not fork. With `executor`, other machines check the files:
-        `dask://HOST:PORT`, or `local-cluster:N` for a trial; outcomes then have no digests. With
-        `members`, members of archives and mail are checked, too; `verify_sizes` also reads members
-        whose claimed size no entry has, and `passwords` are tried on encrypted members. `lists` are
-        the lists to compare with, by default those that should be
-        here. With `brief`, the log has one record of the run, a `watch-look`, in place of two.
+        `paths` are files and trees. Inputs from `sources` come after them, then `objects`, which
+        are in buckets; `stream` is read once, before all others. `options` say how files are
+        checked, and what is done about matches. `lists` are the lists to compare with, by default
+        those that should be here.
 
         Raises:
-            UsageError: there is nothing to check.
+            UsageError: there is nothing to check, or options contradict each other.
             StateError: no list can be used.
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
-        from hashclient.core.verdict import Summary
-        from hashclient.decisions.interface import as_it_is
-        from hashclient.scan.accept import accepting, ignoring_missing
-        from hashclient.scan.engine import Progress, scan
-        from hashclient.scan.executors.inline import Inline
-        from hashclient.scan.members import container_options
-        from hashclient.scan.memory import Memory
-        from hashclient.scan.pipeline import FrontEnd, Scan
-        from hashclient.scan.place import InventoryPlace
-        from hashclient.scan.recorder import RunRecord
-        from hashclient.scan.sources.frontier import WalkOptions
-        from hashclient.scan.sources.mounts import Mounts
-        from hashclient.scan.sources.several import Several
-        from hashclient.scan.sources.trees import Trees
-        from hashclient.scan.whereabouts import Whereabouts
+        from hashclient.scan.options import ScanOptions
+        from hashclient.scan.start import Inputs, start_scan
 
-        if not paths and not sources and stream is None and objects is None:
-            raise UsageError("nothing to scan", hint="give a path")
-        front = front or FrontEnd()
-        observer = front.observer
-        session, names = self.session, [os.fspath(path) for path in paths]
-        state_dir = session.settings.state_dir
-        lists = lists or session.open_lists()
-        key_id = lists.sealer.key_id
-        summary = Summary(lists=lists.states, missing=lists.missing)
-        progress = Progress(summary)
-        mounts = Mounts(
-            state_dir, on_failure=observer.failed, on_change=observer.file_system_changed
-        )
-        if mounts.unknown is not None:
-            summary.fail(mounts.unknown)
-        memory = Memory()
-        place = None
-        if learn:
-            reread_days = session.settings.config.inventory.reread_days
-            place = InventoryPlace(state_dir, key_id, reread_days)
-            memory = Memory(place, use=inventory, on_failure=observer.failed)
-        containers = (
-            container_options(
-                session.settings.config.containers,
-                observer.noticed,
-                passwords,
-                verify_sizes=verify_sizes,
-            )
-            if members
-            else None
-        )
-        options = WalkOptions(tuple(exclude), one_file_system, follow_symlinks)
-        trees = Trees(names, options, mounts)
-        runs_at: Executor | None = Inline() if jobs == 0 else None
-        if executor is not None:
-            from hashclient.scan.cluster.address import parse_executor
-
-            where = parse_executor(executor, session.settings.config.cluster)
-            if where is not None:
-                if follow_symlinks:
-                    raise UsageError(
-                        "a cluster follows no links: a link may lead elsewhere on another machine",
-                        hint="give the targets as PATH, or let processes of this machine check the"
-                        " files",
-                    )
-                if jobs is not None:
-                    raise UsageError(
-                        "the workers of a cluster are as many as were started",
-                        hint="leave out the number of jobs, or let processes of this machine check"
-                        " the files",
-                    )
-                from hashclient.scan.cluster.assembly import on_cluster
-                from hashclient.scan.cluster.trees import ClusterTrees
-
-                trees = ClusterTrees(names, options, mounts)
-                runs_at = on_cluster(
-                    where,
-                    session,
-                    lists,
-                    trees,
-                    exclude=options.exclude,
-                    keep_clean=show_clean,
-                    sparse=sparse,
-                    all_digests=all_digests,
-                    learn=learn,
-                    inventory=place if inventory else None,
-                    containers=containers,
-                    objects_follow=objects is not None,
-                    on_notice=observer.noticed,
-                )
-                if objects is not None:
-                    objects.check_at(runs_at)
-        accept = accepting(session.settings.config.accept, session.now().date())
-        rule = as_it_is
-        if exceptions:
-            ruler = self._exceptions(lists, summary, front)
-            lists, rule = ruler.lists, ruler.rule
-        missing = ignoring_missing if ignore_missing else as_it_is
-        source = Several([trees, *sources])
-        outcomes = scan(
-            source,
+        return start_scan(
+            self.session,
+            Inputs([os.fspath(path) for path in paths], sources, stream, objects),
+            options or ScanOptions(),
             lists,
-            progress,
-            again=trees.again(),
-            jobs=jobs,
-            executor=runs_at,
-            keep_clean=show_clean,
-            sparse=sparse,
-            all_digests=all_digests,
-            memory=memory,
-            stream=stream,
-            objects=objects,
-            containers=containers,
-            accept=lambda o: rule(missing(accept(o))),
-        )
-        responder = None
-        if only_tell or (act and (quarantine or session.settings.config.policy)):
-            from hashclient.scan.actions import Responder
-
-            responder = Responder(
-                session, lists.states, quarantine_all=quarantine, only_tell=only_tell
-            )
-        recorder = RunRecord(
-            session,
-            "watch-look" if brief else "scan",
-            summary,
-            key_id,
-            on_failure=observer.failed,
-            places_of=Whereabouts(mounts).of,
-            decision=None if responder is None else responder.decision,
-            brief=brief,
-        )
-        return Scan(
-            outcomes,
-            recorder,
-            progress,
-            mounts,
-            trees.coverage,
-            arguments=[
-                *([] if stream is None else ["-"]),
-                *source.arguments,
-                *([] if objects is None else objects.arguments),
-            ],
-            actions=responder,
-            front=front,
+            front,
         )
 
     def lookup(
@@ -325,7 +160,7 @@ class Client:
         from hashclient.core.verdict import Summary
         from hashclient.decisions.interface import as_it_is
         from hashclient.scan.lookup import batches_of, lookup
-        from hashclient.scan.pipeline import FrontEnd, Run
+        from hashclient.scan.pipeline import FrontEnd, Run, exceptions_of
         from hashclient.scan.recorder import RunRecord
 
         if not digests and not files:
@@ -337,9 +172,17 @@ class Client:
         summary = Summary(lists=lists.states, missing=lists.missing, gaps_accepted=accept_gaps)
         batches = batches_of(digests, names, stdin, observer.failed, reading)
         key_id = lists.sealer.key_id
-        rule = self._exceptions(lists, summary, front).rule if exceptions else as_it_is
+        rule = as_it_is
+        if exceptions:
+            rule = exceptions_of(self.session, lists, summary, observer).rule
         return Run(
-            lookup(batches, lists, summary, keep_clean=show_clean, rule=rule),
+            lookup(
+                batches,
+                lists,
+                summary,
+                keep_clean=show_clean,
+                rule=rule,
+            ),
             RunRecord(self.session, "lookup", summary, key_id, on_failure=observer.failed),
             summary,
             arguments=[f"{len(digests)} digests", *names],
@@ -380,19 +223,6 @@ class Client:
         with Matches(self.session.settings.state_dir, create=False) as record:
             return [*review(self.session, record, match_ids, made)]
 
-    def _exceptions(self, lists: OpenLists, summary: Summary, front: FrontEnd) -> Exceptions:
-        """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
-
-        Matches that would be excepted are matches then.
-        """
-        from hashclient.decisions.exceptions import Exceptions
-
-        def failed(error: StateError) -> None:
-            summary.fail(error)
-            front.observer.failed(error)
-
-        return Exceptions(self.session.settings.layout, lists, self.session.now, failed)
-
     def status(self, *, verify: bool = False) -> Status:
         """Return the state of everything in the state directory; nothing is fetched.
 
@@ -411,14 +241,13 @@ class Client:
 
 
 def _session_of(state_dir: Path) -> Session:
-    from hashclient.config import COMMAND_TABLES, resolve_settings
+    from hashclient.config import resolve_settings
 
     return Session(
         resolve_settings(
             state_dir=state_dir,
             config_path=None,
             seal_key_file=None,
-            command_names=COMMAND_TABLES,
             environ=os.environ,
         )
     )

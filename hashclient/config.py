@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -42,17 +42,12 @@ from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
 from hashclient.system.layout import Layout
 from hashclient.system.text import excerpt, printable
 
+_Kind = TypeVar("_Kind")
+
 CONFIG_NAME = "config.toml"
-#: Tables of config.toml with defaults of commands; they do not apply to programs.
+#: The commands that have a table of config.toml, with defaults of their options; these do not apply
+#: to programs.
 COMMAND_TABLES = frozenset({"init", "fetch", "status", "scan", "lookup", "watch", "serve"})
-#: A cap, since one fetch may have to try all of them.
-MAX_MIRRORS = 16
-#: Ten years: a longer time is a mistake, and its dates may be out of range.
-MAX_GRACE_HOURS = 87_600
-#: A hundred years, for the same reason.
-MAX_RETENTION_DAYS = 36_500
-#: The longest time for which the inventory may believe a file unchanged without proof.
-MAX_REREAD_DAYS = 3_650
 
 #: The hint where no recipient is configured.
 HINT_RECIPIENTS = (
@@ -60,40 +55,13 @@ HINT_RECIPIENTS = (
     " quarantine add-recipient` names the public one here"
 )
 
-#: The allowed ranges of numbers, both ends included.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "grace_hours": (0, MAX_GRACE_HOURS),
-    "max_set_aside": (0, 1_000),
-    "timeout_s": (0.05, 3600),
-    "min_rate_kib_s": (0.05, 1_000_000),
-    "attempts": (1, 20),
-    "depth": (1, 100),
-    "members": (1, 10_000_000),
-    "bytes_out": (1, 2**62),
-    "ratio": (1, 10_000_000),
-    "time_s": (1, 86_400),
-    "memory_mib": (64, 65_536),
-    "matches_days": (1, MAX_RETENTION_DAYS),
-    "inventory_days": (1, MAX_RETENTION_DAYS),
-    "audit_mib": (0, 1_000_000),
-    "per_entry": (0, 1_000_000_000),
-    "per_day": (0, 1_000_000_000),
-    "people": (1, 2),
-    "share": (0, 1),
-}
-
-
 #: Renamed keys, whose old names still work: the place of the old key in the file (`*` stands for
 #: any name), and the new key, in the same table.
 RENAMED: Mapping[tuple[str, ...], str] = {}
 
 
-class Config(msgspec.Struct, frozen=True):
-    """The content of `config.toml`.
-
-    `commands` holds the tables named after commands, unchecked; `notes` says which parts of the
-    file should be changed.
-    """
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tables of `config.toml`, besides those of commands."""
 
     state_dir: str | None = None
     seal_key_file: str | None = None
@@ -103,12 +71,21 @@ class Config(msgspec.Struct, frozen=True):
     inventory: InventoryConfig = InventoryConfig()
     report: ReportConfig = ReportConfig()
     keep: KeepConfig = KeepConfig()
-    notices: NoticesConfig = NoticesConfig()
-    containers: ContainersConfig = ContainersConfig()
-    accept: tuple[AcceptRule, ...] = ()
     objects: dict[str, ObjectsConfig] = {}
     cluster: ClusterConfig = ClusterConfig()
+    notices: NoticesConfig = NoticesConfig()
     brake: BrakeConfig = BrakeConfig()
+
+
+class Config(_Document, frozen=True):
+    """The content of `config.toml`.
+
+    `commands` holds the tables named after commands, unchecked, without `containers` and `accept`
+    of `scan`; `notes` says which parts of the file should be changed.
+    """
+
+    containers: ContainersConfig = ContainersConfig()
+    accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
     notes: tuple[str, ...] = ()
 
@@ -122,21 +99,6 @@ class _Scan(msgspec.Struct, frozen=True):
 
 class _Scans(msgspec.Struct, frozen=True):
     scan: _Scan = _Scan()
-
-
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    state_dir: str | None = None
-    seal_key_file: str | None = None
-    providers: dict[str, ProviderConfig] = {}
-    policy: tuple[PolicyRule, ...] = ()
-    quarantine: QuarantineConfig = QuarantineConfig()
-    inventory: InventoryConfig = InventoryConfig()
-    report: ReportConfig = ReportConfig()
-    keep: KeepConfig = KeepConfig()
-    objects: dict[str, ObjectsConfig] = {}
-    cluster: ClusterConfig = ClusterConfig()
-    notices: NoticesConfig = NoticesConfig()
-    brake: BrakeConfig = BrakeConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -190,7 +152,6 @@ def resolve_settings(
     state_dir: Path | None,
     config_path: Path | None,
     seal_key_file: Path | None,
-    command_names: frozenset[str],
     environ: Mapping[str, str],
     config_must_exist: bool = True,
     complete: bool = True,
@@ -213,12 +174,10 @@ def resolve_settings(
     where = config_path or (state_dir or _default_config_dir(environ)) / CONFIG_NAME
     refuse(where, "configuration")
     if config_path is not None:
-        config = load_config(
-            config_path, command_names, must_exist=config_must_exist, complete=complete
-        )
+        config = load_config(config_path, must_exist=config_must_exist, complete=complete)
     else:
         config_path = (state_dir or _default_config_dir(environ)) / CONFIG_NAME
-        config = load_config(config_path, command_names, must_exist=False, complete=complete)
+        config = load_config(config_path, must_exist=False, complete=complete)
     if state_dir is None:
         state_dir = (
             user_path(config.state_dir)
@@ -257,9 +216,7 @@ def _xdg_dir(value: str, default: str) -> Path:
     return user_path(value if value.startswith("/") else default) / "hashclient"
 
 
-def load_config(
-    path: Path, command_names: frozenset[str], *, must_exist: bool, complete: bool = True
-) -> Config:
+def load_config(path: Path, *, must_exist: bool, complete: bool = True) -> Config:
     """Read and check `config.toml`.
 
     Raises:
@@ -282,12 +239,11 @@ def load_config(
         raise ConfigError(
             f"configuration {printable(path)} is not UTF-8", hint="save it as UTF-8"
         ) from error
-    return parse_config(text, command_names, printable(path), complete=complete)
+    return parse_config(text, printable(path), complete=complete)
 
 
 def parse_config(
     text: str,
-    command_names: frozenset[str],
     where: str,
     *,
     version: str = __version__,
@@ -310,60 +266,39 @@ def parse_config(
         for place, name in RENAMED.items()
         for note in _rename(document, place, name, f"configuration {where}")
     ]
-    commands = {name: document.pop(name) for name in sorted(command_names & document.keys())}
+    commands = {name: document.pop(name) for name in sorted(COMMAND_TABLES & document.keys())}
     for name, table in commands.items():
         if not isinstance(table, dict):
             raise _not_valid(where, wrong_type(name, "at the top", "a table", table))
     for name in document.keys() - set(_Document.__struct_fields__):
-        known_here = [*_Document.__struct_fields__, *command_names, KEY]
+        known_here = [*_Document.__struct_fields__, *COMMAND_TABLES, KEY]
         raise _not_valid(where, unknown_key(name, known_here, "at the top"))
     table = commands.get("scan", {})
     tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}
-    try:
-        scan = msgspec.convert(tables, _Scans).scan
-    except ValueError as error:
-        raise _not_valid(where, find_fault(tables, _Scans) or Fault(excerpt(error))) from error
-    try:
-        known = msgspec.convert(document, _Document)
-    except (ValueError, RecursionError) as error:
-        raise _not_valid(where, find_fault(document, _Document) or Fault(excerpt(error))) from error
+    scan = _converted(tables, _Scans, where).scan
+    known = _converted(document, _Document, where)
     for name, provider in known.providers.items():
         if not is_name(name):
             raise ConfigError(f"configuration {where}: {name!r} cannot name a provider")
-        _check_ranges(provider, f"configuration {where}", f"provider {name}")
-        if provider.max_churn is not None and not provider.max_churn > 0:
-            raise ConfigError(
-                f"configuration {where}: max_churn of provider {name} is not above zero"
-            )
-        if len(provider.mirrors) > MAX_MIRRORS:
-            raise ConfigError(
-                f"configuration {where}: provider {name} has more than {MAX_MIRRORS} mirrors"
-            )
         for list_name in provider.lists or ():
             if not is_name(list_name):
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     for name in known.objects:
         _check_bucket(name, f"configuration {where}")
     _check_way_out(known, f"configuration {where}", complete=complete)
-    _check_ranges(scan.containers, f"configuration {where}", "scan.containers")
     return Config(
-        known.state_dir,
-        known.seal_key_file,
-        known.providers,
-        known.policy,
-        known.quarantine,
-        known.inventory,
-        known.report,
-        known.keep,
-        known.notices,
-        scan.containers,
-        scan.accept,
-        known.objects,
-        known.cluster,
-        known.brake,
-        commands,
-        tuple(notes),
+        **msgspec.structs.asdict(known),
+        **msgspec.structs.asdict(scan),
+        commands=commands,
+        notes=tuple(notes),
     )
+
+
+def _converted(document: dict[str, Any], kind: type[_Kind], where: str) -> _Kind:
+    try:
+        return msgspec.convert(document, kind)
+    except (ValueError, RecursionError) as error:
+        raise _not_valid(where, find_fault(document, kind) or Fault(excerpt(error))) from error
 
 
 def _not_valid(where: str, fault: Fault) -> ConfigError:
@@ -391,15 +326,6 @@ def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator
             yield from _rename(table.get(inner), below, name, where)
 
 
-def _check_ranges(table: msgspec.Struct, where: str, owner: str) -> None:
-    for key in _RANGES.keys() & set(table.__struct_fields__):
-        low, high = _RANGES[key]
-        value = getattr(table, key)
-        # NaN fails every comparison.
-        if value is not None and not low <= value <= high:
-            raise ConfigError(f"{where}: {key} of {owner} is not from {low:g} to {high:g}")
-
-
 def _check_bucket(name: str, where: str) -> None:
     """Check that a table of [objects] is of a bucket: one of a prefix would count nowhere."""
     try:
@@ -416,25 +342,14 @@ def _check_bucket(name: str, where: str) -> None:
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:
     """Check the tables for the handling of matches."""
     actions = {action for rule in known.policy for action in rule.actions}
-    days = known.quarantine.retention_days
-    if days is not None and not 0 <= days <= MAX_RETENTION_DAYS:
-        raise ConfigError(
-            f"{where}: retention_days of quarantine is not from 0 to {MAX_RETENTION_DAYS}"
-        )
-    if not 0 <= known.inventory.reread_days <= MAX_REREAD_DAYS:
-        raise ConfigError(f"{where}: reread_days of inventory is not from 0 to {MAX_REREAD_DAYS}")
-    _check_ranges(known.keep, where, "keep")
-    _check_ranges(known.brake, where, "brake")
-    _check_ranges(known.report, where, "report")
     if complete and Action.QUARANTINE in actions and not known.quarantine.recipients:
         raise ConfigError(
             f"{where}: a policy asks for quarantine, but recipients of quarantine are not set",
             hint=HINT_RECIPIENTS,
         )
-    for name, destination in known.report.to.items():
+    for name in known.report.to:
         if not is_name(name):
             raise ConfigError(f"{where}: {name!r} cannot name a destination of reports")
-        _check_ranges(destination, where, f"destination {name}")
     if known.report.after is None and known.report.share != 1:
         raise ConfigError(
             f"{where}: share of report is for reviews, and none is asked for",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+import click
 
 from hashclient.cli.app import App
-from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.cli.gathered import gathered, negative
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
+    from hashclient.core.objecturi import ObjectUri
     from hashclient.scan.objects.objects import Objects
+    from hashclient.scan.options import ScanOptions
 
 #: Bytes of disk for objects that may be containers, until they are opened.
 SPOOL_BYTES = 4 << 30
@@ -24,6 +26,8 @@ def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri,
     Raises:
         UsageError: a URI is wrong.
     """
+    from hashclient.core.objecturi import is_object_uri, parse_uri
+
     files = tuple(path for path in paths if not is_object_uri(path))
     return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
 
@@ -37,14 +41,17 @@ def _is_installed(library: str) -> bool:
         return False
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """The request: objects, whether they are read, which versions, and where to go on."""
+class Asked(NamedTuple):
+    """The request: objects, whether they are read, which versions, and where to go on.
 
-    uris: tuple[ObjectUri, ...]
+    The URIs are among the paths of the command.
+    """
+
     reads: bool
     all_versions: bool
+    report: str | None
     resume: str | None
-    report: str | None = None
+    uris: tuple[ObjectUri, ...] = ()
 
     @property
     def texts(self) -> list[str]:
@@ -92,10 +99,10 @@ class Asked(msgspec.Struct, frozen=True):
                 "--resume is about one URI", hint="give the URI of the interrupted scan"
             )
 
-    def objects(self, app: App, jobs: int | None, key_id: str, *, use: bool) -> Objects | None:
+    def objects(self, app: App, options: ScanOptions, key_id: str) -> Objects | None:
         """Return the scan of the objects, None if there are none.
 
-        The inventory, whose tags are sealed under the key `key_id`, is asked with `use` only.
+        The tags of the inventory are sealed under the key `key_id`.
 
         Raises:
             UsageError: the token is for something else, or a library is missing.
@@ -125,11 +132,41 @@ class Asked(msgspec.Struct, frozen=True):
         config = settings.config
         reread_days = config.inventory.reread_days
         place = InventoryPlace(settings.state_dir, key_id, reread_days)
-        memory = ObjectMemory(place, reread_days) if use else None
+        memory = ObjectMemory(place, reread_days) if options.inventory else None
 
         def trusts(bucket: str) -> bool:
             known = config.objects.get(bucket)
             return known is not None and known.trust_etag
 
-        tools = Tools(spool, memory, True, trusts, jobs or READERS)
+        tools = Tools(spool, memory, True, trusts, options.jobs or READERS)
         return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)
+
+
+object_options = gathered(
+    "asked",
+    Asked,
+    negative(
+        "read",
+        "reads",
+        help="Read no object: one that is not decided by its size or a trusted digest of its store"
+        " is unread.",
+    ),
+    click.option(
+        "--all-versions",
+        is_flag=True,
+        help="Check every version of each object, not the latest alone; for S3.",
+    ),
+    click.option(
+        "--inventory-report",
+        "report",
+        metavar="REPORT",
+        help="Check the objects that REPORT names instead of a listing: the manifest.json of an S3"
+        " Inventory, as path or URI, or a Parquet or CSV file with columns key and size, and"
+        " perhaps etag and version.",
+    ),
+    click.option(
+        "--resume",
+        metavar="TOKEN",
+        help="Continue a listing of objects that ended early, after the objects checked then.",
+    ),
+)

@@ -45,7 +45,6 @@ def _state_dir(context: click.Context) -> Path:
         state_dir=path("state_dir"),
         config_path=path("config_path"),
         seal_key_file=None,
-        command_names=frozenset(),
         environ=os.environ,
         complete=False,
         config_must_exist=False,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
 from hashclient.cli.app import App, pass_app
 from hashclient.cli.early import load_numpy
+from hashclient.cli.gathered import OutcomeOptions, declared, outcome_options
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
-from hashclient.cli.options import no_exceptions_option, outcome_options
 from hashclient.errors import ExitCode, UsageError
+from hashclient.scan.options import ScanOptions
 
 
 @click.command("lookup")
@@ -32,7 +32,7 @@ from hashclient.errors import ExitCode, UsageError
     help="Count inputs as clean that cannot be decided, since entries lack such digests. They are"
     " still named.",
 )
-@no_exceptions_option
+@declared(ScanOptions, "exceptions")
 @reading_options
 @outcome_options("text", "jsonl", "csv", digests="digests that were given")
 @pass_app
@@ -41,13 +41,10 @@ def command(
     digests: tuple[str, ...],
     sources: tuple[str, ...],
     accept_gaps: bool,
-    no_exceptions: bool,
+    exceptions: bool,
     where: str | None,
     columns: tuple[str, ...],
-    output_format: str,
-    output: Path | None,
-    show_all: bool,
-    show_digests: bool,
+    written: OutcomeOptions,
 ) -> ExitCode:
     """Check digests that were computed elsewhere.
 
@@ -81,22 +78,14 @@ def command(
             "nothing to look up", hint="give digests as arguments, or a file of them with --from"
         )
     reading = make_reading(where, columns, all_rows=True)
-    output_of_run = RunOutput(
-        app,
-        "lookup",
-        output_format,
-        output,
-        show_digests=show_digests,
-        show_all=show_all,
-        paths=sources,
-    )
+    output_of_run = RunOutput(app, "lookup", written, sources)
     run = Client(app.session).lookup(
         *digests,
         files=sources,
         stdin=sys.stdin.buffer,
         accept_gaps=accept_gaps,
-        show_clean=show_all,
-        exceptions=not no_exceptions,
+        show_clean=written.show_all,
+        exceptions=exceptions,
         lists=load_lists(app),
         front=output_of_run.front,
         reading=reading,

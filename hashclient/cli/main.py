@@ -40,14 +40,6 @@ if TYPE_CHECKING:
 
     from hashclient.config import Settings
 
-#: Commands that take no defaults from config.toml.
-WITHOUT_DEFAULTS = frozenset(
-    {
-        *("audit", "demo", "exceptions", "feedback", "inventory", "matches", "notices"),
-        *("provider", "quarantine", "report"),
-    }
-)
-
 #: Command name to module; each module has a click command called `command`. In order of use.
 COMMANDS = {
     "init": "hashclient.cli.init",
@@ -277,7 +269,6 @@ def cli(
             state_dir=_path(state_dir),
             config_path=_path(config_path),
             seal_key_file=_path(seal_key_file),
-            command_names=frozenset(COMMANDS) - WITHOUT_DEFAULTS,
             environ=os.environ,
             # `init` makes the file.
             config_must_exist=ctx.invoked_subcommand != "init",
@@ -296,7 +287,9 @@ def cli(
     if not {"-h", "--help"}.isdisjoint(words):
         return
     _warn_of_variables(ctx, app, words)
-    if name not in WITHOUT_DEFAULTS:
+    from hashclient.config import COMMAND_TABLES
+
+    if name in COMMAND_TABLES:
         ctx.default_map = _command_defaults(ctx.obj, name, command)
         if ctx.default_map:  # the output file may be one of them
             process.output.prepare(ctx, name, command, words)

@@ -14,19 +14,19 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from hashclient.cli.app import App, existing_path, format_option
+from hashclient.cli.app import App, existing_path
 from hashclient.errors import UsageError
 
 FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 
 
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def together(*options: Callable[[Any], Any]) -> Callable[[_Decorated], _Decorated]:
+def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
     """Return one decorator for several options, which are in the help in this order."""
 
-    def add(function: _Decorated) -> _Decorated:
+    def add(function: Decorated) -> Decorated:
         for option in reversed(options):
             function = option(function)
         return function
@@ -40,29 +40,6 @@ output_option = click.option(
     type=existing_path(dir_okay=False),
     help="Write the output to FILE instead of stdout.",
 )
-
-
-def outcome_options(
-    *formats: str, digests: str = "computed digests"
-) -> Callable[[_Decorated], _Decorated]:
-    """Return a decorator that adds the options that say how outcomes are written.
-
-    `digests` says which digests an outcome has.
-    """
-    return together(
-        format_option(*formats, help=FORMAT_HELP),
-        output_option,
-        click.option(
-            "--show-all",
-            is_flag=True,
-            help="Write clean and skipped inputs too, one by one.",
-        ),
-        click.option(
-            "--show-digests",
-            is_flag=True,
-            help=f"Add the {digests} to each line.",
-        ),
-    )
 
 
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str | None) -> str | None:
@@ -84,13 +61,6 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
         callback=_not_blank,
         **default,
     )
-
-
-no_exceptions_option = click.option(
-    "--no-exceptions",
-    is_flag=True,
-    help="A file that `exceptions` excepts is a match all the same.",
-)
 
 
 def refuse_before_command(ctx: click.Context) -> None:

@@ -106,14 +106,14 @@ def _edited(app: App, *keys: str) -> tuple[str, str]:
     Raises:
         ConfigError: it cannot be read, or the keys must be added by hand.
     """
-    from hashclient.config import COMMAND_TABLES, parse_config
+    from hashclient.config import parse_config
     from hashclient.configfile.edit import read_config_text, with_recipient
 
     path = app.settings_to_edit().config_path
     before = after = read_config_text(path)
     for key in keys:
         after = with_recipient(after, key, printable(path))
-    config = parse_config(after, COMMAND_TABLES, printable(path), complete=False)
+    config = parse_config(after, printable(path), complete=False)
     if not set(keys) <= set(config.quarantine.recipients):
         raise ConfigError(
             f"a table below [since] outranks `recipients` of configuration {printable(path)}",

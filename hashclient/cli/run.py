@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
@@ -25,6 +24,7 @@ from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people
 
 if TYPE_CHECKING:
+    from hashclient.cli.gathered import OutcomeOptions
     from hashclient.cli.sorter import Sorter
     from hashclient.config import Settings
     from hashclient.core.model import Handled
@@ -88,33 +88,26 @@ class RunOutput(Observer):
         self,
         app: App,
         command: str,
-        output_format: str,
-        output: Path | None,
-        *,
-        show_digests: bool,
-        show_all: bool,
+        options: OutcomeOptions,
         paths: Sequence[str] = (),
-        sort: bool = False,
     ) -> None:
-        """Write to the file `output`, or to stdout.
-
-        `paths` are those that the command was given. With `sort`, outcomes come by path.
-        """
+        """Write as `options` say; `paths` are those that the command was given."""
         from hashclient.formats.interface import DOCUMENTS, Context, formatter
 
         about = app.session.invocation(paths)
         self._app = app
-        self._output = output
-        self._is_text = output_format == "text"
-        self._has_colour = self._is_text and output is None and app.has_colour()
-        self._written = formatter(output_format, Context(command, app.now(), show_digests, about))
+        self._output = options.output
+        self._is_text = options.output_format == "text"
+        self._has_colour = self._is_text and options.output is None and app.has_colour()
+        context = Context(command, app.now(), options.show_digests, about)
+        self._written = formatter(options.output_format, context)
         self._sorter: Sorter | None = None
-        if sort:
+        if options.sort:
             from hashclient.cli.sorter import Sorter  # brings SQLite
 
-            self._sorter = Sorter(keep_digests=show_digests)
-        self._again = None if output_format in DOCUMENTS else self._written.begin
-        self._show_all = show_all
+            self._sorter = Sorter(keep_digests=options.show_digests)
+        self._again = None if options.output_format in DOCUMENTS else self._written.begin
+        self._show_all = options.show_all
         self._signals = Signals()
         #: The data of the front end that a run needs.
         self.front = FrontEnd(self._signals, self, STOPS)

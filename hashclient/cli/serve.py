@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import DURATION, no_exceptions_option
+from hashclient.cli.gathered import declared
+from hashclient.cli.options import DURATION
 from hashclient.errors import UsageError
+from hashclient.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +145,7 @@ if TYPE_CHECKING:
     " a stream without room has no verdict.",
 )
 @click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
-@no_exceptions_option
+@declared(ScanOptions, "exceptions")
 @format_option("text", "json", help="How to print the addresses when it is ready.")
 @pass_app
 def command(
@@ -166,7 +168,7 @@ def command(
     no_members: bool,
     spool_mib: int,
     no_actions: bool,
-    no_exceptions: bool,
+    exceptions: bool,
     output_format: str,
 ) -> None:
     """Check content for programs that speak clamd's protocol.
@@ -188,7 +190,7 @@ def command(
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
     from hashclient.daemon.options import NoVerdict, Options, Paths, kept_bytes, parse_address
-    from hashclient.scan.engine import default_jobs
+    from hashclient.scan.executors.here import default_jobs
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
     asked = None if metrics is None else _metrics_address(metrics)
@@ -211,7 +213,7 @@ def command(
             user_share=user_share,
             kept_bytes=kept_bytes(processes),
             act=not no_actions,
-            exceptions=not no_exceptions,
+            exceptions=exceptions,
             containers=None if no_members else opening(app.settings.config, stream_s, app.warn),
             spool_bytes=spool_mib << 20,
         ),

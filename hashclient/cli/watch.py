@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.options import DURATION, no_exceptions_option, refuse_lost_directory
+from hashclient.cli.gathered import declared_options
+from hashclient.cli.options import DURATION, refuse_lost_directory
 from hashclient.errors import ExitCode
+from hashclient.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from hashclient.core.verdict import Summary
@@ -33,15 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Check everything at this interval, since the kernel does not report every change.",
 )
-@click.option(
-    "--exclude",
-    metavar="GLOB",
-    multiple=True,
-    help="Skip names that match; with a slash, paths that match. Can be given several times.",
-)
-@click.option("--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes. [default: CPUs]")
-@click.option("--no-actions", is_flag=True, help="Record matches only, whatever the policy says.")
-@no_exceptions_option
+@declared_options(ScanOptions, "exclude", "jobs", "actions", "exceptions")
 @format_option("text", "jsonl")
 @pass_app
 def command(
@@ -49,10 +43,7 @@ def command(
     paths: tuple[str, ...],
     settle: float,
     rescan_every: float,
-    exclude: tuple[str, ...],
-    jobs: int | None,
-    no_actions: bool,
-    no_exceptions: bool,
+    options: ScanOptions,
     output_format: str,
 ) -> ExitCode:
     """Check files at once when they are written or moved to folders.
@@ -112,10 +103,7 @@ def command(
         paths,
         settle_s=settle,
         rescan_s=rescan_every,
-        jobs=jobs,
-        exclude=exclude,
-        act=not no_actions,
-        exceptions=not no_exceptions,
+        options=options,
         on_outcome=lambda handled: app.out(written.outcome(handled) or ""),
         on_failure=failed,
         on_scan=scanned,

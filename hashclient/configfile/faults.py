@@ -130,6 +130,8 @@ def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
                 return
             for number, inner in enumerate(value):
                 yield from _faults(inner, info.item_type, (*place, number))
+            if info.max_length is not None and len(value) > info.max_length:
+                yield _out_of_range(f"are more than {info.max_length}", place)
         case inspect.LiteralType():
             if not isinstance(value, str) or value not in info.values:
                 yield _not_one_of(value, info.values, place)
@@ -137,6 +139,10 @@ def _faults(value: Any, info: Any, place: Place) -> Iterator[Fault]:
             kind = _python_type(info)
             if not _fits(value, kind):
                 yield _wrong_type(value, _WORDS[kind][0], place)
+            elif getattr(info, "ge", None) is not None and not info.ge <= value <= info.le:
+                yield _out_of_range(f"is not from {info.ge:g} to {info.le:g}", place)
+            elif getattr(info, "gt", None) is not None and not value > info.gt:
+                yield _out_of_range(f"is not above {info.gt:g}", place)
 
 
 def _fits(value: Any, kind: type) -> bool:
@@ -200,6 +206,11 @@ def _faults_of_struct(value: Any, info: Any, place: Place) -> Iterator[Fault]:
 def _wrong_type(value: Any, expected: str, place: Place) -> Fault:
     key, table = _split(place)
     return wrong_type(key, in_table(table), expected, value)
+
+
+def _out_of_range(how: str, place: Place) -> Fault:
+    key, table = _split(place)
+    return Fault(f"{key!r} {in_table(table)} {how}")
 
 
 def _not_one_of(value: Any, allowed: Iterable[Any], place: Place) -> Fault:

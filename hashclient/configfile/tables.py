@@ -1,16 +1,28 @@
-"""The tables of config.toml as values: their keys, types and defaults.
+"""The tables of config.toml as values: their keys, types, ranges and defaults.
 
-`config` checks the ranges of values, and how tables depend on each other.
+`config` checks how tables depend on each other.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
+
+#: Ten years: a longer time is a mistake, and its dates may be out of range.
+MAX_GRACE_HOURS = 87_600
+#: A hundred years, for the same reason.
+MAX_RETENTION_DAYS = 36_500
+
+_Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
+_Rate = Annotated[float, Meta(ge=0.05, le=1_000_000)]
+_Attempts = Annotated[int, Meta(ge=1, le=20)]
+_Days = Annotated[float, Meta(ge=1, le=MAX_RETENTION_DAYS)]
+_Number = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class OAuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,15 +72,16 @@ class ProviderConfig(AccessConfig, frozen=True, kw_only=True):
 
     root_sha256: str
     url: str | None = None
-    mirrors: tuple[MirrorConfig, ...] = ()
+    # A cap, since one fetch may have to try all of them.
+    mirrors: Annotated[tuple[MirrorConfig, ...], Meta(max_length=16)] = ()
     lists: tuple[str, ...] | None = None
-    grace_hours: float = 0.0
+    grace_hours: Annotated[float, Meta(ge=0, le=MAX_GRACE_HOURS)] = 0.0
     known_good: tuple[str, ...] = ()
-    max_set_aside: int = 20
-    max_churn: float | None = None
-    timeout_s: float = TIMEOUT_S
-    min_rate_kib_s: float = MIN_RATE_KIB_S
-    attempts: int = ATTEMPTS
+    max_set_aside: Annotated[int, Meta(ge=0, le=1_000)] = 20
+    max_churn: Annotated[float, Meta(gt=0)] | None = None
+    timeout_s: _Seconds = TIMEOUT_S
+    min_rate_kib_s: _Rate = MIN_RATE_KIB_S
+    attempts: _Attempts = ATTEMPTS
 
     @property
     def addresses(self) -> tuple[tuple[str, AccessConfig], ...]:
@@ -94,8 +107,8 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `per_entry` is for one entry, `per_day` for all entries together. A match above a limit is held.
     """
 
-    per_entry: int = 100
-    per_day: int = 0
+    per_entry: _Number = 100
+    per_day: _Number = 0
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,14 +122,14 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     recipients: tuple[str, ...] = ()
     tombstone: str | None = None
-    retention_days: float | None = None
+    retention_days: Annotated[float, Meta(ge=0, le=MAX_RETENTION_DAYS)] | None = None
     isolate_containers: bool = True
 
 
 class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The inventory: a file believed unchanged is read again after this many days."""
 
-    reread_days: int = 14
+    reread_days: Annotated[int, Meta(ge=0, le=3_650)] = 14
 
 
 class PackageDestination(
@@ -144,9 +157,9 @@ class ServiceDestination(
     proxy: str | None = None
     proxy_basic_file: str | None = None
     allow_http: bool = False
-    timeout_s: float = TIMEOUT_S
-    min_rate_kib_s: float = MIN_RATE_KIB_S
-    attempts: int = ATTEMPTS
+    timeout_s: _Seconds = TIMEOUT_S
+    min_rate_kib_s: _Rate = MIN_RATE_KIB_S
+    attempts: _Attempts = ATTEMPTS
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,8 +174,8 @@ class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     email: str | None = None
     default: str | None = None
     after: Literal["review"] | None = None
-    people: int = 1
-    share: float = 1.0
+    people: Annotated[int, Meta(ge=1, le=2)] = 1
+    share: Annotated[float, Meta(ge=0, le=1)] = 1.0
     to: dict[str, PackageDestination | ServiceDestination] = {}
 
     def destination(self) -> str | None:
@@ -183,12 +196,12 @@ class ContainersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images of disks: they are counted by kind, or unread as well.
     """
 
-    depth: int = 32
-    members: int = 2_000_000
-    bytes_out: int = 1 << 42
-    ratio: int = 2_000
-    time_s: int = 3_600
-    memory_mib: int = 256
+    depth: Annotated[int, Meta(ge=1, le=100)] = 32
+    members: Annotated[int, Meta(ge=1, le=10_000_000)] = 2_000_000
+    bytes_out: Annotated[int, Meta(ge=1, le=1 << 62)] = 1 << 42
+    ratio: Annotated[int, Meta(ge=1, le=10_000_000)] = 2_000
+    time_s: Annotated[int, Meta(ge=1, le=86_400)] = 3_600
+    memory_mib: Annotated[int, Meta(ge=64, le=65_536)] = 256
     sandbox: Literal["auto", "require"] = "auto"
     not_opened: Literal["counted", "unread"] = "counted"
 
@@ -226,9 +239,9 @@ class KeepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is never closed.
     """
 
-    matches_days: float | None = None
-    inventory_days: float = 90
-    audit_mib: float = 64
+    matches_days: _Days | None = None
+    inventory_days: _Days = 90
+    audit_mib: Annotated[float, Meta(ge=0, le=1_000_000)] = 64
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hashclient.core.counts import add_by_kind
-from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Recorded
 from hashclient.core.verdict import Summary
@@ -116,13 +115,10 @@ class Ledger:
                 self._act_on(kept, self._responder)
 
     def _act_on(self, kept: Sequence[Recorded], responder: Responder) -> None:
-        responder.want_reports(kept)
-        for recorded in kept:
-            if recorded.outcome.kind is Kind.MATCH:
-                handled = responder.respond(recorded)
-                if recorded.record is None or not recorded.record.held:
-                    failed = sum(acted.done is False for acted in handled.acted)
-                    self._counts.add(Count.FAILURES, failed)
+        for handled in responder.respond_all(kept):
+            if handled.record is None or not handled.record.held:
+                failed = sum(acted.done is False for acted in handled.acted)
+                self._counts.add(Count.FAILURES, failed)
         self._wants_reports = True
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:

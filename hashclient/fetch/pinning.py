@@ -83,7 +83,7 @@ def pin_provider(
     provider = msgspec.structs.replace(provider, root_sha256=hashlib.sha256(root).hexdigest())
     table = provider_table(name, provider)
     # The new configuration must be readable: the table alone, and the whole file with it.
-    parse_config(table, frozenset(), printable(settings.config_path))
+    parse_config(table, printable(settings.config_path))
     layout = settings.layout
 
     def added() -> str:

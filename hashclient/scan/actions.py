@@ -9,6 +9,7 @@ record of matches, so that a scan that is killed loses none.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -32,7 +33,6 @@ from hashclient.system.text import printable
 if TYPE_CHECKING:
     from hashclient.decisions.interface import Decision
     from hashclient.quarantine.vault import Quarantine, Taken
-    from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.report import Report
 
 #: More matches than this become several reports.
@@ -96,8 +96,6 @@ class Responder:
         self._last_id: str | None = None
         self._acted: dict[Action, Acted] = {}
         self._since: MatchRef | None = None
-        #: The results for held matches, by the actions that are wanted.
-        self._held = _HeldActions()
         #: Why an action failed, if one did: the reason of the worst failure.
         self.failed: ExitCode | None = None
 
@@ -108,7 +106,12 @@ class Responder:
         """
         while ready and (record := ready[0].record) is not None and self._is_held(record):
             outcome = ready.popleft().outcome
-            yield Handled(outcome, record, self._held[self._policy.actions_for(outcome)])
+            yield Handled(outcome, record, _held(self._policy.actions_for(outcome)))
+
+    def respond_all(self, batch: Sequence[Recorded]) -> Iterator[Handled]:
+        """Act on outcomes that were recorded together, one after the other; see `respond`."""
+        self.want_reports(batch)
+        return map(self.respond, batch)
 
     def respond(self, recorded: Recorded, *, ended: bool = False) -> Handled:
         """Act on one outcome and return the outcome with the results of the actions.
@@ -120,7 +123,7 @@ class Responder:
             pass
         wanted = self._policy.actions_for(outcome)
         if record is not None and self._is_held(record):
-            return Handled(outcome, record, self._held[wanted])
+            return Handled(outcome, record, _held(wanted))
         # The wish for a report is noted before the file is gone: no later scan finds the file.
         acted = {
             action: self._act(recorded, action, ended=ended)
@@ -343,19 +346,13 @@ def prepare_wanted(
     try:
         with Matches(settings.state_dir) as matches:
             for destination in sorted(matches.wanting_report()):
-                yield from _prepare_wanted(outbox, matches, destination, unreviewed=unreviewed)
-    except HashclientError as error:
-        yield error
-
-
-def _prepare_wanted(
-    outbox: Outbox, matches: Matches, destination: str, *, unreviewed: bool
-) -> Iterator[Report | HashclientError]:
-    try:
-        while report := outbox.prepare_wanted(
-            destination, matches, most=REPORT_MATCHES, unreviewed=unreviewed
-        ):
-            yield report
+                try:
+                    while made := outbox.prepare_wanted(
+                        destination, matches, most=REPORT_MATCHES, unreviewed=unreviewed
+                    ):
+                        yield made
+                except HashclientError as error:
+                    yield error
     except HashclientError as error:
         yield error
 
@@ -393,13 +390,10 @@ def _with_it(outcome: Outcome) -> str:
 _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}
 
 
-class _HeldActions(dict[tuple[Action, ...], tuple[Acted, ...]]):
-    """The results for held matches: one value for the same actions."""
-
-    def __missing__(self, wanted: tuple[Action, ...]) -> tuple[Acted, ...]:
-        why = "held, it waits for a person"
-        self[wanted] = tuple(
-            Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: {why}")
-            for action in wanted
-        )
-        return self[wanted]
+@functools.cache
+def _held(wanted: tuple[Action, ...]) -> tuple[Acted, ...]:
+    """Return the results for a held match: one value for the same actions."""
+    return tuple(
+        Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: held, it waits for a person")
+        for action in wanted
+    )

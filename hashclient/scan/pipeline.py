@@ -26,11 +26,14 @@ from hashclient.scan.recorder import RunRecord
 from hashclient.system.background import Task
 
 if TYPE_CHECKING:
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report
     from hashclient.scan.actions import Responder
     from hashclient.scan.engine import Progress
     from hashclient.scan.sources.mounts import Mounts
     from hashclient.scan.sources.trees import Coverage
+    from hashclient.session import Session
 
 #: Outcomes are recorded in batches, at the latest when so many are waiting.
 BATCH = 4096
@@ -97,6 +100,22 @@ class FrontEnd(msgspec.Struct, frozen=True):
     guard: Guard = msgspec.field(default_factory=Unguarded)
     observer: Observer = msgspec.field(default_factory=Observer)
     stops: Mapping[type[BaseException], ExitCode] = msgspec.field(default_factory=dict)
+
+
+def exceptions_of(
+    session: Session, lists: OpenLists, summary: Summary, observer: Observer
+) -> Exceptions:
+    """Return what excepts matches in a run; if exceptions cannot be used, the run has failed.
+
+    Matches that would be excepted are matches then.
+    """
+    from hashclient.decisions.exceptions import Exceptions
+
+    def failed(error: StateError) -> None:
+        summary.fail(error)
+        observer.failed(error)
+
+    return Exceptions(session.settings.layout, lists, session.now, failed)
 
 
 class Run(Iterator[Handled]):

@@ -79,9 +79,7 @@ def release(
         _except(session, batch, rule)
         with Matches(session.settings.state_dir) as matches:
             found = _release(session, matches, batch, reason, session.now())
-        responder.want_reports(found)
-        for recorded in found:
-            yield responder.respond(recorded)
+        yield from responder.respond_all(found)
 
 
 def _release(

@@ -19,6 +19,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.reasons import CHANGED, MOVED
 from hashclient.scan.sources.frontier import compile_excludes
@@ -63,10 +64,7 @@ class Watch(Observer):
         *,
         settle_s: float,
         rescan_s: float,
-        jobs: int | None = None,
-        exclude: Sequence[str] = (),
-        act: bool = True,
-        exceptions: bool = True,
+        options: ScanOptions | None = None,
         on_outcome: Callable[[Handled], None],
         on_failure: Callable[[HashclientError], None],
         on_scan: Callable[[Summary], None] = lambda _: None,
@@ -79,18 +77,15 @@ class Watch(Observer):
         upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
         `on_lists` is called when the lists differ from those of the scan before, or some are not
         whole any more; `on_unseen` with each directory below which the kernel does not see all
-        changes. Names that match `exclude` are left out, as by `compile_excludes`.
+        changes. `options` are those of all scans.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
         self._roots = [os.path.realpath(root) for root in roots]
         self._settle_s = settle_s
         self._rescan_s = rescan_s
-        self._jobs = jobs
-        self._exclude = (*exclude, glob.escape(self._state_dir))
-        self._excluded = compile_excludes(exclude) if exclude else None
-        self._act = act
-        self._exceptions = exceptions
+        self._options = options = options or ScanOptions()
+        self._excluded = compile_excludes(options.exclude) if options.exclude else None
         self._on_outcome = on_outcome
         self._on_failure = on_failure
         self._on_scan = on_scan
@@ -246,13 +241,11 @@ class Watch(Observer):
         roots = [root for root in self._roots if not self._is_led_away(root)]
         if not roots:
             return False
+        exclude = (*self._options.exclude, glob.escape(self._state_dir))
         run = self._scan(
             lambda front: self._client.scan(
                 *roots,
-                exclude=self._exclude,
-                jobs=self._jobs,
-                act=self._act,
-                exceptions=self._exceptions,
+                options=self._options._replace(exclude=exclude),
                 front=front,
             ),
             must=first,
@@ -284,16 +277,9 @@ class Watch(Observer):
         for path in paths:
             del self._due[path]
             self._latest.pop(path, None)
-        source = ChangedFiles(paths)
+        source, options = ChangedFiles(paths), self._options._replace(brief=True)
         self._scan(
-            lambda front: self._client.scan(
-                sources=[source],
-                jobs=self._jobs,
-                act=self._act,
-                exceptions=self._exceptions,
-                brief=True,
-                front=front,
-            ),
+            lambda front: self._client.scan(options=options, sources=[source], front=front),
             paths=paths,
         )
 

@@ -210,7 +210,6 @@ def test_the_log_goes_on_in_another_file_at_the_size_that_is_configured(world: L
         state_dir=world.state,
         config_path=None,
         seal_key_file=None,
-        command_names=frozenset(),
         environ={},
     )
     Session(settings).audit.append([match(9)])

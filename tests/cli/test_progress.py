@@ -26,7 +26,8 @@ from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import engine
 from hashclient.scan.engine import Progress
-from hashclient.scan.executors.interface import Advance, Result
+from hashclient.scan.executors.interface import Advance, Executor, Result
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
@@ -165,7 +166,9 @@ def test_progress_never_goes_back_and_names_the_file(
     lists = open_lists(Settings(state, tmp_path, None, Config()), {}, datetime.now(UTC))
     told = []
     with terminal, bars.scan_progress(app(tmp_path), progress) as tick:
-        for _ in engine.scan(Several([]), lists, progress, jobs=1, executor=Given(given)):
+        for _ in engine.scan(
+            Several([]), lists, progress, ScanOptions(jobs=1), executor=Given(given)
+        ):
             told.append(progress.summary.bytes_read + progress.bytes_ahead)
             tick()
     assert told == sorted(told) and told[-1] == 3 * part + small
@@ -196,13 +199,13 @@ def test_the_time_left_is_that_of_a_large_file_where_it_is_the_last(tmp_path: Pa
     assert large.shown == "-"
 
 
-class Given:
+class Given(Executor):
     """An executor that yields what it was given."""
 
     def __init__(self, results: list[Advance | Result]) -> None:
         self._results = results
 
-    def run(self, work: object, make_checker: object) -> Iterator[Advance | Result]:
+    def run(self, work: object, make_checker: object) -> Iterator[Result | Outcome | Advance]:
         yield from self._results
 
 

@@ -24,6 +24,7 @@ from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.inside import MEMBER, Container, Inside
 from hashclient.scan.memory import Cache, Memory, Place
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.frontier import WalkOptions
@@ -383,8 +384,7 @@ def test_a_scan_does_not_read_again_what_it_knows(
             source,
             lists,
             Progress(summary),
-            jobs=1,
-            keep_clean=True,
+            ScanOptions(jobs=1, show_clean=True),
             memory=Memory(place),
             executor=Inline(),
         )

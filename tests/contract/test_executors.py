@@ -22,16 +22,22 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.backlog import MOST_NAMES
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.probes import PREFIX
-from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import check_with
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import Advance, Executor, MakeChecker, OnBytes, Result
+from hashclient.scan.executors.interface import (
+    Advance,
+    Checkers,
+    Executor,
+    MakeChecker,
+    OnBytes,
+    Result,
+)
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group, Task
-from hashclient.scan.sources.trees import Trees
 from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples
@@ -60,7 +66,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return functools.partial(OnCluster, cluster)
 
 
-class OnCluster:
+class OnCluster(Executor):
     """Runs what a test makes of a batch on the workers of a cluster."""
 
     def __init__(self, cluster: SharedCluster) -> None:
@@ -72,7 +78,6 @@ class OnCluster:
         dask = Dask(
             self._cluster.connect,
             self._cluster.spec(),
-            ClusterTrees((), WalkOptions()),
             tick_s=0.05,
             check=functools.partial(check_as_told, make_checker),
             look_at=lambda group: [names_of(group)],  # no such file is there
@@ -84,7 +89,7 @@ def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
     return check_with(lambda _known: make_checker(None), None, payload)
 
 
-def maker(check: Callable[[Task], Result]) -> MakeChecker:
+def maker(check: Callable[[Task], Result]) -> Checkers:
     """Return what makes a checker of a function."""
 
     class Fake:
@@ -95,7 +100,7 @@ def maker(check: Callable[[Task], Result]) -> MakeChecker:
             assert not defer
             return check(task)
 
-    return cast("MakeChecker", Fake)
+    return cast("Checkers", Fake)
 
 
 def task(*names: str, directory: str = "d") -> Task:
@@ -226,16 +231,13 @@ contents = st.one_of(
 trees = st.dictionaries(st.tuples(names, names, names), contents, max_size=25)
 
 
-def scanned(
-    tree: Path, lists: OpenLists, executor: Executor, trees: Trees | None = None
-) -> tuple[list[Outcome], Summary]:
+def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outcome], Summary]:
     summary = Summary(lists=lists.states)
     found = scan(
-        trees or Trees([str(tree)], WalkOptions()),
+        executor.trees([str(tree)], WalkOptions(), None),
         lists,
         Progress(summary),
-        jobs=1,
-        keep_clean=True,
+        ScanOptions(jobs=1, show_clean=True),
         executor=executor,
     )
     outcomes = sorted((o for o in found if isinstance(o, Outcome)), key=lambda o: o.path)
@@ -269,8 +271,6 @@ def test_all_executors_find_the_same_on_any_tree(
             msgspec.structs.replace(o, digests={}, seen=o.seen and elsewhere(o.seen))
             for o in expected[0]
         ]
-        listed = ClusterTrees([str(tree)], WalkOptions())
-        spec = cluster.spec(keep_clean=True)
-        executor = Dask(cluster.connect, spec, listed, tick_s=0.05)
-        assert scanned(tree, lists, executor, listed) == (outcomes, expected[1])
+        executor = Dask(cluster.connect, cluster.spec(keep_clean=True), tick_s=0.05)
+        assert scanned(tree, lists, executor) == (outcomes, expected[1])
         assert not list(tree.glob(f"{PREFIX}*"))

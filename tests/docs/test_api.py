@@ -47,6 +47,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
         "on record: True",
         "verdict: match",
         "read: 1 of 2",
+        "reports nothing, isolates nothing: True",
         "match: upload 4711",
         "clean: b",
         "looked up: d41d8cd98f00b204e9800998ecf8427e clean",

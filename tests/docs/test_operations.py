@@ -19,9 +19,9 @@ from pyrage import x25519
 from ruamel.yaml import YAML
 
 from hashclient.cli.defaults import OTHER_VARIABLES
-from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS, cli
+from hashclient.cli.main import COMMANDS, cli
 from hashclient.cli.options import option_variables
-from hashclient.config import Config, parse_config, resolve_settings
+from hashclient.config import COMMAND_TABLES, Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
     BrakeConfig,
@@ -163,7 +163,6 @@ def test_the_example_is_a_configuration(tmp_path: Path) -> None:
         state_dir=None,
         config_path=path,
         seal_key_file=None,
-        command_names=frozenset(COMMANDS) - WITHOUT_DEFAULTS,
         environ={},
     )
     assert settings.state_dir == Path("/var/lib/hashclient")
@@ -182,13 +181,13 @@ def test_public_keys_in_documents_are_the_example_that_is_refused() -> None:
 def test_the_example_for_several_versions_is_one() -> None:
     (text,) = marked_blocks(OPERATIONS, "since")
     text += MEANT
-    old, new = (parse_config(text, frozenset({"scan"}), "f", version=v) for v in ("0.2", "0.3"))
+    old, new = (parse_config(text, "f", version=v) for v in ("0.2", "0.3"))
     assert (old.commands, old.policy) == ({"scan": {"jobs": 2}}, ())
     assert (new.commands, new.policy) == ({"scan": {"jobs": 4}}, (PolicyRule(("report",)),))
 
 
 def test_the_commands_with_defaults_are_named() -> None:
-    names = ", ".join(f"`[{name}]`" for name in COMMANDS if name not in WITHOUT_DEFAULTS)
+    names = ", ".join(f"`[{name}]`" for name in COMMANDS if name in COMMAND_TABLES)
     assert f"## {names}\n" in text_of(OPERATIONS)
 
 
@@ -275,7 +274,7 @@ def test_the_page_on_reviews_runs_as_it_stands(
         made = site.run("quarantine", "keygen", "--output", keys)
         (recipient,) = {*re.findall(r"\bage1[a-z0-9]+", made.out)}
         (table,) = marked_blocks(page, "review-policy")
-        example = parse_config(table, frozenset(), "example").report
+        example = parse_config(table, "example").report
         assert (example.after, example.people, example.share) == ("review", 2, 0.1)
         with (site.state / "config.toml").open("a") as config:
             table = table.replace("people = 2\nshare = 0.1\n", "")

@@ -41,7 +41,7 @@ def test_every_key_is_described(heading: str, struct: type[msgspec.Struct]) -> N
 
 def test_the_example_is_a_configuration() -> None:
     (text,) = marked_blocks(PAGE, "config")
-    config = parse_config(text, frozenset(), "example").quarantine
+    config = parse_config(text, "example").quarantine
     assert config.recipients == (age.EXAMPLE_RECIPIENT,)
     assert config.retention_days == 365
 

@@ -37,7 +37,7 @@ def names(heading: str) -> list[str]:
 
 def test_the_example_is_a_configuration() -> None:
     (text,) = marked_blocks(PAGE, "config")
-    config = parse_config(text, frozenset(), "example").report
+    config = parse_config(text, "example").report
     assert isinstance(config.to["police"], PackageDestination)
     assert isinstance(config.to["hotline"], ServiceDestination)
     assert config.destination() == "police"

@@ -25,10 +25,10 @@ from hashclient.errors import ExitCode
 from hashclient.scan.cluster import backlog, crew
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import decode_files, paths_of
-from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import check
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
@@ -59,17 +59,16 @@ def on_cluster(
     """Return a scan of a tree on a cluster that is about to begin, and its summary."""
     lists = cluster.lists()
     summary = Summary(lists=lists.states)
-    trees = ClusterTrees([str(tree)], WalkOptions())
     executor = Dask(
         cluster.connect,
         cluster.spec(keep_clean=True),
-        trees,
         tick_s=0.05,
         patience_s=patience_s,
         check=function,
         on_notice=(notices if notices is not None else []).append,
     )
-    found = scan(trees, lists, Progress(summary), jobs=1, keep_clean=True, executor=executor)
+    trees, options = executor.trees([str(tree)], WalkOptions(), None), ScanOptions(show_clean=True)
+    found = scan(trees, lists, Progress(summary), options, executor=executor)
     return found, summary
 
 
@@ -77,7 +76,7 @@ def expected_of(cluster: SharedCluster, tree: Path) -> dict[str, Kind]:
     lists = cluster.lists()
     progress = Progress(Summary(lists=lists.states))
     source = Trees([str(tree)], WalkOptions())
-    found = scan(source, lists, progress, jobs=1, keep_clean=True, executor=Inline())
+    found = scan(source, lists, progress, ScanOptions(show_clean=True), executor=Inline())
     return {item.path: item.kind for item in found if isinstance(item, Outcome)}
 
 

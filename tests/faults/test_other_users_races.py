@@ -17,6 +17,7 @@ import pytest
 from hashclient.client import Client
 from hashclient.core.model import Handled
 from hashclient.quarantine.vault import item_ids
+from hashclient.scan.options import ScanOptions
 from hashclient.watch.watch import Watch
 from tests.kit import attacker
 from tests.kit.attacker import attacking, exchange, needs_root
@@ -178,7 +179,7 @@ def test_a_watch_takes_no_file_from_outside_of_its_tree(
         [str(scene.tree)],
         settle_s=0.001,
         rescan_s=0.2,
-        jobs=1,
+        options=ScanOptions(jobs=1),
         on_outcome=tell,
         on_failure=lambda _: None,
     )

@@ -70,9 +70,7 @@ KEYS = sorted({*places(inspect.type_info(_Document)), *places(inspect.type_info(
 @pytest.mark.sampled
 @pytest.mark.parametrize("place", KEYS, ids=".".join)
 def test_a_wrong_value_is_an_error_that_says_where(place: tuple[str, ...]) -> None:
-    errors = refused(
-        lambda value: parse_config(written(place, value), frozenset({"scan"}), "the/file")
-    )
+    errors = refused(lambda value: parse_config(written(place, value), "the/file"))
     assert len(errors) > len(VALUES) / 3, "most of these fit no key"
 
 
@@ -91,7 +89,7 @@ def test_a_wrong_default_of_an_option_is_an_error_that_says_where(name: str, key
     assert command is not None
 
     def use(value: str) -> None:
-        config = parse_config(f"[{name}]\n{key} = {value}", frozenset({name}), "the/file")
+        config = parse_config(f"[{name}]\n{key} = {value}", "the/file")
         command_defaults(config.commands[name], name, command, "the/file")
 
     errors = refused(use)

@@ -20,6 +20,7 @@ from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
 from tests.kit import fast_directory, make_state, run, write_tree
@@ -84,8 +85,7 @@ def test_a_scan_finds_what_brute_force_finds(
                 Trees([str(tree)], WalkOptions()),
                 with_lists,
                 Progress(summary),
-                jobs=1,
-                keep_clean=True,
+                ScanOptions(jobs=1, show_clean=True),
             )
             if isinstance(outcome, Outcome)
         ]

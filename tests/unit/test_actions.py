@@ -30,7 +30,7 @@ def responder(
     desk: Desk, rules: str = "", *, stale: tuple[str, ...] = (), **options: Any
 ) -> Responder:
     """Return one under `rules`; the lists are `baseline` and `other`."""
-    config = parse_config(desk.config + rules, frozenset(), "config.toml")
+    config = parse_config(desk.config + rules, "config.toml")
     settings = Settings(desk.settings.state_dir, desk.settings.config_path, None, config)
     lists = [
         ListState(name, 3, desk.now() + timedelta(days=1), fresh=name not in stale)

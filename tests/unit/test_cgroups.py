@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan.engine import default_jobs
+from hashclient.scan.executors.here import default_jobs
 from hashclient.system import cgroups
 from hashclient.system.cgroups import available_memory, usable_processors
 

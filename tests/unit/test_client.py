@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from hashclient import Client, ConfigError, ExitCode, Kind, StateError, UsageError
+from hashclient import (
+    Client,
+    ConfigError,
+    ExitCode,
+    Kind,
+    ScanOptions,
+    StateError,
+    UsageError,
+)
 from hashclient.audit import log as audit_log
 from tests.kit import Site, csv_of, digests_of, environment, make_state, write_tree
 
@@ -31,7 +39,7 @@ def test_a_scan_in_this_process_forks_nothing(
 
     tree = write_tree(tmp_path / "t", {f"d{n}/f": LISTED for n in range(600)})
     monkeypatch.setattr(os, "fork", forked)
-    with Client(state).scan(tree, jobs=0) as run:
+    with Client(state).scan(tree, options=ScanOptions(jobs=0)) as run:
         assert sum(handled.record is not None for handled in run) == 600
     assert run.exit_code is ExitCode.MATCH
     assert run.progress.summary is run.summary and not run.is_mount_missing
@@ -39,9 +47,9 @@ def test_a_scan_in_this_process_forks_nothing(
 
 LOADED = """
 import sys
-from hashclient import Client
+from hashclient import Client, ScanOptions
 for _ in range(2):
-    list(Client(sys.argv[1]).scan(sys.argv[2], jobs=0))
+    list(Client(sys.argv[1]).scan(sys.argv[2], options=ScanOptions(jobs=0)))
 print("numpy.ma" in sys.modules)
 """
 
@@ -66,7 +74,8 @@ def test_the_state_directory_can_be_given_as_text_and_paths_too(
     state: Path, tmp_path: Path
 ) -> None:
     write_tree(tmp_path, {"a": LISTED, "b": b"clean"})
-    run = Client(str(state)).scan(str(tmp_path / "a"), tmp_path / "b", show_clean=True)
+    options = ScanOptions(show_clean=True)
+    run = Client(str(state)).scan(str(tmp_path / "a"), tmp_path / "b", options=options)
     assert {handled.outcome.kind for handled in run} == {Kind.MATCH, Kind.CLEAN}
 
 
@@ -74,9 +83,9 @@ def test_only_telling_does_nothing(state: Path, tmp_path: Path) -> None:
     with (state / "config.toml").open("a") as config:
         config.write(f'{POLICY}directory = "{tmp_path}"\nrecipients = []\n')
     write_tree(tmp_path, {"a": LISTED})
-    (told,) = Client(state).scan(tmp_path / "a", only_tell=True)
+    (told,) = Client(state).scan(tmp_path / "a", options=ScanOptions(policy_check=True))
     assert [acted.done for acted in told.acted] == [None]
-    (recorded,) = Client(state).scan(tmp_path / "a", act=False)
+    (recorded,) = Client(state).scan(tmp_path / "a", options=ScanOptions(actions=False))
     assert recorded.acted == ()
 
 

@@ -87,15 +87,15 @@ def test_a_reason_is_a_word_of_the_verdict_and_a_sentence(reason: str) -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("people = 3", "people of report is not from 1 to 2"),
-        ("share = 1.5", "share of report is not from 0 to 1"),
+        ("people = 3", "'people' in [report] is not from 1 to 2"),
+        ("share = 1.5", "'share' in [report] is not from 0 to 1"),
         ("share = 0.5", "none is asked for"),
         ('after = "lunch"', "no value of 'after'"),
     ],
 )
 def test_a_wrong_configuration_is_refused(table: str, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
-        parse_config(f"[report]\n{table}\n", frozenset(), "config.toml")
+        parse_config(f"[report]\n{table}\n", "config.toml")
 
 
 def test_a_report_waits_until_all_of_its_matches_are_decided(tmp_path: Path) -> None:

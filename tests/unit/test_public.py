@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import hashclient
-from hashclient.cli.main import COMMANDS, WITHOUT_DEFAULTS
+from hashclient.cli.main import COMMANDS
 from hashclient.config import COMMAND_TABLES
 
 
@@ -34,5 +34,5 @@ def test_importing_it_loads_nothing_else() -> None:
     assert done.stdout == "{'hashclient'}\n"
 
 
-def test_a_client_reads_past_the_defaults_of_commands() -> None:
-    assert frozenset(COMMANDS) - WITHOUT_DEFAULTS == COMMAND_TABLES
+def test_each_table_of_a_command_is_of_one_that_there_is() -> None:
+    assert COMMANDS.keys() > COMMAND_TABLES

@@ -198,7 +198,7 @@ def test_killed_in_between_nothing_is_half_forgotten(
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "1e9"])
 def test_a_period_that_cannot_be_meant(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        parse_config(f"[keep]\n{key} = {value}\n", frozenset(), "x")
+        parse_config(f"[keep]\n{key} = {value}\n", "x")
 
 
 class Shelf:

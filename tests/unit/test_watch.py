@@ -24,6 +24,7 @@ from fixtures.simulator import Simulator
 from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.pipeline import Run
 from hashclient.scan.sources.interface import Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
@@ -63,7 +64,7 @@ def watch(
         [str(tree)],
         settle_s=settle_s,
         rescan_s=rescan_s,
-        jobs=1,
+        options=ScanOptions(jobs=1),
         on_outcome=on_outcome,
         on_failure=on_failure,
         on_scan=on_scan,
@@ -170,7 +171,7 @@ def test_a_changed_file_that_gets_another_name_before_it_is_read_is_found(
                 yield task
 
     paths = [str(tree / f"f{number:02d}") for number in range(count)]
-    with client.scan(sources=[Exchanged(paths)], jobs=0) as run:
+    with client.scan(sources=[Exchanged(paths)], options=ScanOptions(jobs=0)) as run:
         assert [handled.outcome.path for handled in run] == [str(tree / "f02")]
 
 

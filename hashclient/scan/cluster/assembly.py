@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from hashclient.containers.limits import Options
 from hashclient.core.version import __version__
@@ -15,9 +15,8 @@ from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.scan.cluster.connection import connected, environment_of
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import PROTOCOL, Spec
-from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.cluster.worker import pins_of
-from hashclient.scan.engine import TICK_S
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.place import InventoryPlace
 from hashclient.session import Session
 from hashclient.system.identity import boot_id
@@ -25,18 +24,12 @@ from hashclient.system.identity import boot_id
 
 def on_cluster(
     where: LocalCluster | Scheduler,
+    options: ScanOptions,
     session: Session,
     lists: OpenLists,
-    trees: ClusterTrees,
     *,
-    exclude: Sequence[str],
-    keep_clean: bool,
-    sparse: bool,
-    all_digests: bool,
-    learn: bool,
     inventory: InventoryPlace | None,
     containers: Options | None,
-    objects_follow: bool,
     on_notice: Callable[[str], None],
 ) -> Dask:
     """Return the executor of a scan at `where`; it has no connection and no process yet.
@@ -44,8 +37,13 @@ def on_cluster(
     Files that are unchanged by the `inventory` of the client are not read.
 
     Raises:
-        UsageError: the current directory is gone.
+        UsageError: the current directory is gone, or a number of processes was asked for.
     """
+    if options.jobs is not None:
+        raise UsageError(
+            "the workers of a cluster are as many as were started",
+            hint="leave out the number of jobs, or let processes of this machine check the files",
+        )
     settings = session.settings
     try:
         base = os.fsencode(os.getcwd())  # noqa: PTH109 - any bytes
@@ -58,11 +56,11 @@ def on_cluster(
         lists.sealer.key_id,
         pins_of(lists),
         base,
-        exclude=tuple(map(os.fsencode, exclude)),
-        keep_clean=keep_clean,
-        sparse=sparse,
-        all_digests=all_digests,
-        learn=learn,
+        exclude=tuple(map(os.fsencode, options.exclude)),
+        keep_clean=options.show_clean,
+        sparse=options.sparse,
+        all_digests=options.all_digests,
+        learn=options.learn,
         reread_days=settings.config.inventory.reread_days,
         containers=containers,
         boot=boot_id(),
@@ -71,9 +69,6 @@ def on_cluster(
     return Dask(
         functools.partial(connected, where, environment),
         spec,
-        trees,
-        tick_s=TICK_S,
         inventory=inventory,
         on_notice=on_notice,
-        objects_follow=objects_follow,
     )

@@ -20,7 +20,7 @@ import msgspec
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
-from hashclient.errors import StateError
+from hashclient.errors import StateError, UsageError
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError
@@ -41,10 +41,11 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.cluster.trees import ClusterTrees
-from hashclient.scan.executors.interface import Advance, MakeChecker, Result
+from hashclient.scan.executors.interface import TICK_S, Advance, Executor, MakeChecker, Result
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
+from hashclient.scan.sources.frontier import Places, WalkOptions
 from hashclient.scan.sources.interface import Start, Task
 
 if TYPE_CHECKING:
@@ -54,44 +55,62 @@ Found = Result | Outcome | Advance
 _Batch = ToCheck | ToList
 
 
-class Dask:
+class Dask(Executor):
     """Runs batches on the workers of a cluster, which also list the trees of a scan."""
 
     def __init__(
         self,
         connect: Callable[[], AbstractContextManager[Connection]],
         spec: Spec,
-        trees: ClusterTrees,
         *,
-        tick_s: float,
+        tick_s: float = TICK_S,
         inventory: InventoryPlace | None = None,
         on_notice: Callable[[str], None] = lambda _: None,
         patience_s: float = PATIENCE_S,
         check: Function = worker.check,
         look_at: LookAt | None = None,
-        objects_follow: bool = False,
     ) -> None:
-        """Check the files in `trees` with `spec`; there is no connection yet.
+        """Check files with `spec`; there is no connection yet.
 
         Files that are unchanged by the `inventory` are not read. An `Advance` is yielded every
         `tick_s` seconds. `on_notice` is called with notices about workers. When no worker was there
         for `patience_s` seconds, the cluster is gone. A worker calls `check` with the name of the
         scan and a batch. The client calls `look_at` with files that were named and not listed; by
-        default, workers have to find what is here. If `objects_follow`, the connection is kept for
-        them when the files are done, until `close`.
+        default, workers have to find what is here.
         """
         self._connect = connect
         self._spec = spec
-        self._trees = trees
+        self._trees = ClusterTrees((), WalkOptions())
         self._tick_s = tick_s
         self._inventory = inventory
         self._on_notice = on_notice
         self._patience_s = patience_s
         self._check = check
         self._look_at = look_at or NamedFiles().look_at
-        self._objects_follow = objects_follow
+        self._objects_follow = False
         self._jobs: Jobs | None = None
         self._opened = contextlib.ExitStack()
+
+    def trees(
+        self, paths: Sequence[str], options: WalkOptions, places: Places | None
+    ) -> ClusterTrees:
+        """Return the trees of a scan, whose directories workers list.
+
+        Raises:
+            UsageError: links are to be followed.
+        """
+        if options.follow_symlinks:
+            raise UsageError(
+                "a cluster follows no links: a link may lead elsewhere on another machine",
+                hint="give the targets as PATH, or let processes of this machine check the files",
+            )
+        self._trees = ClusterTrees(paths, options, places)
+        return self._trees
+
+    def elsewhere(self) -> Dask:
+        """Keep the connection when the files are done, until `close`: buckets follow."""
+        self._objects_follow = True
+        return self
 
     def run(self, work: Iterator[Task | Outcome], _make_checker: MakeChecker) -> Iterator[Found]:
         """Yield the results of `work` and of the trees; see `Executor`.

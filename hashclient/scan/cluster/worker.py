@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from hashclient.config import COMMAND_TABLES, Settings, resolve_settings
+from hashclient.config import Settings, resolve_settings
 from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
 from hashclient.errors import HashclientError, StateError
@@ -289,7 +289,6 @@ def own_settings(environ: Mapping[str, str]) -> Settings:
         state_dir=state_dir,
         config_path=config,
         seal_key_file=key_file,
-        command_names=COMMAND_TABLES,
         environ=environ,
     )
 

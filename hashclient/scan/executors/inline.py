@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hashclient.core.model import Outcome
 from hashclient.scan.executors.interface import (
     Advance,
+    Executor,
     MakeChecker,
     Result,
     single_tasks,
@@ -15,7 +16,7 @@ from hashclient.scan.executors.interface import (
 from hashclient.scan.sources.interface import Task
 
 
-class Inline:
+class Inline(Executor):
     """Runs batches one after the other.
 
     A batch is lost only with this process: an exception of a checker ends the run. Signals come

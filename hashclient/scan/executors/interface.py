@@ -1,14 +1,15 @@
 """The interface of executors: they run the checking of batches, here or in other processes.
 
-An executor is given batches and outcomes, and a function that makes a checker in the process that
-uses it. Its contract, which `tests/contract/test_executors.py` holds each one to: every batch ends
-exactly once; of a batch that is lost, every file is unread; an outcome among the batches comes as
-it is; and a `StateError` of a checker ends the run, after all earlier results.
+An executor says which source lists the trees for it. It is given batches and outcomes, and what
+makes a checker in the process that uses it. Its contract, which `tests/contract/test_executors.py`
+holds each one to: every batch ends exactly once; of a batch that is lost, every file is unread; an
+outcome among the batches comes as it is; and a `StateError` of a checker ends the run, after all
+earlier results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -17,17 +18,25 @@ from hashclient.core.counts import Counts
 from hashclient.core.model import Outcome
 from hashclient.scan.cache import Block
 from hashclient.scan.inside import Container
+from hashclient.scan.sources.frontier import Places, WalkOptions
 from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.trees import Trees
 
+#: Seconds between two `Advance`s.
+TICK_S = 0.2
 #: Bytes of large files that were read since the last call.
 OnBytes = Callable[[int], None]
 
 
 class Advance(msgspec.Struct, frozen=True):
-    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come."""
+    """Time has passed, and `bytes_ahead` of `path` were read, whose result is still to come.
+
+    With `may_thread`, nothing is forked any more, and this process may have threads.
+    """
 
     bytes_ahead: int = 0
     path: str | None = None
+    may_thread: bool = False
 
 
 class Result(Counts, kw_only=True):
@@ -77,11 +86,32 @@ class Checks(Protocol):
 MakeChecker = Callable[[OnBytes | None], Checks]
 
 
+class Checkers(Protocol):
+    """Makes the checkers of a run; see `MakeChecker`."""
+
+    def __call__(self, on_bytes: OnBytes | None, /) -> Checks:
+        """Make a checker, in the process that uses it."""
+        ...
+
+    def close(self) -> None:
+        """Close what checkers of this process have open, which no child process may have."""
+
+
 class Executor(Protocol):
     """Runs batches."""
 
+    def trees(self, paths: Sequence[str], options: WalkOptions, places: Places | None) -> Trees:
+        """Return the source of the files at `paths` and below them, as `run` wants it.
+
+        By default this process lists the directories.
+
+        Raises:
+            UsageError: the executor has no trees with these options.
+        """
+        return Trees(paths, options, places)
+
     def run(
-        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
+        self, work: Iterator[Task | Outcome], make_checker: Checkers
     ) -> Iterator[Result | Outcome | Advance]:
         """Yield the results of `work`, as they come, and outcomes among it as they are.
 

@@ -25,6 +25,7 @@ from hashclient.core.model import Outcome
 from hashclient.errors import ExitCode, StateError
 from hashclient.scan.executors.interface import (
     Advance,
+    Executor,
     MakeChecker,
     Result,
     single_tasks,
@@ -69,7 +70,7 @@ class _Worker(msgspec.Struct):
     times: Times = msgspec.field(default_factory=Times)
 
 
-class Processes:
+class Processes(Executor):
     """Runs batches in processes of their own, which end with the run."""
 
     def __init__(self, jobs: int, tick_s: float, most: int | None = None) -> None:

@@ -1,0 +1,86 @@
+"""Checking on this machine: a little work in this process, and more, or large files, in others."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from hashclient.core.model import Outcome
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.interface import (
+    TICK_S,
+    Advance,
+    Checkers,
+    Executor,
+    Result,
+    single_tasks,
+)
+from hashclient.scan.sources.interface import Task, divided
+from hashclient.system.cgroups import usable_processors
+
+#: A little work is done in this process, if so many of its names take less than so many seconds.
+PROBE_NAMES, PROBE_S = 16, 0.1
+
+
+def default_jobs() -> int:
+    """Return the number of processors that this process may use, also by its quota of time."""
+    return usable_processors(len(os.sched_getaffinity(0)))
+
+
+class Here(Executor):
+    """Runs a single task in this process, and more than that, and large files, in others."""
+
+    def __init__(self, jobs: int | None) -> None:
+        """Have `jobs` others; by default one a processor, and more while they wait for storage."""
+        self._jobs = jobs
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: Checkers
+    ) -> Iterator[Result | Outcome | Advance]:
+        """Yield the results of `work`; see `Executor`."""
+        tasks: list[Task] = []
+        for item in work:
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            tasks.append(item)
+            if len(tasks) == 2:
+                break
+        if len(tasks) == 1:
+            little = _as_long_as_it_is_quick(tasks.pop(), left=tasks)
+            for result in Inline(hand_back=True).run(little, make_checker):
+                if isinstance(result, Result):
+                    tasks += single_tasks(result.deferred)
+                yield result
+        if tasks:
+            make_checker.close()
+            yield from self._in_processes(itertools.chain(tasks, work), make_checker)
+
+    def _in_processes(
+        self, work: Iterator[Task | Outcome], make_checker: Checkers
+    ) -> Iterator[Result | Outcome | Advance]:
+        # It brings multiprocessing, which little work never needs.
+        from hashclient.scan.executors.pacing import most_workers
+        from hashclient.scan.executors.processes import Processes
+
+        processors = default_jobs()
+        most = most_workers(processors) if self._jobs is None else self._jobs
+        for result in Processes(self._jobs or processors, TICK_S, most).run(work, make_checker):
+            if isinstance(result, Advance):  # the first one comes when all workers are at it
+                result = msgspec.structs.replace(result, may_thread=True)
+            yield result
+
+
+def _as_long_as_it_is_quick(task: Task, left: list[Task]) -> Iterator[Task | Outcome]:
+    """Yield the first names of a task, and the rest if these were quick; it is `left` otherwise."""
+    first, rest = divided(task, PROBE_NAMES)
+    began = time.monotonic()
+    yield first
+    if rest and time.monotonic() - began < PROBE_S:
+        yield rest
+    elif rest:
+        left.append(rest)

@@ -1,0 +1,127 @@
+"""The options of a scan: one value, for the command line, the configuration and programs.
+
+Each option is declared once, here, with its type, its default and its help. `cli/options` makes the
+flag of an option from that; the flag is also its environment variable, its key in config.toml, and
+its part of the help, the man pages and the completion. A build has to read this for the man pages,
+so it imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+if TYPE_CHECKING:
+    from hashclient.scan.sources.frontier import WalkOptions
+
+
+class Flag(NamedTuple):
+    """What the command line says of an option: its help, a word for its value, and a range."""
+
+    help: str
+    metavar: str | None = None
+    range: tuple[int, int] | None = None
+
+
+class ScanOptions(NamedTuple):
+    """How files are checked, and what is done about matches.
+
+    An option that is on by default is turned off by a flag that begins with `--no-`. Only programs
+    have the last four.
+    """
+
+    exclude: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Skip names that match; with a slash, paths that match. Can be given several times.",
+            "GLOB",
+        ),
+    ] = ()
+    one_file_system: Annotated[bool, Flag("Stay on the file system of each PATH.")] = False
+    follow_symlinks: Annotated[
+        bool,
+        Flag("Follow links that are met on the way. A PATH that is a link is always followed."),
+    ] = False
+    sparse: Annotated[
+        bool,
+        Flag(
+            "Read files of more than 1 GiB too of which more than 99 % is hole; without"
+            " it they are unread."
+        ),
+    ] = False
+    members: Annotated[
+        bool,
+        Flag("Do not open archives and mail: each is one file, and the summary says so."),
+    ] = True
+    verify_sizes: Annotated[
+        bool,
+        Flag(
+            "Read also members of archives that claim a size which no entry has;"
+            " without it, such a claim rules them out."
+        ),
+    ] = False
+    all_digests: Annotated[
+        bool,
+        Flag(
+            "Compute every digest that the lists have for a file of its size, not the"
+            " cheapest alone: finds entries whose digests are not of one file."
+        ),
+    ] = False
+    #: With 0, which programs may give, all is checked in the calling thread, and nothing is forked.
+    jobs: Annotated[
+        int | None,
+        Flag(
+            "Worker processes. [default: as many as there are processors, or as a quota"
+            " is worth, and more as long as they wait for storage]",
+            "N",
+            (1, 256),
+        ),
+    ] = None
+    executor: Annotated[
+        str | None,
+        Flag(
+            "Where files are checked: in `processes` of this machine; by the workers of"
+            " a cluster, `dask://HOST:PORT`; or `local-cluster:N`, for a trial. [default: that of"
+            " config.toml, or `processes`]",
+            "WHERE",
+        ),
+    ] = None
+    inventory: Annotated[
+        bool,
+        Flag("Read every file, also those that the inventory knows unchanged."),
+    ] = True
+    ignore_missing: Annotated[
+        bool,
+        Flag("Skip names of --files-from that are not there any more; without it they are unread."),
+    ] = False
+    quarantine: Annotated[bool, Flag("Isolate every match, sealed, with any policy.")] = False
+    policy_check: Annotated[
+        bool,
+        Flag("Print for each match what the policy would do, without doing it."),
+    ] = False
+    actions: Annotated[
+        bool,
+        Flag(
+            "Only record matches, with any policy, config.toml and --quarantine: for"
+            " hooks and CI jobs."
+        ),
+    ] = True
+
+    exceptions: Annotated[
+        bool, Flag("A file that `exceptions` excepts is a match all the same.")
+    ] = True
+
+    #: Whether clean files are yielded, too; they are counted always.
+    show_clean: bool = False
+    #: Whether the inventory is written, and asked at all.
+    learn: bool = True
+    #: These are tried where something in an archive is encrypted.
+    passwords: tuple[bytes, ...] = ()
+    #: Whether the log has one record of the run, a `watch-look`, in place of two.
+    brief: bool = False
+
+    @property
+    def walk(self) -> WalkOptions:
+        """The limits of the walk."""
+        from hashclient.scan.sources.frontier import WalkOptions
+
+        return WalkOptions(self.exclude, self.one_file_system, self.follow_symlinks)

@@ -1,0 +1,205 @@
+"""Starts a scan: makes its parts from the settings and the options, and joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hashclient.containers.limits import Options
+from hashclient.core.verdict import Summary
+from hashclient.decisions.interface import Rule
+from hashclient.errors import UsageError
+from hashclient.index.open_lists import OpenLists
+from hashclient.scan.accept import accepting, ignoring_missing
+from hashclient.scan.engine import Progress, scan
+from hashclient.scan.executors.here import Here
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.interface import Executor
+from hashclient.scan.members import container_options
+from hashclient.scan.memory import Memory
+from hashclient.scan.options import ScanOptions
+from hashclient.scan.pipeline import FrontEnd, Scan, exceptions_of
+from hashclient.scan.place import InventoryPlace
+from hashclient.scan.recorder import RunRecord
+from hashclient.scan.sources.interface import Source
+from hashclient.scan.sources.mounts import Mounts
+from hashclient.scan.sources.several import Several
+from hashclient.scan.streaming import Stream
+from hashclient.scan.whereabouts import Whereabouts
+from hashclient.session import Session
+
+if TYPE_CHECKING:
+    from hashclient.scan.actions import Responder
+    from hashclient.scan.objects.objects import Objects
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """The inputs of a scan. A `stream` comes first, then files and trees, `sources`, `objects`."""
+
+    paths: Sequence[str] = ()
+    sources: Sequence[Source] = ()
+    stream: Stream | None = None
+    objects: Objects | None = None
+
+    @property
+    def are_none(self) -> bool:
+        """Whether there is nothing to check."""
+        return not (self.paths or self.sources or self.stream or self.objects)
+
+    def arguments(self, source: Source) -> list[str]:
+        """Return what the log has as the arguments of a run that reads paths from `source`."""
+        of_stream = [] if self.stream is None else ["-"]
+        of_objects = [] if self.objects is None else self.objects.arguments
+        return [*of_stream, *source.arguments, *of_objects]
+
+
+def start_scan(
+    session: Session,
+    inputs: Inputs,
+    options: ScanOptions,
+    lists: OpenLists | None = None,
+    front: FrontEnd | None = None,
+) -> Scan:
+    """Return a scan that is about to begin, with the `lists` that should be here by default.
+
+    Raises:
+        UsageError: there is nothing to check, or options contradict each other.
+        StateError: no list can be used.
+        ConfigError: the seal key, a recipient, a certificate or a rule of the policy is wrong.
+    """
+    if inputs.are_none:
+        raise UsageError("nothing to scan", hint="give a path")
+    front, lists = front or FrontEnd(), lists or session.open_lists()
+    observer, state_dir = front.observer, session.settings.state_dir
+    config, key_id = session.settings.config, lists.sealer.key_id
+    summary = Summary(lists=lists.states, missing=lists.missing)
+    progress = Progress(summary)
+    mounts = Mounts(state_dir, on_failure=observer.failed, on_change=observer.file_system_changed)
+    if mounts.unknown is not None:
+        summary.fail(mounts.unknown)
+    reread_days = config.inventory.reread_days
+    place = InventoryPlace(state_dir, key_id, reread_days) if options.learn else None
+    containers = None
+    if options.members:
+        containers = container_options(
+            config.containers,
+            observer.noticed,
+            options.passwords,
+            verify_sizes=options.verify_sizes,
+        )
+    executor = _executor_of(
+        options,
+        session,
+        lists,
+        objects=inputs.objects,
+        inventory=place if options.inventory else None,
+        containers=containers,
+        on_notice=observer.noticed,
+    )
+    trees = executor.trees(inputs.paths, options.walk, mounts)
+    rule = _rule(session, options)
+    if options.exceptions:
+        ruler = exceptions_of(session, lists, summary, observer)
+        lists, rule = ruler.lists, _then(rule, ruler.rule)
+    source = Several([trees, *inputs.sources])
+    outcomes = scan(
+        source,
+        lists,
+        progress,
+        options,
+        executor=executor,
+        again=trees.again(),
+        memory=Memory(place, use=options.inventory, on_failure=observer.failed),
+        stream=inputs.stream,
+        objects=inputs.objects,
+        containers=containers,
+        accept=rule,
+    )
+    responder = _responder(session, options, lists)
+    recorder = RunRecord(
+        session,
+        "watch-look" if options.brief else "scan",
+        summary,
+        key_id,
+        on_failure=observer.failed,
+        places_of=Whereabouts(mounts).of,
+        decision=None if responder is None else responder.decision,
+        brief=options.brief,
+    )
+    return Scan(
+        outcomes,
+        recorder,
+        progress,
+        mounts,
+        trees.coverage,
+        arguments=inputs.arguments(source),
+        actions=responder,
+        front=front,
+    )
+
+
+def _executor_of(
+    options: ScanOptions,
+    session: Session,
+    lists: OpenLists,
+    *,
+    objects: Objects | None,
+    inventory: InventoryPlace | None,
+    containers: Options | None,
+    on_notice: Callable[[str], None],
+) -> Executor:
+    """Return the executor that `options` ask for; it has no connection and no process yet.
+
+    A cluster lists and reads the `objects` as well.
+
+    Raises:
+        UsageError: there is none like that, or it cannot do what other options ask for.
+        ConfigError: the certificates for a cluster are missing, or cannot be used.
+    """
+    if options.executor is not None:
+        from hashclient.scan.cluster.address import parse_executor
+
+        where = parse_executor(options.executor, session.settings.config.cluster)
+        if where is not None:
+            from hashclient.scan.cluster.assembly import on_cluster
+
+            cluster = on_cluster(
+                where,
+                options,
+                session,
+                lists,
+                inventory=inventory,
+                containers=containers,
+                on_notice=on_notice,
+            )
+            if objects is not None:
+                objects.check_at(cluster.elsewhere())
+            return cluster
+    return Inline() if options.jobs == 0 else Here(options.jobs)
+
+
+def _rule(session: Session, options: ScanOptions) -> Rule:
+    """Return the rule of the configuration and the options."""
+    accept = accepting(session.settings.config.accept, session.now().date())
+    return _then(accept, ignoring_missing) if options.ignore_missing else accept
+
+
+def _then(first: Rule, second: Rule) -> Rule:
+    return lambda outcome: second(first(outcome))
+
+
+def _responder(session: Session, options: ScanOptions, lists: OpenLists) -> Responder | None:
+    """Return what acts on the matches of a scan; None if nothing is to be done about any."""
+    wants = options.quarantine or bool(session.settings.config.policy)
+    if not options.policy_check and not (options.actions and wants):
+        return None
+    from hashclient.scan.actions import Responder
+
+    return Responder(
+        session,
+        lists.states,
+        quarantine_all=options.quarantine,
+        only_tell=options.policy_check,
+    )
