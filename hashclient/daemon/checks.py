@@ -46,7 +46,7 @@ STOP = signal.SIGUSR1
 KEPT_BYTES = 1 << 20
 KEPT_BYTES_OF_MANY = 1 << 18
 MANY = 64
-#: A stream gets at most this share of the remaining bytes that may be kept.
+#: A stream may keep one in so many of the bytes that are left for all.
 KEPT_SHARE = 8
 #: Fewer bytes are not worth keeping.
 LEAST_KEPT_BYTES = 4096
@@ -154,8 +154,7 @@ class Checks:
 
     def closed(self, client: Client) -> None:
         """Drop the work for a client that has closed."""
-        for turns in self._turns:
-            turns.closed(client)
+        self.resume(client)
         if self.openers is not None:
             self.openers.stop(client)
 

@@ -79,16 +79,16 @@ class Client:
             if sent:
                 del self._out[:sent]
                 self.last = time.monotonic()
-        self._write(bool(self._out))
+        if self._out and not self._is_writing:
+            self._is_writing = True
+            self._loop.add_writer(self._socket, self.writable)
+        elif self._is_writing and not self._out:
+            self._stop_writing()
 
-    def _write(self, wanted: bool) -> None:  # noqa: FBT001 - a state
-        """Have `writable` called whenever the socket has room, or no more."""
-        if wanted is not self._is_writing:
-            self._is_writing = wanted
-            if wanted:
-                self._loop.add_writer(self._socket, self.writable)
-            else:
-                self._loop.remove_writer(self._socket)
+    def _stop_writing(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._socket)
 
     def close_if_gone(self) -> None:
         """Close if the client has closed, and no read shows it."""
@@ -101,7 +101,7 @@ class Client:
 
     def close(self) -> None:
         """Close; later answers are dropped."""
-        self._write(False)  # noqa: FBT003 - a state
+        self._stop_writing()
         self.is_closed = True
         self.files.let_go()
         self._socket.close()

@@ -164,7 +164,10 @@ class Connection(Client):
             events += len(some)
             is_last = used == len(data) and parser.is_between
             for event in some:
-                self._take(event, is_last=is_last and event is some[-1])
+                if type(event) is Whole:  # the usual case by far
+                    self._whole(event)
+                else:
+                    self._take(event, is_last=is_last and event is some[-1])
                 if self._is_ending:
                     break
         if self._is_ending or used == len(data):
@@ -191,14 +194,13 @@ class Connection(Client):
     def _take(self, event: Event, *, is_last: bool = False) -> None:
         """Handle one event; `is_last` if all bytes that were read end with it."""
         upload = self._upload
-        if isinstance(event, Whole):  # the usual case by far
-            self._whole(event)
-        elif isinstance(event, Request):
+        if isinstance(event, Request):
             self._request(event, is_last=is_last)
         elif isinstance(event, Broken):
             self._dismiss(event.reason)
-        elif upload is not None and event.data:
-            upload.update(event.data)
+        elif event.data:
+            if upload is not None:
+                upload.update(event.data)
         elif upload is not None:
             self._upload = None
             self._is_ending = not self._in_session
@@ -263,7 +265,7 @@ class Connection(Client):
 
     def writable(self) -> None:
         """Send waiting answers, as far as there is room; then read on, or hang up."""
-        was_full = not self.has_room
+        was_full = len(self._out) > MAX_OUT_BYTES
         super().writable()
         if self.is_closed:
             return
@@ -278,13 +280,12 @@ class Connection(Client):
         elif self._rest:
             self._stop_listening()
             self._go_on_soon()
-        else:
+        elif not self._is_reading:
             self._listen()
 
     def _listen(self) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            self._loop.add_reader(self._socket, self.readable)
+        self._is_reading = True
+        self._loop.add_reader(self._socket, self.readable)
 
     def _stop_listening(self) -> None:
         if self._is_reading:

@@ -10,6 +10,7 @@ import bisect
 import enum
 import mmap
 from collections.abc import Mapping
+from itertools import accumulate
 
 from hashclient.containers.unopened import NAMES
 
@@ -41,9 +42,8 @@ class Count(enum.IntEnum):
 
 
 _FIRST_CLASS = len(Count)
-#: After the classes of time: the number of answers, and their microseconds in all.
-_TIMED = _FIRST_CLASS + len(BOUNDS_S) + 1
-_MICROSECONDS = _TIMED + 1
+#: After the classes of time: the microseconds of all answers.
+_MICROSECONDS = _FIRST_CLASS + len(BOUNDS_S) + 1
 #: After these: files of each kind that is not opened.
 _FIRST_KIND = _MICROSECONDS + 1
 _ROW = _FIRST_KIND + len(NAMES)
@@ -56,9 +56,7 @@ class Counts:
 
     def __init__(self, rows: int) -> None:
         """Make `rows` rows of zeros."""
-        self._rows = rows
-        self._memory = mmap.mmap(-1, rows * _ROW * _WORD_BYTES)
-        self._words = memoryview(self._memory).cast("Q")
+        self._words = memoryview(mmap.mmap(-1, rows * _ROW * _WORD_BYTES)).cast("Q")
 
     def row(self, number: int) -> Row:
         """Return the row of process `number`, to count in."""
@@ -66,14 +64,14 @@ class Counts:
 
     def total(self, count: Count) -> int:
         """Return one count of all processes."""
-        return sum(self._words[row * _ROW + count] for row in range(self._rows))
+        return self._sum(count)
+
+    def _sum(self, place: int) -> int:
+        return sum(self._words[place::_ROW])
 
     def not_opened(self) -> dict[str, int]:
         """Return how many files of each kind that is not opened there were, if there were any."""
-        sums = {
-            name: sum(self._words[row * _ROW + _FIRST_KIND + n] for row in range(self._rows))
-            for n, name in enumerate(NAMES)
-        }
+        sums = {name: self._sum(_FIRST_KIND + n) for n, name in enumerate(NAMES)}
         return {name: number for name, number in sums.items() if number}
 
     def times(self) -> tuple[list[int], float]:
@@ -81,14 +79,8 @@ class Counts:
 
         The last number is of all answers.
         """
-        sums = [
-            sum(self._words[row * _ROW + _FIRST_CLASS + n] for row in range(self._rows))
-            for n in range(len(BOUNDS_S) + 1)
-        ]
-        for n in range(1, len(sums)):
-            sums[n] += sums[n - 1]
-        microseconds = sum(self._words[row * _ROW + _MICROSECONDS] for row in range(self._rows))
-        return sums, microseconds / 1e6
+        classes = range(_FIRST_CLASS, _MICROSECONDS)
+        return [*accumulate(map(self._sum, classes))], self._sum(_MICROSECONDS) / 1e6
 
 
 class Row:
@@ -118,7 +110,6 @@ class Row:
         """Count an answer with its time."""
         words = self._words
         words[_FIRST_CLASS + bisect.bisect_left(BOUNDS_S, seconds)] += 1
-        words[_TIMED] += 1
         words[_MICROSECONDS] += int(seconds * 1e6)
 
     def clean(self, verdict: Count, length: int) -> None:
@@ -127,4 +118,3 @@ class Row:
         words[verdict] += 1
         words[_BYTES] += length
         words[_FIRST_CLASS] += 1
-        words[_TIMED] += 1

@@ -7,6 +7,7 @@ that the kernel gives for it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -58,13 +59,19 @@ class Named:
         self._real = real
 
     def batches(self) -> Iterator[Task | Outcome]:
-        """Yield tasks and outcomes, as `sources.trees` does."""
+        """Yield tasks and outcomes, as `sources.trees` does.
+
+        Each task is to be checked before the next one is asked for. In the end directories of other
+        users are looked at again, so that no file is missed that was moved meanwhile.
+        """
         held = f"/proc/self/fd/{self._fd}"
         if stat.S_ISREG(self._status.st_mode):
             inodes = array("Q", [self._status.st_ino])
             yield [Group(held, [self._name], follow=False, inodes=inodes)]
         elif stat.S_ISDIR(self._status.st_mode):
-            yield from Trees([held], _OPTIONS, looks_again=False).batches()
+            with contextlib.closing(Trees([held], _OPTIONS)) as trees:
+                yield from trees.batches()
+                yield from trees.again()
         else:
             yield Outcome(Kind.UNREAD, held, reason=kind_of(self._status.st_mode))
 

@@ -97,7 +97,7 @@ class Openers:
         return Opener(lists.judge, self._options)
 
     def stop(self, client: Client | None = None) -> None:
-        """Give up what is opened for a client, or for all: it is unread then; for other threads."""
+        """Give up what other threads open for a client, or for all; it is unread then."""
         for opener, whose in list(self._busy.items()):
             if client in (None, whose) and self._busy.pop(opener, None) is not None:
                 opener.stop()

@@ -23,7 +23,7 @@ class Places:
     """The connections of one process: how many there may be, and who makes place for others."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
-        """Have as many as there are in `share`."""
+        """Allow as many connections as `share` has; `clock` gives seconds."""
         self._share = share
         self._counts = counts
         self._clock = clock
@@ -40,7 +40,7 @@ class Places:
     def take(self, peer: Peer) -> bool:
         """Take a place for one more connection; return whether there is one.
 
-        A connection that is no use to its client, or of which its user has too many, is closed.
+        If there is none, a connection is closed that is silent or slow, or whose user has the most.
         """
         if self._share.take(peer):
             return True
@@ -71,7 +71,7 @@ class Places:
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:
         """Return the connection that is closed for one of `peer`."""
         clients = [c for c in self._clients if c.waits_for_client]
-        if self._share.left:  # it has all that one user may have
+        if self._share.left:  # its user has reached the part of one user, and makes place itself
             clients = [c for c in clients if c.peer.user == peer.user]
         for client in clients:
             if now > client.last + SILENT_S:

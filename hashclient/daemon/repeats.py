@@ -31,8 +31,8 @@ _Key = tuple[object, ...]
 class Again(msgspec.Struct):
     """A match that was recorded at `since`, and how often it has come since and in all.
 
-    `recorded` is None until it is recorded; `count` is what was not written yet, and `mails` are
-    the ids of the last mails of these.
+    `recorded` is None until it is recorded. `count` is how often it came since the last count was
+    written, and `mails` are the ids of the last mails among these.
     """
 
     since: float

@@ -15,7 +15,7 @@ from hashclient.daemon.doors import Peer
 
 
 class Share:
-    """Something of which there is so much for all users, and a part of that for each.
+    """A number of things for all users together; each user may have a part of them.
 
     Several threads may use it.
     """
@@ -29,7 +29,7 @@ class Share:
         self._by_user: dict[str, int] = {}
 
     def take(self, peer: Peer, count: int = 1) -> bool:
-        """Take so many if there are and the user may have them; return whether it is so."""
+        """Take `count` if they are left and the user may have them; return whether it took them."""
         with self._lock:
             mine = self.of(peer.user) + count
             of_each = self._most if peer.is_trusted else self._of_each
@@ -40,7 +40,7 @@ class Share:
             return True
 
     def give_back(self, peer: Peer, count: int = 1) -> None:
-        """Take so many back."""
+        """Give back `count` that were taken."""
         with self._lock:
             self._taken -= count
             self._by_user[peer.user] -= count
@@ -68,11 +68,11 @@ class Room(msgspec.Struct, frozen=True):
     peer: Peer
 
     def take(self, count: int) -> bool:
-        """Take so many, if the user may have them."""
+        """Take `count` if they are left and the user may have them; return whether it took them."""
         return self.share.take(self.peer, count)
 
     def give_back(self, count: int) -> None:
-        """Take so many back."""
+        """Give back `count` that were taken."""
         self.share.give_back(self.peer, count)
 
 
@@ -87,7 +87,7 @@ class HandedOver:
 
     @property
     def is_beyond(self) -> bool:
-        """Whether one is beyond the share of its user; each connection may have one, to get on."""
+        """Whether the share of its user has no room for one; each client may have one such file."""
         return self._files > self._counted
 
     def begin(self) -> None:

@@ -75,7 +75,7 @@ class Turns:
             waiting.append(job)
 
     def resume(self, client: Client) -> None:
-        """Go on with work that waited for room for its answers."""
+        """Go on with work that waited for room for its answers, or end it if it has closed."""
         if client in self._parked:
             self._parked.discard(client)
             self._wait(client)
@@ -93,7 +93,7 @@ class Turns:
             pass
 
     def _begin(self, user: str) -> bool:
-        """Begin the next piece of a user, if a thread is free for it; return whether it is so."""
+        """Begin the next piece of a user if a thread is free for it; return whether it began."""
         clients = self._ring[user]
         if not self._threads.take(clients[0].peer):
             return False
@@ -131,12 +131,6 @@ class Turns:
             else:
                 self._parked.add(client)
             self._go()
-
-    def closed(self, client: Client) -> None:
-        """Drop the work of a client that has closed; a running piece comes to its end first."""
-        if client in self._parked:
-            self._parked.discard(client)
-            self._forget(client)
 
     def _forget(self, client: Client) -> None:
         for job in self._jobs.pop(client, ()):

@@ -102,11 +102,7 @@ class Upload:
             return False
         if not lists.judge.plan(digester.length):
             return True  # no entry has this size, and all entries have a size
-        may_be_listed = lists.may_be_listed
-        for algorithm, digest in digester.finish().items():
-            if may_be_listed(algorithm, digest):
-                return False
-        return True
+        return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
 
 def by_lists(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
@@ -144,8 +140,5 @@ def _judge(ask: Judge, uploads: Sequence[Upload]) -> None:
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:
     """Return the outcome that decides the answer; None if the input is clean."""
-    return min((o for o in outcomes if o.kind in BY_WORST), key=_rank, default=None)
-
-
-def _rank(outcome: Outcome) -> int:
-    return BY_WORST.index(outcome.kind)
+    wanted = (o for o in outcomes if o.kind in BY_WORST)
+    return min(wanted, key=lambda outcome: BY_WORST.index(outcome.kind), default=None)

@@ -73,8 +73,8 @@ class ChangedFiles:
 def _present(directory: Directory, paths: Sequence[str]) -> dict[str, int]:
     """Return the names of those paths in a directory that are still there, with their inodes.
 
-    Of many, the directory's list says so: to ask about each takes a fifth of the time of its check.
-    An inode is 0 if it cannot be found out.
+    For many names the directory is listed: a status for each name would take a fifth of the time of
+    its check. An inode is 0 if it cannot be found out.
     """
     listed: dict[str, int] = {}
     if len(paths) >= LISTED_FROM:

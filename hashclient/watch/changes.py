@@ -54,14 +54,14 @@ _MASK = int(
     | flags.ONLYDIR
     | flags.EXCL_UNLINK
 )
-#: Plain numbers, since each event is compared with all of these: with an enumeration that takes
-#: longer than everything else that is done with an event.
+#: Plain numbers: to compare an event with members of an enumeration takes longer than all else that
+#: is done with it.
 _OVERFLOW = int(flags.Q_OVERFLOW)
 _GONE = int(flags.DELETE_SELF | flags.IGNORED | flags.UNMOUNT)
 _MOVED, _IS_DIRECTORY, _MOVED_FROM = (
     int(flag) for flag in (flags.MOVE_SELF, flags.ISDIR, flags.MOVED_FROM)
 )
-#: All but a file that was written, linked or moved to a place.
+#: Every report but that of a file that was written, linked or moved to a place.
 _UNUSUAL = _OVERFLOW | _GONE | _MOVED | _IS_DIRECTORY | _MOVED_FROM
 #: How many directories that may not be read are tried in one look: some 3 ms.
 _MOST_TRIED = 1000
@@ -151,16 +151,12 @@ class Changes:
     def _begin(self, root: str) -> None:
         """Begin to watch a requested tree."""
         try:
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            is_reported = _reports(root)
         except OSError as error:
             raise UsageError(
                 f"cannot watch {printable(root)}: {(error.strerror or '').lower()}",
                 hint="a directory is watched, and all that is below it",
             ) from error
-        try:
-            is_reported = reports_changes(fd)
-        finally:
-            os.close(fd)
         if not is_reported:
             raise UsageError(
                 f"cannot watch {printable(root)}: this machine does not see changes by others on"
@@ -408,9 +404,18 @@ def _is_directory(entry: os.DirEntry[str]) -> bool | None:
 def _is_reported(path: str) -> bool:
     """Return whether changes below a directory are reported; True if the directory is gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _reports(path)
     except OSError:
         return True
+
+
+def _reports(path: str) -> bool:
+    """Return whether changes below a directory are reported.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return reports_changes(fd)
     finally:

@@ -41,12 +41,12 @@ MOST_FILES = 50_000
 PARTLY_S = 300.0
 #: A file that changes all the time is checked after this many times the settle time.
 MOST_SETTLES = 10
-#: Seconds between a report of the kernel and reading it, since many come one after the other. At
-#: 100,000 files a second they fill an eighth of the kernel's queue, as it is by default.
+#: Seconds between a report of the kernel and reading it, since many reports come together. In this
+#: time, 100,000 files a second fill an eighth of the kernel's queue in its usual length.
 GATHER_S = 0.01
-#: Seconds of rest after a check of changed files, or the settle time if that is shorter, or as long
-#: as the check took, up to the second number: each check has costs of its own, some 0.1 s, so while
-#: many files are written, each of few checks has many.
+#: Seconds of rest after a check of changed files. Each check costs some 0.1 s however few files it
+#: has, so few checks of many files cost less. The rest is no longer than the settle time; after a
+#: check that took longer, it is as long as that check, up to the second number.
 REST_S, MOST_REST_S = 1.0, 3.0
 #: Seconds between two checks for unreported changes and for new lists.
 LOOK_S = 2.0
@@ -92,8 +92,8 @@ class Watch(Observer):
         self._on_lists = on_lists
         self._on_unseen = on_unseen
         self._stopping = False
-        #: The waiting files with the earliest moment of their check; the first of these moments, or
-        #: one before it; and the latest moment for each file.
+        #: The files that wait, each with the moment from which it may be checked; the first of
+        #: these moments, or one before it; and for each file the moment by which it is checked.
         self._due: dict[str, float] = {}
         self._first_due = float("inf")
         self._latest: dict[str, float] = {}

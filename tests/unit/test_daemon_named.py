@@ -115,14 +115,14 @@ def test_no_listed_file_of_a_tree_is_answered_as_clean(
     with attacking(exchange(tree / one, tree / other), most_pause_us=200) as attack:
         for _ in range(rounds):
             found = ask(lists, tree)
-            assert all(path.startswith(f"{tree}/") for path in found), found
+            assert all(f"{path}/".startswith(f"{tree}/") for path in found), found
             said[",".join(sorted(set(found.values()))) or NOTHING] += 1
     assert attack.succeeded
     assert said[NOTHING] == 0, said
 
 
 @needs_root
-@pytest.mark.parametrize("rounds", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [50, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["up", "up/d", "up/d/f"])
 def test_a_link_that_is_put_in_the_place_of_a_name_leads_to_nothing_closed(
     lists: InUse, ground: Path, name: str, rounds: int
