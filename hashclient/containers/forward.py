@@ -35,6 +35,7 @@ class Buffered:
         """Begin with nothing read."""
         self._buffer = b""
         self._at = 0
+        self._is_over = False
 
     def _block(self) -> bytes:
         """Return the next block; none at the end."""
@@ -42,31 +43,32 @@ class Buffered:
 
     def _more(self) -> bool:
         """Read a block behind the bytes that are left; return False at the end."""
-        block = self._block()
-        self._buffer = self._buffer[self._at :] + block
+        if self._is_over:
+            return False
+        rest, block = self._buffer[self._at :], self._block()
+        self._buffer = rest + block if rest else block
         self._at = 0
+        self._is_over = not block
         return bool(block)
 
     def _fill(self, count: int) -> None:
         """Have the next `count` bytes in the buffer, fewer only at the end."""
-        if self._at + count > len(self._buffer):
-            blocks = [self._buffer[self._at :]]
-            length = len(blocks[0])
-            while length < count and (block := self._block()):
-                blocks.append(block)
-                length += len(block)
-            self._buffer = b"".join(blocks)
-            self._at = 0
+        while len(self._buffer) - self._at < count and self._more():
+            pass
 
     def peek(self, count: int) -> bytes:
         """Return the next `count` bytes, fewer only at the end, and stay here. Meant for few."""
-        self._fill(count)
+        if self._at + count > len(self._buffer):
+            self._fill(count)
         return self._buffer[self._at : self._at + count]
 
     def take(self, count: int) -> bytes:
         """Return the bytes that `peek` would, and go on behind them."""
-        taken = self.peek(count)
-        self._at += len(taken)
+        if self._at + count > len(self._buffer):
+            self._fill(count)
+        at = self._at
+        taken = self._buffer[at : at + count]
+        self._at = at + len(taken)
         return taken
 
     def back(self, count: int) -> None:

@@ -109,6 +109,8 @@ class Collector:
         self._marks = MailMarks()
         self._is_cut = False
         self._rest = bytearray()
+        #: Whether a line was passed that is no field; what follows is to be passed as well.
+        self.has_passed = False
         #: Whether an empty line ends it.
         self.has_end = True
         #: Whether there was any field.
@@ -147,15 +149,11 @@ class Collector:
 
     def passed(self, line: bytes) -> None:
         """Take a line that is no field: some clients begin the body there, others pass over it."""
+        self.has_passed = True
         if len(self._rest) < MAX_REST_BYTES:
             self._rest += line
         else:
             self._is_cut = True
-
-    def follows(self, line: bytes) -> None:
-        """Take a line behind one that is no field, if there was one."""
-        if self._rest:
-            self.passed(line)
 
     def boundaries(self) -> frozenset[bytes]:
         """Return the boundaries named so far: they end a header whose last line is missing."""

@@ -126,7 +126,8 @@ class Lines(Forward):
             if not line.rstrip(b"\r\n") and not (is_return and not self.is_old):
                 if is_front:
                     continue
-                collector.follows(line)  # it is in a body that begins earlier
+                if collector.has_passed:
+                    collector.passed(line)  # it is in a body that begins earlier
                 break
             if line.startswith(b"--"):
                 if match([*stack, Boundaries(collector.boundaries())], line) is not None:
@@ -136,7 +137,8 @@ class Lines(Forward):
             if is_field and not stack and line[-1:] == b"\r":
                 self.is_old = True
             if is_field or line.startswith(_QUIET):
-                collector.follows(line)
+                if collector.has_passed:
+                    collector.passed(line)
             elif is_front:
                 self.is_behind_text = True
             else:
