@@ -243,10 +243,13 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     trusting(state, bucket.uri)
     result = scan("--no-members", bucket.uri)
     summary = result.summary
-    # A listed object is read before it is called a match, and one of the others as a check.
+    # A listed object is read before it is called a match, and as a check the first of the others,
+    # and one in a thousand besides.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
-    assert sorted(bucket.reads()) == ["n0", "one", "one"]
-    assert (summary["clean"], summary["by_store_digest"], result.code) == (20, 19, 10)
+    read = set(bucket.reads())
+    assert read >= {"n0", "one"}
+    assert (summary["clean"], result.code) == (20, 10)
+    assert summary["by_store_digest"] == 20 - len(read - {"one"})
     assert set(evidence(result).values()) == {"read", "etag"}
     without = scan("--no-read", bucket.uri)
     assert without.summary["by_store_digest"] == 20

@@ -33,7 +33,7 @@ from hashclient.scan import inside
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MEMBER
 from hashclient.scan.memory import Memory
-from hashclient.scan.objects.cache import ObjectMemory, learn
+from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
@@ -49,7 +49,7 @@ from tests.unit.test_matcher import row
 
 MD5, SHA1, SHA256 = Algorithm
 SECRET = "AKIAIOSFODNN7EXAMPLE d41d8cd98f00b204e9800998ecf8427e"
-TAGS = np.arange(6, dtype=np.uint64).reshape(3, 2)
+TAGS = bytes(range(48))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_no_word_of_a_client_or_a_store_is_passed_on() -> None:
 def learned(*objects: Wanted, mask: int = 1, inside: bytes = b"") -> Result:
     result = Result()
     for one in objects:
-        learn(result, "s3 b", one, (mask, TAGS, 0), inside)
+        learn(result, number_of("s3 b"), one, (mask, TAGS, 0), inside)
     return result
 
 
@@ -182,8 +182,8 @@ def known(
 ) -> tuple[list[int], list[int]]:
     """Return the masks of objects, and which of them are containers with known members."""
     place = InventoryPlace(state, key_id, days)
-    records, insides, _ = ObjectMemory(place, days).find(bucket, objects)
-    return records["mask"].tolist(), list(insides)
+    found = ObjectMemory(place, days).find(bucket, objects)
+    return ([0] * len(objects), []) if found is None else (found[0]["mask"].tolist(), [*found[1]])
 
 
 ONE = Wanted("k", 7, '"e"', None)
@@ -195,8 +195,9 @@ def test_remembered_objects_are_known(tmp_path: Path) -> None:
     nameless = [Wanted("n", 7, None, None), Wanted("n", 7, 'W/"e"', None)]
     assert write(tmp_path, learned(ONE, VERSION, *nameless, mask=5)) == []
     assert known(tmp_path, *nameless, VERSION, ONE) == ([0, 0, 5, 5], [])
-    records, _, _ = ObjectMemory(InventoryPlace(tmp_path, "k"), 14).find("s3 b", [ONE])
-    assert records["tags"].tobytes() == TAGS.tobytes()
+    found = ObjectMemory(InventoryPlace(tmp_path, "k"), 14).find("s3 b", [ONE])
+    assert found is not None
+    assert found[0]["tags"].tobytes() == TAGS
     # Without a version it is only believed, until it is due.
     assert known(tmp_path, ONE, VERSION, days=0) == ([0, 5], [])
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from struct import Struct
 
 import numpy as np
 
 from hashclient.errors import StateError
-from hashclient.lists.wire import Uint64
 from hashclient.scan.cache import Block, today
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MEMBER, Inside
@@ -23,6 +23,8 @@ from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, of_inodes
 
+#: A record as bytes, and the words of a hash.
+_FIELDS, _WORDS = Struct("<QQQQB48sHBB"), Struct("<QQQ")
 #: The fields of a record that say which object it is of.
 _NAME = ["ino", "size", "mtime", "ctime"]
 
@@ -33,42 +35,27 @@ def number_of(namespace: str) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
 
-def records_of(objects: Sequence[Wanted]) -> Records:
-    """Return records of objects as they are, without any tag."""
-    records = np.zeros(len(objects), RECORD)
-    names = bytearray()
-    for one in objects:
-        parts = (one.key, one.version or "", one.etag or "")
-        text = "\0".join(f"{len(part)} {part}" for part in parts)
-        raw = text.encode("utf-8", "surrogateescape")
-        names += hashlib.blake2b(raw, digest_size=24).digest()
-    words = np.frombuffer(names, "<u8").reshape(-1, 3)
-    records["ino"], records["mtime"], records["ctime"] = words.T
-    records["size"] = np.array([one.size for one in objects], np.uint64).view(np.int64)
-    day = today()
-    records["read_day"] = [0 if one.version is not None else day for one in objects]
-    return records
+def _record(one: Wanted, mask: int = 0, tags: bytes = bytes(48), begin: int = 0) -> bytes:
+    """Return the record of an object as it is."""
+    parts = (one.key, one.version or "", one.etag or "")
+    text = "\0".join([f"{len(part)} {part}" for part in parts])
+    raw = text.encode("utf-8", "surrogateescape")
+    inode, mtime, ctime = _WORDS.unpack(hashlib.blake2b(raw, digest_size=24).digest())
+    day = today() if one.version is None else 0
+    return _FIELDS.pack(inode, one.size, mtime, ctime, mask, tags, day, begin, 0)
 
 
 def learn(
-    result: Result,
-    namespace: str,
-    wanted: Wanted,
-    found: tuple[int, Uint64, int],
-    inside: bytes,
+    result: Result, number: int, wanted: Wanted, found: tuple[int, bytes, int], inside: bytes
 ) -> None:
-    """Add to a result what a scan remembers of an object that was read.
+    """Add to a result what a scan remembers of an object that was read in a bucket.
 
-    `found` is a mask, words of tags, and the first byte; `inside` are members of a container.
+    `found` is a mask, the tags, and the first byte; `inside` are members of a container.
     """
-    if not wanted.has_name:
-        return
-    number, record = number_of(namespace), records_of([wanted])
-    if inside:
-        result.containers.append((number, record.tobytes(), inside))
-    record["mask"], record["tags"], record["begin"] = found
-    if record["mask"]:
-        result.learned.append((number, record.tobytes()))
+    if wanted.has_name and inside:
+        result.containers.append((number, _record(wanted), inside))
+    if wanted.has_name and found[0]:
+        result.learned.append((number, _record(wanted, *found)))
 
 
 class ObjectMemory:
@@ -81,16 +68,16 @@ class ObjectMemory:
 
     def find(
         self, namespace: str, objects: Sequence[Wanted]
-    ) -> tuple[Records, dict[int, Inside], list[Block]]:
+    ) -> tuple[Records, dict[int, Inside], list[Block]] | None:
         """Return the record of each object, members of containers by number, and blocks in use.
 
-        A record with mask 0 says that an object is not known.
+        A record with mask 0 says that an object is not known; None that no object is.
         """
-        asked = records_of(objects)
         try:
             reader = None if self._place is None else self._place.reader()
             if reader is None:
-                return np.zeros(len(objects), RECORD), {}, []
+                return None
+            asked = np.frombuffer(b"".join(map(_record, objects)), RECORD)
             try:
                 number, inodes = number_of(namespace), np.sort(asked["ino"])
                 stored, old = reader.records_at(number, inodes)
@@ -99,7 +86,7 @@ class ObjectMemory:
                 reader.close()
         except StateError:
             self._place = None  # the writer will make it again, or say why it cannot
-            return np.zeros(len(objects), RECORD), {}, []
+            return None
         known, is_same = of_inodes(stored, asked["ino"]), np.array([o.has_name for o in objects])
         for name in _NAME:
             is_same &= known[name] == asked[name]

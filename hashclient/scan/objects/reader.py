@@ -41,7 +41,7 @@ from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.kept import BEHIND, Kept
 from hashclient.scan.members import Members
-from hashclient.scan.objects.cache import learn
+from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN
@@ -129,6 +129,7 @@ class ObjectReader:
         self._judge = judge
         self._opener = opener
         self._learns = learns
+        self._number: int | None = None
         self._keep_clean = keep_clean
         self._is_stopped = is_stopped
 
@@ -184,8 +185,9 @@ class ObjectReader:
             tags = np.zeros((len(SLOT), 2), np.uint64)
             for algorithm, words in self._judge.seal(digests).items():
                 tags[SLOT[algorithm]] = words
-            found = mask, tags, read.begin
-            learn(result, self._store.namespace, wanted, found, inside)
+            if self._number is None:
+                self._number = number_of(self._store.namespace)
+            learn(result, self._number, wanted, (mask, tags.tobytes(), read.begin), inside)
         by_store = not plan and wanted.settled != BY_SIZE
         return Checked(result, wanted, contradicted, by_store)
 

@@ -217,9 +217,11 @@ class Sorter:
 
         As far as known, no list has them or a member of them.
         """
-        if self._memory is None:
+        memory, namespace = self._memory, self._options.namespace
+        found = None if memory is None else memory.find(namespace(), objects)
+        if found is None:
             return {}
-        records, insides, blocks = self._memory.find(self._options.namespace(), objects)
+        records, insides, blocks = found
         result.seen += blocks
         tagged = records["mask"] & np.uint8(mask_of(Algorithm))
         listed = listed_rows(self._judge, records, tagged)
