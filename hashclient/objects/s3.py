@@ -49,6 +49,9 @@ _YES = frozenset({"1", "true", "yes", "on"})
 #: How often credentials are asked for again; botocore renews them before they expire.
 CREDENTIALS_S = 300
 
+#: How long the URL of a page may be used: clocks may differ by so much.
+URL_S = 900
+
 #: The texts of a page: those of its objects, and the mark of the next page.
 _KEY, _SIZE, _ETAG = (
     re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"Size", b"ETag")
@@ -189,7 +192,9 @@ class S3(Store):
         if not self._is_quick:
             return None
         with _errors():
-            url = client.generate_presigned_url("list_objects_v2", Params=arguments)
+            url = client.generate_presigned_url(
+                "list_objects_v2", Params=arguments, ExpiresIn=URL_S
+            )
         try:
             got = self._http.send(AWSRequest("GET", url).prepare())
         except HTTPClientError:
