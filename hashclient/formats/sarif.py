@@ -68,11 +68,6 @@ _NOTIFICATIONS = {
         "Something in a container was not read, and the configuration accepts that.",
         "Nothing is known of it. See `accept` of [scan] in the configuration.",
     ),
-    "excepted": (
-        "note",
-        "A file matched, and a person has ruled that nothing is done about it for a while.",
-        "`hashclient exceptions list` says who, why and until when.",
-    ),
     "exceptions": (
         "note",
         "Matches are excepted: how many, and by which rulings.",
@@ -146,13 +141,13 @@ class SarifFormatter:
         return f'{{"$schema": "{SCHEMA}", "version": "2.1.0", "runs": [{{"results": ['
 
     def outcome(self, handled: Handled) -> str | None:
-        """Return a match as a result; keep other outcomes for the end."""
+        """Return a match as a result, suppressed if it is excepted; keep others for the end."""
         kind = handled.outcome.kind
-        if kind is Kind.MATCH and self._results < MAX_RESULTS:
+        if kind in (Kind.MATCH, Kind.EXCEPTED) and self._results < MAX_RESULTS:
             return self._result(handled)
         if kind is Kind.CONFLICT and len(self._conflicts) < MAX_RESULTS:
             self._conflicts.append(handled)
-        elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED, Kind.EXCEPTED):
+        elif kind in (Kind.UNREAD, Kind.SKIPPED, Kind.ACCEPTED):
             self._unchecked(handled)
         elif kind is not Kind.CLEAN:
             self._left_out[kind] += 1
@@ -187,12 +182,13 @@ class SarifFormatter:
     def _result(self, handled: Handled) -> str:
         outcome, record = handled.outcome, handled.record
         hit = outcome.hits[0]
-        is_match = outcome.kind is Kind.MATCH
+        is_match = outcome.kind is not Kind.CONFLICT
         rule = f"{hit.list_name}/{hit.category}" + ("" if is_match else "/conflict")
         index, _ = self._rules.setdefault(
             rule, (len(self._rules), _rule(rule, hit, is_match=is_match))
         )
-        quiet = record is not None and record.state in _QUIET
+        is_excepted = outcome.kind is Kind.EXCEPTED
+        quiet = is_excepted or (record is not None and record.state in _QUIET)
         properties = {
             **file_fields(handled),
             "hits": [{"complete": h.complete, **hit_fields(h)} for h in outcome.hits],
@@ -214,6 +210,9 @@ class SarifFormatter:
             "partialFingerprints": {"hashclient/v1": f"{hit.list_name}/{hit.entry}"},
             "properties": properties,
         }
+        if is_excepted:
+            why = {"kind": "external", "status": "accepted", "justification": outcome.reason}
+            result["suppressions"] = [why]
         self._results += 1
         return f"{',' if self._results > 1 else ''}{json.dumps(result)}"
 

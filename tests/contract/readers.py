@@ -192,7 +192,7 @@ def read_text(text: str) -> Report:
     files = []
     lines = text.splitlines()
     while lines and re.match(
-        r"(clean|match|conflict|skipped|unread|accepted|found|quarantined) ", lines[0]
+        r"(clean|match|conflict|skipped|unread|accepted|excepted|found|quarantined) ", lines[0]
     ):
         line = lines.pop(0)
         word = line.split(" ")[0]
@@ -222,6 +222,7 @@ def read_text(text: str) -> Report:
         for n, kind in re.findall(r"(\d[\d,]*) (\w+)", lines[0])
     }
     counts.setdefault("accepted", 0)
+    counts.setdefault("excepted", 0)
     counts.pop("inputs", None)
     counts.pop("input", None)
     lists = frozenset(re.findall(r"^list (\S+),", text, re.MULTILINE))
@@ -352,7 +353,7 @@ def _csv_run(rows: list[dict[str, str]]) -> tuple[Fields, frozenset[str], int | 
     end = rows.pop()
     assert end["kind"] == "summary"
     known = [*("missing", "stale", "gap", "held", "interrupted", "failed")]
-    known += ["skips", "not-opened", "run"]
+    known += ["skips", "exceptions", "not-opened", "run"]
     order = [known.index(cells["kind"]) for cells in rows]
     assert order == sorted(order)
     for cells in rows:
@@ -390,7 +391,11 @@ def read_sarif(text: str) -> Report:
         _check_location(result, _holder(properties), has_region=True)
         files.append(
             {
-                "kind": "conflict" if rule["id"].endswith("/conflict") else "match",
+                "kind": "conflict"
+                if rule["id"].endswith("/conflict")
+                else "excepted"
+                if result.get("suppressions")
+                else "match",
                 "path": bytes_path(properties),
                 "size": properties["size"],
                 "reason": properties.get("reason"),

@@ -131,9 +131,18 @@ def test_there_is_one_rule_for_a_list_and_category_and_one_for_its_conflicts() -
 @pytest.mark.parametrize("state", MatchState)
 def test_a_match_that_asks_for_nothing_any_more_is_a_note(state: MatchState) -> None:
     recorded = MatchRef("3kdz7wnq2m", state, NOW, NOW)
-    is_over = state in ("gone", "withdrawn", "restored", "purged", "closed")
+    is_over = state in ("gone", "withdrawn", "excepted", "restored", "purged", "closed")
     assert levels(run_of(match(record=recorded))) == [
         ("baseline/synthetic", "note" if is_over else "error")
+    ]
+
+
+def test_an_excepted_match_is_a_result_that_says_by_what_it_is_suppressed() -> None:
+    why = "exception x-1: a mistake"
+    (result,) = run_of(handled(Kind.EXCEPTED, "a", 5, why, (HIT,)))["results"]
+    assert (result["ruleId"], result["level"]) == ("baseline/synthetic", "note")
+    assert result["suppressions"] == [
+        {"kind": "external", "status": "accepted", "justification": why}
     ]
 
 
