@@ -324,13 +324,15 @@ def _unreported(
 
     name, _ = find_destination(outbox.settings.config.report, destination)
     known = outbox.reported(name)
-    policy = outbox.policy
+    policy, reviews = outbox.policy, record.all_reviews()
     candidates = [
         m
         for m in record.find()
-        if m.id not in known and m.state is not MatchState.HELD and not policy.ended(m, record)
+        if m.id not in known
+        and m.state is not MatchState.HELD
+        and not policy.ended(m, reviews.get(m.id, ()))
     ]
-    chosen = [m for m in candidates if not policy.waits(m, record)]
+    chosen = [m for m in candidates if not policy.waits(m, reviews.get(m.id, ()))]
     return chosen, len(candidates) - len(chosen)
 
 

@@ -82,20 +82,16 @@ class ReviewPolicy:
         """Return what a review has decided about a match, None if it has not."""
         return verdict_of(story, self.people)
 
-    def ended(self, match: Match, record: Matches) -> str | None:
+    def ended(self, match: Match, reviews: Sequence[Step]) -> str | None:
         """Return why a match is to be in no report: it has ended, or was rejected."""
         if match.ended is not None:
             return match.ended
-        rejected = self.verdict(record.reviews(match.id)) is Verdict.REJECTED
-        return Verdict.REJECTED if rejected else None
+        return Verdict.REJECTED if self.verdict(reviews) is Verdict.REJECTED else None
 
-    def waits(self, match: Match, record: Matches) -> bool:
+    def waits(self, match: Match, reviews: Sequence[Step]) -> bool:
         """Return whether a report of a match waits for a review."""
-        return (
-            self.is_chosen(match.id)
-            and match.ended is None
-            and self.verdict(record.reviews(match.id)) is None
-        )
+        is_open = match.ended is None and self.verdict(reviews) is None
+        return is_open and self.is_chosen(match.id)
 
     def waiting(self, record: Matches) -> Iterator[str]:
         """Yield the matches that have not ended and wait for a review.

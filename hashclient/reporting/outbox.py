@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ class Outbox:
                 hint="`hashclient matches` lists them; make several reports of many",
             )
         for match in chosen.values():
-            if ended := self.policy.ended(match, record):
+            if ended := self.policy.ended(match, record.reviews(match.id)):
                 raise UsageError(f"match {match.id} is not to be reported: it is {ended}")
         report = self._new_report(name, where, chosen, seal_evidence=seal_evidence)
         with self._preparing():
@@ -153,13 +154,15 @@ class Outbox:
             self._settle_new(record)
             reported = self.reported(destination)
             wanting = record.wanting_report().get(destination, [])
-            chosen = [
+            reviews = record.all_reviews()
+            ready = (
                 m.id
                 for m in wanting
                 if m.id not in reported
-                and not self.policy.ended(m, record)
-                and (unreviewed or not self.policy.waits(m, record))
-            ][:most]
+                and not self.policy.ended(m, said := reviews.get(m.id, ()))
+                and (unreviewed or not self.policy.waits(m, said))
+            )
+            chosen = [*itertools.islice(ready, most)]
             if not chosen:
                 return None
             if destination not in self.settings.config.report.to:
@@ -385,12 +388,16 @@ class Outbox:
         Raises:
             StateError: it cannot be noted.
         """
-        gone = tuple(i for i in report.matches if self.policy.ended(record.get(i), record))
+        gone = tuple(i for i in report.matches if self.has_ended(i, record))
         if not gone:
             return report
         rest = tuple(i for i in report.matches if i not in gone)
         changed = report.replace(matches=rest, left_out=(*report.left_out, *gone))
         return self.save(changed.noted(self.now(), "left-out", matches=list(gone)))
+
+    def has_ended(self, match_id: str, record: Matches) -> bool:
+        """Return whether a match is to be in no report any more: it has ended, or was rejected."""
+        return self.policy.ended(record.get(match_id), record.reviews(match_id)) is not None
 
     def waiting(self, report: Report, record: Matches) -> list[str]:
         """Return the matches of a report that wait for a review, so that it must not leave yet.
@@ -403,7 +410,7 @@ class Outbox:
         if report.unreviewed is not None or not report.is_ours:
             return []
         found = (record.look_up(match_id) for match_id in report.matches)
-        return [m.id for m in found if m is not None and self.policy.waits(m, record)]
+        return [m.id for m in found if m and self.policy.waits(m, record.reviews(m.id))]
 
     def settle(self, report: Report, record: Matches) -> Report:
         """Write the new states of a report to the audit log and the record of matches.

@@ -22,6 +22,7 @@ from hashclient.core.match import Match
 from hashclient.core.model import Acted, Handled, ListState, MatchRef, Outcome, Recorded
 from hashclient.decisions.brake import Brake
 from hashclient.decisions.policy import Policy, check_policy
+from hashclient.decisions.review import ReviewPolicy
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.matches.rows import place_of
 from hashclient.matches.store import Matches
@@ -286,7 +287,9 @@ class Responder:
             with Matches(self._settings.state_dir) as matches:
                 wanted = matches.want_report(record.id, self._destination, self._session.now())
         if wanted:
-            return f"to be reported to {self._destination}"
+            is_chosen = ReviewPolicy(self._settings.config.report).is_chosen(record.id)
+            after = " after a review" if is_chosen else ""
+            return f"to be reported to {self._destination}{after}"
         is_reported = record.state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED)
         return f"{record.state} already" if is_reported else "in a report already"
 

@@ -37,6 +37,10 @@ WAITS = '[report]\nafter = "review"\n'
 
 def test_what_a_policy_reports_waits_until_it_is_confirmed(tmp_path: Path) -> None:
     state = state_with(tmp_path, WAITS)
+    found = state.scan().lines[:-1]
+    assert {line["actions"][0]["detail"] for line in found} == {
+        "to be reported to police after a review"
+    }
     ids = state.ids()
     assert state.call("report", "status").out == ""
     listed = state.call("matches", "--to-review", "--format", "jsonl")

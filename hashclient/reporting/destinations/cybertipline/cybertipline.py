@@ -47,8 +47,7 @@ class CyberTipline:
         """
         if report.is_untouched or report.remote.in_doubt is Call.FINISH:
             return report
-        record = self._work.record
-        if any(self._outbox.policy.ended(record.get(i), record) for i in report.matches):
+        if any(self._outbox.has_ended(i, self._work.record) for i in report.matches):
             return self._retract_there(report)
         return report
 
