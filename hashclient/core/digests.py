@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Bytes for each read: enough to hide the cost of the call, few enough to stay in the cache.
 CHUNK_BYTES = 1 << 18
 
+#: The most bytes kept of a stream, so that not every algorithm has to be computed at once.
+KEPT_BYTES = 1 << 20
+
 #: Seconds for each gigabyte, OpenSSL 3 on an x86-64 core with SHA extensions. Only the order
 #: matters: it decides which algorithm is computed where several suffice.
 COST_S_PER_GB = {Algorithm.MD5: 1.14, Algorithm.SHA1: 0.45, Algorithm.SHA256: 0.53}
@@ -74,6 +77,61 @@ class Digester:
     def finish(self) -> list[bytes]:
         """Return the digests of all bytes given, in the order of the algorithms."""
         return [computed.digest() for computed in self._hashes]
+
+
+class StreamDigester:
+    """Digests of a stream, which comes only once and whose length is unknown before its end.
+
+    The digests that are worth computing are computed as the bytes come. Some bytes are kept, so
+    that the other digests of a short stream that hits can be computed; for a longer stream, all
+    algorithms are computed.
+    """
+
+    def __init__(self, plan: tuple[Algorithm, ...], kept_bytes: int = KEPT_BYTES) -> None:
+        """Compute `plan` to begin with, and keep up to `kept_bytes`."""
+        self._parts = [(plan, Digester(plan))]
+        self._kept: bytearray | None = bytearray()
+        self._kept_bytes = kept_bytes
+        self.length = 0
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes."""
+        if self._kept is not None:
+            if len(self._kept) + len(chunk) > self._kept_bytes:
+                self._compute(tuple(Algorithm))
+                self._kept = None
+            else:
+                self._kept += chunk
+        for _, digester in self._parts:
+            digester.update(chunk)
+        self.length += len(chunk)
+
+    @property
+    def content(self) -> bytearray | None:
+        """All bytes so far; None if they were too many to be kept."""
+        return self._kept
+
+    def finish(self) -> dict[Algorithm, bytes]:
+        """Return the digests of the bytes so far."""
+        return {
+            algorithm: digest
+            for plan, digester in self._parts
+            for algorithm, digest in zip(plan, digester.finish(), strict=True)
+        }
+
+    def more(self, plan: tuple[Algorithm, ...]) -> dict[Algorithm, bytes]:
+        """Return further digests, after `finish`: of a stream that was kept."""
+        self._compute(plan)
+        return {a: digest for a, digest in self.finish().items() if a in plan}
+
+    def _compute(self, plan: tuple[Algorithm, ...]) -> None:
+        """Compute the missing algorithms of `plan` too, from the bytes that were kept."""
+        known = {algorithm for part, _ in self._parts for algorithm in part}
+        missing = tuple(a for a in plan if a not in known)
+        if missing and self._kept is not None:
+            digester = Digester(missing)
+            digester.update(self._kept)
+            self._parts.append((missing, digester))
 
 
 def new_buffer() -> memoryview:

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Sequence
 
 from hashclient.core.algorithms import Algorithm
+from hashclient.core.digests import StreamDigester
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.lists import InUse
 from hashclient.index.matcher import Judge, Place
-from hashclient.scan.reading import StreamDigester
 from hashclient.scan.spool import Spooled
 from hashclient.scan.streaming import judge_hit
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -20,62 +21,112 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Columns, Judge, Plan, verdict
 from hashclient.lists.wire import Uint8, Uint32, Uint64
-from hashclient.scan.checked import SLOT, File, seal_digests
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.opening import Directory
 from hashclient.scan.reading import Reader, SetAside
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.records import Records
+from hashclient.scan.records import RECORD, SLOT, Records
 from hashclient.scan.sources.directories import open_listed
-from hashclient.scan.sources.interface import join
 
-#: How a file is opened: never waiting, and never as the terminal of this process.
-FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16
 
+#: A file that was read, or is known: its directory and name, its first byte if it was looked at and
+#: is no container, else -1, and what was read of it (`Read`): of a known file, no digests.
+Row = tuple[Directory, str, int, Plan, list[bytes], int, os.stat_result, bool, bool | None]
 
-def judge_files(
-    judge: Judge, reader: Reader, files: Sequence[File], records: Records, result: Result
-) -> dict[int, Outcome]:
+
+class Files(msgspec.Struct, gc=False):
+    """The files of a task that are to be judged: the columns of `Row`, and their tags.
+
+    `digests` may have further ones behind those of the plan, of the other algorithms that entries
+    have. These count only when they are asked for, so that the outcome of a file does not depend on
+    the files before it. `known` are records of the cache, by number: these files were not read.
+    """
+
+    records: Records
+    known: Mapping[int, np.void]
+    directories: Sequence[Directory]
+    names: Sequence[str]
+    begins: Sequence[int]
+    plans: list[Plan]
+    digests: list[list[bytes]]
+    lengths: Sequence[int]
+    statuses: Sequence[os.stat_result]
+    reliable: Sequence[bool]
+    unwritable: Sequence[bool | None]
+
+    def seal(self, judge: Judge, plan: Plan, numbers: Sequence[int], start: int = 0) -> None:
+        """Note the tags of digests; they stand at `start` and behind it, of each of the files."""
+        rows = np.array(numbers)
+        for place, algorithm in enumerate(plan, start):
+            tags = judge.sealer.tags_of(algorithm, [self.digests[n][place] for n in numbers])
+            self.records["tags"][rows, SLOT[algorithm]] = tags
+        self.records["mask"][rows] |= np.uint8(mask_of(plan))
+
+    def of(self, number: int) -> dict[Algorithm, bytes]:
+        """Return the digests of a file that count."""
+        return dict(zip(self.plans[number], self.digests[number], strict=False))
+
+
+def files_of(judge: Judge, rows: Sequence[Row], known: Mapping[int, np.void]) -> Files:
+    """Return the files of a task in columns, with their tags."""
+    if not rows:
+        return Files(np.zeros(0, RECORD), {}, [], [], [], [], [], [], [], [], [])
+    directories, names, begins, plans, digests, *others = zip(*rows, strict=True)
+    records = np.zeros(len(rows), RECORD)
+    files = Files(records, known, directories, names, begins, list(plans), list(digests), *others)
+    different = set(plans)
+    for plan in different:
+        numbers = range(len(rows))
+        files.seal(
+            judge, plan, [n for n in numbers if plans[n] == plan] if len(different) > 1 else numbers
+        )
+    for number, record in known.items():
+        files.records[number] = record
+    return files
+
+
+def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> dict[int, Outcome]:
     """Return the outcomes of the files that are not clean, by their numbers.
 
-    `records` have the tags of `files`. Further tags are added there and in the files; files that
-    were read or known are counted in `result`.
+    Further tags and digests are added to `files`; those that were read or known are counted in
+    `result`.
 
     Raises:
         StateError: an index cannot be read.
     """
-    is_hit, wanted = judge.wanted_by_row(columns_of(records), len(files))
+    records = files.records
+    is_hit, wanted = judge.wanted_by_row(columns_of(records), len(records))
     rows = np.flatnonzero(is_hit)
     if not len(rows):
         return {}
     missing = wanted[rows] & ~records["mask"][rows]
-    outcomes = _read_further(judge, reader, files, records, (rows, missing), result)
+    outcomes = _read_further(judge, reader, files, (rows, missing), result)
     for number, lacks in zip(rows.tolist(), missing.tolist(), strict=True):
-        if not lacks and not files[number].digests:
+        if not lacks and not files.digests[number]:
             result.known_unchanged += 1
             result.believed_unchanged += int(records["read_day"][number] != 0)
-    if outcomes:
-        rows = rows[[number not in outcomes for number in rows.tolist()]]
-    chosen = records[rows]
-    sizes: Uint64 = np.array([files[number].length for number in rows.tolist()], np.uint64)
+    numbers = [number for number in rows.tolist() if number not in outcomes]
+    chosen = records[numbers]
+    sizes: Uint64 = np.array([files.lengths[number] for number in numbers], np.uint64)
     hits = judge.hits_by_row(columns_of(chosen), sizes)
     tags, masks = chosen["tags"].tobytes(), (chosen["mask"] & _ALL).tolist()
     width = _TAG_BYTES * len(SLOT)
-    numbers = rows.tolist()
     for row, found in hits.items():
-        file, number = files[numbers[row]], numbers[row]
+        number = numbers[row]
+        directory = files.directories[number]
         outcomes[number] = Outcome(
             verdict(found),
-            file.path,
-            file.length,
+            directory.path(files.names[number]),
+            files.lengths[number],
             hits=found,
-            digests=file.by_algorithm(),
+            digests=files.of(number),
             tags={
                 a: tags[(start := row * width + _TAG_BYTES * SLOT[a]) : start + _TAG_BYTES]
                 for a in Algorithm.in_mask(masks[row])
             },
-            seen=file.seen,
+            seen=directory.seen(files.statuses[number]),
         )
     return outcomes
 
@@ -98,8 +149,7 @@ def columns_of(records: npt.NDArray[np.void]) -> Columns:
 def _read_further(
     judge: Judge,
     reader: Reader,
-    files: Sequence[File],
-    records: Records,
+    files: Files,
     needed: tuple[np.ndarray, np.ndarray],
     result: Result,
 ) -> dict[int, Outcome]:
@@ -116,56 +166,46 @@ def _read_further(
         for number, mask in zip(rows.tolist(), masks.tolist(), strict=True):
             if not mask:
                 continue
-            file, plan = files[number], Algorithm.in_mask(mask)
-            if file.spare:
-                _take_spare(judge, file, plan)
-                by_plan.setdefault(plan, []).append(number)
-                continue
-            try:
-                path, status = file.group.directory, file.directory
-                if (path, status.st_dev, status.st_ino) != opened:
-                    stack.close()
-                    opened = None
-                    directory_fd, _ = open_listed(path, (status.st_dev, status.st_ino))
-                    stack.callback(os.close, directory_fd)
-                    opened = path, status.st_dev, status.st_ino
-                digests = _read_again(reader, directory_fd, file, plan)
-            except (OSError, SetAside) as error:
-                # The file is unread after all, and each file is counted once.
-                result.files_read -= 1 if file.digests else 0
-                ended[number] = outcome_of(join(file.group.directory, file.name), error)
-                continue
-            result.files_read += 0 if file.digests else 1
-            file.plan += plan
-            file.digests += digests
+            directory, plan = files.directories[number], Algorithm.in_mask(mask)
+            digests, computed = files.digests[number], files.plans[number]
+            was_read = bool(digests)
+            if len(digests) > len(computed):
+                places = _places(judge.every_algorithm, computed, plan)
+                digests[len(computed) :] = [digests[place] for place in places]
+            else:
+                try:
+                    path, status = directory.group.directory, directory.status
+                    if (path, status.st_dev, status.st_ino) != opened:
+                        stack.close()
+                        opened = None
+                        directory_fd, _ = open_listed(path, (status.st_dev, status.st_ino))
+                        stack.callback(os.close, directory_fd)
+                        opened = path, status.st_dev, status.st_ino
+                    fd = os.open(files.names[number], directory.flags, dir_fd=directory_fd)
+                    try:
+                        digests += reader.read_more(
+                            fd, plan, files.statuses[number], files.lengths[number]
+                        )
+                    finally:
+                        os.close(fd)
+                except (OSError, SetAside) as error:
+                    # The file is unread after all, and each file is counted once.
+                    result.files_read -= was_read
+                    ended[number] = outcome_of(directory.path(files.names[number]), error)
+                    continue
+                result.files_read += not was_read
+            files.plans[number] += plan
             by_plan.setdefault(plan, []).append(number)
-    seal_digests(judge, files, records, by_plan)
+    for plan, numbers in by_plan.items():
+        files.seal(judge, plan, numbers, -len(plan))
     return ended
-
-
-def _take_spare(judge: Judge, file: File, plan: Plan) -> None:
-    """Let more digests of a file count that were computed when it was read."""
-    spare = file.spare
-    file.digests += [spare[place] for place in _places(judge.every_algorithm, file.plan, plan)]
-    file.plan += plan
-    file.spare = []
 
 
 @functools.lru_cache(maxsize=1 << 9)
 def _places(every: Plan, computed: Plan, wanted: Plan) -> list[int]:
-    """Return where the digests of `wanted` are among those of `every` that are not `computed`."""
-    spare = [algorithm for algorithm in every if algorithm not in computed]
+    """Return where the digests of `wanted` are behind those that are `computed`, of `every`."""
+    spare = [*computed, *(algorithm for algorithm in every if algorithm not in computed)]
     return [spare.index(algorithm) for algorithm in wanted]
-
-
-def _read_again(reader: Reader, directory_fd: int, file: File, plan: Plan) -> list[bytes]:
-    """Compute more digests of the same file that was read before, or that is known."""
-    flags = FILE_FLAGS if file.group.follow else FILE_FLAGS | os.O_NOFOLLOW
-    fd = os.open(file.name, flags, dir_fd=directory_fd)
-    try:
-        return reader.read_more(fd, plan, file.status, file.length)
-    finally:
-        os.close(fd)
 
 
 def outcome_of(path: str, error: OSError | SetAside) -> Outcome:

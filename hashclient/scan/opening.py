@@ -1,4 +1,4 @@
-"""Opening files ahead of the one that is read, so that the storage works while a worker computes.
+"""Open directories, and opening files ahead, so that the storage works while a worker computes.
 
 A worker reads one file after the other. Where the files are not in memory, each costs a wait, and a
 disk that could do thirty reads at a time does one. So the next files are opened while the first is
@@ -20,8 +20,15 @@ import resource
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
+
 from hashclient.core.digests import CHUNK_BYTES
+from hashclient.core.model import Seen
+from hashclient.scan.sources.interface import Group, join
 from hashclient.system.descriptors import NO_ROOM
+
+#: How a file is opened: never waiting, and never as the terminal of this process.
+FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 #: Files that are open ahead.
 FILES_AHEAD = 32
@@ -29,6 +36,62 @@ FILES_AHEAD = 32
 WAITS, WAITS_A_FILE = 4, 0.2
 #: Blocks of 512 bytes that count as a wait: they were read ahead, so nobody has waited for them.
 _BLOCKS = 8
+
+
+class Look(msgspec.Struct, gc=False):
+    """A file that is settled itself, but may still be a container.
+
+    It is settled by the cache where it `is_known`, or only `is_believed`, otherwise by its size.
+    """
+
+    status: os.stat_result
+    is_known: bool = False
+    is_believed: bool = False
+
+
+class Directory(msgspec.Struct, gc=False):
+    """An open directory, and its files that are still to be opened: their names.
+
+    `status` is that of the directory itself. `inodes` are those of the files, as they were listed
+    or looked at; 0 stands for any. `listed` are those of all files of the group. `looks` has files
+    by name that are opened only since they may be containers. If it `shares`, other directories are
+    open as well; if it was `looked` at, the files that need not be opened are out. `refused` are
+    files that cannot be opened, and were not looked at: perhaps they need no reading either.
+    `missed` are files that do not stand under their listed names any more: the name, the inode, 0
+    for any, and why the file is unread if it is not found again.
+    """
+
+    fd: int
+    group: Group
+    status: os.stat_result
+    names: list[str]
+    inodes: list[int]
+    listed: Sequence[int]
+    shares: bool = False
+    looked: bool = False
+    looks: dict[str, Look] = {}
+    refused: list[tuple[str, int]] = []
+    missed: list[tuple[str, int, OSError]] = []
+
+    def only(self, names: list[str], inodes: list[int]) -> Directory:
+        """Return the same directory, with some files to be opened."""
+        group = self.group.only(names, inodes)
+        return Directory(self.fd, group, self.status, names, inodes, self.listed, self.shares)
+
+    @property
+    def flags(self) -> int:
+        """How its files are opened."""
+        return FILE_FLAGS if self.group.follow else FILE_FLAGS | os.O_NOFOLLOW
+
+    def path(self, name: str) -> str:
+        """Return where a file is."""
+        return join(self.group.directory, name)
+
+    def seen(self, status: os.stat_result) -> Seen:
+        """Return which file has `status`, and in which directory it is."""
+        if self.group.follow:
+            return Seen(None, None, status.st_dev, status.st_ino)
+        return Seen(self.status.st_dev, self.status.st_ino, status.st_dev, status.st_ino)
 
 
 class Waits:

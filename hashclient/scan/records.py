@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from hashclient.core.algorithms import Algorithm
+
 #: The bits of `mask` for algorithms, and one besides: the file was looked at, and is no container.
 #: On the disk this bit says nothing, and the meaning of the record counts (`meanings`).
 TAGS, PLAIN = 7, 64
@@ -41,6 +43,9 @@ RECORD = np.dtype(
         ("meaning", "u1"),
     ]
 )
+
+#: The place of an algorithm's tag in a record.
+SLOT = {algorithm: number for number, algorithm in enumerate(Algorithm)}
 
 _WORD = 2**64 - 1
 _values_of = operator.attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")

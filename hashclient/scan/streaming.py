@@ -6,14 +6,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.digests import new_buffer
+from hashclient.core.digests import StreamDigester, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge, Place, verdict
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.kept import Kept
 from hashclient.scan.members import Members
-from hashclient.scan.reading import StreamDigester
 from hashclient.scan.reasons import reason_of
 from hashclient.system.descriptors import read_into
 

@@ -26,9 +26,6 @@ from hashclient.system.fstypes import BTRFS, EXT, XFS
 #: overlay, where the map belongs to another file, nor a network, where other machines do not ask
 #: this kernel.
 _KEEPS_OUT = frozenset({EXT, BTRFS, XFS})
-#: The argument F_RDLCK, left out if it is 0, as on nearly all machines: Python tries an argument as
-#: a string first, which takes half as long as the lease itself.
-_READ = (F_RDLCK,) if F_RDLCK else ()
 
 
 def can_lease() -> bool:
@@ -54,7 +51,10 @@ def hold(fd: int) -> bool | None:
     another user owns the file and this process has no CAP_LEASE, or the file system has no leases.
     """
     try:
-        fcntl(fd, F_SETLEASE, *_READ)
+        if F_RDLCK:
+            fcntl(fd, F_SETLEASE, F_RDLCK)
+        else:  # as nearly everywhere; Python tries an argument as a string first, which takes time
+            fcntl(fd, F_SETLEASE)
     except OSError as error:
         return False if error.errno == errno.EAGAIN else None
     return True

@@ -21,7 +21,7 @@ from fixtures.client import content, csv
 from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import cache, checked, records
+from hashclient.scan import cache, learning, records
 from hashclient.scan.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.kit import (
@@ -256,9 +256,9 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
             world.file(1).write_bytes(content(0))
         return original(statuses)
 
-    monkeypatch.setattr(checked, "records_of", change)
+    monkeypatch.setattr(learning, "records_of", change)
     assert matches(world.scan()) == {"f0"}
-    monkeypatch.setattr(checked, "records_of", original)
+    monkeypatch.setattr(learning, "records_of", original)
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 

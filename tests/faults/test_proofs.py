@@ -23,7 +23,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
-from hashclient.scan import cache, checked, checker, reading
+from hashclient.scan import cache, checker, learning, reading
 from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
@@ -59,7 +59,7 @@ def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def set_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def set_day(day: int) -> None:
-        for module in (cache, checked):
+        for module in (cache, learning):
             monkeypatch.setattr(module, "today", lambda: day)
 
     return set_day

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.reading import StreamDigester
+from hashclient.core.digests import StreamDigester
 
 plans = st.integers(0, 7).map(Algorithm.in_mask)
 

@@ -8,6 +8,7 @@ import io
 import os
 import time
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -791,20 +792,21 @@ def test_a_container_whose_times_change_all_the_time_is_opened(
     assert kinds(result) == {"a": (Kind.MATCH, None)}
 
 
+@pytest.mark.parametrize("size", [6, DEFER_BYTES])
 def test_a_size_that_changes_again_while_somebody_looks_rules_out_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
-    tree = write_tree(tmp_path / "t", {"a": b"LISTED"})
-    before_opening(monkeypatch, lambda n: (tree / "a").write_bytes(b"of another size"))
-    original = reading.Reader.look
+    tree = write_tree(tmp_path / "t", {"a": b"of another size" + bytes(size)})
+    original = os.pread
 
-    def look(self: reading.Reader, fd: int) -> os.stat_result:
+    def pread(fd: int, count: int, offset: int) -> bytes:
         (tree / "a").write_bytes(b"listed")
-        return original(self, fd)
+        return original(fd, count, offset)
 
-    monkeypatch.setattr(reading.Reader, "look", look)
-    (result,) = opened_as_well(lists, [Group(str(tree), ["a"], follow=False)])
+    inodes = array("Q", [(tree / "a").stat().st_ino])
+    monkeypatch.setattr(os, "pread", pread)
+    (result,) = opened_as_well(lists, [Group(str(tree), ["a"], False, None, inodes)])
     assert kinds(result) == {"a": (Kind.UNREAD, CHANGED)}
     assert rests_on(result) == (0, 0, 0)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan.judging import FILE_FLAGS
-from hashclient.scan.opening import FILES_AHEAD, WAITS, OpenedAhead, Waits
+from hashclient.scan.opening import FILE_FLAGS, FILES_AHEAD, WAITS, OpenedAhead, Waits
 from tests.kit import open_files, write_tree
 
 

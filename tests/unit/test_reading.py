@@ -32,6 +32,7 @@ from hashclient.scan.reading import (
     UNSIZED_BYTES,
     UNSIZED_S,
     Deferred,
+    Device,
     EndlessError,
     Reader,
     SetAside,
@@ -76,7 +77,7 @@ def read(
     """Read a file as if its file system were trusted so far."""
     reader = Reader(options.pop("plan_of", lambda _: SHA1), **options)
     with opened(path) as fd:
-        reader._trusts[os.fstat(fd).st_dev] = trust
+        reader.devices[os.fstat(fd).st_dev] = Device(trust)
         plan, digests, length, status, reliable, unwritable = reader.read(fd, defer_bytes)
     assert unwritable is None
     assert reliable == (relied_size(status, trust) is not None)
@@ -453,8 +454,9 @@ def test_a_lease_is_asked_for_before_each_attempt_and_the_last_one_counts(
         path.write_bytes(b"benign")
         reader = Reader(plan_of, leases=True)
         with opened(path) as fd:
-            reader._trusts[os.fstat(fd).st_dev] = trust
+            monkeypatch.setattr(reading, "trust_of", lambda *_, told=trust: told)
             *_, unwritable = reader.read(fd)
+        reader.end_task()
         # Of a file whose times mean nothing it would prove nothing either.
         assert unwritable is (True if trust is FULL else None)
         assert told == ([0, told[-1]] if trust is FULL else [])
@@ -485,7 +487,7 @@ def test_a_short_file_is_read_under_a_lease(
 
     reader = Reader(plan_of, leases=True, clock=lambda: now[0])
     with opened(path) as fd:
-        reader._trusts[os.fstat(fd).st_dev] = FULL
+        reader.devices[os.fstat(fd).st_dev] = Device(FULL, leases=True, holds=keeps_out(fd))
         assert reader.read(fd)[-1] is True
     during_reads(monkeypatch, write)
     with opened(path) as fd:
@@ -504,7 +506,7 @@ def test_a_long_file_is_not_kept_from_others_while_it_is_read(
     during_reads(monkeypatch, lambda _: writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK)))
     reader = Reader(plan_of, leases=True)
     with opened(path) as fd:
-        reader._trusts[os.fstat(fd).st_dev] = FULL
+        reader.devices[os.fstat(fd).st_dev] = Device(FULL, leases=True, holds=keeps_out(fd))
         reader.read(fd)
     assert writers
     for writer in writers:

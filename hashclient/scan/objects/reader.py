@@ -37,14 +37,13 @@ from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.lists.wire import Uint64
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
-from hashclient.scan.checked import SLOT
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.kept import BEHIND, Kept
 from hashclient.scan.members import Members
 from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.reasons import reason_of
-from hashclient.scan.records import PLAIN
+from hashclient.scan.records import PLAIN, SLOT
 from hashclient.scan.spool import Spool
 
 #: Bytes that are asked for at a time: a broken connection costs no more than that.

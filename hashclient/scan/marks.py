@@ -1,0 +1,88 @@
+"""Whether the file that is read may be a container: by its first bytes, and by its last ones.
+
+Most files are decided by the bytes that are read first, which are all of a short file. Of longer
+ones the end is looked at as well, and of files in front of which an archive may stand.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hashclient.containers.fronts import FRONT_BYTES
+from hashclient.containers.interface import HEAD_BYTES, ISO_HEAD_BYTES
+from hashclient.containers.sniffing import (
+    ends_as_container,
+    has_behind,
+    is_kind,
+    look_at,
+    wants_all_head,
+)
+
+#: Bytes that are read of a file to see whether it is a container.
+LOOK_BYTES = 1 << 12
+
+
+class Marks:
+    """The marks of one file after the other."""
+
+    __slots__ = ("_first_bytes", "_front", "begin", "is_sure", "may_be", "size")
+
+    def __init__(self) -> None:
+        """Begin before the first file."""
+        #: Whether the last file may be a container, and its first byte; -1 if nobody looks.
+        self.may_be, self.begin = False, -1
+        #: The length of the file that is read, if it can be relied on; set before its first bytes.
+        self.size: int | None = None
+        #: Whether its first bytes have decided.
+        self.is_sure = True
+        self._first_bytes = 0
+        #: The beginning of a file that may have an archive behind it.
+        self._front = b""
+
+    def first(self, data: memoryview) -> None:
+        """Look at the first bytes of a file: the beginning of a buffer."""
+        self._first_bytes = length = len(data)
+        self._front = b""
+        buffer: Any = data.obj  # of which each look takes less than of the view
+        self.begin = buffer[0] if length else 0
+        is_all = length == self.size
+        self.is_sure = is_all
+        if found := look_at(buffer, length, is_all):
+            self.may_be = is_kind(found)  # one that is not opened is counted there
+            if not self.may_be:
+                self._front, self.is_sure = bytes(data[:FRONT_BYTES]), False
+        elif is_all or self.size is None:
+            self.may_be = ends_as_container(buffer, length)
+        else:
+            self.may_be = False  # more follows: the end is looked at later
+
+    def look(self, fd: int, size: int) -> None:
+        """Look at an open file of a size, and read no more of it than that takes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        # These are all bytes of a short file; a longer one has two more places to look at.
+        first = os.pread(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, 0)
+        if wants_all_head(first):
+            first = os.pread(fd, ISO_HEAD_BYTES, 0)
+        self.size = size
+        self.first(memoryview(first))
+        if not self.is_sure:
+            self.look_again(fd, size)
+
+    def look_again(self, fd: int, length: int) -> None:
+        """Look for a mark behind the first bytes, or at the end of a file of a length."""
+        if not self._front and self._first_bytes == length:
+            return
+        if self._first_bytes < min(length, ISO_HEAD_BYTES):
+            # A disk image has its mark after 32 KiB; a slow file system gives fewer bytes than
+            # asked for.
+            wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
+            if self._first_bytes < min(length, wanted):
+                self.first(memoryview(os.pread(fd, wanted, 0)))
+        if not self.may_be:
+            self.may_be = has_behind(
+                self._front, length, lambda offset, count: os.pread(fd, count, offset)
+            )
