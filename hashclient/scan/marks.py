@@ -42,20 +42,22 @@ class Marks:
 
     def first(self, data: memoryview) -> None:
         """Look at the first bytes of a file: the beginning of a buffer."""
-        self._first_bytes = length = len(data)
-        self._front = b""
+        length = len(data)
         buffer: Any = data.obj  # of which each look takes less than of the view
         self.begin = buffer[0] if length else 0
-        is_all = length == self.size
-        self.is_sure = is_all
-        if found := look_at(buffer, length, is_all):
+        self.is_sure = is_all = length == self.size
+        found = look_at(buffer, length, is_all)
+        if is_all and not found:
+            self.may_be = ends_as_container(buffer, length)
+            return
+        self._first_bytes, self._front = length, b""
+        if found:
             self.may_be = is_kind(found)  # one that is not opened is counted there
             if not self.may_be:
                 self._front, self.is_sure = bytes(data[:FRONT_BYTES]), False
-        elif is_all or self.size is None:
-            self.may_be = ends_as_container(buffer, length)
         else:
-            self.may_be = False  # more follows: the end is looked at later
+            # If more follows, the end is looked at later.
+            self.may_be = self.size is None and ends_as_container(buffer, length)
 
     def look(self, fd: int, size: int) -> None:
         """Look at an open file of a size, and read no more of it than that takes.
