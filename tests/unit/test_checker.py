@@ -811,6 +811,34 @@ def test_a_size_that_changes_again_while_somebody_looks_rules_out_nothing(
     assert rests_on(result) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("members", [False, True], ids=["files alone", "with members"])
+def test_where_members_count_no_file_is_looked_at_before_it_is_opened(
+    tmp_path: Path,
+    members_of: Callable[[OpenLists], Members],
+    monkeypatch: pytest.MonkeyPatch,
+    members: bool,
+) -> None:
+    """Each is opened whatever its size; but what was named, and not listed, may be of any kind."""
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"listed", "b": b"benign text"})
+    original, looked = os.stat, list[Any]()
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        looked.append(path)
+        return original(path, *args, **options)
+
+    opens = members_of(lists) if members else None
+    inodes = array("Q", [(tree / name).stat().st_ino for name in "ab"])
+    monkeypatch.setattr(os, "stat", stat)
+    for listed in (inodes, array("Q")):
+        result = checker(lists, members=opens).check(
+            [Group(str(tree), ["a", "b"], False, None, listed)]
+        )
+        assert (kinds(result), rests_on(result)) == ({"a": (Kind.MATCH, None)}, (1, 1, 0))
+        assert ("b" in looked) == (not members or not listed)
+        looked.clear()
+
+
 def test_a_file_that_is_read_and_then_lost_counts_as_unread_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from hashclient.containers import fronts, sniffing
 from hashclient.containers.kind import ANYWHERE, Kind, Mark, Sure
 from hashclient.containers.kinds import KINDS
 from hashclient.containers.mail import Eml
-from hashclient.containers.mailmarks import can_be_mail
+from hashclient.containers.mailmarks import can_be_mail, may_be_mail, may_hold_mail
 from hashclient.containers.registry import Registry
 from hashclient.containers.tarheader import parse_header
 from tests.opened import has_mark, opened
@@ -208,3 +208,29 @@ def test_a_cabinet_is_known_wherever_its_files_begin(
     struct.pack_into("<H", cabinet, 26, folders)
     assert [one.name for one in Registry().pick(bytes(cabinet), b"")] == ["cab"]
     assert Registry().pick(b"MSCF is the mark of cabinets, which hold other files.", b"") == []
+
+
+def test_the_quick_look_leaves_out_no_file_that_may_be_mail() -> None:
+    chance = random.Random(11)
+    pieces = [
+        b"Subject",
+        b"To",
+        b"x-mailer",
+        b"note",
+        b"\n",
+        b"\r\n",
+        b"\r",
+        b": ",
+        b":",
+        b"(c)",
+        b" ",
+    ]
+    pieces += [b"\xef\xbb\xbf", b"\0", b"\xff", b"> ", b"text " * 60]
+    accepted = 0
+    for _ in range(4_000):
+        head = b"".join(chance.choices(pieces, k=chance.randrange(2, 24)))[:1_152]
+        if may_be_mail(head):
+            accepted += 1
+            assert may_hold_mail(head, len(head)), head
+    assert accepted > 100
+    assert not may_hold_mail(b"not a name: of a field", 22)
