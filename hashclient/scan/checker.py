@@ -215,7 +215,7 @@ class Checker:
         """Return whether the files of a directory are looked at before they are opened.
 
         Where most files hit and must be read, that is only one more request; so it is where members
-        count, since each file is opened then. What was named, and not listed, may be of any kind.
+        count, since each file is opened then. A named file that was not listed may be of any kind.
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look
