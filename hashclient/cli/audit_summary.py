@@ -27,7 +27,7 @@ _STYLE = (
 )
 
 
-@click.command("summary")
+@click.command("summary", short_help="Sum up a period.")
 @click.option("--from", "since", type=TIME, metavar="TIME", help="Nothing older; UTC.")
 @click.option("--to", "until", type=TIME, metavar="TIME", help="Only what is older; UTC.")
 @click.option(
@@ -63,7 +63,7 @@ def summary(
 
     \b
       hashclient audit summary --from 2026-01-01 --to 2027-01-01
-      hashclient audit summary --archive /mnt/archive/audit --format html -o year.html
+      hashclient audit summary --archive /mnt/old --format html -o year.html
 
     Exit codes: 8 there is no log yet, 9 the log is damaged; all are in `hashclient --help`.
     """

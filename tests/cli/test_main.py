@@ -33,6 +33,7 @@ from tests.kit import (
     wait_until,
     write_tree,
 )
+from tests.kit.context import context_of
 
 
 def test_the_version() -> None:
@@ -52,7 +53,7 @@ def test_help_lists_every_command_and_every_exit_code(flag: str) -> None:
 def all_commands(command: click.Command, *path: str) -> list[tuple[str, ...]]:
     found = [path]
     if isinstance(command, click.Group):
-        context = click.Context(command)
+        context = context_of(command)
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
@@ -381,7 +382,7 @@ def named(path: tuple[str, ...]) -> click.Command:
     command: click.Command = cli
     for name in path:
         assert isinstance(command, click.Group)
-        inner = command.get_command(click.Context(command), name)
+        inner = command.get_command(context_of(command), name)
         assert inner is not None
         command = inner
     return command

@@ -114,7 +114,7 @@ def complete(prefix: Path, *words: str) -> list[str]:
 def test_bash_completes(prefix: Path) -> None:
     assert complete(prefix, "sc") == ["scan"]
     assert complete(prefix, "scan", "--one") == ["--one-file-system"]
-    assert complete(prefix, "audit", "") == ["checkpoint", "rotate", "show", "verify"]
+    assert complete(prefix, "audit", "") == ["checkpoint", "rotate", "show", "summary", "verify"]
     assert complete(prefix, "status", "--format", "p") == ["prometheus"]
 
 

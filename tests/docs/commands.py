@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 
 from hashclient.cli.main import cli
+from tests.kit.context import context_of
 
 #: At the beginning of a command; `/usr/local/bin/` and the like may stand before it.
 _INVOCATION = re.compile(r"(?:^|[;&|(] *|ExecStart=)(?:/\S*/)?hashclient +(?P<rest>\S.*)$")
@@ -27,7 +28,7 @@ def check_invocation(rest: str) -> str:
     """Fail unless the words after `hashclient` are a command and options that it has; return it."""
     words = shlex.split(rest, comments=True)
     command: click.Command = cli
-    context = click.Context(cli, info_name="hashclient")
+    context = context_of(cli, info_name="hashclient")
     path = []
     while isinstance(command, click.Group) and words:
         word = words.pop(0)

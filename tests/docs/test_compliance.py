@@ -11,6 +11,7 @@ import pytest
 from hashclient.cli.main import cli
 from tests.docs.blocks import DOCS, marked_blocks, run_script
 from tests.kit import csv_of, make_state
+from tests.kit.context import context_of
 
 pytestmark = pytest.mark.docs
 
@@ -24,7 +25,7 @@ def test_every_command_is_there() -> None:
         command: click.Command | None = cli
         for word in words.split():
             assert isinstance(command, click.Group), words
-            command = command.get_command(click.Context(command), word)
+            command = command.get_command(context_of(command), word)
         assert command is not None, words
 
 

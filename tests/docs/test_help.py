@@ -12,6 +12,7 @@ import pytest
 from hashclient.cli.main import cli
 from hashclient.errors import ExitCode
 from tests.docs.blocks import run_command
+from tests.kit.context import context_of
 
 pytestmark = pytest.mark.docs
 
@@ -24,7 +25,7 @@ def commands(
     """Yield every command and group with its words, the program's own first."""
     yield path, command
     if isinstance(command, click.Group):
-        context = click.Context(command)
+        context = context_of(command)
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             assert child is not None
@@ -37,12 +38,12 @@ each_command = pytest.mark.parametrize("path", ALL, ids=lambda p: "-".join(p) or
 
 def help_of(path: tuple[str, ...]) -> str:
     """Return the help as a terminal of the usual width shows it."""
-    with click.Context(cli, info_name="hashclient", terminal_width=WIDTH - 2) as context:
+    with context_of(cli, info_name="hashclient", terminal_width=WIDTH - 2) as context:
         for word in path:
             assert isinstance(context.command, click.Group)
             child = context.command.get_command(context, word)
             assert child is not None
-            context = click.Context(child, info_name=word, parent=context)
+            context = context_of(child, info_name=word, parent=context)
         return context.get_help()
 
 
@@ -82,7 +83,7 @@ def examples() -> list[tuple[tuple[str, ...], str]]:
 def test_every_example_is_a_command_with_such_options(line: str) -> None:
     words = shlex.split(line)[1:]
     command: click.Command = cli
-    context = click.Context(cli, info_name="hashclient")
+    context = context_of(cli, info_name="hashclient")
     while isinstance(command, click.Group):
         if command.invoke_without_command and (not words or words[0].startswith("-")):
             break  # a group that does something by itself, given its own options

@@ -60,6 +60,7 @@ from tests.docs.blocks import (
 )
 from tests.docs.commands import check_invocation, invocations
 from tests.kit import Site, csv_of, write_tree
+from tests.kit.context import context_of
 from tests.unit.test_prometheus import full
 
 pytestmark = pytest.mark.docs
@@ -102,7 +103,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[click.Op
 
 def variables() -> set[str]:
     """Return the names of all variables that the program reads."""
-    found = options(cli, click.Context(cli))
+    found = options(cli, context_of(cli))
     return {*OTHER_VARIABLES, *(name for option in found for name in option_variables(option))}
 
 

@@ -17,6 +17,7 @@ from hashclient.errors import ExitCode
 from manpages.commands import CONFIG_PAGE, data_files, page, pages
 from manpages.configuration import config_page
 from tests.kit import ROOT, environment
+from tests.kit.context import context_of
 
 MADE = date(2026, 1, 31)
 MANUAL = (ROOT / "docs/operations/configuration.md").read_text()
@@ -81,7 +82,7 @@ def test_it_has_the_sections_that_people_look_for(name: str) -> None:
 @needs_mandoc
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_and_example_is_in_it(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
+    command = cli.get_command(context_of(cli), name)
     assert command is not None
     text = shown(PAGES[f"hashclient-{name}"])
     for flag in options_of(command):

@@ -10,6 +10,7 @@ import pytest
 from hashclient.cli.defaults import command_defaults
 from hashclient.cli.main import cli
 from hashclient.scan.options import ScanOptions
+from tests.kit.context import context_of
 
 DEFAULTS = ScanOptions()
 #: The help of each option that has one; the others are for programs only.
@@ -21,7 +22,7 @@ HELP = {
 
 
 def command(name: str) -> click.Command:
-    found = cli.get_command(click.Context(cli), name)
+    found = cli.get_command(context_of(cli), name)
     assert found is not None
     return found
 
