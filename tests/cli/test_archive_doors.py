@@ -15,7 +15,7 @@ import pytest
 
 from fixtures import archives, images, mails, others, zipmethods
 from hashclient.containers import meaning
-from hashclient.scan import reading
+from hashclient.scan import marks
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
 
@@ -168,7 +168,7 @@ def test_files_that_an_earlier_inventory_knows_as_no_containers_are_opened(
     state.let_time_pass()
     with monkeypatch.context() as earlier:
         for name in ("look_at", "has_behind", "ends_as_container"):
-            earlier.setattr(reading, name, lambda *_, **__: ())
+            earlier.setattr(marks, name, lambda *_, **__: ())
         earlier.setattr(meaning, "NUMBERS", {})
         before = state.call("scan", "--jobs", "1", "--format", "jsonl", tree)
         assert (before.code, before.summary["members"]) == (0, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures import archives, unopened
 from hashclient.containers import meaning
-from hashclient.scan import reading
+from hashclient.scan import marks
 from tests.clamd import instream, open_for_reading, serving
 from tests.kit import State, remember_at_once, write_tree
 
@@ -81,7 +81,7 @@ def test_files_that_an_earlier_version_knew_as_no_container_are_counted(
     state.let_time_pass()
     with monkeypatch.context() as earlier:
         for name in ("look_at", "ends_as_container", "has_behind"):
-            earlier.setattr(reading, name, lambda *_, **__: ())
+            earlier.setattr(marks, name, lambda *_, **__: ())
         earlier.setattr(meaning, "NUMBERS", {})
         assert state.scan("--jobs", "1").summary["not_opened"] == {}
         assert state.scan("--jobs", "1").summary["known_unchanged"] == len(FILES)

@@ -172,6 +172,7 @@ def test_lists_and_the_run_come_last() -> None:
         "inputs": 2**40,
         "clean": 2**40,
         "accepted": 0,
+        "excepted": 0,
         "match": 0,
         "conflict": 0,
         "skipped": 0,
