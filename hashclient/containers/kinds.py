@@ -140,6 +140,7 @@ OPENED = (
         "tar:Tar",
         in_programs=MAGIC,
         in_programs_at=MAGIC_AT,
+        reads=2,
     ),
     Kind("gzip", (Mark(0, (b"\x1f\x8b\x08",), is_one=lambda h: len(h) >= 10),), "compressed:Gzip"),
     Kind("bzip2", (Mark(0, (b"BZh",), is_one=_is_bzip2),), "compressed:Bzip2"),

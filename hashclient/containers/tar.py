@@ -132,6 +132,9 @@ class Tar:
                     follows.name = text
                 area.finish()
             elif header.kind in (_PAX, _PAX_SOLARIS, _PAX_GLOBAL):
+                if header.kind == _PAX_SOLARIS and header.size:
+                    # cpio and unar do not know it, and extract its text as a file.
+                    yield from _stored(source, header.name, header.size, source.position)
                 try:
                     fields = _read_pax(source, header.size)
                 except NotReadError as error:

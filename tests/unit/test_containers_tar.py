@@ -147,6 +147,17 @@ def test_the_content_of_a_long_name_that_can_be_no_name_is_a_member_as_well(kind
     assert look(data).contents == [A]
 
 
+def test_the_text_of_a_pax_header_of_solaris_is_a_member_as_well() -> None:
+    text = b"19 path=another/name\n"
+    text = b"%d%s" % (len(text), text[2:])
+    data = tar_member(b"PaxHeaders/a", text, b"X") + tar_member(b"a", A)
+    out = look(data)
+    assert (out.contents, out.names) == ([text, A], [b"PaxHeaders/a", b"another/name"])
+    assert not out.unread
+    plain = tar_member(b"PaxHeaders/a", text, b"x") + tar_member(b"a", A)
+    assert look(plain).contents == [A]
+
+
 def test_members_are_passed_over_where_that_can_be() -> None:
     data = tar_of({f"{n}": bytes(200_000) for n in range(20)})
     whole = Whole(data)
