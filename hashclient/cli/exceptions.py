@@ -113,7 +113,7 @@ def add(
     else:
         assert file is not None
         about = _of_file(file, lists)
-    (ruling,), number = _add(app, lists, [about], reason, until, _place(below) if below else "")
+    (ruling,), number = _add(app, lists, [about], reason, until, _place(below))
     app.show(
         output_format,
         {"exception": _document(ruling, None), "matches_excepted": number},
@@ -311,15 +311,19 @@ def _of_file(path: Path, lists: Any) -> tuple[list[tuple[str, str]], str]:
     return found, tag.hex()
 
 
-def _place(below: str) -> str:
-    """Return a path without links, or a URI as it is."""
+def _place(below: str | None) -> str:
+    """Return a path without links, or a URI as scans write it; empty where none is given."""
     import os
 
-    from hashclient.core.objecturi import is_object_uri
+    from hashclient.core.objecturi import is_object_uri, parse_uri
     from hashclient.system.text import is_unicode
 
+    if below is None:
+        return ""
+    if not below:
+        raise UsageError("--below is empty", hint="leave it out if there is no such limit")
     if is_object_uri(below):
-        return below
+        return parse_uri(below).text
     path = os.path.realpath(below)
     if not is_unicode(path):
         raise UsageError(f"not UTF-8, which --below needs: {printable(path)}")

@@ -26,7 +26,7 @@ import msgspec
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.decisions.rulings import Book, Entry, Ruling, load_book
 from hashclient.errors import StateError, UsageError
 from hashclient.index.fingerprints import Fingerprint, fingerprints
@@ -232,10 +232,23 @@ def _stamp_of(layout: Layout) -> _Stamp:
 def is_below(outcome: Outcome, place: str) -> bool:
     """Return whether a file, or its container, is at a path, or below it; links are followed.
 
-    An object is at or below a URI. A stream, and a digest that was looked up, are nowhere.
+    The file that was read has to be there now: where its path was made a link since, it leads to
+    another one. An object is at or below a URI, and so are its versions. A stream, and a digest
+    that was looked up, are nowhere.
     """
     if outcome.is_stream or outcome.origin is not None:
         return False
     path = outcome.path if outcome.is_object else os.path.realpath(outcome.path)
-    place = place.rstrip("/")
-    return path == place or path.startswith(f"{place}/")
+    if outcome.is_object and "?" not in place:  # in a key it is escaped: a version follows it
+        path = path.partition("?")[0]
+    if not f"{path}/".startswith(f"{place.removesuffix('/')}/"):
+        return False
+    return outcome.is_object or _is_there(path, outcome.seen)
+
+
+def _is_there(path: str, seen: Seen | None) -> bool:
+    """Return whether a file that was read is at a path now."""
+    try:
+        return seen is not None and seen.is_file(os.lstat(path))
+    except OSError:
+        return False

@@ -9,12 +9,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from pyrage import x25519
 
 from fixtures.archives import zip_of
 from hashclient.cli.app import App
 from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Outcome, Seen
+from hashclient.decisions.exceptions import is_below
 from hashclient.decisions.rulings import MOST, Book, load_book, write_book
 from hashclient.index.blinding import load_sealer
 from hashclient.matches.verify import verify_matches
@@ -168,8 +172,6 @@ def test_a_release_passes_over_what_was_excepted_meanwhile(world: Ruled) -> None
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong", "--below", "/nowhere")
     (kept,) = load_book(layout, sealer).rulings
-    import msgspec
-
     write_book(layout, [msgspec.structs.replace(kept, below="")], sealer, datetime.now(UTC))
     left = world.left()
     assert world.call("matches", "release", "--entry", "base/wrong", *REASON).code == 0
@@ -272,6 +274,69 @@ def test_an_exception_below_a_path_counts_there_only(world: Ruled) -> None:
     assert world.kinds() == {"wrong-1": "excepted", "wrong-2": "match"}
     (world.tree / "docs/link").symlink_to(world.tree)
     assert world.kinds("--follow-symlinks")["wrong-2"] == "match"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("s3://bucket", "s3://bucket/"),
+        ("s3://bucket/\udcff", "s3://bucket/%FF"),
+        ("s3://bucket/%61?versionId=%31", "s3://bucket/a?versionId=1"),
+    ],
+)
+def test_a_uri_is_kept_as_scans_write_it(world: Ruled, given: str, kept: str) -> None:
+    result = world.exceptions("add", "base/wrong", "--below", given, *REASON, "--format", "json")
+    assert (result.code, json.loads(result.out)["exception"]["below"]) == (0, kept)
+
+
+OBJECT = Outcome(Kind.MATCH, "s3://b/docs/a?versionId=1", is_object=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "is_there"),
+    [
+        ("s3://b/", True),
+        ("s3://b/docs", True),
+        ("s3://b/docs/", True),
+        ("s3://b/docs/a", True),
+        ("s3://b/docs/a?versionId=1", True),
+        ("s3://b/docs/a?versionId=2", False),
+        ("s3://b/doc", False),
+        ("s3://b/docs//", False),
+        ("gs://b/", False),
+        ("/", False),
+    ],
+)
+def test_an_object_is_below_its_uri_and_its_prefixes(place: str, is_there: bool) -> None:
+    assert is_below(OBJECT, place) is is_there
+
+
+def test_a_file_whose_path_became_a_link_to_the_place_is_not_below_it(tmp_path: Path) -> None:
+    place, read = tmp_path / "docs", tmp_path / "mine/wrong"
+    for path in (place / "wrong", read):
+        path.parent.mkdir()
+        path.write_bytes(WRONG)
+    status = read.stat()
+    whole = Seen(None, None, status.st_dev, status.st_ino)
+    read.unlink()
+    read.symlink_to(place / "wrong")
+    # On record, and from other machines, without the number of the device.
+    for seen in (whole, msgspec.structs.replace(whole, device=None), None):
+        outcome = Outcome(Kind.MATCH, str(read), seen=seen)
+        assert not is_below(outcome, str(place))
+    status = (place / "wrong").stat()
+    there = Outcome(Kind.MATCH, str(read), seen=Seen(None, None, None, status.st_ino))
+    assert is_below(there, str(place))
+    (place / "wrong").unlink()
+    assert not is_below(there, str(place))
+
+
+def test_a_match_on_record_is_not_excepted_by_a_link_in_its_place(world: Ruled) -> None:
+    world.scan()
+    (world.tree / "wrong-2").unlink()
+    (world.tree / "wrong-2").symlink_to(world.tree / "docs/wrong-1")
+    world.add("base/wrong", "--below", world.tree / "docs")
+    assert world.states() == {"docs/wrong-1": "excepted", "wrong-2": "found"}
 
 
 def test_it_ends_at_its_time(world: Ruled, at: Callable[[timedelta], None]) -> None:
@@ -399,6 +464,10 @@ def test_a_kill_between_the_two_files_loses_nothing(world: Ruled) -> None:
         (("--file", "other"), "it matches no entry"),
         (("base/wrong", "--until", "2020-01-01"), "cannot end at 2020-01-01"),
         (("base/wrong", "--reason", " "), "--reason is empty"),
+        (("base/wrong", "--below", ""), "--below is empty"),
+        (("base/wrong", "--below", "s3://"), "not the URI of a bucket"),
+        (("base/wrong", "--below", "s3://bucket/100%"), "begins no escape"),
+        (("base/wrong", "--below", "/srv/\udcff"), "not UTF-8"),
         (("base/wrong", "--reason", "x" * 501), "more than 500 characters"),
     ],
 )
@@ -474,8 +543,6 @@ def test_ten_thousand_exceptions_are_kept_and_no_more(world: Ruled) -> None:
     layout, sealer = Layout(world.path), load_sealer(world.path, None, {})
     world.add("base/wrong")
     (kept,) = load_book(layout, sealer).rulings
-    import msgspec
-
     many = [msgspec.structs.replace(kept, id=f"x-{n}") for n in range(MOST)]
     write_book(layout, many, sealer, datetime.now(UTC))
     assert world.scan().code == 0
