@@ -51,8 +51,10 @@ def learned_of(files: Files, identities: FileSystems, started_ns: int) -> Iterat
             is_proven = np.array([unwritable is True for unwritable in files.unwritable])
             records["read_day"][is_proven.take(rows)] = 0
         for number in files.known:
-            # A file that the cache knew keeps the day of its record if it was read again in part.
-            records["read_day"][rows == number] = tags["read_day"][number]
+            # A file that the cache knew was read again in part. It keeps the day of its record, and
+            # its first byte, at which nobody looked again.
+            for column in ("read_day", "begin"):
+                records[column][rows == number] = tags[column][number]
         yield from _settled(identity, records, started_ns)
 
 

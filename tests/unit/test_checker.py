@@ -15,13 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from hashclient.config import Config, Settings
 from hashclient.containers.limits import Options
 from hashclient.core import digests as core_digests
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.index import matcher as judging
@@ -32,15 +33,19 @@ from hashclient.scan import checker as module
 from hashclient.scan import judging as judging_module
 from hashclient.scan import reading
 from hashclient.scan.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
+from hashclient.scan.cluster.known import Sent
+from hashclient.scan.cluster.messages import Known
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
+from hashclient.scan.records import PLAIN, RECORD, Records
 from hashclient.scan.sources import directories
 from hashclient.scan.sources.directories import Identity
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.system.identity import Identities
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 
 ALL = tuple(Algorithm)
@@ -919,3 +924,38 @@ def test_a_match_says_which_file_it_is(
             assert outcome.seen == seen
             assert seen.is_directory(tree.stat())
             assert not seen.is_file(tree.stat())
+
+
+@pytest.mark.parametrize("more", [(), (Algorithm.MD5,)])
+def test_a_known_file_that_is_read_in_part_keeps_what_was_known_of_its_beginning(
+    tmp_path: Path,
+    members_of: Callable[[OpenLists], Members],
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[Algorithm, ...],
+) -> None:
+    """The kinds of containers of a later version that begin like it have it looked at again."""
+    remember_at_once(monkeypatch, tmp_path)
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}))
+    tree = write_tree(tmp_path / "t", {"a": b"LISTED", "b": b"listed", "c": b"sliced"})
+    task = [Group(str(tree), ["a", "b", "c"], follow=False)]
+    identities = Identities()
+
+    def records_after(*known: Known) -> Records:
+        sent = Sent(14)
+        sent.take(known)
+        made = checker(
+            lists, cache=sent, learn=True, members=members_of(lists), file_systems=identities
+        )
+        (learned,) = made.check(task).learned
+        numbers.append(learned[0])
+        return np.sort(np.frombuffer(learned[1], RECORD), order="ino")
+
+    numbers: list[int] = []
+    first = records_after()
+    assert sorted(first["begin"].tolist()) == sorted(b"Lls")
+    known = first.copy()
+    known["mask"] = PLAIN | mask_of((Algorithm.SHA1, *more))
+    (again,) = records_after(Known(numbers[0], known.tobytes(), []))
+    (before,) = first[first["ino"] == (tree / "b").stat().st_ino]
+    assert again == before
+    assert again["begin"] == ord("l")
