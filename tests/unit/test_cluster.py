@@ -20,7 +20,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.checker import Checker
-from hashclient.scan.cluster import probes, worker
+from hashclient.scan.cluster import buckets, probes, worker
 from hashclient.scan.cluster.address import (
     LocalCluster,
     Scheduler,
@@ -28,7 +28,7 @@ from hashclient.scan.cluster.address import (
     problem_with_worker,
 )
 from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Backlog
-from hashclient.scan.cluster.executor import _Run
+from hashclient.scan.cluster.executor import _decoded, _Run
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Remembered, Sent, as_before, identities_beside
 from hashclient.scan.cluster.listing import Errand
@@ -36,6 +36,7 @@ from hashclient.scan.cluster.messages import (
     SIGN,
     Known,
     Listed,
+    Lost,
     ToCheck,
     decode_answer,
     encode,
@@ -43,17 +44,20 @@ from hashclient.scan.cluster.messages import (
     some_of,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
+from hashclient.scan.cluster.objectmessages import ReadObjects
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.executors.wire import (
     Checked,
     Names,
+    WireOutcomes,
     group_of,
     names_of,
     pack_result,
     unpack_outcomes,
     unpack_result,
 )
+from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.records import RECORD
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group, Start
@@ -63,6 +67,8 @@ from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree
 
 NO_CLUSTER = ClusterConfig()
+#: Columns of tags inside of the columns of outcomes.
+VALUES = ("tags.keys", "tags.numbers", "tags.values")
 
 
 def names(directory: str, *found: str) -> Names:
@@ -169,6 +175,35 @@ class TestMessages:
         assert isinstance(answer, Checked)
         assert unpack_result(answer) == result
         assert result.reported == Advance()
+
+    @pytest.mark.parametrize("column", [*WireOutcomes.__struct_fields__, *VALUES])
+    def test_an_answer_whose_columns_do_not_fit_together_makes_no_sense(self, column: str) -> None:
+        """Of its batch, every file is unread: no outcome gets what belongs to another one."""
+        hit = Hit("base", "e-1", "synthetic", 3, (Algorithm.MD5,), complete=True)
+        tags = {Algorithm.MD5: b"t" * 16}
+        outcomes = [
+            Outcome(Kind.MATCH, "/a", 7, None, (hit,), tags=tags),
+            Outcome(Kind.UNREAD, "/b", reason="reason"),
+        ]
+        answer = pack_result(Result(outcomes=outcomes), digests=False)
+        assert _decoded(encode(answer)) == answer
+        assert answer.outcomes is not None
+        name, _, part = column.partition(".")
+        owner = getattr(answer.outcomes, name) if part else answer.outcomes
+        value = getattr(owner, part or name)
+        if name == "rest":
+            setattr(owner, name, {2: value[1]})
+        elif part or isinstance(value, list):
+            setattr(owner, part or name, value[:-1])
+        elif isinstance(value, bytes):
+            owner.paths = value + b"\0/c"
+        else:
+            value.numbers += b"\0"
+        assert _decoded(encode(answer)) == Lost(WORKER_FAILED)
+        listed = Listed([], answer.outcomes, [])
+        assert _decoded(encode(listed)) == Lost(WORKER_FAILED)
+        read = encode(ReadObjects([(answer, False, False)]))
+        assert buckets._decoded(read) == Lost(WORKER_FAILED)
 
     def test_names_come_back_whatever_their_bytes(self) -> None:
         group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True)

@@ -70,6 +70,15 @@ class _WireValues(msgspec.Struct, array_like=True):
     numbers: bytes
     values: bytes
 
+    def are_whole(self, count: int, bytes_of: Mapping[Algorithm, int]) -> bool:
+        """Return whether these are so many mappings, of values of the right lengths."""
+        lengths = [sum([bytes_of[a] for a in keys]) for keys in self.keys]
+        return (
+            len(self.numbers) == count
+            and max(self.numbers) < len(lengths)
+            and len(self.values) == sum([lengths[number] for number in self.numbers])
+        )
+
 
 class _WireRest(msgspec.Struct, array_like=True):
     """Values that few outcomes have; only objects have their path here, which may hold NUL."""
@@ -99,6 +108,26 @@ class WireOutcomes(msgspec.Struct, array_like=True):
     tags: _WireValues
     seen: list[Seen | None]
     rest: dict[int, _WireRest]
+
+    def __post_init__(self) -> None:
+        """Check that the columns are those of the same outcomes.
+
+        Raises:
+            ValueError: they are not; for msgspec, the message then is none of this kind.
+        """
+        count = len(self.kinds)
+        if not (
+            count
+            and {len(self.sizes), len(self.counts), len(self.seen)} == {count}
+            and self.paths.count(b"\0") + 1 == count
+            and min(self.counts) >= 0
+            and sum(self.counts) == len(self.hits) == len(self.entries)
+            and set(self.hits).issubset(range(len(self.hit_kinds)))
+            and set(self.rest).issubset(range(count))
+            and self.digests.are_whole(count, _DIGEST_BYTES)
+            and self.tags.are_whole(count, _TAG_BYTES)
+        ):
+            raise ValueError("outcomes whose columns do not fit together")
 
 
 class Checked(msgspec.Struct, array_like=True, tag="checked"):
@@ -182,15 +211,10 @@ def group_of(names: Names) -> Group:
     )
 
 
-def _pack_values(
-    mappings: Sequence[Mapping[Algorithm, bytes]], bytes_of: Mapping[Algorithm, int]
-) -> _WireValues:
+def _pack_values(mappings: Sequence[Mapping[Algorithm, bytes]]) -> _WireValues:
     numbers: dict[tuple[Algorithm, ...], int] = {}
     chosen = [numbers.setdefault(tuple(m), len(numbers)) for m in mappings]
     values = b"".join([value for m in mappings for value in m.values()])
-    lengths = [sum([bytes_of[a] for a in keys]) for keys in numbers]
-    if len(values) != sum([lengths[number] for number in chosen]):
-        raise ValueError("a digest or a tag of a wrong length")
     return _WireValues(list(numbers), bytes(chosen), values)
 
 
@@ -237,8 +261,8 @@ def pack_outcomes(outcomes: Sequence[Outcome], *, digests: bool = True) -> WireO
         hit_kinds,
         hits,
         entries,
-        _pack_values([o.digests if digests else {} for o in outcomes], _DIGEST_BYTES),
-        _pack_values([o.tags for o in outcomes], _TAG_BYTES),
+        _pack_values([o.digests if digests else {} for o in outcomes]),
+        _pack_values([o.tags for o in outcomes]),
         [o.seen for o in outcomes],
         {
             number: _WireRest(
