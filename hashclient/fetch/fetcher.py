@@ -417,16 +417,13 @@ class Fetcher:
         try:
             # A file that is missing is an error where the guard needs it: for an update.
             with contextlib.suppress(ConfigError):
-                before = self._known_good(manifest.list)
                 known = note_known_listed(
                     *(self._settings.state_dir, files, manifest),
                     *(lambda: self._guard, index),
+                    lambda ids: set_aside(self._session, self._sealer, index(), ids),
                     met=one.has_met_good,
                 )
                 fetched = msgspec.structs.replace(fetched, known_good=known)
-                aside = () if known is None else known.set_aside
-                if aside or (before is not None and before.set_aside):
-                    set_aside(self._session, self._sealer, index(), aside)
             reached = reach_back(self._session, index)
         except StateError as error:
             # The switch stays; after a repair, the next fetch notes the withdrawals.

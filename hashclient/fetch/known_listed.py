@@ -82,6 +82,7 @@ def note_known_listed(
     manifest: Manifest,
     guard: Callable[[], PoisonGuard],
     index: Callable[[], Index],
+    set_aside: Callable[[Sequence[str]], None],
     *,
     met: bool,
 ) -> KnownListed | None:
@@ -89,6 +90,8 @@ def note_known_listed(
 
     `met` says that entries came that they have. `guard` and `index` are opened only then. Return
     what is known of the list, None without files.
+    `set_aside` is called with the entries to set aside if there are any, or were before: before
+    that is noted, so that a kill in between leaves no exception that nothing ends.
     The caller holds the writers' lock.
 
     Raises:
@@ -102,11 +105,15 @@ def note_known_listed(
     known = before.get(name)
     if known is not None and known.files == stamps and not met:
         if known.generation == manifest.generation or not (known.count or known.set_aside):
+            if known.set_aside:
+                set_aside(known.set_aside)
             return known
     by_sha256, ids = _known_in(guard(), index()) if files else ([], [])
     aside = tuple(by_sha256) if by_sha256 and len(by_sha256) <= guard().most else ()
     left = [entry for entry in ids if entry not in aside]
     known = KnownListed(manifest.generation, stamps, len(left), tuple(left[:NAMED]), aside)
+    if aside or (name in before and before[name].set_aside):
+        set_aside(aside)
     lists = {**before, name: known}
     if not files:
         del lists[name]

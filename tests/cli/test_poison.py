@@ -242,6 +242,41 @@ def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
 
 
 @pytest.mark.slow
+def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = tmp_path / "good"
+    of_two = f"{digests_of(2)[Algorithm.SHA256].hex()}  x\n"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def fetch_killed(function: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(function, killed)
+            assert fetch(site).code == 130
+
+    with site:
+        good.write_text(of_two)
+        assert init(site, "--known-good", good).code == 0
+        for function in (
+            "hashclient.fetch.fetcher.set_aside",
+            "hashclient.fetch.known_listed.write_atomic",
+        ):
+            good.write_text(of_two)
+            assert fetch(site).code == 0
+            assert scan_codes(site, tmp_path, 2) == {2: 0}
+            good.write_text("")
+            fetch_killed(function)
+            assert fetch(site).code == 0
+            assert command(site, "exceptions").out == ""
+            good.write_text(of_two)
+            fetch_killed(function)
+            assert fetch(site).code == 0
+            assert command(site, "exceptions").out.count("baseline/e-2") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("weak", [Algorithm.MD5, Algorithm.SHA1])
 def test_a_twin_by_md5_or_sha1_of_a_good_file_stays_in_force(
     site: Site, tmp_path: Path, weak: Algorithm
