@@ -154,7 +154,8 @@ class Checks:
 
     def closed(self, client: Client) -> None:
         """Drop the work for a client that has closed."""
-        self.resume(client)
+        for turns in self._turns:
+            turns.drop(client)
         if self.openers is not None:
             self.openers.stop(client)
 

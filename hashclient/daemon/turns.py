@@ -65,7 +65,10 @@ class Turns:
         self._parked: set[Client] = set()
 
     def add(self, client: Client, job: Job) -> None:
-        """Queue work, after all earlier work of `client`."""
+        """Queue work, after all earlier work of `client`; drop it if that has closed."""
+        if client.is_closed:
+            job.close()
+            return
         waiting = self._jobs.get(client)
         if waiting is None:
             self._jobs[client] = deque([job])
@@ -75,11 +78,31 @@ class Turns:
             waiting.append(job)
 
     def resume(self, client: Client) -> None:
-        """Go on with work that waited for room for its answers, or end it if it has closed."""
+        """Go on with work that waited for room for its answers."""
         if client in self._parked:
             self._parked.discard(client)
             self._wait(client)
             self._go()
+
+    def drop(self, client: Client) -> None:
+        """Drop the work of a client that has closed, at once: it would hold open files for long.
+
+        A piece that is running ends first.
+        """
+        user = client.peer.user
+        waiting = self._ring.get(user, deque())
+        if client in waiting:
+            waiting.remove(client)
+            if not waiting:
+                del self._ring[user]
+        elif client in self._parked:
+            self._parked.discard(client)
+        else:
+            jobs = self._jobs.get(client, deque())
+            while len(jobs) > 1:
+                jobs.pop().close()
+            return
+        self._forget(client)
 
     def close(self) -> None:
         """Begin no more work, and wait for the running pieces."""

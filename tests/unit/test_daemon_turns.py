@@ -160,3 +160,46 @@ def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> Non
         "other dropped",
     ]
     assert broken.is_closed
+
+
+def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_threads_are() -> None:
+    said: list[str] = []
+    held = threading.Event()
+    running, waiting, parked, late, other = (owner() for _ in range(5))
+
+    def start(turns: Turns) -> None:
+        def close() -> None:
+            for client in (running, waiting, parked):
+                client.close()
+                turns.drop(client)
+            late.close()
+            turns.add(late, job("late", 1, said))
+            said.append("closed")
+            turns.drop(other)  # it has no work
+            turns.add(other, job("other", 1, said))
+            held.set()
+
+        def told() -> None:
+            parked.has_room = False
+            turns.add(running, job("running", 2, said, before=lambda: held.wait(20)))
+            turns.add(running, job("behind it", 1, said))
+            for name in ("waiting", "waiting too"):
+                turns.add(waiting, job(name, 1, said))
+            asyncio.get_running_loop().call_soon(close)
+
+        turns.add(parked, job("parked", 2, said, at_told=told))
+
+    run(start, lambda: said[-1:] == ["other dropped"])
+    assert said == [
+        "parked",
+        "behind it dropped",
+        "waiting dropped",
+        "waiting too dropped",
+        "parked dropped",
+        "late dropped",
+        "closed",
+        "running",
+        "running dropped",
+        "other",
+        "other dropped",
+    ]
