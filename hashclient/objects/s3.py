@@ -59,6 +59,8 @@ _KEY, _SIZE, _ETAG = (
 _END = b"<IsTruncated>false</IsTruncated>"
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
+#: How stores write the quotes around an ETag.
+_QUOTES = re.compile(rb"&(?:quot|#34|#x22);")
 
 #: An object of a listing: its key, size, ETag and version.
 Row = tuple[str, int, str | None, str | None]
@@ -186,7 +188,7 @@ class S3(Store):
     def _quickly(self, asked: dict[str, str]) -> _Page | None:
         """Ask for a page by a URL; return None if the answer is not as usual."""
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import HTTPClientError
+        from botocore.exceptions import BotoCoreError
 
         client, arguments = self.client, {"Bucket": self.bucket, **asked}
         if not self._is_quick:
@@ -197,7 +199,7 @@ class S3(Store):
             )
         try:
             got = self._http.send(AWSRequest("GET", url).prepare())
-        except HTTPClientError:
+        except (BotoCoreError, OSError, ValueError):
             return None
         self._is_quick = got.status_code != 403  # some accounts may use no such URLs
         return _page_in(got.content) if got.status_code == 200 else None
@@ -233,7 +235,6 @@ class S3(Store):
 def _page_in(answer: bytes) -> _Page | None:
     """Return the page in an answer of S3; None if it is not of the usual form."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from hashclient.objects.pages import page_of_columns
 
@@ -241,7 +242,8 @@ def _page_in(answer: bytes) -> _Page | None:
     objects, rest = answer[begin:end], answer[:begin] + answer[end:]
     keys, sizes, etags = (found.findall(objects) for found in (_KEY, _SIZE, _ETAG))
     more, count = _MORE.search(rest), answer.count(b"<Contents")
-    is_usual = count == len(keys) == len(sizes) == len(etags) and b"&" not in b"".join(keys)
+    etags = [_QUOTES.sub(b'"', etag) for etag in etags]
+    is_usual = count == len(keys) == len(sizes) == len(etags) and b"&" not in b"".join(keys + etags)
     is_whole = answer.rstrip().endswith(b"</ListBucketResult>") and b":Contents>" not in answer
     if not is_usual or not is_whole or (more is None and _END not in rest):
         return None
@@ -252,9 +254,7 @@ def _page_in(answer: bytes) -> _Page | None:
             count,
             key=pa.array(keys, pa.binary()),
             size=pa.array(sizes, pa.binary()).cast(pa.string()),
-            etag=pc.replace_substring(
-                pa.array(etags, pa.binary()).cast(pa.string()), "&quot;", '"'
-            ),
+            etag=pa.array(etags, pa.binary()).cast(pa.string()),
         )
     except pa.ArrowInvalid:  # a size that is no number
         return None

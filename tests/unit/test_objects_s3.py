@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
+from botocore import exceptions
 
 from fixtures.buckets import Answer, Request, Site, error, listing
 from hashclient.objects.failures import UNFINISHED, StoreError
@@ -45,12 +47,20 @@ def test_keys_that_are_escaped_for_urls_come_back() -> None:
     assert keys_of(found[0]) == ["a//b c\1"]
 
 
+@pytest.mark.parametrize("quote", [b'"', b"&quot;", b"&#34;", b"&#x22;"])
+def test_an_etag_is_the_same_however_its_quotes_are_written(quote: bytes) -> None:
+    found = _page_in(body(listing([("a", 1, "e")])).replace(b"&quot;", quote))
+    assert found is not None
+    assert found[0].column("etag").to_pylist() == ['"e"']
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         (b"<Key>a</Key>", b"<Key>a&amp;</Key>"),
         (b"<Key>a</Key>", b"<Key><![CDATA[a]]></Key>"),
         (b"<Key>a</Key>", b"<Key>a</Key><Key>b</Key>"),
+        (b"<ETag>&quot;e", b"<ETag>&quot;e&amp;"),
         (b"<Size>1</Size>", b""),
         (b"<Size>1</Size>", b"<Size>many</Size>"),
         (b"<Size>1</Size>", b"<Size>-1</Size>"),
@@ -91,6 +101,30 @@ def test_where_a_signed_url_is_not_accepted_botocore_lists(site: Site) -> None:
     site.requests.clear()
     assert listed(site, listing([("a&b", 1, "e")])) == ["a&b"] * 2
     assert sum("X-Amz-Sig" in query for _, _, query in site.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        exceptions.EndpointConnectionError(endpoint_url="x"),
+        exceptions.ConnectTimeoutError(endpoint_url="x"),
+        exceptions.ReadTimeoutError(endpoint_url="x"),
+        exceptions.ProxyConnectionError(proxy_url="x"),
+        exceptions.SSLError(endpoint_url="x", error="x"),
+        ConnectionResetError(),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_where_a_signed_url_cannot_be_sent_botocore_asks_again(
+    site: Site, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.answer = lambda _: listing([("a", 1, "e")])
+    with site.reached():
+        store = S3("a-bucket")
+        assert store.client
+        monkeypatch.setattr(store, "_http", mock.Mock(**{"send.side_effect": failure}))
+        (page,) = store.pages("", None)
+    assert keys_of(page) == ["a"]
 
 
 def test_a_listing_that_does_not_say_how_it_goes_on_fails(site: Site) -> None:
