@@ -42,14 +42,26 @@ class Buffered:
         raise NotImplementedError
 
     def _more(self) -> bool:
-        """Read a block behind the bytes that are left; return False at the end."""
+        """Read a block behind the bytes that are left; return False at the end.
+
+        Of small blocks, several are read: else many of them would each move all that is left.
+        """
         if self._is_over:
             return False
-        rest, block = self._buffer[self._at :], self._block()
-        self._buffer = rest + block if rest else block
-        self._at = 0
-        self._is_over = not block
-        return bool(block)
+        rest, count = self._buffer[self._at :], 0
+        blocks = [rest] if rest else []
+        try:
+            while count < min(max(len(rest), 1), PIECE_BYTES):
+                block = self._block()
+                if not block:
+                    self._is_over = True
+                    break
+                blocks.append(block)
+                count += len(block)
+        finally:
+            self._buffer = b"".join(blocks)
+            self._at = 0
+        return bool(count)
 
     def _fill(self, count: int) -> None:
         """Have the next `count` bytes in the buffer, fewer only at the end."""

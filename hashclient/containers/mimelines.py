@@ -22,7 +22,7 @@ _BOUNDARY_LINE_BYTES = 8 << 10
 #: The beginning of the line behind a boundary, as far as a field needs.
 _NEXT_LINE_BYTES = 512
 _DASHES = b"\n--"
-_OLD_DASHES = b"\r--"
+_find_old_dashes = re.compile(rb"[\r\n]--").search
 #: Lines that mailboxes leave in a header.
 _QUIET = (b"From ", b">From ")
 _LINE_END = re.compile(rb"\r{0,3}\n|\r")
@@ -228,11 +228,11 @@ class Lines(Forward):
             self._at = found + 1
 
     def _find_dashes(self) -> int:
-        found = self._buffer.find(_DASHES, self._at)
         if self.is_old:
-            old = self._buffer.find(_OLD_DASHES, self._at, None if found < 0 else found)
-            return found if old < 0 else old
-        return found
+            # One search for both: a search for each would go over the same bytes again and again.
+            found = _find_old_dashes(self._buffer, self._at)
+            return -1 if found is None else found.start()
+        return self._buffer.find(_DASHES, self._at)
 
     def _boundary_line(self) -> bytes:
         """Return the line that begins here if it may be that of a boundary; it is in the buffer."""
