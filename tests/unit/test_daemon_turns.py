@@ -164,11 +164,16 @@ def test_a_job_that_fails_or_lost_its_owner_is_dropped_and_others_go_on() -> Non
 
 def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_threads_are() -> None:
     said: list[str] = []
-    held = threading.Event()
+    held, at_work = threading.Event(), threading.Event()
     running, waiting, parked, late, other = (owner() for _ in range(5))
 
     def start(turns: Turns) -> None:
+        def hold() -> None:
+            at_work.set()
+            assert held.wait(20)
+
         def close() -> None:
+            assert at_work.wait(20)
             for client in (running, waiting, parked):
                 client.close()
                 turns.drop(client)
@@ -181,7 +186,7 @@ def test_work_of_a_client_that_has_closed_is_dropped_at_once_however_busy_all_th
 
         def told() -> None:
             parked.has_room = False
-            turns.add(running, job("running", 2, said, before=lambda: held.wait(20)))
+            turns.add(running, job("running", 2, said, before=hold))
             turns.add(running, job("behind it", 1, said))
             for name in ("waiting", "waiting too"):
                 turns.add(waiting, job(name, 1, said))
