@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.session import Session
 
 if TYPE_CHECKING:
@@ -95,9 +95,23 @@ class Client:
             on_notices=on_notices or report_failure,
         )
         place = None if copy is None else Path(copy)
-        yield from fetch_all(
+        for fetched in fetch_all(
             self.session, only, provider, how, copy=place, wait_s=wait_s, on_wait=on_wait
-        )
+        ):
+            yield self._excepting(fetched) if fetched.has_exceptions else fetched
+
+    def _excepting(self, fetched: Fetched) -> Fetched:
+        """Note which matches on record new exceptions cover, before anything is done about them."""
+        import msgspec
+
+        from hashclient.decisions.exceptions import Exceptions
+        from hashclient.scan.release import except_open
+
+        try:
+            except_open(self.session, Exceptions.of(self.session, self.session.open_lists()).rule)
+        except StateError as error:
+            return msgspec.structs.replace(fetched, problem=error)
+        return fetched
 
     def scan(
         self,

@@ -149,15 +149,13 @@ def _add(
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.scan.release import except_open
-    from hashclient.system.files import is_there
 
     ruler, keeper = Exceptions.of(app.session, lists), _keeper(app)
     rulings = []
     for names, content in about:
         entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
         rulings.append(keeper.add(entries, reason, until=until, content=content, below=below))
-    is_recorded = is_there(app.settings.layout.matches)
-    return rulings, except_open(app.session, ruler.rule) if is_recorded else 0
+    return rulings, except_open(app.session, ruler.rule)
 
 
 @command.command("list")

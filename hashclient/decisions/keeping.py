@@ -172,11 +172,11 @@ class Keeper:
         self._session.audit.append([Event(event, {**data, "by": by})], durable=True)
 
 
-def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> None:
+def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
     """Make exceptions of these entries of a list, which are known to be good, and of no others.
 
-    Earlier ones that were made so end; one that ends soon is renewed. The caller holds the writers'
-    lock.
+    Earlier ones that were made so end; one that ends soon is renewed. Return whether there is a new
+    one. The caller holds the writers' lock.
 
     Raises:
         AuditError, StateError: they cannot be logged or kept, or the index cannot be read.
@@ -213,6 +213,7 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
     if events:
         session.audit.append([Event(name, fields_of(r)) for name, r in events], durable=True)
         write_book(layout, kept, sealer, now)
+    return bool(codes)
 
 
 def fields_of(ruling: Ruling) -> dict[str, Any]:

@@ -414,16 +414,19 @@ class Fetcher:
         fetched, manifest = one.fetched, one.manifest
         index = functools.partial(open_manifest, one.directory, manifest)
         files = self._settings.provider(self._provider).known_good
+        made: list[bool] = []
         try:
             # A file that is missing is an error where the guard needs it: for an update.
             with contextlib.suppress(ConfigError):
                 known = note_known_listed(
                     *(self._settings.state_dir, files, manifest),
                     *(lambda: self._guard, index),
-                    lambda ids: set_aside(self._session, self._sealer, index(), ids),
+                    lambda ids: made.append(set_aside(self._session, self._sealer, index(), ids)),
                     met=one.has_met_good,
                 )
-                fetched = msgspec.structs.replace(fetched, known_good=known)
+                fetched = msgspec.structs.replace(
+                    fetched, known_good=known, has_exceptions=any(made)
+                )
             reached = reach_back(self._session, index)
         except StateError as error:
             # The switch stays; after a repair, the next fetch notes the withdrawals.

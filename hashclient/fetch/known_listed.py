@@ -82,7 +82,7 @@ def note_known_listed(
     manifest: Manifest,
     guard: Callable[[], PoisonGuard],
     index: Callable[[], Index],
-    set_aside: Callable[[Sequence[str]], None],
+    set_aside: Callable[[Sequence[str]], object],
     *,
     met: bool,
 ) -> KnownListed | None:

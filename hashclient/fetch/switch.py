@@ -37,7 +37,8 @@ class Fetched(msgspec.Struct, frozen=True):
     whose file was isolated, and whose entry was withdrawn and is listed again. `problem` says why
     these could not be found out. `error` says why the list was left as it was. `source` is an
     address, or the path of a bundle or a directory. `is_outside` says that `lists` of the provider
-    is set and does not name the list. `known_good` says which entries are known to be good.
+    is set and does not name the list. `known_good` says which entries are known to be good, and
+    `has_exceptions` that there are new exceptions of some of them.
     `is_ended` says that the provider has ended the list, and that it was dropped here.
     """
 
@@ -58,6 +59,7 @@ class Fetched(msgspec.Struct, frozen=True):
     source: str | None = None
     is_outside: bool = False
     known_good: KnownListed | None = None
+    has_exceptions: bool = False
     is_ended: bool = False
 
     @property

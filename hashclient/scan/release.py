@@ -19,6 +19,7 @@ from hashclient.decisions.interface import Rule
 from hashclient.matches.store import Matches
 from hashclient.scan.actions import Responder
 from hashclient.session import Session
+from hashclient.system.files import is_there
 from hashclient.system.text import path_fields
 
 #: How many matches are released by one change of the record.
@@ -32,6 +33,8 @@ def except_open(session: Session, rule: Rule) -> int:
     Raises:
         AuditError, StateError: log or record cannot be written.
     """
+    if not is_there(session.settings.layout.matches):
+        return 0
     with Matches(session.settings.state_dir, create=False) as matches:
         chosen = [m for m in matches.find(_EXCEPTABLE) if rule(_outcome(m, matches)).exceptions]
     return sum(

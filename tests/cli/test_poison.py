@@ -242,6 +242,27 @@ def test_an_entry_that_is_known_to_be_good_is_excepted_whenever_it_was_added(
 
 
 @pytest.mark.slow
+def test_matches_on_record_of_an_entry_that_is_known_to_be_good_are_excepted_at_once(
+    site: Site, tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    good.write_text("")
+    with site:
+        assert init(site, "--known-good", good).code == 0
+        assert fetch(site).code == 0
+        assert scan_codes(site, tmp_path, 2, 3) == {2: 10, 3: 10}
+        good.write_text(f"{digests_of(2)[Algorithm.SHA256].hex()}  x\n")
+        for _ in range(2):
+            assert fetch(site).code == 0
+            listed = command(site, "matches", "--format", "jsonl").lines
+            assert sorted((one["entry"], one["state"]) for one in listed) == [
+                ("e-2", "excepted"),
+                ("e-3", "found"),
+            ]
+        assert len([*read(site.state / "audit", event="excepted")]) == 1
+
+
+@pytest.mark.slow
 def test_a_kill_before_it_is_noted_leaves_no_exception_that_nothing_ends(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
