@@ -19,7 +19,7 @@ from hashclient.audit.chained import Gap, Line, chained
 from hashclient.core.counts import Counts, add_by_kind
 from hashclient.core.figures import Precision, Spread, spread, wilson
 from hashclient.core.kinds import Kind, Verdict
-from hashclient.errors import ExitCode
+from hashclient.errors import AuditError, ExitCode
 
 SCHEMA = "hashclient-audit-summary/1"
 _OTHERS = ("files_read", "bytes_read", "gone")
@@ -197,7 +197,7 @@ def summarise(
     """Summarise the records from `since` on and before `until`, of a log and its archived files.
 
     Raises:
-        AuditError: a file cannot be read, or the chain is broken.
+        AuditError: a file cannot be read or is of another log, or the chain is broken.
         StateError: there is no log yet.
     """
     count = _Count(Summary(SCHEMA, since, until, ""))
@@ -220,6 +220,8 @@ class _Count:
         self._down: dict[str, Outage] = {}
         self._open: dict[str, int] = {}
         self._said: dict[str, str] = {}
+        #: The lists and categories of the match whose record is being read, perhaps in parts.
+        self._named: tuple[set[str], set[str]] = (set(), set())
 
     def take(self, line: Line) -> None:
         """Count one record."""
@@ -236,9 +238,13 @@ class _Count:
             return
         data: dict[str, Any] = msgspec.json.decode(line.data)
         if event == "genesis":
-            out.log_id = data["log_id"]
+            self._log_id(data)
         elif event == "segment":
-            out.log_id = data["genesis"]["data"]["log_id"]
+            self._log_id(data["genesis"]["data"])
+        elif data.get("part", 1) > 1:
+            # All values but the lists are in the first part as well.
+            if is_in:
+                self._go_on(event, data, line.time.timestamp())
         elif event in ("fetch", "refused"):
             self._fetch(event, data, line.time, is_in=is_in)
         elif not is_in:
@@ -246,7 +252,8 @@ class _Count:
         elif event == "audit-recovered":
             out.repaired += 1
         elif event in _ACTS:
-            self._act(event, data, line.time.timestamp())
+            out.acts[_ACTS[event]] += 1
+            self._matches_of(event, data, line.time.timestamp())
         elif event == "reviewed":
             self._said[str(data.get("id"))] = str(data.get("verdict"))
         elif event in _DECIDED:
@@ -261,21 +268,40 @@ class _Count:
             self._lists(data, line.time.timestamp())
             self._end("watch", data, has_start=False)
 
+    def _log_id(self, genesis: dict[str, Any]) -> None:
+        """Take the id of the log, with which each of its files begins."""
+        log_id = genesis["log_id"]
+        if self.out.log_id not in ("", log_id):
+            raise AuditError(
+                "the files are of different logs",
+                hint="give --archive only folders with files of this log",
+            )
+        self.out.log_id = log_id
+
+    def _go_on(self, event: str, data: dict[str, Any], time: float) -> None:
+        """Count what is in the lists of a further part of a record."""
+        if event in _ACTS:
+            self._matches_of(event, data, time)
+        elif event.endswith("-start") or event == "watch-look":
+            self._lists(data, time)
+
     def _match(self, match: _Match, time: float, *, is_in: bool) -> None:
         totals = self.out.matches
-        if match.part > 1:
-            return
-        if match.id is not None:
-            self._found.add(match.id, time, is_counted=is_in)
-        if not is_in:
-            return
-        totals.answers += match.times
-        totals.held += match.held
-        add_by_kind(totals.by_list, dict.fromkeys({hit.list for hit in match.hits}, 1))
-        add_by_kind(totals.by_category, dict.fromkeys({str(h.category) for h in match.hits}, 1))
+        if match.part == 1:
+            self._named = (set(), set())
+            if match.id is not None:
+                self._found.add(match.id, time, is_counted=is_in)
+            totals.answers += match.times * is_in
+            totals.held += match.held and is_in
+        if is_in:
+            tables = (totals.by_list, totals.by_category)
+            names = ({hit.list for hit in match.hits}, {str(hit.category) for hit in match.hits})
+            for table, found, before in zip(tables, names, self._named, strict=True):
+                add_by_kind(table, dict.fromkeys(found - before, 1))
+                before |= found
 
-    def _act(self, event: str, data: dict[str, Any], time: float) -> None:
-        self.out.acts[_ACTS[event]] += 1
+    def _matches_of(self, event: str, data: dict[str, Any], time: float) -> None:
+        """Note the matches that were isolated or handed over."""
         if event == "quarantined":
             self._isolated.add(str(data.get("id")), time)
         elif event == "report-submitted":
@@ -328,7 +354,8 @@ class _Count:
         run.interrupted += bool(data.get("interrupted"))
         add_by_kind(run.exit_codes, {str(data.get("exit_code")): 1})
         if has_start:
-            self._open[command] = self._open.get(command, 0) - 1
+            # It may have begun before the period: then no run in it has ended.
+            self._open[command] = max(0, self._open.get(command, 0) - 1)
         for name in _CHECKED:
             self.out.checked[name] += data.get(name) or 0
         add_by_kind(self.out.unread, data.get("unread_reasons") or {})
@@ -342,7 +369,7 @@ class _Count:
         for outage in self._down.values():
             self._note(outage)
         for command, count in self._open.items():
-            if count > 0:
+            if count:
                 run = out.runs.setdefault(command, Run())
                 run.unfinished += count
                 run.runs += count
@@ -356,7 +383,9 @@ class _Count:
         for acts, name in ((self._isolated, "to_isolation"), (self._reported, "to_report")):
             done, at = acts.firsts()
             _, mine, theirs = np.intersect1d(ids, done, assume_unique=True, return_indices=True)
-            setattr(out, name, spread((at[theirs] - since[mine]).tolist()))
+            took = at[theirs] - since[mine]
+            # Before the first record of a match: an earlier one is missing, or a clock was set.
+            setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))
         for table in (out.unread, out.not_opened, out.lists, out.runs, out.decisions):
             ordered = dict(sorted(table.items()))

@@ -143,6 +143,64 @@ def test_archived_files_count_and_missing_ones_are_a_gap(tmp_path: Path) -> None
     assert first.exists()
 
 
+def test_a_file_of_another_log_does_not_count(tmp_path: Path) -> None:
+    log, other = (write(tmp_path / name, YEAR) for name in ("audit", "other"))
+    log.rotate()
+    other.rotate()
+    write(tmp_path / "audit", YEAR)
+    log.rotate()
+    first = "log-000001.jsonl"
+    (tmp_path / "audit" / first).unlink()
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    theirs = (tmp_path / "other" / first).read_bytes().splitlines(keepends=True)
+    (archive / first).write_bytes(b"".join(theirs[:-3]))  # a gap may be behind it
+    assert len(summarise(tmp_path / "audit").gaps) == 1
+    with pytest.raises(AuditError, match="different logs"):
+        summarise(tmp_path / "audit", [archive])
+
+
+def test_a_record_in_several_parts_counts_once_and_its_lists_whole(tmp_path: Path) -> None:
+    used: list[dict[str, Any]] = [
+        {**FRESH, "list": f"{'l' * 200}{number}"} for number in range(2000)
+    ]
+    missing = [{"list": n["list"], "provider": "p", "problem": "x" * 200} for n in used]
+    hits = [hit(n["list"], "even" if n["list"][-1] in "02468" else "odd") for n in used]
+    ids = [f"{number:016}{number:016}" for number in range(20_000)]
+    large = Event("report-submitted", {"report": "r", "matches": ids})
+    events = [
+        (0, Event("fetch", {"provider": "p", "list": used[-1]["list"], "generation": 3,
+                            "before": None, "published": "2026-01-31T11:00:00Z"})),
+        (1, Event("scan-start", {"lists": used, "missing": missing})),
+        (2, Event("match", {"id": ids[0], "hits": [*hits, *hits], "held": True, "times": 3})),
+        (2, Event("match", {"id": ids[-1], "hits": hits[:1]})),
+        (3, scan_end(inputs=2, match=2, missing=missing, unread_reasons={"gone": 1})),
+        (4, Event("watch-look", {"lists": used, "missing": missing, "inputs": 1, "exit_code": 0})),
+        (5, large),
+    ]  # fmt: skip
+    write(tmp_path / "audit", events)
+    out = summarise(tmp_path / "audit")
+    assert out.records > 2 * len(events)  # there are parts
+    assert {name: (run.runs, run.unfinished) for name, run in out.runs.items()} == {
+        "scan": (1, 0),
+        "watch": (1, 0),
+    }
+    assert (out.checked["inputs"], out.checked["match"], out.unread) == (3, 2, {"gone": 1})
+    assert {(one.runs, one.runs_missing) for one in out.lists.values()} == {(2, 2)}
+    assert out.lists[used[-1]["list"]].age.count == 2
+    assert (out.matches.answers, out.matches.different, out.matches.held) == (4, 2, 1)
+    assert out.matches.by_list == {n["list"]: 1 + (n == used[0]) for n in used}
+    assert out.matches.by_category == {"even": 2, "odd": 1}
+    assert (out.acts["submitted"], out.to_report.count) == (1, 2)
+
+
+def test_a_run_that_began_before_the_period_hides_none_that_did_not_end(tmp_path: Path) -> None:
+    start = Event("scan-start", {"lists": [], "missing": []})
+    write(tmp_path / "audit", [(0, start), (2, scan_end()), (3, start)])
+    run = summarise(tmp_path / "audit", since=at(1)).runs["scan"]
+    assert (run.runs, run.unfinished) == (2, 1)
+
+
 EDITS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "a value": lambda lines: [lines[0], lines[1].replace(b'"p"', b'"q"'), *lines[2:]],
     "a line is missing": lambda lines: [*lines[:3], *lines[4:]],
@@ -193,16 +251,18 @@ def model(events: Sequence[tuple[float, Event]], since: float, until: float) -> 
     for t, e in events:
         if e.event == "match" and t < until:
             found.setdefault(e.data["id"], t)
-    waits = [60 * (t - found[i]) for i, t in isolated.items() if i in found]
-    starts = sum(e.event == "scan-start" for _, e in inside)
-    ends = sum(e.event == "scan-end" for _, e in inside)
+    waits = [60 * (t - found[i]) for i, t in isolated.items() if i in found and found[i] <= t]
+    ends = unfinished = 0
+    for _, e in inside:
+        ends += e.event == "scan-end"
+        unfinished = max(0, unfinished + (e.event == "scan-start") - (e.event == "scan-end"))
     return {
         "answers": len(matched),
         "different": len(set(matched)),
         "unread": dict(sorted(reasons.items())),
         "isolated": sum(e.event == "quarantined" for _, e in inside),
         "median": median(waits) if waits else None,
-        "runs": max(starts, ends),
+        "runs": ends + unfinished,
     }
 
 
