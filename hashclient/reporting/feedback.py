@@ -30,10 +30,13 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
     """
     settings = session.settings
     root = settings.provider(provider).root_sha256
+    expected = expected_lists(settings, session.sealer())
+    # A list of that name may be here from another provider, whose entries are not for this one.
+    owners = {one.name: one.provider for one in expected if one.index is not None}
     lists = {
         one.name
-        for one in expected_lists(settings, session.sealer())
-        if one.provider == provider and one.name is not None
+        for one in expected
+        if one.provider == provider == owners.get(one.name, provider) and one.name is not None
     }
     counts: Counter[tuple[str, str, str]] = Counter()
     for line in record.lines(settings.config.report.people):

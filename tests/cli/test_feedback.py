@@ -107,6 +107,22 @@ def test_of_an_unknown_provider_there_is_no_file(site: Site, tmp_path: Path) -> 
     assert done.code == 2 and not peer.output.exists()
 
 
+def test_entries_of_a_list_of_that_name_from_another_provider_are_not_for_this_one(
+    site: Site, tmp_path: Path
+) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.review("c", "--confirmed", "as-listed")
+    with (peer.state / "config.toml").open("a") as config:
+        config.write(
+            '[providers.other]\nurl = "https://other.example.org"\n'
+            f'root_sha256 = "{"0" * 64}"\nlists = ["baseline"]\n'
+        )
+    for provider_name, count in (("other", 0), ("main", 1)):
+        done = peer.call("feedback", "write", "--provider", provider_name, "--output", peer.output)
+        content, _ = map(json.loads, peer.output.read_text().splitlines())
+        assert (done.code, len(content["entries"])) == (0, count), done
+
+
 def test_what_several_clients_reject_is_proposed_once_each_counts(
     site: Site, tmp_path: Path
 ) -> None:
