@@ -281,6 +281,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
     tokens = [token for client in clients for token in client.tokens]
     times = [t for token in tokens for t in (token.made, token.expires)]
     times += [t for c in clients for t in (c.added, c.revoked) if t is not None]
+    keys = [c.feedback_key for c in clients if c.feedback_key is not None]
     well_formed = (
         all(is_name(client.name) for client in clients)
         and len({client.name for client in clients}) == len(clients)
@@ -289,7 +290,8 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
         and all(len(t.sha256) == 64 and _HEX.fullmatch(t.sha256) for t in tokens)
         and all(re.fullmatch(r"[A-Za-z0-9_-]{22}", t.header_md5) for t in tokens)
         and all(time.tzinfo is not None for time in times)
-        and all(KEY_PATTERN.fullmatch(c.feedback_key) for c in clients if c.feedback_key)
+        and all(map(KEY_PATTERN.fullmatch, keys))
+        and len(set(keys)) == len(keys)
         and not any(client.tokens for client in clients if client.revoked is not None)
     )
     if not well_formed:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from hashclient.errors import StateError, UsageError, VerificationError
-from hashclient.lists.feedback import (
-    EntryFeedback,
-    verify_feedback,
-)
+from hashclient.lists.feedback import EntryFeedback, verify_feedback
 from hashclient.provider.asking import find
 from hashclient.provider.clients import Clients
 from hashclient.provider.find import Questions
@@ -29,6 +26,8 @@ from hashclient.system.text import printable
 from hashclient.system.times import for_people
 
 _MAX_BYTES = 1 << 30
+#: How far the clock of a client may be ahead of the one here.
+_AHEAD = timedelta(hours=1)
 
 
 class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,11 +67,12 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
 
     1. It verifies, and its key is noted for a client that was not revoked.
     2. It is for this repository: the client has pinned one of its roots.
-    3. It is newer than the client's last one.
+    3. It is not from the future: no later one of the client would count until then.
+    4. It is newer than the client's last one.
 
     Raises:
-        VerificationError: 1 or 2 is not so.
-        UsageError: 3 is not so.
+        VerificationError: 1, 2 or 3 is not so.
+        UsageError: 4 is not so.
         StateError, AuditError: it cannot be noted; nothing was changed.
     """
     feedback, key = verify_feedback(data)
@@ -87,10 +87,15 @@ def take_feedback(repository: Repository, data: bytes) -> tuple[str, Taken]:
             )
         if feedback.provider_root not in _roots(repository):  # 2
             raise VerificationError("the feedback is for another provider")
+        if feedback.made > repository.clock() + _AHEAD:  # 3
+            raise VerificationError(
+                f"the feedback is from the future: {for_people(feedback.made)}",
+                hint="the clock of the client is wrong, or the one here",
+            )
         (name,) = names
         known = _load(repository)
         before = known.clients.get(name)
-        if before is not None and feedback.made <= before.made:  # 3
+        if before is not None and feedback.made <= before.made:  # 4
             raise UsageError(
                 f"client {name}: feedback of {for_people(before.made)} is counted already",
                 hint="a file counts once, and an older one does not replace it",

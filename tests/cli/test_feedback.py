@@ -6,12 +6,14 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hashclient.audit import log
+from hashclient.cli.app import App
 from tests.docs.blocks import DOCS, marked_blocks, run_script
 from tests.kit import Run, Site, call, csv_of, write_tree
 
@@ -208,6 +210,31 @@ def test_a_key_is_one_key_of_one_client(site: Site, tmp_path: Path) -> None:
     provider(site, "client", "rotate", "one", "--output", tmp_path / "again")
     shown = json.loads(provider(site, "client", "list", "--format", "json").out)["clients"]
     assert [c["feedback_key"] for c in shown] == [key, None]
+
+
+def test_feedback_from_the_future_is_refused_and_the_next_one_counts(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.let_in()
+    peer.review("a", "--rejected", "harmless")
+    for ahead, code in ((timedelta(days=400), 6), (timedelta(0), 0)):
+        with monkeypatch.context() as patched:
+            patched.setattr(App, "now", staticmethod(lambda by=ahead: datetime.now(UTC) + by))
+            peer.write()
+        done = provider(site, "feedback", peer.output, code=code)
+        assert ("from the future" in done.err) is bool(code)
+
+
+def test_a_key_of_two_clients_is_damage(site: Site, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        provider(site, "client", "add", name, "--output", tmp_path / name)
+        provider(site, "client", "key", name, {"one": "ab", "two": "cd"}[name] * 32)
+    path = site.repository.clients_file
+    clients = json.loads(path.read_text())
+    clients["clients"][0]["feedback_key"] = clients["clients"][1]["feedback_key"]
+    path.write_text(json.dumps(clients))
+    assert "damaged" in provider(site, "feedback", code=8).err
 
 
 def test_damaged_feedback_is_no_empty_one(site: Site) -> None:
