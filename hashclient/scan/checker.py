@@ -188,6 +188,7 @@ class Checker:
     def _open_directory(self, group: Group) -> Directory:
         """Open the directory of a group; if it was replaced by another one, list that instead.
 
+        Named files are looked for by their names there, and are unread if these are missing.
         A new directory was put there as a file is saved over another; so was an older one if only
         root or we can have done so. Otherwise the listed one may still be somewhere.
 
@@ -202,11 +203,12 @@ class Checker:
                 was_before = is_older(fd, ".", self._since_ns)
                 if was_before and is_shared(os.stat("..", dir_fd=fd), trusted_users()):
                     raise
-                listed = chunk_of(snapshot(fd))
+                if not group.is_named:
+                    listed = chunk_of(snapshot(fd))
+                    group = group.only(listed.names, listed.inodes)
             except BaseException:
                 os.close(fd)
                 raise
-            group = group.only(listed.names, listed.inodes)
             group = group._replace(identity=(status.st_dev, status.st_ino))
         inodes = list(group.inodes) or [0] * len(group.names)
         return Directory(fd, group, status, group.names, inodes, group.inodes)

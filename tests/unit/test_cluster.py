@@ -206,7 +206,7 @@ class TestMessages:
         assert buckets._decoded(read) == Lost(WORKER_FAILED)
 
     def test_names_come_back_whatever_their_bytes(self) -> None:
-        group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True)
+        group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True, is_named=True)
         assert group_of(names_of(group)) == group
         assert list(paths_of([names_of(group)])) == [f"/d\udcff/{name}" for name in group.names]
 

@@ -18,6 +18,7 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan import checker as checking
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Result
+from hashclient.scan.executors.wire import decode_task, encode_task
 from hashclient.scan.reasons import MOVED
 from hashclient.scan.sources import directories, frame, listing, walk
 from hashclient.scan.sources.directories import (
@@ -31,6 +32,7 @@ from hashclient.scan.sources.directories import (
 from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Task
+from hashclient.scan.sources.names import Names
 from hashclient.scan.sources.trees import Trees
 from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
@@ -299,6 +301,29 @@ def test_a_directory_that_is_replaced_is_listed_again(
     result = Checker(lists.judge(), since_ns=since_ns).check(task)
     assert told(result) == {"new": (Kind.MATCH, None)}
     assert result.clean == 1
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_each_named_file_has_an_outcome_also_if_its_directory_is_replaced(
+    tmp_path: Path, lists: OpenLists, mode: int
+) -> None:
+    """And a file that nobody has named has none."""
+    tree = write_tree(tmp_path / "t", {"d/f": OTHER, "d/gone": OTHER, "d/saved": OTHER})
+    (tree / "d").chmod(mode)
+    names = tmp_path / "names"
+    names.write_text("".join(f"{tree}/d/{name}\n" for name in ("f", "gone", "saved")))
+    with names.open("rb") as file:
+        (task,) = Names(file.fileno(), "names").batches()
+    assert not isinstance(task, Outcome)
+    (tree / "d").rename(tmp_path / "away")
+    write_tree(tree, {"d/f": OTHER, "d/new": LISTED, "d/saved": LISTED})
+    for sent in (task, decode_task(encode_task(task))):
+        result = Checker(lists.judge()).check(sent)
+        assert told(result) == {
+            "gone": (Kind.UNREAD, "no such file or directory"),
+            "saved": (Kind.MATCH, None),
+        }
+        assert result.clean == 1
 
 
 def test_directories_that_change_names_during_the_walk_are_entered_once_each(

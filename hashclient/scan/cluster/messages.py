@@ -18,7 +18,7 @@ from hashclient.scan.executors.wire import Checked, Names, WireOutcomes, group_o
 from hashclient.scan.sources.interface import Group, Start, join
 
 #: Both sides have to speak the same, in the same byte order.
-PROTOCOL = 4 if sys.byteorder == "little" else -4
+PROTOCOL = 5 if sys.byteorder == "little" else -5
 #: The number of an inode in a message.
 INODE = np.dtype(np.uint64)
 #: The identity of a named file: its inode, its size, its time of modification in nanoseconds.

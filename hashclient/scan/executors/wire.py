@@ -46,6 +46,7 @@ class Names(msgspec.Struct, frozen=True, array_like=True):
     inodes: bytes = b""
     file_system: int = 0
     signs: bytes = b""
+    is_named: bool = False
 
     @property
     def is_relative(self) -> bool:
@@ -197,6 +198,7 @@ def names_of(group: Group) -> Names:
         group.follow,
         group.identity,
         group.inodes.tobytes(),
+        is_named=group.is_named,
     )
 
 
@@ -208,6 +210,7 @@ def group_of(names: Names) -> Group:
         names.follow,
         names.identity,
         array("Q", names.inodes),
+        names.is_named,
     )
 
 

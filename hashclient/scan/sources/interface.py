@@ -44,7 +44,8 @@ class Group(NamedTuple):
 
     A source that has listed the directory says what it has listed: the `identity` of the directory,
     and the inode of each file, 0 where it is not known. Without these, the files are those that
-    have the names when they are opened.
+    have the names when they are opened. Each file that `is_named` by somebody has an outcome, also
+    if the directory was replaced; of others, those count then that are in the new one.
     """
 
     directory: str
@@ -52,6 +53,7 @@ class Group(NamedTuple):
     follow: bool
     identity: Identity | None = None
     inodes: array[int] = NO_INODES
+    is_named: bool = False
 
     def part(self, first: int, end: int | None = None) -> Group:
         """Return the names from a place on, up to another one."""

@@ -82,7 +82,7 @@ class Names:
                 ):
                     groups[-1].names.append(name)
                 else:
-                    groups.append(Group(directory, [name], follow=True))
+                    groups.append(Group(directory, [name], follow=True, is_named=True))
             for group in _identified(groups):
                 if (task := tasks.add(group)) is not None:
                     yield task
