@@ -64,7 +64,7 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
     while True:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         for _ in range(PIECE_CHUNKS):
-            count = os.preadv(fd, [buffer], at)
+            count = _fill(fd, buffer, at)
             if not at:
                 upload.opens = bool(look(buffer[:count]))
             if not count:
@@ -80,3 +80,14 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
             if time.monotonic() > until:
                 raise SetAside(Kind.UNREAD, ENDLESS)
         yield None
+
+
+def _fill(fd: int, buffer: memoryview, at: int) -> int:
+    """Read from a place of a file until the buffer is full or the file ends; return how many bytes.
+
+    FUSE and a network file system may give fewer bytes at a time, by which no container is known.
+    """
+    count = 0
+    while count < len(buffer) and (more := os.preadv(fd, [buffer[count:]], at + count)):
+        count += more
+    return count
