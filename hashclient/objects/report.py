@@ -244,8 +244,15 @@ def _fetch(
 
     Raises:
         StoreError: it cannot be read.
-        ValueError: it has more.
+        ValueError: it has more, or a range has another length than was asked for.
     """
+    count = 0
+
+    def counted(chunk: memoryview) -> None:
+        nonlocal count
+        count += len(chunk)
+        sink(chunk)
+
     seen = store.head(key, version)
     if seen.size > most:
         raise ValueError("too long")
@@ -254,10 +261,12 @@ def _fetch(
         store.read(
             key,
             None if stop - start == seen.size else (start, stop),
-            sink,
+            counted,
             etag=seen.etag,
             version=seen.version,
         )
+        if count != stop:
+            raise ValueError("another length")
 
 
 def _parquet(source: Any) -> Iterator[Any]:

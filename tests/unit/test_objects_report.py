@@ -1,0 +1,57 @@
+"""A report that is fetched from a store: all of it, or none."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import pytest
+
+from hashclient.core.objecturi import parse_uri
+from hashclient.objects import report
+from hashclient.objects.interface import Seen, Sink, Store
+from hashclient.objects.listing import ListingEndedError
+
+ROWS = b"key,size\n" + b"".join(b"k%d,1\n" % number for number in range(100))
+NAME = "s3://reports/rows.csv"
+
+
+class Cutting(Store):
+    """A store that gives other lengths of ranges than it is asked for."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__("s3", "reports")
+        self._more = more
+
+    def head(self, key: str, version: str | None) -> Seen:
+        return Seen(len(ROWS), '"e"', None)
+
+    def read(
+        self, key: str, span: tuple[int, int] | None, sink: Sink, **_wanted: str | None
+    ) -> Seen:
+        start, stop = span or (0, len(ROWS))
+        sink(memoryview(ROWS + ROWS)[start : stop + self._more])
+        return self.head(key, None)
+
+
+@pytest.mark.parametrize("range_bytes", [100, 1 << 20])
+@pytest.mark.parametrize("more", [0, -6, -1, 6])
+def test_a_report_of_which_a_store_gives_more_or_less_ends(
+    monkeypatch: pytest.MonkeyPatch, range_bytes: int, more: int
+) -> None:
+    def make_file() -> int:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+    monkeypatch.setattr(report, "_RANGE_BYTES", range_bytes)
+    monkeypatch.setattr(report, "open_store", lambda _: Cutting(more))
+    found = report.Report(NAME, parse_uri("s3://bucket/"), make_file=make_file)
+    pages: list[Any] = []
+    if more:
+        with pytest.raises(ListingEndedError, match="damaged"):
+            pages.extend(found.pages(all_versions=False))
+        assert pages == []
+    else:
+        pages.extend(found.pages(all_versions=False))
+        assert sum(page.num_rows for page in pages) == 100
