@@ -89,7 +89,7 @@ _list_options = together(
     click.option(
         "--to-review",
         is_flag=True,
-        help="Only matches that wait for a review, as [report] after of config.toml asks.",
+        help="Only matches that wait for a review: see [report] of config.toml.",
     ),
     output_option,
     format_option(*FORMATS, help=FORMAT_HELP),

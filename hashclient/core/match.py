@@ -203,14 +203,21 @@ def was_viewed(story: Sequence[Step]) -> bool:
 
 
 def verdict_of(story: Sequence[Step], people: int) -> Verdict | None:
-    """Return what so many people say of a match, None if they do not, or not all say the same.
-
-    The last review of each person counts.
-    """
-    said = {step.detail.get("by"): step.event for step in reviews_of(story)}
+    """Return what so many people say of a match, None if they do not, or not all say the same."""
+    said = _said_in(story)
     if len(said) < people or len({*said.values()}) != 1:
         return None
     return Verdict(next(iter(said.values())))
+
+
+def is_doubted(story: Sequence[Step]) -> bool:
+    """Return whether any person rejects a match, also if others confirm it."""
+    return Verdict.REJECTED in _said_in(story).values()
+
+
+def _said_in(story: Sequence[Step]) -> dict[Any, str]:
+    """Return the last review of each person."""
+    return {step.detail.get("by"): step.event for step in reviews_of(story)}
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:

@@ -7,7 +7,8 @@
 3. A review is about the content at that time: other content at the path has no review yet.
 4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is how
    many of all matches that is for. Which ones follows from the id, which is random.
-5. A rejected match is in no report.
+5. A rejected match is in no report. One that a person rejects waits, whatever `after` and `share`
+   are, until so many people say the same.
 
 The log is written first, so a kill cannot leave a review that is not logged.
 """
@@ -22,7 +23,7 @@ import msgspec
 from hashclient.audit.log import Event
 from hashclient.configfile.tables import ReportConfig
 from hashclient.core.kinds import REVIEW_REASONS, SETTLED, MatchState, Verdict
-from hashclient.core.match import Match, Step, verdict_of
+from hashclient.core.match import Match, Step, is_doubted, verdict_of
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
 from hashclient.session import Session
@@ -90,8 +91,7 @@ class ReviewPolicy:
 
     def waits(self, match: Match, reviews: Sequence[Step]) -> bool:
         """Return whether a report of a match waits for a review."""
-        is_open = match.ended is None and self.verdict(reviews) is None
-        return is_open and self.is_chosen(match.id)
+        return match.ended is None and self._is_undecided(match.id, reviews)
 
     def waiting(self, record: Matches) -> Iterator[str]:
         """Yield the matches that have not ended and wait for a review.
@@ -99,12 +99,16 @@ class ReviewPolicy:
         Raises:
             StateError: they cannot be read.
         """
-        if self._is_asked:
+        reviews = record.all_reviews()
+        if self._is_asked or any(map(is_doubted, reviews.values())):
             states = [state for state in MatchState if state not in _ENDED]
-            decided = {i for i, story in record.all_reviews().items() if self.verdict(story)}
             for match_id in record.ids(states):
-                if self.is_chosen(match_id) and match_id not in decided:
+                if self._is_undecided(match_id, reviews.get(match_id, ())):
                     yield match_id
+
+    def _is_undecided(self, match_id: str, reviews: Sequence[Step]) -> bool:
+        is_wanted = self.is_chosen(match_id) or is_doubted(reviews)
+        return is_wanted and self.verdict(reviews) is None
 
 
 def review(

@@ -136,6 +136,34 @@ def test_without_the_policy_no_report_waits_and_a_rejected_match_is_in_none(tmp_
         desk.prepare(second)
 
 
+@pytest.mark.parametrize(
+    ("table", "others"),
+    [
+        ("", YES),
+        (f"{REVIEW}share = 0.0\n", YES),
+        ("people = 2\n", None),
+        (f"{REVIEW}share = 0.0\npeople = 2\n", None),
+    ],
+)
+def test_what_one_person_rejects_waits_until_people_say_the_same(
+    tmp_path: Path, table: str, others: Verdict | None
+) -> None:
+    desk = Desk(tmp_path, review=table)
+    match, other = desk.find("a", A), desk.find("b", B)
+    report = desk.prepare(match, other)
+    if others is not None:
+        desk.review(match, verdict=others, by="alice")
+    desk.review(match, verdict=NO, by="bob")
+    assert desk.send(report).detail == "waits: 1 match in it waits for a review"
+    assert desk.send_due() == []
+    with desk.record() as record:
+        assert [*desk.outbox.policy.waiting(record)] == [match.id]
+    desk.review(match, verdict=NO, by="alice")
+    with desk.record() as record:
+        assert [*desk.outbox.policy.waiting(record)] == []
+    assert desk.send(report).report.matches == (other.id,)
+
+
 def test_only_a_person_with_a_reason_lets_a_report_leave_early(tmp_path: Path) -> None:
     desk = Desk(tmp_path, review=REVIEW)
     match, other = desk.find("a", A), desk.find("b", B)
