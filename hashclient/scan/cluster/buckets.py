@@ -213,6 +213,8 @@ class ClusterBucket(Work):
             raise failure
 
     def _take_listed(self, one: _Range, listed: ListedRange) -> None:
+        if self._is_listed:
+            return  # the listing has ended before its end, and this range comes behind
         try:
             one.pages += _pages_of(listed.pages)
         except (pa.ArrowException, OSError):
