@@ -161,7 +161,9 @@ class Lines(Forward):
             return True
         ahead = self.peek(after + MAX_LINE_BYTES)[after:]
         at = 0
-        for line in ahead.split(b"\n"):
+        while at < len(ahead):
+            end = ahead.find(b"\n", at)
+            line = ahead[at:] if end < 0 else ahead[at:end]
             if not line.rstrip(b"\r") or line.startswith(b"--"):
                 return False
             if FIELD.match(line):

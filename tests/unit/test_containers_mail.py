@@ -745,6 +745,9 @@ def test_no_input_takes_long(end: bytes) -> None:
             data = raw(header, line * count).replace(b"\n", end)
             seconds.append(min(_seconds_of(data) for _ in range(3)))
         assert seconds[1] < 0.1 + 24 * seconds[0], line
+    # Behind a line that is no field, only the next lines are looked at, and not all that follow.
+    odd = _seconds_of(b"From: x\n" + b"odd\nA: b\n" * 16_000 + b"\nx")
+    assert odd < 0.1 + 24 * _seconds_of(b"From: x\n" + b"A: b\nA: b\n" * 16_000 + b"\nx")
     opened(Message(), raw(header + '; boundary="' * 5000 + "(" * 5000, "x"))
 
 
