@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from hashclient.containers.sniffing import has_behind, look
 from hashclient.core.digests import CHUNK_BYTES
@@ -20,6 +21,7 @@ from hashclient.daemon.uploads import Upload
 from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
 from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.scan.sources.frontier import kind_of
+from hashclient.system.descriptors import read_at
 
 #: Chunks that are read in one piece: 32 MiB.
 PIECE_CHUNKS = (32 << 20) // CHUNK_BYTES
@@ -71,9 +73,7 @@ def _read(upload: Upload, most_s: float) -> Iterator[None]:
                 after = os.fstat(fd)
                 if not same_content(before, after) or before.st_size not in (0, at):
                     raise SetAside(Kind.UNREAD, CHANGED)
-                upload.opens = upload.opens or has_behind(
-                    b"", at, lambda offset, count: os.pread(fd, count, offset)
-                )
+                upload.opens = upload.opens or has_behind(b"", at, partial(read_at, fd))
                 return
             upload.update(buffer[:count])
             at += count

@@ -7,6 +7,7 @@ ones the end is looked at as well, and of files in front of which an archive may
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 from hashclient.containers.fronts import FRONT_BYTES
@@ -18,6 +19,7 @@ from hashclient.containers.sniffing import (
     look_at,
     wants_all_head,
 )
+from hashclient.system.descriptors import read_at
 
 #: Bytes that are read of a file to see whether it is a container.
 LOOK_BYTES = 1 << 12
@@ -66,9 +68,9 @@ class Marks:
             OSError: it cannot be read.
         """
         # These are all bytes of a short file; a longer one has two more places to look at.
-        first = os.pread(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, 0)
+        first = _first_bytes(fd, ISO_HEAD_BYTES if size >= ISO_HEAD_BYTES else LOOK_BYTES, size)
         if wants_all_head(first):
-            first = os.pread(fd, ISO_HEAD_BYTES, 0)
+            first = _first_bytes(fd, ISO_HEAD_BYTES, size)
         self.size = size
         self.first(memoryview(first))
         if not self.is_sure:
@@ -83,8 +85,14 @@ class Marks:
             # asked for.
             wanted = ISO_HEAD_BYTES if length >= ISO_HEAD_BYTES else HEAD_BYTES
             if self._first_bytes < min(length, wanted):
-                self.first(memoryview(os.pread(fd, wanted, 0)))
+                self.first(memoryview(_first_bytes(fd, wanted, length)))
         if not self.may_be:
-            self.may_be = has_behind(
-                self._front, length, lambda offset, count: os.pread(fd, count, offset)
-            )
+            self.may_be = has_behind(self._front, length, partial(read_at, fd))
+
+
+def _first_bytes(fd: int, count: int, size: int) -> bytes:
+    """Return the first bytes of a file of a size, which a slow file system gives one by one."""
+    data = os.pread(fd, count, 0)
+    if len(data) < min(count, size):
+        data += read_at(fd, len(data), count - len(data))
+    return data

@@ -40,6 +40,23 @@ def open_input(path: str | os.PathLike[str]) -> int:
         os.close(held)
 
 
+def read_at(fd: int, offset: int, count: int) -> bytes:
+    """Return the bytes of a file there: `count`, or fewer where it ends.
+
+    FUSE and network file systems may give fewer at a time.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    data = os.pread(fd, count, offset)
+    while data and len(data) < count:
+        more = os.pread(fd, count - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 def read_some(fd: int, count: int) -> bytes:
     """Return the next bytes, `count` at most; an empty result is the end.
 

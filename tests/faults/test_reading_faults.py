@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import archives
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
@@ -75,6 +76,24 @@ def test_a_short_read_is_not_the_end_of_a_file(state: Path, tmp_path: Path, user
         result = scan(state, tree)
     assert found(result) == {"f": "match", "g": "clean"}
     assert result.code == 10
+
+
+@pytest.mark.slow
+@needs_fuse
+@pytest.mark.parametrize("gives", [1, 500])
+def test_a_container_is_known_however_few_bytes_come_at_a_time(
+    state: Path, tmp_path: Path, gives: int
+) -> None:
+    """By its first bytes, and by those at its end, far behind them."""
+    small = archives.zip_of({"a": b"listed"})
+    kinds = {"gz": archives.gzip_of(b"listed"), "zip": small}
+    if gives > 1:
+        front = b"\xff\xd8\xff" + bytes(9_000)
+        kinds |= {"tar": archives.tar_of({"a": b"listed"}), "behind": front + small}
+    with fuse(tmp_path / "m", {n: File(d, gives=gives) for n, d in kinds.items()}) as tree:
+        result = scan(state, tree)
+    opened = {Path(line["container"]).name for line in result.lines[:-1] if "container" in line}
+    assert opened == set(kinds)
 
 
 @needs_fuse
