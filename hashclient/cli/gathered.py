@@ -54,7 +54,11 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
         attributes["type"] = click.IntRange(*about.range)
     if default is True:
         return negative(flag, name, **attributes)
-    return click.option(f"--{flag}", is_flag=default is False, multiple=default == (), **attributes)
+    if default is False:
+        attributes["is_flag"] = (
+            True  # click takes an option that is said to be none for one at times
+        )
+    return click.option(f"--{flag}", multiple=default == (), **attributes)
 
 
 def negative(flag: str, name: str, **attributes: Any) -> Callable[[Any], Any]:

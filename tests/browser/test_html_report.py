@@ -60,6 +60,9 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+STATES = (MatchState.FOUND, MatchState.HELD, MatchState.QUARANTINED)
+
+
 def hits(name: str = "synthetic") -> tuple[Hit, ...]:
     return (Hit("baseline", "e-1", name, 3, (Algorithm.MD5,), complete=True),)
 
@@ -73,7 +76,7 @@ def mixed() -> list[Handled]:
             f"/srv/{n % 3}/file{n}",
             10 ** (n % 7),
             hits=hits(),
-            record=MatchRef(f"{n:010}", list(MatchState)[n % 3], NOW, NOW),
+            record=MatchRef(f"{n:010}", STATES[n % 3], NOW, NOW),
             acted=failed if n == 4 else (),
         )
         for n in range(12)

@@ -38,7 +38,6 @@ NAMES = (
     "object-page",
     "object-report",
     "object-report-manifest",
-    "known-objects",
     "notice",
     "notices",
     "noticerole",

@@ -83,3 +83,11 @@ def test_a_variable_of_the_environment_sets_an_option(monkeypatch: pytest.Monkey
 def test_a_number_out_of_range_is_refused() -> None:
     with pytest.raises(click.BadParameter, match="1<=x<=256"):
         values("scan", "--jobs", "0")
+
+
+def test_an_option_that_takes_a_value_is_refused_without_one() -> None:
+    taking = [option for option in options_of("scan").values() if not option.is_flag]
+    assert len(taking) == 3
+    for option in taking:
+        with pytest.raises(click.BadOptionUsage, match="requires an argument"):
+            values("scan", option.opts[0])
