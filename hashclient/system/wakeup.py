@@ -32,7 +32,12 @@ def woken_by(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[
 
 def wait(woken: int, others: Sequence[int], seconds: float | None) -> list[int]:
     """Wait for a signal, or until some descriptors are readable; return which ones of `others`."""
-    ready, _, _ = select.select([woken, *others], [], [], seconds)
+    # Not `select`, for which a descriptor above 1,023 is an error.
+    waiting = select.poll()
+    for fd in (woken, *others):
+        waiting.register(fd, select.POLLIN)
+    most_ms = None if seconds is None else max(0.0, 1000 * seconds)
+    ready = [fd for fd, _ in waiting.poll(most_ms)]
     if woken in ready:
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
