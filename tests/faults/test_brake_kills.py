@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.core.kinds import MatchState
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import item_ids
 from tests.cli.test_brake import RIGHT, WRONG, Braked
@@ -53,8 +54,12 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
     with Matches(world.path, create=False) as matches:
         (entry,) = matches.held_entries(10)
         kept = set(item_ids(world.path / "quarantine"))
-        for match in matches.find():
-            assert match.in_place or match.id in kept
+        found = list(matches.find())
+        taken = {match.path for match in found if match.id in kept}
+        for match in found:
+            # A second record of a file that two programs found at once is closed: the other has it.
+            is_second = match.ended is MatchState.CLOSED and match.path in taken
+            assert match.in_place or match.id in kept or is_second
     assert isolated(world) <= LIMIT
     assert entry.held == FILES - isolated(world)
     assert {name for name in world.left() if name.startswith("right")} == set()
