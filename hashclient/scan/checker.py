@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
@@ -211,7 +212,7 @@ class Checker:
                 raise
             group = group._replace(identity=(status.st_dev, status.st_ino))
         inodes = list(group.inodes) or [0] * len(group.names)
-        return Directory(fd, group, status, group.names, inodes, group.inodes)
+        return Directory(fd, group, status, group.names, inodes, _staying(group))
 
     def _looks_first(self, directory: Directory) -> bool:
         """Return whether the files of a directory are looked at before they are opened.
@@ -221,7 +222,7 @@ class Checker:
         """
         if not self._may_look or self._looker.has_cache:
             return self._may_look
-        return not self._expects_hits and (self._members is None or not directory.listed)
+        return not self._expects_hits and (self._members is None or not directory.group.inodes)
 
     def _check(
         self,
@@ -256,7 +257,11 @@ class Checker:
                     file_fd = ahead.take() if ahead else open_file(name, flags, dir_fd=fd)
                     try:
                         look = looks.get(name) if looks else None
-                        if look is None or not same_content(reader.look(file_fd), look.status):
+                        if (
+                            look is None
+                            or inode not in (0, look.status.st_ino)  # its name is listed twice
+                            or not same_content(reader.look(file_fd), look.status)
+                        ):
                             look = None
                             found = read(file_fd, defer_bytes, inode)
                         else:
@@ -408,3 +413,17 @@ class Checker:
         if reliable and (known := opened.known()) is not None:
             self._inside.append((status, unwritable, known))
         return opened.is_container
+
+
+def _staying(group: Group) -> Sequence[int]:
+    """Return the inodes of a group that are to be in its directory still, under whatever name.
+
+    A name that is listed twice was given to another file while its directory was listed. Whichever
+    of the two has it later, the other one may be in another directory.
+    """
+    names, inodes = group.names, group.inodes
+    if len(set(names)) == len(names) or not inodes:
+        return inodes
+    counts = Counter(names)
+    moving = {inode for name, inode in zip(names, inodes, strict=True) if counts[name] > 1}
+    return [inode for inode in inodes if inode not in moving]

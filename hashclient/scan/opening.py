@@ -53,12 +53,13 @@ class Directory(msgspec.Struct, gc=False):
     """An open directory, and its files that are still to be opened: their names.
 
     `status` is that of the directory itself. `inodes` are those of the files, as they were listed
-    or looked at; 0 stands for any. `listed` are those of all files of the group. `looks` has files
-    by name that are opened only since they may be containers. If it `shares`, other directories are
-    open as well; if it was `looked` at, the files that need not be opened are out. `refused` are
-    files that cannot be opened, and were not looked at: perhaps they need no reading either.
-    `missed` are files that do not stand under their listed names any more: the name, the inode, 0
-    for any, and why the file is unread if it is not found again.
+    or looked at; 0 stands for any. `listed` are those of all files of the group that should be in
+    the directory still, under whatever names. `looks` has files by name that are opened only since
+    they may be containers. If it `shares`, other directories are open as well; if it was `looked`
+    at, the files that need not be opened are out. `refused` are files that cannot be opened, and
+    were not looked at: perhaps they need no reading either. `missed` are files that do not stand
+    under their listed names any more: the name, the inode, 0 for any, and why the file is unread if
+    it is not found again.
     """
 
     fd: int

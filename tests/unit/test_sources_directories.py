@@ -171,6 +171,26 @@ def test_a_file_whose_name_an_older_one_has_taken_from_elsewhere_is_unread(
     assert result.clean == 1
 
 
+@pytest.mark.parametrize("first", [LISTED, OTHER])
+def test_of_two_files_listed_under_one_name_the_one_that_is_elsewhere_now_is_unread(
+    tmp_path: Path, lists: OpenLists, first: bytes
+) -> None:
+    """They were exchanged while the directory was listed, and once more since."""
+    tree = write_tree(tmp_path / "t", {"a/f": LISTED, "b/f": OTHER})
+    if born(tree / "a" / "f") is None:
+        pytest.skip("this file system does not say when a file was made")
+    (group,) = (group for group in task_of(tree) if group.directory == f"{tree}/a")
+    inodes = [(tree / place / "f").stat().st_ino for place in ("a", "b")]
+    twice = group.only(["f", "f"], inodes if first == LISTED else inodes[::-1])
+    checker = Checker(lists.judge(), since_ns=time.time_ns() + 10**9)
+    there = {(o.kind, o.reason) for o in checker.check([twice]).outcomes}
+    assert there == {(Kind.MATCH, None), (Kind.UNREAD, MOVED)}
+    (tree / "a" / "f").rename(tmp_path / "aside")
+    (tree / "b" / "f").rename(tree / "a" / "f")
+    elsewhere = {(o.kind, o.reason) for o in checker.check([twice]).outcomes}
+    assert elsewhere == {(Kind.UNREAD, MOVED)}
+
+
 def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is_entered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
