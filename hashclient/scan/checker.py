@@ -319,7 +319,8 @@ class Checker:
         elif isinstance(error, SetAside):
             set_aside(directory, name, error, result)
         elif inode and error.errno in GONE:
-            directory.missed.append((name, inode, error))
+            # Its traceback has this directory: a cycle, which would keep the lists mapped.
+            directory.missed.append((name, inode, error.with_traceback(None)))
         elif directory.looked or not self._may_look:
             refuse(directory, name, inode, error, result)
         else:

@@ -49,7 +49,7 @@ class Look(msgspec.Struct, gc=False):
     is_believed: bool = False
 
 
-class Directory(msgspec.Struct, gc=False):
+class Directory(msgspec.Struct):
     """An open directory, and its files that are still to be opened: their names.
 
     `status` is that of the directory itself. `inodes` are those of the files, as they were listed
@@ -154,7 +154,10 @@ class OpenedAhead:
             self._next += 1
         opened = self._opened.popleft()
         if isinstance(opened, OSError):
-            raise opened
+            try:
+                raise opened
+            finally:
+                del opened  # its traceback has this frame: a cycle, which would keep lists mapped
         return opened
 
     def give_back(self) -> None:

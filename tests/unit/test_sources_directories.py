@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hashclient.scan import checker as checking
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.executors.wire import decode_task, encode_task
+from hashclient.scan.opening import Waits
 from hashclient.scan.reasons import MOVED
 from hashclient.scan.sources import directories, frame, listing, walk
 from hashclient.scan.sources.directories import (
@@ -218,6 +221,33 @@ def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None
     (tree / "a").unlink()
     result = Checker(lists.judge()).check(task)
     assert told(result) == {"a": (Kind.UNREAD, "no such file or directory")}
+
+
+@pytest.mark.parametrize("gone", ["a", "."])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_is_gone_keeps_no_checker_and_so_no_lists_open(
+    tmp_path: Path, lists: OpenLists, monkeypatch: pytest.MonkeyPatch, gone: str, ahead: bool
+) -> None:
+    """Their mapped files are descriptors; a process that scans often would run out of these."""
+    tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
+    task = task_of(tree)
+    if gone == ".":
+        (tmp_path / "elsewhere").mkdir()
+        tree.rename(tmp_path / "elsewhere" / "t")
+    else:
+        (tree / gone).unlink()
+    monkeypatch.setattr(Waits, "often", property(lambda _: ahead, lambda *_: None), raising=False)
+    checker = Checker(lists.judge())
+    kept = weakref.ref(checker)
+    gc.disable()
+    try:
+        result = checker.check(task)
+        del checker
+        assert kept() is None
+    finally:
+        gc.enable()
+    no_such = (Kind.UNREAD, "no such file or directory")
+    assert told(result) == dict.fromkeys("ab" if gone == "." else "a", no_such)
 
 
 def test_a_file_that_is_exchanged_each_time_is_unread_in_the_end(

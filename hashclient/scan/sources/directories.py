@@ -117,7 +117,10 @@ def open_listed(path: str, identity: Identity | None) -> tuple[int, os.stat_resu
         if identity is None or error.errno not in GONE:
             raise
         failure = error
-    return _find_listed(path, identity, failure)
+    try:
+        return _find_listed(path, identity, failure)
+    finally:
+        del failure  # its traceback has this frame: a cycle, which would keep all that callers have
 
 
 def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, os.stat_result]:
@@ -140,7 +143,10 @@ def _find_listed(path: str, identity: Identity, failure: OSError) -> tuple[int, 
             return opened
         os.close(fd)
         failure = MovedError()
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # see `open_listed`
 
 
 def _open_beside(path: str, identity: Identity) -> int | None:
