@@ -387,8 +387,10 @@ class _Count:
             # Before the first record of a match: an earlier one is missing, or a clock was set.
             setattr(out, name, spread(took[took >= 0].tolist()))
         out.outages.sort(key=lambda outage: (outage.since, outage.provider))
-        for table in (out.unread, out.not_opened, out.lists, out.runs, out.decisions):
-            ordered = dict(sorted(table.items()))
-            table.clear()
-            table.update(ordered)  # type: ignore[arg-type]
+        # The hits of a match are a set, whose order differs from process to process.
+        for of, name in (
+            *((out, n) for n in ("unread", "not_opened", "lists", "runs", "decisions")),
+            *((out.matches, n) for n in ("by_list", "by_category")),
+        ):
+            setattr(of, name, dict(sorted(getattr(of, name).items())))
         return out

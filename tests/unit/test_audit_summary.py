@@ -194,6 +194,15 @@ def test_a_record_in_several_parts_counts_once_and_its_lists_whole(tmp_path: Pat
     assert (out.acts["submitted"], out.to_report.count) == (1, 2)
 
 
+def test_tables_are_sorted_so_the_same_log_gives_the_same_bytes_in_every_process(
+    tmp_path: Path,
+) -> None:
+    hits = [hit(name, name) for name in "hgfedcba"]
+    write(tmp_path / "audit", [(0, Event("match", {"id": "one", "hits": hits}))])
+    found = summarise(tmp_path / "audit").matches
+    assert [*found.by_list] == [*found.by_category] == [*"abcdefgh"]
+
+
 def test_a_run_that_began_before_the_period_hides_none_that_did_not_end(tmp_path: Path) -> None:
     start = Event("scan-start", {"lists": [], "missing": []})
     write(tmp_path / "audit", [(0, start), (2, scan_end()), (3, start)])
