@@ -10,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from hashclient.audit.file import Log, audit_errors, closed_files, open_closed, open_log
-from hashclient.audit.record import MAX_LINE_BYTES, SEGMENT, broken, line_hash
+from hashclient.audit.file import Log, audit_errors, closed_files, lines, open_closed, open_log
+from hashclient.audit.record import SEGMENT, broken, line_hash
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
     """One record; its data is JSON."""
 
     seq: int
-    time: datetime
+    time: Annotated[datetime, msgspec.Meta(tz=True)]
     event: str
     data: msgspec.Raw
     prev: str
@@ -71,17 +72,13 @@ class _Chain:
 
     def of(self, log: Log) -> Iterator[Line | Gap]:
         """Yield the records of one file, behind those before."""
-        number, left = 0, log.end
         seq, before = self._seq, self._hash
-        while left:
-            number += 1
-            text = log.stream.readline(min(left, MAX_LINE_BYTES))
-            left -= len(text)
+        for number, text in lines(log):
             try:
                 line = _decode(text)
-            except (msgspec.MsgspecError, ValueError):
+            except (ValueError, RecursionError):  # or is nested very deeply
                 broken(log.where(number), "no record")
-            if line.hash != line_hash(text, line.sig is not None):
+            if line.hash != line_hash(text, signed=line.sig is not None):
                 broken(log.where(number), "wrong hash")
             if line.seq != seq + 1 and number == 1 and line.event == SEGMENT and line.seq > seq:
                 yield Gap(seq + 1, line.seq - 1, line.time)

@@ -174,11 +174,11 @@ def first_record(fd: int) -> Record:
     return parse_record(line, "line 1")
 
 
-def records(log: Log) -> Iterator[Record]:
-    """Parse the log from its start to its last whole line.
+def lines(log: Log) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines of a log with their numbers from 1, without their newlines.
 
     Raises:
-        AuditError: a line is broken.
+        AuditError: a line is too long, or was cut meanwhile.
     """
     number, left = 0, log.end
     while left:
@@ -188,7 +188,17 @@ def records(log: Log) -> Iterator[Record]:
         if not line.endswith(b"\n"):
             # Whole lines end before `left` does: it is too long, or the file shrinks under us.
             broken(log.where(number), f"longer than {MAX_LINE_BYTES} bytes, or cut meanwhile")
-        yield parse_record(line[:-1], log.where(number))
+        yield number, line[:-1]
+
+
+def records(log: Log) -> Iterator[Record]:
+    """Parse the log from its start to its last whole line.
+
+    Raises:
+        AuditError: a line is broken.
+    """
+    for number, line in lines(log):
+        yield parse_record(line, log.where(number))
 
 
 def records_backward(fd: int, end: int) -> Iterator[Record]:

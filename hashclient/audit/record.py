@@ -396,7 +396,7 @@ def _ending(record_hash: str, sig: str | None) -> bytes:
     return f',"hash":{_quote(record_hash)}{signature}}}'.encode("ascii")
 
 
-def line_hash(line: bytes, signed: bool) -> str:  # noqa: FBT001
+def line_hash(line: bytes, *, signed: bool) -> str:
     """Return the hash that a line has to have, whatever its spelling."""
     return _hash(line[: line.rfind(b',"hash":')], signed=signed)
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.audit.log import AuditLog, Event
+from hashclient.audit.record import encode_record
 from hashclient.audit.summary import ListTotals, Outage, summarise
 from hashclient.core.figures import Spread, spread, wilson
 from hashclient.errors import AuditError
@@ -225,6 +226,40 @@ def test_a_log_that_was_changed_is_not_summarised(tmp_path: Path, edit: str) -> 
     path = tmp_path / "audit" / "log.jsonl"
     path.write_bytes(b"\n".join(EDITS[edit](path.read_bytes().splitlines())) + b"\n")
     with pytest.raises(AuditError):
+        summarise(tmp_path / "audit")
+
+
+NOW = "2026-01-31T13:00:00.000000Z"
+#: Records with the right hash and no signature, which anybody can write who can write to the log.
+FORGED = {
+    "no time zone": (NOW.removesuffix("Z"), '"event":"x","data":{}'),
+    "no object": (NOW, '"event":"scan-end","data":[]'),
+    "deep": (NOW, f'"event":"x","data":{"[" * 50_000}{"]" * 50_000}'),
+    "hits": (NOW, '"event":"match","data":{"hits":1}'),
+    "lists": (NOW, '"event":"scan-start","data":{"lists":[{}]}'),
+    "missing": (NOW, '"event":"watch-look","data":{"missing":["a"]}'),
+    "published": (NOW, '"event":"fetch","data":{"published":1}'),
+    "generation": (NOW, '"event":"fetch","data":{"published":"2026-01-31T11:00:00Z"}'),
+    "year": (NOW, '"event":"fetch","data":{"generation":1,"published":"0001-01-01T00:00:00"}'),
+    "count": (NOW, '"event":"scan-end","data":{"inputs":"1"}'),
+    "reasons": (NOW, '"event":"scan-end","data":{"unread_reasons":[1]}'),
+    "matches": (NOW, '"event":"report-submitted","data":{"matches":[1]}'),
+    "part": (NOW, '"event":"scan-start","data":{"part":"2"}'),
+    "genesis": (NOW, '"event":"segment","data":{}'),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_record_with_other_values_than_the_program_writes_ends_with_9(
+    tmp_path: Path, kind: str
+) -> None:
+    write(tmp_path / "audit", YEAR)
+    path = tmp_path / "audit" / "log.jsonl"
+    last = msgspec.json.decode(path.read_bytes().splitlines()[-1])
+    time, body = FORGED[kind]
+    line, _ = encode_record(last["seq"] + 1, time, body, last["hash"], None)
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(AuditError, match="does not verify"):
         summarise(tmp_path / "audit")
 
 
