@@ -276,37 +276,34 @@ def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str
     return [(hit.list_name, hit.entry) for hit in match.standing], tag.hex()
 
 
-def _of_file(path: Path, lists: Any) -> tuple[list[tuple[str, str]], str]:
+def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
     """Return the entries that a file matches, and the tag of its SHA-256."""
-    import hashlib
     import os
+
+    import msgspec
 
     from hashclient.core.algorithms import Algorithm
     from hashclient.core.digests import CHUNK_BYTES
     from hashclient.scan.streaming import StreamChecker
     from hashclient.system.descriptors import open_input
 
-    checker = StreamChecker(lists.judge(all_digests=True))
-    digester, sha256 = checker.digester(), hashlib.sha256()
+    with_sha256 = msgspec.structs.replace(lists, also=int(Algorithm.SHA256))
+    checker = StreamChecker(with_sha256.judge(all_digests=True))
+    digester = checker.digester()
     try:
         with os.fdopen(open_input(str(path)), "rb", buffering=0) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 digester.update(memoryview(chunk))
-                sha256.update(chunk)
     except OSError as error:
         raise UsageError(f"cannot read {printable(path)}: {error.strerror}") from error
-    found = [
-        (hit.list_name, hit.entry)
-        for outcome in checker.check("-", digester).outcomes
-        for hit in outcome.hits
-    ]
+    outcomes = checker.check("-", digester).outcomes
+    found = [(hit.list_name, hit.entry) for outcome in outcomes for hit in outcome.hits]
     if not found:
         raise UsageError(
             f"it matches no entry: {printable(path)}",
             hint="a member of an archive is excepted by its entry, or by the match of the archive",
         )
-    tag = lists.sealer.tags_of(Algorithm.SHA256, [sha256.digest()]).tobytes()
-    return found, tag.hex()
+    return found, outcomes[0].tags[Algorithm.SHA256].hex()
 
 
 def _place(below: str | None) -> str:
