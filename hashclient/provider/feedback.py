@@ -19,6 +19,7 @@ from hashclient.lists.feedback import EntryFeedback, verify_feedback
 from hashclient.provider.asking import find
 from hashclient.provider.clients import Clients
 from hashclient.provider.find import Questions
+from hashclient.provider.published import root_versions
 from hashclient.provider.repository import Repository
 from hashclient.system.files import read_regular, state_error, write_atomic
 from hashclient.system.strictjson import parse_json
@@ -154,11 +155,20 @@ def _listed(repository: Repository, wanted: Collection[tuple[str, str]]) -> set[
 
 
 def _roots(repository: Repository) -> set[str]:
-    """Return the SHA-256 of every root that was published."""
-    return {
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (repository.public / "metadata").glob("*.root.json")
-    }
+    """Return the SHA-256 of every root that was published.
+
+    Raises:
+        StateError: one cannot be read.
+    """
+    directory = path = repository.public / "metadata"
+    roots = set()
+    try:
+        for number in root_versions(directory):
+            path = directory / f"{number}.root.json"
+            roots.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    return roots
 
 
 def _load(repository: Repository) -> _File:

@@ -243,6 +243,15 @@ def test_damaged_feedback_is_no_empty_one(site: Site) -> None:
     assert "damaged" in done.err and "Traceback" not in done.err
 
 
+def test_a_root_that_cannot_be_read_ends_with_8(site: Site, tmp_path: Path) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.review("a", "--rejected", "harmless")
+    peer.write()
+    peer.let_in()
+    (site.repository.public / "metadata/2.root.json").mkdir()
+    assert "2.root.json" in provider(site, "feedback", peer.output, code=8).err
+
+
 @pytest.mark.slow
 def test_the_page_runs_as_it_stands(site: Site, tmp_path: Path) -> None:
     (client,) = marked_blocks(DOCS / "feedback.md", "feedback-client")
