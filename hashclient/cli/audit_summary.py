@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,11 +84,10 @@ def _json(found: Summary) -> str:
 
 
 def _csv(found: Summary) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(
-        [("section", "figure", "value"), *((a, b, _shown(c)) for a, b, c in found.rows())]
-    )
-    return out.getvalue().rstrip("\n")
+    from hashclient.formats.csv import csv_row
+
+    rows = ((section, name, _shown(value)) for section, name, value in found.rows())
+    return "\n".join([csv_row(("section", "figure", "value")), *map(csv_row, rows)])
 
 
 def _text(found: Summary) -> str:

@@ -39,21 +39,13 @@ def stats(app: App, start: datetime | None, end: datetime | None, output_format:
     with Statistics(app.settings.state_dir, create=False) as record:
         lines = record.lines(people, start, end)
     if output_format == "csv":
-        for row in _csv([fields(line) for line in lines]):
-            app.out(row)
+        from hashclient.formats.csv import csv_row
+
+        rows = [fields(line) for line in lines]
+        app.out("\n".join([csv_row(rows[0]), *(csv_row(row.values()) for row in rows)]))
         return
     document = {"from": start, "to": end, "lines": [fields(line) for line in lines]}
     app.show(output_format, document, _text(lines), indent=2)
-
-
-def _csv(rows: Sequence[dict[str, object]]) -> Iterator[str]:
-    import csv
-    import io
-
-    for row in (tuple(rows[0]), *(tuple(row.values()) for row in rows)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(row)
-        yield text.getvalue()
 
 
 def _text(lines: Sequence[Line]) -> Iterator[str]:

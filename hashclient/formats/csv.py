@@ -158,6 +158,14 @@ def text_cell(text: str) -> str:
     return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
 
 
+def csv_row(values: Iterable[object]) -> str:
+    """Return a row of figures, whose texts are cells for text; None is an empty cell."""
+    line = io.StringIO()
+    cells = (text_cell(words(value)) if isinstance(value, str) else value for value in values)
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
 def _record_cells(record: MatchRef) -> tuple[str, ...]:
     """Return the cells of a record after its id."""
     fields = record_fields(record)

@@ -13,7 +13,7 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Action, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, MatchRef
-from hashclient.formats.csv import CsvFormatter
+from hashclient.formats.csv import CsvFormatter, csv_row
 from hashclient.formats.interface import Context
 from tests.outcomes import handled
 
@@ -100,3 +100,8 @@ def test_a_path_that_had_to_change_is_there_in_base64_too(path: bytes, cell: str
 def test_a_path_that_did_not_stands_alone(path: str) -> None:
     (row,) = rows(handled(Kind.UNREAD, path, reason="gone"))
     assert (row["path"], row["path_b64"]) == (path, "")
+
+
+def test_a_row_of_figures_has_no_formula_and_no_line_end_in_a_text() -> None:
+    row = csv_row(["-1", "=1+1", "a\nb", "x,y", None, -1, 0.5])
+    assert row == "'-1,'=1+1,a\\x0ab,\"x,y\",,-1,0.5"
