@@ -100,7 +100,8 @@ def feedback(
         count = counted(len(proposed), "entry", "entries")
         app.say(
             f"proposed for a withdrawal: {count}: `hashclient provider withdraw"
-            f" {printable(directory)} --list {list_name or 'LIST'} --from {printable(output or 'FILE')}`"
+            f" {printable(directory)} --list {list_name or 'LIST'}"
+            f" --from {printable(output or 'FILE')}`"
         )
     return code
 
