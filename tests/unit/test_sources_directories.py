@@ -215,6 +215,38 @@ def test_a_directory_whose_name_an_older_one_has_taken_is_unread_and_that_one_is
     assert [group.names for task in tasks for group in task] == [["g"]]
 
 
+def test_a_directory_that_left_before_the_second_listing_was_not_renamed_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed under its name, it hid that the one listed second under that name is elsewhere."""
+    tree = write_tree(tmp_path / "t", {"d/f": b"", **{f"{n}": b"" for n in range(AT_ONCE)}})
+    if born(tree) is None:
+        pytest.skip("this file system does not say when a directory was made")
+    outside = write_tree(tmp_path / "other", {"d/g": b""}) / "d"
+    read, inode = listing.Lister.read, tree.stat().st_ino
+
+    def exchange_both() -> None:
+        (tree / "d").rename(tmp_path / "aside")
+        outside.rename(tree / "d")
+        (tmp_path / "aside").rename(outside)
+
+    def exchanging(lister: listing.Lister, fd: int) -> Iterator[listing.Chunk]:
+        yield from read(lister, fd)
+        if os.fstat(fd).st_ino == inode:
+            exchange_both()
+
+    def exchanging_back(fd: int) -> list[directories.Entry]:
+        now = snapshot(fd)
+        exchange_both()
+        return now
+
+    monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
+    monkeypatch.setattr(listing.Lister, "read", exchanging)
+    monkeypatch.setattr(frame, "snapshot", exchanging_back)
+    _, outcomes = listed(tree)
+    assert outcomes == [Outcome(Kind.UNREAD, f"{tree}/d", reason=MOVED)]
+
+
 def test_a_file_that_is_gone_is_unread(tmp_path: Path, lists: OpenLists) -> None:
     tree = write_tree(tmp_path / "t", {"a": LISTED, "b": OTHER})
     task = task_of(tree)

@@ -57,7 +57,8 @@ class Frame(msgspec.Struct):
     Without `fd` it is closed, and its remaining entries are in memory. `status` was its status, and
     `opened_ns` the time, before it was read. `names` are files with their `inodes`, `rest` other
     entries that were read, `chunks` those that are still to be read; if it `is_listed`, these are
-    in memory. `listed` are the inodes of `count` entries so far, unless they are too many.
+    in memory. `listed` are the inodes of `count` entries so far, unless they are too many; those
+    that had left it when it was listed once more are out.
     Directories in it that were begun ahead are in `ahead`, and those that may be in `later`.
     Of one that others may write to, which `is_shared`, `marks` are those of directories in it; if
     it is listed again, `changed_ns` was its time when it was listed before.
@@ -128,6 +129,7 @@ class Frame(msgspec.Struct):
             self.note(chunk)
             yield chunk
         if (missed := self.missed()) is not None:
+            self.note(missed)
             yield missed
 
     def missed(self) -> Chunk | None:
@@ -145,8 +147,10 @@ class Frame(msgspec.Struct):
             return None
         if self.count > MOST_LISTED:
             raise MovedError
-        listed = set(itertools.chain.from_iterable(self.listed))
-        new = [entry for entry in snapshot(self.fd) if entry[2] not in listed]
+        listed, now = set(itertools.chain.from_iterable(self.listed)), snapshot(self.fd)
+        new = [entry for entry in now if entry[2] not in listed]
+        # The others have left it: if one comes back, it was not renamed in here.
+        self.listed = [array("Q", listed.intersection([inode for _, _, inode in now]))]
         return chunk_of([entry for entry in new if entry[1] in (stat.S_IFREG, stat.S_IFDIR)])
 
     def look_ahead(self, lister: Lister, depth: int) -> None:
