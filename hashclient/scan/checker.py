@@ -30,11 +30,11 @@ from hashclient.scan.reading import Deferred, OtherFile, Read, Reader, SetAside,
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
-    TICK_NS,
     MovedError,
     inode_of,
     is_mounted_on,
     is_older,
+    lagging_ns,
     open_listed,
     snapshot,
     where_now,
@@ -50,9 +50,6 @@ from hashclient.system.strangers import is_shared, trusted_users
 DEFER_BYTES = 4 << 20
 #: A task stops after reading this much and hands the rest back, so that no worker ends late.
 TASK_BYTES = 64 << 20
-
-#: CLOCK_REALTIME_COARSE, of linux/time.h.
-_COARSE_CLOCK = 5
 
 #: So many directories are open together, and the cache is asked once about all of their files: each
 #: question costs as much as the status of fifty files, and most directories have fewer.
@@ -119,8 +116,7 @@ class Checker:
         A file that has the task to itself is checked whatever its size, unless `defer` is set.
         """
         result = Result()
-        # The clock that gives files their times lags behind, by more than a tick if it is held up.
-        started_ns = min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
+        started_ns = lagging_ns()
         reader = self._reader
         reader.begin_task()
         reader.spare = self._judge.every_algorithm if self._expects_hits else ()

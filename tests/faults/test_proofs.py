@@ -23,7 +23,8 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
-from hashclient.scan import cache, checker, learning, reading
+from hashclient.scan import cache, learning, reading
+from hashclient.scan.sources import directories
 from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
@@ -75,8 +76,7 @@ def settle(tree: Path) -> None:
     probe = tree.parent / "probe"
     probe.write_bytes(b"")
     first = probe.stat().st_ctime_ns
-    clock = checker._COARSE_CLOCK
-    while time.clock_gettime_ns(clock) <= first:
+    while time.clock_gettime_ns(directories._COARSE_CLOCK) <= first:
         pass
 
 

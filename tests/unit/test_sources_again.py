@@ -178,3 +178,27 @@ def test_without_room_for_notes_nothing_is_passed_over(
     walk.again()
     unread = Kind.UNREAD, "no space left on device"
     assert walk.outcomes == {"a": unread, "b": unread}
+
+
+@pytest.mark.parametrize("given", ["a", "."])
+def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Then it has the time of before the listing, though that is long past for other clocks."""
+    now_ns = [0]
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _: now_ns[0])
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns[0] + 10**9)
+    monkeypatch.setattr(time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
+    tree = write_tree(tmp_path / "t", {"a/o": b""})
+    other = write_tree(tmp_path / "other", {"f": b""})
+    (tree / "a").chmod(0o777)
+    changed_ns = now_ns[0] = (tree / "a").stat().st_ctime_ns
+    trees = Trees([f"{tree}/{given}"], WalkOptions())
+    assert len(list(trees.batches())) == 1
+    (other / "f").rename(tree / "a/f")
+    monkeypatch.setattr(again, "_changed_ns", lambda *_: changed_ns)
+    task = next(trees.again())
+    assert isinstance(task, list)
+    assert [group.names for group in task] == [["f"]]
+    assert now_ns[0] > changed_ns  # the second listing has waited for the clock
+    trees.close()

@@ -36,6 +36,7 @@ from hashclient.scan.sources.directories import (
     Identity,
     MovedError,
     is_same,
+    lagging_ns,
     open_directory,
     snapshot,
     with_status,
@@ -91,7 +92,7 @@ class Again:
         # If it had this time when it was listed before, the clock has gone on since.
         is_young = frame.opened_ns - TICK_NS <= changed_ns != frame.changed_ns
         if is_young:
-            self._young_ns = time.time_ns()
+            self._young_ns = lagging_ns()
         path, number = os.fsencode(frame.path), len(self._walkers) - 1
         marks = b"".join(frame.listed)
         if frame.marks:
@@ -138,8 +139,7 @@ class Again:
 
     def _wait(self) -> None:
         """Wait until what changes gets another time than it had when it was listed."""
-        left_ns = self._young_ns + TICK_NS - time.time_ns()
-        if 0 < left_ns <= TICK_NS:
+        while 0 < (left_ns := self._young_ns + TICK_NS - lagging_ns()) <= TICK_NS:
             time.sleep(left_ns / 1e9)
 
     def _look(self, at: int, end: int, lister: Lister, *, is_last: bool) -> Iterator[Item]:
@@ -194,7 +194,7 @@ def _listed_again(path: str, identity: Identity, marks: frozenset[int]) -> Frame
     Raises:
         OSError: it is not there any more, or cannot be read.
     """
-    opened_ns = time.time_ns()
+    opened_ns = lagging_ns()
     fd, status = with_status(open_directory(path, follow=True))
     try:
         if not is_same(status, identity):

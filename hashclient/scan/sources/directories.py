@@ -38,6 +38,8 @@ _ROUNDS_WITHOUT = 3
 GONE = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE, errno.ENXIO})
 #: Longer than any tick of the clock that gives directories their times; and the longest.
 TICK_S, TICK_NS = 0.02, 10_000_000
+#: CLOCK_REALTIME_COARSE, of linux/time.h.
+_COARSE_CLOCK = 5
 #: Bytes of a directory that are read by one call: at first, which most directories fit in, and at
 #: most.
 _FIRST_BYTES, _MOST_BYTES = 1 << 17, 1 << 26
@@ -55,6 +57,14 @@ class MovedError(OSError):
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, MOVED)
+
+
+def lagging_ns() -> int:
+    """Return the time now; what changes from now on has no time more than `TICK_NS` before it.
+
+    The clock that gives files their times lags behind, by more than a tick if it is held up.
+    """
+    return min(time.time_ns(), time.clock_gettime_ns(_COARSE_CLOCK) + TICK_NS)
 
 
 def open_directory(path: str, *, follow: bool = False) -> int:

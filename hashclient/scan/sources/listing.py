@@ -28,6 +28,7 @@ from hashclient.errors import StateError
 from hashclient.scan.sources.directories import (
     DIRECTORY_FLAGS,
     Entry,
+    lagging_ns,
     type_of,
     with_status,
 )
@@ -178,7 +179,7 @@ def open_in(directory_fd: int | None, name: str, *, follow: bool) -> Open:
         OSError: it cannot be opened, is none, or is a link and `follow` is not set.
     """
     flags = DIRECTORY_FLAGS | (0 if follow else os.O_NOFOLLOW)
-    opened_ns = time.time_ns()
+    opened_ns = lagging_ns()
     return *with_status(os.open(name, flags, dir_fd=directory_fd)), opened_ns
 
 

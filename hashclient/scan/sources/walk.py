@@ -30,6 +30,7 @@ from hashclient.scan.sources.directories import (
     is_newer,
     is_older,
     is_same,
+    lagging_ns,
     open_directory,
     open_listed,
     snapshot,
@@ -111,7 +112,7 @@ class Walk:
         An inode of 0 is not known.
         """
         directory = os.path.split(path)[0]
-        opened_ns = time.time_ns()
+        opened_ns = lagging_ns()
         try:
             parent = open_listed(self._where(directory), (None, above) if above else None)
         except OSError as error:
@@ -374,7 +375,7 @@ class Walk:
             OSError: it cannot be opened.
         """
         if frame is None:
-            opened_ns = time.time_ns()
+            opened_ns = lagging_ns()
             return *with_status(open_directory(self._where(path), follow=follow)), opened_ns
         with self._held(frame) as fd:
             return self._lister.open(fd, path.rpartition("/")[2], follow=follow)
