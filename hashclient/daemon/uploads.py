@@ -10,15 +10,13 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import StreamDigester
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.lists import InUse
-from hashclient.index.matcher import Judge, Place
 from hashclient.scan.spool import Spooled
-from hashclient.scan.streaming import judge_hit
+from hashclient.scan.streaming import judge_streams
 
 #: The answer to an input is its worst outcome.
 BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
@@ -116,26 +114,10 @@ def by_lists(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
 def judge(uploads: Iterable[Upload]) -> None:
     """Set the outcomes of those that were read to their end; each stays None if it is clean."""
     for same in by_lists(uploads):
-        _judge(same[0].lists.judge, same)
-        for upload in same:
-            upload.outcome = worst([*filter(None, [upload.outcome]), *upload.inside])
-
-
-def _judge(ask: Judge, uploads: Sequence[Upload]) -> None:
-    """Judge uploads themselves, and not their members, together."""
-    digests = [upload.digester.finish() for upload in uploads]
-    places: dict[int, list[Place]] = {}
-    for algorithm in Algorithm:
-        rows = [row for row, known in enumerate(digests) if algorithm in known]
-        if rows:
-            tags = ask.sealer.tags_of(algorithm, [digests[row][algorithm] for row in rows])
-            for query, found in ask.find(algorithm, tags).items():
-                places.setdefault(rows[query], []).extend(found)
-    for row, found in places.items():
-        upload = uploads[row]
-        outcome = judge_hit(ask, upload.door, upload.digester, digests[row], found)
-        outcome = upload.lists.rule(outcome)
-        upload.outcome = outcome if outcome.kind is not Kind.CLEAN else None
+        lists = same[0].lists
+        outcomes = judge_streams(lists.judge, [(upload.door, upload.digester) for upload in same])
+        for upload, outcome in zip(same, outcomes, strict=True):
+            upload.outcome = worst([lists.rule(outcome), *upload.inside])
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:

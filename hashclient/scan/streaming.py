@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import StreamDigester, new_buffer
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
-from hashclient.index.matcher import Judge, Place, verdict
+from hashclient.core.model import Hit, Outcome
+from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.kept import Kept
 from hashclient.scan.members import Members
@@ -49,19 +49,8 @@ class StreamChecker:
 
     def _judge_whole(self, name: str, stream: StreamDigester) -> Result:
         """Judge a stream by its own digests."""
-        digests = stream.finish()
-        length = stream.length
-        tags = self._judge.seal(digests)
-        places = [
-            place
-            for algorithm, words in tags.items()
-            for found in self._judge.find(algorithm, words.reshape(1, 2)).values()
-            for place in found
-        ]
-        result = Result(files_read=1, bytes_read=length)
-        outcome = Outcome(Kind.CLEAN, name, length, digests=digests, is_stream=True)
-        if places:
-            outcome = judge_hit(self._judge, name, stream, digests, places)
+        (outcome,) = judge_streams(self._judge, [(name, stream)])
+        result = Result(files_read=1, bytes_read=stream.length)
         result.clean = int(outcome.kind is Kind.CLEAN)
         if outcome.kind is not Kind.CLEAN or self._keep_clean:
             result.outcomes.append(outcome)
@@ -106,19 +95,50 @@ class Stream:
         yield result
 
 
-def judge_hit(
+def judge_streams(judge: Judge, streams: Sequence[tuple[str, StreamDigester]]) -> list[Outcome]:
+    """Return the outcomes of streams that were read to their end, each by its name in outcomes.
+
+    One lookup of each algorithm serves all of them.
+    """
+    digests = [stream.finish() for _, stream in streams]
+    places: list[list[Place]] = [[] for _ in streams]
+    for algorithm in Algorithm:
+        rows = [row for row, known in enumerate(digests) if algorithm in known]
+        if rows:
+            tags = judge.sealer.tags_of(algorithm, [digests[row][algorithm] for row in rows])
+            for query, found in judge.find(algorithm, tags).items():
+                places[rows[query]] += found
+    outcomes = []
+    for (name, stream), known, found in zip(streams, digests, places, strict=True):
+        hits, tags_of_hits = hits_of(judge, known, found, stream.length, stream.more)
+        outcomes.append(
+            Outcome(
+                *(verdict(hits), name, stream.length),
+                hits=hits,
+                digests=known,
+                tags=tags_of_hits,
+                is_stream=True,
+            )
+        )
+    return outcomes
+
+
+def hits_of(
     judge: Judge,
-    name: str,
-    stream: StreamDigester,
     digests: dict[Algorithm, bytes],
     places: Sequence[Place],
-) -> Outcome:
-    """Judge a stream that hit entries at `places` by `digests`, which are completed first."""
+    length: int,
+    more: Callable[[Plan], dict[Algorithm, bytes]],
+) -> tuple[tuple[Hit, ...], dict[Algorithm, bytes]]:
+    """Return the hits of content whose `digests` were found at `places`, and its tags if it hits.
+
+    Digests that these entries have besides are computed by `more`, and added to `digests`.
+    """
+    if not places:
+        return (), {}
     missing = judge.wanted(places) & ~mask_of(digests)
-    digests |= stream.more(Algorithm.in_mask(missing))
+    if missing:
+        digests |= more(Algorithm.in_mask(missing))
     tags = judge.seal(digests)
-    hits = judge.hits(tags, stream.length)
-    kept = {a: words.tobytes() for a, words in tags.items()} if hits else {}
-    return Outcome(
-        verdict(hits), name, stream.length, hits=hits, digests=digests, tags=kept, is_stream=True
-    )
+    hits = judge.hits(tags, length)
+    return hits, {a: words.tobytes() for a, words in tags.items()} if hits else {}

@@ -32,9 +32,8 @@ from hashclient.containers.sniffing import (
 from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Kind
-from hashclient.core.model import Hit, Outcome
+from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
-from hashclient.lists.wire import Uint64
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
 from hashclient.scan.executors.interface import Result
@@ -45,6 +44,7 @@ from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
 from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN, SLOT
 from hashclient.scan.spool import Spool
+from hashclient.scan.streaming import hits_of
 
 #: Bytes that are asked for at a time: a broken connection costs no more than that.
 RANGE_BYTES = 16 << 20
@@ -210,21 +210,17 @@ class ObjectReader:
         for algorithm, words in self._judge.seal(digests).items():
             found = self._judge.find(algorithm, words.reshape(1, 2))
             places += [place for of_query in found.values() for place in of_query]
-        hits: tuple[Hit, ...] = ()
-        tags: dict[Algorithm, Uint64] = {}
-        if places:
-            missing = self._judge.wanted(places) & ~mask_of(digests)
-            if missing:
-                digests |= read.whole(Algorithm.in_mask(missing), None)
-            tags = self._judge.seal(digests)
-            hits = self._judge.hits(tags, wanted.size)
+        hits, tags = hits_of(
+            *(self._judge, digests, places, wanted.size),
+            lambda plan: read.whole(plan, None),
+        )
         return Outcome(
             verdict(hits),
             wanted.uri(self._bucket, read.version),
             wanted.size,
             hits=hits,
             digests=digests,
-            tags={a: words.tobytes() for a, words in tags.items()} if hits else {},
+            tags=tags,
             is_object=True,
             evidence=READ if digests else wanted.settled,
         )
