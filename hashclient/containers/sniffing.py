@@ -216,14 +216,15 @@ def has_end_of_zip(tail: bytes) -> bool:
     return any(tail.rfind(mark) >= 0 for _, mark in _IN_TAIL)  # from the end: half as long
 
 
-def ends_as_container(data: Buffer, length: int) -> bool:
-    """Return whether a file may be a container by its end, whatever it begins with.
+def ends_as_container(data: Buffer, length: int, size: int) -> bool:
+    """Return whether a file of `size` bytes may be a container by its end.
 
-    It is the first `length` bytes of a buffer. This is asked about every file.
+    That end is the first `length` bytes of a buffer: all of the file, or `tail_bytes` of it. This
+    is asked about every file.
     """
     if not length:
         return False
-    start = length - (_NEAR_BYTES if length < _LONG_BYTES else length // _SHARE)
+    start = length - (_NEAR_BYTES if size < _LONG_BYTES else size // _SHARE)
     if start < 0:
         start = 0
     for rare, mark in _IN_TAIL:

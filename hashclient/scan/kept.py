@@ -31,9 +31,11 @@ def may_be_container(data: bytes | memoryview) -> bool:
 
     It is no longer than this.
     """
-    if type(data) is not bytes:
-        data = bytes(data)
-    return bool(look(data)) or ends_as_container(data, len(data))
+    size = len(data)
+    head = end = bytes(data[:ISO_HEAD_BYTES])
+    if size > ISO_HEAD_BYTES:
+        end = bytes(data[-tail_bytes(size, is_front=False) :])
+    return bool(look(head)) or ends_as_container(end, len(end), size)
 
 
 class Kept:

@@ -50,7 +50,7 @@ class Marks:
         self.is_sure = is_all = length == self.size
         found = look_at(buffer, length, is_all)
         if is_all and not found:
-            self.may_be = ends_as_container(buffer, length)
+            self.may_be = ends_as_container(buffer, length, length)
             return
         self._first_bytes, self._front = length, b""
         if found:
@@ -59,7 +59,7 @@ class Marks:
                 self._front, self.is_sure = bytes(data[:FRONT_BYTES]), False
         else:
             # If more follows, the end is looked at later.
-            self.may_be = self.size is None and ends_as_container(buffer, length)
+            self.may_be = self.size is None and ends_as_container(buffer, length, length)
 
     def look(self, fd: int, size: int) -> None:
         """Look at an open file of a size, and read no more of it than that takes.

@@ -17,6 +17,7 @@ from hashclient.containers.mail import Eml
 from hashclient.containers.mailmarks import can_be_mail, may_be_mail, may_hold_mail
 from hashclient.containers.registry import Registry
 from hashclient.containers.tarheader import parse_header
+from hashclient.scan.kept import may_be_container
 from tests.opened import has_mark, opened
 
 #: Bytes that a mark or a front of an archive may consist of.
@@ -234,3 +235,14 @@ def test_the_quick_look_leaves_out_no_file_that_may_be_mail() -> None:
             assert may_hold_mail(head, len(head)), head
     assert accepted > 100
     assert not may_hold_mail(b"not a name: of a field", 22)
+
+
+@pytest.mark.parametrize("size", [534, 535, 33_792, 33_793, 34_175, 34_176, 100_000, 262_144])
+def test_of_a_stream_the_same_end_counts_as_of_a_file(size: int) -> None:
+    end = b"PK\5\6" + bytes(18)
+    for before in (22, 533, 534, 535, size // 64 - 1, size // 64, size // 64 + 1):
+        if len(end) <= before < size:
+            data = (b"a" * (size - before) + end).ljust(size, b"b")
+            is_one = sniffing.ends_as_container(data, size, size)
+            assert is_one == (before <= max(534, size // 64))
+            assert may_be_container(memoryview(data)) == is_one
