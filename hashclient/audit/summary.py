@@ -366,7 +366,7 @@ class _Count:
         run.interrupted += bool(data.get("interrupted"))
         add_by_kind(run.exit_codes, {str(data.get("exit_code")): 1})
         if has_start:
-            # It may have begun before the period: then no run in it has ended.
+            # A run that began before the period was not counted as open.
             self._open[command] = max(0, self._open.get(command, 0) - 1)
         for name in _CHECKED:
             self.out.checked[name] += data.get(name) or 0

@@ -26,7 +26,7 @@ until_option = click.option(
     "--until",
     type=TIME,
     metavar="TIME",
-    help="When it ends, in UTC: after 30 days unless given, and after 90 at most.",
+    help="When the exception ends, in UTC: after 30 days unless given, and after 90 at most.",
 )
 
 
@@ -209,7 +209,7 @@ def show(app: App, exception_id: str, output_format: str) -> None:
 def renew(
     app: App, ids: tuple[str, ...], reason: str, until: datetime | None, output_format: str
 ) -> None:
-    """Let exceptions end at another time, and say why once more.
+    """Change when exceptions end, and say why.
 
     An exception of an entry that has changed stays ended: make another one.
 

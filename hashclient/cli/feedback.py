@@ -1,4 +1,4 @@
-"""`feedback`: tell a provider what people said of the matches of its entries."""
+"""`feedback`: counts by entry for a provider: how many matches people confirmed or rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hashclient.system.text import counted, printable
 
 @click.group("feedback")
 def command() -> None:
-    """Tell a provider what people said of its entries.
+    """Give a provider counts of reviewed matches.
 
     \b
       hashclient feedback write --provider hotline --output feedback.jsonl
@@ -38,9 +38,10 @@ def command() -> None:
 def write(app: App, provider: str, output: Path, output_format: str) -> None:
     """Write a signed file with counts by entry, to hand over to the provider.
 
-    It has ids of entries with the numbers of their matches that were confirmed, rejected and held,
-    and no path, digest or name of a person. It is signed with the key of the audit log, which
-    `hashclient audit verify` shows: the provider has to know it. Each file has all counts so far.
+    It has ids of entries, each with the numbers of its matches that are confirmed, rejected or
+    excepted, or were held, and no path, digest or name of a person. It is signed with the key of
+    the audit log, which `hashclient audit verify` shows: the provider has to know it. Each file has
+    all counts so far.
 
     \b
       hashclient feedback write --provider hotline --output feedback.jsonl

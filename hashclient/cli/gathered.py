@@ -55,9 +55,8 @@ def declared(kind: Any, name: str) -> Callable[[Any], Any]:
     if default is True:
         return negative(flag, name, **attributes)
     if default is False:
-        attributes["is_flag"] = (
-            True  # click takes an option that is said to be none for one at times
-        )
+        # Not `False` for other options: click makes flags of some of them all the same.
+        attributes["is_flag"] = True
     return click.option(f"--{flag}", multiple=default == (), **attributes)
 
 

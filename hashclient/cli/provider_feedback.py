@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     default=2,
     show_default=True,
     metavar="N",
-    help="Propose entries that so many clients reject, and none confirms.",
+    help="Propose entries that at least N clients reject and none confirms.",
 )
 @click.option(
     "--list",

@@ -78,8 +78,8 @@ def command(
             f"looked at everything: {counted(summary.inputs, 'input')},"
             f" exit {int(summary.exit_code)}"
         )
-        told = (not_opened_text(summary), excepted_text(summary), *held_texts(summary))
-        for text in filter(None, told):
+        texts = (not_opened_text(summary), excepted_text(summary), *held_texts(summary))
+        for text in filter(None, texts):
             app.say(words(text))
 
     def listed(summary: Summary) -> None:

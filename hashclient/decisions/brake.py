@@ -27,7 +27,7 @@ from hashclient.matches.permits import Case, Entry, Permits
 
 #: The time that the limits are for.
 WINDOW = timedelta(hours=24)
-#: Permits are kept so long, so that none is lost while the clock is some days ahead.
+#: How long permits are kept: none is lost while the clock is some days ahead.
 _KEPT = timedelta(days=30)
 _NO_LIMIT = 1 << 62
 

@@ -1,9 +1,9 @@
-"""What a decision is: it says what people, and their limits, want before anything is done.
+"""Rules and decisions: people, and limits that they set, keep matches from being acted upon.
 
-There are two moments. A **rule** is asked when an outcome is known, before it is counted, recorded
-or acted upon, by every front end: that of `Exceptions` turns a match into one that is excepted. A
-**decision** is asked in the transaction that records the matches (`matches/recording`): so what was
-decided is on record with the match, and several scans at once share one limit.
+Every front end asks a **rule** when an outcome is known, before it is counted, recorded or acted
+upon: that of `Exceptions` turns a match into one that is excepted. A **decision** is asked later,
+in the transaction that records the matches (`matches/recording`): so the decision is on record with
+the match, and several scans at once share one limit.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 4. With `after = "review"`, a report of a match waits until the match is confirmed; `share` is how
    many of all matches that is for. Which ones follows from the id, which is random.
 5. A rejected match is in no report. One that a person rejects waits, whatever `after` and `share`
-   are, until so many people say the same.
+   are, until `people` persons say the same.
 
 The log is written first, so a kill cannot leave a review that is not logged.
 """

@@ -104,8 +104,8 @@ class TextFormatter:
             yield f"read {counted(summary.files_read, 'file')}, {read}, {took}{besides}"
         if (inside := inside_text(summary)) is not None:
             yield inside
-        told = (not_opened_text(summary), skipped_text(summary), excepted_text(summary))
-        yield from filter(None, told)
+        texts = (not_opened_text(summary), skipped_text(summary), excepted_text(summary))
+        yield from filter(None, texts)
         for state in summary.lists:
             when = for_people(state.expires)
             fresh = f"fresh until {when}"

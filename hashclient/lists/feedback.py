@@ -1,8 +1,8 @@
-"""Feedback on the wire: what a client tells a provider about the entries of its lists.
+"""Feedback on the wire: counts by entry, from a client to the provider of its lists.
 
 A file of two lines: a JSON object with counts by entry, and another one with the client's key and
 its signature of the first line. The counts are of all that the client has on record, so a later
-file stands for the earlier ones. There is no path, no digest and no name of a person in it.
+file replaces the earlier ones. There is no path, no digest and no name of a person in it.
 `docs/feedback.md` specifies it.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT: Literal["hashclient-feedback/1"] = "hashclient-feedback/1"
 MAX_FEEDBACK_BYTES = 64 << 20
-#: The signed bytes begin so: no signature for another use passes for one of feedback.
+#: The first of the signed bytes: no signature for another use passes for one of feedback.
 _TAG = b"hashclient feedback v1\n"
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -71,8 +71,8 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
     """Return the content of a file, and the public key that has signed it.
 
     1. There are two lines, each one JSON object of the schema.
-    2. The signature is one of the first line by that key.
-    3. Names are names of lists and ids of entries, and no entry stands there twice.
+    2. That key has signed the first line.
+    3. Names are names of lists and ids of entries, and no entry is there twice.
 
     Raises:
         VerificationError: one of these is not so.

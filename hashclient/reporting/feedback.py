@@ -21,8 +21,8 @@ _COUNTS = ("confirmed", "rejected", "excepted", "held")
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
     """Return the feedback for a provider, and the signed file; log it first.
 
-    It has the entries of the provider's lists that are here, as far as there is anything to say.
-    The key is that of the audit log.
+    It has the entries of the provider's lists here of which any count is above zero. The key is
+    that of the audit log.
 
     Raises:
         ConfigError: there is no such provider, or no seal key.
@@ -45,8 +45,8 @@ def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[
         if name in lists and entry is not None:
             for word in _COUNTS:
                 counts[name, entry, word] += getattr(line, word)
-    told = {(name, entry): None for (name, entry, _), count in counts.items() if count}
-    entries = tuple(EntryFeedback(*of, *(counts[*of, word] for word in _COUNTS)) for of in told)
+    names = dict.fromkeys((name, entry) for (name, entry, _), count in counts.items() if count)
+    entries = tuple(EntryFeedback(*of, *(counts[*of, word] for word in _COUNTS)) for of in names)
     feedback = Feedback(FORMAT, root, session.now(), entries)
     data = {"provider": provider, "entries": len(entries), "by": session.operator}
     session.audit.append([Event(WRITTEN, data)], durable=True)

@@ -402,7 +402,8 @@ class Outbox:
     def waiting(self, report: Report, record: Matches) -> list[str]:
         """Return the matches of a report that wait for a review, so that it must not leave yet.
 
-        A report is past that once a person has let it leave without, or the other side may have it.
+        There are none if a person has let the report leave unreviewed, or if the other side may
+        have it already.
 
         Raises:
             StateError: the record of matches cannot be read.
