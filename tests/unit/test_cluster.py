@@ -20,7 +20,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.checker import Checker
-from hashclient.scan.cluster import buckets, probes, worker
+from hashclient.scan.cluster import probes, worker
 from hashclient.scan.cluster.address import (
     LocalCluster,
     Scheduler,
@@ -28,7 +28,7 @@ from hashclient.scan.cluster.address import (
     problem_with_worker,
 )
 from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Backlog
-from hashclient.scan.cluster.executor import _decoded, _Run
+from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Remembered, Sent, as_before, identities_beside
 from hashclient.scan.cluster.listing import Errand
@@ -38,13 +38,14 @@ from hashclient.scan.cluster.messages import (
     Listed,
     Lost,
     ToCheck,
+    answer_of,
     decode_answer,
     encode,
     paths_of,
     some_of,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
-from hashclient.scan.cluster.objectmessages import ReadObjects
+from hashclient.scan.cluster.objectmessages import ReadObjects, decode_object_answer
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.executors.wire import (
@@ -186,7 +187,7 @@ class TestMessages:
             Outcome(Kind.UNREAD, "/b", reason="reason"),
         ]
         answer = pack_result(Result(outcomes=outcomes), digests=False)
-        assert _decoded(encode(answer)) == answer
+        assert answer_of(decode_answer, encode(answer)) == answer
         assert answer.outcomes is not None
         name, _, part = column.partition(".")
         owner = getattr(answer.outcomes, name) if part else answer.outcomes
@@ -199,11 +200,11 @@ class TestMessages:
             owner.paths = value + b"\0/c"
         else:
             value.numbers += b"\0"
-        assert _decoded(encode(answer)) == Lost(WORKER_FAILED)
+        assert answer_of(decode_answer, encode(answer)) == Lost(WORKER_FAILED)
         listed = Listed([], answer.outcomes, [])
-        assert _decoded(encode(listed)) == Lost(WORKER_FAILED)
+        assert answer_of(decode_answer, encode(listed)) == Lost(WORKER_FAILED)
         read = encode(ReadObjects([(answer, False, False)]))
-        assert buckets._decoded(read) == Lost(WORKER_FAILED)
+        assert answer_of(decode_object_answer, read) == Lost(WORKER_FAILED)
 
     def test_names_come_back_whatever_their_bytes(self) -> None:
         group = Group("/d\udcff", ["a\n", "\udcfe", "ü"], follow=True, is_named=True)

@@ -29,10 +29,9 @@ from hashclient.objects.pages import page_of_columns
 from hashclient.scan.cluster import objectwork
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
-from hashclient.scan.cluster.messages import Failed, Lost, encode
+from hashclient.scan.cluster.messages import Failed, Lost, answer_of, encode
 from hashclient.scan.cluster.objectmessages import (
     ListedRange,
-    ObjectAnswer,
     ReadObjects,
     ToListRange,
     ToRead,
@@ -195,7 +194,7 @@ class ClusterBucket(Work):
         """Take the answers of batches that have ended."""
         failure: StateError | None = None
         for batch, answer in ended:
-            message = Lost(WORKER_DIED) if answer is None else _decoded(answer)
+            message = answer_of(decode_object_answer, answer)
             if isinstance(message, Failed):
                 failure = StateError(message.message, hint=message.hint)
             elif isinstance(batch, _Reads):
@@ -258,12 +257,3 @@ def _pages_of(raw: bytes) -> Iterator[Any]:
             for page in stream:
                 columns = {name: page.column(name) for name in page.schema.names}
                 yield page_of_columns(page.num_rows, **columns)
-
-
-def _decoded(answer: bytes) -> ObjectAnswer:
-    """Return the answer of a worker; with an answer that makes no sense, the batch is lost."""
-    try:
-        said: ObjectAnswer = decode_object_answer(answer)
-    except (msgspec.MsgspecError, TypeError):
-        return Lost(WORKER_FAILED)
-    return said

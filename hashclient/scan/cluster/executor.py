@@ -28,13 +28,13 @@ from hashclient.scan.cluster.crew import Crew
 from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
 from hashclient.scan.cluster.known import Remembered
 from hashclient.scan.cluster.messages import (
-    Answer,
     Failed,
     Listed,
     Lost,
     Spec,
     ToCheck,
     ToList,
+    answer_of,
     decode_answer,
     encode,
     paths_of,
@@ -293,7 +293,7 @@ class _Run:
         """Take the answers of batches that have ended."""
         borders: list[str] = []
         for batch, answer in answers:
-            message = None if answer is None else _decoded(answer)
+            message = answer_of(decode_answer, answer)
             if isinstance(message, Checked) and isinstance(batch, ToCheck):
                 left = sum(group.count for group in [*message.deferred, *message.large])
                 total = sum(group.count for group in batch.groups)
@@ -309,7 +309,7 @@ class _Run:
             elif isinstance(message, Failed):
                 self._failure = StateError(message.message, hint=message.hint)
             else:
-                reason = message.reason if isinstance(message, Lost) else WORKER_DIED
+                reason = message.reason if isinstance(message, Lost) else WORKER_FAILED
                 self._outcomes += self._lose(batch, reason)
         if borders:
             self._cross(borders)
@@ -357,12 +357,3 @@ class _Run:
         else:
             for path in paths_of(batch.groups):
                 yield Outcome(Kind.UNREAD, path, reason=reason)
-
-
-def _decoded(answer: bytes) -> Answer:
-    """Return the answer of a worker; with an answer that makes no sense, the batch is lost."""
-    try:
-        said: Answer = decode_answer(answer)
-    except (msgspec.MsgspecError, TypeError):
-        return Lost(WORKER_FAILED)
-    return said

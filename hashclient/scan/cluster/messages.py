@@ -8,14 +8,18 @@ only the names of our functions.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.scan.executors.wire import Checked, Names, WireOutcomes, group_of, names_of
+from hashclient.scan.reasons import WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.interface import Group, Start, join
+
+T = TypeVar("T")
 
 #: Both sides have to speak the same, in the same byte order.
 PROTOCOL = 5 if sys.byteorder == "little" else -5
@@ -145,6 +149,16 @@ decode_probes = msgspec.msgpack.Decoder(list[Probe]).decode
 decode_problems = msgspec.msgpack.Decoder(list[str | None] | None).decode
 decode_files = msgspec.msgpack.Decoder(ToCheck).decode
 decode_directories = msgspec.msgpack.Decoder(ToList).decode
+
+
+def answer_of(decode: Callable[[bytes], T], raw: bytes | None) -> T | Lost:
+    """Return the answer of a worker; without one that makes sense, its batch is lost."""
+    if raw is None:
+        return Lost(WORKER_DIED)
+    try:
+        return decode(raw)
+    except (msgspec.MsgspecError, TypeError):
+        return Lost(WORKER_FAILED)
 
 
 def names_elsewhere(group: Group, file_system: int = 0) -> Names:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,6 @@ from hashclient.errors import StateError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
-from hashclient.scan.cluster.messages import Lost, encode
 from hashclient.scan.cluster.objectmessages import (
     ListedRange,
     ReadObjects,
@@ -29,11 +28,10 @@ from hashclient.scan.cluster.objectmessages import (
     decode_wanted,
     pack_read,
 )
-from hashclient.scan.cluster.worker import Work, caught, work_of
+from hashclient.scan.cluster.worker import Work, with_work
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
 from hashclient.scan.objects.threads import Threads
 from hashclient.scan.objects.wanted import Checked
-from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.spool import Spool
 from hashclient.system.layout import Layout
 from hashclient.system.processors import Allowance
@@ -72,17 +70,12 @@ class Bucket:
 
 def list_range(run: str, payload: bytes) -> bytes:
     """List a range of keys, as far as there is time."""
-    return _with_work(run, lambda work: _list(work, decode_range(payload)))
+    return with_work(run, lambda work: _list(work, decode_range(payload)))
 
 
 def read_objects(run: str, payload: bytes) -> bytes:
     """Read and judge a batch of objects."""
-    return _with_work(run, lambda work: _read(work, decode_wanted(payload)))
-
-
-def _with_work(run: str, do: Callable[[Work], Any]) -> bytes:
-    work = work_of(run)
-    return encode(Lost(WORKER_FAILED) if work is None else caught(lambda: do(work)))
+    return with_work(run, lambda work: _read(work, decode_wanted(payload)))
 
 
 def _bucket(work: Work, asked: ToListRange | ToRead) -> Bucket:

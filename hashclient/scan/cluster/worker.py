@@ -95,7 +95,7 @@ class Work:
         """Besides `lists`, each thing is opened when a thread first needs it."""
         self.spec = spec
         self._lists = lists
-        self._state_dir = state_dir
+        self.state_dir = state_dir
         self._of_thread = threading.local()
         self._opened: list[Members] = []
         self._kept: dict[Hashable, Any] = {}
@@ -106,11 +106,6 @@ class Work:
         self.points = frozenset(map(os.fsdecode, spec.points))
         #: Whether the client is on this machine.
         self.is_beside = is_beside(spec.boot)
-
-    @property
-    def state_dir(self) -> Path:
-        """The state directory of this worker."""
-        return self._state_dir
 
     def judge(self) -> Judge:
         """Return the judge, which compares with the lists."""
@@ -166,7 +161,7 @@ class Work:
         spec = self.spec
         memory = Memory()
         if spec.asks_inventory:
-            place = InventoryPlace(self._state_dir, self._lists.sealer.key_id, spec.reread_days)
+            place = InventoryPlace(self.state_dir, self._lists.sealer.key_id, spec.reread_days)
             memory = Memory(place)
         return Checker(
             self.judge(),
@@ -359,10 +354,13 @@ def check_with(
 
 def list_directories(run: str, payload: bytes) -> bytes:
     """List a batch of directories, and those below them."""
+    return with_work(run, lambda work: work.errand().run(decode_directories(payload).starts))
+
+
+def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
+    """Return what `do` answers with what this process has open for a scan, or what went wrong."""
     work = work_of(run)
-    if work is None:
-        return encode(Lost(WORKER_FAILED))
-    return encode(caught(lambda: work.errand().run(decode_directories(payload).starts)))
+    return encode(Lost(WORKER_FAILED) if work is None else caught(lambda: do(work)))
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:
