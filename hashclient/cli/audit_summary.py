@@ -118,4 +118,5 @@ def _html(found: Summary) -> str:
 
 
 def _shown(value: object) -> str:
-    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+    # Four places: shares are below one, and those of `matches stats` have as many.
+    return "" if value is None else str(round(value, 4) if isinstance(value, float) else value)

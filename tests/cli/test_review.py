@@ -213,6 +213,11 @@ def test_figures_of_a_time(tmp_path: Path) -> None:
         state.call("matches", "stats", "--to", "2020-01-01", "--format", "csv").out.count("\n") == 2
     )
     assert state.call("matches", "stats", "--from", "2999-01-01").code == 0
+    # The summary of the log shows the interval as exactly.
+    summary = state.call("audit", "summary", "--format", "csv").out.splitlines()
+    assert {f"precision,{n},{total[f'precision_{n}']}" for n in ("share", "low", "high")} <= {
+        *summary
+    }
 
 
 def test_wilsons_interval_is_that_of_the_literature() -> None:
