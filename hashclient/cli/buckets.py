@@ -138,7 +138,7 @@ class Asked(NamedTuple):
             known = config.objects.get(bucket)
             return known is not None and known.trust_etag
 
-        tools = Tools(spool, memory, True, trusts, options.jobs or READERS)
+        tools = Tools(spool, memory, options.learn, trusts, options.jobs or READERS)
         return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)
 
 
