@@ -190,13 +190,7 @@ class Client:
         if exceptions:
             rule = exceptions_of(self.session, lists, summary, observer).rule
         return Run(
-            lookup(
-                batches,
-                lists,
-                summary,
-                keep_clean=show_clean,
-                rule=rule,
-            ),
+            lookup(batches, lists, summary, keep_clean=show_clean, rule=rule),
             RunRecord(self.session, "lookup", summary, key_id, on_failure=observer.failed),
             summary,
             arguments=[f"{len(digests)} digests", *names],

@@ -32,7 +32,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Return how long things took that took these seconds, in any order."""
+    """Return the number, median and 95th percentile of times in seconds, in any order."""
     if not len(seconds):
         return Spread()
     ordered = sorted(seconds)
@@ -41,7 +41,7 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def wilson(good: int, count: int) -> Precision | None:
-    """Return the share of `good` among `count`, with Wilson's score interval; None of none.
+    """Return the share of `good` among `count`, with Wilson's score interval; None if `count` is 0.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
     """
