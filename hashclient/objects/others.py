@@ -11,8 +11,13 @@ from hashclient.objects.interface import Seen, Sink, Store
 
 #: Objects a page: as many as a store gives at a time.
 PAGE_OBJECTS = 1_000
-#: Variables that name an endpoint; a test endpoint may have no TLS.
-_ENDPOINTS = ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+#: Variables that name an endpoint, by scheme; a test endpoint may have no TLS.
+_ENDPOINTS = {
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+#: The only variable from which obstore takes the account; it does not tell what it found.
+_ACCOUNT = "AZURE_STORAGE_ACCOUNT_NAME"
 
 
 class Other(Store):
@@ -25,24 +30,28 @@ class Other(Store):
         """Return the bucket for obstore, perhaps at another `endpoint`."""
         name = "base_url" if self.scheme == "gs" else "endpoint"
         config = {} if endpoint is None else {"config": {name: endpoint}}
-        is_http = (endpoint or _endpoint() or "").startswith("http://")
+        is_http = (endpoint or self._endpoint or "").startswith("http://")
         return ranges.open_bucket(self.scheme, self.bucket, config, is_http=is_http, **options)
 
     @property
     def namespace(self) -> str:
         """A text that differs from that of a bucket of the same name elsewhere."""
-        return f"{self.scheme} {_endpoint() or self._account} {self.bucket}"
+        return f"{self.scheme} {self._endpoint or self._account} {self.bucket}"
 
     @property
     def endpoint(self) -> str:
         """The URL of the store."""
         google, azure = "storage.googleapis.com", f"{self._account}.blob.core.windows.net"
-        return _endpoint() or f"https://{google if self.scheme == 'gs' else azure}"
+        return self._endpoint or f"https://{google if self.scheme == 'gs' else azure}"
+
+    @property
+    def _endpoint(self) -> str | None:
+        names = _ENDPOINTS[self.scheme]
+        return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
     @property
     def _account(self) -> str:
-        account: str = self.client.config.get("account_name", "") if self.scheme == "az" else ""
-        return account
+        return os.environ.get(_ACCOUNT, "") if self.scheme == "az" else ""
 
     def head(self, key: str, version: str | None) -> Seen:
         """Return the metadata of an object."""
@@ -82,7 +91,3 @@ def listed(bucket: Any, prefix: str, after: str | None) -> Iterator[Any]:
             names = {"key": "path", "size": "size", "etag": "e_tag", "version": "version"}
             columns = {name: batch.column(theirs) for name, theirs in names.items()}
             yield page_of_columns(batch.num_rows, **columns)
-
-
-def _endpoint() -> str | None:
-    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)

@@ -153,3 +153,16 @@ def test_no_proxy_gets_what_is_for_this_machine(
     if found:
         with pytest.raises(NoExactListingError):
             next(exact_pages(Other("gs", "bucket"), "", None))
+
+
+def test_the_endpoint_of_another_store_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for it would be signed for Azure, and need no TLS."""
+    for name in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOOGLE_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    assert Other("gs", "bucket").endpoint == "http://127.0.0.1:1"
+    assert Other("az", "bucket").endpoint == "https://account.blob.core.windows.net"
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "https://127.0.0.1:2")
+    assert Other("gs", "bucket").endpoint == "http://127.0.0.1:1"
+    assert Other("az", "bucket").endpoint == "https://127.0.0.1:2"
