@@ -163,7 +163,7 @@ class Checker:
         try:
             for group in groups:
                 try:
-                    directories.append(self._open_directory(group))
+                    directories.append(self._open_directory(group, result))
                 except OSError as error:
                     if directories and error.errno in NO_ROOM:
                         result.deferred.append(group)  # there is room when these are closed
@@ -182,7 +182,7 @@ class Checker:
             for directory in directories:
                 os.close(directory.fd)
 
-    def _open_directory(self, group: Group) -> Directory:
+    def _open_directory(self, group: Group, result: Result) -> Directory:
         """Open the directory of a group; if it was replaced by another one, list that instead.
 
         Named files are looked for by their names there, and are unread if these are missing.
@@ -206,6 +206,8 @@ class Checker:
             except BaseException:
                 os.close(fd)
                 raise
+            if group.identity is not None:
+                result.lost.append(group.identity[1])
             group = group._replace(identity=(status.st_dev, status.st_ino))
         inodes = list(group.inodes) or [0] * len(group.names)
         return Directory(fd, group, status, group.names, inodes, _staying(group))
@@ -353,6 +355,8 @@ class Checker:
             if is_other and is_older(directory.fd, name, self._since_ns):
                 set_aside(directory, listed_name, error, result)
                 inode = 0
+            elif inode != listed:
+                result.lost.append(listed)
             found.setdefault(name, inode)
         if found:
             again = directory.only(list(found), list(found.values()))

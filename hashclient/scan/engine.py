@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,7 +27,8 @@ from hashclient.scan.executors.interface import TICK_S, Advance, Executor, OnByt
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.options import ScanOptions
-from hashclient.scan.sources.interface import Source, Task
+from hashclient.scan.sources.interface import Source
+from hashclient.scan.sources.trees import Trees
 from hashclient.scan.streaming import Stream, StreamChecker
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def scan(
     options: ScanOptions,
     *,
     executor: Executor | None = None,
-    again: Iterable[Task | Outcome] = (),
+    again: Trees | None = None,
     memory: Memory | None = None,
     stream: Stream | None = None,
     objects: Objects | None = None,
@@ -130,9 +131,9 @@ def scan(
     Of the `options`, those about reading files count here. Clean files are yielded with
     `show_clean` and counted always. The summary in `progress` is kept up to date and holds what was
     found so far when the iteration is ended early. `executor` runs the checking, by default on this
-    machine. When all that was listed is checked, `again` says what was moved meanwhile, and this
-    process checks it. A `stream` comes first and `objects` come last; both are read in this
-    process. Members of containers are checked as `containers` says, and only with it; `accept`
+    machine. When all that was listed is checked, the trees `again` say what was moved meanwhile,
+    and this process checks it. A `stream` comes first and `objects` come last; both are read in
+    this process. Members of containers are checked as `containers` says, and only with it; `accept`
     returns an outcome as the configuration accepts it, and as people have ruled.
 
     Raises:
@@ -147,8 +148,9 @@ def scan(
     make, keep_clean = _Checkers(judge, options, memory, containers), options.show_clean
     parts: list[Iterator[Result | Outcome | Advance]] = [
         (executor or Here(options.jobs)).run(source.batches(), make),
-        Inline().run(iter(again), make),
     ]
+    if again is not None:
+        parts.append(Inline().run(again.again(), make))
     if stream is not None:
         checker = StreamChecker(judge, keep_clean=keep_clean, members=make.members())
         parts.insert(0, stream.check(checker))
@@ -167,6 +169,8 @@ def scan(
                 yield item
             else:
                 memory.learn(item)
+                if again is not None:
+                    again.lose(item.lost)
                 progress.count(item)
                 for outcome in map(accept, item.outcomes):
                     # Clean ones are in the count already, whether or not they are asked for.

@@ -110,7 +110,7 @@ def start_scan(
         progress,
         options,
         executor=executor,
-        again=trees.again(),
+        again=trees,
         memory=Memory(place, use=options.inventory, on_failure=observer.failed),
         stream=inputs.stream,
         objects=inputs.objects,

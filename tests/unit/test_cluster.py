@@ -157,7 +157,7 @@ class TestMessages:
 
     def test_a_result_comes_back_as_it_was_but_for_what_was_handed_back(self) -> None:
         fields = Result.__struct_fields__
-        result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")])
+        result = Result(learned=[(1, b"r")], seen=[(2, 3)], containers=[(4, b"s", b"m")], lost=[5])
         result.not_opened = {"disk": 2}
         others = (
             "not_opened",
@@ -166,6 +166,7 @@ class TestMessages:
             "learned",
             "seen",
             "containers",
+            "lost",
             "reported",
             "taken_s",
         )

@@ -13,13 +13,21 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import Summary
+from hashclient.scan.checker import Checker
+from hashclient.scan.engine import Progress, scan
+from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.interface import Result
+from hashclient.scan.options import ScanOptions
 from hashclient.scan.reasons import MOVED
-from hashclient.scan.sources import again, interface
+from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Task, join
 from hashclient.scan.sources.trees import Trees
+from tests.kit import csv_of
 from tests.kit.tree import write_tree
+from tests.unit.test_checker import lists_of
 
 #: CLOCK_REALTIME_COARSE gives files their times.
 COARSE_CLOCK = 5
@@ -202,3 +210,73 @@ def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     assert [group.names for group in task] == [["f"]]
     assert now_ns[0] > changed_ns  # the second listing has waited for the clock
     trees.close()
+
+
+@pytest.mark.parametrize("moved", ["f", "x", "x, as the walk came to it"])
+def test_what_was_away_when_it_was_to_be_read_is_found_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
+) -> None:
+    """Something new had its name meanwhile, so that it counted as replaced."""
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "a/x/g": b""})
+    (tree / "a").chmod(0o777)
+    (tree / "a/x").chmod(0o777)
+    place, away = tree / "a" / moved[:1], tmp_path / "away"
+    opens, replaced = listing.Lister.open, []
+
+    def replace() -> None:
+        replaced.append(moved)
+        place.rename(away)
+        write_tree(tree / "a", {"f" if moved == "f" else "x/g": b""})
+
+    def replacing(lister: listing.Lister, fd: int, name: str, *, follow: bool) -> listing.Open:
+        if moved not in ("f", "x") and not replaced:
+            replace()
+        return opens(lister, fd, name, follow=follow)
+
+    monkeypatch.setattr(listing.Lister, "open", replacing)
+    trees = Trees([f"{tree}/a"], WalkOptions())
+    checker = Checker(lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False)).judge())
+    tasks = list(trees.batches())
+    if not replaced:
+        replace()
+    for task in tasks:
+        assert isinstance(task, list)
+        result = checker.check(task)
+        assert result.outcomes == []
+        trees.lose(result.lost)
+    place.rename(tmp_path / "of no use")
+    away.rename(place)
+    found = [g for task in trees.again() if isinstance(task, list) for g in task]
+    trees.close()
+    expected = (f"{tree}/a", ["f"]) if moved == "f" else (f"{tree}/a/x", ["g"])
+    assert [(g.directory, g.names) for g in found] == [expected]
+
+
+def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False))
+    tree = write_tree(tmp_path / "t", {"f": b"listed"})
+    tree.chmod(0o777)
+    check, calls = Checker.check, []
+
+    def moving(checker: Checker, task: Task, **options: bool) -> Result:
+        calls.append(task)
+        if len(calls) == 1:
+            (tree / "f").rename(tmp_path / "away")
+            write_tree(tree, {"f": b"new"})
+        result = check(checker, task, **options)
+        if len(calls) == 1:
+            (tmp_path / "away").rename(tree / "f")
+        return result
+
+    monkeypatch.setattr(Checker, "check", moving)
+    trees = Trees([str(tree)], WalkOptions())
+    progress = Progress(Summary(lists=lists.states))
+    outcomes = [
+        outcome
+        for outcome in scan(trees, lists, progress, ScanOptions(), executor=Inline(), again=trees)
+        if isinstance(outcome, Outcome)
+    ]
+    assert [(o.kind, o.path) for o in outcomes] == [(Kind.MATCH, f"{tree}/f")]
+    assert len(calls) == 2

@@ -48,7 +48,8 @@ class Result(Counts, kw_only=True):
     `reported` has what the `Advance`s of the task have reported already, in all;
     `taken_s` is how long another process took for it.
     `learned` are records for the inventory, by file system; `seen` its blocks that are in use, and
-    `containers` the members that were found inside of files.
+    `containers` the members that were found inside of files. `lost` are the inodes of files and
+    directories that were listed, and in whose place others were checked.
     """
 
     clean: int = 0
@@ -57,6 +58,7 @@ class Result(Counts, kw_only=True):
     learned: list[tuple[int, bytes]] = msgspec.field(default_factory=list)
     seen: list[Block] = msgspec.field(default_factory=list)
     containers: list[Container] = msgspec.field(default_factory=list)
+    lost: list[int] = msgspec.field(default_factory=list)
     reported: Advance = Advance()
     taken_s: float = 0.0
 
@@ -68,6 +70,7 @@ class Result(Counts, kw_only=True):
         self.learned += more.learned
         self.seen += more.seen
         self.containers += more.containers
+        self.lost += more.lost
 
 
 class Checks(Protocol):

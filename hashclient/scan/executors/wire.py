@@ -145,6 +145,7 @@ class Checked(msgspec.Struct, array_like=True, tag="checked"):
     seen: list[tuple[int, int]]
     containers: list[tuple[int, bytes, bytes]]
     taken_s: float
+    lost: list[int]
     large: list[Names] = []
 
 
@@ -341,6 +342,7 @@ def pack_result(result: Result, *, digests: bool = True) -> Checked:
         result.seen,
         result.containers,
         result.taken_s,
+        result.lost,
     )
 
 
@@ -354,6 +356,7 @@ def unpack_result(wire: Checked) -> Result:
         seen=wire.seen,
         containers=wire.containers,
         taken_s=wire.taken_s,
+        lost=wire.lost,
     )
     result.add_counts(wire.counts)
     return result

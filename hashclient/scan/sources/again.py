@@ -4,7 +4,8 @@ A walk lists one directory after the other. A user who may write to two of them 
 one that is not listed yet to one that was listed. So the walk notes of each directory that others
 may write to when it was changed, and its entries. When all files are checked, each is looked at
 again: one status. One that has changed is listed again, at one instant. New entries that were there
-before the scan are walked and checked, and the look begins again. If nothing has changed since it
+before the scan are walked and checked, and so are those that were `lost`: they were listed, but not
+there when they were to be read. Then the look begins again. If nothing has changed since it
 was listed, all listings together show one instant, and no file was missed. A directory that never
 comes to rest is unread.
 
@@ -75,6 +76,8 @@ class Again:
     def __init__(self) -> None:
         """Nothing is noted yet."""
         self._walkers: list[Walker] = []
+        #: The inodes of what was listed, and in whose place something else was read.
+        self.lost: set[int] = set()
         self._notes: IO[bytes] = io.BytesIO()
         self._most_bytes = MOST_BYTES
         #: When the last directory was listed that may have changed after that.
@@ -159,7 +162,7 @@ class Again:
                 marks = frozenset(array("Q", self._notes.read(max(0, size))))
                 if is_last or size == TOO_MANY:
                     raise MovedError
-                found = _listed_again(path, (device, inode), marks)
+                found = self._listed_again(path, (device, inode), marks)
             except OSError as error:
                 # One that is gone, or elsewhere, has changed the directory that it was in.
                 if error.errno not in GONE:
@@ -172,6 +175,32 @@ class Again:
             elif found is not None:
                 found.changed_ns = changed_ns
                 yield from self._walkers[number].walk_late(found, lister)
+
+    def _listed_again(self, path: str, identity: Identity, marks: frozenset[int]) -> Frame:
+        """Open and list a directory; what was not listed, or was lost, is still to be read in it.
+
+        Raises:
+            OSError: it is not there any more, or cannot be read.
+        """
+        opened_ns = lagging_ns()
+        fd, status = with_status(open_directory(path, follow=True))
+        try:
+            if not is_same(status, identity):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            entries = snapshot(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        new = [
+            entry
+            for entry in entries
+            if entry[1] in _WANTED and (mark_of(entry) not in marks or entry[2] in self.lost)
+        ]
+        self.lost.difference_update([inode for _, _, inode in new])
+        frame = Frame(path, fd, status, opened_ns, iter([chunk_of(new)]), is_shared=True)
+        frame.listed.append(array("Q", [inode for _, _, inode in entries]))
+        frame.marks += [mark_of(entry) for entry in entries if entry[1] == stat.S_IFDIR]
+        return frame
 
 
 def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
@@ -186,25 +215,3 @@ def _changed_ns(path: str, size: int, identity: Identity) -> int | None:
     if not is_same(status, identity):
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     return status.st_ctime_ns
-
-
-def _listed_again(path: str, identity: Identity, marks: frozenset[int]) -> Frame:
-    """Open and list a directory; what is not marked as listed before is still to be read in it.
-
-    Raises:
-        OSError: it is not there any more, or cannot be read.
-    """
-    opened_ns = lagging_ns()
-    fd, status = with_status(open_directory(path, follow=True))
-    try:
-        if not is_same(status, identity):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        entries = snapshot(fd)
-    except OSError:
-        os.close(fd)
-        raise
-    new = [entry for entry in entries if entry[1] in _WANTED and mark_of(entry) not in marks]
-    frame = Frame(path, fd, status, opened_ns, iter([chunk_of(new)]), is_shared=True)
-    frame.listed.append(array("Q", [inode for _, _, inode in entries]))
-    frame.marks += [mark_of(entry) for entry in entries if entry[1] == stat.S_IFDIR]
-    return frame

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from hashclient.core.kinds import Kind
@@ -149,6 +149,10 @@ class Trees:
                 yield Group(directory, [name], follow=True, inodes=array("Q", [status.st_ino]))
             else:
                 yield Outcome(Kind.SKIPPED, path, reason=kind_of(status.st_mode))
+
+    def lose(self, inodes: Iterable[int]) -> None:
+        """Note what was listed, and in whose place something else was read; see `again`."""
+        self._again.lost.update(inodes)
 
     def again(self) -> Iterator[Task | Outcome]:
         """Yield what was moved since it was listed; see `again`.

@@ -420,6 +420,8 @@ class Walk:
                 if self._is_listed(*opened[:2], frame, found[1]):
                     is_other = found[1] != inode and not frame.lists(found[1])
                     is_lost = is_other and is_older(parent, found[0], self._since_ns)
+                    if found[1] != inode and self._again is not None:
+                        self._again.lost.add(inode)
                     return join(frame.path, found[0]), opened, MOVED if is_lost else None
                 os.close(opened[0])
                 failure = MovedError()
