@@ -20,6 +20,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -55,7 +56,7 @@ class Exceptions:
 
         `on_failure` is called whenever they turn out not to be usable: no match is excepted then.
         """
-        self._layout = layout
+        self._layout, self._path = layout, layout.exceptions
         self._lists = lists
         self._now = now
         self._on_failure = on_failure
@@ -89,6 +90,8 @@ class Exceptions:
         try:
             with self._lock:
                 self._refresh()
+                if not self._book.rulings:
+                    return outcome
                 covering = [self._covering(hit, outcome) for hit in outcome.hits]
         except StateError as error:  # the index is damaged
             self._on_failure(error)
@@ -208,7 +211,7 @@ class Exceptions:
 
     def _refresh(self) -> None:
         """Read the rulings again if their file has changed (1)."""
-        stamp = _stamp_of(self._layout)
+        stamp = _stamp_of(self._path)
         if stamp == self._stamp:
             return
         self._book, self._by_entry = Book(), None
@@ -221,9 +224,10 @@ class Exceptions:
             self._passed = max(self._passed, self._book.at)
 
 
-def _stamp_of(layout: Layout) -> _Stamp:
+def _stamp_of(path: Path) -> _Stamp:
+    """Return what changes with each new file of rulings; it is asked for each match."""
     try:
-        status = layout.exceptions.stat()
+        status = path.stat()
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_ctime_ns
