@@ -17,7 +17,7 @@ _MODULES = {
     "hashclient.core.match": ("Match",),
     "hashclient.core.verdict": ("Summary",),
     "hashclient.core.version": ("__version__",),
-    "hashclient.scan.options": ("ScanOptions",),
+    "hashclient.scan.values.options": ("ScanOptions",),
     "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
@@ -65,11 +65,11 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from hashclient.fetch.switch import Fetched
-    from hashclient.scan.options import ScanOptions
     from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
     from hashclient.scan.streaming import Stream
+    from hashclient.scan.values.options import ScanOptions
     from hashclient.session import Session
     from hashclient.status.status import Status
 

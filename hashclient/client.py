@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
     from hashclient.scan.objects.objects import Objects
-    from hashclient.scan.options import ScanOptions
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.streaming import Stream
+    from hashclient.scan.values.options import ScanOptions
     from hashclient.status.status import Status
 
 __all__ = ["Client"]
@@ -135,8 +135,8 @@ class Client:
             StateError: no list can be used.
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
-        from hashclient.scan.options import ScanOptions
         from hashclient.scan.start import Inputs, start_scan
+        from hashclient.scan.values.options import ScanOptions
 
         return start_scan(
             self.session,

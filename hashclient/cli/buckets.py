@@ -14,7 +14,7 @@ from hashclient.errors import UsageError
 if TYPE_CHECKING:
     from hashclient.core.objecturi import ObjectUri
     from hashclient.scan.objects.objects import Objects
-    from hashclient.scan.options import ScanOptions
+    from hashclient.scan.values.options import ScanOptions
 
 #: Bytes of disk for objects that may be containers, until they are opened.
 SPOOL_BYTES = 4 << 30

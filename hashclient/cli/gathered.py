@@ -1,7 +1,7 @@
 """Options that a command gets together, as one value.
 
 `declared_options` makes options for the fields of a value. Those of a scan are such fields: their
-types, defaults and help are declared in `scan/options`. A build makes the man pages from the
+types, defaults and help are declared in `scan/values/options`. A build makes the man pages from the
 options, and has click alone: so these values are named tuples.
 """
 

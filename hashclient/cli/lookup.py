@@ -11,7 +11,7 @@ from hashclient.cli.early import load_numpy
 from hashclient.cli.gathered import OutcomeOptions, declared, outcome_options
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
 from hashclient.errors import ExitCode, UsageError
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 
 
 @click.command("lookup")

@@ -13,7 +13,7 @@ from hashclient.cli.gathered import OutcomeOptions, declared_options, gathered, 
 from hashclient.cli.options import refuse_lost_directory
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 

@@ -12,7 +12,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.gathered import declared
 from hashclient.cli.options import DURATION
 from hashclient.errors import UsageError
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.gathered import declared_options
 from hashclient.cli.options import DURATION, refuse_lost_directory
 from hashclient.errors import ExitCode
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
     from hashclient.core.verdict import Summary

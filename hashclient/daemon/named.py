@@ -18,10 +18,10 @@ import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import CHANGED
 from hashclient.scan.sources.frontier import WalkOptions, kind_of
 from hashclient.scan.sources.interface import Group, Task
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.reasons import CHANGED
 from hashclient.system.beneath import Directory, identity_of
 
 _OPTIONS = WalkOptions((), one_file_system=False, follow_symlinks=False)

@@ -28,7 +28,7 @@ from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Members
-from hashclient.scan.reasons import reason_of
+from hashclient.scan.values.reasons import reason_of
 from hashclient.system.rights import acting_as
 
 

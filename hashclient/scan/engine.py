@@ -26,10 +26,10 @@ from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import TICK_S, Advance, Executor, OnBytes, Result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.streaming import Stream, StreamChecker
+from hashclient.scan.values.options import ScanOptions
 
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects

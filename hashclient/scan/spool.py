@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hashclient.scan.kept import Kept
-from hashclient.scan.reasons import reason_of
+from hashclient.scan.values.reasons import reason_of
 
 #: Bytes in memory, of all streams of one process together.
 MEMORY_BYTES = 32 << 20

@@ -19,7 +19,6 @@ from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Executor
 from hashclient.scan.members import container_options
 from hashclient.scan.memory import Memory
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.pipeline import FrontEnd, Scan, exceptions_of
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.recorder import RunRecord
@@ -27,6 +26,7 @@ from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.several import Several
 from hashclient.scan.streaming import Stream
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.whereabouts import Whereabouts
 from hashclient.session import Session
 

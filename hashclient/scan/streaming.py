@@ -13,7 +13,7 @@ from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.kept import Kept
 from hashclient.scan.members import Members
-from hashclient.scan.reasons import reason_of
+from hashclient.scan.values.reasons import reason_of
 from hashclient.system.descriptors import read_into
 
 

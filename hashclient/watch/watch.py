@@ -19,11 +19,11 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.pipeline import FrontEnd, Observer, Run
-from hashclient.scan.reasons import CHANGED, MOVED
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.sources.interface import join
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.reasons import CHANGED, MOVED
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
 from hashclient.system.text import printable

@@ -27,10 +27,10 @@ from hashclient.index.open_lists import open_lists
 from hashclient.scan import engine
 from hashclient.scan.engine import Progress
 from hashclient.scan.executors.interface import Advance, Executor, Result
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from tests.kit import (
     arguments,
     csv_of,

@@ -24,12 +24,12 @@ from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.inside import MEMBER, Container, Inside
 from hashclient.scan.memory import Cache, Memory, Place
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from hashclient.system.identity import Identity
 from tests.kit import csv_of, make_state, remember_at_once, write_tree
 

@@ -35,9 +35,9 @@ from hashclient.scan.executors.interface import (
 )
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.values.options import ScanOptions
 from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples

@@ -28,10 +28,10 @@ from hashclient.scan.cluster.messages import decode_files, paths_of
 from hashclient.scan.cluster.worker import check
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.options import ScanOptions
-from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED
 from tests.kit import arguments, environment, run, wait_until, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 

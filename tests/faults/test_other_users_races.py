@@ -17,7 +17,7 @@ import pytest
 from hashclient.client import Client
 from hashclient.core.model import Handled
 from hashclient.quarantine.vault import item_ids
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 from hashclient.watch.watch import Watch
 from tests.kit import attacker
 from tests.kit.attacker import attacking, exchange, needs_root

@@ -20,9 +20,9 @@ from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from tests.kit import fast_directory, make_state, run, write_tree
 from tests.kit.depth import examples
 

@@ -40,11 +40,11 @@ from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
-from hashclient.scan.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.records import PLAIN, RECORD, Records
 from hashclient.scan.sources import directories
 from hashclient.scan.sources.directories import Identity
 from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.system.identity import Identities
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 

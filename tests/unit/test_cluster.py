@@ -58,11 +58,11 @@ from hashclient.scan.executors.wire import (
     unpack_outcomes,
     unpack_result,
 )
-from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.records import RECORD
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Group, Start
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.reasons import WORKER_FAILED
 from hashclient.system.identity import Identities, Identity, boot_id
 from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree

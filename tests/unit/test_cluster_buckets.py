@@ -14,7 +14,7 @@ from hashclient.scan.cluster.buckets import ClusterBucket
 from hashclient.scan.cluster.messages import Lost, encode
 from hashclient.scan.cluster.objectmessages import ListedRange
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.reasons import WORKER_DIED
+from hashclient.scan.values.reasons import WORKER_DIED
 
 
 class Batches:

@@ -9,7 +9,7 @@ import pytest
 
 from hashclient.cli.defaults import command_defaults
 from hashclient.cli.main import cli
-from hashclient.scan.options import ScanOptions
+from hashclient.scan.values.options import ScanOptions
 from tests.kit.context import context_of
 
 DEFAULTS = ScanOptions()

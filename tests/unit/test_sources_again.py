@@ -18,13 +18,13 @@ from hashclient.scan.checker import Checker
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Result
-from hashclient.scan.options import ScanOptions
-from hashclient.scan.reasons import MOVED
 from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot
 from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Task, join
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.reasons import MOVED
 from tests.kit import csv_of
 from tests.kit.tree import write_tree
 from tests.unit.test_checker import lists_of

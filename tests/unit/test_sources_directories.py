@@ -22,7 +22,6 @@ from hashclient.scan.checker import Checker
 from hashclient.scan.executors.interface import Result
 from hashclient.scan.executors.wire import decode_task, encode_task
 from hashclient.scan.opening import Waits
-from hashclient.scan.reasons import MOVED
 from hashclient.scan.sources import directories, frame, listing, walk
 from hashclient.scan.sources.directories import (
     GONE,
@@ -37,6 +36,7 @@ from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.interface import Task
 from hashclient.scan.sources.names import Names
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.reasons import MOVED
 from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
 from tests.kit.state import State

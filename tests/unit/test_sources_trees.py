@@ -17,7 +17,6 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources import interface
 from hashclient.scan.sources.directories import open_directory
 from hashclient.scan.sources.frontier import WalkOptions, compile_excludes, kind_of
@@ -25,6 +24,7 @@ from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task, join
 from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH, Walk
+from hashclient.scan.values.reasons import reason_of
 from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000

@@ -16,8 +16,8 @@ from hashclient.scan.cluster.connection import connected, environment_of
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import PROTOCOL, Spec
 from hashclient.scan.cluster.worker import pins_of
-from hashclient.scan.options import ScanOptions
 from hashclient.scan.place import InventoryPlace
+from hashclient.scan.values.options import ScanOptions
 from hashclient.session import Session
 from hashclient.system.identity import boot_id
 

@@ -44,9 +44,9 @@ from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import TICK_S, Advance, Executor, MakeChecker, Result
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.place import InventoryPlace
-from hashclient.scan.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.sources.frontier import Places, WalkOptions
 from hashclient.scan.sources.interface import Start, Task
+from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 
 if TYPE_CHECKING:
     from hashclient.scan.cluster.buckets import ClusterBucket

@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hashclient.scan.cluster.messages import Probe, Sign, some_of
 from hashclient.scan.executors.wire import Names
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import open_directory
+from hashclient.scan.values.reasons import reason_of
 
 #: The name of a probe, before its random part.
 PREFIX = ".hashclient-probe-"

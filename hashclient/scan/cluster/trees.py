@@ -16,11 +16,11 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.executors.wire import Names
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import open_directory, with_status
 from hashclient.scan.sources.frontier import Frontier, Places, WalkOptions
 from hashclient.scan.sources.interface import Group, Start, Task
 from hashclient.scan.sources.trees import Tree, Trees
+from hashclient.scan.values.reasons import reason_of
 from hashclient.system.identity import Identities
 
 

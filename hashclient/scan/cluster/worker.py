@@ -55,8 +55,8 @@ from hashclient.scan.executors.wire import group_of, pack_result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
-from hashclient.scan.reasons import WORKER_FAILED
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, divided, join
+from hashclient.scan.values.reasons import WORKER_FAILED
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

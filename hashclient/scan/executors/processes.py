@@ -34,8 +34,8 @@ from hashclient.scan.executors.nursery import Nursery, forked
 from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.executors.worker import serve
-from hashclient.scan.reasons import WORKER_DIED
 from hashclient.scan.sources.interface import Task, join
+from hashclient.scan.values.reasons import WORKER_DIED
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 

@@ -17,8 +17,8 @@ from hashclient.errors import StateError
 from hashclient.objects.pages import SCHEMA, page_of
 from hashclient.scan.objects.sorting import objects_of
 from hashclient.scan.objects.wanted import Wanted
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.spool import Spool
+from hashclient.scan.values.reasons import reason_of
 
 #: Single objects that are written together.
 TOGETHER = 1_000

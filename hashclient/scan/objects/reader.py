@@ -41,10 +41,10 @@ from hashclient.scan.kept import BEHIND, Kept
 from hashclient.scan.members import Members
 from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.records import PLAIN, SLOT
 from hashclient.scan.spool import Spool
 from hashclient.scan.streaming import hits_of
+from hashclient.scan.values.reasons import reason_of
 
 #: Bytes that are asked for at a time: a broken connection costs no more than that.
 RANGE_BYTES = 16 << 20

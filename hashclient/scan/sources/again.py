@@ -29,7 +29,6 @@ from typing import IO, Protocol
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.directories import (
     GONE,
     MAX_PATH_BYTES,
@@ -45,6 +44,7 @@ from hashclient.scan.sources.directories import (
 from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.interface import Item
 from hashclient.scan.sources.listing import Lister
+from hashclient.scan.values.reasons import reason_of
 
 #: Looks at everything, and looks at what the one before has found changed.
 LOOKS, ROUNDS = 3, 12

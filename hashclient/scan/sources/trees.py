@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import reason_of
 from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import Identity, looked_at
 from hashclient.scan.sources.frontier import (
@@ -24,6 +23,7 @@ from hashclient.scan.sources.frontier import (
 from hashclient.scan.sources.interface import Group, Item, Task, TaskBuilder
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.walk import Walk
+from hashclient.scan.values.reasons import reason_of
 
 #: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000

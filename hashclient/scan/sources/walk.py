@@ -19,7 +19,6 @@ from collections.abc import Generator, Iterator
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.reasons import MOVED, reason_of
 from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import (
     GONE,
@@ -47,6 +46,7 @@ from hashclient.scan.sources.frontier import (
 )
 from hashclient.scan.sources.interface import TASK_NAMES, Group, Item, Start, join
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
+from hashclient.scan.values.reasons import MOVED, reason_of
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 
