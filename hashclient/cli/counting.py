@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from hashclient.cli.signals import SIGNALS
-from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.values.options import ScanOptions
 
 #: The format of the number that the process sends in the end.
 _NUMBER_BYTES = 8
 
 
 @contextlib.contextmanager
-def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callable[[], int | None]]:
+def files_counted(paths: Sequence[str], options: ScanOptions) -> Iterator[Callable[[], int | None]]:
     """Count the inputs at `paths` in another process; yield a function that returns the number.
 
     It returns None until all are counted; always None if counting fails, or without paths.
@@ -68,7 +68,7 @@ def files_counted(paths: Sequence[str], options: WalkOptions) -> Iterator[Callab
             os.waitpid(pid, os.WNOHANG)
 
 
-def _count(to: int, paths: Sequence[str], options: WalkOptions) -> NoReturn:
+def _count(to: int, paths: Sequence[str], options: ScanOptions) -> NoReturn:
     """Count, and end this process; no other code of ours may run in it."""
     try:
         for number in SIGNALS:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from hashclient.cli.run import RunOutput
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import Scan
-    from hashclient.scan.sources.frontier import WalkOptions
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.streaming import Stream
+    from hashclient.scan.values.options import ScanOptions
 
 
 class Listed(NamedTuple):
@@ -230,7 +230,7 @@ def command(
     if failed is not None:
         run.summary.failed, run.summary.failure = failed, None
     is_countable = not (stream or sources or uris) and executor == "processes"
-    return _write(app, run, output, files if is_countable else (), options.walk, objects)
+    return _write(app, run, output, files if is_countable else (), options, objects)
 
 
 def _fetch(app: App) -> ExitCode | None:
@@ -245,7 +245,7 @@ def _write(
     run: Scan,
     output: RunOutput,
     countable: Sequence[str],
-    options: WalkOptions,
+    options: ScanOptions,
     objects: Objects | None,
 ) -> ExitCode:
     """Write the output while a bar shows the progress, then the next steps.

@@ -18,13 +18,14 @@ import msgspec
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.frontier import WalkOptions, kind_of
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CHANGED
+from hashclient.scan.values.work import Group, Task
 from hashclient.system.beneath import Directory, identity_of
 
-_OPTIONS = WalkOptions((), one_file_system=False, follow_symlinks=False)
+_OPTIONS = ScanOptions((), one_file_system=False, follow_symlinks=False)
 
 
 class Named:

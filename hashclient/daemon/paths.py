@@ -26,9 +26,9 @@ from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import worst
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Members
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.result import Result
 from hashclient.system.rights import acting_as
 
 

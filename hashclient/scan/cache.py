@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.scan import inside
-from hashclient.scan.inside import Container, Inside
+from hashclient.scan.inside import Inside
 from hashclient.scan.meanings import Meanings
 from hashclient.scan.pruning import prune_in_turn
 from hashclient.scan.records import (
@@ -37,6 +37,7 @@ from hashclient.scan.records import (
     of_inodes,
 )
 from hashclient.scan.unchanged import ByInode
+from hashclient.scan.values.result import Block, Container
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable
@@ -57,9 +58,6 @@ COARSE_NS = 2_000_000_000
 #: For how many days a believed record answers, by default.
 REREAD_DAYS = 14
 DAY_S, _LAST_DAY = 86_400, 2**16 - 1
-
-#: (number of the file system, block of inodes), as a row is named.
-Block = tuple[int, int]
 
 _VERSION = 4
 _META = "CREATE TABLE meta (key_id TEXT NOT NULL) STRICT"

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.judging import Row, files_of, judge_files, outcome_of
 from hashclient.scan.learning import learned_of, learned_of_containers, learned_of_plain
 from hashclient.scan.looking import Looker, refuse, report_clean, set_aside
@@ -40,7 +39,8 @@ from hashclient.scan.sources.directories import (
     where_now,
 )
 from hashclient.scan.sources.frame import chunk_of
-from hashclient.scan.sources.interface import Group, Task, join
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Group, Task, join
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

@@ -23,13 +23,14 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import TICK_S, Advance, Executor, OnBytes, Result
+from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.streaming import Stream, StreamChecker
 from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.result import Advance, Result
 
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects

@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
-from hashclient.scan.sources.interface import join
 from hashclient.scan.sources.trees import Coverage
+from hashclient.scan.values.work import join
 from hashclient.scan.whereabouts import Grounds
 from hashclient.system.encryption import shows_all_names
 

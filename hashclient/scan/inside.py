@@ -22,6 +22,7 @@ import numpy.typing as npt
 from hashclient.containers import meaning
 from hashclient.containers.unopened import NAMES
 from hashclient.scan.records import RECORD, are_due, records_of
+from hashclient.scan.values.result import Container
 
 #: One member: its length, or the one that is claimed where no tags are known; the algorithms whose
 #: tags are known, as in a record; and whether a claimed length cannot be wrong.
@@ -34,8 +35,6 @@ READS = meaning.READS
 #: In place of the algorithms of a member: the file, or something inside, is of a kind that is not
 #: opened. Its `size` is the place of that kind in `NAMES`.
 NOT_OPENED = 128
-#: The number of a file system, the record of a file without tags, and its members as bytes.
-Container = tuple[int, bytes, bytes]
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS containers (

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from hashclient.errors import StateError
-from hashclient.scan.cache import Block, DamagedInventoryError
-from hashclient.scan.executors.interface import Result
-from hashclient.scan.inside import Container, Inside
+from hashclient.scan.cache import DamagedInventoryError
+from hashclient.scan.inside import Inside
 from hashclient.scan.records import Records
+from hashclient.scan.values.result import Block, Container, Result
 from hashclient.system.identity import Identity
 
 #: Bytes of records, or blocks in use, that wait before they are written to the cache.

@@ -24,7 +24,7 @@ import msgspec
 
 from hashclient.core.digests import CHUNK_BYTES
 from hashclient.core.model import Seen
-from hashclient.scan.sources.interface import Group, join
+from hashclient.scan.values.work import Group, join
 from hashclient.system.descriptors import NO_ROOM
 
 #: How a file is opened: never waiting, and never as the terminal of this process.

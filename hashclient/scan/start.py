@@ -98,7 +98,7 @@ def start_scan(
         containers=containers,
         on_notice=observer.noticed,
     )
-    trees = executor.trees(inputs.paths, options.walk, mounts)
+    trees = executor.trees(inputs.paths, options, mounts)
     rule = _rule(session, options)
     if options.exceptions:
         ruler = exceptions_of(session, lists, summary, observer)

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import TASK_NAMES, Group, Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.system.beneath import Directory
 

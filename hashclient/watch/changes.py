@@ -34,7 +34,7 @@ from typing import NamedTuple, Self
 from inotify_simple import INotify, flags
 
 from hashclient.errors import StateError, UsageError
-from hashclient.scan.sources.interface import join
+from hashclient.scan.values.work import join
 from hashclient.system.beneath import open_plain
 from hashclient.system.filesystems import reports_changes
 from hashclient.system.log import Log

@@ -26,11 +26,11 @@ from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import engine
 from hashclient.scan.engine import Progress
-from hashclient.scan.executors.interface import Advance, Executor, Result
-from hashclient.scan.sources.frontier import WalkOptions
+from hashclient.scan.executors.interface import Executor
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.result import Advance, Result
 from tests.kit import (
     arguments,
     csv_of,
@@ -244,12 +244,12 @@ def test_files_are_counted_as_the_scan_counts_them(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{n % 3}/f{n}": b"" for n in range(50)} | {"x.iso": b""})
     (tree / "link").symlink_to("x.iso")
     before = open_files()
-    with files_counted([str(tree), str(tmp_path / "none")], WalkOptions(("*.iso",))) as total:
+    with files_counted([str(tree), str(tmp_path / "none")], ScanOptions(("*.iso",))) as total:
         wait_until(lambda: total() is not None, 0)
         # Files, one that is excluded, a link, and a path that is not there.
         assert total() == 50 + 1 + 1 + 1
     assert open_files() == before
-    with files_counted([], WalkOptions()) as total:
+    with files_counted([], ScanOptions()) as total:
         assert total() is None
 
 
@@ -261,12 +261,12 @@ def test_files_that_cannot_be_counted_have_no_share(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fork", fork)
-        with files_counted([str(tmp_path)], WalkOptions()) as total:
+        with files_counted([str(tmp_path)], ScanOptions()) as total:
             assert total() is None
     # One that never comes to an end does not hold up the end of the scan.
     with monkeypatch.context() as patch:
         patch.setattr(Trees, "batches", lambda _: iter(signal.pause, 0))
-        with files_counted([str(tmp_path)], WalkOptions()) as total:
+        with files_counted([str(tmp_path)], ScanOptions()) as total:
             assert total() is None
 
 

@@ -17,19 +17,18 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan import cache
-from hashclient.scan.cache import Block
 from hashclient.scan.cluster.known import Remembered, Sent
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.inside import MEMBER, Container, Inside
+from hashclient.scan.inside import MEMBER, Inside
 from hashclient.scan.memory import Cache, Memory, Place
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import Group
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.result import Block, Container
+from hashclient.scan.values.work import Group
 from hashclient.system.identity import Identity
 from tests.kit import csv_of, make_state, remember_at_once, write_tree
 
@@ -379,7 +378,7 @@ def test_a_scan_does_not_read_again_what_it_knows(
 
     def scanned() -> tuple[dict[str, Kind], int, int]:
         summary = Summary(lists=lists.states)
-        source = Trees([str(tree)], WalkOptions())
+        source = Trees([str(tree)], ScanOptions())
         found = scan(
             source,
             lists,

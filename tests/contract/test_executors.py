@@ -25,19 +25,12 @@ from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.worker import check_with
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import (
-    Advance,
-    Checkers,
-    Executor,
-    MakeChecker,
-    OnBytes,
-    Result,
-)
+from hashclient.scan.executors.interface import Checkers, Executor, MakeChecker, OnBytes
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import Group, Task
 from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Group, Task
 from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples
@@ -234,7 +227,7 @@ trees = st.dictionaries(st.tuples(names, names, names), contents, max_size=25)
 def scanned(tree: Path, lists: OpenLists, executor: Executor) -> tuple[list[Outcome], Summary]:
     summary = Summary(lists=lists.states)
     found = scan(
-        executor.trees([str(tree)], WalkOptions(), None),
+        executor.trees([str(tree)], ScanOptions(), None),
         lists,
         Progress(summary),
         ScanOptions(jobs=1, show_clean=True),

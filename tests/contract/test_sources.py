@@ -28,12 +28,13 @@ from hashclient.objects.others import PAGE_OBJECTS
 from hashclient.scan.sources import interface
 from hashclient.scan.sources import names as module
 from hashclient.scan.sources import trees as trees_module
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Source, Task, join
+from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import TASK_NAMES, Group, Task, join
 from tests.kit import ROOT, environment, open_files, write_tree
 
 Make = Callable[[list[str]], Source]
@@ -171,12 +172,12 @@ def site() -> Iterator[Site]:
 SITES: list[Site] = []
 
 MAKERS: dict[str, Make] = {
-    "trees": lambda paths: Trees(paths, WalkOptions()),
-    "trees-ahead": lambda paths: SlowTrees(paths, WalkOptions()),
+    "trees": lambda paths: Trees(paths, ScanOptions()),
+    "trees-ahead": lambda paths: SlowTrees(paths, ScanOptions()),
     "names": lambda paths: _names(paths, null=False),
     "names-null": lambda paths: _names(paths, null=True),
     "several": lambda paths: Several(
-        [Trees(paths[::2], WalkOptions()), _names(paths[1::2], null=True)]
+        [Trees(paths[::2], ScanOptions()), _names(paths[1::2], null=True)]
     ),
     "s3": lambda paths: Bucket(SITES[0], "s3", paths),
     "gs": lambda paths: Bucket(SITES[0], "gs", paths),

@@ -28,7 +28,6 @@ from hashclient.scan.cluster.messages import decode_files, paths_of
 from hashclient.scan.cluster.worker import check
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED
@@ -67,7 +66,7 @@ def on_cluster(
         check=function,
         on_notice=(notices if notices is not None else []).append,
     )
-    trees, options = executor.trees([str(tree)], WalkOptions(), None), ScanOptions(show_clean=True)
+    trees, options = executor.trees([str(tree)], ScanOptions(), None), ScanOptions(show_clean=True)
     found = scan(trees, lists, Progress(summary), options, executor=executor)
     return found, summary
 
@@ -75,7 +74,7 @@ def on_cluster(
 def expected_of(cluster: SharedCluster, tree: Path) -> dict[str, Kind]:
     lists = cluster.lists()
     progress = Progress(Summary(lists=lists.states))
-    source = Trees([str(tree)], WalkOptions())
+    source = Trees([str(tree)], ScanOptions())
     found = scan(source, lists, progress, ScanOptions(show_clean=True), executor=Inline())
     return {item.path: item.kind for item in found if isinstance(item, Outcome)}
 

@@ -18,8 +18,8 @@ import pytest
 
 from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.sources.interface import TASK_NAMES
 from hashclient.scan.values.reasons import SPARSE, WORKER_DIED
+from hashclient.scan.values.work import TASK_NAMES
 from tests.kit import (
     Run,
     arguments,

@@ -20,7 +20,6 @@ from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.importers.registry import read_digests
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.lookup import lookup
-from hashclient.scan.sources.frontier import WalkOptions
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from tests.kit import fast_directory, make_state, run, write_tree
@@ -82,7 +81,7 @@ def test_a_scan_finds_what_brute_force_finds(
         outcomes = [
             outcome
             for outcome in scan(
-                Trees([str(tree)], WalkOptions()),
+                Trees([str(tree)], ScanOptions()),
                 with_lists,
                 Progress(summary),
                 ScanOptions(jobs=1, show_clean=True),

@@ -35,16 +35,15 @@ from hashclient.scan import reading
 from hashclient.scan.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
 from hashclient.scan.cluster.known import Sent
 from hashclient.scan.cluster.messages import Known
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.records import PLAIN, RECORD, Records
 from hashclient.scan.sources import directories
-from hashclient.scan.sources.directories import Identity
-from hashclient.scan.sources.interface import Group, Task
 from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Group, Identity, Task
 from hashclient.system.identity import Identities
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 

@@ -47,7 +47,6 @@ from hashclient.scan.cluster.messages import (
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
 from hashclient.scan.cluster.objectmessages import ReadObjects, decode_object_answer
 from hashclient.scan.cluster.trees import ClusterTrees
-from hashclient.scan.executors.interface import Advance, Result
 from hashclient.scan.executors.wire import (
     Checked,
     Names,
@@ -59,10 +58,11 @@ from hashclient.scan.executors.wire import (
     unpack_result,
 )
 from hashclient.scan.records import RECORD
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import Group, Start
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import WORKER_FAILED
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Group, Start
 from hashclient.system.identity import Identities, Identity, boot_id
 from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree
@@ -225,7 +225,7 @@ class TestErrand:
         tree = write_tree(tmp_path / "t", files | {"0/x.iso": b"", "\udcff/\udcfe": b""})
         (tree / "link").symlink_to("0")
         os.mkfifo(tree / "pipe")
-        options = WalkOptions(exclude=("*.iso",))
+        options = ScanOptions(exclude=("*.iso",))
         walked = list(Trees([str(tree)], options).batches())
         files_walked = {
             f"{group.directory}/{name}"
@@ -276,7 +276,7 @@ class TestErrand:
         ]
         assert not listed.groups
         assert listed.outcomes is None
-        trees = ClusterTrees([str(tree)], WalkOptions(exclude=("7",)))
+        trees = ClusterTrees([str(tree)], ScanOptions(exclude=("7",)))
         items = list(trees.list_wide(Start(f"{tree}/w".encode())))
         groups = [item for item in items if isinstance(item, Names)]
         assert sum(group.count for group in groups) == 29
@@ -595,7 +595,7 @@ class _Verdicts:
 
 def test_a_file_system_that_is_not_the_same_everywhere_is_unread(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, {"same/x": b"", "other/x": b""})
-    trees = ClusterTrees([str(tree)], WalkOptions())
+    trees = ClusterTrees([str(tree)], ScanOptions())
     assert trees.begin() == [str(tree)]
     crew = _Verdicts()
     jobs = Jobs(None, crew, "name")  # type: ignore[arg-type]

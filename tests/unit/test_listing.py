@@ -16,8 +16,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.scan.sources import listing, trees
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import TASK_S, Group, TaskBuilder, join
+from hashclient.scan.sources.interface import TASK_S, TaskBuilder
 from hashclient.scan.sources.listing import (
     FIRST_ENTRIES,
     MOST_ENTRIES,
@@ -26,6 +25,8 @@ from hashclient.scan.sources.listing import (
 )
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import Group, join
 from tests.kit import open_files, wait_until, write_tree
 
 
@@ -45,7 +46,7 @@ def listed(top: Path, **options: object) -> tuple[list[str], list[tuple[str, Kin
     """Return what a walk lists, in its order."""
     found: list[str] = []
     outcomes: list[tuple[str, Kind]] = []
-    for item in Trees([str(top)], WalkOptions(**options)).batches():  # type: ignore[arg-type]
+    for item in Trees([str(top)], ScanOptions(**options)).batches():  # type: ignore[arg-type]
         if isinstance(item, Outcome):
             outcomes.append((item.path, item.kind))
         else:
@@ -81,7 +82,7 @@ def test_a_deep_and_wide_tree_goes_through_few_descriptors(tmp_path: Path) -> No
     gc.collect()  # what earlier tests have left open must not be closed meanwhile
     before, most = open_files(), 0
     count = 0
-    for item in Trees([str(top)], WalkOptions()).batches():
+    for item in Trees([str(top)], ScanOptions()).batches():
         most = max(most, open_files())
         assert not isinstance(item, Outcome)
         count += sum(len(group.names) for group in item)
@@ -224,7 +225,7 @@ def test_a_directory_of_another_file_system_is_not_closed_before_its_thread_has_
 def test_a_caller_that_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {f"{a}/{b}/f": b"" for a in range(30) for b in range(3)})
     before = open_files()
-    items = Trees([str(tree)], WalkOptions()).batches()
+    items = Trees([str(tree)], ScanOptions()).batches()
     next(items)
     assert isinstance(items, Generator)
     items.close()

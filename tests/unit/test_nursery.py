@@ -11,10 +11,11 @@ import pytest
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.executors.interface import MakeChecker, OnBytes, Result
+from hashclient.scan.executors.interface import MakeChecker, OnBytes
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.wire import decode_message, encode_task
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Group, Task
 from tests.kit import open_files, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

@@ -30,7 +30,6 @@ from hashclient.objects.failures import (
 from hashclient.objects.pages import page_of
 from hashclient.objects.s3 import S3
 from hashclient.scan import inside
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.inside import MEMBER
 from hashclient.scan.memory import Memory
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
@@ -43,6 +42,7 @@ from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
+from hashclient.scan.values.result import Result
 from hashclient.system.layout import Layout
 from tests.unit.test_matcher import judge as make_judge
 from tests.unit.test_matcher import row

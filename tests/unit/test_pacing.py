@@ -20,7 +20,7 @@ from hashclient.scan.executors.pacing import (
     Times,
     most_workers,
 )
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.values.work import Group, Task
 from hashclient.system.processors import Busy
 
 

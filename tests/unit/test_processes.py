@@ -19,14 +19,15 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
-from hashclient.scan.executors.interface import Advance, MakeChecker, OnBytes, Result
+from hashclient.scan.executors.interface import MakeChecker, OnBytes
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.pacing import TASKS_AHEAD
 from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, Pool
 from hashclient.scan.executors.wire import decode_message, encode_result
 from hashclient.scan.executors.worker import PROGRESS_BYTES
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task
 from hashclient.scan.values.reasons import WORKER_DIED
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import TASK_NAMES, Group, Task
 from tests.kit import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.

@@ -17,14 +17,13 @@ from hashclient.core.verdict import Summary
 from hashclient.scan.checker import Checker
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import Task, join
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import MOVED
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Task, join
 from tests.kit import csv_of
 from tests.kit.tree import write_tree
 from tests.unit.test_checker import lists_of
@@ -42,7 +41,7 @@ class Walk:
         self.tree = write_tree(tree, dict.fromkeys(["a/o", "b/o", *files], b""))
         for path in tree.rglob("*"):
             path.chmod(mode)
-        self.trees = Trees([f"{tree}/a", f"{tree}/b"], WalkOptions(exclude=(exclude,)))
+        self.trees = Trees([f"{tree}/a", f"{tree}/b"], ScanOptions(exclude=(exclude,)))
         self.outcomes: Outcomes = {}
         self.items = self.trees.batches()
         assert "a/o" in self.take(self.items, "a/o")
@@ -201,7 +200,7 @@ def test_a_move_is_found_also_where_the_clock_of_directories_is_held_up(
     other = write_tree(tmp_path / "other", {"f": b""})
     (tree / "a").chmod(0o777)
     changed_ns = now_ns[0] = (tree / "a").stat().st_ctime_ns
-    trees = Trees([f"{tree}/{given}"], WalkOptions())
+    trees = Trees([f"{tree}/{given}"], ScanOptions())
     assert len(list(trees.batches())) == 1
     (other / "f").rename(tree / "a/f")
     monkeypatch.setattr(again, "_changed_ns", lambda *_: changed_ns)
@@ -234,7 +233,7 @@ def test_what_was_away_when_it_was_to_be_read_is_found_when_it_is_back(
         return opens(lister, fd, name, follow=follow)
 
     monkeypatch.setattr(listing.Lister, "open", replacing)
-    trees = Trees([f"{tree}/a"], WalkOptions())
+    trees = Trees([f"{tree}/a"], ScanOptions())
     checker = Checker(lists_of(tmp_path, base=csv_of({"e-1": b"listed"}, sized=False)).judge())
     tasks = list(trees.batches())
     if not replaced:
@@ -271,7 +270,7 @@ def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
         return result
 
     monkeypatch.setattr(Checker, "check", moving)
-    trees = Trees([str(tree)], WalkOptions())
+    trees = Trees([str(tree)], ScanOptions())
     progress = Progress(Summary(lists=lists.states))
     outcomes = [
         outcome

@@ -19,7 +19,6 @@ from hashclient.core.model import Outcome
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan import checker as checking
 from hashclient.scan.checker import Checker
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.executors.wire import decode_task, encode_task
 from hashclient.scan.opening import Waits
 from hashclient.scan.sources import directories, frame, listing, walk
@@ -32,11 +31,12 @@ from hashclient.scan.sources.directories import (
     where_now,
 )
 from hashclient.scan.sources.frame import AT_ONCE
-from hashclient.scan.sources.frontier import WalkOptions
-from hashclient.scan.sources.interface import Task
 from hashclient.scan.sources.names import Names
 from hashclient.scan.sources.trees import Trees
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import MOVED
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Task
 from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
 from tests.kit.state import State
@@ -66,7 +66,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def listed(*paths: Path, **options: Any) -> tuple[list[Task], list[Outcome]]:
-    items = list(Trees([str(path) for path in paths], WalkOptions(**options)).batches())
+    items = list(Trees([str(path) for path in paths], ScanOptions(**options)).batches())
     tasks = [item for item in items if not isinstance(item, Outcome)]
     return tasks, [item for item in items if isinstance(item, Outcome)]
 

@@ -19,12 +19,14 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources import interface
 from hashclient.scan.sources.directories import open_directory
-from hashclient.scan.sources.frontier import WalkOptions, compile_excludes, kind_of
-from hashclient.scan.sources.interface import TASK_CHARS, TASK_NAMES, Task, join
+from hashclient.scan.sources.frontier import compile_excludes, kind_of
+from hashclient.scan.sources.interface import TASK_CHARS
 from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH, Walk
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import TASK_NAMES, Task, join
 from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000
@@ -32,7 +34,7 @@ Others = dict[str, tuple[Kind, str | None]]
 
 
 def items_of(*paths: Path | str, **options: Any) -> list[Task | Outcome]:
-    return list(Trees([str(path) for path in paths], WalkOptions(**options)).batches())
+    return list(Trees([str(path) for path in paths], ScanOptions(**options)).batches())
 
 
 def found(*paths: Path | str, **options: Any) -> tuple[set[str], Others]:
@@ -215,7 +217,7 @@ def test_5000_directories_deep_with_few_of_them_open(fast: Path) -> None:
     gc.collect()  # what earlier tests have left open must not be closed meanwhile
     before = open_files()
     files = 0
-    for item in Trees([str(fast)], WalkOptions()).batches():
+    for item in Trees([str(fast)], ScanOptions()).batches():
         assert not isinstance(item, Outcome)
         files += sum(len(group.names) for group in item)
         assert open_files() <= before + 2 * OPEN_DEPTH + 8
@@ -228,7 +230,7 @@ def test_a_walk_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
     write_tree(tmp_path, {"/".join("d" * n) + "/f": b"" for n in range(1, OPEN_DEPTH + 10)})
     gc.collect()
     before = open_files()
-    items = Trees([str(tmp_path)], WalkOptions(exclude=("f",))).batches()
+    items = Trees([str(tmp_path)], ScanOptions(exclude=("f",))).batches()
     for _ in range(OPEN_DEPTH):
         next(items)
     del items
@@ -458,7 +460,7 @@ def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
     """A directory with an objection is unread, and its files are listed all the same."""
     tree = write_tree(tmp_path / "t", {"a/f": b"", "b/c/g": b"", "b/d/h": b""})
     places = FakePlaces(f"{tree}/b/c", f"{tree}/gone", objected=f"{tree}/b/c")
-    items = list(Trees([f"{tree}/", f"{tree}/a"], WalkOptions(), places).batches())
+    items = list(Trees([f"{tree}/", f"{tree}/a"], ScanOptions(), places).batches())
     assert places.shown == [(str(tree), True), (f"{tree}/b/c", False), (f"{tree}/a", True)]
     assert places.below == [str(tree), f"{tree}/a"]
     outcomes = [item for item in items if isinstance(item, Outcome)]
@@ -470,7 +472,7 @@ def test_only_trees_and_what_is_watched_are_looked_at(tmp_path: Path) -> None:
 def test_on_one_file_system_only_the_tree_itself_is_looked_at(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "t", {"a/f": b""})
     places = FakePlaces(f"{tree}/a", objected=str(tree))
-    options = WalkOptions(one_file_system=True)
+    options = ScanOptions(one_file_system=True)
     (outcome, *_) = Trees([str(tree)], options, places).batches()
     assert outcome == Outcome(Kind.UNREAD, str(tree), reason="not mounted")
     assert (places.shown, places.below) == ([(str(tree), True)], [])
@@ -481,5 +483,5 @@ def test_where_the_device_changes_is_looked_at(tmp_path: Path) -> None:
     if Path("/dev").stat().st_dev == Path("/dev/shm").stat().st_dev:
         pytest.skip("nothing is mounted below /dev")
     places = FakePlaces()
-    list(Trees(["/dev"], WalkOptions(), places).batches())
+    list(Trees(["/dev"], ScanOptions(), places).batches())
     assert ("/dev/shm", False) in places.shown

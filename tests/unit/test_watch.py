@@ -25,8 +25,8 @@ from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
 from hashclient.scan.pipeline import Run
-from hashclient.scan.sources.interface import Task
 from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import Task
 from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.system.beneath import exchange
 from hashclient.watch import changes as changes_module

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import ToCheck, ToList
 from hashclient.scan.executors.wire import Names
-from hashclient.scan.sources.interface import Start
+from hashclient.scan.values.work import Start
 
 #: Seconds that a batch should take: handing one out costs some 2 ms in all.
 BATCH_S = 0.75

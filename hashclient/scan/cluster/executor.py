@@ -41,12 +41,14 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.cluster.trees import ClusterTrees
-from hashclient.scan.executors.interface import TICK_S, Advance, Executor, MakeChecker, Result
+from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.place import InventoryPlace
-from hashclient.scan.sources.frontier import Places, WalkOptions
-from hashclient.scan.sources.interface import Start, Task
+from hashclient.scan.sources.frontier import Places
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Start, Task
 
 if TYPE_CHECKING:
     from hashclient.scan.cluster.buckets import ClusterBucket
@@ -80,7 +82,7 @@ class Dask(Executor):
         """
         self._connect = connect
         self._spec = spec
-        self._trees = ClusterTrees((), WalkOptions())
+        self._trees = ClusterTrees((), ScanOptions())
         self._tick_s = tick_s
         self._inventory = inventory
         self._on_notice = on_notice
@@ -92,7 +94,7 @@ class Dask(Executor):
         self._opened = contextlib.ExitStack()
 
     def trees(
-        self, paths: Sequence[str], options: WalkOptions, places: Places | None
+        self, paths: Sequence[str], options: ScanOptions, places: Places | None
     ) -> ClusterTrees:
         """Return the trees of a scan, whose directories workers list.
 

@@ -26,14 +26,15 @@ import numpy.typing as npt
 
 from hashclient.errors import StateError
 from hashclient.scan import cache
-from hashclient.scan.cache import Block, Inventory
+from hashclient.scan.cache import Inventory
 from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of
-from hashclient.scan.inside import Container, Inside, unchanged
+from hashclient.scan.inside import Inside, unchanged
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes
-from hashclient.scan.sources.interface import Group
 from hashclient.scan.unchanged import ByInode
+from hashclient.scan.values.result import Block, Container
+from hashclient.scan.values.work import Group
 from hashclient.system.identity import Identities, Identity, boot_id
 
 #: Bytes of members that are sent with a batch.

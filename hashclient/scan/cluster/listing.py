@@ -18,10 +18,11 @@ from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import Listed, names_elsewhere
 from hashclient.scan.executors.wire import Names, pack_outcomes
 from hashclient.scan.sources.frame import Frame
-from hashclient.scan.sources.frontier import Frontier, WalkOptions
-from hashclient.scan.sources.interface import Group, Start
+from hashclient.scan.sources.frontier import Frontier
 from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.walk import Walk
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import Group, Start
 from hashclient.system.identity import Identities
 from hashclient.system.processors import Allowance
 
@@ -50,7 +51,7 @@ class Errand(Frontier):
         With `identities`, inodes are given where a file system is the same one everywhere. With
         `most_names` of 0, only the given directories are listed, and none in them.
         """
-        options = WalkOptions(tuple(exclude))
+        options = ScanOptions(tuple(exclude))
         super().__init__(options)
         self.points = points
         self._wide_names = wide_names

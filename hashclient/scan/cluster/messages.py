@@ -16,8 +16,8 @@ import numpy as np
 
 from hashclient.containers.limits import Options
 from hashclient.scan.executors.wire import Checked, Names, WireOutcomes, group_of, names_of
-from hashclient.scan.sources.interface import Group, Start, join
 from hashclient.scan.values.reasons import WORKER_DIED, WORKER_FAILED
+from hashclient.scan.values.work import Group, Start, join
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from hashclient.core.model import Outcome
 from hashclient.scan.cluster.messages import SIGN, names_elsewhere, some_of
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.directories import open_directory
-from hashclient.scan.sources.interface import Group, join
+from hashclient.scan.values.work import Group, join
 from hashclient.system.identity import Identities
 
 OTHER = "not the same everywhere: is another file on the worker"

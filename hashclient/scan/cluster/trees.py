@@ -17,10 +17,11 @@ from hashclient.core.model import Outcome
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.executors.wire import Names
 from hashclient.scan.sources.directories import open_directory, with_status
-from hashclient.scan.sources.frontier import Frontier, Places, WalkOptions
-from hashclient.scan.sources.interface import Group, Start, Task
+from hashclient.scan.sources.frontier import Frontier, Places
 from hashclient.scan.sources.trees import Tree, Trees
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import Group, Start, Task
 from hashclient.system.identity import Identities
 
 
@@ -28,7 +29,7 @@ class ClusterTrees(Trees):
     """The files at paths and below them; workers list the directories."""
 
     def __init__(
-        self, paths: Sequence[str], options: WalkOptions, places: Places | None = None
+        self, paths: Sequence[str], options: ScanOptions, places: Places | None = None
     ) -> None:
         """List the trees at `paths`, as `Trees` does; links that are met are never followed."""
         super().__init__(paths, options, places)

@@ -50,13 +50,14 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
-from hashclient.scan.executors.interface import Checks, Result, single_tasks
+from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import group_of, pack_result
 from hashclient.scan.members import Members
 from hashclient.scan.memory import Memory
 from hashclient.scan.place import InventoryPlace
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Task, divided, join
 from hashclient.scan.values.reasons import WORKER_FAILED
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import TASK_NAMES, Group, Task, divided, join
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

@@ -6,14 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from hashclient.core.model import Outcome
-from hashclient.scan.executors.interface import (
-    Advance,
-    Executor,
-    MakeChecker,
-    Result,
-    single_tasks,
-)
-from hashclient.scan.sources.interface import Task
+from hashclient.scan.executors.interface import Executor, MakeChecker, single_tasks
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Task
 
 
 class Inline(Executor):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from hashclient.scan.sources.interface import TASK_NAMES, Task, divided
+from hashclient.scan.values.work import TASK_NAMES, Task, divided
 from hashclient.system.cgroups import available_memory
 from hashclient.system.processors import Busy, busy_of, children_of, is_runnable
 

@@ -23,19 +23,14 @@ import msgspec
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.errors import ExitCode, StateError
-from hashclient.scan.executors.interface import (
-    Advance,
-    Executor,
-    MakeChecker,
-    Result,
-    single_tasks,
-)
+from hashclient.scan.executors.interface import Executor, MakeChecker, single_tasks
 from hashclient.scan.executors.nursery import Nursery, forked
 from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.executors.worker import serve
-from hashclient.scan.sources.interface import Task, join
 from hashclient.scan.values.reasons import WORKER_DIED
+from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Task, join
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 

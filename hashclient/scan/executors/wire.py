@@ -20,9 +20,8 @@ from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
-from hashclient.scan.executors.interface import Result
-from hashclient.scan.sources.directories import Identity
-from hashclient.scan.sources.interface import Group, Task
+from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Group, Identity, Task
 
 #: Lengths of digests, and of tags.
 _DIGEST_BYTES = {algorithm: algorithm.digest_bytes for algorithm in Algorithm}

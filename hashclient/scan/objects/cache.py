@@ -16,12 +16,12 @@ from struct import Struct
 import numpy as np
 
 from hashclient.errors import StateError
-from hashclient.scan.cache import Block, today
-from hashclient.scan.executors.interface import Result
+from hashclient.scan.cache import today
 from hashclient.scan.inside import MEMBER, Inside
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.place import InventoryPlace
 from hashclient.scan.records import RECORD, Records, are_due, of_inodes
+from hashclient.scan.values.result import Block, Result
 
 #: A record as bytes, and the words of a hash.
 _FIELDS, _WORDS = Struct("<QQQQB48sHBB"), Struct("<QQQ")

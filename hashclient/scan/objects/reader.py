@@ -36,7 +36,6 @@ from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
-from hashclient.scan.executors.interface import Result
 from hashclient.scan.kept import BEHIND, Kept
 from hashclient.scan.members import Members
 from hashclient.scan.objects.cache import learn, number_of
@@ -45,6 +44,7 @@ from hashclient.scan.records import PLAIN, SLOT
 from hashclient.scan.spool import Spool
 from hashclient.scan.streaming import hits_of
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.result import Result
 
 #: Bytes that are asked for at a time: a broken connection costs no more than that.
 RANGE_BYTES = 16 << 20

@@ -33,7 +33,6 @@ from hashclient.scan.sources.directories import (
     GONE,
     MAX_PATH_BYTES,
     TICK_NS,
-    Identity,
     MovedError,
     is_same,
     lagging_ns,
@@ -42,9 +41,9 @@ from hashclient.scan.sources.directories import (
     with_status,
 )
 from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
-from hashclient.scan.sources.interface import Item
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import Identity, Item
 
 #: Looks at everything, and looks at what the one before has found changed.
 LOOKS, ROUNDS = 3, 12

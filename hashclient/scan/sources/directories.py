@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.scan.values.reasons import MOVED
+from hashclient.scan.values.work import Identity
 from hashclient.system.identity import born_ns, is_mount_root
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -48,8 +49,6 @@ _HEAD = struct.Struct("=QqHB")
 
 #: A name in a directory, its type as in `st_mode`, and its inode.
 Entry = tuple[str, int, int]
-#: The device of a directory, None if its number on this machine is not known, and its inode.
-Identity = tuple[int | None, int]
 
 
 class MovedError(OSError):

@@ -25,8 +25,8 @@ from hashclient.scan.sources.directories import (
     is_glibc,
     snapshot,
 )
-from hashclient.scan.sources.interface import NO_INODES
 from hashclient.scan.sources.listing import OF_ONE, Chunk, Lister, Listing
+from hashclient.scan.values.work import NO_INODES
 
 #: So many names are listed by one call of the kernel, at one instant: the C library has room for
 #: 32 KiB, and a name takes 280 bytes at most. Other libraries may have less room.

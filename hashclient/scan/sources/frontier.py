@@ -14,24 +14,14 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import msgspec
-
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.directories import Identity
 from hashclient.scan.sources.frame import Frame
-from hashclient.scan.sources.interface import Start, join
 from hashclient.scan.sources.listing import Chunk
+from hashclient.scan.values.options import ScanOptions
+from hashclient.scan.values.work import Identity, Start, join
 
 OTHER_FILE_SYSTEM = "other file system"
-
-
-class WalkOptions(msgspec.Struct, frozen=True):
-    """The limits of a walk. `exclude` are shell patterns, as `compile_excludes` reads them."""
-
-    exclude: tuple[str, ...] = ()
-    one_file_system: bool = False
-    follow_symlinks: bool = False
 
 
 def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
@@ -87,7 +77,7 @@ def kind_of(mode: int) -> str:
 class Frontier:
     """Admission to the directories of one tree: it is asked about each before that is entered."""
 
-    def __init__(self, options: WalkOptions, places: Places | None = None) -> None:
+    def __init__(self, options: ScanOptions, places: Places | None = None) -> None:
         """Enter what the options allow; what is not as `places` knows it is unread."""
         self._one_file_system = options.one_file_system
         self._places = places

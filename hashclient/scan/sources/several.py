@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.interface import Source, Task
+from hashclient.scan.sources.interface import Source
+from hashclient.scan.values.work import Task
 
 
 class Several:

@@ -12,18 +12,14 @@ from typing import NamedTuple
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.again import Again
-from hashclient.scan.sources.directories import Identity, looked_at
-from hashclient.scan.sources.frontier import (
-    Frontier,
-    Places,
-    WalkOptions,
-    compile_excludes,
-    kind_of,
-)
-from hashclient.scan.sources.interface import Group, Item, Task, TaskBuilder
+from hashclient.scan.sources.directories import looked_at
+from hashclient.scan.sources.frontier import Frontier, Places, compile_excludes, kind_of
+from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.walk import Walk
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import Group, Identity, Item, Task
 
 #: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000
@@ -35,7 +31,7 @@ class Coverage:
     It only has trees and failures: listed names cost nothing here.
     """
 
-    def __init__(self, options: WalkOptions) -> None:
+    def __init__(self, options: ScanOptions) -> None:
         """No tree is covered yet."""
         #: The trees: their paths as given, and their paths without links.
         self.roots: list[tuple[str, str]] = []
@@ -82,7 +78,7 @@ class Trees:
     def __init__(
         self,
         paths: Sequence[str],
-        options: WalkOptions,
+        options: ScanOptions,
         places: Places | None = None,
         *,
         looks_again: bool = True,

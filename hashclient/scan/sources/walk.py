@@ -23,7 +23,6 @@ from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
-    Identity,
     MovedError,
     inode_of,
     is_newer,
@@ -37,16 +36,11 @@ from hashclient.scan.sources.directories import (
     with_status,
 )
 from hashclient.scan.sources.frame import AT_ONCE, Frame
-from hashclient.scan.sources.frontier import (
-    OTHER_FILE_SYSTEM,
-    Frontier,
-    WalkOptions,
-    compile_excludes,
-    kind_of,
-)
-from hashclient.scan.sources.interface import TASK_NAMES, Group, Item, Start, join
+from hashclient.scan.sources.frontier import OTHER_FILE_SYSTEM, Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
+from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import MOVED, reason_of
+from hashclient.scan.values.work import TASK_NAMES, Group, Identity, Item, Start, join
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 
@@ -67,7 +61,7 @@ class Walk:
     def __init__(
         self,
         frontier: Frontier,
-        options: WalkOptions,
+        options: ScanOptions,
         lister: Lister,
         again: Again | None = None,
         base: str = "",

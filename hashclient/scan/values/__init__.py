@@ -1,1 +1,1 @@
-"""Values of a scan: its options, and why an input was not read."""
+"""Values of a scan: its options, its work and results, and why an input was not read."""

@@ -8,10 +8,7 @@ pages, so it imports the standard library alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-if TYPE_CHECKING:
-    from hashclient.scan.sources.frontier import WalkOptions
+from typing import Annotated, NamedTuple
 
 
 class Flag(NamedTuple):
@@ -118,10 +115,3 @@ class ScanOptions(NamedTuple):
     passwords: tuple[bytes, ...] = ()
     #: Whether the log has one record of the run, a `watch-look`, in place of two.
     brief: bool = False
-
-    @property
-    def walk(self) -> WalkOptions:
-        """The limits of the walk."""
-        from hashclient.scan.sources.frontier import WalkOptions
-
-        return WalkOptions(self.exclude, self.one_file_system, self.follow_symlinks)
