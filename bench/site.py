@@ -22,7 +22,7 @@ import numpy as np
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import FILES_A_DIRECTORY, make_list, make_tree
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.cache import COARSE_NS, FRESH_NS
+from hashclient.scan.cache.cache import COARSE_NS, FRESH_NS
 
 LIST = "bench"
 #: Entries that are published at a time: bounds the disk and the memory that publishing takes.

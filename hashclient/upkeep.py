@@ -74,7 +74,7 @@ def prune_inventory(session: Session) -> int:
     days = settings.config.keep.inventory_days
     if not is_there(settings.layout.inventory):
         return 0
-    from hashclient.scan.cache import Inventory
+    from hashclient.scan.cache.cache import Inventory
 
     try:
         key_id = session.sealer().key_id

@@ -114,10 +114,10 @@ class Asked(NamedTuple):
                 from hashclient.objects.failures import missing_extra
 
                 raise missing_extra(ImportError(name=library))
+        from hashclient.scan.cache.place import InventoryPlace
         from hashclient.scan.objects.cache import ObjectMemory
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token
-        from hashclient.scan.place import InventoryPlace
         from hashclient.scan.spool import Spool
 
         after = None if self.resume is None else read_token(self.resume, self.uris[0])

@@ -15,7 +15,7 @@ from hashclient.system.files import is_there
 from hashclient.system.text import counted, log_path_fields, path_fields, printable
 
 if TYPE_CHECKING:
-    from hashclient.scan.cache import Inventory
+    from hashclient.scan.cache.cache import Inventory
 
 #: Days that a file without a scan is kept by default.
 DEFAULT_DAYS = 90
@@ -166,7 +166,7 @@ def _date(day: int) -> str:
 
 def _open(app: App, *, write: bool) -> Inventory:
     from hashclient.index.blinding import load_sealer
-    from hashclient.scan.cache import Inventory
+    from hashclient.scan.cache.cache import Inventory
 
     settings = app.settings
     if not is_there(settings.layout.inventory):

@@ -20,12 +20,12 @@ from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
+from hashclient.scan.cache.memory import Memory
 from hashclient.scan.checker import Checker
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
 from hashclient.scan.members import Members
-from hashclient.scan.memory import Memory
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.streaming import Stream, StreamChecker

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from hashclient.scan.cache import are_settled, today
+from hashclient.scan.cache.cache import are_settled, today
+from hashclient.scan.cache.records import PLAIN, Records, records_of
 from hashclient.scan.judging import Files
-from hashclient.scan.records import PLAIN, Records, records_of
 from hashclient.scan.values.result import Container
 from hashclient.system.identity import Identity
 

@@ -28,10 +28,10 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
-from hashclient.scan.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
+from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
+from hashclient.scan.cache.records import SLOT
 from hashclient.scan.judging import columns_of
 from hashclient.scan.kept import Kept
-from hashclient.scan.records import SLOT
 from hashclient.scan.values.reasons import CHANGED, reason_of
 from hashclient.scan.values.result import Result
 from hashclient.system.descriptors import NO_ROOM

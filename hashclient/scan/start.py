@@ -13,14 +13,14 @@ from hashclient.decisions.interface import Rule
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.accept import accepting, ignoring_missing
+from hashclient.scan.cache.memory import Memory
+from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Executor
 from hashclient.scan.members import container_options
-from hashclient.scan.memory import Memory
 from hashclient.scan.pipeline import FrontEnd, Scan, exceptions_of
-from hashclient.scan.place import InventoryPlace
 from hashclient.scan.recorder import RunRecord
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.mounts import Mounts

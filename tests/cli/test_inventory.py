@@ -21,8 +21,9 @@ from fixtures.client import content, csv
 from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import cache, learning, records
-from hashclient.scan.cache import Inventory
+from hashclient.scan import learning
+from hashclient.scan.cache import cache, records
+from hashclient.scan.cache.cache import Inventory
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.kit import (
     UNMEASURED,
@@ -38,7 +39,7 @@ from tests.kit import (
 SHA1_ONLY = (Algorithm.SHA1,)
 #: The command in a process of its own, as it is with files that are old enough to be known.
 REMEMBERS_AT_ONCE = """
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
 cache.FRESH_NS = cache.FRESH_PROVEN_NS = 0
 import runpy
 runpy.run_module("hashclient", run_name="__main__")

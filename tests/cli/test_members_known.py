@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan import inside
+from hashclient.scan.cache import inside
 from tests.kit import Run, State, remember_at_once
 
 LISTED = b"a listed file of some length"

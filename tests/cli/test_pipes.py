@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.index.blinding import load_sealer
-from hashclient.scan.cache import Inventory
+from hashclient.scan.cache.cache import Inventory
 from hashclient.system.layout import Layout
 from tests.kit import Run, csv_of, digests_of, make_state, run, write_tree
 

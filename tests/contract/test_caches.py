@@ -16,15 +16,15 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
+from hashclient.scan.cache.inside import MEMBER, Inside
+from hashclient.scan.cache.memory import Cache, Memory, Place
+from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Remembered, Sent
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.inside import MEMBER, Inside
-from hashclient.scan.memory import Cache, Memory, Place
-from hashclient.scan.place import InventoryPlace
-from hashclient.scan.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.result import Block, Container

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
 from hashclient.scan.reading import DIRECTORY
 from hashclient.scan.sources.mounts import UNIDENTIFIED
 from tests.disks import make_image, mounted, needs_mounts, tool

@@ -18,7 +18,7 @@ from fixtures import archives
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
 from tests.kit import Run, call, csv_of, make_state, write_tree
 
 #: More than a read of a FUSE server gives here, less than the buffer holds.

@@ -18,7 +18,7 @@ from hashclient.index.authentic import NO_MAC, authenticate
 from hashclient.index.blinding import load_sealer
 from hashclient.index.manifest import MANIFEST_FORMAT
 from hashclient.matches.store import Matches
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
 from hashclient.system import filesystems, identity
 from tests.kit.provider import ALL_ALGORITHMS, Provider
 from tests.kit.run import Run, call, run

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hashclient.errors import StateError
-from hashclient.scan import cache
-from hashclient.scan.cache import (
+from hashclient.scan.cache import cache
+from hashclient.scan.cache.cache import (
     BLOCK_INODES,
     COARSE_NS,
     DAY_S,
@@ -24,9 +24,9 @@ from hashclient.scan.cache import (
     Inventory,
     are_settled,
 )
-from hashclient.scan.inside import MEMBER
-from hashclient.scan.place import remove_inventory
-from hashclient.scan.records import RECORD, Records, records_of
+from hashclient.scan.cache.inside import MEMBER
+from hashclient.scan.cache.place import remove_inventory
+from hashclient.scan.cache.records import RECORD, Records, records_of
 from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME
 

@@ -19,6 +19,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
+from hashclient.scan.cache.records import RECORD
 from hashclient.scan.checker import Checker
 from hashclient.scan.cluster import probes, worker
 from hashclient.scan.cluster.address import (
@@ -57,7 +58,6 @@ from hashclient.scan.executors.wire import (
     unpack_outcomes,
     unpack_result,
 )
-from hashclient.scan.records import RECORD
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import WORKER_FAILED

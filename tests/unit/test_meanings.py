@@ -11,8 +11,8 @@ import pytest
 from hashclient.containers import meaning
 from hashclient.containers.kind import Kind, Mark
 from hashclient.containers.kinds import KINDS
-from hashclient.scan.meanings import Meanings
-from hashclient.scan.records import PLAIN, RECORD, Records
+from hashclient.scan.cache.meanings import Meanings
+from hashclient.scan.cache.records import PLAIN, RECORD, Records
 
 TOY = Kind("toy", (Mark(0, (b"TOY!",)),), "toy:Toy")
 BY_NAME = {kind.name: kind for kind in KINDS}

@@ -27,7 +27,7 @@ from hashclient.migrations.version import Version, read_version, write_version
 from hashclient.notices import store
 from hashclient.quarantine import item
 from hashclient.reporting import document, report
-from hashclient.scan import cache
+from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session
 from hashclient.system.layout import Layout

@@ -29,9 +29,11 @@ from hashclient.objects.failures import (
 )
 from hashclient.objects.pages import page_of
 from hashclient.objects.s3 import S3
-from hashclient.scan import inside
-from hashclient.scan.inside import MEMBER
-from hashclient.scan.memory import Memory
+from hashclient.scan.cache import inside
+from hashclient.scan.cache.inside import MEMBER
+from hashclient.scan.cache.memory import Memory
+from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
@@ -39,8 +41,6 @@ from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.place import InventoryPlace
-from hashclient.scan.records import PLAIN
 from hashclient.scan.spool import Spool
 from hashclient.scan.values.result import Result
 from hashclient.system.layout import Layout

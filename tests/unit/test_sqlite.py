@@ -13,8 +13,8 @@ import pytest
 from hashclient.errors import StateError
 from hashclient.matches import tables
 from hashclient.matches.store import Matches
-from hashclient.scan import cache
-from hashclient.scan.cache import Inventory
+from hashclient.scan.cache import cache
+from hashclient.scan.cache.cache import Inventory
 from hashclient.system.sqlite import copy_database, explain, open_database
 
 KEY = "0123456789abcdef"

@@ -21,9 +21,9 @@ from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.matches.pruning import Pruner
-from hashclient.scan import cache
-from hashclient.scan.cache import DAY_S, Inventory
-from hashclient.scan.records import RECORD
+from hashclient.scan.cache import cache
+from hashclient.scan.cache.cache import DAY_S, Inventory
+from hashclient.scan.cache.records import RECORD
 from hashclient.session import Session
 
 DAYS = 30.0

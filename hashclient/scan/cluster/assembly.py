@@ -11,12 +11,12 @@ from hashclient.containers.limits import Options
 from hashclient.core.version import __version__
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
+from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.scan.cluster.connection import connected, environment_of
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import PROTOCOL, Spec
 from hashclient.scan.cluster.worker import pins_of
-from hashclient.scan.place import InventoryPlace
 from hashclient.scan.values.options import ScanOptions
 from hashclient.session import Session
 from hashclient.system.identity import boot_id

@@ -21,6 +21,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError, UsageError
+from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError
@@ -43,7 +44,6 @@ from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
-from hashclient.scan.place import InventoryPlace
 from hashclient.scan.sources.frontier import Places
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED

@@ -25,14 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.scan import cache
-from hashclient.scan.cache import Inventory
+from hashclient.scan.cache import cache
+from hashclient.scan.cache.cache import Inventory
+from hashclient.scan.cache.inside import Inside, unchanged
+from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.records import PLAIN, RECORD, Records, of_inodes
+from hashclient.scan.cache.unchanged import ByInode
 from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of
-from hashclient.scan.inside import Inside, unchanged
-from hashclient.scan.place import InventoryPlace
-from hashclient.scan.records import PLAIN, RECORD, Records, of_inodes
-from hashclient.scan.unchanged import ByInode
 from hashclient.scan.values.result import Block, Container
 from hashclient.scan.values.work import Group
 from hashclient.system.identity import Identities, Identity, boot_id

@@ -16,11 +16,11 @@ from struct import Struct
 import numpy as np
 
 from hashclient.errors import StateError
-from hashclient.scan.cache import today
-from hashclient.scan.inside import MEMBER, Inside
+from hashclient.scan.cache.cache import today
+from hashclient.scan.cache.inside import MEMBER, Inside
+from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.records import RECORD, Records, are_due, of_inodes
 from hashclient.scan.objects.wanted import Wanted
-from hashclient.scan.place import InventoryPlace
-from hashclient.scan.records import RECORD, Records, are_due, of_inodes
 from hashclient.scan.values.result import Block, Result
 
 #: A record as bytes, and the words of a hash.

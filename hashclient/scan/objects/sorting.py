@@ -31,12 +31,12 @@ from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
 from hashclient.objects.interface import quoted
-from hashclient.scan.inside import Inside, counts_of
+from hashclient.scan.cache.inside import Inside, counts_of
+from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.judging import listed_rows
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
 from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted
-from hashclient.scan.records import PLAIN
 from hashclient.scan.values.result import Result
 
 #: Of so many objects that are decided by their store's digests, one is read.

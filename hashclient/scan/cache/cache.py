@@ -25,18 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import StateError
-from hashclient.scan import inside
-from hashclient.scan.inside import Inside
-from hashclient.scan.meanings import Meanings
-from hashclient.scan.pruning import prune_in_turn
-from hashclient.scan.records import (
+from hashclient.scan.cache import inside
+from hashclient.scan.cache.inside import Inside
+from hashclient.scan.cache.meanings import Meanings
+from hashclient.scan.cache.pruning import prune_in_turn
+from hashclient.scan.cache.records import (
     RECORD,
     Records,
     are_due,
     merged_records,
     of_inodes,
 )
-from hashclient.scan.unchanged import ByInode
+from hashclient.scan.cache.unchanged import ByInode
 from hashclient.scan.values.result import Block, Container
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database

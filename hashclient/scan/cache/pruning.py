@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from hashclient.scan import inside
-from hashclient.scan.records import RECORD
+from hashclient.scan.cache import inside
+from hashclient.scan.cache.records import RECORD
 
 #: How often old rows are looked for without a command.
 PRUNED_EVERY_DAYS = 7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hashclient.scan.cache import REREAD_DAYS, Inventory
+from hashclient.scan.cache.cache import REREAD_DAYS, Inventory
 from hashclient.system.files import is_there, state_error
 from hashclient.system.layout import Layout
 

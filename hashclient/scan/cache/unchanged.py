@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.scan.inside import Inside
-from hashclient.scan.records import RECORD, Records, records_of
+from hashclient.scan.cache.inside import Inside
+from hashclient.scan.cache.records import RECORD, Records, records_of
 from hashclient.system.identity import Identity
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hashclient.containers import meaning
-from hashclient.scan.records import PLAIN, TAGS, Records
+from hashclient.scan.cache.records import PLAIN, TAGS, Records
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS meanings (

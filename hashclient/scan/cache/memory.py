@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from hashclient.errors import StateError
-from hashclient.scan.cache import DamagedInventoryError
-from hashclient.scan.inside import Inside
-from hashclient.scan.records import Records
+from hashclient.scan.cache.cache import DamagedInventoryError
+from hashclient.scan.cache.inside import Inside
+from hashclient.scan.cache.records import Records
 from hashclient.scan.values.result import Block, Container, Result
 from hashclient.system.identity import Identity
 

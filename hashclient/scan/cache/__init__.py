@@ -1,0 +1,1 @@
+"""What scans remember of files and of members of containers."""
