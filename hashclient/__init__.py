@@ -21,7 +21,7 @@ _MODULES = {
     "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
-    "hashclient.scan.streaming": ("Stream",),
+    "hashclient.scan.check.streaming": ("Stream",),
     "hashclient.fetch.switch": ("Fetched",),
     "hashclient.status.status": ("Status",),
     "hashclient.errors": (
@@ -65,10 +65,10 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from hashclient.fetch.switch import Fetched
+    from hashclient.scan.check.streaming import Stream
     from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
-    from hashclient.scan.streaming import Stream
     from hashclient.scan.values.options import ScanOptions
     from hashclient.session import Session
     from hashclient.status.status import Status

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from hashclient.fetch.switch import Fetched
     from hashclient.index.open_lists import OpenLists
     from hashclient.lists.importers.reading import Reading
+    from hashclient.scan.check.streaming import Stream
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
-    from hashclient.scan.streaming import Stream
     from hashclient.scan.values.options import ScanOptions
     from hashclient.status.status import Status
 

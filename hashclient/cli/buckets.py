@@ -115,10 +115,10 @@ class Asked(NamedTuple):
 
                 raise missing_extra(ImportError(name=library))
         from hashclient.scan.cache.place import InventoryPlace
+        from hashclient.scan.check.spool import Spool
         from hashclient.scan.objects.cache import ObjectMemory
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token
-        from hashclient.scan.spool import Spool
 
         after = None if self.resume is None else read_token(self.resume, self.uris[0])
         settings = app.settings

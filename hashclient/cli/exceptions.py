@@ -284,7 +284,7 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
 
     from hashclient.core.algorithms import Algorithm
     from hashclient.core.digests import CHUNK_BYTES
-    from hashclient.scan.streaming import StreamChecker
+    from hashclient.scan.check.streaming import StreamChecker
     from hashclient.system.descriptors import open_input
 
     with_sha256 = msgspec.structs.replace(lists, also=int(Algorithm.SHA256))

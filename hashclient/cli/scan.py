@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hashclient.cli.run import RunOutput
+    from hashclient.scan.check.streaming import Stream
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.pipeline import Scan
     from hashclient.scan.sources.interface import Source
-    from hashclient.scan.streaming import Stream
     from hashclient.scan.values.options import ScanOptions
 
 
@@ -68,7 +68,7 @@ class Listed(NamedTuple):
             )
         if name == "":
             raise UsageError("--stdin-name is empty", hint="give a name, or leave it out")
-        from hashclient.scan.streaming import Stream
+        from hashclient.scan.check.streaming import Stream
 
         return Stream(0, name or "-")
 

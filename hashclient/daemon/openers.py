@@ -21,8 +21,8 @@ from hashclient.daemon.client import Client
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.uploads import BY_WORST, Upload
 from hashclient.scan.accept import accepting
-from hashclient.scan.members import Members, Opened, container_options
-from hashclient.scan.reading import same_content
+from hashclient.scan.check.members import Members, Opened, container_options
+from hashclient.scan.check.reading import same_content
 from hashclient.system.rights import Ourselves
 
 

@@ -18,7 +18,7 @@ from hashclient.core.kinds import Kind
 from hashclient.daemon.checks import Checks
 from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import Upload
-from hashclient.scan.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
+from hashclient.scan.check.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at

@@ -24,9 +24,9 @@ from hashclient.daemon.protocol import Command
 from hashclient.daemon.records import RECORDED
 from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import worst
-from hashclient.scan.checker import Checker
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.members import Members
 from hashclient.scan.executors.inline import Inline
-from hashclient.scan.members import Members
 from hashclient.scan.values.reasons import reason_of
 from hashclient.scan.values.result import Result
 from hashclient.system.rights import acting_as

@@ -21,14 +21,14 @@ from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import Memory
-from hashclient.scan.checker import Checker
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.streaming import Stream, StreamChecker
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
-from hashclient.scan.members import Members
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees
-from hashclient.scan.streaming import Stream, StreamChecker
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.result import Advance, Result
 

@@ -15,17 +15,17 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan.accept import accepting, ignoring_missing
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.check.members import container_options
+from hashclient.scan.check.streaming import Stream
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Executor
-from hashclient.scan.members import container_options
 from hashclient.scan.pipeline import FrontEnd, Scan, exceptions_of
 from hashclient.scan.recorder import RunRecord
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.several import Several
-from hashclient.scan.streaming import Stream
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.whereabouts import Whereabouts
 from hashclient.session import Session

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures import archives, images, mails, others, zipmethods
 from hashclient.containers import meaning
-from hashclient.scan import marks
+from hashclient.scan.check import marks
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import State, csv_of, make_state, remember_at_once, run, write_tree
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.scan.reading import DIRECTORY
+from hashclient.scan.check.reading import DIRECTORY
 from tests.kit import Run, call, csv_of, from_pipe, make_state, run, write_tree
 
 LISTED = b"listed one"

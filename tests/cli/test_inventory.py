@@ -21,9 +21,9 @@ from fixtures.client import content, csv
 from fixtures.crash import in_child
 from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
-from hashclient.scan import learning
 from hashclient.scan.cache import cache, records
 from hashclient.scan.cache.cache import Inventory
+from hashclient.scan.check import learning
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.kit import (
     UNMEASURED,

@@ -318,7 +318,7 @@ def test_a_start_imports_only_what_the_command_needs(
 
 PRIVATE = """
 import atexit, ctypes, os, resource, sys
-from hashclient.scan import checker
+from hashclient.scan.check import checker
 from hashclient.scan.sources import interface, walk
 from hashclient.cli.main import main
 

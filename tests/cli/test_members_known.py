@@ -154,7 +154,7 @@ def encrypted(data: bytes) -> bytes:
 def test_very_many_that_are_unread_or_match_are_not_named_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hashclient.scan import members
+    from hashclient.scan.check import members
 
     monkeypatch.setattr(members, "MAX_KEPT", 3)
     world = Archives(tmp_path, sized=False)

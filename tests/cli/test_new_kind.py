@@ -43,7 +43,7 @@ import json, os, sys
 from pathlib import Path
 import pytest
 from tests.kit import call, remember_at_once
-from hashclient.scan.reading import Reader
+from hashclient.scan.check.reading import Reader
 directory, state, tree = map(Path, sys.argv[1:])
 remember_at_once(pytest.MonkeyPatch(), directory)
 looked, look = [], Reader.look

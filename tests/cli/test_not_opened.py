@@ -11,7 +11,7 @@ import pytest
 
 from fixtures import archives, unopened
 from hashclient.containers import meaning
-from hashclient.scan import marks
+from hashclient.scan.check import marks
 from tests.clamd import instream, open_for_reading, serving
 from tests.kit import State, remember_at_once, write_tree
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.archives import STORED, Zip
-from hashclient.scan import spool
-from hashclient.scan.spool import Spool
+from hashclient.scan.check import spool
+from hashclient.scan.check.spool import Spool
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import csv_of, make_state, run, write_tree
 

@@ -29,7 +29,7 @@ from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
 from hashclient.errors import HashclientError
 from hashclient.matches.verify import verify_matches
-from hashclient.scan.members import Members
+from hashclient.scan.check.members import Members
 from hashclient.session import Session
 from hashclient.system.rights import Rights
 from tests.clamd import Daemon, instream, serving

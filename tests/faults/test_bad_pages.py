@@ -46,7 +46,7 @@ ENTRIES = {f"e-{n}": b"%d" % n for n in range(3_000)} | {"e-x": LISTED}
 HOOKED = """
 import os, sys
 from hashclient.index import matcher
-from hashclient.scan import checker
+from hashclient.scan.check import checker
 from hashclient.scan.sources import interface, walk
 from hashclient.cli.main import main
 

@@ -24,7 +24,7 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.scan.cache import cache
-from hashclient.scan.reading import DIRECTORY
+from hashclient.scan.check.reading import DIRECTORY
 from hashclient.scan.sources.mounts import UNIDENTIFIED
 from tests.disks import make_image, mounted, needs_mounts, tool
 from tests.kit import Run, call, csv_of, environment, make_state, write_tree

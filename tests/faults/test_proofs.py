@@ -23,8 +23,8 @@ import pytest
 
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
-from hashclient.scan import learning, reading
 from hashclient.scan.cache import cache
+from hashclient.scan.check import learning, reading
 from hashclient.scan.sources import directories
 from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Facts, Identities, Identity

@@ -25,7 +25,7 @@ from fixtures.simulator import Simulator
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan import checker
+from hashclient.scan.check import checker
 from tests.kit import remember_at_once
 from tests.kit.depth import examples
 

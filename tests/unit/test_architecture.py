@@ -265,7 +265,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "reporting.destinations.package.handover._remove_sealed",
             "scan.cache.cache.stats",
             "scan.cache.place.remove_inventory",
-            "scan.spool.open",
+            "scan.check.spool.open",
         ],
         "works in our own state, which others may not write to",
     ),

@@ -29,17 +29,17 @@ from hashclient.index import matcher as judging
 from hashclient.index.matcher import Columns, Judge
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.wire import Uint64
-from hashclient.scan import checker as module
-from hashclient.scan import judging as judging_module
-from hashclient.scan import reading
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import PLAIN, RECORD, Records
-from hashclient.scan.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
+from hashclient.scan.check import checker as module
+from hashclient.scan.check import judging as judging_module
+from hashclient.scan.check import reading
+from hashclient.scan.check.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.cluster.known import Sent
 from hashclient.scan.cluster.messages import Known
-from hashclient.scan.members import Members
-from hashclient.scan.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.sources import directories
 from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.scan.values.result import Result

@@ -20,7 +20,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.cache.records import RECORD
-from hashclient.scan.checker import Checker
+from hashclient.scan.check.checker import Checker
 from hashclient.scan.cluster import probes, worker
 from hashclient.scan.cluster.address import (
     LocalCluster,

@@ -17,7 +17,7 @@ from hashclient.containers.mail import Eml
 from hashclient.containers.mailmarks import can_be_mail, may_be_mail, may_hold_mail
 from hashclient.containers.registry import Registry
 from hashclient.containers.tarheader import parse_header
-from hashclient.scan.kept import may_be_container
+from hashclient.scan.check.kept import may_be_container
 from tests.opened import has_mark, opened
 
 #: Bytes that a mark or a front of an archive may consist of.

@@ -20,9 +20,9 @@ from hashclient.daemon.named import Named
 from hashclient.daemon.options import Options, Paths
 from hashclient.daemon.paths import results_at
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
-from hashclient.scan.checker import DIRECTORIES
-from hashclient.scan.opening import FILES_AHEAD, Waits
-from hashclient.scan.reading import Reader
+from hashclient.scan.check.checker import DIRECTORIES
+from hashclient.scan.check.opening import FILES_AHEAD, Waits
+from hashclient.scan.check.reading import Reader
 from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session
 from hashclient.system.rights import Rights

@@ -19,7 +19,7 @@ from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
 from hashclient.daemon.places import SEARCH_S, SILENT_S, Places
 from hashclient.daemon.shares import Share
-from hashclient.scan.spool import Spool
+from hashclient.scan.check.spool import Spool
 from hashclient.system.rights import Rights
 
 

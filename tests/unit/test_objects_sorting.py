@@ -34,6 +34,7 @@ from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import PLAIN
+from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
@@ -41,7 +42,6 @@ from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.spool import Spool
 from hashclient.scan.values.result import Result
 from hashclient.system.layout import Layout
 from tests.unit.test_matcher import judge as make_judge

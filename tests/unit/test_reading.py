@@ -22,9 +22,9 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER, digest_fd
 from hashclient.core.kinds import Kind
 from hashclient.index.open_lists import open_lists
-from hashclient.scan import reading
-from hashclient.scan.checker import Checker
-from hashclient.scan.reading import (
+from hashclient.scan.check import reading
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.reading import (
     ATTEMPTS,
     CLAIMED_BYTES,
     HELD_BYTES,

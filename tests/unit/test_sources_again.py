@@ -14,7 +14,7 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
-from hashclient.scan.checker import Checker
+from hashclient.scan.check.checker import Checker
 from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.sources import again, interface, listing

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan import checker as checking
-from hashclient.scan.checker import Checker
+from hashclient.scan.check import checker as checking
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.opening import Waits
 from hashclient.scan.executors.wire import decode_task, encode_task
-from hashclient.scan.opening import Waits
 from hashclient.scan.sources import directories, frame, listing, walk
 from hashclient.scan.sources.directories import (
     GONE,

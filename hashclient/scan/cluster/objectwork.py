@@ -19,6 +19,7 @@ from hashclient.errors import StateError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
+from hashclient.scan.check.spool import Spool
 from hashclient.scan.cluster.objectmessages import (
     ListedRange,
     ReadObjects,
@@ -32,7 +33,6 @@ from hashclient.scan.cluster.worker import Work, with_work
 from hashclient.scan.objects.reader import ObjectReader, Opener, StoppedError
 from hashclient.scan.objects.threads import Threads
 from hashclient.scan.objects.wanted import Checked
-from hashclient.scan.spool import Spool
 from hashclient.system.layout import Layout
 from hashclient.system.processors import Allowance
 

@@ -32,7 +32,8 @@ from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
-from hashclient.scan.checker import Checker
+from hashclient.scan.check.checker import Checker
+from hashclient.scan.check.members import Members
 from hashclient.scan.cluster.known import Sent, as_before, identities_beside, is_beside
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
@@ -54,7 +55,6 @@ from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import group_of, pack_result
-from hashclient.scan.members import Members
 from hashclient.scan.values.reasons import WORKER_FAILED
 from hashclient.scan.values.result import Result
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, divided, join

@@ -29,7 +29,8 @@ from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.report import Report
 from hashclient.objects.stores import open_store
-from hashclient.scan.members import Members
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
@@ -38,7 +39,6 @@ from hashclient.scan.objects.sorting import Options, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.spool import Spool
 from hashclient.scan.values.result import Advance, Result
 from hashclient.system.cgroups import usable_processors
 

@@ -37,12 +37,12 @@ from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
 from hashclient.scan.cache.records import PLAIN, SLOT
-from hashclient.scan.kept import BEHIND, Kept
-from hashclient.scan.members import Members
+from hashclient.scan.check.kept import BEHIND, Kept
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.streaming import hits_of
 from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
-from hashclient.scan.spool import Spool
-from hashclient.scan.streaming import hits_of
 from hashclient.scan.values.reasons import reason_of
 from hashclient.scan.values.result import Result
 

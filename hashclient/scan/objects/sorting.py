@@ -33,7 +33,7 @@ from hashclient.lists.wire import Uint64
 from hashclient.objects.interface import quoted
 from hashclient.scan.cache.inside import Inside, counts_of
 from hashclient.scan.cache.records import PLAIN
-from hashclient.scan.judging import listed_rows
+from hashclient.scan.check.judging import listed_rows
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
 from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted

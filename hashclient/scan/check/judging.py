@@ -22,8 +22,8 @@ from hashclient.core.model import Outcome
 from hashclient.index.matcher import Columns, Judge, Plan, verdict
 from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.scan.cache.records import RECORD, SLOT, Records
-from hashclient.scan.opening import Directory
-from hashclient.scan.reading import Reader, SetAside
+from hashclient.scan.check.opening import Directory
+from hashclient.scan.check.reading import Reader, SetAside
 from hashclient.scan.sources.directories import open_listed
 from hashclient.scan.values.reasons import reason_of
 from hashclient.scan.values.result import Result

@@ -22,7 +22,7 @@ import msgspec
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
-from hashclient.scan.marks import Marks
+from hashclient.scan.check.marks import Marks
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of

@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
 from hashclient.scan.cache.memory import Cache
-from hashclient.scan.judging import Row, files_of, judge_files, outcome_of
-from hashclient.scan.learning import learned_of, learned_of_containers, learned_of_plain
-from hashclient.scan.looking import Looker, refuse, report_clean, set_aside
-from hashclient.scan.members import Members
-from hashclient.scan.opening import Directory, OpenedAhead, Waits
-from hashclient.scan.reading import Deferred, OtherFile, Read, Reader, SetAside, same_content
+from hashclient.scan.check.judging import Row, files_of, judge_files, outcome_of
+from hashclient.scan.check.learning import learned_of, learned_of_containers, learned_of_plain
+from hashclient.scan.check.looking import Looker, refuse, report_clean, set_aside
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.opening import Directory, OpenedAhead, Waits
+from hashclient.scan.check.reading import Deferred, OtherFile, Read, Reader, SetAside, same_content
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,

@@ -23,10 +23,10 @@ from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache.inside import counts_of
 from hashclient.scan.cache.memory import Cache
 from hashclient.scan.cache.records import PLAIN
-from hashclient.scan.judging import Row, listed_rows, outcome_of
-from hashclient.scan.members import Members
-from hashclient.scan.opening import Directory, Look
-from hashclient.scan.reading import Reader, SetAside, no_file, relied_size
+from hashclient.scan.check.judging import Row, listed_rows, outcome_of
+from hashclient.scan.check.members import Members
+from hashclient.scan.check.opening import Directory, Look
+from hashclient.scan.check.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.sources.directories import GONE
 from hashclient.scan.values.result import Result
 from hashclient.system.descriptors import NO_ROOM

@@ -30,8 +30,8 @@ from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
 from hashclient.scan.cache.records import SLOT
-from hashclient.scan.judging import columns_of
-from hashclient.scan.kept import Kept
+from hashclient.scan.check.judging import columns_of
+from hashclient.scan.check.kept import Kept
 from hashclient.scan.values.reasons import CHANGED, reason_of
 from hashclient.scan.values.result import Result
 from hashclient.system.descriptors import NO_ROOM

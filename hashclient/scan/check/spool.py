@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from hashclient.scan.kept import Kept
+from hashclient.scan.check.kept import Kept
 from hashclient.scan.values.reasons import reason_of
 
 #: Bytes in memory, of all streams of one process together.

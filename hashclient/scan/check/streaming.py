@@ -10,8 +10,8 @@ from hashclient.core.digests import StreamDigester, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
-from hashclient.scan.kept import Kept
-from hashclient.scan.members import Members
+from hashclient.scan.check.kept import Kept
+from hashclient.scan.check.members import Members
 from hashclient.scan.values.reasons import reason_of
 from hashclient.scan.values.result import Advance, Result
 from hashclient.system.descriptors import read_into
