@@ -18,7 +18,7 @@ _MODULES = {
     "hashclient.core.verdict": ("Summary",),
     "hashclient.core.version": ("__version__",),
     "hashclient.scan.values.options": ("ScanOptions",),
-    "hashclient.scan.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
+    "hashclient.scan.run.pipeline": ("FrontEnd", "Guard", "Observer", "Run", "Scan"),
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
     "hashclient.scan.check.streaming": ("Stream",),
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from hashclient.fetch.switch import Fetched
     from hashclient.scan.check.streaming import Stream
-    from hashclient.scan.pipeline import FrontEnd, Guard, Observer, Run, Scan
+    from hashclient.scan.run.pipeline import FrontEnd, Guard, Observer, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.sources.names import Names
     from hashclient.scan.values.options import ScanOptions

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hashclient.lists.importers.reading import Reading
     from hashclient.scan.check.streaming import Stream
     from hashclient.scan.objects.objects import Objects
-    from hashclient.scan.pipeline import FrontEnd, Run, Scan
+    from hashclient.scan.run.pipeline import FrontEnd, Run, Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.values.options import ScanOptions
     from hashclient.status.status import Status
@@ -105,7 +105,7 @@ class Client:
         import msgspec
 
         from hashclient.decisions.exceptions import Exceptions
-        from hashclient.scan.release import except_open
+        from hashclient.scan.run.release import except_open
 
         try:
             except_open(self.session, Exceptions.of(self.session, self.session.open_lists()).rule)
@@ -135,7 +135,7 @@ class Client:
             StateError: no list can be used.
             ConfigError: the seal key or, if files are to be isolated, a recipient is wrong.
         """
-        from hashclient.scan.start import Inputs, start_scan
+        from hashclient.scan.run.start import Inputs, start_scan
         from hashclient.scan.values.options import ScanOptions
 
         return start_scan(
@@ -173,9 +173,9 @@ class Client:
         """
         from hashclient.core.verdict import Summary
         from hashclient.decisions.interface import as_it_is
-        from hashclient.scan.lookup import batches_of, lookup
-        from hashclient.scan.pipeline import FrontEnd, Run, exceptions_of
-        from hashclient.scan.recorder import RunRecord
+        from hashclient.scan.run.lookup import batches_of, lookup
+        from hashclient.scan.run.pipeline import FrontEnd, Run, exceptions_of
+        from hashclient.scan.run.recorder import RunRecord
 
         if not digests and not files:
             raise UsageError("nothing to look up", hint="give digests, or a file of them")

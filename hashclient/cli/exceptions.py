@@ -148,7 +148,7 @@ def _add(
     Matches on record that nothing was done about are excepted at once.
     """
     from hashclient.decisions.exceptions import Exceptions
-    from hashclient.scan.release import except_open
+    from hashclient.scan.run.release import except_open
 
     ruler, keeper = Exceptions.of(app.session, lists), _keeper(app)
     rulings = []

@@ -51,8 +51,8 @@ def release(
     from hashclient.cli.items import Results
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.matches.store import Matches
-    from hashclient.scan.actions import Responder
-    from hashclient.scan.release import release
+    from hashclient.scan.run.actions import Responder
+    from hashclient.scan.run.release import release
 
     if bool(match_ids) == (entry is not None):
         raise UsageError("say which matches: their ids, or --entry", hint="`hashclient status`")

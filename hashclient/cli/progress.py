@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hashclient.core.verdict import Summary
     from hashclient.fetch.build import Progress as FetchProgress
-    from hashclient.scan.engine import Progress as ScanProgress
+    from hashclient.scan.run.engine import Progress as ScanProgress
 
 #: Seconds between two updates of the bar of a scan.
 INTERVAL_S = 0.1

@@ -338,7 +338,7 @@ def _unreported(
 
 def _prepare_wanted(app: App, *, unreviewed: bool) -> list[HashclientError]:
     """Prepare the reports that scans want and have not prepared; return the failures."""
-    from hashclient.scan.actions import prepare_wanted
+    from hashclient.scan.run.actions import prepare_wanted
 
     made = prepare_wanted(app.session, unreviewed=unreviewed)
     return [error for error in made if isinstance(error, HashclientError)]

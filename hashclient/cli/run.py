@@ -1,8 +1,8 @@
 """The common part of `scan` and `lookup`: writing outcomes while they come.
 
-The library records, acts and counts (`scan/pipeline`); this module adds the output, the terminal,
-and signals. However a run ends early, the outcomes so far are written, and the summary comes last
-and says so.
+The library records, acts and counts (`scan/run/pipeline`); this module adds the output, the
+terminal, and signals. However a run ends early, the outcomes so far are written, and the summary
+comes last and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, not_opened_text
-from hashclient.scan.pipeline import PORTION, FrontEnd, Observer, Run
+from hashclient.scan.run.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
 from hashclient.system.text import counted, printable
 from hashclient.system.times import for_people

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hashclient.cli.run import RunOutput
     from hashclient.scan.check.streaming import Stream
     from hashclient.scan.objects.objects import Objects
-    from hashclient.scan.pipeline import Scan
+    from hashclient.scan.run.pipeline import Scan
     from hashclient.scan.sources.interface import Source
     from hashclient.scan.values.options import ScanOptions
 

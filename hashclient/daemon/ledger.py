@@ -20,8 +20,8 @@ from hashclient.daemon.lists import InUse
 from hashclient.daemon.repeats import Repeats
 from hashclient.errors import AuditError, HashclientError, StateError
 from hashclient.matches.rows import place_of
-from hashclient.scan.actions import Responder, prepare_wanted
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run.actions import Responder, prepare_wanted
+from hashclient.scan.run.recorder import RunRecord
 from hashclient.session import Session
 from hashclient.system.log import Log
 

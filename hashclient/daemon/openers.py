@@ -20,9 +20,9 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.client import Client
 from hashclient.daemon.lists import InUse
 from hashclient.daemon.uploads import BY_WORST, Upload
-from hashclient.scan.accept import accepting
 from hashclient.scan.check.members import Members, Opened, container_options
 from hashclient.scan.check.reading import same_content
+from hashclient.scan.run.accept import accepting
 from hashclient.system.rights import Ourselves
 
 

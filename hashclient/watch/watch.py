@@ -19,7 +19,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError
-from hashclient.scan.pipeline import FrontEnd, Observer, Run
+from hashclient.scan.run.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CHANGED, MOVED

@@ -83,7 +83,7 @@ class Scan:
 
         self._patch.setattr("hashclient.formats.interface.formatter", formatter)
         # Outcomes that are written at once go into one file.
-        self._patch.setattr("hashclient.scan.pipeline.PORTION", 1)
+        self._patch.setattr("hashclient.scan.run.pipeline.PORTION", 1)
         words = ("scan", "--jobs", 1, "--no-inventory", "--output", self.report, "--format", name)
         return call("--state-dir", self.state, *words, self.state.parent / "files")
 

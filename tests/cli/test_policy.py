@@ -236,7 +236,7 @@ def test_a_report_that_a_killed_scan_wanted_is_prepared_by_what_comes_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hashclient.scan.actions.prepare_wanted", killed)
+        patched.setattr("hashclient.scan.run.actions.prepare_wanted", killed)
         world.scan()
     assert world.reports() == []
     assert world.left() == {"clean"}
@@ -287,7 +287,7 @@ def test_a_report_to_a_removed_destination_delays_no_other(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hashclient.scan.actions.prepare_wanted", killed)
+        patched.setattr("hashclient.scan.run.actions.prepare_wanted", killed)
         world.scan()
     # Renamed meanwhile; another file is found, which is for the new one.
     config = world.path / "config.toml"

@@ -24,9 +24,9 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
-from hashclient.scan import engine
-from hashclient.scan.engine import Progress
 from hashclient.scan.executors.interface import Executor
+from hashclient.scan.run import engine
+from hashclient.scan.run.engine import Progress
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions

@@ -23,8 +23,8 @@ from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Remembered, Sent
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
-from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
+from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.result import Block, Container

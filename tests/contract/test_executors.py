@@ -23,11 +23,11 @@ from hashclient.scan.cluster.backlog import MOST_NAMES
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.worker import check_with
-from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Checkers, Executor, MakeChecker, OnBytes
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
+from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.result import Advance, Result
 from hashclient.scan.values.work import Group, Task

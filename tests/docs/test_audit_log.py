@@ -15,7 +15,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run.recorder import RunRecord
 from hashclient.session import Session
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.kit import csv_of, make_state, write_tree

@@ -26,8 +26,8 @@ from hashclient.scan.cluster import backlog, crew
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import decode_files, paths_of
 from hashclient.scan.cluster.worker import check
-from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.inline import Inline
+from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED

@@ -56,15 +56,15 @@ directory = "{}"
 MODULES = (
     "hashclient/scan/sources/trees.py",
     "hashclient/scan/sources/walk.py",
-    "scan/recorder.py",
+    "scan/run/recorder.py",
     "matches/store.py",
     "matches/tables.py",
-    "scan/actions.py",
+    "scan/run/actions.py",
     "formats/text.py",
     "quarantine/isolate.py",
 )
 FUNCTIONS = frozenset({"_flush", "_finish", "__next__", "_show_outcomes", "_show_portion", "_put"})
-RUNS = ("hashclient/scan/pipeline.py", "hashclient/cli/run.py")
+RUNS = ("hashclient/scan/run/pipeline.py", "hashclient/cli/run.py")
 
 
 class Interruption:
@@ -201,7 +201,7 @@ def test_counted_outcomes_are_printed_or_do_not_count(world: Interrupted) -> Non
     for at in range(1, 1_000):
         world.begin()
         result, lines = world.scan(
-            at, modules=("hashclient/scan/engine.py",), functions=frozenset()
+            at, modules=("hashclient/scan/run/engine.py",), functions=frozenset()
         )
         if lines < at:
             break
@@ -235,7 +235,7 @@ def test_a_second_signal_logs_nothing_twice_and_hides_no_match(world: Interrupte
     """The output may be cut off then; record, log and exit code are not."""
     codes = set()
     watched = {
-        "modules": ("hashclient/scan/recorder.py",),
+        "modules": ("hashclient/scan/run/recorder.py",),
         "functions": frozenset({"_flush", "_keep"}),
     }
     world.begin()

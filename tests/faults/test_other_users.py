@@ -15,8 +15,8 @@ from hashclient.quarantine import isolate
 from hashclient.quarantine import restore as restoring
 from hashclient.quarantine.safe_rename import NEW_NAME, PRIVATE_NAME
 from hashclient.quarantine.vault import item_ids, load_item
-from hashclient.scan.actions import Responder
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run.actions import Responder
+from hashclient.scan.run.recorder import RunRecord
 from tests.kit import Run, attacker
 from tests.kit.attacker import (
     Step,

@@ -28,7 +28,7 @@ from hashclient.formats.csv import COLUMNS, CsvFormatter
 from hashclient.formats.interface import Context
 from hashclient.formats.jsonl import JsonlFormatter
 from hashclient.formats.text import TextFormatter
-from hashclient.scan import recorder
+from hashclient.scan.run import recorder
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

@@ -18,8 +18,8 @@ from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.importers.registry import read_digests
-from hashclient.scan.engine import Progress, scan
-from hashclient.scan.lookup import lookup
+from hashclient.scan.run.engine import Progress, scan
+from hashclient.scan.run.lookup import lookup
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from tests.kit import fast_directory, make_state, run, write_tree

@@ -19,8 +19,8 @@ from hashclient.core.model import Hit, ListState, Outer, Recorded
 from hashclient.errors import ConfigError, ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine.vault import item_ids
-from hashclient.scan import actions
-from hashclient.scan.actions import Responder
+from hashclient.scan.run import actions
+from hashclient.scan.run.actions import Responder
 
 REPORT = '[[policy]]\nactions = ["report"]\n'
 TAKE = '[[policy]]\nactions = ["quarantine"]\n'

@@ -227,7 +227,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
     **dict.fromkeys(
         [
             "daemon.named._open",
-            "scan.gone._go",
+            "scan.run.gone._go",
             "scan.sources.directories._looked_at",
             "scan.sources.directories.open_directory",
             "system.beneath.given",
@@ -241,9 +241,9 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "scan.sources.again._changed_ns",
             "scan.sources.directories.type_of",
             "scan.sources.mounts._is_empty",
-            "scan.whereabouts._open",
-            "scan.whereabouts.has",
-            "scan.whereabouts.names_in",
+            "scan.run.whereabouts._open",
+            "scan.run.whereabouts.has",
+            "scan.run.whereabouts.names_in",
             "watch.changes._reports",
         ],
         "only looks, and compares what it sees with what was listed",

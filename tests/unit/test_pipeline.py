@@ -22,8 +22,8 @@ from hashclient.core.model import Recorded as RecordedOutcome
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.matches.store import Matches
-from hashclient.scan.engine import Progress
-from hashclient.scan.pipeline import (
+from hashclient.scan.run.engine import Progress
+from hashclient.scan.run.pipeline import (
     BATCH,
     BESIDE,
     PORTION,
@@ -33,7 +33,7 @@ from hashclient.scan.pipeline import (
     Scan,
     _by_path_bytes,
 )
-from hashclient.scan.recorder import RunRecord, Unfinished
+from hashclient.scan.run.recorder import RunRecord, Unfinished
 from hashclient.session import Session
 from hashclient.system.layout import MATCHES_NAME
 

@@ -118,7 +118,7 @@ def test_an_import_changes_no_signal_handler_or_limit() -> None:
     """A library leaves the process of its user as it is."""
     code = (
         "import resource, sys\n"
-        "import hashclient.system.process, hashclient.index.reader, hashclient.scan.engine\n"
+        "import hashclient.system.process, hashclient.index.reader, hashclient.scan.run.engine\n"
         "status = open('/proc/self/status').read()\n"
         "print(status.split('SigCgt:')[1].split()[0], resource.getrlimit(resource.RLIMIT_CORE)[0])"
     )

@@ -17,7 +17,7 @@ from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Rec
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError
 from hashclient.matches.store import Matches
-from hashclient.scan.recorder import SIGNED_EACH, RunRecord
+from hashclient.scan.run.recorder import SIGNED_EACH, RunRecord
 from hashclient.session import Session, current_operator
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 

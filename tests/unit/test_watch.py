@@ -24,10 +24,10 @@ from fixtures.simulator import Simulator
 from hashclient.client import Client
 from hashclient.core.model import Handled, Outcome
 from hashclient.errors import HashclientError
-from hashclient.scan.pipeline import Run
+from hashclient.scan.run.pipeline import Run
+from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Task
-from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES
 from hashclient.system.beneath import exchange
 from hashclient.watch import changes as changes_module
 from hashclient.watch import watch as watch_module

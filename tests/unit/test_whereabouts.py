@@ -11,7 +11,7 @@ import pytest
 from hashclient.core.kinds import Kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Seen
-from hashclient.scan.whereabouts import LISTED_FROM, LISTED_TIMES, Whereabouts
+from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES, Whereabouts
 
 
 class Grounds:

@@ -12,27 +12,27 @@ from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.accept import accepting, ignoring_missing
 from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.check.members import container_options
 from hashclient.scan.check.streaming import Stream
-from hashclient.scan.engine import Progress, scan
 from hashclient.scan.executors.here import Here
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import Executor
-from hashclient.scan.pipeline import FrontEnd, Scan, exceptions_of
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run.accept import accepting, ignoring_missing
+from hashclient.scan.run.engine import Progress, scan
+from hashclient.scan.run.pipeline import FrontEnd, Scan, exceptions_of
+from hashclient.scan.run.recorder import RunRecord
+from hashclient.scan.run.whereabouts import Whereabouts
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.mounts import Mounts
 from hashclient.scan.sources.several import Several
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.whereabouts import Whereabouts
 from hashclient.session import Session
 
 if TYPE_CHECKING:
-    from hashclient.scan.actions import Responder
     from hashclient.scan.objects.objects import Objects
+    from hashclient.scan.run.actions import Responder
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ def _responder(session: Session, options: ScanOptions, lists: OpenLists) -> Resp
     wants = options.quarantine or bool(session.settings.config.policy)
     if not options.policy_check and not (options.actions and wants):
         return None
-    from hashclient.scan.actions import Responder
+    from hashclient.scan.run.actions import Responder
 
     return Responder(
         session,

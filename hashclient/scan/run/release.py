@@ -17,7 +17,7 @@ from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.objecturi import is_object_uri
 from hashclient.decisions.interface import Rule
 from hashclient.matches.store import Matches
-from hashclient.scan.actions import Responder
+from hashclient.scan.run.actions import Responder
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.text import path_fields

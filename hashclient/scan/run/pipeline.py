@@ -22,15 +22,15 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode, HashclientError, StateError, out_of_memory
-from hashclient.scan.recorder import RunRecord
+from hashclient.scan.run.recorder import RunRecord
 from hashclient.system.background import Task
 
 if TYPE_CHECKING:
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.index.open_lists import OpenLists
     from hashclient.reporting.report import Report
-    from hashclient.scan.actions import Responder
-    from hashclient.scan.engine import Progress
+    from hashclient.scan.run.actions import Responder
+    from hashclient.scan.run.engine import Progress
     from hashclient.scan.sources.mounts import Mounts
     from hashclient.scan.sources.trees import Coverage
     from hashclient.session import Session
@@ -450,7 +450,7 @@ class Scan(Run):
 
     def _note_gone(self) -> None:
         if self._coverage.roots and self._mounts.unknown is None:
-            from hashclient.scan.gone import find_gone
+            from hashclient.scan.run.gone import find_gone
 
             self._recorder.note_gone(
                 lambda matches, at: find_gone(matches, self._coverage, self._mounts, at)

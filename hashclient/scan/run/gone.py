@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from hashclient.core.match import Place
 from hashclient.matches.selection import Left, Selection
+from hashclient.scan.run.whereabouts import Grounds
 from hashclient.scan.sources.trees import Coverage
 from hashclient.scan.values.work import join
-from hashclient.scan.whereabouts import Grounds
 from hashclient.system.encryption import shows_all_names
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
