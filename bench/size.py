@@ -1,5 +1,7 @@
 """`python -m bench.size [DIRECTORY]`: how large the package is, in statements of its syntax trees.
 
+For `scan` it counts as well the rooms, and the arrows between them: one room imports the other.
+
 Docstrings are not counted, and neither are comments and line breaks; so the figure is the same
 however the code is formatted, and only less code makes it less. It needs no installed package.
 """
@@ -37,11 +39,28 @@ def by_room(package: Path) -> Counter[str]:
     return counted
 
 
+def arrows(package: Path, name: str) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the rooms of a package with a dotted name, and which of them imports which."""
+    files = {path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py")}
+    rooms = {parts[0] for parts in files} - {"__init__"}
+    found = set()
+    for parts in files:
+        tree = ast.parse(package.joinpath(*parts).with_suffix(".py").read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{name}."):
+                inner = str(node.module).removeprefix(name).lstrip(".").partition(".")[0]
+                found |= {(parts[0], inner or alias.name) for alias in node.names}
+    return rooms, {(one, other) for one, other in found if one != other}
+
+
 def main() -> None:
-    """Print the statements of each room, the largest first, and of all of them."""
-    counted = by_room(Path(sys.argv[1]) if sys.argv[1:] else PACKAGE)
+    """Print the statements of each room, the largest first, and of all of them; then `scan`."""
+    package = Path(sys.argv[1]) if sys.argv[1:] else PACKAGE
+    counted = by_room(package)
     for name, number in [*counted.most_common(), ("all", counted.total())]:
         print(f"{number:>7,}  {name}")
+    rooms, between = arrows(package / "scan", "hashclient.scan")
+    print(f"scan: {len(rooms)} rooms, {len(between)} arrows")
 
 
 if __name__ == "__main__":

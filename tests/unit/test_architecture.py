@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.size import arrows
+
 ROOT = Path(__file__).parents[2]
 
 #: Each room of the house, from the bottom up, and the rooms that it uses besides `EVERYWHERE`. A
@@ -55,6 +57,18 @@ USES: Mapping[str, str] = {
     "__main__": "cli",
 }
 TOP = {"cli", "__main__"}
+
+#: The rooms of `scan`, from the bottom up, and those that each one uses.
+SCAN_USES: Mapping[str, str] = {
+    "values": "",
+    "sources": "values",
+    "cache": "values",
+    "check": "cache sources values",
+    "objects": "cache check values",
+    "executors": "sources values",
+    "cluster": "cache check executors objects sources values",
+    "run": "cache check cluster executors objects sources values",
+}
 
 #: Modules and calls of the top layer: it alone talks to a terminal, draws and exits.
 TOP_ONLY_MODULES = frozenset({"click", "rich"})
@@ -164,20 +178,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter({m: set(modules_imported(p)) for m, p in MODULES.items()}).prepare()
 
 
-def test_no_two_rooms_of_the_scan_use_each_other() -> None:
-    """A room of `scan` is a package in it, or a module."""
-
-    def room_of(module: str) -> str:
-        return module.split(".")[2]
-
-    scan = [module for module in MODULES if module.startswith("hashclient.scan.")]
-    arrows = {
-        (room_of(module), room_of(name))
-        for module in scan
-        for name in modules_imported(MODULES[module])
-        if name in scan and room_of(name) != room_of(module)
-    }
-    assert not [arrow for arrow in arrows if arrow[::-1] in arrows]
+def test_each_room_of_the_scan_uses_the_rooms_below_it_that_it_says() -> None:
+    rooms, between = arrows(ROOT / "hashclient/scan", "hashclient.scan")
+    assert rooms == set(SCAN_USES)
+    assert between == {(name, used) for name in SCAN_USES for used in SCAN_USES[name].split()}
+    order = list(SCAN_USES)
+    assert all(order.index(used) < order.index(name) for name, used in between)
 
 
 def test_only_the_command_line_prints_and_exits() -> None:
