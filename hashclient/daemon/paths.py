@@ -28,7 +28,7 @@ from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 from hashclient.system.rights import acting_as
 
 

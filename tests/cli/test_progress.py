@@ -30,7 +30,7 @@ from hashclient.scan.run.engine import Progress
 from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Advance, Result
 from tests.kit import (
     arguments,
     csv_of,

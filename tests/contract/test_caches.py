@@ -27,8 +27,7 @@ from hashclient.scan.executors.inline import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.result import Block, Container
-from hashclient.scan.values.work import Group
+from hashclient.scan.values.work import Block, Container, Group
 from hashclient.system.identity import Identity
 from tests.kit import csv_of, make_state, remember_at_once, write_tree
 

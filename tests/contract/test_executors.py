@@ -29,8 +29,7 @@ from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.result import Advance, Result
-from hashclient.scan.values.work import Group, Task
+from hashclient.scan.values.work import Advance, Group, Result, Task
 from tests.kit import fast_directory, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 from tests.kit.depth import examples

@@ -14,8 +14,7 @@ from hashclient.core.model import Outcome
 from hashclient.scan.executors.interface import MakeChecker, OnBytes
 from hashclient.scan.executors.nursery import Nursery
 from hashclient.scan.executors.wire import decode_message, encode_task
-from hashclient.scan.values.result import Result
-from hashclient.scan.values.work import Group, Task
+from hashclient.scan.values.work import Group, Result, Task
 from tests.kit import open_files, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")

@@ -42,7 +42,7 @@ from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 from hashclient.system.layout import Layout
 from tests.unit.test_matcher import judge as make_judge
 from tests.unit.test_matcher import row

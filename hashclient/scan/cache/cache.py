@@ -37,7 +37,7 @@ from hashclient.scan.cache.records import (
     of_inodes,
 )
 from hashclient.scan.cache.unchanged import ByInode
-from hashclient.scan.values.result import Block, Container
+from hashclient.scan.values.work import Block, Container
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
 from hashclient.system.text import printable

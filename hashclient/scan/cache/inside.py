@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hashclient.containers import meaning
 from hashclient.containers.unopened import NAMES
 from hashclient.scan.cache.records import RECORD, are_due, records_of
-from hashclient.scan.values.result import Container
+from hashclient.scan.values.work import Container
 
 #: One member: its length, or the one that is claimed where no tags are known; the algorithms whose
 #: tags are known, as in a record; and whether a claimed length cannot be wrong.

@@ -17,7 +17,7 @@ from hashclient.errors import StateError
 from hashclient.scan.cache.cache import DamagedInventoryError
 from hashclient.scan.cache.inside import Inside
 from hashclient.scan.cache.records import Records
-from hashclient.scan.values.result import Block, Container, Result
+from hashclient.scan.values.work import Block, Container, Result
 from hashclient.system.identity import Identity
 
 #: Bytes of records, or blocks in use, that wait before they are written to the cache.

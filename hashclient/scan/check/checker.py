@@ -39,8 +39,7 @@ from hashclient.scan.sources.directories import (
     where_now,
 )
 from hashclient.scan.sources.frame import chunk_of
-from hashclient.scan.values.result import Result
-from hashclient.scan.values.work import Group, Task, join
+from hashclient.scan.values.work import Group, Result, Task, join
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

@@ -26,7 +26,7 @@ from hashclient.scan.check.opening import Directory
 from hashclient.scan.check.reading import Reader, SetAside
 from hashclient.scan.sources.directories import open_listed
 from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 
 _ALL = mask_of(Algorithm)
 _TAG_BYTES = 16

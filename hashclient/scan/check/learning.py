@@ -14,7 +14,7 @@ import numpy as np
 from hashclient.scan.cache.cache import are_settled, today
 from hashclient.scan.cache.records import PLAIN, Records, records_of
 from hashclient.scan.check.judging import Files
-from hashclient.scan.values.result import Container
+from hashclient.scan.values.work import Container
 from hashclient.system.identity import Identity
 
 #: File systems by `st_dev`; None where nothing is remembered.

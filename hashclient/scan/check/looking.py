@@ -28,7 +28,7 @@ from hashclient.scan.check.members import Members
 from hashclient.scan.check.opening import Directory, Look
 from hashclient.scan.check.reading import Reader, SetAside, no_file, relied_size
 from hashclient.scan.sources.directories import GONE
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.filesystems import FULL, NONE
 

@@ -47,8 +47,7 @@ from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, u
 from hashclient.scan.sources.frontier import Places
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
-from hashclient.scan.values.result import Advance, Result
-from hashclient.scan.values.work import Start, Task
+from hashclient.scan.values.work import Advance, Result, Start, Task
 
 if TYPE_CHECKING:
     from hashclient.scan.cluster.buckets import ClusterBucket

@@ -33,8 +33,7 @@ from hashclient.scan.cache.records import PLAIN, RECORD, Records, of_inodes
 from hashclient.scan.cache.unchanged import ByInode
 from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of
-from hashclient.scan.values.result import Block, Container
-from hashclient.scan.values.work import Group
+from hashclient.scan.values.work import Block, Container, Group
 from hashclient.system.identity import Identities, Identity, boot_id
 
 #: Bytes of members that are sent with a batch.

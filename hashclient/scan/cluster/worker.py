@@ -56,8 +56,7 @@ from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import group_of, pack_result
 from hashclient.scan.values.reasons import WORKER_FAILED
-from hashclient.scan.values.result import Result
-from hashclient.scan.values.work import TASK_NAMES, Group, Task, divided, join
+from hashclient.scan.values.work import TASK_NAMES, Group, Result, Task, divided, join
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

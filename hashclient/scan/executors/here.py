@@ -12,8 +12,7 @@ import msgspec
 from hashclient.core.model import Outcome
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.executors.interface import TICK_S, Checkers, Executor, single_tasks
-from hashclient.scan.values.result import Advance, Result
-from hashclient.scan.values.work import Task, divided
+from hashclient.scan.values.work import Advance, Result, Task, divided
 from hashclient.system.cgroups import usable_processors
 
 #: A little work is done in this process, if so many of its names take less than so many seconds.

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from hashclient.core.model import Outcome
 from hashclient.scan.executors.interface import Executor, MakeChecker, single_tasks
-from hashclient.scan.values.result import Advance, Result
-from hashclient.scan.values.work import Task
+from hashclient.scan.values.work import Advance, Result, Task
 
 
 class Inline(Executor):

@@ -16,8 +16,7 @@ from hashclient.core.model import Outcome
 from hashclient.scan.sources.frontier import Places
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.result import Advance, Result
-from hashclient.scan.values.work import Task
+from hashclient.scan.values.work import Advance, Result, Task
 
 #: Seconds between two `Advance`s.
 TICK_S = 0.2

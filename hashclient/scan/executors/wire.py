@@ -20,8 +20,7 @@ from hashclient.core.counts import Counts
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
-from hashclient.scan.values.result import Result
-from hashclient.scan.values.work import Group, Identity, Task
+from hashclient.scan.values.work import Group, Identity, Result, Task
 
 #: Lengths of digests, and of tags.
 _DIGEST_BYTES = {algorithm: algorithm.digest_bytes for algorithm in Algorithm}

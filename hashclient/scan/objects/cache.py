@@ -21,7 +21,7 @@ from hashclient.scan.cache.inside import MEMBER, Inside
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import RECORD, Records, are_due, of_inodes
 from hashclient.scan.objects.wanted import Wanted
-from hashclient.scan.values.result import Block, Result
+from hashclient.scan.values.work import Block, Result
 
 #: A record as bytes, and the words of a hash.
 _FIELDS, _WORDS = Struct("<QQQQB48sHBB"), Struct("<QQQ")

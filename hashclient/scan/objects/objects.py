@@ -39,7 +39,7 @@ from hashclient.scan.objects.sorting import Options, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Advance, Result
 from hashclient.system.cgroups import usable_processors
 
 #: Objects that are read at a time: a store takes long to answer, but answers many at once.

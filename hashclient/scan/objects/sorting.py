@@ -37,7 +37,7 @@ from hashclient.scan.check.judging import listed_rows
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.claims import EVIDENCE, Flags, md5_claims
 from hashclient.scan.objects.wanted import BY_SIZE, KNOWN, Wanted
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 
 #: Of so many objects that are decided by their store's digests, one is read.
 SAMPLE = 1_000

@@ -8,7 +8,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import key_text, version_text
 from hashclient.index.matcher import Plan
-from hashclient.scan.values.result import Result
+from hashclient.scan.values.work import Result
 
 #: The evidence of an outcome, besides `read`.
 READ = "read"

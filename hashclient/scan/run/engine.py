@@ -30,7 +30,7 @@ from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.result import Advance, Result
+from hashclient.scan.values.work import Advance, Result
 
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
