@@ -18,10 +18,11 @@ from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import open_lists
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.inside import MEMBER, Inside
-from hashclient.scan.cache.memory import Cache, Memory, Place
+from hashclient.scan.cache.interface import Cache, CachePlace
+from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
-from hashclient.scan.cluster.known import Remembered, Sent
+from hashclient.scan.cluster.known import Received, Remembered
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
 from hashclient.scan.executors.inline import Inline
 from hashclient.scan.run.engine import Progress, scan
@@ -37,7 +38,7 @@ FILE_SYSTEM = 42
 DAYS = 14
 
 
-class Known:
+class Known(Cache):
     """A cache in the memory of one process: a record for each inode."""
 
     def __init__(self) -> None:
@@ -115,13 +116,13 @@ class KnownPlace:
         self._cache = None
 
 
-class OnTheWay:
+class OnTheWay(Cache):
     """An inventory of a client, as a worker sees it: what is known comes with a batch."""
 
     def __init__(self, place: InventoryPlace) -> None:
         self._remembered = Remembered(place, opens=True)
         self._remembered.begin()
-        self._sent = Sent(DAYS)
+        self._sent = Received(DAYS)
 
     def _send(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
@@ -167,7 +168,7 @@ class PlaceOfClient(InventoryPlace):
         return OnTheWay(InventoryPlace(self._state_dir, KEY, DAYS))
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {
+PLACES: dict[str, Callable[[Path], CachePlace]] = {
     "inventory": lambda directory: InventoryPlace(directory, KEY, DAYS),
     "in memory": KnownPlace,
     "sent to a worker": lambda directory: PlaceOfClient(directory, KEY, DAYS),
@@ -202,7 +203,7 @@ def changed(status: os.stat_result, **changes: int) -> os.stat_result:
 
 
 def ask(
-    place: Place, status: os.stat_result, file_system: int | None = FILE_SYSTEM
+    place: CachePlace, status: os.stat_result, file_system: int | None = FILE_SYSTEM
 ) -> tuple[int, list[tuple[int, int]]]:
     """Return the mask of what is known of a file, and its tags."""
     opened = place.reader()
@@ -218,7 +219,7 @@ def ask(
     return mask, tags
 
 
-def put(place: Place, status: os.stat_result, mask: int, tag: int, read_day: int = 0) -> None:
+def put(place: CachePlace, status: os.stat_result, mask: int, tag: int, read_day: int = 0) -> None:
     opened = place.writer()
     opened.store([(FILE_SYSTEM, record_of(status, mask, tag, read_day))])
     opened.close()
@@ -230,7 +231,7 @@ def set_day(patch: pytest.MonkeyPatch, day: int) -> None:
 
 @each_place
 def test_a_file_that_was_not_stored_is_not_known(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     assert ask(place, status) == (0, [])
@@ -240,7 +241,7 @@ def test_a_file_that_was_not_stored_is_not_known(
 
 @each_place
 def test_a_file_is_known_while_nothing_about_it_has_changed(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     put(place, status, 5, 9)
@@ -254,7 +255,7 @@ def test_a_file_is_known_while_nothing_about_it_has_changed(
 
 @each_place
 def test_a_later_record_replaces_an_earlier_one_or_adds_to_it(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     put(place, status, 1, 9)
@@ -268,7 +269,7 @@ def test_a_later_record_replaces_an_earlier_one_or_adds_to_it(
 
 @each_place
 def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
-    make: Callable[[Path], Place],
+    make: Callable[[Path], CachePlace],
     tmp_path: Path,
     status: os.stat_result,
     monkeypatch: pytest.MonkeyPatch,
@@ -312,7 +313,7 @@ def test_proven_files_do_not_age_and_believed_ones_are_due_within_days(
     ],
 )
 def test_tags_that_are_joined_are_as_good_as_the_worse_of_them(
-    make: Callable[[Path], Place],
+    make: Callable[[Path], CachePlace],
     tmp_path: Path,
     status: os.stat_result,
     monkeypatch: pytest.MonkeyPatch,
@@ -336,7 +337,7 @@ def test_tags_that_are_joined_are_as_good_as_the_worse_of_them(
 
 @each_place
 def test_answers_are_in_the_order_of_the_questions(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     inodes = [7, 3, 900, 5, 100_000]
@@ -354,7 +355,7 @@ def test_answers_are_in_the_order_of_the_questions(
 
 @each_place
 def test_a_removed_cache_knows_no_file(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     put(place, status, 1, 9)
@@ -366,7 +367,7 @@ def test_a_removed_cache_knows_no_file(
 
 @each_place
 def test_a_scan_does_not_read_again_what_it_knows(
-    make: Callable[[Path], Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], CachePlace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {f"{n % 3}/{n}": b"content %02d" % n for n in range(40)}
     tree = write_tree(tmp_path / "t", files)
@@ -403,7 +404,7 @@ def members_of(tag: int) -> bytes:
     return members.tobytes()
 
 
-def inside(place: Place, status: os.stat_result) -> list[tuple[bytes, bool]]:
+def inside(place: CachePlace, status: os.stat_result) -> list[tuple[bytes, bool]]:
     opened = place.reader()
     if opened is None:
         return []
@@ -416,7 +417,7 @@ def inside(place: Place, status: os.stat_result) -> list[tuple[bytes, bool]]:
 
 @each_place
 def test_the_members_of_a_file_are_known_while_it_is_unchanged(
-    make: Callable[[Path], Place], tmp_path: Path, status: os.stat_result
+    make: Callable[[Path], CachePlace], tmp_path: Path, status: os.stat_result
 ) -> None:
     place = make(tmp_path)
     assert inside(place, status) == []
@@ -436,7 +437,7 @@ def test_the_members_of_a_file_are_known_while_it_is_unchanged(
 
 @each_place
 def test_believed_members_of_containers_count_until_they_are_due(
-    make: Callable[[Path], Place],
+    make: Callable[[Path], CachePlace],
     tmp_path: Path,
     status: os.stat_result,
     monkeypatch: pytest.MonkeyPatch,

@@ -38,7 +38,7 @@ from hashclient.scan.check import reading
 from hashclient.scan.check.checker import DEFER_BYTES, DIRECTORIES, TASK_BYTES, Checker
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.reading import ATTEMPTS, DIRECTORY
-from hashclient.scan.cluster.known import Sent
+from hashclient.scan.cluster.known import Received
 from hashclient.scan.cluster.messages import Known
 from hashclient.scan.sources import directories
 from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
@@ -939,7 +939,7 @@ def test_a_known_file_that_is_read_in_part_keeps_what_was_known_of_its_beginning
     identities = Identities()
 
     def records_after(*known: Known) -> Records:
-        sent = Sent(14)
+        sent = Received(14)
         sent.take(known)
         made = checker(
             lists, cache=sent, learn=True, members=members_of(lists), file_systems=identities

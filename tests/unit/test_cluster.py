@@ -31,7 +31,7 @@ from hashclient.scan.cluster.address import (
 from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Backlog
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.jobs import Jobs
-from hashclient.scan.cluster.known import Remembered, Sent, as_before, identities_beside
+from hashclient.scan.cluster.known import Received, Remembered, as_before, identities_beside
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     SIGN,
@@ -508,7 +508,7 @@ class TestOtherMachines:
         records = np.sort(np.frombuffer(learned, RECORD), order="ino").tobytes()
         assert {group.file_system for group in listed.groups} == {number}
         for boot, reads in ((boot_id(), 0), (b"another machine", 2)):
-            sent = Sent(14)
+            sent = Received(14)
             sent.take([Known(number, records, [])])
             identities = identities_beside(boot)
             checker = Checker(judge, cache=sent, learn=True, file_systems=identities)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from hashclient.errors import StateError
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.inside import Inside
+from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.meanings import Meanings
 from hashclient.scan.cache.pruning import prune_in_turn
 from hashclient.scan.cache.records import (
@@ -36,7 +37,6 @@ from hashclient.scan.cache.records import (
     merged_records,
     of_inodes,
 )
-from hashclient.scan.cache.unchanged import ByInode
 from hashclient.scan.values.work import Block, Container
 from hashclient.system.layout import Layout
 from hashclient.system.sqlite import explain, open_database
@@ -97,7 +97,7 @@ class Stats(msgspec.Struct, frozen=True):
     oldest_seen_day: int | None
 
 
-class Inventory(ByInode):
+class Inventory(Cache):
     """One connection to the inventory; each process opens its own."""
 
     def __init__(

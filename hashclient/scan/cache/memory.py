@@ -1,104 +1,20 @@
-"""The memory of scans from one run to the next: the interface of the cache, and its use.
+"""The memory of scans from one run to the next: how one scan uses the cache.
 
 Each process that checks files asks the cache; only the process that hands out work writes to it.
-Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only while
-its identity and status are unchanged, and without a proof only until it is due; a file that was not
-stored is not known; a later record replaces an earlier one, and adds to it if the content is the
-same; and lost records only cause files to be read again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from hashclient.errors import StateError
 from hashclient.scan.cache.cache import DamagedInventoryError
-from hashclient.scan.cache.inside import Inside
-from hashclient.scan.cache.records import Records
+from hashclient.scan.cache.interface import Cache, CachePlace
 from hashclient.scan.values.work import Block, Container, Result
-from hashclient.system.identity import Identity
 
 #: Bytes of records, or blocks in use, that wait before they are written to the cache.
 LEARN_BYTES = 1 << 20
 LEARN_BLOCKS = 10_000
-
-
-class Cache(Protocol):
-    """Records of files, by file system and status; `Inventory` is the one on disk."""
-
-    def find(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> tuple[Records, list[Block]]:
-        """Return the record of each file, of mask 0 where it is not known, and blocks in use.
-
-        `identities` has for each `st_dev` its file system, None where nothing is remembered. A
-        record without a proof is not known any more when it is due.
-
-        Raises:
-            StateError: it cannot be asked.
-        """
-        ...
-
-    def find_inside(
-        self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> dict[int, tuple[Inside, bool]]:
-        """Return the known members of files that are unchanged, by their place in `statuses`.
-
-        Each comes with a flag: whether it is only believed.
-
-        Raises:
-            StateError: it cannot be asked.
-        """
-        ...
-
-    def store(
-        self,
-        batches: Sequence[tuple[int, bytes]],
-        seen: Sequence[Block] = (),
-        containers: Sequence[Container] = (),
-    ) -> None:
-        """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
-
-        `containers` are the members that were found inside of files.
-
-        Raises:
-            StateError: it cannot be written.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close all that is open."""
-        ...
-
-
-class Place(Protocol):
-    """The place of a cache."""
-
-    def reader(self) -> Cache | None:
-        """Open the cache to ask it; None if there is none.
-
-        Raises:
-            StateError: it cannot be opened.
-        """
-        ...
-
-    def writer(self) -> Cache:
-        """Open the cache to store in it, and make it if there is none.
-
-        Raises:
-            StateError: it cannot be opened; if it is a `DamagedInventoryError`, removing it helps.
-        """
-        ...
-
-    def remove(self) -> None:
-        """Remove the cache.
-
-        Raises:
-            StateError: it cannot be removed.
-        """
-        ...
 
 
 class Memory:
@@ -109,7 +25,7 @@ class Memory:
 
     def __init__(
         self,
-        place: Place | None = None,
+        place: CachePlace | None = None,
         *,
         use: bool = True,
         on_failure: Callable[[StateError], None] = lambda _: None,
@@ -173,7 +89,7 @@ class Memory:
             self._on_failure(error)
         self._learned, self._seen, self._containers, self._waiting_bytes = [], set(), [], 0
 
-    def _write(self, place: Place) -> None:
+    def _write(self, place: CachePlace) -> None:
         if self._writer is None:
             # Only now: a connection must not be carried into workers by a fork.
             self._writer = place.writer()

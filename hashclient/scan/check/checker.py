@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
-from hashclient.scan.cache.memory import Cache
+from hashclient.scan.cache.interface import Cache
 from hashclient.scan.check.judging import Row, files_of, judge_files, outcome_of
 from hashclient.scan.check.learning import learned_of, learned_of_containers, learned_of_plain
 from hashclient.scan.check.looking import Looker, refuse, report_clean, set_aside

@@ -21,7 +21,7 @@ from hashclient.core.model import Outcome
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache.inside import counts_of
-from hashclient.scan.cache.memory import Cache
+from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.judging import Row, listed_rows, outcome_of
 from hashclient.scan.check.members import Members

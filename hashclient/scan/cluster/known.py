@@ -28,12 +28,12 @@ from hashclient.errors import StateError
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import Inventory
 from hashclient.scan.cache.inside import Inside, unchanged
+from hashclient.scan.cache.interface import Cache
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.cache.records import PLAIN, RECORD, Records, of_inodes
-from hashclient.scan.cache.unchanged import ByInode
 from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of
-from hashclient.scan.values.work import Block, Container, Group
+from hashclient.scan.values.work import Block, Group
 from hashclient.system.identity import Identities, Identity, boot_id
 
 #: Bytes of members that are sent with a batch.
@@ -123,7 +123,7 @@ class Remembered:
             self._inventory = None
 
 
-class Sent(ByInode):
+class Received(Cache):
     """The worker's side: a cache of the records that came with the batch; for one thread."""
 
     def __init__(self, reread_days: int) -> None:
@@ -147,18 +147,6 @@ class Sent(ByInode):
         known = self._known.get(file_system)
         containers = known.containers if known else ()
         return unchanged(containers, statuses, cache.today(), self._reread_days)
-
-    def store(
-        self,
-        batches: Sequence[tuple[int, bytes]],
-        seen: Sequence[Block] = (),
-        containers: Sequence[Container] = (),
-    ) -> None:
-        """Store nothing: the client does."""
-
-    def close(self) -> None:
-        """Forget all."""
-        self._known = {}
 
 
 def as_before(groups: Sequence[Group], batch: Sequence[Names]) -> list[Names]:

@@ -34,7 +34,7 @@ from hashclient.scan.cache.memory import Memory
 from hashclient.scan.cache.place import InventoryPlace
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
-from hashclient.scan.cluster.known import Sent, as_before, identities_beside, is_beside
+from hashclient.scan.cluster.known import Received, as_before, identities_beside, is_beside
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
@@ -132,7 +132,7 @@ class Work:
         of_thread = self._of_thread
         found: Checks | None = getattr(of_thread, "checker", None)
         if found is None:
-            of_thread.sent = Sent(self.spec.reread_days) if self.spec.gets_known else None
+            of_thread.sent = Received(self.spec.reread_days) if self.spec.gets_known else None
             found = of_thread.checker = self._make(of_thread.sent)
         if of_thread.sent is not None:
             of_thread.sent.take(known)
@@ -157,7 +157,7 @@ class Work:
         for members in self._opened:
             members.close()
 
-    def _make(self, sent: Sent | None) -> Checker:
+    def _make(self, sent: Received | None) -> Checker:
         spec = self.spec
         memory = Memory()
         if spec.asks_inventory:

@@ -1,24 +1,30 @@
-"""Which files are unchanged: by the records of an inventory, or by those that came with a batch."""
+"""The interface of the cache: records of files, and where a process opens them.
+
+Its contract, which `tests/contract/test_caches.py` holds each one to: a file is known only while
+its identity and status are unchanged, and without a proof only until it is due; a file that was not
+stored is not known; a later record replaces an earlier one, and adds to it if the content is the
+same; and lost records only cause files to be read again.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hashclient.scan.cache.inside import Inside
 from hashclient.scan.cache.records import RECORD, Records, records_of
+from hashclient.scan.values.work import Block, Container
 from hashclient.system.identity import Identity
 
 
-class ByInode:
-    """The answers of a cache whose records are found by file system and inode."""
+class Cache:
+    """Records of files, found by file system and inode; `Inventory` is the one on disk."""
 
-    def at(
-        self, file_system: int, inodes: npt.NDArray[np.uint64]
-    ) -> tuple[Records, list[tuple[int, int]]]:
+    def at(self, file_system: int, inodes: npt.NDArray[np.uint64]) -> tuple[Records, list[Block]]:
         """Return for each inode its record, or that of another one, and blocks not seen for a day.
 
         The mask of a record that is due is 0.
@@ -40,7 +46,7 @@ class ByInode:
 
     def find(
         self, statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
-    ) -> tuple[Records, list[tuple[int, int]]]:
+    ) -> tuple[Records, list[Block]]:
         """Return the record of each file that is unchanged, and blocks not seen for a day.
 
         `identities` has for each `st_dev` the file system that is there now, None where nothing is
@@ -52,7 +58,7 @@ class ByInode:
         """
         asked = records_of(statuses)
         known = np.zeros(len(statuses), RECORD)
-        old: list[tuple[int, int]] = []
+        old: list[Block] = []
         devices = {status.st_dev for status in statuses}
         for device in devices:
             identity = identities.get(device)
@@ -96,3 +102,49 @@ class ByInode:
             for number, members, believed in self.inside_at(identity.number, mine):
                 found[places[number]] = members, believed
         return found
+
+    def store(
+        self,
+        batches: Sequence[tuple[int, bytes]],
+        seen: Sequence[Block] = (),
+        containers: Sequence[Container] = (),
+    ) -> None:
+        """Add records, given by file system as bytes of `RECORD`, and note blocks in use.
+
+        `containers` are the members that were found inside of files.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close all that is open; by default nothing is."""
+
+
+class CachePlace(Protocol):
+    """The place of a cache."""
+
+    def reader(self) -> Cache | None:
+        """Open the cache to ask it; None if there is none.
+
+        Raises:
+            StateError: it cannot be opened.
+        """
+        ...
+
+    def writer(self) -> Cache:
+        """Open the cache to store in it, and make it if there is none.
+
+        Raises:
+            StateError: it cannot be opened; if it is a `DamagedInventoryError`, removing it helps.
+        """
+        ...
+
+    def remove(self) -> None:
+        """Remove the cache.
+
+        Raises:
+            StateError: it cannot be removed.
+        """
+        ...
