@@ -114,7 +114,7 @@ class Asked(NamedTuple):
                 from hashclient.objects.failures import missing_extra
 
                 raise missing_extra(ImportError(name=library))
-        from hashclient.scan.cache.place import InventoryPlace
+        from hashclient.scan.cache.memory import InventoryPlace
         from hashclient.scan.check.spool import Spool
         from hashclient.scan.objects.cache import ObjectMemory
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools

@@ -19,8 +19,7 @@ from hashclient.index.open_lists import open_lists
 from hashclient.scan.cache import cache
 from hashclient.scan.cache.inside import MEMBER, Inside
 from hashclient.scan.cache.interface import Cache, CachePlace
-from hashclient.scan.cache.memory import Memory
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Received, Remembered
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere

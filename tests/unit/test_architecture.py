@@ -270,7 +270,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "quarantine.verify.verify",
             "reporting.destinations.package.handover._remove_sealed",
             "scan.cache.cache.stats",
-            "scan.cache.place.remove_inventory",
+            "scan.cache.memory.remove_inventory",
             "scan.check.spool.open",
         ],
         "works in our own state, which others may not write to",

@@ -25,7 +25,7 @@ from hashclient.scan.cache.cache import (
     are_settled,
 )
 from hashclient.scan.cache.inside import MEMBER
-from hashclient.scan.cache.place import remove_inventory
+from hashclient.scan.cache.memory import remove_inventory
 from hashclient.scan.cache.records import RECORD, Records, records_of
 from hashclient.system.identity import Identity
 from hashclient.system.layout import INVENTORY_NAME

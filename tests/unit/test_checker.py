@@ -29,8 +29,7 @@ from hashclient.index import matcher as judging
 from hashclient.index.matcher import Columns, Judge
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.lists.wire import Uint64
-from hashclient.scan.cache.memory import Memory
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import PLAIN, RECORD, Records
 from hashclient.scan.check import checker as module
 from hashclient.scan.check import judging as judging_module

@@ -31,8 +31,7 @@ from hashclient.objects.pages import page_of
 from hashclient.objects.s3 import S3
 from hashclient.scan.cache import inside
 from hashclient.scan.cache.inside import MEMBER
-from hashclient.scan.cache.memory import Memory
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of

@@ -1,16 +1,20 @@
-"""The memory of scans from one run to the next: how one scan uses the cache.
+"""The memory of scans from one run to the next: where the inventory is, and how a scan uses it.
 
-Each process that checks files asks the cache; only the process that hands out work writes to it.
+Each process that checks files opens it, and asks; only the process that hands out work writes to
+it. It may be removed at any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from hashclient.errors import StateError
-from hashclient.scan.cache.cache import DamagedInventoryError
+from hashclient.scan.cache.cache import REREAD_DAYS, DamagedInventoryError, Inventory
 from hashclient.scan.cache.interface import Cache, CachePlace
 from hashclient.scan.values.work import Block, Container, Result
+from hashclient.system.files import is_there, state_error
+from hashclient.system.layout import Layout
 
 #: Bytes of records, or blocks in use, that wait before they are written to the cache.
 LEARN_BYTES = 1 << 20
@@ -103,3 +107,43 @@ class Memory:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+class InventoryPlace:
+    """The inventory of one state directory, whose tags are made under one key."""
+
+    def __init__(self, state_dir: Path, key_id: str, reread_days: int = REREAD_DAYS) -> None:
+        """Nothing is opened yet; believed records are due after `reread_days`."""
+        self._state_dir = state_dir
+        self._key_id = key_id
+        self._reread_days = reread_days
+
+    def reader(self) -> Inventory | None:
+        """Open it for reading; None if there is none."""
+        if not is_there(Layout(self._state_dir).inventory):
+            return None
+        return Inventory(self._state_dir, self._key_id, reread_days=self._reread_days)
+
+    def writer(self) -> Inventory:
+        """Open it for writing, or make it."""
+        return Inventory(self._state_dir, self._key_id, write=True, reread_days=self._reread_days)
+
+    def remove(self) -> None:
+        """Remove it."""
+        remove_inventory(self._state_dir)
+
+
+def remove_inventory(state_dir: Path) -> None:
+    """Remove the inventory.
+
+    Raises:
+        StateError: it cannot be removed.
+    """
+    # The file itself last: a journal that is left must not be applied to another database.
+    inventory = Layout(state_dir).inventory
+    for suffix in ("-wal", "-shm", ""):
+        path = inventory.with_name(inventory.name + suffix)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise state_error("cannot remove", path, error) from error

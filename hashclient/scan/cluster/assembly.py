@@ -11,7 +11,7 @@ from hashclient.containers.limits import Options
 from hashclient.core.version import __version__
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.scan.cluster.connection import connected, environment_of
 from hashclient.scan.cluster.executor import Dask

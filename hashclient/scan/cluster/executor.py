@@ -21,7 +21,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError, UsageError
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster import worker
 from hashclient.scan.cluster.backlog import Backlog
 from hashclient.scan.cluster.connection import Connection, GoneError

@@ -29,7 +29,7 @@ from hashclient.scan.cache import cache
 from hashclient.scan.cache.cache import Inventory
 from hashclient.scan.cache.inside import Inside, unchanged
 from hashclient.scan.cache.interface import Cache
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cache.records import PLAIN, RECORD, Records, of_inodes
 from hashclient.scan.cluster.messages import INODE, Known, some_of
 from hashclient.scan.executors.wire import Names, names_of

@@ -30,8 +30,7 @@ from hashclient.core.version import __version__
 from hashclient.errors import HashclientError, StateError
 from hashclient.index.matcher import Judge
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.cache.memory import Memory
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
 from hashclient.scan.cluster.known import Received, as_before, identities_beside, is_beside

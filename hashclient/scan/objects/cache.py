@@ -18,7 +18,7 @@ import numpy as np
 from hashclient.errors import StateError
 from hashclient.scan.cache.cache import today
 from hashclient.scan.cache.inside import MEMBER, Inside
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cache.records import RECORD, Records, are_due, of_inodes
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.values.work import Block, Result

@@ -12,8 +12,7 @@ from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule
 from hashclient.errors import UsageError
 from hashclient.index.open_lists import OpenLists
-from hashclient.scan.cache.memory import Memory
-from hashclient.scan.cache.place import InventoryPlace
+from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check.members import container_options
 from hashclient.scan.check.streaming import Stream
 from hashclient.scan.executors.here import Here
