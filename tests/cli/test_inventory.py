@@ -23,7 +23,7 @@ from hashclient.core.algorithms import Algorithm
 from hashclient.errors import HashclientError
 from hashclient.scan.cache import cache, records
 from hashclient.scan.cache.cache import Inventory
-from hashclient.scan.check import learning
+from hashclient.scan.check import judging
 from hashclient.system.layout import INVENTORY_NAME as DATABASE_NAME
 from tests.kit import (
     UNMEASURED,
@@ -257,9 +257,9 @@ def test_a_file_that_changes_after_it_was_read_is_not_remembered_as_it_was(
             world.file(1).write_bytes(content(0))
         return original(statuses)
 
-    monkeypatch.setattr(learning, "records_of", change)
+    monkeypatch.setattr(judging, "records_of", change)
     assert matches(world.scan()) == {"f0"}
-    monkeypatch.setattr(learning, "records_of", original)
+    monkeypatch.setattr(judging, "records_of", original)
     found = world.scan()
     assert (matches(found), reads(found)[0]) == ({"f0", "f1"}, 1)
 

@@ -24,7 +24,7 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
 from hashclient.scan.cache import cache
-from hashclient.scan.check import learning, reading
+from hashclient.scan.check import judging, reading
 from hashclient.scan.sources import directories
 from hashclient.system import filesystems, fstypes, identity
 from hashclient.system.identity import Facts, Identities, Identity
@@ -61,7 +61,7 @@ def state(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def set_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def set_day(day: int) -> None:
-        for module in (cache, learning):
+        for module in (cache, judging):
             monkeypatch.setattr(module, "today", lambda: day)
 
     return set_day

@@ -38,15 +38,16 @@ from hashclient.scan.cluster.messages import (
     Known,
     Listed,
     Lost,
+    ReadObjects,
     ToCheck,
     answer_of,
     decode_answer,
+    decode_object_answer,
     encode,
     paths_of,
     some_of,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
-from hashclient.scan.cluster.objectmessages import ReadObjects, decode_object_answer
 from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.wire import (
     Checked,

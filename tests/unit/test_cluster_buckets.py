@@ -11,8 +11,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.objecturi import parse_uri
 from hashclient.objects.listing import ListingEndedError
 from hashclient.scan.cluster.buckets import ClusterBucket
-from hashclient.scan.cluster.messages import Lost, encode
-from hashclient.scan.cluster.objectmessages import ListedRange
+from hashclient.scan.cluster.messages import ListedRange, Lost, encode
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.reasons import WORKER_DIED
 

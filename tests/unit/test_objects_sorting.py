@@ -35,9 +35,8 @@ from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
-from hashclient.scan.objects.claims import md5_claims
 from hashclient.scan.objects.pending import Pending
-from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter
+from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter, md5_claims
 from hashclient.scan.objects.threads import Page, Threads
 from hashclient.scan.objects.token import make_token, read_token
 from hashclient.scan.objects.wanted import Checked, Wanted

@@ -20,8 +20,15 @@ from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
 from hashclient.scan.cache.interface import Cache
-from hashclient.scan.check.judging import Row, files_of, judge_files, outcome_of
-from hashclient.scan.check.learning import learned_of, learned_of_containers, learned_of_plain
+from hashclient.scan.check.judging import (
+    Row,
+    files_of,
+    judge_files,
+    learned_of,
+    learned_of_containers,
+    learned_of_plain,
+    outcome_of,
+)
 from hashclient.scan.check.looking import Looker, refuse, report_clean, set_aside
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.opening import Directory, OpenedAhead, Waits

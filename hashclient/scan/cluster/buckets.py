@@ -29,13 +29,16 @@ from hashclient.objects.pages import page_of_columns
 from hashclient.scan.cluster import objectwork
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.jobs import Jobs
-from hashclient.scan.cluster.messages import Failed, Lost, answer_of, encode
-from hashclient.scan.cluster.objectmessages import (
+from hashclient.scan.cluster.messages import (
+    Failed,
     ListedRange,
+    Lost,
     ReadObjects,
     ToListRange,
     ToRead,
+    answer_of,
     decode_object_answer,
+    encode,
     unpack_read,
 )
 from hashclient.scan.objects.threads import BACKLOG, Page, Work

@@ -20,7 +20,7 @@ from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
 from hashclient.scan.check.spool import Spool
-from hashclient.scan.cluster.objectmessages import (
+from hashclient.scan.cluster.messages import (
     ListedRange,
     ReadObjects,
     ToListRange,

@@ -32,10 +32,9 @@ from hashclient.objects.stores import open_store
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory
-from hashclient.scan.objects.claims import EVIDENCE
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener
-from hashclient.scan.objects.sorting import Options, Sorter, objects_of
+from hashclient.scan.objects.sorting import EVIDENCE, Options, Sorter, objects_of
 from hashclient.scan.objects.threads import Page, Threads, Work
 from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
