@@ -26,7 +26,7 @@ from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import worst
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Inline
 from hashclient.scan.values.reasons import reason_of
 from hashclient.scan.values.work import Result
 from hashclient.system.rights import acting_as

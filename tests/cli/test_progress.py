@@ -27,7 +27,7 @@ from hashclient.index.open_lists import open_lists
 from hashclient.scan.executors.interface import Executor
 from hashclient.scan.run import engine
 from hashclient.scan.run.engine import Progress
-from hashclient.scan.sources.several import Several
+from hashclient.scan.sources.interface import Several
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Advance, Result

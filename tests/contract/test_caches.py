@@ -23,7 +23,7 @@ from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import RECORD, Records, are_due, merged_records, records_of
 from hashclient.scan.cluster.known import Received, Remembered
 from hashclient.scan.cluster.messages import ToCheck, decode_files, encode, names_elsewhere
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions

@@ -23,7 +23,7 @@ from hashclient.scan.cluster.backlog import MOST_NAMES
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.probes import PREFIX
 from hashclient.scan.cluster.worker import check_with
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Inline
 from hashclient.scan.executors.interface import Checkers, Executor, MakeChecker, OnBytes
 from hashclient.scan.executors.processes import Processes
 from hashclient.scan.executors.wire import names_of

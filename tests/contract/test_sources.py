@@ -28,10 +28,9 @@ from hashclient.objects.others import PAGE_OBJECTS
 from hashclient.scan.sources import interface
 from hashclient.scan.sources import names as module
 from hashclient.scan.sources import trees as trees_module
-from hashclient.scan.sources.interface import Source
+from hashclient.scan.sources.interface import Several, Source
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.names import MAX_NAME_BYTES, Names
-from hashclient.scan.sources.several import Several
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import TASK_NAMES, Group, Task, join

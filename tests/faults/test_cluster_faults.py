@@ -26,7 +26,7 @@ from hashclient.scan.cluster import backlog, crew
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.messages import decode_files, paths_of
 from hashclient.scan.cluster.worker import check
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions

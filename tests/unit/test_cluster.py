@@ -32,7 +32,7 @@ from hashclient.scan.cluster.backlog import BATCH_S, FIRST_NAMES, MOST_NAMES, Ba
 from hashclient.scan.cluster.executor import _Run
 from hashclient.scan.cluster.jobs import Jobs
 from hashclient.scan.cluster.known import Received, Remembered, as_before, identities_beside
-from hashclient.scan.cluster.listing import Errand
+from hashclient.scan.cluster.listing import ClusterTrees, Errand
 from hashclient.scan.cluster.messages import (
     SIGN,
     Known,
@@ -48,7 +48,6 @@ from hashclient.scan.cluster.messages import (
     some_of,
 )
 from hashclient.scan.cluster.named import OTHER, NamedFiles, only_same
-from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.wire import (
     Checked,
     Names,

@@ -15,7 +15,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.scan.check.checker import Checker
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot

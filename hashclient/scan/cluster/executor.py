@@ -28,6 +28,7 @@ from hashclient.scan.cluster.connection import Connection, GoneError
 from hashclient.scan.cluster.crew import Crew
 from hashclient.scan.cluster.jobs import PATIENCE_S, Function, Jobs
 from hashclient.scan.cluster.known import Remembered
+from hashclient.scan.cluster.listing import ClusterTrees
 from hashclient.scan.cluster.messages import (
     Failed,
     Listed,
@@ -41,7 +42,6 @@ from hashclient.scan.cluster.messages import (
     paths_of,
 )
 from hashclient.scan.cluster.named import LookAt, NamedFiles
-from hashclient.scan.cluster.trees import ClusterTrees
 from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.sources.frontier import Places

@@ -5,15 +5,54 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import msgspec
 
 from hashclient.core.model import Outcome
-from hashclient.scan.executors.inline import Inline
-from hashclient.scan.executors.interface import TICK_S, Checkers, Executor, single_tasks
+from hashclient.scan.executors.interface import (
+    TICK_S,
+    Checkers,
+    Executor,
+    MakeChecker,
+    single_tasks,
+)
 from hashclient.scan.values.work import Advance, Result, Task, divided
 from hashclient.system.cgroups import usable_processors
+
+
+class Inline(Executor):
+    """Runs batches one after the other.
+
+    A batch is lost only with this process: an exception of a checker ends the run. Signals come
+    between the reads of a file, as in workers.
+    """
+
+    def __init__(self, *, hand_back: bool = False) -> None:
+        """With `hand_back`, results keep their deferred work: another executor goes on with it."""
+        self._hand_back = hand_back
+
+    def run(
+        self, work: Iterator[Task | Outcome], make_checker: MakeChecker
+    ) -> Iterator[Result | Outcome | Advance]:
+        """Yield the results of `work`, in its order; see `Executor`."""
+        checker = None
+        waiting: deque[Task] = deque()
+        while True:
+            item = waiting.popleft() if waiting else next(work, None)
+            if item is None:
+                return
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            checker = checker or make_checker(None)
+            result = checker.check(item, defer=self._hand_back)
+            if not self._hand_back:
+                waiting.extend(single_tasks(result.deferred))
+                result.deferred = []
+            yield result
+
 
 #: A little work is done in this process, if so many of its names take less than so many seconds.
 PROBE_NAMES, PROBE_S = 16, 0.1

@@ -24,8 +24,7 @@ from hashclient.scan.cache.memory import Memory
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
 from hashclient.scan.check.streaming import Stream, StreamChecker
-from hashclient.scan.executors.here import Here
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Here, Inline
 from hashclient.scan.executors.interface import TICK_S, Executor, OnBytes
 from hashclient.scan.sources.interface import Source
 from hashclient.scan.sources.trees import Trees

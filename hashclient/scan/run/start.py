@@ -15,17 +15,15 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.check.members import container_options
 from hashclient.scan.check.streaming import Stream
-from hashclient.scan.executors.here import Here
-from hashclient.scan.executors.inline import Inline
+from hashclient.scan.executors.here import Here, Inline
 from hashclient.scan.executors.interface import Executor
 from hashclient.scan.run.accept import accepting, ignoring_missing
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.run.pipeline import FrontEnd, Scan, exceptions_of
 from hashclient.scan.run.recorder import RunRecord
 from hashclient.scan.run.whereabouts import Whereabouts
-from hashclient.scan.sources.interface import Source
+from hashclient.scan.sources.interface import Several, Source
 from hashclient.scan.sources.mounts import Mounts
-from hashclient.scan.sources.several import Several
 from hashclient.scan.values.options import ScanOptions
 from hashclient.session import Session
 

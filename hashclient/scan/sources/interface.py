@@ -68,3 +68,25 @@ class TaskBuilder:
         full, self.groups, self._names, self._chars = self.groups, [], 0, 0
         self.full += 1
         return full
+
+
+class Several:
+    """Lists the inputs of its sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of all sources."""
+        return [argument for source in self._sources for argument in source.arguments]
+
+    def batches(self) -> Iterator[Task | Outcome]:
+        """Yield the batches of all sources."""
+        for source in self._sources:
+            yield from source.batches()
+
+    def close(self) -> None:
+        """Close all sources."""
+        for source in self._sources:
+            source.close()
