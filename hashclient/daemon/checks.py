@@ -2,6 +2,10 @@
 
 One thread does the quick work; other threads read paths and descriptors, and open containers.
 Streams that end at about the same time are judged and recorded together, before they are answered.
+
+An unknown input never passes as clean. For clients, any name before `FOUND` is a virus; but some
+treat names that begin with `Heuristics.Limits.Exceeded` as content that could not be checked. So an
+input without a verdict gets such a name, unless the operator wants an error or a pass.
 """
 
 from __future__ import annotations
@@ -18,15 +22,14 @@ from hashclient.core.digests import CHUNK_BYTES, digest_of
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.core.version import __version__
-from hashclient.daemon.answers import OK, answer, unknown
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse, Lists
 from hashclient.daemon.openers import Openers
-from hashclient.daemon.options import Options, Paths
-from hashclient.daemon.protocol import Command
+from hashclient.daemon.options import NoVerdict, Options, Paths
+from hashclient.daemon.protocol import Command, no_verdict, signature
 from hashclient.daemon.records import Records
 from hashclient.daemon.shares import Share
 from hashclient.daemon.turns import Job, Turns, begun
@@ -332,3 +335,37 @@ class Checks:
             "MEMSTATS: heap N/A mmap N/A used N/A free N/A releasable N/A pools 1 pools_used N/A"
             " pools_total N/A\nEND"
         )
+
+
+OK = "OK"
+
+
+def answer(
+    outcome: Outcome | None, doubt: str | None, rule: NoVerdict, *, every: bool = False
+) -> list[str]:
+    """Return the reply about one input, after its name; with `every`, a line for each entry.
+
+    `outcome` is None for a clean input; an excepted one is answered as that. `doubt` is one word
+    that says why it may not be clean.
+    """
+    kind = Kind.CLEAN if outcome is None else outcome.kind
+    if outcome is not None and kind is Kind.MATCH:
+        names = [signature(hit.list_name, hit.entry) for hit in outcome.hits if hit.complete]
+        return [f"{name} FOUND" for name in (names if every else names[:1])]
+    if outcome is not None and kind is Kind.CONFLICT:
+        return [unknown("Conflict", "entries of a list agree in part only", rule)]
+    if outcome is not None and kind not in (Kind.CLEAN, Kind.EXCEPTED):
+        return [unknown("Unread", outcome.reason or "it was not read", rule)]
+    if doubt is not None:
+        return [unknown(doubt, f"lists are {doubt.lower()}", rule)]
+    return [OK]
+
+
+def unknown(word: str, reason: str, rule: NoVerdict) -> str:
+    """Return the reply about an input without a verdict, as the operator has chosen."""
+    if rule is NoVerdict.FOUND:
+        return f"{no_verdict(word)} FOUND"
+    if rule is NoVerdict.ERROR:
+        # Clients take what stands before the last colon for the name of the input.
+        return f"{reason.replace(': ', ', ')}. ERROR"
+    return OK

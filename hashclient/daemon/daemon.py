@@ -24,8 +24,7 @@ from hashclient.daemon.checks import STOP
 from hashclient.daemon.counts import Count, Counts, Row
 from hashclient.daemon.lists import Lists
 from hashclient.daemon.options import Address, Options, TcpAddress, UnixAddress
-from hashclient.daemon.sockets import listen
-from hashclient.daemon.systemd import notify, passed_sockets
+from hashclient.daemon.sockets import listen, notify, passed_sockets
 from hashclient.daemon.worker import Worker
 from hashclient.errors import HashclientError, StateError
 from hashclient.session import Session

@@ -3,6 +3,9 @@
 A directory is held by descriptor. The socket is made there, gets its mode, and is removed in the
 end by that descriptor, through no link. The place is refused if others may change what leads to it:
 they could put a socket of their own there, and answer in our place.
+
+systemd may pass sockets, and gets a message when the daemon is ready. sd_listen_fds(3) and
+sd_notify(3) describe both; without systemd nothing is done.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from hashclient.daemon.options import Address, UnixAddress
@@ -20,6 +24,7 @@ from hashclient.system.beneath import Directory, Identity, identity_of
 from hashclient.system.files import make_public_dir
 from hashclient.system.listening import cannot_listen
 from hashclient.system.locks import writer_lock
+from hashclient.system.log import Log
 from hashclient.system.strangers import Stranger, stranger_on, trusted_users
 from hashclient.system.text import printable
 
@@ -124,3 +129,34 @@ def _refuse(path: Path, stranger: Stranger | None) -> None:
             hint="anyone who may do that could answer in place of the daemon; give --bind a path"
             " where only root and the user of the daemon may write",
         )
+
+
+_log = Log("daemon")
+_FIRST_DESCRIPTOR = 3
+
+
+def passed_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the listening sockets passed to this process; children do not inherit them."""
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    sockets = []
+    for fd in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+        os.set_inheritable(fd, False)  # noqa: FBT003 - the function's own word
+        sockets.append(socket.socket(fileno=fd))
+    return sockets
+
+
+def notify(environ: MutableMapping[str, str], state: str) -> None:
+    """Send systemd a message, such as `READY=1`."""
+    address = environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(state.encode(), address)
+    except OSError as error:
+        _log.info("cannot notify systemd: %s", error.strerror)

@@ -232,7 +232,7 @@ IN_DIRECTORIES_OF_OTHERS = [
 GOES_BY_A_PATH: Mapping[str, str] = {
     **dict.fromkeys(
         [
-            "daemon.named._open",
+            "daemon.paths._open",
             "scan.run.gone._go",
             "scan.sources.directories._looked_at",
             "scan.sources.directories.open_directory",

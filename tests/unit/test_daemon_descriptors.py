@@ -16,9 +16,8 @@ from hashclient.daemon.checks import READERS, Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.named import Named
 from hashclient.daemon.options import Options, Paths
-from hashclient.daemon.paths import results_at
+from hashclient.daemon.paths import Named, results_at
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.check.checker import DIRECTORIES
 from hashclient.scan.check.opening import FILES_AHEAD, Waits

@@ -14,8 +14,7 @@ import pytest
 from hashclient.config import Config, Settings
 from hashclient.core.kinds import Kind
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.named import Named
-from hashclient.daemon.paths import results_at
+from hashclient.daemon.paths import Named, results_at
 from hashclient.session import Session
 from hashclient.system.rights import Rights, acting_as
 from tests.kit import csv_of, make_state, open_files, write_tree

@@ -10,8 +10,8 @@ import pytest
 from hashclient.core.algorithms import Algorithm
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.model import Hit, Mail, MatchRef, Outcome, Outer, Recorded
-from hashclient.daemon import repeats
-from hashclient.daemon.repeats import REPEAT_S, SEARCH_S, Repeats
+from hashclient.daemon import ledger
+from hashclient.daemon.ledger import REPEAT_S, SEARCH_S, Repeats
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -99,7 +99,7 @@ def test_what_could_not_be_recorded_is_recorded_when_it_comes_again() -> None:
 def test_of_very_many_matches_the_oldest_is_forgotten_with_its_count_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(repeats, "MOST", 2)
+    monkeypatch.setattr(ledger, "MOST", 2)
     known = Repeats(lambda: 0.0)
     assert send(known, outcome("e-1"))
     assert not send(known, outcome("e-1"))

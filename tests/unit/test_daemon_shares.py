@@ -17,8 +17,8 @@ from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
-from hashclient.daemon.places import SEARCH_S, SILENT_S, Places
 from hashclient.daemon.shares import Share
+from hashclient.daemon.worker import SEARCH_S, SILENT_S, Places
 from hashclient.scan.check.spool import Spool
 from hashclient.system.rights import Rights
 
