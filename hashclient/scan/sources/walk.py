@@ -23,6 +23,7 @@ from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import (
     GONE,
     ROUNDS,
+    Entry,
     MovedError,
     inode_of,
     is_newer,
@@ -35,7 +36,7 @@ from hashclient.scan.sources.directories import (
     where_now,
     with_status,
 )
-from hashclient.scan.sources.frame import AT_ONCE, Frame
+from hashclient.scan.sources.frame import AT_ONCE, Frame, chunk_of
 from hashclient.scan.sources.frontier import OTHER_FILE_SYSTEM, Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 from hashclient.scan.values.options import ScanOptions
@@ -185,37 +186,23 @@ class Walk:
         return self._excluded is not None or self._late is not None
 
     def _leave_out(self, frame: Frame, chunk: Chunk) -> Generator[Outcome, None, Chunk]:
-        """Return the entries of a new chunk that are not to be left out."""
-        if self._late is not None:
-            chunk = self._from_before(frame, chunk)
-        if self._excluded is None:
-            return chunk
-        kept = Chunk([], array("Q"), [])
-        for name, inode in zip(chunk.names, chunk.inodes, strict=True):
-            if self._excluded(frame.path, name):
+        """Return the entries of a new chunk that are not to be left out.
+
+        Those are excluded ones, and late ones that were made since the walk began.
+        """
+        kept: list[Entry] = []
+        names = chunk.names
+        files = zip(names, [stat.S_IFREG] * len(names), chunk.inodes, strict=True)
+        for entry in [*files, *chunk.others]:
+            name, mode, _ = entry
+            is_late_file = self._late is not None and mode != stat.S_IFDIR
+            if is_late_file and frame.fd is not None and is_newer(frame.fd, name, self._since_ns):
+                continue
+            if self._excluded is not None and self._excluded(frame.path, name):
                 yield Outcome(Kind.SKIPPED, join(frame.path, name), reason=EXCLUDED)
             else:
-                kept.names.append(name)
-                kept.inodes.append(inode)
-        for entry in chunk.others:
-            if self._excluded(frame.path, entry[0]):
-                yield Outcome(Kind.SKIPPED, join(frame.path, entry[0]), reason=EXCLUDED)
-            else:
-                kept.others.append(entry)
-        return kept
-
-    def _from_before(self, frame: Frame, chunk: Chunk) -> Chunk:
-        """Return the directories of a late chunk, and what was not made since the walk began."""
-        assert frame.fd is not None
-        fd, since_ns = frame.fd, self._since_ns
-        files = zip(chunk.names, chunk.inodes, strict=True)
-        kept = [one for one in files if not is_newer(fd, one[0], since_ns)]
-        others = [
-            entry
-            for entry in chunk.others
-            if entry[1] == stat.S_IFDIR or not is_newer(fd, entry[0], since_ns)
-        ]
-        return Chunk([name for name, _ in kept], array("Q", [inode for _, inode in kept]), others)
+                kept.append(entry)
+        return chunk_of(kept)
 
     def _look_ahead(self, frame: Frame, chunk: Chunk) -> None:
         """Have the directories of a new chunk read ahead."""
