@@ -22,7 +22,7 @@ from hashclient.index.open_lists import OpenLists
 from hashclient.scan.cluster.backlog import MOST_NAMES
 from hashclient.scan.cluster.executor import Dask
 from hashclient.scan.cluster.probes import PREFIX
-from hashclient.scan.cluster.worker import check_with
+from hashclient.scan.cluster.worker import caught, checked
 from hashclient.scan.executors.here import Inline
 from hashclient.scan.executors.interface import Checkers, Executor, MakeChecker, OnBytes
 from hashclient.scan.executors.processes import Processes
@@ -78,7 +78,9 @@ class OnCluster(Executor):
 
 
 def check_as_told(make_checker: MakeChecker, _: str, payload: bytes) -> bytes:
-    return check_with(lambda _known: make_checker(None), None, payload)
+    from hashclient.scan.cluster.messages import encode  # it cannot be sent to the worker
+
+    return encode(caught(lambda: checked(lambda _known: make_checker(None), None, payload)))
 
 
 def maker(check: Callable[[Task], Result]) -> Checkers:

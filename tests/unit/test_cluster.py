@@ -527,7 +527,7 @@ class TestWorker:
         lists = state.client.open()
         checker = Checker(lists.judge(), keep_clean=True, learn=True)
         payload = encode(ToCheck((names(str(state.tree), "a", "b"),)))
-        raw = worker.check_with(lambda _known: checker, "/", payload)
+        raw = encode(worker.checked(lambda _known: checker, "/", payload))
         answer = decode_answer(raw)
         assert isinstance(answer, Checked)
         match, clean = unpack_result(answer).outcomes
@@ -549,7 +549,7 @@ class TestWorker:
 
         def check(*found: str) -> Checked:
             payload = encode(ToCheck((names(str(state.tree), *found),)))
-            answer = decode_answer(worker.check_with(lambda _known: checker, "/", payload))
+            answer = decode_answer(encode(worker.checked(lambda _known: checker, "/", payload)))
             assert isinstance(answer, Checked)
             return answer
 

@@ -37,7 +37,6 @@ from hashclient.scan.cluster.known import Received, as_before, identities_beside
 from hashclient.scan.cluster.listing import Errand
 from hashclient.scan.cluster.messages import (
     PROTOCOL,
-    Answer,
     Failed,
     Known,
     Lost,
@@ -53,7 +52,7 @@ from hashclient.scan.cluster.messages import (
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
-from hashclient.scan.executors.wire import group_of, pack_result
+from hashclient.scan.executors.wire import Checked, group_of, pack_result
 from hashclient.scan.values.reasons import WORKER_FAILED
 from hashclient.scan.values.work import TASK_NAMES, Group, Result, Task, divided, join
 from hashclient.session import Session
@@ -320,35 +319,11 @@ def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] |
     return None
 
 
-def work_of(run: str) -> Work | None:
-    """Return what this process has open for a scan, None if it is not ready for it."""
-    work = _runs.get(run)
-    if work is not None:
-        work.used = time.monotonic()
-    return work
-
-
 def check(run: str, payload: bytes) -> bytes:
     """Check a batch of files."""
-    work = work_of(run)
-    if work is None:
-        return encode(Lost(WORKER_FAILED))
-    return check_with(work.checker, work.base, payload, is_beside=work.is_beside)
-
-
-def check_with(
-    make: Callable[[Sequence[Known]], Checks],
-    base: str | None,
-    payload: bytes,
-    *,
-    is_beside: bool = True,
-) -> bytes:
-    """Check a batch of files with what `make` returns; it is called with what is known of them.
-
-    Relative paths are relative to `base`, or to where this process is. On another machine than the
-    client's, where this process is not `is_beside` it, outcomes name no devices.
-    """
-    return encode(caught(lambda: _check(make, base, payload, is_beside=is_beside)))
+    return with_work(
+        run, lambda work: checked(work.checker, work.base, payload, is_beside=work.is_beside)
+    )
 
 
 def list_directories(run: str, payload: bytes) -> bytes:
@@ -358,8 +333,11 @@ def list_directories(run: str, payload: bytes) -> bytes:
 
 def with_work(run: str, do: Callable[[Work], Any]) -> bytes:
     """Return what `do` answers with what this process has open for a scan, or what went wrong."""
-    work = work_of(run)
-    return encode(Lost(WORKER_FAILED) if work is None else caught(lambda: do(work)))
+    work = _runs.get(run)
+    if work is None:  # it is not ready for it
+        return encode(Lost(WORKER_FAILED))
+    work.used = time.monotonic()
+    return encode(caught(lambda: do(work)))
 
 
 def caught(do: Callable[[], T]) -> T | Failed | Lost:
@@ -373,10 +351,19 @@ def caught(do: Callable[[], T]) -> T | Failed | Lost:
         return Lost(WORKER_FAILED)
 
 
-def _check(
-    make: Callable[[Sequence[Known]], Checks], base: str | None, payload: bytes, *, is_beside: bool
-) -> Answer:
-    """Check as much of a batch as fits into the time, and hand the rest back."""
+def checked(
+    make: Callable[[Sequence[Known]], Checks],
+    base: str | None,
+    payload: bytes,
+    *,
+    is_beside: bool = True,
+) -> Checked:
+    """Check as much of a batch of files as fits into the time, and hand the rest back.
+
+    `make` returns what checks them; it is called with what is known of them. Relative paths are
+    relative to `base`, or to where this process is. On another machine than the client's, where
+    this process is not `is_beside` it, outcomes name no devices.
+    """
     allowance = Allowance(BATCH_MOST_S)
     batch = decode_files(payload)
     checker = make(batch.known)
@@ -417,10 +404,10 @@ def _check(
         )
     total.outcomes += others
     total.taken_s = allowance.spent_s
-    checked = pack_result(total, digests=False)
-    checked.deferred = as_before(left, batch.groups)
-    checked.large = [one for group in large for one in as_before([group], batch.groups)]
-    return checked
+    packed = pack_result(total, digests=False)
+    packed.deferred = as_before(left, batch.groups)
+    packed.large = [one for group in large for one in as_before([group], batch.groups)]
+    return packed
 
 
 def _is_large(task: Task) -> bool:
