@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hashclient.index.matcher import Judge
@@ -24,14 +23,12 @@ from hashclient.scan.check.judging import (
     Row,
     files_of,
     judge_files,
-    learned_of,
-    learned_of_containers,
-    learned_of_plain,
+    learn,
     outcome_of,
 )
 from hashclient.scan.check.looking import Looker, refuse, report_clean, set_aside
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.opening import Directory, OpenedAhead, Waits
+from hashclient.scan.check.opening import Directory, OpenedAhead, Waits, directory_of
 from hashclient.scan.check.reading import Deferred, OtherFile, Read, Reader, SetAside, same_content
 from hashclient.scan.sources.directories import (
     GONE,
@@ -105,8 +102,9 @@ class Checker:
         self._looker = Looker(
             judge, self._reader, cache=cache, members=members, keep_clean=keep_clean
         )
-        #: Files of one task that are no containers, whatever else is known of them.
-        self._plain: list[tuple[os.stat_result, None, int]] = []
+        #: Files of one task that are no containers, whatever else is known of them, and their first
+        #: bytes.
+        self._plain: list[tuple[os.stat_result, int]] = []
         #: And what was found inside of others.
         self._inside: list[tuple[os.stat_result, bool | None, bytes]] = []
         self._bytes_before = 0
@@ -144,10 +142,8 @@ class Checker:
             files = files_of(self._judge, rows, self._looker.known)
             outcomes = judge_files(self._judge, reader, files, result)
             if self._learn:
-                known = reader.identities()
-                result.learned += learned_of_plain(self._plain, known, started_ns)
-                result.learned += learned_of(files, known, started_ns)
-                result.containers += learned_of_containers(self._inside, known, started_ns)
+                found = self._plain, self._inside
+                learn(result, files, *found, reader.identities(), started_ns)
         finally:
             reader.end_task()
         result.bytes_read = reader.bytes_read
@@ -215,8 +211,7 @@ class Checker:
             if group.identity is not None:
                 result.lost.append(group.identity[1])
             group = group._replace(identity=(status.st_dev, status.st_ino))
-        inodes = list(group.inodes) or [0] * len(group.names)
-        return Directory(fd, group, status, group.names, inodes, _staying(group))
+        return directory_of(fd, group, status)
 
     def _looks_first(self, directory: Directory) -> bool:
         """Return whether the files of a directory are looked at before they are opened.
@@ -284,7 +279,7 @@ class Checker:
                         add((directory, name, begin, *found))
                         continue
                     if begin >= 0:
-                        self._plain.append((found[3], None, begin))
+                        self._plain.append((found[3], begin))
                     if look is not None:
                         self._looker.settle(directory, name, look, result)
                         continue
@@ -420,17 +415,3 @@ class Checker:
         if reliable and (known := opened.known()) is not None:
             self._inside.append((status, unwritable, known))
         return opened.is_container
-
-
-def _staying(group: Group) -> Sequence[int]:
-    """Return the inodes of a group that are to be in its directory still, under whatever name.
-
-    A name that is listed twice was given to another file while its directory was listed. Whichever
-    of the two has it later, the other one may be in another directory.
-    """
-    names, inodes = group.names, group.inodes
-    if len(set(names)) == len(names) or not inodes:
-        return inodes
-    counts = Counter(names)
-    moving = {inode for name, inode in zip(names, inodes, strict=True) if counts[name] > 1}
-    return [inode for inode in inodes if inode not in moving]

@@ -4,9 +4,9 @@ Where a digest of a file hits, the other digests that the entry has are computed
 the order of the directories; then all files that hit are judged at once. So a file that matches
 costs little more than one that does not.
 
-What was read is remembered (`learned_of`). A file that somebody had open for writing while it was
-read is left out, and so is one that changed so shortly before that another change may bear the same
-time.
+Files that were read are remembered (`learn`). A file that somebody had open for writing while it
+was read is left out, and so is one that changed so shortly before that another change may bear the
+same time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hashclient.scan.check.opening import Directory
 from hashclient.scan.check.reading import Reader, SetAside
 from hashclient.scan.sources.directories import open_listed
 from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Container, Result
+from hashclient.scan.values.work import Result
 from hashclient.system.identity import Identity
 
 _ALL = mask_of(Algorithm)
@@ -137,15 +137,16 @@ def judge_files(judge: Judge, reader: Reader, files: Files, result: Result) -> d
     return outcomes
 
 
-def columns_of(records: npt.NDArray[np.void]) -> Columns:
+def columns_of(records: npt.NDArray[np.void], masks: Uint8 | None = None) -> Columns:
     """Return the tags of records, by algorithm, and the rows they belong to.
 
-    Records are those of files or of members: both have a mask, and tags by algorithm.
+    Records are those of files or of members: both have a mask, and tags by algorithm. Other `masks`
+    may take the place of theirs.
     """
     columns: Columns = {}
-    masks = records["mask"]
     for algorithm in Algorithm:
-        rows: Uint32 = np.flatnonzero(masks & np.uint8(algorithm)).astype(np.uint32)
+        chosen = (records["mask"] if masks is None else masks) & np.uint8(algorithm)
+        rows: Uint32 = np.flatnonzero(chosen).astype(np.uint32)
         if len(rows):
             tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
             columns[algorithm] = tags, rows
@@ -224,90 +225,74 @@ def outcome_of(path: str, error: OSError | SetAside) -> Outcome:
 def listed_rows(judge: Judge, records: Records, masks: Uint8) -> set[int]:
     """Look up, of each record, the tags in its mask; return the rows of those that are listed."""
     listed: set[int] = set()
-    for algorithm in Algorithm:
-        rows = np.flatnonzero(masks & np.uint8(algorithm))
-        if len(rows):
-            tags = np.ascontiguousarray(records["tags"][rows, SLOT[algorithm]])
-            listed.update(rows[judge.are_listed(algorithm, tags)].tolist())
+    for algorithm, (tags, rows) in columns_of(records, masks).items():
+        listed.update(rows[judge.are_listed(algorithm, tags)].tolist())
     return listed
 
 
-#: File systems by `st_dev`; None where nothing is remembered.
-FileSystems = Mapping[int, Identity | None]
-#: The number of a file system, and records as bytes.
-Learned = tuple[int, bytes]
-#: A file that was looked at: its status, whether nobody could write to it, None if that is not
-#: known, and its first byte.
-LookedAt = tuple[os.stat_result, bool | None, int]
+def learn(
+    result: Result,
+    files: Files,
+    plain: Sequence[tuple[os.stat_result, int]],
+    inside: Sequence[tuple[os.stat_result, bool | None, bytes]],
+    identities: Mapping[int, Identity | None],
+    started_ns: int,
+) -> None:
+    """Add to a result what scans remember of files that were looked at, or read, since a time.
+
+    `plain` are those that are no containers, with their first bytes; `inside` are containers, with
+    the members that were found. `identities` has the file systems by `st_dev`, None where nothing
+    is remembered.
+    """
+    since = identities, started_ns
+    statuses, begins = [status for status, _ in plain], [begin for _, begin in plain]
+    result.learned += _learned(statuses, [None] * len(plain), begins, *since)
+    result.learned += _learned(files.statuses, files.unwritable, files.begins, *since, files)
+    for status, unwritable, members in inside:
+        for number, record in _learned([status], [unwritable], [0], *since):
+            result.containers.append((number, record, members))
 
 
-def learned_of(files: Files, identities: FileSystems, started_ns: int) -> Iterator[Learned]:
-    """Yield records of files read since `started_ns`."""
-    statuses, tags = files.statuses, files.records
+def _learned(
+    statuses: Sequence[os.stat_result],
+    unwritable: Sequence[bool | None],
+    begins: Sequence[int],
+    identities: Mapping[int, Identity | None],
+    started_ns: int,
+    files: Files | None = None,
+) -> Iterator[tuple[int, bytes]]:
+    """Yield records of files that were looked at, or read, each with the number of a file system.
+
+    `unwritable` says whether nobody could write to a file, None if that is not known; `begins` are
+    the first bytes of files that are no containers, else -1. Those that were read are `files`, too:
+    their records have tags.
+    """
     for device in {status.st_dev for status in statuses}:
         identity = identities.get(device)
         if identity is None:
             continue
-        kept = np.array(files.reliable, np.bool_)
+        kept = np.array([status.st_dev == device for status in statuses])
         if identity.is_local:
-            kept &= [unwritable is not False for unwritable in files.unwritable]
-        kept &= [bool(digests) for digests in files.digests]
-        kept &= [status.st_dev == device for status in statuses]
+            kept &= [nobody is not False for nobody in unwritable]
+        if files is not None:
+            kept &= files.reliable
+            kept &= [bool(digests) for digests in files.digests]
         rows = np.flatnonzero(kept)
-        chosen = statuses if len(rows) == len(kept) else [statuses[row] for row in rows.tolist()]
-        records = records_of(chosen)
-        for column in ("tags", "mask"):
-            records[column] = tags[column].take(rows, axis=0)
-        begins = np.array(files.begins, np.int16).take(rows)
-        records["mask"] |= np.where(begins >= 0, np.uint8(PLAIN), np.uint8(0))
-        records["begin"] = begins.astype(np.uint8)
+        records = records_of([statuses[row] for row in rows.tolist()])
+        if files is not None:
+            for column in ("tags", "mask"):
+                records[column] = files.records[column].take(rows, axis=0)
+        begin = np.array(begins, np.int16).take(rows)
+        records["mask"] |= np.where(begin >= 0, np.uint8(PLAIN), np.uint8(0))
+        records["begin"] = begin.astype(np.uint8)
         records["read_day"] = today()
         if identity.proves:
-            is_proven = np.array([unwritable is True for unwritable in files.unwritable])
-            records["read_day"][is_proven.take(rows)] = 0
-        for number in files.known:
+            records["read_day"][[unwritable[row] is True for row in rows.tolist()]] = 0
+        for number in () if files is None else files.known:
             # A file that the cache knew was read again in part. It keeps the day of its record, and
             # its first byte, at which nobody looked again.
             for column in ("read_day", "begin"):
-                records[column][rows == number] = tags[column][number]
-        yield from _settled(identity, records, started_ns)
-
-
-def learned_of_plain(
-    plain: Sequence[LookedAt], identities: FileSystems, started_ns: int
-) -> Iterator[Learned]:
-    """Yield records of files that are no containers, of which nothing else is new."""
-    day = today()
-    for device in {status.st_dev for status, _, _ in plain}:
-        identity = identities.get(device)
-        if identity is None:
-            continue
-        looked_at = [
-            one
-            for one in plain
-            if one[0].st_dev == device and not (identity.is_local and one[1] is False)
-        ]
-        records = records_of([status for status, _, _ in looked_at])
-        records["mask"] = PLAIN
-        records["begin"] = [begin for _, _, begin in looked_at]
-        proven = 0 if identity.proves else day
-        records["read_day"] = [proven if unwritable else day for _, unwritable, _ in looked_at]
-        yield from _settled(identity, records, started_ns)
-
-
-def learned_of_containers(
-    inside: Sequence[tuple[os.stat_result, bool | None, bytes]],
-    identities: FileSystems,
-    started_ns: int,
-) -> Iterator[Container]:
-    """Yield the members that were found inside of files, with the record of each file."""
-    for status, unwritable, members in inside:
-        seen = [(status, unwritable, 0)]
-        for file_system, record in learned_of_plain(seen, identities, started_ns):
-            yield file_system, record, members
-
-
-def _settled(identity: Identity, records: Records, started_ns: int) -> Iterator[Learned]:
-    settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
-    if len(settled):
-        yield identity.number, settled.tobytes()
+                records[column][rows == number] = files.records[column][number]
+        settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
+        if len(settled):
+            yield identity.number, settled.tobytes()

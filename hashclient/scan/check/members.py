@@ -30,7 +30,7 @@ from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows
 from hashclient.scan.cache.records import SLOT
-from hashclient.scan.check.judging import columns_of
+from hashclient.scan.check.judging import columns_of, listed_rows
 from hashclient.scan.check.kept import Kept
 from hashclient.scan.values.reasons import CHANGED, reason_of
 from hashclient.scan.values.work import Result
@@ -250,11 +250,7 @@ class Members:
         doubtful = needed & ~masks != 0
         if self._options.verify_sizes:
             doubtful |= (masks == 0) & (members["exact"] == 0)
-        for algorithm in Algorithm:
-            rows = np.flatnonzero(masks & np.uint8(algorithm))
-            if len(rows):
-                tags = np.ascontiguousarray(members["tags"][rows, SLOT[algorithm]])
-                doubtful[rows[self._judge.are_listed(algorithm, tags)]] = True
+        doubtful[list(listed_rows(self._judge, members, masks))] = True
         doubtful[masks == NOT_OPENED] = self._options.refuses_unopened
         open_ones = set(owners[doubtful].tolist())
         return [number not in open_ones for number in range(len(insides))]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import msgspec
@@ -93,6 +93,26 @@ class Directory(msgspec.Struct):
         if self.group.follow:
             return Seen(None, None, status.st_dev, status.st_ino)
         return Seen(self.status.st_dev, self.status.st_ino, status.st_dev, status.st_ino)
+
+
+def directory_of(fd: int, group: Group, status: os.stat_result) -> Directory:
+    """Return an open directory of this status, with all files of a group still to be opened."""
+    inodes = list(group.inodes) or [0] * len(group.names)
+    return Directory(fd, group, status, group.names, inodes, _staying(group))
+
+
+def _staying(group: Group) -> Sequence[int]:
+    """Return the inodes of a group that are to be in its directory still, under whatever name.
+
+    A name that is listed twice was given to another file while its directory was listed. Whichever
+    of the two has it later, the other one may be in another directory.
+    """
+    names, inodes = group.names, group.inodes
+    if len(set(names)) == len(names) or not inodes:
+        return inodes
+    counts = Counter(names)
+    moving = {inode for name, inode in zip(names, inodes, strict=True) if counts[name] > 1}
+    return [inode for inode in inodes if inode not in moving]
 
 
 class Waits:
