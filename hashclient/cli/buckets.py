@@ -115,7 +115,7 @@ class Asked(NamedTuple):
 
                 raise missing_extra(ImportError(name=library))
         from hashclient.scan.cache.memory import InventoryPlace
-        from hashclient.scan.check.spool import Spool
+        from hashclient.scan.check.kept import Spool
         from hashclient.scan.objects.cache import ObjectMemory
         from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token

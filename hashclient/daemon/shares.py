@@ -62,7 +62,7 @@ class Share:
 
 
 class Room(msgspec.Struct, frozen=True):
-    """The part of one user in a share; it is a `scan.check.spool.Room`."""
+    """The part of one user in a share; it is a `scan.check.kept.Room`."""
 
     share: Share
     peer: Peer

@@ -15,7 +15,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.lists import InUse
-from hashclient.scan.check.spool import Spooled
+from hashclient.scan.check.kept import Spooled
 from hashclient.scan.check.streaming import judge_streams
 
 #: The answer to an input is its worst outcome.

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.archives import STORED, Zip
-from hashclient.scan.check import spool
-from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.kept import Spool
 from tests.clamd import Daemon, everything, instream, open_for_reading, serving
 from tests.kit import csv_of, make_state, run, write_tree
 
@@ -244,7 +243,7 @@ def test_without_room_there_is_no_verdict(state: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rooms_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "MEMORY_BYTES", 100_000)
+    monkeypatch.setattr("hashclient.scan.check.kept.MEMORY_BYTES", 100_000)
     room = Spool(tmp_path / "spool", 150_000)
     kept = [room.keep() for _ in range(3)]
     data = b"PK\3\4" + bytes(79_996)

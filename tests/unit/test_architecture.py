@@ -271,7 +271,7 @@ GOES_BY_A_PATH: Mapping[str, str] = {
             "reporting.destinations.package.handover._remove_sealed",
             "scan.cache.cache.stats",
             "scan.cache.memory.remove_inventory",
-            "scan.check.spool.open",
+            "scan.check.kept.open",
         ],
         "works in our own state, which others may not write to",
     ),

@@ -19,7 +19,7 @@ from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
 from hashclient.daemon.shares import Share
 from hashclient.daemon.worker import SEARCH_S, SILENT_S, Places
-from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.kept import Spool
 from hashclient.system.rights import Rights
 
 

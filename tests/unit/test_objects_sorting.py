@@ -33,7 +33,7 @@ from hashclient.scan.cache import inside
 from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import PLAIN
-from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter, md5_claims

@@ -19,7 +19,7 @@ from hashclient.errors import StateError
 from hashclient.objects.failures import StoreError
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.s3 import S3
-from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.kept import Spool
 from hashclient.scan.cluster.messages import (
     ListedRange,
     ReadObjects,

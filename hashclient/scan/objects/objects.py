@@ -29,8 +29,8 @@ from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError, list_pages
 from hashclient.objects.report import Report
 from hashclient.objects.stores import open_store
+from hashclient.scan.check.kept import Spool
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.spool import Spool
 from hashclient.scan.objects.cache import ObjectMemory
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.reader import ObjectReader, Opener

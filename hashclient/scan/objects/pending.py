@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hashclient.errors import StateError
 from hashclient.objects.pages import SCHEMA, page_of
-from hashclient.scan.check.spool import Spool
+from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects.sorting import objects_of
 from hashclient.scan.objects.wanted import Wanted
 from hashclient.scan.values.reasons import reason_of

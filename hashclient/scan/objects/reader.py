@@ -37,9 +37,8 @@ from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.objects.failures import CHANGED, StoreError, Trouble
 from hashclient.objects.interface import Sink, Store
 from hashclient.scan.cache.records import PLAIN, SLOT
-from hashclient.scan.check.kept import BEHIND, Kept
+from hashclient.scan.check.kept import BEHIND, Kept, Spool
 from hashclient.scan.check.members import Members
-from hashclient.scan.check.spool import Spool
 from hashclient.scan.check.streaming import hits_of
 from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
