@@ -87,7 +87,7 @@ class Worker:
         self.checks = Checks(session, options, counts, names, parent, most_files)
         self._loop = self.checks.loop
         most = min(options.max_connections, room_for_clients(limit))
-        self._connections = Places(Share(most, options.user_share), counts, time.monotonic)
+        self._connections = Connections(Share(most, options.user_share), counts, time.monotonic)
 
     def run(self) -> None:
         """Serve until SIGTERM; SIGHUP opens the lists again."""
@@ -182,7 +182,7 @@ SILENT_S = 1.0
 SEARCH_S = 0.05
 
 
-class Places:
+class Connections:
     """The connections of one process: how many there may be, and who makes place for others."""
 
     def __init__(self, share: Share, counts: Row, clock: Callable[[], float]) -> None:
@@ -228,7 +228,7 @@ class Places:
             self._share.give_back(client.peer)
 
     def forget_searches(self) -> None:
-        """Forget when places were searched: called from time to time."""
+        """Forget when connections were searched: called from time to time."""
         self._searched.clear()
 
     def _in_the_way(self, peer: Peer, now: float) -> Connection | None:

@@ -18,7 +18,7 @@ from hashclient.daemon.doors import Peer
 from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
 from hashclient.daemon.shares import Share
-from hashclient.daemon.worker import SEARCH_S, SILENT_S, Places
+from hashclient.daemon.worker import SEARCH_S, SILENT_S, Connections
 from hashclient.scan.check.kept import Spool
 from hashclient.system.rights import Rights
 
@@ -48,7 +48,7 @@ def test_one_user_has_a_part_and_root_has_the_whole() -> None:
 class Client:
     """A connection, as far as places know it."""
 
-    def __init__(self, owner: Peer, places: Places, now: float = 0.0) -> None:
+    def __init__(self, owner: Peer, places: Connections, now: float = 0.0) -> None:
         self.peer = owner
         self.last = now
         self.waits_for_client = True
@@ -65,12 +65,12 @@ class Client:
 
 
 class House:
-    """Places for ten, of which one user may have `percent`."""
+    """Room for ten connections, of which one user may have `percent`."""
 
     def __init__(self, percent: int = 50) -> None:
         self.now = 0.0
         self.counts = Counts(1)
-        self.places = Places(Share(10, percent), self.counts.row(0), lambda: self.now)
+        self.places = Connections(Share(10, percent), self.counts.row(0), lambda: self.now)
 
     def enter(self, owner: Peer) -> Client | None:
         if not self.places.take(owner):

@@ -44,7 +44,7 @@ from hashclient.scan.cluster.messages import (
 from hashclient.scan.cluster.named import LookAt, NamedFiles
 from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
-from hashclient.scan.sources.frontier import Places
+from hashclient.scan.sources.frontier import KnownMounts
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
 from hashclient.scan.values.work import Advance, Result, Start, Task
@@ -93,7 +93,7 @@ class Dask(Executor):
         self._opened = contextlib.ExitStack()
 
     def trees(
-        self, paths: Sequence[str], options: ScanOptions, places: Places | None
+        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None
     ) -> ClusterTrees:
         """Return the trees of a scan, whose directories workers list.
 
@@ -105,7 +105,7 @@ class Dask(Executor):
                 "a cluster follows no links: a link may lead elsewhere on another machine",
                 hint="give the targets as PATH, or let processes of this machine check the files",
             )
-        self._trees = ClusterTrees(paths, options, places)
+        self._trees = ClusterTrees(paths, options, mounts)
         return self._trees
 
     def elsewhere(self) -> Dask:

@@ -23,7 +23,7 @@ from hashclient.scan.cluster.messages import Listed, names_elsewhere
 from hashclient.scan.executors.wire import Names, pack_outcomes
 from hashclient.scan.sources.directories import open_directory, with_status
 from hashclient.scan.sources.frame import Frame
-from hashclient.scan.sources.frontier import Frontier, Places
+from hashclient.scan.sources.frontier import Frontier, KnownMounts
 from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.trees import Tree, Trees
 from hashclient.scan.sources.walk import Walk
@@ -165,10 +165,10 @@ class ClusterTrees(Trees):
     """The files at paths and below them; workers list the directories."""
 
     def __init__(
-        self, paths: Sequence[str], options: ScanOptions, places: Places | None = None
+        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None = None
     ) -> None:
         """List the trees at `paths`, as `Trees` does; links that are met are never followed."""
-        super().__init__(paths, options, places)
+        super().__init__(paths, options, mounts)
         #: Directories below the PATHs where a file system is mounted, or was.
         self.points: set[str] = set()
         self._frontiers: dict[str, Frontier] = {}
@@ -197,12 +197,12 @@ class ClusterTrees(Trees):
             self._found.append(self.unread(tree, reason_of(error)))
             return
         try:
-            frontier = self._frontiers[tree] = Frontier(self._options, self._places)
+            frontier = self._frontiers[tree] = Frontier(self._options, self._mounts)
             if (objection := frontier.begin(tree, fd, status)) is not None:
                 self.coverage.note(objection)
                 self._found.append(objection)
-            if self._places is not None:  # nowhere else in the tree a worker may see less than here
-                self.points |= self._places.watched(tree, fd)
+            if self._mounts is not None:  # nowhere else in the tree a worker may see less than here
+                self.points |= self._mounts.watched(tree, fd)
         finally:
             os.close(fd)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from hashclient.core.model import Outcome
-from hashclient.scan.sources.frontier import Places
+from hashclient.scan.sources.frontier import KnownMounts
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import Advance, Result, Task
@@ -54,7 +54,9 @@ class Checkers(Protocol):
 class Executor(Protocol):
     """Runs batches."""
 
-    def trees(self, paths: Sequence[str], options: ScanOptions, places: Places | None) -> Trees:
+    def trees(
+        self, paths: Sequence[str], options: ScanOptions, mounts: KnownMounts | None
+    ) -> Trees:
         """Return the source of the files at `paths` and below them, as `run` wants it.
 
         By default this process lists the directories.
@@ -62,7 +64,7 @@ class Executor(Protocol):
         Raises:
             UsageError: the executor has no trees with these options.
         """
-        return Trees(paths, options, places)
+        return Trees(paths, options, mounts)
 
     def run(
         self, work: Iterator[Task | Outcome], make_checker: Checkers

@@ -43,7 +43,7 @@ def compile_excludes(patterns: Sequence[str]) -> Callable[[str, str], bool]:
     return excluded
 
 
-class Places(Protocol):
+class KnownMounts(Protocol):
     """Knows the file systems of directories when they were scanned before."""
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
@@ -77,10 +77,10 @@ def kind_of(mode: int) -> str:
 class Frontier:
     """Admission to the directories of one tree: it is asked about each before that is entered."""
 
-    def __init__(self, options: ScanOptions, places: Places | None = None) -> None:
-        """Enter what the options allow; what is not as `places` knows it is unread."""
+    def __init__(self, options: ScanOptions, mounts: KnownMounts | None = None) -> None:
+        """Enter what the options allow; what is not as `mounts` knows it is unread."""
         self._one_file_system = options.one_file_system
-        self._places = places
+        self._mounts = mounts
         #: Directories that are looked at when they are met: they are mount points, or were.
         self.points: frozenset[str] = frozenset()
         #: The device of the tree's own directory, once it is open.
@@ -94,10 +94,10 @@ class Frontier:
         It is entered all the same.
         """
         self._device = status.st_dev  # not before it is open: only that makes an automount come
-        if self._places is None:
+        if self._mounts is None:
             return None
         if not self._one_file_system:
-            self.points = self._places.watched(path, fd)
+            self.points = self._mounts.watched(path, fd)
         return self._objection(path, fd, given=True)
 
     def is_border(self, path: str, status: os.stat_result, above: os.stat_result) -> bool:
@@ -114,7 +114,7 @@ class Frontier:
         return True, self._objection(path, fd, given=False)
 
     def _objection(self, path: str, fd: int, *, given: bool) -> Outcome | None:
-        reason = None if self._places is None else self._places.look(fd, given=given)
+        reason = None if self._mounts is None else self._mounts.look(fd, given=given)
         return None if reason is None else Outcome(Kind.UNREAD, path, reason=reason)
 
     def is_beyond(self, status: os.stat_result) -> bool:

@@ -54,7 +54,7 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 class Mounts:
-    """The remembered directories, and those that one scan sees. It serves as `frontier.Places`.
+    """The remembered directories, and those that one scan sees; a `frontier.KnownMounts`.
 
     A failure is reported once and never stops a scan; but while the earlier file systems are
     unknown, the scan is not complete.

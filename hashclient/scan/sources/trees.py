@@ -13,7 +13,7 @@ from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.sources.again import Again
 from hashclient.scan.sources.directories import looked_at
-from hashclient.scan.sources.frontier import Frontier, Places, compile_excludes, kind_of
+from hashclient.scan.sources.frontier import Frontier, KnownMounts, compile_excludes, kind_of
 from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.walk import Walk
@@ -79,17 +79,17 @@ class Trees:
         self,
         paths: Sequence[str],
         options: ScanOptions,
-        places: Places | None = None,
+        mounts: KnownMounts | None = None,
         *,
         looks_again: bool = True,
     ) -> None:
-        """List `paths`; with `places`, a directory that is not the one of before is unread.
+        """List `paths`; with `mounts`, a directory that is not the one of before is unread.
 
         If it `looks_again`, directories that others may write to are noted for `again`.
         """
         self._paths = paths
         self._options = options
-        self._places = places
+        self._mounts = mounts
         #: The trees that were covered; final at the end of the walk.
         self.coverage = Coverage(options)
         self._again = Again()
@@ -125,7 +125,7 @@ class Trees:
         for item in self.given():
             if isinstance(item, Tree):
                 self.coverage.begin(item.path)
-                frontier = Frontier(self._options, self._places)
+                frontier = Frontier(self._options, self._mounts)
                 walk = Walk(frontier, self._options, lister, self._notes)
                 for found in walk.walk(*item):
                     self.coverage.note(found)
@@ -174,7 +174,7 @@ class Trees:
                 yield Outcome(Kind.UNREAD, path, reason=reason_of(error))
 
     def close(self) -> None:
-        """Save the notes of `places`, as far as the walk has come."""
+        """Save the notes of `mounts`, as far as the walk has come."""
         self._again.close()
-        if self._places is not None:
-            self._places.save()
+        if self._mounts is not None:
+            self._mounts.save()
