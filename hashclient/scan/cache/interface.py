@@ -9,7 +9,7 @@ same; and lost records only cause files to be read again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -59,17 +59,8 @@ class Cache:
         asked = records_of(statuses)
         known = np.zeros(len(statuses), RECORD)
         old: list[Block] = []
-        devices = {status.st_dev for status in statuses}
-        for device in devices:
-            identity = identities.get(device)
-            if identity is None:
-                continue
-            mine = (
-                np.array([s.st_dev == device for s in statuses])
-                if len(devices) > 1
-                else slice(None)
-            )
-            known[mine], blocks = self.at(identity.number, asked["ino"][mine])
+        for identity, rows in by_file_system(statuses, identities):
+            known[rows], blocks = self.at(identity.number, asked["ino"][rows])
             old += blocks
         same = (
             (known["ino"] == asked["ino"])
@@ -91,16 +82,10 @@ class Cache:
             StateError: it cannot be asked.
         """
         found: dict[int, tuple[Inside, bool]] = {}
-        by_device: dict[int, list[int]] = {}
-        for place, status in enumerate(statuses):
-            by_device.setdefault(status.st_dev, []).append(place)
-        for device, places in by_device.items():
-            identity = identities.get(device)
-            if identity is None:
-                continue
-            mine = [statuses[place] for place in places]
+        for identity, rows in by_file_system(statuses, identities):
+            mine = [statuses[row] for row in rows.tolist()]
             for number, members, believed in self.inside_at(identity.number, mine):
-                found[places[number]] = members, believed
+                found[int(rows[number])] = members, believed
         return found
 
     def store(
@@ -120,6 +105,20 @@ class Cache:
 
     def close(self) -> None:
         """Close all that is open; by default nothing is."""
+
+
+def by_file_system(
+    statuses: Sequence[os.stat_result], identities: Mapping[int, Identity | None]
+) -> Iterator[tuple[Identity, npt.NDArray[np.intp]]]:
+    """Yield each file system that is remembered, with the rows of its files in `statuses`.
+
+    `identities` has for each `st_dev` the file system that is there now.
+    """
+    devices = np.array([status.st_dev for status in statuses], np.uint64)
+    for device in set(devices.tolist()):
+        identity = identities.get(device)
+        if identity is not None:
+            yield identity, np.flatnonzero(devices == device)
 
 
 class CachePlace(Protocol):

@@ -26,6 +26,7 @@ from hashclient.core.model import Outcome
 from hashclient.index.matcher import Columns, Judge, Plan, verdict
 from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.scan.cache.cache import are_settled, today
+from hashclient.scan.cache.interface import by_file_system
 from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records, records_of
 from hashclient.scan.check.opening import Directory
 from hashclient.scan.check.reading import Reader, SetAside
@@ -267,17 +268,14 @@ def _learned(
     the first bytes of files that are no containers, else -1. Those that were read are `files`, too:
     their records have tags.
     """
-    for device in {status.st_dev for status in statuses}:
-        identity = identities.get(device)
-        if identity is None:
-            continue
-        kept = np.array([status.st_dev == device for status in statuses])
+    for identity, rows in by_file_system(statuses, identities):
+        kept = np.ones(len(statuses), np.bool_)
         if identity.is_local:
             kept &= [nobody is not False for nobody in unwritable]
         if files is not None:
             kept &= files.reliable
             kept &= [bool(digests) for digests in files.digests]
-        rows = np.flatnonzero(kept)
+        rows = rows[kept[rows]]
         records = records_of([statuses[row] for row in rows.tolist()])
         if files is not None:
             for column in ("tags", "mask"):
