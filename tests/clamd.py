@@ -13,9 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hashclient.daemon.options import NoVerdict, Options, Paths
 from tests.kit import arguments, environment
 
 TIMEOUT_S = 20
+#: The options of a daemon that no command starts.
+OPTIONS = Options(
+    NoVerdict.FOUND,
+    Paths.OWN,
+    max_stream_bytes=1 << 30,
+    idle_s=120.0,
+    command_s=30.0,
+    stream_s=3600.0,
+    min_rate=1024,
+    max_connections=64,
+    user_share=50,
+    kept_bytes=1 << 20,
+    act=True,
+    exceptions=True,
+    containers=None,
+    spool_bytes=1 << 20,
+)
 
 
 def instream(*chunks: bytes, prefix: bytes = b"z") -> bytes:

@@ -62,11 +62,11 @@ class Daemon:
         options: Options,
         *,
         jobs: int,
-        metrics: TcpAddress | None = None,
-        fetch: Sequence[str] | None = None,
-        fetch_every_s: float | None = None,
-        mode: int = 0o660,
-        warn: Callable[[str, str | None], object] = lambda _message, _hint: None,
+        metrics: TcpAddress | None,
+        fetch: Sequence[str],
+        fetch_every_s: float | None,
+        mode: int,
+        warn: Callable[[str, str | None], object],
     ) -> None:
         """Listen at `addresses`, besides the sockets that systemd passes.
 
@@ -218,7 +218,7 @@ class Daemon:
                 _log.info("%s", error.message)
 
     def _begin_fetch(self) -> None:
-        if self._fetch is None or self._fetching is not None:
+        if self._fetching is not None:
             return
         try:
             self._fetching = subprocess.Popen(

@@ -92,7 +92,7 @@ def parse_address(text: str) -> Address:
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How the daemon answers; `paths` says which ones clients may name.
+    """How the daemon answers; `paths` says which ones clients may name. `serve` has the defaults.
 
     `max_stream_bytes` limits a stream, `idle_s` the wait for a silent client, `command_s` the time
     in which a command comes, and `stream_s` the time of one stream. A stream that comes more slowly
@@ -104,20 +104,20 @@ class Options(msgspec.Struct, frozen=True):
     match all the same.
     """
 
-    no_verdict: NoVerdict = NoVerdict.FOUND
-    paths: Paths = Paths.OWN
-    max_stream_bytes: int = 16 << 30
-    idle_s: float = 120.0
-    command_s: float = 30.0
-    stream_s: float = 3600.0
-    min_rate: int = 1024
-    max_connections: int = 4096
-    user_share: int = 50
-    kept_bytes: int = ALL_KEPT_BYTES
-    act: bool = True
-    exceptions: bool = True
-    containers: ContainerOptions | None = None
-    spool_bytes: int = 1 << 30
+    no_verdict: NoVerdict
+    paths: Paths
+    max_stream_bytes: int
+    idle_s: float
+    command_s: float
+    stream_s: float
+    min_rate: int
+    max_connections: int
+    user_share: int
+    kept_bytes: int
+    act: bool
+    exceptions: bool
+    containers: ContainerOptions | None
+    spool_bytes: int
 
 
 def kept_bytes(jobs: int) -> int:

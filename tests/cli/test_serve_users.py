@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from fixtures.archives import zip_of
 from hashclient.config import Config, Settings
@@ -23,7 +24,7 @@ from hashclient.daemon.checks import Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.openers import opening
-from hashclient.daemon.options import Options, UnixAddress
+from hashclient.daemon.options import UnixAddress
 from hashclient.daemon.paths import check_path
 from hashclient.daemon.protocol import Command
 from hashclient.daemon.sockets import listen
@@ -32,7 +33,7 @@ from hashclient.matches.verify import verify_matches
 from hashclient.scan.check.members import Members
 from hashclient.session import Session
 from hashclient.system.rights import Rights
-from tests.clamd import Daemon, instream, serving
+from tests.clamd import OPTIONS, Daemon, instream, serving
 from tests.kit import arguments, csv_of, environment, make_state, run, wait_until, write_tree
 from tests.kit.attacker import (
     ATTACKER,
@@ -140,7 +141,7 @@ def test_an_archive_of_a_client_is_opened_with_the_rights_of_the_daemon(
         return opened(members, *args, **options)
 
     monkeypatch.setattr(Members, "open", watched)
-    options = Options(containers=opening(Config(), 60, print))
+    options = replace(OPTIONS, containers=opening(Config(), 60, print))
     checks = Checks(session, options, Counts(1).row(0), [], 1, 1)
     said: list[str] = []
     client = SimpleNamespace(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hashclient.config import Config, Settings
 from hashclient.daemon import checks, worker
@@ -16,7 +17,7 @@ from hashclient.daemon.checks import READERS, Checks
 from hashclient.daemon.counts import Counts
 from hashclient.daemon.doors import Peer
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.options import Options, Paths
+from hashclient.daemon.options import Paths
 from hashclient.daemon.paths import Named, results_at
 from hashclient.daemon.worker import SPARE_DESCRIPTORS, room_for_clients
 from hashclient.scan.check.checker import DIRECTORIES
@@ -25,6 +26,7 @@ from hashclient.scan.check.reading import Reader
 from hashclient.scan.sources.walk import OPEN_DEPTH
 from hashclient.session import Session
 from hashclient.system.rights import Rights
+from tests.clamd import OPTIONS
 from tests.kit import csv_of, make_state, open_files, write_tree
 
 
@@ -67,7 +69,7 @@ def test_a_daemon_without_the_power_checks_no_paths_of_others(
     session = Session(Settings(state, state / "config.toml", None, Config()), now=now, environ={})
     monkeypatch.setattr(checks, "can_act_as_others", lambda: can_act)
     own, other = (Rights(uid, uid, ()) for uid in (os.geteuid(), 70_000))
-    options = [Options(), Options(paths=Paths.ANY)]
+    options = [OPTIONS, replace(OPTIONS, paths=Paths.ANY)]
     careful, open_to_all = (Checks(session, o, Counts(1).row(0), [], 1, 1) for o in options)
     peers = [Peer("", "", rights is not None, rights) for rights in (own, other, None)]
     assert [open_to_all.rights_for(peer, "/") for peer in peers] == [None] * 3

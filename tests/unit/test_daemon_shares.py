@@ -15,12 +15,12 @@ import pytest
 from hashclient.daemon.connection import Connection
 from hashclient.daemon.counts import Count, Counts
 from hashclient.daemon.doors import Peer
-from hashclient.daemon.options import Options
 from hashclient.daemon.pace import SLOW_S
 from hashclient.daemon.shares import Share
 from hashclient.daemon.worker import SEARCH_S, SILENT_S, Connections
 from hashclient.scan.check.kept import Spool
 from hashclient.system.rights import Rights
+from tests.clamd import OPTIONS
 
 
 def peer(uid: int) -> Peer:
@@ -175,7 +175,7 @@ class Checks:
     """Takes what comes from one connection, and answers nothing by itself."""
 
     def __init__(self, share: Share) -> None:
-        self.options = Options(command_s=30.0, min_rate=1024)
+        self.options = OPTIONS
         self.counts = Counts(1).row(0)
         self.buffer = memoryview(bytearray(1 << 16))
         self.open_files = share
