@@ -19,8 +19,7 @@ from hashclient.core.version import __version__
 from hashclient.index.open_lists import OpenLists, open_lists
 from hashclient.scan.cluster.address import Scheduler, parse_executor
 from hashclient.scan.cluster.connection import Connection, connected
-from hashclient.scan.cluster.messages import PROTOCOL, Spec
-from hashclient.scan.cluster.worker import pins_of
+from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
 from tests.kit import csv_of, make_state
 
 #: Contents on the list of the cluster, by entry.

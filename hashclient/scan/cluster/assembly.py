@@ -15,8 +15,7 @@ from hashclient.scan.cache.memory import InventoryPlace
 from hashclient.scan.cluster.address import LocalCluster, Scheduler
 from hashclient.scan.cluster.connection import connected, environment_of
 from hashclient.scan.cluster.executor import Dask
-from hashclient.scan.cluster.messages import PROTOCOL, Spec
-from hashclient.scan.cluster.worker import pins_of
+from hashclient.scan.cluster.messages import PROTOCOL, Spec, pins_of
 from hashclient.scan.values.options import ScanOptions
 from hashclient.session import Session
 from hashclient.system.identity import boot_id

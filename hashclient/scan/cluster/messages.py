@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from hashclient.containers.limits import Options
+from hashclient.index.open_lists import OpenLists
 from hashclient.scan.executors.wire import (
     Checked,
     Names,
@@ -79,6 +80,39 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     gets_known: bool = False
     boot: bytes = b""
     objects: bool = False
+
+
+def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
+    """Return the names and generations of lists."""
+    manifests = [index.manifest for index in lists.indexes]
+    return tuple(
+        sorted(
+            (Pin(m.list, m.provider, m.generation, m.index_hash) for m in manifests),
+            key=lambda pin: pin.name,
+        )
+    )
+
+
+def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
+    """Return why these lists differ from those of the client; None if they are the same."""
+    if lists.sealer.key_id != spec.key_id:
+        return (
+            f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
+            "give every worker the seal key of the client, as a credential or a file",
+        )
+    here, there = {pin.name: pin for pin in pins_of(lists)}, {pin.name: pin for pin in spec.lists}
+    for name in sorted(here.keys() | there.keys()):
+        mine, wanted = here.get(name), there.get(name)
+        hint = "run `hashclient fetch` on every worker and on the client"
+        if mine is None:
+            return f"list {name}: it is not there, or cannot be used", hint
+        if wanted is None:
+            return f"list {name}: the client does not use it", hint
+        if mine.generation != wanted.generation:
+            return f"list {name}: generation {mine.generation}, not {wanted.generation}", hint
+        if mine != wanted:
+            return f"list {name}: it is another list of the same name and generation", hint
+    return None
 
 
 class Sign(msgspec.Struct, frozen=True, array_like=True):

@@ -40,7 +40,6 @@ from hashclient.scan.cluster.messages import (
     Failed,
     Known,
     Lost,
-    Pin,
     Setup,
     Spec,
     decode_directories,
@@ -48,6 +47,7 @@ from hashclient.scan.cluster.messages import (
     decode_probes,
     decode_setup,
     encode,
+    problem_with_lists,
 )
 from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
@@ -284,39 +284,6 @@ def own_settings(environ: Mapping[str, str]) -> Settings:
         seal_key_file=key_file,
         environ=environ,
     )
-
-
-def pins_of(lists: OpenLists) -> tuple[Pin, ...]:
-    """Return the names and generations of lists."""
-    manifests = [index.manifest for index in lists.indexes]
-    return tuple(
-        sorted(
-            (Pin(m.list, m.provider, m.generation, m.index_hash) for m in manifests),
-            key=lambda pin: pin.name,
-        )
-    )
-
-
-def problem_with_lists(spec: Spec, lists: OpenLists) -> tuple[str, str | None] | None:
-    """Return why these lists differ from those of the client; None if they are the same."""
-    if lists.sealer.key_id != spec.key_id:
-        return (
-            f"its seal key is another one: key id {lists.sealer.key_id}, not {spec.key_id}",
-            "give every worker the seal key of the client, as a credential or a file",
-        )
-    here, there = {pin.name: pin for pin in pins_of(lists)}, {pin.name: pin for pin in spec.lists}
-    for name in sorted(here.keys() | there.keys()):
-        mine, wanted = here.get(name), there.get(name)
-        hint = "run `hashclient fetch` on every worker and on the client"
-        if mine is None:
-            return f"list {name}: it is not there, or cannot be used", hint
-        if wanted is None:
-            return f"list {name}: the client does not use it", hint
-        if mine.generation != wanted.generation:
-            return f"list {name}: generation {mine.generation}, not {wanted.generation}", hint
-        if mine != wanted:
-            return f"list {name}: it is another list of the same name and generation", hint
-    return None
 
 
 def check(run: str, payload: bytes) -> bytes:
