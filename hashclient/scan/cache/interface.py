@@ -130,7 +130,6 @@ class CachePlace(Protocol):
         Raises:
             StateError: it cannot be opened.
         """
-        ...
 
     def writer(self) -> Cache:
         """Open the cache to store in it, and make it if there is none.
@@ -138,7 +137,6 @@ class CachePlace(Protocol):
         Raises:
             StateError: it cannot be opened; if it is a `DamagedInventoryError`, removing it helps.
         """
-        ...
 
     def remove(self) -> None:
         """Remove the cache.
@@ -146,4 +144,3 @@ class CachePlace(Protocol):
         Raises:
             StateError: it cannot be removed.
         """
-        ...

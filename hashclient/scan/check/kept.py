@@ -165,11 +165,9 @@ class Room(Protocol):
 
     def take(self, count: int) -> bool:
         """Take so many bytes, if the user may have them."""
-        ...
 
     def give_back(self, count: int) -> None:
         """Take so many bytes back."""
-        ...
 
 
 class Spool:

@@ -33,7 +33,6 @@ class Checks(Protocol):
         Raises:
             StateError: an index cannot be read.
         """
-        ...
 
 
 #: Makes a checker, in the process that uses it.
@@ -45,7 +44,6 @@ class Checkers(Protocol):
 
     def __call__(self, on_bytes: OnBytes | None, /) -> Checks:
         """Make a checker, in the process that uses it."""
-        ...
 
     def close(self) -> None:
         """Close what checkers of this process have open, which no child process may have."""
@@ -76,7 +74,6 @@ class Executor(Protocol):
         Raises:
             StateError: an index cannot be read, or checkers keep dying.
         """
-        ...
 
 
 def single_tasks(deferred: Task) -> Iterator[Task]:

@@ -75,11 +75,9 @@ class Elsewhere(Protocol):
 
         `namespace` distinguishes the bucket from those of the same name in other stores.
         """
-        ...
 
     def close(self) -> None:
         """Leave them."""
-        ...
 
 
 class Tools(msgspec.Struct, frozen=True):

@@ -47,7 +47,6 @@ class Checks(Protocol):
 
     def check(self, wanted: Wanted) -> Checked:
         """Check one."""
-        ...
 
 
 class Work:

@@ -36,11 +36,9 @@ class Grounds(Protocol):
 
     def path_of(self, fd: int) -> str | None:
         """Return the path of an open directory without links."""
-        ...
 
     def standing_of(self, fd: int, rest: bytes = b"") -> str | None:
         """Return the identity of `rest` in an open directory, as `core.match.Place` has it."""
-        ...
 
 
 class _Directory(NamedTuple):

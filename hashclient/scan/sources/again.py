@@ -66,7 +66,6 @@ class Walker(Protocol):
 
     def walk_late(self, frame: Frame, lister: Lister) -> Iterator[Item]:
         """Walk the entries of a directory that are still to be read, and note it again."""
-        ...
 
 
 class Again:

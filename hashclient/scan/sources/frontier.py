@@ -48,15 +48,12 @@ class KnownMounts(Protocol):
 
     def watched(self, path: str, fd: int) -> frozenset[str]:
         """Return the directories below `path`, open as `fd`, that `look` wants to see."""
-        ...
 
     def look(self, fd: int, *, given: bool) -> str | None:
         """Note an open directory, `given` or met; return why it is not the one scanned before."""
-        ...
 
     def save(self) -> None:
         """Keep the notes for the next scan."""
-        ...
 
 
 def kind_of(mode: int) -> str:

@@ -31,15 +31,12 @@ class Source(Protocol):
     @property
     def arguments(self) -> Sequence[str]:
         """The arguments of the user."""
-        ...
 
     def batches(self) -> Iterator[Task | Outcome]:
         """Yield tasks of about `TASK_NAMES` names, and skipped or unread outcomes."""
-        ...
 
     def close(self) -> None:
         """Save notes for the next scan; called once, when the scan has ended."""
-        ...
 
 
 class TaskBuilder:
