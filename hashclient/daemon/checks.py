@@ -35,7 +35,7 @@ from hashclient.daemon.shares import Share
 from hashclient.daemon.turns import Job, Turns, begun
 from hashclient.daemon.uploads import Upload, judge
 from hashclient.scan.check.kept import MEMORY_BYTES, Spool, may_be_container
-from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import reason_of
 from hashclient.session import Session
 from hashclient.system.rights import Rights, can_act_as_others
 

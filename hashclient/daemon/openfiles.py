@@ -20,7 +20,7 @@ from hashclient.daemon.turns import Job, begun
 from hashclient.daemon.uploads import Upload
 from hashclient.scan.check.reading import SPARSE_BYTES, SPARSE_SHARE, SetAside, same_content
 from hashclient.scan.sources.frontier import kind_of
-from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE, reason_of
+from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, reason_of
 from hashclient.system.descriptors import read_at
 
 #: Chunks that are read in one piece: 32 MiB.

@@ -36,8 +36,7 @@ from hashclient.scan.executors.here import Inline
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import CHANGED, reason_of
-from hashclient.scan.values.work import Group, Result, Task
+from hashclient.scan.values.work import CHANGED, Group, Result, Task, reason_of
 from hashclient.system.beneath import Directory, identity_of
 from hashclient.system.rights import acting_as
 

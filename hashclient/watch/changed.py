@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.run.whereabouts import LISTED_FROM, LISTED_TIMES
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import TASK_NAMES, Group, Task
+from hashclient.scan.values.work import TASK_NAMES, Group, Task, reason_of
 from hashclient.system.beneath import Directory
 
 #: The directory is gone, or something else is in its place: that was reported, too.

@@ -22,8 +22,7 @@ from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.scan.run.pipeline import FrontEnd, Observer, Run
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import CHANGED, MOVED
-from hashclient.scan.values.work import join
+from hashclient.scan.values.work import CHANGED, MOVED, join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
 from hashclient.system.log import Log
 from hashclient.system.text import printable

@@ -24,7 +24,7 @@ from hashclient.scan.cluster.buckets import ClusterBucket
 from hashclient.scan.cluster.connection import GoneError
 from hashclient.scan.cluster.objectwork import levels_of
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED
+from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED
 from tests.kit import ROOT, Run, csv_of, environment, make_state
 from tests.kit.cluster import LISTED, SharedCluster
 

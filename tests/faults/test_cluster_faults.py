@@ -30,7 +30,7 @@ from hashclient.scan.executors.here import Inline
 from hashclient.scan.run.engine import Progress, scan
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED
+from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED
 from tests.kit import arguments, environment, run, wait_until, write_tree
 from tests.kit.cluster import LISTED, SharedCluster
 

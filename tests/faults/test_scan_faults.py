@@ -18,8 +18,7 @@ import pytest
 
 from hashclient.audit import log
 from hashclient.core.algorithms import Algorithm
-from hashclient.scan.values.reasons import SPARSE, WORKER_DIED
-from hashclient.scan.values.work import TASK_NAMES
+from hashclient.scan.values.work import SPARSE, TASK_NAMES, WORKER_DIED
 from tests.kit import (
     Run,
     arguments,

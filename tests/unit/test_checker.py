@@ -40,8 +40,7 @@ from hashclient.scan.check.reading import ATTEMPTS, DIRECTORY
 from hashclient.scan.cluster.known import Received
 from hashclient.scan.cluster.messages import Known
 from hashclient.scan.sources import directories
-from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
-from hashclient.scan.values.work import Group, Identity, Result, Task
+from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, Group, Identity, Result, Task
 from hashclient.system.identity import Identities
 from tests.kit import csv_of, descriptors_left, digests_of, make_state, remember_at_once, write_tree
 

@@ -60,8 +60,7 @@ from hashclient.scan.executors.wire import (
 )
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import WORKER_FAILED
-from hashclient.scan.values.work import Advance, Group, Result, Start
+from hashclient.scan.values.work import WORKER_FAILED, Advance, Group, Result, Start
 from hashclient.system.identity import Identities, Identity, boot_id
 from hashclient.system.leases import can_lease
 from tests.kit import State, remember_at_once, write_tree

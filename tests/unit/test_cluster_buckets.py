@@ -13,7 +13,7 @@ from hashclient.objects.listing import ListingEndedError
 from hashclient.scan.cluster.buckets import ClusterBucket
 from hashclient.scan.cluster.messages import ListedRange, Lost, encode
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.values.reasons import WORKER_DIED
+from hashclient.scan.values.work import WORKER_DIED
 
 
 class Batches:

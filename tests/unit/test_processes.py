@@ -25,8 +25,7 @@ from hashclient.scan.executors.pacing import TASKS_AHEAD
 from hashclient.scan.executors.processes import MAX_AHEAD_BYTES, MAX_REPLACED, Pool
 from hashclient.scan.executors.wire import decode_message, encode_result
 from hashclient.scan.executors.worker import PROGRESS_BYTES
-from hashclient.scan.values.reasons import WORKER_DIED
-from hashclient.scan.values.work import TASK_NAMES, Advance, Group, Result, Task
+from hashclient.scan.values.work import TASK_NAMES, WORKER_DIED, Advance, Group, Result, Task
 from tests.kit import environment
 
 # The runner of the tests may have a thread; what is forked here does not rely on it.

@@ -40,8 +40,7 @@ from hashclient.scan.check.reading import (
     relied_size,
     same_content,
 )
-from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE, reason_of
-from hashclient.scan.values.work import Group
+from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE, Group, reason_of
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.leases import can_lease, hold, keeps_out
 from tests.disks import disk, needs_mounts

@@ -21,8 +21,7 @@ from hashclient.scan.sources import again, interface, listing
 from hashclient.scan.sources.directories import Entry, snapshot
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import MOVED
-from hashclient.scan.values.work import Result, Task, join
+from hashclient.scan.values.work import MOVED, Result, Task, join
 from tests.kit import csv_of
 from tests.kit.tree import write_tree
 from tests.unit.test_checker import lists_of

@@ -34,8 +34,7 @@ from hashclient.scan.sources.frame import AT_ONCE
 from hashclient.scan.sources.names import Names
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import MOVED
-from hashclient.scan.values.work import Result, Task
+from hashclient.scan.values.work import MOVED, Result, Task
 from hashclient.system.identity import born_ns
 from tests.kit import csv_of, write_tree
 from tests.kit.state import State

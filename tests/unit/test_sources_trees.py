@@ -25,8 +25,7 @@ from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.trees import Trees
 from hashclient.scan.sources.walk import OPEN_DEPTH, Walk
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import TASK_NAMES, Task, join
+from hashclient.scan.values.work import TASK_NAMES, Task, join, reason_of
 from tests.kit import fast_directory, make_deep_tree, open_files, write_tree
 
 DEPTH = 5_000

@@ -31,8 +31,7 @@ from hashclient.scan.cache.records import PLAIN, RECORD, SLOT, Records, records_
 from hashclient.scan.check.opening import Directory
 from hashclient.scan.check.reading import Reader, SetAside
 from hashclient.scan.sources.directories import open_listed
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Result
+from hashclient.scan.values.work import Result, reason_of
 from hashclient.system.identity import Identity
 
 _ALL = mask_of(Algorithm)

@@ -30,7 +30,7 @@ from hashclient.containers.sniffing import (
     not_opened,
     tail_bytes,
 )
-from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import reason_of
 
 #: Why the members of a stream that was not kept are unknown.
 BEHIND = "limit: only the end of the stream shows that it is an archive; scan it as a file"

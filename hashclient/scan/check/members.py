@@ -32,8 +32,7 @@ from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, 
 from hashclient.scan.cache.records import SLOT
 from hashclient.scan.check.judging import columns_of, listed_rows
 from hashclient.scan.check.kept import Kept
-from hashclient.scan.values.reasons import CHANGED, reason_of
-from hashclient.scan.values.work import Result
+from hashclient.scan.values.work import CHANGED, Result, reason_of
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.text import MAX_EXCERPT_CHARS
 

@@ -24,7 +24,7 @@ from hashclient.core.digests import LengthError, digest_fd, new_buffer
 from hashclient.core.kinds import Kind
 from hashclient.scan.check.marks import Marks
 from hashclient.scan.sources.frontier import kind_of
-from hashclient.scan.values.reasons import CHANGED, ENDLESS, SPARSE
+from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE
 from hashclient.system.filesystems import FULL, NONE, NONZERO, SizeTrust, ask_at, trust_of
 from hashclient.system.identity import Identities, Identity
 from hashclient.system.leases import hold, is_unwritable, keeps_out, let_go

@@ -12,8 +12,7 @@ from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.scan.check.kept import Kept
 from hashclient.scan.check.members import Members
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Advance, Result
+from hashclient.scan.values.work import Advance, Result, reason_of
 from hashclient.system.descriptors import read_into
 
 

@@ -43,8 +43,7 @@ from hashclient.scan.cluster.messages import (
 )
 from hashclient.scan.objects.threads import BACKLOG, Page, Work
 from hashclient.scan.objects.wanted import Checked, Wanted
-from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
-from hashclient.scan.values.work import Result
+from hashclient.scan.values.work import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED, Result
 
 #: A task of listing ends with so many objects, and the rest is divided.
 LIST_OBJECTS = 20_000

@@ -46,8 +46,15 @@ from hashclient.scan.executors.interface import TICK_S, Executor, MakeChecker
 from hashclient.scan.executors.wire import Checked, names_of, unpack_outcomes, unpack_result
 from hashclient.scan.sources.frontier import KnownMounts
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import CLUSTER_GONE, WORKER_DIED, WORKER_FAILED
-from hashclient.scan.values.work import Advance, Result, Start, Task
+from hashclient.scan.values.work import (
+    CLUSTER_GONE,
+    WORKER_DIED,
+    WORKER_FAILED,
+    Advance,
+    Result,
+    Start,
+    Task,
+)
 
 if TYPE_CHECKING:
     from hashclient.scan.cluster.buckets import ClusterBucket

@@ -28,8 +28,7 @@ from hashclient.scan.sources.listing import Chunk, Lister
 from hashclient.scan.sources.trees import Tree, Trees
 from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Group, Start, Task
+from hashclient.scan.values.work import Group, Start, Task, reason_of
 from hashclient.system.identity import Identities
 from hashclient.system.processors import Allowance
 

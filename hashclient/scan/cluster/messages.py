@@ -30,8 +30,7 @@ from hashclient.scan.executors.wire import (
 )
 from hashclient.scan.objects.wanted import Checked as CheckedObject
 from hashclient.scan.objects.wanted import Wanted
-from hashclient.scan.values.reasons import WORKER_DIED, WORKER_FAILED
-from hashclient.scan.values.work import Group, Start, join
+from hashclient.scan.values.work import WORKER_DIED, WORKER_FAILED, Group, Start, join
 
 T = TypeVar("T")
 

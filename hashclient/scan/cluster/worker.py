@@ -53,8 +53,15 @@ from hashclient.scan.cluster.named import only_same
 from hashclient.scan.cluster.probes import problem_with
 from hashclient.scan.executors.interface import Checks, single_tasks
 from hashclient.scan.executors.wire import Checked, group_of, pack_result
-from hashclient.scan.values.reasons import WORKER_FAILED
-from hashclient.scan.values.work import TASK_NAMES, Group, Result, Task, divided, join
+from hashclient.scan.values.work import (
+    TASK_NAMES,
+    WORKER_FAILED,
+    Group,
+    Result,
+    Task,
+    divided,
+    join,
+)
 from hashclient.session import Session
 from hashclient.system.identity import Identities
 from hashclient.system.leases import can_lease

@@ -28,8 +28,7 @@ from hashclient.scan.executors.nursery import Nursery, forked
 from hashclient.scan.executors.pacing import Pacing, Times
 from hashclient.scan.executors.wire import decode_message, encode_task
 from hashclient.scan.executors.worker import serve
-from hashclient.scan.values.reasons import WORKER_DIED
-from hashclient.scan.values.work import Advance, Result, Task, join
+from hashclient.scan.values.work import WORKER_DIED, Advance, Result, Task, join
 from hashclient.system.log import Log
 from hashclient.system.process import bad_page
 

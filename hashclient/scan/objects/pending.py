@@ -18,7 +18,7 @@ from hashclient.objects.pages import SCHEMA, page_of
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.objects.sorting import objects_of
 from hashclient.scan.objects.wanted import Wanted
-from hashclient.scan.values.reasons import reason_of
+from hashclient.scan.values.work import reason_of
 
 #: Single objects that are written together.
 TOGETHER = 1_000

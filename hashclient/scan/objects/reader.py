@@ -42,8 +42,7 @@ from hashclient.scan.check.members import Members
 from hashclient.scan.check.streaming import hits_of
 from hashclient.scan.objects.cache import learn, number_of
 from hashclient.scan.objects.wanted import BY_SIZE, READ, Checked, Wanted
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Result
+from hashclient.scan.values.work import Result, reason_of
 
 #: Bytes that are asked for at a time: a broken connection costs no more than that.
 RANGE_BYTES = 16 << 20

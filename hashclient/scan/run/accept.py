@@ -17,7 +17,7 @@ import msgspec
 from hashclient.configfile.tables import AcceptRule
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Outcome
-from hashclient.scan.values.reasons import NOT_THERE
+from hashclient.scan.values.work import NOT_THERE
 
 
 def ignoring_missing(outcome: Outcome) -> Outcome:

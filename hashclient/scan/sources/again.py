@@ -42,8 +42,7 @@ from hashclient.scan.sources.directories import (
 )
 from hashclient.scan.sources.frame import MOST_LISTED, Frame, chunk_of, mark_of
 from hashclient.scan.sources.listing import Lister
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Identity, Item
+from hashclient.scan.values.work import Identity, Item, reason_of
 
 #: Looks at everything, and looks at what the one before has found changed.
 LOOKS, ROUNDS = 3, 12

@@ -22,8 +22,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from hashclient.scan.values.reasons import MOVED
-from hashclient.scan.values.work import Identity
+from hashclient.scan.values.work import MOVED, Identity
 from hashclient.system.identity import born_ns, is_mount_root
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK

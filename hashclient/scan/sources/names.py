@@ -21,8 +21,7 @@ from hashclient.core.model import Outcome
 from hashclient.scan.sources.directories import looked_at
 from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.sources.interface import TaskBuilder
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import TASK_NAMES, Group, Task, join
+from hashclient.scan.values.work import TASK_NAMES, Group, Task, join, reason_of
 from hashclient.system.beneath import identity_of
 from hashclient.system.descriptors import read_some
 from hashclient.system.strangers import is_shared, trusted_users

@@ -18,8 +18,7 @@ from hashclient.scan.sources.interface import TaskBuilder
 from hashclient.scan.sources.listing import Lister
 from hashclient.scan.sources.walk import Walk
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import reason_of
-from hashclient.scan.values.work import Group, Identity, Item, Task
+from hashclient.scan.values.work import Group, Identity, Item, Task, reason_of
 
 #: The most trees, and the most directories that could not be listed, in memory.
 MAX_COVERED = 10_000

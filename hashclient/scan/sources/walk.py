@@ -40,8 +40,16 @@ from hashclient.scan.sources.frame import AT_ONCE, Frame, chunk_of
 from hashclient.scan.sources.frontier import OTHER_FILE_SYSTEM, Frontier, compile_excludes, kind_of
 from hashclient.scan.sources.listing import Chunk, Lister, Listing, Open
 from hashclient.scan.values.options import ScanOptions
-from hashclient.scan.values.reasons import MOVED, reason_of
-from hashclient.scan.values.work import TASK_NAMES, Group, Identity, Item, Start, join
+from hashclient.scan.values.work import (
+    MOVED,
+    TASK_NAMES,
+    Group,
+    Identity,
+    Item,
+    Start,
+    join,
+    reason_of,
+)
 from hashclient.system.identity import is_mount_root
 from hashclient.system.strangers import is_shared, trusted_users
 

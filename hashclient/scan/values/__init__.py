@@ -1,1 +1,1 @@
-"""Values of a scan: its options, its work and results, and why an input was not read."""
+"""Values of a scan: its options, its work, its results, and why an input was not read."""

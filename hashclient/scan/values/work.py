@@ -1,10 +1,14 @@
-"""The work of a scan, and its results: names of files, and directories that are to be listed.
+"""The work of a scan, its results, and the reasons why an input was not read.
 
-A source makes work, executors carry it and its results, and checkers do it.
+Work is names of files, and directories that are to be listed: a source makes it, executors carry it
+and its results, and checkers do it. `reason_of` gives the reasons of the system. Reasons of this
+program are constants here, or beside the one place that uses them. `docs/exit-codes.md` has the
+table of them all.
 """
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +25,23 @@ NO_INODES = array("Q")
 
 #: The device of a directory, None if its number on this machine is not known, and its inode.
 Identity = tuple[int | None, int]
+
+#: Why an input was not read.
+CHANGED = "changed while being read"
+MOVED = "was moved, and names kept changing while it was looked for"
+SPARSE = "sparse: more than 99 % of it is hole; --sparse reads it"
+ENDLESS = "goes on for too long, and has no size that can be relied on"
+WORKER_DIED = "the worker process that was checking it died"
+NOT_THERE = "no such file or directory"
+WORKER_FAILED = "the worker that was checking it failed"
+CLUSTER_GONE = "the cluster could not be reached any more"
+
+
+def reason_of(error: OSError) -> str:
+    """Return why an input was not read, in the words of the system."""
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return NOT_THERE
+    return (error.strerror or str(error)).lower()
 
 
 def join(directory: str, name: str) -> str:
