@@ -125,16 +125,8 @@ def start_scan(
         decision=None if responder is None else responder.decision,
         brief=options.brief,
     )
-    return Scan(
-        outcomes,
-        recorder,
-        progress,
-        mounts,
-        trees.coverage,
-        arguments=inputs.arguments(source),
-        actions=responder,
-        front=front,
-    )
+    parts = outcomes, recorder, progress, mounts, trees.coverage
+    return Scan(*parts, arguments=inputs.arguments(source), actions=responder, front=front)
 
 
 def _executor_of(

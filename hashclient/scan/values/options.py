@@ -102,7 +102,6 @@ class ScanOptions(NamedTuple):
             " hooks and CI jobs."
         ),
     ] = True
-
     exceptions: Annotated[
         bool, Flag("A file that `exceptions` excepts is a match all the same.")
     ] = True
