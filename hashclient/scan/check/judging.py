@@ -276,20 +276,20 @@ def _learned(
             kept &= [bool(digests) for digests in files.digests]
         rows = rows[kept[rows]]
         records = records_of([statuses[row] for row in rows.tolist()])
-        if files is not None:
-            for column in ("tags", "mask"):
-                records[column] = files.records[column].take(rows, axis=0)
         begin = np.array(begins, np.int16).take(rows)
-        records["mask"] |= np.where(begin >= 0, np.uint8(PLAIN), np.uint8(0))
+        records["mask"] = np.where(begin >= 0, np.uint8(PLAIN), np.uint8(0))
         records["begin"] = begin.astype(np.uint8)
         records["read_day"] = today()
         if identity.proves:
             records["read_day"][[unwritable[row] is True for row in rows.tolist()]] = 0
-        for number in () if files is None else files.known:
-            # A file that the cache knew was read again in part. It keeps the day of its record, and
-            # its first byte, at which nobody looked again.
-            for column in ("read_day", "begin"):
-                records[column][rows == number] = files.records[column][number]
+        if files is not None:
+            records["tags"] = files.records["tags"].take(rows, axis=0)
+            records["mask"] |= files.records["mask"].take(rows)
+            for number in files.known:
+                # A file that the cache knew was read again in part. It keeps the day of its record,
+                # and its first byte, at which nobody looked again.
+                for column in ("read_day", "begin"):
+                    records[column][rows == number] = files.records[column][number]
         settled = records.take(np.flatnonzero(are_settled(records, started_ns)))
         if len(settled):
             yield identity.number, settled.tobytes()
