@@ -145,7 +145,7 @@ def _pieces(count: int) -> Iterator[tuple[int, Iterator[tuple[str, str, int, str
 
 def read_ours(path: Path) -> int:
     """Read a file with our importers; return how many rows it has."""
-    from hashclient.lists.importers.reading import Reading
+    from hashclient.lists.importers.importfile import Reading
     from hashclient.lists.importers.registry import read_digests
 
     with path.open("rb") as stream:

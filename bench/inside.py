@@ -28,7 +28,7 @@ from hashclient.containers.protocol import Job, Row
 from hashclient.containers.registry import Registry
 from hashclient.containers.sniffing import wants_more_head
 from hashclient.containers.zipmember import LOCAL_BYTES
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 
 _SIZES = (2_000, 8_000, 20_000, 50_000)
 

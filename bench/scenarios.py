@@ -34,7 +34,7 @@ from bench.site import forget, publish_delta, settle, site, tree, write_digests
 from fixtures.cluster import started
 from fixtures.faulty_fs import File, Pace, mounted, why_not
 from fixtures.generate import make_list
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 
 PYTHON = sys.executable
 ALL = ("md5", "sha1", "sha256")

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.measure import HASHCLIENT, hashclient
 from fixtures.generate import FILES_A_DIRECTORY, make_list, make_tree
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache.cache import COARSE_NS, FRESH_NS
 
 LIST = "bench"

@@ -9,8 +9,7 @@ _MODULES = {
     "hashclient.client": ("Client",),
     "hashclient.session": ("Session",),
     "hashclient.config": ("Settings", "resolve_settings"),
-    "hashclient.core.algorithms": ("Algorithm",),
-    "hashclient.core.kinds": ("Action", "Kind", "MatchState", "Verdict"),
+    "hashclient.core.kinds": ("Action", "Algorithm", "Kind", "MatchState", "Verdict"),
     "hashclient.core.model": (
         *("Acted", "Gap", "Handled", "Hit", "ListState", "MatchRef", "MissingList", "Outcome"),
     ),
@@ -36,8 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hashclient.client import Client
     from hashclient.config import Settings, resolve_settings
-    from hashclient.core.algorithms import Algorithm
-    from hashclient.core.kinds import Action, Kind, MatchState, Verdict
+    from hashclient.core.kinds import Action, Algorithm, Kind, MatchState, Verdict
     from hashclient.core.match import Match
     from hashclient.core.model import (
         Acted,

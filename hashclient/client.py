@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
     from hashclient.fetch.switch import Fetched
     from hashclient.index.open_lists import OpenLists
-    from hashclient.lists.importers.reading import Reading
+    from hashclient.lists.importers.importfile import Reading
     from hashclient.scan.check.streaming import Stream
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.run.pipeline import FrontEnd, Run, Scan

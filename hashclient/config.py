@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,8 @@ import msgspec
 
 from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
 from hashclient.configfile.owners import allows_shared, files_named, refuse_shared
-from hashclient.configfile.since import KEY, apply_since
 from hashclient.configfile.tables import (
+    KEY,
     AcceptRule,
     BrakeConfig,
     ClusterConfig,
@@ -32,6 +32,7 @@ from hashclient.configfile.tables import (
     ProviderConfig,
     QuarantineConfig,
     ReportConfig,
+    apply_since,
 )
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
@@ -55,10 +56,6 @@ HINT_RECIPIENTS = (
     " quarantine add-recipient` names the public one here"
 )
 
-#: Renamed keys, whose old names still work: the place of the old key in the file (`*` stands for
-#: any name), and the new key, in the same table.
-RENAMED: Mapping[tuple[str, ...], str] = {}
-
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tables of `config.toml`, besides those of commands."""
@@ -81,13 +78,12 @@ class Config(_Document, frozen=True):
     """The content of `config.toml`.
 
     `commands` holds the tables named after commands, unchecked, without `containers` and `accept`
-    of `scan`; `notes` says which parts of the file should be changed.
+    of `scan`.
     """
 
     containers: ContainersConfig = ContainersConfig()
     accept: tuple[AcceptRule, ...] = ()
     commands: dict[str, dict[str, Any]] = {}
-    notes: tuple[str, ...] = ()
 
 
 class _Scan(msgspec.Struct, frozen=True):
@@ -170,7 +166,7 @@ def resolve_settings(
     """
     if allow_shared is None:
         allow_shared = allows_shared(environ)
-    refuse = _pass if allow_shared else refuse_shared
+    refuse = (lambda *_: None) if allow_shared else refuse_shared
     where = config_path or (state_dir or _default_config_dir(environ)) / CONFIG_NAME
     refuse(where, "configuration")
     if config_path is not None:
@@ -193,10 +189,6 @@ def resolve_settings(
         refuse(user_path(name), f"{key} of the configuration")
     # Made absolute now, since the current directory may later belong to somebody else.
     return Settings(state_dir.absolute(), config_path.absolute(), seal_key_file, config)
-
-
-def _pass(_path: Path, _what: str) -> None:
-    pass
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -261,11 +253,6 @@ def parse_config(
         raise _not_valid(where, no_toml(text, error)) from error
     if fault is not None:
         raise _not_valid(where, fault)
-    notes = [
-        note
-        for place, name in RENAMED.items()
-        for note in _rename(document, place, name, f"configuration {where}")
-    ]
     commands = {name: document.pop(name) for name in sorted(COMMAND_TABLES & document.keys())}
     for name, table in commands.items():
         if not isinstance(table, dict):
@@ -287,10 +274,7 @@ def parse_config(
         _check_bucket(name, f"configuration {where}")
     _check_way_out(known, f"configuration {where}", complete=complete)
     return Config(
-        **msgspec.structs.asdict(known),
-        **msgspec.structs.asdict(scan),
-        commands=commands,
-        notes=tuple(notes),
+        **msgspec.structs.asdict(known), **msgspec.structs.asdict(scan), commands=commands
     )
 
 
@@ -306,24 +290,6 @@ def _not_valid(where: str, fault: Fault) -> ConfigError:
         f"configuration {where} is not valid: {fault.message}",
         hint=fault.hint or "docs/operations/configuration.md describes every key",
     )
-
-
-def _rename(table: Any, place: Sequence[str], name: str, where: str) -> Iterator[str]:
-    """Rename a key to its new `name` everywhere; yield a note about each place."""
-    if not isinstance(table, dict):
-        return
-    key, *below = place
-    if not below and key in table:
-        if name in table:
-            raise ConfigError(
-                f"{where}: {printable(key)!r} is called {name!r} now, and both are there",
-                hint="remove the former",
-            )
-        table[name] = table.pop(key)
-        yield f"{where}: {printable(key)!r} is called {name!r} now"
-    elif below:
-        for inner in list(table) if key == "*" else [key]:
-            yield from _rename(table.get(inner), below, name, where)
 
 
 def _check_bucket(name: str, where: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hashclient.config import Settings
 from hashclient.core.model import Invocation
-from hashclient.migrations.check import check_state
+from hashclient.migrations.migrate import check_state
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import printable
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 #: How many of a command's paths are logged.
 MAX_PATHS = 100
-
-
-def utc_now() -> datetime:
-    """Return the time in UTC; the default clock of a session."""
-    return datetime.now(UTC)
 
 
 def current_operator() -> str:
@@ -54,7 +49,7 @@ class Session:
         self,
         settings: Settings,
         *,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         operator: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from hashclient.audit.record import MAX_LINE_BYTES, Record, broken, parse_record
 from hashclient.errors import AuditError, ConfigError, StateError
-from hashclient.system import files, locks
+from hashclient.system import files
 from hashclient.system.layout import (
     AUDIT_PUBLIC_KEY_NAME,
     CLOSED_LOG_NAME,
@@ -85,7 +85,7 @@ def open_log(directory: Path, *, required: bool = False) -> Iterator[Log]:
             with contextlib.suppress(FileNotFoundError):
                 stream, closed = _open_current(path, stack)
                 size = os.fstat(stream.fileno()).st_size
-                locks.release(stream.fileno())
+                files.release(stream.fileno())
             had_log = required or (directory / AUDIT_PUBLIC_KEY_NAME).exists()
         if size == 0 and had_log:
             raise AuditError(f"the audit log is gone: {printable(path)}", hint=HINT_GONE)
@@ -261,7 +261,7 @@ def lock(fd: int, wait_s: float, *, shared: bool = False) -> None:
         AuditError: it stayed locked.
         OSError: it cannot be locked.
     """
-    if not locks.acquire(fd, shared=shared, wait_s=wait_s):
+    if not files.acquire(fd, shared=shared, wait_s=wait_s):
         raise AuditError(
             f"the audit log stayed locked by another process for {wait_s:g} s",
             hint="look for a stopped hashclient, or one on a very slow disk",

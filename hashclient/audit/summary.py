@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from hashclient.audit.chained import Gap, Line, chained
+from hashclient.audit.reading import Gap, Line, chained
 from hashclient.audit.record import broken
-from hashclient.core.counts import Counts, add_by_kind
 from hashclient.core.figures import Precision, Spread, spread, wilson
 from hashclient.core.kinds import Kind, Verdict
+from hashclient.core.verdict import Counts, add_by_kind
 from hashclient.errors import AuditError, ExitCode
 
 SCHEMA = "hashclient-audit-summary/1"

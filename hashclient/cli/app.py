@@ -1,15 +1,17 @@
 """The parts that every command shares: the resolved settings and the two output streams.
 
 Stdout is for data, stderr for messages. `-q` silences messages other than errors and warnings.
-Commands get the one `App` of a run through `pass_app`.
+Commands get the one `App` of a run through `pass_app`. `Results` is for commands on many items:
+they go on after a failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,15 @@ import click
 
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import OutputFile
+from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys
+from hashclient.system.text import path_fields, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hashclient.audit.log import AuditLog
     from hashclient.config import Settings
+    from hashclient.quarantine.vault import Restored
     from hashclient.session import Session
 
 
@@ -42,8 +46,9 @@ class App:
         `load_to_edit` does the same for a command that adds missing parts of config.toml.
         """
         self._load_settings = load_settings
-        self._load_to_edit = load_to_edit or load_settings
-        self._settings: Settings | None = None
+        #: Returns the settings, for a command that completes config.toml: a missing part of it is
+        #: no error.
+        self.settings_to_edit = load_to_edit or load_settings
         self.verbosity = verbosity
         #: Whether files that others may write to may decide what is done.
         self.allows_shared = False
@@ -52,16 +57,14 @@ class App:
         #: Takes a progress bar off the screen; called before anything else is written.
         self.before_output: Callable[[], None] = lambda: None
 
-    @property
+    @functools.cached_property
     def settings(self) -> Settings:
         """The settings, resolved on first use.
 
         Raises:
             ConfigError: the configuration is wrong.
         """
-        if self._settings is None:
-            self._settings = self._load_settings()
-        return self._settings
+        return self._load_settings()
 
     def refuse_shared(self, path: Path, what: str) -> None:
         """Refuse a named file that decides something, where others may write to it.
@@ -73,14 +76,6 @@ class App:
 
         if not self.allows_shared:
             refuse_shared(path, what)
-
-    def settings_to_edit(self) -> Settings:
-        """Return the settings, for a command that completes config.toml.
-
-        Raises:
-            ConfigError: the configuration is wrong; a missing part of it is no error.
-        """
-        return self._load_to_edit()
 
     @functools.cached_property
     def session(self) -> Session:
@@ -97,14 +92,6 @@ class App:
     def now() -> datetime:
         """The clock that commands pass to the core."""
         return datetime.now(UTC)
-
-    def operator(self) -> str:
-        """Return who runs this, for the audit log."""
-        return self.session.operator
-
-    def audit_log(self) -> AuditLog:
-        """Return the audit log of the state directory."""
-        return self.session.audit
 
     def out(self, text: str) -> None:
         """Print one line of data to stdout.
@@ -207,3 +194,93 @@ def existing_path(**kwargs: Any) -> click.Path:
     from pathlib import Path
 
     return click.Path(path_type=Path, **kwargs)
+
+
+def load_numpy() -> None:
+    """Load numpy; for commands that need it anyway, before anything that would load it."""
+    import numpy as np  # noqa: F401
+
+
+#: Errors that stop a command, since they would come with every other item, too.
+_FATAL = (AuditError, ConfigError, LockedError)
+
+
+class Results:
+    """Prints the results of items, as lines or as one document; keeps the worst exit code."""
+
+    def __init__(self, app: App, output_format: str, ids: Sequence[str] = ()) -> None:
+        """`output_format` is `text` or `json`; `ids` are the requested items."""
+        self._app = app
+        self._is_json = output_format == "json"
+        self._is_single = len(ids) == 1
+        self._documents: list[dict[str, Any]] = []
+        self.code = ExitCode.OK
+
+    @contextlib.contextmanager
+    def item(self, item_id: str) -> Iterator[None]:
+        """Process one item in the block; report a failure, and go on if there are other items.
+
+        Raises:
+            HashclientError: there are no other items, or they would fail in the same way.
+        """
+        try:
+            yield
+        except _FATAL:
+            raise
+        except HashclientError as error:
+            if self._is_single:
+                raise
+            self._app.warn(f"{printable(item_id)}: {error.message}", error.hint)
+            self.count(error.exit_code)
+            shown = {"id": item_id, "detail": error.message}
+            hidden = {key: without_secret_keys(text) for key, text in shown.items()}
+            self._documents.append({**hidden, "done": False})
+
+    def put(
+        self,
+        item_id: str,
+        detail: str,
+        *,
+        done: bool | None,
+        path: str | None = None,
+        attention: bool = False,
+        **more: Any,
+    ) -> None:
+        """Print the result of one item; `attention` makes the command end as incomplete."""
+        if attention:
+            self.count(ExitCode.INCOMPLETE)
+        where = {} if path is None else path_fields(path)
+        document = {"id": item_id, **where, "done": done, "detail": detail, "attention": attention}
+        shown = [item_id, *([] if path is None else [printable(path)]), detail]
+        self.put_document("  ".join(shown), document | more)
+
+    def put_document(self, line: str, document: dict[str, Any]) -> None:
+        """Print one item: `line` for people, `document` for programs."""
+        self._documents.append(document)
+        if not self._is_json:
+            self._app.out(line)
+
+    def count(self, code: ExitCode) -> None:
+        """End the command with `code`, unless its code is already worse."""
+        self.code = max(code, self.code)
+
+    def end(self, nothing: str) -> ExitCode:
+        """Write the document, or the message `nothing` if there is no item. Return the code."""
+        if self._is_json:
+            self._app.out(json_text({"items": self._documents}))
+        elif not self._documents:
+            self._app.say(nothing)
+        return self.code
+
+
+def put_restored(
+    results: Results, restored: Iterable[tuple[str, Restored | HashclientError]]
+) -> None:
+    """Print the result of each restoration."""
+    for match_id, one in restored:
+        with results.item(match_id):
+            if isinstance(one, HashclientError):
+                raise one
+            without = ", ".join(one.missing)
+            detail = f"restored without {without}" if without else "restored"
+            results.put(match_id, detail, path=one.path, done=True, attention=bool(without))

@@ -244,7 +244,7 @@ def rotate(app: App, output_format: str) -> None:
             f"no audit log yet: {printable(layout.audit)}",
             hint="it starts with the first fetch or scan; or check --state-dir",
         )
-    rotated = app.audit_log().rotate()
+    rotated = app.session.audit.rotate()
     if rotated is None:
         nothing = "nothing was recorded since the last file was closed"
         app.show(output_format, {"closed": None}, (), nothing=nothing)

@@ -96,7 +96,7 @@ def _text(found: Summary) -> str:
 
 
 def _html(found: Summary) -> str:
-    from hashclient.formats.markup import Markup, element
+    from hashclient.formats.htmltable import Markup, element
 
     sections: dict[str, list[Markup]] = {}
     for section, name, value in found.rows():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hashclient.cli.app import App
-from hashclient.cli.gathered import gathered, negative
+from hashclient.cli.options import gathered, negative
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:

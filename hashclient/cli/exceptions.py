@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.completing import EXCEPTIONS, MATCHES
-from hashclient.cli.options import TIME, reason_option, refuse_before_command
+from hashclient.cli.options import EXCEPTIONS, MATCHES, TIME, reason_option, refuse_before_command
 from hashclient.cli.output import facts
 from hashclient.errors import StateError, UsageError
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.decisions.keeping import Keeper
@@ -260,7 +258,7 @@ def _split(entry: str) -> tuple[str, str]:
 
 def _of_match(app: App, match_id: str, key_id: str) -> tuple[list[tuple[str, str]], str]:
     """Return the entries of a recorded match, and the tag of its SHA-256."""
-    from hashclient.core.algorithms import Algorithm
+    from hashclient.core.kinds import Algorithm
     from hashclient.matches.store import Matches
 
     with Matches(app.settings.state_dir, create=False) as matches:
@@ -282,8 +280,8 @@ def _of_file(path: Path, lists: OpenLists) -> tuple[list[tuple[str, str]], str]:
 
     import msgspec
 
-    from hashclient.core.algorithms import Algorithm
     from hashclient.core.digests import CHUNK_BYTES
+    from hashclient.core.kinds import Algorithm
     from hashclient.scan.check.streaming import StreamChecker
     from hashclient.system.descriptors import open_input
 

@@ -16,7 +16,7 @@ from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.lists.importers.reading import Reading
+    from hashclient.lists.importers.importfile import Reading
 
 #: How many places are named in text; `--format json` has all.
 SHOWN = 20
@@ -85,9 +85,8 @@ def make_reading(
     Raises:
         UsageError: an option is not understood.
     """
-    from hashclient.lists.importers.categories import load_category_map
-    from hashclient.lists.importers.reading import Reading, parse_columns
-    from hashclient.lists.importers.where import parse_where
+    from hashclient.lists.importers.importfile import Reading, parse_columns
+    from hashclient.lists.importers.where import load_category_map, parse_where
 
     return Reading(
         where=None if where is None else parse_where(where),

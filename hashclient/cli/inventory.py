@@ -152,9 +152,9 @@ def forget(app: App, paths: tuple[str, ...], output_format: str) -> None:
             f"nothing is remembered at or below {', '.join(map(printable, paths))}",
             hint="`hashclient inventory mounts` lists all that is remembered",
         )
-    by = app.operator()
+    by = app.session.operator
     events = [Event("mount-forgotten", {**log_path_fields(path), "by": by}) for path in gone]
-    app.audit_log().append(events, durable=True)
+    app.session.audit.append(events, durable=True)
     forget_all(app.settings.state_dir, gone)
     document = {"forgotten": [path_fields(path) for path in gone]}
     app.show(output_format, document, (f"forgotten: {printable(path)}" for path in gone))

@@ -6,10 +6,9 @@ import sys
 
 import click
 
-from hashclient.cli.app import App, pass_app
-from hashclient.cli.early import load_numpy
-from hashclient.cli.gathered import OutcomeOptions, declared, outcome_options
+from hashclient.cli.app import App, load_numpy, pass_app
 from hashclient.cli.importing import make_reading, reading_options, say_remarks
+from hashclient.cli.options import OutcomeOptions, declared, outcome_options
 from hashclient.errors import ExitCode, UsageError
 from hashclient.scan.values.options import ScanOptions
 

@@ -32,8 +32,7 @@ from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.files import user_path
 from hashclient.system.process import collect_rarely
-from hashclient.system.text import nearest, printable
-from hashclient.system.times import show_local_time
+from hashclient.system.text import nearest, printable, show_local_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -263,7 +262,7 @@ def cli(
 
     def load(*, complete: bool = True) -> Settings:
         from hashclient.config import resolve_settings
-        from hashclient.migrations.check import check_state
+        from hashclient.migrations.migrate import check_state
 
         settings = resolve_settings(
             state_dir=_path(state_dir),
@@ -275,8 +274,6 @@ def cli(
             complete=complete,
             allow_shared=allow_shared,
         )
-        for note in settings.config.notes:
-            app.warn(note, hint="it works on; change it when you can")
         check_state(settings.layout)
         return settings
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import LISTS, MATCHES
 from hashclient.cli.matches_release import release
 from hashclient.cli.matches_review import review
 from hashclient.cli.matches_stats import stats
 from hashclient.cli.options import (
     FORMAT_HELP,
+    LISTS,
+    MATCHES,
     TIME,
     output_option,
     reason_option,
@@ -27,8 +28,7 @@ from hashclient.cli.output import facts
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
-from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.core.match import Match, Step
@@ -282,7 +282,7 @@ def close(
       hashclient matches close --withdrawn --reason 'nothing was done to them'
       hashclient matches close --path /srv/old --reason 'disk destroyed' --dry-run
     """
-    from hashclient.cli.items import Results
+    from hashclient.cli.app import Results
 
     states = _states(states, is_open=is_open)
     if withdrawn:
@@ -343,13 +343,13 @@ def _close(app: App, record: Matches, chosen: Sequence[Match], reason: str) -> s
     """
     from hashclient.audit.log import Event
 
-    detail = {"by": app.operator(), "reason": reason}
+    detail = {"by": app.session.operator, "reason": reason}
     closed: set[str] = set()
     for start in range(0, len(chosen), _AT_ONCE):
         with record.batch():
             batch = [m for m in chosen[start : start + _AT_ONCE] if _is_unchanged(m, record)]
             events = [Event("closed", {"id": m.id, **path_fields(m.path), **detail}) for m in batch]
-            app.audit_log().append(events, durable=True, sign_each=True)
+            app.session.audit.append(events, durable=True, sign_each=True)
             for match in batch:
                 record.change(match.id, MatchState.CLOSED, app.now(), detail)
         closed.update(match.id for match in batch)

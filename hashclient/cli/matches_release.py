@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import MATCHES
-from hashclient.cli.options import reason_option
+from hashclient.cli.options import MATCHES, reason_option
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable
@@ -48,7 +47,7 @@ def release(
 
     Exit codes: 0 the actions are done, 3 one is not.
     """
-    from hashclient.cli.items import Results
+    from hashclient.cli.app import Results
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.matches.store import Matches
     from hashclient.scan.run.actions import Responder

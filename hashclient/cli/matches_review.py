@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.completing import MATCHES
 from hashclient.cli.exceptions import except_matches, until_option
-from hashclient.cli.options import reason_option
+from hashclient.cli.options import MATCHES, reason_option
 from hashclient.core.kinds import Verdict
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted
@@ -73,7 +72,7 @@ def review(
 
     Exit codes: 0 noted, 3 a file was not put back.
     """
-    from hashclient.cli.items import Results, put_restored
+    from hashclient.cli.app import Results, put_restored
     from hashclient.decisions.review import Review, review
     from hashclient.matches.store import Matches
     from hashclient.quarantine.vault import Quarantine, item_ids, load_identities

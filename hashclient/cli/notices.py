@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import NOTICES
-from hashclient.cli.options import refuse_before_command, together
+from hashclient.cli.options import NOTICES, refuse_before_command, together
 from hashclient.errors import AuditError, StateError
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.fetch.notices import FetchedNotices
@@ -105,7 +103,7 @@ def show(app: App, name: str, output_format: str) -> None:
       hashclient notices show n-20260131t120000
       hashclient notices show main/n-20260131t120000 --format cap
     """
-    from hashclient.notices.cap import to_cap
+    from hashclient.notices.document import to_cap
 
     journal = _journal(app)
     (standing,) = journal.find([name])

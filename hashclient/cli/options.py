@@ -1,21 +1,38 @@
 """Options that several commands have.
 
 A table in `docs/architecture.md` says what each word means in every command.
+
+Some options come together, as one value: `gathered`. `declared_options` makes options for the
+fields of a value. Those of a scan are such fields: their types, defaults and help are declared in
+`scan/options`. A build makes the man pages from the options, and has click alone: so these values
+are named tuples.
+
+Arguments are completed in a shell: ids of matches, reports, notices; names of lists, roles. This
+reads the state that the words before the cursor name. On an error it offers nothing and prints no
+message.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
 
-from hashclient.cli.app import App, existing_path
-from hashclient.errors import UsageError
+from hashclient.cli.app import App, existing_path, format_option
+from hashclient.errors import HashclientError, UsageError
+from hashclient.system.files import user_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 
@@ -183,3 +200,183 @@ class _Time(click.ParamType[Any]):
 
 
 TIME = _Time()
+
+
+def gathered(name: str, kind: Any, *options: Callable[[Any], Any]) -> Callable[[Decorated], Any]:
+    """Return a decorator for options whose values a command gets together.
+
+    They come as one `kind`, a named tuple with a field for each of them, as the argument `name`.
+    """
+
+    def decorate(function: Decorated) -> Any:
+        @functools.wraps(function)
+        def with_one_value(*args: Any, **given: Any) -> Any:
+            values = {field: given.pop(field) for field in kind._fields if field in given}
+            return function(*args, **{name: kind(**values)}, **given)
+
+        return together(*options)(with_one_value)
+
+    return decorate
+
+
+def declared_options(kind: Any, *names: str) -> Callable[[Decorated], Any]:
+    """Return a decorator for the options of some fields of `kind`; they come as `options`."""
+    return gathered("options", kind, *(declared(kind, name) for name in names))
+
+
+def declared(kind: Any, name: str) -> Callable[[Any], Any]:
+    """Return the option for a field of `kind`, which declares its type, default and help.
+
+    A field that is true by default is turned off by a flag that begins with `--no-`.
+    """
+    _, about = get_args(get_type_hints(kind, include_extras=True)[name])
+    default, flag = getattr(kind(), name), name.replace("_", "-")
+    attributes: dict[str, Any] = {"help": about.help, "metavar": about.metavar}
+    if about.range is not None:
+        attributes["type"] = click.IntRange(*about.range)
+    if default is True:
+        return negative(flag, name, **attributes)
+    if default is False:
+        # Not `False` for other options: click makes flags of some of them all the same.
+        attributes["is_flag"] = True
+    return click.option(f"--{flag}", multiple=default == (), **attributes)
+
+
+def negative(flag: str, name: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Return the option `--no-FLAG`, which makes the argument `name` false."""
+    return click.option(
+        f"--no-{flag}", name, is_flag=True, callback=lambda _ctx, _option, no: not no, **attributes
+    )
+
+
+class OutcomeOptions(NamedTuple):
+    """How outcomes are written: the options of `scan` and `lookup`."""
+
+    output_format: str
+    output: Path | None
+    show_all: bool
+    show_digests: bool
+    sort: bool = False
+
+
+def outcome_options(
+    *formats: str, digests: str = "computed digests", more: Sequence[Callable[[Any], Any]] = ()
+) -> Callable[[Decorated], Any]:
+    """Return a decorator that adds the options that say how outcomes are written, and `more`.
+
+    `digests` says which digests an outcome has. A command gets them all as `written`.
+    """
+    return gathered(
+        "written",
+        OutcomeOptions,
+        format_option(*formats, help=FORMAT_HELP),
+        output_option,
+        click.option(
+            "--show-all",
+            is_flag=True,
+            help="Write clean and skipped inputs too, one by one.",
+        ),
+        click.option(
+            "--show-digests",
+            is_flag=True,
+            help=f"Add the {digests} to each line.",
+        ),
+        *more,
+    )
+
+
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+#: The most words offered; nobody reads more.
+MOST = 200
+_TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
+
+
+def _offering(names: Callable[[click.Context], list[str]]) -> Complete:
+    """Return the completions for click: the `names` that begin with the word at the cursor."""
+
+    def complete(context: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
+        with contextlib.suppress(HashclientError, OSError):
+            return [name for name in names(context) if name.startswith(word)][:MOST]
+        return []
+
+    return complete
+
+
+def _state_dir(context: click.Context) -> Path:
+    from hashclient.config import resolve_settings
+
+    given = context.find_root().params
+
+    def path(name: str) -> Path | None:
+        return user_path(given[name]) if given.get(name) else None
+
+    return resolve_settings(
+        state_dir=path("state_dir"),
+        config_path=path("config_path"),
+        seal_key_file=None,
+        environ=os.environ,
+        complete=False,
+        config_must_exist=False,
+        allow_shared=True,
+    ).state_dir
+
+
+def _matches(context: click.Context) -> list[str]:
+    from hashclient.matches.store import Matches
+
+    with Matches(_state_dir(context), create=False) as matches:
+        return [match.id for match in matches.find()]
+
+
+def _reports(context: click.Context) -> list[str]:
+    from hashclient.system.layout import Layout
+
+    return sorted(path.name for path in Layout(_state_dir(context)).reports.iterdir())
+
+
+def _exceptions(context: click.Context) -> list[str]:
+    from hashclient.decisions.rulings import load_book
+    from hashclient.index.blinding import load_sealer
+    from hashclient.system.layout import Layout
+
+    directory = _state_dir(context)
+    sealer = load_sealer(directory, None, os.environ)
+    return [ruling.id for ruling in load_book(Layout(directory), sealer).rulings]
+
+
+def _notices(context: click.Context) -> list[str]:
+    from hashclient.notices.store import load_book, providers_with_notices
+    from hashclient.system.layout import Layout
+
+    layout = Layout(_state_dir(context))
+    books = [load_book(layout, name) for name in providers_with_notices(layout)]
+    return sorted(one.notice.id for book in books if book for one in book.notices)
+
+
+def _lists(context: click.Context) -> list[str]:
+    from hashclient.index.reader import list_folders
+    from hashclient.system.layout import Layout
+
+    return list_folders(Layout(_state_dir(context)).lists)
+
+
+def _lists_of_repository(context: click.Context) -> list[str]:
+    # After an option whose value is missing, click has not parsed the words yet.
+    given = context.params.get("directory") or next(iter(context.args), ".")
+    lists = Path(given, "public", "targets", "lists")
+    return sorted(path.name for path in lists.iterdir())
+
+
+def _roles(context: click.Context) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [*_TOP_LEVEL, *_lists_of_repository(context)]
+    return list(_TOP_LEVEL)
+
+
+MATCHES = _offering(_matches)
+REPORTS = _offering(_reports)
+EXCEPTIONS = _offering(_exceptions)
+NOTICES = _offering(_notices)
+LISTS = _offering(_lists)
+LISTS_OF_REPOSITORY = _offering(_lists_of_repository)
+ROLES = _offering(_roles)

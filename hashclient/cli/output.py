@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hashclient.errors import ExitCode, StateError
-from hashclient.system.text import printable
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs, printable
 
 #: Of very many items this many are shown, and the number of the others.
 MOST_SHOWN = 10

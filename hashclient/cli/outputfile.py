@@ -33,7 +33,7 @@ import click
 from hashclient.cli.output import OutputError, json_text, output_error
 from hashclient.cli.signals import Hangup
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
-from hashclient.system.locks import acquire
+from hashclient.system.files import acquire
 from hashclient.system.text import printable
 
 #: Commands whose `--output` is emptied first, and those whose `--output` is replaced in one step.

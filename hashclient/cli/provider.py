@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.completing import ROLES
+from hashclient.cli.options import ROLES
 from hashclient.cli.output import table
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
@@ -34,8 +34,7 @@ from hashclient.cli.provider_options import (
 )
 from hashclient.cli.signals import Terminated
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.provider.results import Status

@@ -14,8 +14,7 @@ from hashclient.cli.importing import make_reading, open_files, reading_options, 
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import counted
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.results import Answer, Entry, Overview

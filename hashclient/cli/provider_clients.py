@@ -13,8 +13,7 @@ from hashclient.cli.options import together
 from hashclient.cli.output import table
 from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.errors import UsageError
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.provider.access import Given

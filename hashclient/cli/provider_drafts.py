@@ -14,8 +14,7 @@ from hashclient.cli.notices import lines_of
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.provider.drafts import Draft

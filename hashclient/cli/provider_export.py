@@ -8,8 +8,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.errors import UsageError
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 
 @click.command("export", short_help="Write the published files of REPO to one file.")

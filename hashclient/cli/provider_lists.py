@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import LISTS_OF_REPOSITORY
 from hashclient.cli.importing import (
     check_category,
     make_reading,
@@ -20,6 +19,7 @@ from hashclient.cli.importing import (
     reading_options,
     say_remarks,
 )
+from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
     draft_option,

@@ -22,7 +22,7 @@ from hashclient.cli.provider_options import (
     warn_expiring,
 )
 from hashclient.errors import UsageError
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people
 
 if TYPE_CHECKING:
     from hashclient.notices.document import Notice

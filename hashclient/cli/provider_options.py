@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path
-from hashclient.cli.completing import LISTS_OF_REPOSITORY
-from hashclient.cli.options import together
+from hashclient.cli.options import LISTS_OF_REPOSITORY, together
 from hashclient.errors import UsageError
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.completing import MATCHES
-from hashclient.cli.items import Results, put_restored
+from hashclient.cli.app import App, Results, existing_path, format_option, pass_app, put_restored
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import reason_option
+from hashclient.cli.options import MATCHES, reason_option
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError

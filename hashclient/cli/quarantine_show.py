@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import MATCHES
-from hashclient.cli.items import Results
+from hashclient.cli.app import App, Results, format_option, pass_app
 from hashclient.cli.matches import open_record
+from hashclient.cli.options import MATCHES
 from hashclient.cli.output import facts
 from hashclient.errors import ExitCode
-from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.matches.store import Matches

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.completing import REPORTS
+from hashclient.cli.options import REPORTS
 from hashclient.cli.output import facts, table
 from hashclient.errors import ExitCode, StateError
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.reporting.outbox import Outbox

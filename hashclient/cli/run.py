@@ -20,11 +20,10 @@ from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import counts_text, not_opened_text
 from hashclient.scan.run.pipeline import PORTION, FrontEnd, Observer, Run
 from hashclient.system.process import exit_code_at_bad_pages
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
-    from hashclient.cli.gathered import OutcomeOptions
+    from hashclient.cli.options import OutcomeOptions
     from hashclient.cli.sorter import Sorter
     from hashclient.config import Settings
     from hashclient.core.model import Handled

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from hashclient.cli.app import App, existing_path, pass_app
+from hashclient.cli.app import App, existing_path, load_numpy, pass_app
 from hashclient.cli.buckets import Asked, object_options, split_paths
-from hashclient.cli.early import load_numpy
-from hashclient.cli.gathered import OutcomeOptions, declared_options, gathered, outcome_options
-from hashclient.cli.options import refuse_lost_directory
+from hashclient.cli.options import (
+    OutcomeOptions,
+    declared_options,
+    gathered,
+    outcome_options,
+    refuse_lost_directory,
+)
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.scan.values.options import ScanOptions
@@ -253,8 +257,7 @@ def _write(
     The bar shows a share where all inputs are those at the `countable` paths: the numbers of names
     from another program and of objects are not known.
     """
-    from hashclient.cli.counting import files_counted
-    from hashclient.cli.progress import scan_progress
+    from hashclient.cli.progress import files_counted, scan_progress
 
     counted = countable if app.progress_wanted() else ()
     with (

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.gathered import declared
-from hashclient.cli.options import DURATION
+from hashclient.cli.options import DURATION, declared
 from hashclient.errors import UsageError
 from hashclient.scan.values.options import ScanOptions
 

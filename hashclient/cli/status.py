@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.early import load_numpy
+from hashclient.cli.app import App, existing_path, format_option, load_numpy, pass_app
 from hashclient.cli.notices import severity_of
 from hashclient.cli.output import MOST_SHOWN, json_text, shortened
 from hashclient.cli.outputfile import replace
 from hashclient.errors import ExitCode
-from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.record import Record

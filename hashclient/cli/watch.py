@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, format_option, pass_app
-from hashclient.cli.gathered import declared_options
-from hashclient.cli.options import DURATION, refuse_lost_directory
+from hashclient.cli.options import DURATION, declared_options, refuse_lost_directory
 from hashclient.errors import ExitCode
 from hashclient.scan.values.options import ScanOptions
 

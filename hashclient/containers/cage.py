@@ -38,7 +38,7 @@ from hashclient.containers.protocol import (
 )
 from hashclient.containers.sandbox import Locks
 from hashclient.containers.unopened import NAMES
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.system.descriptors import NO_ROOM
 from hashclient.system.log import Log
 from hashclient.system.process import is_debugged

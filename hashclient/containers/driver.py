@@ -36,8 +36,8 @@ from hashclient.containers.sniffing import (
     wants_more_head,
 )
 from hashclient.containers.unopened import END_MARK_BYTES
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import Digester
+from hashclient.core.kinds import Algorithm
 
 #: Bytes that are read at once from a stream, by default.
 STEP_BYTES = 1 << 18

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 
 if TYPE_CHECKING:
     from hashlib import _Hash

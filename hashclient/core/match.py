@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import COMES_FROM, SETTLED, Kind, MatchState, Verdict
+from hashclient.core.kinds import COMES_FROM, SETTLED, Algorithm, Kind, MatchState, Verdict
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Seen
 
 #: Letters and digits that are not mistaken for each other and spell no word. There are 27^10 ids.

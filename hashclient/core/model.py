@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 
 #: Names of lists, providers, roles and parts of target names. Target names go into URLs unescaped,
 #: so characters with a meaning in a URL or a file system are not allowed.

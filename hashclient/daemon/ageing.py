@@ -15,7 +15,7 @@ from hashclient.errors import HashclientError
 from hashclient.index.manifest import Manifest, load_manifest
 from hashclient.index.reader import list_folders
 from hashclient.session import Session
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people
 
 #: A list should be checked at least so often; the next fetch may be late by a few hours.
 CHECKED_WITHIN = timedelta(days=1)

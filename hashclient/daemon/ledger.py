@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from hashclient.core.counts import add_by_kind
 from hashclient.core.match import Place
 from hashclient.core.model import Outcome, Recorded
-from hashclient.core.verdict import Summary
+from hashclient.core.verdict import Summary, add_by_kind
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
 from hashclient.errors import AuditError, HashclientError, StateError

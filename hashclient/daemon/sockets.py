@@ -21,9 +21,8 @@ from pathlib import Path
 from hashclient.daemon.options import Address, UnixAddress
 from hashclient.errors import LockedError, StateError, UsageError
 from hashclient.system.beneath import Directory, Identity, identity_of
-from hashclient.system.files import make_public_dir
+from hashclient.system.files import make_public_dir, writer_lock
 from hashclient.system.listening import cannot_listen
-from hashclient.system.locks import writer_lock
 from hashclient.system.log import Log
 from hashclient.system.strangers import Stranger, stranger_on, trusted_users
 from hashclient.system.text import printable

@@ -25,8 +25,7 @@ from typing import Self
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.decisions.rulings import Book, Entry, Ruling, load_book
 from hashclient.errors import StateError, UsageError

@@ -32,8 +32,7 @@ from hashclient.index.fingerprints import fingerprints
 from hashclient.index.reader import Index
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 #: Rulings that ended longer ago than this are forgotten; the audit log has them.
 KEPT = timedelta(days=90)

@@ -17,8 +17,7 @@ from typing import Annotated
 import msgspec
 
 from hashclient.errors import StateError
-from hashclient.index.authentic import NO_MAC, authenticate, verify_document
-from hashclient.index.blinding import Sealer
+from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.migrations.version import read_version, write_version
 from hashclient.system.files import (
     MAX_STATE_BYTES,
@@ -28,8 +27,7 @@ from hashclient.system.files import (
     write_atomic,
 )
 from hashclient.system.layout import Layout
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 from hashclient.system.versions import format_of, is_newer, newer
 
 RULINGS_FORMAT = "hashclient-exceptions/1"

@@ -22,8 +22,7 @@ from tuf.api.metadata import TargetFile
 
 from hashclient.errors import StateError, VerificationError
 from hashclient.fetch.guard import Inspection, PoisonGuard
-from hashclient.index.authentic import NO_MAC, authenticate, verify_document
-from hashclient.index.blinding import Sealer
+from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.manifest import (
     MANIFEST_FORMAT,
     Manifest,
@@ -32,9 +31,8 @@ from hashclient.index.manifest import (
     verify_runs,
 )
 from hashclient.index.reader import Index, open_manifest
-from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
-from hashclient.index.writer import InconsistentError, IndexWriter, sweep
+from hashclient.index.writer import InconsistentError, IndexWriter, Room, sweep
 from hashclient.lists.wire import (
     MAX_LIST_BYTES,
     MAX_SEGMENT_BYTES,
@@ -200,7 +198,7 @@ class Build(msgspec.Struct, frozen=True):
                 write_atomic(self.directory / STAGING_NAME, document)
                 ended = self.monotonic()
                 due = ended + NOTING_SHARE * (ended - started)
-        if not _adds_up(writer, index):
+        if (writer.entries, f"{writer.checksum:016x}") != (index.entries, index.checksum):
             return None
         manifest = self._manifest(index, writer, writer.finish())
         self.pieces.update(writer.pieces)
@@ -303,10 +301,6 @@ def _apply(
     else:
         for ids in parse_withdraw_segment(data, segment):
             writer.withdraw(ids)
-
-
-def _adds_up(writer: IndexWriter, index: ListIndex) -> bool:
-    return writer.entries == index.entries and f"{writer.checksum:016x}" == index.checksum
 
 
 def _load_current(directory: Path) -> Manifest | None:

@@ -6,7 +6,7 @@ is noted; 3 it is downloaded, verified, parsed, and refused if it is older; 4 th
 downloaded, verified, parsed, guarded and sealed, in order; 5 the result must have the signed count
 and checksum, else the list is built again from its base; 6 the manifest is replaced: that is the
 switch; 7 unreferenced files are deleted; 8 the audit log records the change and the earlier matches
-that it withdraws (`withdrawals`). A kill at any point leaves the old generation or the new one;
+that it withdraws (`switch`). A kill at any point leaves the old generation or the new one;
 runs that were finished before it are used by the next attempt at the same generation. Steps 6 to 8
 are taken for several short lists together, which wait for the disk at once.
 """
@@ -35,19 +35,18 @@ from hashclient.errors import (
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.guard import PoisonGuard, open_guard
-from hashclient.fetch.known_listed import KnownListed, note_known_listed, read_known_listed
+from hashclient.fetch.known_listed import note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.places import log_refusal
-from hashclient.fetch.switch import Built, Fetched, switch
-from hashclient.fetch.withdrawals import reach_back, withdraw_list
+from hashclient.fetch.switch import Built, Fetched, reach_back, switch, withdraw_list
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
 from hashclient.index.reader import CLOCK_TOLERANCE, list_folders, open_manifest
-from hashclient.index.room import Room
 from hashclient.index.run import DamagedError
+from hashclient.index.writer import Room
 from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
 from hashclient.session import Session
 from hashclient.system.cgroups import available_memory
@@ -57,8 +56,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import CHECKS_NAME
 from hashclient.system.log import Log
-from hashclient.system.text import first_of
-from hashclient.system.times import for_people
+from hashclient.system.text import first_of, for_people
 from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
@@ -121,7 +119,10 @@ class Fetcher:
         """
         self._session, self._settings, self._sealer = session, session.settings, session.sealer()
         self._provider, self._source, self._how = provider, source, how
-        self._base = base or self._settings.provider(provider).url or ""
+        self._config = self._settings.provider(provider)
+        #: The share of a list that may change at a time; None if there is no limit now.
+        self._max_churn = None if how.accept_churn else self._config.max_churn
+        self._base = base or self._config.url or ""
         self._origin = origin or self._base
         #: Lists that are built or refused since `_since`, and results that are not given out yet.
         self._built: list[Built | Fetched] = []
@@ -131,10 +132,10 @@ class Fetcher:
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
         """The guard for added entries; the known good files are read when it is first needed."""
-        config, verify = self._settings.provider(self._provider), self._how.rebuild
+        config = self._config
         return open_guard(
             *(self._settings.state_dir, config.known_good, self._sealer, config.max_set_aside),
-            verify=verify,
+            verify=self._how.rebuild,
         )
 
     def fetch(self, only: frozenset[str] = frozenset()) -> Iterator[Fetched]:
@@ -150,7 +151,7 @@ class Fetcher:
             credential; the audit log has recorded it then.
             AuditError: the audit log cannot be written.
         """
-        config = self._settings.provider(self._provider)
+        config = self._config
         sweep_temporary(self._settings.state_dir)
         sweep_removed(self._settings.layout.lists)
         try:
@@ -271,17 +272,18 @@ class Fetcher:
             changed = abs(index.entries - here.entries)
             if delta is not None:
                 changed = sum(segment.entries for segment in delta)
-            self._refuse_churn(here, index, changed)
-            if self._how.rebuild and delta is None:
-                self._refuse_unknown_churn(here, index)
+            self._refuse_churn(
+                here, index, changed, is_known=not self._how.rebuild or delta is not None
+            )
         # 4, 5
         if index.entries > LONG:  # others must not wait for it
             self._publish()
+        known = read_known_listed(self._settings.state_dir).get(name)
         build = Build(
             *(self._provider, trust, self._sealer, self._guard, directory, index_hash, expires),
             *(epoch, self._session.now(), self._how.progress, self._how.received),
             room=Room.of(available_memory()),
-            set_aside=() if (known := self._known_good(name)) is None else known.set_aside,
+            set_aside=known.set_aside if known is not None else (),
         )
         manifest = None
         try:
@@ -381,27 +383,23 @@ class Fetcher:
             else:
                 self._results.append(self._done(result))
 
-    @property
-    def _max_churn(self) -> float | None:
-        """The share of a list that may change at a time; None if there is no limit now."""
-        limit = self._settings.provider(self._provider).max_churn
-        return None if self._how.accept_churn else limit
+    def _refuse_churn(
+        self, manifest: Manifest, index: ListIndex, changed: int, *, is_known: bool = True
+    ) -> None:
+        """Refuse a generation that changes more of the list than the operator allows.
 
-    def _refuse_churn(self, manifest: Manifest, index: ListIndex, changed: int) -> None:
-        """Refuse a generation that changes more of the list than the operator allows."""
+        Unless it `is_known` how much changes, any change is refused.
+        """
         limit = self._max_churn
-        if limit is None or not manifest.entries:
+        if limit is None:
             return
-        if changed > limit * manifest.entries:
+        if manifest.entries and changed > limit * manifest.entries:
             raise VerificationError(
                 f"list {index.list}: generation {index.generation} changes {changed:,} of"
                 f" {manifest.entries:,} entries, more than max_churn = {limit:g} allows",
                 hint="ask the provider; `hashclient fetch --accept-churn` takes it all the same",
             )
-
-    def _refuse_unknown_churn(self, manifest: Manifest, index: ListIndex) -> None:
-        """Refuse to rebuild to another generation if the number of changes is not known."""
-        if self._max_churn is not None and manifest.checksum != index.checksum:
+        if not is_known and manifest.checksum != index.checksum:
             raise VerificationError(
                 f"list {index.list}: how much generation {index.generation} changes is not known"
                 " without reading the index that is here",
@@ -413,7 +411,7 @@ class Fetcher:
         """Return the result for a list that was switched to."""
         fetched, manifest = one.fetched, one.manifest
         index = functools.partial(open_manifest, one.directory, manifest)
-        files = self._settings.provider(self._provider).known_good
+        files = self._config.known_good
         made: list[bool] = []
         try:
             # A file that is missing is an error where the guard needs it: for an update.
@@ -435,10 +433,6 @@ class Fetcher:
             fetched, affected=reached.withdrawn, listed_again=reached.listed_again
         )
 
-    def _known_good(self, name: str) -> KnownListed | None:
-        """Return which entries of a list are known to be good, by the last comparison."""
-        return read_known_listed(self._settings.state_dir).get(name)
-
     def _refused(self, name: str, error: HashclientError) -> Fetched:
         log_refusal(self._session.audit, self._provider, name, error, self._origin)
         return Fetched(name, self._provider, error=error, source=self._origin)
@@ -457,16 +451,14 @@ def manifests_here(lists_dir: Path, sealer: Sealer) -> Iterator[Manifest]:
 
 
 def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
-    if index.generation < manifest.generation:
-        raise VerificationError(
-            f"list {index.list}: generation {index.generation} is older than"
-            f" {manifest.generation}, which is here",
-            hint="nothing was changed; tell the provider",
-        )
     same = (index.entries, index.checksum) == (manifest.entries, manifest.checksum)
-    if index.generation == manifest.generation and not same:
-        raise VerificationError(
-            f"list {index.list}: generation {index.generation} was published again with other"
-            " entries",
-            hint="nothing was changed; tell the provider",
-        )
+    if index.generation < manifest.generation:
+        what = f"is older than {manifest.generation}, which is here"
+    elif index.generation == manifest.generation and not same:
+        what = "was published again with other entries"
+    else:
+        return
+    raise VerificationError(
+        f"list {index.list}: generation {index.generation} {what}",
+        hint="nothing was changed; tell the provider",
+    )

@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
@@ -29,8 +29,8 @@ from hashclient.index.reader import RunSet
 from hashclient.index.run import DamagedError, Run
 from hashclient.index.writer import IndexWriter, sweep
 from hashclient.lists.empty_file import EMPTY_DIGESTS, rows_of_the_empty_file
-from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.wire import NO_SIZE, AddBatch, Uint64, entry_hashes
 from hashclient.system.files import (
     MAX_STATE_BYTES,

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.fetch.guard import NAMED, PoisonGuard, Stamp, entries_with, stamps_of
 from hashclient.index.manifest import Manifest
 from hashclient.index.reader import Index

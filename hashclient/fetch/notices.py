@@ -30,9 +30,8 @@ from hashclient.notices.store import (
 from hashclient.session import Session
 from hashclient.system.files import is_there
 from hashclient.system.log import Log
-from hashclient.system.text import printable
-from hashclient.system.times import for_programs
-from hashclient.trust.noticerole import SignedNotices
+from hashclient.system.text import for_programs, printable
+from hashclient.trust.additions import SignedNotices
 from hashclient.trust.tuf import Trust
 
 _log = Log("notices")

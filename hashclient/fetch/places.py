@@ -1,7 +1,7 @@
 """Places with the files of a provider: its addresses, in order, or a copy without a network.
 
 Bytes from any place are verified in the same way, so every place is as good as another. This module
-only decides which places there are, and their credentials. `turns` asks them in order.
+only decides which places there are, and their credentials. `providers` asks them in order.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from hashclient.audit.log import AuditLog, Event
 from hashclient.configfile.tables import ProviderConfig
 from hashclient.errors import ConfigError, HashclientError
 from hashclient.fetch.offline import BASE, open_copy
-from hashclient.net.client import Access, Limits, Transport
+from hashclient.net.client import Access, Limits, Transport, access_of, limits_of
 from hashclient.net.peer import PROVIDER, Peer
-from hashclient.net.settings import access_of, limits_of
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source
 

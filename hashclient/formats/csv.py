@@ -16,8 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action
+from hashclient.core.kinds import Action, Algorithm
 from hashclient.core.model import Handled, Hit, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.conclusion import conclusion
@@ -31,8 +30,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.formats.ready import HitParts, RecordParts
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context

@@ -31,8 +31,7 @@ from hashclient.formats.fields import (
     summary_fields,
     words,
 )
-from hashclient.system.text import path_fields, printable
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context

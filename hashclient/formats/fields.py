@@ -31,8 +31,7 @@ from hashclient.core.model import (
 )
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.system.text import counted, path_fields, printable
-from hashclient.system.times import for_people, for_programs
+from hashclient.system.text import counted, for_people, for_programs, path_fields, printable
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context

@@ -2,20 +2,55 @@
 
 A chart is a table, so that it says the same to a reader who cannot see it; its bars are drawings,
 since browsers print these, and the page's policy allows no style on an element.
+
+No text can break the HTML: elements are made by one function, and text is always escaped.
 """
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, ListState, MissingList
-from hashclient.formats.fields import agreement, done_word
-from hashclient.formats.markup import Markup, element, joined
+from hashclient.formats.fields import agreement, done_word, words
 from hashclient.formats.text import human_bytes
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
+
+
+class Markup(str):
+    """Text that is HTML already; every other text is plain."""
+
+    __slots__ = ()
+
+
+def element(name: str, *children: str, **attributes: str | bool | None) -> Markup:
+    """Return an element; a child that is not Markup is text.
+
+    An attribute of True has no value; one of False or None is left out. Underscores in names stand
+    for dashes, and the last one for nothing, so that `class_` and `for_` can be written.
+    """
+    parts = [f"<{name}"]
+    for key, value in attributes.items():
+        key = key.removesuffix("_").replace("_", "-")
+        if value is True:
+            parts.append(f" {key}")
+        elif value not in (None, False):
+            parts.append(f' {key}="{text(str(value))}"')
+    parts.append(f">{joined(*children)}</{name}>")
+    return Markup("".join(parts))
+
+
+def joined(*parts: str) -> Markup:
+    """Return `parts` one after the other; those that are not Markup are text."""
+    return Markup("".join(part if isinstance(part, Markup) else text(part) for part in parts))
+
+
+def text(plain: str) -> Markup:
+    """Return `plain` as HTML; characters that a page cannot show are escaped as on a terminal."""
+    return Markup(html.escape(words(plain)))
+
 
 #: Bars of one chart; the rest is summed up in one more bar.
 MAX_BARS = 8

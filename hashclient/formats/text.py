@@ -25,8 +25,7 @@ from hashclient.formats.fields import (
     words,
 )
 from hashclient.formats.ready import ActedParts, HitParts
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.formats.interface import Context

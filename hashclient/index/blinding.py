@@ -3,14 +3,20 @@
 A tag is AES-256 of a digest's first 16 bytes under a key of the algorithm's own: one block under a
 permutation, so equal digests have equal tags and different ones never collide beyond what their
 first 16 bytes do. This protects a stolen index. A thief who has both index and key can test
-guesses. The same key authenticates documents (`mac`), with a subkey for each format. The layout of
-an index is left to `run`.
+guesses. The layout of an index is left to `run`.
+
+The same key authenticates JSON documents, with a message authentication code (MAC) inside. The code
+covers every byte of the document; its own digits count as zeros. So a document with any changed
+byte is refused, and so is a document that somebody without the key has written. (Where the key lies
+beside the document, a person who can write the document has the key, too.) Each format has a subkey
+of its own, so that no document can pass for one of another format.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from hmac import compare_digest
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +24,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import ConfigError, StateError
 from hashclient.system.files import (
     MAX_TEXT_BYTES,
@@ -144,3 +150,27 @@ def _parse(text: bytes, where: str) -> bytes:
             " one, under which `hashclient fetch --rebuild` builds them again",
         )
     return key
+
+
+#: The digits in place of the code while it is computed: as many as the code has, in hexadecimal.
+NO_MAC = "0" * 64
+
+
+def authenticate(document: bytes, format_: str, sealer: Sealer) -> bytes:
+    """Return `document`, in which `NO_MAC` stands first where the code belongs, with the code."""
+    return document.replace(NO_MAC.encode(), sealer.mac(format_, document).encode(), 1)
+
+
+def verify_document(document: bytes, mac: str, format_: str, sealer: Sealer) -> None:
+    """Verify that `mac`, which `document` contains, is the code of `document`.
+
+    Raises:
+        ValueError: `mac` is not the code of `document`.
+    """
+    digits = mac.encode()
+    if len(digits) != len(NO_MAC) or document.count(digits) != 1:
+        raise ValueError("a document without its code")
+    expected = sealer.mac(format_, document.replace(digits, NO_MAC.encode()))
+    # In constant time: an attacker who can measure how many digits are right finds the others.
+    if not compare_digest(digits, expected.encode()):
+        raise ValueError("a code that is not the document's")

@@ -29,11 +29,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.index.authentic import NO_MAC, authenticate, verify_document
-from hashclient.index.blinding import Sealer
+from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.manifest import Manifest, RunName, RunRef, verify_runs, write_manifest
-from hashclient.index.pieces import DIGEST_BYTES, pieces_of, root_of, verify_piece
-from hashclient.index.run import DamagedError, open_run, unreadable
+from hashclient.index.run import (
+    DIGEST_BYTES,
+    DamagedError,
+    open_run,
+    pieces_of,
+    root_of,
+    unreadable,
+    verify_piece,
+)
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, write_atomic
 from hashclient.system.layout import CHECKS_NAME
 from hashclient.system.log import Log

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.index.blinding import Sealer
 from hashclient.index.reader import Index
 from hashclient.index.run import Run

@@ -16,10 +16,8 @@ from typing import Annotated
 import msgspec
 
 from hashclient.errors import StateError
-from hashclient.index.authentic import NO_MAC, authenticate, verify_document
-from hashclient.index.blinding import Sealer
-from hashclient.index.pieces import damaged, digest_pieces, root_of
-from hashclient.index.run import REBUILD_HINT, Count, DamagedError
+from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
+from hashclient.index.run import REBUILD_HINT, Count, DamagedError, damaged, digest_pieces, root_of
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.layout import MANIFEST_NAME
 from hashclient.system.text import excerpt, printable

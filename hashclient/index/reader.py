@@ -7,7 +7,7 @@ what the manifest names and never waits for a writer. `writer` makes runs, `mani
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,15 +15,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Hit, ListState, is_name
 from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
-from hashclient.index.coverage import Sizes, count_missed, may_miss, sizes_missed
 from hashclient.index.manifest import Manifest, read_manifest, verify_runs
-from hashclient.index.pieces import damaged
-from hashclient.index.prefixtable import NOTHING, Lookup
-from hashclient.index.run import REBUILD_HINT, DamagedError, Run
+from hashclient.index.prefixtable import NOTHING, Lookup, Rows
+from hashclient.index.run import REBUILD_HINT, DamagedError, Run, damaged
 from hashclient.lists.wire import NO_SIZE, Strings, Uint8, Uint32, Uint64
 from hashclient.system.files import state_error
 from hashclient.system.layout import MANIFEST_NAME
@@ -31,14 +29,21 @@ from hashclient.system.text import printable
 
 #: How far the clock may be behind the last check before we say that it was set back.
 CLOCK_TOLERANCE = timedelta(minutes=5)
+#: Rows in one block, so that memory does not grow with the list.
+BLOCK_ROWS = 1 << 20
+#: For each mask of algorithms, the masks of entries that share none with it, as a set of bits.
+BLIND_TO = tuple(sum(1 << (m - 1) for m in range(1, 8) if not m & given) for given in range(8))
+
+Sizes = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
+Flags = npt.NDArray[np.bool_]
 
 
 class Found(msgspec.Struct, frozen=True):
     """Rows found by a lookup, as parallel arrays: query number, run number, row."""
 
-    queries: npt.NDArray[np.intp]
-    runs: npt.NDArray[np.intp]
-    rows: npt.NDArray[np.intp]
+    queries: Rows
+    runs: Rows
+    rows: Rows
 
 
 class RunSet:
@@ -83,7 +88,7 @@ class RunSet:
             masks |= run.sized_masks if size is None else run.masks_of_size(size)
         return masks
 
-    def of_sizes(self, sizes: Uint64) -> tuple[npt.NDArray[np.bool_], Uint8]:
+    def of_sizes(self, sizes: Uint64) -> tuple[Flags, Uint8]:
         """Return which of many sizes an entry may have, and the algorithms that all of those have.
 
         The second is a mask for each size; of one that no entry has it means nothing. Withdrawn
@@ -99,7 +104,7 @@ class RunSet:
 
     def may_miss(self, given: int) -> bool:
         """Return, without reading, whether an entry may have no digest of the mask `given`."""
-        return may_miss(self.runs, given)
+        return any((run.sized_masks | run.unsized_masks) & BLIND_TO[given] for run in self.runs)
 
     def count_missed(self, given: int) -> tuple[int, int]:
         """Count the live entries without a digest of the mask `given`: with a size, and without.
@@ -107,35 +112,51 @@ class RunSet:
         Digests of these algorithms cannot rule such an entry out.
         """
         if given not in self._missed:
-            self._missed[given] = count_missed(self.runs, self.dead, given)
+            sized, unsized = (
+                sum(int(np.count_nonzero(missed)) for *_, missed in self._blind(given, sized=sized))
+                for sized in (True, False)
+            )
+            self._missed[given] = sized, unsized
         return self._missed[given]
 
     def sizes_missed(self, given: int) -> Sizes:
         """Return the sizes of the sized entries that `count_missed` counts; distinct, ascending."""
         if given not in self._sizes_missed:
-            self._sizes_missed[given] = sizes_missed(self.runs, self.dead, given)
+            found: list[Sizes] = [np.zeros(0, np.uint64)]
+            for run, first, missed in self._blind(given, sized=True):
+                sizes = run.sizes[first : first + len(missed)][missed]
+                if len(sizes):
+                    # They are sorted, so equal sizes are adjacent.
+                    found.append(sizes[np.append(True, sizes[1:] != sizes[:-1])])
+            self._sizes_missed[given] = np.unique(np.concatenate(found))
         return self._sizes_missed[given]
+
+    def _blind(self, given: int, *, sized: bool) -> Iterator[tuple[Run, int, Flags]]:
+        """Yield blocks of rows, of entries with a size or of those without.
+
+        Each is a run, the first row, and which rows are live and have no digest of `given`. Runs
+        are left out whose header says that they have no such entry.
+        """
+        for run, withdrawn in zip(self.runs, self.dead, strict=True):
+            start, stop = (0, len(run.sizes)) if sized else (len(run.sizes), run.count)
+            if (run.sized_masks if sized else run.unsized_masks) & BLIND_TO[given]:
+                for first in range(start, stop, BLOCK_ROWS):
+                    missed = (run.masks[first : min(first + BLOCK_ROWS, stop)] & given) == 0
+                    low, high = withdrawn.searchsorted([first, first + len(missed)])
+                    missed[withdrawn[low:high].astype(np.intp) - first] = False
+                    yield run, first, missed
 
     def find(self, algorithm: Algorithm, tags: Uint64) -> Found:
         """Look up (n, 2) tags; return every live row that has one of them."""
-        high = tags[:, 0]
-        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
-        for number, run in enumerate(self.runs):
-            queries, positions = run.find(algorithm.label, high)
-            if not len(queries):
-                continue
+
+        def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             low = run.section(f"{algorithm.label}.lo")
             assert low is not None
-            equal = low[positions] == tags[queries, 1]
-            queries, found = queries[equal], run.rows_at(algorithm.label, positions[equal])
-            live = ~self._is_dead(number, found)
-            queries, found = queries[live], found[live]
-            parts.append((queries, np.full(len(queries), number, np.intp), found))
-        if not parts:
-            return Found(NOTHING, NOTHING, NOTHING)
-        return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            return low[positions] == tags[queries, 1]
 
-    def may_find(self, algorithm: Algorithm, tags: Uint64) -> npt.NDArray[np.bool_]:
+        return self._found(algorithm.label, tags[:, 0], are_same)
+
+    def may_find(self, algorithm: Algorithm, tags: Uint64) -> Flags:
         """Return for each of (n, 2) tags whether `find` may find it; False is certain."""
         may = np.zeros(len(tags), np.bool_)
         for run in self.runs:
@@ -149,15 +170,25 @@ class RunSet:
 
     def find_ids(self, ids: Strings, hashes: Uint64) -> Found:
         """Look up entry ids by their `entry_hashes`; return every live row that has one."""
-        parts: list[tuple[npt.NDArray[np.intp], ...]] = []
+
+        def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
+            return run.ids[run.rows_at("id", positions)] == ids[queries]
+
+        return self._found("id", hashes, are_same)
+
+    def _found(
+        self, prefix: str, keys: Uint64, are_same: Callable[[Run, Rows, Rows], Flags]
+    ) -> Found:
+        """Return the live rows with one of `keys`, and with what `are_same` compares besides."""
+        parts: list[tuple[Rows, ...]] = []
         for number, run in enumerate(self.runs):
-            queries, positions = run.find("id", hashes)
-            if not len(queries):
-                continue
-            rows = run.rows_at("id", positions)
-            keep = (run.ids[rows] == ids[queries]) & ~self._is_dead(number, rows)
-            queries, rows = queries[keep], rows[keep]
-            parts.append((queries, np.full(len(queries), number, np.intp), rows))
+            queries, positions = run.find(prefix, keys)
+            if len(queries):
+                same = are_same(run, queries, positions)
+                queries, rows = queries[same], run.rows_at(prefix, positions[same])
+                live = ~self._is_dead(number, rows)
+                queries, rows = queries[live], rows[live]
+                parts.append((queries, np.full(len(queries), number, np.intp), rows))
         if not parts:
             return Found(NOTHING, NOTHING, NOTHING)
         return Found(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -173,14 +204,13 @@ class RunSet:
             parts.append(hashes[~self._is_dead(number, rows)].astype(np.uint64))
         return np.sort(np.concatenate(parts))
 
-    def _is_dead(self, number: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    def _is_dead(self, number: int, rows: Rows) -> Flags:
         dead = self.dead[number]
         if not len(dead):
             return np.zeros(len(rows), np.bool_)
         position = dead.searchsorted(rows)
         position[position == len(dead)] = 0
-        is_dead: npt.NDArray[np.bool_] = dead[position] == rows
-        return is_dead
+        return dead[position] == rows
 
 
 class Index(RunSet):
@@ -241,7 +271,7 @@ def _common_of(masks: int) -> int:
 
 def _joined(
     found: Sequence[tuple[Algorithm, Found]],
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp], Uint8]:
+) -> tuple[Rows, Rows, Rows, Uint8]:
     """Return inputs with the runs and rows they hit, each once, and the masks that agree."""
     inputs = np.concatenate([one.queries for _, one in found])
     runs = np.concatenate([one.runs for _, one in found])

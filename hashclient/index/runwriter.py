@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.prefixtable import TableWriter, table_lengths

@@ -5,6 +5,9 @@ until each is at least `MERGE_RATIO` times as large as all later runs together, 
 stays logarithmic. Memory is that of the rows of `room`, and some 12 bytes a row where runs are
 merged: a first fetch writes runs of that size and merges them by ranges of keys. Readers see the
 new generation when its manifest is renamed into place.
+
+With much free memory the pieces in which an index is built have the sizes that are fastest. If a
+control group leaves little, they are smaller, and the build takes more time (`Room`).
 """
 
 from __future__ import annotations
@@ -13,16 +16,15 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import VerificationError
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import RunRef, verify_runs
-from hashclient.index.pieces import digest_pieces, root_of
 from hashclient.index.reader import Index, RunSet
-from hashclient.index.room import Room
-from hashclient.index.run import ROT_HINT, DamagedError, Run
+from hashclient.index.run import ROT_HINT, DamagedError, Run, digest_pieces, root_of
 from hashclient.index.runwriter import (
     BatchColumns,
     Columns,
@@ -31,10 +33,57 @@ from hashclient.index.runwriter import (
     SealedBatch,
     write_run,
 )
-from hashclient.lists.wire import NO_SIZE, AddBatch, Strings, Uint8, checksum_of, entry_hashes
+from hashclient.lists.wire import (
+    BATCH_ROWS,
+    NO_SIZE,
+    AddBatch,
+    Strings,
+    Uint8,
+    checksum_of,
+    entry_hashes,
+)
 from hashclient.system.files import sweep_temporary
 from hashclient.system.log import Log
 from hashclient.system.text import printable
+
+#: Rows that are collected in memory before they become a run; about 100 bytes each.
+RUN_ROWS = 2_000_000
+#: Rows handled at a time while merging.
+MERGE_ROWS = 500_000
+#: The bytes of all segments that are downloaded ahead.
+AHEAD_BYTES = 256 << 20
+
+#: The memory for each row of a run while the run is collected, sorted and written.
+_ROW_BYTES = 1000
+#: With this much free memory, every piece has its full size.
+_PLENTY_BYTES = RUN_ROWS * _ROW_BYTES
+#: Smaller pieces would take much more time, and hardly less memory.
+_FEWEST_ROWS = 100_000
+#: The share of the remaining memory that segments downloaded ahead may take.
+_AHEAD_SHARE = 8
+
+
+class Room(msgspec.Struct, frozen=True):
+    """The sizes of the pieces in which an index is built; by default the largest."""
+
+    batch_rows: int = BATCH_ROWS
+    run_rows: int = RUN_ROWS
+    merge_rows: int = MERGE_ROWS
+    ahead_bytes: int = AHEAD_BYTES
+
+    @classmethod
+    def of(cls, free_bytes: int | None) -> Room:
+        """Return the sizes for `free_bytes` of memory; the largest if that is not known."""
+        if free_bytes is None or free_bytes >= _PLENTY_BYTES:
+            return cls()
+        rows = max(_FEWEST_ROWS, free_bytes // _ROW_BYTES)
+        return cls(
+            batch_rows=min(BATCH_ROWS, rows),
+            run_rows=rows,
+            merge_rows=min(MERGE_ROWS, rows),
+            ahead_bytes=min(AHEAD_BYTES, free_bytes // _AHEAD_SHARE),
+        )
+
 
 _log = Log("index")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import new_hash
+from hashclient.core.kinds import Algorithm
 from hashclient.lists.wire import Uint8, Uint32
 
 EMPTY_DIGESTS = {a: new_hash(a).digest() for a in Algorithm}

@@ -18,7 +18,7 @@ from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
 from hashclient.lists.wire import is_entry_id
 from hashclient.system.strictjson import parse_json
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -16,12 +16,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
-from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_footer, check_pages
-from hashclient.lists.columns import check_columns
-from hashclient.system.memory import memory_cap
+from hashclient.lists.bounds import MAX_FOOTER_ITEMS, check_columns, check_footer, check_pages
+from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt
 

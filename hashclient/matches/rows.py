@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState, mask_of
 from hashclient.core.match import PROGRESS, SEEN_AGAIN, STREAM_PREFIX, Match, Place
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.matches.tables import inodes_of

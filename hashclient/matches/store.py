@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import SETTLED, MatchState
+from hashclient.core.kinds import SETTLED, Algorithm, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
     PROGRESS,

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import BESIDE_STATE, STREAM_PREFIXES, Match
 from hashclient.core.model import Hit, Seen
 from hashclient.errors import StateError, UsageError

@@ -6,6 +6,10 @@ migration has begun, the step is done, and the new version is written: at this m
 has succeeded. The backup is removed last. A command that finds an unfinished migration restores the
 backup, and begins the step again.
 
+Every command begins with `check_state`. To change a format, raise its version and the state's, add
+a `Step`, change the table in `docs/operations/upgrading.md`, and keep a state directory of the
+release before for the tests.
+
 SQLite copies databases, so that a database can be copied while scans, which take no lock, write to
 it.
 """
@@ -21,7 +25,9 @@ import msgspec
 
 from hashclient.errors import HashclientError, StateError
 from hashclient.migrations.version import (
+    CURRENT,
     FIRST,
+    READABLE,
     Version,
     read_version,
     refuse_foreign,
@@ -36,9 +42,9 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
+    writer_lock,
 )
 from hashclient.system.layout import Layout
-from hashclient.system.locks import writer_lock
 from hashclient.system.log import Log
 from hashclient.system.sqlite import copy_database
 from hashclient.system.text import printable
@@ -65,17 +71,9 @@ class Step(msgspec.Struct, frozen=True):
     readable: bool = False
 
 
-def _nothing(_layout: Layout) -> tuple[Path, ...]:
-    return ()
-
-
-def _no_change(_layout: Layout) -> None:
-    pass
-
-
 #: The steps, in order; the number of the last one is `version.CURRENT`. The first one gives a new
 #: state its version.
-STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", _nothing, _no_change, readable=True),)
+STEPS: tuple[Step, ...] = (Step(FIRST, "0.1.0", lambda _: (), lambda _: None, readable=True),)
 
 
 class _Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,3 +233,20 @@ def _copy(source: Path, target: Path) -> None:
                 copy.write(piece)
     except OSError as error:
         raise state_error("cannot copy", source, error) from error
+
+
+def check_state(layout: Layout) -> None:
+    """Check that this hashclient can use a state directory, which need not exist.
+
+    State that it cannot read as it is, is migrated.
+
+    Raises:
+        StateError: the state is newer and needs a later hashclient, or is from before the first
+            release; or the migration failed.
+        LockedError: another process writes to the state, which must first be migrated.
+    """
+    version = read_version(layout)
+    refuse_foreign(layout, version, CURRENT)
+    if version.migrating or (version.number < READABLE and layout.root.is_dir()):
+        with writing(layout):
+            pass

@@ -5,6 +5,10 @@ stores no data. It sends a credential to the configured origin alone, follows no
 cookie, and reads no proxy from the environment unless it is asked to. `credentials` has the rules
 of requests, `exchange` those of answers, `deadline` those of time, and `errors` the message of each
 failure. Bodies are held in memory, so `max_bytes` is a bound on memory too.
+
+`TokenSource` gets access tokens by OAuth 2.0's client-credentials grant (RFC 6749, 4.4) and keeps
+them in memory only. The token endpoint gets the client's id and secret only; the provider gets the
+token only.
 """
 
 from __future__ import annotations
@@ -13,17 +17,24 @@ import importlib.util
 import random
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeVar
+from urllib.parse import quote, urlencode
 
-from hashclient.errors import ConfigError
+import msgspec
+
+from hashclient.configfile.tables import AccessConfig, ProviderConfig, ServiceDestination
+from hashclient.errors import AuthorisationError, ConfigError
 from hashclient.net.credentials import (
     Access,
     Endpoint,
     OAuth,
     Secrets,
+    basic,
+    bearer,
     find_proxy,
     load_secrets,
     parse_endpoint,
@@ -31,13 +42,15 @@ from hashclient.net.credentials import (
 )
 from hashclient.net.deadline import BoundedBackend, Limits, Resolve
 from hashclient.net.errors import (
+    CREDENTIAL_HINT,
     HttpStatusError,
     RefusedError,
     TransientError,
     anonymous_fault,
 )
 from hashclient.net.exchange import Channel, Download
-from hashclient.net.oauth import TokenSource
+from hashclient.net.peer import PROVIDER, Peer
+from hashclient.system.files import user_path
 from hashclient.system.log import Log
 
 __all__ = ["Access", "HttpStatusError", "Limits", "OAuth", "RefusedError", "Transport"]
@@ -47,6 +60,14 @@ T = TypeVar("T")
 _log = Log("net")
 #: The prefix that TUF puts before the name of a target.
 _DIGEST_BEFORE = re.compile(r"^[0-9a-f]{32,128}\.")
+
+#: The longest answer of a token endpoint.
+MAX_ANSWER_BYTES = 64 * 1024
+# A token is renewed this long before it expires, so that it does not expire on the way.
+EXPIRY_MARGIN_S = 30.0
+
+# Endpoint, headers, form, rules of the answer: one POST with all its retries.
+Post = Callable[[Endpoint, dict[str, str], bytes, Download], bytes]
 
 
 class Transport:
@@ -251,3 +272,121 @@ def _require_socks() -> None:
         raise ConfigError(
             "a socks5 proxy needs the package socksio", hint="pip install 'httpx[socks]'"
         )
+
+
+class _Answer(msgspec.Struct):
+    """The members of a token answer that matter (RFC 6749, 5.1)."""
+
+    access_token: str
+    token_type: str
+    expires_in: float | None = None
+
+
+class TokenSource:
+    """The current access token; fetched when first needed, and again when it has become invalid."""
+
+    def __init__(
+        self,
+        oauth: OAuth,
+        endpoint: Endpoint,
+        client_secret: str,
+        post: Post,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Keep the settings; the first use fetches a token."""
+        # The grant's own rule: id and secret are form-encoded before Basic (RFC 6749, 2.3.1).
+        self._client = basic(quote(oauth.client_id, safe=""), quote(client_secret, safe=""))
+        self._scope = oauth.scope
+        self._endpoint = endpoint
+        self._post = post
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._header: str | None = None
+        self._expires: float | None = None
+
+    def header(self, refused: str | None = None) -> str:
+        """Return the Authorization header; a new one if the current one is `refused`.
+
+        Raises:
+            AuthorisationError: the token endpoint refuses the client, or its answer is not a
+                token.
+            UnreachableError: it cannot be reached.
+        """
+        with self._lock:
+            expired = self._expires is not None and self._monotonic() >= self._expires
+            if self._header is None or expired or self._header == refused:
+                self._header = None
+                self._header = self._fetch()
+            return self._header
+
+    def _fetch(self) -> str:
+        form = {"grant_type": "client_credentials"}
+        if self._scope is not None:
+            form["scope"] = self._scope
+        headers = {
+            "Authorization": self._client,
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+        }
+        download = Download(self._endpoint.url, MAX_ANSWER_BYTES)
+        asked = self._monotonic()
+        try:
+            body = self._post(self._endpoint, headers, urlencode(form).encode(), download)
+        except HttpStatusError as error:
+            # The RFC's status for a client or a scope that is not accepted.
+            if error.status != 400:
+                raise
+            raise RefusedError(
+                f"token endpoint refuses the client: {self._endpoint.url}",
+                error.status,
+                hint=CREDENTIAL_HINT,
+            ) from error
+        try:
+            answer = msgspec.json.decode(body, type=_Answer, strict=False)
+            header = bearer(answer.access_token, "token")
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, ConfigError):
+            raise self._unusable() from None
+        if answer.token_type.lower() != "bearer":
+            raise self._unusable()
+        self._expires = None
+        if answer.expires_in is not None:
+            self._expires = asked + max(0.0, answer.expires_in - EXPIRY_MARGIN_S)
+        return header
+
+    def _unusable(self) -> AuthorisationError:
+        # The message repeats neither the answer nor the decoder's error: they may hold a token.
+        return AuthorisationError(
+            f"token endpoint does not answer with a bearer token: {self._endpoint.url}",
+            hint="check token_url",
+        )
+
+
+def access_of(url: str, config: AccessConfig | ServiceDestination, peer: Peer = PROVIDER) -> Access:
+    """Return the access to the address `url`, which messages call `peer`.
+
+    Raises:
+        ConfigError: its settings contradict each other.
+    """
+    fields = {**msgspec.to_builtins(config), "url": url, "peer": msgspec.to_builtins(peer)}
+    return msgspec.convert(fields, Access, dec_hook=lambda _path, text: user_path(text))
+
+
+def limits_of(
+    provider: ProviderConfig | ServiceDestination, *, has_another: bool = False
+) -> Limits:
+    """Return how patient the transport is with `provider`; `timeout_s` scales every wait.
+
+    With `has_another`, the provider has another address: the wait between attempts is then no
+    longer than one answer may take, since another server can answer instead of a busy one.
+    """
+    usual = Limits()
+    scale = provider.timeout_s / usual.base_s
+    return Limits(
+        base_s=provider.timeout_s,
+        stall_s=usual.stall_s * scale,
+        min_rate=provider.min_rate_kib_s * 1024,
+        attempts=provider.attempts,
+        backoff_s=usual.backoff_s * scale,
+        backoff_max_s=usual.backoff_max_s * scale,
+        retry_total_s=provider.timeout_s if has_another else usual.retry_total_s * scale,
+    )

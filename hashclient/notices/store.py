@@ -26,9 +26,9 @@ from hashclient.system.files import (
     state_error,
     sweep_temporary,
     write_atomic,
+    writer_lock,
 )
 from hashclient.system.layout import TARGETS_NAME, Layout
-from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, newer
 

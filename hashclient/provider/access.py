@@ -17,7 +17,7 @@ from hashclient.errors import StateError, UsageError
 from hashclient.provider.clients import Client, Clients, Token
 from hashclient.provider.repository import Repository
 from hashclient.system.outputs import remove_new, write_new
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs
 
 
 class Given(msgspec.Struct, frozen=True):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.lists.importers.interface import Int64
+from hashclient.core.kinds import Algorithm
+from hashclient.lists.importers.rows import Int64
 from hashclient.lists.wire import (
     NO_SIZE,
     AddBatch,

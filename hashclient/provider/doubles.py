@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.core.kinds import Algorithm
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.wire import AddBatch, Segment, Strings, Uint8, Uint64, entry_hashes
 
 Int64 = np.typing.NDArray[np.int64]

@@ -28,7 +28,7 @@ from hashclient.lists.wire import (
 from hashclient.notices.document import Notice, parse_notice
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
-from hashclient.trust.noticerole import MAX_NOTICES, NOTICES, notice_id_of
+from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 

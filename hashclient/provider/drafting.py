@@ -46,7 +46,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.outputs import make_folder, placed_directory, write_new
 from hashclient.system.text import counted, printable
-from hashclient.trust.noticerole import NOTICES
+from hashclient.trust.additions import NOTICES
 
 
 class Change(Protocol):

@@ -19,7 +19,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, DelegatedRole, Metadata, MetaFile, Targets
 
 from hashclient.provider.draftfiles import refuse
-from hashclient.trust.noticerole import FIELD, NOTICES, delegator_of
+from hashclient.trust.additions import FIELD, NOTICES, delegator_of
 
 #: They name other roles, and are signed with every change.
 NAMING = ("snapshot", "timestamp")

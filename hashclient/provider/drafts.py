@@ -77,9 +77,7 @@ from hashclient.provider.draftpolicies import (
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
-from hashclient.trust.endedlists import FIELD as ENDED
-from hashclient.trust.endedlists import ended_lists
-from hashclient.trust.noticerole import FIELD
+from hashclient.trust.additions import ENDED, FIELD, ended_lists
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000

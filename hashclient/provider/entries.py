@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.empty_file import rows_of_the_empty_file
-from hashclient.lists.importers.interface import DigestBatch, Int64
+from hashclient.lists.importers.rows import DigestBatch, Int64
 from hashclient.lists.wire import (
     MAX_CATEGORIES,
     NO_SIZE,

@@ -33,11 +33,10 @@ from hashclient.provider.published import (
     read_public,
     root_versions,
 )
-from hashclient.system.files import refuse_irregular
-from hashclient.system.locks import writer_lock
+from hashclient.system.files import refuse_irregular, writer_lock
 from hashclient.system.outputs import replaced_file
 from hashclient.system.text import printable
-from hashclient.trust.endedlists import ended_lists
+from hashclient.trust.additions import ended_lists
 
 #: Roles that sign files: `targets`, and the roles it delegates to, which the snapshot names.
 _TOP = "targets.json"

@@ -23,8 +23,7 @@ from hashclient.provider.published import root_versions
 from hashclient.provider.repository import Repository
 from hashclient.system.files import read_regular, state_error, write_atomic
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 _MAX_BYTES = 1 << 30
 #: How far the clock of a client may be ahead of the one here.

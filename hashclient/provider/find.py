@@ -13,11 +13,11 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.wire import (
     NO_SIZE,
     AddBatch,

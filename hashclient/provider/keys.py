@@ -37,8 +37,14 @@ from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.published import Kind, parse_metadata, root_versions
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.text import printable
-from hashclient.trust.endedlists import end, ended_lists
-from hashclient.trust.noticerole import NOTICES, delegate, delegator_of, new_delegator
+from hashclient.trust.additions import (
+    NOTICES,
+    delegate,
+    delegator_of,
+    end,
+    ended_lists,
+    new_delegator,
+)
 
 Clock = Callable[[], datetime]
 

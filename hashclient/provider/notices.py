@@ -36,7 +36,7 @@ from hashclient.provider.keys import Keys, Roles
 from hashclient.provider.listfiles import ListFiles
 from hashclient.provider.repository import Repository
 from hashclient.system.text import printable
-from hashclient.trust.noticerole import MAX_NOTICES, NOTICES
+from hashclient.trust.additions import MAX_NOTICES, NOTICES
 
 #: Values of fields that a new notice does not give.
 DEFAULTS: Mapping[str, Any] = {

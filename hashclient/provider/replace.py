@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.wire import (
     MAX_ENTRY_ID_BYTES,
     AddBatch,

@@ -21,7 +21,7 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import MAX_LISTS
 from hashclient.errors import StateError, UsageError
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.provider.changelog import ChangeLog
 from hashclient.provider.changes import (
     addition,
@@ -61,11 +61,9 @@ from hashclient.provider.results import (
     Status,
 )
 from hashclient.provider.screen import read_screened
-from hashclient.system.files import sweep_temporary
-from hashclient.system.locks import writer_lock
+from hashclient.system.files import sweep_temporary, writer_lock
 from hashclient.system.text import first_of, nearest, printable
-from hashclient.trust.endedlists import MAX_ENDED
-from hashclient.trust.noticerole import NOTICES
+from hashclient.trust.additions import MAX_ENDED, NOTICES
 
 #: The hint for a key that is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"

@@ -13,11 +13,11 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.lists.empty_file import rows_of_the_empty_file
-from hashclient.lists.importers.interface import DigestBatch, Int64
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch, Int64
 from hashclient.lists.wire import Uint8, Uint32, Uint64
 from hashclient.provider.doubles import keys_of
 from hashclient.system.text import printable

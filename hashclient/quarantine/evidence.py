@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.core.match import Match
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer

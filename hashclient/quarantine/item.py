@@ -19,7 +19,7 @@ from typing import Annotated
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.core.match import ID_LENGTH
 from hashclient.core.model import Hit, Seen, hit_fields
 from hashclient.core.objecturi import is_object_uri, parse_uri

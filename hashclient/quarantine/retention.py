@@ -20,8 +20,7 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine.item import Item, Mark, Stage, item_ids
 from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir
-from hashclient.system.text import printable
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people, printable
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import new_hash
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
 from hashclient.quarantine import age

@@ -36,8 +36,8 @@ from hashclient.session import Session
 from hashclient.system import files
 from hashclient.system.background import together
 from hashclient.system.beneath import exchange
+from hashclient.system.files import writer_lock
 from hashclient.system.layout import ITEM_NAME, ROOM_LOCK_NAME
-from hashclient.system.locks import writer_lock
 from hashclient.system.text import log_path_fields, printable
 
 #: Seconds that an act waits for another one. Sealing a very large file takes longer.

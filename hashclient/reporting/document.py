@@ -19,7 +19,7 @@ from hashclient.core.match import Match, Step, was_viewed
 from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
 from hashclient.core.version import __version__
 from hashclient.errors import VerificationError
-from hashclient.system.memory import memory_cap
+from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import path_fields, path_of
 

@@ -50,9 +50,9 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
+    writer_lock,
 )
 from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
-from hashclient.system.locks import writer_lock
 from hashclient.system.text import printable
 
 #: One record of the audit log names all matches of a report, and its length is limited.

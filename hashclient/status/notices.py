@@ -22,7 +22,7 @@ from hashclient.notices.store import (
     load_book,
     providers_with_notices,
 )
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people
 
 
 class NoticesStatus(msgspec.Struct, frozen=True):

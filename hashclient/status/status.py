@@ -14,8 +14,7 @@ import msgspec
 
 from hashclient.audit.log import Record, read
 from hashclient.config import Settings
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import HeldEntry, Hit
 from hashclient.decisions.review import ReviewPolicy
@@ -30,8 +29,7 @@ from hashclient.matches.store import Matches
 from hashclient.migrations.version import read_version
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
 from hashclient.system.files import is_there, state_error
-from hashclient.system.text import counted, printable
-from hashclient.system.times import for_people
+from hashclient.system.text import counted, for_people, printable
 
 _CODES = {code.value: code for code in ExitCode}
 _FETCHES = frozenset({"fetch", "refused"})

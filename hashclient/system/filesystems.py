@@ -14,6 +14,11 @@ first read from can be written to without any change of times, however late the 
 
 Limits: a file system that root has put on top of another one (overlay, a loop device) is trusted
 like any other of its type, and a server of NFS or SMB is trusted like a disk.
+
+The types of file systems are known by their number in statfs(2): the numbers are from
+linux/magic.h, and from the file systems' own headers where they are not part of Linux. A type that
+is not in the table has no trait, so nothing about it is relied on. Mounts are read from
+`/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 """
 
 from __future__ import annotations
@@ -22,12 +27,124 @@ import enum
 import errno
 import functools
 import os
+import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from hashclient.system.fstypes import CTIME, FUSE, NINE_P, SIZES, TELLS, with_trait
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo: mount point, directory of the source, type, source."""
+
+    point: str
+    root: bytes
+    kind: str
+    source: bytes
+
+
+def parse_mountinfo(text: bytes) -> dict[int, Mount]:
+    """Read all mounts, by the number of the mount."""
+    mounts = {}
+    for line in text.split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields, more = left.split(b" "), right.split(b" ")
+        if len(fields) >= 6 and len(more) >= 2:
+            point, root, source = (unescaped(raw) for raw in (fields[4], fields[3], more[1]))
+            kind = more[0].decode("ascii", "replace")
+            mounts[int(fields[0])] = Mount(os.fsdecode(point), root, kind, source)
+    return mounts
+
+
+def unescaped(raw: bytes) -> bytes:
+    """Return a field unescaped: the kernel and mount(8) write white space and `\\` in octal."""
+    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), raw)
+
+
+def mount_number(fd: int) -> int | None:
+    """Return the number in that list of the mount that a file was opened on; None if unknown."""
+    try:
+        text = Path(f"/proc/self/fdinfo/{fd}").read_bytes()
+    except OSError:
+        return None
+    found = re.search(rb"^mnt_id:\s*([0-9]+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def mount_of(fd: int) -> Mount | None:
+    """Return the mount that a file was opened on; None if that is not known."""
+    number = mount_number(fd)
+    try:
+        text = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return None
+    return None if number is None else parse_mountinfo(text).get(number)
+
+
+EXT, BTRFS, XFS = 0xEF53, 0x9123683E, 0x58465342
+FUSE, NINE_P = 0x65735546, 0x01021997
+
+#: Sizes can be relied on even without a block device below.
+SIZES = 1
+#: Each change of a file sets its ctime, in the kernel or at a server. Not so on bcachefs: its
+#: snapshots share the numbers of device and inode.
+CTIME = 2
+#: This kernel makes each change itself, so it can report changes.
+TELLS = 4
+#: Other machines can change files without asking this kernel: through a server, or on a shared
+#: disk.
+NETWORK, CLUSTER = 8, 16
+#: It lies on top of other file systems, and has no disk of its own.
+STACKED = 32
+
+_TRAITS = {
+    BTRFS: SIZES | CTIME | TELLS,  # btrfs
+    0xCA451A4E: SIZES | TELLS,  # bcachefs
+    0x2FC12FC1: SIZES | CTIME | TELLS,  # zfs
+    0x24051905: SIZES | CTIME | TELLS,  # ubifs
+    0x01021994: SIZES | TELLS,  # tmpfs, devtmpfs
+    0x858458F6: SIZES | TELLS,  # ramfs
+    0x958458F6: SIZES,  # hugetlbfs
+    0x794C7630: SIZES | CTIME | TELLS | STACKED,  # overlay
+    0x61756673: SIZES | CTIME | STACKED,  # aufs
+    0x0000F15F: SIZES | CTIME | TELLS | STACKED,  # ecryptfs
+    0xE0F5E1E2: SIZES,  # erofs, which may lie in a file
+    0x00006969: SIZES | CTIME | NETWORK,  # nfs
+    0x0000517B: SIZES | CTIME | NETWORK,  # smb
+    0xFF534D42: SIZES | CTIME | NETWORK,  # cifs
+    0xFE534D42: SIZES | CTIME | NETWORK,  # smb2 and later
+    0x00C36400: SIZES | CTIME | NETWORK,  # ceph
+    0x5346414F: SIZES,  # afs
+    0x6B414653: SIZES,  # afs of the kernel
+    0x73757245: SIZES,  # coda
+    0x0BD00BD0: SIZES | CTIME | NETWORK,  # lustre
+    0x47504653: SIZES | CTIME | NETWORK,  # gpfs
+    0x19830326: SIZES | CTIME | NETWORK,  # beegfs
+    0x20030528: SIZES,  # orangefs
+    0xAAD7AAEA: SIZES,  # panfs
+    0x786F4256: SIZES,  # vboxsf
+    0xBACBACBC: SIZES,  # vmhgfs
+    0x7C7C6673: SIZES,  # prl_fs
+    EXT: CTIME | TELLS,  # ext2, ext3, ext4
+    XFS: CTIME | TELLS,  # xfs
+    0xF2F52010: CTIME | TELLS,  # f2fs
+    0x3153464A: CTIME | TELLS,  # jfs
+    0x52654973: CTIME | TELLS,  # reiserfs
+    0x00003434: CTIME | TELLS,  # nilfs2
+    0x7366746E: CTIME | TELLS,  # ntfs3
+    0x01161970: CTIME | CLUSTER,  # gfs2
+    0x7461636F: CTIME | CLUSTER,  # ocfs2
+    0x00004D44: TELLS,  # FAT
+    0x2011BAB0: TELLS,  # exFAT
+}
+
+
+def with_trait(trait: int) -> frozenset[int]:
+    """Return the numbers of the types that have a trait."""
+    return frozenset(number for number, traits in _TRAITS.items() if traits & trait)
+
 
 _T = TypeVar("_T")
 

@@ -32,9 +32,21 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import NamedTuple
 
-from hashclient.system.filesystems import ask_at, keeps_ctime, kind_of
-from hashclient.system.fstypes import BTRFS, CLUSTER, EXT, NETWORK, STACKED, XFS, with_trait
-from hashclient.system.mountinfo import Mount, mount_of, unescaped
+from hashclient.system.filesystems import (
+    BTRFS,
+    CLUSTER,
+    EXT,
+    NETWORK,
+    STACKED,
+    XFS,
+    Mount,
+    ask_at,
+    keeps_ctime,
+    kind_of,
+    mount_of,
+    unescaped,
+    with_trait,
+)
 
 _NETWORK, _CLUSTER, _STACKED = map(with_trait, (NETWORK, CLUSTER, STACKED))
 #: Types on which leases were tested against writes through maps made before and after the lease.
@@ -88,7 +100,7 @@ class Facts:
         return kind_of(fd)
 
     def mount_of(self, fd: int) -> Mount | None:
-        """Return the mount, as `mountinfo.mount_of`."""
+        """Return the mount, as `filesystems.mount_of`."""
         return mount_of(fd)
 
     def unique_mount(self, fd: int) -> int | None:

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from hashclient.system.files import TEMP_PREFIX
-
-STATE_NAME = "state.json"
 SEAL_KEY_NAME = "seal.key"
 MATCHES_NAME = "matches.db"
 INVENTORY_NAME = "inventory.db"
@@ -30,8 +27,6 @@ LISTED_NAME = "listed.json"
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
-#: In the folder of decisions.
-EXCEPTIONS_NAME = "exceptions.json"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
 #: A closed file of the audit log, by its number.
@@ -52,50 +47,59 @@ SCHEMA_NAME = "schema.xsd"
 SEALED_DIR = "sealed"
 
 
+class _Below:
+    """A path below the state directory."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, layout: Layout, _kind: object) -> Path:
+        return layout.root.joinpath(*self._parts)
+
+
 class Layout(msgspec.Struct, frozen=True):
     """The paths below the state directory `root`. Nothing is read or made."""
 
     root: Path
 
-    @property
-    def state(self) -> Path:
-        """The version of the state, and which hashclient can read it."""
-        return self.root / STATE_NAME
-
-    @property
-    def backup(self) -> Path:
-        """The backup of a migration that has not succeeded yet."""
-        return self.root / "migration"
-
-    @property
-    def new_backup(self) -> Path:
-        """The same backup while it is made or removed; nothing relies on it."""
-        return self.root / "migration.new"
-
-    @property
-    def lock(self) -> Path:
-        """The writers' lock."""
-        return self.root / "lock"
-
-    @property
-    def seal_key(self) -> Path:
-        """The key that turns digests into tags, unless another key is configured."""
-        return self.root / SEAL_KEY_NAME
-
-    @property
-    def lists(self) -> Path:
-        """The indexes, one folder for each list."""
-        return self.root / "lists"
-
-    @property
-    def known_good(self) -> Path:
-        """The index of known good files."""
-        return self.root / "known-good"
-
-    @property
-    def trust(self) -> Path:
-        """Roots of trust and verified metadata, one folder for each provider."""
-        return self.root / "trust"
+    #: The version of the state, and which hashclient can read it.
+    state = _Below("state.json")
+    #: The backup of a migration that has not succeeded yet.
+    backup = _Below("migration")
+    #: The same backup while it is made or removed; nothing relies on it.
+    new_backup = _Below("migration.new")
+    #: The writers' lock.
+    lock = _Below("lock")
+    #: The key that turns digests into tags, unless another key is configured.
+    seal_key = _Below(SEAL_KEY_NAME)
+    #: The indexes, one folder for each list.
+    lists = _Below("lists")
+    #: The index of known good files.
+    known_good = _Below("known-good")
+    #: Roots of trust and verified metadata, one folder for each provider.
+    trust = _Below("trust")
+    #: The record of matches.
+    matches = _Below(MATCHES_NAME)
+    #: The cache (inventory): what scans remember of files and of objects in buckets.
+    inventory = _Below(INVENTORY_NAME)
+    #: Notices, one file for each provider.
+    notices = _Below("notices")
+    #: The lock of writers of notices.
+    notices_lock = _Below("notices", ROOM_LOCK_NAME)
+    #: The mounted file systems that earlier scans have seen.
+    mounts = _Below(MOUNTS_NAME)
+    #: The lock of writers of `mounts`.
+    mounts_lock = _Below("mounts.lock")
+    #: The audit log and its keys.
+    audit = _Below("audit")
+    #: The quarantine: isolated, sealed files, one folder for each item.
+    quarantine = _Below("quarantine")
+    #: Unnamed files that hold possible containers for a moment.
+    spool = _Below("spool")
+    #: Waiting and sent reports, one folder for each.
+    reports = _Below("reports")
+    #: The exceptions that people have made.
+    exceptions = _Below("decisions", "exceptions.json")
 
     def provider(self, name: str) -> Path:
         """Return the folder with the pinned root and the metadata of a provider."""
@@ -112,64 +116,9 @@ class Layout(msgspec.Struct, frozen=True):
         """
         return self.provider(provider) / "metadata"
 
-    @property
-    def matches(self) -> Path:
-        """The record of matches."""
-        return self.root / MATCHES_NAME
-
-    @property
-    def inventory(self) -> Path:
-        """The cache (inventory): what scans remember of files and of objects in buckets."""
-        return self.root / INVENTORY_NAME
-
-    @property
-    def notices(self) -> Path:
-        """Notices, one file for each provider."""
-        return self.root / "notices"
-
-    @property
-    def notices_lock(self) -> Path:
-        """The lock of writers of notices."""
-        return self.notices / ROOM_LOCK_NAME
-
     def notices_of(self, provider: str) -> Path:
         """Return the file of the notices of a provider."""
         return self.notices / f"{provider}.json"
-
-    @property
-    def mounts(self) -> Path:
-        """The mounted file systems that earlier scans have seen."""
-        return self.root / MOUNTS_NAME
-
-    @property
-    def mounts_lock(self) -> Path:
-        """The lock of writers of `mounts`."""
-        return self.root / "mounts.lock"
-
-    @property
-    def audit(self) -> Path:
-        """The audit log and its keys."""
-        return self.root / "audit"
-
-    @property
-    def quarantine(self) -> Path:
-        """The quarantine: isolated, sealed files, one folder for each item."""
-        return self.root / "quarantine"
-
-    @property
-    def spool(self) -> Path:
-        """Unnamed files that hold possible containers for a moment."""
-        return self.root / "spool"
-
-    @property
-    def reports(self) -> Path:
-        """Waiting and sent reports, one folder for each."""
-        return self.root / "reports"
-
-    @property
-    def exceptions(self) -> Path:
-        """The exceptions that people have made."""
-        return self.root / "decisions" / EXCEPTIONS_NAME
 
 
 _NAME = r"[a-z0-9][a-z0-9._-]*"
@@ -212,16 +161,3 @@ FILES: Mapping[str, str] = {
     rf"reports/r-{_ID}/schema\.xsd": "the schema of the service that gets the report",
     rf"reports/r-{_ID}/sealed/.+": "sealed files for a package, which are not in quarantine",
 }
-
-
-def purpose_of(path: str) -> str | None:
-    """Return the purpose of the file at `path`, relative to the state directory; None if unknown.
-
-    Unfinished files of killed writers count as known.
-    """
-    if any(part.startswith(TEMP_PREFIX) for part in path.split("/")):
-        return "unfinished: the next writer removes it"
-    for pattern, purpose in FILES.items():
-        if re.fullmatch(pattern, path):
-            return purpose
-    return None

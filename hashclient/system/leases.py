@@ -19,8 +19,7 @@ import errno
 import signal
 from fcntl import F_RDLCK, F_SETLEASE, F_UNLCK, fcntl
 
-from hashclient.system.filesystems import kind_of
-from hashclient.system.fstypes import BTRFS, EXT, XFS
+from hashclient.system.filesystems import BTRFS, EXT, XFS, kind_of
 
 #: Types on which tests showed that a lease keeps every writer out: ext2 to ext4, btrfs, xfs. Not
 #: overlay, where the map belongs to another file, nor a network, where other machines do not ask

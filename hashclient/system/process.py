@@ -12,6 +12,11 @@ call into C.
 
 Such a process makes many objects and few cycles, so its garbage collector should search rarely.
 
+`memory_cap` is for decoding untrusted bytes. A few kilobytes of Parquet can decode to terabytes: a
+long value in a dictionary that a million rows refer to, or a compressed page of zeros. The library
+that decodes Parquet has no limit of its own, so the kernel's limit is used. It applies to the whole
+process, all threads included, during the block.
+
 Front ends and workers call these functions. The import alone changes nothing: a library must not
 change the process of its user.
 """
@@ -24,6 +29,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from hashclient.errors import ExitCode, StateError
 
@@ -133,3 +139,27 @@ def forget_exit_codes() -> None:
 def bad_page() -> StateError:
     """Return the error for a process that a bad page ended."""
     return StateError(BAD_PAGE, hint=BAD_PAGE_HINT)
+
+
+_STATM = Path("/proc/self/statm")
+_DATA_FIELD = 5
+
+
+@contextlib.contextmanager
+def memory_cap(more_bytes: int) -> Iterator[None]:
+    """Limit the process to `more_bytes` more private memory than now; mapped files do not count.
+
+    A larger allocation fails: Python, numpy and Arrow raise MemoryError.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(_STATM.read_text(encoding="ascii").split()[_DATA_FIELD])
+    cap = pages * resource.getpagesize() + more_bytes
+    for limit in (soft, hard):
+        # A lower limit that was set from outside stays.
+        if limit != resource.RLIM_INFINITY:
+            cap = min(cap, limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -1,10 +1,11 @@
-"""Text for people and records: printable paths of any bytes, and excerpts of foreign texts."""
+"""Text for people and records: printable paths, excerpts of foreign texts, and times."""
 
 from __future__ import annotations
 
 import base64
 import os
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 #: How much of a path a log repeats. System calls accept 4,096 bytes; trees can be deeper.
 MAX_LOGGED_PATH_CHARS = 1 << 14
@@ -105,3 +106,37 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return a number with what it counts: `1 file`, `2,000 files`, `3 matches`."""
     ending = "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun if count == 1 else plural or noun + ending}"
+
+
+class _Zone:
+    """The zone that people see: UTC, or the local one of this process."""
+
+    is_local = False
+
+
+def show_local_time(*, wanted: bool) -> None:
+    """Show people local times from now on, or UTC, in this process and those that it forks."""
+    _Zone.is_local = wanted
+
+
+def for_people(time: datetime) -> str:
+    """Return `2026-11-26 01:28 UTC`, or, where local time is wanted, `2026-11-26 02:28 +01:00`."""
+    if not _Zone.is_local:
+        return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
+    try:
+        return time.astimezone().isoformat(sep=" ", timespec="minutes")
+    except (OverflowError, ValueError, OSError):  # at the ends of time
+        return f"{_in_utc(time):%Y-%m-%d %H:%M} UTC"
+
+
+def for_programs(time: datetime) -> str:
+    """Return a time as RFC 3339 has it, in UTC: `2026-11-26T01:28:03Z`, and no finer than it is."""
+    return _in_utc(time).isoformat().replace("+00:00", "Z")
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Return a time in UTC; times beyond Python's first and last year stay as they are."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        return time

@@ -37,17 +37,16 @@ from hashclient.errors import (
 )
 from hashclient.system.files import state_error
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import excerpt, printable
-from hashclient.system.times import for_people
-from hashclient.trust.endedlists import ended_lists
-from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
-from hashclient.trust.noticerole import (
+from hashclient.system.text import excerpt, for_people, printable
+from hashclient.trust.additions import (
     MAX_ROLE_BYTES,
     NOTICES,
     SignedNotices,
     delegator_of,
+    ended_lists,
     verify_role,
 )
+from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
 #: Default hints for metadata that cannot be trusted.
 METADATA_HINT = "nothing was changed; tell the provider if it persists"

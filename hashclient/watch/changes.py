@@ -36,9 +36,8 @@ from inotify_simple import INotify, flags
 from hashclient.errors import StateError, UsageError
 from hashclient.scan.values.work import join
 from hashclient.system.beneath import open_plain
-from hashclient.system.filesystems import reports_changes
+from hashclient.system.filesystems import parse_mountinfo, reports_changes
 from hashclient.system.log import Log
-from hashclient.system.mountinfo import parse_mountinfo
 from hashclient.system.text import printable
 
 _log = Log("watch")

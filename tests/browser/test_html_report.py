@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef
 from hashclient.core.verdict import Summary
 from hashclient.formats.html import HtmlFormatter

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from tests.kit import Run, call, csv_of, make_state, remember_at_once, run, write_tree
 
 ONE, OTHER = b"file A", b"file B"  # of one size

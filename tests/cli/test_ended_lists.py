@@ -19,12 +19,12 @@ from hashclient.configfile.tables import ProviderConfig
 from hashclient.errors import ExitCode, VerificationError
 from hashclient.fetch import fetcher
 from hashclient.fetch.places import Place
-from hashclient.fetch.turns import fetch_in_turn
+from hashclient.fetch.providers import fetch_in_turn
 from hashclient.migrations.migrate import writing
 from hashclient.provider.drafts import load_draft
 from hashclient.system.files import make_private_dir, write_atomic
 from hashclient.system.layout import PINNED_ROOT_NAME
-from hashclient.trust.endedlists import FIELD
+from hashclient.trust.additions import ENDED
 from tests.kit import call, csv_of, write_tree
 from tests.kit.site import Site
 
@@ -204,7 +204,7 @@ def test_a_member_that_is_malformed_is_refused(
     simulator: Simulator, tmp_path: Path, value: object, message: str
 ) -> None:
     client = Client(tmp_path / "state", simulator, simulator.root)
-    simulator.edit("targets", lambda signed: signed.unrecognized_fields.update({FIELD: value}))
+    simulator.edit("targets", lambda signed: signed.unrecognized_fields.update({ENDED: value}))
     with pytest.raises(VerificationError, match=message):
         client.fetch()
 
@@ -264,7 +264,7 @@ def test_a_draft_that_says_more_or_less_of_ended_lists_is_refused(
     assert call("provider", "list", "end", repo, "other", "--draft", draft).code == 0
     targets = draft / "roles" / "targets.json"
     document = json.loads(targets.read_text())
-    document["signed"][FIELD] = ended
+    document["signed"][ENDED] = ended
     targets.write_text(json.dumps(document))
     shutil.rmtree(draft / "signatures")
     with pytest.raises(VerificationError):

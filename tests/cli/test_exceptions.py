@@ -15,8 +15,7 @@ from pyrage import x25519
 
 from fixtures.archives import zip_of
 from hashclient.cli.app import App
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Outcome, Seen
 from hashclient.decisions.exceptions import is_below
 from hashclient.decisions.rulings import MOST, Book, load_book, write_book

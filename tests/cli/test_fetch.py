@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from tests.kit import (
     Site,
     arguments,

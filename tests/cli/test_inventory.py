@@ -19,7 +19,7 @@ import pytest
 
 from fixtures.client import content, csv
 from fixtures.crash import in_child
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import HashclientError
 from hashclient.scan.cache import cache, records
 from hashclient.scan.cache.cache import Inventory

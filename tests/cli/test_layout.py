@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.used_state import use
-from hashclient.system.layout import Layout, purpose_of
+from hashclient.system.layout import Layout
+from tests.kit.state import purpose_of
 
 
 def files_of(state: Path) -> list[str]:

@@ -15,8 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.lists.importers import importfile
 from tests.kit import (
     ROOT,

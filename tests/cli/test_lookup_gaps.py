@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.audit.log import read
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from tests.kit import Run, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm

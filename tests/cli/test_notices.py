@@ -17,8 +17,9 @@ from hashclient.config import Config, Settings
 from hashclient.notices.lifecycle import Kept
 from hashclient.notices.store import Book, changing, load_book, write_book
 from hashclient.status.notices import NoticesStatus, read_notices
-from hashclient.system.layout import Layout, purpose_of
+from hashclient.system.layout import Layout
 from tests.kit import Run, Site, call, csv_of, run
+from tests.kit.state import purpose_of
 
 TRICKS = "\u202egpj.exe\u2069 \\ end"
 

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.client import content, csv, digests_of
 from hashclient.audit.log import read
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.provider import entries
 from tests.kit import Run, Site, call
 

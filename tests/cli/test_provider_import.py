@@ -12,7 +12,7 @@ import pytest
 
 from fixtures import exports
 from fixtures.simulator import Simulator
-from hashclient.lists.importers.reading import OTHER_HASHES
+from hashclient.lists.importers.importfile import OTHER_HASHES
 from tests.kit import Run, call, csv_of, make_state
 
 CONTENTS = [b"benign %d" % n for n in range(20)]

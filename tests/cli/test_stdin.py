@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from tests.kit import (
     Run,
     arguments,

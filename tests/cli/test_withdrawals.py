@@ -17,7 +17,7 @@ from fixtures.simulator import Simulator
 from hashclient.audit import log
 from hashclient.cli import fetch as fetch_command
 from hashclient.configfile.edit import provider_table
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.matches.store import Matches
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
 from tests.kit import Run, State, bytes_path, run, write_tree

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from fixtures import exports
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import ConfigError, UsageError
 from hashclient.fetch.guard import Inspection, open_guard
 from hashclient.index.blinding import Sealer
@@ -26,14 +26,14 @@ from hashclient.lists.importers import importfile
 from hashclient.lists.importers.clamav import ClamAv
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch, Importer
+from hashclient.lists.importers.importfile import ImportFile, Reading
+from hashclient.lists.importers.interface import Importer
 from hashclient.lists.importers.jsonlines import JsonLines
 from hashclient.lists.importers.ncmec import Ncmec
 from hashclient.lists.importers.nsrl import SQLITE_MAGIC, Nsrl
 from hashclient.lists.importers.parquet import Parquet
-from hashclient.lists.importers.reading import Reading
 from hashclient.lists.importers.registry import IMPORTERS, read_digests
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 from hashclient.lists.wire import NO_SIZE, parse_add_segment, parse_index

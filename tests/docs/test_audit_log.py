@@ -11,7 +11,7 @@ import pytest
 
 from hashclient.audit import log as audit_log
 from hashclient.config import Config, Settings
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.core.model import Gap
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, StateError

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Hit, Invocation, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode

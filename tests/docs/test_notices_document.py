@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.notices.lifecycle import KEEP, State
 from hashclient.provider.notices import DEFAULT_LIFE, REMOVED_AFTER
-from hashclient.trust.noticerole import MAX_NOTICES
+from hashclient.trust.additions import MAX_NOTICES
 from tests.docs.blocks import DOCS, marked_blocks, table_rows
 from tests.kit import Site, call, csv_of
 

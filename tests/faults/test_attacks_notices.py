@@ -34,7 +34,7 @@ from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.status.notices import read_notices
 from hashclient.trust import noticerole
-from hashclient.trust.noticerole import FIELD, MAX_NOTICES, NOTICES
+from hashclient.trust.additions import FIELD, MAX_NOTICES, NOTICES
 
 HOUR = timedelta(hours=1)
 FIRST = Said(

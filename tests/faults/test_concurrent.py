@@ -19,7 +19,7 @@ from hashclient.cli import main as command
 from hashclient.errors import ExitCode, LockedError
 from hashclient.index.blinding import load_sealer
 from hashclient.index.reader import open_index
-from hashclient.index.room import Room
+from hashclient.index.writer import Room
 from tests.kit import Site, arguments, environment
 
 GENERATIONS = 24

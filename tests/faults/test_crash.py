@@ -32,7 +32,7 @@ from hashclient.cli import main as command
 from hashclient.configfile.edit import provider_table
 from hashclient.errors import AuditError, ExitCode, HashclientError, StateError
 from hashclient.fetch import build
-from hashclient.index.room import Room
+from hashclient.index.writer import Room
 from tests.kit import edit_manifest
 from tests.kit.depth import changes, of_changes
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache import cache
 from hashclient.scan.check.reading import DIRECTORY
 from hashclient.scan.sources.mounts import UNIDENTIFIED

@@ -15,7 +15,7 @@ from fixtures.simulator import Simulator
 from hashclient.core.model import MAX_LISTS
 from hashclient.errors import ExitCode, UsageError
 from hashclient.index.open_lists import expected_lists
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.provider import repository
 from hashclient.provider.changes import addition
 from hashclient.provider.keys import Keys

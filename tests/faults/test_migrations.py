@@ -19,14 +19,14 @@ import pytest
 from fixtures.crash import Act, FailAt, in_child, kill_at, watched
 from fixtures.used_state import LISTED, use
 from hashclient.errors import StateError
-from hashclient.migrations import check, migrate, version
-from hashclient.migrations.check import check_state
-from hashclient.migrations.migrate import STEPS, Step, writing
+from hashclient.migrations import migrate, version
+from hashclient.migrations.migrate import STEPS, Step, check_state, writing
 from hashclient.migrations.version import FIRST, Version, read_version
 from hashclient.system.files import write_atomic
-from hashclient.system.layout import Layout, purpose_of
+from hashclient.system.layout import Layout
 from tests.kit import Run, call, digests_of
 from tests.kit.depth import changes, of_changes
+from tests.kit.state import purpose_of
 
 MOST = 200
 
@@ -149,8 +149,8 @@ STEP = Step(NEXT, "9.9.9", some_files, change_some)
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this be a later release, whose state has one more version."""
     monkeypatch.setattr(migrate, "STEPS", (*TODAY, STEP))
-    monkeypatch.setattr(check, "CURRENT", NEXT)
-    monkeypatch.setattr(check, "READABLE", NEXT)
+    monkeypatch.setattr(migrate, "CURRENT", NEXT)
+    monkeypatch.setattr(migrate, "READABLE", NEXT)
 
 
 def go_on(layout: Layout, after: dict[str, bytes]) -> None:

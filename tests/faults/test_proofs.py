@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import digest_fd
+from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache import cache
 from hashclient.scan.check import judging, reading
 from hashclient.scan.sources import directories
-from hashclient.system import filesystems, fstypes, identity
+from hashclient.system import filesystems, identity
 from hashclient.system.identity import Facts, Identities, Identity
 from hashclient.system.leases import is_unwritable, keeps_out
 from tests.disks import Map, disk, make_image, mounted, needs_mounts, tool
@@ -462,10 +462,10 @@ def test_an_earlier_kernel_says_the_uuid_of_xfs_as_well(
 ) -> None:
     with disk(tmp_path, "xfs") as tree:
         fd = os.open(tree, os.O_RDONLY)
-        said = identity._asked_uuid(fd, fstypes.XFS)
+        said = identity._asked_uuid(fd, filesystems.XFS)
         monkeypatch.setattr(identity, "_GET_UUID", 0)
-        assert identity._asked_uuid(fd, fstypes.XFS) == said and any(said)
-        assert identity._asked_uuid(fd, fstypes.EXT) == b""
+        assert identity._asked_uuid(fd, filesystems.XFS) == said and any(said)
+        assert identity._asked_uuid(fd, filesystems.EXT) == b""
         os.close(fd)
 
 

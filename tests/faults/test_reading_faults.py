@@ -16,8 +16,8 @@ import pytest
 
 from fixtures import archives
 from fixtures.faulty_fs import File, mounted, why_not
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER
+from hashclient.core.kinds import Algorithm
 from hashclient.scan.cache import cache
 from tests.kit import Run, call, csv_of, make_state, write_tree
 

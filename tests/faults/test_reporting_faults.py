@@ -22,8 +22,7 @@ from fixtures.reporting_service import Fault, ReportingService
 from hashclient.audit.log import Event
 from hashclient.audit.log import verify as verify_audit
 from hashclient.configfile.tables import ServiceDestination
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import (

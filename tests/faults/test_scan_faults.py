@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hashclient.audit import log
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.scan.values.work import SPARSE, TASK_NAMES, WORKER_DIED
 from tests.kit import (
     Run,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.faulty_fs import COUNTS_BYTES, File, Pace, mounted, requests_of, why_not
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from tests.kit import (
     Run,
     arguments,

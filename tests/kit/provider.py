@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from fixtures.simulator import Simulator
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 
 ALL_ALGORITHMS = tuple(Algorithm)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 
 from fixtures.client import Client
 from hashclient.audit import log
-from hashclient.core.algorithms import Algorithm
-from hashclient.index.authentic import NO_MAC, authenticate
-from hashclient.index.blinding import load_sealer
+from hashclient.core.kinds import Algorithm
+from hashclient.index.blinding import NO_MAC, authenticate, load_sealer
 from hashclient.index.manifest import MANIFEST_FORMAT
 from hashclient.matches.store import Matches
 from hashclient.scan.cache import cache
 from hashclient.system import filesystems, identity
+from hashclient.system.files import TEMP_PREFIX
+from hashclient.system.layout import FILES
 from tests.kit.provider import ALL_ALGORITHMS, Provider
 from tests.kit.run import Run, call, run
 from tests.kit.tree import write_tree
@@ -144,3 +146,16 @@ def remember_at_once(patch: pytest.MonkeyPatch, directory: Path) -> None:
     os.close(fd)
     patch.setattr(filesystems, "_KEEP_CTIME", kinds)
     patch.setattr(identity, "_LEASES_PROVE", kinds)
+
+
+def purpose_of(path: str) -> str | None:
+    """Return the purpose of the file at `path`, relative to the state directory; None if unknown.
+
+    Unfinished files of killed writers count as known.
+    """
+    if any(part.startswith(TEMP_PREFIX) for part in path.split("/")):
+        return "unfinished: the next writer removes it"
+    for pattern, purpose in FILES.items():
+        if re.fullmatch(pattern, path):
+            return purpose
+    return None

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.index import pieces
+from hashclient.index import run
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import ROUND, note_pieces, verify_due
 from hashclient.index.manifest import (
@@ -27,8 +27,7 @@ from hashclient.index.manifest import (
     load_manifest,
     write_manifest,
 )
-from hashclient.index.pieces import digest_pieces, root_of
-from hashclient.index.run import DamagedError
+from hashclient.index.run import DamagedError, digest_pieces, root_of
 from tests.kit.depth import examples
 
 SEALER = Sealer(bytes(32))
@@ -42,7 +41,7 @@ RUNS = st.lists(st.integers(1, 900), min_size=1, max_size=4)
 @contextmanager
 def small() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        patch.setattr(pieces, "PIECE_BYTES", 32)
+        patch.setattr(run, "PIECE_BYTES", 32)
         patch.setattr(os, "fsync", lambda _: None)
         yield Path(directory)
 

@@ -16,15 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Algorithm, mask_of
 from hashclient.core.model import Hit
 from hashclient.index import coverage
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
 from hashclient.index.reader import Found, Index, open_index
-from hashclient.index.room import Room
-from hashclient.index.writer import IndexWriter, sweep
+from hashclient.index.writer import IndexWriter, Room, sweep
 from hashclient.lists.wire import NO_SIZE, AddBatch, Uint8, checksum_of, entry_hashes
 
 SEALER = Sealer(bytes(32))

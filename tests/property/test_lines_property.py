@@ -21,8 +21,7 @@ from hashclient.audit.record import (
     finish_record,
     parse_record,
 )
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import Handled, Hit, MatchRef, Outcome, Recorded
 from hashclient.formats.csv import COLUMNS, CsvFormatter
 from hashclient.formats.interface import Context

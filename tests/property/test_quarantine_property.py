@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.crash import watched
 from fixtures.quarantine import Ward
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError
 from hashclient.quarantine.item import Item, encode_item, parse_item
 from tests.kit import fast_directory

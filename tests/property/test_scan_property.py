@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.config import Config, Settings
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
 from hashclient.core.verdict import Summary
 from hashclient.index.open_lists import OpenLists, open_lists

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Outcome
 from hashclient.scan.check import checker
 from tests.kit import remember_at_once

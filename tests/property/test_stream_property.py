@@ -7,8 +7,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import StreamDigester
+from hashclient.core.kinds import Algorithm
 
 plans = st.integers(0, 7).map(Algorithm.in_mask)
 

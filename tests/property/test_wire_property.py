@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.core.algorithms import Algorithm, mask_of
+from hashclient.core.kinds import Algorithm, mask_of
 from hashclient.errors import VerificationError
 from hashclient.lists.wire import (
     FORMAT,

@@ -12,8 +12,7 @@ import pytest
 from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from hashclient.config import Settings, parse_config
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Hit, ListState, Outer, Recorded
 from hashclient.errors import ConfigError, ExitCode

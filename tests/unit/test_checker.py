@@ -22,8 +22,7 @@ from msgspec.structs import replace
 from hashclient.config import Config, Settings
 from hashclient.containers.limits import Options
 from hashclient.core import digests as core_digests
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Outcome, Seen
 from hashclient.index import matcher as judging
 from hashclient.index.matcher import Columns, Judge

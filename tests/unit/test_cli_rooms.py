@@ -44,5 +44,5 @@ def called(path: Path) -> set[str]:
 )
 def test_output_streams_and_signals_have_one_place_each(call: str, place: str) -> None:
     # A process that counts has handlers of its own, and ends at once.
-    own = {"counting"} if call in {"signal.signal", "os._exit"} else set()
+    own = {"progress"} if call in {"signal.signal", "os._exit"} else set()
     assert {path.stem for path in CLI if call in called(path)} - own <= {place}

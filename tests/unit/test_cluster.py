@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from hashclient.configfile.tables import ClusterConfig
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import ConfigError, UsageError
 from hashclient.scan.cache.records import RECORD

@@ -492,46 +492,6 @@ def test_a_service_has_the_limits_of_a_provider(key: str, value: str) -> None:
         parse_config(text, "c.toml")
 
 
-@pytest.fixture
-def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let some keys have had other names before."""
-    before = {
-        ("state_directory",): "state_dir",
-        ("providers", "*", "address"): "url",
-        ("providers", "*", "oauth", "secret_file"): "client_secret_file",
-        ("scan", "workers"): "jobs",
-        ("quarantine", "keys"): "recipients",
-    }
-    monkeypatch.setattr("hashclient.config.RENAMED", before)
-
-
-def test_a_renamed_key_works_on_and_is_reported(renamed: None) -> None:
-    text = (
-        'state_directory = "/s"\n[providers.main]\naddress = "https://example.org/"\n'
-        'root_sha256 = "00"\n[providers.main.oauth]\ntoken_url = "https://example.org/t"\n'
-        'client_id = "i"\nsecret_file = "/secret"\n[scan]\nworkers = 3\n'
-    )
-    config = parse_config(text, "c.toml")
-    assert config.state_dir == "/s"
-    main = config.providers["main"]
-    assert main.url == "https://example.org/"
-    assert main.oauth is not None
-    assert main.oauth.client_secret_file == "/secret"
-    assert config.commands == {"scan": {"jobs": 3}}
-    assert config.notes == (
-        "configuration c.toml: 'state_directory' is called 'state_dir' now",
-        "configuration c.toml: 'address' is called 'url' now",
-        "configuration c.toml: 'secret_file' is called 'client_secret_file' now",
-        "configuration c.toml: 'workers' is called 'jobs' now",
-    )
-    assert parse_config('state_dir = "/s"\n', "c.toml").notes == ()
-
-
-def test_both_names_of_a_key_are_one_too_many(renamed: None) -> None:
-    with pytest.raises(ConfigError, match="'state_directory' is called 'state_dir' now, and both"):
-        parse_config('state_dir = "/s"\nstate_directory = "/t"\n', "c.toml")
-
-
 @pytest.mark.parametrize("text", ["providers = 1\n", "[providers]\nmain = 1\n", "scan = 1\n"])
 def test_a_value_that_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None:
     with pytest.raises(ConfigError, match="is not valid"):

@@ -10,7 +10,7 @@ import pytest
 
 from hashclient.daemon.ageing import Ageing, age_of
 from hashclient.index.manifest import load_manifest
-from hashclient.system.times import for_people
+from hashclient.system.text import for_people
 from tests.kit import State, edit_manifest
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import Hit, Mail, MatchRef, Outcome, Outer, Recorded
 from hashclient.daemon import ledger
 from hashclient.daemon.ledger import REPEAT_S, SEARCH_S, Repeats

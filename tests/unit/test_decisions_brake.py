@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashclient.configfile.tables import BrakeConfig, PolicyRule
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.model import Hit, MatchRef, Outcome
 from hashclient.decisions.brake import Brake
 from hashclient.decisions.policy import Policy

@@ -13,9 +13,8 @@ import pytest
 
 from hashclient.errors import UsageError
 from hashclient.lists.importers import importfile
-from hashclient.lists.importers.interface import DigestBatch
 from hashclient.lists.importers.registry import read_digests
-from hashclient.lists.importers.rows import digests_of_arguments
+from hashclient.lists.importers.rows import DigestBatch, digests_of_arguments
 from hashclient.lists.wire import NO_SIZE
 from tests.streams import Endless
 

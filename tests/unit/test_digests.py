@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import (
     CHEAPEST_COVER,
     CHUNK_BYTES,
@@ -21,6 +20,7 @@ from hashclient.core.digests import (
     digest_fd,
     new_hash,
 )
+from hashclient.core.kinds import Algorithm
 
 ALL = tuple(Algorithm)
 SIZES = (0, 1, 63, 64, 4096, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 7)

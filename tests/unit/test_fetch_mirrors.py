@@ -26,8 +26,8 @@ from hashclient.errors import (
 )
 from hashclient.fetch.fetcher import How
 from hashclient.fetch.places import Place, addresses
+from hashclient.fetch.providers import PATIENCE, fetch_in_turn
 from hashclient.fetch.switch import Fetched
-from hashclient.fetch.turns import PATIENCE, fetch_in_turn
 from hashclient.migrations.migrate import writing
 from hashclient.status.status import read_status
 

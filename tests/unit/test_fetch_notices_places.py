@@ -15,8 +15,8 @@ from hashclient.errors import ExitCode, HashclientError, StateError
 from hashclient.fetch.fetcher import How
 from hashclient.fetch.notices import FetchedNotices, fetch_notices
 from hashclient.fetch.places import Place, copy_at
+from hashclient.fetch.providers import fetch_in_turn
 from hashclient.fetch.switch import Fetched
-from hashclient.fetch.turns import fetch_in_turn
 from hashclient.migrations.migrate import writing
 from hashclient.notices.document import Severity
 from hashclient.notices.journal import Journal

@@ -26,8 +26,8 @@ from hashclient.errors import (
 )
 from hashclient.fetch.offline import BASE, MissingError, open_copy
 from hashclient.fetch.places import copy_at
+from hashclient.fetch.providers import fetch_in_turn
 from hashclient.fetch.switch import Fetched
-from hashclient.fetch.turns import fetch_in_turn
 from hashclient.lists.bundle import Bundle, Mark, write_bundle
 from hashclient.migrations.migrate import writing
 from hashclient.provider.export import Exported, export_bundle

@@ -23,7 +23,7 @@ from fixtures.client import Client, csv, digests_of
 from fixtures.crash import Recorder, watched
 from fixtures.simulator import Simulator, status
 from hashclient.configfile.tables import AccessConfig, OAuthConfig
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -39,12 +39,12 @@ from hashclient.index import writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import Manifest, verify_runs, write_manifest
 from hashclient.index.reader import open_index
-from hashclient.index.room import Room
 from hashclient.index.run import DamagedError, Run
+from hashclient.index.writer import Room
 from hashclient.lists.wire import add_schema, encode_segment, parse_index
+from hashclient.net.client import access_of
 from hashclient.net.credentials import OAuth
-from hashclient.net.settings import access_of
-from hashclient.system.locks import writer_lock
+from hashclient.system.files import writer_lock
 from tests.kit import edit_manifest
 
 ALL = range(40)

@@ -22,8 +22,8 @@ from hashclient.system.files import (
     state_error,
     sweep_temporary,
     write_atomic,
+    writer_lock,
 )
-from hashclient.system.locks import writer_lock
 from hashclient.system.secrets import read_secret
 from hashclient.system.text import MAX_EXCERPT_CHARS, excerpt, printable
 from tests.kit import open_files

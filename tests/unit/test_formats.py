@@ -10,8 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Gap, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, MatchRef
 from hashclient.formats.csv import CsvFormatter, csv_row
 from hashclient.formats.interface import Context

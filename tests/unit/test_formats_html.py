@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import (
     Acted,
     Handled,
@@ -28,9 +27,8 @@ from hashclient.errors import ExitCode
 from hashclient.formats import html
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.html import ELSEWHERE, HtmlFormatter
-from hashclient.formats.htmltable import MAX_BARS
+from hashclient.formats.htmltable import MAX_BARS, Markup, element, joined
 from hashclient.formats.interface import Context
-from hashclient.formats.markup import Markup, element, joined
 from tests.contract.readers import content, parse_html, read_html
 from tests.outcomes import handled
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, ListState, MatchRef, MissingList
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode

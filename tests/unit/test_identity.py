@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hashclient.system import identity, mountinfo
+from hashclient.system import filesystems, identity
+from hashclient.system.filesystems import Mount
 from hashclient.system.identity import Facts, Identities, Identity
-from hashclient.system.mountinfo import Mount
 
 NFS, GFS2, EXT4 = 0x6969, 0x01161970, 0xEF53
 HERE = Mount("/srv", b"/", "ext4", b"/dev/sda1")
@@ -203,7 +203,7 @@ def test_a_file_system_is_looked_at_once_a_mount(told: Told) -> None:
 
 def test_the_mount_of_a_file_is_found() -> None:
     fd = os.open("/proc", os.O_RDONLY)
-    mount = mountinfo.mount_of(fd)
+    mount = filesystems.mount_of(fd)
     os.close(fd)
     assert mount is not None and (mount.point, mount.kind) == ("/proc", "proc")
-    assert mountinfo.mount_of(fd) is None
+    assert filesystems.mount_of(fd) is None

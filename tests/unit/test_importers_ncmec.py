@@ -7,12 +7,12 @@ import io
 import pytest
 
 from fixtures import exports
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError, UsageError
 from hashclient.lists.importers import ncmec
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import OTHER_HASHES, Reading
+from hashclient.lists.importers.importfile import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.where import parse_where
 
 MD5, SHA1 = "ab" * 16, "cd" * 20

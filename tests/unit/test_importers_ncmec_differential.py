@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from fixtures import exports
-from hashclient.core.algorithms import Algorithm
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import Reading
+from hashclient.core.kinds import Algorithm
+from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch
 
 THEIRS = shutil.which("threatexchange")
 PROGRAM = """\

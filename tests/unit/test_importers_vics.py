@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from fixtures import exports
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
 from hashclient.lists.importers import vicsbatch
-from hashclient.lists.importers.categories import CategoryMap
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import OTHER_HASHES, Reading
+from hashclient.lists.importers.importfile import OTHER_HASHES, Reading
 from hashclient.lists.importers.registry import read_digests
-from hashclient.lists.importers.where import parse_where
+from hashclient.lists.importers.rows import DigestBatch
+from hashclient.lists.importers.where import CategoryMap, parse_where
 from hashclient.lists.wire import NO_SIZE
 
 MD5, SHA1, SHA256 = "ab" * 16, "cd" * 20, "ef" * 32

@@ -16,7 +16,7 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
 from hashclient.errors import UnreachableError
-from hashclient.index import checks, pieces
+from hashclient.index import checks, run
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LEAST, OVERDUE, ROUND, note_pieces, verify_due
 from hashclient.index.manifest import (
@@ -26,8 +26,7 @@ from hashclient.index.manifest import (
     load_manifest,
     write_manifest,
 )
-from hashclient.index.pieces import digest_pieces, pieces_of, root_of
-from hashclient.index.run import DamagedError
+from hashclient.index.run import DamagedError, digest_pieces, pieces_of, root_of
 from hashclient.status.status import read_status
 
 SEALER = Sealer(bytes(32))
@@ -38,7 +37,7 @@ PIECE = 64
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(run, "PIECE_BYTES", PIECE)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -128,7 +127,7 @@ def clock() -> Clock:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The pieces that are compared one by one: run, and number in it."""
     seen: list[tuple[str, int]] = []
-    verify = pieces.verify_piece
+    verify = run.verify_piece
 
     def heard(fd: int, path: Path, number: int, length: int, digest: bytes) -> None:
         seen.append((path.name, number))

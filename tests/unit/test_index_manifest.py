@@ -14,8 +14,7 @@ import pytest
 from fixtures.client import Client, csv
 from fixtures.simulator import Simulator, status
 from hashclient.errors import StateError, UnreachableError
-from hashclient.index.authentic import NO_MAC, authenticate, verify_document
-from hashclient.index.blinding import Sealer
+from hashclient.index.blinding import NO_MAC, Sealer, authenticate, verify_document
 from hashclient.index.manifest import (
     MANIFEST_FORMAT,
     OtherKeyError,
@@ -169,7 +168,7 @@ def test_the_note_of_an_unfinished_build_has_an_authentication_code(
 ) -> None:
     """Any bit that changes there, and the build begins again."""
     from hashclient.fetch import build
-    from hashclient.index.room import Room
+    from hashclient.index.writer import Room
 
     monkeypatch.setattr(Room, "of", lambda _: Room(run_rows=10))
     simulator = Simulator(tmp_path / "repo")

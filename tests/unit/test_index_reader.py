@@ -15,7 +15,7 @@ import pytest
 from fixtures.client import Client, content, csv, digests_of
 from fixtures.prefixtable import Table, table_of
 from fixtures.simulator import Simulator
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError
 from hashclient.index import reader as index_module
 from hashclient.index.blinding import Sealer, load_sealer

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.generate import make_list
-from hashclient.core.algorithms import Algorithm
-from hashclient.index.room import Room
+from hashclient.core.kinds import Algorithm
+from hashclient.index.writer import Room
 from tests.kit import Site, environment
 
 MIB = 1 << 20

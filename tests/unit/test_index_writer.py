@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError, VerificationError
 from hashclient.index import runwriter
 from hashclient.index import writer as index_writer

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hashclient.errors import LockedError
-from hashclient.system import locks
-from hashclient.system.locks import acquire, release, writer_lock
+from hashclient.system import files
+from hashclient.system.files import acquire, release, writer_lock
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_a_wait_for_a_lock_ends_after_its_limit(
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     assert not acquire(second, wait_s=1)
-    assert pauses[0] == locks.FIRST_PAUSE_S
-    assert max(pauses) == locks.LAST_PAUSE_S
-    assert 1 <= sum(pauses) < 1 + 2 * locks.LAST_PAUSE_S
+    assert pauses[0] == files.FIRST_PAUSE_S
+    assert max(pauses) == files.LAST_PAUSE_S
+    assert 1 <= sum(pauses) < 1 + 2 * files.LAST_PAUSE_S
 
 
 def test_a_waiting_process_reports_it_once(tmp_path: Path) -> None:

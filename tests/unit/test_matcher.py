@@ -13,9 +13,8 @@ import pytest
 
 from fixtures.client import Client
 from fixtures.simulator import Simulator
-from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import CHEAPEST_COVER, COST_S_PER_GB
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit
 from hashclient.index import matcher as module
 from hashclient.index.matcher import Judge, verdict

@@ -17,8 +17,7 @@ import msgspec
 import pytest
 
 from fixtures.crash import in_child
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind, MatchState
+from hashclient.core.kinds import Algorithm, Kind, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
     REPORT_PREPARED,

@@ -7,7 +7,7 @@ import resource
 import numpy as np
 import pytest
 
-from hashclient.system.memory import memory_cap
+from hashclient.system.process import memory_cap
 
 MIB = 1 << 20
 

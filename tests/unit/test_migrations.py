@@ -20,9 +20,7 @@ from hashclient.index import checks, run
 from hashclient.index.manifest import MANIFEST_FORMAT, read_manifest
 from hashclient.matches import tables
 from hashclient.migrations import version
-from hashclient.migrations.check import check_state
-from hashclient.migrations.formats import FORMATS
-from hashclient.migrations.migrate import STEPS, writing
+from hashclient.migrations.migrate import STEPS, check_state, writing
 from hashclient.migrations.version import Version, read_version, write_version
 from hashclient.notices import store
 from hashclient.quarantine import item
@@ -30,11 +28,10 @@ from hashclient.reporting import document, report
 from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session
+from hashclient.system.files import writer_lock
 from hashclient.system.layout import Layout
-from hashclient.system.locks import writer_lock
 from hashclient.system.versions import is_newer
-
-ROOT = Path(__file__).parents[2]
+from tests.docs.blocks import DOCS, table_rows
 
 
 @pytest.fixture
@@ -42,8 +39,10 @@ def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path / "state")
 
 
-def test_the_table_of_formats_says_what_the_modules_write() -> None:
-    versions = {entry.files: entry.version for entry in FORMATS}
+def test_the_document_has_each_format_with_the_version_that_the_modules_write() -> None:
+    rows = table_rows(DOCS / "operations/upgrading.md", "## Which version has each file?")
+    assert all(all(row) for row in rows)
+    versions = {files: version for files, version, *_ in rows}
     assert versions == {
         "`state.json`": f"{version.FORMAT}/{version.CURRENT}",
         "`lists/*/manifest.json`": MANIFEST_FORMAT,
@@ -66,13 +65,6 @@ def test_the_table_of_formats_says_what_the_modules_write() -> None:
         "`reports/*/document.json`": document.FORMAT,
         "`seal.key`, `audit/key.*`": "1",
     }
-
-
-def test_the_document_shows_the_table() -> None:
-    text = (ROOT / "docs/operations/upgrading.md").read_text()
-    for entry in FORMATS:
-        row = f"| {entry.files} | {entry.version} | {entry.stands} | {entry.before} |"
-        assert row in text, row
 
 
 def test_the_steps_lead_to_today_one_by_one() -> None:

@@ -11,9 +11,9 @@ import pytest
 import xmlschema
 
 from fixtures.notices import SENT, make_notice
-from hashclient.notices.cap import NAMESPACE, to_cap
 from hashclient.notices.document import (
     LINES,
+    NAMESPACE,
     PARAGRAPHS,
     Certainty,
     Notice,
@@ -21,6 +21,7 @@ from hashclient.notices.document import (
     Status,
     Type,
     Urgency,
+    to_cap,
 )
 
 #: The schema that OASIS published, as it comes with the validator.

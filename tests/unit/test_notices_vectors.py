@@ -17,7 +17,7 @@ from fixtures.notices import SENT, make_notice
 from hashclient.errors import VerificationError
 from hashclient.notices.document import Notice, Severity, Status, Type, encode_notice, parse_notice
 from hashclient.notices.lifecycle import Kept, merged, standings
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "notices"
 EXPECT = "expect.json"

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.objecturi import ObjectUri
 from hashclient.errors import StateError, UsageError
 from hashclient.index.matcher import Judge

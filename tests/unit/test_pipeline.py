@@ -15,8 +15,7 @@ import pytest
 
 from hashclient.audit import log as audit_log
 from hashclient.config import Config, Settings
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Handled, Hit, Outcome
 from hashclient.core.model import Recorded as RecordedOutcome
 from hashclient.core.verdict import Summary

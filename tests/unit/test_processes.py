@@ -15,8 +15,7 @@ from typing import cast
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
 from hashclient.errors import StateError
 from hashclient.scan.executors.interface import MakeChecker, OnBytes

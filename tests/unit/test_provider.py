@@ -19,7 +19,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 
 from fixtures.simulator import PlainClient, Simulator
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import (
     LockedError,
     StateError,
@@ -40,7 +40,7 @@ from hashclient.provider import keystore, listfiles
 from hashclient.provider.keys import Keys, Validity
 from hashclient.provider.repository import Repository
 from hashclient.system import files as system_files
-from hashclient.system.locks import writer_lock
+from hashclient.system.files import writer_lock
 
 MD5 = hashlib.md5(b"benign").hexdigest()
 SHA1 = hashlib.sha1(b"benign").hexdigest()

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.simulator import Simulator
 from hashclient.errors import UsageError
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.provider import find as provider_find
 from hashclient.provider.asking import difference, find, overview
 from hashclient.provider.find import Questions

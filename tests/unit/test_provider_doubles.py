@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fixtures.client import csv, digests_of
 from fixtures.simulator import Simulator
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.provider import entries
 from hashclient.provider.results import Published, Some
 from tests.kit.depth import examples

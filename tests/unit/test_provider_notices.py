@@ -19,7 +19,7 @@ from hashclient.provider import notices
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import REMOVED_AFTER, NoticeBoard, Said
 from hashclient.provider.repository import Repository
-from hashclient.trust.noticerole import FIELD, NOTICES
+from hashclient.trust.additions import FIELD, NOTICES
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, 5, tzinfo=UTC)
 FIRST = Said(

@@ -19,8 +19,7 @@ import pytest
 from fixtures.crash import Recorder, watched
 from fixtures.quarantine import CONTENT, Ward
 from hashclient.audit.log import Event, read
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import MatchState
+from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.match import Match
 from hashclient.core.model import Seen
 from hashclient.errors import (
@@ -39,8 +38,8 @@ from hashclient.quarantine.tombstone import has_tombstone, remove_tombstone
 from hashclient.quarantine.vault import Quarantine, Stage
 from hashclient.session import Session
 from hashclient.system import background
+from hashclient.system.files import writer_lock
 from hashclient.system.layout import MATCHES_NAME as DATABASE_NAME
-from hashclient.system.locks import writer_lock
 from tests.kit import NoThread, descriptors_left
 
 

@@ -18,9 +18,8 @@ import pytest
 
 from fixtures.faulty_fs import File, mounted, why_not
 from hashclient.config import Config, Settings
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LONGER, SHORTER, digest_fd
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.index.open_lists import open_lists
 from hashclient.scan.check import reading
 from hashclient.scan.check.checker import Checker

@@ -11,8 +11,7 @@ import pytest
 
 from hashclient.audit import log as audit_log
 from hashclient.config import Config, Settings
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Gap, Hit, ListState, MissingList, Outcome, Recorded
 from hashclient.core.verdict import Summary
 from hashclient.errors import AuditError, ExitCode, StateError

@@ -19,7 +19,7 @@ from hashclient.quarantine.vault import evidence_path
 from hashclient.reporting.outbox import MAX_MATCHES, Outbox
 from hashclient.reporting.report import Report, State
 from hashclient.reporting.submit import Sender
-from hashclient.system.locks import writer_lock
+from hashclient.system.files import writer_lock
 from tests.kit import open_files
 
 SECOND = '[report.to.second]\nkind = "package"\ndirectory = "/nowhere"\n'

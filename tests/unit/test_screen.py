@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
 from hashclient.lists.empty_file import EMPTY_DIGESTS
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import Reading
 from hashclient.lists.importers.registry import read_digests
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.provider.screen import without_empty_file, without_known_good
 
 CONTENTS = [b"benign %d" % n for n in range(20)]

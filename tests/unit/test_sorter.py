@@ -13,8 +13,7 @@ import pytest
 
 from hashclient.cli.output import OutputError
 from hashclient.cli.sorter import Sorter
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Action, Kind, MatchState
+from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Hit, MatchRef, Outer
 from tests.outcomes import handled
 

@@ -22,8 +22,8 @@ from hashclient.scan.sources.remembered import (
     forget_all,
     load,
 )
+from hashclient.system.filesystems import Mount, parse_mountinfo
 from hashclient.system.layout import MOUNTS_NAME as FILE_NAME
-from hashclient.system.mountinfo import Mount, parse_mountinfo
 
 ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
 DAY = 86_400.0

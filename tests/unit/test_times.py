@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hashclient.system.times import for_people, for_programs, show_local_time
+from hashclient.system.text import for_people, for_programs, show_local_time
 
 ENDS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
-from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows
+from hashclient.lists.importers.rows import BY_HEX_DIGITS, DigestBatch, Rows
 from hashclient.lists.wire import NO_SIZE
 
 _NO_SIZE = int(NO_SIZE)

@@ -1,7 +1,7 @@
 """CSV with a header, separated by commas, semicolons or tabs: also ICSE exports and NSRLFile.txt.
 
 Files have millions of rows, so they are decoded by column. Cells must not have line breaks.
-`columns` interprets the header.
+`rows` interprets the header.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from hashclient.lists.importers.columns import OTHER_NAMES, is_nsrl, our_columns
-from hashclient.lists.importers.importfile import MAX_LINE_BYTES, ImportFile
-from hashclient.lists.importers.interface import DigestBatch, Int64
+from hashclient.lists.importers.importfile import COLUMNS, MAX_LINE_BYTES, ImportFile, Reading
 from hashclient.lists.importers.lines import chunks_of_lines, refuse_separators
-from hashclient.lists.importers.reading import COLUMNS, Reading
+from hashclient.lists.importers.rows import OTHER_NAMES, DigestBatch, Int64, is_nsrl, our_columns
 from hashclient.lists.importers.table import batch_of
 from hashclient.lists.wire import Uint8
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.core.kinds import Algorithm
+from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
-from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.rows import HEX, SIZE, Rows
+from hashclient.lists.importers.rows import HEX, SIZE, DigestBatch, Rows
 
 _MAGIC = b"%%%% HASHDEEP"
 

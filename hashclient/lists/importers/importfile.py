@@ -2,22 +2,110 @@
 
 The beginning decides which importer reads the file, and a pipe cannot be read twice, so the file
 keeps the bytes that it has read. A file that ends before its size is refused: the cut may be
-between two lines, so that no line shows it.
+between two lines, so that no line shows it. One `Reading`, what the user chose, belongs to one
+command: its bounds hold for all files together. An unusable row is refused, unless `max_bad` allows
+it; then it is counted in `remarks`, never silently ignored.
+
+The first bytes of a file decide whether it is unpacked, not its name. A truncated or damaged file
+is refused, and so is a file that is compressed twice, since nobody makes one by accident.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import select
 import stat
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import msgspec
 
 from hashclient.errors import UsageError
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.where import CategoryMap, Where
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+#: The columns that `--column` may name.
+COLUMNS = ("entry_id", "md5", "sha1", "sha256", "size", "category", "added")
+
+OTHER_HASHES = "hashes of other kinds than MD5, SHA-1 and SHA-256, such as PhotoDNA, are ignored"
+
+
+class Remarks(msgspec.Struct):
+    """The remarks of reading, besides rows.
+
+    `notes` are sentences, each once. `skipped` are unusable rows: the place (`file:line`) and the
+    fault. `not_meant` counts rows that `where` or a map of categories has left out.
+    """
+
+    notes: list[str] = msgspec.field(default_factory=list)
+    skipped: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    not_meant: int = 0
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The user's choices.
+
+    `where` chooses rows by their columns. `columns` maps our names of columns to a file's.
+    `categories` maps the categories of a file. At most `max_bad` unusable rows are skipped.
+    `all_rows` says that all rows of a file are meant, as in a lookup.
+    """
+
+    where: Where | None = None
+    columns: Mapping[str, str] = msgspec.field(default_factory=dict)
+    categories: CategoryMap | None = None
+    max_bad: int = 0
+    all_rows: bool = False
+    remarks: Remarks = msgspec.field(default_factory=Remarks)
+
+    def skip(self, place: str, what: str) -> None:
+        """Count a row that cannot be used.
+
+        Raises:
+            UsageError: there are more than `max_bad`.
+        """
+        if len(self.remarks.skipped) >= self.max_bad:
+            if not self.max_bad:
+                raise UsageError(f"{place}: {what}")
+            raise UsageError(
+                f"{place}: {what}; more than {self.max_bad:,} rows cannot be used",
+                hint="see to the file, or allow more with --max-bad",
+            )
+        self.remarks.skipped.append((place, what))
+
+
+def parse_columns(given: tuple[str, ...]) -> dict[str, str]:
+    """Parse `ours=theirs`, a value of `--column`.
+
+    Raises:
+        UsageError: a value has another form, or a column is given twice.
+    """
+    columns: dict[str, str] = {}
+    for text in given:
+        ours, equals, theirs = (part.strip() for part in text.partition("="))
+        ours = ours.lower()
+        if not equals or not theirs or ours not in COLUMNS:
+            raise UsageError(
+                "--column is not of the form md5=NAME",
+                hint=f"in front of the = stands one of: {', '.join(COLUMNS)}; behind it, the name"
+                " of that column in the file",
+            )
+        if ours in columns:
+            raise UsageError(f"--column is given twice for {ours}")
+        columns[ours] = theirs
+    return columns
+
 
 #: Bytes read at a time: 32k rows of the shortest digest, and the memory that a batch takes.
 CHUNK_BYTES = 1 << 20
@@ -171,3 +259,71 @@ def _bytes_ahead(stream: BinaryIO) -> int:
         return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else 0
     except OSError:  # it has no descriptor, or cannot say where it is
         return 0
+
+
+_MAGICS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC_BYTES = 4
+
+
+def expanded(file: ImportFile) -> ImportFile:
+    """Return the content of a compressed file; any other file is returned as it is.
+
+    Raises:
+        UsageError: reading fails, or it is compressed twice.
+    """
+    codec = _codec(file)
+    if codec is None:
+        return file
+    inner = ImportFile(cast(BinaryIO, _Expanded(file, codec)), file.name, file.reading)
+    inner.name = file.name  # the name is printable already
+    if _codec(inner) is not None:
+        raise UsageError(f"{file.name}: compressed twice", hint="unpack it first")
+    return inner
+
+
+def _codec(file: ImportFile) -> str | None:
+    beginning = file.beginning(_MAGIC_BYTES)
+    return next((c for magic, c in _MAGICS.items() if beginning.startswith(magic)), None)
+
+
+class _Packed(io.RawIOBase):
+    """The bytes of a file as a stream that can be read by the piece."""
+
+    def __init__(self, file: ImportFile) -> None:
+        self._blocks = file.blocks()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._rest:
+            self._rest = next(self._blocks, b"")
+        end = len(self._rest) if size < 0 else size
+        given, self._rest = self._rest[:end], self._rest[end:]
+        return given
+
+
+class _Expanded(io.RawIOBase):
+    """The content of a compressed file, as a stream."""
+
+    def __init__(self, file: ImportFile, codec: str) -> None:
+        import pyarrow as pa
+
+        self._name, self._codec = file.name, codec
+        packed = pa.PythonFile(_Packed(file), mode="r")
+        self._stream: pa.NativeFile = pa.CompressedInputStream(packed, codec)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            # `read` of pyarrow 26 never frees the bytes that it was to fill, if it fails.
+            data: bytes = self._stream.read_buffer(None if size < 0 else size).to_pybytes()
+        except OSError as error:  # the message is the library's
+            raise UsageError(
+                f"{self._name}: this {self._codec} file cannot be unpacked",
+                hint="it is damaged, or not all of it is here; get it again",
+            ) from error
+        return data

@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from hashclient.lists.importers.columns import (
+from hashclient.lists.importers.importfile import COLUMNS, OTHER_HASHES, ImportFile, Reading
+from hashclient.lists.importers.lines import chunks_of_lines, lines_of
+from hashclient.lists.importers.rows import (
     CHOOSERS,
     LIKENESSES,
     OTHER_NAMES,
+    DigestBatch,
     ask_which,
     no_column,
 )
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.lines import chunks_of_lines, lines_of
-from hashclient.lists.importers.reading import COLUMNS, OTHER_HASHES, Reading
 from hashclient.lists.importers.table import batch_of, text_of
 from hashclient.system.strictjson import parse_json
 

@@ -20,10 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hashclient.errors import UsageError
-from hashclient.lists.importers.columns import no_column
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import OTHER_HASHES, Reading
+from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile, Reading
+from hashclient.lists.importers.rows import DigestBatch, no_column
 from hashclient.lists.importers.table import batch_of
 from hashclient.lists.wire import is_entry_id
 from hashclient.system.files import state_error

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hashclient.errors import HashclientError, UsageError
-from hashclient.lists.importers.columns import our_columns
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.importfile import ImportFile, Reading
+from hashclient.lists.importers.rows import DigestBatch, our_columns
 from hashclient.lists.importers.table import batch_of
-from hashclient.system.memory import memory_cap
+from hashclient.system.process import memory_cap
 
 if TYPE_CHECKING:
     import pyarrow as pa

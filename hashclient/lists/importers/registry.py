@@ -10,16 +10,15 @@ from typing import BinaryIO
 
 from hashclient.errors import UsageError
 from hashclient.lists.importers.clamav import ClamAv
-from hashclient.lists.importers.compressed import expanded
 from hashclient.lists.importers.csv import Csv
 from hashclient.lists.importers.hashdeep import Hashdeep
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch, Importer
+from hashclient.lists.importers.importfile import ImportFile, Reading, expanded
+from hashclient.lists.importers.interface import Importer
 from hashclient.lists.importers.jsonlines import JsonLines
 from hashclient.lists.importers.ncmec import Ncmec
 from hashclient.lists.importers.nsrl import Nsrl
 from hashclient.lists.importers.parquet import Parquet
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.sums import Sums
 from hashclient.lists.importers.vics import Vics
 

@@ -1,4 +1,10 @@
-"""Collects rows, of files or of arguments, into batches; and decodes digits to digests."""
+"""Collects rows, of files or of arguments, into batches; and decodes digits to digests.
+
+The columns of a file are mapped to ours. Two headers are built in: that of the exports of
+INTERPOL's ICSE database, whose column Baseline says which rows are meant, and that of the NSRL's
+RDSv2. In any other header every column must be known, unless `--column` or `--where` says which
+columns count.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,147 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import UsageError
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
-from hashclient.lists.wire import NO_SIZE, Uint8
+from hashclient.lists.importers.importfile import COLUMNS, OTHER_HASHES, ImportFile
+from hashclient.lists.wire import NO_SIZE, Uint8, Uint32, Uint64
+from hashclient.system.text import printable
+
+#: Other names of our columns.
+OTHER_NAMES = {"sha-1": "sha1", "sha-256": "sha256"}
+#: A column that says which rows of a file are meant for a list.
+CHOOSERS = ("baseline",)
+#: Columns with digests of similarity.
+LIKENESSES = ("photodna", "pdna", "pdq")
+
+_ICSE = {"md5", "sha1", "photodna", "image id", "series name", "baseline"}
+_ICSE_NAMES = {"image id": "entry_id"}
+_NSRL = {"sha-1", "md5", "filename", "filesize", "productcode"}
+_NSRL_NAMES = {"filesize": "size"}
+_MAX_SHOWN = 40
+
+
+Int64 = npt.NDArray[np.int64]
+
+
+class DigestBatch(msgspec.Struct, frozen=True, eq=False):
+    """Some rows of a file of digests, by column; every row has at least one digest.
+
+    `names` are what the file calls its rows (decoded with surrogateescape): file names in a sum
+    file, signatures in one of ClamAV; None where there is none. `lines` (count,) are line numbers
+    from 1, in a database those of rows. `digests[a]` is a pair: the digests of algorithm `a` as
+    (m, digest_bytes) and the (m,) rows they belong to, ascending. `sizes` (count,) are in bytes or
+    `NO_SIZE`. The last three are None unless the file has such a column; `added` is (count,)
+    datetime64[ms] in UTC, NaT for an empty cell.
+    """
+
+    count: int
+    names: list[str | None]
+    lines: Int64
+    digests: dict[Algorithm, tuple[Uint8, Uint32]]
+    sizes: Uint64
+    entry_ids: list[str | None] | None = None
+    categories: list[str | None] | None = None
+    added: npt.NDArray[np.datetime64] | None = None
+
+    def without(self, rows: Sequence[int]) -> DigestBatch:
+        """Return the batch without some rows, ascending."""
+        if not len(rows):
+            return self
+        kept = np.ones(self.count, np.bool_)
+        kept[np.asarray(rows, np.int64)] = False
+        number = np.cumsum(kept) - 1
+        digests = {}
+        for algorithm, (values, of) in self.digests.items():
+            stay = kept[of]
+            if stay.any():
+                digests[algorithm] = values[stay], number[of[stay]].astype(np.uint32)
+        places = np.flatnonzero(kept).tolist()
+
+        def some(column: list[str | None] | None) -> list[str | None] | None:
+            return None if column is None else [column[n] for n in places]
+
+        return DigestBatch(
+            len(places),
+            [self.names[n] for n in places],
+            self.lines[kept],
+            digests,
+            self.sizes[kept],
+            some(self.entry_ids),
+            some(self.categories),
+            None if self.added is None else self.added[kept],
+        )
+
+
+def is_nsrl(columns: Sequence[str]) -> bool:
+    """Say whether columns, in small letters, are those of NSRLFile.txt."""
+    return _NSRL.issubset(columns)
+
+
+def our_columns(columns: Sequence[str], line: int, file: ImportFile) -> dict[str, str]:
+    """Return our column for each column of the file, all in lower case.
+
+    `line` is that of the header, for messages.
+
+    Raises:
+        UsageError: a column is unknown, named twice or missing, or it is open which rows are meant.
+    """
+    if len(set(columns)) != len(columns):
+        raise file.bad(line, "a column occurs twice in the header")
+    others = dict(OTHER_NAMES)
+    is_icse = _ICSE.issubset(columns)
+    if is_icse or is_nsrl(columns):
+        others |= _ICSE_NAMES if is_icse else _NSRL_NAMES
+    ours = {c: others.get(c, c) for c in columns if others.get(c, c) in COLUMNS}
+    reading = file.reading
+    for our, given in reading.columns.items():
+        if given.lower() not in columns:
+            raise no_column(given, columns, file)
+        ours = {theirs: name for theirs, name in ours.items() if name != our}
+        ours[given.lower()] = our
+    if len(set(ours.values())) != len(ours):
+        raise file.bad(line, "two columns of the header mean the same")
+    if not (is_icse or is_nsrl(columns) or reading.columns or reading.where):
+        for position, column in enumerate(columns, 1):
+            if column not in ours and column not in CHOOSERS:
+                shown = f" ({printable(column)})" if len(column) < 32 else ""
+                raise file.bad(line, f"column {position}{shown} of the header is unknown")
+    if not any(a.label in ours.values() for a in Algorithm):
+        raise file.bad(line, "the header names no md5, sha1 or sha256 column")
+    _check_choice(columns, file)
+    if any(name in columns for name in LIKENESSES):
+        reading.remarks.note(OTHER_HASHES)
+    return ours
+
+
+def no_column(name: str, columns: Sequence[str], file: ImportFile) -> UsageError:
+    """Return the error for a column that a file does not have."""
+    shown = ", ".join(printable(c[:_MAX_SHOWN]) for c in columns[:_MAX_SHOWN])
+    return UsageError(
+        f"{file.name}: there is no column {printable(name[:_MAX_SHOWN])}",
+        # In a file without a header, the first row is taken for it, so it must not be quoted.
+        hint=f"there are: {shown}" if {*COLUMNS, *OTHER_NAMES}.intersection(columns) else None,
+    )
+
+
+def ask_which(column: str, file: ImportFile) -> UsageError:
+    """Return the error for a file with a column that separates its rows, and no choice made."""
+    name = column.capitalize()
+    return file.choose_rows(f"a column {name} separates its rows", f"{name} = true")
+
+
+def _check_choice(columns: Sequence[str], file: ImportFile) -> None:
+    where = file.reading.where
+    if where is not None:
+        for column in where.columns():
+            if column not in columns:
+                raise no_column(column, columns, file)
+    elif not file.reading.all_rows:
+        for column in set(CHOOSERS).intersection(columns):
+            raise ask_which(column, file)
+
 
 DIGEST_HINT = "give an MD5, SHA-1 or SHA-256 in hexadecimal; --from reads files of them"
 

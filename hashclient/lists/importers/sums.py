@@ -11,11 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.lines import chunks_of_lines, lines_of
-from hashclient.lists.importers.reading import Reading
-from hashclient.lists.importers.rows import BY_HEX_DIGITS, Rows, from_hex
+from hashclient.lists.importers.rows import BY_HEX_DIGITS, DigestBatch, Rows, from_hex
 from hashclient.lists.wire import NO_SIZE
 
 #: A bare digest, or a line of md5sum; or a line of `md5sum --tag`, of BSD's md5 or of openssl.

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.lists.importers.categories import category_name
+from hashclient.core.kinds import Algorithm
 from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch, Int64
-from hashclient.lists.importers.rows import SIZE, from_hex
-from hashclient.lists.importers.where import Mask
+from hashclient.lists.importers.rows import SIZE, DigestBatch, Int64, from_hex
+from hashclient.lists.importers.where import Mask, category_name
 from hashclient.lists.wire import NO_SIZE, Uint8, Uint32
 from hashclient.system.text import printable
 

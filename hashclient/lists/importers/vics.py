@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hashclient.errors import UsageError
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.importfile import ImportFile, Reading
 from hashclient.lists.importers.jsonscan import Scanner
-from hashclient.lists.importers.reading import Reading
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.importers.vicsbatch import Fields, Many, Media
 
 _FIRST = re.compile(rb'\{\s*(?:"@?odata\.|$)')

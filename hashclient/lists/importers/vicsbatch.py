@@ -4,8 +4,9 @@ Python's own decoder reads one object after the other, and notices repeated keys
 times as long as decoding only the needed fields, so runs of media are decoded together where this
 gives the same result. A run is a guess: it ends at the last place that looks like the border
 between two media. If the text up to there is an array of media, it is a border, whatever follows.
-The fast decoder does not notice repeated keys, so these are counted (`vicskeys`): each needed key
-must occur exactly as often as it was decoded. Anything unusual is decoded the slow way, one by one.
+The fast decoder takes the last of repeated keys and passes over unknown ones. So keys are counted
+in the bytes, at any depth: a key that occurs exactly as often as it was decoded occurs nowhere
+else. Anything unusual is decoded the slow way, one by one.
 """
 
 from __future__ import annotations
@@ -18,20 +19,69 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import UNSET, UnsetType
 
-from hashclient.lists.importers.categories import numbered
-from hashclient.lists.importers.columns import no_column
-from hashclient.lists.importers.importfile import ImportFile
-from hashclient.lists.importers.interface import DigestBatch, Int64
+from hashclient.lists.importers.importfile import OTHER_HASHES, ImportFile
 from hashclient.lists.importers.jsonscan import Scanner
-from hashclient.lists.importers.reading import OTHER_HASHES
+from hashclient.lists.importers.rows import DigestBatch, Int64, no_column
 from hashclient.lists.importers.table import batch_of, text_of
-from hashclient.lists.importers.vicskeys import KeyEnds, may_name_sha256
-from hashclient.lists.wire import is_entry_id
+from hashclient.lists.importers.where import numbered
+from hashclient.lists.wire import Uint8, Uint32, is_entry_id
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+#: The largest of the characters that are blank in JSON.
+_LAST_BLANK = ord(" ")
+
+
+class KeyEnds:
+    """The ends of all keys in a piece of JSON.
+
+    A quote within a text has a backslash before it, so no key is missed, but a text may be taken
+    for a key: then it is counted too often.
+    """
+
+    def __init__(self, data: Uint8) -> None:
+        """Find them in `data`, which begins with an array of objects."""
+        colons = np.flatnonzero(data == ord(":"))
+        before = data[colons - 1]
+        #: Whether no blank comes before a colon, so that all keys were found.
+        self.are_all = not len(before) or int(before.min()) > _LAST_BLANK
+        self._data = data
+        self._quotes: npt.NDArray[np.int64] = colons[before == ord('"')] - 1
+        ends = [data[self._quotes - back].astype(np.uint32) << 8 * back for back in (1, 2, 3)]
+        self._last_three: Uint32 = ends[0] | ends[1] | ends[2]
+
+    def may_have(self, name: str) -> bool:
+        """Return whether there is a key that ends as this one."""
+        return bool((self._last_three == _last_three(name)).any())
+
+    def count(self, name: str, expected: int) -> int:
+        """Return how often a key occurs; `expected`, if as many end as it does."""
+        found = self._quotes[self._last_three == _last_three(name)]
+        key = f'"{name}'.encode()
+        # No key is missed, so an equal count means the same keys.
+        for back in range(4, len(key) + 1 if len(found) != expected else 0):
+            found = found[self._data[found - back] == key[-back]]
+        return len(found)
+
+
+def _last_three(name: str) -> int:
+    key = f'"{name}'.encode()
+    return sum(key[-back] << 8 * back for back in (1, 2, 3))
+
+
+def may_name_sha256(data: Uint8) -> bool:
+    """Return whether a text in the JSON ends like a name of SHA-256 and is not all digits."""
+    ends = data[4:] == ord('"')
+    for back, byte in enumerate(b"652", 1):
+        ends &= data[4 - back : -back] == byte
+    before = data[:-4][ends]
+    return bool(((before == ord("-")) | (before == ord("A")) | (before == ord("a"))).any())
+
 
 #: Media that make a batch.
 _ROWS = 8192
@@ -114,7 +164,12 @@ class Media:
             self.file.skip(number, "not an object")
             return
         try:
-            cells = {name: _cell_of(record.get(name, UNSET)) for name in self.fields.all}
+            values = {name: record.get(name, UNSET) for name in self.fields.all}
+            # A cell is as a fast decoder gives it if it is usual, and text otherwise.
+            cells = {
+                name: value if value is UNSET or type(value) is int else text_of(value)
+                for name, value in values.items()
+            }
             if "PhotoDNA" in record:
                 self.file.reading.remarks.note(OTHER_HASHES)
             sha256 = _other_hashes(record.get(_HASHES), self.file)
@@ -310,15 +365,6 @@ def _array_type(slots: Mapping[str, str], *, whole: bool) -> Any:
     ]
     names |= {"hashes": _HASHES, "files": _FILES}
     return list[msgspec.defstruct("Medium", [*cells, *inner], rename=names, gc=False)]  # type: ignore[misc]
-
-
-def _cell_of(value: Any) -> Any:
-    """Return a cell as a fast decoder gives it if it is usual, as text otherwise.
-
-    Raises:
-        ValueError: as `text_of`.
-    """
-    return value if value is UNSET or type(value) is int else text_of(value)
 
 
 def _present(column: list[Any]) -> int:

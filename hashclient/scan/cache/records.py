@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 
 #: The bits of `mask` for algorithms, and one besides: the file was looked at, and is no container.
 #: On the disk this bit says nothing, and the meaning of the record counts (`meanings`).

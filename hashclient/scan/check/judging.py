@@ -20,8 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Columns, Judge, Plan, verdict
 from hashclient.lists.wire import Uint8, Uint32, Uint64

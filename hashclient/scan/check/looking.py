@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.counts import add_by_kind
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import add_by_kind
 from hashclient.errors import StateError
 from hashclient.index.matcher import Judge, Plan
 from hashclient.scan.cache.inside import counts_of

@@ -21,11 +21,10 @@ from hashclient.containers.interface import NotReadError, Why
 from hashclient.containers.limits import Limits, Options
 from hashclient.containers.mailfacts import MOST_HEADER_BYTES, mail_facts
 from hashclient.containers.sandbox import kernel_locks
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.counts import add_by_kind
 from hashclient.core.digests import digest_fd
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge, verdict
 from hashclient.lists.wire import NO_SIZE, Uint64
 from hashclient.scan.cache.inside import MAX_KNOWN, MEMBER, NOT_OPENED, Inside, not_opened_rows

@@ -19,9 +19,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
 from hashclient.core.digests import LengthError, digest_fd, new_buffer
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.scan.check.marks import Marks
 from hashclient.scan.sources.frontier import kind_of
 from hashclient.scan.values.work import CHANGED, ENDLESS, SPARSE

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import StreamDigester, new_buffer
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Hit, Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.scan.check.kept import Kept

@@ -15,10 +15,9 @@ from struct import Struct
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.counts import Counts
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Outer, Seen
+from hashclient.core.verdict import Counts
 from hashclient.errors import StateError
 from hashclient.scan.values.work import Group, Identity, Result, Task
 

@@ -29,9 +29,8 @@ from hashclient.containers.sniffing import (
     look,
     not_opened,
 )
-from hashclient.core.algorithms import Algorithm, mask_of
 from hashclient.core.digests import Digester
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
 from hashclient.index.matcher import Judge, Place, Plan, verdict
 from hashclient.objects.failures import CHANGED, StoreError, Trouble

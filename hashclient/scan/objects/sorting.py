@@ -31,10 +31,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashclient.core.algorithms import Algorithm, mask_of
-from hashclient.core.counts import add_by_kind
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind, mask_of
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import add_by_kind
 from hashclient.index.matcher import Judge
 from hashclient.lists.wire import Uint64
 from hashclient.objects.interface import quoted

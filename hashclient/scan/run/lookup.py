@@ -15,23 +15,21 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import numpy as np
 
-from hashclient.core.algorithms import Algorithm
-from hashclient.core.kinds import Kind
+from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome
 from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule, as_it_is
 from hashclient.errors import UsageError
-from hashclient.index.gaps import Gaps
-from hashclient.index.matcher import verdict
+from hashclient.index.matcher import Gaps, verdict
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.importers.interface import DigestBatch
+from hashclient.lists.importers.rows import DigestBatch
 from hashclient.lists.wire import NO_SIZE
 from hashclient.system.background import ahead
 from hashclient.system.descriptors import open_input
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.lists.importers.reading import Reading
+    from hashclient.lists.importers.importfile import Reading
 
 #: Batches that are read ahead of the one that is judged.
 AHEAD = 2
@@ -140,7 +138,7 @@ def _read(
     stream: BinaryIO, name: str, reading: Reading | None
 ) -> Iterator[tuple[str, DigestBatch]]:
     # This imports readers of all kinds of files; most lookups are of arguments.
-    from hashclient.lists.importers.reading import Reading
+    from hashclient.lists.importers.importfile import Reading
     from hashclient.lists.importers.registry import read_digests
 
     for batch in read_digests(stream, name, reading or Reading(all_rows=True)):

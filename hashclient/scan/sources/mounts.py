@@ -33,8 +33,8 @@ from pathlib import Path
 from hashclient.errors import StateError
 from hashclient.scan.sources.remembered import MAX_PATH_BYTES, Record, add, by_path
 from hashclient.scan.values.work import join
+from hashclient.system.filesystems import Mount, mount_number, parse_mountinfo
 from hashclient.system.identity import told_uuids
-from hashclient.system.mountinfo import Mount, mount_number, parse_mountinfo
 from hashclient.system.text import path_fields, printable
 
 DAY_S = 86_400

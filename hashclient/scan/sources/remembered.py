@@ -17,9 +17,9 @@ from hashclient.system.files import (
     read_regular,
     state_error,
     write_atomic,
+    writer_lock,
 )
 from hashclient.system.layout import Layout
-from hashclient.system.locks import writer_lock
 from hashclient.system.text import path_of, printable
 
 FORMAT = "hashclient-mounts/1"

@@ -1,6 +1,6 @@
 """The options of a scan: one value, for the command line, the configuration and programs.
 
-Each option is declared once, here, with its type, its default and its help. `cli/gathered` makes
+Each option is declared once, here, with its type, its default and its help. `cli/options` makes
 the flag of an option from that; the flag is also its environment variable, its key in config.toml,
 and its part of the help, the man pages and the completion. A build has to read this for the man
 pages, so it imports the standard library alone.

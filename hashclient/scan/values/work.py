@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from hashclient.core.counts import Counts
 from hashclient.core.model import Outcome
+from hashclient.core.verdict import Counts
 
 #: Names in a task: enough to make handing it over cheap, few enough to share work evenly.
 TASK_NAMES = 512

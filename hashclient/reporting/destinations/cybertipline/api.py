@@ -26,7 +26,7 @@ from hashclient.errors import (
     UnreachableError,
     VerificationError,
 )
-from hashclient.net.client import Transport
+from hashclient.net.client import Transport, access_of, limits_of
 from hashclient.net.errors import (
     REFUSING_STATUSES,
     TransientError,
@@ -35,7 +35,6 @@ from hashclient.net.errors import (
 )
 from hashclient.net.exchange import Download
 from hashclient.net.peer import REPORTING_SERVICE
-from hashclient.net.settings import access_of_service, limits_of
 from hashclient.quarantine.evidence import Proven
 from hashclient.reporting.destinations.cybertipline.xml import parse_answer
 
@@ -149,7 +148,9 @@ class Service:
             ConfigError: the destination's settings cannot be used.
         """
         self._transport = Transport(
-            access_of_service(destination), limits=limits_of(destination), **clocks
+            access_of(destination.url, destination, REPORTING_SERVICE),
+            limits=limits_of(destination),
+            **clocks,
         )
         self._base = destination.url.rstrip("/")
         self._on_bytes = on_bytes

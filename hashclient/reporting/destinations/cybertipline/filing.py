@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from hashclient.core.algorithms import Algorithm
+from hashclient.core.kinds import Algorithm
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,

@@ -46,8 +46,7 @@ from hashclient.reporting.destinations.registry import Verification
 from hashclient.reporting.document import Document, parse_document
 from hashclient.reporting.evidence import evidence_name
 from hashclient.system.files import open_regular
-from hashclient.system.text import printable
-from hashclient.system.times import for_programs
+from hashclient.system.text import for_programs, printable
 
 #: The first files, in this order, and the longest allowed length of each, in bytes.
 _HEAD = {

@@ -1,15 +1,20 @@
-"""The role that signs notices: a delegation apart from those to lists.
+"""What we add to TUF's top-level targets: the role that signs notices, and lists that have ended.
 
 A client refuses a provider whose delegations are to anything but lists. So the delegation to the
 role of notices is a separate member of the top-level `targets`; programs that do not know the
 member ignore it, as TUF requires (its specification, 4.3). The member is an object like
 `delegations`, and is signed with the rest. `tuf` loads the metadata of the role; this
 module finds the delegation and verifies both.
+
+Clients drop ended lists. The delegation to one is gone, and the snapshot goes on naming its role,
+as TUF requires of every role (its specification, 5.5.5). A delegation that is missing may be a
+mistake, and clients keep such a list. So the targets name ended lists in a member of their own.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
@@ -127,3 +132,32 @@ def verify_role(delegator: Targets, meta: MetaFile, data: bytes) -> SignedNotice
             raise RepositoryError(f"role {NOTICES} signs {printable(path[:100])!r}, no notice")
         targets[notice_id] = target
     return SignedNotices(signed.version, signed.expires, targets)
+
+
+#: The member of the top-level targets: an array of names.
+ENDED = "hashclient-ended"
+#: Names are never used again, so there may be more than lists.
+MAX_ENDED = 1_024
+
+
+def ended_lists(targets: Targets) -> frozenset[str]:
+    """Return the names of the lists that have ended.
+
+    Raises:
+        RepositoryError: the member is no array of names, or names a list that is delegated.
+    """
+    found = targets.unrecognized_fields.get(ENDED, [])
+    if not isinstance(found, list) or not all(isinstance(n, str) and is_name(n) for n in found):
+        raise RepositoryError(f"{ENDED} is no array of names of lists")
+    names = frozenset(found)
+    if len(names) < len(found) or len(names) > MAX_ENDED:
+        raise RepositoryError(f"{ENDED} has a name twice, or more than {MAX_ENDED:,}")
+    delegations = targets.delegations
+    if delegations is not None and names.intersection(delegations.roles or {}):
+        raise RepositoryError(f"{ENDED} names a list that is delegated")
+    return names
+
+
+def end(targets: Targets, names: Collection[str]) -> None:
+    """Let `targets` say that the lists `names` have ended; their delegations have to be gone."""
+    targets.unrecognized_fields[ENDED] = sorted(names)
