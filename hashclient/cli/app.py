@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from hashclient.session import Session
 
 
+#: Of very many items this many are shown, and the number of the others.
+MOST_SHOWN = 10
+
+
 class App:
     """One run of the program."""
 
@@ -284,3 +288,25 @@ def put_restored(
             without = ", ".join(one.missing)
             detail = f"restored without {without}" if without else "restored"
             results.put(match_id, detail, path=one.path, done=True, attention=bool(without))
+
+
+def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
+    """Yield the first lines of a list; then how many more there are, and `where` they are shown."""
+    yield from lines[:MOST_SHOWN]
+    if (more := len(lines) - MOST_SHOWN) > 0:
+        yield f"  and {more:,} more: {where}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for people, whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield line.rstrip()
+
+
+def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]:
+    """Yield a line for each name and value; values of None and empty ones are left out."""
+    for name, value in pairs:
+        if value not in (None, ""):
+            yield f"  {name:<{width}} {value}".rstrip()

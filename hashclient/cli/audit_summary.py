@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app, table
 from hashclient.cli.options import TIME
-from hashclient.cli.output import json_text, table
+from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
 from hashclient.errors import UsageError
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, existing_path, facts, format_option, pass_app
 from hashclient.cli.options import EXCEPTIONS, MATCHES, TIME, reason_option, refuse_before_command
-from hashclient.cli.output import facts
 from hashclient.errors import StateError, UsageError
 from hashclient.system.text import counted, for_people, printable
 

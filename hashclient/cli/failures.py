@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from hashclient.cli.options import has_directory, lost_directory, option_variables
-from hashclient.cli.signals import Terminated
+from hashclient.cli.output import Terminated
 from hashclient.errors import ExitCode, HashclientError, out_of_memory
 from hashclient.system.secrets import holds_secret_key, secret_keys, without_secret_keys
 from hashclient.system.text import MAX_EXCERPT_CHARS, printable

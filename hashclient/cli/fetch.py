@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import MOST_SHOWN, App, existing_path, format_option, pass_app, shortened
 from hashclient.cli.notices import document_of_fetched, show_notices
 from hashclient.cli.options import LISTS
-from hashclient.cli.output import MOST_SHOWN, shortened
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, for_people, path_fields, printable

@@ -25,9 +25,15 @@ from hashclient.cli.defaults import (
 )
 from hashclient.cli.failures import explain
 from hashclient.cli.options import add_verbosity
-from hashclient.cli.output import OutputError, open_streams
+from hashclient.cli.output import (
+    OutputError,
+    Terminated,
+    ignore_signals,
+    interrupts,
+    open_streams,
+    raise_at_signals,
+)
 from hashclient.cli.outputfile import OutputFile
-from hashclient.cli.signals import Terminated, ignore_signals, interrupts, raise_at_signals
 from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.files import user_path

@@ -30,8 +30,7 @@ from typing import TextIO
 
 import click
 
-from hashclient.cli.output import OutputError, json_text, output_error
-from hashclient.cli.signals import Hangup
+from hashclient.cli.output import Hangup, OutputError, json_text, output_error
 from hashclient.errors import ExitCode, HashclientError, LockedError, StateError, UsageError
 from hashclient.system.files import acquire
 from hashclient.system.text import printable

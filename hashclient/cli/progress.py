@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from hashclient.cli.app import App
-from hashclient.cli.signals import SIGNALS
+from hashclient.cli.output import SIGNALS
 from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:

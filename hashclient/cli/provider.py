@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app, table
 from hashclient.cli.options import ROLES
-from hashclient.cli.output import table
+from hashclient.cli.output import Terminated
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft
@@ -32,7 +32,6 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
-from hashclient.cli.signals import Terminated
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import for_people, printable
 

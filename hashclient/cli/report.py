@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, existing_path, facts, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, REPORTS, reason_option
-from hashclient.cli.output import facts
 from hashclient.cli.report_show import count_of, open_outbox, report_document, status
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hashclient.cli.app import App
-from hashclient.cli.output import OutputError
-from hashclient.cli.signals import Signals, Terminated
+from hashclient.cli.output import OutputError, Signals, Terminated
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.formats.conclusion import conclusion

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, load_numpy, pass_app
+from hashclient.cli.app import (
+    MOST_SHOWN,
+    App,
+    existing_path,
+    format_option,
+    load_numpy,
+    pass_app,
+    shortened,
+)
 from hashclient.cli.notices import severity_of
-from hashclient.cli.output import MOST_SHOWN, json_text, shortened
+from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import replace
 from hashclient.errors import ExitCode
 from hashclient.system.text import counted, for_people, path_fields, printable

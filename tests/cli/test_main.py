@@ -18,7 +18,7 @@ import pytest
 from hashclient.cli import main as module
 from hashclient.cli.main import COMMANDS, cli, exit_code_table
 from hashclient.cli.options import TIME
-from hashclient.cli.signals import Terminated
+from hashclient.cli.output import Terminated
 from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, StateError
 from tests.kit import (

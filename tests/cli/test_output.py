@@ -21,8 +21,7 @@ import pytest
 
 from hashclient import config
 from hashclient.cli import main as command
-from hashclient.cli.output import OutputError
-from hashclient.cli.signals import Terminated
+from hashclient.cli.output import OutputError, Terminated
 from hashclient.cli.sorter import Sorter
 from hashclient.errors import ExitCode
 from hashclient.formats.interface import FORMATS

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hashclient.cli.signals import SIGNALS, Signals, Terminated, ignore_signals, on_sigterm
+from hashclient.cli.output import SIGNALS, Signals, Terminated, ignore_signals, on_sigterm
 from tests.kit import restored_signals
 
 INT, TERM = SIGNALS

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from hashclient.cli.app import App
-from hashclient.cli.output import MOST_SHOWN, facts, json_text, shortened, table
+from hashclient.cli.app import MOST_SHOWN, App, facts, shortened, table
+from hashclient.cli.output import json_text
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 

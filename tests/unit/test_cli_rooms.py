@@ -38,7 +38,7 @@ def called(path: Path) -> set[str]:
     [
         ("json.dumps", "output"),
         ("sys.stdout.write", "app"),
-        ("signal.signal", "signals"),
+        ("signal.signal", "output"),
         ("os._exit", "main"),
     ],
 )
