@@ -128,7 +128,7 @@ class RaisedAt:
         self.number, self.at, self.lines = number, at, 0
 
     def trace(self, frame: FrameType, event: str, _arg: Any) -> Any:
-        if not frame.f_code.co_filename.endswith("cli/signals.py"):
+        if not frame.f_code.co_filename.endswith("cli/output.py"):
             return None
         if event == "line":
             self.lines += 1
