@@ -152,7 +152,8 @@ class RunSet:
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
             low = run.section(f"{algorithm.label}.lo")
             assert low is not None
-            return low[positions] == tags[queries, 1]
+            same: Flags = low[positions] == tags[queries, 1]
+            return same
 
         return self._found(algorithm.label, tags[:, 0], are_same)
 
@@ -172,7 +173,8 @@ class RunSet:
         """Look up entry ids by their `entry_hashes`; return every live row that has one."""
 
         def are_same(run: Run, queries: Rows, positions: Rows) -> Flags:
-            return run.ids[run.rows_at("id", positions)] == ids[queries]
+            same: Flags = run.ids[run.rows_at("id", positions)] == ids[queries]
+            return same
 
         return self._found("id", hashes, are_same)
 
@@ -210,7 +212,8 @@ class RunSet:
             return np.zeros(len(rows), np.bool_)
         position = dead.searchsorted(rows)
         position[position == len(dead)] = 0
-        return dead[position] == rows
+        is_dead: Flags = dead[position] == rows
+        return is_dead
 
 
 class Index(RunSet):

@@ -9,6 +9,7 @@ import pytest
 
 from hashclient.audit.log import read
 from hashclient.core.kinds import Algorithm
+from hashclient.index.reader import RunSet
 from tests.kit import Run, call, csv_of, digests_of, make_state, run
 
 MD5, SHA1, SHA256 = Algorithm
@@ -145,13 +146,11 @@ def test_many_rows_of_several_kinds(tmp_path: Path) -> None:
 def test_a_lookup_is_not_slowed_where_there_is_no_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hashclient.index import coverage
-
     state = make_state(tmp_path, {"base": csv_of(WHOLE)})
 
-    def read_nothing(*_: object) -> None:
+    def read_nothing(*_: object, sized: bool) -> None:
         raise AssertionError("masks are read")
 
-    monkeypatch.setattr(coverage, "_blocks", read_nothing)
+    monkeypatch.setattr(RunSet, "_blind", read_nothing)
     digests = [hashlib.md5(b"%d" % n).hexdigest() for n in range(10)]
     assert look_up(state, *digests).code == 0

@@ -29,7 +29,7 @@ from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import make_pair
 from hashclient.provider.keys import Validity
 from hashclient.provider.repository import Repository
-from hashclient.trust import noticerole
+from hashclient.trust import additions
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES
 from tests.docs.blocks import DOCS, ROOT, names_of_tests, table_rows
 from tests.kit import call
@@ -79,8 +79,8 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
     for limit in (
         f"at most {wire.MAX_INDEX_BYTES >> 20} MiB, with exactly these keys",
         f"of at most {notices.MAX_NOTICE_BYTES >> 10} KiB, with",
-        f"at most {noticerole.MAX_ROLE_BYTES >> 20} MiB and name",
-        f"at most {noticerole.MAX_NOTICES:,} targets",
+        f"at most {additions.MAX_ROLE_BYTES >> 20} MiB and name",
+        f"at most {additions.MAX_NOTICES:,} targets",
         f"1 to {notices.MAX_REFERENCES} earlier notices",
         f"of the years {notices.FIRST_YEAR} to {notices.LAST_YEAR} |",
         f"names of up to {notices.MAX_LISTS} lists",

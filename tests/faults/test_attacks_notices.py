@@ -33,7 +33,7 @@ from hashclient.notices.store import load_book, write_book
 from hashclient.provider.keys import Keys
 from hashclient.provider.notices import NoticeBoard, Said
 from hashclient.status.notices import read_notices
-from hashclient.trust import noticerole
+from hashclient.trust import additions
 from hashclient.trust.additions import FIELD, MAX_NOTICES, NOTICES
 
 HOUR = timedelta(hours=1)
@@ -512,7 +512,7 @@ def test_a_bad_notice_keeps_no_good_one_back(
 def test_more_notices_than_may_be_are_refused(
     client: Client, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noticerole, "MAX_NOTICES", 2)
+    monkeypatch.setattr(additions, "MAX_NOTICES", 2)
     sign(simulator, fresh(simulator, "second"))
     client.fetch()
     client.notices.clear()
@@ -701,7 +701,7 @@ def test_a_thousand_notices_are_taken(client: Client, simulator: Simulator) -> N
     client.fetch()
     assert len(found(client)) == MAX_NOTICES
     role = client.settings.layout.metadata("main") / "notices.json"
-    assert role.stat().st_size < noticerole.MAX_ROLE_BYTES / 2
+    assert role.stat().st_size < additions.MAX_ROLE_BYTES / 2
     assert json.loads(role.read_bytes())["signed"]["_type"] == "targets"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from hashclient.core.kinds import Algorithm, mask_of
 from hashclient.core.model import Hit
-from hashclient.index import coverage
+from hashclient.index import reader
 from hashclient.index import writer as index_writer
 from hashclient.index.blinding import Sealer
 from hashclient.index.manifest import MANIFEST_FORMAT, Manifest, write_manifest
@@ -224,7 +224,7 @@ def own_directory(ratio: int) -> Iterator[Path]:
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.object(index_writer, "MERGE_RATIO", ratio),
-        mock.patch.object(coverage, "BLOCK_ROWS", 2),
+        mock.patch.object(reader, "BLOCK_ROWS", 2),
         mock.patch.object(os, "fsync"),
     ):
         yield Path(directory)
