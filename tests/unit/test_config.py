@@ -25,7 +25,6 @@ from hashclient.configfile.tables import (
     ServiceDestination,
 )
 from hashclient.errors import ConfigError
-from tests.kit import call
 
 PROVIDER = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
 
@@ -493,14 +492,6 @@ def test_a_service_has_the_limits_of_a_provider(key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["providers = 1\n", "[providers]\nmain = 1\n", "scan = 1\n"])
-def test_a_value_that_is_no_table_holds_no_renamed_key(renamed: None, text: str) -> None:
+def test_a_value_in_the_place_of_a_table_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not valid"):
         parse_config(text, "c.toml")
-
-
-def test_a_command_reports_a_renamed_key_once(renamed: None, tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text("[scan]\nworkers = 3\n")
-    result = call("--state-dir", tmp_path, "scan", tmp_path)
-    assert result.err.count("'workers' is called 'jobs' now\nhint: it works on") == 1
-    quiet = call("-q", "--state-dir", tmp_path, "scan", tmp_path)
-    assert "is called 'jobs' now" in quiet.err
