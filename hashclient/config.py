@@ -19,7 +19,7 @@ import msgspec
 from hashclient.configfile.faults import Fault, find_fault, no_toml, unknown_key, wrong_type
 from hashclient.configfile.owners import allows_shared, files_named, refuse_shared
 from hashclient.configfile.tables import (
-    KEY,
+    SINCE,
     AcceptRule,
     BrakeConfig,
     ClusterConfig,
@@ -258,7 +258,7 @@ def parse_config(
         if not isinstance(table, dict):
             raise _not_valid(where, wrong_type(name, "at the top", "a table", table))
     for name in document.keys() - set(_Document.__struct_fields__):
-        known_here = [*_Document.__struct_fields__, *COMMAND_TABLES, KEY]
+        known_here = [*_Document.__struct_fields__, *COMMAND_TABLES, SINCE]
         raise _not_valid(where, unknown_key(name, known_here, "at the top"))
     table = commands.get("scan", {})
     tables = {"scan": {name: table.pop(name) for name in _Scan.__struct_fields__ if name in table}}

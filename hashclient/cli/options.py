@@ -287,7 +287,7 @@ def outcome_options(
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 #: The most words offered; nobody reads more.
-MOST = 200
+MOST_OFFERED = 200
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
@@ -296,7 +296,7 @@ def _offering(names: Callable[[click.Context], list[str]]) -> Complete:
 
     def complete(context: click.Context, _parameter: click.Parameter, word: str) -> list[str]:
         with contextlib.suppress(HashclientError, OSError):
-            return [name for name in names(context) if name.startswith(word)][:MOST]
+            return [name for name in names(context) if name.startswith(word)][:MOST_OFFERED]
         return []
 
     return complete

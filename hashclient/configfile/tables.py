@@ -279,7 +279,7 @@ class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _log = Log("config")
 
-KEY = "since"
+SINCE = "since"
 
 Version = tuple[int, int, int]
 
@@ -305,27 +305,29 @@ def apply_since(document: dict[str, Any], own: str) -> Fault | None:
     A later version outranks an earlier one. Tables are merged; any other value, a list included,
     replaces the earlier value.
     """
-    tables = document.pop(KEY, {})
+    tables = document.pop(SINCE, {})
     if not isinstance(tables, dict):
-        return wrong_type(KEY, "at the top", "tables by version", tables)
+        return wrong_type(SINCE, "at the top", "tables by version", tables)
     ordered: list[tuple[Version, dict[str, Any]]] = []
     for text, table in tables.items():
         version = parse_version(text)
         if version is None or not isinstance(table, dict):
             return Fault(
-                f"a key below [{KEY}] is no table of a version",
-                hint=f'write [{KEY}."0.3".scan], say: the version is in quotes',
+                f"a key below [{SINCE}] is no table of a version",
+                hint=f'write [{SINCE}."0.3".scan], say: the version is in quotes',
             )
         ordered.append((version, table))
     mine = parse_version(own, whole=False) or (0, 0, 0)
     for version, table in sorted(ordered, key=lambda pair: pair[0]):
-        if KEY in table:
-            return Fault(f"[{KEY}] stands below [{KEY}]", hint="write each version at the top")
+        if SINCE in table:
+            return Fault(f"[{SINCE}] stands below [{SINCE}]", hint="write each version at the top")
         if version <= mine:
             _merge(document, table)
         else:
             # This may be intended, or a mistyped version whose tables then apply nowhere.
-            _log.info("passed over, for later versions: [%s.%s]", KEY, ".".join(map(str, version)))
+            _log.info(
+                "passed over, for later versions: [%s.%s]", SINCE, ".".join(map(str, version))
+            )
     return None
 
 
