@@ -24,6 +24,7 @@ from hashclient.configfile.tables import (
     BrakeConfig,
     ClusterConfig,
     ContainersConfig,
+    FleetConfig,
     InventoryConfig,
     KeepConfig,
     NoticesConfig,
@@ -72,6 +73,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: ClusterConfig = ClusterConfig()
     notices: NoticesConfig = NoticesConfig()
     brake: BrakeConfig = BrakeConfig()
+    fleet: FleetConfig = FleetConfig()
 
 
 class Config(_Document, frozen=True):

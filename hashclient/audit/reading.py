@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -27,11 +27,13 @@ from hashclient.audit.file import (
     Log,
     audit_errors,
     closed_files,
+    first_record,
     lines,
     load_key,
     load_public_key,
     open_closed,
     open_log,
+    read_tail,
     records,
     records_backward,
 )
@@ -55,6 +57,9 @@ from hashclient.audit.record import (
 from hashclient.errors import AuditError
 from hashclient.system.layout import AUDIT_KEY_NAME, CLOSED_LOG_NAME
 from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _HINT_CRASH = "a killed command leaves this; the next one that writes to the log repairs it"
 _HINT_MISSING = (
@@ -86,17 +91,23 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def verify(
-    directory: Path, checkpoint: bytes | None = None, public_key: bytes | None = None
+    directory: Path,
+    checkpoint: bytes | None = None,
+    public_key: bytes | None = None,
+    *,
+    others: Sequence[Checkpoint] = (),
 ) -> Report:
     """Check every record of the log in `directory`, in memory that does not grow with it.
 
-    1. The checkpoint, when one is given, is well-formed and signed by the key it names.
+    1. The checkpoint, when one is given, is well-formed and signed by the key it names. `others`
+       are further checkpoints, which were parsed already.
     2. Each line is what the writer writes for its content, and its hash is right.
     3. The first record of the log, and no other, is a genesis record, signed by the key it names.
        That key is `public_key` (32 bytes), or else `key.pub` where it exists, and the checkpoint's.
     4. Records count from 1, and each holds the hash of the one before.
     5. Each signature is right, and the last record has one.
-    6. The record of the checkpoint is there, unaltered.
+    6. The record of each checkpoint is there, unaltered; where there are several, those of archived
+       records are passed over.
     7. Where there are several files, each but the last is closed by its last record, and each but
        the first begins with a record that names it. Those that are missing are the first.
 
@@ -104,8 +115,9 @@ def verify(
         AuditError: a check failed; the message names the first bad line.
         StateError: there is no log yet, and nothing says that there ever was.
     """
-    expected = None if checkpoint is None else parse_checkpoint(checkpoint, trim=True)  # 1
-    with open_log(directory, required=checkpoint is not None) as log:
+    given = () if checkpoint is None else (parse_checkpoint(checkpoint, trim=True),)  # 1
+    expected = sorted((*given, *others), key=lambda one: one.seq)
+    with open_log(directory, required=bool(expected)) as log:
         key = public_key or load_public_key(directory)
         check = _Check(expected, key)
         for number, part in _numbered(log):
@@ -137,8 +149,12 @@ def _missing(number: int) -> None:
 class _Check:
     """One run of `verify`: the expected next file and next record."""
 
-    def __init__(self, expected: Checkpoint | None, key: bytes | None) -> None:
+    def __init__(self, expected: Sequence[Checkpoint], key: bytes | None) -> None:
+        #: In the order of their records.
         self._expected = expected
+        self._by_seq: dict[int, list[Checkpoint]] = {}
+        for one in expected:
+            self._by_seq.setdefault(one.seq, []).append(one)
         self._key = key
         self._first: Head | None = None
         self._first_time: datetime | None = None
@@ -191,20 +207,19 @@ class _Check:
         if self._key is not None and self._key.hex() != head.identity.public_key:
             broken(where, "the log is of another key than expected")
         expected, before = self._expected, head.before
-        if expected is not None and expected.identity != head.identity:
+        if any(one.identity != head.identity for one in expected):
             broken(where, "the log is not the one of the checkpoint")
         self._first, self._number = head, head.number - 1
         if before is None:
             return
         self._seq, self._prev = before.seq, before.hash
-        if expected is not None and expected.seq <= before.seq:  # 6
-            if expected.seq < before.seq:
-                raise AuditError(
-                    f"the record of the checkpoint was archived: record {expected.seq}",
-                    hint="put the archived files back, or verify a copy of all of them together",
-                )
-            if expected != before:
-                broken(where, "the archived files do not end with the record of the checkpoint")
+        if expected and expected[-1].seq < before.seq:  # 6
+            raise AuditError(
+                f"the record of the checkpoint was archived: record {expected[-1].seq}",
+                hint="put the archived files back, or verify a copy of all of them together",
+            )
+        if any(one != before for one in self._by_seq.get(before.seq, ())):
+            broken(where, "the archived files do not end with the record of the checkpoint")
 
     def _record(self, record: Record, identity: Identity, where: str) -> None:
         self._seq += 1
@@ -215,22 +230,21 @@ class _Check:
         self._prev = record.hash
         if record.sig is not None:  # 5
             verify_signature(record, identity.public_key, where)
-        expected = self._expected
-        if expected is not None and expected.seq == record.seq:  # 6
+        for expected in self._by_seq.get(record.seq, ()):  # 6
             if (record.hash, format_time(record.time)) != (expected.hash, expected.time):
                 broken(where, "not the record of the checkpoint")
         self._count += 1
         self.last = record
 
     def end(self) -> None:
-        """Check that the record of the checkpoint was found.
+        """Check that the record of the last checkpoint was found.
 
         Raises:
             AuditError: it was not.
         """
-        expected = self._expected
-        if expected is not None and self._seq < expected.seq:  # 6
-            broken(f"line {expected.seq}", f"missing: the log ends at line {self._seq}")
+        last = self._expected[-1].seq if self._expected else 0
+        if self._seq < last:  # 6
+            broken(f"line {last}", f"missing: the log ends at line {self._seq}")
 
     def report(self) -> Report:
         """Return the result."""
@@ -260,18 +274,68 @@ def checkpoint(directory: Path) -> bytes:
         StateError: there is no log yet.
     """
     report = verify(directory)
+    identity = Identity(report.log_id, report.public_key)
+    head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))
     with open_log(directory) as log:
-        # A checkpoint of records that a power loss removes would accuse an honest log.
-        os.fsync(log.stream.fileno())
+        return _signed(head, directory, log)[0]
+
+
+def identity_of(directory: Path) -> Identity:
+    """Return which log it is, by its first record.
+
+    Raises:
+        AuditError: there is none, or its first record is broken.
+    """
+    with open_log(directory, required=True) as log:
+        return _identity(log)
+
+
+def _identity(log: Log) -> Identity:
+    return parse_head(first_record(log.stream.fileno()), log.where(1)).identity
+
+
+def head_checkpoint(directory: Path) -> tuple[bytes, Ed25519PrivateKey]:
+    """Return a checkpoint of the last signed record, and the key of the log.
+
+    The records before that one are not verified, so this takes no time in a long log.
+
+    Raises:
+        AuditError: the end of the log is broken, or its key is not there.
+        StateError: there is no log yet.
+    """
+    with open_log(directory) as log:
+        fd = log.stream.fileno()
+        last = read_tail(fd, log.end).signed
+        if last is None:
+            broken("line 1", "it is not signed")
+        identity = _identity(log)
+        verify_signature(last, identity.public_key, "its last signed line")
+        head = Checkpoint(identity, last.seq, last.hash, format_time(last.time))
+        return _signed(head, directory, log)
+
+
+def _signed(head: Checkpoint, directory: Path, log: Log) -> tuple[bytes, Ed25519PrivateKey]:
+    # A checkpoint of records that a power loss removes would accuse an honest log.
+    os.fsync(log.stream.fileno())
     path = directory / AUDIT_KEY_NAME
     with audit_errors("cannot read the key of the audit log", path):
         key = load_key(path)
-    if key.public_key().public_bytes_raw().hex() != report.public_key:
+    if key.public_key().public_bytes_raw().hex() != head.identity.public_key:
         where = printable(path)
         raise AuditError(f"not the key of this audit log: {where}", hint=HINT_GONE)
-    identity = Identity(report.log_id, report.public_key)
-    head = Checkpoint(identity, report.seq, report.hash, format_time(report.last_time))
-    return encode_checkpoint(head, key)
+    return encode_checkpoint(head, key), key
+
+
+def newest(directory: Path, since: datetime, most: int) -> Iterator[Record]:
+    """Yield the newest records, the last one first: back to `since`, and at most so many.
+
+    Raises:
+        AuditError: the log cannot be read, or a line is broken.
+        StateError: there is no log yet.
+    """
+    with open_log(directory) as log:
+        records_of = itertools.islice(_newest(log), most)
+        yield from itertools.takewhile(lambda record: record.time >= since, records_of)
 
 
 def read(
@@ -303,11 +367,12 @@ def read(
             yield from filter(is_wanted, _each(log.closed, records))
             yield from filter(is_wanted, records(log))
         else:
-            backward = itertools.chain(
-                _backward(log), _each(tuple(reversed(log.closed)), _backward)
-            )
-            newest = list(itertools.islice(filter(is_wanted, backward), limit))
-            yield from reversed(newest)
+            yield from reversed(list(itertools.islice(filter(is_wanted, _newest(log)), limit)))
+
+
+def _newest(log: Log) -> Iterator[Record]:
+    """Yield all records, the last one first."""
+    return itertools.chain(_backward(log), _each(tuple(reversed(log.closed)), _backward))
 
 
 def _each(

@@ -267,6 +267,17 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where `fetch` and `scan` publish the status of this machine, if anywhere.
+
+    `publish` is a directory or a URI, as for `status --publish`. Each document promises another one
+    within `every_hours`.
+    """
+
+    publish: str | None = None
+    every_hours: Annotated[float, Meta(ge=0.1, le=MAX_GRACE_HOURS)] = 26.0
+
+
 class NoticesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The effect of providers' notices.
 

@@ -9,7 +9,7 @@ file replaces the earlier ones. There is no path, no digest and no name of a per
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -17,8 +17,7 @@ import msgspec
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
 from hashclient.lists.wire import is_entry_id
-from hashclient.system.strictjson import parse_json
-from hashclient.system.text import for_programs
+from hashclient.system.signed import Key, sign_document, verify_document
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,7 +29,6 @@ _TAG = b"hashclient feedback v1\n"
 KEY_PATTERN = re.compile(r"[0-9a-f]{64}\Z")
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
-_Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class EntryFeedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,23 +46,15 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first line. `provider_root` is the SHA-256 of the root that the client has pinned."""
 
     format: Literal["hashclient-feedback/1"]
-    provider_root: _Key
+    provider_root: Key
     made: Annotated[datetime, msgspec.Meta(tz=True)]
     entries: tuple[EntryFeedback, ...]
 
 
-class _Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    public_key: _Key
-    signature: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
-
-
 def encode_feedback(feedback: Feedback, key: Ed25519PrivateKey) -> bytes:
     """Return the file, signed with `key`."""
-    fields = {**msgspec.structs.asdict(feedback), "made": for_programs(feedback.made)}
-    line = msgspec.json.encode(fields)
-    public = key.public_key().public_bytes_raw().hex()
-    signature = _Signature(public, key.sign(_TAG + line).hex())
-    return line + b"\n" + msgspec.json.encode(signature) + b"\n"
+    made = feedback.made.astimezone(UTC)
+    return sign_document(msgspec.structs.replace(feedback, made=made), _TAG, key)
 
 
 def verify_feedback(data: bytes) -> tuple[Feedback, str]:
@@ -77,24 +67,15 @@ def verify_feedback(data: bytes) -> tuple[Feedback, str]:
     Raises:
         VerificationError: one of these is not so.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     try:
-        line, end, rest = data.partition(b"\n")
-        if not end or rest.find(b"\n") != len(rest) - 1 or len(data) > MAX_FEEDBACK_BYTES:  # 1
-            raise ValueError("not two lines")
-        feedback = msgspec.convert(parse_json(line), Feedback)
-        signed = msgspec.convert(parse_json(rest), _Signature)
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signed.public_key))
-        key.verify(bytes.fromhex(signed.signature), _TAG + line)  # 2
+        feedback, key = verify_document(data, _TAG, Feedback, MAX_FEEDBACK_BYTES)  # 1, 2
         names = {(one.list, one.entry) for one in feedback.entries}
         if len(names) != len(feedback.entries):  # 3
             raise ValueError("an entry twice")
         if not all(is_name(name) and is_entry_id(entry) for name, entry in names):
             raise ValueError("not a name")
-    except InvalidSignature as error:
+    except VerificationError as error:
         raise VerificationError("the signature of the feedback is wrong") from error
     except ValueError as error:  # msgspec.ValidationError is one
         raise VerificationError(f"not feedback of the format {FORMAT}") from error
-    return feedback, signed.public_key
+    return feedback, key
