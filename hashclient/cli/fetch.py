@@ -11,6 +11,7 @@ import click
 from hashclient.cli.app import MOST_SHOWN, App, existing_path, format_option, pass_app, shortened
 from hashclient.cli.notices import document_of_fetched, show_notices
 from hashclient.cli.options import LISTS
+from hashclient.cli.publishing import publish_after
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError
 from hashclient.system.text import counted, for_people, path_fields, printable
@@ -93,6 +94,7 @@ def command(
     Exit codes: 0 all lists are up to date, 4 provider unreachable, 5 not authorised, 6 failed
     verification, 7 expired; all are in `hashclient --help`.
     """
+    publish_after(app)
     results: list[Fetched] = []
     of_notices: dict[str, FetchedNotices] = {}
     code = ExitCode.OK

@@ -15,6 +15,7 @@ from hashclient.cli.options import (
     outcome_options,
     refuse_lost_directory,
 )
+from hashclient.cli.publishing import publish_after
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS
 from hashclient.scan.values.options import ScanOptions
@@ -194,6 +195,7 @@ def command(
     from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
 
+    publish_after(app)
     files, uris = split_paths(paths)
     asked = asked._replace(uris=uris)
     executor = options.executor or app.settings.config.cluster.scheduler or "processes"

@@ -20,7 +20,8 @@ from hashclient.cli.app import (
 )
 from hashclient.cli.notices import severity_of
 from hashclient.cli.output import json_text
-from hashclient.cli.outputfile import replace
+from hashclient.cli.outputfile import write_whole
+from hashclient.cli.publishing import publish_status
 from hashclient.errors import ExitCode
 from hashclient.system.text import counted, for_people, path_fields, printable
 
@@ -53,8 +54,15 @@ MOST_NOTICES = 20
     type=existing_path(dir_okay=False),
     help="Write to FILE instead of stdout, in one step: a reader sees the old or the new.",
 )
+@click.option(
+    "--publish",
+    metavar="WHERE",
+    help="Also publish a signed status document in a directory, or at s3://…, gs://… or az://….",
+)
 @pass_app
-def command(app: App, output_format: str, verify: bool, output: Path | None) -> ExitCode:
+def command(
+    app: App, output_format: str, verify: bool, output: Path | None, publish: str | None
+) -> ExitCode:
     """Show the state of the lists, and the matches of scans.
 
     The exit code is 0 only if every list that should be here is usable and fresh, and all other
@@ -71,6 +79,7 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
       hashclient status
       hashclient status --format json
       hashclient status --format prometheus --output metrics/hashclient.prom
+      hashclient status --publish s3://bucket/fleet
 
     Exit codes: 3 a notice of the severity `alert_from` in the configuration, or worse, is open, 7 a
     list is stale, 8 a list or other state is missing or damaged, 9 the audit log is damaged; all
@@ -83,11 +92,9 @@ def command(app: App, output_format: str, verify: bool, output: Path | None) -> 
     settings.providers()
     now = app.now()
     status = Client(app.session).status(verify=verify)
-    text = _RENDERERS[output_format](settings, status, now)
-    if output is None:
-        app.out(text)
-    else:
-        replace(output, f"{text}\n".encode(errors="backslashreplace"))
+    write_whole(app.out, output, _RENDERERS[output_format](settings, status, now))
+    if publish is not None:
+        publish_status(app, status, publish)
     return status.exit_code
 
 
@@ -129,6 +136,10 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
             end += f", {counted(believed, 'file')} believed unchanged"
         yield f"last scan     {end}"
+    if (published := status.published) is not None:
+        at = "never" if published.at is None else for_people(published.at)
+        failures = f", {counted(published.failures, 'failure')} since" if published.failures else ""
+        yield f"published     {at}{failures}"
     for problem in status.problems:
         yield f"problem       {problem}"
     if status.held:
@@ -307,6 +318,8 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
             "exit_code": scan.data.get("exit_code"),
             "believed_unchanged": scan.data.get("believed_unchanged"),
         },
+        "published": status.published
+        and {"at": status.published.at, "failures": status.published.failures},
         "problems": status.problems,
         "exit_code": status.exit_code,
     }

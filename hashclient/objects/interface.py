@@ -95,6 +95,10 @@ class Store:
         """
         raise NotImplementedError
 
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object there, in one step: readers see the old one or the new one."""
+        raise NotImplementedError
+
 
 def quoted(etag: str | None) -> str | None:
     """Return an ETag in quotes: some stores leave the quotes out of their listings only."""

@@ -69,6 +69,10 @@ class Other(Store):
         """Give bytes of an object; see `Store`."""
         return ranges.read(self.client, key, span, sink, etag=etag, version=version)
 
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object there; see `Store`."""
+        ranges.put(self.client, key, data)
+
 
 def listed(bucket: Any, prefix: str, after: str | None) -> Iterator[Any]:
     """Yield pages of obstore's listing of a bucket that is open.

@@ -100,6 +100,20 @@ def read(
     return seen
 
 
+def put(bucket: Any, key: str, data: bytes) -> None:
+    """Put an object there.
+
+    Raises:
+        StoreError: the store failed, or cannot name such a key.
+    """
+    import obstore
+
+    if not is_plain(key):
+        raise StoreError(Trouble.NAME, NAME)
+    with errors():
+        obstore.put(bucket, key, data)
+
+
 def _get(bucket: Any, key: str, **options: Any) -> Any:
     import obstore
 

@@ -177,6 +177,10 @@ class S3(Store):
                     sink(memoryview(chunk))
         return seen
 
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object there; see `Store`."""
+        self.call("put_object", Key=key, Body=data)
+
     def pages(self, prefix: str, after: str | None) -> Iterator[Any]:
         """Yield pages of the objects whose keys begin with `prefix` and come after `after`."""
         more: dict[str, str] | None = {} if after is None else {"StartAfter": after}

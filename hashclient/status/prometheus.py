@@ -22,7 +22,7 @@ from hashclient.system.exposition import expose
 _PREFIX = "hashclient_"
 
 
-class _Metric(msgspec.Struct, frozen=True):
+class Metric(msgspec.Struct, frozen=True):
     """One gauge: values by the values of its labels; without labels there is one value."""
 
     name: str
@@ -70,18 +70,19 @@ _OF_MANIFESTS: tuple[tuple[str, str, Callable[[Manifest], float]], ...] = (
 
 def render(status: Status) -> str:
     """Return `status` as metrics, all of them gauges, always in the same order."""
-    return _text(metric for metric in _metrics(status) if metric.values)
+    return metrics_text(metric for metric in _metrics(status) if metric.values)
 
 
 def render_failure(exit_code: int) -> str:
     """Return the metrics of a `status` that failed with an exit code before it read anything."""
-    return _text(_of_command(exit_code))
+    return metrics_text(_of_command(exit_code))
 
 
-def _text(metrics: Iterable[_Metric]) -> str:
+def metrics_text(metrics: Iterable[Metric]) -> str:
+    """Return metrics as text; their names get the prefix of the program."""
     from prometheus_client.core import GaugeMetricFamily
 
-    def gauge(metric: _Metric) -> GaugeMetricFamily:
+    def gauge(metric: Metric) -> GaugeMetricFamily:
         family = GaugeMetricFamily(_PREFIX + metric.name, metric.help, labels=metric.labels)
         for of, value in metric.values.items():
             family.add_metric(of, value)
@@ -90,7 +91,7 @@ def _text(metrics: Iterable[_Metric]) -> str:
     return expose(map(gauge, metrics))
 
 
-def _metrics(status: Status) -> Iterator[_Metric]:
+def _metrics(status: Status) -> Iterator[Metric]:
     yield from _of_command(int(status.exit_code))
     what = "Lists that should be here and cannot be used, and providers whose lists are not known."
     yield _one("lists_missing", what, status.missing)
@@ -111,7 +112,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
         for by, count in entry.recognised.items()
         if entry.manifest is not None and entry.manifest.entries
     }
-    yield _Metric("list_recognised_ratio", what, ("list", "by"), shares)
+    yield Metric("list_recognised_ratio", what, ("list", "by"), shares)
     if status.matches is not None:
         counts = {str(state): count for state, count in status.matches.items()}
         yield _by("matches", "Matches that are remembered.", "state", counts)
@@ -134,21 +135,27 @@ def _metrics(status: Status) -> Iterator[_Metric]:
             for provider, of_provider in status.notices.counts.items()
             for severity, count in of_provider.items()
         }
-        yield _Metric("notices_open", what, ("provider", "severity"), numbers)
+        yield Metric("notices_open", what, ("provider", "severity"), numbers)
     if (rulings := status.exceptions) is not None:
         yield _one("exceptions", "Exceptions that have not come to their end.", rulings.standing)
         what = "Those of them that end within a week."
         yield _one("exceptions_ending", what, len(rulings.ending))
+    if (published := status.published) is not None:
+        what = "Attempts to publish the status that have failed since the last success."
+        yield _one("publish_failures", what, published.failures)
+        if published.at is not None:
+            what = "When the status was last published."
+            yield _one("published_timestamp_seconds", what, published.at.timestamp())
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 
 
-def _of_command(exit_code: int) -> Iterator[_Metric]:
+def _of_command(exit_code: int) -> Iterator[Metric]:
     yield _by("build_info", "The version of hashclient; always 1.", "version", {__version__: 1})
     yield _one("status_exit_code", "The exit code of `hashclient status`.", exit_code)
 
 
-def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
+def _of_audit(last: Record, last_scan: Record | None) -> Iterator[Metric]:
     yield _one("audit_records", "Records in the audit log.", last.seq)
     what = "When the last of them was written."
     yield _one("audit_last_record_timestamp_seconds", what, last.time.timestamp())
@@ -168,9 +175,9 @@ def _of_audit(last: Record, last_scan: Record | None) -> Iterator[_Metric]:
             yield _by("last_scan_not_opened", what, "kind", kinds)
 
 
-def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> _Metric:
-    return _Metric(name, what, (label,), {(of,): value for of, value in values.items()})
+def _by(name: str, what: str, label: str, values: Mapping[str, float]) -> Metric:
+    return Metric(name, what, (label,), {(of,): value for of, value in values.items()})
 
 
-def _one(name: str, what: str, value: float) -> _Metric:
-    return _Metric(name, what, (), {(): value})
+def _one(name: str, what: str, value: float) -> Metric:
+    return Metric(name, what, (), {(): value})

@@ -28,6 +28,7 @@ from hashclient.index.reader import Index, state_of
 from hashclient.matches.store import Matches
 from hashclient.migrations.version import read_version
 from hashclient.status.notices import NoticesStatus, read_notices, text_of
+from hashclient.status.published import Published, load_published
 from hashclient.system.files import is_there, state_error
 from hashclient.system.text import counted, for_people, printable
 
@@ -140,6 +141,7 @@ class Status(msgspec.Struct):
     notices: NoticesStatus | None = None
     exceptions: ExceptionsStatus | None = None
     audit: AuditStatus | None = None
+    published: Published | None = None
     problems: list[str] = msgspec.field(default_factory=list)
 
     @property
@@ -205,6 +207,9 @@ def read_status(
         contextlib.suppress(ConfigError),
     ):  # the lists say what is wrong with the key
         status.exceptions = _exceptions(settings, environ, now)
+    with status.part():
+        published = load_published(settings.layout)
+        status.published = published if published.counter else None
     with status.part():
         status.audit = _audit(settings, len(lists))
         if status.audit is not None:

@@ -27,6 +27,10 @@ LISTED_NAME = "listed.json"
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
 TIMESTAMP_NAME = "timestamp.json"
+#: In the folder of the fleet.
+PUBLISHED_NAME = "published.json"
+KNOWN_NAME = "known.json"
+KNOWN_LOCK_NAME = "known.lock"
 #: In the folder of the audit log.
 LOG_NAME = "log.jsonl"
 #: A closed file of the audit log, by its number.
@@ -37,7 +41,7 @@ AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
 ITEM_NAME = "item.json"
 EVIDENCE_NAME = "evidence.age"
-#: In the folder of the quarantine, of all reports or of notices.
+#: In the folder of the quarantine, of all reports, of notices or of the fleet.
 ROOM_LOCK_NAME = "lock"
 PREPARE_LOCK_NAME = "prepare.lock"
 #: In the folder of a report.
@@ -100,6 +104,8 @@ class Layout(msgspec.Struct, frozen=True):
     reports = _Below("reports")
     #: The exceptions that people have made.
     exceptions = _Below("decisions", "exceptions.json")
+    #: The documents that this machine has published, and what it knows of others.
+    fleet = _Below("fleet")
 
     def provider(self, name: str) -> Path:
         """Return the folder with the pinned root and the metadata of a provider."""
@@ -148,6 +154,10 @@ FILES: Mapping[str, str] = {
     r"notices/lock": "the lock of writers of notices",
     rf"notices/{_NAME}\.json": "the notices of a provider, their state, and who acknowledged them",
     r"decisions/exceptions\.json": "the exceptions: what is not acted upon, who said so, and why",
+    r"fleet/lock": "the lock of commands that publish the status",
+    r"fleet/known\.lock": "the lock of writers of known.json",
+    r"fleet/published\.json": "how often this machine has published its status, and when",
+    r"fleet/known\.json": "keys of other machines, and the last checkpoint of each",
     r"mounts\.json": "the mounted file systems that earlier scans have seen",
     r"mounts\.lock": "the lock of writers of mounts.json",
     r"quarantine/lock": "the lock of writers of the quarantine",

@@ -16,6 +16,7 @@ from hashclient.errors import LockedError, StateError
 from hashclient.fetch.build import _Staging
 from hashclient.fetch.guard import _Sources
 from hashclient.fetch.known_listed import _Document as _KnownListed
+from hashclient.fleet import known
 from hashclient.index import checks, run
 from hashclient.index.manifest import MANIFEST_FORMAT, read_manifest
 from hashclient.matches import tables
@@ -29,6 +30,7 @@ from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session
 from hashclient.system.files import writer_lock
+from hashclient.status import published
 from hashclient.system.layout import Layout
 from hashclient.system.versions import is_newer
 from tests.docs.blocks import DOCS, table_rows
@@ -56,6 +58,8 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`inventory.db`": str(cache._VERSION),
         "`decisions/exceptions.json`": rulings.RULINGS_FORMAT,
         "`mounts.json`": remembered.FORMAT,
+        "`fleet/published.json`": published.Published.__struct_defaults__[0],
+        "`fleet/known.json`": known.Known.__struct_defaults__[0],
         "`notices/*.json`": store.BOOK_FORMAT,
         "`audit/log.jsonl`": record.FORMAT,
         "`audit/log-*.jsonl`, and a `log.jsonl` after them": record.SEGMENT_FORMAT,

@@ -1,0 +1,51 @@
+"""Publishes the status of this machine, at the end of commands that change it.
+
+It never changes an exit code: a scan has found what it has found, whether or not that arrives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App
+from hashclient.cli.output import Terminated, interrupts
+from hashclient.errors import HashclientError
+
+if TYPE_CHECKING:
+    from hashclient.status.status import Status
+
+
+def publish_after(app: App) -> None:
+    """Publish at the end of this command, however it ends, if config.toml says where."""
+    where = app.settings.config.fleet.publish
+    if where is not None:
+        click.get_current_context().call_on_close(lambda: _publish_now(app, where))
+
+
+def _publish_now(app: App, where: str) -> None:
+    if interrupts:  # somebody waits for the end
+        return
+    from hashclient.client import Client
+
+    try:
+        publish_status(app, Client(app.session).status(), where)
+    except HashclientError as error:
+        _warn(app, error)
+    except (KeyboardInterrupt, Terminated):
+        app.warn("the status was not published: interrupted")
+
+
+def publish_status(app: App, status: Status, where: str) -> None:
+    """Publish a status; a failure is a warning, and `status` counts it until the next success."""
+    from hashclient.fleet.publish import publish
+
+    try:
+        app.debug(f"the status is published: {publish(app.session, status, where)}")
+    except HashclientError as error:
+        _warn(app, error)
+
+
+def _warn(app: App, error: HashclientError) -> None:
+    app.warn(f"the status was not published: {error.message}", error.hint)

@@ -1,0 +1,219 @@
+"""Where status documents lie: in a directory of others, or in a bucket.
+
+Whoever can write there can put anything there: links, pipes, huge files, names with control
+characters. A name is only looked up in the directory that is held, a link is not followed, and no
+more is read than a document may have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.errors import StateError, UnreachableError, UsageError
+from hashclient.fleet.document import MAX_STATUS_BYTES
+from hashclient.system.background import together
+from hashclient.system.beneath import Directory
+from hashclient.system.files import TEMP_PREFIX, read_bounded, user_path
+from hashclient.system.outputs import replaced_file
+from hashclient.system.text import printable
+
+#: More documents than this are refused: nobody has so many machines.
+MOST_DOCUMENTS = 20_000
+#: So many objects are read before they are looked at.
+_AT_ONCE = 256
+_TOO_LONG = f"longer than {MAX_STATUS_BYTES:,} bytes"
+
+
+class Found(NamedTuple):
+    """A file or an object with the name of a document: its bytes, or why it was not read."""
+
+    name: str
+    data: bytes = b""
+    problem: str | None = None
+
+
+class Folder:
+    """A directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is looked up yet."""
+        self._path = path
+        self.text = printable(path)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a document there, in one step.
+
+        Raises:
+            UsageError, StateError: it cannot be written.
+        """
+        try:
+            # Others read it. The permissions of the directory decide who can.
+            with replaced_file(self._path / name, mode=0o644) as stream:
+                stream.write(data)
+        except StateError as error:
+            raise StateError(
+                error.message, hint="check the directory that machines publish to"
+            ) from error
+
+    def read(self, *endings: str) -> Iterator[Found]:
+        """Yield what lies there under names with such endings, in their order.
+
+        Raises:
+            UsageError: it cannot be read, or holds too many.
+        """
+        try:
+            with Directory.given(self._path) as directory:
+                for name in _checked(_names(directory), endings, self.text):
+                    with contextlib.suppress(FileNotFoundError):  # removed just now
+                        yield _read(directory, name)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {self.text}: {error.strerror or error}",
+                hint="name the directory, or the bucket, that machines publish to",
+            ) from error
+
+
+def _names(directory: Directory) -> Iterator[str]:
+    fd = directory.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(fd) as entries:
+            yield from (entry.name for entry in entries)
+    finally:
+        os.close(fd)
+
+
+def _checked(names: Iterator[str], endings: tuple[str, ...], where: str) -> list[str]:
+    """Return the names with such endings, in order; those of unfinished files are left out.
+
+    Raises:
+        UsageError: there are too many.
+    """
+    wanted = (n for n in names if n.endswith(endings) and not n.startswith(TEMP_PREFIX))
+    kept = list(itertools.islice(wanted, MOST_DOCUMENTS + 1))
+    if len(kept) > MOST_DOCUMENTS:
+        raise UsageError(
+            f"more than {MOST_DOCUMENTS:,} documents: {where}", hint="remove those of old machines"
+        )
+    return sorted(kept)
+
+
+def _read(directory: Directory, name: str) -> Found:
+    # A link is not followed, a pipe not waited for, and no device opened.
+    status = directory.status(name)
+    if status is None:
+        raise FileNotFoundError(name)
+    try:
+        if not stat.S_ISREG(status.st_mode):
+            return Found(name, problem="not a regular file")
+        with os.fdopen(directory.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return Found(name, problem="not a regular file")
+            data = read_bounded(stream, status.st_size, MAX_STATUS_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return Found(name, problem=error.strerror or str(error))
+    return Found(name, problem=_TOO_LONG) if len(data) > MAX_STATUS_BYTES else Found(name, data)
+
+
+class Bucket:
+    """A bucket, or the keys in it that begin with a prefix and a slash."""
+
+    def __init__(self, uri: ObjectUri) -> None:
+        """Nothing is looked up yet.
+
+        Raises:
+            UsageError: it names a version.
+        """
+        if uri.version is not None:
+            raise UsageError(f"a version cannot be published to: {uri.text}")
+        from hashclient.objects.stores import open_store
+
+        prefix = uri.key.rstrip("/")
+        self._uri = ObjectUri(uri.scheme, uri.bucket, f"{prefix}/" if prefix else "")
+        self._store = open_store(self._uri)
+        self.text = self._uri.text
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a document there.
+
+        Raises:
+            UnreachableError: the store failed.
+            UsageError: its client is not installed.
+        """
+        with self._errors("write to"):
+            self._store.put(self._uri.key + name, data)
+
+    def read(self, *endings: str) -> Iterator[Found]:
+        """Yield what lies there under names with such endings, in their order.
+
+        Raises:
+            UnreachableError: the store failed.
+            UsageError: there are too many, or its client is not installed.
+        """
+        with self._errors("read"):
+            names = _checked(self._names(), endings, self.text)
+        for start in range(0, len(names), _AT_ONCE):
+            for found in together(self._read, names[start : start + _AT_ONCE]):
+                if found is not None:
+                    yield found
+
+    def _names(self) -> Iterator[str]:
+        from hashclient.objects.listing import list_pages
+
+        begin = len(self._uri.key)
+        for page in list_pages(self._store, self._uri):
+            for key in page.column("key"):
+                name = os.fsdecode(key.as_py())[begin:]
+                if "/" not in name:
+                    yield name
+
+    def _read(self, name: str) -> Found | None:
+        from hashclient.objects.failures import StoreError, Trouble
+
+        data = bytearray()
+
+        def take(chunk: memoryview) -> None:
+            data.extend(chunk)
+            if len(data) > MAX_STATUS_BYTES:
+                raise _TooLongError
+
+        try:
+            self._store.read(self._uri.key + name, None, take)
+        except _TooLongError:
+            return Found(name, problem=_TOO_LONG)
+        except StoreError as error:
+            return None if error.trouble is Trouble.GONE else Found(name, problem=error.reason)
+        return Found(name, bytes(data))
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        from hashclient.objects.failures import StoreError
+        from hashclient.objects.listing import ListingEndedError
+
+        try:
+            yield
+        except (StoreError, ListingEndedError) as error:
+            raise UnreachableError(
+                f"cannot {what} {self.text}: {error}", hint="check the credentials and the network"
+            ) from None
+
+
+class _TooLongError(Exception):
+    """More bytes came than a document has."""
+
+
+def place_at(where: str) -> Folder | Bucket:
+    """Return the place that a directory or a URI names.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    return Bucket(parse_uri(where)) if is_object_uri(where) else Folder(user_path(where))

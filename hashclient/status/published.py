@@ -1,0 +1,64 @@
+"""What this machine has published of its status: how often, when, and failures since.
+
+Also how small files of our own state are read and written, each of which is one struct.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from hashclient.errors import StateError
+from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
+from hashclient.system.layout import PUBLISHED_NAME, Layout
+from hashclient.system.text import printable
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Published(msgspec.Struct, frozen=True):
+    """The number of the last document, when one was last published, and failures since then."""
+
+    format: Literal["hashclient-published/1"] = "hashclient-published/1"
+    counter: int = 0
+    at: datetime | None = None
+    failures: int = 0
+
+
+def load_published(layout: Layout) -> Published:
+    """Return what this machine has published; there may be nothing.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    return load_kept(layout.fleet / PUBLISHED_NAME, Published)
+
+
+def load_kept(path: Path, kind: type[T]) -> T:
+    """Return the struct in a file; with its defaults, if there is no file.
+
+    Raises:
+        StateError: it cannot be read, or is damaged.
+    """
+    try:
+        return msgspec.json.decode(read_regular(path, MAX_STATE_BYTES), type=kind)
+    except FileNotFoundError:
+        return kind()
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise StateError(
+            f"the file is damaged: {printable(path)}", hint="restore it from a backup"
+        ) from error
+
+
+def keep(path: Path, value: msgspec.Struct) -> None:
+    """Replace a file by a struct.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    write_atomic(path, msgspec.json.encode(value) + b"\n")
