@@ -21,6 +21,7 @@ from hashclient.system.text import path_of, printable
 
 if TYPE_CHECKING:
     from hashclient.audit.log import Record, Report
+    from hashclient.audit.record import Checkpoint
 
 #: How many records people see by default; programs get all of them.
 DEFAULT_LIMIT = 50
@@ -136,21 +137,32 @@ def show_records(
 
 @command.command()
 @checkpoint_option
+@click.option(
+    "--against",
+    metavar="WHERE",
+    help="A directory, or s3://…, gs://… or az://…, with checkpoints or published status documents:"
+    " the log must still hold the record of each that is of this log.",
+)
 @format_option("text", "json")
 @pass_app
-def verify(app: App, checkpoint_path: Path | None, output_format: str) -> None:
+def verify(app: App, checkpoint_path: Path | None, against: str | None, output_format: str) -> None:
     """Check every record of the log.
 
     The exit code is 0 when it is intact, 9 when it is not.
 
     \b
       hashclient audit verify --checkpoint /mnt/elsewhere/today.json
+      hashclient audit verify --against /mnt/fleet
     """
-    show_verified(app, app.settings.layout.audit, checkpoint_path, output_format)
+    show_verified(app, app.settings.layout.audit, checkpoint_path, output_format, against)
 
 
 def show_verified(
-    app: App, directory: Path, checkpoint_path: Path | None, output_format: str
+    app: App,
+    directory: Path,
+    checkpoint_path: Path | None,
+    output_format: str,
+    against: str | None = None,
 ) -> None:
     """Check the log in `directory`, and say what it is.
 
@@ -161,11 +173,21 @@ def show_verified(
     from hashclient.audit.log import verify as verify_log
 
     checkpoint = None if checkpoint_path is None else _read_checkpoint(checkpoint_path)
-    report = verify_log(directory, checkpoint)
-    document = {**_values(report), "checkpoint": checkpoint is not None}
-    app.show(output_format, document, _verified(report, has_checkpoint=checkpoint is not None))
-    if checkpoint is None and output_format == "text":
+    others = [] if against is None else _checkpoints(directory, against)
+    report = verify_log(directory, checkpoint, others=others)
+    has_checkpoint = checkpoint is not None or bool(others)
+    document = {**_values(report), "checkpoint": has_checkpoint, "against": len(others)}
+    app.show(output_format, document, _verified(report, has_checkpoint=has_checkpoint))
+    if not has_checkpoint and output_format == "text":
         app.say("hint: only a checkpoint kept elsewhere shows that the end was cut off")
+
+
+def _checkpoints(directory: Path, where: str) -> list[Checkpoint]:
+    from hashclient.audit.reading import identity_of
+    from hashclient.fleet.against import checkpoints_at
+    from hashclient.fleet.places import place_at
+
+    return checkpoints_at(place_at(where), identity_of(directory))
 
 
 def _verified(report: Report, *, has_checkpoint: bool) -> Iterator[str]:

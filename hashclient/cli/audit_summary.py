@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app, table
-from hashclient.cli.options import TIME
+from hashclient.cli.options import TIME, whole_output_option
 from hashclient.cli.output import json_text
-from hashclient.cli.outputfile import replace
+from hashclient.cli.outputfile import write_whole
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
     from hashclient.audit.summary import Summary
 
 _TITLE = "Summary of the audit log"
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%}td{border-top:1px solid #8886;padding:.2rem .5rem}"
-    "td:last-child{text-align:right;overflow-wrap:anywhere}:root{color-scheme:light dark}"
-)
 
 
 @click.command("summary", short_help="Sum up a period.")
@@ -37,13 +32,7 @@ _STYLE = (
     help="A folder with closed files of this log that were moved away; repeatable.",
 )
 @format_option("text", "json", "csv", "html")
-@click.option(
-    "-o",
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    help="Write to FILE instead of stdout, in one step.",
-)
+@whole_output_option
 @pass_app
 def summary(
     app: App,
@@ -70,11 +59,7 @@ def summary(
     if since is not None and until is not None and since >= until:
         raise UsageError("--from is not before --to")
     found = summarise(app.settings.layout.audit, archives, since=since, until=until)
-    text = {"json": _json, "csv": _csv, "html": _html, "text": _text}[output_format](found)
-    if output is None:
-        app.out(text)
-    else:
-        replace(output, f"{text}\n".encode())
+    write_whole(app.out, output, RENDERERS[output_format](found))
 
 
 def _json(found: Summary) -> str:
@@ -97,26 +82,26 @@ def _text(found: Summary) -> str:
 
 def _html(found: Summary) -> str:
     from hashclient.formats.htmltable import Markup, element
+    from hashclient.formats.page import document
 
     sections: dict[str, list[Markup]] = {}
     for section, name, value in found.rows():
-        cells = (element("td", name.replace("_", " ")), element("td", _shown(value)))
+        head = element("th", name.replace("_", " "), scope="row")
+        is_number = not isinstance(value, str)
+        cells = (head, element("td", _shown(value), class_="num" if is_number else None))
         sections.setdefault(section.replace("_", " "), []).append(element("tr", *cells))
     body = [
-        part
+        element("section", element("h2", section), element("table", element("tbody", *rows)))
         for section, rows in sections.items()
-        for part in (element("h2", section), element("table", *rows))
     ]
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">'),
-        element("title", _TITLE),
-        Markup(f"<style>{_STYLE}</style>"),
-    )
-    page = element("html", head, element("body", element("h1", _TITLE), *body), lang="en")
-    return f"<!doctype html>\n{page}"
+    header = element("header", element("h1", _TITLE), class_="plain")
+    return document(_TITLE, [header, *body])
 
 
 def _shown(value: object) -> str:
     # Four places: shares are below one, and those of `matches stats` have as many.
     return "" if value is None else str(round(value, 4) if isinstance(value, float) else value)
+
+
+#: The writers of a summary, by format.
+RENDERERS = {"json": _json, "csv": _csv, "html": _html, "text": _text}

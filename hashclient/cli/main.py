@@ -62,6 +62,7 @@ COMMANDS = {
     "notices": "hashclient.cli.notices",
     "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
+    "fleet": "hashclient.cli.fleet",
     "provider": "hashclient.cli.provider",
     "demo": "hashclient.cli.demo",
 }

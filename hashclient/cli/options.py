@@ -59,6 +59,16 @@ output_option = click.option(
 )
 
 
+#: For a result that is written when it is whole, by `outputfile.write_whole`.
+whole_output_option = click.option(
+    "-o",
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="Write to FILE instead of stdout, in one step.",
+)
+
+
 def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str | None) -> str | None:
     if reason is not None and not reason.strip():
         raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")

@@ -262,6 +262,18 @@ class OutputFile:
         stream.flush()
 
 
+def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str) -> None:
+    """Write a result to stdout, or in one step to the file `output`.
+
+    Raises:
+        UsageError, OutputError: as `replace`.
+    """
+    if output is None:
+        to_stdout(text)
+    else:
+        replace(output, f"{text}\n".encode(errors="backslashreplace"))
+
+
 def replace(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; the umask decides who can read it.
 

@@ -318,8 +318,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
             "exit_code": scan.data.get("exit_code"),
             "believed_unchanged": scan.data.get("believed_unchanged"),
         },
-        "published": status.published
-        and {"at": status.published.at, "failures": status.published.failures},
+        "published": status.published,
         "problems": status.problems,
         "exit_code": status.exit_code,
     }

@@ -1,8 +1,8 @@
 """Where status documents lie: in a directory of others, or in a bucket.
 
-Whoever can write there can put anything there: links, pipes, huge files, names with control
-characters. A name is only looked up in the directory that is held, a link is not followed, and no
-more is read than a document may have.
+Others can put anything there: links, pipes, huge files, names with control characters. A name is
+only looked up in the directory that is held, a link is not followed, and no more is read than a
+document may have.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ from hashclient.fleet.places import place_at
 from hashclient.session import Session
 from hashclient.status.published import keep, load_published
 from hashclient.status.status import Status
-from hashclient.system.files import make_private_dir
+from hashclient.system.files import make_private_dir, writer_lock
 from hashclient.system.layout import PUBLISHED_NAME, ROOM_LOCK_NAME
-from hashclient.system.files import writer_lock
 
 #: How long to wait for another process that publishes.
 LOCK_WAIT_S = 30.0

@@ -8,19 +8,15 @@ bounds the memory, and matches come first.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
-from hashclient.core.version import __version__
 from hashclient.errors import ExitCode
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
@@ -43,6 +39,7 @@ from hashclient.formats.htmltable import (
     joined,
     lists_table,
 )
+from hashclient.formats.page import document
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import counted, for_people, printable
 
@@ -183,7 +180,7 @@ class HtmlFormatter:
 
     def end(self, summary: Summary | None) -> str:
         """Return the page."""
-        return _document(self._title(summary), self._page(summary))
+        return document(self._title(summary), self._page(summary), "page.js")
 
     def _title(self, summary: Summary | None) -> str:
         if summary is None:
@@ -318,47 +315,3 @@ class _Section:
         self.id = title.lower().replace(" ", "-")
         heading = element("h2", title, id=self.id)
         self.markup = element("section", heading, *content, class_=class_, aria_labelledby=self.id)
-
-
-def _document(title: str, content: Iterator[Markup]) -> str:
-    style, script = _resource("page.css"), _resource("page.js")
-    policy = (
-        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)};"
-        " base-uri 'none'; form-action 'none'"
-    )
-    footer = (
-        f"Written by hashclient {__version__}. This page holds no content of files and no digests;"
-        " it loads nothing and works without a network."
-    )
-    lines = [
-        Markup("<!doctype html>"),
-        Markup('<html lang="en">'),
-        Markup("<head>"),
-        Markup('<meta charset="utf-8">'),
-        # The policy counts only for elements after it.
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup('<meta name="color-scheme" content="light dark">'),
-        Markup('<meta name="robots" content="noindex">'),
-        Markup('<meta name="referrer" content="no-referrer">'),
-        element("title", f"{title} · hashclient"),
-        Markup(f"<style>{style}</style>"),
-        Markup("</head>"),
-        Markup("<body>"),
-        *content,
-        element("footer", element("p", footer)),
-        Markup(f"<script>{script}</script>"),
-        Markup("</body>"),
-        Markup("</html>"),
-    ]
-    return "\n".join(lines)
-
-
-def _resource(name: str) -> str:
-    return resources.files("hashclient.formats").joinpath(name).read_text("utf-8")
-
-
-def _source(text: str) -> str:
-    """Return the source in a policy for an inline style or script with exactly this text."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

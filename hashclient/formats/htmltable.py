@@ -101,7 +101,7 @@ def lists_table(states: Iterable[ListState], missing: Iterable[MissingList]) -> 
         name = f"all of provider {one.provider}" if one.name is None else one.name
         problem = element("td", element("span", "missing", class_="tag bad"), f" {one.problem}")
         rows.append(element("tr", element("th", name, scope="row"), element("td"), problem))
-    head = _head("List", "Generation", "Freshness", numeric={"Generation"})
+    head = head_of("List", "Generation", "Freshness", numeric={"Generation"})
     return element(
         "table", head, element("tbody", *rows), class_="lists", aria_labelledby="lists-used"
     )
@@ -129,7 +129,7 @@ def _chart(name: str, numbers: Counter[str]) -> Markup:
         for label, number in bars
     ]
     caption = element("caption", f"By {name}")
-    head = _head(name.capitalize(), "Share", "Files", numeric={"Files"})
+    head = head_of(name.capitalize(), "Share", "Files", numeric={"Files"})
     return element("table", caption, head, element("tbody", *rows), class_="chart")
 
 
@@ -144,26 +144,29 @@ def files_table(found: Sequence[Handled]) -> Markup:
     states = Counter(str(h.record.state) for h in found if h.record is not None)
     lists = Counter(name for h in found for name in _lists_of(h))
     categories = Counter(name for h in found for name in _categories_of(h))
-    head = _head("Outcome", "File", "Size", "Entry", "Record", numeric={"Size"})
-    body = element("tbody", *(joined(Markup("\n"), _row(handled)) for handled in found))
+    head = head_of("Outcome", "File", "Size", "Entry", "Record", numeric={"Size"})
+    numbers = {"outcome": kinds, "state": states, "list": lists, "category": categories}
+    return sortable(head, map(_row, found), numbers)
+
+
+def sortable(head: Markup, rows: Iterable[Markup], numbers: Mapping[str, Counter[str]]) -> Markup:
+    """Return the table of a page, with the controls for the script `page.js`.
+
+    `numbers` counts the values of each attribute `data-…` of the rows by which they are filtered.
+    The page has it in a section whose heading has the id `files`.
+    """
+    body = element("tbody", *(joined(Markup("\n"), row) for row in rows))
     return joined(
-        _controls(kinds, states, lists, categories),
+        _controls(numbers),
         element("table", head, body, id="files-table", aria_labelledby="files"),
         _pager(),
     )
 
 
-def _controls(
-    kinds: Counter[str], states: Counter[str], lists: Counter[str], categories: Counter[str]
-) -> Markup:
+def _controls(by_name: Mapping[str, Counter[str]]) -> Markup:
     search = Markup('<input type="search" id="filter-text" autocomplete="off">')
     fields = [element("label", element("span", "Search"), search)]
-    for name, numbers in (
-        ("outcome", kinds),
-        ("state", states),
-        ("list", lists),
-        ("category", categories),
-    ):
+    for name, numbers in by_name.items():
         if len(numbers) > 1:
             options = [element("option", "all", value="")]
             options += [element("option", f"{n} ({numbers[n]:,})", value=n) for n in numbers]
@@ -244,7 +247,8 @@ def _note(*text: str) -> Markup:
     return element("div", *text, class_="note")
 
 
-def _head(*names: str, numeric: Iterable[str] = ()) -> Markup:
+def head_of(*names: str, numeric: Iterable[str] = ()) -> Markup:
+    """Return the head of a table; the columns in `numeric` have numbers."""
     cells = [
         element("th", name, scope="col", class_="num" if name in numeric else None)
         for name in names

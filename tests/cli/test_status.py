@@ -247,6 +247,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "notices",
         "exceptions",
         "last_scan",
+        "published",
     }
 
 

@@ -48,10 +48,11 @@ USES: Mapping[str, str] = {
     " quarantine reporting session",
     "daemon": "config configfile containers decisions index matches scan session",
     "status": "audit config decisions fetch index matches migrations notices quarantine reporting",
+    "fleet": "audit formats objects session status",
     "upkeep": "audit matches quarantine reporting scan session",
     "client": "config decisions fetch index lists matches scan session status upkeep",
     "watch": "client scan",
-    "cli": "audit client config configfile daemon decisions fetch formats index lists matches"
+    "cli": "audit client config configfile daemon decisions fetch fleet formats index lists matches"
     " migrations notices objects provider quarantine reporting scan session status watch",
     "__init__": "client config fetch scan session status",
     "__main__": "cli",
@@ -145,7 +146,9 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
 
 
 #: The client's rooms: neither does `provider` know them, nor they it.
-CLIENT = "client config configfile containers daemon fetch index matches net objects quarantine"
+CLIENT = (
+    "client config configfile containers daemon fetch fleet index matches net objects quarantine"
+)
 CLIENT += " reporting scan session status upkeep watch"
 
 
@@ -226,7 +229,7 @@ def test_no_module_reads_data_that_can_run_code() -> None:
 #: call.
 IN_DIRECTORIES_OF_OTHERS = [
     *("daemon", "quarantine", "reporting.destinations.package", "scan", "watch"),
-    *("system.beneath", "system.outputs"),
+    *("fleet.places", "system.beneath", "system.outputs"),
 ]
 #: Functions there that use a path all the same, and why they may.
 GOES_BY_A_PATH: Mapping[str, str] = {

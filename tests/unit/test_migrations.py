@@ -29,8 +29,8 @@ from hashclient.reporting import document, report
 from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session
-from hashclient.system.files import writer_lock
 from hashclient.status import published
+from hashclient.system.files import writer_lock
 from hashclient.system.layout import Layout
 from hashclient.system.versions import is_newer
 from tests.docs.blocks import DOCS, table_rows

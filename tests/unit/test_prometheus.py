@@ -16,6 +16,7 @@ from hashclient.index.manifest import Manifest, RunRef
 from hashclient.notices.document import Severity
 from hashclient.status.notices import NoticesStatus
 from hashclient.status.prometheus import render
+from hashclient.status.published import Published
 from hashclient.status.status import (
     AuditStatus,
     ExceptionsStatus,
@@ -89,6 +90,7 @@ def full() -> Status:
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
         exceptions=ExceptionsStatus(3, (RULING,)),
+        published=Published(counter=8, at=NOW, failures=2),
         audit=AuditStatus(
             record("fetch"),
             record("scan-end", exit_code=10, believed_unchanged=3, not_opened={"disk": 2}),
@@ -139,6 +141,8 @@ def test_every_value_is_read_as_it_was() -> None:
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
         "exceptions": {"": 3},
         "exceptions_ending": {"": 1},
+        "publish_failures": {"": 2},
+        "published_timestamp_seconds": {"": NOW.timestamp()},
         "audit_records": {"": 17},
         "audit_last_record_timestamp_seconds": {"": NOW.timestamp()},
         "last_scan_end_timestamp_seconds": {"": NOW.timestamp()},

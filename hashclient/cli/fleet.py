@@ -1,0 +1,142 @@
+"""`hashclient fleet`: the machines that publish their status, at one glance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app, table
+from hashclient.cli.options import whole_output_option
+from hashclient.cli.output import json_text
+from hashclient.cli.outputfile import write_whole
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from hashclient.fleet.show import Row
+
+
+@click.group("fleet")
+def command() -> None:
+    """Show many machines at one glance.
+
+    Each machine publishes a signed status document: `hashclient status --publish WHERE`, or
+    `publish` in [fleet] of config.toml. WHERE is a directory or s3://…, gs://… or az://….
+
+    \b
+      hashclient fleet trust web-1 KEY                pin the key of a machine
+      hashclient fleet show /mnt/fleet                are all machines well?
+    """
+
+
+where_argument = click.argument("where", metavar="WHERE")
+
+
+@command.command()
+@where_argument
+@click.option(
+    "--roster",
+    type=existing_path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The names of all machines and their keys, as TOML.",
+)
+@format_option("table", "jsonl", "csv", "prometheus", "html")
+@whole_output_option
+@pass_app
+def show(
+    app: App, where: str, roster: Path | None, output_format: str, output: Path | None
+) -> ExitCode:
+    """Verify all documents, and show each machine with what is wrong.
+
+    A machine is well if its document is signed by the key that is pinned for it, is not older than
+    it promises, does not go back, and says that all is well. The last checkpoint of each audit log
+    is kept here, so going back shows. Keys are pinned by a roster or by `fleet trust`.
+
+    \b
+      hashclient fleet show /mnt/fleet
+      hashclient fleet show s3://bucket/fleet --roster fleet.toml
+      hashclient fleet show /mnt/fleet --format html -o fleet.html
+
+    Exit codes: 0 all are well, 3 one is missing or silent, 6 a document is forged, replayed or of
+    nobody, 9 one was rolled back, 10 a match is open, 11 that and something else; all are in
+    `hashclient --help`.
+    """
+    from hashclient.fleet.document import SUFFIX
+    from hashclient.fleet.known import changing, load_roster, pins_of
+    from hashclient.fleet.places import place_at
+    from hashclient.fleet.show import exit_code, judge
+    from hashclient.fleet.writing import headline
+
+    listed = {} if roster is None else load_roster(roster)
+    place, now = place_at(where), app.now()
+    with changing(app.settings.layout) as known:
+        pins = pins_of(known.machines, listed)
+        rows = judge(place.read(SUFFIX), pins, known.seen.setdefault(place.text, {}), now)
+    # Nothing is known where there is nothing to judge.
+    code = exit_code(rows) if rows else ExitCode.INCOMPLETE
+    write_whole(app.out, output, _rendered(output_format, rows, code, now))
+    (app.warn if code else app.say)(headline(rows))
+    return code
+
+
+def _rendered(output_format: str, rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
+    from hashclient.fleet import writing
+
+    if output_format == "html":
+        return writing.page(rows, code, now)
+    if output_format == "prometheus":
+        return writing.metrics(rows).rstrip("\n")
+    if output_format == "csv":
+        return "\n".join(writing.csv_lines(rows))
+    if output_format == "jsonl":
+        return "\n".join(json_text(row, compact=True) for row in writing.json_rows(rows))
+    return "\n".join(table(writing.table_rows(rows)))
+
+
+@command.command()
+@click.argument("name", metavar="NAME")
+@click.argument("key", metavar="KEY")
+@pass_app
+def trust(app: App, name: str, key: str) -> None:
+    """Pin the public key of a machine under a name.
+
+    `hashclient audit verify` on that machine shows the key. A machine that was restored from a
+    backup counts as rolled back until its key is pinned again: what was seen of it is forgotten.
+
+    \b
+      hashclient fleet trust web-1 KEY
+    """
+    from hashclient.fleet.known import changing, checked_key, pins_of
+
+    with changing(app.settings.layout) as known:
+        known.forget(checked_key(key))
+        if not 0 < len(name) <= 255 or not name.isprintable():
+            raise UsageError(f"not a name: {printable(name)}", hint="use the name of the machine")
+        pins_of(known.machines, {name: key})
+        known.machines[name] = key
+    app.say(f"pinned: {printable(name)}")
+
+
+@command.command()
+@click.argument("name", metavar="NAME")
+@pass_app
+def forget(app: App, name: str) -> None:
+    """Forget a machine that `fleet trust` has pinned.
+
+    Its document, if it is still there, is then one of an unknown machine: remove that as well.
+
+    \b
+      hashclient fleet forget web-1
+    """
+    from hashclient.fleet.known import changing
+
+    with changing(app.settings.layout) as known:
+        if name not in known.machines:
+            raise UsageError(f"not pinned: {printable(name)}", hint="a roster is a file of its own")
+        known.forget(known.machines.pop(name))
+    app.say(f"forgotten: {printable(name)}")

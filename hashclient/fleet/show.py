@@ -1,0 +1,231 @@
+"""Judges the documents of many machines: each gets its findings, and only one without any is well.
+
+1. A document counts if it verifies, and lies under the name that it has to have. Else it is forged.
+2. Its key is pinned to a machine; the document of another key is unknown. A machine whose key is
+   pinned, and of which there is no document, is missing.
+3. Two documents with one key are of twins: of a state that was copied to a second machine. So are
+   two different documents with one number.
+4. A document with a lower number than the last one that was seen is replayed, or else the machine
+   was rolled back: if it was made later.
+5. The checkpoint in it is not before the last one that was seen, and not another one in its place.
+6. It was made within the interval that it promises, and not in the future.
+7. The machine says that it has no problem and that no match waits, and others have not had a newer
+   generation of a list for longer than its interval.
+
+The last document that is kept of a machine is always one that passes 1 to 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from hashclient.audit.record import parse_checkpoint
+from hashclient.errors import ExitCode, VerificationError
+from hashclient.fleet.document import StatusDocument, Verified, verify_status
+from hashclient.fleet.known import Seen
+from hashclient.fleet.places import Found
+from hashclient.system.text import counted, for_people, printable
+
+#: Things that can be wrong, the worst first, with the exit code; `unwell` has that of the machine.
+FINDINGS: Mapping[str, ExitCode] = {
+    "rolled-back": ExitCode.AUDIT,
+    "twin": ExitCode.UNVERIFIED,
+    "replayed": ExitCode.UNVERIFIED,
+    "forged": ExitCode.UNVERIFIED,
+    "unknown": ExitCode.UNVERIFIED,
+    "missing": ExitCode.INCOMPLETE,
+    "silent": ExitCode.INCOMPLETE,
+    "ahead": ExitCode.INCOMPLETE,
+    "match": ExitCode.MATCH,
+    "unwell": ExitCode.STATE,
+    "no-verdict": ExitCode.INCOMPLETE,
+    "behind": ExitCode.STALE,
+}
+WELL = "well"
+#: The states of a machine, the worst first.
+STATES = (*FINDINGS, WELL)
+#: Clocks may differ by so much.
+TOLERANCE = timedelta(minutes=5)
+_VERDICTS = (ExitCode.OK, ExitCode.MATCH)
+_CODES = {code.value: code for code in ExitCode}
+
+
+class Finding(NamedTuple):
+    """Something that is wrong: a word of `FINDINGS`, a sentence, and the exit code."""
+
+    word: str
+    text: str
+    code: ExitCode
+
+
+class Row(NamedTuple):
+    """A machine, or a file that is of none that is known; the findings have the worst first.
+
+    `document` is None if it does not count, or is not there.
+    """
+
+    name: str
+    file: str
+    key: str
+    findings: tuple[Finding, ...]
+    document: StatusDocument | None
+
+    @property
+    def state(self) -> str:
+        """The worst finding, or `WELL`."""
+        return self.findings[0].word if self.findings else WELL
+
+    @property
+    def notes(self) -> str:
+        """All findings, as people read them."""
+        return "; ".join(finding.text for finding in self.findings)
+
+
+class _Given(NamedTuple):
+    """A document that verifies."""
+
+    verified: Verified
+    seen: Seen
+
+
+_Newest = dict[tuple[str | None, str], tuple[int, datetime]]
+
+
+def judge(
+    found: Iterable[Found], pins: Mapping[str, str], seen: dict[str, Seen], now: datetime
+) -> list[Row]:
+    """Return a row for each machine and each document, the worst first.
+
+    `pins` has the names of machines by their keys; `seen` the last document of each key, and is
+    brought up to date.
+    """
+    rows: list[Row] = []
+    given: list[_Given] = []
+    for one in found:
+        try:
+            given.append(_verified(one))
+        except VerificationError as error:
+            rows.append(_row(one.name, one.name, "", _finding("forged", error.message)))
+    keys = Counter(one.verified.key for one in given)
+    newest = _newest(one.verified.document for one in given if one.verified.key in pins)
+    for verified, this in given:
+        document, key = verified.document, verified.key
+        file, name = document.machine.file_name, document.machine.name
+        if key not in pins:
+            rows.append(_row(name, file, key, _finding("unknown", f"no machine has key {key}")))
+            continue
+        wrong: Finding | None
+        if keys[key] > 1:
+            wrong = _finding("twin", f"two machines have its key; this one is {name}")
+        else:
+            wrong = _history(verified, this, seen.get(key))
+        if wrong is not None:
+            rows.append(_row(pins[key], file, key, wrong))
+            continue
+        seen[key] = this
+        findings = (*_times(document, now), *_content(document, newest))
+        rows.append(_row(pins[key], file, key, *findings, document=document))
+    missing = _finding("missing", "there is no document of it")
+    rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]
+    return sorted(rows, key=lambda row: (STATES.index(row.state), row.name, row.file))
+
+
+def exit_code(rows: Iterable[Row]) -> ExitCode:
+    """Return the worst code; nothing hides a match, and a match hides nothing."""
+    codes = [finding.code for row in rows for finding in row.findings]
+    faults = [code for code in codes if code is not ExitCode.MATCH]
+    if ExitCode.MATCH in codes:
+        return ExitCode.MATCH_ATTENTION if faults else ExitCode.MATCH
+    return max(faults, default=ExitCode.OK)
+
+
+def _verified(found: Found) -> _Given:
+    """Verify a document (1).
+
+    Raises:
+        VerificationError: it does not count.
+    """
+    if found.problem is not None:
+        raise VerificationError(found.problem)
+    verified = verify_status(found.data)
+    document = verified.document
+    if document.machine.file_name != found.name:
+        raise VerificationError("it lies under the name of another document")
+    digest = hashlib.sha256(found.data).hexdigest()
+    seen = Seen(document.counter, document.made, digest, document.checkpoint)
+    return _Given(verified, seen)
+
+
+def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | None:
+    """Return what the last document that was seen shows to be wrong with a new one (3, 4, 5)."""
+    if last is None or last.sha256 == this.sha256:
+        return None
+    if this.counter == last.counter:
+        return _finding("twin", f"two documents have number {this.counter}")
+    if this.counter < last.counter and this.made <= last.made:
+        return _finding("replayed", f"it is of {for_people(this.made)}, and a later one was seen")
+    if this.counter < last.counter:
+        return _finding("rolled-back", f"its documents go back: {last.counter} to {this.counter}")
+    before, now = parse_checkpoint(f"{last.checkpoint}\n".encode()), verified.checkpoint
+    if now.identity != before.identity:
+        return _finding("rolled-back", "its audit log is another one")
+    if now.seq < before.seq:
+        return _finding("rolled-back", f"its audit log goes back: {before.seq} to {now.seq}")
+    if now.seq == before.seq and now.hash != before.hash:
+        return _finding("rolled-back", f"record {now.seq} of its audit log was exchanged")
+    return None
+
+
+def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:
+    """Yield a finding if a document is too old, or of the future (6)."""
+    if now - document.made > timedelta(seconds=document.interval_s):
+        hours = f"{document.interval_s / 3600:g}"
+        made = for_people(document.made)
+        yield _finding("silent", f"nothing since {made}, and it promised {hours} hours")
+    elif document.made - now > TOLERANCE:
+        yield _finding("ahead", f"its clock shows {for_people(document.made)}")
+
+
+def _content(document: StatusDocument, newest: _Newest) -> Iterator[Finding]:
+    """Yield the findings in what a machine says of itself (7)."""
+    if document.open_matches:
+        yield _finding("match", f"{counted(document.open_matches, 'match')} open")
+    if document.exit_code:
+        code = _CODES.get(document.exit_code, ExitCode.INCOMPLETE)
+        text = f"its status ends with {document.exit_code}: {code.meaning}"
+        yield Finding("unwell", text, code)
+    scan = document.runs.get("scan")
+    if scan is not None and scan.exit_code not in _VERDICTS:
+        yield _finding("no-verdict", f"its last scan ended with {scan.exit_code}")
+    for one in document.lists:
+        generation, since = newest.get((one.provider, one.name), (0, document.made))
+        late = document.made - since > timedelta(seconds=document.interval_s)
+        if late and (one.generation or 0) < generation:
+            text = f"list {one.name} is at generation {one.generation}, others at {generation}"
+            yield _finding("behind", text)
+
+
+def _newest(documents: Iterable[StatusDocument]) -> _Newest:
+    """Return the newest generation of each list, and when it was published."""
+    newest: _Newest = {}
+    for document in documents:
+        for one in document.lists:
+            if one.generation is not None and one.published is not None:
+                place, value = (one.provider, one.name), (one.generation, one.published)
+                newest[place] = max(value, newest.get(place, value))
+    return newest
+
+
+def _finding(word: str, text: str) -> Finding:
+    return Finding(word, text, FINDINGS[word])
+
+
+def _row(
+    name: str, file: str, key: str, *findings: Finding, document: StatusDocument | None = None
+) -> Row:
+    ordered = sorted(findings, key=lambda finding: STATES.index(finding.word))
+    return Row(printable(name), printable(file), key, tuple(ordered), document)

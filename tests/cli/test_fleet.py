@@ -1,0 +1,606 @@
+"""`status --publish` and `fleet`: machines publish their status, and one place judges all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fixtures.buckets import Site
+from fixtures.crash import in_child, kill_at, watched
+from fixtures.fleet import LIST, NO_MATCHES, Box, edited, roster_of
+from hashclient.core.kinds import MatchState
+from hashclient.fleet.document import MAX_STATUS_BYTES, Runs, verify_status
+from tests.kit import UNMEASURED, Run, State, arguments, call, environment, run
+
+HOUR = timedelta(hours=1)
+CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+LISTED = {"e-1": b"listed one"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> State:
+    world = State(tmp_path, {"base": LISTED}, {"a": b"listed one", "b": b"benign"})
+    world.configure(CONFIG)
+    return world
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (place := tmp_path / "fleet").mkdir()
+    return place
+
+
+def only(place: Path) -> Path:
+    (path,) = place.iterdir()
+    return path
+
+
+# Publishing
+
+
+def test_a_status_is_published_signed_and_numbered(world: State, place: Path) -> None:
+    assert world.call("status", "--publish", place).code == 0
+    first = verify_status(only(place).read_bytes()).document
+    assert world.scan().code == 10
+    assert world.call("status", "--publish", place).code == 0
+    verified = verify_status(only(place).read_bytes())
+    document = verified.document
+    assert only(place).name == document.machine.file_name
+    assert only(place).stat().st_mode & 0o777 == 0o644
+    assert (first.counter, document.counter) == (1, 2)
+    assert first.machine == document.machine
+    assert document.machine.name == os.uname().nodename
+    assert (document.open_matches, document.runs["scan"].match) == (1, 1)
+    assert document.runs["scan"].inputs == 2
+    assert [one.name for one in document.lists] == ["base"]
+    assert json.loads(world.call("audit", "verify", "--format", "json").out)["hash"] == (
+        verified.checkpoint.hash
+    )
+
+
+def test_status_and_metrics_say_when_it_was_published(world: State, place: Path) -> None:
+    assert "\npublished" not in world.call("status").out
+    world.call("status", "--publish", place)
+    assert "published     20" in world.call("status").out
+    world.call("status", "--publish", place / "missing")
+    assert ", 1 failure since" in world.call("status").out
+    published = json.loads(world.call("status", "--format", "json").out)["published"]
+    assert published["failures"] == 1 and published["at"]
+    metrics = world.call("status", "--format", "prometheus").out
+    assert "hashclient_publish_failures 1.0" in metrics
+    assert "hashclient_published_timestamp_seconds" in metrics
+    world.call("status", "--publish", place)
+    assert "hashclient_publish_failures 0.0" in world.call("status", "--format", "prometheus").out
+
+
+def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place: Path) -> None:
+    world.configure(f'{CONFIG}[fleet]\npublish = "{place}"\nevery_hours = 2\n')
+    assert world.scan().code == 10
+    document = verify_status(only(place).read_bytes()).document
+    assert (document.counter, document.interval_s, document.open_matches) == (1, 7200, 1)
+    assert world.call("fetch").code != 0  # the root is another one
+    assert verify_status(only(place).read_bytes()).document.counter == 2
+
+
+@pytest.mark.parametrize("where", ["/dev/null/x", "s3://not a bucket", "/no/such/directory"])
+def test_a_failure_to_publish_is_a_warning_and_never_the_verdict(world: State, where: str) -> None:
+    world.configure(f'{CONFIG}[fleet]\npublish = "{where}"\n')
+    scan = world.scan()
+    assert scan.code == 10
+    assert "hashclient: warning: the status was not published: " in scan.err
+    assert scan.summary["exit_code"] == 10
+    done = world.call("status", "--publish", where)
+    assert (done.code, "the status was not published" in done.err) == (0, True)
+
+
+def test_a_state_without_a_log_publishes_nothing_and_says_so(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/config.toml").write_text(CONFIG)
+    done = call("--state-dir", tmp_path / "state", "status", "--publish", place)
+    assert (done.code, list(place.iterdir())) == (8, [])
+    assert "not published: no audit log yet" in done.err
+
+
+def test_a_link_in_the_place_of_a_document_is_replaced_and_not_followed(
+    world: State, place: Path, tmp_path: Path
+) -> None:
+    world.call("status", "--publish", place)
+    path = only(place)
+    path.unlink()
+    (target := tmp_path / "target").write_bytes(b"kept")
+    path.symlink_to(target)
+    world.call("status", "--publish", place)
+    assert not path.is_symlink() and target.read_bytes() == b"kept"
+    assert verify_status(path.read_bytes()).document.counter == 2
+
+
+@pytest.mark.slow
+def test_sixty_kills_leave_whole_documents_and_rising_numbers(world: State, place: Path) -> None:
+    """At each change of the disk, again and again."""
+    world.call("status", "--publish", place)
+    path, last, kills, changes = only(place), 1, 0, 0
+    while kills < 60:
+        changes += 1
+
+        def publish(number: int = changes) -> None:
+            with watched(kill_at(number)):
+                world.call("status", "--publish", place)
+
+        is_killed = in_child(publish) != 0
+        document = verify_status(path.read_bytes()).document
+        assert document.counter >= last
+        last, kills = document.counter, kills + is_killed
+        if not is_killed:
+            assert changes > 10
+            changes = 0
+    assert last > 4
+    failures = json.loads(world.call("status", "--format", "json").out)["published"]["failures"]
+    assert world.call("status", "--publish", place).code == 0
+    document = verify_status(path.read_bytes()).document
+    assert document.counter > last
+    assert document.failed_publications == failures
+    assert world.call("audit", "verify", "--against", place).code == 0
+
+
+# Fleet
+
+
+class Yard:
+    """Machines that have published somewhere, and the collector that shows them."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self.place = directory / "fleet"
+        self.place.mkdir()
+        self.state = directory / "collector"
+        self.boxes = [Box(number) for number in range(count)]
+        self.roster = directory / "roster.toml"
+        self.roster.write_text(roster_of(self.boxes))
+        self.now = datetime.now(UTC)
+
+    def file(self, box: Box, counter: int = 5, seq: int = 100, **changes: Any) -> tuple[str, bytes]:
+        fresh = {"made": self.now - HOUR / 2 + timedelta(seconds=counter)}
+        return box.file(counter, seq, **fresh | changes)
+
+    def put(self, box: Box, counter: int = 5, seq: int = 100, **changes: Any) -> Path:
+        name, data = self.file(box, counter, seq, **changes)
+        (self.place / name).write_bytes(data)
+        return self.place / name
+
+    def show(self, *args: object, where: object = None) -> Run:
+        words = ("--state-dir", self.state, "fleet", "show", where or self.place)
+        return call(*words, "--roster", self.roster, *args)
+
+    def states(self, **kwargs: Any) -> dict[str, str]:
+        """Return the state of each machine that is not well, and of each odd file."""
+        lines = self.show("--format", "jsonl", **kwargs).lines
+        return {line["machine"]: line["state"] for line in lines if line["state"] != "well"}
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    yard = Yard(tmp_path, 3)
+    for box in yard.boxes:
+        yard.put(box)
+    return yard
+
+
+def test_all_are_well(yard: Yard) -> None:
+    shown = yard.show()
+    assert (shown.code, shown.err) == (0, "3 machines: 3 well\n")
+    assert [line.split()[:2] for line in shown.out.splitlines()] == [
+        ["MACHINE", "STATE"],
+        *([f"web-{n}", "well"] for n in range(3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "code"),
+    [
+        ({"exit_code": 8}, "unwell", 8),
+        ({"matches": {**NO_MATCHES, MatchState.FOUND: 2}}, "match", 10),
+        ({"matches": {**NO_MATCHES, MatchState.HELD: 2}, "exit_code": 3}, "match", 11),
+        ({"interval_s": 60}, "silent", 3),
+        ({"runs": {"scan": Runs(datetime.now(UTC), 3)}}, "no-verdict", 3),
+    ],
+)
+def test_each_finding_has_its_word_and_its_code(
+    yard: Yard, changes: dict[str, Any], state: str, code: int
+) -> None:
+    yard.put(yard.boxes[1], 6, 101, **changes)
+    assert yard.states() == {"web-1": state}
+    assert yard.show().code == code
+
+
+def test_a_clock_that_is_ahead_is_named(yard: Yard) -> None:
+    yard.put(yard.boxes[1], 6, 101, made=yard.now + 99 * HOUR)
+    assert yard.states() == {"web-1": "ahead"}
+
+
+def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
+    newer = msgspec.structs.replace(LIST, generation=8, published=yard.now - 30 * HOUR)
+    yard.put(yard.boxes[0], 6, 101, lists=(newer,))
+    assert yard.states() == {"web-1": "behind", "web-2": "behind"}
+    assert yard.show().code == 7
+    # A generation that is younger than the interval may not have come to all.
+    yard.put(yard.boxes[0], 7, 102, lists=(msgspec.structs.replace(newer, published=yard.now),))
+    assert yard.states() == {}
+
+
+def test_a_machine_without_a_document_is_missing_and_one_without_a_pin_unknown(yard: Yard) -> None:
+    (yard.place / yard.boxes[0].machine().file_name).unlink()
+    yard.put(Box(99, "stranger"))
+    assert yard.states() == {"web-0": "missing", "stranger": "unknown"}
+    assert yard.show().code == 6
+
+
+def test_a_stranger_cannot_make_others_behind_or_twins(yard: Yard) -> None:
+    stranger = Box(99, "web-1")
+    stranger.log_id = yard.boxes[1].log_id
+    lie = msgspec.structs.replace(LIST, generation=10**6, published=yard.now - 900 * HOUR)
+    yard.put(stranger, lists=(lie,), machine=stranger.machine("1"))
+    lines = yard.show("--format", "jsonl").lines
+    assert Counter(line["state"] for line in lines) == {"well": 3, "unknown": 1}
+
+
+def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_again(
+    yard: Yard,
+) -> None:
+    assert yard.show().code == 0
+    yard.put(yard.boxes[1], 6, 40)
+    assert yard.states() == {"web-1": "rolled-back"}
+    assert yard.states() == {"web-1": "rolled-back"}  # it does not become usual
+    assert yard.show().code == 9
+    box = yard.boxes[1]
+    assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
+    assert yard.states() == {}
+
+
+@pytest.mark.parametrize(
+    ("counter", "seq", "later", "state"),
+    [
+        (4, 99, -1, "replayed"),
+        (4, 99, 2, "rolled-back"),
+        (5, 101, 2, "twin"),
+        (6, 99, 2, "rolled-back"),
+        (6, 100, 2, None),
+        (6, 101, 2, None),
+    ],
+)
+def test_what_was_seen_before_decides(
+    yard: Yard, counter: int, seq: int, later: int, state: str | None
+) -> None:
+    made = yard.now - HOUR
+    yard.put(yard.boxes[1], 5, 100, made=made)
+    assert yard.show().code == 0
+    yard.put(yard.boxes[1], counter, seq, made=made + later * timedelta(minutes=1))
+    assert yard.states() == ({} if state is None else {"web-1": state})
+
+
+def test_a_record_that_was_exchanged_and_another_log_are_rolled_back(yard: Yard) -> None:
+    assert yard.show().code == 0
+    box = yard.boxes[1]
+    yard.put(box, 6, checkpoint=box.checkpoint(100, "another record"))
+    assert yard.states() == {"web-1": "rolled-back"}
+    (yard.place / box.machine().file_name).unlink()
+    box.log_id = "ab" * 16
+    yard.put(box, 7, 200)
+    assert yard.states() == {"web-1": "rolled-back"}
+
+
+def test_keys_are_pinned_by_trust_as_well(yard: Yard) -> None:
+    yard.roster.write_text("[machines]\n")
+    assert set(yard.states().values()) == {"unknown"}
+    for box in yard.boxes:
+        assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
+    assert yard.states() == {}
+    assert call("--state-dir", yard.state, "fleet", "forget", "web-0").code == 0
+    assert yard.states() == {"web-0": "unknown"}
+    for words in (
+        ("trust", "web-9", "no-key"),
+        ("trust", "web-9", yard.boxes[1].public),
+        ("trust", "a\nb", "0" * 64),
+        ("forget", "web-0"),
+    ):
+        assert call("--state-dir", yard.state, "fleet", *words).code == 2
+
+
+@pytest.mark.parametrize("text", ["", "[machines]\na = 1\n", "x = [", "[machines]\nb = 'no'\n"])
+def test_a_file_that_is_no_roster_is_refused(yard: Yard, text: str) -> None:
+    yard.roster.write_text(text)
+    shown = yard.show()
+    assert shown.code == 2 and "not a roster" in shown.err
+
+
+def test_one_key_for_two_machines_is_refused(yard: Yard) -> None:
+    yard.roster.write_text(roster_of([yard.boxes[0], Box(0, "other")]))
+    assert yard.show().code == 2
+
+
+def test_nothing_at_all_is_not_well(yard: Yard) -> None:
+    shutil.rmtree(yard.place)
+    yard.roster.write_text("[machines]\n")
+    assert yard.show().code == 2  # a place that is not there
+    yard.place.mkdir()
+    assert yard.show().code == 3
+
+
+def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:
+    """Of any size, depth and kind, and with names that a terminal must not get."""
+    good = yard.put(Box(0))
+    with (yard.place / "huge.jsonl").open("wb") as stream:
+        stream.truncate(1 << 30)
+    deep = "[" * 30_000
+    (yard.place / "deep.jsonl").write_text(f"{deep}\n{{}}\n")
+    (yard.place / "link.jsonl").symlink_to(good)
+    (yard.place / "secret.jsonl").symlink_to("/etc/shadow")
+    os.mkfifo(yard.place / "pipe.jsonl")
+    (yard.place / "folder.jsonl").mkdir()
+    (yard.place / "escape\x1b[2J.jsonl").write_bytes(b"x")
+    (yard.place / os.fsdecode(b"bytes\xff.jsonl")).write_bytes(good.read_bytes())
+    (yard.place / "index.html").write_text("not a document")
+    (yard.place / ".tmp-0123.jsonl").write_text("of a killed writer")
+    shown = yard.show()
+    assert shown.code == 6
+    assert "\x1b" not in shown.out
+    notes = {
+        line.split()[0]: line.split("forged")[1].strip()
+        for line in shown.out.splitlines()
+        if "forged" in line
+    }
+    assert notes.pop("huge.jsonl") == f"longer than {MAX_STATUS_BYTES:,} bytes"
+    assert notes.pop("deep.jsonl") == "not of the format hashclient-status/1"
+    for name in ("link", "secret", "pipe", "folder"):
+        assert notes.pop(f"{name}.jsonl") == "not a regular file"
+    assert notes == {
+        "escape\\x1b[2J.jsonl": "not of the format hashclient-status/1",
+        "bytes\\xff.jsonl": "it lies under the name of another document",
+    }
+    assert shown.err == "hashclient: warning: 3 machines: 8 forged, 3 well\n"
+    for output_format in ("jsonl", "csv", "prometheus", "html"):
+        assert "\x1b" not in yard.show("--format", output_format).out
+
+
+def test_a_name_with_control_characters_is_shown_escaped(yard: Yard) -> None:
+    yard.put(Box(98, "evil\x1b]0;\x07<script>alert(1)</script>"))
+    for output_format in ("table", "csv", "html", "prometheus"):
+        out = yard.show("--format", output_format).out
+        assert "\x1b" not in out and "\x07" not in out
+    assert "<script>alert" not in yard.show("--format", "html").out
+
+
+def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
+    yard.put(yard.boxes[1], 6, 101, matches={**NO_MATCHES, MatchState.FOUND: 2})
+    rows = list(csv.DictReader(yard.show("--format", "csv").out.splitlines()))
+    assert {row["machine"]: row["state"] for row in rows} == {
+        "web-0": "well",
+        "web-1": "match",
+        "web-2": "well",
+    }
+    assert [row["open"] for row in rows] == ["2", "0", "0"]
+    metrics = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(yard.show("--format", "prometheus").out + "\n")
+        for sample in family.samples
+    }
+    assert metrics["hashclient_fleet_machines", "well"] == 2
+    assert metrics["hashclient_fleet_machines", "twin"] == 0
+    assert metrics["hashclient_fleet_finding", "match", "web-1"] == 1
+    assert metrics["hashclient_fleet_open", "web-1"] == 2
+    output = tmp_path / "fleet.html"
+    shown = yard.show("--format", "html", "-o", output)
+    assert (shown.code, shown.out) == (10, "")
+    page = output.read_text()
+    assert "2 of 3 machines well" in page
+    assert all(f">web-{n}<" in page for n in range(3))
+
+
+# A thousand machines
+
+#: What is done to which machines, by number.
+FORGED, REPLAYED, SILENT, ROLLED, TWIN = (
+    range(3),
+    range(3, 8),
+    range(8, 15),
+    range(15, 17),
+    (17,),
+)
+EXPECTED = {"forged": 3, "missing": 3, "replayed": 5, "silent": 7, "rolled-back": 2, "twin": 2}
+
+
+def before_and_after(yard: Yard) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return all documents when all is well, and when some are not what they should be."""
+    old = dict(yard.file(box, made=yard.now - 3 * HOUR) for box in yard.boxes)
+    new = {}
+    for number, box in enumerate(yard.boxes):
+        if number in FORGED:
+            name, data = yard.file(box, 6, 101)
+            new[name] = edited(data, exit_code=0, counter=7)
+        elif number in REPLAYED:
+            name, data = yard.file(box, 4, 90, made=yard.now - 4 * HOUR)
+            new[name] = data
+        elif number in SILENT:
+            name = box.machine().file_name
+            new[name] = old[name] = yard.file(box, made=yard.now - 27 * HOUR)[1]
+        elif number in ROLLED:
+            new |= [yard.file(box, 6, 60)]
+        elif number in TWIN:
+            new |= [yard.file(box, 6, 101), yard.file(box, 6, 102, machine=box.machine("1"))]
+        else:
+            new |= [yard.file(box, 6, 101)]
+    return old, new
+
+
+def check(yard: Yard, shown: Run) -> None:
+    """Check that each machine that is not well is named, and none of these counts as well."""
+    assert shown.code == 9
+    states: dict[str, list[str]] = {}
+    for line in shown.lines:
+        states.setdefault(line["state"], []).append(line["machine"])
+    assert {state: len(names) for state, names in states.items()} == {
+        **EXPECTED,
+        "well": len(yard.boxes) - 18,
+    }
+    names = {
+        word: {yard.boxes[n].name for n in numbers}
+        for word, numbers in (
+            ("missing", FORGED),
+            ("replayed", REPLAYED),
+            ("silent", SILENT),
+            ("rolled-back", ROLLED),
+            ("twin", TWIN),
+        )
+    }
+    assert {word: set(states[word]) for word in names} == names
+    assert set(states["forged"]) == {yard.boxes[n].machine().file_name for n in FORGED}
+    assert not set(states["well"]) & {name for of_word in names.values() for name in of_word}
+
+
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+
+
+@pytest.mark.slow
+def test_a_thousand_documents_are_judged_in_time_and_memory(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, 1000)
+    old, new = before_and_after(yard)
+    for name, data in old.items():
+        (yard.place / name).write_bytes(data)
+    assert yard.show().code == 3  # the silent ones
+    for name, data in new.items():
+        (yard.place / name).write_bytes(data)
+    words = ("--state-dir", yard.state, "fleet", "show", yard.place, "--roster", yard.roster)
+    output = tmp_path / "fleet.jsonl"
+    command = arguments(*words, "--format", "jsonl", "-o", output)
+    # A process has at least the peak of the one that has forked it: so a small one does.
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command],
+        env=environment(**UNMEASURED),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, seconds, peak_kb = json.loads(measured.stdout)
+    check(yard, Run(code, output.read_text(), ""))
+    assert seconds < 5
+    assert peak_kb < 100_000
+    page = tmp_path / "fleet.html"
+    yard.show("--format", "html", "-o", page)
+    assert page.stat().st_size < 1 << 20
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.mark.slow
+def test_the_same_in_a_bucket(tmp_path: Path, site: Site) -> None:
+    yard = Yard(tmp_path, 40)
+    old, new = before_and_after(yard)
+    bucket = site.bucket()
+    where = f"{bucket.uri}/machines"
+    words = ("--state-dir", yard.state, "fleet", "show", where, "--roster", yard.roster)
+    bucket.put("machines/other/x.jsonl", b"of something else")
+    bucket.put("machines-of-others.jsonl", b"of something else")
+    for name, data in old.items():
+        bucket.put(f"machines/{name}", data)
+    assert run(*words, env=site.environment).code == 3
+    for name, data in new.items():
+        bucket.put(f"machines/{name}", data)
+    check(yard, run(*words, "--format", "jsonl", env=site.environment))
+    bucket.put("machines/huge.jsonl", bytes(1 << 22))
+    shown = run(*words, "--format", "jsonl", env=site.environment)
+    (huge,) = [line for line in shown.lines if line["machine"] == "huge.jsonl"]
+    assert huge["findings"][0]["text"] == f"longer than {MAX_STATUS_BYTES:,} bytes"
+
+
+@pytest.mark.slow
+def test_a_status_is_published_to_a_bucket(world: State, site: Site) -> None:
+    bucket = site.bucket()
+    done = world.run("status", "--publish", f"{bucket.uri}/fleet", env=site.environment)
+    assert (done.code, done.err) == (0, "")
+    (key,) = bucket.keys
+    body = site.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    assert key == f"fleet/{verify_status(body).document.machine.file_name}"
+    assert (
+        world.run("audit", "verify", "--against", f"{bucket.uri}/fleet", env=site.environment).code
+        == 0
+    )
+    refused = world.run("status", "--publish", f"{bucket.uri}-no/fleet", env=site.environment)
+    assert (refused.code, "not published: cannot write to s3://" in refused.err) == (0, True)
+
+
+# Checkpoints that are kept elsewhere
+
+
+def test_the_log_is_verified_against_what_was_published(world: State, place: Path) -> None:
+    world.scan()
+    world.call("status", "--publish", place)
+    world.call("audit", "checkpoint", "-o", place / "later.json")
+    (place / "foreign.json").write_text("{}")
+    Yard.put(_yard(place), Box(5))
+    for _ in range(2):
+        done = world.call("audit", "verify", "--against", place, "--format", "json")
+        assert (done.code, json.loads(done.out)["against"]) == (0, 2)
+        world.scan()
+
+
+def _yard(place: Path) -> Yard:
+    yard = object.__new__(Yard)
+    yard.place, yard.now = place, datetime.now(UTC)
+    return yard
+
+
+def test_a_log_that_was_cut_or_replaced_does_not_pass(world: State, place: Path) -> None:
+    world.scan()
+    world.call("status", "--publish", place)
+    log = world.path / "audit" / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    signed = [n for n, line in enumerate(lines) if b'"sig"' in line]
+    log.write_bytes(b"".join(lines[: signed[-2] + 1]))
+    assert world.call("audit", "verify").code == 0  # by itself it is intact
+    done = world.call("audit", "verify", "--against", place)
+    assert done.code == 9 and "missing: the log ends at line" in done.err
+    world.scan()  # it is long enough again, and has other records
+    done = world.call("audit", "verify", "--against", place)
+    assert done.code == 9 and "not the record of the checkpoint" in done.err
+    shutil.rmtree(world.path / "audit")
+    assert world.call("audit", "verify", "--against", place).code == 9
+    world.scan()
+    assert world.call("audit", "verify").code == 0
+    done = world.call("audit", "verify", "--against", place)
+    assert done.code == 9 and "no checkpoint of this log is there" in done.err
+
+
+def test_of_several_checkpoints_those_of_archived_records_are_passed_over(
+    world: State, place: Path
+) -> None:
+    world.call("audit", "checkpoint", "-o", place / "first.json")
+    world.call("audit", "rotate")
+    world.scan()
+    world.call("audit", "checkpoint", "-o", place / "second.json")
+    (world.path / "audit" / "log-000001.jsonl").unlink()
+    done = world.call("audit", "verify", "--against", place, "--format", "json")
+    assert (done.code, json.loads(done.out)["against"]) == (0, 2)
+    (place / "second.json").unlink()
+    done = world.call("audit", "verify", "--against", place)
+    assert done.code == 9 and "was archived" in done.err

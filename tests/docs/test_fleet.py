@@ -1,0 +1,129 @@
+"""docs/fleet.md: its commands run as they stand, its tables are those of the program, its playbook
+has commands that are there.
+
+No test runs the playbook by Ansible.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from fixtures.fleet import NOW, Box
+from hashclient.config import parse_config
+from hashclient.fleet.document import Verified, verify_status
+from hashclient.fleet.known import load_roster, pins_of
+from hashclient.fleet.show import FINDINGS, Row
+from hashclient.fleet.writing import metrics
+from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
+from tests.docs.commands import check_invocation, invocations
+from tests.kit import csv_of, make_state
+
+pytestmark = pytest.mark.docs
+
+PAGE = DOCS / "fleet.md"
+CONFIG = '[providers.main]\nurl = "https://lists.example.org"\nroot_sha256 = "00"\n'
+PLAYBOOK = DOCS / "ansible" / "hashclient.yml"
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
+    make_state(tmp_path, {"baseline": csv_of({"e-1": b"listed"})})
+    (tmp_path / "state" / "config.toml").write_text(CONFIG)
+    (tmp_path / "fleet").mkdir()
+    blocks = [*(marked_blocks(PAGE, f"fleet-{name}")[0] for name in ("machine", "collector"))]
+    page, against = marked_blocks(PAGE, "fleet-page")[0], marked_blocks(PAGE, "fleet-against")[0]
+    script = f"""
+set -e
+export HASHCLIENT_STATE_DIR=$PWD/state
+{blocks[0]}
+key=$(hashclient audit verify --format json | sed 's/.*"public_key": "\\([0-9a-f]*\\)".*/\\1/')
+echo '[machines]' >roster.toml
+{blocks[1]}
+{page}
+{against}
+"""
+    code, output = run_script(script, tmp_path)
+    assert code == 0, output
+    assert "1 machine: 1 well" in output
+    assert "1 of 1 machine well" in (tmp_path / "fleet.html").read_text()
+    assert 'state="well"} 1.0' in (tmp_path / "fleet.prom").read_text()
+
+
+def test_the_findings_are_those_of_the_program() -> None:
+    rows = table_rows(PAGE, "## What is shown")
+    documented = {row[0].strip("`"): row[2] for row in rows}
+    expected = {word: str(int(code)) for word, code in FINDINGS.items()}
+    assert documented == expected | {"unwell": "that of `status`"}
+
+
+def test_the_metrics_are_those_that_are_written() -> None:
+    document = _verified().document
+    text = metrics([Row("web-1", "", "", (), document)])
+    written = set(re.findall(r"^# HELP (\w+) ", text, re.MULTILINE))
+    rows = table_rows(PAGE, "## What to alert on")
+    assert {row[0].strip("`") for row in rows} == written
+    (alerts,) = marked_blocks(PAGE, "fleet-alerts")
+    rules = YAML(typ="safe").load(alerts)["groups"][0]["rules"]
+    used = {name for rule in rules for name in re.findall(r"hashclient_\w+", rule["expr"])}
+    assert used <= written
+    words = {
+        w
+        for rule in rules
+        for found in re.findall(r'=~"([a-z|-]+)"', rule["expr"])
+        for w in found.split("|")
+    }
+    assert words | {"match"} == set(FINDINGS)
+
+
+def _verified() -> Verified:
+    return verify_status(Box(1).file(made=NOW)[1])
+
+
+def test_the_examples_of_configuration_and_roster_are_read(tmp_path: Path) -> None:
+    (config,) = marked_blocks(PAGE, "fleet-config")
+    assert parse_config(config, "config.toml").fleet.publish == "/mnt/fleet"
+    (text,) = marked_blocks(PAGE, "fleet-roster")
+    (tmp_path / "roster.toml").write_text(text)
+    assert set(pins_of(load_roster(tmp_path / "roster.toml")).values()) == {
+        "web-1",
+        "web-2.example.org",
+    }
+
+
+def tasks() -> list[dict[str, Any]]:
+    (play,) = YAML(typ="safe").load(PLAYBOOK)
+    assert {"name", "hosts", "become", "vars", "tasks"} == set(play)
+    found: list[dict[str, Any]] = play["tasks"]
+    return found
+
+
+def test_the_playbook_has_commands_that_are_there_and_one_module_a_task() -> None:
+    commands = []
+    for task in tasks():
+        (module,) = [key for key in task if key.startswith("ansible.builtin.")]
+        assert task["name"][0].isupper()
+        words = task[module]
+        for text in (words.get("cmd"), words.get("job")):
+            if text is not None:
+                plain = re.sub(r"\{\{.*?\}\}", "x", text)
+                assert plain.startswith("/opt/hashclient/bin/hashclient ")
+                commands += [check_invocation(rest) for rest in invocations(plain)]
+    assert commands == ["init", "fetch", "scan", "fetch", "audit verify"]
+
+
+def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Path) -> None:
+    by_name = {task["name"]: task for task in tasks()}
+    block = by_name["Say where the status goes"]["ansible.builtin.blockinfile"]["block"]
+    config = parse_config(block.replace("{{ publish_to }}", "s3://bucket/x"), "config.toml")
+    assert (config.fleet.publish, config.fleet.every_hours) == ("s3://bucket/x", 26)
+    line = by_name["Note the key in the roster"]["ansible.builtin.lineinfile"]["line"]
+    line = line.replace("{{ inventory_hostname }}", "web-1")
+    line = re.sub(r"\{\{ \(log.*?\}\}", "0" * 64, line)
+    roster = by_name["Begin the roster"]["ansible.builtin.lineinfile"]["line"] + "\n" + line
+    (tmp_path / "roster.toml").write_text(roster)
+    assert load_roster(tmp_path / "roster.toml") == {"web-1": "0" * 64}
