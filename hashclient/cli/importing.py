@@ -112,8 +112,8 @@ def check_category(category: str | None) -> None:
         )
 
 
-def say_remarks(app: App, reading: Reading) -> None:
-    """Print which rows were ignored, left out and skipped."""
+def say_remarks(app: App, reading: Reading, shown: int = SHOWN) -> None:
+    """Print which rows were ignored, left out and skipped; `shown` skipped ones by their places."""
     remarks = reading.remarks
     for note in remarks.notes:
         app.say(note)
@@ -121,10 +121,10 @@ def say_remarks(app: App, reading: Reading) -> None:
         app.say(f"{_rows(remarks.not_meant, 'was', 'were')} not meant, and left out")
     if remarks.skipped:
         app.warn(f"{_rows(len(remarks.skipped))} could not be used, and skipped:")
-        for place, what in remarks.skipped[:SHOWN]:
+        for place, what in remarks.skipped[:shown]:
             app.say(f"  {place}: {what}")
-        if len(remarks.skipped) > SHOWN:
-            app.say(f"  and {len(remarks.skipped) - SHOWN:,} more")
+        if len(remarks.skipped) > shown:
+            app.say(f"  and {len(remarks.skipped) - shown:,} more")
 
 
 def _rows(count: int, one: str = "", more: str = "") -> str:

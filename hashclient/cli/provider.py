@@ -18,7 +18,7 @@ from hashclient.cli.provider_drafts import draft
 from hashclient.cli.provider_export import command as export
 from hashclient.cli.provider_feedback import feedback
 from hashclient.cli.provider_keys import key, new_passphrase, passphrase_option, passphrases
-from hashclient.cli.provider_lists import consolidate, list_group, publish, withdraw
+from hashclient.cli.provider_lists import consolidate, list_group, publish, revert, withdraw
 from hashclient.cli.provider_log import log
 from hashclient.cli.provider_notice import command as notice
 from hashclient.cli.provider_options import (
@@ -294,6 +294,7 @@ def _status_text(found: Status, now: datetime) -> Iterator[str]:
 for _other in (
     publish,
     withdraw,
+    revert,
     consolidate,
     list_group,
     export,

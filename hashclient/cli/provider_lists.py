@@ -12,6 +12,7 @@ import click
 
 from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import (
+    SHOWN,
     check_category,
     make_reading,
     open_files,
@@ -47,10 +48,16 @@ if TYPE_CHECKING:
 @click.option(
     "--replace",
     is_flag=True,
-    help="The files are the whole list: withdraw entries that they lack, keep equal entries.",
+    help="The files are the whole list, doubles included: withdraw what they lack, keep equal"
+    " entries.",
 )
 @click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
-@click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check all of it, and publish nothing: show categories, and each row that cannot be used,"
+    " up to --max-bad.",
+)
 @key_options("a new list")
 @public_key_option
 @draft_option
@@ -102,31 +109,38 @@ def publish(
     check_category(category)
     if draft is not None and dry_run:
         raise UsageError("give either --draft or --dry-run")
-    if replace and max_bad:
+    if replace and max_bad and not dry_run:
         raise UsageError(
             "--replace takes no --max-bad: skipped entries would be withdrawn",
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
+    shown = max_bad if dry_run else SHOWN
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    done = repository.publish(
-        list_name,
-        open_files(files, sys.stdin.buffer),
-        list_keys=keys_wanted(keys, threshold, public_keys),
-        reading=reading,
-        category=category,
-        known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
-        replace=replace,
-        dry_run=dry_run,
-        draft=draft,
-        may_be_new=new_list,
-        again=False,
-    )
+    try:
+        done = repository.publish(
+            list_name,
+            open_files(files, sys.stdin.buffer),
+            list_keys=keys_wanted(keys, threshold, public_keys),
+            reading=reading,
+            category=category,
+            known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
+            replace=replace,
+            dry_run=dry_run,
+            draft=draft,
+            may_be_new=new_list,
+            again=False,
+        )
+    except UsageError:
+        if dry_run:
+            say_remarks(app, reading, shown)
+        raise
     remarks = reading.remarks
     more: dict[str, Any] = {
         "listed_before": done.listed.count if done.listed else 0,
         "repeated": done.repeated.count if done.repeated else 0,
         "withdrawn": done.withdrawn,
+        "added_by_category": done.categories,
         "not_meant": remarks.not_meant,
         "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
         "dry_run": dry_run,
@@ -134,7 +148,12 @@ def publish(
     }
     what = "would be added" if dry_run or draft else "added"
     _show_change(app, done, what, output_format, more, with_withdrawn=replace)
-    say_remarks(app, reading)
+    say_remarks(app, reading, shown)
+    if replace and remarks.skipped:
+        raise UsageError(
+            "--replace would withdraw the entries of rows that cannot be used",
+            hint="see to these rows, and publish without --max-bad",
+        )
     if not (done.changed or done.withdrawn):
         app.say("all of it is listed already: nothing was published")
     _warn_doubles(app, done, dry_run=dry_run or draft is not None)
@@ -188,6 +207,41 @@ def withdraw(
     done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
     what = "would be withdrawn" if draft else "withdrawn"
     _show_change(app, done, what, output_format, {"draft": draft})
+    say_draft(app, draft)
+    warn_expiring(app, repository)
+
+
+@click.command("revert", short_help="Undo generation N of LIST.")
+@repo_argument
+@click.argument("list_name", metavar="LIST", shell_complete=LISTS_OF_REPOSITORY)
+@click.argument("generation", metavar="N", type=click.IntRange(1, 2**53 - 1))
+@draft_option
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def revert(
+    app: App,
+    directory: Path,
+    list_name: str,
+    generation: int,
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
+    """Undo generation N of LIST, as its next generation.
+
+    What N added is withdrawn, and what it withdrew comes back as it was, under its ids. An entry
+    that a later generation has added or withdrawn stays as it is. To undo that again, revert the
+    new generation.
+
+    \b
+      hashclient provider revert /srv/lists baseline 7
+    """
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    done = repository.revert(list_name, generation, draft=draft)
+    more = {"withdrawn": done.withdrawn, "added_by_category": done.categories, "draft": draft}
+    what = "would be added" if draft else "added"
+    _show_change(app, done, what, output_format, more, with_withdrawn=True)
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -291,10 +345,12 @@ def _show_change(
         "live": done.live,
         **more,
     }
-    text = (
+    text = [
         f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
         f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
-    )
+    ]
+    if what.startswith("would be "):
+        text += [f"  added in category {name}: {count:,}" for name, count in done.categories.items()]
     app.show(output_format, document, text)
 
 

@@ -123,7 +123,7 @@ def addition(
     entries.check_unique(hashes, np.setdiff1d(live, gone, assume_unique=True))
     entries.check_categories(doubles.categories, list_name)
     # Withdrawals come before additions: an id may be in both.
-    segments = [*_withdrawals(current.generation + 1, withdrawn), *entries.segments]
+    segments = [*withdrawals(current.generation + 1, withdrawn), *entries.segments]
     change = entries.rows - len(withdrawn)
     checksum = checksum_of(hashes) - checksum_of(gone)
     index = files.next_index(current, segments, change, checksum)
@@ -135,6 +135,7 @@ def addition(
         withdrawn=len(withdrawn),
         listed=_some(entries, doubles.listed()),
         repeated=_some(entries, doubles.repeated()),
+        categories=dict(sorted(entries.categories.items())),
     )
     data = {
         "list": list_name,
@@ -172,7 +173,7 @@ def withdrawal(
             f"entry is not on list {list_name}: {entry_ids[int(np.argmax(unknown))]}",
             hint="it may be withdrawn already; nothing was changed",
         )
-    segments = _withdrawals(current.generation + 1, ids)
+    segments = withdrawals(current.generation + 1, ids)
     index = files.next_index(current, segments, -len(entry_ids), -checksum_of(hashes))
     data = {
         "list": list_name,
@@ -331,7 +332,7 @@ def check_list_name(name: str) -> None:
         )
 
 
-def _withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
+def withdrawals(generation: int, ids: Strings) -> list[NewSegment]:
     """Return the segments that withdraw entries."""
     import pyarrow as pa
 

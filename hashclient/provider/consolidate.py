@@ -54,18 +54,16 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
     entries stay, and come before the additions, since an id may have been added again.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     tables: list[pa.Table] = []
     rows = 0
     row_of: dict[str, int] = {}
     withdrawn: list[str] = []
     for segment in (s for r in ranges for s in r):
-        file = pq.ParquetFile(pa.BufferReader(read(segment)), arrow_extensions_enabled=False)
-        table = file.read()
+        table = table_of(read(segment))
         ids: list[str] = table.column("entry_id").to_pylist()
         if segment.kind == "add":
-            tables.append(table.select(add_schema().names).cast(add_schema()))
+            tables.append(table)
             row_of.update(zip(ids, range(rows, rows + len(ids)), strict=True))
             rows += len(ids)
         else:
@@ -77,6 +75,16 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
         kept = pa.concat_tables(tables).take(pa.array(sorted(row_of.values()), pa.int64()))
         new += _segments(kept, "add", first, last)
     return new
+
+
+def table_of(data: bytes) -> pa.Table:
+    """Return all rows of a segment, with the columns that segments of its kind have here."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(pa.BufferReader(data), arrow_extensions_enabled=False).read()
+    schema = add_schema() if "category" in table.column_names else withdraw_schema()
+    return table.select(schema.names).cast(schema)
 
 
 def _segments(

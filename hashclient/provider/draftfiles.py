@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import numpy as np
 from tuf.api.metadata import Metadata, TargetFile
 
 from hashclient.core.model import is_name
@@ -26,6 +25,7 @@ from hashclient.lists.wire import (
     target_name,
 )
 from hashclient.notices.document import Notice, parse_notice
+from hashclient.provider.entries import by_category
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
@@ -98,8 +98,7 @@ def verify_list(
         data = _read_signed(here, role.signed.targets[path])
         if segment.kind == "add":
             for batch in parse_add_segment(data, segment):
-                numbers = np.bincount(batch.category_codes, minlength=len(batch.categories))
-                categories.update(dict(zip(batch.categories, numbers.tolist(), strict=True)))
+                categories.update(by_category(batch))
         else:
             for _ in parse_withdraw_segment(data, segment):
                 pass

@@ -8,6 +8,7 @@ list, and writes.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -79,7 +80,8 @@ class Entries(msgspec.Struct):
     #: Rows that have a digest of the empty file.
     empty: list[int] = msgspec.field(default_factory=list)
     digests: NewDigests = msgspec.field(default_factory=NewDigests)
-    categories: set[str] = msgspec.field(default_factory=set)
+    #: The number of entries of each category.
+    categories: Counter[str] = msgspec.field(default_factory=Counter)
     origins: list[tuple[str, Int64]] = msgspec.field(default_factory=list)
     pending: list[pa.Table] = msgspec.field(default_factory=list)
 
@@ -121,7 +123,7 @@ class Entries(msgspec.Struct):
                 # Reading it back as a client does finds each break of a rule of the format.
                 for batch in parse_add_segment(new.data, new.segment):
                     self.ids.append(batch.ids)
-                    self.categories.update(batch.categories)
+                    self.categories.update(by_category(batch))
             except VerificationError as error:
                 raise self._broken_rule(part, error) from error
             self.segments.append(new)
@@ -182,7 +184,7 @@ class Entries(msgspec.Struct):
 
     def check_categories(self, listed: Collection[str], list_name: str) -> None:
         """Refuse more categories than a list may have, those `listed` among them."""
-        count = len(self.categories.union(listed))
+        count = len({*self.categories, *listed})
         if count > MAX_CATEGORIES:
             raise UsageError(
                 f"list {list_name} would have {count} categories, those of withdrawn entries"
@@ -192,6 +194,12 @@ class Entries(msgspec.Struct):
 
     def _id(self, row: int) -> str:
         return bytes(np.concatenate(self.ids)[row]).decode("ascii")
+
+
+def by_category(batch: AddBatch) -> dict[str, int]:
+    """Return the number of entries of each category."""
+    numbers = np.bincount(batch.category_codes, minlength=len(batch.categories))
+    return dict(zip(batch.categories, numbers.tolist(), strict=True))
 
 
 def _is_valid(table: pa.Table) -> bool:

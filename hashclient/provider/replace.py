@@ -2,7 +2,8 @@
 
 Equal entries are left alone, so that clients download the difference only. An entry is the same if
 its digests, size and category are, and its id where the source gives one; when it was added does
-not count. Both are compared by 64-bit hashes, as ids are.
+not count. Both are compared by 64-bit hashes, as ids are. Entries that are the same but for their
+ids are counted: afterwards the list has as many of them as the source.
 """
 
 from __future__ import annotations
@@ -53,33 +54,36 @@ class Listed:
         parts = [(i, h, c, ~np.isin(h, gone)) for i, h, c in self._parts]
         self._parts = [(i[keep], h[keep], c[keep]) for i, h, c, keep in parts if keep.any()]
 
-    def difference(self, batches: Sequence[Named], category: str) -> tuple[list[Named], Strings]:
+    def difference(
+        self, batches: Sequence[Named], category: str, *, may_be_empty: bool = False
+    ) -> tuple[list[Named], Strings]:
         """Return rows of the source that are not listed, and ids of entries that are not in it.
 
-        `category` is that of entries without one.
+        `category` is that of entries without one. Of equal entries, the first ones stay.
 
         Raises:
-            UsageError: the source has no entry.
+            UsageError: the source has no entry, unless it `may_be_empty`.
         """
-        if not any(batch.count for _, batch in batches):
+        if not (may_be_empty or any(batch.count for _, batch in batches)):
             raise UsageError(
                 "no entries to publish: all that is listed would be withdrawn",
                 hint="see to the source; `hashclient provider withdraw` takes entries off a list",
             )
         ids, hashes, contents = self._columns()
-        pairs = _pairs(hashes, contents)
-        stays = np.zeros(len(ids), np.bool_)
+        named, theirs, pairs = _of_source([batch for _, batch in batches], category)
+        # Entries with an id in the source are the same by their ids as well, and come first.
+        ours = _pairs(hashes, contents)
+        stays = np.isin(ours, pairs[named])
+        listed = named & np.isin(pairs, ours) & (_numbers(pairs) == 0)
+        # All others are the same by their contents: the first with the first, and so on.
+        left, rows = np.flatnonzero(~stays), np.flatnonzero(~named)
+        here = _pairs(_numbers(contents[left]), contents[left])
+        there = _pairs(_numbers(theirs[rows]), theirs[rows])
+        stays[left], listed[rows] = np.isin(here, there), np.isin(there, here)
         new: list[Named] = []
-        for name, batch in batches:
-            names, theirs = _of_source(batch, category)
-            is_named = np.array([text is not None for text in names], np.bool_)
-            given = [(text or "")[: MAX_ENTRY_ID_BYTES + 1] for text in names]
-            id_hashes = entry_hashes(np.array([t.encode("ascii", "replace") for t in given]))
-            their_pairs = _pairs(id_hashes, theirs)
-            stays |= np.isin(pairs, their_pairs[is_named])
-            stays |= np.isin(contents, theirs[~is_named])
-            listed = np.where(is_named, np.isin(their_pairs, pairs), np.isin(theirs, contents))
-            rest = batch.without(np.flatnonzero(listed).tolist())
+        ends = np.cumsum([batch.count for _, batch in batches])[:-1]
+        for (name, batch), known in zip(batches, np.split(listed, ends), strict=False):
+            rest = batch.without(np.flatnonzero(known).tolist())
             if rest.count:
                 new.append((name, rest))
         return new, ids[~stays]
@@ -110,11 +114,30 @@ class Listed:
         return ids, hashes, contents
 
 
-def _of_source(batch: DigestBatch, category: str) -> tuple[list[str | None], Uint64]:
-    """Return the ids in the source, and the hashes of its entries."""
-    names = [text or None for text in batch.entry_ids or [None] * batch.count]
-    categories = [text or category for text in batch.categories or [None] * batch.count]
-    return names, _contents(batch.digests, batch.sizes, categories)
+def _of_source(
+    batches: Sequence[DigestBatch], category: str
+) -> tuple[npt.NDArray[np.bool_], Uint64, Uint64]:
+    """Return which rows of the source have an id; hashes of their contents, and of both."""
+    texts: list[str] = []
+    contents = [np.zeros(0, np.uint64)]
+    for batch in batches:
+        # One character more than an id may have: a longer one is equal to none.
+        texts += [(t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count]
+        names = [text or category for text in batch.categories or [None] * batch.count]
+        contents.append(_contents(batch.digests, batch.sizes, names))
+    ids = np.array([text.encode("ascii", "replace") for text in texts], "S")
+    theirs = np.concatenate(contents)
+    return ids != b"", theirs, _pairs(entry_hashes(ids), theirs)
+
+
+def _numbers(values: Uint64) -> Uint64:
+    """Return for each value how many equal ones come before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.searchsorted(ordered, ordered)
+    numbers = np.empty(len(values), np.uint64)
+    numbers[order] = np.arange(len(values)) - first
+    return numbers
 
 
 def _pairs(hashes: Uint64, contents: Uint64) -> Uint64:

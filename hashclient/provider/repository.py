@@ -60,6 +60,7 @@ from hashclient.provider.results import (
     RoleStatus,
     Status,
 )
+from hashclient.provider.revert import reversion
 from hashclient.provider.screen import read_screened
 from hashclient.system.files import sweep_temporary, writer_lock
 from hashclient.system.text import first_of, nearest, printable
@@ -232,6 +233,22 @@ class Repository:
                 check_entry_ids(entry_ids)
             require_ready(roles, draft, list_name)
             done, change = withdrawal(self.files, roles, list_name, entry_ids, generation)
+            self.put(roles, {list_name}, draft, change.event, change.data, change)
+            return done
+
+    def revert(self, list_name: str, generation: int, *, draft: Path | None = None) -> Published:
+        """Undo a generation of a list, as one new generation; or write that as a `draft`.
+
+        What it added and is still listed goes, what it withdrew comes back.
+
+        Raises:
+            UsageError: there is no such list or generation, or nothing of it is left to undo.
+            StateError: as `publish`.
+        """
+        with self.changing_roles() as roles:
+            require_list(roles, list_name)
+            require_ready(roles, draft, list_name)
+            done, change = reversion(self.files, roles, list_name, generation)
             self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
 

@@ -32,6 +32,8 @@ class Published(msgspec.Struct, frozen=True):
     repeated: Some | None = None
     #: Entries that were also withdrawn, since the source lacks them.
     withdrawn: int = 0
+    #: The number of added entries of each category.
+    categories: dict[str, int] = {}
 
 
 class Consolidated(

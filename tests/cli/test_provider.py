@@ -71,6 +71,7 @@ def test_the_commands_make_and_change_a_repository(tmp_path: Path) -> None:
         "listed_before": 1,
         "repeated": 2,
         "withdrawn": 0,
+        "added_by_category": {"baseline": 2, "other": 1},
         "not_meant": 0,
         "skipped": [],
         "dry_run": False,

@@ -53,7 +53,9 @@ def test_icse_is_published_as_baseline_alone(repository: Path, tmp_path: Path) -
     assert "which rows are meant?" in asked.err
     assert "--where" in asked.err
     tried = publish(repository, "--where", "Baseline = true", "--dry-run", path)
-    assert tried.out == f"list baseline: generation 1: {meant} would be added, {meant} live\n"
+    first, *categories = tried.out.splitlines()
+    assert first == f"list baseline: generation 1: {meant} would be added, {meant} live"
+    assert categories == [f"  added in category baseline: {meant}"]
     done = publish(repository, "--where", "Baseline = true", path)
     assert done.out == f"list baseline: generation 1: {meant} added, {meant} live\n"
     assert done.err.count(OTHER_HASHES) == 1
@@ -126,6 +128,32 @@ def test_rows_are_skipped_up_to_a_bound_or_nothing_is_published(
     done = publish(repository, *words, list_name="other")
     assert "3 rows could not be used, and skipped:" in done.err
     assert f"{path}:23: not a md5 digest" in done.err
+
+
+def test_a_dry_run_shows_each_row_that_cannot_be_used(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    some = [exports.entry_of(n, content) for n, content in enumerate(CONTENTS)]
+    rows = [f"{e.md5},c{n % 3}" for n, e in enumerate(some)]
+    path.write_text("\n".join(["md5,category", *rows, *["nonsense,x"] * 30]) + "\n")
+    tried = publish(repository, "--dry-run", "--max-bad", "30", path)
+    assert tried.out.splitlines()[1:] == [
+        "  added in category c0: 7",
+        "  added in category c1: 7",
+        "  added in category c2: 6",
+    ]
+    shown = [line for line in tried.err.splitlines() if line.startswith(f"  {path}:")]
+    assert [line.split(":")[1] for line in shown] == [str(n) for n in range(22, 52)]
+    # With one more than may be, those before it are shown.
+    tried = publish(repository, "--dry-run", "--max-bad", "29", path)
+    assert tried.code == 2
+    assert tried.err.count(f"  {path}:") == 29
+    assert "more than 29 rows cannot be used" in tried.err
+    assert publish(repository, "--max-bad", "29", path).err.count(f"  {path}:") == 0
+    # With --replace, only a dry run passes over rows, and does not end well.
+    tried = publish(repository, "--replace", "--dry-run", "--max-bad", "30", path)
+    assert tried.code == 2
+    assert tried.err.count(f"  {path}:") == 30
+    assert "--replace would withdraw the entries of rows that cannot be used" in tried.err
 
 
 @pytest.mark.sampled

@@ -29,6 +29,10 @@ CHANGES: dict[str, tuple[str, Callable[[Simulator], object]]] = {
         "list-consolidated",
         lambda s: s.repository.consolidate("baseline", keep_newest=0),
     ),
+    "an undone generation": (
+        "generation-reverted",
+        lambda s: s.repository.revert("baseline", 2),
+    ),
     "a renewal": ("roles-renewed", lambda s: s.renew()),
     "new keys of a list": ("keys-rotated", lambda s: s.rotate("baseline")),
     "new keys of the root": ("keys-rotated", lambda s: s.rotate("root")),

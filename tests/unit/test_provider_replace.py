@@ -72,7 +72,7 @@ def test_listed_entries_stay_and_missing_ones_are_withdrawn(simulator: Simulator
 
 def test_without_a_difference_there_is_no_generation(simulator: Simulator) -> None:
     publish(simulator, bare(0, 1))
-    done = publish(simulator, bare(1, 0, 0))
+    done = publish(simulator, bare(1, 0))
     assert (done.generation, done.changed, done.withdrawn, done.live) == (1, 0, 0, 2)
     done = publish(simulator, bare(1))
     assert (done.generation, done.changed, done.withdrawn, done.live) == (2, 0, 1, 1)
@@ -88,6 +88,39 @@ def test_an_entry_that_changed_is_withdrawn_and_added_under_its_id(simulator: Si
         "b": (DIGESTS[1], "y", 6),
         "d": (DIGESTS[2], "x", 7),
     }
+
+
+def test_doubles_are_as_many_as_in_the_files(simulator: Simulator) -> None:
+    publish(simulator, bare(0, 0, 1, 0))
+    first = live(simulator)
+    done = publish(simulator, bare(0, 1))
+    assert (done.changed, done.withdrawn, done.live) == (0, 2, 2)
+    assert live(simulator).keys() == {"1-1", "1-3"} < first.keys()
+    done = publish(simulator, bare(1, 0, 1))
+    assert (done.changed, done.withdrawn, done.live) == (1, 0, 3)
+    assert done.listed is not None and done.listed.count == 1
+    assert publish(simulator, bare(0, 1, 1)).generation == 3
+
+
+def test_a_double_with_an_id_is_the_listed_entry_of_that_id(simulator: Simulator) -> None:
+    """The entry without an id in the files is the other one, whichever comes first."""
+    head = "entry_id,md5\n"
+    publish(simulator, f"{head}a,{DIGESTS[0]}\nb,{DIGESTS[0]}\n")
+    done = publish(simulator, f"{head},{DIGESTS[0]}\na,{DIGESTS[0]}\n")
+    assert (done.generation, done.changed, done.withdrawn, done.live) == (1, 0, 0, 2)
+    publish(simulator, f"{head},{DIGESTS[0]}\n")
+    assert live(simulator).keys() == {"a"}
+
+
+def test_an_id_that_occurs_twice_is_refused_when_it_is_listed_as_well(
+    simulator: Simulator,
+) -> None:
+    text = f"entry_id,md5\na,{DIGESTS[0]}\n"
+    with pytest.raises(UsageError, match="entry id occurs twice: a"):
+        publish(simulator, f"{text}a,{DIGESTS[0]}\n")
+    publish(simulator, text)
+    with pytest.raises(UsageError, match="entry id is on the list already: a"):
+        publish(simulator, f"{text}a,{DIGESTS[0]}\n")
 
 
 def test_a_client_follows(simulator: Simulator, tmp_path: Path) -> None:
@@ -132,7 +165,8 @@ def test_after_any_sources_the_list_is_the_last_of_them(simulator: Simulator, se
         rows = []
         for n in sorted(chance.sample(range(30), chance.randrange(1, 30))):
             name = f"n{n}" if n % 2 else ""
-            rows.append((name, DIGESTS[n], chance.choice(("x", "y")), chance.randrange(1, 3)))
+            row = (name, DIGESTS[n], chance.choice(("x", "y")), chance.randrange(1, 3))
+            rows += [row] * (1 if name else chance.randrange(1, 4))
         text = "".join(f"{i},{d},{s},{c}\n" for i, d, c, s in rows)
         publish(simulator, f"entry_id,md5,size,category\n{text}")
         if chance.random() < 0.5:

@@ -1,0 +1,112 @@
+"""Undoes a generation of a list: withdraws what it added, and adds again what it withdrew.
+
+Both only as far as nothing later concerns the same entry: an id that was withdrawn or added since
+stays as it is. Entries come back under their ids, with all that they had.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hashclient.errors import UsageError
+from hashclient.lists.wire import (
+    AddBatch,
+    ListIndex,
+    Strings,
+    Uint64,
+    add_schema,
+    checksum_of,
+    entry_hashes,
+)
+from hashclient.provider.changes import MAX_LOGGED_IDS, Change, segments_between, withdrawals
+from hashclient.provider.consolidate import table_of
+from hashclient.provider.entries import SEGMENT_ENTRIES, new_segment
+from hashclient.provider.keys import Roles
+from hashclient.provider.listfiles import ListFiles
+from hashclient.provider.results import Published
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def reversion(
+    files: ListFiles, roles: Roles, list_name: str, generation: int
+) -> tuple[Published, Change]:
+    """Compute the change that undoes a generation.
+
+    Raises:
+        UsageError: there is no such generation, it was joined with others, or nothing of it is
+            left to undo.
+        StateError: published files cannot be read.
+    """
+    current = files.current(roles, list_name)
+    segments_between(current, generation - 1, generation)
+    later = [np.zeros(0, np.uint64)]
+    brought: list[Strings] = [np.zeros(0, "S1")]
+    taken: list[Strings] = [np.zeros(0, "S1")]
+    since = tuple(s for s in current.segments if s.first >= generation)
+    for segment, batch in files.batches(roles, list_name, since):
+        ids = batch.ids if isinstance(batch, AddBatch) else batch
+        if segment.first > generation:
+            later.append(entry_hashes(ids))
+        else:
+            (brought if segment.kind == "add" else taken).append(ids)
+    touched = np.concatenate(later)
+    goes, returns = (_untouched(ids, touched) for ids in (brought, taken))
+    if not len(goes) + len(returns):
+        raise UsageError(
+            f"nothing of generation {generation} of list {list_name} is left to undo",
+            hint=f"`hashclient provider diff` shows what a generation changed; the newest is"
+            f" {current.generation}",
+        )
+    number = current.generation + 1
+    added = _earlier_rows(files, roles, current, generation, entry_hashes(returns))
+    segments = withdrawals(number, goes) + [
+        new_segment(number, "add", n, added.slice(start, SEGMENT_ENTRIES))
+        for n, start in enumerate(range(0, added.num_rows, SEGMENT_ENTRIES))
+    ]
+    checksum = checksum_of(entry_hashes(returns)) - checksum_of(entry_hashes(goes))
+    index = files.next_index(current, segments, len(returns) - len(goes), checksum)
+    done = Published(
+        list_name,
+        index.generation,
+        len(returns),
+        index.entries,
+        withdrawn=len(goes),
+        categories=dict(sorted(Counter(added.column("category").to_pylist()).items())),
+    )
+    data = {
+        "list": list_name,
+        "generation": index.generation,
+        "of_generation": generation,
+        "added": len(returns),
+        "withdrawn": len(goes),
+        "entries": [entry_id.decode() for entry_id in goes[:MAX_LOGGED_IDS].tolist()],
+        "live": index.entries,
+    }
+    return done, Change(list_name, index, segments, "generation-reverted", data)
+
+
+def _untouched(parts: list[Strings], touched: Uint64) -> Strings:
+    ids: Strings = np.concatenate(parts)
+    return ids[~np.isin(entry_hashes(ids), touched)]
+
+
+def _earlier_rows(
+    files: ListFiles, roles: Roles, index: ListIndex, generation: int, wanted: Uint64
+) -> pa.Table:
+    """Return the entries of the hashes `wanted` as they were last added before a generation."""
+    import pyarrow as pa
+
+    found = [add_schema().empty_table()]
+    for segment in reversed(index.segments):
+        if segment.kind != "add" or segment.last >= generation or not len(wanted):
+            continue
+        table = table_of(files.read_segment(roles, index.list, segment))
+        hashes = entry_hashes(np.array(table.column("entry_id").to_pylist(), "S"))
+        found.append(table.filter(pa.array(np.isin(hashes, wanted))))
+        wanted = wanted[~np.isin(wanted, hashes)]
+    return pa.concat_tables(found)
