@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app, table
-from hashclient.cli.options import ROLES
+from hashclient.cli.options import ROLES, TIME
 from hashclient.cli.output import Terminated
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
@@ -25,6 +25,7 @@ from hashclient.cli.provider_options import (
     draft_option,
     key_options,
     keys_wanted,
+    longest_option,
     public_key_option,
     repo_argument,
     repository_at,
@@ -58,6 +59,7 @@ def command() -> None:
 @command.command("init")
 @repo_argument
 @key_options("the root role")
+@longest_option
 @click.option("--encrypt-keys", is_flag=True, help="Put all keys under a passphrase.")
 @click.option(
     "--passphrase-file",
@@ -72,6 +74,7 @@ def init(
     directory: Path,
     keys: int,
     threshold: int,
+    longest_days: int | None,
     encrypt_keys: bool,
     passphrase_file: Path | None,
     output_format: str,
@@ -92,7 +95,9 @@ def init(
     if passphrase_file is not None and not encrypt_keys:
         raise UsageError("--passphrase-file is of use with --encrypt-keys only")
     passphrase = new_passphrase(passphrase_file) if encrypt_keys else None
-    repository.create(root_keys=Keys(keys, threshold), passphrase=passphrase)
+    repository.create(
+        root_keys=Keys(keys, threshold), passphrase=passphrase, longest=_days(longest_days)
+    )
     root_sha256 = repository.status().root_sha256
     document = {"root": repository.root_file.absolute(), "root_sha256": root_sha256}
     app.show(output_format, document, printable(repository.root_file))
@@ -138,6 +143,7 @@ def status(app: App, directory: Path, output_format: str) -> ExitCode:
     metavar="N",
     help="How many of them have to sign. [default: as before]",
 )
+@longest_option
 @public_key_option
 @draft_option
 @passphrase_option
@@ -149,6 +155,7 @@ def rotate(
     role: str,
     keys: int | None,
     threshold: int | None,
+    longest_days: int | None,
     public_keys: tuple[Path, ...],
     draft: Path | None,
     passphrase_file: Path | None,
@@ -174,9 +181,11 @@ def rotate(
         )
     if public_keys and threshold is None:
         raise UsageError("`rotate` needs --threshold with --public-key")
+    if longest_days is not None and role != "root":
+        raise UsageError("--longest-days is for a new root")
     wanted = None if threshold is None else keys_wanted(keys, threshold, public_keys)
     repository = repository_at(app, directory, passphrases(passphrase_file))
-    repository.rotate(role, wanted, draft=draft)
+    repository.rotate(role, wanted, draft=draft, longest=_days(longest_days))
     document = {"rotated": role} if draft is None else {"drafted": [role]}
     app.show(output_format, document, (), nothing="" if draft else f"role {role} has new keys")
     say_draft(app, draft)
@@ -191,6 +200,12 @@ def rotate(
     metavar="DIR",
     help="Write due roles whose keys are elsewhere into a new directory, for people to sign.",
 )
+@click.option(
+    "--until",
+    type=TIME,
+    metavar="TIME",
+    help="Let all that is signed hold until then, as before a holiday; the root says how far.",
+)
 @passphrase_option
 @format_option("text", "json")
 @pass_app
@@ -198,28 +213,31 @@ def renew(
     app: App,
     directory: Path,
     draft: Path | None,
+    until: datetime | None,
     passphrase_file: Path | None,
     output_format: str,
 ) -> ExitCode:
     """Sign the timestamp again, and each role past half of its time.
 
     Clients refuse a repository whose signatures have expired, so run this every day. A role
-    that is due but whose keys are kept elsewhere is named; bring them in time.
+    that is due but whose keys are kept elsewhere is named; bring them in time. Before a time in
+    which nobody can sign, --until lets signatures hold longer: as long as the root allows.
 
     \b
       hashclient provider renew /srv/lists
+      hashclient provider renew /srv/lists --until 2027-01-07
 
     Exit codes: 0 what is due is signed, or there is time; 7 a role has expired whose keys are not
     here; all are in `hashclient --help`.
     """
     repository = repository_at(app, directory, passphrases(passphrase_file))
     if draft is not None:
-        drafted = repository.draft_renewal(draft)
+        drafted = repository.draft_renewal(draft, until)
         to_sign = f"to be signed: {', '.join(drafted)}"
         app.show(output_format, {"drafted": drafted}, (), nothing=to_sign)
         say_draft(app, draft)
         return ExitCode.OK
-    done = repository.renew()
+    done = repository.renew(until)
     signed = f"signed again: {', '.join(done.signed)}"
     document = {"signed": done.signed, "skipped": done.skipped}
     app.show(output_format, document, (), nothing=signed)
@@ -272,6 +290,10 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")
+
+
+def _days(number: int | None) -> timedelta | None:
+    return None if number is None else timedelta(days=number)
 
 
 def _status_text(found: Status, now: datetime) -> Iterator[str]:

@@ -16,7 +16,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted, for_people
 
 if TYPE_CHECKING:
-    from hashclient.provider.results import Answer, Entry, Overview
+    from hashclient.provider.results import Answer, Difference, Entry, Overview
 
 
 @click.command("show", short_help="Show a list in numbers.")
@@ -82,11 +82,20 @@ def diff(
         "added_by_category": found.categories,
     }
     if with_ids:
-        ids = {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
-        document["ids"] = ids
-        signs = zip("+-~", ids.values(), strict=True)
-        text += [f"{sign} {entry_id}" for sign, some in signs for entry_id in some]
+        document["ids"] = ids_of(found)
+        text += ids_text(found)
     app.show(output_format, document, text, indent=2)
+
+
+def ids_of(found: Difference) -> dict[str, tuple[str, ...]]:
+    """Return the ids of entries that came and went."""
+    return {"added": found.added, "withdrawn": found.withdrawn, "renewed": found.renewed}
+
+
+def ids_text(found: Difference) -> list[str]:
+    """Return a line for each entry that came or went."""
+    signs = zip("+-~", ids_of(found).values(), strict=True)
+    return [f"{sign} {entry_id}" for sign, some in signs for entry_id in some]
 
 
 @click.command("find", short_help="Find entries by their ids, or by digests in a file.")

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.notices import lines_of
+from hashclient.cli.provider_ask import ids_of, ids_text
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import for_people, printable
+from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.provider.drafts import Draft
+    from hashclient.provider.results import Difference
 
 _draft = click.argument("draft", metavar="DRAFT", type=existing_path())
 
@@ -51,23 +56,96 @@ def draft() -> None:
 @draft.command("show")
 @_draft
 @_root(required=False)
+@click.option("--ids", "with_ids", is_flag=True, help="Name new and withdrawn entries, by ids.")
 @format_option("text", "json")
 @pass_app
-def show(app: App, draft: Path, root: Path | None, output_format: str) -> ExitCode:
+def show(app: App, draft: Path, root: Path | None, with_ids: bool, output_format: str) -> ExitCode:
     """Verify a draft, and show what it changes and who has signed it.
 
-    All numbers are counted in the files that are signed, not taken from words in the draft.
+    All numbers are counted in the files that are signed, not taken from words in the draft. A key
+    has the name of the file that it came in, and is called new if it did not count before.
 
     \b
       hashclient provider draft show change --root root.json
+      hashclient provider draft show change --root root.json --ids
 
     Exit codes: 0 enough have signed, 3 not yet, 6 the draft is refused; all are in
     `hashclient --help`.
     """
-    found = _load(app, draft, root)
-    _show(app, found, output_format)
+    from hashclient.provider.asking import Listing
+    from hashclient.provider.drafts import load_draft
+
+    listings = defaultdict[str, Listing](lambda: Listing(with_ids=True))
+    found = _load(
+        app, root, lambda: load_draft(draft, lambda name: [listings[name]] if with_ids else [])
+    )
+    ids = {
+        name: listings[name].difference(name, change.generation - 1, change.generation)
+        for name, change in found.lists.items()
+        if with_ids
+    }
+    _show(app, found, output_format, ids)
     is_signed = all(not policy["missing"] for role in _roles(found) for policy in role["policies"])
     return ExitCode.OK if is_signed else ExitCode.INCOMPLETE
+
+
+@draft.command("compare", short_help="Compare the new entries with files of your own.")
+@_draft
+@click.argument("files", metavar="FILE…", nargs=-1, required=True)
+@_root(required=False)
+@reading_options
+@format_option("text", "json")
+@pass_app
+def compare(
+    app: App,
+    draft: Path,
+    files: tuple[str, ...],
+    root: Path | None,
+    where: str | None,
+    columns: tuple[str, ...],
+    output_format: str,
+) -> ExitCode:
+    """Verify a draft, and say which of its new entries are not in FILE....
+
+    For a person who signs, with an export of their own: of any kind that `publish` reads. An entry
+    is in it if a row has one of its digests, and no other digest or size. Entries are named by
+    their ids, rows are counted, and no digest is shown.
+
+    \b
+      hashclient provider draft compare change --where 'Baseline = true' icse.csv
+
+    Exit codes: 0 all new entries are in the files, 3 one is not, or differs; all are in
+    `hashclient --help`.
+    """
+    from hashclient.provider.comparing import compare_draft
+    from hashclient.provider.find import Questions
+
+    questions = Questions()
+    reading = make_reading(where, columns)
+    questions.ask(open_files(files, sys.stdin.buffer), reading)
+    compared, others = (), ()
+
+    def load() -> Draft:
+        nonlocal compared, others
+        found, compared, others = compare_draft(draft, questions)
+        return found
+
+    _load(app, root, load)
+    rows = len(questions.asked)
+    text = []
+    for one in compared:
+        numbers = one.added - len(one.missing) - len(one.differing)
+        text.append(
+            f"list {one.list_name}: {one.added:,} added: {numbers:,} in the files,"
+            f" {len(one.missing):,} not, {len(one.differing):,} differ"
+        )
+        text += [f"  not in the files: {entry_id}" for entry_id in one.missing]
+        text += [f"  differs: {entry_id}" for entry_id in one.differing]
+    text.append(f"{counted(rows, 'row')} in the files, {len(others):,} not in the draft")
+    document = {"lists": compared, "rows": rows, "rows_not_in_draft": len(others)}
+    app.show(output_format, document, text, indent=2)
+    say_remarks(app, reading)
+    return ExitCode.OK if all(one.is_whole for one in compared) else ExitCode.INCOMPLETE
 
 
 @draft.command("sign")
@@ -113,9 +191,9 @@ def sign(
         --draft-digest 5f0c... --key alice.pem
     """
     from hashclient.provider.drafting import open_signer, sign_draft
-    from hashclient.provider.drafts import verify_digest
+    from hashclient.provider.drafts import load_draft, verify_digest
 
-    found = _load(app, draft, root)
+    found = _load(app, root, lambda: load_draft(draft))
     if shown is not None:
         verify_digest(found, shown)
     elif not (sys.stdin.isatty() and app.has_terminal()):
@@ -163,19 +241,19 @@ def publish(
     warn_expiring(app, repository)
 
 
-def _load(app: App, draft: Path, root: Path | None) -> Draft:
-    """Load a draft, of the repository whose root is in a file.
+def _load(app: App, root: Path | None, load: Callable[[], Draft]) -> Draft:
+    """Return the draft that `load` gives, of the repository whose root is in a file.
 
     Raises:
         UsageError: the root, or the draft, cannot be read.
         VerificationError: the draft is refused, or is of another repository.
     """
-    from hashclient.provider.drafts import load_draft, verify_root
+    from hashclient.provider.drafts import verify_root
     from hashclient.system.files import MAX_STATE_BYTES, read_regular
 
     if root is not None:
         app.refuse_shared(root, "root.json")
-    found = load_draft(draft)
+    found = load()
     if root is not None:
         try:
             known = read_regular(root, MAX_STATE_BYTES)
@@ -185,11 +263,17 @@ def _load(app: App, draft: Path, root: Path | None) -> Draft:
     return found
 
 
-def _show(app: App, found: Draft, output_format: str) -> None:
-    app.show(output_format, _document(found), _lines(found), indent=2)
+def _show(
+    app: App,
+    found: Draft,
+    output_format: str,
+    ids: Mapping[str, Difference] = MappingProxyType({}),
+) -> None:
+    """Print a draft; `ids` are of the entries of its lists that came and went, where asked for."""
+    app.show(output_format, _document(found, ids), _lines(found, ids), indent=2)
 
 
-def _lines(found: Draft) -> Iterator[str]:
+def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
     """Yield the lines about a draft: what it changes, and who has signed it."""
     by = "" if found.head.by is None else f" by {printable(found.head.by)}"
     yield f"draft of {for_people(found.head.made)}{by}"
@@ -204,6 +288,7 @@ def _lines(found: Draft) -> Iterator[str]:
             yield f"  in place of {change.replaced:,} files that are published: they are joined"
         for category, count in change.categories.items():
             yield f"  added in category {category}: {count:,}"
+        yield from ids_text(ids[name]) if name in ids else ()
     if found.notices is not None:
         for notice in found.notices.added:
             yield f"notice {notice.id} is new"
@@ -215,6 +300,8 @@ def _lines(found: Draft) -> Iterator[str]:
     for name in found.with_other_keys():
         what = "is new" if name not in found.before else "has other keys than before"
         yield f"role {name} {what}"
+    if "root" in found.roles and (days := _longest(found, "roles")) != _longest(found, "before"):
+        yield f"the root allows {days} days for snapshot and timestamp"
     for role in _roles(found):
         until = for_people(found.roles[role["role"]].signed.expires)
         yield f"role {role['role']}: version {role['version']}, until {until}"
@@ -224,10 +311,19 @@ def _lines(found: Draft) -> Iterator[str]:
             yield f"  {signed} of {threshold} signatures of {len(policy['keys'])} keys{what}"
             for keyid in policy["keys"]:
                 mark = "signed" if keyid in policy["signed"] else "not yet"
-                yield f"    {keyid[:16]} {mark}"
+                who = [policy["names"].get(keyid), "new key" if keyid in policy["new"] else None]
+                called = ", ".join(filter(None, who))
+                yield f"    {keyid[:16]} {f'({called}) ' if called else ''}{mark}"
 
 
-def _document(found: Draft) -> dict[str, Any]:
+def _longest(found: Draft, which: str) -> int | None:
+    from hashclient.provider.drafts import longest
+
+    allowed = longest(getattr(found, which)["root"])
+    return None if allowed is None else allowed.days
+
+
+def _document(found: Draft, ids: Mapping[str, Difference] = MappingProxyType({})) -> dict[str, Any]:
     import msgspec
 
     return {
@@ -243,19 +339,23 @@ def _document(found: Draft) -> dict[str, Any]:
                 "live": change.live,
                 "replaced_files": change.replaced,
                 "added_by_category": change.categories,
+                **({"ids": ids_of(ids[name])} if name in ids else {}),
             }
             for name, change in found.lists.items()
         ],
         "notices": None if found.notices is None else msgspec.to_builtins(found.notices),
         "other_keys": found.with_other_keys(),
+        "longest_days": _longest(found, "roles" if "root" in found.roles else "before"),
         "ended_lists": found.ended(),
         "roles": _roles(found),
     }
 
 
 def _roles(found: Draft) -> list[dict[str, Any]]:
-    from hashclient.provider.draftpolicies import policies_of
+    from hashclient.provider.draftpolicies import known_keys, policies_of
+    from hashclient.provider.keyfiles import name_of
 
+    known = known_keys(found.before)
     return [
         {
             "role": name,
@@ -265,6 +365,8 @@ def _roles(found: Draft) -> list[dict[str, Any]]:
                 {
                     "threshold": policy.threshold,
                     "keys": sorted(policy.keys),
+                    "names": {i: n for i, k in sorted(policy.keys.items()) if (n := name_of(k))},
+                    "new": sorted(policy.keys.keys() - known),
                     "signed": sorted(found.signed_by(name) & set(policy.keys)),
                     "may": policy.may,
                     "missing": policy.wanting(found.signed_by(name)),

@@ -350,7 +350,9 @@ def _show_change(
         f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
     ]
     if what.startswith("would be "):
-        text += [f"  added in category {name}: {count:,}" for name, count in done.categories.items()]
+        text += [
+            f"  added in category {name}: {count:,}" for name, count in done.categories.items()
+        ]
     app.show(output_format, document, text)
 
 

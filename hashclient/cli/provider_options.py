@@ -30,6 +30,13 @@ list_option = click.option(
 )
 
 
+longest_option = click.option(
+    "--longest-days",
+    type=click.IntRange(7, 366),
+    metavar="N",
+    help="For how long snapshot and timestamp may be signed at most, which the root says."
+    " [default: 60, or as before]",
+)
 draft_option = click.option(
     "--draft",
     type=existing_path(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,13 +19,13 @@ from hashclient.core.model import is_name
 from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.wire import (
     MAX_SEGMENT_BYTES,
-    parse_add_segment,
+    AddBatch,
     parse_index,
-    parse_withdraw_segment,
     target_name,
 )
 from hashclient.notices.document import Notice, parse_notice
 from hashclient.provider.entries import by_category
+from hashclient.provider.listfiles import Shown, parse_segment, show
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
@@ -60,10 +60,11 @@ def verify_list(
     before: Metadata[Any] | None,
     role: Metadata[Any],
     files: dict[str, Path],
+    to: Sequence[Shown],
 ) -> ListChange | None:
     """Verify the new files of a list, and add them to `files`; None says that there are none.
 
-    One file at a time is in memory.
+    One file at a time is in memory. Their contents are shown `to` these.
     """
     old = {} if before is None else before.signed.targets
     if role.signed.delegations is not None:
@@ -92,16 +93,15 @@ def verify_list(
     if {*named, index_name} != set(role.signed.targets):
         refuse(f"list {printable(name)} names other files than its index")
     counts, categories = {"add": 0, "withdraw": 0}, Counter[str]()
-    for path, here in new.items():
-        segment = named[path]
+    for path, segment in named.items():
+        if path not in new:
+            continue
         counts[segment.kind] += segment.entries
-        data = _read_signed(here, role.signed.targets[path])
-        if segment.kind == "add":
-            for batch in parse_add_segment(data, segment):
+        for batch in parse_segment(_read_signed(new[path], role.signed.targets[path]), segment):
+            if isinstance(batch, AddBatch):
                 categories.update(by_category(batch))
-        else:
-            for _ in parse_withdraw_segment(data, segment):
-                pass
+            for one in to:
+                show(batch, segment, one)
     return ListChange(
         index.generation,
         counts["add"],

@@ -108,6 +108,12 @@ def delegated(targets: Metadata[Any]) -> dict[str, tuple[DelegatedRole, dict[str
     return found
 
 
+def known_keys(before: Mapping[str, Metadata[Any]]) -> set[str]:
+    """Return the ids of all keys that root and targets name before the draft."""
+    listed = (key for _, keys in delegated(before["targets"]).values() for key in keys)
+    return {*before["root"].signed.keys, *listed}
+
+
 def lists_of(targets: Metadata[Any]) -> set[str]:
     """Return the names of the lists that targets name."""
     others = {NOTICES} if FIELD in targets.signed.unrecognized_fields else set()

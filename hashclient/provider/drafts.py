@@ -31,8 +31,8 @@ A person who may write to the directory can exchange it at any time. So each fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,13 @@ from hashclient.provider.draftpolicies import (
     snapshot_version,
     with_other_root_keys,
 )
+from hashclient.provider.listfiles import Shown
 from hashclient.system.files import MAX_STATE_BYTES, MAX_TEXT_BYTES
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
 from hashclient.trust.additions import ENDED, FIELD, ended_lists
+from hashclient.trust.longest import FIELD as LONGEST
+from hashclient.trust.longest import longest_of
 
 FORMAT = "hashclient-draft/1"
 MAX_SIGNATURES = 1000
@@ -159,8 +162,10 @@ class Draft(msgspec.Struct, frozen=True):
         }
 
 
-def load_draft(directory: Path) -> Draft:
+def load_draft(directory: Path, to: Callable[[str], Sequence[Shown]] = lambda _name: ()) -> Draft:
     """Read and verify a draft; the numbers are those above.
+
+    The contents of the new files of a list are shown to those that `to` returns for its name.
 
     Raises:
         UsageError: there is none, or it cannot be read.
@@ -196,7 +201,7 @@ def load_draft(directory: Path) -> Draft:
     for name in sorted(set(roles) - TOP_LEVEL_ROLE_NAMES):  # 3
         if name not in lists_of(targets):
             notices = verify_notices(directory, before.get(name), roles[name], files)
-        elif change := verify_list(directory, name, before.get(name), roles[name], files):
+        elif change := verify_list(directory, name, before.get(name), roles[name], files, to(name)):
             lists[name] = change
     policies = {name: policies_of(name, before, roles) for name in roles}
     signatures = _load_signatures(directory, roles, policies)  # 6
@@ -347,6 +352,9 @@ def _verify_naming(before: Mapping[str, Metadata[Any]], roles: Mapping[str, Meta
 def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
     """Return the fields of a role that are not TUF's; those of targets are looked at apart."""
     fields: dict[str, Any] = dict(role.signed.unrecognized_fields)
+    if name == "root":
+        longest(role)
+        fields.pop(LONGEST, None)
     if name == "targets":
         _ended(role)
         fields.pop(ENDED, None)
@@ -356,6 +364,18 @@ def _unknown_fields(name: str, role: Metadata[Any]) -> dict[str, Any]:
         if not known.unrecognized_fields and fields[FIELD] == known.to_dict():
             del fields[FIELD]
     return fields
+
+
+def longest(root: Metadata[Any]) -> timedelta | None:
+    """Return for how long snapshot and timestamp may be signed at most, if a root says it.
+
+    Raises:
+        VerificationError: it says no number of days.
+    """
+    try:
+        return longest_of(root.signed)
+    except RepositoryError as error:
+        refuse(str(error))
 
 
 def _ended(targets: Metadata[Any]) -> frozenset[str]:

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
+from hashclient.core.model import is_name
 from hashclient.errors import ConfigError, StateError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular
 from hashclient.system.outputs import remove_new, replaced_file, write_new
@@ -35,6 +36,9 @@ from hashclient.system.text import printable
 #: Limits of a new passphrase. Six words of a list of 7,776 have more than the minimum.
 MIN_PASSPHRASE_BYTES = 16
 MAX_PASSPHRASE_BYTES = 1023
+
+#: The member of a key in root and targets that names the person who keeps it.
+NAME_FIELD = "hashclient-name"
 
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
@@ -113,7 +117,7 @@ def private_bytes(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def load_public(path: Path) -> SSlibKey:
-    """Read a public key.
+    """Read a public key; it gets the name of its file, which is signed wherever the key is named.
 
     Raises:
         UsageError: it cannot be read, or is no public Ed25519 key.
@@ -129,7 +133,16 @@ def load_public(path: Path) -> SSlibKey:
             f"not a public Ed25519 key: {printable(path)}",
             hint="`hashclient provider key new` makes a pair",
         ) from error
-    return SSlibKey.from_crypto(key)
+    found = SSlibKey.from_crypto(key)
+    if is_name(path.stem):
+        found.unrecognized_fields[NAME_FIELD] = path.stem
+    return found
+
+
+def name_of(key: Key) -> str | None:
+    """Return the name that the metadata give to a key, or None."""
+    name = key.unrecognized_fields.get(NAME_FIELD)
+    return name if isinstance(name, str) and is_name(name) else None
 
 
 def make_pair(output: Path, public: Path, passphrase: bytes | None) -> str:

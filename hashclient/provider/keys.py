@@ -36,7 +36,7 @@ from hashclient.provider.keystore import KeyStore
 from hashclient.provider.public import PUBLIC_MODE
 from hashclient.provider.published import Kind, parse_metadata, root_versions
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
-from hashclient.system.text import printable
+from hashclient.system.text import for_people, printable
 from hashclient.trust.additions import (
     NOTICES,
     delegate,
@@ -45,6 +45,8 @@ from hashclient.trust.additions import (
     ended_lists,
     new_delegator,
 )
+from hashclient.trust.longest import FIELD as LONGEST
+from hashclient.trust.longest import longest_of
 
 Clock = Callable[[], datetime]
 
@@ -57,6 +59,8 @@ class Validity(msgspec.Struct, frozen=True):
     lists: timedelta = timedelta(days=90)
     snapshot: timedelta = timedelta(days=30)
     timestamp: timedelta = timedelta(days=7)
+    #: The most that a new root allows for snapshot and timestamp, as before a holiday.
+    longest: timedelta = timedelta(days=60)
 
     def of(self, role: str) -> timedelta:
         """Return the validity of `role`, which may be the name of a list."""
@@ -114,12 +118,20 @@ class Roles:
         self.lists: dict[str, Metadata[Targets]] = {
             name: metadata for name, metadata in roles.items() if name not in self.ended
         }
+        #: What is signed holds until then at least.
+        self.until: datetime | None = None
         #: Called before a file is written that clients see at once.
         self.announce: Callable[[], None] = lambda: None
 
     @classmethod
     def create(
-        cls, directory: Path, keys: KeyStore, clock: Clock, validity: Validity, root_keys: Keys
+        cls,
+        directory: Path,
+        keys: KeyStore,
+        clock: Clock,
+        validity: Validity,
+        root_keys: Keys,
+        longest: timedelta | None = None,
     ) -> Roles:
         """Make and publish the first metadata: no list yet."""
         signed: dict[str, Any] = {
@@ -138,6 +150,7 @@ class Roles:
             for key in keys.generate(name, wanted.count):
                 roles.root.signed.add_key(key, name)
             roles.root.signed.roles[name].threshold = wanted.threshold
+        roles.allow(max(longest or validity.longest, validity.snapshot, validity.timestamp))
         roles.commit_root()
         roles.commit({"targets"})
         return roles
@@ -335,7 +348,8 @@ class Roles:
 
     def expiry_of(self, role: str) -> datetime:
         """Return until when a signature of `role` holds that is made now."""
-        return self._clock().replace(microsecond=0) + self._validity.of(role)
+        usual = self._clock().replace(microsecond=0) + self._validity.of(role)
+        return max(usual, self.until or usual)
 
     def _sign(
         self, role: str, signers: Sequence[Signer] | None, given: Mapping[str, Metadata[Any]]
@@ -416,8 +430,35 @@ class Roles:
         return self._with_less_than(1 / 4)
 
     def due(self) -> list[str]:
-        """Return the roles past half of their validity."""
-        return [role for role, _ in self._with_less_than(1 / 2)]
+        """Return the roles past half of their validity, and those that expire before `until`."""
+        due = {role for role, _ in self._with_less_than(1 / 2)}
+        if self.until is not None:
+            due |= {r for r in self.names() if self.metadata(r).signed.expires < self.until}
+        return [role for role in self.names() if role in due]
+
+    def allow(self, longest: timedelta) -> None:
+        """Let the next root say for how long snapshot and timestamp may be signed at most."""
+        self.root.signed.unrecognized_fields[LONGEST] = longest.days
+
+    def hold_until(self, until: datetime) -> None:
+        """Let all that is signed hold until then.
+
+        Raises:
+            UsageError: the root does not allow it, or `until` has passed.
+        """
+        try:
+            longest = longest_of(self.root.signed)
+        except RepositoryError as error:
+            raise StateError(f"corrupt metadata: {error}") from error
+        last = self._clock() + (longest or timedelta(0))
+        if not self._clock() < until <= last:
+            said = "does not say how long" if longest is None else f"allows {longest.days} days"
+            raise UsageError(
+                f"signatures cannot hold until {for_people(until)}: the root {said}",
+                hint=f"give a time to come, at the latest {for_people(last)}; `hashclient provider"
+                " rotate REPO root --longest-days N` allows more",
+            )
+        self.until = until
 
     def _with_less_than(self, share: float) -> list[tuple[str, datetime]]:
         now = self._clock()

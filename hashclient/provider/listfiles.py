@@ -106,7 +106,7 @@ class ListFiles:
             else:
                 withdrawn.append(entry_hashes(batch))
             for one in to:
-                _show(batch, segment, one)
+                show(batch, segment, one)
         values, counts = np.unique(np.concatenate(added), return_counts=True)
         gone, gone_counts = np.unique(np.concatenate(withdrawn), return_counts=True)
         counts[np.searchsorted(values, gone)] -= gone_counts
@@ -120,7 +120,7 @@ class ListFiles:
             StateError: as `batches`.
         """
         for segment, batch in self.batches(roles, list_name, segments):
-            _show(batch, segment, to)
+            show(batch, segment, to)
 
     def batches(
         self, roles: Roles, list_name: str, segments: Sequence[Segment]
@@ -132,9 +132,8 @@ class ListFiles:
         """
         for segment in segments:
             data = self.read_segment(roles, list_name, segment)
-            parse = parse_add_segment if segment.kind == "add" else parse_withdraw_segment
             try:
-                for batch in parse(data, segment):
+                for batch in parse_segment(data, segment):
                     yield segment, batch
             except VerificationError as error:
                 raise StateError(f"corrupt repository: {error.message}") from error
@@ -212,7 +211,18 @@ class ListFiles:
         return self.directory / folder / f"{target.hashes['sha256']}.{name}"
 
 
-def _show(batch: AddBatch | Strings, segment: Segment, to: Shown) -> None:
+def parse_segment(data: bytes, segment: Segment) -> Iterator[AddBatch | Strings]:
+    """Yield the contents of a segment in batches: added entries, or withdrawn ids.
+
+    Raises:
+        VerificationError: it breaks a rule of the format, also while iterating.
+    """
+    parse = parse_add_segment if segment.kind == "add" else parse_withdraw_segment
+    return parse(data, segment)
+
+
+def show(batch: AddBatch | Strings, segment: Segment, to: Shown) -> None:
+    """Show a batch of a segment to `to`."""
     if isinstance(batch, AddBatch):
         to.add(batch, segment)
     else:

@@ -122,7 +122,9 @@ def _of_source(
     contents = [np.zeros(0, np.uint64)]
     for batch in batches:
         # One character more than an id may have: a longer one is equal to none.
-        texts += [(t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count]
+        texts += [
+            (t or "")[: MAX_ENTRY_ID_BYTES + 1] for t in batch.entry_ids or [""] * batch.count
+        ]
         names = [text or category for text in batch.categories or [None] * batch.count]
         contents.append(_contents(batch.digests, batch.sizes, names))
     ids = np.array([text.encode("ascii", "replace") for text in texts], "S")

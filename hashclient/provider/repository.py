@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -103,8 +103,16 @@ class Repository:
         self._keys = KeyStore(directory / "keys", passphrases or Passphrases())
         self.log = ChangeLog(directory / "log", clock, operator)
 
-    def create(self, *, root_keys: Keys = _ONE_KEY, passphrase: bytes | None = None) -> None:
+    def create(
+        self,
+        *,
+        root_keys: Keys = _ONE_KEY,
+        passphrase: bytes | None = None,
+        longest: timedelta | None = None,
+    ) -> None:
         """Make the repository: keys, roles, no list. All keys are put under `passphrase`, if any.
+
+        The root allows the `longest` time for snapshot and timestamp, or that of the validity.
 
         Raises:
             UsageError: the directory holds a repository, or other files.
@@ -133,7 +141,9 @@ class Repository:
                 "repository-created", keys=root_keys.count, threshold=root_keys.threshold
             )
             self._keys.passphrase = passphrase
-            Roles.create(self._metadata, self._keys, self.clock, self._validity, root_keys)
+            Roles.create(
+                *(self._metadata, self._keys, self.clock, self._validity, root_keys), longest
+            )
 
     def publish(
         self,
@@ -344,12 +354,19 @@ class Repository:
                 self._keys.retire(name, ())
             return taken.published()
 
-    def rotate(self, role: str, wanted: Keys | None = None, *, draft: Path | None = None) -> None:
+    def rotate(
+        self,
+        role: str,
+        wanted: Keys | None = None,
+        *,
+        draft: Path | None = None,
+        longest: timedelta | None = None,
+    ) -> None:
         """Replace the keys of `role`: root, targets, snapshot, timestamp, notices or a list.
 
         Clients follow by themselves. The old keys are removed; as many new ones are made, with the
         same threshold, unless `wanted` says otherwise. Keys of people go into a `draft`, which they
-        sign.
+        sign. A new root may say for how long snapshot and timestamp are signed at the `longest`.
 
         Raises:
             UsageError: there is no such role, or a draft lacks keys of people.
@@ -360,6 +377,8 @@ class Repository:
                 raise UsageError(
                     f"no such role: {printable(role)}", hint=f"roles: {', '.join(roles.names())}"
                 )
+            if longest is not None:
+                roles.allow(longest)
             if draft is None and not (wanted and wanted.public):
                 self.announce(roles, "keys-rotated", role=role)
                 roles.rotate(role, wanted)
@@ -375,14 +394,18 @@ class Repository:
             above = "root" if role in TOP_LEVEL_ROLE_NAMES else "targets"
             self.put(roles, {role, above}, draft, "keys-rotated", {"role": role})
 
-    def draft_renewal(self, draft: Path) -> list[str]:
+    def draft_renewal(self, draft: Path, until: datetime | None = None) -> list[str]:
         """Write a draft of the due roles whose keys are elsewhere; return these roles.
+
+        With `until`, those that expire before then are due as well.
 
         Raises:
             UsageError: no role is due whose keys are elsewhere, or the draft cannot be written.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:
+            if until is not None:
+                roles.hold_until(until)
             elsewhere = {role for role in roles.due() if not roles.can_sign(role)}
             if not elsewhere:
                 raise UsageError(
@@ -391,13 +414,18 @@ class Repository:
             self.put(roles, elsewhere, draft, "roles-renewed", {})
             return sorted(elsewhere)
 
-    def renew(self) -> Renewed:
+    def renew(self, until: datetime | None = None) -> Renewed:
         """Sign the timestamp again, and each role past half of its validity, or expired.
 
+        With `until`, all that would expire before then is signed, and holds until then.
+
         Raises:
+            UsageError: the root does not allow signatures that hold for so long.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:
+            if until is not None:
+                roles.hold_until(until)
             self.announce(roles, "roles-renewed")
             signed, skipped = roles.renew()
             wanting = [roles.wanting(role) or OPEN_KEY for role in skipped]

@@ -46,6 +46,7 @@ from hashclient.trust.additions import (
     ended_lists,
     verify_role,
 )
+from hashclient.trust.longest import verify_expiry
 from hashclient.trust.metadatadir import MAX_METADATA_BYTES, MetadataDir
 
 #: Default hints for metadata that cannot be trusted.
@@ -174,6 +175,8 @@ class Trust:
             self._updater.refresh()
         for role in TOP_LEVEL_ROLE_NAMES:
             self._keep(role)
+        with self._translated():
+            verify_expiry(self._root, self._verified, self._now)
         self.make_durable()
         if not self._root.consistent_snapshot:
             raise VerificationError(

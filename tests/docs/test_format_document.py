@@ -7,7 +7,7 @@ import hashlib
 import re
 import shlex
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +168,7 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     for command in commands:
         typed, _, code = command.partition("# exit ")
+        typed = typed.replace("TIME", f"{datetime.now(UTC) + timedelta(days=40):%Y-%m-%d}")
         if "DIGEST" in typed:
             # People read it to each other, from what `draft show` prints.
             draft = Path(typed.split()[3])
