@@ -33,6 +33,7 @@ from hashclient.cli.provider_options import (
     warn_closed,
     warn_expiring,
 )
+from hashclient.cli.provider_share import follow
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import for_people, printable
 
@@ -317,6 +318,7 @@ for _other in (
     publish,
     withdraw,
     revert,
+    follow,
     consolidate,
     list_group,
     export,

@@ -14,9 +14,14 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.notices import lines_of
-from hashclient.cli.provider_ask import ids_of, ids_text
+from hashclient.cli.provider_ask import ids_of, ids_text, provenance_facts
 from hashclient.cli.provider_keys import passphrase_option, passphrases
-from hashclient.cli.provider_options import repo_argument, repository_at, warn_expiring
+from hashclient.cli.provider_options import (
+    read_root,
+    repo_argument,
+    repository_at,
+    warn_expiring,
+)
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted, for_people, printable
 
@@ -249,17 +254,10 @@ def _load(app: App, root: Path | None, load: Callable[[], Draft]) -> Draft:
         VerificationError: the draft is refused, or is of another repository.
     """
     from hashclient.provider.drafts import verify_root
-    from hashclient.system.files import MAX_STATE_BYTES, read_regular
 
-    if root is not None:
-        app.refuse_shared(root, "root.json")
     found = load()
     if root is not None:
-        try:
-            known = read_regular(root, MAX_STATE_BYTES)
-        except OSError as error:
-            raise UsageError(f"cannot read {printable(root)}: {error.strerror or error}") from error
-        verify_root(found, known)
+        verify_root(found, read_root(app, root))
     return found
 
 
@@ -284,6 +282,7 @@ def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
             f"list {name}: generation {change.generation}: {change.added:,} added,"
             f" {change.withdrawn:,} withdrawn, {change.live:,} live"
         )
+        yield from (f"  {fact[0]}: {fact[1]}" for fact in provenance_facts(change.provenance))
         if change.replaced:
             yield f"  in place of {change.replaced:,} files that are published: they are joined"
         for category, count in change.categories.items():
@@ -338,6 +337,7 @@ def _document(found: Draft, ids: Mapping[str, Difference] = MappingProxyType({})
                 "withdrawn": change.withdrawn,
                 "live": change.live,
                 "replaced_files": change.replaced,
+                "provenance": change.provenance,
                 "added_by_category": change.categories,
                 **({"ids": ids_of(ids[name])} if name in ids else {}),
             }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.importing import (
     SHOWN,
     check_category,
@@ -23,6 +21,7 @@ from hashclient.cli.importing import (
 from hashclient.cli.options import LISTS_OF_REPOSITORY
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
+    change_text,
     draft_option,
     key_options,
     keys_wanted,
@@ -33,6 +32,7 @@ from hashclient.cli.provider_options import (
     say_draft,
     warn_expiring,
 )
+from hashclient.cli.provider_share import share_on
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.command("publish", short_help="Add the entries of FILE... to a list.")
 @repo_argument
 @list_option
-@click.argument("files", metavar="FILE…", nargs=-1, required=True)
+@click.argument("files", metavar="[FILE…]", nargs=-1)
 @reading_options
 @publishing_options
 @click.option(
@@ -50,6 +50,26 @@ if TYPE_CHECKING:
     is_flag=True,
     help="The files are the whole list, doubles included: withdraw what they lack, keep equal"
     " entries.",
+)
+@click.option(
+    "--from-bundle",
+    "bundle",
+    metavar="BUNDLE",
+    type=existing_path(),
+    help="Share a list of another provider on: publish the entries that are listed in its bundle, or"
+    " in a copy of its public directory, as the whole list. `follow` does it again.",
+)
+@click.option(
+    "--root",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="The root.json of that provider; it is remembered.",
+)
+@click.option(
+    "--of", metavar="LIST", help="The name of the list there. [default: the same]", default=None
+)
+@click.option(
+    "--terms", metavar="TEXT", help="On which terms the list may be used; signed with the list."
 )
 @click.option("--new-list", is_flag=True, help="Make a list of that name, beside others.")
 @click.option(
@@ -76,6 +96,10 @@ def publish(
     known_good: tuple[str, ...],
     max_bad: int,
     replace: bool,
+    bundle: Path | None,
+    root: Path | None,
+    of: str | None,
+    terms: str | None,
     new_list: bool,
     dry_run: bool,
     passphrase_file: Path | None,
@@ -96,6 +120,9 @@ def publish(
     among them, nothing is published. Entries whose digests are listed before are published, and
     counted.
 
+    With --from-bundle, the entries are those that another provider lists. Its bundle is verified as
+    by a client, and `follow` brings later changes.
+
     The first publication makes the list and its keys; beside other lists it wants --new-list. A
     file that was published before adds nothing. With --public-key, the keys of the list are those
     of people, who sign apart: they are given a --draft.
@@ -105,10 +132,21 @@ def publish(
       hashclient provider publish /srv/lists --list baseline \\
             --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
+      hashclient provider publish /srv/lists --list shared --new-list \\
+            --from-bundle theirs.bundle --root theirs.json --of baseline
     """
     check_category(category)
     if draft is not None and dry_run:
         raise UsageError("give either --draft or --dry-run")
+    if (bundle is None) != bool(files):
+        raise UsageError("give either FILE… or --from-bundle")
+    if bundle is None and (root, of) != (None, None):
+        raise UsageError("--root and --of are of use with --from-bundle only")
+    if bundle and any((columns, category, category_map, known_good, max_bad, replace, terms)):
+        raise UsageError(
+            "--from-bundle takes entries and terms as they are: --where chooses among them",
+            hint="leave out options that are for files",
+        )
     if replace and max_bad and not dry_run:
         raise UsageError(
             "--replace takes no --max-bad: skipped entries would be withdrawn",
@@ -117,11 +155,26 @@ def publish(
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
     shown = max_bad if dry_run else SHOWN
     repository = repository_at(app, directory, passphrases(passphrase_file))
+    list_keys = keys_wanted(keys, threshold, public_keys)
+    if bundle is not None:
+        document, text = share_on(
+            *(app, repository, list_name, bundle),
+            root=root,
+            of=of,
+            where=where,
+            keys=list_keys,
+            may_be_new=new_list,
+            dry_run=dry_run,
+            draft=draft,
+        )
+        app.show(output_format, document, text)
+        say_draft(app, draft)
+        return
     try:
         done = repository.publish(
             list_name,
             open_files(files, sys.stdin.buffer),
-            list_keys=keys_wanted(keys, threshold, public_keys),
+            list_keys=list_keys,
             reading=reading,
             category=category,
             known_good=open_files(known_good, sys.stdin.buffer) if known_good else None,
@@ -130,6 +183,7 @@ def publish(
             draft=draft,
             may_be_new=new_list,
             again=False,
+            terms=terms,
         )
     except UsageError:
         if dry_run:
@@ -147,7 +201,7 @@ def publish(
         "draft": draft if draft and draft.exists() else None,
     }
     what = "would be added" if dry_run or draft else "added"
-    _show_change(app, done, what, output_format, more, with_withdrawn=replace)
+    app.show(output_format, *change_text(done, what, more, with_withdrawn=replace))
     say_remarks(app, reading, shown)
     if replace and remarks.skipped:
         raise UsageError(
@@ -156,6 +210,8 @@ def publish(
         )
     if not (done.changed or done.withdrawn):
         app.say("all of it is listed already: nothing was published")
+        if terms is not None:
+            app.warn("the terms are not in force", "they are signed with a change of the list")
     _warn_doubles(app, done, dry_run=dry_run or draft is not None)
     say_draft(app, draft)
     if not dry_run and draft is None:
@@ -206,7 +262,7 @@ def withdraw(
         entry_ids = tuple(read_ids(open_files(files, sys.stdin.buffer)))
     done = repository.withdraw(list_name, entry_ids, generation=generation, draft=draft)
     what = "would be withdrawn" if draft else "withdrawn"
-    _show_change(app, done, what, output_format, {"draft": draft})
+    app.show(output_format, *change_text(done, what, {"draft": draft}))
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -241,7 +297,7 @@ def revert(
     done = repository.revert(list_name, generation, draft=draft)
     more = {"withdrawn": done.withdrawn, "added_by_category": done.categories, "draft": draft}
     what = "would be added" if draft else "added"
-    _show_change(app, done, what, output_format, more, with_withdrawn=True)
+    app.show(output_format, *change_text(done, what, more, with_withdrawn=True))
     say_draft(app, draft)
     warn_expiring(app, repository)
 
@@ -326,34 +382,6 @@ def end(
     app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
     say_draft(app, draft)
     warn_expiring(app, repository)
-
-
-def _show_change(
-    app: App,
-    done: Published,
-    what: str,
-    output_format: str,
-    more: Mapping[str, Any] = MappingProxyType({}),
-    *,
-    with_withdrawn: bool = False,
-) -> None:
-    """Print the result of a publication or a withdrawal; `what` names what was done to entries."""
-    document = {
-        "list": done.list_name,
-        "generation": done.generation,
-        what.removeprefix("would be "): done.changed,
-        "live": done.live,
-        **more,
-    }
-    text = [
-        f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
-        f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
-    ]
-    if what.startswith("would be "):
-        text += [
-            f"  added in category {name}: {count:,}" for name, count in done.categories.items()
-        ]
-    app.show(output_format, document, text)
 
 
 def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hashclient.provider.keyfiles import Passphrases
     from hashclient.provider.keys import Keys
     from hashclient.provider.repository import Repository
+    from hashclient.provider.results import Published
 
 repo_argument = click.argument("directory", metavar="REPO", type=existing_path(file_okay=False))
 list_option = click.option(
@@ -135,6 +137,50 @@ def repository_at(app: App, directory: Path, passphrases: Passphrases | None = N
     return Repository(
         directory, clock=app.now, operator=current_operator(), passphrases=passphrases
     )
+
+
+def change_text(
+    done: Published,
+    what: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    with_withdrawn: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the result of a change of a list for JSON, with `more`, and as text.
+
+    `what` names what was done to entries, or would be: then the text has their categories.
+    """
+    document = {
+        "list": done.list_name,
+        "generation": done.generation,
+        what.removeprefix("would be "): done.changed,
+        "live": done.live,
+        **more,
+    }
+    text = [
+        f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
+        f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
+    ]
+    if what.startswith("would be "):
+        text += [
+            f"  added in category {name}: {count:,}" for name, count in done.categories.items()
+        ]
+    return document, text
+
+
+def read_root(app: App, path: Path) -> bytes:
+    """Return the bytes of a root.json that somebody was given.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from hashclient.system.files import MAX_STATE_BYTES, read_regular
+
+    app.refuse_shared(path, "root.json")
+    try:
+        return read_regular(path, MAX_STATE_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(path)}: {error.strerror or error}") from error
 
 
 def say_draft(app: App, draft: Path | None) -> None:

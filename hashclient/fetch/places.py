@@ -15,7 +15,7 @@ import msgspec
 from hashclient.audit.log import AuditLog, Event
 from hashclient.configfile.tables import ProviderConfig
 from hashclient.errors import ConfigError, HashclientError
-from hashclient.fetch.offline import BASE, open_copy
+from hashclient.lists.offline import BASE, open_copy
 from hashclient.net.client import Access, Limits, Transport, access_of, limits_of
 from hashclient.net.peer import PROVIDER, Peer
 from hashclient.system.text import printable

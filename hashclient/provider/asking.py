@@ -29,6 +29,7 @@ from hashclient.provider.find import Questions
 from hashclient.provider.keys import Roles
 from hashclient.provider.repository import Repository
 from hashclient.provider.results import Answer, Difference, Overview, Step
+from hashclient.trust.provenance import Provenance
 
 
 class Listing:
@@ -69,7 +70,9 @@ class Listing:
         begins[1:], ends[:-1] = differ, differ
         return order[begins], order[ends], tuple(columns)
 
-    def overview(self, index: ListIndex, keys: int, threshold: int) -> Overview:
+    def overview(
+        self, index: ListIndex, keys: int, threshold: int, provenance: Provenance
+    ) -> Overview:
         """Return the counts of the listed entries; all segments of `index` were shown."""
         _, last, (came, *columns) = self._events()
         masks, sized, codes = (column[last[came[last] > 0]] for column in columns)
@@ -85,6 +88,7 @@ class Listing:
             keys,
             threshold,
             steps(index.segments),
+            provenance,
         )
 
     def difference(self, list_name: str, first: int, last: int) -> Difference:
@@ -128,7 +132,8 @@ def overview(repository: Repository, list_name: str) -> Overview:
     keyids, threshold = roles.key_policy(list_name)
     listing = Listing(with_ids=False)
     repository.files.show(roles, list_name, index.segments, listing)
-    return listing.overview(index, len(keyids), threshold)
+    provenance = repository.files.provenance(roles, list_name)
+    return listing.overview(index, len(keyids), threshold, provenance)
 
 
 def difference(

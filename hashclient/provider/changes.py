@@ -44,6 +44,7 @@ from hashclient.provider.replace import Listed
 from hashclient.provider.results import Consolidated, Published, Some
 from hashclient.provider.screen import Named
 from hashclient.system.text import printable
+from hashclient.trust.provenance import Provenance
 
 #: Number of withdrawn ids that are named in the log.
 MAX_LOGGED_IDS = 100
@@ -64,6 +65,8 @@ class Change(msgspec.Struct, frozen=True):
     event: str
     data: dict[str, Any]
     replaced: tuple[Segment, ...] = ()
+    #: Who the entries come from, and on which terms; None for what the list says already.
+    provenance: Provenance | None = None
 
     def write(self, files: ListFiles, roles: Roles) -> None:
         """Write the files, and name them in the role of the list, which has to be there.
@@ -75,7 +78,7 @@ class Change(msgspec.Struct, frozen=True):
             del roles.lists[self.list_name].signed.targets[
                 target_name(self.list_name, segment.name)
             ]
-        files.write(roles, self.index, self.segments)
+        files.write(roles, self.index, self.segments, self.provenance)
 
 
 def addition(
@@ -87,10 +90,12 @@ def addition(
     category: str | None,
     replace: bool,
     again: bool = True,
+    may_be_empty: bool = False,
 ) -> tuple[Published, Change | None]:
     """Compute the change that adds entries, or with `replace`, makes them the whole list.
 
-    None says that they are the whole list already or, without `again`, on it.
+    None says that they are the whole list already or, without `again`, on it. A whole list without
+    entries is refused, unless it `may_be_empty`.
 
     Raises:
         UsageError: an entry breaks a rule of the format, or there is none.
@@ -102,7 +107,9 @@ def addition(
     if replace:
         listed = Listed()
         files.live_hashes(roles, current, listed)
-        batches, withdrawn = listed.difference(list(batches), entries.category)
+        batches, withdrawn = listed.difference(
+            list(batches), entries.category, may_be_empty=may_be_empty
+        )
     for name, batch in batches:
         entries.add(batch, name)
     entries.finish()

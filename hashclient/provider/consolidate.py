@@ -10,7 +10,7 @@ is written again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -55,11 +55,26 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
     """
     import pyarrow as pa
 
-    tables: list[pa.Table] = []
+    kept, withdrawn = left_of((s for r in ranges for s in r), read)
+    first, last = ranges[0][0].first, ranges[-1][0].last
+    gone = pa.table([pa.array(withdrawn, pa.string())], schema=withdraw_schema())
+    return _segments(gone, "withdraw", first, last) + _segments(kept, "add", first, last)
+
+
+def left_of(
+    segments: Iterable[Segment], read: Callable[[Segment], bytes]
+) -> tuple[pa.Table, list[str]]:
+    """Return the entries that segments leave listed, and the ids of earlier ones that they withdraw.
+
+    `read` gives a segment's bytes.
+    """
+    import pyarrow as pa
+
+    tables = [add_schema().empty_table()]
     rows = 0
     row_of: dict[str, int] = {}
     withdrawn: list[str] = []
-    for segment in (s for r in ranges for s in r):
+    for segment in segments:
         table = table_of(read(segment))
         ids: list[str] = table.column("entry_id").to_pylist()
         if segment.kind == "add":
@@ -68,13 +83,8 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
             rows += len(ids)
         else:
             withdrawn += [entry_id for entry_id in ids if row_of.pop(entry_id, None) is None]
-    first, last = ranges[0][0].first, ranges[-1][0].last
-    gone = pa.table([pa.array(withdrawn, pa.string())], schema=withdraw_schema())
-    new = _segments(gone, "withdraw", first, last)
-    if row_of:
-        kept = pa.concat_tables(tables).take(pa.array(sorted(row_of.values()), pa.int64()))
-        new += _segments(kept, "add", first, last)
-    return new
+    kept = pa.concat_tables(tables).take(pa.array(sorted(row_of.values()), pa.int64()))
+    return kept, withdrawn
 
 
 def table_of(data: bytes) -> pa.Table:

@@ -18,6 +18,7 @@ from tuf.api.metadata import Metadata, TargetFile
 from hashclient.core.model import is_name
 from hashclient.errors import UsageError, VerificationError
 from hashclient.lists.wire import (
+    INDEX_NAME,
     MAX_SEGMENT_BYTES,
     AddBatch,
     parse_index,
@@ -29,6 +30,7 @@ from hashclient.provider.listfiles import Shown, parse_segment, show
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
 from hashclient.trust.additions import MAX_NOTICES, NOTICES, notice_id_of
+from hashclient.trust.provenance import FIELD, Provenance, provenance_of
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,6 +47,8 @@ class ListChange(msgspec.Struct, frozen=True):
     live: int
     categories: dict[str, int]
     replaced: int = 0
+    #: Who the entries come from, and on which terms.
+    provenance: Provenance = Provenance()
 
 
 class NoticeChange(msgspec.Struct, frozen=True):
@@ -70,8 +74,11 @@ def verify_list(
     if role.signed.delegations is not None:
         refuse(f"list {printable(name)} delegates to others")
     new: dict[str, Path] = {}
-    index_name = target_name(name, "index.json")
+    index_name = target_name(name, INDEX_NAME)
     for path, target in role.signed.targets.items():
+        said = target.unrecognized_fields
+        if said and (path != index_name or [*said] != ["custom"] or [*said["custom"]] != [FIELD]):
+            refuse(f"list {printable(name)} says something of a file that is not known here")
         folder, _, file_name = path.rpartition("/")
         if folder != f"lists/{name}" or not is_name(file_name):
             refuse(f"list {printable(name)} names a file that is not its own")
@@ -109,6 +116,7 @@ def verify_list(
         index.entries,
         dict(sorted(categories.items())),
         len(old.keys() - role.signed.targets.keys()),
+        provenance_of(role.signed.targets[index_name]),
     )
 
 

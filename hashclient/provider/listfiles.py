@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import (
     FORMAT,
+    INDEX_NAME,
     MAX_LIST_ENTRIES,
     MAX_SEGMENTS,
     AddBatch,
@@ -35,6 +36,7 @@ from hashclient.provider.keys import Clock, Roles
 from hashclient.provider.public import PUBLIC_MODE, make_folder_below
 from hashclient.provider.published import read_public
 from hashclient.system.files import state_error, write_atomic
+from hashclient.trust.provenance import Provenance, note, provenance_of
 
 #: Seconds for which an unreferenced file stays: longer than any fetch.
 UNREFERENCED_S = 86_400
@@ -66,7 +68,7 @@ class ListFiles:
         """
         if list_name not in roles.lists:
             return ListIndex(FORMAT, list_name, 0, self._clock(), 0, "0" * 16, ())
-        target = roles.lists[list_name].signed.targets[target_name(list_name, "index.json")]
+        target = roles.lists[list_name].signed.targets[_index_name(list_name)]
         try:
             return parse_index(self.read(target), list_name)
         except VerificationError as error:
@@ -161,6 +163,7 @@ class ListFiles:
             )
         return ListIndex(
             FORMAT,
+            INDEX_NAME,
             current.list,
             current.generation + 1,
             self._clock().replace(microsecond=0),
@@ -169,15 +172,38 @@ class ListFiles:
             segments,
         )
 
-    def write(self, roles: Roles, index: ListIndex, new: Sequence[NewSegment]) -> None:
+    def provenance(self, roles: Roles, list_name: str) -> Provenance:
+        """Return who the entries of a list come from, and on which terms.
+
+        Raises:
+            StateError: it is corrupt.
+        """
+        role = roles.lists.get(list_name)
+        try:
+            return provenance_of(role and role.signed.targets.get(_index_name(list_name)))
+        except VerificationError as error:
+            raise StateError(f"corrupt repository: {error.message}") from error
+
+    def write(
+        self,
+        roles: Roles,
+        index: ListIndex,
+        new: Sequence[NewSegment],
+        provenance: Provenance | None = None,
+    ) -> None:
         """Write the files of a generation, and name them in the role of the list.
+
+        Without a `provenance`, that of the generation before stays.
 
         Raises:
             StateError: one cannot be written.
         """
-        files = {n.segment.name: n.data for n in new} | {"index.json": encode_index(index)}
+        files = {n.segment.name: n.data for n in new} | {INDEX_NAME: encode_index(index)}
+        kept = provenance or self.provenance(roles, index.list)
         for name, data in files.items():
             target = TargetFile.from_data(target_name(index.list, name), data, ["sha256"])
+            if name == INDEX_NAME:
+                note(target, kept)
             roles.lists[index.list].signed.targets[target.path] = target
             self.write_target(target, data)
 
@@ -209,6 +235,10 @@ class ListFiles:
     def _path(self, target: TargetFile) -> Path:
         folder, _, name = target.path.rpartition("/")
         return self.directory / folder / f"{target.hashes['sha256']}.{name}"
+
+
+def _index_name(list_name: str) -> str:
+    return target_name(list_name, INDEX_NAME)
 
 
 def parse_segment(data: bytes, segment: Segment) -> Iterator[AddBatch | Strings]:

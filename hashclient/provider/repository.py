@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import MAX_LISTS
@@ -62,9 +63,11 @@ from hashclient.provider.results import (
 )
 from hashclient.provider.revert import reversion
 from hashclient.provider.screen import read_screened
+from hashclient.provider.sharing import Share
 from hashclient.system.files import sweep_temporary, writer_lock
 from hashclient.system.text import first_of, nearest, printable
 from hashclient.trust.additions import MAX_ENDED, NOTICES
+from hashclient.trust.provenance import MAX_TERMS_CHARS, Provenance, is_terms
 
 #: The hint for a key that is here but cannot be opened.
 OPEN_KEY = "give the passphrase of its key"
@@ -96,6 +99,8 @@ class Repository:
         self.root_file = directory / "root.json"
         self.clients_file = directory / "clients.json"
         self.feedback_file = directory / "feedback.json"
+        #: A folder for each list that shares another one on.
+        self.sources = directory / "sources"
         self.clock = clock
         self._validity = validity
         self._metadata = self.public / "metadata"
@@ -159,6 +164,8 @@ class Repository:
         draft: Path | None = None,
         may_be_new: bool = True,
         again: bool = True,
+        terms: str | None = None,
+        share: Share | None = None,
     ) -> Published:
         """Add the entries of `sources`, files of digests with their names, as a new generation.
 
@@ -170,6 +177,8 @@ class Repository:
         new generation. `dry_run` checks all and writes nothing. With `draft`, a new directory, the
         change is written there, for others to sign. Without `may_be_new`, only the first list of
         all is made. Without `again`, nothing is published if all entries are listed already.
+        `terms` are signed with the list, and stay in force. With `share`, the list is the entries
+        that another provider lists, and there are no `sources`.
 
         Raises:
             UsageError: an entry breaks a rule of the format, has a digest of the empty file, or its
@@ -178,6 +187,10 @@ class Repository:
                 the old state is still published.
         """
         check_list_name(list_name)
+        if terms is not None and not is_terms(terms):
+            raise UsageError(
+                f"terms of a list have at most {MAX_TERMS_CHARS:,} characters, all of them printable"
+            )
         with self.changing_roles() as roles:
             if list_name == NOTICES and list_name not in roles.lists:
                 raise UsageError(f"a list cannot be called {NOTICES}, as a role is")
@@ -198,11 +211,15 @@ class Repository:
                     f"a provider has at most {MAX_LISTS} lists",
                     hint="categories divide a list; clients refuse a provider with more lists",
                 )
+            before = self.files.provenance(roles, list_name)
+            _check_share(list_name, before, share, is_new=is_new)
             check_public(list_keys, draft, is_new=is_new)
             if dry_run:
                 check_place(draft)
             else:
                 require_ready(roles, draft, "targets" if is_new else list_name)
+            if share is not None:
+                sources, reading, replace = share.files(roles, self.files), share.reading(), True
             batches = read_screened(sources, reading or Reading(), known_good)
             done, change = addition(
                 self.files,
@@ -212,13 +229,23 @@ class Repository:
                 category=category,
                 replace=replace,
                 again=again,
+                may_be_empty=share is not None,
             )
+            if change is not None and share is not None:
+                noted = share.provenance(change.index.generation)
+                change.data["origin"] = msgspec.to_builtins(noted.origins[-1])
+                change = msgspec.structs.replace(change, provenance=noted)
+            elif change is not None and terms is not None:
+                noted = msgspec.structs.replace(before, terms=terms)
+                change = msgspec.structs.replace(change, provenance=noted)
             if change is not None and not dry_run:
                 changed = {list_name}
                 if is_new:
                     roles.add_list(list_name, list_keys)
                     changed.add("targets")
                 self.put(roles, changed, draft, change.event, change.data, change)
+            if share is not None:
+                share.keep()
             return done
 
     def withdraw(
@@ -508,6 +535,7 @@ class Repository:
         with own_hints("cannot change", self.directory), lock:
             written = [self.directory, self._metadata, self._keys.directory]
             written += [self.files.directory / NOTICES, *self.files.directory.glob("lists/*")]
+            written += self.sources.glob("*")
             for folder in written:
                 sweep_temporary(folder)
             self._keys.made.clear()
@@ -559,3 +587,21 @@ class Repository:
         # The default record, for a publication that announces no other one.
         self.announce(roles, "repository-changed")
         return roles
+
+
+def _check_share(list_name: str, before: Provenance, share: Share | None, *, is_new: bool) -> None:
+    """Check that a list has entries of its own, or those of another provider, and not both.
+
+    Raises:
+        UsageError: it would have both.
+    """
+    if share is None and before.followed:
+        raise UsageError(
+            f"list {list_name} shares another one on: entries of its own would be withdrawn again",
+            hint="give them a list of their own",
+        )
+    if share is not None and not (is_new or before.followed):
+        raise UsageError(
+            f"list {list_name} has entries of its own, which would be withdrawn",
+            hint="take a new name for the list that is shared on, with --new-list",
+        )

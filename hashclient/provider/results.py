@@ -9,6 +9,8 @@ from datetime import datetime
 
 import msgspec
 
+from hashclient.trust.provenance import Provenance
+
 
 class Some(msgspec.Struct, frozen=True):
     """Some of the entries that were given: how many, and the file and line of the first."""
@@ -122,6 +124,8 @@ class Overview(
     keys: int
     threshold: int
     steps: tuple[Step, ...]
+    #: Who the entries come from, the first one first, and on which terms.
+    provenance: Provenance = Provenance()
 
 
 class Difference(msgspec.Struct, frozen=True):

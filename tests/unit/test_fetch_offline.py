@@ -24,11 +24,11 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
-from hashclient.fetch.offline import BASE, MissingError, open_copy
 from hashclient.fetch.places import copy_at
 from hashclient.fetch.providers import fetch_in_turn
 from hashclient.fetch.switch import Fetched
 from hashclient.lists.bundle import Bundle, Mark, write_bundle
+from hashclient.lists.offline import BASE, MissingError, open_copy
 from hashclient.migrations.migrate import writing
 from hashclient.provider.export import Exported, export_bundle
 

@@ -1,7 +1,7 @@
 """Files of a provider without a network: from a bundle, or from a copy of its public directory.
 
-It is a `Source`, as the network is: it returns bytes by their address, and the caller verifies them
-in memory. They are never written to another place. The person who brings the medium is not trusted:
+It is a source for `trust`, as the network is: it returns bytes by their address, and the caller
+verifies them in memory. They are never written to another place. The person who brings the medium is not trusted:
 links are not followed, and only plain files are read.
 """
 
@@ -13,13 +13,12 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from hashclient.errors import DeliveryError, UnreachableError, UsageError, VerificationError
 from hashclient.lists.bundle import NAME, Bundle
 from hashclient.system.files import open_at_once, read_bounded
 from hashclient.system.text import excerpt, printable
-from hashclient.trust.tuf import Source
 
 #: The start of the addresses of files.
 BASE = "offline:"
@@ -29,6 +28,13 @@ _HINT = "make the copy again; nothing was changed"
 _SHOWN = 5
 
 
+class Copy(Protocol):
+    """Gives the bytes of files by their addresses, which begin with `BASE`."""
+
+    def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
+        """Return the bytes of a file, at most `max_bytes`."""
+
+
 class MissingError(UnreachableError):
     """There is no such file. Like 404 on a network, it ends the search for a new root."""
 
@@ -36,7 +42,7 @@ class MissingError(UnreachableError):
 
 
 @contextlib.contextmanager
-def open_copy(path: Path) -> Iterator[Source]:
+def open_copy(path: Path) -> Iterator[Copy]:
     """Yield a source of the files in the bundle, or in the directory, at `path`.
 
     Raises:
@@ -50,7 +56,7 @@ def open_copy(path: Path) -> Iterator[Source]:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
             _require_public(fd, path)
-            source: Source = _Directory(fd, path)
+            source: Copy = _Directory(fd, path)
         elif stat.S_ISREG(mode):
             stream = stack.enter_context(open_at_once(path))
             source = _BundleSource(path, stream)
@@ -94,7 +100,7 @@ class _Directory:
         self._path = path
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes of a file, as `Source` says."""
+        """Return the bytes of a file, as `Copy` says."""
         name = _name_in(url)
         path = self._path / name
         try:
@@ -137,7 +143,7 @@ class _BundleSource:
             self._bundle = Bundle(stream)
 
     def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
-        """Return the bytes of a file, as `Source` says."""
+        """Return the bytes of a file, as `Copy` says."""
         name = _name_in(url)
         with self._named(DeliveryError):
             try:

@@ -1,0 +1,151 @@
+"""`provider publish --from-bundle` and `provider follow`: lists of other providers, shared on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.options import LISTS_OF_REPOSITORY
+from hashclient.cli.provider_keys import passphrase_option, passphrases
+from hashclient.cli.provider_options import (
+    change_text,
+    draft_option,
+    read_root,
+    repo_argument,
+    repository_at,
+    say_draft,
+    warn_expiring,
+)
+from hashclient.errors import UsageError
+from hashclient.system.text import first_of, printable
+
+if TYPE_CHECKING:
+    from hashclient.provider.keys import Keys
+    from hashclient.provider.repository import Repository
+
+
+@click.command("follow", short_help="Share on what has changed at other providers.")
+@repo_argument
+@click.argument("bundle", metavar="BUNDLE", type=existing_path())
+@click.option(
+    "--list",
+    "lists",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=LISTS_OF_REPOSITORY,
+    help="Only this list of REPO. Can be given several times. [default: all that share a list of"
+    " that provider on]",
+)
+@click.option("--dry-run", is_flag=True, help="Check all of it, and publish nothing.")
+@draft_option
+@passphrase_option
+@format_option("text", "json")
+@pass_app
+def follow(
+    app: App,
+    directory: Path,
+    bundle: Path,
+    lists: tuple[str, ...],
+    dry_run: bool,
+    draft: Path | None,
+    passphrase_file: Path | None,
+    output_format: str,
+) -> None:
+    """Bring lists that share another one on up to date, withdrawals included.
+
+    BUNDLE is a newer bundle of the other provider, with all of the list, or a copy of its public
+    directory. It is verified as by a client: nothing older than what was shared on is taken. Which
+    lists and entries are shared on was said to `publish --from-bundle`, and is remembered. An entry
+    that was withdrawn from the list here stays out.
+
+    \b
+      hashclient provider follow /srv/lists new.bundle
+    """
+    from hashclient.lists.offline import open_copy
+    from hashclient.provider.sharing import Share
+
+    repository = repository_at(app, directory, passphrases(passphrase_file))
+    repository.require()
+    with open_copy(bundle) as copy:
+        here = sorted(path.name for path in repository.sources.glob("*"))
+        if unknown := [name for name in lists if name not in here]:
+            raise UsageError(
+                f"list {printable(unknown[0])} shares no other one on",
+                hint=f"lists that do: {first_of(here) or 'none'}",
+            )
+        names = lists or [
+            name for name in here if Share(repository.sources / name, copy, app.now).is_from()
+        ]
+        if not names:
+            raise UsageError(
+                f"no list here shares one of this provider on: {printable(bundle)}",
+                hint="`hashclient provider publish --from-bundle` begins that",
+            )
+    if draft is not None and len(names) > 1:
+        raise UsageError("a draft is of one list: name it with --list")
+    found = []
+    for name in names:
+        document, text = share_on(app, repository, name, bundle, dry_run=dry_run, draft=draft)
+        found.append(document)
+        if output_format == "text":
+            app.show("text", None, text)
+    if output_format == "json":
+        app.show("json", {"lists": found}, (), indent=2)
+    say_draft(app, draft)
+    warn_expiring(app, repository)
+
+
+def share_on(
+    app: App,
+    repository: Repository,
+    name: str,
+    bundle: Path,
+    *,
+    root: Path | None = None,
+    of: str | None = None,
+    where: str | None = None,
+    keys: Keys | None = None,
+    may_be_new: bool = False,
+    dry_run: bool = False,
+    draft: Path | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Share a list of the provider of `bundle` on as list `name`; return it for JSON and as text.
+
+    Raises:
+        HashclientError: as `Repository.publish` and `Share` say.
+    """
+    from hashclient.lists.offline import open_copy
+    from hashclient.provider.keys import Keys
+    from hashclient.provider.sharing import Share
+
+    with open_copy(bundle) as copy:
+        share = Share(repository.sources / name, copy, app.now, writes=not dry_run)
+        share.begin(None if root is None else read_root(app, root), of, where)
+        done = repository.publish(
+            name,
+            (),
+            list_keys=keys or Keys(),
+            dry_run=dry_run,
+            draft=draft,
+            may_be_new=may_be_new,
+            share=share,
+        )
+    origin = share.provenance(done.generation).origins[-1]
+    more: dict[str, Any] = {
+        "withdrawn": done.withdrawn,
+        "added_by_category": done.categories,
+        "origin": origin,
+        "left_out": share.left_out,
+        "dry_run": dry_run,
+        "draft": draft if draft and draft.exists() else None,
+    }
+    app.say(f"list {name}: from list {origin.list}, generation {origin.generation}")
+    if share.left_out:
+        app.say(f"withdrawn here, and left out: {share.left_out:,}")
+    if not (done.changed or done.withdrawn):
+        app.say("all of it is listed already: nothing was published")
+    what = "would be added" if dry_run or draft else "added"
+    return change_text(done, what, more, with_withdrawn=True)

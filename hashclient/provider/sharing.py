@@ -1,0 +1,282 @@
+"""Shares a list of another provider on: its live entries, verified as a client verifies them.
+
+REPO/sources/LIST/ has what is needed for that:
+
+    root.json       the root of the other provider, as it was given; never replaced
+    metadata/       its metadata, so that no older state is taken later (`trust`)
+    source.json     which list, which of its entries, and ids that stay out
+
+1. The bundle, or copy of a public directory, is verified from the pinned root, and the list's
+   generation is none before the one that was taken last.
+2. All segments are verified and parsed; count and checksum of what is left are those of its index.
+3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
+   out, until they are added again here.
+4. The rest, of which `where` holds, becomes the whole list (`replace`), in memory.
+
+So what the other provider withdraws is withdrawn here. The list's metadata say where it comes from
+and on which terms (`trust.provenance`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+import numpy as np
+
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.lists.importers.importfile import Reading
+from hashclient.lists.importers.where import parse_where
+from hashclient.lists.offline import BASE, Copy, MissingError
+from hashclient.lists.wire import (
+    INDEX_NAME,
+    MAX_INDEX_BYTES,
+    MAX_SEGMENT_BYTES,
+    AddBatch,
+    ListIndex,
+    Segment,
+    checksum_of,
+    encode_segment,
+    entry_hashes,
+    parse_index,
+)
+from hashclient.provider.consolidate import left_of
+from hashclient.provider.keys import Clock, Roles
+from hashclient.provider.listfiles import ListFiles, parse_segment
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    state_error,
+    write_atomic,
+)
+from hashclient.system.strictjson import parse_json
+from hashclient.system.text import excerpt, first_of, printable
+from hashclient.trust.provenance import MAX_ORIGINS, Origin, Provenance, provenance_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hashclient.trust.tuf import Trust
+
+FORMAT = "hashclient-source/1"
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`source.json`: a list of another provider, and which of its entries are shared on.
+
+    `where` is a condition as of `--where`; without one, all are. `left_out` are ids that were
+    withdrawn here and that the other provider lists all the same.
+    """
+
+    list: str
+    where: str | None = None
+    left_out: tuple[str, ...] = ()
+    format: str = FORMAT
+
+
+class Share:
+    """One list that shares another one on, from one copy of its provider's files."""
+
+    def __init__(self, folder: Path, copy: Copy, clock: Clock, *, writes: bool = True) -> None:
+        """Read from `copy`; `folder` is that of the list in `sources/`, and need not be there.
+
+        Unless it `writes`, nothing is kept there, as for a dry run.
+        """
+        self._folder, self._copy, self._clock, self._writes = folder, copy, clock, writes
+        self.source: Source | None = load_source(folder)
+        self._root = _read(folder / "root.json") if self.source else None
+        #: After `files`: the origins and terms of the other list, and how many entries stay out.
+        self._provenance = Provenance()
+        self.left_out = 0
+
+    def begin(self, root: bytes | None, list_name: str | None, where: str | None) -> None:
+        """Say what is shared on, which is remembered: a provider's root, its list, and entries.
+
+        Raises:
+            UsageError: it is not known, is not what is shared on already, or `where` is malformed.
+        """
+        if self.source is None:
+            if root is None:
+                raise UsageError(
+                    "--root is missing: the root.json of the provider whose list is shared on",
+                    hint="get it by a way that you trust; it is remembered",
+                )
+            self._root, self.source = root, Source(list_name or self._folder.name, where)
+            self.reading()
+            return
+        same = root in (None, self._root) and list_name in (None, self.source.list)
+        if not same:
+            raise UsageError(
+                f"list {self._folder.name} shares on list {self.source.list} of another provider",
+                hint="take another list for this one",
+            )
+        if where is not None:
+            self.source = msgspec.structs.replace(self.source, where=where)
+        self.reading()
+
+    def reading(self) -> Reading:
+        """Return which entries are meant."""
+        assert self.source is not None
+        where = self.source.where
+        return Reading(where=None if where is None else parse_where(where))
+
+    def is_from(self) -> bool:
+        """Return whether the copy is of the provider whose list is shared on, by its root."""
+        from tuf.api.metadata import Metadata
+
+        if self._root is None:
+            return False
+        version = Metadata.from_bytes(self._root).signed.version
+        try:
+            name = f"{BASE}/metadata/{version}.root.json"
+            return self._copy.get(name, MAX_STATE_BYTES) == self._root
+        except MissingError:
+            return False
+
+    def files(self, roles: Roles, files: ListFiles) -> Iterator[tuple[str, BinaryIO]]:
+        """Yield the entries as a file of digests; the repository's lock is held.
+
+        Raises:
+            VerificationError, StaleError, UnreachableError: the copy is not what a client takes.
+            StateError: a file cannot be read or written.
+        """
+        import pyarrow as pa
+
+        assert self.source is not None
+        if not self._writes:
+            with tempfile.TemporaryDirectory() as name:
+                table = self._verified(Path(name), files.provenance(roles, self._folder.name))
+        else:
+            where = make_private_dir(self._folder / "metadata")
+            table = self._verified(where, files.provenance(roles, self._folder.name))
+        ids = np.array(table.column("entry_id").to_pylist(), "S")
+        out = self._withdrawn_here(roles, files)
+        stays_out = np.isin(entry_hashes(ids), entry_hashes(np.array(sorted(out), "S")))
+        kept_out = tuple(sorted(i.decode() for i in ids[stays_out].tolist()))
+        self.source = msgspec.structs.replace(self.source, left_out=kept_out)
+        self.left_out = len(kept_out)
+        with os.fdopen(os.memfd_create("hashclient"), "w+b") as stream:
+            stream.write(encode_segment(table.filter(pa.array(~stays_out))))
+            stream.seek(0)
+            yield f"list {self.source.list}", stream
+
+    def provenance(self, generation: int) -> Provenance:
+        """Return the note for a new generation of the list, after `files`."""
+        return msgspec.structs.replace(self._provenance, followed=generation)
+
+    def keep(self) -> None:
+        """Remember what is shared on; the repository's lock is held.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        assert self.source is not None and self._root is not None
+        if self._writes:
+            make_private_dir(self._folder)
+            write_atomic(self._folder / "root.json", self._root)
+            write_atomic(self._folder / "source.json", msgspec.json.encode(self.source) + b"\n")
+
+    def _verified(self, metadata: Path, before: Provenance) -> pa.Table:
+        from hashclient.trust.tuf import Trust
+
+        assert self.source is not None and self._root is not None
+        name = self.source.list
+        trust = Trust(  # 1
+            metadata, BASE, self._copy, self._root, name=f"of list {name}", now=self._clock()
+        )
+        trust.refresh()
+        offered = trust.lists()
+        if name in trust.ended():
+            raise VerificationError(
+                f"list {name} has ended at its provider",
+                hint="`hashclient provider list end` ends the one here as well",
+            )
+        if name not in offered:
+            raise VerificationError(
+                f"its provider does not offer list {name}",
+                hint=f"it offers: {first_of(offered) or 'none'}; `--of LIST` names another one",
+            )
+        info = trust.target(name, INDEX_NAME)
+        index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
+        if before.origins and index.generation < before.origins[-1].generation:
+            raise VerificationError(
+                f"list {name}: generation {index.generation} is older than"
+                f" {before.origins[-1].generation}, which was shared on already"
+            )
+        theirs = provenance_of(info)
+        if len(theirs.origins) >= MAX_ORIGINS:
+            raise VerificationError(f"list {name} was shared on {MAX_ORIGINS} times")
+        origin = Origin(hashlib.sha256(self._root).hexdigest(), name, index.generation)
+        self._provenance = Provenance((*theirs.origins, origin), theirs.terms)
+        return _entries_of(trust, index)  # 2
+
+    def _withdrawn_here(self, roles: Roles, files: ListFiles) -> set[str]:
+        """Return the ids that people have withdrawn from the list here, and not added again."""
+        assert self.source is not None
+        name = self._folder.name
+        if name not in roles.lists:
+            return set()
+        current, followed = files.current(roles, name), files.provenance(roles, name).followed
+        since = [s for s in current.segments if s.kind == "withdraw" and s.last > followed]
+        ids = [np.array(self.source.left_out, "S")]
+        ids += [b for _, b in files.batches(roles, name, since) if not isinstance(b, AddBatch)]
+        all_ids = np.concatenate(ids)
+        gone = ~np.isin(entry_hashes(all_ids), files.live_hashes(roles, current))
+        return {entry_id.decode() for entry_id in all_ids[gone].tolist()}
+
+
+def load_source(folder: Path) -> Source | None:
+    """Return what a list shares on; None if it shares none on.
+
+    Raises:
+        StateError: it cannot be read, is damaged, or of a newer version.
+    """
+    path = folder / "source.json"
+    if not path.exists():
+        return None
+    try:
+        source = msgspec.convert(parse_json(_read(path)), Source)
+    except ValueError as error:
+        raise StateError(f"damaged: {printable(path)}", hint="put it back from a copy") from error
+    if source.format != FORMAT:
+        raise StateError(
+            f"format of {printable(path)}: {excerpt(source.format)}, this one reads {FORMAT}",
+            hint="a newer hashclient has written it; use that",
+        )
+    return source
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, MAX_STATE_BYTES)
+    except OSError as error:
+        raise state_error("cannot read", path, error) from error
+
+
+def _entries_of(trust: Trust, index: ListIndex) -> pa.Table:
+    """Return the live entries of a list as a table.
+
+    Raises:
+        VerificationError: a file is not as it is signed, or breaks a rule of the format.
+    """
+
+    def read(segment: Segment) -> bytes:
+        data = trust.download(trust.target(index.list, segment.name), MAX_SEGMENT_BYTES)
+        for _ in parse_segment(data, segment):
+            pass
+        return data
+
+    table, unknown = left_of(index.segments, read)
+    hashes = entry_hashes(np.array(table.column("entry_id").to_pylist(), "S"))
+    found = table.num_rows, f"{checksum_of(hashes):016x}"
+    if unknown or found != (index.entries, index.checksum):
+        raise VerificationError(
+            f"list {index.list}: its entries are not those that its index counts"
+        )
+    return table

@@ -1,0 +1,86 @@
+"""Who the entries of a list come from, and on which terms: a signed note beside its index.
+
+A list may be shared on: another provider takes live entries of it, by `provider publish
+--from-bundle`. The note is `custom` of the target `index.json` in the metadata of the list's role,
+so the list's keys sign it. Programs that do not know its members pass over them.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from tuf.api.metadata import TargetFile
+
+from hashclient.core.model import is_name
+from hashclient.errors import VerificationError
+from hashclient.system.text import excerpt
+
+FIELD = "hashclient-provenance"
+MAX_ORIGINS = 16
+MAX_TERMS_CHARS = 2_000
+_MAX_GENERATION = 2**53 - 1
+
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A list of a provider: the SHA-256 of its pinned root, the list's name, and a generation."""
+
+    root_sha256: str
+    list: str
+    generation: int
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where entries come from, the first origin first, and the terms of their use.
+
+    `followed` is the generation of this list with which the last origin was followed last.
+    """
+
+    origins: tuple[Origin, ...] = ()
+    terms: str = ""
+    followed: int = 0
+
+
+def provenance_of(target: TargetFile | None) -> Provenance:
+    """Return the note beside an index; an empty one if there is none.
+
+    Raises:
+        VerificationError: it breaks a rule.
+    """
+    custom = target.custom if target is not None else None
+    if custom is None:
+        return Provenance()
+    try:
+        found = msgspec.convert(custom.get(FIELD, {}), Provenance)
+    except (ValueError, AttributeError) as error:
+        raise VerificationError(f"{FIELD} is not valid: {excerpt(error)}") from error
+    is_valid = (
+        len(found.origins) <= MAX_ORIGINS
+        and all(map(_is_origin, found.origins))
+        and is_terms(found.terms)
+        and 0 <= found.followed <= _MAX_GENERATION
+    )
+    if not is_valid:
+        raise VerificationError(f"{FIELD} is not valid")
+    return found
+
+
+def note(target: TargetFile, provenance: Provenance) -> None:
+    """Write the note beside an index."""
+    if provenance != Provenance():
+        target.unrecognized_fields["custom"] = {FIELD: msgspec.to_builtins(provenance)}
+
+
+def is_terms(text: str) -> bool:
+    """Return whether a text may be the terms of a list: printable, and not too long."""
+    return len(text) <= MAX_TERMS_CHARS and all(c.isprintable() or c == "\n" for c in text)
+
+
+def _is_origin(origin: Origin) -> bool:
+    return (
+        _SHA256.fullmatch(origin.root_sha256) is not None
+        and is_name(origin.list)
+        and 1 <= origin.generation <= _MAX_GENERATION
+    )
