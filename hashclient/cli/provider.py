@@ -38,6 +38,7 @@ from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import for_people, printable
 
 if TYPE_CHECKING:
+    from hashclient.provider.repository import Repository
     from hashclient.provider.results import Status
 
 
@@ -112,20 +113,50 @@ def init(
 
 @command.command("status")
 @repo_argument
+@click.option(
+    "--against",
+    metavar="ADDRESS",
+    help="Compare with what is served there, or with a bundle or a copy of a public directory.",
+)
+@click.option(
+    "--ca", type=existing_path(dir_okay=False), metavar="FILE", help="The authority of ADDRESS."
+)
+@click.option(
+    "--token-file",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    help="A token of a client, for ADDRESS.",
+)
 @format_option("text", "json")
 @pass_app
-def status(app: App, directory: Path, output_format: str) -> ExitCode:
+def status(
+    app: App,
+    directory: Path,
+    against: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    output_format: str,
+) -> ExitCode:
     """Show the roles, until when each is valid, and the lists.
 
     Warns of roles that expire soon: of those with less than a quarter of their time left. Warns,
-    too, when REPO/public cannot be read by other accounts, that of a web server among them.
+    too, when REPO/public cannot be read by other accounts, that of a web server among them. With
+    --against, each role is compared by its version and its content: a place that is ahead, or has
+    forked, was published to by another host with the same keys.
 
     \b
       hashclient provider status /srv/lists
+      hashclient provider status /srv/lists --against https://lists.example.org/ \\
+            --token-file own.token
 
-    Exit codes: 0 all roles are valid, 7 one has expired; all are in `hashclient --help`.
+    Exit codes: 0 all roles are valid, 7 one has expired. With --against: 0 the same, 3 ADDRESS is
+    behind or ahead, 6 it has forked; all are in `hashclient --help`.
     """
     repository = repository_at(app, directory)
+    if against is not None:
+        return _compare(app, repository, against, ca, token_file, output_format)
+    if ca is not None or token_file is not None:
+        raise UsageError("--ca and --token-file are of use with --against only")
     found = repository.status()
     app.show(output_format, found, _status_text(found, app.now()), indent=2)
     warn_closed(app, repository)
@@ -291,6 +322,45 @@ def serve(app: App, directory: Path, bind: str, output_format: str, verbose: boo
             server.serve_forever()
     except (KeyboardInterrupt, Terminated):
         app.debug("stopped")
+
+
+def _compare(
+    app: App,
+    repository: Repository,
+    against: str,
+    ca: Path | None,
+    token_file: Path | None,
+    output_format: str,
+) -> ExitCode:
+    """Compare a repository with another place, and say what differs."""
+    from hashclient.configfile.tables import ProviderConfig
+    from hashclient.fetch.places import addresses, copy_at
+    from hashclient.provider.against import compare
+
+    if "://" in against:
+        files = {"ca": ca and str(ca), "token_file": token_file and str(token_file)}
+        config = ProviderConfig(root_sha256="", url=against, **files)
+        (place,) = addresses("there", config)
+    else:
+        place = copy_at(Path(against))
+    with place.open() as source:
+        found = compare(repository, source, place.base)
+    rows = [["ROLE", "HERE", "THERE", "STATE"]]
+    rows += [[r.role, str(r.here or "-"), str(r.elsewhere or "-"), r.state] for r in found]
+    app.show(output_format, {"against": against, "roles": found}, table(rows), indent=2)
+    states = {role.state for role in found}
+    if states & {"forked", "foreign"}:
+        forked = ", ".join(r.role for r in found if r.state in ("forked", "foreign"))
+        who = "another host publishes this repository" if "forked" in states else "others sign it"
+        app.warn(
+            f"forked: {forked}: {who}",
+            "keep one of the two hosts, and have it serve one repository; docs/provider.md says how"
+            " clients come back",
+        )
+        return ExitCode.UNVERIFIED
+    if "ahead" in states:
+        app.warn("it is ahead: publish nothing here before the newer copy is here")
+    return ExitCode.OK if states == {"same"} else ExitCode.INCOMPLETE
 
 
 def _days(number: int | None) -> timedelta | None:

@@ -44,10 +44,16 @@ from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest
 from hashclient.index.open_lists import OFFERS_NOTHING_HINT, lists_of_unconfigured
-from hashclient.index.reader import CLOCK_TOLERANCE, list_folders, open_manifest
+from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_manifest
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import Room
-from hashclient.lists.wire import MAX_INDEX_BYTES, ListIndex, delta_of, parse_index
+from hashclient.lists.wire import (
+    MAX_INDEX_BYTES,
+    ListIndex,
+    checksum_of,
+    delta_of,
+    parse_index,
+)
 from hashclient.session import Session
 from hashclient.system.cgroups import available_memory
 from hashclient.system.files import (
@@ -67,6 +73,10 @@ AT_ONCE = 64
 BUILT_S = 1.0
 #: Before a list with so many entries is built, those that wait come into use.
 LONG = 100_000
+FORK_HINT = (
+    "two hosts publish the same repository, or an older copy of it was put back; tell the provider:"
+    " `hashclient provider status --against` names the fork"
+)
 #: A name that no list can have.
 NO_LIST = ""
 
@@ -289,6 +299,8 @@ class Fetcher:
         try:
             if base is not None and delta is not None:
                 manifest = build.on_base(base, index, delta)
+                if manifest is None and here is not None and here.epoch in {"", epoch}:
+                    self._name_fork(base, index)
             if manifest is None:
                 delta = list(index.segments) if here is None else None
                 manifest = build.from_beginning(index, resume=not self._how.rebuild)
@@ -312,6 +324,17 @@ class Fetcher:
         before = here.generation if here else None
         built = self._note(directory, manifest, offered, found, build.pieces, before, *counts)
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
+
+    def _name_fork(self, base: Index, index: ListIndex) -> None:
+        """Say that a new generation does not follow the one that is here, if that one is whole."""
+        with contextlib.suppress(DamagedError):
+            if checksum_of(base.live_id_hashes()) == int(base.manifest.checksum, 16):
+                error = VerificationError(
+                    f"list {index.list} has forked: generation {index.generation} does not follow"
+                    f" generation {base.manifest.generation}, which is here; it is built again",
+                    hint=FORK_HINT,
+                )
+                self._how.on_failure(error)
 
     def _drop(self, name: str, *, is_here: bool) -> Fetched:
         """Withdraw the matches of a list that has ended, and remove what is here of it.
@@ -460,5 +483,5 @@ def _refuse_rollback(manifest: Manifest, index: ListIndex) -> None:
         return
     raise VerificationError(
         f"list {index.list}: generation {index.generation} {what}",
-        hint="nothing was changed; tell the provider",
+        hint=f"nothing was changed; {FORK_HINT}",
     )

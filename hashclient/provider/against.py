@@ -1,0 +1,118 @@
+"""Compares a repository with what is served elsewhere: the same, behind, ahead, or forked.
+
+Two hosts that publish the same repository sign different metadata under the same versions. Metadata
+are never changed under their versions, so a fork shows in the newest version that both sides have.
+Bytes from elsewhere count as a fork only if keys of this repository have signed them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import msgspec
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Snapshot, Timestamp
+
+from hashclient.errors import UnreachableError, VerificationError
+from hashclient.provider.draftpolicies import Policy, delegated, policy_of, signers_of
+from hashclient.provider.keys import Roles
+from hashclient.provider.repository import Repository
+from hashclient.system.files import MAX_STATE_BYTES, read_regular
+
+State = Literal["same", "behind", "ahead", "forked", "foreign"]
+
+
+class Elsewhere(Protocol):
+    """Gives files of the place, by addresses that begin with its base."""
+
+    def get(self, url: str, max_bytes: int, *, expected_bytes: int | None = None) -> bytes:
+        """Return the bytes of a file; an error with `status` 404 says that there is none."""
+
+
+class RoleElsewhere(msgspec.Struct, frozen=True):
+    """A role as it is here and elsewhere, by versions; None where there is none.
+
+    `state` is that of the place elsewhere. `forked` says that keys of this repository have signed
+    other metadata under the same version; `foreign`, that they have not signed them.
+    """
+
+    role: str
+    here: int | None
+    elsewhere: int | None
+    state: State
+
+
+def compare(repository: Repository, place: Elsewhere, base: str) -> tuple[RoleElsewhere, ...]:
+    """Return the roles of a repository beside those below the address `base`.
+
+    Raises:
+        StateError: there is no repository, or it is corrupt.
+        UnreachableError, AuthorisationError: the place cannot be asked.
+        VerificationError: it gives no metadata.
+    """
+    return _Comparison(repository, place, base.rstrip("/")).roles()
+
+
+class _Comparison:
+    def __init__(self, repository: Repository, place: Elsewhere, base: str) -> None:
+        self._roles: Roles = repository.load()
+        self._place, self._base = place, base
+
+    def roles(self) -> tuple[RoleElsewhere, ...]:
+        timestamp = self._required("timestamp", Timestamp)
+        snapshot = self._required(f"{timestamp.snapshot_meta.version}.snapshot", Snapshot)
+        theirs = {name.removesuffix(".json"): m.version for name, m in snapshot.meta.items()}
+        theirs["snapshot"], theirs["timestamp"] = snapshot.version, timestamp.version
+        theirs["root"] = version = self._roles.root.signed.version
+        while self._get(f"{theirs['root'] + 1}.root") is not None:
+            theirs["root"] += 1
+        if theirs["root"] == version and self._get(f"{version}.root") is None:
+            theirs["root"] = max(version - 1, 1)
+        ours = {name: self._roles.metadata(name).signed.version for name in self._roles.names()}
+        ended = theirs.keys() & self._roles.ended
+        names = [*ours, *sorted(theirs.keys() - ours.keys() - ended)]
+        return tuple(self._compared(name, ours.get(name), theirs.get(name)) for name in names)
+
+    def _compared(self, name: str, here: int | None, elsewhere: int | None) -> RoleElsewhere:
+        state: State = "same"
+        if here != elsewhere:
+            state = "behind" if (here or 0) > (elsewhere or 0) else "ahead"
+        if here is not None and elsewhere is not None:
+            both = min(here, elsewhere)
+            # A timestamp has one name for all versions.
+            file = "timestamp" if name == "timestamp" else f"{both}.{name}"
+            found = None if name == "timestamp" and here != elsewhere else self._get(file)
+            known = self._roles.directory / f"{file}.json"
+            if found is not None and known.exists():
+                ours = Metadata[Any].from_bytes(read_regular(known, MAX_STATE_BYTES))
+                if found.signed != ours.signed:
+                    state = "forked" if self._is_signed(name, found) else "foreign"
+        return RoleElsewhere(name, here, elsewhere, state)
+
+    def _is_signed(self, name: str, metadata: Metadata[Any]) -> bool:
+        listed, root = delegated(self._roles.targets), self._roles.root.signed
+        if name in listed:
+            policy = Policy(listed[name][1], listed[name][0].threshold)
+        else:
+            policy = policy_of(root, root.roles[name])
+        return not policy.wanting(signers_of(metadata, policy))
+
+    def _get(self, name: str) -> Metadata[Any] | None:
+        """Return metadata from elsewhere; None if there are none of that name."""
+        try:
+            data = self._place.get(f"{self._base}/metadata/{name}.json", MAX_STATE_BYTES)
+        except UnreachableError as error:
+            if getattr(error, "status", None) == 404:
+                return None
+            raise
+        try:
+            found: Metadata[Any] = Metadata.from_bytes(data)
+        except (RepositoryError, ValueError, RecursionError) as error:
+            raise VerificationError(f"not metadata: {name}.json") from error
+        return found
+
+    def _required(self, name: str, kind: type[Any]) -> Any:
+        found = self._get(name)
+        if found is None or not isinstance(found.signed, kind):
+            raise VerificationError(f"not a repository of hash lists: it has no {name}.json")
+        return found.signed
