@@ -338,8 +338,12 @@ def _compare(
     from hashclient.provider.against import compare
 
     if "://" in against:
-        files = {"ca": ca and str(ca), "token_file": token_file and str(token_file)}
-        config = ProviderConfig(root_sha256="", url=against, **files)
+        config = ProviderConfig(
+            root_sha256="",
+            url=against,
+            ca=None if ca is None else str(ca),
+            token_file=None if token_file is None else str(token_file),
+        )
         (place,) = addresses("there", config)
     else:
         place = copy_at(Path(against))

@@ -13,11 +13,10 @@ from hashclient.cli.app import App, format_option, pass_app, table
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.errors import ExitCode, UsageError
-from hashclient.system.text import counted, for_people, printable
+from hashclient.system.text import counted, for_people
 
 if TYPE_CHECKING:
     from hashclient.provider.results import Answer, Difference, Entry, Overview
-    from hashclient.trust.provenance import Provenance
 
 
 @click.command("show", short_help="Show a list in numbers.")
@@ -220,7 +219,7 @@ def _overview_text(found: Overview) -> Iterator[str]:
         ["live", f"{found.live:,}"],
         ["with size", f"{found.sized:,}"],
         *([f"with {label}", f"{count:,}"] for label, count in found.algorithms.items()),
-        *provenance_facts(found.provenance),
+        *found.provenance.facts(),
     ]
     categories = [[name, f"{count:,}"] for name, count in found.categories.items()]
     steps = [[_span(s.first, s.last), f"{s.added:,}", f"{s.withdrawn:,}"] for s in found.steps]
@@ -229,15 +228,6 @@ def _overview_text(found: Overview) -> Iterator[str]:
         yield from ("", *table([["CATEGORY", "LIVE"], *categories]))
     if steps:
         yield from ("", *table([["GENERATION", "ADDED", "WITHDRAWN"], *steps]))
-
-
-def provenance_facts(provenance: Provenance) -> Iterator[list[str]]:
-    """Yield who the entries of a list come from, and on which terms."""
-    for origin in provenance.origins:
-        of = f"list {origin.list}, generation {origin.generation}"
-        yield ["origin", f"{of}, of the provider whose root.json has sha256 {origin.root_sha256}"]
-    if provenance.terms:
-        yield ["terms", printable(provenance.terms)]
 
 
 def _span(first: int, last: int) -> str:

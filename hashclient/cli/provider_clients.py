@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app, table
-from hashclient.cli.options import together
+from hashclient.cli.options import LISTS_OF_REPOSITORY, together
 from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.errors import UsageError
 from hashclient.system.text import for_people, printable
@@ -59,14 +59,31 @@ _token_options = together(
 )
 
 
+_lists_option = click.option(
+    "--list",
+    "lists",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=LISTS_OF_REPOSITORY,
+    help="A list that it may have. Can be given several times. [default: all]",
+)
+
+
 @client.command("add")
 @repo_argument
 @_name
+@_lists_option
 @_token_options
 @format_option("text", "json")
 @pass_app
 def add(
-    app: App, directory: Path, name: str, output: Path, valid_days: int, output_format: str
+    app: App,
+    directory: Path,
+    name: str,
+    lists: tuple[str, ...],
+    output: Path,
+    valid_days: int,
+    output_format: str,
 ) -> None:
     """Let a client in, and write its token into a file.
 
@@ -75,6 +92,8 @@ def add(
 
     \b
       hashclient provider client add /srv/lists alice --output alice.token
+      hashclient provider client add /srv/lists carol --list baseline \\
+            --output carol.token
       hashclient provider client add /srv/lists bob --output - \\
             | age -r age1… > bob.age
     """
@@ -82,7 +101,8 @@ def add(
 
     _check_output(output, output_format)
     given = add_client(
-        repository_at(app, directory), name, timedelta(days=valid_days), _file(output)
+        *(repository_at(app, directory), name, timedelta(days=valid_days), _file(output)),
+        tuple(dict.fromkeys(lists)) or None,
     )
     _show_done(app, directory, given, output, output_format)
 
@@ -149,6 +169,29 @@ def revoke(app: App, directory: Path, name: str, output_format: str) -> None:
     _say_reload(app, directory)
 
 
+@client.command("lists")
+@repo_argument
+@_name
+@_lists_option
+@format_option("text", "json")
+@pass_app
+def lists(app: App, directory: Path, name: str, lists: tuple[str, ...], output_format: str) -> None:
+    """Say which lists a client may have: these and no others, or without --list, all.
+
+    A client sees other lists as not offered. It keeps what it has fetched.
+
+    \b
+      hashclient provider client lists /srv/lists alice --list baseline
+    """
+    from hashclient.provider.access import set_lists
+
+    wanted = tuple(dict.fromkeys(lists)) or None
+    set_lists(repository_at(app, directory), name, wanted)
+    text = f"client {name}: {', '.join(wanted or ['all lists'])}"
+    app.show(output_format, {"client": name, "lists": wanted}, text)
+    _say_reload(app, directory)
+
+
 @client.command("key")
 @repo_argument
 @_name
@@ -190,6 +233,7 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
             "added": c.added,
             "revoked": c.revoked,
             "feedback_key": c.feedback_key,
+            "lists": c.lists,
             "tokens": [{"id": t.id, "made": t.made, "expires": t.expires} for t in c.tokens],
         }
         for c in clients
@@ -200,10 +244,11 @@ def list_clients(app: App, directory: Path, output_format: str) -> None:
             _state(c, app),
             str(len(c.valid_tokens(now))),
             "-" if (expires := c.expires()) is None else for_people(expires),
+            "all" if c.lists is None else ", ".join(c.lists),
         ]
         for c in clients
     ]
-    text = table([["CLIENT", "STATE", "TOKENS", "EXPIRES"], *rows]) if rows else ()
+    text = table([["CLIENT", "STATE", "TOKENS", "EXPIRES", "LISTS"], *rows]) if rows else ()
     app.show(output_format, {"clients": documents}, text, nothing="no client yet", indent=2)
     for c in clients:
         expires = c.expires()
@@ -225,54 +270,96 @@ def server_config() -> None:
     """
 
 
+_site_options = together(
+    click.option("--server-name", metavar="NAME", help="The host name of the server."),
+    click.option(
+        "--public",
+        type=existing_path(),
+        metavar="DIR",
+        help="Where public/ is on the web server. [default: REPO/public]",
+    ),
+    click.option(
+        "--certificate",
+        type=existing_path(),
+        metavar="FILE",
+        default="/etc/ssl/lists/server.pem",
+        show_default=True,
+        help="The certificate of the web server.",
+    ),
+    click.option(
+        "--certificate-key",
+        type=existing_path(),
+        metavar="FILE",
+        default="/etc/ssl/lists/server.key",
+        show_default=True,
+        help="And its key.",
+    ),
+    click.option(
+        "--port",
+        type=click.IntRange(1, 65535),
+        default=443,
+        show_default=True,
+        metavar="N",
+        help="Where it listens.",
+    ),
+    click.option(
+        "--only-clients",
+        is_flag=True,
+        help="Write only the clients and no `server`, for a server that exists already.",
+    ),
+    click.option(
+        "--output",
+        type=existing_path(dir_okay=False),
+        metavar="FILE",
+        help="Replace FILE by it, for its owner alone to read. [default: stdout]",
+    ),
+)
+
+
 @server_config.command("nginx")
 @repo_argument
-@click.option("--server-name", metavar="NAME", help="The host name of the server.")
-@click.option(
-    "--public",
-    type=existing_path(),
-    metavar="DIR",
-    help="Where public/ is on the web server. [default: REPO/public]",
-)
-@click.option(
-    "--certificate",
-    type=existing_path(),
-    metavar="FILE",
-    default="/etc/ssl/lists/server.pem",
-    show_default=True,
-    help="The certificate of the web server.",
-)
-@click.option(
-    "--certificate-key",
-    type=existing_path(),
-    metavar="FILE",
-    default="/etc/ssl/lists/server.key",
-    show_default=True,
-    help="And its key.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=443,
-    show_default=True,
-    metavar="N",
-    help="Where it listens.",
-)
-@click.option(
-    "--only-clients",
-    is_flag=True,
-    help="Write only the clients and no `server`, for a server that exists already.",
-)
-@click.option(
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    help="Replace FILE by it, for its owner alone to read. [default: stdout]",
-)
+@_site_options
 @pass_app
-def nginx(
+def nginx(app: App, /, directory: Path, **given: Any) -> None:
+    """Write a configuration for nginx that lets in the clients of REPO.
+
+    It holds hashes of tokens and no token, ends each token in time by itself, and keeps a client to
+    its lists. Write it again after each change of clients, and let nginx read it: a client that was
+    revoked gets in until then.
+
+    \b
+      hashclient provider server-config nginx /srv/lists \\
+            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
+      nginx -t && nginx -s reload
+    """
+    _write_config(app, directory, "nginx", "nginx -s reload", **given)
+
+
+@server_config.command("apache")
+@repo_argument
+@_site_options
+@pass_app
+def apache(app: App, /, directory: Path, **given: Any) -> None:
+    """Write a configuration for Apache that lets in the clients of REPO, as `nginx` does.
+
+    It needs the modules ssl, rewrite, setenvif and headers. Tokens end in Apache's local time: up
+    to a day before they expire, and never later.
+
+    \b
+      hashclient provider server-config apache /srv/lists \\
+            --server-name lists.example.org \\
+            --output /etc/apache2/sites-enabled/lists.conf
+      apachectl configtest && apachectl graceful
+    """
+    _write_config(app, directory, "apache", "apachectl graceful", **given)
+
+
+def _write_config(
     app: App,
     directory: Path,
+    kind: str,
+    reload: str,
+    *,
     server_name: str | None,
     public: Path | None,
     certificate: Path,
@@ -281,36 +368,25 @@ def nginx(
     only_clients: bool,
     output: Path | None,
 ) -> None:
-    """Write a configuration for nginx that lets in the clients of REPO.
-
-    It holds hashes of tokens and no token, and ends each token in time by itself. Write it again
-    after each change of clients, and let nginx read it: a client that was revoked gets in until
-    then.
-
-    \b
-      hashclient provider server-config nginx /srv/lists \\
-            --server-name lists.example.org --output /etc/nginx/conf.d/lists.conf
-      nginx -t && nginx -s reload
-    """
+    """Write the configuration of a kind of web server, which reads it by the command `reload`."""
     from hashclient.provider.access import all_clients
-    from hashclient.provider.serverconfig import Site, nginx_clients, nginx_server
+    from hashclient.provider.serverconfig import SERVERS, Site
     from hashclient.system.outputs import replaced_file
 
     if only_clients == (server_name is not None):
         raise UsageError("give either --server-name or --only-clients")
     repository = repository_at(app, directory)
-    clients = all_clients(repository)
-    text = nginx_clients(clients, app.now())
+    clients, site = all_clients(repository), None
     if server_name is not None:
         where = (public or repository.public).absolute()
         site = Site(server_name, where, certificate.absolute(), certificate_key.absolute(), port)
-        text += "\n" + nginx_server(site)
+    text = SERVERS[kind](clients, app.now(), site)
     if output is None:
         app.out(text.rstrip("\n"))
     else:
         with replaced_file(output) as stream:
             stream.write(text.encode())
-        app.say(f"written: {printable(output)}; let nginx read it with `nginx -s reload`")
+        app.say(f"written: {printable(output)}; let the web server read it with `{reload}`")
     if not any(client.valid_tokens(app.now()) for client in clients):
         app.warn("nobody may fetch yet", "`hashclient provider client add` lets a client in")
 

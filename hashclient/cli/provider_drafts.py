@@ -14,7 +14,7 @@ import click
 from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
 from hashclient.cli.notices import lines_of
-from hashclient.cli.provider_ask import ids_of, ids_text, provenance_facts
+from hashclient.cli.provider_ask import ids_of, ids_text
 from hashclient.cli.provider_keys import passphrase_option, passphrases
 from hashclient.cli.provider_options import (
     read_root,
@@ -128,14 +128,8 @@ def compare(
     questions = Questions()
     reading = make_reading(where, columns)
     questions.ask(open_files(files, sys.stdin.buffer), reading)
-    compared, others = (), ()
-
-    def load() -> Draft:
-        nonlocal compared, others
-        found, compared, others = compare_draft(draft, questions)
-        return found
-
-    _load(app, root, load)
+    found, compared, others = compare_draft(draft, questions)
+    _load(app, root, lambda: found)
     rows = len(questions.asked)
     text = []
     for one in compared:
@@ -282,7 +276,7 @@ def _lines(found: Draft, ids: Mapping[str, Difference]) -> Iterator[str]:
             f"list {name}: generation {change.generation}: {change.added:,} added,"
             f" {change.withdrawn:,} withdrawn, {change.live:,} live"
         )
-        yield from (f"  {fact[0]}: {fact[1]}" for fact in provenance_facts(change.provenance))
+        yield from (f"  {what}: {said}" for what, said in change.provenance.facts())
         if change.replaced:
             yield f"  in place of {change.replaced:,} files that are published: they are joined"
         for category, count in change.categories.items():

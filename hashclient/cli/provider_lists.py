@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     "bundle",
     metavar="BUNDLE",
     type=existing_path(),
-    help="Share a list of another provider on: publish the entries that are listed in its bundle, or"
-    " in a copy of its public directory, as the whole list. `follow` does it again.",
+    help="Share a list of another provider on: publish what its bundle lists, or a copy of its"
+    " public directory, as the whole list. `follow` does it again.",
 )
 @click.option(
     "--root",

@@ -157,10 +157,9 @@ def change_text(
         "live": done.live,
         **more,
     }
-    text = [
-        f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
-        f"{f' {done.withdrawn} withdrawn,' if with_withdrawn else ''} {done.live} live"
-    ]
+    withdrawn = f" {done.withdrawn} withdrawn," if with_withdrawn else ""
+    first = f"list {done.list_name}: generation {done.generation}: {done.changed} {what},"
+    text = [f"{first}{withdrawn} {done.live} live"]
     if what.startswith("would be "):
         text += [
             f"  added in category {name}: {count:,}" for name, count in done.categories.items()

@@ -26,6 +26,7 @@ import numpy as np
 from hashclient.audit.log import Event
 from hashclient.decisions.keeping import set_aside
 from hashclient.errors import (
+    AuthorisationError,
     ConfigError,
     HashclientError,
     StaleError,
@@ -34,6 +35,7 @@ from hashclient.errors import (
 )
 from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
+from hashclient.fetch.denied import load_roles, note_denied
 from hashclient.fetch.guard import PoisonGuard, open_guard
 from hashclient.fetch.known_listed import note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
@@ -48,6 +50,7 @@ from hashclient.index.reader import CLOCK_TOLERANCE, Index, list_folders, open_m
 from hashclient.index.run import DamagedError
 from hashclient.index.writer import Room
 from hashclient.lists.wire import (
+    INDEX_NAME,
     MAX_INDEX_BYTES,
     ListIndex,
     checksum_of,
@@ -67,7 +70,6 @@ from hashclient.trust.tuf import Source, Trust
 
 _log = Log("fetch")
 
-INDEX_FILE = "index.json"
 #: At most so many lists that are built wait for the disk together, and for about so long.
 AT_ONCE = 64
 BUILT_S = 1.0
@@ -138,6 +140,8 @@ class Fetcher:
         self._built: list[Built | Fetched] = []
         self._since = 0.0
         self._results: deque[Fetched] = deque()
+        #: The lists that the provider offers to this client.
+        self._offered: tuple[str, ...] = ()
 
     @functools.cached_property
     def _guard(self) -> PoisonGuard:
@@ -187,10 +191,19 @@ class Fetcher:
                 raise StateError(
                     f"provider {self._provider}: it offers no list", hint=OFFERS_NOTHING_HINT
                 )
+            wanted = known & only if only else expected | named
+            new = frozenset(offered).difference(expected, config.lists or ())
+            refused = load_roles(trust, wanted & new)
+            denied = note_denied(self._settings.layout.provider(self._provider), new, refused)
+            self._offered = tuple(sorted({*offered} - denied))
+            if not self._offered and not expected:
+                raise AuthorisationError(
+                    f"provider {self._provider}: the credential is for none of its lists"
+                )
         except HashclientError as error:
             log_refusal(self._session.audit, self._provider, None, error, self._origin)
             raise
-        names = sorted(known & only if only else expected | named)
+        names = sorted(wanted - denied)
         # Ended lists come last: the others then no longer say that these are offered.
         names.sort(key=lambda name: (name in ended, name))
         make_private_dir(self._settings.layout.lists)
@@ -209,6 +222,8 @@ class Fetcher:
                         " it out of `lists = […]` in the provider's configuration and remove its"
                         " folder in the state directory",
                     )
+                elif (failed := refused.get(name)) is not None:
+                    raise failed
                 else:
                     built = self._fetch_list(trust, name, LIMIT_S / len(names))
                     self._built.append(built)
@@ -254,7 +269,6 @@ class Fetcher:
     def _fetch_list(self, trust: Trust, name: str, limit_s: float) -> Built:
         """Build a list as it is now; comparing files with digests takes `limit_s` at most."""
         directory = make_private_dir(self._settings.layout.lists / name, durable=False)
-        offered = tuple(sorted(trust.lists()))
         # 0
         found = open_base(
             *(directory, self._provider, self._sealer, self._session.now()),
@@ -262,14 +276,14 @@ class Fetcher:
             limit_s=limit_s,
         )
         # 1
-        info = trust.target(name, INDEX_FILE)
+        info = trust.target(name, INDEX_NAME)
         index_hash, expires, epoch = trust.hash_of(info), trust.expires(name), trust.epoch()
         # 2
         if found.index is not None and found.index.manifest.index_hash == index_hash:
             same = msgspec.structs.replace(
                 found.index.manifest, checked_at=self._session.now(), expires=expires, epoch=epoch
             )
-            return self._note(directory, same, offered, found, {}, same.generation, 0, 0)
+            return self._note(directory, same, found, {}, same.generation, 0, 0)
         # 3
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
         here, base, delta = found.here, found.index, None
@@ -322,7 +336,7 @@ class Fetcher:
             for kind in ("add", "withdraw")
         ]
         before = here.generation if here else None
-        built = self._note(directory, manifest, offered, found, build.pieces, before, *counts)
+        built = self._note(directory, manifest, found, build.pieces, before, *counts)
         return msgspec.structs.replace(built, has_met_good=bool(build.met))
 
     def _name_fork(self, base: Index, index: ListIndex) -> None:
@@ -364,7 +378,6 @@ class Fetcher:
         self,
         directory: Path,
         manifest: Manifest,
-        offered: tuple[str, ...],
         found: Base,
         pieces: Mapping[str, bytes],
         before: int | None,
@@ -373,7 +386,7 @@ class Fetcher:
     ) -> Built:
         """Complete the manifest of a list that is built.
 
-        It names the lists that are `offered`, and has the times of its pieces. `pieces` has the
+        It names the lists that are offered, and has the times of its pieces. `pieces` has the
         digests of the pieces of new runs, which are written before the switch.
         """
         base = found.index.manifest if found.index else None
@@ -383,7 +396,7 @@ class Fetcher:
             now = self._session.now()
             manifest = note_pieces(directory, manifest, base, pieces, self._sealer, now)
             files.append(directory / CHECKS_NAME)
-        manifest = msgspec.structs.replace(manifest, offered=offered)
+        manifest = msgspec.structs.replace(manifest, offered=self._offered)
         fetched = Fetched(
             *(manifest.list, self._provider, before, manifest.generation, added, withdrawn),
             *(manifest.entries, manifest.expires, manifest.published_at),

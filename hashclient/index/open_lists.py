@@ -31,7 +31,7 @@ from hashclient.index.manifest import Manifest, OtherKeyError, read_manifest
 from hashclient.index.matcher import Judge
 from hashclient.index.reader import Index, list_folders, open_index, state_of
 from hashclient.system.files import read_regular, state_error
-from hashclient.system.layout import TARGETS_NAME, TIMESTAMP_NAME
+from hashclient.system.layout import DENIED_NAME, TARGETS_NAME, TIMESTAMP_NAME
 from hashclient.system.log import Log
 from hashclient.system.text import printable
 
@@ -310,6 +310,8 @@ def _delegated_by(settings: Settings, provider: str) -> tuple[str, ...] | None:
 def delegated_lists(path: Path) -> tuple[str, ...] | None:
     """Return the names of the lists that a provider's metadata delegates; None without metadata.
 
+    Those that the credential is not for, by the last fetch, are left out.
+
     Raises:
         StateError: the metadata cannot be read, or a fetch would not have accepted it.
     """
@@ -332,7 +334,20 @@ def delegated_lists(path: Path) -> tuple[str, ...] | None:
             f"metadata offers {len(names):,} lists, more than {MAX_LISTS}: {printable(path)}",
             hint=METADATA_HINT,
         )
-    return names
+    denied = denied_lists(path.parent.parent / DENIED_NAME)
+    return tuple(name for name in names if name not in denied)
+
+
+def denied_lists(path: Path) -> frozenset[str]:
+    """Return the names of the lists that a provider's server has refused to this client.
+
+    Nothing verifies the file. A list that is here is expected whatever it says, and so is one that
+    the manifest of another list offers: so it hides only what was never here.
+    """
+    try:
+        return frozenset(msgspec.json.decode(read_regular(path, MAX_TARGETS_BYTES), type=list[str]))
+    except (OSError, ValueError, RecursionError):
+        return frozenset()  # then the lists are missing, which the next fetch corrects
 
 
 def known_lists(settings: Settings) -> frozenset[str] | None:

@@ -1,8 +1,8 @@
 """Files of a provider without a network: from a bundle, or from a copy of its public directory.
 
 It is a source for `trust`, as the network is: it returns bytes by their address, and the caller
-verifies them in memory. They are never written to another place. The person who brings the medium is not trusted:
-links are not followed, and only plain files are read.
+verifies them in memory. They are never written to another place. The person who brings the medium
+is not trusted: links are not followed, and only plain files are read.
 """
 
 from __future__ import annotations

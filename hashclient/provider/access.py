@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hashclient.errors import StateError, UsageError
+from hashclient.provider.changes import require_list
 from hashclient.provider.clients import Client, Clients, Token
 from hashclient.provider.repository import Repository
 from hashclient.system.outputs import remove_new, write_new
@@ -38,15 +39,27 @@ def all_clients(repository: Repository) -> tuple[Client, ...]:
     return Clients(repository.clients_file, repository.clock).all()
 
 
-def add_client(repository: Repository, name: str, valid: timedelta, output: Path | None) -> Given:
+def add_client(
+    repository: Repository,
+    name: str,
+    valid: timedelta,
+    output: Path | None,
+    lists: tuple[str, ...] | None = None,
+) -> Given:
     """Let a client in; write its token into the new file `output`, if one is given.
 
+    It may have the `lists`, or all that there are and will be.
+
     Raises:
-        UsageError: there is a client of that name, it cannot be a name, or `output` exists.
+        UsageError: there is a client of that name, it cannot be a name, there is no such list, or
+            `output` exists.
         StateError: there is no repository, or a file cannot be read or written.
         AuditError: it cannot be recorded; nothing was changed.
     """
-    return _give(repository, "client-added", name, output, lambda c: c.with_added(name, valid))
+    _check_lists(repository, lists)
+    return _give(
+        repository, "client-added", name, output, lambda c: c.with_added(name, valid, lists)
+    )
 
 
 def rotate_client(
@@ -71,6 +84,18 @@ def revoke_client(repository: Repository, name: str) -> None:
         StateError, AuditError: as `add_client`.
     """
     _change(repository, "client-revoked", {"client": name}, lambda c: c.with_revoked(name))
+
+
+def set_lists(repository: Repository, name: str, lists: tuple[str, ...] | None) -> None:
+    """Let a client have these lists and no others, or all.
+
+    Raises:
+        UsageError: there is no such client, it was revoked, or there is no such list.
+        StateError, AuditError: as `add_client`.
+    """
+    _check_lists(repository, lists)
+    data = {"client": name, "lists": "all" if lists is None else ", ".join(lists)}
+    _change(repository, "client-lists", data, lambda c: c.with_lists(name, lists))
 
 
 def note_key(repository: Repository, name: str, key: str) -> None:
@@ -123,6 +148,12 @@ def _give(
                     remove_new(output, made)
             raise
         return Given(name, token, newest.expires)
+
+
+def _check_lists(repository: Repository, lists: tuple[str, ...] | None) -> None:
+    roles = repository.load()
+    for name in lists or ():
+        require_list(roles, name)
 
 
 def _may_count(clients: Clients, token: Token) -> bool:

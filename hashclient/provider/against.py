@@ -13,7 +13,7 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
-from hashclient.errors import UnreachableError, VerificationError
+from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
 from hashclient.provider.draftpolicies import Policy, delegated, policy_of, signers_of
 from hashclient.provider.keys import Roles
 from hashclient.provider.repository import Repository
@@ -63,11 +63,12 @@ class _Comparison:
         snapshot = self._required(f"{timestamp.snapshot_meta.version}.snapshot", Snapshot)
         theirs = {name.removesuffix(".json"): m.version for name, m in snapshot.meta.items()}
         theirs["snapshot"], theirs["timestamp"] = snapshot.version, timestamp.version
-        theirs["root"] = version = self._roles.root.signed.version
-        while self._get(f"{theirs['root'] + 1}.root") is not None:
-            theirs["root"] += 1
-        if theirs["root"] == version and self._get(f"{version}.root") is None:
-            theirs["root"] = max(version - 1, 1)
+        version = self._roles.root.signed.version
+        while version > 1 and self._get(f"{version}.root") is None:
+            version -= 1
+        while self._get(f"{version + 1}.root") is not None:
+            version += 1
+        theirs["root"] = version
         ours = {name: self._roles.metadata(name).signed.version for name in self._roles.names()}
         ended = theirs.keys() & self._roles.ended
         names = [*ours, *sorted(theirs.keys() - ours.keys() - ended)]
@@ -101,8 +102,9 @@ class _Comparison:
         """Return metadata from elsewhere; None if there are none of that name."""
         try:
             data = self._place.get(f"{self._base}/metadata/{name}.json", MAX_STATE_BYTES)
-        except UnreachableError as error:
-            if getattr(error, "status", None) == 404:
+        except (UnreachableError, AuthorisationError) as error:
+            # 403: the token is not for this list; some servers say it of a file that is not there.
+            if getattr(error, "status", None) in (403, 404):
                 return None
             raise
         try:

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, UsageError
@@ -26,6 +27,7 @@ from hashclient.provider.keys import Clock
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.strictjson import parse_json
 from hashclient.system.text import excerpt, printable
+from hashclient.trust.additions import NOTICES
 
 FORMAT = "hashclient-clients/1"
 MAX_CLIENTS = 10_000
@@ -35,6 +37,9 @@ _ID_BYTES = 8
 TOKEN_PATTERN = r"hc1\.([0-9a-f]{16})\.[A-Za-z0-9_-]{43}"  # noqa: S105 - what tokens look like
 _HEADER = re.compile(rb"Bearer " + TOKEN_PATTERN.encode())
 _HEX = re.compile(r"[0-9a-f]+")
+_OF_LIST = re.compile(
+    r"/targets/lists/(?P<folder>[^/]+)/.*|/metadata/[0-9]+\.(?P<role>.+)\.json", re.ASCII
+)
 
 
 class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +58,8 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client and its tokens: two while a new one replaces an old one.
 
-    `feedback_key` is the public key, hexadecimal, that signs its feedback.
+    `feedback_key` is the public key, hexadecimal, that signs its feedback. It may have the `lists`,
+    or all of them.
     """
 
     name: str
@@ -62,6 +68,11 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Since when it may not fetch; it has no tokens then.
     revoked: datetime | None = None
     feedback_key: str | None = None
+    lists: tuple[str, ...] | None = None
+
+    def may(self, path: str) -> bool:
+        """Return whether it may have what is at a path below the server's root."""
+        return self.lists is None or (wanted := list_at(path)) is None or wanted in self.lists
 
     def expires(self) -> datetime | None:
         """Return until when it may fetch."""
@@ -99,8 +110,12 @@ class Clients:
             raise state_error("cannot read", self._path, error) from error
         return _parse(data, self._path)
 
-    def with_added(self, name: str, valid: timedelta) -> tuple[str, tuple[Client, ...]]:
+    def with_added(
+        self, name: str, valid: timedelta, lists: tuple[str, ...] | None = None
+    ) -> tuple[str, tuple[Client, ...]]:
         """Return a token for a new client, or for one that was revoked, and all clients with it.
+
+        It may have the `lists`, or all.
 
         Raises:
             UsageError: there is a client of that name, or it cannot be a name.
@@ -122,7 +137,7 @@ class Clients:
         text, token = self._new_token(valid)
         added = clients[name].added if name in clients else token.made
         key = clients[name].feedback_key if name in clients else None
-        return text, _with(clients, Client(name, added, (token,), feedback_key=key))
+        return text, _with(clients, Client(name, added, (token,), None, key, lists))
 
     def with_rotated(
         self, name: str, valid: timedelta, overlap: timedelta
@@ -157,6 +172,16 @@ class Clients:
         now = self._clock().replace(microsecond=0)
         changed = msgspec.structs.replace(client, tokens=(), revoked=now)
         return _with(clients, changed)
+
+    def with_lists(self, name: str, lists: tuple[str, ...] | None) -> tuple[Client, ...]:
+        """Return all clients, one of them with the lists that it may have, or with all.
+
+        Raises:
+            UsageError: there is no such client, or it was revoked.
+            StateError: as `with_added`.
+        """
+        clients = {client.name: client for client in self.all()}
+        return _with(clients, msgspec.structs.replace(_existing(clients, name), lists=lists))
 
     def with_key(self, name: str, key: str) -> tuple[Client, ...]:
         """Return all clients, one of them with the key that signs its feedback.
@@ -209,10 +234,10 @@ class Doorkeeper:
         self._path = path
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
-        self._tokens: dict[str, tuple[str, Token]] = {}
+        self._tokens: dict[str, tuple[Client, Token]] = {}
 
-    def who(self, header: bytes) -> str | None:
-        """Return the name of the client that sends `header`, or None if it may not fetch.
+    def who(self, header: bytes) -> Client | None:
+        """Return the client that sends `header`, or None if it may not fetch.
 
         Raises:
             StateError: the file of clients cannot be read; then no client may fetch.
@@ -221,11 +246,11 @@ class Doorkeeper:
         if found is None:
             return None
         self._refresh()
-        name, token = self._tokens.get(found[1].decode(), ("", None))
+        client, token = self._tokens.get(found[1].decode(), (None, None))
         digest = hashlib.sha256(header.removeprefix(b"Bearer ")).hexdigest()
         if token is None or not hmac.compare_digest(digest, token.sha256):
             return None
-        return name if token.expires > self._clock() else None
+        return client if token.expires > self._clock() else None
 
     def _refresh(self) -> None:
         try:
@@ -238,8 +263,15 @@ class Doorkeeper:
             raise state_error("cannot read", self._path, error) from error
         if now != self._seen:
             clients = Clients(self._path, self._clock).all()
-            self._tokens = {t.id: (c.name, t) for c in clients for t in c.tokens}
+            self._tokens = {t.id: (c, t) for c in clients for t in c.tokens}
             self._seen = now
+
+
+def list_at(path: str) -> str | None:
+    """Return the list that a path below the server's root is of; None for what is for all."""
+    found = _OF_LIST.fullmatch(path)
+    name = found and (found["folder"] or found["role"])
+    return None if name in (*TOP_LEVEL_ROLE_NAMES, NOTICES) else name
 
 
 def _with(clients: dict[str, Client], changed: Client) -> tuple[Client, ...]:
@@ -283,7 +315,7 @@ def _parse(data: bytes, path: Path) -> tuple[Client, ...]:
     times += [t for c in clients for t in (c.added, c.revoked) if t is not None]
     keys = [c.feedback_key for c in clients if c.feedback_key is not None]
     well_formed = (
-        all(is_name(client.name) for client in clients)
+        all(is_name(client.name) and all(map(is_name, client.lists or ())) for client in clients)
         and len({client.name for client in clients}) == len(clients)
         and len({token.id for token in tokens}) == len(tokens)
         and all(len(t.id) == 2 * _ID_BYTES and _HEX.fullmatch(t.id) for t in tokens)

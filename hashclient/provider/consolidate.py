@@ -64,7 +64,7 @@ def join_ranges(ranges: Sequence[Range], read: Callable[[Segment], bytes]) -> li
 def left_of(
     segments: Iterable[Segment], read: Callable[[Segment], bytes]
 ) -> tuple[pa.Table, list[str]]:
-    """Return the entries that segments leave listed, and the ids of earlier ones that they withdraw.
+    """Return the entries that segments leave listed, and ids of earlier ones that they withdraw.
 
     `read` gives a segment's bytes.
     """

@@ -118,7 +118,7 @@ class Roles:
         self.lists: dict[str, Metadata[Targets]] = {
             name: metadata for name, metadata in roles.items() if name not in self.ended
         }
-        #: What is signed holds until then at least.
+        #: Until when new signatures hold at least.
         self.until: datetime | None = None
         #: Called before a file is written that clients see at once.
         self.announce: Callable[[], None] = lambda: None

@@ -163,7 +163,6 @@ class ListFiles:
             )
         return ListIndex(
             FORMAT,
-            INDEX_NAME,
             current.list,
             current.generation + 1,
             self._clock().replace(microsecond=0),
@@ -179,8 +178,9 @@ class ListFiles:
             StateError: it is corrupt.
         """
         role = roles.lists.get(list_name)
+        target = None if role is None else role.signed.targets.get(_index_name(list_name))
         try:
-            return provenance_of(role and role.signed.targets.get(_index_name(list_name)))
+            return provenance_of(target)
         except VerificationError as error:
             raise StateError(f"corrupt repository: {error.message}") from error
 

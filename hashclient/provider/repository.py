@@ -189,7 +189,7 @@ class Repository:
         check_list_name(list_name)
         if terms is not None and not is_terms(terms):
             raise UsageError(
-                f"terms of a list have at most {MAX_TERMS_CHARS:,} characters, all of them printable"
+                f"terms of a list have at most {MAX_TERMS_CHARS:,} characters, all printable"
             )
         with self.changing_roles() as roles:
             if list_name == NOTICES and list_name not in roles.lists:

@@ -84,15 +84,18 @@ class TrialServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.socket, server_side=True, do_handshake_on_connect=False
         )
 
-    def is_allowed(self, header: bytes) -> bool:
-        """Return whether a header is that of the trial, or of a client of the repository."""
+    def refusal(self, header: bytes, path: str) -> HTTPStatus | None:
+        """Return why a request is refused, by its header and its path; None if it is allowed."""
         if hmac.compare_digest(header, self.expected):
-            return True
+            return None
         try:
-            return self._doorkeeper.who(header) is not None
+            client = self._doorkeeper.who(header)
         except StateError as error:
             self.log(error.message)
-            return False
+            client = None
+        if client is None:
+            return HTTPStatus.UNAUTHORIZED
+        return None if client.may(path) else HTTPStatus.FORBIDDEN
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a broken connection; others go on."""
@@ -184,8 +187,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers["Content-Length"] or self.headers["Transfer-Encoding"]:
             self.close_connection = True  # a body is not read, so the bytes behind it are unknown
         given = (self.headers["Authorization"] or "").encode("latin-1", "replace")
-        if not self.server.is_allowed(given):
-            self._refuse(HTTPStatus.UNAUTHORIZED, ("WWW-Authenticate", "Bearer"))
+        if (refusal := self.server.refusal(given, self.path)) is not None:
+            self._refuse(refusal, ("WWW-Authenticate", "Bearer"))
             return
         fd = self._open()
         if fd is None:

@@ -1,27 +1,34 @@
-"""The configuration of a web server that lets in the clients of a repository.
+"""The configuration of a web server that lets in the clients of a repository: nginx, or Apache.
 
-For nginx: it has no function of its own that hashes a header with SHA-256, but its module
-`secure_link` computes an MD5 of any text, compares it with another and looks at a time, and each
-package of nginx has it. A token's id selects the hash to compare with. So the configuration holds
-hashes and no token, checks the expiry of each token, and needs no other process.
+Both compute an MD5 of any text without a module of others, and no SHA-256 of a header: nginx by its
+module `secure_link`, which each package of it has, Apache in expressions. A token's hash says whose
+it is. So the configuration holds hashes and no token, checks the expiry of each token and the lists
+that it is for, and needs no other process. Without a token a client gets 401, with a
+token for other lists 403.
 """
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
 from hashclient.errors import UsageError
-from hashclient.provider.clients import TOKEN_PATTERN, Client
+from hashclient.provider.clients import TOKEN_PATTERN, Client, Token
 from hashclient.system.text import printable
 
-#: The number of tokens that fit into the tables that nginx makes by default.
+#: The number of rows that fit into the tables that nginx makes by default.
 MANY = 100
+#: Apache compares with its local time, which may be so much behind UTC: tokens end up to a day
+#: early, and never late.
+_BEHIND = timedelta(hours=12)
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+#: Metadata that all may have.
+_FOR_ALL = "root|targets|snapshot|notices"
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -35,17 +42,21 @@ class Site(msgspec.Struct, frozen=True):
 
 
 def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
-    """Return the part on who may fetch: it changes with each client, and holds no token.
+    """Return the part on who may fetch, for nginx: it changes with each client, and has no token.
 
     Tokens that have expired at `now` are left out; later, nginx sees for itself.
     """
-    tokens = [(client.name, token) for client in clients for token in client.valid_tokens(now)]
+    tokens = [*_tokens(clients, now)]
     pattern = TOKEN_PATTERN.replace("(", "(?<lists_token_id>", 1)
     checks = [f'    {t.id} "{t.header_md5},{int(t.expires.timestamp())}";' for _, t in tokens]
-    names = [f"    {token.id} {name};" for name, token in tokens]
+    names = [f"    {token.id} {client.name};" for client, token in tokens]
+    limited = [(client, token) for client, token in tokens if client.lists is not None]
+    ids = [f"    {token.id} {token.id};" for _, token in limited]
+    allowed = [f'    "{t.id} {name}" 0;' for client, t in limited for name in client.lists or ()]
     # nginx's default suffices for some hundreds; another file may have set it already.
-    size = 1 << (8 * len(tokens)).bit_length()
-    sizes = f"map_hash_max_size {size};\nmap_hash_bucket_size 256;\n" * (len(tokens) > MANY)
+    rows = max(len(tokens), len(allowed))
+    size = 1 << (8 * rows).bit_length()
+    sizes = f"map_hash_max_size {size};\nmap_hash_bucket_size 256;\n" * (rows > MANY)
     return "\n".join(
         [
             "# Made by `hashclient provider server-config nginx`: hashes of tokens, and no token.",
@@ -61,23 +72,38 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
             '    default "-";',
             *names,
             "}",
+            "# Tokens that are for some lists only, the list that is asked for, and both together.",
+            "map $lists_token $lists_some {",
+            '    default "";',
+            *ids,
+            "}",
+            "map $uri $lists_wanted {",
+            '    default "";',
+            rf'    "~^/metadata/[0-9]+\.(?:{_FOR_ALL})\.json$" "";',
+            r'    "~^/metadata/[0-9]+\.(?<lists_role>.+)\.json$" $lists_role;',
+            r'    "~^/targets/lists/(?<lists_folder>[^/]+)/" $lists_folder;',
+            "}",
+            'map "$lists_some $lists_wanted" $lists_denied {',
+            "    default 1;",
+            '    "~^ " 0;',
+            '    "~ $" 0;',
+            *allowed,
+            "}",
             "",
         ]
     )
 
 
 def nginx_server(site: Site) -> str:
-    """Return the part that serves the lists to these clients; it does not change.
+    """Return the part that serves the lists, for nginx; it does not change.
 
     Raises:
-        UsageError: a name or a path cannot be written into a configuration of nginx.
+        UsageError: a name or a path cannot be written into a configuration.
     """
-    if not _SERVER_NAME.fullmatch(site.name):
-        raise UsageError(f"not a host name: {printable(site.name)}")
     return f"""\
 server {{
     listen {site.port} ssl;
-    server_name {site.name};
+    server_name {_name(site)};
     ssl_certificate     {_path(site.certificate)};
     ssl_certificate_key {_path(site.certificate_key)};
     ssl_protocols       TLSv1.2 TLSv1.3;
@@ -85,6 +111,7 @@ server {{
     secure_link     $lists_check;
     secure_link_md5 $http_authorization;
     if ($secure_link != "1") {{ return 401; }}
+    if ($lists_denied) {{ return 403; }}
 
     root             {_path(site.public)};
     default_type     application/octet-stream;
@@ -99,16 +126,102 @@ server {{
 """
 
 
-def _path(path: Path) -> str:
-    """Return a path as nginx takes it.
+def apache_clients(clients: Sequence[Client], now: datetime) -> str:
+    """Return the part on who may fetch, as for nginx; it belongs into the virtual host."""
+    lines = [
+        "# Made by `hashclient provider server-config apache`: hashes of tokens, and no token.",
+        "SetEnvIfExpr \"md5(req('Authorization')) =~ /^(.+)$/\" LISTS_HASH=$1",
+    ]
+    for client, token in _tokens(clients, now):
+        md5 = base64.urlsafe_b64decode(f"{token.header_md5}==").hex()
+        until = f"{token.expires.astimezone(UTC) - _BEHIND:%Y%m%d%H%M%S}"
+        only = "" if client.lists is None else f" LISTS_ONLY=,{','.join(client.lists)},"
+        lines.append(
+            f"SetEnvIfExpr \"reqenv('LISTS_HASH') == '{md5}' && %{{TIME}} < '{until}'\""
+            f" LISTS_CLIENT={client.name}{only}"
+        )
+    return "\n".join([*lines, ""])
+
+
+def apache_server(site: Site, clients: str) -> str:
+    """Return the virtual host that serves the lists to `clients`, for Apache.
 
     Raises:
-        UsageError: it is not absolute, or has a character with a meaning in nginx.
+        UsageError: a name or a path cannot be written into a configuration.
+    """
+    return rf"""<VirtualHost *:{site.port}>
+ServerName {_name(site)}
+SSLEngine on
+SSLCertificateFile    {_path(site.certificate)}
+SSLCertificateKeyFile {_path(site.certificate_key)}
+SSLProtocol           -all +TLSv1.2 +TLSv1.3
+
+{clients}
+RewriteEngine On
+RewriteCond %{{ENV:LISTS_CLIENT}} =""
+RewriteRule ^ - [R=401,L]
+# A token that is for some lists only, and the list that is asked for.
+RewriteRule ^/metadata/[0-9]+\.(?!(?:{_FOR_ALL})\.json$)(.+)\.json$ - [E=LISTS_WANTED:$1]
+RewriteRule ^/targets/lists/([^/]+)/ - [E=LISTS_WANTED:$1]
+RewriteCond %{{ENV:LISTS_ONLY}} !=""
+RewriteCond %{{ENV:LISTS_WANTED}} !=""
+RewriteCond %{{ENV:LISTS_ONLY}}|%{{ENV:LISTS_WANTED}} !,([^,|]+),[^|]*\|\1$
+RewriteRule ^ - [F,L]
+
+DocumentRoot {_path(site.public)}
+<Directory {_path(site.public)}>
+    Options None
+    AllowOverride None
+    Require all granted
+    ForceType application/octet-stream
+    Header set Cache-Control "private, max-age=604800"
+</Directory>
+<Location "/metadata/timestamp.json">
+    Header set Cache-Control "private, max-age=60"
+</Location>
+</VirtualHost>
+"""
+
+
+def _nginx(clients: Sequence[Client], now: datetime, site: Site | None) -> str:
+    first = nginx_clients(clients, now)
+    return first if site is None else f"{first}\n{nginx_server(site)}"
+
+
+def _apache(clients: Sequence[Client], now: datetime, site: Site | None) -> str:
+    first = apache_clients(clients, now)
+    return first if site is None else apache_server(site, first)
+
+
+#: How each kind of server is configured: for clients, at a time, and for a site if one is given.
+SERVERS: Mapping[str, Callable[[Sequence[Client], datetime, Site | None], str]] = {
+    "nginx": _nginx,
+    "apache": _apache,
+}
+
+
+def _tokens(clients: Sequence[Client], now: datetime) -> Iterator[tuple[Client, Token]]:
+    for client in clients:
+        for token in client.valid_tokens(now):
+            yield client, token
+
+
+def _name(site: Site) -> str:
+    if not _SERVER_NAME.fullmatch(site.name):
+        raise UsageError(f"not a host name: {printable(site.name)}")
+    return site.name
+
+
+def _path(path: Path) -> str:
+    """Return a path as the servers take it.
+
+    Raises:
+        UsageError: it is not absolute, or has a character with a meaning there.
     """
     text = str(path)
-    if not path.is_absolute() or not text.isprintable() or set(text) & set("\"'$\\;{}#"):
+    if not path.is_absolute() or not text.isprintable() or set(text) & set("\"'$\\;{}#%"):
         raise UsageError(
-            f"cannot be in a configuration of nginx: {printable(path)}",
-            hint="give a path from / on, without quotes, `$`, `;`, `#`, braces and backslashes",
+            f"cannot be in a configuration of a web server: {printable(path)}",
+            hint="give a path from / on, without quotes, `$`, `%`, `;`, `#`, braces, backslashes",
         )
     return f'"{text}"'

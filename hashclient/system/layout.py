@@ -26,6 +26,8 @@ LISTED_NAME = "listed.json"
 #: In the folder of a provider that is trusted, and in the folder of its metadata, as TUF names it.
 PINNED_ROOT_NAME = "pinned-root.json"
 TARGETS_NAME = "targets.json"
+#: Beside the metadata of a provider: its lists that our credential is not for.
+DENIED_NAME = "denied.json"
 TIMESTAMP_NAME = "timestamp.json"
 #: In the folder of the fleet.
 PUBLISHED_NAME = "published.json"

@@ -1,6 +1,6 @@
 """For how long a snapshot and a timestamp may be signed at most, as the root says.
 
-Their keys lie on a machine that publishes every day. Who has stolen them could otherwise sign a
+Their keys lie on a machine that publishes every day. A thief of them could otherwise sign a
 repository that clients take as fresh for years. The keys of the root are kept apart.
 """
 
@@ -40,7 +40,9 @@ def verify_expiry(root: Root, roles: Mapping[str, Signed], now: datetime) -> Non
         RepositoryError: one expires later, seen from `now`; or as `longest_of`.
     """
     longest = longest_of(root)
-    for name in ("snapshot", "timestamp") if longest is not None else ():
+    if longest is None:
+        return
+    for name in ("snapshot", "timestamp"):
         if roles[name].expires > now + longest + TOLERANCE:
             raise RepositoryError(
                 f"{name} is signed for more than the {longest.days:,} days that the root allows"

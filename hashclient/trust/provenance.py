@@ -14,7 +14,7 @@ from tuf.api.metadata import TargetFile
 
 from hashclient.core.model import is_name
 from hashclient.errors import VerificationError
-from hashclient.system.text import excerpt
+from hashclient.system.text import excerpt, printable
 
 FIELD = "hashclient-provenance"
 MAX_ORIGINS = 16
@@ -41,6 +41,15 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     origins: tuple[Origin, ...] = ()
     terms: str = ""
     followed: int = 0
+
+    def facts(self) -> list[list[str]]:
+        """Return what people are shown: what it is, and what is said of it."""
+        found = []
+        for origin in self.origins:
+            where = f"list {origin.list}, generation {origin.generation}"
+            root = f"of the provider whose root.json has sha256 {origin.root_sha256}"
+            found.append(["origin", f"{where}, {root}"])
+        return [*found, *([["terms", printable(self.terms)]] if self.terms else [])]
 
 
 def provenance_of(target: TargetFile | None) -> Provenance:

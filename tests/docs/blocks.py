@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 #: The guide to operations: its first page, and a page for each question.
 OPERATIONS = (DOCS / "operations.md", *sorted((DOCS / "operations").glob("*.md")))
-DOCUMENTS = sorted({*ROOT.glob("*.md"), *DOCS.glob("*.md"), *OPERATIONS})
+DOCUMENTS = sorted(
+    {*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("provider/*.md"), *OPERATIONS}
+)
 
 #: Seconds that a whole document may take; far above what any needs.
 TIMEOUT_S = 60

@@ -16,6 +16,8 @@ import pytest
 from tuf.ngclient.config import UpdaterConfig
 
 from fixtures import exports
+from fixtures.client import csv
+from fixtures.simulator import Simulator
 from hashclient.core.model import MAX_LISTS, NAME_PATTERN
 from hashclient.lists import bounds, wire
 from hashclient.lists.wire import (
@@ -26,6 +28,7 @@ from hashclient.lists.wire import (
 from hashclient.notices import document as notices
 from hashclient.notices.document import parse_notice
 from hashclient.provider.drafts import load_draft
+from hashclient.provider.export import export_bundle
 from hashclient.provider.keyfiles import make_pair
 from hashclient.provider.keys import Validity
 from hashclient.provider.repository import Repository
@@ -157,6 +160,10 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with Path("icse.csv").open("wb") as out:
         exports.icse(out, exports.entries(20))
     Path("complaint.txt").write_text(f"{hashlib.sha256(b'b').hexdigest()}\n")
+    theirs = Simulator(tmp_path / "theirs")
+    theirs.publish(csv(range(5), category="baseline"))
+    export_bundle(tmp_path / "theirs", Path("theirs.bundle"), {})
+    Path("theirs.json").write_bytes(theirs.root)
     for name in ("bob", "carol"):
         make_pair(Path(f"{name}.pem"), Path(f"{name}.pub"), None)
     monkeypatch.setenv("HASHCLIENT_KEY_PASSPHRASE", "six words of nobody in particular")
@@ -184,7 +191,8 @@ def test_the_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             shutil.copy(Path("repo/root.json"), "root.json")
     assert len(commands) > 30
     repository = Repository(Path("repo"), clock=lambda: datetime.now(UTC))
-    agreed, baseline = repository.status().lists
+    agreed, baseline, shared = repository.status().lists
     count = sum(e.baseline for e in exports.entries(20))
     assert (baseline.generation, baseline.live) == (5, 1 + count)
     assert (agreed.generation, agreed.live, agreed.name) == (1, count, "agreed")
+    assert (shared.generation, shared.live, shared.name) == (1, 5, "shared")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import io
+import json
 import os
 import pwd
 import re
@@ -15,13 +17,20 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from fixtures.client import csv
 from fixtures.tls import Authority
-from hashclient.provider.access import add_client, all_clients, revoke_client, rotate_client
+from hashclient.provider.access import (
+    add_client,
+    all_clients,
+    revoke_client,
+    rotate_client,
+    set_lists,
+)
 from hashclient.provider.clients import Clients
 from hashclient.provider.repository import Repository
 from hashclient.provider.serverconfig import MANY, Site, nginx_clients, nginx_server
@@ -58,8 +67,13 @@ pytestmark = [
 class Nginx:
     """nginx with a repository that was made under a umask of 077, and a client's state."""
 
-    def __init__(self, directory: Path, documented: str) -> None:
-        """Publish, and write the configuration, with the paths and the port of a test."""
+    def __init__(
+        self, directory: Path, documented: str, repository: Repository | None = None
+    ) -> None:
+        """Publish, and write the configuration, with the paths and the port of a test.
+
+        A `repository` that is given is served instead.
+        """
         self.directory = directory
         self.authority = Authority(directory)
         server, self.port = self.authority.issue("server"), free_port()
@@ -72,6 +86,7 @@ class Nginx:
                 stream.write(csv(range(5)))
                 stream.seek(0)
                 self.repository.publish("baseline", [("baseline.csv", stream)])
+            self.repository = repository or self.repository
         finally:
             os.umask(umask)
         for path, here in {
@@ -123,6 +138,11 @@ class Nginx:
     def connections(self) -> list[list[str]]:
         """Return what nginx has logged: connection, address, status, TLS, HTTP."""
         return [line.split() for line in (self.directory / "access.log").read_text().splitlines()]
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """Return what the client says of its lists."""
+        found: dict[str, Any] = json.loads(self.call("status", "--format", "json").out)
+        return [{**entry, "list": entry["name"]} for entry in found["lists"]]
 
     def secret(self, text: str) -> Path:
         """Write a token into a file."""
@@ -242,6 +262,63 @@ def test_nginx_accepts_the_tokens_of_clients(directory: Path) -> None:
         fetched = nginx.call("fetch")
         assert fetched.code == 0, fetched.err
         check_answers(nginx, alice)
+
+
+def test_a_token_for_list_a_gets_403_for_list_b(directory: Path) -> None:
+    clock = lambda: datetime.now(UTC)  # noqa: E731
+    made = Repository(directory / "clients", clock=clock)
+    made.create()
+    for name in ("a", "b"):
+        made.publish(name, [(f"{name}.csv", io.BytesIO(csv(range(3))))])
+    year = timedelta(days=365)
+    some = add_client(made, "alice", year, None, ("a",)).token
+    every = add_client(made, "bob", year, None).token
+    both = add_client(made, "carol", year, None, ("a", "b")).token
+    set_lists(made, "carol", ("b",))
+    with Nginx(directory, rendered(made, datetime.now(UTC)), made).serve() as nginx:
+        check_access_by_list(nginx.port, nginx.authority, made, some, every, both)
+        assert nginx.init("--token-file", nginx.secret(some)).code == 0
+        for _ in range(2):
+            fetched = nginx.call("fetch")
+            assert fetched.code == 0, fetched.err
+        assert [line["list"] for line in nginx.statuses()] == ["a"]
+
+
+def check_access_by_list(
+    port: int, authority: Authority, repository: Repository, some: str, every: str, other: str
+) -> None:
+    """Ask a server for all that is published, with tokens for list a, for all lists and for b."""
+    public = repository.public
+    paths = {path.relative_to(public).as_posix() for path in public.rglob("*") if path.is_file()}
+    of = {name: {p for p in paths if f"/{name}/" in p or f".{name}.json" in p} for name in "ab"}
+    assert all(len(found) == 3 for found in of.values())
+    with httpx.Client(
+        base_url=f"https://127.0.0.1:{port}",
+        verify=ssl.create_default_context(cafile=str(authority.ca)),
+        trust_env=False,
+    ) as browser:
+
+        def statuses(token: str, asked: set[str]) -> set[int]:
+            headers = {"Authorization": f"Bearer {token}"}
+            return {browser.get(path, headers=headers).status_code for path in asked}
+
+        assert statuses(some, paths - of["b"]) == {200}
+        assert statuses(some, of["b"]) == {403}
+        assert statuses(other, of["a"]) == {403}
+        assert statuses(other, paths - of["a"]) == statuses(every, paths) == {200}
+        assert statuses("none", paths) == {401}
+        segment = next(path for path in sorted(of["b"]) if path.endswith("parquet"))
+        name = segment.rpartition("/")[2]
+        for path in (
+            f"targets/lists/%62/{name}",
+            f"targets//lists//b/{name}",
+            f"targets/lists/a/../b/{name}",
+            f"targets/lists/./b/{name}",
+            f"targets/lists/a/%2e%2e/b/{name}",
+            "metadata/1%2eb.json",
+            "metadata/./1.b.json",
+        ):
+            assert statuses(some, {path}) <= {400, 403, 404}, path
 
 
 @pytest.mark.parametrize("count", [MANY, 3000])

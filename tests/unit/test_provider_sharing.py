@@ -1,11 +1,11 @@
-"""Sharing on: live entries of another provider's list, verified, with its withdrawals after them."""
+"""Sharing on: live entries of another provider's list, verified, and its withdrawals after them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,9 @@ from tests.kit import Run, call, csv_of
 class Countries:
     """A provider, another one that shares its list on as list `a`, and bundles between them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, now: datetime | None = None) -> None:
         self.directory = directory
-        self.theirs = Simulator(directory / "theirs")
+        self.theirs = Simulator(directory / "theirs", now=now)
         self.ours = Simulator(directory / "ours")
         self.known = self.theirs.root
         self._count = 0
@@ -262,9 +262,10 @@ def test_a_bundle_that_a_client_refuses_is_refused(countries: Countries, tmp_pat
     export_bundle(countries.theirs.repository.directory, changes, {"baseline": 1})
     with pytest.raises(UnreachableError, match="there is no"):
         countries.share(changes)
-    countries.ours.now += timedelta(days=8)
+    old = Countries(tmp_path / "old", now=datetime.now(UTC) - timedelta(days=8))
+    old.theirs.publish(csv(range(3)))
     with pytest.raises(StaleError):
-        countries.share(bundle)
+        old.share()
     assert not (countries.ours.repository.sources / "a" / "source.json").exists()
 
 

@@ -151,6 +151,7 @@ def test_rows_are_chosen_and_a_changed_draft_is_refused(agency: Agency, tmp_path
     rows = csv([5, 6]).decode().splitlines()
     mine.write_text("\n".join([f"{rows[0]},ok", f"{rows[1]},yes", f"{rows[2]},no", ""]))
     assert compare(draft, "--where", "ok = true", mine)[1][1:2] == ["  not in the files: e-6"]
+    mine.write_bytes(csv([5, 6]))
     assert compare(draft, "--root", tmp_path / "repo/root.json", mine)[0] == 0
     (segment,) = draft.glob("files/lists/baseline/*.parquet")
     segment.write_bytes(segment.read_bytes()[:-1] + b"?")

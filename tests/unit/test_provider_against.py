@@ -1,0 +1,183 @@
+"""Two hosts that publish the same repository: clients and `status --against` name the fork."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fixtures.client import Client, csv
+from fixtures.simulator import URL, Simulator
+from hashclient.errors import HashclientError, VerificationError
+from hashclient.fetch.fetcher import How
+from hashclient.fetch.places import Place
+from hashclient.fetch.providers import fetch_in_turn
+from hashclient.lists.offline import open_copy
+from hashclient.migrations.migrate import writing
+from hashclient.provider.against import compare
+from hashclient.provider.export import export_bundle
+from tests.kit import Run, call
+
+
+class Hosts:
+    """A repository with a list of one generation, and a copy of it with all keys."""
+
+    def __init__(self, directory: Path) -> None:
+        self.one = Simulator(directory / "one")
+        self.one.publish(csv(range(5)))
+        shutil.copytree(directory / "one", directory / "two")
+        self.two = Simulator(directory / "two")
+
+    def states(self) -> dict[str, str]:
+        """Return how the second host is, seen from the first one."""
+        found = compare(self.one.repository, self.two, URL)
+        return {role.role: role.state for role in found}
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Hosts:
+    return Hosts(tmp_path)
+
+
+def test_a_copy_is_the_same_behind_or_ahead(hosts: Hosts) -> None:
+    assert set(hosts.states().values()) == {"same"}
+    hosts.two.publish(csv(range(10, 12)))
+    states = hosts.states()
+    assert {role for role, state in states.items() if state == "ahead"} == {
+        *("baseline", "snapshot", "timestamp")
+    }
+    assert states["root"] == states["targets"] == "same"
+    hosts.one, hosts.two = hosts.two, hosts.one
+    assert hosts.states() == {r: s.replace("ahead", "behind") for r, s in states.items()}
+    hosts.one.rotate("root")
+    assert hosts.states()["root"] == "behind"
+    hosts.one, hosts.two = hosts.two, hosts.one
+    assert hosts.states()["root"] == "ahead"
+
+
+def test_a_fork_is_named_by_its_roles(hosts: Hosts) -> None:
+    hosts.one.publish(csv(range(10, 12)))
+    hosts.two.publish(csv(range(20, 23)))
+    forked = {role for role, state in hosts.states().items() if state == "forked"}
+    assert forked == {"baseline", "snapshot", "timestamp"}
+    # Also when one of the two is far ahead by now, and when they publish different lists.
+    for number in range(30, 33):
+        hosts.two.publish(csv([number]))
+    states = hosts.states()
+    assert (states["baseline"], states["snapshot"]) == ("forked", "forked")
+
+
+def test_different_lists_make_a_fork_as_well(hosts: Hosts) -> None:
+    hosts.one.publish(csv(range(3)), "left")
+    hosts.two.publish(csv(range(3)), "right")
+    states = hosts.states()
+    assert (states["targets"], states["snapshot"]) == ("forked", "forked")
+    assert (states["left"], states["right"], states["baseline"]) == ("behind", "ahead", "same")
+
+
+def test_what_other_keys_have_signed_is_foreign(hosts: Hosts, tmp_path: Path) -> None:
+    other = Simulator(tmp_path / "other")
+    other.publish(csv(range(5)))
+    hosts.two = other
+    assert hosts.states()["targets"] == "foreign"
+
+
+def test_nonsense_is_refused(hosts: Hosts) -> None:
+    hosts.two.tamper("metadata/timestamp.json", lambda _: b"nonsense")
+    with pytest.raises(VerificationError, match=r"not metadata: timestamp\.json"):
+        hosts.states()
+    hosts.two.files.clear()
+    with pytest.raises(VerificationError, match="not a repository of hash lists"):
+        hosts.states()
+
+
+def fetch(client: Client, simulator: Simulator) -> list[HashclientError]:
+    """Fetch from one of the hosts; return what was named on the way."""
+    named: list[HashclientError] = []
+    with writing(client.settings.layout):
+        session = client.session
+        session.sealer(create=not client.settings.layout.seal_key.exists())
+        place = Place(URL, URL, lambda: contextlib.nullcontext(simulator))
+        how = How(on_failure=named.append)
+        for fetched in fetch_in_turn(session, "main", [place], (), how):
+            if fetched.error is not None:
+                raise fetched.error
+    return named
+
+
+def test_a_client_names_the_fork_and_builds_the_list_again(hosts: Hosts, tmp_path: Path) -> None:
+    client = Client(tmp_path / "state", hosts.one, hosts.one.root)
+    hosts.one.publish(csv(range(10, 12)))
+    assert fetch(client, hosts.one) == []
+    hosts.two.publish(csv(range(20, 23)))
+    hosts.two.publish(csv(range(30, 31)))
+    (error,) = fetch(client, hosts.two)
+    assert error.message == (
+        "list baseline has forked: generation 3 does not follow generation 2, which is here; it is"
+        " built again"
+    )
+    assert error.hint is not None and "two hosts publish the same repository" in error.hint
+    assert client.numbers(range(40)) == {*range(5), *range(20, 23), 30}
+    assert fetch(client, hosts.two) == []
+
+
+def test_a_client_refuses_another_state_of_the_same_generation(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    client = Client(tmp_path / "state", hosts.one, hosts.one.root)
+    hosts.one.publish(csv(range(10, 12)))
+    fetch(client, hosts.one)
+    hosts.two.publish(csv(range(20, 23)))
+    hosts.two.publish(csv(range(3)), "other")
+    with pytest.raises(VerificationError, match="was published again with other") as caught:
+        fetch(client, hosts.two)
+    assert caught.value.hint is not None and "two hosts" in caught.value.hint
+    assert client.numbers(range(40)) == {*range(5), 10, 11}
+
+
+def test_damage_here_is_not_called_a_fork(hosts: Hosts, tmp_path: Path) -> None:
+    """A consolidation, new snapshot keys, and an honest next generation are none either."""
+    client = Client(tmp_path / "state", hosts.one, hosts.one.root)
+    fetch(client, hosts.one)
+    hosts.one.publish(csv(range(10, 12)))
+    hosts.one.repository.consolidate("baseline", keep_newest=0)
+    hosts.one.serve_published()
+    assert fetch(client, hosts.one) == []
+    hosts.two.publish(csv(range(20, 23)))
+    hosts.two.publish(csv(range(30, 31)))
+    for _ in range(3):
+        hosts.two.renew()
+        hosts.two.rotate("snapshot")
+    assert fetch(client, hosts.two) == []
+
+
+# The command
+
+
+def status(hosts: Hosts, *words: object, code: int) -> Run:
+    done = call("provider", "status", hosts.one.repository.directory, *words)
+    assert done.code == code, done.err
+    return done
+
+
+def test_the_command(hosts: Hosts, tmp_path: Path) -> None:
+    there = hosts.two.repository.public
+    same = status(hosts, "--against", there, code=0)
+    assert same.out.splitlines()[0].split() == ["ROLE", "HERE", "THERE", "STATE"]
+    hosts.two.publish(csv(range(20, 23)))
+    assert "it is ahead: publish nothing here" in status(hosts, "--against", there, code=3).err
+    hosts.one.publish(csv(range(10, 12)))
+    forked = status(hosts, "--against", there, "--format", "json", code=6)
+    assert "forked: snapshot, timestamp, baseline: another host" in forked.err
+    document = json.loads(forked.out)
+    assert {r["role"]: r["state"] for r in document["roles"]}["baseline"] == "forked"
+    bundle = tmp_path / "two.bundle"
+    export_bundle(hosts.two.repository.directory, bundle, {})
+    status(hosts, "--against", bundle, code=6)
+    status(hosts, "--token-file", bundle, code=2)
+    status(hosts, "--against", tmp_path / "nothing", code=2)
+    with open_copy(bundle) as copy, pytest.raises(HashclientError):
+        compare(hosts.one.repository, copy, "offline:elsewhere?")
