@@ -96,12 +96,16 @@ class Outage(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """The summary of a period; see the module. Times are in UTC."""
+    """The summary of a period; see the module. Times are in UTC.
+
+    `logs` is 1, or how many summaries of different logs were added up to this one.
+    """
 
     schema: str
     since: datetime | None
     until: datetime | None
     log_id: str
+    logs: int = 1
     records: int = 0
     first_seq: int = 0
     last_seq: int = 0

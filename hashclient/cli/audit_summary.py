@@ -13,6 +13,7 @@ from hashclient.cli.options import TIME, whole_output_option
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import write_whole
 from hashclient.errors import UsageError
+from hashclient.system.text import printable
 
 if TYPE_CHECKING:
     from hashclient.audit.summary import Summary
@@ -77,7 +78,9 @@ def _csv(found: Summary) -> str:
 
 def _text(found: Summary) -> str:
     rows = [(a.replace("_", " "), b.replace("_", " "), _shown(c)) for a, b, c in found.rows()]
-    return "\n".join(table([row for row in rows if row[2] not in ("", "0")]))
+    # A summary that is added up has names from files of others.
+    shown = [[printable(cell) for cell in row] for row in rows if row[2] not in ("", "0")]
+    return "\n".join(table(shown))
 
 
 def _html(found: Summary) -> str:

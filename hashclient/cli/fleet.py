@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app, table
+from hashclient.cli.fleet_summary import summary
 from hashclient.cli.options import whole_output_option
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import write_whole
@@ -31,7 +32,11 @@ def command() -> None:
     \b
       hashclient fleet trust web-1 KEY                pin the key of a machine
       hashclient fleet show /mnt/fleet                are all machines well?
+      hashclient fleet summary web-1.json web-2.json  a year of all machines
     """
+
+
+command.add_command(summary)
 
 
 where_argument = click.argument("where", metavar="WHERE")

@@ -143,14 +143,14 @@ def page(rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
         "header",
         element("p", "hashclient fleet show, ", when, class_="about"),
         element("h1", title),
-        element("p", f"Exit code {int(code)}: {code.meaning}.", class_="meaning"),
+        element("p", f"{headline(rows)}. Exit code {int(code)}.", class_="meaning"),
         class_=tone,
     )
     by_state = {state: numbers[state] for state in STATES if numbers[state] or state == WELL}
     head = head_of("State", "Machine", "Open", "Published", "Lists", numeric={"Open"})
     content = (
         element("h2", "Machines", id="files"),
-        sortable(head, map(_html_row, rows), {"outcome": numbers}),
+        sortable(head, map(_html_row, rows), {"state": numbers}),
     )
     sections = [
         element("section", element("h2", "By state"), counts(by_state)),
@@ -178,5 +178,5 @@ def _html_row(row: Row) -> Markup:
         element("td", number, class_="num"),
         element("td", *times),
         element("td", *about),
-        data_outcome=row.state,
+        data_state=row.state,
     )

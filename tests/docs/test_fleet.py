@@ -36,7 +36,9 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "state" / "config.toml").write_text(CONFIG)
     (tmp_path / "fleet").mkdir()
     blocks = [*(marked_blocks(PAGE, f"fleet-{name}")[0] for name in ("machine", "collector"))]
-    page, against = marked_blocks(PAGE, "fleet-page")[0], marked_blocks(PAGE, "fleet-against")[0]
+    page, against, year = (
+        marked_blocks(PAGE, f"fleet-{name}")[0] for name in ("page", "against", "summary")
+    )
     script = f"""
 set -e
 export HASHCLIENT_STATE_DIR=$PWD/state
@@ -46,11 +48,13 @@ echo '[machines]' >roster.toml
 {blocks[1]}
 {page}
 {against}
+{year}
 """
     code, output = run_script(script, tmp_path)
     assert code == 0, output
     assert "1 machine: 1 well" in output
     assert "1 of 1 machine well" in (tmp_path / "fleet.html").read_text()
+    assert "hashclient-fleet-summary/1" in (tmp_path / "2026.html").read_text()
     assert 'state="well"} 1.0' in (tmp_path / "fleet.prom").read_text()
 
 

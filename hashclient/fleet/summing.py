@@ -1,0 +1,98 @@
+"""The summaries of many audit logs, added up: one figure for all machines.
+
+Counts are added. Of how long things took, the number is added; median and percentile are the
+highest of all machines, above which those of all together cannot be. Outages of a provider that
+overlap are one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from hashclient.audit.summary import SCHEMA, Outage, Summary
+from hashclient.core.figures import Precision, Spread, wilson
+from hashclient.core.kinds import Verdict
+from hashclient.errors import UsageError
+
+FLEET_SCHEMA = "hashclient-fleet-summary/1"
+#: What says which log a summary is of, and up to where; none of it can be added.
+_OF_ONE_LOG = ("schema", "since", "until", "log_id", "first_seq", "last_seq", "last_hash")
+
+
+def parse_summary(data: bytes) -> Summary:
+    """Return the summary of a log, as `audit summary --format json` writes it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = msgspec.json.decode(data, type=Summary)
+    if found.schema != SCHEMA:
+        raise ValueError("another schema")
+    return found
+
+
+def add_up(summaries: Sequence[Summary]) -> Summary:
+    """Return the sum of the summaries of different logs for the same period.
+
+    Raises:
+        UsageError: there is none, two are of one log, or their periods differ.
+    """
+    if len({one.log_id for one in summaries}) != len(summaries):
+        raise UsageError("two summaries are of one log", hint="give each machine once")
+    if len({(one.since, one.until) for one in summaries}) != 1:
+        raise UsageError(
+            "the summaries are of different periods, or there is none",
+            hint="make all with the same --from and --to",
+        )
+    total = functools.reduce(_added, summaries)
+    total.schema, total.logs = FLEET_SCHEMA, len(summaries)
+    total.precision = wilson(total.reviewed.get(Verdict.CONFIRMED, 0), sum(total.reviewed.values()))
+    total.outages = list(_joined(total.outages))
+    for name in ("unread", "not_opened", "lists", "runs", "decisions"):
+        setattr(total, name, dict(sorted(getattr(total, name).items())))
+    return total
+
+
+def _added(one: Any, other: Any) -> Any:
+    """Return the sum of two values: of structs and tables part by part."""
+    if isinstance(one, Summary):
+        parts = {
+            name: _added(getattr(one, name), getattr(other, name))
+            for name in one.__struct_fields__
+            if name not in _OF_ONE_LOG
+        }
+        return Summary(FLEET_SCHEMA, one.since, one.until, "", **parts)
+    if isinstance(one, Spread):
+        pairs = ((one.median_s, other.median_s), (one.p95_s, other.p95_s))
+        highest = (max((s for s in pair if s is not None), default=None) for pair in pairs)
+        return Spread(one.count + other.count, *highest)
+    if one is None or other is None or isinstance(one, Precision):
+        return None
+    if isinstance(one, msgspec.Struct):
+        fields = one.__struct_fields__
+        return type(one)(*(_added(getattr(one, n), getattr(other, n)) for n in fields))
+    if isinstance(one, dict):
+        both = {key: _added(one[key], other[key]) for key in one.keys() & other.keys()}
+        return {key: both.get(key, value) for key, value in (one | other).items()}
+    return one + other
+
+
+def _joined(outages: Iterable[Outage]) -> Iterable[Outage]:
+    """Yield outages by provider, those that overlap as one."""
+    last: Outage | None = None
+    for outage in sorted(outages, key=lambda one: (one.provider, one.since)):
+        if last is not None and last.provider == outage.provider:
+            if last.until is None or outage.since <= last.until:
+                ends = [last.until, outage.until]
+                last.until = None if None in ends else max(end for end in ends if end is not None)
+                last.failures += outage.failures
+                continue
+        if last is not None:
+            yield last
+        last = outage
+    if last is not None:
+        yield last
