@@ -12,6 +12,8 @@ has the entry withdrawn.
    match did not have before.
 4. A match that a person has released may be acted upon, and does not count.
 5. A match whose report is wanted already, or was made, needs no permit for it.
+
+With `only_tell`, no permit is given and no match is held: what would be held is only noted.
 """
 
 from __future__ import annotations
@@ -35,16 +37,22 @@ _NO_LIMIT = 1 << 62
 class Brake:
     """Holds the matches of one policy that are above the limits of `config`."""
 
-    def __init__(self, config: BrakeConfig, policy: Policy) -> None:
+    def __init__(self, config: BrakeConfig, policy: Policy, *, only_tell: bool = False) -> None:
         self._config = config
         self._policy = policy
+        #: The ids of matches that would be held, and the one turn that they are all decided in.
+        self.would_hold: set[str] = set()
+        self._told: _Turn | None = None
+        self._only_tell = only_tell
         #: When permits were last forgotten that do not count any more.
         self._tidied: datetime | None = None
 
     def decide(self, cases: Sequence[Case], permits: Permits, now: datetime) -> Mapping[str, bool]:
         """Return whether matches are held, by id; see `Decision`."""
-        turn = _Turn(self._config, permits, now)
-        if self._tidied is None or now - self._tidied > WINDOW:
+        turn = self._told or _Turn(self._config, permits, now, only_tell=self._only_tell)
+        if self._only_tell:
+            self._told, turn.permits = turn, permits
+        elif self._tidied is None or now - self._tidied > WINDOW:
             permits.forget_permits(now - _KEPT)
             self._tidied = now
         asked_by = self._policy.asked_by
@@ -54,19 +62,25 @@ class Brake:
                 held = turn.is_held(case, asking)
                 if held is not None:
                     ruled[case.id] = held
-        permits.permit(turn.given, now)
+        if self._only_tell:
+            self.would_hold.update(match_id for match_id, held in ruled.items() if held)
+            return {}
+        permits.permit([(i, entry) for i, entries in turn.given.items() for entry in entries], now)
         return ruled
 
 
 class _Turn:
-    """The decisions of one transaction."""
+    """The decisions of one transaction; with `only_tell`, of a run."""
 
-    def __init__(self, config: BrakeConfig, permits: Permits, now: datetime) -> None:
+    def __init__(
+        self, config: BrakeConfig, permits: Permits, now: datetime, *, only_tell: bool
+    ) -> None:
         self.since = now - WINDOW
-        #: The permits that are new.
-        self.given: list[tuple[str, Entry]] = []
+        #: The permits that are new, by match.
+        self.given: dict[str, list[Entry]] = {}
+        self.permits = permits
         self._config = config
-        self._permits = permits
+        self._only_tell = only_tell
         #: How many more files each entry lets be acted upon, and how many more there may be in all.
         self._room: dict[Entry, int] = {}
         self._room_in_all = _NO_LIMIT
@@ -83,15 +97,17 @@ class _Turn:
         if is_full and (before is None or before.state is MatchState.HELD):
             return True  # there may be very many of these
         wanted = {a for actions in asking.values() for a in actions}
-        letting: set[Entry] = set()
+        # Only in a turn of several transactions the same match comes again.
+        letting = set(self.given.get(case.id, ()))
         if before is not None:
             if before.state not in PROGRESS:
-                self._permits.take_back_release(case.id)  # 4: that was about the time before
-            elif self._permits.is_in_report(case.id):  # 5
+                if not self._only_tell:
+                    self.permits.take_back_release(case.id)  # 4: that was about the time before
+            elif self.permits.is_in_report(case.id):  # 5
                 wanted.discard(Action.REPORT)
                 if not wanted:
                     return None
-            letting = self._permits.permits_of(case.id, self.since) & asking.keys()
+            letting |= self.permits.permits_of(case.id, self.since) & asking.keys()
         may_be_more = bool(letting) or self._room_in_all > 0
         more = [
             entry
@@ -106,7 +122,7 @@ class _Turn:
             return True
         for entry in more:
             self._room[entry] -= 1
-            self.given.append((case.id, entry))
+            self.given.setdefault(case.id, []).append(entry)
         if not letting:
             self._room_in_all -= 1
         return False
@@ -115,7 +131,7 @@ class _Turn:
         room = self._room.get(entry)
         if room is None:
             limit = self._config.per_entry
-            used = self._permits.used(entry, self.since) if limit else 0
+            used = self.permits.used(entry, self.since) if limit else 0
             room = self._room[entry] = max(0, limit - used) if limit else _NO_LIMIT
         return room
 
@@ -123,4 +139,4 @@ class _Turn:
         """Return whether a match is held already, and had this entry then."""
         if before is None or before.state is not MatchState.HELD:
             return False
-        return self._permits.has_entry(before.id, entry)
+        return self.permits.has_entry(before.id, entry)

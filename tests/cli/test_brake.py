@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,45 @@ def test_a_scan_that_does_nothing_holds_nothing_and_keeps_what_is_held(world: Br
     result = world.scan("--policy-check")
     details = {line["actions"][0]["detail"] for line in result.lines[:-1]}
     assert details == {"not quarantined: held, it waits for a person"}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4096])
+def test_a_policy_check_says_what_would_be_held_and_changes_nothing(
+    world: Braked, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("hashclient.scan.pipeline.BATCH", batch)
+    for _ in range(2):
+        result = world.scan("--policy-check")
+        assert result.code == 10
+        details = Counter(line["actions"][0]["detail"] for line in result.lines[:-1])
+        assert details == {"would be quarantined": 5, "not quarantined: it would be held": 5}
+        assert world.counts() == {"found": 10}
+    assert world.scan().code == 11
+    assert world.counts() == {"quarantined": 5, "held": 5}
+    assert world.left() == {path.name for path in world.tree.iterdir()}
+
+
+def test_a_policy_check_counts_what_was_acted_upon_within_the_day(world: Braked) -> None:
+    world.scan()
+    (world.tree / "wrong-more").write_bytes(WRONG)
+    (world.tree / "right-3").write_bytes(RIGHT)
+    told = {
+        Path(line["path"]).name: line["actions"][0]["detail"]
+        for line in world.scan("--policy-check").lines[:-1]
+    }
+    assert told["wrong-more"] == "not quarantined: it would be held"
+    assert told["right-3"] == "would be quarantined"
+
+
+@pytest.mark.slow
+def test_of_1001_dummies_of_one_entry_100_are_isolated_and_901_held(tmp_path: Path) -> None:
+    world = Braked(tmp_path, 1001, limit=100)
+    result = world.scan()
+    assert result.code == 11
+    assert world.counts() == {"quarantined": 102, "held": 901}
+    (entry,) = result.lines[-1]["held_entries"]
+    assert "matched 1,001 files: 100 isolated, 901 held" in world.call("status").out
+    assert (entry["entry"], entry["held"]) == ("wrong", 901)
 
 
 def test_a_match_that_was_only_found_is_held_with_a_step_of_its_story(world: Braked) -> None:

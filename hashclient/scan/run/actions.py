@@ -32,7 +32,6 @@ from hashclient.system.strangers import way_of
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
-    from hashclient.decisions.interface import Decision
     from hashclient.quarantine.vault import Quarantine, Taken
     from hashclient.reporting.report import Report
 
@@ -75,9 +74,7 @@ class Responder:
         self._rules = Policy(rules)
         self._policy = Policy(rules, quarantine_all=quarantine_all)
         #: Decides which matches of this scan wait for a person, when they are recorded.
-        self.decision: Decision | None = (
-            None if only_tell else Brake(settings.config.brake, self._policy)
-        )
+        self.decision = Brake(settings.config.brake, self._policy, only_tell=only_tell)
         self._takes_containers = settings.config.quarantine.isolate_containers
         self._only_tell = only_tell
         self._usable = {state.name for state in lists if not state.stale}
@@ -125,6 +122,8 @@ class Responder:
         wanted = self._policy.actions_for(outcome)
         if record is not None and self._is_held(record):
             return Handled(outcome, record, _held(wanted))
+        if record is not None and record.id in self.decision.would_hold:
+            return Handled(outcome, record, _held(wanted, "it would be held"))
         # The wish for a report is noted before the file is gone: no later scan finds the file.
         acted = {
             action: self._act(recorded, action, ended=ended)
@@ -394,9 +393,10 @@ _PARTICIPLES = {Action.QUARANTINE: "quarantined", Action.REPORT: "reported"}
 
 
 @functools.cache
-def _held(wanted: tuple[Action, ...]) -> tuple[Acted, ...]:
+def _held(
+    wanted: tuple[Action, ...], how: str = "held, it waits for a person"
+) -> tuple[Acted, ...]:
     """Return the results for a held match: one value for the same actions."""
     return tuple(
-        Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: held, it waits for a person")
-        for action in wanted
+        Acted(action, done=False, detail=f"not {_PARTICIPLES[action]}: {how}") for action in wanted
     )
