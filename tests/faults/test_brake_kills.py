@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -16,10 +15,11 @@ from hashclient.matches.store import Matches
 from hashclient.quarantine.item import item_ids
 from tests.cli.test_brake import RIGHT, WRONG, Braked
 from tests.kit import arguments, environment
+from tests.kit.depth import count_of
 
 LIMIT, FILES = 60, 200
 #: How many rounds of three programs there are; each is killed once.
-ROUNDS = int(os.environ.get("BRAKE_ROUNDS", "6"))
+ROUNDS = count_of(20, 6)
 
 
 def isolated(world: Braked) -> int:
