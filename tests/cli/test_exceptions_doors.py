@@ -16,6 +16,7 @@ import pytest
 
 from fixtures import buckets
 from fixtures.archives import zip_of
+from hashclient.core.algorithms import Algorithm
 from hashclient.decisions.rulings import Book, load_book
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import Run, State, arguments, call, environment, from_pipe, wait_until
@@ -102,6 +103,21 @@ def test_the_answer_is_the_same_through_each_door(world: State, tmp_path: Path, 
     world.call("exceptions", "remove", ruling, *REASON)
     result = DOORS[door](world, tmp_path)
     assert (result.code, result.lines[-1]["match"], result.lines[-1]["excepted"]) == (10, 1, 0)
+
+
+#: By the digest of its store, or a digest that is looked up, a file is not known.
+BY_CONTENT = [p for p in _doors if p.values[0] != "lookup"]
+
+
+@pytest.mark.parametrize("door", BY_CONTENT)
+def test_a_file_is_excepted_through_each_door_if_its_entry_has_no_sha256(
+    tmp_path: Path, door: str
+) -> None:
+    files = {"wrong": WRONG}
+    world = State(tmp_path, {"base": {"wrong": WRONG}}, files, algorithms=[Algorithm.MD5])
+    assert world.call("exceptions", "add", "--file", world.tree / "wrong", *REASON).code == 0
+    result = DOORS[door](world, tmp_path)
+    assert (result.code, result.lines[-1]["excepted"]) == (0, 1), result
 
 
 def counted(daemon: Daemon) -> dict[str, float]:

@@ -63,6 +63,7 @@ def on_cluster(
         reread_days=settings.config.inventory.reread_days,
         containers=containers,
         boot=boot_id(),
+        also=lists.also,
     )
     environment = environment_of(settings.state_dir, settings.config_path, settings.seal_key_file)
     return Dask(

@@ -35,7 +35,7 @@ from hashclient.scan.values.work import WORKER_DIED, WORKER_FAILED, Group, Start
 T = TypeVar("T")
 
 #: Both sides have to speak the same, in the same byte order.
-PROTOCOL = 5 if sys.byteorder == "little" else -5
+PROTOCOL = 6 if sys.byteorder == "little" else -6
 #: The number of an inode in a message.
 INODE = np.dtype(np.uint64)
 #: The identity of a named file: its inode, its size, its time of modification in nanoseconds.
@@ -58,7 +58,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     directories where a file system is mounted, or was: these are not entered unasked. A worker
     `asks_inventory` where its state directory is that of the client; otherwise it `gets_known`
     files with each batch, if the client has an inventory. `boot` is the client's machine. With
-    `objects`, buckets are read, too.
+    `objects`, buckets are read, too. `also` is as for `Judge`.
     """
 
     protocol: int
@@ -79,6 +79,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     gets_known: bool = False
     boot: bytes = b""
     objects: bool = False
+    also: int = 0
 
 
 def pins_of(lists: OpenLists) -> tuple[Pin, ...]:

@@ -99,7 +99,7 @@ class Work:
     def __init__(self, spec: Spec, lists: OpenLists, state_dir: Path) -> None:
         """Besides `lists`, each thing is opened when a thread first needs it."""
         self.spec = spec
-        self._lists = lists
+        self._lists = replace(lists, also=spec.also)
         self.state_dir = state_dir
         self._of_thread = threading.local()
         self._opened: list[Members] = []

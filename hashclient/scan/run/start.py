@@ -86,6 +86,10 @@ def start_scan(
             options.passwords,
             verify_sizes=options.verify_sizes,
         )
+    rule = _rule(session, options)
+    if options.exceptions:
+        ruler = exceptions_of(session, lists, summary, observer)
+        lists, rule = ruler.lists, _then(rule, ruler.rule)
     executor = _executor_of(
         options,
         session,
@@ -96,10 +100,6 @@ def start_scan(
         on_notice=observer.noticed,
     )
     trees = executor.trees(inputs.paths, options, mounts)
-    rule = _rule(session, options)
-    if options.exceptions:
-        ruler = exceptions_of(session, lists, summary, observer)
-        lists, rule = ruler.lists, _then(rule, ruler.rule)
     source = Several([trees, *inputs.sources])
     outcomes = scan(
         source,
