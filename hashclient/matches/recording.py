@@ -85,11 +85,13 @@ class Recording(Permits):
         now: datetime,
         places: Sequence[Place] | None = None,
         hold: Hold | None = None,
+        since: datetime | None = None,
     ) -> list[MatchRef]:
         """Remember matches, all or none of them, and return their records in the same order.
 
         The tags of `outcomes` are sealed under the key `key_id`. `places` has the place of each, by
-        default from its path. `hold` decides which of them are held, by default none.
+        default from its path. `hold` decides which of them are held, by default none. `since` is
+        when the run began.
 
         Raises:
             StateError: they cannot be written.
@@ -103,7 +105,9 @@ class Recording(Permits):
         found = joined(found)
         with self._transaction():
             recorded = [
-                r for part in without_repeats(found) for r in self._record(part, key_id, now, hold)
+                ref
+                for part in without_repeats(found)
+                for ref in self._record(part, key_id, now, hold, since)
             ]
         if len(recorded) == len(outcomes):  # as mostly
             return recorded
@@ -116,6 +120,7 @@ class Recording(Permits):
         now: datetime,
         places: Sequence[Place] | None = None,
         hold: Hold | None = None,
+        since: datetime | None = None,
     ) -> list[MatchRef]:
         """Do what `record` does, but for waiting until it is durable: `commit` does that.
 
@@ -126,7 +131,7 @@ class Recording(Permits):
         """
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
-            return self.record(outcomes, key_id, now, places, hold)
+            return self.record(outcomes, key_id, now, places, hold, since)
 
     def commit(self) -> None:
         """Make the work of `begin_record` durable. Another thread may call this.
@@ -138,7 +143,12 @@ class Recording(Permits):
             self._db.execute("COMMIT")
 
     def _record(
-        self, found: Sequence[Found], key_id: str, now: datetime, hold: Hold | None
+        self,
+        found: Sequence[Found],
+        key_id: str,
+        now: datetime,
+        hold: Hold | None,
+        since: datetime | None,
     ) -> list[MatchRef]:
         """Write outcomes at different paths."""
         known = self._known_at(paths_of(found))
@@ -166,8 +176,9 @@ class Recording(Permits):
                 ruled_as(ref, ruled[ref.id]) if ref.id in ruled else ref for ref in recorded
             ]
         if any(one.is_excepted for one in found):
+            begun = since and datetime.fromisoformat(to_text(since))
             recorded = [
-                excepted_as(ref, one, old) if one.is_excepted else ref
+                excepted_as(ref, one, old, begun) if one.is_excepted else ref
                 for ref, (_, one, old) in zip(recorded, rows, strict=True)
             ]
         self._write(

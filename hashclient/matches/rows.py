@@ -186,14 +186,20 @@ def ruled_as(ref: MatchRef, held: bool) -> MatchRef:  # noqa: FBT001 - the answe
     return msgspec.structs.replace(ref, held=held, state=state)
 
 
-def excepted_as(ref: MatchRef, one: Found, before: Match | None) -> MatchRef:
+def excepted_as(
+    ref: MatchRef, one: Found, before: Match | None, since: datetime | None = None
+) -> MatchRef:
     """Return the record of an outcome that is excepted.
 
     A match that was isolated or reported stays so. One that has other entries may be of a container
-    with other members: it stays a match until these are excepted, too.
+    with other members: it stays a match until these are excepted, too. So does a container of which
+    a member was recorded as a match `since` the run began: its members may be of several batches.
     """
     if before is not None:
         if ref.state not in (MatchState.FOUND, MatchState.HELD):
+            return ref
+        is_container = bool(one.members or one.outcome.members)
+        if is_container and before.state is ref.state and since and before.last_seen >= since:
             return ref
         entries = {(hit.list_name, hit.entry) for hit in one.hits}
         if before.state is ref.state and any(

@@ -609,6 +609,30 @@ def members(
     ]
 
 
+def test_an_excepted_member_of_a_later_batch_does_not_except_what_was_a_match(
+    record: Matches,
+) -> None:
+    """Of two files with one MD5 a ruling is about one: both members hit the same entry."""
+
+    def batch(kind: Kind, now: datetime, since: datetime) -> MatchRef:
+        (outcome,) = members("/a.zip", "e-1")
+        excepted = {"exceptions": ("x-1",)} if kind is Kind.EXCEPTED else {}
+        outcome = msgspec.structs.replace(outcome, kind=kind, **excepted)
+        (ref,) = record.record([outcome], KEY, now, since=since)
+        return ref
+
+    later = NOW + timedelta(minutes=1)
+    assert batch(Kind.MATCH, NOW, NOW).state is MatchState.FOUND
+    assert batch(Kind.EXCEPTED, NOW, NOW).state is MatchState.FOUND
+    # The next run finds it excepted as a whole.
+    assert batch(Kind.EXCEPTED, later, later).state is MatchState.EXCEPTED
+    # One that was excepted becomes a match by any of its members, and stays one for this run.
+    again = later + timedelta(minutes=1)
+    assert batch(Kind.EXCEPTED, again, again).state is MatchState.EXCEPTED
+    assert batch(Kind.MATCH, again, again).state is MatchState.FOUND
+    assert batch(Kind.EXCEPTED, again, again).state is MatchState.FOUND
+
+
 def test_all_members_of_a_file_have_its_record_and_their_entries(record: Matches) -> None:
     names = [f"e-{n}" for n in range(300)]
     found = [*members("/a.zip", *names), match("/b", hit("e-1")), *members("/a.zip", "e-more")]

@@ -137,7 +137,9 @@ class RunRecord:
             places = None if self._places_of is None else self._places_of(chosen)
             now = self._session.now()
             matches = Matches(self._session.settings.state_dir)
-            found = matches.begin_record(chosen, self._key_id, now, places, self._hold(now))
+            found = matches.begin_record(
+                chosen, self._key_id, now, places, self._hold(now), self._started
+            )
         except BaseException as error:
             if matches is not None:
                 matches.close()
