@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.errors import StateError
 from hashclient.system.text import counted, printable
 
 
@@ -48,11 +49,23 @@ def write(app: App, provider: str, output: Path, output_format: str) -> None:
     """
     from hashclient.matches.stats import Statistics
     from hashclient.reporting.feedback import make_feedback
+    from hashclient.system.files import is_there
     from hashclient.system.outputs import replaced_file
 
+    if not is_there(app.settings.layout.matches):
+        raise StateError(
+            f"no record of matches: {printable(app.settings.layout.matches)}",
+            hint="a scan makes it; if it was lost, restore it from a backup: a file without it"
+            " would take back what the provider was told",
+        )
     with Statistics(app.settings.state_dir, create=False) as record:
         feedback, data = make_feedback(app.session, provider, record)
     with replaced_file(output) as stream:
         stream.write(data)
     text = f"written: {printable(output)}: {counted(len(feedback.entries), 'entry', 'entries')}"
     app.show(output_format, {"output": output, "entries": feedback.entries}, text)
+    if not feedback.entries:
+        app.say(
+            "note: it takes back what the provider was told before: do not hand it over if the"
+            " record of matches was lost"
+        )

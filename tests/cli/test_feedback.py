@@ -109,6 +109,17 @@ def test_of_an_unknown_provider_there_is_no_file(site: Site, tmp_path: Path) -> 
     assert done.code == 2 and not peer.output.exists()
 
 
+def test_without_a_record_of_matches_there_is_no_file(site: Site, tmp_path: Path) -> None:
+    peer = Peer(site, tmp_path, "peer")
+    peer.review("a", "--rejected", "harmless")
+    (peer.state / "matches.db").unlink()
+    done = peer.write()
+    assert (done.code, "no record of matches" in done.err) == (8, True)
+    assert not peer.output.exists()
+    peer.call("scan", peer.tree)
+    assert "takes back what the provider was told" in peer.write().err
+
+
 def test_entries_of_a_list_of_that_name_from_another_provider_are_not_for_this_one(
     site: Site, tmp_path: Path
 ) -> None:
