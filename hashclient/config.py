@@ -24,6 +24,7 @@ from hashclient.configfile.tables import (
     BrakeConfig,
     ClusterConfig,
     ContainersConfig,
+    DecisionsConfig,
     FleetConfig,
     InventoryConfig,
     KeepConfig,
@@ -73,6 +74,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: ClusterConfig = ClusterConfig()
     notices: NoticesConfig = NoticesConfig()
     brake: BrakeConfig = BrakeConfig()
+    decisions: DecisionsConfig = DecisionsConfig()
     fleet: FleetConfig = FleetConfig()
 
 

@@ -50,6 +50,7 @@ _ACTS = {
 _DECIDED = {
     "released": "held matches released",
     "exception-added": "exceptions added",
+    "exception-approved": "exceptions approved by a second person",
     "exception-renewed": "exceptions renewed",
     "exception-removed": "exceptions removed",
     "exceptions-cleared": "all exceptions given up",

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, facts, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.exceptions_show import (
+    document_of,
+    facts_of,
+    lines_of,
+    state_of,
+    waiting,
+    with_obstacles,
+)
 from hashclient.cli.options import EXCEPTIONS, MATCHES, TIME, reason_option, refuse_before_command
-from hashclient.errors import StateError, UsageError
-from hashclient.system.text import counted, for_people, printable
+from hashclient.errors import UsageError
+from hashclient.system.text import counted, printable
 
 if TYPE_CHECKING:
     from hashclient.decisions.keeping import Keeper
@@ -100,6 +108,9 @@ def add(
     Exit codes: 0 it counts, 2 there is no such entry, match or file, 8 the exceptions or the lists
     cannot be read.
     """
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.scan.run.release import except_open
+
     if sum(one is not None for one in (entry, match_id, file)) != 1:
         raise UsageError("say what is excepted: LIST/ENTRY, --match ID or --file PATH")
     lists = app.session.open_lists()
@@ -110,49 +121,63 @@ def add(
     else:
         assert file is not None
         about = _of_file(file, lists)
-    (ruling,), number = _add(app, lists, [about], reason, until, _place(below))
+    ruler = Exceptions.of(app.session, lists)
+    names, content = about
+    entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
+    ruling = _keeper(app).add(entries, reason, until=until, content=content, below=_place(below))
+    number = except_open(app.session, ruler.rule)
     app.show(
         output_format,
-        {"exception": _document(ruling, None), "matches_excepted": number},
-        _lines(ruling, None),
+        {"exception": document_of(ruling, waiting(ruling)), "matches_excepted": number},
+        facts_of(ruling, waiting(ruling)),
     )
-    if number:
-        app.say(f"excepted: {counted(number, 'match')} on record")
+    _say_what_follows(app, [ruling], number)
 
 
-def except_matches(app: App, match_ids: Sequence[str], reason: str, until: datetime | None) -> int:
-    """Make an exception of the file of each match; return how many matches are excepted by them.
+def prepare_exceptions(
+    app: App, match_ids: Iterable[str], reason: str, until: datetime | None
+) -> Callable[[Iterable[str]], bool]:
+    """Return what makes an exception of the file of each of some of these matches, and says so.
+
+    Nothing is changed before, and all that would refuse an exception is checked now. It returns
+    whether the exceptions count, or wait for a second person.
 
     Raises:
-        UsageError: the SHA-256 of one is not on record, or it has no entry any more.
-        AuditError, StateError: an exception cannot be logged or kept.
-    """
-    lists = app.session.open_lists()
-    about = [_of_match(app, match_id, lists.sealer.key_id) for match_id in match_ids]
-    return _add(app, lists, about, reason, until)[1]
-
-
-def _add(
-    app: App,
-    lists: OpenLists,
-    about: Sequence[tuple[list[tuple[str, str]], str]],
-    reason: str,
-    until: datetime | None,
-    below: str = "",
-) -> tuple[list[Ruling], int]:
-    """Make an exception of each of these entries and contents; return how many matches it covers.
-
-    Matches on record that nothing was done about are excepted at once.
+        UsageError: the SHA-256 of a match is not on record, or it has no entry any more; or the
+            reason or the end is refused.
+        StateError: lists, record or exceptions cannot be read.
     """
     from hashclient.decisions.exceptions import Exceptions
     from hashclient.scan.run.release import except_open
 
-    ruler, keeper = Exceptions.of(app.session, lists), _keeper(app)
-    rulings = []
-    for names, content in about:
-        entries = [ruler.entry(*name, of_file=bool(content)) for name in names]
-        rulings.append(keeper.add(entries, reason, until=until, content=content, below=below))
-    return rulings, except_open(app.session, ruler.rule)
+    lists, keeper = app.session.open_lists(), _keeper(app)
+    ruler = Exceptions.of(app.session, lists)
+    about = {}
+    for match_id in dict.fromkeys(match_ids):
+        names, content = _of_match(app, match_id, lists.sealer.key_id)
+        about[match_id] = [ruler.entry(*name, of_file=True) for name in names], content
+    keeper.check(len(about), reason, until)
+
+    def make(chosen: Iterable[str]) -> bool:
+        rulings = []
+        for match_id in chosen:
+            entries, content = about[match_id]
+            rulings.append(keeper.add(entries, reason, until=until, content=content))
+        _say_what_follows(app, rulings, except_open(app.session, ruler.rule))
+        return not any(ruling.waits for ruling in rulings)
+
+    return make
+
+
+def _say_what_follows(app: App, rulings: Sequence[Ruling], number: int) -> None:
+    """Say how many matches on record are excepted now, and what waits for a second person."""
+    if number:
+        app.say(f"excepted: {counted(number, 'match')} on record")
+    if ids := [ruling.id for ruling in rulings if ruling.waits]:
+        app.say(
+            "hint: it does not count before another person approves it: `hashclient exceptions"
+            f" approve {' '.join(ids)} --reason …`"
+        )
 
 
 @command.command("list")
@@ -164,17 +189,10 @@ def list_exceptions(app: App, output_format: str) -> None:
     \b
       hashclient exceptions list --format json
     """
-    keeper = _keeper(app)
-    shown = _with_obstacles(app, keeper.rulings())
-    app.show(
-        output_format,
-        {"exceptions": [_document(ruling, obstacle) for ruling, obstacle in shown]},
-        (
-            f"{ruling.id}  {_state(ruling, obstacle)}  {ruling.about}  {printable(ruling.reason)}"
-            for ruling, obstacle in shown
-        ),
-        nothing="there is no exception",
-    )
+    rulings = _keeper(app).rulings()
+    shown = with_obstacles(app, rulings)
+    document = {"exceptions": [document_of(*one) for one in shown]}
+    app.show(output_format, document, lines_of(shown), nothing="there is no exception")
 
 
 @command.command("show")
@@ -193,8 +211,8 @@ def show(app: App, exception_id: str, output_format: str) -> None:
             f"no exception has the id {printable(exception_id)}",
             hint="`hashclient exceptions list` shows them",
         )
-    ((ruling, obstacle),) = _with_obstacles(app, found)
-    app.show(output_format, _document(ruling, obstacle), _lines(ruling, obstacle))
+    ((ruling, obstacle),) = with_obstacles(app, found)
+    app.show(output_format, document_of(ruling, obstacle), facts_of(ruling, obstacle))
 
 
 @command.command("renew")
@@ -208,12 +226,38 @@ def renew(
 ) -> None:
     """Change when exceptions end, and say why.
 
-    An exception of an entry that has changed stays ended: make another one.
+    An exception of an entry that has changed stays ended: make another one. Where two persons make
+    an exception, it counts until its former end, and another one waits for approval.
 
     \b
       hashclient exceptions renew x-3kdz7wnq2m --reason 'no answer yet'
     """
-    _show_all(app, output_format, _keeper(app).renew(ids, reason, until))
+    rulings = _keeper(app).renew(ids, reason, until)
+    _show_all(app, output_format, rulings)
+    _say_what_follows(app, rulings, 0)
+
+
+@command.command("approve")
+@click.argument("ids", metavar="ID…", nargs=-1, required=True, shell_complete=EXCEPTIONS)
+@reason_option()
+@format_option("text", "json")
+@pass_app
+def approve(app: App, ids: tuple[str, ...], reason: str, output_format: str) -> None:
+    """Let exceptions count that another person has made: with `people = 2` in [decisions].
+
+    Persons are distinguished as the audit log names them: by account, and for root by the account
+    that called `sudo`. Matches on record that nothing was done about are excepted at once.
+
+    \b
+      hashclient exceptions approve x-3kdz7wnq2m --reason 'ticket 4711'
+    """
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.scan.run.release import except_open
+
+    ruler = Exceptions.of(app.session, app.session.open_lists())
+    rulings = _keeper(app).approve(ids, reason)
+    _show_all(app, output_format, rulings)
+    _say_what_follows(app, rulings, except_open(app.session, ruler.rule))
 
 
 @command.command("remove")
@@ -322,46 +366,12 @@ def _place(below: str | None) -> str:
     return path
 
 
-def _with_obstacles(app: App, rulings: Sequence[Ruling]) -> list[tuple[Ruling, str | None]]:
-    """Return rulings, each with the reason why it does not count now."""
-    from hashclient.decisions.exceptions import Exceptions
-
-    try:
-        ruler = Exceptions.of(app.session, app.session.open_lists())
-    except StateError as error:
-        return [(ruling, error.message) for ruling in rulings]
-    return [(ruling, ruler.obstacle(ruling)) for ruling in rulings]
-
-
 def _show_all(
     app: App, output_format: str, rulings: Sequence[Ruling], *, removed: bool = False
 ) -> None:
-    obstacle = "it is removed" if removed else None
+    shown = [(ruling, "it is removed" if removed else waiting(ruling)) for ruling in rulings]
     app.show(
         output_format,
-        {"exceptions": [_document(ruling, obstacle) for ruling in rulings]},
-        (f"{ruling.id}  {_state(ruling, obstacle)}  {ruling.about}" for ruling in rulings),
+        {"exceptions": [document_of(ruling, obstacle) for ruling, obstacle in shown]},
+        (f"{r.id}  {state_of(r, obstacle)}  {r.about}" for r, obstacle in shown),
     )
-
-
-def _state(ruling: Ruling, obstacle: str | None) -> str:
-    return f"until {for_people(ruling.until)}" if obstacle is None else f"no more: {obstacle}"
-
-
-def _lines(ruling: Ruling, obstacle: str | None) -> Iterator[str]:
-    yield f"exception {ruling.id}"
-    yield from facts(
-        (
-            ("about", ruling.about),
-            ("counts", _state(ruling, obstacle)),
-            ("reason", printable(ruling.reason)),
-            ("by", printable(ruling.by)),
-            ("made", for_people(ruling.made_at)),
-        )
-    )
-
-
-def _document(ruling: Ruling, obstacle: str | None) -> dict[str, Any]:
-    from hashclient.decisions.keeping import fields_of
-
-    return {**fields_of(ruling), "counts": obstacle is None, "obstacle": obstacle}

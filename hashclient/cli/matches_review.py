@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
-from hashclient.cli.exceptions import except_matches, until_option
+from hashclient.cli.exceptions import prepare_exceptions, until_option
 from hashclient.cli.options import MATCHES, reason_option
 from hashclient.core.kinds import Verdict
 from hashclient.errors import ExitCode, UsageError
@@ -86,6 +86,9 @@ def review(
         raise UsageError("--until is for --except")
     made = Review.of(verdict, reason, viewed=viewed)
     identities = () if identity_file is None else load_identities(identity_file)
+    why = f"{verdict}: {made.text}"
+    # Nothing is noted where the exception would be refused.
+    make = prepare_exceptions(app, match_ids, why, until) if is_excepted else None
     results = Results(app, output_format, match_ids)
     with Matches(app.settings.state_dir, create=False) as record:
         done = [*review(app.session, record, match_ids, made)]
@@ -93,11 +96,10 @@ def review(
             waits = "" if decided else ": another person has to say so, too"
             results.put(match.id, f"{verdict}{waits}", path=match.path, done=True, decided=decided)
         ended = [match.id for match, decided in done if decided is Verdict.REJECTED]
-        why = f"{verdict}: {made.text}"
-        # Before it is back: a scan would act on it.
-        if is_excepted and ended:
-            number = except_matches(app, ended, why, until)
-            app.say(f"excepted: {counted(number, 'match')} on record")
+        # The exception comes first, since a scan would act on a file that is back. While the
+        # exception waits for a second person, no file is put back.
+        if make is not None and ended and not make(ended):
+            identities = ()
         here = {*item_ids(app.settings.layout.quarantine)}
         sealed = [match_id for match_id in ended if match_id in here]
         if identities and sealed:

@@ -166,12 +166,16 @@ def _numbers(counts: Mapping[Any, int] | None) -> str | None:
 
 def _exception_lines(exceptions: ExceptionsStatus) -> Iterator[str]:
     verb = "ends" if len(exceptions.ending) == 1 else "end"
-    yield f"exceptions    {exceptions.standing:,}, {len(exceptions.ending):,} {verb} within a week"
-    ending = [
-        f"  {ruling.id}  ends {for_people(ruling.until)}: {ruling.about}"
-        for ruling in exceptions.ending
+    text = f"exceptions    {exceptions.standing:,}, {len(exceptions.ending):,} {verb} within a week"
+    if waiting := exceptions.waiting:
+        verb = "waits" if len(waiting) == 1 else "wait"
+        text += f", {len(waiting):,} {verb} for a second person"
+    yield text
+    told = [
+        *(f"  {r.id}  waits for a second person: {r.about}" for r in waiting),
+        *(f"  {r.id}  ends {for_people(r.until)}: {r.about}" for r in exceptions.ending),
     ]
-    yield from shortened(ending, "`hashclient exceptions list`")
+    yield from shortened(told, "`hashclient exceptions list`")
 
 
 def _notice_lines(notices: NoticesStatus) -> Iterator[str]:
@@ -307,10 +311,13 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "exceptions": status.exceptions
         and {
             "standing": status.exceptions.standing,
-            "ending": [
-                {"id": ruling.id, "about": ruling.about, "until": ruling.until}
-                for ruling in status.exceptions.ending
-            ],
+            **{
+                name: [{"id": r.id, "about": r.about, "until": r.until} for r in rulings]
+                for name, rulings in (
+                    ("ending", status.exceptions.ending),
+                    ("waiting", status.exceptions.waiting),
+                )
+            },
         },
         "last_scan": scan
         and {

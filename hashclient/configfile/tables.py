@@ -121,6 +121,12 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_day: _Number = 0
 
 
+class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many persons make an exception: with two, one makes it, and another one approves it."""
+
+    people: Annotated[int, Meta(ge=1, le=2)] = 1
+
+
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How files are isolated: the recipients they are sealed to, and how long they are kept.
 

@@ -5,6 +5,7 @@ Frozen, and without I/O; `matches` stores matches.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -84,6 +85,9 @@ PROGRESS = (
 #: reported.
 LEAVABLE = COMES_FROM[MatchState.GONE]
 
+
+#: What `session` writes of somebody who became root by `sudo`.
+_BY_SUDO = re.compile(r".* \(sudo: (.*)\)")
 
 #: How the recorded path of a stream begins, by the way it came; the path of a file begins with a
 #: slash. A stream of the daemon is named by the socket and the client that it came from.
@@ -214,9 +218,15 @@ def is_doubted(story: Sequence[Step]) -> bool:
     return Verdict.REJECTED in _said_in(story).values()
 
 
-def _said_in(story: Sequence[Step]) -> dict[Any, str]:
+def _said_in(story: Sequence[Step]) -> dict[str, str]:
     """Return the last review of each person."""
-    return {step.detail.get("by"): step.event for step in reviews_of(story)}
+    return {person_of(str(step.detail.get("by"))): step.event for step in reviews_of(story)}
+
+
+def person_of(operator: str) -> str:
+    """Return the person behind a name of the audit log: of root, who became root by `sudo`."""
+    by_sudo = _BY_SUDO.fullmatch(operator)
+    return by_sudo[1] if by_sudo else operator
 
 
 def standing_steps(story: Sequence[Step]) -> list[Step]:

@@ -8,7 +8,8 @@ A match is excepted if every entry that it hits is covered by a ruling. A ruling
 3. the entry is on the list, and is the same as when the ruling was made, by its fingerprint;
 4. the file is known by its SHA-256, since others can be made with its MD5 or SHA-1: that of the
    entry agrees, or that of the ruling, if the ruling is about one file;
-5. the file is below the path that the ruling names, if it names one.
+5. the file is below the path that the ruling names, if it names one;
+6. it does not wait for the approval of a second person.
 
 Anything that is not known leaves the match a match. The file of rulings is looked at with each
 match, so a daemon follows each change and each end.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,7 @@ import msgspec
 
 from hashclient.core.kinds import Algorithm, Kind
 from hashclient.core.model import Hit, Outcome, Seen
-from hashclient.decisions.rulings import Book, Entry, Ruling, load_book
+from hashclient.decisions.rulings import WAITS, Book, Entry, Ruling, load_book
 from hashclient.errors import StateError, UsageError
 from hashclient.index.fingerprints import Fingerprint, fingerprints
 from hashclient.index.open_lists import OpenLists
@@ -119,7 +120,11 @@ class Exceptions:
                 return "the clock was set back"
             if now >= ruling.until:
                 return "it has ended"
+            if ruling.waits:
+                return WAITS
             for entry in ruling.entries:
+                if not entry.fingerprint:
+                    return f"{entry.name} was not here when it was imported"
                 if self._fingerprint(entry.list, entry.id) is None:
                     return f"{entry.name} is not on the list any more"
                 if not self._is_same(entry):
@@ -146,6 +151,13 @@ class Exceptions:
             )
         return Entry(list_name, entry, found.code)
 
+    def codes_of(self, entries: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return the codes of entries, by list and id, that are on lists which can be used."""
+        with self._lock:
+            self._look_up(entries)
+            found = {key: self._current[key] for key in entries}
+        return {key: one.code for key, one in found.items() if one is not None}
+
     def _covering(self, hit: Hit, outcome: Outcome) -> Ruling | None:
         """Return the ruling that covers a hit, by the numbers of the module."""
         key = hit.list_name, hit.entry
@@ -158,6 +170,7 @@ class Exceptions:
                 and any((e.list, e.id) == key and self._is_same(e) for e in ruling.entries)  # 3
                 and self._is_known(hit, ruling, outcome)  # 4
                 and (not ruling.below or is_below(outcome, ruling.below))  # 5
+                and not ruling.waits  # 6
             ):
                 return ruling
         return None
@@ -177,14 +190,16 @@ class Exceptions:
         """Return the fingerprint of an entry now; those of all rulings are made at once."""
         key = list_name, entry
         if key not in self._current:
-            missing = {key, *(k for k in self._rulings() if k not in self._current)}
-            self._current |= dict.fromkeys(missing)
-            for index in self._lists.indexes:
-                name = index.manifest.list
-                ids = [one for of_list, one in missing if of_list == name]
-                for one, value in fingerprints(index, ids, self._lists.sealer).items():
-                    self._current[name, one] = value
+            self._look_up({key, *(k for k in self._rulings() if k not in self._current)})
         return self._current[key]
+
+    def _look_up(self, entries: Collection[tuple[str, str]]) -> None:
+        self._current |= dict.fromkeys(entries)
+        for index in self._lists.indexes:
+            name = index.manifest.list
+            ids = [one for of_list, one in entries if of_list == name]
+            for one, value in fingerprints(index, ids, self._lists.sealer).items():
+                self._current[name, one] = value
 
     def _is_known(self, hit: Hit, ruling: Ruling, outcome: Outcome) -> bool:
         """Return whether a file is one that a ruling is about, by its SHA-256.

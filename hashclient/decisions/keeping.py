@@ -2,6 +2,9 @@
 
 So no ruling counts that the audit log does not have. After a kill in between the log has a change
 that did not happen; doing it again is right.
+
+With `people = 2` in [decisions], what a person makes or renews does not count until another one has
+approved it. What is renewed counts until its former end, so what waits is an exception of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hashclient.audit.log import Event
-from hashclient.core.match import new_id
+from hashclient.core.match import new_id, person_of
 from hashclient.decisions.rulings import (
     KNOWN_GOOD,
     LONGEST,
@@ -22,11 +25,12 @@ from hashclient.decisions.rulings import (
     USUAL,
     Book,
     Entry,
+    Imports,
     Ruling,
     load_book,
     write_book,
 )
-from hashclient.errors import UsageError
+from hashclient.errors import StateError, UsageError
 from hashclient.index.blinding import Sealer
 from hashclient.index.fingerprints import fingerprints
 from hashclient.index.reader import Index
@@ -50,6 +54,8 @@ class Keeper:
         self._session = session
         self._layout = session.settings.layout
         self._sealer = sealer
+        #: Whether what one person makes waits for another one.
+        self._waits = session.settings.config.decisions.people > 1
 
     def rulings(self) -> tuple[Ruling, ...]:
         """Return all rulings that are kept.
@@ -58,6 +64,17 @@ class Keeper:
             StateError: they cannot be read, or are not the ones that were written last.
         """
         return load_book(self._layout, self._sealer).rulings
+
+    def check(self, number: int, reason: str, until: datetime | None) -> None:
+        """Check whether `number` exceptions can be made with this reason and end; make none.
+
+        Raises:
+            UsageError: its end or its reason is refused, or there are too many exceptions.
+            StateError: they cannot be read.
+        """
+        _checked(reason)
+        _end(until, self._session.now())
+        check_number(len(self.rulings()) + number)
 
     def add(
         self,
@@ -77,10 +94,6 @@ class Keeper:
         made: list[Ruling] = []
 
         def change(before: tuple[Ruling, ...], now: datetime) -> Iterable[Ruling]:
-            if len(before) >= MOST:
-                raise UsageError(
-                    f"there are {MOST:,} exceptions already", hint="remove some of them"
-                )
             ruling = Ruling(
                 id=f"x-{new_id()}",
                 entries=tuple(entries),
@@ -90,6 +103,7 @@ class Keeper:
                 until=_end(until, now),
                 content=content,
                 below=below,
+                waits=self._waits,
             )
             made.append(ruling)
             return [*before, ruling]
@@ -98,21 +112,53 @@ class Keeper:
         return made[0]
 
     def renew(self, ids: Sequence[str], reason: str, until: datetime | None) -> list[Ruling]:
-        """Let exceptions end later, for another reason; return them.
+        """Let exceptions end later, for another reason; return them, or what waits in their place.
 
         Raises:
-            UsageError: one is not there, or its end or reason is refused.
+            UsageError: one is not there, its end or reason is refused, or there are too many.
             AuditError, StateError: they cannot be logged or kept.
         """
         by = self._session.operator
 
         def change(before: tuple[Ruling, ...], now: datetime) -> Iterable[Ruling]:
-            values = {"reason": _checked(reason), "until": _end(until, now), "by": by}
+            values: dict[str, Any] = {"reason": _checked(reason), "until": _end(until, now)}
+            values |= {"by": by, "waits": self._waits, "approved_by": ""}
             for ruling in before:
-                chosen = ruling.id in ids
-                yield msgspec.structs.replace(ruling, **values) if chosen else ruling
+                if ruling.id not in ids:
+                    yield ruling
+                elif self._waits and not ruling.waits:
+                    yield ruling
+                    new = {"id": f"x-{new_id()}", "made_at": now, "origin": ""}
+                    yield msgspec.structs.replace(ruling, **values, **new)
+                else:
+                    yield msgspec.structs.replace(ruling, **values)
 
         return self._change("exception-renewed", change, ids)
+
+    def approve(self, ids: Sequence[str], reason: str) -> list[Ruling]:
+        """Let exceptions count that wait for a second person; return them.
+
+        Raises:
+            UsageError: one is not there, does not wait, or was made by the same person.
+            AuditError, StateError: they cannot be logged or kept.
+        """
+        by = self._session.operator
+
+        def change(before: tuple[Ruling, ...], _now: datetime) -> Iterable[Ruling]:
+            for ruling in before:
+                if ruling.id not in ids:
+                    yield ruling
+                    continue
+                if not ruling.waits:
+                    raise UsageError(f"exception {ruling.id} waits for nobody")
+                if person_of(by) == person_of(ruling.by):
+                    raise UsageError(
+                        f"exception {ruling.id} was made by you",
+                        hint="another person has to approve it",
+                    )
+                yield msgspec.structs.replace(ruling, waits=False, approved_by=by)
+
+        return self._change("exception-approved", change, ids, reason=_checked(reason))
 
     def remove(self, ids: Sequence[str], reason: str) -> list[Ruling]:
         """End exceptions and return them.
@@ -135,8 +181,14 @@ class Keeper:
         """
         with writing(self._layout, wait_s=LOCK_WAIT_S):
             now = self._session.now()
-            self._log("exceptions-cleared", {"reason": _checked(reason)})
-            write_book(self._layout, (), self._sealer, now)
+            try:
+                imports = load_book(self._layout, self._sealer).imports
+            except StateError:
+                imports = Imports(since=now)
+            by = self._session.operator
+            data = {"reason": _checked(reason), "by": by}
+            self._session.audit.append([Event("exceptions-cleared", data)], durable=True)
+            write_book(self._layout, (), self._sealer, now, imports)
 
     def _change(
         self, event: str, change: _Change, ids: Sequence[str] = (), **said: str
@@ -153,6 +205,8 @@ class Keeper:
                         hint="`hashclient exceptions list` shows them",
                     )
             after = [*change(book.rulings, now)]
+            if len(after) > len(book.rulings):
+                check_number(len(after))
             left = {ruling.id: ruling for ruling in after}
             changed = [
                 left.get(i, known.get(i))
@@ -160,15 +214,47 @@ class Keeper:
                 if left.get(i) != known.get(i)
             ]
             about = [ruling for ruling in changed if ruling is not None]
-            for ruling in about:
-                self._log(event, {**fields_of(ruling), **said})
+            events = [event_of(event, ruling, self._session, **said) for ruling in about]
+            if events:
+                self._session.audit.append(events, durable=True)
             kept = [ruling for ruling in after if ruling.until > now - KEPT]
-            write_book(self._layout, kept, self._sealer, now)
+            write_book(self._layout, kept, self._sealer, now, book.imports)
         return about
 
-    def _log(self, event: str, data: dict[str, Any]) -> None:
-        by = self._session.operator
-        self._session.audit.append([Event(event, {**data, "by": by})], durable=True)
+
+def event_of(event: str, ruling: Ruling, session: Session, **said: str) -> Event:
+    """Return an event of the log: `by` is who does this now, `made_by` who made the ruling."""
+    fields = {**fields_of(ruling), "made_by": ruling.by, **said, "by": session.operator}
+    return Event(event, fields)
+
+
+def exchange(
+    session: Session,
+    sealer: Sealer,
+    book: Book,
+    wanted: Sequence[Ruling],
+    is_old: Callable[[Ruling], bool],
+    imports: Imports | None = None,
+) -> None:
+    """Put `wanted` in the place of the rulings that `is_old` picks; log each difference first.
+
+    The caller holds the writers' lock.
+
+    Raises:
+        AuditError, StateError: they cannot be logged or kept.
+    """
+    old = {ruling.id: ruling for ruling in book.rulings if is_old(ruling)}
+    new = {ruling.id: ruling for ruling in wanted}
+    kept = [*(ruling for ruling in book.rulings if ruling.id not in old), *wanted]
+    gone = [("exception-removed", ruling) for ruling in old.values() if ruling.id not in new]
+    renewed = [("exception-renewed", r) for r in wanted if r.id in old and r != old[r.id]]
+    added = [("exception-added", ruling) for ruling in wanted if ruling.id not in old]
+    events = [event_of(name, ruling, session) for name, ruling in (*gone, *renewed, *added)]
+    if events:
+        session.audit.append(events, durable=True)
+    if events or imports is not None:
+        layout, now = session.settings.layout, session.now()
+        write_book(layout, kept, sealer, now, imports or book.imports)
 
 
 def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]) -> bool:
@@ -181,24 +267,22 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
         AuditError, StateError: they cannot be logged or kept, or the index cannot be read.
     """
     layout, now, list_name = session.settings.layout, session.now(), index.manifest.list
-    rulings = load_book(layout, sealer).rulings
+    book = load_book(layout, sealer)
     codes = {one: found.code for one, found in fingerprints(index, ids, sealer).items()}
-    kept: list[Ruling] = []
-    events: list[tuple[str, Ruling]] = []
-    for ruling in rulings:
-        (entry, *_) = ruling.entries
-        if ruling.origin != KNOWN_GOOD or entry.list != list_name:
-            kept.append(ruling)
-        elif codes.get(entry.id) == entry.fingerprint:
+
+    def is_ours(ruling: Ruling) -> bool:
+        return ruling.origin == KNOWN_GOOD and ruling.entries[0].list == list_name
+
+    wanted: list[Ruling] = []
+    for ruling in filter(is_ours, book.rulings):
+        (entry,) = ruling.entries
+        if codes.get(entry.id) == entry.fingerprint:
             del codes[entry.id]
             if ruling.until - now < USUAL / 2:
                 ruling = msgspec.structs.replace(ruling, until=now + USUAL)
-                events.append(("exception-renewed", ruling))
-            kept.append(ruling)
-        else:
-            events.append(("exception-removed", ruling))
-    for entry_id, code in sorted(codes.items()):
-        ruling = Ruling(
+            wanted.append(ruling)
+    wanted += [
+        Ruling(
             id=f"x-{new_id()}",
             entries=(Entry(list_name, entry_id, code),),
             reason="it is known to be good, by known_good",
@@ -207,11 +291,9 @@ def set_aside(session: Session, sealer: Sealer, index: Index, ids: Sequence[str]
             until=now + USUAL,
             origin=KNOWN_GOOD,
         )
-        kept.append(ruling)
-        events.append(("exception-added", ruling))
-    if events:
-        session.audit.append([Event(name, fields_of(r)) for name, r in events], durable=True)
-        write_book(layout, kept, sealer, now)
+        for entry_id, code in sorted(codes.items())
+    ]
+    exchange(session, sealer, book, wanted, is_ours)
     return bool(codes)
 
 
@@ -225,9 +307,20 @@ def fields_of(ruling: Ruling) -> dict[str, Any]:
         "reason": ruling.reason,
         "by": ruling.by,
         **({"origin": ruling.origin} if ruling.origin else {}),
+        **({"approved_by": ruling.approved_by} if ruling.approved_by else {}),
         "made_at": ruling.made_at.isoformat(),
         "until": ruling.until.isoformat(),
     }
+
+
+def check_number(number: int) -> None:
+    """Refuse more exceptions than are kept.
+
+    Raises:
+        UsageError: there would be more.
+    """
+    if number > MOST:
+        raise UsageError(f"there are {MOST:,} exceptions already", hint="remove some of them")
 
 
 def _checked(reason: str) -> str:

@@ -39,6 +39,8 @@ SOON = timedelta(days=7)
 MOST, MAX_REASON_CHARS = 10_000, 500
 #: The origin of rulings about entries that are known to be good.
 KNOWN_GOOD = "known_good"
+#: Why a ruling does not count yet.
+WAITS = "it waits for a second person"
 _LOST_HINT = (
     "restore it from a backup, or give all exceptions up: `hashclient exceptions remove --all"
     " --reason …`"
@@ -65,7 +67,8 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
     path, or the URI, at or below which it counts. Both are empty where there is no such limit.
-    `origin` says what made it, if no person did.
+    `origin` says what made it, if no person did. While it `waits`, it does not count: another
+    person than the one who made it has to approve it.
     """
 
     id: str
@@ -77,6 +80,8 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     content: str = ""
     below: str = ""
     origin: str = ""
+    waits: bool = False
+    approved_by: str = ""
 
     @property
     def about(self) -> str:
@@ -91,6 +96,16 @@ class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return f"exception {self.id} until {for_people(self.until)}: {self.reason}"
 
 
+class Imports(msgspec.Struct, frozen=True):
+    """The last version of exported exceptions that was imported, by the key that signed it.
+
+    If they were lost, `since` is when: only later ones are taken from then on.
+    """
+
+    versions: dict[str, int] = {}
+    since: _Time | None = None
+
+
 class _Head(msgspec.Struct, frozen=True):
     """The first line: `number` is how often the file was written, `at` when it was.
 
@@ -103,6 +118,7 @@ class _Head(msgspec.Struct, frozen=True):
     at: _Time | None = None
     has_files: bool = False
     mac: str = ""
+    imports: Imports = Imports()
 
 
 class Book:
@@ -117,6 +133,16 @@ class Book:
     def at(self) -> datetime | None:
         """When it was written; None if it never was."""
         return self._head.at
+
+    @property
+    def number(self) -> int:
+        """How often the file was written."""
+        return self._head.number
+
+    @property
+    def imports(self) -> Imports:
+        """What was imported."""
+        return self._head.imports
 
     @property
     def has_files(self) -> bool:
@@ -162,7 +188,13 @@ def load_book(layout: Layout, sealer: Sealer) -> Book:
     return Book(head, body)
 
 
-def write_book(layout: Layout, rulings: Sequence[Ruling], sealer: Sealer, now: datetime) -> None:
+def write_book(
+    layout: Layout,
+    rulings: Sequence[Ruling],
+    sealer: Sealer,
+    now: datetime,
+    imports: Imports | None = None,
+) -> None:
     """Replace the exceptions of a state directory. The caller holds the writers' lock.
 
     A kill between its two files leaves a book with a higher number than the state has, which
@@ -175,7 +207,9 @@ def write_book(layout: Layout, rulings: Sequence[Ruling], sealer: Sealer, now: d
     state = read_version(layout)
     number = max(_number_in(layout), state.exceptions) + 1
     has_files = any(ruling.content for ruling in rulings)
-    head = _Head(RULINGS_FORMAT, sealer.key_id, number, now, has_files, NO_MAC)
+    head = _Head(
+        RULINGS_FORMAT, sealer.key_id, number, now, has_files, NO_MAC, imports or Imports()
+    )
     data = msgspec.json.encode(head) + b"\n" + msgspec.json.encode(rulings) + b"\n"
     make_private_dir(path.parent)
     write_atomic(path, authenticate(data, RULINGS_FORMAT, sealer))

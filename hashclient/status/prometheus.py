@@ -140,6 +140,8 @@ def _metrics(status: Status) -> Iterator[Metric]:
         yield _one("exceptions", "Exceptions that have not come to their end.", rulings.standing)
         what = "Those of them that end within a week."
         yield _one("exceptions_ending", what, len(rulings.ending))
+        what = "Those of them that wait for a second person."
+        yield _one("exceptions_waiting", what, len(rulings.waiting))
     if (published := status.published) is not None:
         what = "Attempts to publish the status that have failed since the last success."
         yield _one("publish_failures", what, published.failures)

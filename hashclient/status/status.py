@@ -99,10 +99,14 @@ class ReportsStatus(msgspec.Struct, frozen=True):
 
 
 class ExceptionsStatus(msgspec.Struct, frozen=True):
-    """How many exceptions have not come to their end, and which of them end within a week."""
+    """How many exceptions have not come to their end, and which of them end within a week.
+
+    Those that are `waiting` wait for a second person.
+    """
 
     standing: int
     ending: tuple[Ruling, ...]
+    waiting: tuple[Ruling, ...] = ()
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
@@ -374,7 +378,8 @@ def _exceptions(
     sealer = load_sealer(settings.state_dir, settings.seal_key_file, environ)
     standing = [ruling for ruling in load_book(layout, sealer).rulings if now < ruling.until]
     ending = sorted((r for r in standing if r.until - now <= SOON), key=lambda r: r.until)
-    return ExceptionsStatus(len(standing), tuple(ending))
+    waiting = tuple(ruling for ruling in standing if ruling.waits)
+    return ExceptionsStatus(len(standing), tuple(ending), waiting)
 
 
 def _audit(settings: Settings, lists: int) -> AuditStatus | None:

@@ -175,7 +175,7 @@ def test_a_scan_that_does_nothing_holds_nothing_and_keeps_what_is_held(world: Br
 def test_a_policy_check_says_what_would_be_held_and_changes_nothing(
     world: Braked, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr("hashclient.scan.pipeline.BATCH", batch)
+    monkeypatch.setattr("hashclient.scan.run.pipeline.BATCH", batch)
     for _ in range(2):
         result = world.scan("--policy-check")
         assert result.code == 10

@@ -164,6 +164,20 @@ def test_a_rejected_file_is_excepted_and_put_back_and_stays(tmp_path: Path) -> N
     assert (figures["found"], figures["excepted"], figures["rejected"]) == (2, 1, 1)
 
 
+def test_a_file_is_not_put_back_while_its_exception_waits(tmp_path: Path) -> None:
+    state = State(tmp_path, {"base": LISTED}, {"a": LISTED["e-1"]})
+    key = tmp_path / "officer.key"
+    public = write_identity(key, datetime.now(UTC))
+    state.configure(
+        f'[decisions]\npeople = 2\n[quarantine]\nrecipients = ["{public}"]\n'
+        '[[policy]]\nactions = ["quarantine"]\n'
+    )
+    words = ("--rejected", "--except", "--restore", key, *REASON)
+    done = state.call("matches", "review", state.ids()["a"], *words)
+    assert (done.code, state.left()) == (0, set())
+    assert "exceptions approve x-" in done.err and "hashclient quarantine restore ID" in done.err
+
+
 def test_two_people_are_needed_before_anything_is_put_back(tmp_path: Path) -> None:
     state = state_with(tmp_path, "[report]\npeople = 2\n")
     ids = state.ids()

@@ -27,6 +27,7 @@ from hashclient.configfile.tables import (
     BrakeConfig,
     ClusterConfig,
     ContainersConfig,
+    DecisionsConfig,
     FleetConfig,
     InventoryConfig,
     KeepConfig,
@@ -116,6 +117,7 @@ def variables() -> set[str]:
             Config,
             {
                 "brake",
+                "decisions",
                 "providers",
                 "policy",
                 "quarantine",
@@ -137,6 +139,7 @@ def variables() -> set[str]:
         ("## `[providers.NAME.oauth]`", OAuthConfig, set()),
         ("## `[[policy]]`", PolicyRule, set()),
         ("## `[brake]`", BrakeConfig, set()),
+        ("## `[decisions]`", DecisionsConfig, set()),
         ("## `[quarantine]`", QuarantineConfig, set()),
         ("## `[scan.containers]`", ContainersConfig, set()),
         ("## `[[scan.accept]]`", AcceptRule, set()),

@@ -89,7 +89,7 @@ def full() -> Status:
         notices=NoticesStatus(
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
-        exceptions=ExceptionsStatus(3, (RULING,)),
+        exceptions=ExceptionsStatus(3, (RULING,), (RULING,)),
         published=Published(counter=8, at=NOW, failures=2),
         audit=AuditStatus(
             record("fetch"),
@@ -141,6 +141,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
         "exceptions": {"": 3},
         "exceptions_ending": {"": 1},
+        "exceptions_waiting": {"": 1},
         "publish_failures": {"": 2},
         "published_timestamp_seconds": {"": NOW.timestamp()},
         "audit_records": {"": 17},
