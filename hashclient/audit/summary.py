@@ -52,6 +52,8 @@ _DECIDED = {
     "exception-added": "exceptions added",
     "exception-approved": "exceptions approved by a second person",
     "exception-renewed": "exceptions renewed",
+    "exceptions-exported": "exceptions exported",
+    "exceptions-imported": "files of exceptions imported",
     "exception-removed": "exceptions removed",
     "exceptions-cleared": "all exceptions given up",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.exceptions_share import export, import_
 from hashclient.cli.exceptions_show import (
     document_of,
     facts_of,
@@ -284,6 +285,10 @@ def remove(
         app.show(output_format, {"exceptions": []}, "there is no exception any more")
         return
     _show_all(app, output_format, keeper.remove(ids, reason), removed=True)
+
+
+command.add_command(export)
+command.add_command(import_)
 
 
 def _keeper(app: App) -> Keeper:

@@ -122,9 +122,13 @@ class BrakeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many persons make an exception: with two, one makes it, and another one approves it."""
+    """How many persons make an exception: with two, one makes it, and another one approves it.
+
+    `trusted` are the keys that may sign exported exceptions, by a name for each.
+    """
 
     people: Annotated[int, Meta(ge=1, le=2)] = 1
+    trusted: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]] = {}
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

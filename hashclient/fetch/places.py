@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 
 from hashclient.audit.log import AuditLog, Event
-from hashclient.configfile.tables import ProviderConfig
+from hashclient.configfile.tables import AccessConfig, ProviderConfig
 from hashclient.errors import ConfigError, HashclientError
 from hashclient.lists.offline import BASE, open_copy
 from hashclient.net.client import Access, Limits, Transport, access_of, limits_of
-from hashclient.net.peer import PROVIDER, Peer
+from hashclient.net.peer import EXPORTER, PROVIDER, Peer
 from hashclient.system.text import printable
 from hashclient.trust.tuf import Source
 
@@ -62,6 +62,17 @@ def addresses(
 
         places.append(Place(access.url, access.url, connect))
     return places
+
+
+def read_address(url: str, access: AccessConfig, max_bytes: int) -> bytes:
+    """Return what is at an address that a command names.
+
+    Raises:
+        ConfigError: it is no address with https, or a file of `access` cannot be used.
+        UnreachableError, AuthorisationError, VerificationError: as `Transport.get`.
+    """
+    with Transport(access_of(url, access, EXPORTER)) as transport:
+        return transport.get(url, max_bytes)
 
 
 def copy_at(path: Path) -> Place:

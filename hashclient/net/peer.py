@@ -15,6 +15,7 @@ class Peer(msgspec.Struct, frozen=True):
 PROVIDER = Peer("provider", "lists that are here stay in use")
 #: One that `init` is about to pin: no list of it is here yet.
 NEW_PROVIDER = Peer("provider", "nothing was pinned")
+EXPORTER = Peer("server of the exceptions", "exceptions that are here stay in use")
 REPORTING_SERVICE = Peer(
     "reporting service",
     "the report waits in the outbox; `hashclient report submit` tries again",

@@ -37,7 +37,7 @@ USES: Mapping[str, str] = {
     "objects": "",
     "index": "config lists",
     "session": "audit config index migrations",
-    "decisions": "audit config configfile index matches migrations session",
+    "decisions": "audit config configfile index lists matches migrations session",
     "notices": "audit session",
     "provider": "audit lists notices trust",
     "fetch": "audit config configfile decisions index lists matches migrations net notices session"

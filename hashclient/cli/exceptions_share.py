@@ -1,0 +1,132 @@
+"""`exceptions export` and `import`: what one machine has decided about entries counts on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import counted, printable
+
+
+@click.command("export")
+@click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write it; a file that is there is replaced.",
+)
+@format_option("text", "json")
+@pass_app
+def export(app: App, output: Path, output_format: str) -> None:
+    """Write the exceptions of entries that count here into a signed file, for other machines.
+
+    It has the lists and ids of the entries, with reason, author and end. Exceptions of files, and
+    those below a path, count here only, so no digest and no path is in it. It is signed with the
+    key of the audit log, which `hashclient audit verify` shows: [decisions] `trusted` names it on
+    the other machines. Each file has all of them, and takes the place of those before it.
+
+    \b
+      hashclient exceptions export --output exceptions.jsonl
+    """
+    from hashclient.decisions.sharing import make_export
+    from hashclient.system.outputs import replaced_file
+
+    made, data, stays = make_export(app.session, app.session.open_lists())
+    with replaced_file(output) as stream:
+        stream.write(data)
+    count = counted(len(made.exceptions), "exception")
+    app.show(
+        output_format,
+        {
+            "output": output,
+            "version": made.version,
+            "exceptions": [shared.id for shared in made.exceptions],
+            "stays": [ruling.id for ruling in stays],
+        },
+        f"written: {printable(output)}: {count}, version {made.version}",
+    )
+    for ruling in stays:
+        app.say(f"not in it, since it counts on this machine only: {ruling.id}, {ruling.about}")
+
+
+@click.command("import")
+@click.argument("source", metavar="FILE|ADDRESS")
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=existing_path(dir_okay=False),
+    help="File with a bearer token for an https address.",
+)
+@click.option(
+    "--ca",
+    metavar="FILE",
+    type=existing_path(dir_okay=False),
+    help="CA of the certificate at an https address (PEM), if the system does not know it.",
+)
+@format_option("text", "json")
+@pass_app
+def import_(
+    app: App, source: str, token_file: Path | None, ca: Path | None, output_format: str
+) -> ExitCode:
+    """Take the exceptions that another machine has exported, from a file or an https address.
+
+    A key that [decisions] `trusted` names has to have signed them. They take the place of those
+    that came before from this key; an older file is refused, and the same one again changes
+    nothing. An exception of an entry that is not on a list here covers nothing: import the file
+    again once the list is here. Matches on record that nothing was done about are excepted at once.
+
+    \b
+      hashclient exceptions import exceptions.jsonl
+      hashclient exceptions import https://decisions.example.org/exceptions.jsonl
+
+    Exit codes: 0 all are here, 3 some were left out, 4 the address cannot be reached, 6 refused: no
+    trusted key has signed the file, it is older, or from the future.
+    """
+    from hashclient.cli.exceptions_show import document_of, lines_of, with_obstacles
+    from hashclient.decisions.exceptions import Exceptions
+    from hashclient.decisions.sharing import import_exceptions
+    from hashclient.scan.run.release import except_open
+
+    lists = app.session.open_lists()
+    done = import_exceptions(app.session, lists, _read(source, token_file, ca))
+    number = except_open(app.session, Exceptions.of(app.session, lists).rule)
+    shown = with_obstacles(app, done.rulings)
+    document = {
+        "key": done.name,
+        "version": done.version,
+        "new": done.is_new,
+        "exceptions": [document_of(*one) for one in shown],
+        "left_out": done.left_out,
+        "matches_excepted": number,
+    }
+    about = f"version {done.version} of {done.name}"
+    nothing = f"{about} has no exception"
+    app.show(output_format, document, lines_of(shown), nothing=nothing)
+    if not done.is_new:
+        app.say(f"{about} is here already: no exception is new")
+    for text in done.left_out:
+        app.say(f"left out: {printable(text)}")
+    if number:
+        app.say(f"excepted: {counted(number, 'match')} on record")
+    return ExitCode.INCOMPLETE if done.left_out else ExitCode.OK
+
+
+def _read(source: str, token_file: Path | None, ca: Path | None) -> bytes:
+    from hashclient.configfile.tables import AccessConfig
+    from hashclient.decisions.sharing import MAX_EXPORT_BYTES
+    from hashclient.fetch.places import read_address
+    from hashclient.system.files import read_regular
+
+    if "://" in source:
+        access = AccessConfig(
+            token_file=str(token_file) if token_file else None, ca=str(ca) if ca else None
+        )
+        return read_address(source, access, MAX_EXPORT_BYTES)
+    try:
+        return read_regular(Path(source), MAX_EXPORT_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(source)}: {error.strerror}") from error
