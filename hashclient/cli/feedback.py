@@ -56,7 +56,7 @@ def write(app: App, provider: str, output: Path, output_format: str) -> None:
         raise StateError(
             f"no record of matches: {printable(app.settings.layout.matches)}",
             hint="a scan makes it; if it was lost, restore it from a backup: a file without it"
-            " would take back what the provider was told",
+            " would take back all earlier counts",
         )
     with Statistics(app.settings.state_dir, create=False) as record:
         feedback, data = make_feedback(app.session, provider, record)
@@ -66,6 +66,6 @@ def write(app: App, provider: str, output: Path, output_format: str) -> None:
     app.show(output_format, {"output": output, "entries": feedback.entries}, text)
     if not feedback.entries:
         app.say(
-            "note: it takes back what the provider was told before: do not hand it over if the"
-            " record of matches was lost"
+            "note: it takes back all earlier counts: do not hand it over if the record of matches"
+            " was lost"
         )

@@ -4,7 +4,7 @@ So no ruling counts that the audit log does not have. After a kill in between th
 that did not happen; doing it again is right.
 
 With `people = 2` in [decisions], what a person makes or renews does not count until another one has
-approved it. What is renewed counts until its former end, so what waits is an exception of its own.
+approved it. A renewed exception counts until its former end, so another exception waits.
 """
 
 from __future__ import annotations

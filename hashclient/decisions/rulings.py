@@ -141,7 +141,7 @@ class Book:
 
     @property
     def imports(self) -> Imports:
-        """What was imported."""
+        """The versions that were imported."""
         return self._head.imports
 
     @property

@@ -117,7 +117,7 @@ def test_without_a_record_of_matches_there_is_no_file(site: Site, tmp_path: Path
     assert (done.code, "no record of matches" in done.err) == (8, True)
     assert not peer.output.exists()
     peer.call("scan", peer.tree)
-    assert "takes back what the provider was told" in peer.write().err
+    assert "takes back all earlier counts" in peer.write().err
 
 
 def test_entries_of_a_list_of_that_name_from_another_provider_are_not_for_this_one(
