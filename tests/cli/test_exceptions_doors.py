@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hashclient.core.algorithms import Algorithm
 
 from fixtures import buckets
 from fixtures.archives import zip_of
+from hashclient.core.kinds import Algorithm
 from hashclient.decisions.rulings import Book, load_book
 from tests.clamd import Daemon, instream, open_for_reading, serving
 from tests.kit import Run, State, arguments, call, environment, from_pipe, wait_until

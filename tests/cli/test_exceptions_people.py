@@ -167,7 +167,7 @@ def test_a_person_and_the_same_by_sudo_are_one_reviewer(world: Ruled, as_: As) -
 
 
 def test_a_match_that_cannot_be_excepted_is_not_reviewed_either(tmp_path: Path) -> None:
-    from hashclient.core.algorithms import Algorithm
+    from hashclient.core.kinds import Algorithm
 
     world = Ruled(tmp_path, algorithms=[Algorithm.MD5])
     match_id = world.ids()["wrong-2"]

@@ -8,12 +8,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from hashclient.core.algorithms import Algorithm
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hashclient.client import Client
-from hashclient.core.kinds import REVIEW_REASONS, Kind, Verdict
+from hashclient.core.kinds import REVIEW_REASONS, Algorithm, Kind, Verdict
 from hashclient.core.model import Hit, Outcome
 from hashclient.decisions.review import Review, review
 from hashclient.matches.stats import Statistics
