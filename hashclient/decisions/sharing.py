@@ -8,7 +8,7 @@ exports; `trusted` in [decisions] names the keys that may decide here.
 An import puts the exceptions of a file in the place of those that came before from its key. It is
 refused unless
 
-1. it is a file of the format, as `verify_object` says, and nothing in it is out of bounds;
+1. it is a file of the format, as `verify_document` says, and nothing in it is out of bounds;
 2. a trusted key has signed it, and not the one of this machine;
 3. it was not made in the future, by the clock here;
 4. its version, the number of changes there, is not below that of the last one from this key; and
@@ -46,12 +46,12 @@ from hashclient.decisions.rulings import (
 )
 from hashclient.errors import UsageError, VerificationError
 from hashclient.index.open_lists import OpenLists
-from hashclient.lists.signed import Hex64, sign_object, verify_object
 from hashclient.lists.wire import is_entry_id
 from hashclient.migrations.migrate import writing
 from hashclient.session import Session
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error
 from hashclient.system.layout import AUDIT_KEY_NAME
+from hashclient.system.signed import Key, sign_document, verify_document
 from hashclient.system.text import for_people, printable
 
 FORMAT: Literal["hashclient-exceptions-export/1"] = "hashclient-exceptions-export/1"
@@ -86,7 +86,7 @@ class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["hashclient-exceptions-export/1"]
     version: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
     made: _Time
-    roots: dict[str, tuple[Hex64, ...]]
+    roots: dict[str, tuple[Key, ...]]
     exceptions: Annotated[tuple[Shared, ...], msgspec.Meta(max_length=MOST)]
 
 
@@ -133,7 +133,7 @@ def make_export(session: Session, lists: OpenLists) -> tuple[Export, bytes, list
     data = {"version": book.number, "exceptions": len(shared), "by": session.operator}
     session.audit.append([Event("exceptions-exported", data)], durable=True)
     key = load_key(session.settings.layout.audit / AUDIT_KEY_NAME)
-    return export, sign_object(export, _TAG, key), stays
+    return export, sign_document(export, _TAG, key), stays
 
 
 def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Imported:
@@ -206,7 +206,7 @@ def import_exceptions(session: Session, lists: OpenLists, data: bytes) -> Import
 def _verified(data: bytes) -> tuple[Export, str]:
     """Return the content of a file and its key (1)."""
     try:
-        export, key = verify_object(data, _TAG, Export, "exceptions", MAX_EXPORT_BYTES)
+        export, key = verify_document(data, _TAG, Export, MAX_EXPORT_BYTES)
         if len({shared.id for shared in export.exceptions}) != len(export.exceptions):
             raise ValueError("an exception twice")
         for one in export.exceptions:
@@ -214,6 +214,8 @@ def _verified(data: bytes) -> tuple[Export, str]:
                 raise ValueError("not an entry")
             if not export.made < one.until <= export.made + LONGEST + _AHEAD:
                 raise ValueError("a time out of bounds")
+    except VerificationError as error:
+        raise VerificationError("the signature of the exceptions is wrong") from error
     except (ValueError, OverflowError) as error:  # msgspec.ValidationError is one
         raise VerificationError(f"not exceptions of the format {FORMAT}") from error
     return export, key

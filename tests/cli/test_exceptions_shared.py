@@ -15,7 +15,7 @@ from hashclient.cli.app import App
 from hashclient.decisions import keeping
 from hashclient.decisions.rulings import load_book
 from hashclient.decisions.sharing import FORMAT, Export, Shared
-from hashclient.lists.signed import sign_object, verify_object
+from hashclient.system.signed import sign_document, verify_document
 from tests.cli.test_exceptions import REASON, RIGHT, Ruled
 from tests.kit import Run, Site
 
@@ -68,7 +68,7 @@ def signed(*exceptions: Shared, key: Ed25519PrivateKey = KEY, **other: Any) -> b
     """Return an export that any machine with a key could have made."""
     roots: dict[str, tuple[str, ...]] = {one.list: (ROOT,) for one in exceptions}
     export = Export(FORMAT, 1, datetime.now(UTC), roots, exceptions)
-    return sign_object(msgspec.structs.replace(export, **other), TAG, key)
+    return sign_document(msgspec.structs.replace(export, **other), TAG, key)
 
 
 def write(pair: Pair, data: bytes) -> Path:
@@ -269,10 +269,10 @@ def test_an_exception_twice_refuses_the_file(pair: Pair) -> None:
 
 
 def test_a_signature_for_another_use_is_none(pair: Pair) -> None:
-    _, key = verify_object(signed(shared()), TAG, Export, "exceptions", 1 << 20)
+    _, key = verify_document(signed(shared()), TAG, Export, 1 << 20)
     assert len(key) == 64
     line = signed(shared()).split(b"\n")[0]
-    data = sign_object(msgspec.Raw(line), b"hashclient feedback v1\n", KEY)
+    data = sign_document(msgspec.Raw(line), b"hashclient feedback v1\n", KEY)
     assert "signature" in pair.take(write(pair, data)).err
 
 
