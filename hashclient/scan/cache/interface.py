@@ -114,11 +114,13 @@ def by_file_system(
 
     `identities` has for each `st_dev` the file system that is there now.
     """
-    devices = np.array([status.st_dev for status in statuses], np.uint64)
-    for device in set(devices.tolist()):
+    devices = [status.st_dev for status in statuses]
+    for device in set(devices):
         identity = identities.get(device)
-        if identity is not None:
-            yield identity, np.flatnonzero(devices == device)
+        if identity is not None and devices.count(device) == len(devices):  # as mostly
+            yield identity, np.arange(len(devices))
+        elif identity is not None:
+            yield identity, np.flatnonzero(np.array(devices, np.uint64) == device)
 
 
 class CachePlace(Protocol):

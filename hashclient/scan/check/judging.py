@@ -274,7 +274,8 @@ def _learned(
             kept &= files.reliable
             kept &= [bool(digests) for digests in files.digests]
         rows = rows[kept[rows]]
-        records = records_of([statuses[row] for row in rows.tolist()])
+        is_all = len(rows) == len(statuses)
+        records = records_of(statuses if is_all else [statuses[row] for row in rows.tolist()])
         begin = np.array(begins, np.int16).take(rows)
         records["mask"] = np.where(begin >= 0, np.uint8(PLAIN), np.uint8(0))
         records["begin"] = begin.astype(np.uint8)
