@@ -36,10 +36,12 @@ def page_of(rows: Sequence[tuple[Any, ...]]) -> Any:
 
 def page_of_columns(count: int, **columns: Any) -> Any:
     """Return a page of `count` rows from columns of Arrow; a column that is missing is empty."""
-    arrays = [
-        columns[field.name].cast(field.type)
-        if field.name in columns
-        else pa.nulls(count, field.type)
-        for field in SCHEMA
-    ]
+    arrays = []
+    for field in SCHEMA:
+        column = columns.get(field.name)
+        if column is None:
+            column = pa.nulls(count, field.type)
+        elif column.type != field.type:  # `cast` loads `pyarrow.compute`
+            column = column.cast(field.type)
+        arrays.append(column)
     return pa.record_batch(arrays, schema=SCHEMA)

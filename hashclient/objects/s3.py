@@ -53,9 +53,8 @@ CREDENTIALS_S = 300
 URL_S = 900
 
 #: The texts of a page: those of its objects, and the mark of the next page.
-_KEY, _SIZE, _ETAG = (
-    re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"Size", b"ETag")
-)
+_KEY, _ETAG = (re.compile(rb"<%b>([^<]*)</%b>" % (name, name)) for name in (b"Key", b"ETag"))
+_SIZE = re.compile(rb"<Size>([0-9]{1,19})</Size>")
 _END = b"<IsTruncated>false</IsTruncated>"
 _MORE = re.compile(rb"<NextContinuationToken>([^<&]+)</NextContinuationToken>")
 _IN_URLS = b"<EncodingType>url</EncodingType>"
@@ -254,14 +253,12 @@ def _page_in(answer: bytes) -> _Page | None:
     if _IN_URLS in rest:
         keys = [unquote_to_bytes(key.replace(b"+", b" ")) for key in keys]
     try:
-        page = page_of_columns(
-            count,
-            key=pa.array(keys, pa.binary()),
-            size=pa.array(sizes, pa.binary()).cast(pa.string()),
-            etag=pa.array(etags, pa.binary()).cast(pa.string()),
-        )
-    except pa.ArrowInvalid:  # a size that is no number
+        texts = pa.Array.from_buffers(pa.string(), count, pa.array(etags, pa.binary()).buffers())
+        texts.validate(full=True)
+    except pa.ArrowInvalid:  # an ETag that is no text
         return None
+    numbers = pa.array([int(size) for size in sizes], pa.uint64())
+    page = page_of_columns(count, key=pa.array(keys, pa.binary()), size=numbers, etag=texts)
     return page, None if more is None else {"ContinuationToken": more[1].decode()}
 
 

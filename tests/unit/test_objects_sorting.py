@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hashclient.core.kinds import Algorithm, Kind
@@ -33,6 +35,7 @@ from hashclient.scan.cache.inside import MEMBER
 from hashclient.scan.cache.memory import InventoryPlace, Memory
 from hashclient.scan.cache.records import PLAIN
 from hashclient.scan.check.kept import Spool
+from hashclient.scan.objects import sorting
 from hashclient.scan.objects.cache import ObjectMemory, learn, number_of
 from hashclient.scan.objects.pending import Pending
 from hashclient.scan.objects.sorting import GAP, SAMPLE, Options, Sorter, md5_claims
@@ -59,6 +62,35 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 def etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300).filter(any))
+@example([True, False] * 100)
+def test_the_rows_that_are_chosen_are_those_of_the_flags(flags: list[bool]) -> None:
+    """They are cut out of a page where they are few runs, and filtered otherwise."""
+    page = page_of([(str(number), number) for number in range(len(flags))])
+    chosen = [number for number, flag in enumerate(flags) if flag]
+    assert sorting._chosen(page, np.array(flags)).column("size").to_pylist() == chosen
+    found = sorting.objects_of(page, np.array(chosen))
+    assert [(one.key, one.size) for one in found] == [(str(number), number) for number in chosen]
+
+
+def test_an_ordinary_page_needs_no_slow_module_of_arrow() -> None:
+    """`pyarrow.compute` takes 42 ms and 9 MB."""
+    code = (
+        "import sys, numpy as np; from hashclient.objects import s3\n"
+        "from hashclient.scan.objects import objects, sorting\n"
+        "body = b'<Contents><Key>a</Key><Size>1</Size><ETag>&quot;e&quot;</ETag></Contents>'\n"
+        "end = b'<IsTruncated>false</IsTruncated>'\n"
+        "page, _ = s3._page_in(end + body * 9 + b'</ListBucketResult>')\n"
+        "part = sorting._chosen(page, np.arange(9) > 2)\n"
+        "print(len(list(sorting.objects_of(part, np.arange(6)))))\n"
+        "print([name for name in ('pyarrow.compute', 'numpy.ma') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.split("\n") == ["6", "[]", ""], done.stderr
 
 
 @given(sizes=st.lists(st.sampled_from([0, 1, 5, 8, 9, 10, 2**40, 2**63]), max_size=20))

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -27,7 +27,6 @@ from hashclient.index.matcher import Judge
 from hashclient.objects.failures import StoreError
 from hashclient.objects.interface import Store
 from hashclient.objects.listing import ListingEndedError, list_pages
-from hashclient.objects.report import Report
 from hashclient.objects.stores import open_store
 from hashclient.scan.check.kept import Spool
 from hashclient.scan.check.members import Members
@@ -40,6 +39,9 @@ from hashclient.scan.objects.token import make_token
 from hashclient.scan.objects.wanted import Checked, Wanted
 from hashclient.scan.values.work import Advance, Result
 from hashclient.system.cgroups import usable_processors
+
+if TYPE_CHECKING:
+    from hashclient.objects.report import Report
 
 #: Objects that are read at a time: a store takes long to answer, but answers many at once.
 READERS = 16
