@@ -20,6 +20,7 @@ from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Un
 from hashclient.containers.mailmarks import BYTE_ORDER_MARK
 from hashclient.containers.mailreadings import (
     MAX_AGAIN_BYTES,
+    MAX_TEXT_BYTES,
     Decoding,
     Kept,
     Stored,
@@ -109,6 +110,7 @@ class _Walk:
         if start.startswith(BYTE_ORDER_MARK):
             start = start.removeprefix(BYTE_ORDER_MARK)
             lines.skip(len(BYTE_ORDER_MARK))
+        whole = lines.peek(MAX_TEXT_BYTES + 1) if start[:1] in (b"\r", b"\n") else b""
         lines.skip(len(start) - len(start.lstrip(b"\r\n")))
         collector = lines.header(self._stack, most)
         while most is not None and not collector.is_mail:
@@ -122,6 +124,10 @@ class _Walk:
                 return
         yield from self._entity(collector.fields())
         yield from self.parts()
+        if 0 < len(whole) <= MAX_TEXT_BYTES:
+            # To some programs the empty line ends a header without fields: the rest is the text.
+            text = whole.removeprefix(b"\r").removeprefix(b"\n")
+            yield from _read(self._next_name(b""), Kept([text]), b"")
 
     def parts(self) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts behind the boundary that was just met."""
@@ -172,8 +178,10 @@ class _Walk:
         is_lost = level.text.has_parts and not (level.is_doubtful or self._lines.is_behind_text)
         if level.text.is_too_much or is_lost:
             yield Unlisted(name, Why.DAMAGED, "mail: a multipart without its boundary")
+        # A boundary that no part begins has not taken the line end before it.
+        texts = partial(other_texts, is_cut=self._lines.hit is not None)
         for encoding in level.fields.ways:
-            yield from _read(name, level.text, encoding)
+            yield from _read(name, level.text, encoding, texts)
 
     def _next_name(self, name: bytes) -> bytes:
         self._number += 1

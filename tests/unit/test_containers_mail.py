@@ -464,8 +464,25 @@ def test_the_last_line_end_of_a_multipart_without_an_end_may_be_of_a_boundary() 
 
 
 def test_a_multipart_of_no_part_is_one_text() -> None:
-    out = look(raw("Content-Type: multipart/mixed; boundary=x", "text\n--x--\n"))
-    assert out.contents == [b"text"] and not out.unread
+    for body in ("text\n--x--\n", "text\n--x--\n\nmore behind the end\n--x-- \n"):
+        out = look(raw("Content-Type: multipart/mixed; boundary=x", body))
+        assert out.contents == texts(b"text", is_cut=True) and not out.unread
+    begun = "--x and more\nContent-Type: a/b\n\nfirst\n--x-- and more\n"
+    out = look(raw("Content-Type: multipart/mixed; boundary=x", f"{begun}--x--\n"))
+    assert {begun.encode(), b"first"} <= set(out.contents) and not out.unread
+
+
+def test_behind_an_empty_first_line_all_is_text_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To some programs that line ends the header: a mail without a field."""
+    for end in (b"\n", b"\r\n", b"\r"):
+        data = (end * 2 + b"From: a" + end + b"To: b" + end * 2 + b"text" + end * 2) + end
+        out = look(data)
+        assert data.removeprefix(end) in out.contents and not out.unread
+        assert b"text" in {one.rstrip() for one in out.contents}
+    data = b"\nFrom: a\nTo: b\n\ntext\n"
+    monkeypatch.setattr("hashclient.containers.mail.MAX_TEXT_BYTES", len(data))
+    assert data[1:] in look(data).contents
+    assert data[1:] + b"x" not in look(data + b"x").contents
 
 
 @pytest.mark.parametrize(
