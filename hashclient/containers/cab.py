@@ -23,6 +23,8 @@ from hashclient.containers.libarchive import Libarchive
 _BEGIN = b"MSCF\0\0\0\0"
 #: place of the first file; numbers of folders and files, flags
 _HEADER, _HAS_PREVIOUS, _HAS_NEXT, _HAS_RESERVE = Struct("<16xL6x3H4x"), 1, 2, 4
+#: length of the cabinet, place of the first file, version, numbers of folders and files
+_BEGINNING = Struct("<8xL4xL4x2B2H")
 #: bytes kept free in the header, each folder, each block
 _RESERVE = Struct("<H2B")
 #: place and number of blocks, compression
@@ -55,6 +57,15 @@ class Cab(Libarchive):
             yield from _members(whole, folders)
         else:
             yield from super().members(data)
+
+    def length(self, data: Data) -> int:
+        """See `behind.Begun`: what the first fields say holds."""
+        head = data.read_at(0, _BEGINNING.size)
+        if len(head) < _BEGINNING.size:
+            return 0
+        length, files, minor, major, folders, count = _BEGINNING.unpack(head)
+        is_one = (major, minor) == (1, 3) and folders and count and 36 < files < length
+        return int(length) if is_one and length <= data.size else 0
 
 
 def _short(data: Data) -> list[_Folder]:

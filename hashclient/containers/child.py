@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hashclient.containers.driver import Driver
+from hashclient.containers.forward import Anywhere
 from hashclient.containers.interface import Data, NotReadError, Why
 from hashclient.containers.libarchive import load_charsets
 from hashclient.containers.limits import MIB, LimitError
@@ -74,12 +75,11 @@ class Stall:
         self._last = steps
 
 
-class FileData:
+class FileData(Anywhere):
     """A file that was handed over open; it is read by position."""
 
     def __init__(self, fd: int, size: int) -> None:
         self._fd = fd
-        self._position = 0
         self.size = size
         self.bytes_read = 0
 
@@ -91,21 +91,12 @@ class FileData:
         try:
             data = os.pread(self._fd, wanted, offset)
             while len(data) < wanted and (
-                more := self._more(offset + len(data), wanted - len(data))
+                more := os.pread(self._fd, wanted - len(data), offset + len(data))
             ):
                 data += more
         except OSError as error:
             raise NotReadError(Why.DAMAGED, (error.strerror or str(error)).lower()) from error
         self.bytes_read += len(data)
-        return data
-
-    def _more(self, offset: int, count: int) -> bytes:
-        return os.pread(self._fd, count, offset)
-
-    def read(self, count: int) -> bytes:
-        """Return the next bytes; see `Stream`."""
-        data = self.read_at(self._position, count)
-        self._position += len(data)
         return data
 
 

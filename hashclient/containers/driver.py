@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from hashclient.containers.forward import Buffered
+from hashclient.containers.forward import Anywhere, Buffered
 from hashclient.containers.interface import (
     HEAD_BYTES,
     ISO_HEAD_BYTES,
@@ -39,8 +39,6 @@ from hashclient.containers.unopened import END_MARK_BYTES
 from hashclient.core.digests import Digester
 from hashclient.core.kinds import Algorithm
 
-#: Bytes that are read at once from a stream, by default.
-STEP_BYTES = 1 << 18
 #: Number of sizes in one question for masks.
 ASK_AT_ONCE = 100_000
 
@@ -50,6 +48,10 @@ class Registry(Protocol):
 
     def named(self, kind: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
+        ...
+
+    def most_members(self, name: str) -> int | None:
+        """Return how many members one container of a kind may have; None where that is open."""
         ...
 
     def pick(
@@ -75,23 +77,16 @@ class Sink(Protocol):
         ...
 
 
-class Spool:
+class Spool(Anywhere):
     """The bytes of a container in a container, held in memory to be read anywhere."""
 
     def __init__(self, content: bytearray) -> None:
         self._content = memoryview(content)
-        self._position = 0
         self.size = len(content)
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return the bytes there."""
         return bytes(self._content[offset : offset + count])
-
-    def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        data = self.read_at(self._position, count)
-        self._position += len(data)
-        return data
 
 
 class Tee(Buffered):
@@ -218,10 +213,18 @@ class Driver:
 
         def work() -> None:
             self._budget.enter(depth)
+            left = self._registry.most_members(expander.name)
             for found in expander.members(data):
+                if left is not None:
+                    left -= 1 if isinstance(found, Unlisted) else len(found)
+                    if left < 0:
+                        raise NotReadError(Why.LIMIT, f"{expander.name}: too many members")
                 if isinstance(found, Unlisted):
                     self._budget.member()
-                    self._unread(container, found.name, found.why, found.detail)
+                    if found.why is Why.NOT_OPENED:
+                        self._not_opened(container, found.detail)
+                    else:
+                        self._unread(container, found.name, found.why, found.detail)
                     continue
                 for member, mask in zip(found, self._masks(found, expander), strict=True):
                     self._budget.member()

@@ -131,7 +131,7 @@ class Forward(Buffered):
         """
         if count <= MAX_AHEAD_BYTES:
             return partial(in_pieces, self.peek(count))
-        return None if self._data is None else partial(_pieces, self._data, self.position, count)
+        return None if self._data is None else partial(pieces_of, self._data, self.position, count)
 
     def skip(self, count: int) -> int:
         """Skip `count` bytes; return how many there were."""
@@ -154,14 +154,32 @@ class Forward(Buffered):
         self._at += zeros - zeros % unit
 
 
-def _pieces(data: Data, start: int, count: int) -> Iterator[bytes]:
+def pieces_of(data: Data, start: int, count: int) -> Iterator[bytes]:
+    """Yield `count` bytes from `start` on, fewer only where they end before."""
     end = start + count
     while piece := data.read_at(start, min(PIECE_BYTES, end - start)):
         yield piece
         start += len(piece)
 
 
-class Joined:
+class Anywhere:
+    """What can be read anywhere, and is a stream as well; what derives from it has `read_at`."""
+
+    _position = 0
+    size: int
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return the bytes there; see `Data`."""
+        raise NotImplementedError
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes; see `Stream`."""
+        piece = self.read_at(self._position, count)
+        self._position += len(piece)
+        return piece
+
+
+class Joined(Anywhere):
     """Some bytes, and behind them a part of other data."""
 
     def __init__(self, head: bytes, data: Data, start: int, length: int) -> None:
@@ -169,7 +187,6 @@ class Joined:
         self._head = head
         self._data = data
         self._start = start
-        self._position = 0
         self.size = len(head) + length
 
     def read_at(self, offset: int, count: int) -> bytes:
@@ -178,12 +195,6 @@ class Joined:
         head = self._head[offset : offset + count]
         start = self._start + max(0, offset - len(self._head))
         return head + self._data.read_at(start, count - len(head))
-
-    def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        piece = self.read_at(self._position, count)
-        self._position += len(piece)
-        return piece
 
 
 def part_of(data: Data, start: int) -> Joined:

@@ -19,6 +19,8 @@ from struct import Struct
 
 from hashclient.containers.kind import Kind, Mark
 
+#: How programs begin, for Windows and DOS, and for Linux.
+PROGRAMS = b"MZ", b"\x7fELF"
 #: Bytes at the beginning that tell where a program ends.
 FRONT_BYTES = 1 << 12
 #: How much of what follows a program is searched, and of its resources.
@@ -53,7 +55,7 @@ def _front(name: str, *literals: bytes) -> Kind:
 
 
 KINDS = (
-    _front("program", b"MZ", b"\x7fELF"),
+    _front("program", *PROGRAMS),
     _front("script", b"#!"),
     _front(
         "program of macOS or Java",
@@ -106,7 +108,7 @@ def parts(head: bytes, size: int) -> Iterator[tuple[int, int]]:
 
     `head` are the first `FRONT_BYTES` of a file of `size` bytes.
     """
-    if not head.startswith((b"MZ", b"\x7fELF")):
+    if not head.startswith(PROGRAMS):
         return
     try:
         if head.startswith(b"MZ"):

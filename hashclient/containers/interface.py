@@ -100,7 +100,10 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """A part of a container that holds a member, or may, and cannot be read: its name, and why."""
+    """A part of a container that holds a member, or may, and cannot be read: its name, and why.
+
+    What is `NOT_OPENED` is of the kind that `detail` names.
+    """
 
     name: bytes
     why: Why

@@ -67,7 +67,10 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     `whole` says of a file that is here as a whole, and has a mark of this kind, whether it can be
     one at all. `in_tail` is searched for near the end of any file, and among more bytes behind a
     front; the method `ends` of the expander makes sure. `ends` are exact. `in_programs` is searched
-    for behind and in programs, and stands `in_programs_at` bytes behind the beginning.
+    for behind and in programs, and stands `in_programs_at` bytes behind the beginning; the method
+    `length` of the expander makes sure, and says where the archive ends.
+
+    Of one container, no more than `most_members` are taken, whatever the configuration allows.
     """
 
     name: str
@@ -83,3 +86,4 @@ class Kind(msgspec.Struct, frozen=True, eq=False):
     ends: tuple[End, ...] = ()
     in_programs: bytes = b""
     in_programs_at: int = 0
+    most_members: int | None = None

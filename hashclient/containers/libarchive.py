@@ -46,8 +46,6 @@ _EOF, _OK, _RETRY, _WARN, _FAILED, _FATAL = 1, 0, -10, -20, -25, -30
 _REGULAR, _DIRECTORY, LINK = 0o100000, 0o040000, 0o120000
 #: No path is longer: what is said to be a link to such a place is written as a file by 7-Zip.
 _MAX_PATH_BYTES = 4095
-#: The kind whose mark lies after the first 32 KiB.
-DISK_IMAGE = "iso9660"
 _BLOCK_BYTES = 1 << 18
 
 _Read = CFUNCTYPE(c_ssize_t, c_void_p, c_void_p, POINTER(c_void_p))

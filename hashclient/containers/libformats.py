@@ -29,7 +29,7 @@ _SEVEN_ZIP = Struct("<2QL")
 #: checksum, type, flags, length, length of the data behind
 _RAR = Struct("<2xBHHL")
 _RAR_FILE, _RAR_HAS_DATA, _RAR_IS_SPLIT, _RAR_IS_LARGE, _RAR_NAME_AT = 0x74, 0x8000, 3, 0x100, 32
-_RAR5_MARK_BYTES = 8
+_RAR_MAIN, _RAR4_MARK_BYTES, _RAR5_MARK_BYTES = 0x73, 7, 8
 _RAR5_FILE, _RAR5_CRYPT, _RAR5_IS_SPLIT = 2, 4, 0x18
 #: No header is longer, by the documents of rar.
 _RAR_MAX_BYTES = 2 << 20
@@ -56,6 +56,14 @@ class SevenZip(Libarchive):
             data = Joined(start, data, _HEAD_BYTES, data.size - _HEAD_BYTES)
         yield from super().members(data)
 
+    def length(self, data: Data) -> int:
+        """See `behind.Begun`: the first header has a checksum, and says where the last one ends."""
+        head = data.read_at(0, _HEAD_BYTES)
+        if len(head) < _HEAD_BYTES or crc32(head[12:]) != int.from_bytes(head[8:12], "little"):
+            return 0
+        offset, length, _ = _SEVEN_ZIP.unpack_from(head, 12)
+        return int(_HEAD_BYTES + offset + length)
+
     def _has_bytes(self, kind: int, size: int | None) -> bool:
         # 7z has the type of a member in its attributes only.
         return bool(size) and kind != LINK
@@ -71,10 +79,32 @@ class Rar(Libarchive):
             yield Unlisted(name, Why.UNSUPPORTED, "rar: a part of it is in another volume")
         yield from super().members(data)
 
+    def length(self, data: Data) -> int:
+        """See `behind.Begun`: the first header behind the mark has a checksum."""
+        begins = _begins_5 if self.name == "rar5" else _begins_4
+        return data.size if begins(data) else 0
+
+
+def _begins_4(data: Data) -> bool:
+    head = data.read_at(_RAR4_MARK_BYTES, _RAR.size)
+    if len(head) < _RAR.size or head[2] != _RAR_MAIN:
+        return False
+    length = int.from_bytes(head[5:7], "little")
+    crc = crc32(data.read_at(_RAR4_MARK_BYTES + 2, max(length - 2, 0))) & 0xFFFF
+    return crc == int.from_bytes(head[:2], "little")
+
+
+def _begins_5(data: Data) -> bool:
+    head = data.read_at(_RAR5_MARK_BYTES, 64)
+    length, start = _seven_bits(head, 4)
+    return len(head) > start and crc32(head[4 : start + length]) == int.from_bytes(
+        head[:4], "little"
+    )
+
 
 def _split_in_4(data: Data) -> Iterator[bytes]:
     """Yield the names of members that are not here as a whole, in a rar of version 4."""
-    at = 7
+    at = _RAR4_MARK_BYTES
     while len(head := data.read_at(at, _RAR_NAME_AT)) >= _RAR.size:
         kind, flags, length, packed = _RAR.unpack_from(head)
         if length < 7:

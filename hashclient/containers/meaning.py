@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from hashclient.containers.fronts import PROGRAMS
 from hashclient.containers.kind import ANYWHERE, Kind
 from hashclient.containers.kinds import KINDS
 
@@ -56,6 +57,7 @@ def _touched(kind: Kind) -> Touched:
         length = min(map(len, mark.literals), default=1)
         least.append(length + max(mark.at, 0) if mark.at >= 0 or mark.at == ANYWHERE else -mark.at)
     firsts = {literal[0] for mark in kind.marks for literal in mark.literals}
-    if any(ends) or any(mark.at for mark in kind.marks):
+    firsts |= {program[0] for program in PROGRAMS if kind.in_programs}
+    if kind.ends or kind.in_tail or any(mark.at for mark in kind.marks):
         firsts = set(range(256))
     return Touched(min(least, default=0), frozenset(firsts))

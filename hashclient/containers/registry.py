@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
 
-from hashclient.containers.behind import Behind
+from hashclient.containers.behind import Begun, Behind
 from hashclient.containers.fronts import FRONT_BYTES
 from hashclient.containers.interface import Expander
 from hashclient.containers.kind import Kind, Sure
 from hashclient.containers.kinds import KINDS
-from hashclient.containers.sniffing import ReadAt, has_end_of_zip, has_other_behind, look
+from hashclient.containers.sniffing import (
+    ReadAt,
+    ends_as_other,
+    has_end_of_zip,
+    in_program,
+    look,
+)
 
 
 class Registry:
@@ -21,11 +27,18 @@ class Registry:
         """`passwords` are tried where something is encrypted."""
         self._made = {kind: _made(kind, passwords) for kind in kinds if kind.expander}
         self._ending = [cast(Any, one) for kind, one in self._made.items() if kind.in_tail]
-        self._behind = Behind([one for kind, one in self._made.items() if kind.in_programs])
+        self._behind = Behind(
+            [(kind, cast(Begun, self._made.get(kind))) for kind in kinds if kind.in_programs]
+        )
+        self._most = {kind.name: kind.most_members for kind in kinds}
 
     def named(self, name: str) -> list[Expander]:
         """Return the expander of a kind, or none."""
         return [expander for kind, expander in self._made.items() if kind.name == name]
+
+    def most_members(self, name: str) -> int | None:
+        """Return how many members one container of a kind may have; None where that is open."""
+        return self._most.get(name)
 
     def pick(
         self, head: bytes, tail: bytes, size: int = 0, read_at: ReadAt | None = None
@@ -50,7 +63,9 @@ class Registry:
             return expanders
         if has_end_of_zip(tail):
             expanders += [one for one in self._ending if one.ends(tail)]
-        if read_at is not None and has_other_behind(head[:FRONT_BYTES], tail, size, read_at):
+        if read_at is not None and (
+            ends_as_other(tail) or in_program(head[:FRONT_BYTES], size, read_at)
+        ):
             expanders.append(self._behind)
         return expanders
 

@@ -6,11 +6,11 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from hashclient.containers.forward import PIECE_BYTES
+from hashclient.containers.forward import Anywhere, pieces_of
 from hashclient.containers.interface import Data
 
 
-class Runs:
+class Runs(Anywhere):
     """Pieces of other data, one behind the other, which can be read anywhere."""
 
     def __init__(self, data: Data) -> None:
@@ -18,7 +18,6 @@ class Runs:
         self._data = data
         #: Where each piece begins in the data, and in the whole.
         self._starts, self._places = array("Q"), array("Q")
-        self._position = 0
         self.size = 0
 
     def add(self, start: int, length: int) -> None:
@@ -44,15 +43,6 @@ class Runs:
             offset, number = stop, number + 1
         return b"".join(pieces)
 
-    def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        piece = self.read_at(self._position, count)
-        self._position += len(piece)
-        return piece
-
     def chunks(self, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from `start` on: `length` of them, or all."""
-        end = self.size if length is None else start + length
-        while start < end and (piece := self.read_at(start, min(PIECE_BYTES, end - start))):
-            start += len(piece)
-            yield piece
+        """Return the bytes from `start` on, in pieces: `length` of them, or all."""
+        return pieces_of(self, start, self.size - start if length is None else length)

@@ -164,16 +164,20 @@ def look(head: bytes | memoryview, *, is_all: bool = False) -> Found:
     return look_at(data, len(data), is_all)
 
 
-#: Of each kind whose archives may lie in programs: bytes of one, and how far behind its beginning.
-IN_PROGRAMS = {k.name: (k.in_programs, k.in_programs_at) for k in KINDS if k.in_programs}
 #: The bytes that are searched for near the end, each with one of them that no text has.
 _IN_TAIL = [(min(kind.in_tail[::-1]), kind.in_tail) for kind in KINDS if kind.in_tail]
 _ENDS = tuple(end for kind in KINDS for end in kind.ends)
 _LAST = frozenset(end.last[-1] for end in _ENDS)
+_IN_PROGRAMS = [kind.in_programs for kind in KINDS if kind.in_programs]
 _AT_END = [(kind, mark) for kind in KINDS for mark in kind.marks if ANYWHERE < mark.at < 0]
 _FIRST_AT_END = frozenset(literal[0] for _, mark in _AT_END for literal in mark.literals)
-_REACHING = tuple(m.literals for kind in KINDS for m in kind.marks if m.reaches and not m.at)
-_LONG_BEGINS = tuple(literal for literals in _REACHING for literal in literals)
+_LONG_BEGINS = tuple(
+    literal
+    for kind in KINDS
+    for mark in kind.marks
+    if mark.reaches and not mark.at
+    for literal in mark.literals
+)
 
 
 def is_kind(found: Found) -> bool:
@@ -258,16 +262,14 @@ def kind_by_end(end: Buffer | memoryview) -> str:
     return ""
 
 
-def has_other_behind(head: bytes, tail: bytes, size: int, read_at: ReadAt) -> bool:
-    """Return whether an archive other than a zip may lie behind other bytes, or in a program.
+def in_program(head: bytes, size: int, read_at: ReadAt) -> bool:
+    """Return whether a kind may lie in a program or behind it; false of other files.
 
-    `head` are `FRONT_BYTES` at its beginning, `tail` the last bytes, `read_at` returns any others.
+    `head` are `FRONT_BYTES` at its beginning, and `read_at` returns any others.
     """
-    if ends_as_other(tail):
-        return True
     for offset, count in parts(head, size):
         part = read_at(offset, count)
-        if any(mark in part for mark, _ in IN_PROGRAMS.values()):
+        if any(mark in part for mark in _IN_PROGRAMS):
             return True
     return False
 
@@ -279,6 +281,6 @@ def has_behind(front: bytes, size: int, read_at: ReadAt) -> bool:
     """
     count = min(size, tail_bytes(size, is_front=bool(front)))
     tail = read_at(size - count, count)
-    if has_end_of_zip(tail) or has_other_behind(front, tail, size, read_at):
+    if has_end_of_zip(tail) or ends_as_other(tail) or kind_by_end(tail):
         return True
-    return bool(kind_by_end(tail))  # it is counted where it is opened
+    return in_program(front, size, read_at)

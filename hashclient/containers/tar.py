@@ -102,6 +102,10 @@ class Tar:
     name = "tar"
     seeks = False
 
+    def length(self, data: Data) -> int:
+        """See `behind.Begun`: the first header has a sum, and no field says where the end is."""
+        return data.size if is_header(data.read_at(0, BLOCK_BYTES)) else 0
+
     def members(self, data: Data | Stream) -> Iterator[list[Member] | Unlisted]:
         """Yield the members one by one, each to be read before the next is asked for."""
         source = Forward(data)

@@ -3,7 +3,7 @@
 Their content is not checked, so each is counted by its kind, in every summary. To add a kind is
 one row in `KINDS`.
 
-Limits: a kind shows within the first 33 KiB or in the last 512 bytes.
+Limits: a kind shows within the first 33 KiB, in the last 512 bytes, or behind a program.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _EXT_AT, _EXT_MARK_AT = 1024, 1080
 _EXT = Struct("<L20xL30xH16xL")
 _FILE_SYSTEMS_OF_BOOT = ((3, b"NTFS    "), (3, b"EXFAT   "), (54, b"FAT"), (82, b"FAT32"))
 _GPT = b"EFI PART"
+_ONENOTE = bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
 #: Of arj: the length of the header behind it, and the checksum behind that.
 _ARJ, _CRC = Struct("<2xH"), Struct("<L")
 
@@ -71,6 +72,7 @@ KINDS = (
             Mark(32, (b"NXSB",)),
             Mark(0, (b"XFSB\0\0", b"hsqs", b"sqsh", b"\x45\x3d\xcd\x28", b"-rom1fs-")),
         ),
+        in_programs=b"hsqs",  # an AppImage
     ),
     Kind("luks", (Mark(0, (b"LUKS\xba\xbe",)),)),
     Kind(
@@ -117,6 +119,8 @@ KINDS = (
     Kind("rar-1", (Mark(0, (b"RE\x7e\x5e",)),)),
     Kind("chm", (Mark(0, (b"ITSF\3\0",)),)),
     Kind("installshield", (Mark(0, (b"ISc(",)),)),
+    Kind("nsis", in_programs=b"\xef\xbe\xad\xdeNullsoftInst"),
+    Kind("onenote", (Mark(0, (_ONENOTE,)),)),
     Kind("snappy", (Mark(0, (b"\xff\x06\0\0sNaPpY",)),)),
 )
 #: The names of all kinds; a record has their places.

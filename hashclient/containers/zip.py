@@ -48,8 +48,6 @@ from hashclient.containers.zipmember import (
     unsupported,
 )
 
-#: 16 bytes each.
-MAX_MEMBERS = 4 << 20
 #: Ranges that may be moved to sort those that come out of order: some seconds' worth.
 _MAX_MOVED = 1 << 31
 #: Headers nearer than this are read together.
@@ -73,8 +71,8 @@ class Ranges:
         Raises:
             NotReadError: there are too many.
         """
-        if len(self._starts) >= MAX_MEMBERS or self._moved > _MAX_MOVED:
-            raise NotReadError(Why.LIMIT, "zip: too many members")
+        if self._moved > _MAX_MOVED:
+            raise NotReadError(Why.LIMIT, "zip: too many members out of order")
         if start >= self.top:
             self._starts.append(start)
             self._ends.append(end)

@@ -13,16 +13,22 @@ from typing import Any
 import pytest
 
 import hashclient
+from fixtures.archives import zip_of
+from fixtures.others import program_of
 from tests.kit import State, write_tree
 
 LISTED = b"a listed file of some length"
+BENIGN = b"A benign file of same length"
 FILES = {
-    "a.toy": b"TOY!" + LISTED,
+    "a.toy": b"TOY!1" + LISTED,
     "begins-alike": b"Text of somebody",
-    "too-short": b"TO",
+    "many.toy": b"TOY!3" + BENIGN + LISTED + LISTED,
     "other": b"benign text of somebody",
+    "setup.exe": program_of(b"TOY!1" + LISTED),
+    "too-short": b"TO",
 }
-MODULE = """
+#: A digit behind the mark says how many members of one length follow.
+MODULE = f"""
 from hashclient.containers.forward import Forward
 from hashclient.containers.interface import Member
 
@@ -31,12 +37,25 @@ class Toy:
     name = "toy"
     seeks = False
 
+    def length(self, data):
+        return data.size if data.read_at(4, 1).isdigit() else 0
+
     def members(self, data):
         source = Forward(data)
-        source.skip(4)
-        yield [Member(b"inside", None, False, lambda: iter(lambda: source.some(1 << 16), b""))]
+        for number in range(int(source.take(5)[4:])):
+            content = source.take({len(LISTED)})
+            yield [Member(b"%d" % number, None, False, lambda: iter([content]))]
 """
-ROW = 'OPENED = (\n    Kind("toy", (Mark(0, (b"TOY!",)),), "toy:Toy"),\n'
+ROW = """OPENED = (
+    Kind(
+        "toy",
+        (Mark(0, (b"TOY!",)),),
+        "toy:Toy",
+        hides_end=False,
+        in_programs=b"TOY!",
+        most_members=2,
+    ),
+"""
 #: Scans a tree once, and says which files were looked at again although their tags are known.
 PROGRAM = """
 import json, os, sys
@@ -91,11 +110,26 @@ def test_a_kind_is_one_module_and_one_row_and_what_it_may_touch_is_looked_at_aga
     rows = package / "containers" / "kinds.py"
     rows.write_text(rows.read_text().replace("OPENED = (\n", ROW, 1))
     code, looked, lines = scan(state, package.parent)
-    assert code == 10
-    assert [(Path(line["container"]).name, line["members"]) for line in lines[:-1]] == [
-        ("a.toy", ["inside"])
-    ]
-    assert looked == ["a.toy", "begins-alike"]
+    assert code == 11
+    found = [(Path(line["container"]).name, line["members"]) for line in of(lines, "match")]
+    assert found == [("a.toy", ["0"]), ("many.toy", ["1"]), ("setup.exe", ["0"])]
+    (unread,) = of(lines, "unread")
+    assert Path(unread["container"]).name == "many.toy"
+    assert unread["reason"] == "limit: toy: too many members"
+    assert looked == ["a.toy", "begins-alike", "many.toy", "setup.exe"]
     assert lines[-1]["files_read"] == 0
-    assert scan(state, package.parent)[1] == ["a.toy"]  # it has a match, and is opened each time
-    assert scan(state)[:2] == (0, ["a.toy"])  # where the kind is unknown, nothing is said of it
+    toys = ["a.toy", "many.toy", "setup.exe"]
+    assert scan(state, package.parent)[1] == toys  # with a match, each is opened each time
+    # Where the kind is unknown, nothing is said of it; the records of before may be there still.
+    code, looked, _ = scan(state)
+    assert code == 0 and set(looked) <= set(toys)
+    # What is behind a toy is not hidden by it.
+    write_tree(state.tree, {"both": b"TOY!1" + LISTED + zip_of({"in zip": LISTED})})
+    both = of(scan(state, package.parent)[2], "match", "both")
+    assert [line["members"] for line in both] == [["0"], ["in zip"]]
+
+
+def of(lines: list[dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
+    """Return the lines of a type, of the files whose paths end so."""
+    named = ((line.get("container") or line.get("path") or "", line) for line in lines)
+    return [line for path, line in named if line["type"] == kind and path.endswith(name)]

@@ -339,8 +339,22 @@ class Odd:
         raise self._error
 
 
+class FewInTar(Registry):
+    def most_members(self, name: str) -> int | None:
+        return 2 if name == "tar" else super().most_members(name)
+
+
+def test_of_a_container_no_more_members_are_taken_than_its_kind_declares() -> None:
+    two, three = tar_of(a=X, b=X), tar_of(a=X, b=X, c=X)
+    found = drive(zip_of(t=two, u=three, v=two), registry=FewInTar())
+    assert found.unread == [((b"u", b""), Why.LIMIT, "tar: too many members")]
+    places = [(outer, inner) for outer in (b"t", b"u", b"v") for inner in (b"a", b"b")]
+    assert found.places_of(X) == places
+
+
 class OnlyOdd(Registry):
     def __init__(self, error: Exception) -> None:
+        super().__init__()
         self._odd = Odd(error)
 
     def pick(

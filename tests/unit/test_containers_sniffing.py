@@ -124,19 +124,20 @@ def test_hardly_any_ordinary_file_has_any_mark() -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_each_kind_declares_what_its_readers_need(kind: Kind) -> None:
     """What is forgotten here would leave files clean that nobody has looked into."""
-    assert kind.marks or kind.name == "message"
+    assert kind.marks or kind.in_programs or kind.name == "message"
     for mark in kind.marks:
         assert (mark.literals == ()) == (mark.at == ANYWHERE)
         assert mark.at != ANYWHERE or mark.may_be is not None
         assert all(len(literal) >= 2 for literal in mark.literals) or mark.at
         assert mark.at in (ANYWHERE, -512) or 0 <= mark.at <= 32_769
     assert not kind.is_front or not kind.expander
-    assert kind.expander or not (kind.in_tail or kind.ends or kind.in_programs)
+    assert kind.expander or not (kind.in_tail or kind.ends or kind.most_members)
     if kind.expander:
         (expander,) = Registry().named(kind.name)
         assert expander.name == kind.name and isinstance(expander.seeks, bool)
         assert hasattr(expander, "sniff") == (kind.sure is not Sure.MARK)
         assert hasattr(expander, "ends") == bool(kind.in_tail)
+        assert hasattr(expander, "length") == bool(kind.in_programs)
     assert sum(other.name == kind.name for other in KINDS) == 1
 
 

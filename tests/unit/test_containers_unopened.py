@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fixtures import archives, unopened
-from hashclient.containers.interface import ISO_HEAD_BYTES
+from fixtures.others import elf_of, program_of, seven_zip_of
+from hashclient.containers.interface import ISO_HEAD_BYTES, Expander, Unlisted
 from hashclient.containers.registry import Registry
 from hashclient.containers.sniffing import kind_by_end
 from hashclient.containers.unopened import KINDS, NAMES
-from tests.opened import has_mark, kind_by_begin
+from tests.opened import Whole, each, has_mark, kind_by_begin, opened
+
+
+def picked(data: bytes) -> list[Expander]:
+    """Return the expanders of a file."""
+    head, tail = data[:ISO_HEAD_BYTES], data[-2000:]
+    return Registry().pick(head, tail, len(data), lambda at, count: data[at : at + count])
+
+
+def in_program(data: bytes) -> list[str]:
+    """Return the kinds that lie in a file as in a program and are not opened."""
+    found = [one for expander in picked(data) for one in each(expander, Whole(data))]
+    return [one.detail for one in found if isinstance(one, Unlisted)]
+
 
 ROWS = {name: (kind, data) for name, kind, data in unopened.each()}
 
@@ -22,7 +37,7 @@ ROWS = {name: (kind, data) for name, kind, data in unopened.each()}
 def test_each_kind_is_recognised_and_no_expander_opens_it(name: str) -> None:
     kind, data = ROWS[name]
     head, end = memoryview(data[:ISO_HEAD_BYTES]), data[-2000:]
-    assert (kind_by_begin(head) or kind_by_end(end)) == kind
+    assert (kind_by_begin(head) or kind_by_end(end) or "".join(in_program(data))) == kind
     assert not Registry().pick(bytes(head), b"")
 
 
@@ -68,3 +83,15 @@ def test_a_name_of_a_kind_stands_in_labels_and_sentences() -> None:
 def test_an_archive_that_is_opened_is_no_such_kind() -> None:
     for data in (archives.zip_of({"a": b"b"}), archives.tar_of({"a": b"b"}), archives.xz_of(b"x")):
         assert has_mark(data) and not kind_by_begin(data)
+
+
+@pytest.mark.parametrize("program", [elf_of, program_of])
+def test_an_installer_is_known_behind_its_program_alone(program: Callable[[bytes], bytes]) -> None:
+    mark = next(kind.in_programs for kind in KINDS if kind.name == "nsis")
+    assert in_program(program(b"\4\0\0\0" + 2 * mark)) == ["nsis"]
+    assert not in_program(program(bytes(70_000) + mark))
+    assert not in_program(b"x" + mark)
+    both = program(mark + seven_zip_of({"a": b"benign"}))
+    assert in_program(both) == ["nsis"]
+    (behind,) = picked(both)
+    assert opened(behind, both).contents == [b"benign"]
