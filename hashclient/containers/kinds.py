@@ -19,6 +19,7 @@ from hashclient.containers.tarheader import (
     LATE_BEGINS,
     MAGIC,
     MAGIC_AT,
+    SUM,
     SUM_AT,
     SUM_BEGINS,
     begins_late,
@@ -128,6 +129,7 @@ OPENED = (
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[:BLOCK_BYTES]),
                 may_be=has_sum_at(SUM_AT),
+                pattern=SUM,
             ),
             Mark(MAGIC_AT, (MAGIC,), is_one=lambda head: len(head) >= BLOCK_BYTES),
             Mark(
@@ -135,6 +137,7 @@ OPENED = (
                 SUM_BEGINS,
                 is_one=lambda head: is_header(head[BLOCK_BYTES : 2 * BLOCK_BYTES]),
                 may_be=has_sum_at(BLOCK_BYTES + SUM_AT),
+                pattern=SUM,
             ),
             Mark(0, LATE_BEGINS, is_one=begins_late, reaches=True),
         ),

@@ -5,15 +5,16 @@ looks at marks only, and at the first lines of a possible mail; the expander mak
 kinds, in the process that opens containers. A mark may fit a file that is no container, but every
 container has one.
 
-A file is ruled out in a few steps: its first two bytes begin no mark; of the pairs of bytes at all
-other places none begins a mark, by one look at a set; and what may stand anywhere is not there.
-Only where one of these fits, the marks are compared one by one.
+A file is ruled out in a few steps: its first two bytes begin no mark; one expression finds none of
+the marks at the other places near its beginning; and what may stand anywhere is not there. Only
+where one of these fits, the marks are compared one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from struct import Struct, error
+import re
+from collections.abc import Callable, Iterable, Sequence
+from struct import error
 from typing import NamedTuple
 
 from hashclient.containers.fronts import parts
@@ -33,8 +34,6 @@ _LAST_BYTES = 1 << 10
 #: Marks at an offset begin in so many of the first bytes, with all that `is_one` looks at where it
 #: does not reach further; the others are far ones.
 _BEGIN_BYTES = 1_152
-#: Marks at one offset that begin in no more ways are looked for together, with those elsewhere.
-_FEW = 16
 
 ReadAt = Callable[[int, int], bytes]
 Buffer = bytes | bytearray
@@ -43,22 +42,14 @@ Found = tuple[Kind, ...]
 
 
 class _Row(NamedTuple):
-    """One mark of one kind.
-
-    `pairs` are the first two bytes of its literals, as numbers; `literals` are compared besides,
-    where the pair was not looked up at their offset, or does not suffice.
-    """
+    """One mark of one kind."""
 
     kind: Kind
     mark: Mark
-    pairs: frozenset[int]
-    literals: tuple[bytes, ...]
 
     def fits(self, data: Buffer, length: int, begin: bytes) -> bool:
-        """Return whether a file fits; `begin` are its first bytes."""
-        _, mark, _, literals = self
-        if literals and not data.startswith(literals, mark.at, length):
-            return False
+        """Return whether a file fits where the literals stand; `begin` are its first bytes."""
+        mark = self.mark
         if mark.is_one is None:
             return True
         if mark.reaches:
@@ -68,37 +59,24 @@ class _Row(NamedTuple):
         except (error, IndexError):  # it is too short to be one
             return False
 
+    @property
+    def is_weak(self) -> bool:
+        """Whether ordinary files often have such bytes there."""
+        return bool(self.mark.pattern) or min(map(len, self.mark.literals)) < 2
 
-def _row(kind: Kind, mark: Mark) -> _Row:
-    pairs = frozenset(
-        literal[0] | second << 8
-        for literal in mark.literals
-        for second in (literal[1:2] or range(256))
+
+def _expression(rows: Iterable[tuple[int, bytes | tuple[bytes, ...]]]) -> bytes:
+    """Return an expression for any of what stands at some offsets: literals, or an expression."""
+    return b"|".join(
+        b".{%d}(?:%s)" % (at, one if isinstance(one, bytes) else b"|".join(map(re.escape, one)))
+        for at, one in rows
     )
-    is_known = len(pairs) > _FEW and max(map(len, mark.literals)) <= 2
-    return _Row(kind, mark, pairs, () if is_known else mark.literals)
 
 
-#: Offsets where marks may stand in files of some length: what returns the two bytes at each, and
-#: the marks that many bytes may begin, each with the number of its offset, and its quick look.
-_Places = tuple[
-    Callable[[Buffer], tuple[int, ...]],
-    list[tuple[int, frozenset[int], Callable[[Buffer, int], bool] | None, _Row]],
-]
-
-
-def _places(rows: Sequence[_Row], length: int) -> _Places:
-    places = sorted({row.mark.at for row in rows if row.mark.at + 2 <= length})
-    form, behind = "<", 0
-    for at in places:
-        form += f"{at - behind}xH"
-        behind = at + 2
-    wide = [
-        (places.index(row.mark.at), row.pairs, row.mark.may_be, row)
-        for row in rows
-        if row.mark.at in places and len(row.pairs) > _FEW
-    ]
-    return Struct(form).unpack_from, wide
+def _quick(mark: Mark) -> Callable[[Buffer, int], bool]:
+    """Return a quick look whether a mark may be in a buffer, of which so much is used."""
+    at, literals = mark.at, mark.literals
+    return mark.may_be or (lambda data, length: data.startswith(literals, at, length))
 
 
 def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
@@ -106,43 +84,50 @@ def look_of(kinds: Sequence[Kind]) -> Callable[[Buffer, int, bool], Found]:
 
     It takes a buffer, how many bytes of it are the file's, and whether these are all of the file.
     """
-    rows = [_row(kind, mark) for kind in kinds for mark in kind.marks]
+    rows = [_Row(kind, mark) for kind in kinds for mark in kind.marks]
     begins: list[dict[int, tuple[_Row, ...]]] = [{} for _ in range(256)]
     for row in rows:
-        for pair in row.pairs if not row.mark.at else ():
-            second, first = divmod(pair, 256)
+        for first, second in {one[:2] for one in row.mark.literals} if not row.mark.at else ():
             begins[first][second] = (*begins[first].get(second, ()), row)
     near = [row for row in rows if 0 < row.mark.at <= _BEGIN_BYTES]
-    narrow = [row for row in near if len(row.pairs) <= _FEW]
-    is_apart = frozenset().union(*(row.pairs for row in narrow)).isdisjoint
-    edges = sorted({0, *(row.mark.at + 2 for row in near)})
-    last = edges[-1]
-    #: By the length of a file.
-    places: list[_Places] = []
-    for length, longer in zip(edges, [*edges[1:], last + 1], strict=True):
-        places += [_places(near, length)] * (longer - length)
-    far = [(row.mark.at, row.literals, row) for row in rows if row.mark.at > _BEGIN_BYTES]
-    far_from = min(at for at, _, _ in far)
-    anywhere = [(row.mark.may_be, row) for row in rows if row.mark.may_be and not row.pairs]
+    weak = [(_quick(row.mark), row) for row in near if row.is_weak]
+    strong = [row for row in near if not row.is_weak]
+    find_near = re.compile(
+        b"%s|(%s)"
+        % (
+            _expression((row.mark.at, row.mark.literals) for row in strong),
+            _expression((row.mark.at, row.mark.pattern or row.mark.literals) for _, row in weak),
+        ),
+        re.DOTALL,
+    ).match
+    far = [row for row in rows if row.mark.at > _BEGIN_BYTES]
+    far_from = min(row.mark.at for row in far)
+    anywhere = [(_quick(row.mark), row) for row in rows if row.mark.at == ANYWHERE]
 
     def look_at(data: Buffer, length: int, is_all: bool) -> Found:  # noqa: FBT001 - for speed
         if length < 2:
             return ()
-        fitting = begins[data[0]].get(data[1], ())
-        unpack, wide = places[length if length < last else last]  # noqa: FURB136 - faster
-        values = unpack(data)
-        if not is_apart(values):
-            fitting = (*fitting, *narrow)
-        for number, pairs, may_stand, row in wide:
-            if values[number] in pairs and (may_stand is None or may_stand(data, length)):
-                fitting = (*fitting, row)
+        maybe = begins[data[0]].get(data[1], ())
+        found = find_near(data, 0, length)
+        if found is not None:
+            if not found.lastindex:
+                maybe = (*maybe, *near)
+            else:
+                for may_be, row in weak:
+                    if may_be(data, length):
+                        maybe = (*maybe, row)
         for may_be, row in anywhere:
             if may_be(data, length):
-                fitting = (*fitting, row)
+                maybe = (*maybe, row)
         if length > far_from:
-            for at, literals, row in far:
-                if data.startswith(literals, at, length):
-                    fitting = (*fitting, row)
+            maybe = (*maybe, *far)
+        if not maybe:
+            return ()
+        fitting = [
+            row
+            for row in maybe
+            if not row.mark.literals or data.startswith(row.mark.literals, row.mark.at, length)
+        ]
         if not fitting:
             return ()
         begin = bytes(memoryview(data)[: min(length, _BEGIN_BYTES)])

@@ -21,6 +21,8 @@ SUM_AT = 148
 _SUM_BYTES = b" \t\n\v\f\r01234567\0"
 SUM_BEGINS = (*(bytes(pair) for pair in product(_SUM_BYTES, repeat=2)), b"\x80\0")
 _FEW_DIGITS = 4  # with what ends them
+#: An expression for that field: digits and what ends them, or nothing else.
+SUM = rb"\x00?[\t-\r ]{0,7}[0-7]{1,8}[\t-\r \x00]|[\x00\t-\r 0-7]{8}|\x80\x00"
 _sum = re.compile(rb"\x00?[\t-\r ]*[0-7]+(?:[\t-\r \x00]|\Z)|\x80\x00").match
 #: How a file begins where more than one block may come before the first header.
 LATE_BEGINS = (b"\0\0", b"#!")
