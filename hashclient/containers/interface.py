@@ -102,7 +102,7 @@ class Member(msgspec.Struct, frozen=True):
 class Unlisted(msgspec.Struct, frozen=True):
     """A part of a container that holds a member, or may, and cannot be read: its name, and why.
 
-    What is `NOT_OPENED` is of the kind that `detail` names.
+    With `NOT_OPENED` as the reason, `detail` is the name of a kind.
     """
 
     name: bytes
