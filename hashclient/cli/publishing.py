@@ -5,6 +5,8 @@ It never changes an exit code: a scan has found what it has found, whether or no
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -30,9 +32,8 @@ def _publish_now(app: App, where: str) -> None:
     from hashclient.client import Client
 
     try:
-        publish_status(app, Client(app.session).status(), where)
-    except HashclientError as error:
-        _warn(app, error)
+        with _warned(app):
+            publish_status(app, Client(app.session).status(), where)
     except (KeyboardInterrupt, Terminated):
         app.warn("the status was not published: interrupted")
 
@@ -41,11 +42,16 @@ def publish_status(app: App, status: Status, where: str) -> None:
     """Publish a status; a failure is a warning, and `status` counts it until the next success."""
     from hashclient.fleet.publish import publish
 
-    try:
+    with _warned(app):
         app.debug(f"the status is published: {publish(app.session, status, where)}")
+
+
+@contextlib.contextmanager
+def _warned(app: App) -> Iterator[None]:
+    """Warn of an error in the block."""
+    try:
+        yield
     except HashclientError as error:
-        _warn(app, error)
-
-
-def _warn(app: App, error: HashclientError) -> None:
-    app.warn(f"the status was not published: {error.message}", error.hint)
+        app.warn(f"the status was not published: {error.message}", error.hint)
+    except OSError as error:
+        app.warn(f"the status was not published: {error.strerror or error}")

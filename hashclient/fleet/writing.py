@@ -147,7 +147,7 @@ def page(rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
         class_=tone,
     )
     by_state = {state: numbers[state] for state in STATES if numbers[state] or state == WELL}
-    head = head_of("State", "Machine", "Open", "Published", "Lists", numeric={"Open"})
+    head = head_of("State", "Machine", "Open", "Published", "Fresh lists", numeric={"Open"})
     content = (
         element("h2", "Machines", id="files"),
         sortable(head, map(_html_row, rows), {"state": numbers}),
@@ -162,7 +162,8 @@ def page(rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
 def _html_row(row: Row) -> Markup:
     published, version, lists, number, scanned = _texts(row)
     rank = STATES.index(row.state)
-    tone = "good" if row.state == WELL else "bad" if rank <= _LAST_BAD else "warn"
+    is_bad = row.state == "match" or rank <= _LAST_BAD
+    tone = "good" if row.state == WELL else "bad" if is_bad else "warn"
     state = element("data", row.state, value=str(rank), class_=f"tag {tone}")
     notes = [element("div", finding.text, class_="note") for finding in row.findings]
     times = [element("div", published)]

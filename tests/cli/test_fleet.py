@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -104,6 +105,18 @@ def test_a_failure_to_publish_is_a_warning_and_never_the_verdict(world: State, w
     assert scan.summary["exit_code"] == 10
     done = world.call("status", "--publish", where)
     assert (done.code, "the status was not published" in done.err) == (0, True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_an_interruption_while_it_is_published_leaves_the_verdict(
+    world: State, place: Path, error: BaseException
+) -> None:
+    world.configure(f'{CONFIG}[fleet]\npublish = "{place}"\n')
+    with mock.patch("hashclient.fleet.publish.make_document", side_effect=error):
+        scan = world.scan()
+    assert scan.code == 10
+    assert "hashclient: warning: the status was not published: " in scan.err
+    assert list(place.iterdir()) == []
 
 
 def test_a_state_without_a_log_publishes_nothing_and_says_so(tmp_path: Path, place: Path) -> None:
