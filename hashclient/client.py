@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hashclient.errors import StateError, UsageError
+from hashclient.errors import ExitCode, StateError, UsageError
 from hashclient.session import Session
 
 if TYPE_CHECKING:
+    from hashclient.alerts.alert import Noticed
+    from hashclient.alerts.outbox import Attempt
     from hashclient.core.kinds import Verdict
     from hashclient.core.match import Match
     from hashclient.errors import HashclientError
@@ -230,6 +232,46 @@ class Client:
         made = Review.of(verdict, f"{reason}: {text}", viewed=viewed)
         with Matches(self.session.settings.state_dir, create=False) as record:
             return [*review(self.session, record, match_ids, made)]
+
+    def alert(
+        self,
+        *,
+        exit_code: int = ExitCode.OK,
+        at_once: bool = False,
+        patient: bool = False,
+    ) -> list[Attempt]:
+        """Send the alerts that are due; return the attempts. Without [alerts], nothing is done.
+
+        `exit_code` is that of the run before: after 8 and 9, damage is looked for at once. With
+        `at_once`, all alerts that wait are sent. With `patient`, receivers get more time than at
+        the end of a run.
+
+        Raises:
+            StateError: the outbox cannot be read or written, or another command holds it.
+        """
+        from hashclient.alerts.alert import noticed
+        from hashclient.alerts.kinds import Kind
+        from hashclient.alerts.noticing import LOG, STATE
+        from hashclient.alerts.outbox import PATIENT_S, RUN_S, Outbox
+        from hashclient.status.alarms import alarms
+
+        def look() -> list[Noticed]:
+            from hashclient.status.status import read_status
+
+            session = self.session
+            try:
+                status = read_status(session.settings, session.environ, session.now())
+            except StateError:
+                return [noticed(Kind.DAMAGED, STATE)]
+            return [*alarms(status)]
+
+        return Outbox(self.session).send(
+            look,
+            also=[noticed(Kind.DAMAGED, LOG)] if exit_code == ExitCode.AUDIT else [],
+            look_now=exit_code == ExitCode.STATE,
+            at_once=at_once,
+            limit_s=PATIENT_S if patient else RUN_S,
+        )
 
     def status(self, *, verify: bool = False) -> Status:
         """Return the state of everything in the state directory; nothing is fetched.

@@ -21,6 +21,7 @@ from hashclient.configfile.owners import allows_shared, files_named, refuse_shar
 from hashclient.configfile.tables import (
     SINCE,
     AcceptRule,
+    AlertsConfig,
     BrakeConfig,
     ClusterConfig,
     ContainersConfig,
@@ -76,6 +77,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     brake: BrakeConfig = BrakeConfig()
     decisions: DecisionsConfig = DecisionsConfig()
     fleet: FleetConfig = FleetConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
 
 class Config(_Document, frozen=True):

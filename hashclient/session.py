@@ -70,6 +70,11 @@ class Session:
         """The operator, as the audit log names them."""
         return self._operator or current_operator()
 
+    @property
+    def machine(self) -> str:
+        """The name of this machine."""
+        return os.uname().nodename
+
     def invocation(self, paths: Sequence[str] = ()) -> Invocation:
         """Return who runs this, where, and for which `paths`; only the first paths are kept."""
         try:
@@ -78,7 +83,7 @@ class Session:
             directory = None
         kept = tuple(paths[:MAX_PATHS])
         omitted = len(paths) - len(kept)
-        return Invocation(os.uname().nodename, self.operator, directory, kept, omitted)
+        return Invocation(self.machine, self.operator, directory, kept, omitted)
 
     @functools.cached_property
     def audit(self) -> AuditLog:

@@ -375,6 +375,16 @@ def _newest(log: Log) -> Iterator[Record]:
     return itertools.chain(_backward(log), _each(tuple(reversed(log.closed)), _backward))
 
 
+def read_backward(directory: Path) -> Iterator[Record]:
+    """Yield all records, the newest first; each line is checked by itself, as by `read`.
+
+    Raises:
+        AuditError, StateError: as `read`.
+    """
+    with open_log(directory) as log:
+        yield from _newest(log)
+
+
 def _each(
     parts: Collection[Closed], read_one: Callable[[Log], Iterator[Record]]
 ) -> Iterator[Record]:

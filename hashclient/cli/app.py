@@ -70,6 +70,12 @@ class App:
         """
         return self._load_settings()
 
+    @property
+    def loaded(self) -> Settings | None:
+        """The settings, if the command has used them."""
+        found: Settings | None = vars(self).get("settings")
+        return found
+
     def refuse_shared(self, path: Path, what: str) -> None:
         """Refuse a named file that decides something, where others may write to it.
 
@@ -176,6 +182,20 @@ class App:
     def progress_wanted(self) -> bool:
         """Return whether a progress bar on stderr would be visible and not disturb other output."""
         return self.verbosity == 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def own_command(app: App, *words: str) -> list[str]:
+    """Return the words that run another command quietly, with the same state and configuration.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    settings = app.settings
+    start = [sys.executable, "-P", "-m", "hashclient", "-q", "--state-dir", str(settings.state_dir)]
+    start += ["--config", str(settings.config_path)]
+    if settings.seal_key_file is not None:
+        start += ["--seal-key-file", str(settings.seal_key_file)]
+    return [*start, *words]
 
 
 pass_app = click.make_pass_decorator(App)

@@ -60,6 +60,7 @@ COMMANDS = {
     "report": "hashclient.cli.report",
     "feedback": "hashclient.cli.feedback",
     "notices": "hashclient.cli.notices",
+    "alerts": "hashclient.cli.alerts",
     "inventory": "hashclient.cli.inventory",
     "audit": "hashclient.cli.audit",
     "fleet": "hashclient.cli.fleet",
@@ -86,6 +87,21 @@ class _Process:
     ) -> None:
         self.output = output or OutputFile()
         self.before_command = before_command
+        #: Set once the command is known.
+        self.app: App | None = None
+
+    def end(self, exit_code: int) -> None:
+        """Close the output; then send alerts, unless somebody has interrupted the run."""
+        ignore_signals()
+        self.output.close()
+        if self.app is None or exit_code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
+            return
+        # A command that has not used the configuration sends none.
+        settings = self.app.loaded
+        if settings is not None and settings.config.alerts.receivers:
+            from hashclient.cli.alerts import after_run
+
+            after_run(self.app, exit_code)
 
 
 class _LazyGroup(click.Group):
@@ -176,6 +192,7 @@ def _warn_of_variables(ctx: click.Context, app: App, words: Sequence[str]) -> No
         for provider in app.settings.config.providers.values():
             secrets = (provider.token_env, provider.oauth and provider.oauth.client_secret_env)
             mentioned |= {name for name in secrets if name}
+        mentioned.add(app.settings.config.alerts.secret_env or "")
     for name, meant in unknown:
         if name not in mentioned:
             shown = printable(name)
@@ -284,7 +301,9 @@ def cli(
         check_state(settings.layout)
         return settings
 
-    ctx.obj = app = App(load, 0, process.output, functools.partial(load, complete=False))
+    app = App(load, 0, process.output, functools.partial(load, complete=False))
+    ctx.obj = app
+    process.app = None if name in {"alerts", "init"} else app
     app.allows_shared = allow_shared
     _change_verbosity(app, -1 if quiet else verbose)
     # Help and commands that do not use config.toml must work with a broken file.
@@ -376,6 +395,8 @@ def _run(
     In the end SIGINT and SIGTERM are ignored, so that a late signal cannot change the exit code.
     """
     output = OutputFile()
+    process = _Process(output, before_command)
+    code: int = ExitCode.BUG
     try:
         # Until here a signal ends the process at once; from here on it raises an exception.
         handle_signals()
@@ -383,17 +404,16 @@ def _run(
             args=argv,
             prog_name="hashclient",
             standalone_mode=False,
-            obj=_Process(output, before_command),
+            obj=process,
         )
+        code = int(result) if isinstance(result, int) else ExitCode.OK
     except click.exceptions.Exit as request:
-        return request.exit_code
+        code = request.exit_code
     # The last resort: a bug must not end with the exit code of a verdict.
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ignore_signals()
         code, message = explain(error, sys.argv[1:] if argv is None else argv)
         output.fail(code, message, App.now())
-        return code
     finally:
-        ignore_signals()
-        output.close()
-    return int(result) if isinstance(result, int) else ExitCode.OK
+        process.end(code)
+    return code

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.app import App, format_option, own_command, pass_app
 from hashclient.cli.options import DURATION, declared
 from hashclient.errors import UsageError
 from hashclient.scan.values.options import ScanOptions
@@ -186,10 +185,12 @@ def command(
     what leads to a socket, 8 no list can be used, or it cannot listen; all are in
     `hashclient --help`.
     """
+    from hashclient.cli.alerts import alerts_beside
     from hashclient.daemon.daemon import Daemon
     from hashclient.daemon.openers import opening
     from hashclient.daemon.options import NoVerdict, Options, Paths, kept_bytes, parse_address
     from hashclient.scan.executors.here import default_jobs
+    from hashclient.system.beside import Beside
 
     binds = [parse_address(text) for text in addresses or [f"unix:{_default_socket()}"]]
     asked = None if metrics is None else _metrics_address(metrics)
@@ -197,6 +198,9 @@ def command(
     if re.fullmatch("[0-7]{3,4}", socket_mode) is None:
         raise UsageError(f"not a mode in octal: {socket_mode}", hint="such as 660")
     processes = jobs or default_jobs()
+    beside = alerts_beside(app)
+    if fetch_every is not None:
+        beside.append(Beside(own_command(app, "fetch"), fetch_every))
     daemon = Daemon(
         app.session,
         binds,
@@ -218,8 +222,7 @@ def command(
         ),
         jobs=processes,
         metrics=asked,
-        fetch=_fetch_command(app),
-        fetch_every_s=fetch_every,
+        beside=beside,
         mode=int(socket_mode, 8),
         warn=app.warn,
     )
@@ -261,13 +264,3 @@ def _default_socket() -> Path:
     if os.geteuid() != 0 and runtime.startswith("/"):
         return Path(runtime, "hashclient/clamd.sock")
     return Path("/run/hashclient/clamd.sock")
-
-
-def _fetch_command(app: App) -> list[str]:
-    """Return the words that run `fetch` with the same state and configuration."""
-    settings = app.settings
-    words = [sys.executable, "-P", "-m", "hashclient", "-q", "--state-dir", str(settings.state_dir)]
-    words += ["--config", str(settings.config_path)]
-    if settings.seal_key_file is not None:
-        words += ["--seal-key-file", str(settings.seal_key_file)]
-    return [*words, "fetch"]

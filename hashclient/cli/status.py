@@ -26,6 +26,7 @@ from hashclient.errors import ExitCode
 from hashclient.system.text import counted, for_people, path_fields, printable
 
 if TYPE_CHECKING:
+    from hashclient.alerts.book import Book
     from hashclient.audit.record import Record
     from hashclient.config import Settings
     from hashclient.status.notices import NoticesStatus
@@ -131,6 +132,10 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         yield from _notice_lines(status.notices)
     if status.exceptions is not None:
         yield from _exception_lines(status.exceptions)
+    if status.alerts is not None:
+        alerts = _alerts_document(status.alerts)
+        failing = f"; {', '.join(alerts['failing'])} FAILS" if alerts["failing"] else ""
+        yield f"alerts        {alerts['waiting']:,} waiting{failing}"
     if (scan := _last_scan(status)) is not None:
         end = f"{for_people(scan.time)}, exit code {scan.data.get('exit_code')}"
         if isinstance(believed := scan.data.get("believed_unchanged"), int) and believed:
@@ -319,6 +324,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
                 )
             },
         },
+        "alerts": status.alerts and _alerts_document(status.alerts),
         "last_scan": scan
         and {
             "time": scan.time,
@@ -348,6 +354,11 @@ def _notices_document(notices: NoticesStatus) -> dict[str, Any]:
         "acknowledged": notices.acknowledged,
         "alarming": notices.alarming,
     }
+
+
+def _alerts_document(alerts: Book) -> dict[str, Any]:
+    failing = {name: r.problem for name, r in alerts.receivers.items() if r.problem is not None}
+    return {"waiting": len(alerts.waiting), "failing": failing}
 
 
 def _last_scan(status: Status) -> Record | None:

@@ -58,6 +58,7 @@ def command(
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a directory cannot be watched, 8 no list can be
     used, or there are too many directories; all are in `hashclient --help`.
     """
+    from hashclient.cli.alerts import alerts_beside
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
     from hashclient.formats.fields import excepted_text, held_texts, not_opened_text, words
@@ -108,6 +109,7 @@ def command(
         on_scan=scanned,
         on_lists=listed,
         on_unseen=unseen,
+        beside=alerts_beside(app),
     )
     watch.run(lambda count: app.say(f"watching {counted(count, 'directory', 'directories')}"))
     return ExitCode.OK

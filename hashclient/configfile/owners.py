@@ -24,7 +24,7 @@ ALLOW_SHARED = "HASHCLIENT_ALLOW_SHARED"
 #: The keys of config.toml that name a file whose content decides something.
 _NAMES_A_FILE = frozenset(
     {"ca", "cert", "key", "basic_file", "client_cert", "client_key", "client_secret_file"}
-    | {"known_good", "proxy_basic_file", "token_file"}
+    | {"known_good", "proxy_basic_file", "secret_file", "smtp_basic_file", "token_file"}
 )
 
 
@@ -44,7 +44,9 @@ def files_named(table: Any, where: str = "") -> Iterator[tuple[str, str]]:
     else:
         found = ()
     for name, value in found:
-        if name in _NAMES_A_FILE:
+        if name == "command":
+            yield from ((text, f"{where}{name}") for text in value[:1])
+        elif name in _NAMES_A_FILE:
             values = (value,) if isinstance(value, str) else value or ()
             yield from ((text, f"{where}{name}") for text in values)
         elif isinstance(value, tuple):

@@ -359,3 +359,31 @@ def _merge(into: dict[str, Any], table: dict[str, Any]) -> None:
             _merge(before, value)
         else:
             into[key] = value
+
+
+class AlertsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who gets a message when something needs a person: a command, a webhook, or mail.
+
+    `command` gets each alert on its standard input. `webhook` is an address; the secret that signs
+    what is sent there is in `secret_file` or `secret_env`. `mail` names the recipients; the server
+    `smtp` gets the mail. With `paths`, alerts name the paths of matches. `every_hours` is the
+    shortest time between two alerts about the same.
+    """
+
+    command: tuple[str, ...] = ()
+    webhook: str | None = None
+    secret_file: str | None = None
+    secret_env: str | None = None
+    mail: tuple[str, ...] = ()
+    mail_from: str | None = None
+    smtp: str = "localhost:25"
+    smtp_basic_file: str | None = None
+    ca: str | None = None
+    proxy: str | None = None
+    paths: bool = False
+    every_hours: Annotated[float, Meta(ge=0, le=MAX_GRACE_HOURS)] | None = None
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """The names of the receivers: the keys that are set."""
+        return tuple(name for name in ("command", "webhook", "mail") if getattr(self, name))

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
@@ -28,6 +27,7 @@ from hashclient.daemon.sockets import listen, notify, passed_sockets
 from hashclient.daemon.worker import Worker
 from hashclient.errors import HashclientError, StateError
 from hashclient.session import Session
+from hashclient.system.beside import Beside
 from hashclient.system.log import Log
 from hashclient.system.process import forget_exit_codes
 from hashclient.system.wakeup import wait, woken_by
@@ -63,23 +63,21 @@ class Daemon:
         *,
         jobs: int,
         metrics: TcpAddress | None,
-        fetch: Sequence[str],
-        fetch_every_s: float | None,
+        beside: Sequence[Beside],
         mode: int,
         warn: Callable[[str, str | None], object],
     ) -> None:
         """Listen at `addresses`, besides the sockets that systemd passes.
 
-        `fetch` is the command that is run every `fetch_every_s` seconds. A socket in the file
-        system gets `mode`. `metrics` is the address for Prometheus. `warn` gets warnings of lists
-        that grow old, each with a hint.
+        The commands `beside` are run from time to time. A socket in the file system gets `mode`.
+        `metrics` is the address for Prometheus. `warn` gets warnings of lists that grow old, each
+        with a hint.
         """
         self._session = session
         self._addresses = addresses
         self._options = options
         self._jobs = jobs
-        self._fetch = fetch
-        self._fetch_every_s = fetch_every_s
+        self._beside = beside
         self._mode = mode
         self._metrics = metrics
         self._counts = Counts(jobs)
@@ -87,7 +85,6 @@ class Daemon:
         self._processes: dict[int, tuple[BaseProcess, float]] = {}
         self._early_deaths = 0
         self._stopping = self._reloading = False
-        self._fetching: subprocess.Popen[bytes] | None = None
         #: The sockets, with their names.
         self._listeners: list[tuple[socket.socket, str]] = []
         self._exposition: Exposition | None = None
@@ -167,9 +164,7 @@ class Daemon:
 
     def _watch(self, woken: int) -> None:
         """Keep the processes going until the daemon is to stop."""
-        fetch_at, reload_at = float("inf"), 0.0
-        if self._fetch_every_s is not None:
-            fetch_at = time.monotonic() + self._fetch_every_s
+        reload_at = 0.0
         others = [] if self._exposition is None else [self._exposition.fileno()]
         while not self._stopping:
             if self._reloading and time.monotonic() >= reload_at:
@@ -179,10 +174,8 @@ class Daemon:
                 self._signal_all(signal.SIGHUP)
             self._restart_dead()
             self._ageing.look()
-            if time.monotonic() >= fetch_at:
-                fetch_at = time.monotonic() + (self._fetch_every_s or 0)
-                self._begin_fetch()
-            self._end_fetch()
+            for command in self._beside:
+                command.look()
             dead = any(p.exitcode is not None for p, _ in self._processes.values())
             if wait(woken, others, RESTART_S if dead else WATCH_S) and self._exposition:
                 self._exposition.answer()
@@ -217,21 +210,6 @@ class Daemon:
             except StateError as error:  # there may be memory for it later
                 _log.info("%s", error.message)
 
-    def _begin_fetch(self) -> None:
-        if self._fetching is not None:
-            return
-        try:
-            self._fetching = subprocess.Popen(
-                self._fetch, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
-        except OSError as error:
-            _log.info("cannot fetch: %s", error.strerror)
-
-    def _end_fetch(self) -> None:
-        if self._fetching is not None and self._fetching.poll() is not None:
-            _log.info("fetch has ended: %d", self._fetching.returncode)
-            self._fetching = None
-
     def _signal_all(self, number: signal.Signals) -> None:
         for process, _ in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
@@ -247,13 +225,8 @@ class Daemon:
             if process.exitcode is None:
                 process.kill()
                 process.join()
-        if self._fetching is not None:
-            self._fetching.terminate()
-            try:
-                self._fetching.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._fetching.kill()  # its files are then the old or the new ones
-                self._fetching.wait()
+        for command in self._beside:
+            command.end(until - time.monotonic())
 
     def _on_stop(self) -> None:
         self._stopping = True

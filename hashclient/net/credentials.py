@@ -305,7 +305,7 @@ def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Se
             _from_systemd(access.token_credential, env), f"credential {access.token_credential}"
         )
     elif access.basic_file is not None:
-        user, password = _user_and_password(access.basic_file, "basic_file", env)
+        user, password = user_and_password(access.basic_file, "basic_file", env)
         authorization = basic(user, password)
     elif access.oauth is not None:
         if access.oauth.client_secret_file is not None:
@@ -314,7 +314,7 @@ def load_secrets(access: Access, environ: Mapping[str, str] | None = None) -> Se
         elif access.oauth.client_secret_env is not None:
             client_secret = _from_env(access.oauth.client_secret_env, env)
     if access.proxy_basic_file is not None:
-        proxy_user = _user_and_password(access.proxy_basic_file, "proxy_basic_file", env)
+        proxy_user = user_and_password(access.proxy_basic_file, "proxy_basic_file", env)
     return Secrets(authorization, client_secret, proxy_user)
 
 
@@ -334,7 +334,25 @@ def basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
 
 
-def _user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tuple[str, str]:
+def secret_line(file: Path | None, name: str | None, what: str, environ: Mapping[str, str]) -> str:
+    """Return the secret in a file or, without one, in the environment variable `name`.
+
+    Raises:
+        ConfigError: neither is given, or it cannot be used.
+    """
+    if file is not None:
+        return _read_line(file, what, environ)
+    if name is None:
+        raise ConfigError(f"no {what} is configured")
+    return _from_env(name, environ)
+
+
+def user_and_password(path: Path, what: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the user and the password in a file of one line, with a colon between them.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
     user, colon, password = _read_line(path, what, environ).partition(":")
     if not colon or not user:
         raise ConfigError(
@@ -360,7 +378,7 @@ def _from_env(name: str, environ: Mapping[str, str]) -> str:
     if not value:
         raise ConfigError(
             f"environment variable is not set: {printable(name)}",
-            hint="it has to hold the credential of the provider",
+            hint="it has to hold the credential",
         )
     return _one_line(os.fsencode(value), f"environment variable {printable(name)}")
 

@@ -20,3 +20,7 @@ REPORTING_SERVICE = Peer(
     "reporting service",
     "the report waits in the outbox; `hashclient report submit` tries again",
 )
+ALERT_RECEIVER = Peer(
+    "receiver of alerts",
+    "the alert waits in the outbox; the next run, or `hashclient alerts send`, tries again",
+)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import enum
 import os
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from hashclient.core.backoff import LAST, is_due, pause
 from hashclient.core.match import new_id
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.reporting.destinations.registry import KINDS
@@ -26,10 +27,6 @@ from hashclient.system.text import printable
 
 ID_PREFIX = "r-"
 ID_PATTERN = re.compile(r"r-[a-z0-9]{10}")
-
-#: Pauses between attempts double, from the first to the last of these.
-BACKOFF_FIRST = timedelta(minutes=5)
-BACKOFF_LAST = timedelta(hours=24)
 
 
 class State(enum.StrEnum):
@@ -175,14 +172,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.is_open and self.remote.in_doubt is not Call.FINISH and self.package is None
 
     def is_due(self, now: datetime) -> bool:
-        """Return whether it is time to send it, to take it back, or to try again.
-
-        A time further away than the longest pause was noted by a wrong clock, and does not count.
-        """
-        waits = self.is_open or self.is_retracting
-        if self.next_attempt is None:
-            return waits
-        return waits and not now < self.next_attempt <= now + BACKOFF_LAST
+        """Return whether it is time to send it, to take it back, or to try again."""
+        return (self.is_open or self.is_retracting) and is_due(self.next_attempt, now)
 
     def replace(self, **changes: Any) -> Report:
         """Return the report with `changes`."""
@@ -202,20 +193,17 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         noted = self.noted(problem.time, "attempt-failed", message=problem.message)
         if not self.is_open and not self.is_retracting:
             return noted
-        state, pause = self.state, BACKOFF_LAST
+        state, wait = self.state, LAST
         if person:
             # A report that was handed over keeps that state until it is taken back.
             state = State.FAILED if self.is_open else state
         else:
             state = State.PREPARED if state is State.FAILED else state
-            # The exponent is bounded, since a report may be tried for years.
-            pause = min(BACKOFF_FIRST * 2 ** min(self.attempts, 20), BACKOFF_LAST)
-            asked = timedelta(seconds=min(retry_after_s or 0.0, BACKOFF_LAST.total_seconds()))
-            pause = max(pause, asked)
+            wait = pause(self.attempts, retry_after_s)
         return noted.replace(
             state=state,
             attempts=self.attempts + 1,
-            next_attempt=problem.time + pause,
+            next_attempt=problem.time + wait,
             problem=problem,
         )
 

@@ -148,6 +148,12 @@ def _metrics(status: Status) -> Iterator[Metric]:
         if published.at is not None:
             what = "When the status was last published."
             yield _one("published_timestamp_seconds", what, published.at.timestamp())
+    if (alerts := status.alerts) is not None:
+        what = "Alerts that no attempt has sent yet, or that a receiver lacks."
+        yield _one("alerts_waiting", what, len(alerts.waiting))
+        failing = {name: int(r.problem is not None) for name, r in alerts.receivers.items()}
+        what = "1 if the last attempt at the receiver of alerts has failed."
+        yield _by("alert_receiver_failing", what, "receiver", failing)
     if status.audit is not None:
         yield from _of_audit(status.audit.last, status.audit.last_scan)
 

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from hashclient.alerts.book import Book
+from hashclient.alerts.book import load_book as load_alerts
 from hashclient.audit.log import Record, read
 from hashclient.config import Settings
 from hashclient.core.kinds import Algorithm, MatchState
@@ -130,7 +132,8 @@ class Status(msgspec.Struct):
     `providers` names the providers whose lists are not known, with the reason. `problems` names
     parts of the state that cannot be read; a list has its problem in its own row. `held` has
     the entries with matches that wait for a person, `to_review` counts the matches that wait for a
-    review. `exit_code` is the highest exit code of all parts.
+    review. `alerts` is the outbox of alerts, if there are receivers. `exit_code` is the highest
+    exit code of all parts.
     """
 
     lists: list[ListStatus]
@@ -144,6 +147,7 @@ class Status(msgspec.Struct):
     reports: ReportsStatus | None = None
     notices: NoticesStatus | None = None
     exceptions: ExceptionsStatus | None = None
+    alerts: Book | None = None
     audit: AuditStatus | None = None
     published: Published | None = None
     problems: list[str] = msgspec.field(default_factory=list)
@@ -214,6 +218,8 @@ def read_status(
     with status.part():
         published = load_published(settings.layout)
         status.published = published if published.counter else None
+        if settings.config.alerts.receivers:
+            status.alerts = load_alerts(settings.layout, now)
     with status.part():
         status.audit = _audit(settings, len(lists))
         if status.audit is not None:

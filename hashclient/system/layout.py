@@ -43,7 +43,7 @@ AUDIT_PUBLIC_KEY_NAME = "key.pub"
 #: In the folder of an item in quarantine.
 ITEM_NAME = "item.json"
 EVIDENCE_NAME = "evidence.age"
-#: In the folder of the quarantine, of all reports, of notices or of the fleet.
+#: In the folder of the quarantine, of all reports, of notices, of alerts or of the fleet.
 ROOM_LOCK_NAME = "lock"
 PREPARE_LOCK_NAME = "prepare.lock"
 #: In the folder of a report.
@@ -106,6 +106,8 @@ class Layout(msgspec.Struct, frozen=True):
     reports = _Below("reports")
     #: The exceptions that people have made.
     exceptions = _Below("decisions", "exceptions.json")
+    #: The outbox of alerts.
+    alerts = _Below("alerts", "outbox.json")
     #: The documents that this machine has published, and what it knows of others.
     fleet = _Below("fleet")
 
@@ -168,6 +170,8 @@ FILES: Mapping[str, str] = {
     r"spool/.+": "a possible container for a moment, on file systems without unnamed files",
     r"reports/lock": "the lock of writers of reports",
     r"reports/prepare\.lock": "the lock of commands that prepare a report",
+    r"alerts/outbox\.json": "alerts that wait, and what was noticed up to now",
+    r"alerts/lock": "the lock of writers of alerts",
     rf"reports/r-{_ID}/report\.json": "the record of a report: its matches and its state",
     rf"reports/r-{_ID}/document\.json": "the document of a report",
     rf"reports/r-{_ID}/schema\.xsd": "the schema of the service that gets the report",

@@ -24,6 +24,7 @@ from hashclient.scan.sources.frontier import compile_excludes
 from hashclient.scan.values.options import ScanOptions
 from hashclient.scan.values.work import CHANGED, MOVED, join
 from hashclient.system.beneath import HELD_FLAGS, open_plain
+from hashclient.system.beside import Beside
 from hashclient.system.log import Log
 from hashclient.system.text import printable
 from hashclient.system.wakeup import wait, woken_by
@@ -51,6 +52,8 @@ REST_S, MOST_REST_S = 1.0, 3.0
 LOOK_S = 2.0
 #: Seconds to wait after a failure that may pass, such as a full disk.
 RETRY_S = 10.0
+#: Seconds in which a command that runs beside must end.
+STOP_S = 5.0
 
 
 class Watch(Observer):
@@ -69,6 +72,7 @@ class Watch(Observer):
         on_scan: Callable[[Summary], None] = lambda _: None,
         on_lists: Callable[[Summary], None] = lambda _: None,
         on_unseen: Callable[[str], None] = lambda _: None,
+        beside: Sequence[Beside] = (),
     ) -> None:
         """Check a file `settle_s` seconds after its last change, and everything each `rescan_s`.
 
@@ -76,7 +80,7 @@ class Watch(Observer):
         upon; `on_failure` with each error on the way; `on_scan` after a scan of everything.
         `on_lists` is called when the lists differ from those of the scan before, or some are not
         whole any more; `on_unseen` with each directory below which the kernel does not see all
-        changes. `options` are those of all scans.
+        changes. `options` are those of all scans. The commands `beside` are run from time to time.
         """
         self._client = client
         self._state_dir = os.path.realpath(client.session.settings.state_dir)
@@ -90,6 +94,7 @@ class Watch(Observer):
         self._on_scan = on_scan
         self._on_lists = on_lists
         self._on_unseen = on_unseen
+        self._beside = beside
         self._stopping = False
         #: The files that wait, each with the moment from which it may be checked; the first of
         #: these moments, or one before it; and for each file the moment by which it is checked.
@@ -118,8 +123,12 @@ class Watch(Observer):
         ):
             self._changes = changes
             on_ready(changes.directories)
-            self._everything(first=True)
-            self._watch(woken)
+            try:
+                self._everything(first=True)
+                self._watch(woken)
+            finally:
+                for command in self._beside:
+                    command.end(STOP_S)
 
     def _on_stop(self) -> None:
         self._stopping = True
@@ -138,6 +147,8 @@ class Watch(Observer):
             missed = self._changes.missed
             if now >= look_at:
                 look_at = now + LOOK_S
+                for command in self._beside:
+                    command.look()
                 missed = self._changes.look_around() or self._are_other_lists()
                 self._take_in()
             if self._changes.overflowed and self._overflowed_at is None:

@@ -246,6 +246,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "reports",
         "notices",
         "exceptions",
+        "alerts",
         "last_scan",
         "published",
     }

@@ -24,6 +24,7 @@ from hashclient.cli.options import option_variables
 from hashclient.config import COMMAND_TABLES, Config, parse_config, resolve_settings
 from hashclient.configfile.tables import (
     AcceptRule,
+    AlertsConfig,
     BrakeConfig,
     ClusterConfig,
     ContainersConfig,
@@ -126,6 +127,7 @@ def variables() -> set[str]:
                 "keep",
                 "notices",
                 "fleet",
+                "alerts",
                 "containers",
                 "accept",
                 "objects",
@@ -149,6 +151,7 @@ def variables() -> set[str]:
         ("## `[cluster]`", ClusterConfig, set()),
         ("## `[fleet]`", FleetConfig, set()),
         ("## `[notices]`", NoticesConfig, set()),
+        ("## `[alerts]`", AlertsConfig, set()),
         ("## `[report]`", ReportConfig, {"to"}),
         ('## `[report.to.NAME]` with `kind = "package"`', PackageDestination, set()),
         ('## `[report.to.NAME]` with `kind = "cybertipline"`', ServiceDestination, set()),

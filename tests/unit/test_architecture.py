@@ -37,6 +37,7 @@ USES: Mapping[str, str] = {
     "objects": "",
     "index": "config lists",
     "session": "audit config index migrations",
+    "alerts": "audit configfile matches net session",
     "decisions": "audit config configfile index lists matches migrations session",
     "notices": "audit session",
     "provider": "audit lists notices trust",
@@ -47,13 +48,14 @@ USES: Mapping[str, str] = {
     "scan": "audit config configfile containers decisions formats index lists matches objects"
     " quarantine reporting session",
     "daemon": "config configfile containers decisions index matches scan session",
-    "status": "audit config decisions fetch index matches migrations notices quarantine reporting",
+    "status": "alerts audit config decisions fetch index matches migrations notices quarantine"
+    " reporting",
     "fleet": "audit formats objects session status",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "config decisions fetch index lists matches scan session status upkeep",
+    "client": "alerts config decisions fetch index lists matches scan session status upkeep",
     "watch": "client scan",
-    "cli": "audit client config configfile daemon decisions fetch fleet formats index lists matches"
-    " migrations notices objects provider quarantine reporting scan session status watch",
+    "cli": "alerts audit client config configfile daemon decisions fetch fleet formats index lists"
+    " matches migrations notices objects provider quarantine reporting scan session status watch",
     "__init__": "client config fetch scan session status",
     "__main__": "cli",
 }
@@ -147,7 +149,8 @@ def test_each_room_uses_the_rooms_below_it_that_it_says() -> None:
 
 #: The client's rooms: neither does `provider` know them, nor they it.
 CLIENT = (
-    "client config configfile containers daemon fetch fleet index matches net objects quarantine"
+    "alerts client config configfile daemon containers fetch fleet index matches net objects"
+    " quarantine"
 )
 CLIENT += " reporting scan session status upkeep watch"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hashclient.alerts.book import BOOK_FORMAT
 from hashclient.audit import record
 from hashclient.config import Config, Settings
 from hashclient.core.version import __version__
@@ -53,6 +54,7 @@ def test_the_document_has_each_format_with_the_version_that_the_modules_write() 
         "`lists/*/staging.json`": _Staging.__struct_defaults__[-1],
         "`known-good/sources.json`": _Sources.__struct_defaults__[-1],
         "`known-good/listed.json`": _KnownListed.__struct_defaults__[-1],
+        "`alerts/outbox.json`": BOOK_FORMAT,
         "`trust/*/`": "1",
         "`matches.db`": str(tables._VERSION),
         "`inventory.db`": str(cache._VERSION),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hashclient.alerts.book import Book, Receiver
 from hashclient.audit.record import Record
 from hashclient.core.kinds import MatchState
 from hashclient.core.model import HeldEntry
@@ -91,6 +92,7 @@ def full() -> Status:
         ),
         exceptions=ExceptionsStatus(3, (RULING,), (RULING,)),
         published=Published(counter=8, at=NOW, failures=2),
+        alerts=Book(receivers={"webhook": Receiver(1, NOW, "no answer"), "mail": Receiver()}),
         audit=AuditStatus(
             record("fetch"),
             record("scan-end", exit_code=10, believed_unchanged=3, not_opened={"disk": 2}),
@@ -139,6 +141,8 @@ def test_every_value_is_read_as_it_was() -> None:
         "reports": {"prepared": 1, "submitted": 4},
         "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
+        "alerts_waiting": {"": 0},
+        "alert_receiver_failing": {"webhook": 1, "mail": 0},
         "exceptions": {"": 3},
         "exceptions_ending": {"": 1},
         "exceptions_waiting": {"": 1},

@@ -1,0 +1,117 @@
+"""One alert: what has happened, joined into one message, and the document that receivers get.
+
+An alert counts; it names lists, providers, exceptions and machines, and some ids of matches. It
+never holds content, a digest, an entry, a message of an error, or a person's name; and paths of
+matches only if the configuration asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from hashclient.alerts.kinds import MEANINGS, Kind
+from hashclient.core.match import new_id
+from hashclient.core.version import __version__
+from hashclient.system.text import first_of, for_programs
+
+ALERT_FORMAT = "hashclient-alert/1"
+#: So many subjects, ids and paths are named; others are counted.
+MOST_NAMED = 20
+
+
+class Noticed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that people should know of: how often, by subject, and some of it."""
+
+    kind: Kind
+    count: int = 0
+    subjects: dict[str, int] = {}
+    matches: tuple[str, ...] = ()
+    paths: tuple[dict[str, str], ...] = ()
+
+
+def noticed(kind: Kind, *subjects: str) -> Noticed:
+    """Return what counts its subjects."""
+    return Noticed(kind=kind, count=len(subjects), subjects=dict.fromkeys(subjects, 1))
+
+
+class Alert(Noticed, frozen=True, kw_only=True):
+    """An alert that waits. It grows until it is first sent; then `to` names who lacks it."""
+
+    id: str
+    since: datetime
+    until: datetime
+    to: tuple[str, ...] | None = None
+
+    @classmethod
+    def new(cls, kind: Kind, now: datetime) -> Alert:
+        """Return an empty one."""
+        return cls(id=f"a-{new_id()}", kind=kind, since=now, until=now)
+
+    def replace(self, **changes: Any) -> Alert:
+        """Return the alert with `changes`."""
+        return msgspec.structs.replace(self, **changes)
+
+    def joined(self, more: Noticed, now: datetime) -> Alert:
+        """Return the alert with what was noticed since."""
+        subjects = dict(self.subjects)
+        for name, count in more.subjects.items():
+            subjects[name] = subjects.get(name, 0) + count
+        return self.replace(
+            until=now,
+            count=self.count + more.count,
+            subjects=subjects,
+            matches=(*self.matches, *more.matches)[:MOST_NAMED],
+            paths=(*self.paths, *more.paths)[:MOST_NAMED],
+        )
+
+    def with_later(self, other: Alert) -> Alert:
+        """Return one alert for two, with a new id."""
+        return self.joined(other, other.until).replace(id=f"a-{new_id()}")
+
+    def without(self, settled: Collection[str]) -> Alert:
+        """Return the alert without the subjects that are settled by now."""
+        subjects = {name: count for name, count in self.subjects.items() if name not in settled}
+        return self.replace(count=sum(subjects.values()), subjects=subjects)
+
+    @property
+    def headline(self) -> str:
+        """The alert in some words."""
+        meaning = MEANINGS[self.kind]
+        return f"{self.count:,} {meaning.one if self.count == 1 else meaning.many}"
+
+    @property
+    def text(self) -> str:
+        """The alert in a sentence."""
+        names = [f"{name} ({n:,})" if n > 1 else name for name, n in _by_count(self.subjects)]
+        return f"{self.headline}: {first_of(names)}" if names else self.headline
+
+
+def document_of(alert: Alert, machine: str) -> dict[str, Any]:
+    """Return what receivers get; `docs/alert.schema.json` is its schema."""
+    shown = _by_count(alert.subjects)[:MOST_NAMED]
+    document: dict[str, Any] = {
+        "format": ALERT_FORMAT,
+        "id": alert.id,
+        "kind": str(alert.kind),
+        "machine": machine,
+        "version": __version__,
+        "since": for_programs(alert.since),
+        "until": for_programs(alert.until),
+        "count": alert.count,
+        "subjects": [{"name": name, "count": count} for name, count in shown],
+        "subjects_omitted": len(alert.subjects) - len(shown),
+        "matches": list(alert.matches),
+        "text": alert.text,
+        "next": MEANINGS[alert.kind].next,
+    }
+    if alert.paths:
+        document["paths"] = list(alert.paths)
+    return document
+
+
+def _by_count(subjects: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(subjects.items(), key=lambda pair: (-pair[1], pair[0]))

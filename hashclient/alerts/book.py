@@ -1,0 +1,118 @@
+"""The outbox of alerts on disk: one file, replaced as a whole, under one lock.
+
+It says up to where log and matches were looked at, so an alert is in it before that place moves
+on: a kill loses none. A damaged or lost file begins again with the last day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from hashclient.alerts.alert import Alert, noticed
+from hashclient.alerts.kinds import Kind
+from hashclient.system.files import (
+    MAX_STATE_BYTES,
+    make_private_dir,
+    read_regular,
+    state_error,
+    sweep_temporary,
+    write_atomic,
+    writer_lock,
+)
+from hashclient.system.layout import ROOM_LOCK_NAME, Layout
+from hashclient.system.versions import format_of, is_newer, newer
+
+BOOK_FORMAT = "hashclient-alerts/1"
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Up to where was looked: a record of the log, a row and a step of the matches, a time."""
+
+    seq: int
+    row: int
+    step: int
+    time: datetime
+
+
+class Receiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One receiver: failed attempts since the last good one, and when each is tried again."""
+
+    attempts: int = 0
+    next_attempt: datetime | None = None
+    problem: str | None = None
+    reached: datetime | None = None
+
+
+class Book(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The alerts that wait, when each subject was last alerted about, and the receivers by name.
+
+    `place` is None where nothing was looked at yet; `looked` is when the state was looked at last.
+    """
+
+    format: Literal["hashclient-alerts/1"] = "hashclient-alerts/1"
+    place: Place | None = None
+    looked: datetime | None = None
+    waiting: tuple[Alert, ...] = ()
+    said: dict[Kind, dict[str, datetime]] = {}
+    receivers: dict[str, Receiver] = {}
+
+    def receiver(self, name: str) -> Receiver:
+        """Return what is known of a receiver."""
+        return self.receivers.get(name, Receiver())
+
+
+def load_book(layout: Layout, now: datetime) -> Book:
+    """Return the outbox as it was written last, or a new one.
+
+    If it is damaged, the new one has an alert that says so.
+
+    Raises:
+        StateError: it cannot be read, or a newer version wrote it.
+    """
+    try:
+        document = read_regular(layout.alerts, MAX_STATE_BYTES)
+    except FileNotFoundError:
+        return Book()
+    except OSError as error:
+        raise state_error("cannot read alerts", layout.alerts, error) from error
+    try:
+        return msgspec.json.decode(document, type=Book)
+    except (ValueError, RecursionError):
+        if is_newer(format_of(document), BOOK_FORMAT):
+            raise newer(layout.alerts) from None
+        damaged = Alert.new(Kind.DAMAGED, now)
+        return Book(waiting=(damaged.joined(noticed(Kind.DAMAGED, "alerts"), now),))
+
+
+@contextlib.contextmanager
+def book_lock(layout: Layout, wait_s: float) -> Iterator[None]:
+    """Hold the lock of the outbox.
+
+    Raises:
+        LockedError: another process holds it for longer.
+        StateError: it cannot be locked.
+    """
+    directory = make_private_dir(layout.alerts.parent)
+    with writer_lock(
+        directory / ROOM_LOCK_NAME,
+        wait_s=wait_s,
+        busy="another command is sending alerts",
+        hint="it, or the next one, sends those that wait",
+    ):
+        yield
+
+
+def save_book(layout: Layout, book: Book) -> Book:
+    """Write the outbox and return it; hold the lock.
+
+    Raises:
+        StateError: it cannot be written; the earlier one is unchanged.
+    """
+    sweep_temporary(layout.alerts.parent)
+    write_atomic(layout.alerts, msgspec.json.format(msgspec.json.encode(book), indent=1) + b"\n")
+    return book

@@ -1,0 +1,127 @@
+"""What happened since the last look: in the audit log, and in the record of matches.
+
+Every run writes these, so one look sees what scans, watches, daemons and fetches have found; none
+of them knows alerts. Reading begins at the end and stops where the last look was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import takewhile
+
+from hashclient.alerts.alert import MOST_NAMED, Noticed
+from hashclient.alerts.book import Place
+from hashclient.alerts.kinds import Kind
+from hashclient.audit.reading import read_backward
+from hashclient.audit.record import Record
+from hashclient.core.kinds import MatchState
+from hashclient.errors import AuditError, ExitCode, StateError
+from hashclient.matches.recent import FoundMatch, Recent
+from hashclient.session import Session
+from hashclient.system.files import is_there
+from hashclient.system.text import path_fields
+
+#: How far back the first look goes.
+FIRST_LOOK = timedelta(days=1)
+#: A fetch that ended so got nothing; any other failure has refused what came.
+_NOT_GOT = frozenset({ExitCode.UNREACHABLE, ExitCode.UNAUTHORISED})
+#: The subjects of what is damaged.
+LOG, MATCHES, STATE = "audit log", "matches", "state"
+
+
+class News:
+    """One look: what was noticed, and what is settled by now."""
+
+    def __init__(self, session: Session, place: Place | None) -> None:
+        """Look at all that came after `place`; at the last day if that is None."""
+        self._session = session
+        self._layout = session.settings.layout
+        now = session.now()
+        is_first = place is None
+        before = place or Place(0, 0, 0, now - FIRST_LOOK)
+        self._counts: dict[Kind, Counter[str]] = {}
+        self._matches: list[Noticed] = []
+        #: Fetches of these subjects were good, after what failed before.
+        self.fetched: set[str] = set()
+        #: Parts of the state that cannot be read.
+        self.damaged: list[str] = []
+        seq, last = before.seq, (before.row, before.step)
+        try:
+            seq = self._read_log(before, is_first=is_first)
+        except AuditError:
+            self.damaged.append(LOG)
+        try:
+            last = self._read_matches(before, is_first=is_first)
+        except StateError:
+            self.damaged.append(MATCHES)
+        self.place = Place(seq, *last, now)
+
+    def happened(self) -> Iterator[Noticed]:
+        """Yield what has happened."""
+        yield from self._matches
+        for kind, counts in self._counts.items():
+            yield Noticed(kind=kind, count=counts.total(), subjects=dict(counts))
+
+    def _read_log(self, before: Place, *, is_first: bool) -> int:
+        """Read the records after a place, and return the number of the last one."""
+
+        def is_new(record: Record) -> bool:
+            return record.time >= before.time if is_first else record.seq > before.seq
+
+        records = read_backward(self._layout.audit)
+        try:
+            last = next(records, None)
+        except StateError:  # it has not begun
+            return 0
+        if last is None or not is_new(last):
+            if last is not None and last.seq < before.seq:
+                self.damaged.append(LOG)  # records are missing at its end
+            return before.seq if last is None else last.seq
+        for record in (last, *takewhile(is_new, records)):
+            self._take(record)
+        return last.seq
+
+    def _take(self, record: Record) -> None:
+        """Take in a record; all later ones were taken in before."""
+        data = record.data
+        provider, name = str(data.get("provider")), data.get("list")
+        subject = provider if name is None else f"{provider}/{name}"
+        if record.event == "fetch":
+            self.fetched |= {subject, provider}
+        elif record.event == "refused" and subject not in self.fetched:
+            not_got = data.get("exit_code") in _NOT_GOT
+            self._count(Kind.FETCH_FAILED if not_got else Kind.REFUSED, subject)
+        elif record.event == "match" and "id" not in data:  # the record of matches lacks it
+            for hit in data.get("hits", ()):
+                self._count(Kind.MATCH, str(hit.get("list")))
+
+    def _count(self, kind: Kind, subject: str) -> None:
+        self._counts.setdefault(kind, Counter())[subject] += 1
+
+    def _read_matches(self, before: Place, *, is_first: bool) -> tuple[int, int]:
+        """Read the matches found after a place; return the numbers of the last one."""
+        if not is_there(self._layout.matches):
+            return 0, 0
+        with Recent(self._session.settings.state_dir, create=False) as record:
+            last = record.last()
+            found: dict[Kind, list[FoundMatch]] = {Kind.MATCH: [], Kind.HELD: []}
+            after = last if is_first else (before.row, before.step)
+            for match in record.found(after, last, before.time):
+                is_held = match.state is MatchState.HELD
+                found[Kind.HELD if is_held else Kind.MATCH].append(match)
+        with_paths = self._session.settings.config.alerts.paths
+        for kind, matches in found.items():
+            if matches:
+                named = matches[:MOST_NAMED]
+                self._matches.append(
+                    Noticed(
+                        kind=kind,
+                        count=len(matches),
+                        subjects=dict(Counter(name for m in matches for name in m.lists)),
+                        matches=tuple(match.id for match in named),
+                        paths=tuple(path_fields(m.path) for m in named) if with_paths else (),
+                    )
+                )
+        return last

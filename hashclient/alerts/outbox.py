@@ -1,0 +1,270 @@
+"""The outbox of alerts: at least once to each receiver, joined, and spaced.
+
+1. Each new event joins the alert of its kind that waits; without one, a new alert waits.
+2. An alert is due if one of its subjects was not alerted about for the time of its kind.
+3. Before it is first sent, it is noted who is to get it. From then on it does not change, so its
+   id stands for one content, whichever way an attempt ends.
+4. Each receiver that has it is noted; an alert that every receiver has is gone. Alerts behind one
+   that a receiver does not take were not tried yet: they are joined as well, with a new id.
+
+A receiver that fails is left alone for a while, as a report's destination is (`core/backoff`), and
+holds up no other one. `reporting/outbox` keeps folders and tells the log; an alert is a pointer to
+what the log has already, so one small file is enough here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+import msgspec
+
+from hashclient.alerts.alert import Alert, Noticed, document_of, noticed
+from hashclient.alerts.book import Book, Receiver, book_lock, load_book, save_book
+from hashclient.alerts.kinds import MEANINGS, Kind
+from hashclient.alerts.noticing import News
+from hashclient.alerts.receivers import Message, receiver_of
+from hashclient.core.backoff import is_due, pause
+from hashclient.errors import HashclientError, UnreachableError
+from hashclient.session import Session
+from hashclient.system.background import Task
+from hashclient.system.text import printable
+
+#: Seconds in which a receiver must take an alert: at the end of a run, which others may wait for,
+#: and in a command that does nothing else.
+RUN_S, PATIENT_S = 5.0, 20.0
+#: The longest pause of a receiver that fails.
+LONGEST_PAUSE = timedelta(hours=1)
+#: The state as a whole is looked at so often, at most: that takes longer than the log.
+LOOK = timedelta(hours=1)
+#: Returns what people should know of the state as a whole.
+Look = Callable[[], Iterable[Noticed]]
+#: The names of machines come from elsewhere.
+_NAME_CHARS = 100
+_OF_FETCHES = (Kind.FETCH_FAILED, Kind.REFUSED)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt to send alerts to a receiver: how many it took, and the error, if it failed."""
+
+    receiver: str
+    taken: int
+    error: HashclientError | None = None
+
+
+class Outbox:
+    """The alerts of one state directory. Without receivers, nothing is read or written."""
+
+    def __init__(self, session: Session) -> None:
+        """Keep the session; nothing is read yet."""
+        self._session = session
+        self._layout = session.settings.layout
+        self._config = session.settings.config.alerts
+
+    def book(self) -> Book:
+        """Return the outbox as it is on disk.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        return load_book(self._layout, self._session.now())
+
+    def raise_silent(self, machines: Iterable[str]) -> None:
+        """Let an alert wait that these machines are silent; the end of the run sends it.
+
+        Those that were alerted about lately are passed over.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        names = [printable(name)[:_NAME_CHARS] for name in machines]
+        if names and self._config.receivers:
+            with book_lock(self._layout, RUN_S):
+                silent = noticed(Kind.MACHINE_SILENT, *names)
+                self._save(self._with_standing(self.book(), [silent]))
+
+    def send(
+        self,
+        look: Look = tuple,
+        *,
+        also: Iterable[Noticed] = (),
+        look_now: bool = False,
+        at_once: bool = False,
+        limit_s: float = RUN_S,
+    ) -> list[Attempt]:
+        """Look at what happened, and send what is due; return the attempts, one a receiver.
+
+        `look` is called with `look_now`, and if the state was not looked at for an hour; `also` was
+        noticed by the caller. With `at_once`, all that waits is sent, due or not. A receiver has
+        `limit_s` seconds for an alert; the first failure ends its turn, and so does half of that
+        time.
+
+        Raises:
+            StateError: the outbox cannot be read or written, or another command holds it.
+        """
+        if not self._config.receivers:
+            return []
+        with book_lock(self._layout, limit_s):
+            book = self._with_news(self.book())
+            now = self._session.now()
+            if look_now or book.looked is None or not book.looked <= now < book.looked + LOOK:
+                also = (*also, *look())
+                book = msgspec.structs.replace(book, looked=now)
+            book = self._save(self._begun(self._with_standing(book, also), at_once=at_once))
+            return [*self._send_all(book, limit_s, at_once=at_once)]
+
+    def test(self) -> list[Attempt]:
+        """Send an alert of the kind `test` to each receiver now; it is not kept.
+
+        Raises:
+            StateError: another command holds the outbox for long, or there is no room for a thread.
+        """
+        now = self._session.now()
+        alert = Alert.new(Kind.TEST, now).replace(count=1)
+        with book_lock(self._layout, PATIENT_S):
+            return [
+                Attempt(name, int(error is None), error)
+                for name in self._config.receivers
+                for error in (self._give(name, alert, PATIENT_S),)
+            ]
+
+    def _save(self, book: Book) -> Book:
+        return save_book(self._layout, book)
+
+    def _with_news(self, book: Book) -> Book:
+        """Return the outbox with what log and matches say since the last look."""
+        news, now = News(self._session, book.place), self._session.now()
+        waiting = (
+            a.without(news.fetched) if a.kind in _OF_FETCHES and a.to is None else a
+            for a in book.waiting
+        )
+        book = msgspec.structs.replace(
+            book, place=news.place, waiting=tuple(a for a in waiting if a.subjects)
+        )
+        for happened in news.happened():
+            book = _joined(book, happened, now)
+        return self._with_standing(book, [noticed(Kind.DAMAGED, *news.damaged)])
+
+    def _with_standing(self, book: Book, found: Iterable[Noticed]) -> Book:
+        """Return the outbox with what stands at this moment: each subject once in its time."""
+        now = self._session.now()
+        for kind, subjects in ((one.kind, one.subjects) for one in found):
+            waits = {n for a in book.waiting if a.kind is kind for n in a.subjects}
+            new = [n for n in subjects if n not in waits and self._may_say(book, kind, n, now)]
+            if new:
+                book = _joined(book, noticed(kind, *new), now)
+        return book
+
+    def _may_say(self, book: Book, kind: Kind, subject: str, now: datetime) -> bool:
+        said = book.said.get(kind, {}).get(subject)
+        # A time in the future was noted by a wrong clock, and does not count.
+        return said is None or not said <= now < said + self._every(kind)
+
+    def _every(self, kind: Kind) -> timedelta:
+        hours = self._config.every_hours
+        return MEANINGS[kind].every if hours is None else timedelta(hours=hours)
+
+    def _begun(self, book: Book, *, at_once: bool) -> Book:
+        """Note of each alert that is due who is to get it, and when its subjects were said."""
+        now, receivers = self._session.now(), self._config.receivers
+        said = {
+            kind: {n: at for n, at in of.items() if not self._may_say(book, kind, n, now)}
+            for kind, of in book.said.items()
+        }
+        waiting = []
+        for alert in book.waiting:
+            # Receivers that are no longer configured are not waited for.
+            to = None if alert.to is None else tuple(n for n in alert.to if n in receivers)
+            if to is None and (
+                at_once or any(self._may_say(book, alert.kind, n, now) for n in alert.subjects)
+            ):
+                to = receivers
+                said.setdefault(alert.kind, {}).update(dict.fromkeys(alert.subjects, now))
+            if to != ():
+                waiting.append(alert.replace(to=to))
+        waiting = _behind_joined(waiting, receivers)
+        known = {name: book.receiver(name) for name in receivers}
+        return msgspec.structs.replace(book, waiting=tuple(waiting), said=said, receivers=known)
+
+    def _send_all(self, book: Book, limit_s: float, *, at_once: bool) -> Iterator[Attempt]:
+        """Send to each receiver what it lacks; one failure ends the attempt."""
+        for name in self._config.receivers:
+            lacking = [alert for alert in book.waiting if name in (alert.to or ())]
+            state, now = book.receiver(name), self._session.now()
+            if not lacking or not (at_once or is_due(state.next_attempt, now)):
+                continue
+            taken, error, began = 0, None, time.monotonic()
+            for alert in lacking:
+                if taken and time.monotonic() - began > limit_s / 2:
+                    break
+                if (error := self._give(name, alert, limit_s)) is not None:
+                    break
+                taken += 1
+                book = self._save(_taken(book, alert, name))
+            book = self._save(_noted(book, name, self._session.now(), error))
+            yield Attempt(name, taken, error)
+
+    def _give(self, name: str, alert: Alert, limit_s: float) -> HashclientError | None:
+        """Give an alert to a receiver, in a thread that is left behind when it takes too long."""
+        message = Message.of(alert.id, alert.headline, document_of(alert, self._session.machine))
+
+        def give() -> HashclientError | None:
+            try:
+                # A little less: a program must be ended before it is left behind.
+                receiver_of(name, self._config, self._session.environ)(message, limit_s * 0.9)
+            except HashclientError as error:
+                return error
+            return None
+
+        task = Task(give, "alert")
+        if not task.wait(limit_s):
+            return UnreachableError(f"{name}: no answer within {limit_s:.0f} s")
+        return task.result()
+
+
+def _joined(book: Book, more: Noticed, now: datetime) -> Book:
+    """Return the outbox with what was noticed in the alert of its kind that is not begun."""
+    of_kind = {a.kind: a for a in book.waiting if a.to is None}
+    alert = of_kind.get(more.kind) or Alert.new(more.kind, now)
+    others = tuple(a for a in book.waiting if a.id != alert.id)
+    return msgspec.structs.replace(book, waiting=(*others, alert.joined(more, now)))
+
+
+def _behind_joined(waiting: Iterable[Alert], receivers: Iterable[str]) -> list[Alert]:
+    """Return the alerts in their order; of each kind, those are joined that nobody was given yet.
+
+    A receiver is given its alerts in their order, so at most the first of them was tried there.
+    """
+    left = list(waiting)
+    tried = {next((a.id for a in left if name in (a.to or ())), "") for name in receivers}
+    found: dict[tuple[Kind, tuple[str, ...]] | str, Alert] = {}
+    for alert in left:
+        key = alert.id if alert.id in tried or alert.to is None else (alert.kind, alert.to)
+        first = found.get(key)
+        found[key] = alert if first is None else first.with_later(alert)
+    return list(found.values())
+
+
+def _taken(book: Book, alert: Alert, name: str) -> Book:
+    """Return the outbox after a receiver has taken an alert."""
+    left = (
+        a if a.id != alert.id else a.replace(to=tuple(n for n in a.to or () if n != name))
+        for a in book.waiting
+    )
+    return msgspec.structs.replace(book, waiting=tuple(a for a in left if a.to != ()))
+
+
+def _noted(book: Book, name: str, now: datetime, error: HashclientError | None) -> Book:
+    """Return the outbox after an attempt at a receiver."""
+    before = book.receiver(name)
+    state = Receiver(reached=now)
+    if error is not None:
+        state = Receiver(
+            attempts=before.attempts + 1,
+            next_attempt=now + pause(before.attempts, longest=LONGEST_PAUSE),
+            problem=error.message,
+            reached=before.reached,
+        )
+    receivers: Mapping[str, Receiver] = {**book.receivers, name: state}
+    return msgspec.structs.replace(book, receivers=dict(receivers))

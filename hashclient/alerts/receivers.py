@@ -1,0 +1,262 @@
+"""How an alert reaches each kind of receiver: a command, a webhook, mail.
+
+A function for each kind gives one message and returns when the receiver has it. The signature of a
+webhook is that of Standard Webhooks, which has libraries in many languages
+(https://www.standardwebhooks.com). Messages of errors have no address with a path, no text of the
+other side and no secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hmac
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+
+from hashclient.configfile.tables import AlertsConfig
+from hashclient.errors import AuthorisationError, ConfigError, HashclientError, UnreachableError
+from hashclient.system.files import user_path
+from hashclient.system.text import excerpt
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+#: All that a program of a receiver gets of our environment, which may hold keys and tokens.
+_KEPT = frozenset({"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"})
+_PREFIX = "whsec_"
+#: As Standard Webhooks recommends.
+_SECRET_BYTES = range(24, 65)
+_HOW_TO_MAKE = 'one line: `printf "whsec_%s\\n" "$(openssl rand -base64 32)"` makes one'
+_SMTPS_PORT = 465
+_MAIL_HINT = 'mail = ["abuse@example.org"], mail_from = "root@example.org", smtp = "localhost:25"'
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+", re.ASCII)
+
+
+class Message(NamedTuple):
+    """One alert as it is sent: its id, its headline, and its document as JSON and as text."""
+
+    id: str
+    headline: str
+    machine: str
+    body: bytes
+    text: str
+
+    @classmethod
+    def of(cls, alert_id: str, headline: str, document: Mapping[str, Any]) -> Self:
+        """Return the message of a document."""
+        named = [f"match {match_id}" for match_id in document["matches"]]
+        named += [f"path {excerpt(place['path'])}" for place in document.get("paths", ())]
+        lines = [
+            f"{document['machine']}: {document['text']}",
+            *named,
+            f"since {document['since']}, until {document['until']}",
+            f"next: {document['next']}",
+            f"alert {alert_id}",
+        ]
+        text = "".join(f"{line}\n" for line in lines)
+        return cls(alert_id, headline, document["machine"], msgspec.json.encode(document), text)
+
+
+class _TakenError(Exception):
+    """A webhook has the message; the rest of its answer is not read."""
+
+
+#: Gives a message within so many seconds.
+Send = Callable[[Message, float], None]
+
+
+def receiver_of(name: str, config: AlertsConfig, environ: Mapping[str, str]) -> Send:
+    """Return how the receiver `name` of the configuration is reached.
+
+    Raises:
+        ConfigError: its settings are wrong, or a secret cannot be read.
+    """
+    kinds = {"command": _command, "webhook": _webhook, "mail": _mail}
+    return kinds[name](config, environ)
+
+
+def signature(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of the header `webhook-signature`."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.digest(secret, signed, 'sha256')).decode()}"
+
+
+def parse_secret(text: str) -> bytes:
+    """Return the key in a secret of Standard Webhooks.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    encoded = text.removeprefix(_PREFIX)
+    with contextlib.suppress(ValueError):
+        key = base64.b64decode(encoded, validate=True)
+        if encoded != text and len(key) in _SECRET_BYTES:
+            return key
+    raise ConfigError(
+        "the secret of the webhook is not whsec_ and 24 to 64 bytes in base64", hint=_HOW_TO_MAKE
+    )
+
+
+def _command(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
+    if not config.command[0].startswith("/"):
+        raise ConfigError(
+            "command of alerts does not begin with an absolute path",
+            hint='such as command = ["/usr/local/bin/page"]',
+        )
+    kept = {key: value for key, value in environ.items() if key in _KEPT}
+
+    def send(message: Message, limit_s: float) -> None:
+        # A file, and no pipe: the program gets all of it even if this process is killed.
+        with open(os.memfd_create("alert"), "w+b") as given:  # noqa: PTH123 - not a path
+            given.write(message.body)
+            given.seek(0)
+            try:
+                process = subprocess.Popen(
+                    config.command,
+                    stdin=given,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=kept,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ConfigError(f"command: cannot be run: {error.strerror}") from error
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired as error:
+            # With its children. Nobody has waited for it yet, so nothing else has its number.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise UnreachableError(f"command: not done within {limit_s:.1f} s") from error
+        if process.returncode:
+            raise UnreachableError(f"command: ended with {process.returncode}")
+
+    return send
+
+
+def _webhook(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
+    from hashclient.net.client import Limits, Transport
+    from hashclient.net.credentials import Access, parse_endpoint, secret_line
+    from hashclient.net.exchange import Download
+    from hashclient.net.peer import ALERT_RECEIVER
+
+    class Answer(Download):
+        """Any success is one, whatever comes after the status."""
+
+        def begin(self, status: int, headers: Any, now: float) -> int:
+            if 200 <= status < 300:
+                raise _TakenError
+            return super().begin(status, headers, now)
+
+    place = parse_endpoint(config.webhook or "", "webhook of alerts", allow_http=True)
+    access = Access(
+        place.url,
+        ca=_path(config.ca),
+        proxy=config.proxy,
+        allow_http=True,  # which is for loopback alone
+        peer=ALERT_RECEIVER,
+    )
+    file, name = _path(config.secret_file), config.secret_env
+    secret = parse_secret(secret_line(file, name, "secret_file of alerts", environ))
+
+    def send(message: Message, limit_s: float) -> None:
+        timestamp = int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": message.id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature(secret, message.id, timestamp, message.body),
+        }
+        limits = Limits(base_s=limit_s, stall_s=limit_s, attempts=1)
+        answer, size = Answer(place.url, 0, peer=ALERT_RECEIVER), len(message.body)
+        try:
+            with contextlib.suppress(_TakenError), Transport(access, limits=limits) as transport:
+                transport.exchange(
+                    "POST",
+                    place.url,
+                    answer,
+                    headers=headers,
+                    content=message.body,
+                    content_bytes=size,
+                )
+        except HashclientError as error:
+            # The path of a webhook is often a secret.
+            text = f"webhook: {error.message.replace(place.url, place.origin)}"
+            kinds = (AuthorisationError, ConfigError, UnreachableError)
+            kind = next((kind for kind in kinds if isinstance(error, kind)), UnreachableError)
+            raise kind(text, hint=error.hint) from error
+
+    return send
+
+
+def _mail(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
+    import smtplib
+
+    from hashclient.net.credentials import is_loopback, tls_context, user_and_password
+
+    host, _, port = config.smtp.rpartition(":")
+    bad = "smtp" if not host or not port.isdecimal() or not 0 < int(port) < 65536 else ""
+    for key, addresses in (("mail", config.mail), ("mail_from", (config.mail_from or "",))):
+        if not all(map(_ADDRESS.fullmatch, addresses)):
+            bad = key
+    if bad:
+        raise ConfigError(f"{bad} of alerts is wrong", hint=_MAIL_HINT)
+    context = tls_context(_path(config.ca))
+    login = None
+    if (file := _path(config.smtp_basic_file)) is not None:
+        login = user_and_password(file, "smtp_basic_file", environ)
+
+    def send(message: Message, limit_s: float) -> None:
+        mail = _as_mail(config, message)
+        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP
+        if is_encrypted := int(port) == _SMTPS_PORT:
+            connect = partial(smtplib.SMTP_SSL, context=context)
+        where = (host.strip("[]"), int(port), message.machine)
+        try:
+            with contextlib.closing(connect(*where, timeout=limit_s)) as smtp:
+                smtp.ehlo()
+                if not is_encrypted and (not is_loopback(host) or smtp.has_extn("starttls")):
+                    smtp.starttls(context=context)
+                if login is not None:
+                    smtp.login(*login)
+                smtp.send_message(mail)
+        except smtplib.SMTPAuthenticationError as error:
+            raise AuthorisationError("mail: the server refuses smtp_basic_file") from error
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            code = getattr(error, "smtp_code", "")
+            raise UnreachableError(f"mail: {type(error).__name__} {code}".rstrip()) from error
+
+    return send
+
+
+def _as_mail(config: AlertsConfig, message: Message) -> EmailMessage:
+    from email.message import EmailMessage
+    from email.utils import formatdate
+
+    mail = EmailMessage()
+    for name, value in {
+        "Subject": f"hashclient on {message.machine}: {message.headline}",
+        "From": config.mail_from,
+        "To": ", ".join(config.mail),
+        "Date": formatdate(),
+        "Message-ID": f"<{message.id}@{message.machine}>",
+        # No automatic reply to it, please (RFC 3834).
+        "Auto-Submitted": "auto-generated",
+    }.items():
+        mail[name] = value
+    mail.set_content(message.text)
+    return mail
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else user_path(text)

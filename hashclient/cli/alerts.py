@@ -1,0 +1,214 @@
+"""`alerts`: messages to people when something needs them; and what each run sends of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hashclient.cli.app import App, format_option, own_command, pass_app
+from hashclient.cli.options import refuse_before_command
+from hashclient.errors import ConfigError, ExitCode, HashclientError, LockedError
+from hashclient.system.beside import Beside
+from hashclient.system.text import counted, for_people, printable
+
+if TYPE_CHECKING:
+    from hashclient.alerts.book import Book
+    from hashclient.alerts.outbox import Attempt
+
+_EVERY_S = 600.0
+
+
+@click.group("alerts", invoke_without_command=True)
+@format_option("text", "json")
+@click.pass_context
+def command(ctx: click.Context, /, **chosen: Any) -> None:
+    """Tell people of matches, failed fetches and damage.
+
+    [alerts] in config.toml names the receivers: a command, a webhook, mail. Each run of hashclient
+    looks at what happened since the last look and sends what is new, joined into one message a
+    kind; the same is not said twice within an hour or a day. An alert has counts and the names of
+    lists, never content, digests or entries, and paths only with `paths = true`. A receiver that
+    fails is tried again by later runs, and never changes the exit code of a run.
+
+    Without a command, `list` is meant.
+
+    \b
+      hashclient alerts test
+      hashclient alerts
+      hashclient alerts send --due          for timers
+    """
+    if ctx.invoked_subcommand is not None:
+        refuse_before_command(ctx)
+        return
+    ctx.invoke(list_alerts, **chosen)
+
+
+@command.command("list")
+@format_option("text", "json")
+@pass_app
+def list_alerts(app: App, output_format: str) -> None:
+    """List the alerts that wait, and say of each receiver whether it could be reached.
+
+    \b
+      hashclient alerts list
+      hashclient alerts list --format json
+    """
+    import msgspec
+
+    from hashclient.alerts.alert import document_of
+    from hashclient.alerts.outbox import Outbox
+
+    book = Outbox(app.session).book()
+    names = app.settings.config.alerts.receivers
+    document = {
+        "receivers": [
+            {"name": name, **msgspec.structs.asdict(book.receiver(name))} for name in names
+        ],
+        "waiting": [
+            {**document_of(alert, app.session.machine), "to": alert.to} for alert in book.waiting
+        ],
+    }
+    lines = [_line(book, name) for name in names]
+    lines += [
+        f"{alert.id}  {alert.text}  "
+        + (f"waits for {', '.join(alert.to)}" if alert.to else "not due yet")
+        for alert in book.waiting
+    ]
+    nothing = "no receiver is configured: [alerts] in config.toml names them"
+    app.show(output_format, document, lines, nothing=nothing)
+
+
+@command.command("test")
+@format_option("text", "json")
+@pass_app
+def test(app: App, output_format: str) -> ExitCode:
+    """Send a test to each receiver now, and say whether it arrived.
+
+    \b
+      hashclient alerts test
+
+    Exit codes: 0 each receiver has taken it, 2 a setting is wrong, 4 a receiver cannot be reached,
+    5 it refuses the credential.
+    """
+    from hashclient.alerts.outbox import Outbox
+
+    _refuse_without_receivers(app)
+    return _show(app, Outbox(app.session).test(), output_format)
+
+
+@command.command("send")
+@click.option(
+    "--due", is_flag=True, help="Only what is due, and receivers that have not just failed."
+)
+@format_option("text", "json")
+@pass_app
+def send(app: App, due: bool, output_format: str) -> ExitCode:
+    """Look at what happened, and send the alerts that wait.
+
+    Every run does this in its end, for what is due. A timer on `alerts send --due` sends what a run
+    could not.
+
+    \b
+      hashclient alerts send
+      hashclient alerts send --due
+
+    Exit codes: 0 nothing waits any more, or nothing was due, 2 a setting is wrong, 4 a receiver
+    cannot be reached, 5 it refuses the credential, 8 the outbox cannot be written.
+    """
+    from hashclient.client import Client
+
+    _refuse_without_receivers(app)
+    return _show(app, Client(app.session).alert(at_once=not due, patient=True), output_format)
+
+
+def after_run(app: App, exit_code: int) -> None:
+    """Send the alerts that are due after a command, which ends with `exit_code`.
+
+    A failure is a warning.
+    """
+    from hashclient.client import Client
+
+    try:
+        for attempt in Client(app.session).alert(exit_code=exit_code):
+            if attempt.error is not None:
+                _warn(app, attempt)
+    except LockedError:
+        pass  # the one that is sending, or the next run, sends these as well
+    except HashclientError as error:
+        app.warn(f"alerts are not sent: {error.message}", error.hint)
+    except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
+        app.warn(f"alerts are not sent: internal error: {type(error).__name__}")
+
+
+def alerts_beside(app: App) -> list[Beside]:
+    """Return the command that a long-running one runs beside itself, if there are receivers.
+
+    It is run soon after the audit log has grown, and every ten minutes for what was not due yet.
+    """
+    from hashclient.system.layout import LOG_NAME
+
+    if not app.settings.config.alerts.receivers:
+        return []
+    log = app.settings.layout.audit / LOG_NAME
+
+    def changed() -> object:
+        with contextlib.suppress(OSError):
+            status = log.stat()
+            return status.st_ino, status.st_size
+        return None
+
+    return [Beside(own_command(app, "alerts", "send", "--due"), _EVERY_S, changed=changed)]
+
+
+def _warn(app: App, attempt: Attempt) -> None:
+    assert attempt.error is not None
+    hint = "`hashclient alerts list` shows what waits; later runs try again"
+    app.warn(f"alert not sent: {attempt.error.message}", attempt.error.hint or hint)
+
+
+def _refuse_without_receivers(app: App) -> None:
+    if not app.settings.config.alerts.receivers:
+        raise ConfigError(
+            "no receiver of alerts is configured",
+            hint='[alerts] in config.toml: command = ["/usr/local/bin/page"], say;'
+            " docs/operations/alerts.md has examples",
+        )
+
+
+def _show(app: App, attempts: Iterable[Attempt], output_format: str) -> ExitCode:
+    """Show attempts, and return the worst exit code."""
+    code, documents, lines = ExitCode.OK, [], []
+    for attempt in attempts:
+        error = attempt.error
+        documents.append(
+            {
+                "receiver": attempt.receiver,
+                "taken": attempt.taken,
+                "error": None if error is None else error.message,
+            }
+        )
+        if error is None:
+            lines.append(f"{attempt.receiver}: took {counted(attempt.taken, 'alert')}")
+        else:
+            code = max(code, error.exit_code)
+            _warn(app, attempt)
+    app.show(
+        output_format, {"attempts": documents}, lines, nothing="" if code else "nothing is due"
+    )
+    return code
+
+
+def _line(book: Book, name: str) -> str:
+    known = book.receiver(name)
+    if known.problem is not None and known.next_attempt is not None:
+        tries = counted(known.attempts, "failed attempt")
+        return (
+            f"{name}  FAILS: {printable(known.problem)}; {tries},"
+            f" the next at {for_people(known.next_attempt)}"
+        )
+    return f"{name}  " + (
+        f"reached {for_people(known.reached)}" if known.reached else "not tried yet"
+    )

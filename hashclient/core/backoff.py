@@ -1,0 +1,27 @@
+"""When something that failed is tried again: after pauses that double."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+#: The first pause, and the longest one.
+FIRST = timedelta(minutes=5)
+LAST = timedelta(hours=24)
+
+
+def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = LAST) -> timedelta:
+    """Return the pause after a failure that follows `attempts` failed ones.
+
+    `asked_s` is the pause in seconds that the other side asks for.
+    """
+    # The exponent is bounded, since something may be tried for years.
+    doubled: timedelta = FIRST * 2 ** min(attempts, 20)
+    return max(min(doubled, longest), min(timedelta(seconds=asked_s or 0.0), longest))
+
+
+def is_due(at: datetime | None, now: datetime) -> bool:
+    """Return whether the next attempt, noted for the time `at`, is due; None stands for at once.
+
+    A time further away than the longest pause was noted by a wrong clock, and does not count.
+    """
+    return at is None or not now < at <= now + LAST

@@ -1,0 +1,75 @@
+"""The matches that were found since somebody looked last: new ones, and ended ones found again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+
+import msgspec
+
+from hashclient.core.kinds import SETTLED, MatchState
+from hashclient.matches.tables import MatchStore, to_text
+
+_LAST = "SELECT coalesce(max({}), 0) FROM {}"
+#: Rows count up, but for a moment after the newest ones were forgotten: so the time counts as well.
+#: A step `held` that was written later, for a match that was held when it was found, is no news.
+_FOUND = f"""
+SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
+WHERE m.rowid <= :last_row AND h.withdrawn_generation IS NULL AND m.id IN (
+    SELECT id FROM match WHERE rowid > :row OR first_seen > :time
+    UNION
+    SELECT s.match FROM step s JOIN match o ON o.id = s.match
+    WHERE s.id > :step AND s.id <= :last_step AND (s.event = '{MatchState.FOUND}'
+        OR (s.event = '{MatchState.HELD}' AND o.state = '{MatchState.HELD}'))
+)
+ORDER BY m.id
+"""  # noqa: S608 - ours
+
+
+class FoundMatch(msgspec.Struct, frozen=True):
+    """A match that was found: its id, state and path, and the lists that have its file."""
+
+    id: str
+    state: MatchState
+    path: str
+    lists: frozenset[str]
+
+
+class Recent(MatchStore):
+    """The record of matches, for those found lately; use it as a context manager."""
+
+    def last(self) -> tuple[int, int]:
+        """Return the number of the newest match and of the newest step.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        with self._errors():
+            row, step = (
+                int(self._db.execute(_LAST.format(*of)).fetchone()[0])
+                for of in (("rowid", "match"), ("id", "step"))
+            )
+        return row, step
+
+    def found(
+        self, after: tuple[int, int], until: tuple[int, int], since: datetime
+    ) -> Iterator[FoundMatch]:
+        """Yield the open matches found after the numbers `after`, or later than `since`.
+
+        `until` is what `last` has returned.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        values = {"row": after[0], "step": after[1], "time": to_text(since)}
+        values |= {"last_row": until[0], "last_step": until[1]}
+        with self._errors():
+            rows = self._db.execute(_FOUND, values)
+            for (match_id, state, path), same in groupby(rows, itemgetter(0, 1, 2)):
+                found = MatchState(state)
+                if found not in SETTLED:
+                    lists = frozenset(row[3] for row in same)
+                    yield FoundMatch(match_id, found, os.fsdecode(path), lists)

@@ -1,0 +1,71 @@
+"""A command that a long-running program runs beside itself, from time to time.
+
+The program asks often whether it is time (`look`); it never waits for the command. One run ends
+before the next one begins.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+from hashclient.system.log import Log
+
+_log = Log("beside")
+#: Seconds between two runs at least, where changes make it run.
+_REST_S = 30.0
+
+
+class Beside:
+    """A command that is run each `every_s` seconds, and soon after a change.
+
+    `changed` returns a value that differs after each change; by default nothing changes.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        every_s: float,
+        *,
+        changed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Begin to count the time; nothing is run yet."""
+        self._command = command
+        self._every_s = every_s
+        self._changed = changed
+        self._before = changed()
+        self._began = time.monotonic()
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def look(self) -> None:
+        """Note the end of a run, and begin the next if it is time."""
+        if self._running is not None:
+            if self._running.poll() is None:
+                return
+            _log.info("%s has ended: %d", self._command[-1], self._running.returncode)
+            self._running = None
+        passed_s = time.monotonic() - self._began
+        if passed_s < min(self._every_s, _REST_S):
+            return
+        now = self._changed()
+        if passed_s < self._every_s and now == self._before:
+            return
+        self._before, self._began = now, time.monotonic()
+        try:
+            self._running = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        except OSError as error:
+            _log.info("cannot run %s: %s", self._command[-1], error.strerror)
+
+    def end(self, wait_s: float) -> None:
+        """End a run within this time. Files of a killed run are the old or the new ones."""
+        if self._running is None:
+            return
+        self._running.terminate()
+        try:
+            self._running.wait(max(0.0, wait_s))
+        except subprocess.TimeoutExpired:
+            self._running.kill()
+            self._running.wait()

@@ -1,0 +1,75 @@
+"""A desk whose alerts a command puts into a file, one document a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fixtures.desk import Desk
+from hashclient.alerts.book import Book
+from hashclient.alerts.outbox import Attempt, Outbox
+from hashclient.audit.log import Event
+from hashclient.config import parse_config
+
+
+def into(inbox: Path) -> str:
+    """Return the key `command` of a configuration that appends each alert to a file."""
+    script = 'cat >> "$1"; echo >> "$1"'
+    return f"command = {json.dumps(['/bin/sh', '-c', script, 'sh', str(inbox)])}\n"
+
+
+def documents(inbox: Path) -> list[dict[str, Any]]:
+    """Return the alerts in such a file."""
+    return [json.loads(line) for line in inbox.read_text().splitlines()] if inbox.exists() else []
+
+
+class Told(Desk):
+    """The desk; `sent` are the documents that have come since the last call."""
+
+    def __init__(self, directory: Path, config: str = "") -> None:
+        super().__init__(directory)
+        self.inbox = directory / "inbox"
+        self._known = 0
+        self.configure(into(self.inbox) + config)
+
+    def configure(self, text: str) -> None:
+        """Set the table [alerts]."""
+        alerts = parse_config(f"[alerts]\n{text}", "config.toml").alerts
+        config = msgspec.structs.replace(self.settings.config, alerts=alerts)
+        self.settings = msgspec.structs.replace(self.settings, config=config)
+        self.session = self.session_of("tester")
+
+    def log(self, event: str, **data: object) -> None:
+        """Write a record to the audit log."""
+        self.audit.append([Event(event, data)])
+
+    def refuse(self, code: int, name: str | None = "baseline") -> None:
+        """Log a fetch that has failed."""
+        self.log("refused", provider="main", list=name, exit_code=code, reason="/secret/path")
+
+    def fetched(self) -> None:
+        """Log a fetch that was good."""
+        self.log("fetch", provider="main", list="baseline", generation=2)
+
+    def alert(self, **how: Any) -> list[Attempt]:
+        """Send what is due."""
+        return Outbox(self.session).send(**how)
+
+    def book(self) -> Book:
+        """Return the outbox as it is on disk."""
+        return Outbox(self.session).book()
+
+    def sent(self, **how: Any) -> list[dict[str, Any]]:
+        """Send what is due, and return what came since the last call."""
+        self.alert(**how)
+        found = documents(self.inbox)[self._known :]
+        self._known += len(found)
+        return found
+
+    def texts(self, **how: Any) -> Sequence[str]:
+        """Send what is due, and return the sentences of what came."""
+        return [document["text"] for document in self.sent(**how)]
