@@ -21,9 +21,10 @@ from hashclient.core.version import __version__
 from hashclient.errors import VerificationError
 from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import path_fields, path_of
+from hashclient.system.text import excerpt, path_fields, path_of
+from hashclient.system.versions import is_newer
 
-FORMAT: Literal["hashclient-report/1"] = "hashclient-report/1"
+FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
 
 #: How much memory reading a document may take: some ten times the longest document.
 MAX_PARSING_BYTES = 3 << 30
@@ -42,9 +43,10 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reporter(_Strict, frozen=True):
-    """The organisation that reports, and how to reach it."""
+    """The organisation that reports, how to reach it, and the name of its machine."""
 
     organisation: str | None
+    machine: str
     contact: str | None
     email: str | None
 
@@ -56,10 +58,21 @@ class Tool(_Strict, frozen=True):
     version: str
 
 
+class Provider(_Strict, frozen=True):
+    """A provider of lists, in words that all its clients have in common.
+
+    `root_sha256` is the hash of the root of trust that was pinned, `url` the provider's address
+    unless its files come as bundles.
+    """
+
+    root_sha256: _Sha256
+    url: str | None
+
+
 class Entry(_Strict, frozen=True):
     """One entry of a list that the file matched, and the algorithms whose digests agreed.
 
-    `provider` is the list's provider, by the reporter's name for it, where it is known.
+    `provider` is the list's provider, where it is known.
     """
 
     list: str
@@ -67,7 +80,7 @@ class Entry(_Strict, frozen=True):
     category: str
     generation: _Count
     algorithms: tuple[Literal["md5", "sha1", "sha256"], ...]
-    provider: str | None
+    provider: Provider | None
     withdrawn_generation: _Count | None
 
 
@@ -108,7 +121,7 @@ class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
 class Document(_Strict, frozen=True):
     """The report document."""
 
-    format: Literal["hashclient-report/1"]
+    format: Literal["hashclient-report/2"]
     report: _ReportId
     created: _Time
     reporter: Reporter
@@ -120,19 +133,21 @@ def make_document(
     report_id: str,
     now: datetime,
     config: ReportConfig,
+    machine: str,
     matches: Sequence[tuple[Match, Sequence[Step]]],
     evidence: Mapping[str, Evidence],
-    provider_of: Callable[[str], str | None],
+    provider_of: Callable[[str], Provider | None],
 ) -> Document:
     """Return the document about `matches`, given with their stories.
 
-    `evidence` has the sealed files, by match; `provider_of` returns the provider of a list.
+    `machine` is the name of this machine. `evidence` has the sealed files, by match; `provider_of`
+    returns the provider of a list.
     """
     return Document(
         FORMAT,
         report_id,
         now,
-        Reporter(config.organisation, config.contact, config.email),
+        Reporter(config.organisation, machine, config.contact, config.email),
         Tool("hashclient", __version__),
         tuple(
             _reported(match, story, evidence.get(match.id), provider_of) for match, story in matches
@@ -144,7 +159,7 @@ def _reported(
     match: Match,
     story: Sequence[Step],
     evidence: Evidence | None,
-    provider_of: Callable[[str], str | None],
+    provider_of: Callable[[str], Provider | None],
 ) -> ReportedMatch:
     path = path_fields(match.path)
     return ReportedMatch(
@@ -163,9 +178,23 @@ def _reported(
     )
 
 
-def _entry(hit: Hit, provider_of: Callable[[str], str | None]) -> Entry:
+def _entry(hit: Hit, provider_of: Callable[[str], Provider | None]) -> Entry:
     fields = hit_fields(hit, (*ENTRY_FIELDS, "withdrawn_generation"))
-    return msgspec.convert({**fields, "provider": provider_of(hit.list_name)}, Entry)
+    provider = msgspec.to_builtins(provider_of(hit.list_name))
+    return msgspec.convert({**fields, "provider": provider}, Entry)
+
+
+def named_in(document: Document) -> dict[str, Any]:
+    """Return who reports, and whose lists matched: what the signed record of a package repeats."""
+    providers = {e.provider for m in document.matches for e in m.entries if e.provider is not None}
+    return {
+        "organisation": document.reporter.organisation,
+        "machine": document.reporter.machine,
+        "providers": [
+            msgspec.to_builtins(p)
+            for p in sorted(providers, key=lambda p: (p.root_sha256, p.url or ""))
+        ],
+    }
 
 
 def encode_document(document: Document) -> bytes:
@@ -181,7 +210,13 @@ def parse_document(text: bytes) -> Document:
     """
     try:
         with memory_cap(MAX_PARSING_BYTES):
-            document = msgspec.convert(parse_json(text), Document)
+            values = parse_json(text)
+            if isinstance(values, dict) and is_newer(FORMAT, str(values.get("format"))):
+                raise VerificationError(
+                    f"a report document of the format {excerpt(values['format'])}, which only"
+                    " versions before the first release wrote"
+                )
+            document = msgspec.convert(values, Document)
         for match in document.matches:
             file_path(match)
             if match.viewed is not was_viewed(

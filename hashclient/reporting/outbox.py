@@ -22,8 +22,10 @@ from hashclient.errors import ConfigError, StateError, UsageError, VerificationE
 from hashclient.matches.store import Matches
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
 from hashclient.reporting.document import (
+    FORMAT,
     Document,
     Evidence,
+    Provider,
     encode_document,
     make_document,
     parse_document,
@@ -54,6 +56,7 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK_NAME
 from hashclient.system.text import printable
+from hashclient.system.versions import format_of, is_newer, older
 
 #: One record of the audit log names all matches of a report, and its length is limited.
 MAX_MATCHES = 10_000
@@ -272,6 +275,7 @@ class Outbox:
             report.id,
             self.now(),
             self.settings.config.report,
+            printable(self.session.invocation().host),
             [(record.get(i), record.story(i)) for i in report.matches],
             {**more_evidence, **sealed},
             functools.cache(self._provider_of),
@@ -279,15 +283,18 @@ class Outbox:
         write_atomic(folder / DOCUMENT_NAME, encode_document(document))
         return document
 
-    def _provider_of(self, list_name: str) -> str | None:
-        """Return our name for the provider of a list, or None if the list is gone."""
+    def _provider_of(self, list_name: str) -> Provider | None:
+        """Return the provider of a list; None if the list, or its provider, is not here any more."""
         from hashclient.index.manifest import load_manifest
 
         try:
             manifest = load_manifest(self.settings.layout.lists / list_name, self.session.sealer())
+            if manifest is None:
+                return None
+            provider = self.settings.provider(manifest.provider)
         except (ConfigError, StateError):
             return None
-        return None if manifest is None else manifest.provider
+        return Provider(provider.root_sha256, next((url for url, _ in provider.addresses), None))
 
     def document(self, report: Report) -> Document:
         """Return the document of a report.
@@ -297,7 +304,10 @@ class Outbox:
         """
         path = self.folder(report.id) / DOCUMENT_NAME
         try:
-            return parse_document(read_regular(path, MAX_STATE_BYTES))
+            text = read_regular(path, MAX_STATE_BYTES)
+            if is_newer(FORMAT, written := format_of(text)):
+                raise older(path, written)
+            return parse_document(text)
         except OSError as error:
             raise state_error("cannot read report", path, error) from error
         except VerificationError as error:

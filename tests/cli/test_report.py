@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +40,13 @@ def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree", {"a": b"listed", "b": b"other"})
     out = tmp_path / "out"
     out.mkdir()
-    table = '[report]\norganisation = "Example"\n[report.to.police]\nkind = "package"\n'
-    (state / "config.toml").write_text(f'{table}directory = "{out}"\n')
+    root = hashlib.sha256((state / "trust/main/pinned-root.json").read_bytes()).hexdigest()
+    url = "https://lists.example.org/v1"
+    (state / "config.toml").write_text(
+        f'[providers.main]\nurl = "{url}"\nroot_sha256 = "{root}"\n'
+        '[report]\norganisation = "Example"\n'
+        f'[report.to.police]\nkind = "package"\ndirectory = "{out}"\n'
+    )
 
     def do(*args: object) -> Run:
         return call("--state-dir", state, *args)
@@ -67,6 +74,14 @@ def test_from_a_scan_to_a_confirmed_report(tmp_path: Path) -> None:
     assert key is not None and key[1] in do("audit", "verify").out
     assert call("report", "verify", out / name, "--public-key", key[1]).err == ""
     assert call("report", "verify", out / name, "--public-key", "0" * 64).code == 6
+    document = json.loads((out / name / "document.json").read_text())
+    (entry,) = document["matches"][0]["entries"]
+    assert entry["provider"] == {"root_sha256": root, "url": url}
+    assert document["reporter"]["machine"] == os.uname().nodename
+    packaged = json.loads((out / name / "custody.jsonl").read_bytes().splitlines()[-1])["data"]
+    assert packaged["organisation"] == "Example"
+    assert packaged["machine"] == os.uname().nodename
+    assert packaged["providers"] == [entry["provider"]]
     done = do("report", "acknowledge", report_id, "--reference", "case 4711")
     assert done.out == f"acknowledged {report_id}: case 4711\n"
     assert do("matches", "show", match_id).out.splitlines()[0] == f"match {match_id}: acknowledged"
@@ -251,7 +266,7 @@ def test_things_that_are_no_package(desk: Desk, tmp_path: Path) -> None:
 def test_what_is_left_of_a_package_is_damaged(tmp_path: Path) -> None:
     """However much was cut, garbled or removed: what may have been one is not called none."""
     members = [Member(name, 3, iter([b"abc"])) for name in ("README.txt", "document.json")]
-    whole = b"".join(write_tar(members))
+    whole = b"".join(write_tar("hashclient-report-r-bbbbbbbbbb", members))
     cuts = {f"cut at {n}": whole[:n] for n in (0, 1, 11, 300, 512, 513, len(whole) - 1)}
     damaged = {"first": b"\xff" + whole[1:], "mark": whole[:257] + b"\xff" * 8 + whole[265:]}
     damaged["zeros"] = bytes(4096)

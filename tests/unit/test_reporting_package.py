@@ -493,12 +493,36 @@ def test_an_archive_opens_with_standard_tools(
     opened = subprocess.run(command, capture_output=True, check=True, timeout=30)
     (tmp_path / "package.tar").write_bytes(opened.stdout)
     verify_package(tmp_path / "package.tar")
-    subprocess.run(["tar", "xf", "package.tar", "--one-top-level"], cwd=tmp_path, check=True)
-    found = verify_package(tmp_path / "package")
+    folder = tmp_path / sealed[1].name.removesuffix(".tar.age")
+    subprocess.run(["tar", "xf", "package.tar"], cwd=tmp_path, check=True)
+    found = verify_package(folder)
     evidence = found.document.matches[0].evidence
     assert evidence is not None
-    command = ["age", "-d", "-i", str(recipient[0]), str(tmp_path / "package" / evidence.name)]
+    command = ["age", "-d", "-i", str(recipient[0]), str(folder / evidence.name)]
     assert subprocess.run(command, capture_output=True, check=True, timeout=30).stdout == A
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is not installed")
+def test_two_archives_unpack_side_by_side(
+    sealed: tuple[Desk, Path], recipient: tuple[Path, str], tmp_path: Path
+) -> None:
+    desk, _ = sealed
+    assert desk.send(desk.prepare(desk.find("c", b"third"), to="sealed")).error is None
+    place = tmp_path / "place"
+    place.mkdir()
+    for path in desk.out.glob("*.tar.age"):
+        command = f"age -d -i '{recipient[0]}' '{path}' | tar x"
+        subprocess.run(["sh", "-c", command], cwd=place, check=True, timeout=30)
+    found = {verify_package(path).document.report for path in place.iterdir()}
+    assert {f"hashclient-report-{report}" for report in found} == {p.name for p in place.iterdir()}
+    assert len(found) == 2
+
+
+def test_a_document_of_an_older_format_is_refused_by_name(package: Path) -> None:
+    text = (package / "document.json").read_bytes()
+    older = text.replace(b"hashclient-report/2", b"hashclient-report/1")
+    with pytest.raises(VerificationError, match="of the format hashclient-report/1, which only"):
+        parse_document(older)
 
 
 def test_a_damaged_archive(sealed: tuple[Desk, Path], recipient: tuple[Path, str]) -> None:
@@ -612,7 +636,14 @@ def test_an_archive_is_of_the_plainest_kind(plain_tar: bytes, tmp_path: Path) ->
     def link(items: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         items[-1][0].type, items[-1][0].linkname = tarfile.SYMTYPE, "/etc/passwd"
 
+    def another_folder(items: list[tuple[tarfile.TarInfo, bytes]], start: int = 0) -> None:
+        for info, _ in items[start:]:
+            info.name = f"hashclient-report-r-bbbbbbbbbb/{info.name.partition('/')[2]}"
+
+    assert rebuilt(lambda _: None).startswith(plain_tar)  # which is filled up to 10 KiB
     hostile = [
+        rebuilt(another_folder)[: len(plain_tar)],
+        rebuilt(lambda items: another_folder(items, 4))[: len(plain_tar)],
         rebuilt(rename("../evidence.age")),
         rebuilt(rename("/etc/passwd")),
         rebuilt(rename("x" * 200)),

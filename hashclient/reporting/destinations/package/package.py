@@ -25,7 +25,7 @@ from hashclient.quarantine.evidence import Proven, sealed_source
 from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.custody import bind
 from hashclient.reporting.destinations.package.tarstream import Member, write_tar
-from hashclient.reporting.document import Document, encode_document
+from hashclient.reporting.document import Document, encode_document, named_in
 from hashclient.reporting.report import Package
 from hashclient.session import Session
 from hashclient.system.beneath import Directory
@@ -39,6 +39,8 @@ CUSTODY_NAME = "custody.jsonl"
 CHECKPOINT_NAME = "checkpoint.json"
 EVIDENCE_DIR = "evidence"
 SEALED_SUFFIX = ".tar.age"
+#: What the folder of a report is called, before the id of the report.
+FOLDER_PREFIX = "hashclient-report-"
 
 _README = """\
 Report {report}
@@ -73,7 +75,7 @@ class Content(msgspec.Struct, frozen=True):
 
 def package_name(report_id: str, recipients: Sequence[str]) -> str:
     """Return the name of a package, which says whether it is sealed."""
-    return f"hashclient-report-{report_id}{SEALED_SUFFIX if recipients else ''}"
+    return f"{FOLDER_PREFIX}{report_id}{SEALED_SUFFIX if recipients else ''}"
 
 
 def gather(document: Document, places: Sequence[Path]) -> Content:
@@ -144,8 +146,8 @@ class Packager:
         """Make the package under a temporary name, and put it in its place after the block.
 
         1. The other files are hashed; the evidence was proven when it was gathered.
-        2. The audit log binds them: a signed record has all these hashes, and `data` about the
-           report.
+        2. The audit log binds them: a signed record has all these hashes, who reports to whom,
+           and whose lists matched.
         3. All files are written and synced; the evidence is compared once more.
         4. The block runs, in which the caller notes the name that is about to appear.
         5. The package gets its name, unless another file has it.
@@ -173,7 +175,8 @@ class Packager:
             if evidence is not None:
                 hashes[evidence.name] = evidence.sha256
         ids = {report_id, *(match.id for match in content.document.matches)}
-        files[CUSTODY_NAME] = bind(self._session, ids, data, hashes)  # 2
+        names = named_in(content.document)
+        files[CUSTODY_NAME] = bind(self._session, ids, {**data, **names}, hashes)  # 2
         files[CHECKPOINT_NAME] = checkpoint(self._session.settings.layout.audit)
         try:
             with named_directory(self._directory) as directory:
@@ -213,8 +216,9 @@ class Packager:
                     for n, proven in content.evidence.items()
                 ),
             ]
+            folder = package_name(content.document.report, ())
             keys = parse_recipients(self._recipients)
-            sealed = seal_stream(Chunks(write_tar(members)).read, stream.write, keys)
+            sealed = seal_stream(Chunks(write_tar(folder, members)).read, stream.write, keys)
             _sync(stream)
             yield stream.fileno(), sealed.sha256
 

@@ -23,17 +23,21 @@ _MARK_AT = 257
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A file of an archive: its name, its length in bytes, and its content, to be read once."""
+    """A file of a package: its name there, its length in bytes, and its content, to be read once.
+
+    `folder` is the folder in which it was found in an archive.
+    """
 
     name: str
     size: int
     chunks: Iterator[bytes]
+    folder: str | None = None
 
 
-def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
-    """Yield the archive of `members`, whose contents must have their stated sizes."""
+def write_tar(folder: str, members: Iterable[Member]) -> Iterator[bytes]:
+    """Yield the archive of `members` in `folder`; their contents must have their stated sizes."""
     for member in members:
-        yield _header(member.name, member.size)
+        yield _header(f"{folder}/{member.name}", member.size)
         yield from member.chunks
         yield bytes(-member.size % BLOCK_BYTES)
     yield bytes(2 * BLOCK_BYTES)
@@ -50,8 +54,9 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
         block = stream.exactly(BLOCK_BYTES)
         if not any(block):
             break
-        name, size = _parse(block)
-        yield Member(name, size, stream.pieces(size))
+        path, size = _parse(block)
+        folder, _, name = path.partition("/")
+        yield Member(name, size, stream.pieces(size), folder)
         if any(stream.exactly(-size % BLOCK_BYTES)):
             raise VerificationError("archive: bytes between its files")
     if any(stream.exactly(BLOCK_BYTES)):
@@ -59,13 +64,13 @@ def read_tar(chunks: Iterator[bytes]) -> Iterator[Member]:
     stream.end()
 
 
-def looks_like_tar(head: bytes, first: str) -> bool:
+def looks_like_tar(head: bytes, folder: str) -> bool:
     """Return whether a file that begins with `head` may be an archive, perhaps damaged or cut.
 
-    Each header has a mark, and the first one has the name of the file `first`: that name or one
+    Each header has a mark, and the first one begins with the name `folder`: that beginning or one
     mark is enough. Zeros are what a power failure leaves.
     """
-    name, mark = first.encode() + b"\0", tarfile.GNU_MAGIC[:5]
+    name, mark = folder.encode(), tarfile.GNU_MAGIC[:5]
     has_mark = any(head.startswith(mark, at) for at in range(_MARK_AT, len(head), BLOCK_BYTES))
     return has_mark or name.startswith(head[: len(name)]) or not any(head[:BLOCK_BYTES])
 

@@ -33,7 +33,9 @@ from hashclient.reporting.destinations.package.package import (
     CUSTODY_NAME,
     DOCUMENT_NAME,
     EVIDENCE_DIR,
+    FOLDER_PREFIX,
     README_NAME,
+    package_name,
 )
 from hashclient.reporting.destinations.package.tarstream import (
     BLOCK_BYTES,
@@ -43,7 +45,7 @@ from hashclient.reporting.destinations.package.tarstream import (
     read_tar,
 )
 from hashclient.reporting.destinations.registry import Verification
-from hashclient.reporting.document import Document, parse_document
+from hashclient.reporting.document import Document, named_in, parse_document
 from hashclient.reporting.evidence import evidence_name
 from hashclient.system.files import open_regular
 from hashclient.system.text import for_programs, printable
@@ -91,7 +93,9 @@ def verify_package(
     2. The document follows the format strictly.
     3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, if
        that is given.
-    4. Its last record is about this report, and has the hashes of exactly the files of the package.
+    4. Its last record is about this report, names who reports and whose lists matched as the
+       document does, and has the hashes of exactly the files of the package. All files of an
+       archive are in the folder of this report.
     5. The checkpoint is of the same log and covers that record.
     6. The evidence is exactly as in the document, by name, length and hash.
 
@@ -103,7 +107,7 @@ def verify_package(
     """
     expected = None if public_key is None else _parse_key(public_key)
     with _members(path, identities) as members:
-        head = {}
+        head, folders = {}, set()
         for name, limit in _HEAD.items():  # 1
             member = next(members, None)
             if member is None or member.name != name:
@@ -111,6 +115,7 @@ def verify_package(
             if member.size > limit:
                 raise VerificationError(f"package: {name} is longer than {limit} bytes")
             head[name] = b"".join(member.chunks)
+            folders.add(member.folder)
         document = parse_document(head[DOCUMENT_NAME])  # 2
         custody = verify_custody(head[CUSTODY_NAME])  # 3
         key = custody.identity.public_key
@@ -122,6 +127,9 @@ def verify_package(
         signed = custody.last.data  # 4
         if signed.get("report") != document.report:
             raise VerificationError("the signed record is about another report")
+        names = named_in(document)
+        if {name: signed.get(name) for name in names} != names:
+            raise VerificationError("the signed record names another reporter or other providers")
         named = [(m.id, m.evidence) for m in document.matches if m.evidence is not None]
         wanted = {evidence.name: evidence for _, evidence in named}
         if any(e.name != evidence_name(i) for i, e in named) or len(wanted) != len(named):
@@ -133,6 +141,7 @@ def verify_package(
             raise VerificationError("the files are not those that the signed record names")
         verify_checkpoint(head[CHECKPOINT_NAME], custody)  # 5
         for member in members:  # 6
+            folders.add(member.folder)
             evidence = wanted.pop(member.name, None)
             if evidence is None:
                 raise VerificationError(f"package has a file too many: {printable(member.name)}")
@@ -143,6 +152,8 @@ def verify_package(
                 raise VerificationError(f"evidence is not the signed file: {member.name}")
         if wanted:
             raise VerificationError(f"evidence is missing: {min(wanted)}")
+        if not folders <= {None, package_name(document.report, ())}:
+            raise VerificationError("archive: a file outside of the folder of its report")
     return Verified(document, custody, len(hashes) - 2, key)
 
 
@@ -236,7 +247,7 @@ def _members(path: Path, identities: Sequence[Any]) -> Iterator[Iterator[Member]
     except OSError as error:
         raise _unreadable(path, error) from error
     is_sealed = head.startswith(MAGIC)
-    if not is_sealed and not looks_like_tar(head, README_NAME):
+    if not is_sealed and not looks_like_tar(head, FOLDER_PREFIX):
         if looks_sealed(head):
             raise VerificationError("package is damaged: it does not begin as a sealed one does")
         raise _no_package(path)
