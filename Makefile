@@ -88,7 +88,7 @@ mutants: venv ## put small faults into modules, and see whether tests notice: AR
 	$(BIN)/python -m fixtures.mutants $(ARGS)
 
 # The same commit gives the same files: all dates in them are that of the commit.
-dist: venv ## build sdist and wheel into dist/, and try the wheel in an environment of its own
+dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 	@rm -rf dist build/try
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build -d dist
 	$(PYTHON) -m venv build/try
@@ -96,6 +96,8 @@ dist: venv ## build sdist and wheel into dist/, and try the wheel in an environm
 	build/try/bin/pip install -q --no-deps --no-index dist/*.whl
 	build/try/bin/hashclient demo > /dev/null
 	build/try/bin/hashclient --version
+	$(BIN)/python -m officer.bundle dist/hashclient-verify
+	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
 
 # uv (https://docs.astral.sh/uv/) is needed for this one only. Existing pins are kept as far as
@@ -114,7 +116,7 @@ lock: ## write the lock files again from pyproject.toml (needs uv)
 clean: ## remove everything that the targets have made
 	@rm -rf $(VENV) .venv-* .venv.lock build dist htmlcov .coverage .coverage.*
 	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hashclient officer tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Its stamp names all that it was made from; it is made again when one of
 # these has changed, when the tree was moved, or when it no longer runs.

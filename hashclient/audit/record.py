@@ -445,11 +445,9 @@ def _parse_time(text: Any) -> datetime | None:
 
 
 def _verify(sig: str, message: bytes, public_key: str, where: str) -> None:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from hashclient.audit.ed25519 import BadSignatureError, verify
 
     try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
-        key.verify(bytes.fromhex(sig), message)
-    except InvalidSignature:
+        verify(bytes.fromhex(public_key), bytes.fromhex(sig), message)
+    except BadSignatureError:
         broken(where, "bad signature")

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+# Lines for people: those of a package are written without click, too.
+from hashclient.cli.output import facts as facts  # noqa: PLC0414
 from hashclient.cli.output import json_text
+from hashclient.cli.output import table as table  # noqa: PLC0414
 from hashclient.cli.outputfile import OutputFile
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys
@@ -315,18 +318,3 @@ def shortened(lines: Sequence[str], where: str) -> Iterator[str]:
     yield from lines[:MOST_SHOWN]
     if (more := len(lines) - MOST_SHOWN) > 0:
         yield f"  and {more:,} more: {where}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table for people, whose columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield line.rstrip()
-
-
-def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]:
-    """Yield a line for each name and value; values of None and empty ones are left out."""
-    for name, value in pairs:
-        if value not in (None, ""):
-            yield f"  {name:<{width}} {value}".rstrip()

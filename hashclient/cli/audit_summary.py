@@ -70,7 +70,7 @@ def _json(found: Summary) -> str:
 
 
 def _csv(found: Summary) -> str:
-    from hashclient.formats.csv import csv_row
+    from hashclient.formats.cells import csv_row
 
     rows = ((section, name, _shown(value)) for section, name, value in found.rows())
     return "\n".join([csv_row(("section", "figure", "value")), *map(csv_row, rows)])

@@ -38,7 +38,7 @@ def stats(app: App, start: datetime | None, end: datetime | None, output_format:
     with Statistics(app.settings.state_dir, create=False) as record:
         lines = record.lines(people, start, end)
     if output_format == "csv":
-        from hashclient.formats.csv import csv_row
+        from hashclient.formats.cells import csv_row
 
         rows = [fields(line) for line in lines]
         app.out("\n".join([csv_row(rows[0]), *(csv_row(row.values()) for row in rows)]))

@@ -16,7 +16,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,21 @@ from typing import Any, NoReturn
 
 from hashclient.errors import ExitCode, StateError
 from hashclient.system.text import for_programs, printable
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table for people, whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield line.rstrip()
+
+
+def facts(pairs: Iterable[tuple[str, object]], width: int = 11) -> Iterator[str]:
+    """Yield a line for each name and value; values of None and empty ones are left out."""
+    for name, value in pairs:
+        if value not in (None, ""):
+            yield f"  {name:<{width}} {value}".rstrip()
 
 
 def json_text(document: object, indent: int | None = None, *, compact: bool = False) -> str:

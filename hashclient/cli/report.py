@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, facts, format_option, pass_app
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, REPORTS, reason_option
+from hashclient.cli.report_receive import certificate, receive
 from hashclient.cli.report_show import count_of, open_outbox, report_document, status
+from hashclient.cli.report_verify import verify
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
 from hashclient.system.text import counted, printable
@@ -242,54 +244,6 @@ def retract(app: App, report_id: str, reason: str, output_format: str) -> ExitCo
         return _show_attempts(app, [sender.retract(report_id, reason=reason)], output_format)
 
 
-@command.command("verify")
-@click.argument("path", metavar="PATH", type=existing_path())
-@click.option(
-    "--identity",
-    "identity_paths",
-    metavar="FILE",
-    multiple=True,
-    type=existing_path(dir_okay=False),
-    help="The recipient's secret key, for a package that is sealed.",
-)
-@click.option(
-    "--public-key", metavar="HEX", help="The reporter's audit key, received in another way."
-)
-@format_option("text", "json")
-@pass_app
-def verify(
-    app: App,
-    path: Path,
-    identity_paths: tuple[Path, ...],
-    public_key: str | None,
-    output_format: str,
-) -> None:
-    """Verify a package or a note of retraction, on any machine.
-
-    No set-up is needed, and nothing is written to disk. Document, chain of custody, checkpoint and
-    evidence are checked against each other and against one signature. To know whose key it is,
-    compare it with the reporter's key, by telephone for example. On the reporter's machine
-    `hashclient audit verify` shows the key.
-
-    \b
-      hashclient report verify hashclient-report-r-3kdz7wnq2m
-      hashclient report verify --identity key.txt package.tar.age
-    """
-    from hashclient.quarantine.age import load_identities
-    from hashclient.reporting.destinations.registry import verify as verify_handed_over
-
-    identities = [key for p in identity_paths for key in load_identities(p)]
-    found = verify_handed_over(path, identities=identities, public_key=public_key)
-    pairs = (
-        (name.replace("_", " "), None if value is None else printable(str(value)))
-        for name, value in found.facts.items()
-    )
-    document = {**found.facts, "public_key_compared": public_key is not None}
-    app.show(output_format, document, [found.title, *facts(pairs, 16)])
-    if public_key is None and output_format == "text":
-        app.say("hint: compare the public key with the reporter's, got in another way")
-
-
 @contextlib.contextmanager
 def _sender(
     app: App,
@@ -398,4 +352,5 @@ def _show_attempts(
     return code
 
 
-command.add_command(status)
+for _command in (status, verify, receive, certificate):
+    command.add_command(_command)

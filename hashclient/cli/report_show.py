@@ -15,7 +15,7 @@ from hashclient.system.text import counted, for_people, printable
 
 if TYPE_CHECKING:
     from hashclient.reporting.outbox import Outbox
-    from hashclient.reporting.report import Report
+    from hashclient.reporting.report import Answered, Report
 
 
 @click.command("status")
@@ -63,6 +63,7 @@ def _lines(report: Report, now: datetime) -> Iterator[str]:
         "left out": " ".join(report.left_out),
         "package": report.package.name if report.package else "",
         "reference": report.reference or "",
+        "answers": "; ".join(_answer(answer) for answer in report.answers),
         "at service": remote.report_id or "",
         "in doubt": f"whether {remote.in_doubt} was carried out" if remote.in_doubt else "",
         "retraction": _retraction(report, when=True),
@@ -116,6 +117,12 @@ def _retraction(report: Report, *, when: bool = False) -> str:
     return f"by {decision.by}{time}: {decision.reason}"
 
 
+def _answer(answer: Answered) -> str:
+    """Return in words who has answered, what was refused, and what is asked for."""
+    refused = f"refuses {' '.join(answer.refused)}" if answer.refused else "accepts"
+    return ", ".join([answer.body, refused, *(f"asks to {ask}" for ask in answer.asks)])
+
+
 def note_of(report: Report, now: datetime) -> str:
     """Return in one line what a report waits for, its reference, or why it was retracted."""
     notes = []
@@ -124,6 +131,7 @@ def note_of(report: Report, now: datetime) -> str:
         notes.append(being + _retraction(report))
     elif report.reference is not None:
         notes.append(report.reference)
+    notes += [f"asks to {ask}" for answer in report.answers for ask in answer.asks]
     if report.problem is not None and (report.is_open or report.is_retracting):
         notes.append(f"next {_next(report, now)}: {report.problem.message}")
     return printable("; ".join(notes))

@@ -110,7 +110,7 @@ def _text(settings: Settings, status: Status, now: datetime) -> str:
 
 
 def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
-    from hashclient.formats.fields import words
+    from hashclient.formats.cells import words
 
     for name, addresses in _providers(settings, status):
         shown = "not configured" if addresses is None else ", ".join(addresses) or "no address"

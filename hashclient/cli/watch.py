@@ -61,7 +61,8 @@ def command(
     from hashclient.cli.alerts import alerts_beside
     from hashclient.cli.run import load_lists
     from hashclient.client import Client
-    from hashclient.formats.fields import excepted_text, held_texts, not_opened_text, words
+    from hashclient.formats.cells import words
+    from hashclient.formats.fields import excepted_text, held_texts, not_opened_text
     from hashclient.formats.interface import Context, formatter
     from hashclient.system.text import counted, printable
     from hashclient.watch.watch import Watch

@@ -155,10 +155,14 @@ class InventoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackageDestination(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="package"
 ):
-    """A body that takes packages: the directory for them, and the body's age public keys."""
+    """A body that takes packages: the directory for them, and the body's age public keys.
+
+    `key` is the body's public key, Ed25519, which signs its answers.
+    """
 
     directory: str
     recipients: tuple[str, ...] = ()
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
 
 
 class ServiceDestination(

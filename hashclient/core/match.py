@@ -52,6 +52,9 @@ ON_HOLD = "on-hold"
 HOLD_ENDED = "hold-ended"
 RESEALED = "resealed"
 
+#: The event that says what a body answers to a report of the match, and what it asks for.
+ANSWERED = "answered"
+
 #: All events of a story besides the states; `docs/operations/story.md` says what each is.
 BESIDE_STATE = (
     *Verdict,
@@ -61,6 +64,7 @@ BESIDE_STATE = (
     REPORT_PREPARED,
     REPORT_RETRACTING,
     REPORT_RETRACTED,
+    ANSWERED,
     ON_HOLD,
     HOLD_ENDED,
     RESEALED,
@@ -187,6 +191,18 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
     """Return the ids of the reports that are taken back, or are about to be."""
     events = (REPORT_RETRACTING, REPORT_RETRACTED)
     return frozenset(str(s.detail.get("report")) for s in story if s.event in events)
+
+
+def destruction_ordered(story: Sequence[Step]) -> str | None:
+    """Return the order of a body to destroy the sealed file, as its last answer has it."""
+    order: str | None = None
+    for step in story:
+        if step.event == ANSWERED:
+            for asked in step.detail.get("requests", ()):
+                if asked.get("request") in ("keep", "destroy"):
+                    is_order = asked["request"] == "destroy"
+                    order = f"{asked.get('text')} ({step.detail.get('by')})" if is_order else None
+    return order
 
 
 def reviews_of(story: Sequence[Step]) -> list[Step]:

@@ -15,7 +15,7 @@ from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 from hashclient.fleet.document import StatusDocument
 from hashclient.fleet.show import STATES, WELL, Row
-from hashclient.formats.csv import csv_row
+from hashclient.formats.cells import csv_row
 from hashclient.formats.htmltable import Markup, counts, element, head_of, sortable
 from hashclient.formats.page import document as page_of
 from hashclient.status.prometheus import Metric, metrics_text

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from hashclient.core.kinds import Kind
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
-from hashclient.formats.fields import signal_name, words
+from hashclient.formats.cells import words
+from hashclient.formats.fields import signal_name
 from hashclient.system.text import counted
 
 #: Kinds of inputs that a run has at least tried to check.

@@ -12,13 +12,13 @@ import base64
 import csv
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hashclient.core.kinds import Action, Algorithm
 from hashclient.core.model import Handled, Hit, MatchRef
 from hashclient.core.verdict import Summary
+from hashclient.formats.cells import text_cell, words
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     done_word,
@@ -27,7 +27,6 @@ from hashclient.formats.fields import (
     remarks,
     rests_on,
     run_text,
-    words,
 )
 from hashclient.formats.ready import HitParts, RecordParts
 from hashclient.system.text import counted, for_people, printable
@@ -51,14 +50,6 @@ _NO_HIT = ("",) * len(_HIT_COLUMNS)
 #: The cells of actions, and their texts.
 _NOT_ACTED = ("",) * (len(Action) + 1)
 DIGEST_COLUMNS = tuple(a.label for a in Algorithm)
-
-#: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
-#: full width as well. Tabs and line ends cannot occur: `printable` has escaped them.
-_TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-_FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
-#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: the text
-#: after one begins a cell.
-_SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
 
 
 class CsvFormatter:
@@ -148,20 +139,6 @@ class CsvFormatter:
         self._line.truncate()
         self._writer.writerow(cells)
         return self._line.getvalue()
-
-
-def text_cell(text: str) -> str:
-    """Return a text for people as a cell that every program takes for text."""
-    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text) if ";" in text else text
-    return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
-
-
-def csv_row(values: Iterable[object]) -> str:
-    """Return a row of figures, whose texts are cells for text; None is an empty cell."""
-    line = io.StringIO()
-    cells = (text_cell(words(value)) if isinstance(value, str) else value for value in values)
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
 
 
 def _record_cells(record: MatchRef) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Gap, Handled, Hit, ListState, MissingList, Outcome
 from hashclient.core.verdict import Summary
+from hashclient.formats.cells import words
 from hashclient.formats.fields import (
     digest_fields,
     done_word,
@@ -29,7 +30,6 @@ from hashclient.formats.fields import (
     signal_name,
     skipped_text,
     summary_fields,
-    words,
 )
 from hashclient.system.text import for_programs, path_fields, printable
 

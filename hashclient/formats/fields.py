@@ -31,6 +31,7 @@ from hashclient.core.model import (
 )
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
+from hashclient.formats.cells import words
 from hashclient.system.text import counted, for_people, for_programs, path_fields, printable
 
 if TYPE_CHECKING:
@@ -115,14 +116,6 @@ def action_fields(acted: Acted) -> dict[str, Any]:
 def done_word(acted: Acted) -> str:
     """Return whether an action was done, in one word."""
     return {True: "yes", False: "no", None: "planned"}[acted.done]
-
-
-def words(text: str) -> str:
-    """Return a text for people as it is, unless it holds what a terminal must not get.
-
-    For a path there is `printable`, which gives different paths different texts.
-    """
-    return text if text.isprintable() else printable(text)
 
 
 def run_fields(context: Context) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hashclient.core.match import PROGRESS
 from hashclient.core.model import Handled
 from hashclient.core.verdict import Summary
 from hashclient.errors import ExitCode
+from hashclient.formats.cells import words
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     NO_NAME,
@@ -27,7 +28,6 @@ from hashclient.formats.fields import (
     remarks,
     rests_on,
     skipped_text,
-    words,
 )
 from hashclient.formats.htmltable import (
     ORDER,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hashclient.core.kinds import Kind
 from hashclient.core.model import Handled, Hit, ListState, MissingList
-from hashclient.formats.fields import agreement, done_word, words
+from hashclient.formats.cells import words
+from hashclient.formats.fields import agreement, done_word
 from hashclient.formats.text import human_bytes
 from hashclient.system.text import for_people, printable
 

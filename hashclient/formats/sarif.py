@@ -20,6 +20,7 @@ from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.model import Handled, Hit, Outcome, hit_fields
 from hashclient.core.verdict import Summary
 from hashclient.core.version import __version__
+from hashclient.formats.cells import words
 from hashclient.formats.fields import (
     action_fields,
     agreement,
@@ -31,7 +32,6 @@ from hashclient.formats.fields import (
     run_fields,
     skipped_text,
     summary_fields,
-    words,
 )
 from hashclient.system.text import printable
 

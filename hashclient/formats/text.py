@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hashclient.core.kinds import Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit
 from hashclient.core.verdict import Summary
+from hashclient.formats.cells import words
 from hashclient.formats.conclusion import conclusion
 from hashclient.formats.fields import (
     agreement,
@@ -22,7 +23,6 @@ from hashclient.formats.fields import (
     rests_on,
     run_text,
     skipped_text,
-    words,
 )
 from hashclient.formats.ready import ActedParts, HitParts
 from hashclient.system.text import counted, for_people, printable

@@ -9,35 +9,18 @@ keep their own errors. After sealing, the caller must compare the length of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hashclient.config import HINT_RECIPIENTS
+from hashclient.core.agefile import VERSION_LINE
 from hashclient.errors import AuthorisationError, ConfigError, StateError
 from hashclient.system.outputs import write_new
 from hashclient.system.secrets import holds_secret_key, read_secret
 from hashclient.system.text import excerpt, printable
 
-#: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
-CHUNK_BYTES = 1 << 16
-_NONCE_BYTES = 16
-_TAG_BYTES = 16
-#: Our headers are much shorter; the format itself sets no limit.
-MAX_HEADER_BYTES = 1 << 16
-
-_VERSION_LINE = b"age-encryption.org/v1"
-#: The beginning of each age file.
-MAGIC = _VERSION_LINE + b"\n"
-_END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
-_STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
-#: What the second line of a file begins with, for each kind of recipient that this program knows.
-_STANZA_HERE = re.compile(rb"\n-> (?:X25519|ssh-ed25519|ssh-rsa) ")
-#: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
-_GREASE = b"-grease"
 _SSH_TYPES = ("ssh-ed25519 ", "ssh-rsa ")
 #: The shape of a public key. A text of another shape may be a secret in the wrong place.
 _PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)?", re.IGNORECASE)
@@ -46,13 +29,6 @@ _PUBLIC_SHAPE = re.compile(r"age1[0-9a-z]*|ssh-[0-9a-z-]+ [0-9A-Za-z+/=]*(?: .*)
 #: The public key in the examples of the documents. Its secret key is unknown to all: a file sealed
 #: to it is lost.
 EXAMPLE_RECIPIENT = "age1cy9nxhjar8pvxwqyakq8glmsx5tx85ec6wqscy468usc93jarufqdmlsqm"
-
-
-class Header(msgspec.Struct, frozen=True):
-    """Properties of an age file that need no key: the header's length, the number of recipients."""
-
-    header_bytes: int
-    recipients: int
 
 
 def parse_recipients(texts: Iterable[str]) -> list[Any]:
@@ -132,7 +108,7 @@ def load_identities(path: Path) -> list[Any]:
     where = printable(path)
     data = read_secret(path, "identity file")
     text = data.decode("utf-8", "replace").strip()
-    if text.startswith((_VERSION_LINE.decode(), "-----BEGIN AGE ENCRYPTED FILE-----")):
+    if text.startswith((VERSION_LINE.decode(), "-----BEGIN AGE ENCRYPTED FILE-----")):
         raise ConfigError(
             f"identity file is encrypted: {where}",
             hint="decrypt it first, onto a memory file system: `age -d -o /dev/shm/key FILE`",
@@ -151,25 +127,6 @@ def load_identities(path: Path) -> list[Any]:
     if not identities:
         raise ConfigError(f"identity file holds no key: {where}", hint=HINT_RECIPIENTS)
     return identities
-
-
-class Chunks:
-    """Reads an iterator of chunks of any size in pieces of the requested size."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Start before the first chunk."""
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes; none at the end."""
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return b""
-            self._rest = chunk
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
 
 
 class _Streams:
@@ -246,34 +203,3 @@ def unseal(
             raise StateError(f"cannot decrypt: {excerpt(error)}") from error
     if streams.error is not None:
         raise streams.error
-
-
-def parse_header(data: bytes) -> Header:
-    """Read the header of an age file in its first `MAX_HEADER_BYTES`.
-
-    Raises:
-        StateError: there is none, or it is longer.
-    """
-    end = _END.search(data, 0, MAX_HEADER_BYTES)
-    if not data.startswith(MAGIC) or end is None:
-        raise StateError("not a file in the age format")
-    kinds = _STANZA.findall(data, 0, end.start())
-    return Header(end.end(), sum(not kind.endswith(_GREASE) for kind in kinds))
-
-
-def looks_sealed(head: bytes) -> bool:
-    """Return whether a file that begins with `head` may be an age file, perhaps damaged or cut.
-
-    A part of its first line, or a line that names a recipient, is enough.
-    """
-    return (
-        MAGIC.startswith(head[: len(MAGIC)])
-        or head.startswith(_VERSION_LINE[:-2])
-        or _STANZA_HERE.search(head) is not None
-    )
-
-
-def sealed_bytes(header: Header, size: int) -> int:
-    """Return the length of an age file with this header that holds `size` bytes."""
-    chunks = max(1, -(-size // CHUNK_BYTES))
-    return header.header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

@@ -17,11 +17,12 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core.agefile import Chunks
 from hashclient.core.kinds import Algorithm
 from hashclient.core.match import Match
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine.age import Chunks, unseal
+from hashclient.quarantine.age import unseal
 from hashclient.quarantine.isolators.everywhere import Everywhere
 from hashclient.quarantine.item import Item, evidence_path, load_item
 from hashclient.quarantine.safe_rename import reason_of
@@ -229,6 +230,11 @@ def file_chunks(path: Path) -> Generator[bytes]:
                 yield chunk
     except OSError as error:
         raise state_error("cannot read", path, error) from error
+
+
+def opener_of(identities: Sequence[Any]) -> Callable[[Iterator[bytes]], Generator[bytes]]:
+    """Return `unsealed` for these identities."""
+    return lambda sealed: unsealed(sealed, identities)
 
 
 def unsealed(sealed: Iterator[bytes], identities: Sequence[Any]) -> Generator[bytes]:

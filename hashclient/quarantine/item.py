@@ -73,6 +73,12 @@ class Restoration(Mark, frozen=True, forbid_unknown_fields=True):
     path_b64: str | None = None
 
 
+class Hold(Mark, frozen=True, forbid_unknown_fields=True):
+    """A hold, and until when it lasts; without an end, a person has to release it."""
+
+    until: _Time | None = None
+
+
 class ItemHit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An entry that the file matched: the form of a `Hit` in `item.json`."""
 
@@ -140,13 +146,18 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tags: dict[str, str]
     key_id: str
     tombstone: str | None = None
-    hold: Mark | None = None
+    hold: Hold | None = None
     restored: Restoration | None = None
 
     @property
     def file(self) -> str:
         """Where the file was, decoded with surrogateescape."""
         return path_of(self.path, self.path_b64)
+
+    def held(self, now: datetime) -> Hold | None:
+        """Return the hold that is in force, or None."""
+        hold = self.hold
+        return hold if hold is not None and (hold.until is None or now < hold.until) else None
 
     def tags_by_algorithm(self) -> dict[Algorithm, bytes]:
         """Return the tags in the form of a match."""

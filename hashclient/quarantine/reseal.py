@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core import agefile
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import RESEALED
 from hashclient.errors import StateError, UsageError
@@ -75,7 +76,7 @@ def reseal(
         room.log("resealing", item, mark, recipients=list(texts))  # 2
         with room.new_folder() as folder:
             with contextlib.closing(_opened(room, item, identities)) as plain:
-                written = write_sealed(room, age.Chunks(plain).read, folder, keys)  # 3 to 5
+                written = write_sealed(room, agefile.Chunks(plain).read, folder, keys)  # 3 to 5
             changed = msgspec.structs.replace(
                 item,
                 recipients=texts,

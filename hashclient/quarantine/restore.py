@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _restore_some(
                 path = path_of(done.path, done.path_b64) if done.path else item.file
                 outcomes[match_id] = Restored(path, ())
                 continue
-            _check(item, matches, allow_standing=allow_standing)  # 1
+            _check(item, matches, room.now(), allow_standing=allow_standing)  # 1
         except HashclientError as error:
             outcomes[match_id] = error
             continue
@@ -197,10 +198,10 @@ def _steps(
     return item, Restored(path, tuple(missing))
 
 
-def _check(item: Item, matches: Matches, *, allow_standing: bool) -> None:
-    if item.hold is not None:
+def _check(item: Item, matches: Matches, now: datetime, *, allow_standing: bool) -> None:
+    if (hold := item.held(now)) is not None:
         raise UsageError(
-            f"{item.id} is on hold, by {printable(item.hold.by)}: {printable(item.hold.reason)}",
+            f"{item.id} is on hold, by {printable(hold.by)}: {printable(hold.reason)}",
             hint="restoring drops the sealed copy; `hashclient quarantine release` ends the hold",
         )
     match = matches.look_up(item.id)

@@ -14,13 +14,20 @@ from datetime import datetime, timedelta
 import msgspec
 
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import HOLD_ENDED, ON_HOLD, RECORDED_AGAIN, Match, standing_steps
+from hashclient.core.match import (
+    HOLD_ENDED,
+    ON_HOLD,
+    RECORDED_AGAIN,
+    Match,
+    destruction_ordered,
+    standing_steps,
+)
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine.item import Item, Mark, Stage, item_ids
+from hashclient.quarantine.item import Hold, Item, Mark, Stage, item_ids
 from hashclient.quarantine.store import Room
 from hashclient.system.files import fsync_dir
-from hashclient.system.text import for_people, printable
+from hashclient.system.text import for_people, for_programs, printable
 
 _UNRECORDED = "not in the record of matches: `quarantine recover` records it again"
 
@@ -41,19 +48,28 @@ class Purged(msgspec.Struct, frozen=True):
     detail: str
 
 
-def hold(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
-    """Put an item on hold; this reason is added to an earlier hold.
+def hold(
+    room: Room, match_id: str, matches: Matches, mark: Mark, until: datetime | None = None
+) -> Item:
+    """Put an item on hold; this reason is added to an earlier hold, and the later end counts.
 
     Raises:
         UsageError, StateError, AuditError: as for `Quarantine.hold`.
     """
     with room.locked():
         item = room.need(match_id, matches)
-        room.log("on-hold", item, mark)
-        if item.hold is not None:
-            reason = f"{item.hold.reason}; {mark.reason}"
-            mark = Mark(item.hold.by, reason, item.hold.time)
-        item = msgspec.structs.replace(item, hold=mark)
+        end = {} if until is None else {"until": for_programs(until)}
+        room.log("on-hold", item, mark, **end)
+        made = Hold(mark.by, mark.reason, mark.time, until)
+        if (earlier := item.held(room.now())) is not None:
+            ends = (earlier.until, until)
+            made = Hold(
+                earlier.by,
+                f"{earlier.reason}; {mark.reason}",
+                earlier.time,
+                None if None in ends else max(end for end in ends if end is not None),
+            )
+        item = msgspec.structs.replace(item, hold=made)
         room.save(item)
         _note(room, item, ON_HOLD, mark, matches)
         return item
@@ -101,7 +117,7 @@ def release(room: Room, match_id: str, matches: Matches, mark: Mark) -> Item:
     """
     with room.locked():
         item = room.need(match_id, matches)
-        if item.hold is None:
+        if item.held(room.now()) is None:
             raise UsageError(f"{item.id} is not on hold")
         room.log("hold-ended", item, mark)
         item = msgspec.structs.replace(item, hold=None)
@@ -125,13 +141,16 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     if item.restored is not None:
         why = "the file was restored, and its copy not dropped since that was interrupted"
         return Due(is_due=True, at=None, why=why)
-    obstacle = _obstacle(item, match)
+    obstacle = _obstacle(item, match, room.now())
     if obstacle is not None or match is None:
         return Due(is_due=False, at=None, why=obstacle or _UNRECORDED)
     if match.state is MatchState.PURGED:
         return Due(is_due=True, at=None, why="its purge was interrupted")
     # Only the story says which report it was, and whether it was taken back.
-    story = standing_steps(matches.story(item.id))
+    whole = matches.story(item.id)
+    if (order := destruction_ordered(whole)) is not None:
+        return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
+    story = standing_steps(whole)
     times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
     if match.state is not MatchState.ACKNOWLEDGED or not times:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
@@ -144,10 +163,11 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {for_people(at)}")
 
 
-def _obstacle(item: Item, match: Match | None) -> str | None:
+def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
     """Return why an item cannot become due in its present state, or None."""
-    if item.hold is not None:
-        return f"on hold since {item.hold.time:%Y-%m-%d}, by {printable(item.hold.by)}"
+    if (hold := item.held(now)) is not None:
+        end = "" if hold.until is None else f", until {for_people(hold.until)}"
+        return f"on hold since {hold.time:%Y-%m-%d}, by {printable(hold.by)}{end}"
     if match is not None and match.state is MatchState.WITHDRAWN:
         return "its entry was withdrawn: restore it"
     if item.stage is Stage.SEALED:
@@ -181,7 +201,7 @@ def purge(
     with room.locked() if not dry_run else contextlib.nullcontext():
         item = room.load(match_id)
         state = due(room, item, matches)  # 1
-        if not state.is_due and (not force or item.hold is not None):
+        if not state.is_due and (not force or item.held(room.now()) is not None):
             return Purged(item, done=False, detail=f"not purged: {state.why}")
         if dry_run:
             return Purged(item, done=None, detail=f"would be purged: {state.why}")

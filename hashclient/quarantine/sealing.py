@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from hashclient.core import agefile
 from hashclient.core.digests import new_hash
 from hashclient.core.kinds import Algorithm
 from hashclient.errors import StateError
@@ -122,12 +123,12 @@ def seal_stream(
         nonlocal length
         sealed.update(data)
         length += len(data)
-        head.extend(data[: age.MAX_HEADER_BYTES - len(head)])
+        head.extend(data[: agefile.MAX_HEADER_BYTES - len(head)])
         sink(data)
 
     age.seal(read, write, recipients)
     # pyrage drops an error of the last write.
-    if length != age.sealed_bytes(age.parse_header(bytes(head)), plain_bytes):
+    if length != agefile.sealed_bytes(agefile.parse_header(bytes(head)), plain_bytes):
         raise StateError("the sealed copy lacks its end", hint="nothing was removed; try again")
     return Written(sealed.hexdigest(), length)
 
@@ -140,7 +141,7 @@ def check_space(room: Room, size: int) -> None:
     """
     with room.errors("cannot write to the quarantine", room.directory):
         space = os.statvfs(room.directory)
-        if space.f_bavail * space.f_frsize < size + size // age.CHUNK_BYTES + _OVERHEAD_BYTES:
+        if space.f_bavail * space.f_frsize < size + size // agefile.CHUNK_BYTES + _OVERHEAD_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

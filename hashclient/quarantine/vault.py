@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -209,14 +210,27 @@ class Quarantine:
         mark = self._room.mark(reason)
         return reseal.reseal(self._room, match_id, identities, recipients, matches, mark)
 
-    def hold(self, match_id: str, matches: Matches, *, reason: str) -> Item:
-        """Forbid destroying or restoring an item; return the changed item.
+    def hold(
+        self,
+        match_id: str,
+        matches: Matches,
+        *,
+        reason: str,
+        until: datetime | None = None,
+        by: str | None = None,
+    ) -> Item:
+        """Forbid destroying or restoring an item, for good or `until` a time; return it.
+
+        `by` asks for it; the default is the operator.
 
         Raises:
             UsageError: there is no such item.
             StateError, AuditError: it cannot be written.
         """
-        return retention.hold(self._room, match_id, matches, self._room.mark(reason))
+        mark = self._room.mark(reason)
+        if by is not None:
+            mark = Mark.of(by, reason, mark.time)
+        return retention.hold(self._room, match_id, matches, mark, until)
 
     def release(self, match_id: str, matches: Matches, *, reason: str) -> Item:
         """End a hold; return the changed item.

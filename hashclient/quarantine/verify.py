@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hashclient.core import agefile
 from hashclient.core.kinds import MatchState
 from hashclient.errors import HashclientError, StateError, UsageError
 from hashclient.matches.store import Matches
-from hashclient.quarantine import age
 from hashclient.quarantine.item import Item, Stage, item_ids
 from hashclient.quarantine.safe_rename import reason_of
 from hashclient.quarantine.sealing import sha256_on_disk
@@ -113,7 +113,7 @@ def _check_files(room: Room, item: Item) -> str | None:
         fd = os.open(evidence, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             sha256, length = sha256_on_disk(fd, room.on_bytes)  # 3
-            begin = os.pread(fd, age.MAX_HEADER_BYTES, 0)
+            begin = os.pread(fd, agefile.MAX_HEADER_BYTES, 0)
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -125,13 +125,13 @@ def _check_files(room: Room, item: Item) -> str | None:
     if sha256 != item.evidence_sha256:
         return f"{EVIDENCE_NAME} was altered"
     try:
-        header = age.parse_header(begin)  # 4
+        header = agefile.parse_header(begin)  # 4
     except HashclientError as error:
         return f"{EVIDENCE_NAME}: {error.message}"
     if header.recipients != len(item.recipients):
         expected = len(item.recipients)
         return f"{EVIDENCE_NAME} is for {header.recipients} recipients instead of {expected}"
-    if length != age.sealed_bytes(header, item.size):
+    if length != agefile.sealed_bytes(header, item.size):
         return f"{EVIDENCE_NAME} does not hold {item.size:,} bytes"
     return None
 

@@ -1,4 +1,4 @@
-"""The chain of custody of a report: its records of the audit log, and their verification.
+"""The chain of custody of a report: its records of the audit log. `packages.chain` verifies it.
 
 Records are handed over line by line as they stand in the log, each with its hash and its own
 signature, so the recipient needs neither the log nor this machine. A record without a signature is
@@ -12,48 +12,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from hashclient.audit.log import Event, read
 from hashclient.audit.record import (
     GENESIS,
     SEGMENT,
-    BrokenRecordError,
-    Checkpoint,
     Identity,
     Record,
     broken,
-    parse_checkpoint,
-    parse_genesis,
     parse_head,
-    parse_record,
     verify_signature,
 )
-from hashclient.errors import AuditError, VerificationError
+from hashclient.errors import AuditError
+from hashclient.packages.chain import (
+    ANSWERED,
+    COPIED,
+    DESTRUCTION,
+    PACKAGED,
+    PURGED,
+    RETRACTED,
+    RETRACTION,
+    spelled_note,
+)
 from hashclient.session import Session
-from hashclient.system.strictjson import parse_json
 
-#: The event of the record that binds a package, and the event of a retraction.
-PACKAGED = "report-packaged"
-RETRACTED = "report-retracted"
-#: The event of a signed copy; `record` of its data holds one whole earlier record.
-COPIED = "record-signed"
 #: How many copies are logged at once; this bounds memory.
 COPIES_AT_ONCE = 512
-
-NOTE_FORMAT = "hashclient-retraction/1"
-
-
-class Custody(msgspec.Struct, frozen=True):
-    """A verified chain of custody: the identity of the log, the last record, their number."""
-
-    identity: Identity
-    last: Record
-    records: int
 
 
 def collect(audit_dir: Path, ids: Collection[str], copied: Collection[str] = ()) -> list[bytes]:
@@ -170,88 +156,6 @@ def bind(
     raise AuditError("another program logs packages at the same moment", hint="try again")
 
 
-def verify_custody(text: bytes) -> Custody:
-    """Verify a chain of custody by itself.
-
-    1. Each line is spelled as the writer of the log spells its content, and its hash is right.
-    2. The first record, and no other, is a genesis record, signed by the key it names.
-    3. Records are in their order in the log, and none comes twice.
-    4. Each signature is right, and a record without one is joined to the next by its hash. A copy
-       holds an earlier record, spelled as the log spells it, with the right hash.
-    5. The last record says that a report was packaged, is signed, and has the hash of the lines
-       before it, so none of them is missing.
-
-    Raises:
-        VerificationError: a check failed.
-    """
-    lines = text.split(b"\n")
-    if lines.pop() != b"" or not lines:
-        raise VerificationError("chain of custody is cut short")
-    try:
-        return _verify(lines, text)
-    except BrokenRecordError as error:
-        raise VerificationError(
-            f"the chain of custody does not verify: {error.where}: {error.reason}"
-        ) from error
-
-
-def _verify(lines: list[bytes], text: bytes) -> Custody:
-    last = parse_record(lines[0], "line 1")  # 1
-    identity = parse_genesis(last, "line 1")  # 2
-    for number, line in enumerate(lines[1:], 2):
-        previous, last = last, parse_record(line, f"line {number}")  # 1
-        _verify_next(previous, last, identity, number)
-    if last.event != PACKAGED or last.sig is None:  # 5
-        raise VerificationError("chain of custody does not end with the record of a package")
-    before = text[: len(text) - len(lines[-1]) - 1]
-    if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
-        raise VerificationError("chain of custody lacks lines, or has others")
-    return Custody(identity, last, len(lines))
-
-
-def _verify_next(previous: Record, record: Record, identity: Identity, number: int) -> None:
-    where = f"chain of custody, line {number}"
-    if record.event == GENESIS:
-        raise VerificationError(f"{where}: a second genesis record")
-    if record.seq <= previous.seq:  # 3
-        raise VerificationError(f"{where}: out of order")
-    if record.sig is not None:  # 4
-        verify_signature(record, identity.public_key, f"line {number}")
-    if previous.sig is None and record.prev != previous.hash:
-        raise VerificationError(f"{where}: it does not follow the unsigned line before it")
-    if record.event == COPIED:
-        _verify_copy(record, number)
-
-
-def _verify_copy(record: Record, number: int) -> None:
-    where = f"line {number}"
-    try:
-        line = json.dumps(record.data["record"], separators=(",", ":")).encode("ascii")
-    except (KeyError, ValueError, RecursionError):
-        raise VerificationError(f"chain of custody, {where}: it holds no copy") from None
-    if set(record.data) != {"record"} or parse_record(line, where).seq >= record.seq:
-        raise VerificationError(f"chain of custody, {where}: it is no copy of an earlier record")
-
-
-def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
-    """Verify that a checkpoint is of the same log and covers the last record of `custody`.
-
-    Raises:
-        VerificationError: it is of another log, or does not cover the record.
-    """
-    try:
-        checkpoint = parse_checkpoint(text)
-    except AuditError as error:
-        raise VerificationError(error.message) from error
-    if checkpoint.identity != custody.identity:
-        raise VerificationError("the checkpoint is of another log than the chain of custody")
-    if checkpoint.seq < custody.last.seq or (
-        checkpoint.seq == custody.last.seq and checkpoint.hash != custody.last.hash
-    ):
-        raise VerificationError("the checkpoint does not cover the chain of custody")
-    return checkpoint
-
-
 def retraction_note(audit_dir: Path, report_id: str) -> bytes:
     """Return the note that a package is retracted: the signed records that say so.
 
@@ -259,60 +163,44 @@ def retraction_note(audit_dir: Path, report_id: str) -> bytes:
         AuditError: the log is broken.
         StateError: there is none.
     """
+    note = _note(audit_dir, RETRACTION, report_id, (PACKAGED, RETRACTED), None)
+    assert note is not None
+    return note
+
+
+def destruction_note(audit_dir: Path, report_id: str, matches: Collection[str]) -> bytes | None:
+    """Return the note that sealed files were destroyed as the body asked; None if none was.
+
+    `matches` are those whose destruction it has asked for.
+
+    Raises:
+        AuditError: the log is broken.
+        StateError: there is none.
+    """
+    return _note(audit_dir, DESTRUCTION, report_id, (PACKAGED, ANSWERED), frozenset(matches))
+
+
+def _note(
+    audit_dir: Path,
+    note_format: str,
+    report_id: str,
+    events: Collection[str],
+    matches: frozenset[str] | None,
+) -> bytes | None:
     records: list[Record] = []
+    destroyed: list[str] = []
     for record in read(audit_dir):
         if not records:
             records.append(parse_head(record, "line 1").genesis)
-        if record.event in (PACKAGED, RETRACTED) and record.data.get("report") == report_id:
+        if record.event in events and record.data.get("report") == report_id:
             records.append(record)
-    document = {
-        "format": NOTE_FORMAT,
-        "report": report_id,
-        "records": [json.loads(record.line) for record in records],
-    }
-    return _spelled(document)
-
-
-def _spelled(note: Any) -> bytes:
-    """Return the one spelling of a note."""
-    return json.dumps(note, indent=1).encode() + b"\n"
-
-
-def verify_note(text: bytes) -> tuple[Identity, Record]:
-    """Verify a retraction note; return the identity of its log and the record of the retraction.
-
-    1. It is spelled as the writer spells it, byte for byte.
-    2. Its records verify like those of a log, and the first is the genesis record.
-    3. The other records are about this report, in their order in the log; they say that it was
-       packaged and, in the end, that it is retracted.
-
-    Raises:
-        VerificationError: the document is no such note, or was changed.
-    """
-    try:
-        document = parse_json(text)
-        if _spelled(document) != text:  # 1
-            raise VerificationError("the note is not in canonical form")
-        report_id, values = document["report"], document["records"]
-        lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
-        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # 2
-        identity = parse_genesis(records[0], "record 1")
-        for number, record in enumerate(records[1:], 2):
-            verify_signature(record, identity.public_key, f"record {number}")
-    except BrokenRecordError as error:
-        raise VerificationError(
-            f"the retraction does not verify: {error.where}: {error.reason}"
-        ) from error
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise VerificationError(f"not a document of the format {NOTE_FORMAT}") from error
-    last = records[-1]
-    if (  # 3
-        set(document) != {"format", "report", "records"}
-        or document["format"] != NOTE_FORMAT
-        or last.event != RETRACTED
-        or any(r.event not in (PACKAGED, RETRACTED) for r in records[1:])
-        or any(r.data.get("report") != report_id for r in records[1:])
-        or any(after.seq <= before.seq for before, after in pairwise(records))
-    ):
-        raise VerificationError("the note does not say that the report is retracted")
-    return identity, last
+        elif matches and record.event == PURGED and record.data.get("id") in matches:
+            records.append(record)
+            destroyed.append(record.data["id"])
+    while records and matches is not None and records[-1].event != PURGED:
+        records.pop()
+    if not records:
+        return None
+    named = {} if matches is None else {"matches": destroyed}
+    lines = [json.loads(record.line) for record in records]
+    return spelled_note({"format": note_format, "report": report_id, **named, "records": lines})

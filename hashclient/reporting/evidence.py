@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from hashclient.core.agefile import Chunks
 from hashclient.core.match import Match
 from hashclient.errors import StateError
 from hashclient.index.blinding import Sealer
-from hashclient.quarantine.age import Chunks, parse_recipients
+from hashclient.packages.document import Evidence, evidence_name
+from hashclient.quarantine.age import parse_recipients
 from hashclient.quarantine.evidence import find_item, source_in_place
 from hashclient.quarantine.item import Item
 from hashclient.quarantine.sealing import seal_stream
-from hashclient.reporting.document import Evidence
 from hashclient.system.files import atomic_file
 
 
@@ -36,11 +37,6 @@ def evidence_of(item: Item) -> Evidence:
     return Evidence(
         evidence_name(item.id), item.evidence_sha256, item.evidence_bytes, item.recipients
     )
-
-
-def evidence_name(match_id: str) -> str:
-    """Return the name of the evidence of a match within a package."""
-    return f"evidence/{match_id}.age"
 
 
 def seal_in_place(

@@ -20,16 +20,9 @@ from hashclient.core.match import Match
 from hashclient.decisions.review import ReviewPolicy
 from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
 from hashclient.matches.store import Matches
+from hashclient.packages.document import FORMAT, Document, Evidence, Provider, parse_document
+from hashclient.reporting.describing import encode_document, make_document
 from hashclient.reporting.destinations.registry import Table, find_destination, kind_of
-from hashclient.reporting.document import (
-    FORMAT,
-    Document,
-    Evidence,
-    Provider,
-    encode_document,
-    make_document,
-    parse_document,
-)
 from hashclient.reporting.evidence import sealed_evidence
 from hashclient.reporting.report import (
     Decision,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,18 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
+class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An answer that was received: who gave it, its words, and what it asks for, in words."""
+
+    id: str
+    received: datetime
+    body: str
+    reference: str | None
+    refused: tuple[str, ...]
+    asks: tuple[str, ...]
+    destroy: tuple[str, ...]
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step of a report's history."""
 
@@ -116,7 +128,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
     withdrawn, settled or rejected before sending. `unreviewed` is the decision of a person to send
     it although matches in it wait for a review. `settled` is the last state that the audit log and
-    the record of matches have. `reference` is the recipient's name for the report.
+    the record of matches have. `reference` is the recipient's name for the report, `answers` are its
+    signed answers.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -137,6 +150,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     remote: Remote = Remote()
     package: Package | None = None
     reference: str | None = None
+    answers: tuple[Answered, ...] = ()
     retraction: Decision | None = None
     history: tuple[Step, ...] = ()
 

@@ -20,7 +20,7 @@ from hashclient.core.match import (
 )
 from hashclient.errors import UsageError
 from hashclient.matches.store import Matches
-from hashclient.reporting.custody import RETRACTED
+from hashclient.packages.chain import RETRACTED
 from hashclient.reporting.report import Report, State
 from hashclient.session import Session
 

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.desk import Desk
 from fixtures.reporting_service import Fault, ReportingService
-from hashclient.reporting.destinations.package.tarstream import Member, write_tar
+from hashclient.packages.tarstream import Member, write_tar
 from tests.kit import Run, call, csv_of, make_state, run, write_tree
 
 
@@ -182,12 +182,12 @@ def test_as_json(desk: Desk, service: ReportingService) -> None:
     ).lines[0]
     assert done["reference"] == "x"
     (path,) = desk.out.iterdir()
-    found = command(desk, "report", "verify", path, "--format", "json").lines[0]
+    found = command(desk, "report", "verify", path, "--format", "jsonl").lines[0]
     assert found["report"] == other.id and found["public_key_compared"] is False
     command(desk, "report", "retract", other.id, "--reason", "x")
     note = desk.out / f"hashclient-report-{other.id}-retraction.json"
-    found = command(desk, "report", "verify", note, "--format", "json").lines[0]
-    assert (found["retracted"], found["reason"]) == (other.id, "x")
+    found = command(desk, "report", "verify", note, "--format", "jsonl").lines[0]
+    assert (found["result"], found["report"], found["reason"]) == ("retraction", other.id, "x")
 
 
 def test_all_that_is_in_no_report_yet(desk: Desk) -> None:

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
+from hashclient import packages as read_by_recipients
 from hashclient import quarantine, reporting
 from hashclient.config import parse_config
 from hashclient.configfile.tables import PackageDestination, ServiceDestination
 from hashclient.errors import HashclientError
-from hashclient.quarantine.age import EXAMPLE_RECIPIENT
-from hashclient.reporting.destinations.cybertipline.api import Answer, check
-from hashclient.reporting.destinations.package.package import (
+from hashclient.packages.contents import (
     CHECKPOINT_NAME,
     CUSTODY_NAME,
     DOCUMENT_NAME,
     README_NAME,
 )
+from hashclient.quarantine.age import EXAMPLE_RECIPIENT
+from hashclient.reporting.destinations.cybertipline.api import Answer, check
 from hashclient.reporting.report import Call, State
 from tests.docs.blocks import DOCS, marked_blocks, run_script, table_rows
 from tests.kit import csv_of, make_state, write_tree
@@ -28,6 +29,13 @@ pytestmark = pytest.mark.docs
 
 PAGE = DOCS / "reporting.md"
 EXPECTED_EXIT = re.compile(r"^(?P<command>\S.*?) +# exit (?P<code>\d+)$", re.MULTILINE)
+
+
+def code_of_reports() -> str:
+    """Return the text of the rooms that reports go through."""
+    rooms = (read_by_recipients, quarantine, reporting)
+    folders = [Path(room.__file__ or "").parent for room in rooms]
+    return "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
 
 
 def names(heading: str) -> list[str]:
@@ -77,10 +85,7 @@ def test_files_of_a_package() -> None:
 
 
 def test_events_are_those_that_are_logged() -> None:
-    package = Path(reporting.__file__).parent
-    code = "".join(path.read_text() for path in package.rglob("*.py"))
-    packages = [Path(package.__file__ or "").parent for package in (quarantine, reporting)]
-    code = "".join(path.read_text() for package in packages for path in package.rglob("*.py"))
+    code = code_of_reports()
     logged = set(re.findall(r'"((?:report|matches)-[a-z]+)"', code))
     documented = {
         e for row in table_rows(PAGE, "## Using it") for e in re.findall(r"`(.+?)`", row[0])
@@ -104,10 +109,7 @@ def test_codes_lead_to_the_exit_codes_that_are_said() -> None:
 
 
 def test_messages_are_those_that_are_said() -> None:
-    package = Path(reporting.__file__).parent
-    code = "".join(path.read_text() for path in package.rglob("*.py"))
-    packages = [Path(package.__file__ or "").parent for package in (quarantine, reporting)]
-    code = "".join(path.read_text() for package in packages for path in package.rglob("*.py"))
+    code = code_of_reports()
     for row in table_rows(PAGE, "## When something fails"):
         for message in row[0].split(", "):
             first, _, last = message.partition(" … ")

@@ -36,9 +36,9 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.packages.verify import verify_package
 from hashclient.reporting.destinations.cybertipline.plan import make_plan
 from hashclient.reporting.destinations.interface import Work
-from hashclient.reporting.destinations.package.verify import verify_package
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Report, State
 from tests.kit import fast_directory

@@ -22,8 +22,8 @@ from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import AuditError, HashclientError, StateError, UsageError
+from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.store import Room
-from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
 from hashclient.reporting.report import Report, State
 from tests.kit import call, fast_directory
 

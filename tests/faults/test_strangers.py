@@ -20,11 +20,12 @@ from fixtures.crash import interrupt_at, watched
 from fixtures.desk import A, B, Desk
 from fixtures.simulator import Simulator
 from hashclient.errors import StateError, UsageError
+from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.provider.drafts import load_draft
 from hashclient.provider.keyfiles import Passphrases, change_passphrase, load_public, make_pair
 from hashclient.provider.keys import Keys
 from hashclient.quarantine.age import load_identities, write_identity
-from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
+from hashclient.quarantine.evidence import opener_of
 from tests.kit import State, attacker, call
 from tests.kit.attacker import (
     Victim,
@@ -206,7 +207,7 @@ def test_a_package_in_a_directory_of_another_user_is_written_nowhere_else(
         assert victim.is_untouched(), number
         if sent.error is None:
             identities = load_identities(ground / "recipient.key")
-            verify_package(desk.out / package, identities=identities)
+            verify_package(desk.out / package, opener=opener_of(identities))
         clear(desk.out, keep=package)
         their_link(desk.out / "link", victim.path.parent)
     # Each of the attempts may have been refused; without the attacker, one succeeds.

@@ -30,6 +30,7 @@ USES: Mapping[str, str] = {
     "matches": "",
     "migrations": "",
     "formats": "",
+    "packages": "audit",
     "lists": "",
     "containers": "",
     "trust": "",
@@ -44,7 +45,7 @@ USES: Mapping[str, str] = {
     "fetch": "audit config configfile decisions index lists matches migrations net notices session"
     " trust",
     "quarantine": "audit config configfile index matches objects session",
-    "reporting": "audit configfile decisions index lists matches net quarantine session",
+    "reporting": "audit configfile decisions index lists matches net packages quarantine session",
     "scan": "audit config configfile containers decisions formats index lists matches objects"
     " quarantine reporting session",
     "daemon": "config configfile containers decisions index matches scan session",
@@ -55,7 +56,8 @@ USES: Mapping[str, str] = {
     "client": "alerts config decisions fetch index lists matches scan session status upkeep",
     "watch": "client scan",
     "cli": "alerts audit client config configfile daemon decisions fetch fleet formats index lists"
-    " matches migrations notices objects provider quarantine reporting scan session status watch",
+    " matches migrations notices objects packages provider quarantine reporting scan session status"
+    " watch",
     "__init__": "client config fetch scan session status",
     "__main__": "cli",
 }
@@ -231,7 +233,7 @@ def test_no_module_reads_data_that_can_run_code() -> None:
 #: Rooms and modules that work in directories of others, where a path may lead elsewhere at the next
 #: call.
 IN_DIRECTORIES_OF_OTHERS = [
-    *("daemon", "quarantine", "reporting.destinations.package", "scan", "watch"),
+    *("daemon", "packages", "quarantine", "reporting.destinations.package", "scan", "watch"),
     *("fleet.places", "system.beneath", "system.outputs"),
 ]
 #: Functions there that use a path all the same, and why they may.
@@ -297,8 +299,12 @@ GOES_BY_A_PATH: Mapping[str, str] = {
         ],
         "reads what the system says in /proc or /dev, or opens /",
     ),
-    "reporting.destinations.package.verify._from_directory": "opens a package that is verified"
+    "packages.contents._from_directory": "opens a package that is verified"
     " after all of it is in memory, and follows no link in it",
+    **dict.fromkeys(
+        ["packages.index.extract", "packages.index.take"],
+        "works in a new directory that is held, by a path that leads to it and nowhere else",
+    ),
     "scan.cluster.probes.written": "removes the file of a random name that it has just made",
 }
 TAKES_A_PATH = frozenset(

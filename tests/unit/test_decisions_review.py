@@ -18,7 +18,7 @@ from hashclient.core.kinds import REVIEW_REASONS, Verdict
 from hashclient.core.match import CONTENT_CHANGED, Step, new_ids, verdict_of, was_viewed
 from hashclient.decisions.review import Review, ReviewPolicy
 from hashclient.errors import AuditError, ConfigError, UsageError, VerificationError
-from hashclient.reporting.document import parse_document
+from hashclient.packages.document import parse_document
 from hashclient.reporting.report import State
 
 YES, NO = Verdict.CONFIRMED, Verdict.REJECTED

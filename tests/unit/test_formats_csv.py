@@ -12,7 +12,8 @@ import pytest
 
 from hashclient.core.kinds import Action, Algorithm, Kind, MatchState
 from hashclient.core.model import Acted, Handled, Hit, MatchRef
-from hashclient.formats.csv import CsvFormatter, csv_row
+from hashclient.formats.cells import csv_row
+from hashclient.formats.csv import CsvFormatter
 from hashclient.formats.interface import Context
 from tests.outcomes import handled
 

@@ -25,8 +25,9 @@ from hashclient.migrations import version
 from hashclient.migrations.migrate import STEPS, check_state, writing
 from hashclient.migrations.version import Version, read_version, write_version
 from hashclient.notices import store
+from hashclient.packages import document
 from hashclient.quarantine import item
-from hashclient.reporting import document, report
+from hashclient.reporting import report
 from hashclient.scan.cache import cache
 from hashclient.scan.sources import remembered
 from hashclient.session import Session

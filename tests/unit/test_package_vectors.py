@@ -7,18 +7,21 @@ Run as a program, with the project on the path, this writes all of it with other
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from fixtures.desk import Desk
 from hashclient.errors import VerificationError
+from hashclient.packages.verify import verify_package, verify_retraction
 from hashclient.quarantine.age import load_identities
-from hashclient.reporting.destinations.package.verify import verify_package, verify_retraction
+from hashclient.quarantine.evidence import opener_of
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "package"
 PACKAGE, NOTE, EXPECT = "package", "retraction.json", "expect.json"
@@ -119,7 +122,7 @@ def test_the_evidence_opens_with_the_key_beside_it(tmp_path: Path) -> None:
     shutil.copyfile(VECTORS / OFFICER, key)
     key.chmod(0o600)
     good = VECTORS / "as-it-was-handed-over" / PACKAGE
-    found = verify_package(good, identities=load_identities(key))
+    found = verify_package(good, opener=opener_of(load_identities(key)))
     assert found.evidence == 2
 
 
@@ -129,7 +132,11 @@ def test_there_are_no_others() -> None:
 
 def main() -> None:
     """Write all vectors again."""
-    with tempfile.TemporaryDirectory() as temporary:
+    host = mock.Mock(nodename="host-1.example.org")
+    with (
+        mock.patch.object(os, "uname", return_value=host),
+        tempfile.TemporaryDirectory() as temporary,
+    ):
         desk = Desk(Path(temporary))
         matches = [
             desk.find(name, f"vector {name}\n".encode()) for name in ("one.bin", "three.bin")

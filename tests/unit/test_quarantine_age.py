@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hashclient.core.agefile import parse_header, sealed_bytes
 from hashclient.errors import (
     AuthorisationError,
     ConfigError,
@@ -22,10 +23,8 @@ from hashclient.errors import (
 from hashclient.quarantine.age import (
     EXAMPLE_RECIPIENT,
     load_identities,
-    parse_header,
     parse_recipients,
     seal,
-    sealed_bytes,
     unseal,
     write_identity,
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fixtures.desk import Desk
 from fixtures.reporting_service import SCHEMA
 from hashclient.errors import ConfigError, UnreachableError, VerificationError
+from hashclient.packages.document import Document
 from hashclient.reporting.destinations.cybertipline.xml import (
     Schema,
     file_element,
@@ -21,7 +22,6 @@ from hashclient.reporting.destinations.cybertipline.xml import (
     report_element,
     to_bytes,
 )
-from hashclient.reporting.document import Document
 
 HEAD = b'<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">'
 NOWHERE = b"http://127.0.0.1:9/x"

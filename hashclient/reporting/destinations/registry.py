@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from hashclient.configfile.tables import PackageDestination, ReportConfig, ServiceDestination
 from hashclient.errors import ConfigError, UsageError
 from hashclient.system.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: The configuration of a destination.
 Table = PackageDestination | ServiceDestination
@@ -29,36 +25,22 @@ _HERE = "hashclient.reporting.destinations"
 class Kind(msgspec.Struct, frozen=True):
     """The facts about a kind of destination.
 
-    `implementation` and `verifier` name a class and a function, as `module:name` below this
-    package. Without a `verifier`, the result of handing over cannot be verified. `takes_back` says
-    whether a report can be taken back after it was handed over, `needs_email` whether the
-    reporter's address is needed.
+    `implementation` names a class, as `module:name` below this package. `takes_back` says whether a
+    report can be taken back after it was handed over, `needs_email` whether the reporter's address
+    is needed.
     """
 
     implementation: str
     takes_back: bool
     needs_email: bool
-    verifier: str | None = None
 
 
 KINDS: Mapping[str, Kind] = {
-    "package": Kind(
-        "package.handover:HandOver",
-        takes_back=True,
-        needs_email=False,
-        verifier="package.verify:verify",
-    ),
+    "package": Kind("package.handover:HandOver", takes_back=True, needs_email=False),
     "cybertipline": Kind(
         "cybertipline.cybertipline:CyberTipline", takes_back=False, needs_email=True
     ),
 }
-
-
-class Verification(msgspec.Struct, frozen=True):
-    """The result of a verification: a sentence, and its facts as JSON values by name."""
-
-    title: str
-    facts: Mapping[str, Any]
 
 
 def kind_of(table: Table) -> str:
@@ -70,24 +52,7 @@ def kind_of(table: Table) -> str:
 
 def load(kind: str) -> Any:
     """Import and return the implementation of the kind: a `Factory`, see `interface`."""
-    return _named(KINDS[kind].implementation)
-
-
-def verify(path: Path, *, identities: Sequence[Any], public_key: str | None) -> Verification:
-    """Verify a package or note, on any machine.
-
-    Raises:
-        UsageError: there is nothing to verify, or an identity is needed.
-        AuthorisationError: none of `identities` opens it.
-        VerificationError: it does not verify.
-    """
-    (verifier,) = (kind.verifier for kind in KINDS.values() if kind.verifier is not None)
-    found: Verification = _named(verifier)(path, identities=identities, public_key=public_key)
-    return found
-
-
-def _named(what: str) -> Any:
-    module, _, name = what.partition(":")
+    module, _, name = KINDS[kind].implementation.partition(":")
     return getattr(importlib.import_module(f"{_HERE}.{module}"), name)
 
 

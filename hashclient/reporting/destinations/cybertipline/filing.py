@@ -32,6 +32,7 @@ from hashclient.errors import (
     UsageError,
     VerificationError,
 )
+from hashclient.packages.document import ReportedMatch
 from hashclient.reporting.destinations.cybertipline.api import (
     ALREADY_FINISHED,
     ALREADY_RETRACTED,
@@ -49,7 +50,6 @@ from hashclient.reporting.destinations.cybertipline.xml import (
     report_element,
     to_bytes,
 )
-from hashclient.reporting.document import ReportedMatch
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.report import Call, Remote, Report, Request, State
 

@@ -12,10 +12,10 @@ import msgspec
 from hashclient.configfile.tables import ServiceDestination
 from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import StateError
+from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.quarantine.evidence import Proven, find_item, plain_source, sealed_source
 from hashclient.quarantine.item import evidence_path
 from hashclient.reporting.destinations.interface import Work
-from hashclient.reporting.document import Document, ReportedMatch, file_path
 from hashclient.system.text import printable
 
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 from hashclient.errors import ConfigError, UnreachableError, VerificationError
-from hashclient.reporting.document import Document, ReportedMatch, file_path
+from hashclient.packages.document import Document, ReportedMatch, file_path
 from hashclient.system.text import excerpt, printable
 
 if TYPE_CHECKING:

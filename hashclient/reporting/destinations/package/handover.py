@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hashclient.configfile.tables import PackageDestination
 from hashclient.errors import UsageError
+from hashclient.packages.document import Document, Evidence
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
@@ -24,7 +25,6 @@ from hashclient.reporting.destinations.package.package import (
     package_name,
     remove_unfinished,
 )
-from hashclient.reporting.document import Document, Evidence
 from hashclient.reporting.evidence import seal_in_place, sealed_evidence
 from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path

@@ -19,13 +19,23 @@ from typing import IO
 import msgspec
 
 from hashclient.audit.log import checkpoint
+from hashclient.core.agefile import Chunks
 from hashclient.errors import StateError
-from hashclient.quarantine.age import Chunks, parse_recipients
+from hashclient.packages.contents import (
+    CHECKPOINT_NAME,
+    CUSTODY_NAME,
+    DOCUMENT_NAME,
+    EVIDENCE_DIR,
+    README_NAME,
+    package_folder,
+)
+from hashclient.packages.document import Document, named_in
+from hashclient.packages.tarstream import Member, write_tar
+from hashclient.quarantine.age import parse_recipients
 from hashclient.quarantine.evidence import Proven, sealed_source
 from hashclient.quarantine.sealing import seal_stream
 from hashclient.reporting.custody import bind
-from hashclient.reporting.destinations.package.tarstream import Member, write_tar
-from hashclient.reporting.document import Document, encode_document, named_in
+from hashclient.reporting.describing import encode_document
 from hashclient.reporting.report import Package
 from hashclient.session import Session
 from hashclient.system.beneath import Directory
@@ -33,14 +43,7 @@ from hashclient.system.files import MAX_TEXT_BYTES, TEMP_PREFIX, state_error
 from hashclient.system.outputs import give_name, named_directory, new_directory
 from hashclient.system.text import printable
 
-README_NAME = "README.txt"
-DOCUMENT_NAME = "document.json"
-CUSTODY_NAME = "custody.jsonl"
-CHECKPOINT_NAME = "checkpoint.json"
-EVIDENCE_DIR = "evidence"
 SEALED_SUFFIX = ".tar.age"
-#: What the folder of a report is called, before the id of the report.
-FOLDER_PREFIX = "hashclient-report-"
 
 _README = """\
 Report {report}
@@ -53,12 +56,14 @@ evidence/        the files, each sealed in the age format under the id of its ma
 The files were matched by digest. A person has viewed those with "viewed": true in document.json,
 and no others. Handle them as the law demands.
 
-To verify all of this, anywhere, without any set-up:
+To verify all of this on any machine, of several packages at once:
 
-    hashclient report verify DIRECTORY
+    hashclient-verify DIRECTORY...
 
-It prints the public key of the reporter's audit log. Compare it with the key that the reporter
-gives you in another way, by telephone, say: only that shows whose report it is.
+That is one file, which the reporter can give you. It needs Python 3.11 on Linux, OpenSSL 3, and for
+sealed files age. Where hashclient is installed, `hashclient report verify` does the same. Both
+print the public key of the reporter's audit log. Compare it with the key that the reporter gives
+you in another way, by telephone, say: only that shows whose report it is.
 
 To open a file, with the secret key of one of the recipients that document.json names for it:
 
@@ -75,7 +80,7 @@ class Content(msgspec.Struct, frozen=True):
 
 def package_name(report_id: str, recipients: Sequence[str]) -> str:
     """Return the name of a package, which says whether it is sealed."""
-    return f"{FOLDER_PREFIX}{report_id}{SEALED_SUFFIX if recipients else ''}"
+    return f"{package_folder(report_id)}{SEALED_SUFFIX if recipients else ''}"
 
 
 def gather(document: Document, places: Sequence[Path]) -> Content:
@@ -104,7 +109,7 @@ def gather(document: Document, places: Sequence[Path]) -> Content:
 
 def remove_unfinished(directory: Directory, report_id: str) -> None:
     """Remove from `directory` the leftovers of a killed attempt at the package of a report."""
-    prefix = f"{TEMP_PREFIX}{package_name(report_id, ())}"
+    prefix = f"{TEMP_PREFIX}{package_folder(report_id)}"
     with contextlib.suppress(OSError):
         for name in directory.names():
             if name.startswith(prefix):
@@ -216,7 +221,7 @@ class Packager:
                     for n, proven in content.evidence.items()
                 ),
             ]
-            folder = package_name(content.document.report, ())
+            folder = package_folder(content.document.report)
             keys = parse_recipients(self._recipients)
             sealed = seal_stream(Chunks(write_tar(folder, members)).read, stream.write, keys)
             _sync(stream)

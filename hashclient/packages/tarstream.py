@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from hashclient.core.agefile import Chunks
 from hashclient.errors import VerificationError
-from hashclient.quarantine.age import Chunks
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: A reader takes pieces of this size.

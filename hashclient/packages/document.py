@@ -2,26 +2,22 @@
 
 It names files by path and entry, never by digest, and says of each file whether a person has noted
 to have viewed it: else it matched by digest alone. `docs/report.schema.json` is the schema; this
-module makes documents, and reads foreign documents strictly. All other forms of a report are made
-from the document.
+module reads foreign documents strictly, and `reporting.describing` makes them. All other forms of a
+report are made from the document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hashclient.configfile.tables import ReportConfig
-from hashclient.core.match import Match, Step, was_viewed
-from hashclient.core.model import ENTRY_FIELDS, Hit, hit_fields
-from hashclient.core.version import __version__
+from hashclient.core.match import Step, was_viewed
 from hashclient.errors import VerificationError
 from hashclient.system.process import memory_cap
 from hashclient.system.strictjson import parse_json
-from hashclient.system.text import excerpt, path_fields, path_of
+from hashclient.system.text import excerpt, path_of
 from hashclient.system.versions import is_newer
 
 FORMAT: Literal["hashclient-report/2"] = "hashclient-report/2"
@@ -31,8 +27,8 @@ MAX_PARSING_BYTES = 3 << 30
 
 #: The schema's patterns; a value used as a file name must match one of these. They end with `\Z`,
 #: since `$` would accept a newline at the end.
-_MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
-_ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
+MatchId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{10}\Z")]
+ReportId = Annotated[str, msgspec.Meta(pattern=r"^r-[a-z0-9]{10}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -104,7 +100,7 @@ class StoryStep(_Strict, frozen=True):
 class ReportedMatch(_Strict, frozen=True, omit_defaults=True):
     """One file that matched; `path_b64` is set where its path is not UTF-8."""
 
-    id: _MatchId
+    id: MatchId
     path: str
     size: _Count | None
     first_seen: _Time
@@ -122,66 +118,11 @@ class Document(_Strict, frozen=True):
     """The report document."""
 
     format: Literal["hashclient-report/2"]
-    report: _ReportId
+    report: ReportId
     created: _Time
     reporter: Reporter
     tool: Tool
     matches: tuple[ReportedMatch, ...]
-
-
-def make_document(
-    report_id: str,
-    now: datetime,
-    config: ReportConfig,
-    machine: str,
-    matches: Sequence[tuple[Match, Sequence[Step]]],
-    evidence: Mapping[str, Evidence],
-    provider_of: Callable[[str], Provider | None],
-) -> Document:
-    """Return the document about `matches`, given with their stories.
-
-    `machine` is the name of this machine. `evidence` has the sealed files, by match; `provider_of`
-    returns the provider of a list.
-    """
-    return Document(
-        FORMAT,
-        report_id,
-        now,
-        Reporter(config.organisation, machine, config.contact, config.email),
-        Tool("hashclient", __version__),
-        tuple(
-            _reported(match, story, evidence.get(match.id), provider_of) for match, story in matches
-        ),
-    )
-
-
-def _reported(
-    match: Match,
-    story: Sequence[Step],
-    evidence: Evidence | None,
-    provider_of: Callable[[str], Provider | None],
-) -> ReportedMatch:
-    path = path_fields(match.path)
-    return ReportedMatch(
-        id=match.id,
-        path=path["path"],
-        path_b64=path.get("path_b64"),
-        size=match.size,
-        first_seen=match.first_seen,
-        last_seen=match.last_seen,
-        state=str(match.state),
-        viewed=was_viewed(story),
-        in_place=match.in_place,
-        entries=tuple(_entry(hit, provider_of) for hit in match.hits),
-        evidence=evidence,
-        story=tuple(StoryStep(step.time, step.event, dict(step.detail)) for step in story),
-    )
-
-
-def _entry(hit: Hit, provider_of: Callable[[str], Provider | None]) -> Entry:
-    fields = hit_fields(hit, (*ENTRY_FIELDS, "withdrawn_generation"))
-    provider = msgspec.to_builtins(provider_of(hit.list_name))
-    return msgspec.convert({**fields, "provider": provider}, Entry)
 
 
 def named_in(document: Document) -> dict[str, Any]:
@@ -191,15 +132,10 @@ def named_in(document: Document) -> dict[str, Any]:
         "organisation": document.reporter.organisation,
         "machine": document.reporter.machine,
         "providers": [
-            msgspec.to_builtins(p)
+            {"root_sha256": p.root_sha256, "url": p.url}
             for p in sorted(providers, key=lambda p: (p.root_sha256, p.url or ""))
         ],
     }
-
-
-def encode_document(document: Document) -> bytes:
-    """Return the document as JSON that people can read, too."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def parse_document(text: bytes) -> Document:
@@ -228,6 +164,11 @@ def parse_document(text: bytes) -> Document:
         raise VerificationError("the report document asks for too much memory") from error
     except (ValueError, RecursionError) as error:
         raise VerificationError(f"not a report document of the format {FORMAT}") from error
+
+
+def evidence_name(match_id: str) -> str:
+    """Return the name of the evidence of a match within a package."""
+    return f"evidence/{match_id}.age"
 
 
 def file_path(match: ReportedMatch) -> str:

@@ -1,0 +1,25 @@
+"""Verifies Ed25519 signatures by the cryptography package.
+
+In the one-file tool for recipients another module, which asks `openssl`, stands in this place.
+"""
+
+from __future__ import annotations
+
+
+class BadSignatureError(Exception):
+    """It is not a signature of the message by the key."""
+
+
+def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Verify a signature of 64 bytes by a key of 32.
+
+    Raises:
+        BadSignatureError: it is none.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except InvalidSignature as error:
+        raise BadSignatureError from error

@@ -1,0 +1,91 @@
+"""Packages in lines: for people, for spreadsheets and for programs.
+
+Without click, so that the one-file tool for recipients writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hashclient.cli.output import facts, json_text, table
+from hashclient.formats.cells import csv_row, words
+from hashclient.packages.index import COLUMNS, Checked, rows
+from hashclient.packages.verify import VerifiedNote
+from hashclient.system.text import for_people, printable
+
+FORMATS = ("table", "csv", "jsonl")
+_HEADINGS = ("report", "match", "entry", "category", "evidence", "path", "also in")
+
+
+def package_lines(
+    checked: Sequence[Checked], output_format: str, *, compared: bool = False
+) -> Iterator[str]:
+    """Yield what was found of packages; `compared` says whether their key was.
+
+    What does not verify is not in the table for people: messages say it.
+    """
+    found = rows(checked, public_key_compared=compared)
+    if output_format == "csv":
+        yield csv_row(COLUMNS)
+        for row in found:
+            path = printable(row["path"]) if "path" in row else None
+            yield csv_row((row | {"path": path}).get(column) for column in COLUMNS)
+    elif output_format == "jsonl":
+        yield from map(json_text, found)
+    else:
+        for one in checked:
+            if one.error is None:
+                yield from _block(one)
+        matches = [_cells(row) for row in found if "path" in row]
+        if matches:
+            yield from ("", *table([_HEADINGS, *matches]))
+
+
+def _block(one: Checked) -> Iterator[str]:
+    if isinstance(one.found, VerifiedNote):
+        record = one.found.record
+        destroyed = " ".join(one.found.matches)
+        yield f"the note of {'destruction' if destroyed else 'retraction'} verifies"
+        pairs: dict[str, Any] = {
+            "file": one.path,
+            "report" if destroyed else "retracted": one.found.report_id,
+            "destroyed": destroyed,
+            "time": for_people(record.time),
+            "reason": record.data.get("reason"),
+            "public key": one.found.public_key,
+        }
+    else:
+        assert one.found is not None
+        document, custody = one.found.document, one.found.custody
+        yield "the package verifies"
+        pairs = {
+            "file": one.path,
+            "report": document.report,
+            "created": for_people(document.created),
+            "organisation": document.reporter.organisation,
+            "machine": document.reporter.machine,
+            "contact": document.reporter.contact,
+            "matches": len(document.matches),
+            "evidence": one.found.evidence,
+            "packaged": for_people(custody.last.time),
+            "custody records": custody.records,
+            "public key": one.found.public_key,
+        }
+    shown = (
+        (name, None if value is None else printable(str(value))) for name, value in pairs.items()
+    )
+    yield from facts(shown, 16)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    entry = f"{row['list']}/{row['entry']}" if "entry" in row else ""
+    return (
+        row["report"],
+        row["match"],
+        words(entry),
+        words(row.get("category", "")),
+        row["evidence"],
+        printable(row["path"]),
+        row.get("also_in", ""),
+    )

@@ -1,0 +1,100 @@
+"""`report receive` and `report certificate`: answers of bodies, and what is answered to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hashclient.cli.app import App, Results, existing_path, format_option, pass_app
+from hashclient.cli.matches import open_record
+from hashclient.cli.options import REPORTS
+from hashclient.cli.report_show import open_outbox
+from hashclient.errors import ExitCode, UsageError
+from hashclient.system.text import counted, printable
+
+
+@click.command("receive")
+@click.argument(
+    "paths", metavar="FILE…", nargs=-1, required=True, type=existing_path(dir_okay=False)
+)
+@format_option("text", "json")
+@pass_app
+def receive(app: App, paths: tuple[Path, ...], output_format: str) -> ExitCode:
+    """Note the signed answers of bodies to reports.
+
+    An answer counts once, if the key that signs it is `key` of its [report.to.NAME] and it is about
+    a report of this machine. Its report is acknowledged. What the body asks to keep is on hold
+    until then; what it asks to destroy is due for `hashclient quarantine purge`. A request to
+    retract is shown, and decided by a person.
+
+    \b
+      hashclient report receive answer-1.json answer-2.json
+
+    Exit codes: 0 all are noted, 6 one is not for a report of this machine, or counted before.
+    """
+    from hashclient.packages.answer import MAX_ANSWER_BYTES
+    from hashclient.packages.contents import unreadable
+    from hashclient.reporting.receiving import receive as note
+    from hashclient.system.files import open_regular
+
+    results = Results(app, output_format, [str(path) for path in paths])
+    outbox = open_outbox(app)
+    with open_record(app) as record:
+        for path in paths:
+            with results.item(str(path)):
+                try:
+                    with open_regular(path) as stream:
+                        text = stream.read(MAX_ANSWER_BYTES + 1)
+                except OSError as error:
+                    raise unreadable(path, error) from error
+                report, answer = note(outbox, record, text)
+                parts = [f"{answer.body}: {counted(len(answer.accepted), 'match')} accepted"]
+                parts += [f"{len(answer.refused):,} refused"] if answer.refused else []
+                parts += [] if answer.reference is None else [f"reference {answer.reference}"]
+                parts += [f"asks to {ask}" for ask in report.answers[-1].asks]
+                more: dict[str, Any] = {"answer": answer.id, "requests": report.answers[-1].asks}
+                results.put(report.id, printable("; ".join(parts)), done=True, **more)
+    return results.end("no answers")
+
+
+@click.command("certificate")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write it. [default: beside the packages of its destination]",
+)
+@pass_app
+def certificate(app: App, report_id: str, output: Path | None) -> None:
+    """Write a signed certificate of the files that were destroyed as the body had asked.
+
+    It has the records of the audit log that say so. `hashclient report verify` verifies it.
+
+    \b
+      hashclient report certificate r-3kdz7wnq2m
+    """
+    from hashclient.packages.contents import package_folder
+    from hashclient.reporting.custody import destruction_note
+    from hashclient.reporting.destinations.registry import find_destination
+    from hashclient.system.files import user_path
+    from hashclient.system.outputs import replaced_file
+
+    outbox = open_outbox(app)
+    report = outbox.get(report_id)
+    ordered = [m for answer in report.answers for m in answer.destroy]
+    note = destruction_note(app.settings.layout.audit, report.id, ordered)
+    if note is None:
+        raise UsageError(
+            f"no file of report {report.id} was destroyed as its body has asked",
+            hint="`hashclient report receive` notes what it asks for, `quarantine purge` does it",
+        )
+    if output is None:
+        _, table = find_destination(app.settings.config.report, report.destination)
+        directory = user_path(str(getattr(table, "directory", ".")))
+        output = directory / f"{package_folder(report.id)}-destruction.json"
+    with replaced_file(output) as stream:
+        stream.write(note)
+    app.out(printable(output))

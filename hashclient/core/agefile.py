@@ -1,0 +1,87 @@
+"""Age files as far as they show without a key: how they begin, how long they are, for how many.
+
+`quarantine.age` seals and opens. No I/O: what is read comes as bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from hashclient.errors import StateError
+
+#: The age format: the payload begins with a nonce, and each chunk of plain text gets an end.
+CHUNK_BYTES = 1 << 16
+_NONCE_BYTES = 16
+_TAG_BYTES = 16
+#: Our headers are much shorter; the format itself sets no limit.
+MAX_HEADER_BYTES = 1 << 16
+
+VERSION_LINE = b"age-encryption.org/v1"
+#: The beginning of each age file.
+MAGIC = VERSION_LINE + b"\n"
+_END = re.compile(rb"^--- [A-Za-z0-9+/]{43}\n", re.MULTILINE)
+_STANZA = re.compile(rb"^-> (\S+)", re.MULTILINE)
+#: What the second line of a file begins with, for each kind of recipient that this program knows.
+_STANZA_HERE = re.compile(rb"\n-> (?:X25519|ssh-ed25519|ssh-rsa) ")
+#: Stanzas without meaning; implementations add them so that readers must skip unknown stanzas.
+_GREASE = b"-grease"
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Properties of an age file that need no key: the header's length, the number of recipients."""
+
+    header_bytes: int
+    recipients: int
+
+
+class Chunks:
+    """Reads an iterator of chunks of any size in pieces of the requested size."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        """Start before the first chunk."""
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; none at the end."""
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = chunk
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+
+def parse_header(data: bytes) -> Header:
+    """Read the header of an age file in its first `MAX_HEADER_BYTES`.
+
+    Raises:
+        StateError: there is none, or it is longer.
+    """
+    end = _END.search(data, 0, MAX_HEADER_BYTES)
+    if not data.startswith(MAGIC) or end is None:
+        raise StateError("not a file in the age format")
+    kinds = _STANZA.findall(data, 0, end.start())
+    return Header(end.end(), sum(not kind.endswith(_GREASE) for kind in kinds))
+
+
+def looks_sealed(head: bytes) -> bool:
+    """Return whether a file that begins with `head` may be an age file, perhaps damaged or cut.
+
+    A part of its first line, or a line that names a recipient, is enough.
+    """
+    return (
+        MAGIC.startswith(head[: len(MAGIC)])
+        or head.startswith(VERSION_LINE[:-2])
+        or _STANZA_HERE.search(head) is not None
+    )
+
+
+def sealed_bytes(header: Header, size: int) -> int:
+    """Return the length of an age file with this header that holds `size` bytes."""
+    chunks = max(1, -(-size // CHUNK_BYTES))
+    return header.header_bytes + _NONCE_BYTES + size + chunks * _TAG_BYTES

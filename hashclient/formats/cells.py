@@ -1,0 +1,40 @@
+"""Texts that terminals and spreadsheets take for texts, whatever they hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+
+from hashclient.system.text import printable
+
+#: A cell that begins with one of these is a formula to a spreadsheet (OWASP, "CSV Injection"), in
+#: full width as well. Tabs and line ends cannot occur: `printable` has escaped them.
+_TRIGGERS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+_FORMULA_CHARS = frozenset(_TRIGGERS.replace("\\", ""))
+#: Where the decimal sign is a comma, spreadsheets split at semicolons, quoted or not: the text
+#: after one begins a cell.
+_SEPARATED_FORMULA = re.compile(f";(?=[\\s\"']*[{_TRIGGERS}])")
+
+
+def words(text: str) -> str:
+    """Return a text for people as it is, unless it holds what a terminal must not get.
+
+    For a path there is `printable`, which gives different paths different texts.
+    """
+    return text if text.isprintable() else printable(text)
+
+
+def text_cell(text: str) -> str:
+    """Return a text for people as a cell that every program takes for text."""
+    shown = _SEPARATED_FORMULA.sub(r"\\x3b", text) if ";" in text else text
+    return f"'{shown}" if shown[:1] in _FORMULA_CHARS else shown
+
+
+def csv_row(values: Iterable[object]) -> str:
+    """Return a row of figures, whose texts are cells for text; None is an empty cell."""
+    line = io.StringIO()
+    cells = (text_cell(words(value)) if isinstance(value, str) else value for value in values)
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()

@@ -1,0 +1,201 @@
+"""A chain of custody, its checkpoint and a note of retraction: the rules by which they verify.
+
+`reporting.custody` makes them. Only bytes come in here: recipients have neither the log nor the
+machine that it is of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from hashclient.audit.record import (
+    GENESIS,
+    BrokenRecordError,
+    Checkpoint,
+    Identity,
+    Record,
+    parse_checkpoint,
+    parse_genesis,
+    parse_record,
+    verify_signature,
+)
+from hashclient.errors import AuditError, VerificationError
+from hashclient.system.strictjson import parse_json
+
+#: The event of the record that binds a package, and the event of a retraction.
+PACKAGED = "report-packaged"
+RETRACTED = "report-retracted"
+#: The event of a signed copy; `record` of its data holds one whole earlier record.
+COPIED = "record-signed"
+
+#: The events of an answer of the body, and of the destruction of a sealed file.
+ANSWERED = "report-answered"
+PURGED = "purged"
+
+#: By the format of a note: the event that it is about. A note of destruction names its matches.
+RETRACTION = "hashclient-retraction/1"
+DESTRUCTION = "hashclient-destruction/1"
+_ABOUT = {RETRACTION: RETRACTED, DESTRUCTION: PURGED}
+
+
+class Custody(msgspec.Struct, frozen=True):
+    """A verified chain of custody: the identity of the log, the last record, their number."""
+
+    identity: Identity
+    last: Record
+    records: int
+
+
+def verify_custody(text: bytes) -> Custody:
+    """Verify a chain of custody by itself.
+
+    1. Each line is spelled as the writer of the log spells its content, and its hash is right.
+    2. The first record, and no other, is a genesis record, signed by the key it names.
+    3. Records are in their order in the log, and none comes twice.
+    4. Each signature is right, and a record without one is joined to the next by its hash. A copy
+       holds an earlier record, spelled as the log spells it, with the right hash.
+    5. The last record says that a report was packaged, is signed, and has the hash of the lines
+       before it, so none of them is missing.
+
+    Raises:
+        VerificationError: a check failed.
+    """
+    lines = text.split(b"\n")
+    if lines.pop() != b"" or not lines:
+        raise VerificationError("chain of custody is cut short")
+    try:
+        return _verify(lines, text)
+    except BrokenRecordError as error:
+        raise VerificationError(
+            f"the chain of custody does not verify: {error.where}: {error.reason}"
+        ) from error
+
+
+def _verify(lines: list[bytes], text: bytes) -> Custody:
+    last = parse_record(lines[0], "line 1")  # 1
+    identity = parse_genesis(last, "line 1")  # 2
+    for number, line in enumerate(lines[1:], 2):
+        previous, last = last, parse_record(line, f"line {number}")  # 1
+        _verify_next(previous, last, identity, number)
+    if last.event != PACKAGED or last.sig is None:  # 5
+        raise VerificationError("chain of custody does not end with the record of a package")
+    before = text[: len(text) - len(lines[-1]) - 1]
+    if last.data.get("custody_sha256") != hashlib.sha256(before).hexdigest():
+        raise VerificationError("chain of custody lacks lines, or has others")
+    return Custody(identity, last, len(lines))
+
+
+def _verify_next(previous: Record, record: Record, identity: Identity, number: int) -> None:
+    where = f"chain of custody, line {number}"
+    if record.event == GENESIS:
+        raise VerificationError(f"{where}: a second genesis record")
+    if record.seq <= previous.seq:  # 3
+        raise VerificationError(f"{where}: out of order")
+    if record.sig is not None:  # 4
+        verify_signature(record, identity.public_key, f"line {number}")
+    if previous.sig is None and record.prev != previous.hash:
+        raise VerificationError(f"{where}: it does not follow the unsigned line before it")
+    if record.event == COPIED:
+        _verify_copy(record, number)
+
+
+def _verify_copy(record: Record, number: int) -> None:
+    where = f"line {number}"
+    try:
+        line = json.dumps(record.data["record"], separators=(",", ":")).encode("ascii")
+    except (KeyError, ValueError, RecursionError):
+        raise VerificationError(f"chain of custody, {where}: it holds no copy") from None
+    if set(record.data) != {"record"} or parse_record(line, where).seq >= record.seq:
+        raise VerificationError(f"chain of custody, {where}: it is no copy of an earlier record")
+
+
+def verify_checkpoint(text: bytes, custody: Custody) -> Checkpoint:
+    """Verify that a checkpoint is of the same log and covers the last record of `custody`.
+
+    Raises:
+        VerificationError: it is of another log, or does not cover the record.
+    """
+    try:
+        checkpoint = parse_checkpoint(text)
+    except AuditError as error:
+        raise VerificationError(error.message) from error
+    if checkpoint.identity != custody.identity:
+        raise VerificationError("the checkpoint is of another log than the chain of custody")
+    if checkpoint.seq < custody.last.seq or (
+        checkpoint.seq == custody.last.seq and checkpoint.hash != custody.last.hash
+    ):
+        raise VerificationError("the checkpoint does not cover the chain of custody")
+    return checkpoint
+
+
+def spelled_note(note: Any) -> bytes:
+    """Return the one spelling of a note."""
+    return json.dumps(note, indent=1).encode() + b"\n"
+
+
+class Note(msgspec.Struct, frozen=True):
+    """A verified note: its report, its matches (of a destruction), the log, and the last record."""
+
+    format: str
+    report: str
+    matches: tuple[str, ...]
+    identity: Identity
+    last: Record
+
+
+def verify_note(text: bytes) -> Note:
+    """Verify a note of retraction, or of the destruction of files.
+
+    1. It is spelled as the writer spells it, byte for byte.
+    2. Its records verify like those of a log, and the first is the genesis record.
+    3. The other records are about this report, in their order in the log. They say that it was
+       packaged and, for a destruction, what the body answered.
+    4. At the end they say that the report is retracted, or that the sealed file of each match that
+       the note names was destroyed, and of no other: as the body had asked.
+
+    Raises:
+        VerificationError: the document is no such note, or was changed.
+    """
+    try:
+        document = parse_json(text)
+        if spelled_note(document) != text:  # 1
+            raise VerificationError("the note is not in canonical form")
+        report_id, values = document["report"], document["records"]
+        about = _ABOUT[document["format"]]
+        matches = tuple(document["matches"]) if about == PURGED else ()
+        lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
+        records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # 2
+        identity = parse_genesis(records[0], "record 1")
+        for number, record in enumerate(records[1:], 2):
+            verify_signature(record, identity.public_key, f"record {number}")
+        others, last = records[1:], records[-1]
+        destroyed = tuple(r.data["id"] for r in others if r.event == PURGED)
+        reports = [r for r in others if r.event != PURGED]
+        requests = [q for r in reports if r.event == ANSWERED for q in r.data["requests"]]
+        ordered = {m for q in requests if q["request"] == "destroy" for m in q["matches"]}
+    except BrokenRecordError as error:
+        raise VerificationError(
+            f"the note does not verify: {error.where}: {error.reason}"
+        ) from error
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise VerificationError(f"not a document of the formats {' and '.join(_ABOUT)}") from error
+    allowed = {PACKAGED, RETRACTED} if about == RETRACTED else {PACKAGED, ANSWERED, PURGED}
+    keys = {"format", "report", "records"} | ({"matches"} if about == PURGED else set())
+    if (
+        set(document) != keys
+        or any(r.event not in allowed for r in others)  # 3
+        or any(r.data.get("report") != report_id for r in reports)
+        or any(after.seq <= before.seq for before, after in pairwise(records))
+        or last.event != about  # 4
+        or matches != destroyed
+        or not ordered.issuperset(destroyed)
+    ):
+        raise VerificationError(
+            "the note does not say that the report is retracted, or its files destroyed"
+        )
+    return Note(document["format"], report_id, matches, identity, last)

@@ -1,0 +1,169 @@
+"""The files of a package, read once and in order, from a directory or an archive.
+
+A sealed archive is opened by a function that the caller gives: this program has pyrage, the
+one-file tool for recipients asks the `age` program. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hashclient.core.agefile import MAGIC, looks_sealed
+from hashclient.errors import StateError, UsageError, VerificationError
+from hashclient.packages.tarstream import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    Member,
+    looks_like_tar,
+    read_tar,
+)
+from hashclient.system.files import open_regular
+from hashclient.system.text import printable
+
+README_NAME = "README.txt"
+DOCUMENT_NAME = "document.json"
+CUSTODY_NAME = "custody.jsonl"
+CHECKPOINT_NAME = "checkpoint.json"
+EVIDENCE_DIR = "evidence"
+#: What the folder of a report is called, before the id of the report.
+FOLDER_PREFIX = "hashclient-report-"
+#: The first files, in this order, and the longest allowed length of each, in bytes.
+HEAD = {
+    README_NAME: 1 << 16,
+    DOCUMENT_NAME: 1 << 28,
+    CUSTODY_NAME: 1 << 28,
+    CHECKPOINT_NAME: 1 << 12,
+}
+#: The first two headers of an archive lie within as many bytes.
+_HEAD_BYTES = HEAD[README_NAME] + 2 * BLOCK_BYTES
+#: A directory with none of these names is no package; anything may have a README.txt.
+_SIGNS = frozenset({DOCUMENT_NAME, CUSTODY_NAME, CHECKPOINT_NAME, EVIDENCE_DIR})
+
+#: Yields the plain bytes of an age file that is given in chunks. Raises AuthorisationError if no
+#: key opens it, StateError if it is damaged.
+Opener = Callable[[Iterator[bytes]], Generator[bytes]]
+
+
+def package_folder(report_id: str) -> str:
+    """Return the name of the folder that a package is, or unpacks into."""
+    return f"{FOLDER_PREFIX}{report_id}"
+
+
+@contextlib.contextmanager
+def members_of(path: Path, opener: Opener | None) -> Iterator[Iterator[Member]]:
+    """Give the files of the package at `path`, each to be read before the next.
+
+    Raises:
+        UsageError: it has nothing of a package, or is sealed and there is no `opener`.
+        AuthorisationError: no key opens it.
+        VerificationError: it is no whole package.
+    """
+    if path.is_dir():
+        yield _from_directory(path)
+        return
+    # A reader that stops early must not leave a thread of the opener behind.
+    with contextlib.closing(_chunks(path)) as chunks:
+        head = next(chunks)
+        is_sealed = head.startswith(MAGIC)
+        if not is_sealed and not looks_like_tar(head, FOLDER_PREFIX):
+            if looks_sealed(head):
+                raise VerificationError(
+                    "package is damaged: it does not begin as a sealed one does"
+                )
+            raise _no_package(path)
+        whole = _after(head, chunks)
+        if not is_sealed:
+            yield read_tar(whole)
+            return
+        if opener is None:
+            raise UsageError(
+                f"package is sealed: {printable(path)}",
+                hint="give the recipient's secret key with --identity FILE",
+            )
+        with contextlib.closing(_opened(whole, opener)) as plain:
+            yield read_tar(plain)
+
+
+def _chunks(path: Path) -> Generator[bytes]:
+    """Yield the content of a file; the first chunk is long enough to say what it is."""
+    try:
+        with open_regular(path) as stream:
+            yield stream.read(_HEAD_BYTES)
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _after(head: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield head
+    yield from chunks
+
+
+def _opened(sealed: Iterator[bytes], opener: Opener) -> Generator[bytes]:
+    try:
+        yield from opener(sealed)
+    except StateError as error:
+        raise VerificationError(f"package is damaged: {error.message}") from error
+
+
+def _from_directory(path: Path) -> Iterator[Member]:
+    """Yield the files of a package in the order of the format; links are refused."""
+    try:
+        names = set(os.listdir(path))  # noqa: PTH208 - names
+        if names.isdisjoint(_SIGNS):
+            raise _no_package(path)
+        if (path / EVIDENCE_DIR).is_symlink():
+            raise VerificationError("package has a link in it")
+        # An archive without evidence unpacks into a directory without this one.
+        has_evidence = EVIDENCE_DIR in names
+        evidence = sorted(os.listdir(path / EVIDENCE_DIR)) if has_evidence else []  # noqa: PTH208
+    except OSError as error:
+        raise VerificationError(f"package cannot be read: {error.strerror}") from error
+    odd = names - HEAD.keys() - {EVIDENCE_DIR}
+    if odd:
+        raise VerificationError(f"package has a file too many: {printable(min(odd))}")
+    for name in (*HEAD, *(f"{EVIDENCE_DIR}/{n}" for n in evidence)):
+        if name not in names and not name.startswith(EVIDENCE_DIR):
+            raise VerificationError(f"package lacks {name}")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(path / name, flags), "rb", buffering=0) as stream:
+                status = os.fstat(stream.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise VerificationError(f"package: not a regular file: {printable(name)}")
+                yield Member(name, status.st_size, _content(stream, name, status.st_size))
+        except OSError as error:
+            raise VerificationError(
+                f"package: cannot read {printable(name)}: {error.strerror}"
+            ) from error
+
+
+def _content(stream: BinaryIO, name: str, size: int) -> Iterator[bytes]:
+    """Yield the content of a file, which must have `size` bytes: callers rely on this."""
+    rest = size
+    while chunk := stream.read(CHUNK_BYTES):
+        rest -= len(chunk)
+        if rest < 0:
+            break
+        yield chunk
+    if rest:
+        raise VerificationError(f"package: {printable(name)} is not as long as it says")
+
+
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """Return the error for what cannot be read at all."""
+    return UsageError(f"cannot read {printable(path)}: {error.strerror or error}")
+
+
+def _no_package(path: Path) -> UsageError:
+    """Return the error for what has nothing of a package; it must not pass for a verified one."""
+    return UsageError(
+        f"no package, and nothing was verified: {printable(path)}",
+        hint="give the directory or the file that was handed over; if this is it, ask for it again",
+    )

@@ -1,0 +1,213 @@
+"""Many packages at once: what each of them is, and which of them concern the same entry.
+
+Clients of one provider name an entry alike, so reports of several reporters can be laid side by
+side. Nothing here shows content. Extracting writes the opened evidence of a package into a folder
+of its own, which appears only after all of the package was verified.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashclient.errors import AuthorisationError, HashclientError, StateError
+from hashclient.packages.contents import Opener
+from hashclient.packages.document import Entry, Provider, ReportedMatch, file_path
+from hashclient.packages.verify import (
+    Verified,
+    VerifiedNote,
+    is_note,
+    verify_package,
+    verify_retraction,
+)
+from hashclient.system.outputs import placed_directory
+from hashclient.system.text import for_programs, path_fields, printable
+
+#: The columns of a row, which is about one entry that one match of one package has.
+COLUMNS = (
+    *("package", "result", "report", "created", "organisation", "machine"),
+    *("match", "path", "path_b64", "size", "state", "viewed", "list", "entry", "category"),
+    *("provider_root", "provider_url", "evidence", "also_in"),
+    *("packaged", "custody_records", "log_id", "public_key", "public_key_compared", "reason"),
+)
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One path and what it is: a verified package or note, or else the error.
+
+    `extracted` and `closed` are the matches whose evidence was extracted, and those whose evidence
+    no key opens.
+    """
+
+    path: Path
+    found: Verified | VerifiedNote | None = None
+    error: HashclientError | None = None
+    extracted: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+
+
+def check(path: Path, *, opener: Opener | None = None, public_key: str | None = None) -> Checked:
+    """Verify a package or a note of retraction; an error is part of the result."""
+    try:
+        if is_note(path):
+            return Checked(path, verify_retraction(path, public_key=public_key))
+        return Checked(path, verify_package(path, opener=opener, public_key=public_key))
+    except HashclientError as error:
+        return Checked(path, error=error)
+
+
+def extract(
+    checked: Checked, directory: Path, opener: Opener, *, public_key: str | None = None
+) -> Checked:
+    """Write the evidence of a verified package, opened, into `directory/REPORT/MATCH.bin`.
+
+    The package is verified again while it is read. Evidence that no key opens is left out.
+    """
+    if not isinstance(checked.found, Verified):
+        return checked
+    done: list[str] = []
+    closed: list[str] = []
+    target = directory / checked.found.document.report
+
+    try:
+        with placed_directory(target) as folder:
+
+            def take(match_id: str, sealed: Iterator[bytes]) -> None:
+                path = folder / f"{match_id}.bin"
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    with os.fdopen(fd, "wb") as stream:
+                        for chunk in opener(sealed):
+                            stream.write(chunk)
+                    done.append(match_id)
+                except AuthorisationError:
+                    path.unlink()
+                    closed.append(match_id)
+
+            found = verify_package(
+                checked.path, opener=opener, public_key=public_key, on_evidence=take
+            )
+    except FileExistsError:
+        error: HashclientError = StateError(
+            f"extracted already: {printable(target)}", hint="nothing is overwritten: move it away"
+        )
+        return msgspec.structs.replace(checked, error=error)
+    except OSError as problem:
+        error = StateError(f"cannot extract to {printable(target)}: {problem.strerror or problem}")
+        return msgspec.structs.replace(checked, error=error)
+    except HashclientError as problem:
+        return msgspec.structs.replace(checked, error=problem)
+    return Checked(checked.path, found, extracted=tuple(done), closed=tuple(closed))
+
+
+class SameEntries:
+    """Finds the reports that concern the same entry.
+
+    Entries are the same if their ids, their lists, and the roots or addresses of their providers
+    are. Each root and each address stands for one provider, and so do both of one entry.
+    """
+
+    def __init__(self, checked: Sequence[Checked]) -> None:
+        """Look at all packages that verify."""
+        self._first: dict[str, str] = {}
+        self._reports: dict[tuple[str, str, str], dict[str, None]] = {}
+        documents = [c.found.document for c in checked if isinstance(c.found, Verified)]
+        entries = [(d, e) for d in documents for m in d.matches for e in m.entries]
+        for _, entry in entries:
+            if (provider := entry.provider) is not None and provider.url is not None:
+                self._first[self._one(provider.url)] = self._one(provider.root_sha256)
+        for document, entry in entries:
+            if (key := self._key(entry)) is not None:
+                self._reports.setdefault(key, {})[document.report] = None
+
+    def also_in(self, report: str, entry: Entry) -> list[str]:
+        """Return the other reports that concern the same entry."""
+        key = self._key(entry)
+        return [] if key is None else [r for r in self._reports[key] if r != report]
+
+    def _key(self, entry: Entry) -> tuple[str, str, str] | None:
+        if entry.provider is None:
+            return None
+        return self._one(entry.provider.root_sha256), entry.list, entry.entry
+
+    def _one(self, name: str) -> str:
+        """Return the one name of a provider, which may have several roots and addresses."""
+        while (earlier := self._first.get(name, name)) != name:
+            name = earlier
+        return name
+
+
+def rows(
+    checked: Sequence[Checked], *, public_key_compared: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each entry of each match of each package, by `COLUMNS`.
+
+    A note of retraction, and what does not verify, has one row.
+    """
+    same = SameEntries(checked)
+    for one in checked:
+        row: dict[str, Any] = {"package": os.fspath(one.path), "result": "refused"}
+        if one.error is not None:
+            yield row | {"reason": one.error.message}
+        elif isinstance(one.found, VerifiedNote):
+            record, key = one.found.record, one.found.public_key
+            row |= {"report": one.found.report_id, "public_key": key}
+            row |= {"created": for_programs(record.time), "reason": record.data.get("reason")}
+            for match_id in one.found.matches:
+                yield row | {"result": "destruction", "match": match_id}
+            if not one.found.matches:
+                yield row | {"result": "retraction"}
+        elif one.found is not None:
+            found, document = one.found, one.found.document
+            row |= {
+                "result": "verifies",
+                "report": document.report,
+                "created": for_programs(document.created),
+                "organisation": document.reporter.organisation,
+                "machine": document.reporter.machine,
+                "packaged": for_programs(found.custody.last.time),
+                "custody_records": found.custody.records,
+                "log_id": found.custody.identity.log_id,
+                "public_key": found.public_key,
+                "public_key_compared": public_key_compared,
+            }
+            if not document.matches:
+                yield row
+            for match in document.matches:
+                about = row | _match_fields(match, one)
+                if not match.entries:
+                    yield about
+                for entry in match.entries:
+                    also = " ".join(same.also_in(document.report, entry))
+                    yield about | _entry_fields(entry) | {"also_in": also}
+
+
+def _match_fields(match: ReportedMatch, one: Checked) -> dict[str, Any]:
+    evidence = "none" if match.evidence is None else "sealed"
+    if match.id in one.extracted:
+        evidence = "extracted"
+    elif match.id in one.closed:
+        evidence = "closed"
+    return {
+        "match": match.id,
+        **path_fields(file_path(match)),
+        "size": match.size,
+        "state": match.state,
+        "viewed": match.viewed,
+        "evidence": evidence,
+    }
+
+
+def _entry_fields(entry: Entry) -> dict[str, Any]:
+    provider = entry.provider or Provider("", None)
+    return {
+        "list": entry.list,
+        "entry": entry.entry,
+        "category": entry.category,
+        "provider_root": provider.root_sha256,
+        "provider_url": provider.url,
+    }

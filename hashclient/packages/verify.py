@@ -1,0 +1,196 @@
+"""Verifies a package, on any machine: without a state directory, a configuration or a network.
+
+The package is read as a stream, in the order of the format, and nothing is written. A package
+proves that the holder of one audit key has signed it. It cannot prove whose key this is, so the key
+is returned for comparison.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from hashclient.audit.record import Record
+from hashclient.errors import UsageError, VerificationError
+from hashclient.packages.chain import Custody, verify_checkpoint, verify_custody, verify_note
+from hashclient.packages.contents import (
+    CHECKPOINT_NAME,
+    CUSTODY_NAME,
+    DOCUMENT_NAME,
+    HEAD,
+    README_NAME,
+    Opener,
+    members_of,
+    package_folder,
+    unreadable,
+)
+from hashclient.packages.document import Document, evidence_name, named_in, parse_document
+from hashclient.system.files import open_regular
+from hashclient.system.text import printable
+
+#: A note holds a handful of records of the audit log.
+MAX_NOTE_BYTES = 1 << 24
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A verified package: its content, and the key that signed it, hexadecimal."""
+
+    document: Document
+    custody: Custody
+    evidence: int
+    public_key: str
+
+
+class VerifiedNote(msgspec.Struct, frozen=True):
+    """A verified note of retraction or destruction, and the key that signed it, hexadecimal.
+
+    `matches` are those whose sealed files were destroyed; `record` is the last one of the note.
+    """
+
+    report_id: str
+    record: Record
+    public_key: str
+    matches: tuple[str, ...] = ()
+
+
+def verify_package(
+    path: Path,
+    *,
+    opener: Opener | None = None,
+    public_key: str | None = None,
+    on_evidence: Callable[[str, Iterator[bytes]], None] | None = None,
+) -> Verified:
+    """Verify a package: a directory, an archive, or an archive that `opener` opens.
+
+    `on_evidence` gets the id of each match with evidence, and the sealed bytes to read. It must
+    not rely on them before this function returns.
+
+    1. It has only the files of the format: no links, no other types, no other names, each file
+       within its limit.
+    2. The document follows the format strictly.
+    3. The chain of custody verifies by itself, see `verify_custody`. Its key is `public_key`, if
+       that is given.
+    4. Its last record is about this report, names who reports and whose lists matched as the
+       document does, and has the hashes of exactly the files of the package. All files of an
+       archive are in the folder of this report.
+    5. The checkpoint is of the same log and covers that record.
+    6. The evidence is exactly as in the document, by name, length and hash.
+
+    Raises:
+        UsageError: it has nothing of a package, it is sealed and there is no `opener`, or
+            `public_key` is not a key.
+        AuthorisationError: no key opens it.
+        VerificationError: a check failed.
+    """
+    expected = None if public_key is None else _parse_key(public_key)
+    with members_of(path, opener) as members:
+        head: dict[str, bytes] = {}
+        folders: set[str | None] = set()
+        for name, limit in HEAD.items():  # 1
+            member = next(members, None)
+            if member is None or member.name != name:
+                raise VerificationError(f"package lacks {name}, or has it in another place")
+            if member.size > limit:
+                raise VerificationError(f"package: {name} is longer than {limit} bytes")
+            head[name] = b"".join(member.chunks)
+            folders.add(member.folder)
+        document = parse_document(head[DOCUMENT_NAME])  # 2
+        custody = verify_custody(head[CUSTODY_NAME])  # 3
+        key = custody.identity.public_key
+        if expected is not None and key != expected:
+            raise VerificationError(
+                f"package is signed by another key than expected: {key}",
+                hint="the package is from somebody else, or the reporter has a new audit log",
+            )
+        signed = custody.last.data  # 4
+        if signed.get("report") != document.report:
+            raise VerificationError("the signed record is about another report")
+        names = named_in(document)
+        if {name: signed.get(name) for name in names} != names:
+            raise VerificationError("the signed record names another reporter or other providers")
+        named = [(m.id, m.evidence) for m in document.matches if m.evidence is not None]
+        wanted = {evidence.name: (match_id, evidence) for match_id, evidence in named}
+        if any(e.name != evidence_name(i) for i, e in named) or len(wanted) != len(named):
+            raise VerificationError("the document names evidence of one match for another")
+        hashes = {name: evidence.sha256 for name, (_, evidence) in wanted.items()}
+        for name in (README_NAME, DOCUMENT_NAME):
+            hashes[name] = hashlib.sha256(head[name]).hexdigest()
+        if signed.get("files") != hashes:
+            raise VerificationError("the files are not those that the signed record names")
+        verify_checkpoint(head[CHECKPOINT_NAME], custody)  # 5
+        for member in members:  # 6
+            folders.add(member.folder)
+            if member.name not in wanted:
+                raise VerificationError(f"package has a file too many: {printable(member.name)}")
+            match_id, evidence = wanted.pop(member.name)
+            computed = hashlib.sha256()
+            chunks = _hashed(member.chunks, computed.update)
+            if on_evidence is not None:
+                on_evidence(match_id, chunks)
+            for _ in chunks:
+                pass
+            if (member.size, computed.hexdigest()) != (evidence.length, evidence.sha256):
+                raise VerificationError(f"evidence is not the signed file: {member.name}")
+        if wanted:
+            raise VerificationError(f"evidence is missing: {min(wanted)}")
+        if not folders <= {None, package_folder(document.report)}:
+            raise VerificationError("archive: a file outside of the folder of its report")
+    return Verified(document, custody, len(hashes) - 2, key)
+
+
+def _hashed(chunks: Iterator[bytes], update: Callable[[bytes], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        update(chunk)
+        yield chunk
+
+
+def is_note(path: Path) -> bool:
+    """Return whether `path` looks like a note, not like a package.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return False
+        with open_regular(path) as stream:
+            return stream.read(1) == b"{"
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def verify_retraction(path: Path, *, public_key: str | None = None) -> VerifiedNote:
+    """Verify a note that a package is retracted, or that files of it were destroyed.
+
+    Raises:
+        UsageError: it cannot be read, or `public_key` is not a key.
+        VerificationError: a check failed.
+    """
+    expected = None if public_key is None else _parse_key(public_key)
+    try:
+        with open_regular(path) as stream:
+            text = stream.read(MAX_NOTE_BYTES + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(text) > MAX_NOTE_BYTES:
+        raise VerificationError(f"note is longer than {MAX_NOTE_BYTES} bytes")
+    note = verify_note(text)
+    key = note.identity.public_key
+    if expected is not None and key != expected:
+        raise VerificationError(f"note is signed by another key than expected: {key}")
+    return VerifiedNote(note.report, note.last, key, note.matches)
+
+
+def _parse_key(text: str) -> str:
+    key = text.strip().lower()
+    if not _PUBLIC_KEY.fullmatch(key):
+        raise UsageError(
+            f"not a public key of an audit log: {printable(text)}",
+            hint="it has 64 hexadecimal digits; `hashclient audit verify` shows it there",
+        )
+    return key

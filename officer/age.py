@@ -1,0 +1,73 @@
+"""Opens age files by the `age` program, which reads and writes as a stream."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+from hashclient.errors import AuthorisationError, StateError, UsageError
+from hashclient.packages.contents import Opener
+from hashclient.packages.tarstream import CHUNK_BYTES
+from hashclient.system.text import excerpt
+
+
+def opener_of(keys: Sequence[Path]) -> Opener:
+    """Return a function that opens age files with one of the secret keys in these files."""
+    words = ["age", "--decrypt", *(word for key in keys for word in ("-i", str(key.absolute())))]
+    return lambda sealed: _opened(words, sealed)
+
+
+def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
+    failures: list[Exception] = []
+
+    def feed() -> None:
+        assert process.stdin is not None
+        try:
+            with process.stdin as sink:
+                for chunk in sealed:
+                    sink.write(chunk)
+        except Exception as error:  # noqa: BLE001 - raised again where the bytes are wanted
+            failures.append(error)
+
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+            )
+        except OSError as error:
+            raise UsageError(
+                "no program called age is here, which opens what is sealed",
+                hint="install age (https://age-encryption.org)",
+            ) from error
+        assert process.stdout is not None
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        try:
+            while chunk := process.stdout.read(CHUNK_BYTES):
+                yield chunk
+            process.wait()
+        finally:
+            process.stdout.close()
+            process.kill()  # it has ended, unless the reader stops early
+            code = process.wait()
+            feeder.join()
+        said.seek(0)
+        message = said.read().decode(errors="replace")
+    # A program that ends early closes its input: its own message says why.
+    failures = [error for error in failures if not isinstance(error, BrokenPipeError)]
+    if failures:
+        raise failures[0]
+    if code != 0:
+        raise _failure(message)
+
+
+def _failure(message: str) -> Exception:
+    first = message.strip().partition("\n")[0].removeprefix("age: error: ")
+    if "no identity matched" in message:
+        return AuthorisationError("the key does not open it", hint="give another with --identity")
+    if "identity" in message or "private key" in message:
+        return UsageError(f"age cannot use the key: {excerpt(first)}")
+    return StateError(f"age cannot open it: {excerpt(first)}")

@@ -1,0 +1,70 @@
+"""The `openssl` program: running it, and signing with it."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hashclient.errors import UsageError
+from hashclient.system.text import printable
+
+#: What comes before the 32 bytes of a public key in DER (RFC 8410).
+PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
+
+def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:
+    """Run `openssl`; return what it writes, or None if it fails.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        done = subprocess.run(
+            ["openssl", *words],  # noqa: S607 - wherever the machine has it
+            cwd=directory,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise no_openssl() from error
+    return done.stdout if done.returncode == 0 else None
+
+
+def no_openssl() -> UsageError:
+    """Return the error for a machine without a usable `openssl`."""
+    return UsageError(
+        "no program called openssl can verify Ed25519 signatures here",
+        hint="install OpenSSL 3; nothing was verified",
+    )
+
+
+def sign_with(key: Path) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """Return the public key of a secret one in PEM, and a function that signs with it.
+
+    Raises:
+        UsageError: it is not an Ed25519 key, or cannot be used.
+    """
+    path = str(key.absolute())
+    public = run_openssl(["pkey", "-in", path, "-pubout", "-outform", "DER"])
+    if (
+        public is None
+        or not public.startswith(PUBLIC_PREFIX)
+        or len(public) != len(PUBLIC_PREFIX) + 32
+    ):
+        raise UsageError(
+            f"not an Ed25519 key that openssl can use: {printable(key)}",
+            hint="`openssl genpkey -algorithm ed25519 -out FILE` makes one",
+        )
+
+    def sign(message: bytes) -> bytes:
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "message").write_bytes(message)
+            words = ["pkeyutl", "-sign", "-inkey", path, "-rawin", "-in", "message"]
+            signature = run_openssl(words, directory)
+        if signature is None:
+            raise UsageError(f"openssl cannot sign with {printable(key)}")
+        return signature
+
+    return public[len(PUBLIC_PREFIX) :], sign

@@ -1,0 +1,1 @@
+"""Modules that take the place of compiled ones in the one-file tool."""

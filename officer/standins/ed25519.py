@@ -1,0 +1,45 @@
+"""Stands in for `hashclient.audit.ed25519`: the `openssl` program verifies signatures."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from officer.openssl import PUBLIC_PREFIX, no_openssl, run_openssl
+
+#: The second test of RFC 8032, section 7.1: a public key, a message, and its signature.
+_KEY = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
+_MESSAGE = b"r"
+_SIGNATURE = bytes.fromhex(
+    "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+    "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+)
+
+
+class BadSignatureError(Exception):
+    """It is not a signature of the message by the key."""
+
+
+def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Verify a signature of 64 bytes by a key of 32.
+
+    Raises:
+        BadSignatureError: it is none.
+        UsageError: there is no `openssl` that can verify any.
+    """
+    if not _is_verified(public_key, signature, message):
+        if not _is_verified(_KEY, _SIGNATURE, _MESSAGE):
+            raise no_openssl()
+        raise BadSignatureError
+
+
+@functools.cache  # many packages of one reporter begin with the same record
+def _is_verified(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    files = {"key": PUBLIC_PREFIX + public_key, "signature": signature, "message": message}
+    with tempfile.TemporaryDirectory() as directory:
+        for name, data in files.items():
+            Path(directory, name).write_bytes(data)
+        words = ["-verify", "-pubin", "-keyform", "DER", "-inkey", "key", "-rawin"]
+        words += ["-in", "message", "-sigfile", "signature"]
+        return run_openssl(["pkeyutl", *words], directory) is not None

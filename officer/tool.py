@@ -1,0 +1,103 @@
+"""The command line of `hashclient-verify`, the one file for those who get packages.
+
+It runs with Python's library alone. `openssl` verifies signatures, and `age` opens what is sealed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hashclient.cli.package_lines import FORMATS, package_lines
+from hashclient.core.version import __version__
+from hashclient.errors import ExitCode, HashclientError
+from hashclient.packages.index import check, extract
+from hashclient.system.text import counted, printable
+from officer import answering
+from officer.age import opener_of
+
+NAME = "hashclient-verify"
+_ABOUT = """\
+Verify packages and notes of retraction, and list what they are about. All files of a package are
+checked against each other and against one signature. Whose key that is, a machine cannot know:
+compare it with the reporter's, by telephone for example. No content is shown, and none is written
+without --extract. `hashclient-verify answer --help` says how to answer one.
+"""
+_NEEDS = """\
+Needs Python 3.11 on Linux, OpenSSL 3 (openssl), and for what is sealed age (age).
+Exit codes: 0 all verify, 2 wrong usage or no package, 5 the key does not open a package or
+evidence, 6 one does not verify, 8 a file cannot be written.
+"""
+
+
+def main() -> None:
+    """Run with the words of the command line, and exit."""
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except HashclientError as error:
+        _fail(error)
+        code = int(error.exit_code)
+    except BrokenPipeError:  # the reader has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = int(ExitCode.INCOMPLETE)
+    except KeyboardInterrupt:
+        code = int(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - what is not foreseen is no verdict
+        _say(f"{NAME}: internal error: {type(error).__name__}: {printable(str(error))}")
+        code = int(ExitCode.BUG)
+    sys.exit(code)
+
+
+def run(words: Sequence[str]) -> int:
+    """Verify what `words` name; return the exit code."""
+    if words[:1] == ["answer"]:
+        return answering.run(words[1:])
+    options = _parser().parse_args(words)
+    opener = opener_of(options.identity) if options.identity else None
+    if options.extract is not None and opener is None:
+        _parser().error("--extract needs a key to open the evidence with: --identity FILE")
+    key = options.public_key
+    checked = [check(path, opener=opener, public_key=key) for path in options.packages]
+    if options.extract is not None and opener is not None:
+        checked = [extract(one, options.extract, opener, public_key=key) for one in checked]
+    for line in package_lines(checked, options.format, compared=key is not None):
+        sys.stdout.write(line + "\n")
+    code = 0
+    for one in checked:
+        if one.error is not None:
+            _fail(one.error, f"{printable(one.path)}: " if len(checked) > 1 else "")
+            code = max(code, int(one.error.exit_code))
+        if one.closed:
+            closed = counted(len(one.closed), "match")
+            _say(f"{NAME}: {printable(one.path)}: evidence that the key does not open: {closed}")
+            code = max(code, int(ExitCode.UNAUTHORISED))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=NAME, description=_ABOUT, epilog=_NEEDS)
+    parser.add_argument("packages", metavar="PACKAGE", nargs="+", type=Path)
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0])
+    parser.add_argument(
+        "--identity", metavar="FILE", action="append", type=Path, default=[], help="a secret key"
+    )
+    parser.add_argument("--public-key", metavar="HEX", help="the reporter's audit key")
+    parser.add_argument(
+        "--extract", metavar="DIR", type=Path, help="write opened evidence to DIR/REPORT/MATCH.bin"
+    )
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
+    return parser
+
+
+def _fail(error: HashclientError, where: str = "") -> None:
+    _say(f"{NAME}: error: {where}{error.message}")
+    if error.hint:
+        _say(f"hint: {error.hint}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
