@@ -69,9 +69,12 @@ whole_output_option = click.option(
 )
 
 
-def _not_blank(_ctx: click.Context, _param: click.Parameter, reason: str | None) -> str | None:
+def not_blank(_ctx: click.Context, param: click.Parameter, reason: str | None) -> str | None:
+    """Refuse a blank text of an option."""
     if reason is not None and not reason.strip():
-        raise UsageError("--reason is empty", hint="give a reason: it goes into the audit log")
+        raise UsageError(
+            f"--{param.name} is empty", hint="give a reason: it goes into the audit log"
+        )
     return reason
 
 
@@ -85,7 +88,7 @@ def reason_option(**default: Any) -> Callable[[Any], Any]:
         required=required,
         show_default=not required,
         help="Why; it goes into the audit log.",
-        callback=_not_blank,
+        callback=not_blank,
         **default,
     )
 

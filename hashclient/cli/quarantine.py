@@ -11,7 +11,7 @@ import click
 
 from hashclient.cli.app import App, Results, existing_path, format_option, pass_app, put_restored
 from hashclient.cli.matches import open_record
-from hashclient.cli.options import MATCHES, reason_option
+from hashclient.cli.options import MATCHES, not_blank, reason_option
 from hashclient.cli.quarantine_keys import add_recipient, keygen
 from hashclient.cli.quarantine_show import list_items, open_quarantine, show, verify
 from hashclient.errors import ExitCode, HashclientError, UsageError
@@ -282,7 +282,13 @@ def reseal(
 @click.option(
     "--force",
     is_flag=True,
-    help="Destroy the given items before they are due, unless they are on hold.",
+    help="Destroy the given items although they are not due; not before keep_days are over.",
+)
+@click.option(
+    "--order",
+    metavar="TEXT",
+    callback=not_blank,
+    help="Destroy the given items as an authority has ordered, also before keep_days are over.",
 )
 @reason_option(default="the retention period is over")
 @format_option("text", "json")
@@ -294,19 +300,21 @@ def purge(
     match_ids: tuple[str, ...],
     dry_run: bool,
     force: bool,
+    order: str | None,
     reason: str,
     output_format: str,
 ) -> ExitCode:
     """Destroy items that are due.
 
-    An item is due when a report of it was acknowledged retention_days ago (in [quarantine] of
-    config.toml). A retracted report does not count. An item that is on hold or withdrawn is never
-    due. --force is for a destruction that a competent authority has ordered.
+    An item is due when a report of it is acknowledged, and was handed over keep_days ago (in
+    [quarantine] of config.toml), or when its body has asked for it (`report receive`). A retracted
+    report does not count. An item that is on hold or withdrawn is never due. --order names the
+    order of a competent authority; it goes into the audit log.
 
     \b
       hashclient quarantine purge --dry-run
       hashclient quarantine purge
-      hashclient quarantine purge --force 3kdz7wnq2m --reason 'order 17/4'
+      hashclient quarantine purge 3kdz7wnq2m --order 'public prosecutor, 17/4'
 
     Exit codes: 0 done, 3 a given item was not due.
     """
@@ -317,6 +325,8 @@ def purge(
     by_default = ctx.get_parameter_source("reason") is ParameterSource.DEFAULT
     if force and (not match_ids or by_default):
         raise UsageError("--force needs ids and a --reason")
+    if order is not None and not match_ids:
+        raise UsageError("--order needs ids")
     chosen = list(match_ids) or item_ids(app.settings.layout.quarantine)
     results = Results(app, output_format, match_ids)
     with open_record(app) as record:
@@ -328,6 +338,7 @@ def purge(
                     record,
                     reason=reason,
                     force=force,
+                    order=order,
                     dry_run=dry_run,
                 )
                 if match_ids or dry_run or purged.done is not False:

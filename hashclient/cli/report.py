@@ -214,7 +214,8 @@ def submit(
 def acknowledge(app: App, report_id: str, reference: str, output_format: str) -> None:
     """Note that the recipient of a package has confirmed it.
 
-    The retention time of files in quarantine begins now. Services confirm by themselves.
+    Files in quarantine can be due only after this. Services confirm by themselves, and bodies by a
+    signed answer (`report receive`).
 
     \b
       hashclient report acknowledge r-3kdz7wnq2m --reference 'case 4711/26'

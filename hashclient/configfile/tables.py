@@ -26,12 +26,12 @@ from hashclient.system.log import Log
 #: Ten years: a longer time is a mistake, and its dates may be out of range.
 MAX_GRACE_HOURS = 87_600
 #: A hundred years, for the same reason.
-MAX_RETENTION_DAYS = 36_500
+MAX_KEEP_DAYS = 36_500
 
 _Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 _Rate = Annotated[float, Meta(ge=0.05, le=1_000_000)]
 _Attempts = Annotated[int, Meta(ge=1, le=20)]
-_Days = Annotated[float, Meta(ge=1, le=MAX_RETENTION_DAYS)]
+_Days = Annotated[float, Meta(ge=1, le=MAX_KEEP_DAYS)]
 _Number = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
@@ -135,14 +135,14 @@ class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How files are isolated: the recipients they are sealed to, and how long they are kept.
 
     `recipients` are age public keys; the owner of one of them is needed to open a file again.
-    `tombstone` is the text of a file that is left in place of the isolated one. `retention_days`
-    counts from the acknowledgement of the report; without it no item is ever due. Without
+    `tombstone` is the text of a file that is left in place of the isolated one. `keep_days`
+    counts from the hand-over of the report; without it no item is ever due. Without
     `isolate_containers`, a file is not isolated because of its members.
     """
 
     recipients: tuple[str, ...] = ()
     tombstone: str | None = None
-    retention_days: Annotated[float, Meta(ge=0, le=MAX_RETENTION_DAYS)] | None = None
+    keep_days: Annotated[float, Meta(ge=0, le=MAX_KEEP_DAYS)] | None = None
     isolate_containers: bool = True
 
 

@@ -1,14 +1,15 @@
 """Holds, due dates and purging: how long an item is kept, and how it is destroyed.
 
-The configuration sets the period from the acknowledgement of a report after which an item is due,
-unless that report is taken back. A hold outranks everything. A purge is logged before and after;
+The configuration sets how long an item is kept after its report was handed over, unless that report
+is taken back: the item is due then, and not even a forced purge destroys it before. Only the order
+of a competent authority does. A hold outranks everything. A purge is logged before and after;
 the next purge finishes an interrupted one.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -19,6 +20,7 @@ from hashclient.core.match import (
     ON_HOLD,
     RECORDED_AGAIN,
     Match,
+    Step,
     destruction_ordered,
     standing_steps,
 )
@@ -150,17 +152,43 @@ def due(room: Room, item: Item, matches: Matches) -> Due:
     whole = matches.story(item.id)
     if (order := destruction_ordered(whole)) is not None:
         return Due(is_due=True, at=None, why=f"to be destroyed as ordered: {printable(order)}")
-    story = standing_steps(whole)
-    times = [step.time for step in story if step.event == MatchState.ACKNOWLEDGED]
-    if match.state is not MatchState.ACKNOWLEDGED or not times:
+    handed_over = _handed_over(whole)
+    if match.state is not MatchState.ACKNOWLEDGED or handed_over is None:
         return Due(is_due=False, at=None, why="kept until a report of it is acknowledged")
-    days = room.config.retention_days
+    days = room.config.keep_days
     if days is None:
-        why = "no retention_days in [quarantine] of the configuration"
+        why = "no keep_days in [quarantine] of the configuration"
         return Due(is_due=False, at=None, why=why)
-    at = max(times) + timedelta(days=days)
+    at = handed_over + timedelta(days=days)
     verb = "since" if at <= room.now() else "on"
     return Due(is_due=at <= room.now(), at=at, why=f"due {verb} {for_people(at)}")
+
+
+def _handed_over(story: Sequence[Step]) -> datetime | None:
+    """Return when a standing report was handed over last, or at least acknowledged."""
+    steps = standing_steps(story)
+    for state in (MatchState.REPORTED, MatchState.ACKNOWLEDGED):
+        if times := [step.time for step in steps if step.event == state]:
+            return max(times)
+    return None
+
+
+def _refusal(room: Room, item: Item, matches: Matches, state: Due, order: str | None) -> str | None:
+    """Return why an item that is not due must not be destroyed even if a person wants it, or None.
+
+    An `order` of an authority outranks the period, but no hold.
+    """
+    now, days = room.now(), room.config.keep_days
+    if item.held(now) is not None:
+        return state.why
+    if order is not None or days is None:
+        return None
+    if matches.look_up(item.id) is None:
+        return _UNRECORDED
+    handed_over = _handed_over(matches.story(item.id))
+    if handed_over is None or (at := handed_over + timedelta(days=days)) <= now:
+        return None
+    return f"it was reported, and is kept until {for_people(at)} unless there is an order"
 
 
 def _obstacle(item: Item, match: Match | None, now: datetime) -> str | None:
@@ -182,9 +210,13 @@ def purge(
     mark: Mark,
     *,
     force: bool,
+    order: str | None,
     dry_run: bool,
 ) -> Purged:
-    """Destroy an item that is due, or with `force` any item that is not on hold.
+    """Destroy an item that is due, or, with `force` or by an authority's `order`, one that is not.
+
+    `force` is not enough before `keep_days` have passed since a report. No item on hold is
+    destroyed.
 
     1. It may be destroyed, by the item and the record, read under the lock.
     2. The intent to destroy it is logged. If logging fails, nothing is destroyed.
@@ -201,17 +233,21 @@ def purge(
     with room.locked() if not dry_run else contextlib.nullcontext():
         item = room.load(match_id)
         state = due(room, item, matches)  # 1
-        if not state.is_due and (not force or item.held(room.now()) is not None):
-            return Purged(item, done=False, detail=f"not purged: {state.why}")
+        if not state.is_due:
+            is_wanted = force or order is not None
+            why = _refusal(room, item, matches, state, order) if is_wanted else state.why
+            if why is not None:
+                return Purged(item, done=False, detail=f"not purged: {why}")
         if dry_run:
             return Purged(item, done=None, detail=f"would be purged: {state.why}")
         if item.restored is not None:
             room.drop_restored([item], matches)
             return Purged(item, done=True, detail=f"purged: {state.why}")
-        room.log("purging", item, mark, forced=force, due=state.why)  # 2
+        ordered = {} if order is None else {"order": order}
+        room.log("purging", item, mark, forced=force, due=state.why, **ordered)  # 2
         with matches.batch():  # 3
             state = due(room, item, matches)
-            if not state.is_due and not force:
+            if not state.is_due and not force and order is None:
                 return Purged(item, done=False, detail=f"not purged: {state.why}")
             match = matches.look_up(match_id)
             if match is not None and match.state is not MatchState.PURGED and not match.in_place:

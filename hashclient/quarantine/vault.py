@@ -267,16 +267,22 @@ class Quarantine:
         *,
         reason: str,
         force: bool = False,
+        order: str | None = None,
         dry_run: bool = False,
     ) -> Purged:
-        """Destroy one item if it is due, or with `force` unless it is on hold.
+        """Destroy one item if it is due.
+
+        One that is not due is destroyed with `force`, unless it was reported and `keep_days` are
+        not over, or by the `order` of an authority. One on hold is never destroyed.
 
         Raises:
             UsageError: there is no such item.
             StateError, AuditError: it cannot be written; the next purge deals with the rest.
         """
         mark = self._room.mark(reason)
-        return retention.purge(self._room, match_id, matches, mark, force=force, dry_run=dry_run)
+        return retention.purge(
+            self._room, match_id, matches, mark, force=force, order=order, dry_run=dry_run
+        )
 
     def verify(self, matches: Matches) -> Iterator[Finding]:
         """Check every item and all other files in the quarantine; yield a finding for each.

@@ -278,7 +278,7 @@ def test_taking_all_finishes_what_a_kill_left_between_the_record_and_the_item(
 
 def test_purging(desk: Desk) -> None:
     ids = desk.ids()
-    desk.set(recipients=[desk.public], retention_days=0)
+    desk.set(recipients=[desk.public], keep_days=0)
     desk.act("add", "--all")
     assert desk.act("purge").out == ""
     named = desk.act("purge", ids["one.bin"])
@@ -288,6 +288,7 @@ def test_purging(desk: Desk) -> None:
         refused = desk.act("purge", *wrong)
         assert refused.code == ExitCode.USAGE and "needs ids and a --reason" in refused.err
     desk.act("hold", ids["one.bin"], "--reason", "order 12/34")
+    assert desk.act("purge", "--order", " ", ids["one.bin"]).code == 2
     forced = desk.act("purge", "--force", ids["one.bin"], ids["two.bin"], "--reason", "order 17")
     assert forced.code == ExitCode.INCOMPLETE
     assert f"{ids['two.bin']}  {desk.tree / 'a/two.bin'}  purged\n" in forced.out
@@ -431,13 +432,13 @@ def test_a_key_that_would_not_count_is_not_added(tmp_path: Path) -> None:
 
 def test_a_key_is_made_only_where_the_configuration_can_be_written(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text("[[quarantine]]\nretention_days = 3\n")
+    config.write_text("[[quarantine]]\nkeep_days = 3\n")
     key = tmp_path / "officer.key"
     where = ("--state-dir", tmp_path, "quarantine")
     for args in (("keygen", "--write-config", "--output", key), ("add-recipient", "age1x")):
         result = call(*where, *args)
         assert result.code == 2, result
-        assert config.read_text() == "[[quarantine]]\nretention_days = 3\n"
+        assert config.read_text() == "[[quarantine]]\nkeep_days = 3\n"
     assert not key.exists()
 
 

@@ -43,7 +43,7 @@ def test_the_example_is_a_configuration() -> None:
     (text,) = marked_blocks(PAGE, "config")
     config = parse_config(text, "example").quarantine
     assert config.recipients == (age.EXAMPLE_RECIPIENT,)
-    assert config.retention_days == 365
+    assert config.keep_days == 365
 
 
 def test_events_are_those_that_are_logged() -> None:

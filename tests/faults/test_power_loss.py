@@ -293,7 +293,7 @@ def test_a_file_is_synced_before_it_is_read_back(
 
 
 def test_a_purged_file_does_not_come_back(tmp_path: Path) -> None:
-    ward, _, match = taken_scene(tmp_path, retention_days=1.0)
+    ward, _, match = taken_scene(tmp_path, keep_days=1.0)
     ward.take(match)
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.now += timedelta(days=2)

@@ -953,7 +953,7 @@ def test_no_plain_text_stays_where_giving_back_fails(
 
 
 def test_after_a_kill_the_destruction_of_an_item_is_finished(fast: Path) -> None:
-    for number, scene in scenes(fast, take_and_acknowledge, retention_days=1.0):
+    for number, scene in scenes(fast, take_and_acknowledge, keep_days=1.0):
 
         def purge(number: int = number, scene: Scene = scene) -> None:
             with watched(kill_at(number)):
@@ -976,7 +976,7 @@ def test_after_a_kill_the_destruction_of_an_item_is_finished(fast: Path) -> None
 def test_an_item_is_destroyed_only_after_it_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = Scene(tmp_path, retention_days=0.0)
+    scene = Scene(tmp_path, keep_days=0.0)
     scene.ward.take(scene.match)
     scene.ward.change(scene.match, MatchState.ACKNOWLEDGED)
 

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -34,7 +35,7 @@ KEPT = "kept until a report of it is acknowledged"
 @pytest.fixture
 def desk() -> Iterator[Desk]:
     with fast_directory() as directory, mock.patch("os.fsync"):
-        yield Desk(directory, SECOND.format(directory / "out"), retention_days=30)
+        yield Desk(directory, SECOND.format(directory / "out"), keep_days=30)
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_file_that_is_reported_elsewhere_only_is_not_due(
 def test_a_hold_outranks_a_retraction_and_ends_in_nothing_due(
     desk: Desk, match: Match, acknowledged: Report
 ) -> None:
-    marks = {"reason": "order"}
+    marks: dict[str, Any] = {"reason": "order"}
     with desk.record() as record:
         desk.room().hold(match.id, record, **marks)
     desk.retract(acknowledged)
@@ -443,7 +444,7 @@ def test_a_kill_when_a_report_turns_out_to_be_finished() -> None:
 
 
 def test_on_the_command(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, retention_days=0)
+    desk = Desk(tmp_path, keep_days=0)
     match = desk.find("a", A)
     desk.quarantine(match)
     report = desk.prepare(match)

@@ -361,7 +361,7 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
 WAY_OUT = """
 [quarantine]
 recipients = ["age1example"]
-retention_days = 365
+keep_days = 365
 
 [report]
 organisation = "Example Ltd"
@@ -387,7 +387,7 @@ def test_policies_are_read() -> None:
         PolicyRule(("quarantine", "report"), "baseline", "worst"),
         PolicyRule(("record",)),
     )
-    assert config.quarantine == QuarantineConfig(("age1example",), retention_days=365)
+    assert config.quarantine == QuarantineConfig(("age1example",), keep_days=365)
     assert config.report.to == {"police": PackageDestination("/srv/handover")}
     # The only one is meant if none is named.
     assert config.report.destination() == "police"
@@ -432,16 +432,16 @@ def test_without_a_word_matches_are_recorded_only() -> None:
     [
         ('recipients = ["age1example"]', "", "recipients of quarantine are not set"),
         (
-            "retention_days = 365",
-            "retention_days = -1",
+            "keep_days = 365",
+            "keep_days = -1",
             "in [quarantine] is not from 0",
         ),
         (
-            "retention_days = 365",
-            "retention_days = nan",
+            "keep_days = 365",
+            "keep_days = nan",
             "in [quarantine] is not from 0",
         ),
-        ("retention_days = 365", "retention = 365", "unknown key 'retention' in [quarantine]"),
+        ("keep_days = 365", "retention = 365", "unknown key 'retention' in [quarantine]"),
         ("[report.to.police]", "[report.to.'a b']", "cannot name a destination"),
         (
             'kind = "package"',

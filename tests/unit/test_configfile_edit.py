@@ -32,8 +32,8 @@ def recipients(text: str) -> object:
         ("", f'[quarantine]\nrecipients = ["{KEY}"]\n'),
         ("a = 1", f'a = 1\n\n[quarantine]\nrecipients = ["{KEY}"]\n'),
         (
-            "[quarantine] # kept\nretention_days = 3\n",
-            f'[quarantine] # kept\nretention_days = 3\nrecipients = ["{KEY}"]\n',
+            "[quarantine] # kept\nkeep_days = 3\n",
+            f'[quarantine] # kept\nkeep_days = 3\nrecipients = ["{KEY}"]\n',
         ),
         ("[quarantine]\nrecipients = []\n", f'[quarantine]\nrecipients = ["{KEY}"]\n'),
         (
@@ -78,8 +78,8 @@ def test_a_recipient_is_put_where_it_belongs(before: str, after: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "quarantine = { retention_days = 3 }\n",
-        "quarantine.retention_days = 3\n",
+        "quarantine = { keep_days = 3 }\n",
+        "quarantine.keep_days = 3\n",
         "quarantine = 3\n",
         "[quarantine]\nrecipients = 3\n",
         "[[quarantine]]\n",
@@ -101,7 +101,7 @@ _pieces = st.lists(
     st.sampled_from(
         [
             *("[quarantine]", "recipients", " = ", "[", "]", '"a"', ",", "\n", "# ]", "\n[scan]\n"),
-            *("retention_days = 3\n", "'''", "x = ", '"]"', "{", "}", "quarantine", "."),
+            *("keep_days = 3\n", "'''", "x = ", '"]"', "{", "}", "quarantine", "."),
         ]
     ),
     max_size=14,

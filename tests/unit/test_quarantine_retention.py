@@ -12,6 +12,7 @@ import pytest
 
 from fixtures.crash import watched
 from fixtures.quarantine import CONTENT, LIST, Ward
+from hashclient.audit.log import read
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match, standing_steps
 from hashclient.errors import AuditError, UsageError
@@ -19,7 +20,7 @@ from hashclient.errors import AuditError, UsageError
 
 @pytest.fixture
 def kept(tmp_path: Path, file: Path) -> tuple[Ward, Match]:
-    ward = Ward(tmp_path, retention_days=30.0)
+    ward = Ward(tmp_path, keep_days=30.0)
     match = ward.match(file)
     ward.take(match)
     return ward, match
@@ -31,13 +32,14 @@ def due(ward: Ward, match: Match) -> tuple[bool, str]:
     return found.is_due, found.why
 
 
-def test_an_item_is_due_a_while_after_the_acknowledgement(kept: tuple[Ward, Match]) -> None:
+def test_an_item_is_due_a_while_after_the_hand_over(kept: tuple[Ward, Match]) -> None:
     ward, match = kept
     assert due(ward, match) == (False, "kept until a report of it is acknowledged")
     ward.change(match, MatchState.REPORTED)
     assert due(ward, match) == (False, "kept until a report of it is acknowledged")
+    ward.now += timedelta(days=10)
     ward.change(match, MatchState.ACKNOWLEDGED)
-    ward.now += timedelta(days=30, seconds=-1)
+    ward.now += timedelta(days=20, seconds=-1)
     assert due(ward, match) == (False, "due on 2026-03-31 12:00 UTC")
     assert ward.purge(match).done is False
     assert ward.opened(match) == CONTENT
@@ -51,6 +53,44 @@ def test_an_item_is_due_a_while_after_the_acknowledgement(kept: tuple[Ward, Matc
     assert ward.get(match).state is MatchState.PURGED
     assert ward.events()[-2:] == ["purging", "purged"]
     assert ward.verify() == {}
+
+
+def test_what_was_reported_is_kept_for_keep_days_also_from_a_forced_purge(
+    kept: tuple[Ward, Match],
+) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.REPORTED)
+    ward.now += timedelta(days=29)
+    refused = ward.purge(match, force=True)
+    said = "not purged: it was reported, and is kept until 2026-03-31 12:00 UTC unless there is an"
+    assert (refused.done, refused.detail) == (False, f"{said} order")
+    assert ward.purge(match, force=True, dry_run=True).done is False
+    assert ward.opened(match) == CONTENT and "purging" not in ward.events()
+    ward.now += timedelta(days=1)
+    assert ward.purge(match, force=True).done is True
+
+
+def test_a_forced_purge_of_what_the_record_lacks_waits_for_the_record(
+    kept: tuple[Ward, Match],
+) -> None:
+    """Whether it was reported is not known."""
+    ward, match = kept
+    ward.change(match, MatchState.REPORTED)
+    (ward.state / "matches.db").unlink()
+    refused = ward.purge(match, force=True)
+    assert refused.done is False and "not in the record of matches" in refused.detail
+    assert ward.purge(match, order="17/4").done is True
+
+
+def test_an_order_outranks_keep_days_but_no_hold(kept: tuple[Ward, Match]) -> None:
+    ward, match = kept
+    ward.change(match, MatchState.REPORTED)
+    ward.hold(match)
+    assert ward.purge(match, order="17/4").done is False
+    ward.release(match)
+    assert ward.purge(match, order="17/4").done is True
+    (logged,) = read(ward.settings.layout.audit, event="purging")
+    assert (logged.data["order"], logged.data["forced"]) == ("17/4", False)
 
 
 def test_the_last_of_several_acknowledgements_counts(kept: tuple[Ward, Match]) -> None:
@@ -121,7 +161,7 @@ def test_without_a_period_nothing_is_due(ward: Ward, file: Path) -> None:
     ward.change(match, MatchState.ACKNOWLEDGED)
     ward.now += timedelta(days=10_000)
     is_due, why = due(ward, match)
-    assert not is_due and why.startswith("no retention_days")
+    assert not is_due and why.startswith("no keep_days")
 
 
 def test_a_match_in_place_stays_found_when_its_copy_is_purged(ward: Ward, file: Path) -> None:
