@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hashclient.audit.record import Record
     from hashclient.config import Settings
     from hashclient.status.notices import NoticesStatus
-    from hashclient.status.status import ExceptionsStatus, ListStatus, Status
+    from hashclient.status.status import ExceptionsStatus, ListStatus, ReportsStatus, Status
 
 #: How many open notices are shown; further ones are only counted.
 MOST_NOTICES = 20
@@ -126,6 +126,7 @@ def _lines(settings: Settings, status: Status, now: datetime) -> Iterator[str]:
         "to review": f"{status.to_review:,}" if status.to_review else None,
         "quarantine": size,
         "reports": None if reports is None else _numbers(reports.counts),
+        "overdue": _overdue(reports),
     }
     yield from (f"{name:<13} {text}" for name, text in rows.items() if text is not None)
     if status.notices is not None:
@@ -167,6 +168,12 @@ def _numbers(counts: Mapping[Any, int] | None) -> str | None:
     if counts is None:
         return None
     return ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "none"
+
+
+def _overdue(reports: ReportsStatus | None) -> str | None:
+    """Return how many reports to whom are past their deadline, if any are."""
+    late = {} if reports is None else {to: count for to, count in reports.overdue.items() if count}
+    return ", ".join(f"{counted(count, 'report')} to {to}" for to, count in late.items()) or None
 
 
 def _exception_lines(exceptions: ExceptionsStatus) -> Iterator[str]:
@@ -312,6 +319,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
     document |= {
         "quarantine": kept and {"files": kept.files, "bytes": kept.sealed_bytes},
         "reports": reports and reports.counts,
+        "reports_overdue": reports and reports.overdue,
         "notices": status.notices and _notices_document(status.notices),
         "exceptions": status.exceptions
         and {

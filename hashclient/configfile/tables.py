@@ -31,6 +31,8 @@ MAX_KEEP_DAYS = 36_500
 _Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 _Rate = Annotated[float, Meta(ge=0.05, le=1_000_000)]
 _Attempts = Annotated[int, Meta(ge=1, le=20)]
+#: Hours until a deadline: up to a year.
+_Hours = Annotated[float, Meta(gt=0, le=8_784)]
 _Days = Annotated[float, Meta(ge=1, le=MAX_KEEP_DAYS)]
 _Number = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
@@ -157,12 +159,14 @@ class PackageDestination(
 ):
     """A body that takes packages: the directory for them, and the body's age public keys.
 
-    `key` is the body's public key, Ed25519, which signs its answers.
+    `key` is the body's public key, Ed25519, which signs its answers. A report that was prepared
+    more than `deadline_hours` ago, and was not handed over, is overdue.
     """
 
     directory: str
     recipients: tuple[str, ...] = ()
     key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
+    deadline_hours: _Hours | None = None
 
 
 class ServiceDestination(
@@ -170,7 +174,8 @@ class ServiceDestination(
 ):
     """A reporting service with an API of the CyberTipline's kind.
 
-    `evidence` chooses the upload: the `file` itself, its `sealed` form, or `none`.
+    `evidence` chooses the upload: the `file` itself, its `sealed` form, or `none`. `deadline_hours`
+    is as for a `PackageDestination`.
     """
 
     url: str
@@ -184,6 +189,7 @@ class ServiceDestination(
     timeout_s: _Seconds = TIMEOUT_S
     min_rate_kib_s: _Rate = MIN_RATE_KIB_S
     attempts: _Attempts = ATTEMPTS
+    deadline_hours: _Hours | None = None
 
 
 class ReportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -128,8 +128,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `matches` are the ids of the reported matches; `left_out` are the ids of matches that were
     withdrawn, settled or rejected before sending. `unreviewed` is the decision of a person to send
     it although matches in it wait for a review. `settled` is the last state that the audit log and
-    the record of matches have. `reference` is the recipient's name for the report, `answers` are its
-    signed answers.
+    the record of matches have. `reference` is the recipient's name for the report, `answers` are
+    its signed answers.
     """
 
     format: Literal["hashclient-outbox/1"] = "hashclient-outbox/1"
@@ -188,6 +188,10 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def is_due(self, now: datetime) -> bool:
         """Return whether it is time to send it, to take it back, or to try again."""
         return (self.is_open or self.is_retracting) and is_due(self.next_attempt, now)
+
+    def is_overdue(self, now: datetime, deadline_hours: float) -> bool:
+        """Return whether it should have been handed over by now."""
+        return self.is_open and now > self.created + timedelta(hours=deadline_hours)
 
     def replace(self, **changes: Any) -> Report:
         """Return the report with `changes`."""

@@ -124,6 +124,8 @@ def _metrics(status: Status) -> Iterator[Metric]:
         yield _one("quarantine_bytes", "Bytes that they take.", status.quarantine.sealed_bytes)
     if status.reports is not None:
         yield _by("reports", "Reports that are kept.", "state", status.reports.counts)
+        what = "Reports that are past the deadline of their destination."
+        yield _by("reports_overdue", what, "destination", status.reports.overdue)
         oldest = status.reports.oldest_open
         if oldest is not None:
             what = "When the oldest report was prepared that is still to be sent."

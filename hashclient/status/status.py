@@ -94,10 +94,14 @@ class QuarantineStatus(msgspec.Struct, frozen=True):
 
 
 class ReportsStatus(msgspec.Struct, frozen=True):
-    """The number of reports in each state, and when the oldest unsent report was made."""
+    """The number of reports in each state, and when the oldest unsent report was made.
+
+    `overdue` counts, by destination, the unsent reports that are past its `deadline_hours`.
+    """
 
     counts: Mapping[str, int]
     oldest_open: datetime | None
+    overdue: Mapping[str, int]
 
 
 class ExceptionsStatus(msgspec.Struct, frozen=True):
@@ -204,7 +208,7 @@ def read_status(
             _check_recorded(settings)
     with status.part():
         if is_there(settings.layout.reports):
-            status.reports = _reports(settings)
+            status.reports = _reports(settings, now)
     with status.part():
         status.notices = read_notices(settings, now)
         if status.notices is not None:
@@ -366,13 +370,18 @@ def _check_recorded(settings: Settings) -> None:
         )
 
 
-def _reports(settings: Settings) -> ReportsStatus:
+def _reports(settings: Settings, now: datetime) -> ReportsStatus:
     from hashclient.reporting.report import State, load_all
 
     reports = load_all(settings.layout.reports)
     counts = Counter(report.state for report in reports)
     waiting = [report.created for report in reports if report.is_open]
-    return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None))
+    overdue = {
+        name: sum(r.is_overdue(now, table.deadline_hours) for r in reports if r.destination == name)
+        for name, table in settings.config.report.to.items()
+        if table.deadline_hours is not None
+    }
+    return ReportsStatus({str(s): counts[s] for s in State}, min(waiting, default=None), overdue)
 
 
 def _exceptions(

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,20 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     sent = command(desk, "report", "submit", "--all", "--format", "json")
     assert sent.code == 8 and "damaged" in sent.err
     assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
+
+
+def test_a_report_that_is_not_handed_over_in_time_is_overdue(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, police="deadline_hours = 24\n")
+    desk.time = datetime.now(UTC) - timedelta(hours=25)
+    report = desk.prepare(desk.find("a", b"one"))
+    desk.time += timedelta(hours=2)
+    desk.prepare(desk.find("b", b"two"))
+    assert re.search(r"^overdue +1 report to police$", command(desk, "status").out, re.MULTILINE)
+    assert command(desk, "status", "--format", "json").lines[0]["reports_overdue"] == {"police": 1}
+    metrics = command(desk, "status", "--format", "prometheus").out
+    assert 'hashclient_reports_overdue{destination="police"} 1' in metrics
+    assert desk.send(report).error is None
+    assert "overdue" not in command(desk, "status").out
 
 
 def test_without_reports_status_is_empty_and_submit_succeeds(desk: Desk) -> None:

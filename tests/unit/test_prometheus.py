@@ -86,7 +86,9 @@ def full() -> Status:
         held=(HeldEntry("baseline", "d-1", 5, 3, 0, 2),),
         to_review=3,
         quarantine=QuarantineStatus(2, 4096),
-        reports=ReportsStatus({"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5)),
+        reports=ReportsStatus(
+            {"prepared": 1, "submitted": 4}, NOW - timedelta(minutes=5), {"police": 2}
+        ),
         notices=NoticesStatus(
             (), {"main": {Severity.EXTREME: 0, Severity.MINOR: 7}}, 5, 0, (), ExitCode.OK
         ),
@@ -139,6 +141,7 @@ def test_every_value_is_read_as_it_was() -> None:
         "quarantine_files": {"": 2},
         "quarantine_bytes": {"": 4096},
         "reports": {"prepared": 1, "submitted": 4},
+        "reports_overdue": {"police": 2},
         "report_oldest_open_timestamp_seconds": {"": NOW.timestamp() - 300},
         "notices_open": {"main,Extreme": 0, "main,Minor": 7},
         "alerts_waiting": {"": 0},
