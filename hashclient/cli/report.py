@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
     from hashclient.reporting.outbox import Outbox
-    from hashclient.reporting.report import Sent
+    from hashclient.reporting.destinations.interface import Rehearsal
+    from hashclient.reporting.report import Report, Sent
     from hashclient.reporting.submit import Sender
 
 
@@ -149,6 +150,11 @@ def prepare(
     is_flag=True,
     help="Send reports although matches in them wait for a review; needs --reason.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Write what would be sent, and what is missing; nothing is sent, prepared or changed.",
+)
 @reason_option(default=None)
 @format_option("text", "json")
 @pass_app
@@ -161,6 +167,7 @@ def submit(
     again: bool,
     allow_closed: bool,
     unreviewed: bool,
+    dry_run: bool,
     reason: str | None,
     output_format: str,
 ) -> ExitCode:
@@ -177,6 +184,7 @@ def submit(
       hashclient report submit --all
       hashclient report submit --all --identity /media/officer/key.txt
       hashclient report submit --due          for cron
+      hashclient report submit --all --dry-run
       hashclient report submit r-3kdz7wnq2m --unreviewed \\
           --reason 'imminent danger, ticket 4711'
     """
@@ -189,6 +197,9 @@ def submit(
         raise UsageError("--unreviewed and --reason go together")
     if unreviewed and due_reports:
         raise UsageError("--unreviewed is for a person, --due is for timers")
+    if dry_run:
+        with _sender(app, identity_paths) as sender:
+            return _show_rehearsals(app, sender.rehearse(report_ids or None), output_format)
     failures = [] if report_ids else _prepare_wanted(app, unreviewed=unreviewed)
     with _sender(app, identity_paths, allow_closed=allow_closed, unreviewed=reason) as sender:
         if report_ids:
@@ -320,6 +331,31 @@ def _one_by_one(
             if len(report_ids) == 1 and isinstance(error, UsageError):
                 raise
             yield error
+
+
+def _show_rehearsals(
+    app: App, rehearsals: Iterable[tuple[Report, Rehearsal]], output_format: str
+) -> ExitCode:
+    """Print what would be sent; end as incomplete if anything is missing."""
+    from hashclient.formats.cells import words
+
+    code, documents, nothing = ExitCode.OK, [], "no report waits"
+    for report, found in rehearsals:
+        nothing = ""
+        texts = {name: text.decode() for name, text in found.texts.items()}
+        about = {"report": report.id, "to": report.destination, "texts": texts}
+        documents.append({**about, "files": list(found.files), "missing": list(found.missing)})
+        code = max(code, ExitCode.INCOMPLETE if found.missing else ExitCode.OK)
+        if output_format == "text":
+            app.out(f"{report.id} to {report.destination}")
+            for name, text in texts.items():
+                app.out("\n".join([f"{name}:", *map(words, text.rstrip().splitlines())]))
+            for name in found.files:
+                app.out(f"file {name}")
+        for missing in found.missing:
+            app.warn(f"report {report.id}: {missing}")
+    app.show(output_format, {"reports": documents}, (), nothing=nothing)
+    return code
 
 
 def _show_attempts(

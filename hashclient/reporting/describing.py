@@ -1,4 +1,4 @@
-"""Makes the document of a report from matches and their stories; `packages.document` has its form."""
+"""Makes the document of a report from matches and stories; `packages.document` has its form."""
 
 from __future__ import annotations
 
@@ -78,6 +78,13 @@ def _entry(hit: Hit, provider_of: Callable[[str], Provider | None]) -> Entry:
     fields = hit_fields(hit, (*ENTRY_FIELDS, "withdrawn_generation"))
     provider = msgspec.to_builtins(provider_of(hit.list_name))
     return msgspec.convert({**fields, "provider": provider}, Entry)
+
+
+def missing_about(reporter: Reporter) -> list[str]:
+    """Return which facts about the reporter are not configured."""
+    facts = {"organisation": reporter.organisation, "contact": reporter.contact}
+    facts["email"] = reporter.email
+    return [f"{name} of [report] is not set" for name, fact in facts.items() if not fact]
 
 
 def encode_document(document: Document) -> bytes:

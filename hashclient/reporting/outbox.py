@@ -263,8 +263,23 @@ class Outbox:
         Raises:
             StateError: it cannot be written, or the quarantine cannot be read.
         """
+        document = self.described(report, record, more_evidence)
+        write_atomic(folder / DOCUMENT_NAME, encode_document(document))
+        return document
+
+    def described(
+        self,
+        report: Report,
+        record: Matches,
+        more_evidence: Mapping[str, Evidence] = MappingProxyType({}),
+    ) -> Document:
+        """Return the document of a report from the present state, as `write_document` writes it.
+
+        Raises:
+            StateError: the quarantine or the record of matches cannot be read.
+        """
         sealed = sealed_evidence(self.settings.layout.quarantine, report.matches)
-        document = make_document(
+        return make_document(
             report.id,
             self.now(),
             self.settings.config.report,
@@ -273,8 +288,6 @@ class Outbox:
             {**more_evidence, **sealed},
             functools.cache(self._provider_of),
         )
-        write_atomic(folder / DOCUMENT_NAME, encode_document(document))
-        return document
 
     def _provider_of(self, list_name: str) -> Provider | None:
         """Return the provider of a list; None if the list, or its provider, is not here any more."""

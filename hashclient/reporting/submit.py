@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from hashclient.audit.log import Event
 from hashclient.errors import (
     AuditError,
@@ -23,7 +25,7 @@ from hashclient.errors import (
     UsageError,
 )
 from hashclient.matches.store import Matches
-from hashclient.reporting.destinations.interface import Destination, Factory, Work
+from hashclient.reporting.destinations.interface import Destination, Factory, Rehearsal, Work
 from hashclient.reporting.destinations.registry import (
     KINDS,
     Table,
@@ -108,6 +110,23 @@ class Sender:
                     yield self._send(report)
             if damaged is not None:
                 raise damaged
+
+    def rehearse(self, report_ids: Sequence[str] | None) -> Iterator[tuple[Report, Rehearsal]]:
+        """Yield given reports, or all that wait, and what would be sent; nothing is changed.
+
+        Raises:
+            UsageError: there is no such report, or it was sent already.
+            HashclientError: it is not known what would be sent.
+        """
+        for report_id in self._outbox.ids() if report_ids is None else report_ids:
+            report = self._outbox.get(report_id)
+            if report.is_open and report.retraction is None:
+                waiting = self._outbox.waiting(report, self._record)
+                found = self._destination(report).rehearse(report)
+                waits = tuple(f"match {match_id}: it waits for a review" for match_id in waiting)
+                yield report, msgspec.structs.replace(found, missing=(*found.missing, *waits))
+            elif report_ids is not None:
+                raise UsageError(f"report {report.id} is {report.state} already")
 
     def send(self, report_id: str, *, again: bool = False) -> Sent:
         """Send one report now, whether it is due or not.

@@ -237,6 +237,22 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
 
 
+def test_a_dry_run_writes_what_would_be_sent_and_names_what_is_missing(desk: Desk) -> None:
+    first, second = desk.find("a", b"one"), desk.find(b"b\x1b", b"two")
+    desk.prepare(first)
+    desk.prepare(second, to="hotline")
+    shown = command(desk, "report", "submit", "--all", "--dry-run")
+    assert shown.code == 3 and list(desk.out.iterdir()) == []
+    assert '"format": "hashclient-report/2"' in shown.out and "<incidentType>" in shown.out
+    assert "\x1b" not in shown.out
+    assert f"match {first.id}: its file is not in quarantine" in shown.err
+    assert "organisation of [report]" not in shown.err and "contact of [report]" in shown.err
+    found = command(desk, "report", "submit", "--all", "--dry-run", "--format", "json").lines[0]
+    hotline, police = sorted(found["reports"], key=lambda report: report["to"])
+    assert hotline["files"] == [second.id] and set(police["texts"]) == {"document.json"}
+    assert {r.state for r in desk.outbox.reports()} == {"prepared"}
+
+
 def test_a_report_that_is_not_handed_over_in_time_is_overdue(tmp_path: Path) -> None:
     desk = Desk(tmp_path, police="deadline_hours = 24\n")
     desk.time = datetime.now(UTC) - timedelta(hours=25)

@@ -142,7 +142,7 @@ def test_each_table_of_the_configuration_is_of_a_kind() -> None:
     assert set(SIDES) == set(KINDS)
 
 
-@pytest.mark.parametrize("path", ["outbox.py", "submit.py", "report.py", "document.py"])
+@pytest.mark.parametrize("path", ["outbox.py", "submit.py", "report.py", "describing.py"])
 def test_the_outbox_knows_no_kind_of_destination_by_name(path: str) -> None:
     for file in (ROOT / "reporting" / path, ROOT / "cli" / "report.py"):
         code = file.read_text()
@@ -156,6 +156,32 @@ def test_to_make_one_does_nothing(side: OtherSide) -> None:
     with side.desk.record() as record:
         destination_of(side, Work(side.desk.outbox, record))
     assert side.arrived() == [] and side.unfinished() == 0 and side.service.reports == {}
+
+
+def test_a_rehearsal_says_what_is_sent_and_changes_nothing(
+    side: OtherSide, report: Report, match: Match
+) -> None:
+    def state() -> dict[Path, bytes]:
+        files = side.desk.settings.state_dir.rglob("*")
+        return {path: path.read_bytes() for path in files if path.is_file()}
+
+    side.is_out_of_order()
+    before = state()
+    with side.desk.sender() as sender:
+        ((shown, found),) = sender.rehearse(None)
+        assert list(sender.rehearse([report.id])) == [(shown, found)]
+    assert shown == report and state() == before
+    assert side.arrived() == [] and side.service.reports == {}
+    text = b"".join(found.texts.values()).decode()
+    assert match.hits[0].entry in text and "desk@example.org" in text
+    assert "contact of [report] is not set" in found.missing
+    side.is_mended()
+    side.service.faults.clear()
+    assert side.desk.send(report).error is None
+    with side.desk.sender() as sender:
+        assert list(sender.rehearse(None)) == []
+        with pytest.raises(UsageError, match="already"):
+            list(sender.rehearse([report.id]))
 
 
 def test_a_prepared_report_is_handed_over_once(

@@ -8,7 +8,7 @@ and a report is handed over once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +39,14 @@ class Work(msgspec.Struct, frozen=True):
         return self.outbox.session
 
 
+class Rehearsal(msgspec.Struct, frozen=True):
+    """What would be handed over: texts by their names, files by theirs, and what is missing."""
+
+    texts: Mapping[str, bytes]
+    files: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 class Destination(Protocol):
     """A place where reports go. Making one reads no file and opens no connection."""
 
@@ -50,6 +58,14 @@ class Destination(Protocol):
 
         Raises:
             HashclientError: it cannot be handed over now.
+        """
+        ...
+
+    def rehearse(self, report: Report) -> Rehearsal:
+        """Return what `send` would hand over now; nothing is written, and no connection opened.
+
+        Raises:
+            HashclientError: this cannot be known.
         """
         ...
 

@@ -9,13 +9,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from hashclient.configfile.tables import ServiceDestination
-from hashclient.errors import ExitCode, HashclientError, UsageError
+from hashclient.errors import ExitCode, HashclientError, StateError, UsageError
+from hashclient.reporting.describing import missing_about
 from hashclient.reporting.destinations.cybertipline.api import Service
 from hashclient.reporting.destinations.cybertipline.filing import Filing
 from hashclient.reporting.destinations.cybertipline.plan import make_plan
 from hashclient.reporting.destinations.cybertipline.sandbox import ConfinedSchema
-from hashclient.reporting.destinations.cybertipline.xml import Validator
-from hashclient.reporting.destinations.interface import Work
+from hashclient.reporting.destinations.cybertipline.xml import (
+    Validator,
+    file_element,
+    report_element,
+    to_bytes,
+)
+from hashclient.reporting.destinations.interface import Rehearsal, Work
 from hashclient.reporting.report import Call, Problem, Report, Sent
 from hashclient.system.files import write_atomic
 
@@ -50,6 +56,26 @@ class CyberTipline:
         if any(self._outbox.has_ended(i, self._work.record) for i in report.matches):
             return self._retract_there(report)
         return report
+
+    def rehearse(self, report: Report) -> Rehearsal:
+        """Return the documents, with names in place of the service's ids, and the files."""
+        document = self._outbox.described(report, self._work.record)
+        missing = missing_about(document.reporter)
+        try:
+            plan, waiting = make_plan(document, self._table, self._work)
+        except StateError as error:
+            return Rehearsal({}, (), (*missing, error.message))
+        missing += [f"match {i}: its file is sealed in quarantine: --identity" for i in waiting]
+        opening = report_element(document, plan.incident_type, plan.upload, plan.sealed_to)
+        texts = {"report.xml": to_bytes(opening)}
+        for match in document.matches:
+            if match.id in plan.upload:
+                sealed_to = plan.sealed_to.get(match.id)
+                details = file_element(match, "REPORT-ID", "FILE-ID", {}, sealed_to)
+                texts[f"{match.id}.xml"] = to_bytes(details)
+            else:
+                missing.append(f"match {match.id}: its file is not uploaded")
+        return Rehearsal(texts, plan.upload, tuple(missing))
 
     def send(self, report: Report) -> Sent:
         """File a report, or continue it, and finish it.

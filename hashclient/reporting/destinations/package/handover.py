@@ -14,11 +14,13 @@ from pathlib import Path
 
 from hashclient.configfile.tables import PackageDestination
 from hashclient.errors import UsageError
+from hashclient.packages.contents import DOCUMENT_NAME
 from hashclient.packages.document import Document, Evidence
 from hashclient.quarantine.age import canonical_recipient
 from hashclient.quarantine.evidence import find_item
 from hashclient.reporting.custody import retraction_note
-from hashclient.reporting.destinations.interface import Work
+from hashclient.reporting.describing import encode_document, missing_about
+from hashclient.reporting.destinations.interface import Rehearsal, Work
 from hashclient.reporting.destinations.package.package import (
     Packager,
     gather,
@@ -30,7 +32,7 @@ from hashclient.reporting.report import Report, Sent, State
 from hashclient.system.files import make_private_dir, user_path
 from hashclient.system.layout import SEALED_DIR
 from hashclient.system.outputs import named_directory, replaced_file
-from hashclient.system.text import excerpt
+from hashclient.system.text import excerpt, printable
 
 
 class HandOver:
@@ -48,6 +50,22 @@ class HandOver:
     def renew(self, report: Report) -> Report:
         """Do nothing: a begun package is finished as the journal says."""
         return report
+
+    def rehearse(self, report: Report) -> Rehearsal:
+        """Return the document, the evidence, and who cannot open it."""
+        document = self._outbox.described(report, self._record)
+        evidence = {m.id: m.evidence for m in document.matches if m.evidence is not None}
+        missing = missing_about(document.reporter)
+        if not self._directory.is_dir():
+            missing.append(f"no directory for packages: {printable(self._directory)}")
+        for match in document.matches:
+            if match.id not in evidence and not (report.seal_evidence and match.in_place):
+                missing.append(f"match {match.id}: its file is not in quarantine")
+        for match_id, recipients in self._closed(evidence).items():
+            closed = ", ".join(map(excerpt, recipients))
+            missing.append(f"match {match_id}: its evidence is not sealed to {closed}")
+        files = tuple(sealed.name for sealed in evidence.values())
+        return Rehearsal({DOCUMENT_NAME: encode_document(document)}, files, tuple(missing))
 
     def send(self, report: Report) -> Sent:
         """Make the package of a report and put it there, unless it is there already.
@@ -109,12 +127,7 @@ class HandOver:
         Raises:
             UsageError: there is such evidence, and it is not allowed.
         """
-        closed: dict[str, list[str]] = {}
-        for recipient in self._recipients:
-            key = canonical_recipient(recipient)
-            for match_id, sealed in evidence.items():
-                if key not in map(canonical_recipient, sealed.recipients):
-                    closed.setdefault(match_id, []).append(recipient)
+        closed = self._closed(evidence)
         if closed and not self._allow_closed:
             match_id, (recipient, *_) = next(iter(closed.items()))
             others = f" and {len(closed) - 1} more" if len(closed) > 1 else ""
@@ -126,6 +139,16 @@ class HandOver:
                 " REPORT --allow-closed` hands it over as it is",
             )
         return tuple(closed)
+
+    def _closed(self, evidence: Mapping[str, Evidence]) -> dict[str, list[str]]:
+        """Return by match the recipients of the package who cannot open its evidence."""
+        closed: dict[str, list[str]] = {}
+        for recipient in self._recipients:
+            key = canonical_recipient(recipient)
+            for match_id, sealed in evidence.items():
+                if key not in map(canonical_recipient, sealed.recipients):
+                    closed.setdefault(match_id, []).append(recipient)
+        return closed
 
     def _seal_in_place(self, report: Report, notes: list[str]) -> dict[str, Evidence]:
         """On request, seal files that are not in quarantine into the folder of the report."""
