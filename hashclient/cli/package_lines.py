@@ -5,7 +5,7 @@ Without click, so that the one-file tool for recipients writes the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hashclient.cli.output import facts, json_text, table
@@ -26,13 +26,8 @@ def package_lines(
     What does not verify is not in the table for people: messages say it.
     """
     found = rows(checked, public_key_compared=compared)
-    if output_format == "csv":
-        yield csv_row(COLUMNS)
-        for row in found:
-            path = printable(row["path"]) if "path" in row else None
-            yield csv_row((row | {"path": path}).get(column) for column in COLUMNS)
-    elif output_format == "jsonl":
-        yield from map(json_text, found)
+    if output_format != "table":
+        yield from row_lines(found, COLUMNS, output_format)
     else:
         for one in checked:
             if one.error is None:
@@ -40,6 +35,19 @@ def package_lines(
         matches = [_cells(row) for row in found if "path" in row]
         if matches:
             yield from ("", *table([_HEADINGS, *matches]))
+
+
+def row_lines(
+    found: Iterable[dict[str, Any]], columns: Sequence[str], output_format: str
+) -> Iterator[str]:
+    """Yield rows as CSV, with a header, or as JSON lines."""
+    if output_format == "jsonl":
+        yield from map(json_text, found)
+        return
+    yield csv_row(columns)
+    for row in found:
+        path = printable(row["path"]) if "path" in row else None
+        yield csv_row((row | {"path": path}).get(column) for column in columns)
 
 
 def _block(one: Checked) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.matches import open_record
 from hashclient.cli.options import MATCHES, REPORTS, reason_option
 from hashclient.cli.report_receive import certificate, receive
-from hashclient.cli.report_show import count_of, open_outbox, report_document, status
+from hashclient.cli.report_show import count_of, export, open_outbox, report_document, status
 from hashclient.cli.report_verify import verify
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode, HashclientError, LockedError, UsageError
@@ -23,8 +23,8 @@ from hashclient.system.text import counted, printable
 if TYPE_CHECKING:
     from hashclient.core.match import Match
     from hashclient.matches.store import Matches
-    from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.destinations.interface import Rehearsal
+    from hashclient.reporting.outbox import Outbox
     from hashclient.reporting.report import Report, Sent
     from hashclient.reporting.submit import Sender
 
@@ -389,5 +389,5 @@ def _show_attempts(
     return code
 
 
-for _command in (status, verify, receive, certificate):
+for _command in (status, export, verify, receive, certificate):
     command.add_command(_command)

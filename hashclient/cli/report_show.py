@@ -54,6 +54,28 @@ def status(app: App, report_id: str | None, output_format: str) -> ExitCode:
     return code
 
 
+@click.command("export")
+@click.argument("report_id", metavar="REPORT", shell_complete=REPORTS)
+@format_option("csv", "jsonl")
+@pass_app
+def export(app: App, report_id: str, output_format: str) -> None:
+    """Write a report as a table, for a body that takes reports by a form or portal.
+
+    A row for each entry that a match has: paths, entries and categories; no digest and no content.
+    The audit log says who has exported it.
+
+    \b
+      hashclient report export r-3kdz7wnq2m > report.csv
+    """
+    from hashclient.cli.package_lines import row_lines
+    from hashclient.packages.index import DOCUMENT_COLUMNS, document_rows
+
+    outbox = open_outbox(app)
+    document = outbox.export(outbox.get(report_id))
+    rows = (row for row, _ in document_rows(document))
+    app.out("\n".join(row_lines(rows, DOCUMENT_COLUMNS, output_format)))
+
+
 def _lines(report: Report, now: datetime) -> Iterator[str]:
     remote, problem = report.remote, report.problem
     rows = {

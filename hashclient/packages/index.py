@@ -16,7 +16,7 @@ import msgspec
 
 from hashclient.errors import AuthorisationError, HashclientError, StateError
 from hashclient.packages.contents import Opener
-from hashclient.packages.document import Entry, Provider, ReportedMatch, file_path
+from hashclient.packages.document import Document, Entry, Provider, file_path
 from hashclient.packages.verify import (
     Verified,
     VerifiedNote,
@@ -27,11 +27,15 @@ from hashclient.packages.verify import (
 from hashclient.system.outputs import placed_directory
 from hashclient.system.text import for_programs, path_fields, printable
 
-#: The columns of a row, which is about one entry that one match of one package has.
+#: The columns of a row, which is about one entry that one match of one document has.
+DOCUMENT_COLUMNS = (
+    *("report", "created", "organisation", "machine"),
+    *("match", "path", "path_b64", "size", "state", "viewed", "evidence"),
+    *("list", "entry", "category", "provider_root", "provider_url"),
+)
+#: The same for one package of many.
 COLUMNS = (
-    *("package", "result", "report", "created", "organisation", "machine"),
-    *("match", "path", "path_b64", "size", "state", "viewed", "list", "entry", "category"),
-    *("provider_root", "provider_url", "evidence", "also_in"),
+    *("package", "result", *DOCUMENT_COLUMNS, "also_in"),
     *("packaged", "custody_records", "log_id", "public_key", "public_key_compared", "reason"),
 )
 
@@ -162,44 +166,47 @@ def rows(
             if not one.found.matches:
                 yield row | {"result": "retraction"}
         elif one.found is not None:
-            found, document = one.found, one.found.document
+            custody = one.found.custody
             row |= {
                 "result": "verifies",
-                "report": document.report,
-                "created": for_programs(document.created),
-                "organisation": document.reporter.organisation,
-                "machine": document.reporter.machine,
-                "packaged": for_programs(found.custody.last.time),
-                "custody_records": found.custody.records,
-                "log_id": found.custody.identity.log_id,
-                "public_key": found.public_key,
+                "packaged": for_programs(custody.last.time),
+                "custody_records": custody.records,
+                "log_id": custody.identity.log_id,
+                "public_key": one.found.public_key,
                 "public_key_compared": public_key_compared,
             }
-            if not document.matches:
-                yield row
-            for match in document.matches:
-                about = row | _match_fields(match, one)
-                if not match.entries:
-                    yield about
-                for entry in match.entries:
-                    also = " ".join(same.also_in(document.report, entry))
-                    yield about | _entry_fields(entry) | {"also_in": also}
+            for fields, entry in document_rows(one.found.document):
+                for how, matches in (("extracted", one.extracted), ("closed", one.closed)):
+                    if fields.get("match") in matches:
+                        fields["evidence"] = how
+                if entry is not None:
+                    fields["also_in"] = " ".join(same.also_in(fields["report"], entry))
+                yield row | fields
 
 
-def _match_fields(match: ReportedMatch, one: Checked) -> dict[str, Any]:
-    evidence = "none" if match.evidence is None else "sealed"
-    if match.id in one.extracted:
-        evidence = "extracted"
-    elif match.id in one.closed:
-        evidence = "closed"
-    return {
-        "match": match.id,
-        **path_fields(file_path(match)),
-        "size": match.size,
-        "state": match.state,
-        "viewed": match.viewed,
-        "evidence": evidence,
+def document_rows(document: Document) -> Iterator[tuple[dict[str, Any], Entry | None]]:
+    """Yield the columns that a document has, for each entry of each match; one row at least."""
+    row = {
+        "report": document.report,
+        "created": for_programs(document.created),
+        "organisation": document.reporter.organisation,
+        "machine": document.reporter.machine,
     }
+    if not document.matches:
+        yield row, None
+    for match in document.matches:
+        about = row | {
+            "match": match.id,
+            **path_fields(file_path(match)),
+            "size": match.size,
+            "state": match.state,
+            "viewed": match.viewed,
+            "evidence": "none" if match.evidence is None else "sealed",
+        }
+        for entry in match.entries:
+            yield about | _entry_fields(entry), entry
+        if not match.entries:
+            yield about, None
 
 
 def _entry_fields(entry: Entry) -> dict[str, Any]:

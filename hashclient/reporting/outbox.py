@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from hashclient.audit.log import Event
 from hashclient.core.match import Match
 from hashclient.decisions.review import ReviewPolicy
 from hashclient.errors import ConfigError, StateError, UsageError, VerificationError
@@ -290,7 +291,7 @@ class Outbox:
         )
 
     def _provider_of(self, list_name: str) -> Provider | None:
-        """Return the provider of a list; None if the list, or its provider, is not here any more."""
+        """Return the provider of a list; None if either is not here any more."""
         from hashclient.index.manifest import load_manifest
 
         try:
@@ -318,6 +319,18 @@ class Outbox:
             raise state_error("cannot read report", path, error) from error
         except VerificationError as error:
             raise StateError(f"document of a report is damaged: {printable(path)}") from error
+
+    def export(self, report: Report) -> Document:
+        """Log that a report is exported, and return its document.
+
+        Raises:
+            StateError: it cannot be read, or is damaged.
+            AuditError: it cannot be logged.
+        """
+        document = self.document(report)
+        data = {"report": report.id, "to": report.destination, "by": self.session.operator}
+        self.session.audit.append([Event("report-exported", data)], durable=True)
+        return document
 
     def save(self, report: Report) -> Report:
         """Write the record of a report and return it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -237,6 +238,18 @@ def test_a_damaged_record_hides_no_other(desk: Desk) -> None:
     assert [report["id"] for report in json.loads(sent.out)["reports"]] == [third.id]
 
 
+def test_a_report_is_exported_as_a_table_and_logged(desk: Desk) -> None:
+    report = desk.prepare(desk.find("a", b"one"), desk.find("=b", b"two"))
+    lines = command(desk, "report", "export", report.id).out.splitlines()
+    rows = list(csv.DictReader(lines))
+    assert [row["match"] for row in rows] == list(report.matches)
+    assert {row["category"] for row in rows} == {"synthetic"}
+    assert {row["evidence"] for row in rows} == {"none"} and rows[0]["organisation"] == "Example"
+    found = command(desk, "report", "export", report.id, "--format", "jsonl").lines
+    assert [row["entry"] for row in found] == [row["entry"] for row in rows]
+    assert desk.events().count("report-exported") == 2
+
+
 def test_a_dry_run_writes_what_would_be_sent_and_names_what_is_missing(desk: Desk) -> None:
     first, second = desk.find("a", b"one"), desk.find(b"b\x1b", b"two")
     desk.prepare(first)
@@ -259,6 +272,8 @@ def test_a_report_that_is_not_handed_over_in_time_is_overdue(tmp_path: Path) -> 
     report = desk.prepare(desk.find("a", b"one"))
     desk.time += timedelta(hours=2)
     desk.prepare(desk.find("b", b"two"))
+    with (desk.settings.state_dir / "config.toml").open("a") as config:
+        config.write(f'[providers.main]\nroot_sha256 = "{"0" * 64}"\n')
     assert re.search(r"^overdue +1 report to police$", command(desk, "status").out, re.MULTILINE)
     assert command(desk, "status", "--format", "json").lines[0]["reports_overdue"] == {"police": 1}
     metrics = command(desk, "status", "--format", "prometheus").out
