@@ -223,6 +223,8 @@ class Fetcher:
                         " folder in the state directory",
                     )
                 elif (failed := refused.get(name)) is not None:
+                    # Its folder says from now on that it is missing.
+                    make_private_dir(self._settings.layout.lists / name, durable=False)
                     raise failed
                 else:
                     built = self._fetch_list(trust, name, LIMIT_S / len(names))
