@@ -72,7 +72,10 @@ KINDS = (
             Mark(32, (b"NXSB",)),
             Mark(0, (b"XFSB\0\0", b"hsqs", b"sqsh", b"\x45\x3d\xcd\x28", b"-rom1fs-")),
         ),
-        in_programs=b"hsqs",  # an AppImage
+    ),
+    Kind(
+        "appimage",
+        (Mark(8, (b"AI\1", b"AI\2"), is_one=lambda head: head.startswith(b"\x7fELF")),),
     ),
     Kind("luks", (Mark(0, (b"LUKS\xba\xbe",)),)),
     Kind(
