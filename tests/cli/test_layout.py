@@ -36,6 +36,7 @@ def test_every_file_is_one_that_the_layout_names(state: Path) -> None:
         *("trust/main/pinned-root.json", "trust/main/metadata/targets.json"),
         *("audit/log.jsonl", "audit/key.pem", "audit/key.pub"),
         *("quarantine/lock", "quarantine/X/item.json", "quarantine/X/evidence.age"),
+        *("fleet/lock", "fleet/published.json", "fleet/known.json", "fleet/known.lock"),
         *("reports/prepare.lock", "reports/r-X/report.json", "reports/r-X/document.json"),
     }
 
