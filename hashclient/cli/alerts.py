@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -141,6 +141,16 @@ def after_run(app: App, exit_code: int) -> None:
         app.warn(f"alerts are not sent: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001 - not even a bug here changes the verdict of the run
         app.warn(f"alerts are not sent: internal error: {type(error).__name__}")
+
+
+def raise_silent(app: App, machines: Sequence[str]) -> None:
+    """Let an alert wait that these machines are silent; a failure is a warning."""
+    from hashclient.alerts.outbox import Outbox
+
+    try:
+        Outbox(app.session).raise_silent(machines)
+    except HashclientError as error:
+        app.warn(f"no alert of silent machines: {error.message}", error.hint)
 
 
 def alerts_beside(app: App) -> list[Beside]:

@@ -71,6 +71,7 @@ def show(
     nobody, 9 one was rolled back, 10 a match is open, 11 that and something else; all are in
     `hashclient --help`.
     """
+    from hashclient.cli.alerts import raise_silent
     from hashclient.fleet.document import SUFFIX
     from hashclient.fleet.known import changing, load_roster, pins_of
     from hashclient.fleet.places import place_at
@@ -86,6 +87,8 @@ def show(
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))
     (app.warn if code else app.say)(headline(rows))
+    absent = {"missing", "silent"}
+    raise_silent(app, [row.name for row in rows if absent & {f.word for f in row.findings}])
     return code
 
 

@@ -89,6 +89,7 @@ class _Process:
         self.before_command = before_command
         #: Set once the command is known.
         self.app: App | None = None
+        self.name = ""
 
     def end(self, exit_code: int) -> None:
         """Close the output; then send alerts, unless somebody has interrupted the run."""
@@ -101,7 +102,8 @@ class _Process:
         if settings is not None and settings.config.alerts.receivers:
             from hashclient.cli.alerts import after_run
 
-            after_run(self.app, exit_code)
+            # `fleet show` ends with the codes of other machines.
+            after_run(self.app, ExitCode.OK if self.name == "fleet" else exit_code)
 
 
 class _LazyGroup(click.Group):
@@ -303,7 +305,7 @@ def cli(
 
     app = App(load, 0, process.output, functools.partial(load, complete=False))
     ctx.obj = app
-    process.app = None if name in {"alerts", "init"} else app
+    process.app, process.name = None if name in {"alerts", "init"} else app, name
     app.allows_shared = allow_shared
     _change_verbosity(app, -1 if quiet else verbose)
     # Help and commands that do not use config.toml must work with a broken file.

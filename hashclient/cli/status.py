@@ -321,17 +321,7 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "reports": reports and reports.counts,
         "reports_overdue": reports and reports.overdue,
         "notices": status.notices and _notices_document(status.notices),
-        "exceptions": status.exceptions
-        and {
-            "standing": status.exceptions.standing,
-            **{
-                name: [{"id": r.id, "about": r.about, "until": r.until} for r in rulings]
-                for name, rulings in (
-                    ("ending", status.exceptions.ending),
-                    ("waiting", status.exceptions.waiting),
-                )
-            },
-        },
+        "exceptions": status.exceptions and _exceptions_document(status.exceptions),
         "alerts": status.alerts and _alerts_document(status.alerts),
         "last_scan": scan
         and {
@@ -344,6 +334,17 @@ def _json(settings: Settings, status: Status, now: datetime) -> str:
         "exit_code": status.exit_code,
     }
     return json_text(document)
+
+
+def _exceptions_document(exceptions: ExceptionsStatus) -> dict[str, Any]:
+    parts = {"ending": exceptions.ending, "waiting": exceptions.waiting}
+    return {
+        "standing": exceptions.standing,
+        **{
+            name: [{"id": r.id, "about": r.about, "until": r.until} for r in rulings]
+            for name, rulings in parts.items()
+        },
+    }
 
 
 def _notices_document(notices: NoticesStatus) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from fixtures.tls import Authority, server_context
 from hashclient.alerts import outbox
 from hashclient.alerts.receivers import parse_secret, signature
 from hashclient.cli import alerts as alerts_command
+from hashclient.errors import ExitCode
 from tests.clamd import instream
 from tests.kit import State, arguments, environment, wait_until
 from tests.told import documents, into
@@ -116,6 +117,30 @@ def test_a_run_that_fails_of_damage_says_so(state: State, inbox: Path) -> None:
     (state.path / "lists" / "base" / "manifest.json").unlink()
     assert state.scan().code in {8, 11}
     assert {s["name"] for d in documents(inbox) for s in d["subjects"]} >= {"audit log", "base"}
+
+
+def test_fleet_show_says_once_which_machines_are_missing(state: State, inbox: Path) -> None:
+    configure(state, into(inbox))
+    place = state.directory / "fleet"
+    place.mkdir()
+    key = json.loads(state.call("audit", "verify", "--format", "json").out)["public_key"]
+    assert state.call("fleet", "trust", "web-1", key).code == 0
+    for _ in range(2):
+        assert state.call("fleet", "show", place).code == 3
+    assert [d["text"] for d in documents(inbox)] == ["1 machine is silent: web-1"]
+
+
+def test_the_codes_of_other_machines_are_no_damage_here(
+    state: State, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(state, into(inbox))
+    place = state.directory / "fleet"
+    place.mkdir()
+    monkeypatch.setattr("hashclient.fleet.show.exit_code", lambda _rows: ExitCode.AUDIT)
+    key = json.loads(state.call("audit", "verify", "--format", "json").out)["public_key"]
+    assert state.call("fleet", "trust", "web-1", key).code == 0
+    assert state.call("fleet", "show", place).code == 9
+    assert [d["kind"] for d in documents(inbox)] == ["machine-silent"]
 
 
 def test_without_receivers_a_run_leaves_nothing(state: State) -> None:
