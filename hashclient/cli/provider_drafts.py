@@ -346,7 +346,7 @@ def _document(found: Draft, ids: Mapping[str, Difference] = MappingProxyType({})
 
 
 def _roles(found: Draft) -> list[dict[str, Any]]:
-    from hashclient.provider.draftpolicies import known_keys, policies_of
+    from hashclient.provider.draftparts import known_keys, policies_of
     from hashclient.provider.keyfiles import name_of
 
     known = known_keys(found.before)

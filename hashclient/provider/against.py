@@ -14,7 +14,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot, Timestamp
 
 from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
-from hashclient.provider.draftpolicies import Policy, delegated, policy_of, signers_of
+from hashclient.provider.draftparts import Policy, delegated, policy_of, signers_of
 from hashclient.provider.keys import Roles
 from hashclient.provider.repository import Repository
 from hashclient.system.files import MAX_STATE_BYTES, read_regular

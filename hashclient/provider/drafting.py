@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata, MetaFile
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.wire import MAX_SEGMENT_BYTES
-from hashclient.provider.draftpolicies import (
+from hashclient.provider.draftparts import (
     NAMING,
     Policy,
     name_changed,

@@ -51,16 +51,9 @@ from tuf.api.metadata import (
 
 from hashclient.core.model import is_name
 from hashclient.errors import StateError, VerificationError
-from hashclient.provider.draftfiles import (
+from hashclient.provider.draftparts import (
     ListChange,
     NoticeChange,
-    read_file,
-    refuse,
-    unreadable,
-    verify_list,
-    verify_notices,
-)
-from hashclient.provider.draftpolicies import (
     Policy,
     delegated,
     is_valid,
@@ -70,8 +63,13 @@ from hashclient.provider.draftpolicies import (
     notices_of,
     policies_of,
     policy_of,
+    read_file,
+    refuse,
     signers_of,
     snapshot_version,
+    unreadable,
+    verify_list,
+    verify_notices,
     with_other_root_keys,
 )
 from hashclient.provider.listfiles import Shown

@@ -25,7 +25,7 @@ from tuf.api.metadata import (
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.bundle import Mark, write_bundle
 from hashclient.lists.wire import ListIndex, delta_of, parse_index, target_name
-from hashclient.provider.published import (
+from hashclient.provider.public import (
     RESTORE_HINT,
     Kind,
     own_hints,

@@ -19,7 +19,7 @@ from hashclient.lists.feedback import EntryFeedback, verify_feedback
 from hashclient.provider.asking import find
 from hashclient.provider.clients import Clients
 from hashclient.provider.find import Questions
-from hashclient.provider.published import root_versions
+from hashclient.provider.public import root_versions
 from hashclient.provider.repository import Repository
 from hashclient.system.files import read_regular, state_error, write_atomic
 from hashclient.system.strictjson import parse_json

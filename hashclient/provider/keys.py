@@ -33,8 +33,7 @@ from tuf.api.metadata import (
 
 from hashclient.errors import StateError, UsageError
 from hashclient.provider.keystore import KeyStore
-from hashclient.provider.public import PUBLIC_MODE
-from hashclient.provider.published import Kind, parse_metadata, root_versions
+from hashclient.provider.public import PUBLIC_MODE, Kind, parse_metadata, root_versions
 from hashclient.system.files import MAX_STATE_BYTES, read_regular, state_error, write_atomic
 from hashclient.system.text import for_people, printable
 from hashclient.trust.additions import (

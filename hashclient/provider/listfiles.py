@@ -33,8 +33,7 @@ from hashclient.lists.wire import (
 )
 from hashclient.provider.entries import NewSegment
 from hashclient.provider.keys import Clock, Roles
-from hashclient.provider.public import PUBLIC_MODE, make_folder_below
-from hashclient.provider.published import read_public
+from hashclient.provider.public import PUBLIC_MODE, make_folder_below, read_public
 from hashclient.system.files import state_error, write_atomic
 from hashclient.trust.provenance import Provenance, note, provenance_of
 

@@ -51,8 +51,9 @@ from hashclient.provider.public import (
     make_folder_below,
     make_open_dir,
     make_public_root,
+    own_hints,
+    read_public,
 )
-from hashclient.provider.published import own_hints, read_public
 from hashclient.provider.results import (
     Consolidated,
     ListStatus,

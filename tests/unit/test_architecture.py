@@ -157,6 +157,18 @@ CLIENT = (
 CLIENT += " reporting scan session status upkeep watch"
 
 
+def test_only_the_commands_of_a_provider_import_it() -> None:
+    importers = {
+        module
+        for module, path in MODULES.items()
+        if room(module) != "provider"
+        for name in modules_imported(path)
+        if room(name) == "provider"
+    }
+    commands = {name for name in MODULES if name.startswith("hashclient.cli.provider")}
+    assert importers <= commands | {"hashclient.cli.demo"}, importers - commands
+
+
 def test_the_provider_could_be_a_distribution_of_its_own() -> None:
     """None of the client's rooms is among what it loads, at any depth; nor the reverse."""
 
