@@ -16,7 +16,6 @@ import msgspec
 from hashclient.errors import UsageError
 
 Scheme = Literal["s3", "gs", "az"]
-SCHEMES: tuple[Scheme, ...] = ("s3", "gs", "az")
 
 _URI = re.compile(r"(s3|gs|az)://([^/?#]*)(?:/([^?#]*))?(?:\?versionId=([^?#]*))?", re.DOTALL)
 _PREFIX = re.compile(r"(?:s3|gs|az)://")

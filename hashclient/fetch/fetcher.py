@@ -1,6 +1,6 @@
 """The first pipeline: from a provider to sealed indexes, one generation switch a list.
 
-For each list: 0 the local index is opened, and a part of it compared with its digests (`base`); 1
+For each list: 0 the local index is opened, and a part of it compared with its digests (`switch`); 1
 the signed index is looked up through trust; 2 if it is the one we have, only the time of the check
 is noted; 3 it is downloaded, verified, parsed, and refused if it is older; 4 the new segments are
 downloaded, verified, parsed, guarded and sealed, in order; 5 the result must have the signed count
@@ -33,7 +33,6 @@ from hashclient.errors import (
     StateError,
     VerificationError,
 )
-from hashclient.fetch.base import Base, open_base
 from hashclient.fetch.build import Build, Progress, remove_list, sweep_removed, tidy
 from hashclient.fetch.denied import load_roles, note_denied
 from hashclient.fetch.guard import PoisonGuard, open_guard
@@ -41,7 +40,15 @@ from hashclient.fetch.known_listed import note_known_listed, read_known_listed
 from hashclient.fetch.notices import OnNotices, fetch_notices
 from hashclient.fetch.pinning import load_pinned_root
 from hashclient.fetch.places import log_refusal
-from hashclient.fetch.switch import Built, Fetched, reach_back, switch, withdraw_list
+from hashclient.fetch.switch import (
+    Base,
+    Built,
+    Fetched,
+    open_base,
+    reach_back,
+    switch,
+    withdraw_list,
+)
 from hashclient.index.blinding import Sealer
 from hashclient.index.checks import LIMIT_S, note_pieces
 from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest

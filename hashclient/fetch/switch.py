@@ -1,4 +1,9 @@
-"""Switches to generations that are built: several lists wait for the disk together, and are logged.
+"""The local state of a list before a fetch changes it, and the switch to a new generation.
+
+Step 0 of a fetch: the manifest is verified (1), the index is opened (2), and the pieces of the runs
+that are due are compared with their digests (3). A damaged index is not used, and the list is built
+again. If 3 finds the damage, this fetch ends with an error, so that somebody sees it, and the next
+fetch builds the list.
 
 Steps 6 to 8 of a fetch. The earlier matches whose entry a new generation withdraws or lists again
 are noted by every fetch, so that a kill between the switch and the note loses nothing. The cost
@@ -19,19 +24,84 @@ from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import LISTED_AGAIN, Match
 from hashclient.core.model import Hit, hit_fields
-from hashclient.errors import HashclientError, StateError
+from hashclient.errors import ConfigError, HashclientError, StateError
 from hashclient.fetch.build import tidy
 from hashclient.fetch.known_listed import KnownListed
 from hashclient.index.blinding import Sealer
-from hashclient.index.manifest import Manifest, write_manifest
+from hashclient.index.checks import verify_due
+from hashclient.index.manifest import Manifest, OtherKeyError, load_manifest, write_manifest
 from hashclient.index.matcher import Judge
-from hashclient.index.reader import Index
+from hashclient.index.reader import Index, open_index
+from hashclient.index.run import DamagedError
 from hashclient.lists.wire import entry_hashes
 from hashclient.matches.store import Matches
 from hashclient.session import Session
 from hashclient.system.background import together
 from hashclient.system.files import is_there, make_durable
 from hashclient.system.text import for_programs, log_path_fields
+
+
+class Base(msgspec.Struct):
+    """The local state of a list: `here` is its manifest, `index` the index that a build can use.
+
+    `here` is None if there is no list yet. If only `index` is None, a new generation is still
+    compared with `here`.
+    """
+
+    here: Manifest | None = None
+    index: Index | None = None
+
+
+def open_base(
+    directory: Path,
+    provider: str,
+    sealer: Sealer,
+    now: datetime,
+    *,
+    rebuild: bool,
+    limit_s: float,
+) -> Base:
+    """Open the local state of the list in `directory`, which comes from `provider`.
+
+    With `rebuild`, the index is not opened: reading a bad page of the map would end the process.
+    Comparing pieces takes `limit_s` at most.
+
+    Raises:
+        ConfigError: the list is here from another provider.
+        OtherKeyError: another key sealed it, and it is not built again.
+        DamagedError: its index is damaged, and this was not known before.
+        StateError: something cannot be read or written.
+    """
+    # 1
+    try:
+        here = load_manifest(directory, sealer)
+    except DamagedError:
+        return Base()
+    except OtherKeyError:
+        if not rebuild:
+            raise
+        return Base()
+    if here is None or here.list != directory.name:
+        return Base()
+    if here.provider != provider:
+        raise ConfigError(
+            f"list {here.list} is here already, from provider {here.provider}",
+            hint="name the lists to fetch with `lists = […]` in the provider's configuration",
+        )
+    # 2
+    if rebuild:
+        return Base(here)
+    try:
+        index = open_index(directory, sealer)
+    except DamagedError:
+        return Base(here)
+    assert index is not None
+    # 3
+    for run in index.runs:
+        run.forget()  # the kernel keeps pages that are mapped, so that the disk would not be read
+    index.manifest = verify_due(directory, here, sealer, now, limit_s=limit_s)
+    return Base(here, index)
+
 
 _LOGGED = ("before", "generation", "added", "withdrawn", "entries")
 
