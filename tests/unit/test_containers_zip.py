@@ -15,7 +15,7 @@ import pytest
 from fixtures import archives
 from fixtures.archives import DEFLATED, STORED
 from hashclient.containers.interface import Member, NotReadError, Unlisted, Why
-from hashclient.containers.zip import Zip
+from hashclient.containers.zip import Ranges, Zip
 from hashclient.containers.zipdirectory import MAX_DIRECTORIES
 from tests.opened import Opened, Whole, each, opened, sniffs
 
@@ -527,3 +527,16 @@ def test_members_whose_headers_disagree_are_read_by_the_directory_once_where_the
     entries = made.entries * 50
     out = look(made.end(entries=entries))
     assert out.contents.count(A) == 1 and out.reasons == {Why.DAMAGED}
+
+
+def test_members_in_another_order_than_their_entries_are_put_in_order_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hashclient.containers.zip._MAX_MOVED", 3)
+    ranges = Ranges()
+    for start in (90, 60, 40, 20):  # the second moves one range, the third two, the fourth three
+        assert ranges.add(start, start + 5)
+    assert list(ranges) == [(start, start + 5) for start in (20, 40, 60, 90)]
+    with pytest.raises(NotReadError) as refused:
+        ranges.add(0, 5)
+    assert refused.value.why is Why.LIMIT
