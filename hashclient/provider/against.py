@@ -16,8 +16,9 @@ from tuf.api.metadata import Metadata, Snapshot, Timestamp
 from hashclient.errors import AuthorisationError, UnreachableError, VerificationError
 from hashclient.provider.draftparts import Policy, delegated, policy_of, signers_of
 from hashclient.provider.keys import Roles
+from hashclient.provider.public import parse_metadata, read_public
 from hashclient.provider.repository import Repository
-from hashclient.system.files import MAX_STATE_BYTES, read_regular
+from hashclient.system.files import MAX_STATE_BYTES
 
 State = Literal["same", "behind", "ahead", "forked", "foreign"]
 
@@ -85,7 +86,7 @@ class _Comparison:
             found = None if name == "timestamp" and here != elsewhere else self._get(file)
             known = self._roles.directory / f"{file}.json"
             if found is not None and known.exists():
-                ours = Metadata[Any].from_bytes(read_regular(known, MAX_STATE_BYTES))
+                ours: Any = parse_metadata(read_public(known), type(found.signed), known)
                 if found.signed != ours.signed:
                     state = "forked" if self._is_signed(name, found) else "foreign"
         return RoleElsewhere(name, here, elsewhere, state)

@@ -44,8 +44,7 @@ from hashclient.provider.listfiles import Shown, parse_segment, show
 from hashclient.system.files import read_regular
 from hashclient.system.text import printable
 from hashclient.trust.additions import FIELD, MAX_NOTICES, NOTICES, delegator_of, notice_id_of
-from hashclient.trust.provenance import FIELD as PROVENANCE
-from hashclient.trust.provenance import Provenance, provenance_of
+from hashclient.trust.provenance import Provenance, has_note_alone, provenance_of
 
 #: They name other roles, and are signed with every change.
 NAMING = ("snapshot", "timestamp")
@@ -239,10 +238,7 @@ def verify_list(
     new: dict[str, Path] = {}
     index_name = target_name(name, INDEX_NAME)
     for path, target in role.signed.targets.items():
-        said = target.unrecognized_fields
-        if said and (
-            path != index_name or [*said] != ["custom"] or [*said["custom"]] != [PROVENANCE]
-        ):
+        if target.unrecognized_fields and not (path == index_name and has_note_alone(target)):
             refuse(f"list {printable(name)} says something of a file that is not known here")
         folder, _, file_name = path.rpartition("/")
         if folder != f"lists/{name}" or not is_name(file_name):

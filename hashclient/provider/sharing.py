@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import numpy as np
+from tuf.api.metadata import Root
 
 from hashclient.errors import StateError, UsageError, VerificationError
 from hashclient.lists.importers.importfile import Reading
@@ -48,6 +49,7 @@ from hashclient.lists.wire import (
 from hashclient.provider.consolidate import left_of
 from hashclient.provider.keys import Clock, Roles
 from hashclient.provider.listfiles import ListFiles, parse_segment
+from hashclient.provider.public import parse_metadata
 from hashclient.system.files import (
     MAX_STATE_BYTES,
     make_private_dir,
@@ -128,11 +130,9 @@ class Share:
 
     def is_from(self) -> bool:
         """Return whether the copy is of the provider whose list is shared on, by its root."""
-        from tuf.api.metadata import Metadata
-
         if self._root is None:
             return False
-        version = Metadata.from_bytes(self._root).signed.version
+        version = parse_metadata(self._root, Root, self._folder / "root.json").signed.version
         try:
             name = f"{BASE}/metadata/{version}.root.json"
             return self._copy.get(name, MAX_STATE_BYTES) == self._root

@@ -76,6 +76,13 @@ def provenance_of(target: TargetFile | None) -> Provenance:
     return found
 
 
+def has_note_alone(target: TargetFile) -> bool:
+    """Return whether a target has a note, and no other member beside those of TUF."""
+    said = target.unrecognized_fields
+    custom = said.get("custom")
+    return [*said] == ["custom"] and isinstance(custom, dict) and [*custom] == [FIELD]
+
+
 def note(target: TargetFile, provenance: Provenance) -> None:
     """Write the note beside an index."""
     if provenance != Provenance():

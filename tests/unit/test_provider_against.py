@@ -85,6 +85,14 @@ def test_what_other_keys_have_signed_is_foreign(hosts: Hosts, tmp_path: Path) ->
     assert hosts.states()["targets"] == "foreign"
 
 
+def test_damage_here_is_named(hosts: Hosts) -> None:
+    """Of an earlier version, which this repository needs no more."""
+    there = hosts.two.repository.public
+    hosts.one.publish(csv(range(10, 12)))
+    (hosts.one.repository.public / "metadata" / "1.baseline.json").write_text("nonsense")
+    assert "corrupt metadata" in status(hosts, "--against", there, code=8).err
+
+
 def test_nonsense_is_refused(hosts: Hosts) -> None:
     hosts.two.tamper("metadata/timestamp.json", lambda _: b"nonsense")
     with pytest.raises(VerificationError, match=r"not metadata: timestamp\.json"):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -282,6 +283,9 @@ def test_a_state_that_is_not_understood_is_refused(countries: Countries) -> None
         with pytest.raises(StateError) as caught:
             countries.share()
         assert said in f"{caught.value.message} {caught.value.hint}"
+    path.write_text(good)
+    (path.parent / "root.json").write_text("nonsense")
+    provider("follow", countries.ours.repository.directory, countries.bundle(), code=8)
 
 
 # The commands
@@ -348,11 +352,14 @@ def test_a_draft_that_says_more_of_a_file_is_refused(countries: Countries, tmp_p
     path = draft / "roles" / "baseline.json"
     document = json.loads(path.read_text())
     targets = document["signed"]["targets"]
-    for name, said in (
+    odd: list[Any] = [7, None, [], "x", {}]
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("lists/baseline/index.json", {"custom": {"hashclient-provenance": {}, "more": 1}}),
         ("lists/baseline/index.json", {"custom": {"hashclient-provenance": {"terms": 7}}}),
+        *(("lists/baseline/index.json", {"custom": wrong}) for wrong in odd),
         ("lists/baseline/g000003-add-000.parquet", {"custom": {"more": 1}}),
-    ):
+    ]
+    for name, said in cases:
         changed = json.loads(json.dumps(document))
         changed["signed"]["targets"][name] = {**targets[name], **said}
         path.write_text(json.dumps(changed))
