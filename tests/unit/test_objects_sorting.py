@@ -75,6 +75,7 @@ def test_the_rows_that_are_chosen_are_those_of_the_flags(flags: list[bool]) -> N
     assert [(one.key, one.size) for one in found] == [(str(number), number) for number in chosen]
 
 
+@pytest.mark.slow
 def test_an_ordinary_page_needs_no_slow_module_of_arrow() -> None:
     """`pyarrow.compute` takes 42 ms and 9 MB."""
     code = (
