@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ from hashclient.system.layout import DOCUMENT_NAME, PREPARE_LOCK_NAME, ROOM_LOCK
 from hashclient.system.text import printable
 from hashclient.system.versions import format_of, is_newer, older
 
+#: The SHA-256 of a root, as other machines spell it.
+ROOT_PATTERN = re.compile(r"[0-9a-f]{64}")
 #: One record of the audit log names all matches of a report, and its length is limited.
 MAX_MATCHES = 10_000
 #: Seconds that a command waits to prepare a report; very many matches take a minute.
@@ -301,7 +304,10 @@ class Outbox:
             provider = self.settings.provider(manifest.provider)
         except (ConfigError, StateError):
             return None
-        return Provider(provider.root_sha256, next((url for url, _ in provider.addresses), None))
+        root = provider.root_sha256.lower()
+        if not ROOT_PATTERN.fullmatch(root):  # edited by hand: no fetch would accept it
+            return None
+        return Provider(root, next((url for url, _ in provider.addresses), None))
 
     def document(self, report: Report) -> Document:
         """Return the document of a report.
