@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from hashclient.cli.provider_share import share_on
 from hashclient.errors import UsageError
 
 if TYPE_CHECKING:
+    from hashclient.lists.importers.importfile import Reading
     from hashclient.provider.results import Published
 
 
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     help="The root.json of that provider; it is remembered.",
 )
 @click.option(
-    "--of", metavar="LIST", help="The name of the list there. [default: the same]", default=None
+    "--from-list", "of", metavar="LIST", help="The name of the list there. [default: the same]"
 )
 @click.option(
     "--terms", metavar="TEXT", help="On which terms the list may be used; signed with the list."
@@ -133,27 +135,19 @@ def publish(
             --where 'Baseline = true' icse.csv
       sha256sum * | hashclient provider publish /srv/lists --list local -
       hashclient provider publish /srv/lists --list shared --new-list \\
-            --from-bundle theirs.bundle --root theirs.json --of baseline
+            --from-bundle theirs.bundle --root theirs.json --from-list baseline
     """
     check_category(category)
     if draft is not None and dry_run:
         raise UsageError("give either --draft or --dry-run")
-    if (bundle is None) != bool(files):
-        raise UsageError("give either FILE… or --from-bundle")
-    if bundle is None and (root, of) != (None, None):
-        raise UsageError("--root and --of are of use with --from-bundle only")
-    if bundle and any((columns, category, category_map, known_good, max_bad, replace, terms)):
-        raise UsageError(
-            "--from-bundle takes entries and terms as they are: --where chooses among them",
-            hint="leave out options that are for files",
-        )
+    for_files = (columns, category, category_map, known_good, max_bad, replace, terms)
+    _check_source(files, bundle, with_bundle=(root, of), with_files=for_files)
     if replace and max_bad and not dry_run:
         raise UsageError(
             "--replace takes no --max-bad: skipped entries would be withdrawn",
             hint="see to the rows that cannot be used first",
         )
     reading = make_reading(where, columns, category_map=category_map, max_bad=max_bad)
-    shown = max_bad if dry_run else SHOWN
     repository = repository_at(app, directory, passphrases(passphrase_file))
     list_keys = keys_wanted(keys, threshold, public_keys)
     if bundle is not None:
@@ -187,32 +181,13 @@ def publish(
         )
     except UsageError:
         if dry_run:
-            say_remarks(app, reading, shown)
+            say_remarks(app, reading, max_bad)
         raise
-    remarks = reading.remarks
-    more: dict[str, Any] = {
-        "listed_before": done.listed.count if done.listed else 0,
-        "repeated": done.repeated.count if done.repeated else 0,
-        "withdrawn": done.withdrawn,
-        "added_by_category": done.categories,
-        "not_meant": remarks.not_meant,
-        "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
-        "dry_run": dry_run,
-        "draft": draft if draft and draft.exists() else None,
-    }
-    what = "would be added" if dry_run or draft else "added"
-    app.show(output_format, *change_text(done, what, more, with_withdrawn=replace))
-    say_remarks(app, reading, shown)
-    if replace and remarks.skipped:
-        raise UsageError(
-            "--replace would withdraw the entries of rows that cannot be used",
-            hint="see to these rows, and publish without --max-bad",
-        )
-    if not (done.changed or done.withdrawn):
-        app.say("all of it is listed already: nothing was published")
-        if terms is not None:
-            app.warn("the terms are not in force", "they are signed with a change of the list")
-    _warn_doubles(app, done, dry_run=dry_run or draft is not None)
+    _show_published(
+        app, done, reading, output_format, replace=replace, dry_run=dry_run, draft=draft
+    )
+    if terms is not None and not (done.changed or done.withdrawn):
+        app.warn("the terms are not in force", "they are signed with a change of the list")
     say_draft(app, draft)
     if not dry_run and draft is None:
         warn_expiring(app, repository)
@@ -382,6 +357,68 @@ def end(
     app.show(output_format, {"ended": list_name, "draft": draft}, () if draft else text)
     say_draft(app, draft)
     warn_expiring(app, repository)
+
+
+def _check_source(
+    files: Sequence[str],
+    bundle: Path | None,
+    *,
+    with_bundle: Sequence[object],
+    with_files: Sequence[object],
+) -> None:
+    """Refuse files beside a bundle, neither, and options of the one with the other.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    if (bundle is None) != bool(files):
+        raise UsageError("give either FILE… or --from-bundle")
+    if bundle is None and any(with_bundle):
+        raise UsageError("--root and --from-list are of use with --from-bundle only")
+    if bundle and any(with_files):
+        raise UsageError(
+            "--from-bundle takes entries and terms as they are: --where chooses among them",
+            hint="leave out options that are for files",
+        )
+
+
+def _show_published(
+    app: App,
+    done: Published,
+    reading: Reading,
+    output_format: str,
+    *,
+    replace: bool,
+    dry_run: bool,
+    draft: Path | None,
+) -> None:
+    """Show what was published, or would be, and which rows were not used.
+
+    Raises:
+        UsageError: entries of rows that cannot be used would be withdrawn.
+    """
+    remarks = reading.remarks
+    more: dict[str, Any] = {
+        "listed_before": done.listed.count if done.listed else 0,
+        "repeated": done.repeated.count if done.repeated else 0,
+        "withdrawn": done.withdrawn,
+        "added_by_category": done.categories,
+        "not_meant": remarks.not_meant,
+        "skipped": [{"at": place, "reason": what} for place, what in remarks.skipped],
+        "dry_run": dry_run,
+        "draft": draft if draft and draft.exists() else None,
+    }
+    what = "would be added" if dry_run or draft else "added"
+    app.show(output_format, *change_text(done, what, more, with_withdrawn=replace))
+    say_remarks(app, reading, reading.max_bad if dry_run else SHOWN)
+    if replace and remarks.skipped:
+        raise UsageError(
+            "--replace would withdraw the entries of rows that cannot be used",
+            hint="see to these rows, and publish without --max-bad",
+        )
+    if not (done.changed or done.withdrawn):
+        app.say("all of it is listed already: nothing was published")
+    _warn_doubles(app, done, dry_run=dry_run or draft is not None)
 
 
 def _warn_doubles(app: App, done: Published, *, dry_run: bool) -> None:

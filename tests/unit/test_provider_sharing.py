@@ -300,7 +300,7 @@ def provider(*words: object, code: int = 0) -> Run:
 def test_the_commands(countries: Countries, tmp_path: Path) -> None:
     root, ours = tmp_path / "theirs.json", countries.ours.repository.directory
     root.write_bytes(countries.known)
-    words = ("publish", ours, "--list", "a", "--of", "baseline", "--from-bundle")
+    words = ("publish", ours, "--list", "a", "--from-list", "baseline", "--from-bundle")
     first = countries.bundle()
     assert "--root is missing" in provider(*words, first, code=2).err
     assert "no list here shares" in provider("follow", ours, first, code=2).err
