@@ -31,7 +31,7 @@ def isolated(world: Braked) -> int:
 def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_path: Path) -> None:
     world = Braked(tmp_path, FILES, limit=LIMIT)
     chance = random.Random(20)
-    commands = [("scan", "--jobs", "1"), ("scan",), ("watch", "--settle", "0")]
+    commands = [("scan", "--jobs", "1"), ("scan",), ("watch", "--settle", "1s")]
     for number in range(ROUNDS):
         running = [
             subprocess.Popen(
