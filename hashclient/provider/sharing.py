@@ -200,7 +200,7 @@ class Share:
         if name not in offered:
             raise VerificationError(
                 f"its provider does not offer list {name}",
-                hint=f"it offers: {first_of(offered) or 'none'}; `--from-list LIST` names another one",
+                hint=f"it offers: {first_of(offered) or 'none'}; `--from-list` names another one",
             )
         info = trust.target(name, INDEX_NAME)
         index = parse_index(trust.download(info, MAX_INDEX_BYTES), name)
