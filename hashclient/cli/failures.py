@@ -40,8 +40,8 @@ def explain(
         case HashclientError():
             message = without_secret_keys(error.message)
             click.echo(f"hashclient: error: {message}", err=True)
-            if error.hint:
-                click.echo(f"hint: {without_secret_keys(error.hint)}", err=True)
+            if hint := _hint_of(error.message, words) or error.hint:
+                click.echo(f"hint: {without_secret_keys(hint)}", err=True)
             return error.exit_code, message
         case KeyboardInterrupt() | click.Abort():
             click.echo("hashclient: interrupted", err=True)
@@ -69,7 +69,7 @@ def _show_click_error(error: click.ClickException, words: Sequence[str]) -> str:
         if error.option_name in ours:
             rest = command.removeprefix("hashclient ")
             hint = f"it goes before the command: `hashclient {error.option_name} {rest} …`"
-    click.echo(f"hint: {_hint_of(error, words) or hint}", err=True)
+    click.echo(f"hint: {_hint_of(error.format_message(), words) or hint}", err=True)
     return message
 
 
@@ -117,9 +117,8 @@ def reason_of(message: str, parameter: click.Parameter) -> str:
     return message
 
 
-def _hint_of(error: click.ClickException, words: Sequence[str]) -> str | None:
-    """Return a hint where the error is about a word that nobody should type; else None."""
-    text = error.format_message()
+def _hint_of(text: str, words: Sequence[str]) -> str | None:
+    """Return a hint where an error is about a word that nobody should type; else None."""
     if any(shown in text for part in _secret_parts(words) for shown in _forms(part)):
         return (
             "a secret key must not stand on a command line, where others can read it; give the"

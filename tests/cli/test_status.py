@@ -244,6 +244,7 @@ def test_scripts_find_all_keys_whatever_there_is(state: Path, tmp_path: Path) ->
         "matches",
         "quarantine",
         "reports",
+        "reports_overdue",
         "notices",
         "exceptions",
         "alerts",
