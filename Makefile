@@ -96,7 +96,7 @@ dist: venv ## build sdist, wheel and hashclient-verify into dist/, and try them
 	build/try/bin/pip install -q --no-deps --no-index dist/*.whl
 	build/try/bin/hashclient demo > /dev/null
 	build/try/bin/hashclient --version
-	$(BIN)/python -m officer.bundle dist/hashclient-verify
+	$(BIN)/python -m hashclient.officer.bundle dist/hashclient-verify
 	$(PYTHON) -I -S dist/hashclient-verify --version
 	rm -rf build/try
 
@@ -116,7 +116,7 @@ lock: ## write the lock files again from pyproject.toml (needs uv)
 clean: ## remove everything that the targets have made
 	@rm -rf $(VENV) .venv-* .venv.lock build dist htmlcov .coverage .coverage.*
 	rm -rf .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find hashclient officer tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find hashclient tests fixtures bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Its stamp names all that it was made from; it is made again when one of
 # these has changed, when the tree was moved, or when it no longer runs.

@@ -60,8 +60,9 @@ USES: Mapping[str, str] = {
     " watch",
     "__init__": "client config fetch scan session status",
     "__main__": "cli",
+    "officer": "cli packages",
 }
-TOP = {"cli", "__main__"}
+TOP = {"cli", "__main__", "officer"}
 
 #: The rooms of `scan`, from the bottom up, and those that each one uses.
 SCAN_USES: Mapping[str, str] = {

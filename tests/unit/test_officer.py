@@ -16,10 +16,10 @@ import msgspec
 import pytest
 
 from fixtures.desk import A, Desk
+from hashclient.officer.bundle import bundle, modules
 from hashclient.packages.answer import parse_answer
 from hashclient.packages.document import Document
 from hashclient.quarantine.age import write_identity
-from officer.bundle import bundle, modules
 from tests.kit import Run, call
 from tests.tampered import TAMPERINGS
 
@@ -85,7 +85,7 @@ def test_it_is_one_small_file_that_holds_no_compiled_module(tool: Path) -> None:
     with zipfile.ZipFile(tool) as archive:
         assert all(name.endswith(".py") for name in archive.namelist())
     rooms = {name.split(".")[1] for name in modules() if name.startswith("hashclient.")}
-    assert rooms == {"audit", "cli", "core", "errors", "formats", "packages", "system"}
+    assert rooms == {"audit", "cli", "core", "errors", "formats", "officer", "packages", "system"}
     version = use(tool, "--version")
     assert (version.code, version.out[:18]) == (0, "hashclient-verify ")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from hashclient.errors import UsageError, VerificationError
+from hashclient.officer.age import opener_of
+from hashclient.officer.openssl import sign_with
 from hashclient.packages.answer import FORMAT, Answer, Request, encode_answer, parse_answer
 from hashclient.packages.verify import verify_package
 from hashclient.system.outputs import write_new
-from officer.age import opener_of
-from officer.openssl import sign_with
 
 
 def run(words: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hashclient.errors import UsageError
 from hashclient.system.text import printable
 
-#: What comes before the 32 bytes of a public key in DER (RFC 8410).
+#: The bytes before the 32 of a public key in DER (RFC 8410).
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from hashclient.cli.package_lines import FORMATS, package_lines
 from hashclient.core.version import __version__
 from hashclient.errors import ExitCode, HashclientError
+from hashclient.officer import answering
+from hashclient.officer.age import opener_of
 from hashclient.packages.index import check, extract
 from hashclient.system.text import counted, printable
-from officer import answering
-from officer.age import opener_of
 
 NAME = "hashclient-verify"
 _ABOUT = """\

@@ -1,7 +1,7 @@
-"""Makes the one file: `python -m officer.bundle dist/hashclient-verify`.
+"""Makes the one file: `python -m hashclient.officer.bundle dist/hashclient-verify`.
 
-It holds the modules that `officer.tool` imports, directly or not, as they are. Two modules stand in
-the place of compiled ones. A module that needs any other package is refused.
+It holds the modules that `tool` imports, directly or not, as they are. Two modules stand in the
+place of compiled ones. A module that needs any other package is refused.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+_STANDINS = Path(__file__).parent / "standins"
 #: The files that stand in the place of others, by the name of the module.
 STANDINS = {
-    "msgspec": ROOT / "officer/standins/msgspec.py",
-    "hashclient.audit.ed25519": ROOT / "officer/standins/ed25519.py",
+    "msgspec": _STANDINS / "msgspec.py",
+    "hashclient.audit.ed25519": _STANDINS / "ed25519.py",
 }
 #: The public names of the package load what is not here.
 EMPTY = frozenset({"hashclient"})
-_MAIN = "from officer.tool import main\n\nmain()\n"
+_MAIN = "from hashclient.officer.tool import main\n\nmain()\n"
 _FIRST_LINE = b"#!/usr/bin/env python3\n"
 #: All files have this time, so that the same tree gives the same file.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -34,7 +35,7 @@ def modules() -> dict[str, Path | None]:
         ValueError: one imports a package that has no stand-in.
     """
     found: dict[str, Path | None] = {}
-    names = ["officer.tool"]
+    names = ["hashclient.officer.tool"]
     while names:
         name = names.pop()
         parent = name.rpartition(".")[0]
@@ -54,7 +55,7 @@ def modules() -> dict[str, Path | None]:
 def _file_of(name: str) -> Path | None:
     path = ROOT.joinpath(*name.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file() and name.split(".", maxsplit=1)[0] in ("hashclient", "officer"):
+        if candidate.is_file() and name.split(".", maxsplit=1)[0] == "hashclient":
             return candidate
     return None
 
