@@ -30,12 +30,16 @@ LOCK_WAIT_S = 10.0
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest document of a machine at a place: its SHA-256, and the checkpoint in it."""
+    """The newest document of a machine at a place: its SHA-256, and the checkpoint in it.
+
+    `went_back` says how a later document has gone back behind it, if one has.
+    """
 
     counter: int
     made: datetime
     sha256: str
     checkpoint: str
+    went_back: str | None = None
 
 
 class Known(msgspec.Struct):

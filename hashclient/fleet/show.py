@@ -8,6 +8,7 @@
 4. A document with a lower number than the last one that was seen is replayed, or else the machine
    was rolled back: if it was made later.
 5. The checkpoint in it is not before the last one that was seen, and not another one in its place.
+   A machine that was rolled back stays so, however far it gets, until its key is pinned again.
 6. It was made within the interval that it promises, and not in the future.
 7. The machine says that it has no problem and that no match waits, and others have not had a newer
    generation of a list for longer than its interval.
@@ -22,6 +23,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from hashclient.audit.record import parse_checkpoint
 from hashclient.errors import ExitCode, VerificationError
@@ -124,6 +127,8 @@ def judge(
         else:
             wrong = _history(verified, this, seen.get(key))
         if wrong is not None:
+            if wrong.word == "rolled-back":
+                seen[key] = replace(seen[key], went_back=wrong.text)
             rows.append(_row(pins[key], file, key, wrong))
             continue
         seen[key] = this
@@ -162,6 +167,8 @@ def _verified(found: Found) -> _Given:
 
 def _history(verified: Verified, this: Seen, last: Seen | None) -> Finding | None:
     """Return what the last document that was seen shows to be wrong with a new one (3, 4, 5)."""
+    if last is not None and last.went_back is not None:
+        return _finding("rolled-back", last.went_back)
     if last is None or last.sha256 == this.sha256:
         return None
     if this.counter == last.counter:

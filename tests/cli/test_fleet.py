@@ -276,6 +276,10 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.states() == {"web-1": "rolled-back"}
     assert yard.states() == {"web-1": "rolled-back"}  # it does not become usual
     assert yard.show().code == 9
+    yard.put(yard.boxes[1], 7, 101)  # nor when it has come past where it was
+    assert yard.states() == {"web-1": "rolled-back"}
+    yard.put(yard.boxes[1])  # nor with the document that it had before
+    assert yard.states() == {"web-1": "rolled-back"}
     box = yard.boxes[1]
     assert call("--state-dir", yard.state, "fleet", "trust", box.name, box.public).code == 0
     assert yard.states() == {}
