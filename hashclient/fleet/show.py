@@ -10,8 +10,8 @@
 5. The checkpoint in it is not before the last one that was seen, and not another one in its place.
    A machine that was rolled back stays so, however far it gets, until its key is pinned again.
 6. It was made within the interval that it promises, and not in the future.
-7. The machine says that it has no problem and that no match waits, and others have not had a newer
-   generation of a list for longer than its interval.
+7. The machine says that it has no problem and that no match waits, and others have no newer
+   generation of a list that was published longer ago than its interval.
 
 The last document that is kept of a machine is always one that passes 1 to 5.
 """
@@ -95,7 +95,8 @@ class _Given(NamedTuple):
     seen: Seen
 
 
-_Newest = dict[tuple[str | None, str], tuple[int, datetime]]
+#: By provider and list, the generations that machines have, and when each was published.
+_Generations = dict[tuple[str | None, str], dict[int, datetime]]
 
 
 def judge(
@@ -114,7 +115,7 @@ def judge(
         except VerificationError as error:
             rows.append(_row(one.name, one.name, "", _finding("forged", error.message)))
     keys = Counter(one.verified.key for one in given)
-    newest = _newest(one.verified.document for one in given if one.verified.key in pins)
+    generations = _generations(one.verified.document for one in given if one.verified.key in pins)
     for verified, this in given:
         document, key = verified.document, verified.key
         file, name = document.machine.file_name, document.machine.name
@@ -132,7 +133,7 @@ def judge(
             rows.append(_row(pins[key], file, key, wrong))
             continue
         seen[key] = this
-        findings = (*_times(document, now), *_content(document, newest))
+        findings = (*_times(document, now), *_content(document, generations))
         rows.append(_row(pins[key], file, key, *findings, document=document))
     missing = _finding("missing", "there is no document of it")
     rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]
@@ -197,7 +198,7 @@ def _times(document: StatusDocument, now: datetime) -> Iterator[Finding]:
         yield _finding("ahead", f"its clock shows {for_people(document.made)}")
 
 
-def _content(document: StatusDocument, newest: _Newest) -> Iterator[Finding]:
+def _content(document: StatusDocument, generations: _Generations) -> Iterator[Finding]:
     """Yield the findings in what a machine says of itself (7)."""
     if document.open_matches:
         yield _finding("match", f"{counted(document.open_matches, 'match')} open")
@@ -209,22 +210,27 @@ def _content(document: StatusDocument, newest: _Newest) -> Iterator[Finding]:
     if scan is not None and scan.exit_code not in _VERDICTS:
         yield _finding("no-verdict", f"its last scan ended with {scan.exit_code}")
     for one in document.lists:
-        generation, since = newest.get((one.provider, one.name), (0, document.made))
-        late = document.made - since > timedelta(seconds=document.interval_s)
-        if late and (one.generation or 0) < generation:
-            text = f"list {one.name} is at generation {one.generation}, others at {generation}"
+        late = [
+            generation
+            for generation, since in generations.get((one.provider, one.name), {}).items()
+            if generation > (one.generation or 0)
+            and document.made - since > timedelta(seconds=document.interval_s)
+        ]
+        if late:
+            text = f"list {one.name} is at generation {one.generation}, others at {max(late)}"
             yield _finding("behind", text)
 
 
-def _newest(documents: Iterable[StatusDocument]) -> _Newest:
-    """Return the newest generation of each list, and when it was published."""
-    newest: _Newest = {}
+def _generations(documents: Iterable[StatusDocument]) -> _Generations:
+    """Return all generations of each list: one that came just now hides none before it."""
+    found: _Generations = {}
     for document in documents:
         for one in document.lists:
             if one.generation is not None and one.published is not None:
-                place, value = (one.provider, one.name), (one.generation, one.published)
-                newest[place] = max(value, newest.get(place, value))
-    return newest
+                of_list = found.setdefault((one.provider, one.name), {})
+                since = of_list.get(one.generation, one.published)
+                of_list[one.generation] = min(since, one.published)
+    return found
 
 
 def _finding(word: str, text: str) -> Finding:

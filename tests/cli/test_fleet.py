@@ -248,8 +248,12 @@ def test_a_list_that_others_have_had_for_longer_is_behind(yard: Yard) -> None:
     assert yard.states() == {"web-1": "behind", "web-2": "behind"}
     assert yard.show().code == 7
     # A generation that is younger than the interval may not have come to all.
-    yard.put(yard.boxes[0], 7, 102, lists=(msgspec.structs.replace(newer, published=yard.now),))
+    newest = msgspec.structs.replace(newer, generation=9, published=yard.now)
+    yard.put(yard.boxes[0], 7, 102, lists=(newest,))
     assert yard.states() == {}
+    # But it hides no older one, whatever the machine that has it says.
+    yard.put(yard.boxes[1], 7, 102, lists=(newer,))
+    assert yard.states() == {"web-2": "behind"}
 
 
 def test_a_machine_without_a_document_is_missing_and_one_without_a_pin_unknown(yard: Yard) -> None:
