@@ -124,7 +124,7 @@ def judge(
             continue
         wrong: Finding | None
         if keys[key] > 1:
-            wrong = _finding("twin", f"two machines have its key; this one is {name}")
+            wrong = _finding("twin", f"two machines have its key; this one is {printable(name)}")
         else:
             wrong = _history(verified, this, seen.get(key))
         if wrong is not None:

@@ -395,10 +395,13 @@ def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:
 
 
 def test_a_name_with_control_characters_is_shown_escaped(yard: Yard) -> None:
-    yard.put(Box(98, "evil\x1b]0;\x07<script>alert(1)</script>"))
+    evil = "evil\x1b]0;\x07\nweb-9  well<script>alert(1)</script>"
+    yard.put(Box(98, evil))
+    twin = msgspec.structs.replace(yard.boxes[1].machine("1"), name=evil)
+    yard.put(yard.boxes[1], machine=twin)
     for output_format in ("table", "csv", "html", "prometheus"):
         out = yard.show("--format", output_format).out
-        assert "\x1b" not in out and "\x07" not in out
+        assert "\x1b" not in out and "\x07" not in out and "\nweb-9" not in out
     assert "<script>alert" not in yard.show("--format", "html").out
 
 
