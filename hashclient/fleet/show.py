@@ -54,7 +54,8 @@ STATES = (*FINDINGS, WELL)
 #: Clocks may differ by so much.
 TOLERANCE = timedelta(minutes=5)
 _VERDICTS = (ExitCode.OK, ExitCode.MATCH)
-_CODES = {code.value: code for code in ExitCode}
+#: The codes that `status` ends with; any other one says nothing.
+_CODES = {code.value: code for code in ExitCode if ExitCode.INCOMPLETE <= code < ExitCode.MATCH}
 
 
 class Finding(NamedTuple):
@@ -203,9 +204,10 @@ def _content(document: StatusDocument, generations: _Generations) -> Iterator[Fi
     if document.open_matches:
         yield _finding("match", f"{counted(document.open_matches, 'match')} open")
     if document.exit_code:
-        code = _CODES.get(document.exit_code, ExitCode.INCOMPLETE)
-        text = f"its status ends with {document.exit_code}: {code.meaning}"
-        yield Finding("unwell", text, code)
+        code = _CODES.get(document.exit_code)
+        meaning = "not one of its codes" if code is None else code.meaning
+        text = f"its status ends with {document.exit_code}: {meaning}"
+        yield Finding("unwell", text, code or ExitCode.INCOMPLETE)
     scan = document.runs.get("scan")
     if scan is not None and scan.exit_code not in _VERDICTS:
         yield _finding("no-verdict", f"its last scan ended with {scan.exit_code}")

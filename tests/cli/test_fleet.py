@@ -223,6 +223,10 @@ def test_all_are_well(yard: Yard) -> None:
     ("changes", "state", "code"),
     [
         ({"exit_code": 8}, "unwell", 8),
+        ({"exit_code": 1}, "unwell", 3),
+        ({"exit_code": 10}, "unwell", 3),
+        ({"exit_code": 130}, "unwell", 3),
+        ({"exit_code": 255}, "unwell", 3),
         ({"matches": {**NO_MATCHES, MatchState.FOUND: 2}}, "match", 10),
         ({"matches": {**NO_MATCHES, MatchState.HELD: 2}, "exit_code": 3}, "match", 11),
         ({"interval_s": 60}, "silent", 3),
