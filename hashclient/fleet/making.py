@@ -135,14 +135,14 @@ def _runs(records: Iterable[Record], last_scan: Record | None) -> dict[Command, 
         # A record that is too large for one line goes on in others, which repeat its counts.
         if command is None or data.get("part", 1) != 1:
             continue
-        code = 0 if record.event == "fetch" else _number(data, "exit_code") & 255
+        code = 0 if record.event == "fetch" else _code(data)
         runs = found.setdefault(command, Runs(record.time, code))
         runs.runs += 1
         runs.failed += code not in (ExitCode.OK, ExitCode.MATCH)
         for name in _COUNTS:
             setattr(runs, name, getattr(runs, name) + _number(data, name))
     if last_scan is not None and "scan" not in found:
-        found["scan"] = Runs(last_scan.time, _number(last_scan.data, "exit_code") & 255)
+        found["scan"] = Runs(last_scan.time, _code(last_scan.data))
     return found
 
 
@@ -152,6 +152,12 @@ def _not_opened(last_scan: Record | None) -> dict[str, int]:
         return {}
     known = sorted(kind for kind in kinds if _WORD.fullmatch(kind))
     return {kind: _number(kinds, kind) for kind in known[:MOST_KINDS]}
+
+
+def _code(data: dict[str, Any]) -> int | None:
+    """Return the exit code of a record; None if it has none, which is not 0."""
+    value = data.get("exit_code")
+    return value if type(value) is int and 0 <= value <= 255 else None
 
 
 def _number(data: dict[str, Any], name: str) -> int:

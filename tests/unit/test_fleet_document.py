@@ -31,6 +31,7 @@ from hashclient.fleet.document import (
     MOST_LISTS,
     ListState,
     Machine,
+    Runs,
     encode_status,
     verify_status,
 )
@@ -247,6 +248,16 @@ def test_a_document_says_what_the_log_and_the_status_have(session: Session) -> N
     assert document.matches is None
     assert document.failed_publications == 2
     assert document.counted_since == NOW - 24 * HOUR
+
+
+@pytest.mark.parametrize("code", [{}, {"exit_code": None}, {"exit_code": 256}, {"exit_code": -1}])
+def test_a_run_whose_exit_code_is_not_known_has_failed(
+    tmp_path: Path, code: dict[str, object]
+) -> None:
+    log = AuditLog(tmp_path / "audit", clock=lambda: NOW - HOUR)
+    log.append([Event("scan-end", {"inputs": 5, **code})])
+    document, _ = make_document(_session(tmp_path), Status([], {}, ExitCode.STATE), 1, 0)
+    assert document.runs["scan"] == Runs(NOW - HOUR, None, 1, failed=1, inputs=5)
 
 
 def test_counts_of_a_long_log_begin_later_and_say_when(tmp_path: Path) -> None:
