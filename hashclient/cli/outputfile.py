@@ -263,15 +263,15 @@ class OutputFile:
 
 
 def write_whole(to_stdout: Callable[[str], None], output: Path | None, text: str) -> None:
-    """Write a result to stdout, or in one step to the file `output`.
+    """Write a result to stdout, or in one step to the file `output`; an empty one has no line.
 
     Raises:
         UsageError, OutputError: as `replace`.
     """
-    if output is None:
+    if output is not None:
+        replace(output, f"{text}\n".encode(errors="backslashreplace") if text else b"")
+    elif text:
         to_stdout(text)
-    else:
-        replace(output, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -360,6 +360,11 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
     assert yard.show().code == 2  # a place that is not there
     yard.place.mkdir()
     assert yard.show().code == 3
+    shown = yard.show("--format", "jsonl")
+    assert (shown.code, shown.out) == (3, "")
+    output = yard.state / "fleet.jsonl"
+    assert yard.show("--format", "jsonl", "-o", output).code == 3
+    assert output.read_bytes() == b""
 
 
 def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:
