@@ -39,7 +39,7 @@ from hashclient.configfile.tables import (
 )
 from hashclient.core.kinds import Action
 from hashclient.core.model import is_name
-from hashclient.core.objecturi import parse_uri
+from hashclient.core.objecturi import is_object_uri, parse_prefix, parse_uri
 from hashclient.core.version import __version__
 from hashclient.errors import ConfigError, UsageError
 from hashclient.system.files import MAX_TEXT_BYTES, read_regular, user_path
@@ -278,6 +278,7 @@ def parse_config(
                 raise ConfigError(f"configuration {where}: {list_name!r} cannot name a list")
     for name in known.objects:
         _check_bucket(name, f"configuration {where}")
+    _check_place(known.fleet.publish, f"configuration {where}")
     _check_way_out(known, f"configuration {where}", complete=complete)
     return Config(
         **msgspec.structs.asdict(known), **msgspec.structs.asdict(scan), commands=commands
@@ -309,6 +310,16 @@ def _check_bucket(name: str, where: str) -> None:
             f"{where}: a table of [objects] is of a whole bucket, not of {printable(name)}",
             hint=f'write [objects."{uri.bucket_text}"]',
         )
+
+
+def _check_place(publish: str | None, where: str) -> None:
+    """Check that `publish` of [fleet] can be a place; whether it can be written to shows later."""
+    if publish is None:
+        return
+    try:
+        parse_prefix(publish) if is_object_uri(publish) else user_path(publish)
+    except (UsageError, ConfigError) as error:
+        raise ConfigError(f"{where}: [fleet]: {error.message}", hint=error.hint) from error
 
 
 def _check_way_out(known: _Document, where: str, *, complete: bool) -> None:

@@ -294,7 +294,7 @@ class FleetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     within `every_hours`.
     """
 
-    publish: str | None = None
+    publish: Annotated[str, Meta(min_length=1)] | None = None
     every_hours: Annotated[float, Meta(ge=0.1, le=MAX_GRACE_HOURS)] = 26.0
 
 

@@ -94,6 +94,21 @@ def parse_uri(text: str) -> ObjectUri:
     return ObjectUri(name, bucket, _unescaped(key or "", text), whole)
 
 
+def parse_prefix(text: str) -> ObjectUri:
+    """Return the bucket, or the prefix in it, that a URI names as a place for new objects.
+
+    Raises:
+        UsageError: it is no such URI, or names a version.
+    """
+    uri = parse_uri(text)
+    if uri.version is not None:
+        raise UsageError(
+            f"a version of an object is no place for others: {_shown(text)}",
+            hint="write s3://BUCKET/PREFIX",
+        )
+    return uri
+
+
 def _unescaped(part: str, text: str) -> str:
     def byte(found: re.Match[bytes]) -> bytes:
         if found[1] is None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_uri
+from hashclient.core.objecturi import ObjectUri, is_object_uri, parse_prefix
 from hashclient.errors import StateError, UnreachableError, UsageError
 from hashclient.fleet.document import MAX_STATUS_BYTES
 from hashclient.system.background import together
@@ -127,13 +127,7 @@ class Bucket:
     """A bucket, or the keys in it that begin with a prefix and a slash."""
 
     def __init__(self, uri: ObjectUri) -> None:
-        """Nothing is looked up yet.
-
-        Raises:
-            UsageError: it names a version.
-        """
-        if uri.version is not None:
-            raise UsageError(f"a version cannot be published to: {uri.text}")
+        """Nothing is looked up yet."""
         from hashclient.objects.stores import open_store
 
         prefix = uri.key.rstrip("/")
@@ -216,4 +210,4 @@ def place_at(where: str) -> Folder | Bucket:
     Raises:
         UsageError: it cannot be one.
     """
-    return Bucket(parse_uri(where)) if is_object_uri(where) else Folder(user_path(where))
+    return Bucket(parse_prefix(where)) if is_object_uri(where) else Folder(user_path(where))

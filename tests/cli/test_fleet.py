@@ -96,7 +96,23 @@ def test_fetch_and_scan_publish_where_the_configuration_says(world: State, place
     assert verify_status(only(place).read_bytes()).document.counter == 2
 
 
-@pytest.mark.parametrize("where", ["/dev/null/x", "s3://not a bucket", "/no/such/directory"])
+@pytest.mark.parametrize(
+    "where", ["s3://not a bucket", "s3://bucket/x?versionId=1", "gs://bucket/%zz", "", "a\\u0000b"]
+)
+def test_a_place_that_can_be_none_is_refused_in_the_configuration(world: State, where: str) -> None:
+    world.configure(f'{CONFIG}[fleet]\npublish = "{where}"\n')
+    for words in (("scan", world.path), ("status",), ("fetch",)):
+        done = world.call(*words)
+        assert (done.code, done.out) == (2, "")
+        assert "hashclient: error: configuration " in done.err and "fleet" in done.err
+
+
+def test_status_warns_of_a_place_that_can_be_none(world: State) -> None:
+    done = world.call("status", "--publish", "s3://not a bucket")
+    assert (done.code, "the status was not published" in done.err) == (0, True)
+
+
+@pytest.mark.parametrize("where", ["/dev/null/x", "/no/such/directory"])
 def test_a_failure_to_publish_is_a_warning_and_never_the_verdict(world: State, where: str) -> None:
     world.configure(f'{CONFIG}[fleet]\npublish = "{where}"\n')
     scan = world.scan()
