@@ -101,7 +101,10 @@ def parse_answer(text: bytes) -> Answer:
             raise ValueError("accepted and refused")
         if any((one.request == "keep") != (one.until is not None) for one in answer.requests):
             raise ValueError("an end of another request, or none")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        OverflowError,  # a time beyond the first or last year
+    ) as error:
         raise VerificationError(f"not an answer of the format {FORMAT}") from error
     try:
         verify(bytes.fromhex(answer.key), signature, _TAG + head)  # 3

@@ -25,6 +25,7 @@ from hashclient.audit.record import (
     verify_signature,
 )
 from hashclient.errors import AuditError, VerificationError
+from hashclient.packages.document import MatchId, ReportId
 from hashclient.system.strictjson import parse_json
 
 #: The event of the record that binds a package, and the event of a retraction.
@@ -165,9 +166,9 @@ def verify_note(text: bytes) -> Note:
         document = parse_json(text)
         if spelled_note(document) != text:  # 1
             raise VerificationError("the note is not in canonical form")
-        report_id, values = document["report"], document["records"]
-        about = _ABOUT[document["format"]]
-        matches = tuple(document["matches"]) if about == PURGED else ()
+        report_id = msgspec.convert(document["report"], ReportId)
+        about, values = _ABOUT[document["format"]], document["records"]
+        matches = msgspec.convert(document.get("matches", []), tuple[MatchId, ...])
         lines = [json.dumps(v, separators=(",", ":")).encode("ascii") for v in values]
         records = [parse_record(line, f"record {n}") for n, line in enumerate(lines, 1)]  # 2
         identity = parse_genesis(records[0], "record 1")
@@ -193,7 +194,7 @@ def verify_note(text: bytes) -> Note:
         or any(after.seq <= before.seq for before, after in pairwise(records))
         or last.event != about  # 4
         or matches != destroyed
-        or not ordered.issuperset(destroyed)
+        or not ordered.issuperset(matches)
     ):
         raise VerificationError(
             "the note does not say that the report is retracted, or its files destroyed"

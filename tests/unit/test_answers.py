@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fixtures.answers import PUBLIC, answer_of, signed
 from fixtures.desk import A, Desk
-from hashclient.audit.log import read
+from hashclient.audit.log import Event, read
 from hashclient.core.kinds import MatchState
 from hashclient.core.match import Match
 from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.packages.answer import Answer, Request, parse_answer
+from hashclient.packages.chain import spelled_note
 from hashclient.packages.verify import verify_retraction
 from hashclient.reporting.outbox import Outbox
 from hashclient.reporting.receiving import receive
@@ -201,6 +202,24 @@ def test_a_certificate_that_was_edited(tmp_path: Path) -> None:
             verify_retraction(path)
 
 
+def test_a_note_that_names_what_is_no_id_is_refused(tmp_path: Path) -> None:
+    """Whoever has a key and a log can sign any values."""
+    desk = desk_at(tmp_path)
+    audit = desk.session.audit
+    asked = [{"request": "destroy", "matches": ["a" * 10]}]
+    cases: list[tuple[Any, Any]] = [("r-bbbbbbbbbb", {}), ("r-bbbbbbbbbb", "x"), ({}, "a" * 10)]
+    for report, match in cases:
+        audit.append([Event("report-answered", {"report": report, "requests": asked})])
+        audit.append([Event("purged", {"id": match})], durable=True)
+        first, *_, answered, purged = read(desk.settings.layout.audit)
+        note = {"format": "hashclient-destruction/1", "report": report, "matches": [match]}
+        lines = [json.loads(r.line) for r in (first, answered, purged)]
+        path = tmp_path / "note.json"
+        path.write_bytes(spelled_note({**note, "records": lines}))
+        with pytest.raises(VerificationError):
+            verify_retraction(path)
+
+
 def test_a_later_request_to_keep_outranks_an_order_to_destroy(tmp_path: Path) -> None:
     desk = desk_at(tmp_path)
     match, report = handed_over(desk)
@@ -255,6 +274,9 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
     "no signature": lambda text: re.sub(rb',"sig":"[^"]*"', b"", text),
     "an older format": lambda text: text.replace(b"answer/1", b"answer/0"),
     "another time zone": lambda text: re.sub(rb'Z","body"', b'+00:00","body"', text),
+    "before the first year": lambda text: re.sub(
+        rb'"time":"[^"]*"', b'"time":"0001-01-01T00:00:00+14:00"', text
+    ),
     "accepted and refused": lambda text: text.replace(
         b'"refused":[]', b'"refused":' + re.findall(rb'"accepted":(\[[^]]*\])', text)[0]
     ),
