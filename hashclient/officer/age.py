@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from hashclient.errors import AuthorisationError, StateError, UsageError
+from hashclient.officer.programs import find_program
 from hashclient.packages.contents import Opener
 from hashclient.packages.tarstream import CHUNK_BYTES
 from hashclient.system.text import excerpt
@@ -16,7 +17,7 @@ from hashclient.system.text import excerpt
 
 def opener_of(keys: Sequence[Path]) -> Opener:
     """Return a function that opens age files with one of the secret keys in these files."""
-    words = ["age", "--decrypt", *(word for key in keys for word in ("-i", str(key.absolute())))]
+    words = ["--decrypt", *(word for key in keys for word in ("-i", str(key.absolute())))]
     return lambda sealed: _opened(words, sealed)
 
 
@@ -35,7 +36,10 @@ def _opened(words: list[str], sealed: Iterator[bytes]) -> Generator[bytes]:
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+                [find_program("age"), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
             )
         except OSError as error:
             raise UsageError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hashclient.errors import UsageError
+from hashclient.officer.programs import find_program
 from hashclient.system.text import printable
 
 #: The bytes before the 32 of a public key in DER (RFC 8410).
@@ -21,12 +22,8 @@ def run_openssl(words: list[str], directory: str | None = None) -> bytes | None:
         UsageError: there is none.
     """
     try:
-        done = subprocess.run(
-            ["openssl", *words],  # noqa: S607 - wherever the machine has it
-            cwd=directory,
-            capture_output=True,
-            check=False,
-        )
+        command = [find_program("openssl"), *words]
+        done = subprocess.run(command, cwd=directory, capture_output=True, check=False)
     except OSError as error:
         raise no_openssl() from error
     return done.stdout if done.returncode == 0 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -221,6 +222,37 @@ def test_without_openssl_or_age_nothing_is_verified(tool: Path, desk: Desk, tmp_
             timeout=60,
         )
         assert done.returncode == 2 and f"no program called {missing}" in done.stderr
+
+
+def test_programs_in_the_current_directory_are_not_run(
+    tool: Path, desk: Desk, tmp_path: Path
+) -> None:
+    """Where `PATH` has an empty entry: what somebody unpacks there would say that all verifies."""
+    for name in ("openssl", "age"):
+        (tmp_path / name).write_text("#!/bin/sh\ntouch was-run\nexec cat\n")
+        (tmp_path / name).chmod(0o755)
+    key = desk.directory / "recipient.key"
+    words = [str(folder_of(desk)), str(sealed_of(desk)), "--identity", str(key)]
+    answer = ["answer", words[0], "--key", str(key), "--body", "x", "--output", "answer.json"]
+    for path, code in ((f":{os.environ['PATH']}", 0), (":.", 2)):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(tool), *words],
+            cwd=tmp_path,
+            env={"PATH": path},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
+        subprocess.run(
+            [sys.executable, "-I", "-S", str(tool), *answer],
+            cwd=tmp_path,
+            env={"PATH": path},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert not (tmp_path / "was-run").exists()
 
 
 @pytest.mark.slow
