@@ -20,6 +20,7 @@ import msgspec
 from hashclient.errors import UsageError
 from hashclient.provider.clients import TOKEN_PATTERN, Client, Token
 from hashclient.system.text import printable
+from hashclient.trust.additions import NOTICES
 
 #: The number of rows that fit into the tables that nginx makes by default.
 MANY = 100
@@ -27,8 +28,14 @@ MANY = 100
 #: early, and never late.
 _BEHIND = timedelta(hours=12)
 _SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-#: Metadata that all may have.
-_FOR_ALL = "root|targets|snapshot|notices"
+#: Paths that each token is for. A server may be set to keep double slashes.
+_FOR_ALL = (
+    rf"/+metadata/+(?:timestamp|[0-9]+\.(?:root|targets|snapshot|{NOTICES}))\.json$"
+    rf"|/+targets/+{NOTICES}/"
+)
+#: Stands for a list where a path is neither for all nor of a list. No list is called so: a token
+#: for some lists gets nothing there, as where a server of one's own has the files below a folder.
+_NO_LIST = "/"
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -78,15 +85,15 @@ def nginx_clients(clients: Sequence[Client], now: datetime) -> str:
             *ids,
             "}",
             "map $uri $lists_wanted {",
-            '    default "";',
-            rf'    "~^/metadata/[0-9]+\.(?:{_FOR_ALL})\.json$" "";',
-            r'    "~^/metadata/[0-9]+\.(?<lists_role>.+)\.json$" $lists_role;',
-            r'    "~^/targets/lists/(?<lists_folder>[^/]+)/" $lists_folder;',
+            f'    default "{_NO_LIST}";',
+            f'    "~^(?:{_FOR_ALL})" "";',
+            r'    "~^/+metadata/+[0-9]+\.(?<lists_role>[^/]+)\.json$" $lists_role;',
+            r'    "~^/+targets/+lists/+(?<lists_folder>[^/]+)/" $lists_folder;',
             "}",
             'map "$lists_some $lists_wanted" $lists_denied {',
             "    default 1;",
             '    "~^ " 0;',
-            '    "~ $" 0;',
+            '    "~^[^ ]* $" 0;',
             *allowed,
             "}",
             "",
@@ -161,8 +168,10 @@ RewriteEngine On
 RewriteCond %{{ENV:LISTS_CLIENT}} =""
 RewriteRule ^ - [R=401,L]
 # A token that is for some lists only, and the list that is asked for.
-RewriteRule ^/metadata/[0-9]+\.(?!(?:{_FOR_ALL})\.json$)(.+)\.json$ - [E=LISTS_WANTED:$1]
-RewriteRule ^/targets/lists/([^/]+)/ - [E=LISTS_WANTED:$1]
+RewriteRule ^ - [E=LISTS_WANTED:{_NO_LIST}]
+RewriteRule ^/+metadata/+[0-9]+\.([^/]+)\.json$ - [E=LISTS_WANTED:$1]
+RewriteRule ^/+targets/+lists/+([^/]+)/ - [E=LISTS_WANTED:$1]
+RewriteRule ^(?:{_FOR_ALL}) - [E=!LISTS_WANTED]
 RewriteCond %{{ENV:LISTS_ONLY}} !=""
 RewriteCond %{{ENV:LISTS_WANTED}} !=""
 RewriteCond %{{ENV:LISTS_ONLY}}|%{{ENV:LISTS_WANTED}} !,([^,|]+),[^|]*\|\1$

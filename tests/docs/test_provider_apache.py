@@ -24,7 +24,7 @@ from fixtures.tls import Authority
 from hashclient.provider.access import add_client, revoke_client, set_lists
 from hashclient.provider.repository import Repository
 from tests.docs.blocks import free_port
-from tests.docs.test_provider_nginx import check_access_by_list
+from tests.docs.test_provider_nginx import check_access_by_list, check_own_server
 from tests.kit import call, wait_until
 
 PATHS = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
@@ -68,7 +68,7 @@ def serving(directory: Path, written: str, port: int) -> Iterator[None]:
     names = ("mpm_event", "unixd", "authz_core", "ssl", "socache_shmcb", "rewrite", "setenvif")
     modules = [
         f"LoadModule {name}_module {folder}/mod_{name}.so"
-        for name in (*names, "headers", "mime")
+        for name in (*names, "headers", "mime", "alias")
         if (folder / f"mod_{name}.so").exists()
     ]
     user = ""
@@ -154,3 +154,6 @@ def test_apache_accepts_the_tokens_of_clients_for_their_lists(directory: Path) -
         fetched = call(*client, "fetch")
         assert fetched.code == 0, fetched.err
         assert "b" not in [path.name for path in (directory / "state" / "lists").iterdir()]
+    own = f'MergeSlashes Off\nAlias "/mine/" "{made.public}/"\nRewriteEngine On'
+    with serving(directory, written.out.replace("RewriteEngine On", own), port):
+        check_own_server(port, authority, made, some, every)

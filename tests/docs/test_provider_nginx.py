@@ -321,6 +321,41 @@ def check_access_by_list(
             assert statuses(some, {path}) <= {400, 403, 404}, path
 
 
+def test_a_server_of_ones_own_gives_a_token_for_list_a_nothing_of_list_b(directory: Path) -> None:
+    """It keeps double slashes, and has the files below a folder, too."""
+    made = Repository(directory / "clients", clock=lambda: datetime.now(UTC))
+    made.create()
+    for name in ("a", "b"):
+        made.publish(name, [(f"{name}.csv", io.BytesIO(csv(range(3))))])
+    some = add_client(made, "alice", timedelta(days=365), None, ("a",)).token
+    every = add_client(made, "bob", timedelta(days=365), None).token
+    own = "merge_slashes off; location /mine/ { alias /srv/lists/public/; }\n    gzip "
+    text = rendered(made, datetime.now(UTC)).replace("gzip ", own)
+    with Nginx(directory, text, made).serve() as nginx:
+        check_own_server(nginx.port, nginx.authority, made, some, every)
+
+
+def check_own_server(
+    port: int, authority: Authority, repository: Repository, some: str, every: str
+) -> None:
+    """Ask a server that keeps double slashes and has the files below /mine/ as well."""
+    url, context = f"https://127.0.0.1:{port}", ssl.create_default_context(cafile=authority.ca)
+    (segment,) = repository.public.glob("targets/lists/b/*.parquet")
+    with httpx.Client(verify=context, trust_env=False) as browser:
+
+        def statuses(token: str, path: str) -> list[int]:
+            headers = {"Authorization": f"Bearer {token}"}
+            asked = (f"{url}/{path}", f"{url}//{path}", f"{url}/{path.replace('/', '//')}")
+            return [browser.get(one, headers=headers).status_code for one in asked]
+
+        for path in (f"targets/lists/b/{segment.name}", "metadata/1.b.json"):
+            for one in (path, f"mine/{path}"):
+                assert 200 in statuses(every, one)
+                assert statuses(some, one) == [403] * 3
+        for path in ("metadata/timestamp.json", "metadata/1.a.json"):
+            assert statuses(some, path) == [200] * 3
+
+
 @pytest.mark.parametrize("count", [MANY, 3000])
 def test_many_clients_are_what_nginx_understands(directory: Path, count: int) -> None:
     now = datetime.now(UTC)
