@@ -3,9 +3,9 @@
 A table in `docs/architecture.md` says what each word means in every command.
 
 Some options come together, as one value: `gathered`. `declared_options` makes options for the
-fields of a value. Those of a scan are such fields: their types, defaults and help are declared in
-`scan/options`. A build makes the man pages from the options, and has click alone: so these values
-are named tuples.
+fields of a value. Those of a scan are declared in `scan/values/options`: their types, defaults and
+help. A build makes the man pages from the options, and has click alone: so these values are named
+tuples.
 
 Arguments are completed in a shell: ids of matches, reports, notices; names of lists, roles. This
 reads the state that the words before the cursor name. On an error it offers nothing and prints no
@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -29,10 +29,6 @@ from click.core import ParameterSource
 from hashclient.cli.app import App, existing_path, format_option
 from hashclient.errors import HashclientError, UsageError
 from hashclient.system.files import user_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 FORMAT_HELP = "How the output is written; docs/formats.md describes each format."
 

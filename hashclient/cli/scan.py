@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.run.pipeline import Scan
     from hashclient.scan.sources.interface import Source
-    from hashclient.scan.values.options import ScanOptions
 
 
 class Listed(NamedTuple):
