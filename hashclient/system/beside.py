@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from hashclient.system.log import Log
+from hashclient.system.text import printable
 
 _log = Log("beside")
 #: Seconds between two runs at least, where changes make it run.
@@ -31,7 +32,7 @@ class Beside:
         changed: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin to count the time; nothing is run yet."""
-        self._command = command
+        self._command, self._shown = command, printable(" ".join(command))
         self._every_s = every_s
         self._changed = changed
         self._before = changed()
@@ -43,7 +44,7 @@ class Beside:
         if self._running is not None:
             if self._running.poll() is None:
                 return
-            _log.info("%s has ended: %d", self._command[-1], self._running.returncode)
+            _log.info("has ended with %d: %s", self._running.returncode, self._shown)
             self._running = None
         passed_s = time.monotonic() - self._began
         if passed_s < min(self._every_s, _REST_S):
@@ -57,7 +58,7 @@ class Beside:
                 self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
         except OSError as error:
-            _log.info("cannot run %s: %s", self._command[-1], error.strerror)
+            _log.info("cannot run: %s: %s", self._shown, error.strerror)
 
     def end(self, wait_s: float) -> None:
         """End a run within this time. Files of a killed run are the old or the new ones."""
