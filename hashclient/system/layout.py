@@ -150,6 +150,7 @@ FILES: Mapping[str, str] = {
     r"known-good/run-[0-9]+": "the tags of known good digests, sorted",
     rf"trust/{_NAME}/pinned-root\.json": "the root of trust that was pinned",
     rf"trust/{_NAME}/metadata/.+": "the provider's verified metadata, as python-tuf keeps it",
+    rf"trust/{_NAME}/denied\.json": "the provider's lists that the credential is not for",
     r"audit/log\.jsonl": "the audit log",
     r"audit/log-[0-9]{6,12}\.jsonl": "a closed file of the audit log",
     r"audit/key\.(pem|pub)": "the private and the public key of the audit log",

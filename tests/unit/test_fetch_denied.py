@@ -12,6 +12,7 @@ from hashclient.errors import AuthorisationError, VerificationError
 from hashclient.index.open_lists import delegated_lists, expected_lists
 from hashclient.net.client import RefusedError
 from hashclient.system.layout import DENIED_NAME, TARGETS_NAME
+from tests.kit.state import purpose_of
 
 
 @pytest.fixture
@@ -49,6 +50,8 @@ def test_other_lists_are_not_offered(simulator: Simulator, tmp_path: Path) -> No
     assert client.numbers(range(9)) == {0, 1, 2, 6, 7, 8}
     targets = client.settings.layout.metadata("main") / TARGETS_NAME
     assert sorted(delegated_lists(targets) or ()) == ["a", "c"]
+    note = client.settings.layout.provider("main") / DENIED_NAME
+    assert purpose_of(note.relative_to(client.settings.layout.root).as_posix()) is not None
 
 
 def test_one_request_more_is_made_for_each_of_them(simulator: Simulator, tmp_path: Path) -> None:
