@@ -311,6 +311,7 @@ def test_a_start_imports_only_what_the_command_needs(
         check=False,
         timeout=60,
     )
+    assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert "hashclient.cli.main" in loaded
     assert not loaded & needless

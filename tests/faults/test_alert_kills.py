@@ -72,6 +72,7 @@ def test_random_kills_of_scans_and_of_sending_lose_no_match(tmp_path: Path) -> N
                 running.wait(chance.uniform(0.2, 1.2))
             except subprocess.TimeoutExpired:
                 running.send_signal(signal.SIGKILL)
+        assert running.returncode != ExitCode.USAGE  # else it was refused, and nothing ran
         # Whole at any time: a damaged one would say so.
         assert state.call("alerts", "list").code == 0
     assert state.call("scan", state.tree).code == 10

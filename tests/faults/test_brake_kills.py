@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hashclient.core.kinds import MatchState
+from hashclient.errors import ExitCode
 from hashclient.matches.store import Matches
 from hashclient.quarantine.item import item_ids
 from tests.cli.test_brake import RIGHT, WRONG, Braked
@@ -47,7 +48,7 @@ def test_two_scans_and_a_watch_that_are_killed_never_act_above_the_limit(tmp_pat
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=chance.uniform(0.2, 1.2))
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.wait() != ExitCode.USAGE  # else it was refused, and nothing ran
         assert isolated(world) <= LIMIT
     result = world.scan()
     assert result.code == 11
