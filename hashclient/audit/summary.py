@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -59,6 +59,9 @@ _DECIDED = {
 }
 
 
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class Run(msgspec.Struct):
     """The runs of one command. `unfinished` were killed, or have not ended."""
 
@@ -93,8 +96,8 @@ class Outage(msgspec.Struct):
     """A time in which a provider could not be reached; `until` is None where it had not ended."""
 
     provider: str
-    since: datetime
-    until: datetime | None
+    since: _Time
+    until: _Time | None
     failures: int
 
 
@@ -105,8 +108,8 @@ class Summary(msgspec.Struct):
     """
 
     schema: str
-    since: datetime | None
-    until: datetime | None
+    since: _Time | None
+    until: _Time | None
     log_id: str
     logs: int = 1
     records: int = 0

@@ -8,7 +8,7 @@ overlap are one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,10 @@ from hashclient.audit.summary import SCHEMA, Outage, Summary
 from hashclient.core.figures import Precision, Spread, wilson
 from hashclient.core.kinds import Verdict
 from hashclient.errors import UsageError
+from hashclient.system.strictjson import parse_json
 
+#: No log has a higher count.
+MOST = 1 << 63
 FLEET_SCHEMA = "hashclient-fleet-summary/1"
 #: What says which log a summary is of, and up to where; none of it can be added.
 _OF_ONE_LOG = ("schema", "since", "until", "log_id", "first_seq", "last_seq", "last_hash")
@@ -27,12 +30,24 @@ def parse_summary(data: bytes) -> Summary:
     """Return the summary of a log, as `audit summary --format json` writes it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or has a count that no log has.
     """
-    found = msgspec.json.decode(data, type=Summary)
+    value = parse_json(data)
+    found = msgspec.convert(value, Summary)
     if found.schema != SCHEMA:
         raise ValueError("another schema")
+    if not all(0 <= number <= MOST for number in _whole_numbers(value)):
+        raise ValueError("a count that no log has")
     return found
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """Yield all whole numbers in a JSON value."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(inner)
 
 
 def add_up(summaries: Sequence[Summary]) -> Summary:

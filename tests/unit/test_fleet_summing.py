@@ -83,6 +83,35 @@ def test_names_of_others_are_shown_escaped(two: list[Path]) -> None:
         assert "\x1b" not in call("fleet", "summary", *two, "--format", output_format).out
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"reviewed": {"confirmed": 5, "rejected": -4}},
+        {"reviewed": {"confirmed": 10**400}},
+        {"records": -1},
+        {
+            "outages": [
+                {"provider": "p", "since": "2026-01-01T00:00:00", "until": None, "failures": 1}
+            ]
+        },
+        {"since": "2026-01-01T00:00:00"},
+        {"schema": "hashclient-fleet-summary/1"},
+    ],
+)
+def test_a_file_with_what_no_log_has_is_refused(tmp_path: Path, value: dict[str, object]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(msgspec.to_builtins(summary()) | value))
+    done = call("--state-dir", tmp_path / "state", "fleet", "summary", path)
+    assert (done.code, done.out) == (2, "")
+    assert "not a summary of an audit log" in done.err
+
+
+def test_a_key_that_is_there_twice_is_refused() -> None:
+    text = msgspec.json.encode(summary())
+    with pytest.raises(ValueError, match="same key twice"):
+        parse_summary(text.replace(b"{", b'{"records":1,', 1))
+
+
 def test_other_periods_are_refused() -> None:
     with pytest.raises(UsageError, match="different periods"):
         add_up([summary(), summary(since=START)])
