@@ -9,7 +9,7 @@ import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app, table
 from hashclient.cli.fleet_summary import summary
-from hashclient.cli.options import whole_output_option
+from hashclient.cli.options import refuse_lost_directory, whole_output_option
 from hashclient.cli.output import json_text
 from hashclient.cli.outputfile import write_whole
 from hashclient.errors import ExitCode, UsageError
@@ -72,17 +72,20 @@ def show(
     `hashclient --help`.
     """
     from hashclient.cli.alerts import raise_silent
+    from hashclient.core.objecturi import is_object_uri
     from hashclient.fleet.document import SUFFIX
     from hashclient.fleet.known import changing, load_roster, pins_of
     from hashclient.fleet.places import place_at
     from hashclient.fleet.show import exit_code, judge
     from hashclient.fleet.writing import headline
 
+    if not is_object_uri(where):
+        refuse_lost_directory((where,))
     listed = {} if roster is None else load_roster(roster)
     place, now = place_at(where), app.now()
     with changing(app.settings.layout) as known:
         pins = pins_of(known.machines, listed)
-        rows = judge(place.read(SUFFIX), pins, known.seen.setdefault(place.text, {}), now)
+        rows = judge(place.read(SUFFIX), pins, known.seen.setdefault(place.id, {}), now)
     # Nothing is known where there is nothing to judge.
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))

@@ -47,6 +47,15 @@ class Folder:
         self._path = path
         self.text = printable(path)
 
+    @property
+    def id(self) -> str:
+        """What names the place wherever it is named from.
+
+        Raises:
+            OSError: the path is relative, and the working directory was removed.
+        """
+        return printable(self._path.absolute())
+
     def write(self, name: str, data: bytes) -> None:
         """Put a document there, in one step.
 
@@ -133,7 +142,7 @@ class Bucket:
         prefix = uri.key.rstrip("/")
         self._uri = ObjectUri(uri.scheme, uri.bucket, f"{prefix}/" if prefix else "")
         self._store = open_store(self._uri)
-        self.text = self._uri.text
+        self.id = self.text = self._uri.text
 
     def write(self, name: str, data: bytes) -> None:
         """Put a document there.

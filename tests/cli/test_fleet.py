@@ -309,6 +309,32 @@ def test_a_machine_that_was_restored_counts_as_rolled_back_until_it_is_pinned_ag
     assert yard.states() == {}
 
 
+def test_what_was_seen_counts_however_the_place_is_named(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was seen in another place of that name does not."""
+    assert yard.show().code == 0
+    yard.put(yard.boxes[1], 6, 40)
+    monkeypatch.chdir(yard.place.parent)
+    assert yard.states(where="fleet") == {"web-1": "rolled-back"}
+    assert yard.states(where="./fleet/") == {"web-1": "rolled-back"}
+    (other := yard.place / "fleet").mkdir()
+    shutil.copy(yard.place / yard.boxes[1].machine().file_name, other)
+    monkeypatch.chdir(yard.place)
+    assert yard.states(where="fleet") == {"web-0": "missing", "web-2": "missing"}
+
+
+def test_a_relative_place_without_a_working_directory_is_refused(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    shown = yard.show(where="fleet")
+    assert (shown.code, "the working directory was removed" in shown.err) == (2, True)
+    assert yard.show().code == 0
+
+
 @pytest.mark.parametrize(
     ("counter", "seq", "later", "state"),
     [
