@@ -103,8 +103,9 @@ class StatusDocument(_Part, frozen=True, kw_only=True):
     """The first line of a document.
 
     `counter` is higher in each document of a machine, which promises another one within
-    `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None where the record
-    of matches cannot be read. `checkpoint` is one of the audit log, as a line of text.
+    `interval_s`. The counts of `runs` begin at `counted_since`. `matches` is None where there is no
+    record of matches, or, with an exit code, where it cannot be read. `checkpoint` is one of the
+    audit log, as a line of text.
     """
 
     format: Literal["hashclient-status/1"]
