@@ -82,7 +82,7 @@ def load_roster(path: Path) -> dict[str, str]:
     Raises:
         UsageError: it cannot be read, or is no roster.
     """
-    hint = 'write [machines], and below it a line NAME = "KEY" for each'
+    hint = 'write [machines], and below it one line NAME = "KEY" for each'
     try:
         text = read_regular(path, MAX_STATE_BYTES).decode()
         return msgspec.convert(tomllib.loads(text), _Roster).machines

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from fixtures.fleet import NOW, Box
 from hashclient.config import parse_config
+from hashclient.errors import UsageError
 from hashclient.fleet.document import Verified, verify_status
 from hashclient.fleet.known import load_roster, pins_of
 from hashclient.fleet.show import FINDINGS, Row
@@ -131,3 +132,8 @@ def test_the_playbook_writes_configuration_and_roster_that_are_read(tmp_path: Pa
     roster = by_name["Begin the roster"]["ansible.builtin.lineinfile"]["line"] + "\n" + line
     (tmp_path / "roster.toml").write_text(roster)
     assert load_roster(tmp_path / "roster.toml") == {"web-1": "0" * 64}
+    # A machine with another key than before is not pinned again by the next run.
+    assert "regexp" not in by_name["Note the key in the roster"]["ansible.builtin.lineinfile"]
+    (tmp_path / "roster.toml").write_text(f"{roster}\n{line.replace('0' * 64, '1' * 64)}\n")
+    with pytest.raises(UsageError, match="not a roster"):
+        load_roster(tmp_path / "roster.toml")
