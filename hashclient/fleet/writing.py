@@ -25,7 +25,9 @@ Cell = str | int | float | datetime | None
 
 
 def _fresh(document: StatusDocument) -> str:
-    fresh = sum(one.state == "fresh" for one in document.lists) + document.lists_omitted
+    fresh = sum(one.state == "fresh" for one in document.lists)
+    if fresh:  # those that are fresh are left out first
+        fresh += document.lists_omitted
     return f"{fresh}/{len(document.lists) + document.lists_omitted + document.providers_unknown}"
 
 

@@ -23,7 +23,13 @@ from fixtures.buckets import Site
 from fixtures.crash import in_child, kill_at, watched
 from fixtures.fleet import LIST, NO_MATCHES, Box, edited, roster_of
 from hashclient.core.kinds import MatchState
-from hashclient.fleet.document import MAX_STATUS_BYTES, Runs, verify_status
+from hashclient.fleet.document import (
+    MAX_STATUS_BYTES,
+    MOST_LISTS,
+    Freshness,
+    Runs,
+    verify_status,
+)
 from tests.kit import UNMEASURED, Run, State, arguments, call, environment, run
 
 HOUR = timedelta(hours=1)
@@ -454,6 +460,16 @@ def test_a_name_with_control_characters_is_shown_escaped(yard: Yard) -> None:
         out = yard.show("--format", output_format).out
         assert "\x1b" not in out and "\x07" not in out and "\nweb-9" not in out
     assert "<script>alert" not in yard.show("--format", "html").out
+
+
+@pytest.mark.parametrize(("state", "shown"), [("fresh", "201/201"), ("stale", "0/201")])
+def test_lists_that_are_left_out_are_fresh_only_if_another_one_is(
+    yard: Yard, state: Freshness, shown: str
+) -> None:
+    lists = (msgspec.structs.replace(LIST, state=state),) * MOST_LISTS
+    yard.put(yard.boxes[1], 6, 101, lists=lists, lists_omitted=201 - MOST_LISTS)
+    rows = csv.DictReader(yard.show("--format", "csv").out.splitlines())
+    assert {row["machine"]: row["lists"] for row in rows}["web-1"] == shown
 
 
 def test_every_format_has_every_machine(yard: Yard, tmp_path: Path) -> None:
