@@ -36,7 +36,7 @@ class Seen(msgspec.Struct, frozen=True):
     """
 
     counter: int
-    made: datetime
+    made: Annotated[datetime, msgspec.Meta(tz=True)]
     sha256: str
     checkpoint: str
     went_back: str | None = None

@@ -373,6 +373,18 @@ def test_a_record_that_was_exchanged_and_another_log_are_rolled_back(yard: Yard)
     assert yard.states() == {"web-1": "rolled-back"}
 
 
+@pytest.mark.parametrize("made", ["2026-01-31T12:00:00", "no time"])
+def test_a_record_of_what_was_seen_that_is_damaged_is_named(yard: Yard, made: str) -> None:
+    assert yard.show().code == 0
+    path = yard.state / "fleet/known.json"
+    known = json.loads(path.read_bytes())
+    known["seen"][str(yard.place)][yard.boxes[1].public]["made"] = made
+    path.write_text(json.dumps(known))
+    yard.put(yard.boxes[1], 4, 99)
+    shown = yard.show()
+    assert (shown.code, "the file is damaged: " in shown.err) == (8, True)
+
+
 def test_keys_are_pinned_by_trust_as_well(yard: Yard) -> None:
     yard.roster.write_text("[machines]\n")
     assert set(yard.states().values()) == {"unknown"}
