@@ -38,9 +38,8 @@ class News:
         """Look at all that came after `place`; at the last day if that is None."""
         self._session = session
         self._layout = session.settings.layout
-        now = session.now()
         is_first = place is None
-        before = place or Place(0, 0, 0, now - FIRST_LOOK)
+        before = place or Place(0, 0, 0, session.now() - FIRST_LOOK)
         self._counts: dict[Kind, Counter[str]] = {}
         self._matches: list[Noticed] = []
         #: Fetches of these subjects were good, after what failed before.
@@ -56,7 +55,8 @@ class News:
             last = self._read_matches(before, is_first=is_first)
         except StateError:
             self.damaged.append(MATCHES)
-        self.place = Place(seq, *last, now)
+        # After all that was found was written: so nothing is later than this, and counts again.
+        self.place = Place(seq, *last, session.now())
 
     def happened(self) -> Iterator[Noticed]:
         """Yield what has happened."""
@@ -107,8 +107,10 @@ class News:
         with Recent(self._session.settings.state_dir, create=False) as record:
             last = record.last()
             found: dict[Kind, list[FoundMatch]] = {Kind.MATCH: [], Kind.HELD: []}
-            after = last if is_first else (before.row, before.step)
-            for match in record.found(after, last, before.time):
+            after, now = (
+                (last, None) if is_first else ((before.row, before.step), self._session.now())
+            )
+            for match in record.found(after, last, before.time, now):
                 is_held = match.state is MatchState.HELD
                 found[Kind.HELD if is_held else Kind.MATCH].append(match)
         with_paths = self._session.settings.config.alerts.paths

@@ -14,16 +14,25 @@ from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.matches.tables import MatchStore, to_text
 
 _LAST = "SELECT coalesce(max({}), 0) FROM {}"
-#: Rows count up, but for a moment after the newest ones were forgotten: so the time counts as well.
+#: The newest of the rows that were there at the last look. Rows count up, but for a moment after
+#: the newest ones were forgotten: so the time counts as well, unless a clock that was ahead has
+#: noted it. Reading begins at the end: a record of a million matches takes no longer.
+_KNOWN = """
+coalesce((SELECT {key} FROM {table} WHERE {key} <= :{table}
+    AND NOT ({time} > :since AND {time} <= coalesce(:now, {time})) ORDER BY {key} DESC LIMIT 1), 0)
+"""
+_ROW = _KNOWN.format(key="rowid", table="match", time="first_seen")
+_STEP = _KNOWN.format(key="id", table="step", time="time")
 #: A step `held` that was written later, for a match that was held when it was found, is no news.
+#: The plus keeps SQLite from an index that has the steps of all times.
 _FOUND = f"""
 SELECT m.id, m.state, m.path, h.list FROM match m JOIN hit h ON h.match = m.id
-WHERE m.rowid <= :last_row AND h.withdrawn_generation IS NULL AND m.id IN (
-    SELECT id FROM match WHERE rowid > :row OR first_seen > :time
+WHERE m.rowid <= :last_match AND h.withdrawn_generation IS NULL AND m.id IN (
+    SELECT id FROM match WHERE rowid > {_ROW}
     UNION
     SELECT s.match FROM step s JOIN match o ON o.id = s.match
-    WHERE s.id > :step AND s.id <= :last_step AND (s.event = '{MatchState.FOUND}'
-        OR (s.event = '{MatchState.HELD}' AND o.state = '{MatchState.HELD}'))
+    WHERE s.id > {_STEP} AND s.id <= :last_step AND (+s.event = '{MatchState.FOUND}'
+        OR (+s.event = '{MatchState.HELD}' AND o.state = '{MatchState.HELD}'))
 )
 ORDER BY m.id
 """  # noqa: S608 - ours
@@ -55,17 +64,22 @@ class Recent(MatchStore):
         return row, step
 
     def found(
-        self, after: tuple[int, int], until: tuple[int, int], since: datetime
+        self,
+        after: tuple[int, int],
+        until: tuple[int, int],
+        since: datetime,
+        now: datetime | None = None,
     ) -> Iterator[FoundMatch]:
         """Yield the open matches found after the numbers `after`, or later than `since`.
 
-        `until` is what `last` has returned.
+        `until` is what `last` has returned. With `now`, a time after it does not count as later.
 
         Raises:
             StateError: they cannot be read.
         """
-        values = {"row": after[0], "step": after[1], "time": to_text(since)}
-        values |= {"last_row": until[0], "last_step": until[1]}
+        values = {"match": after[0], "step": after[1], "since": to_text(since)}
+        values |= {"now": now and to_text(now)}
+        values |= {"last_match": until[0], "last_step": until[1]}
         with self._errors():
             rows = self._db.execute(_FOUND, values)
             for (match_id, state, path), same in groupby(rows, itemgetter(0, 1, 2)):

@@ -27,6 +27,7 @@ from hashclient.core.kinds import Algorithm, MatchState
 from hashclient.core.kinds import Kind as OutcomeKind
 from hashclient.core.model import Hit, Outcome
 from hashclient.errors import ConfigError, ExitCode, StateError
+from hashclient.matches.recent import _FOUND, Recent
 from tests.kit import fast_directory
 from tests.kit.depth import examples
 from tests.told import Told, documents, into
@@ -104,6 +105,46 @@ def test_matches_found_after_the_newest_were_forgotten_are_news(told: Told) -> N
         assert pruner.prune([match_id]) == 1
     record(told, 1, "baseline", start=7)
     assert told.texts() == ["1 new match: baseline"]
+
+
+def test_a_match_that_is_recorded_during_a_look_is_said_once(told: Told) -> None:
+    record(told, 1, "baseline")
+    assert len(told.sent()) == 1
+    told.wait(hours=2)
+    last = Recent.last
+
+    def record_first(self: Recent) -> tuple[int, int]:
+        told.wait(minutes=1)
+        record(told, 1, "baseline", start=7)
+        told.wait(minutes=1)
+        return last(self)
+
+    with mock.patch.object(Recent, "last", record_first):
+        assert told.texts() == ["1 new match: baseline"]
+    told.wait(hours=2)
+    assert told.texts() == []
+
+
+def test_a_match_that_a_clock_ahead_has_dated_is_said_once(told: Told) -> None:
+    record(told, 1, "baseline")
+    assert len(told.sent()) == 1
+    told.wait(days=300)
+    record(told, 1, "baseline", start=7)
+    told.wait(days=-299)
+    assert told.texts() == ["1 new match: baseline"]
+    for _ in range(3):
+        told.wait(hours=2)
+        assert told.texts() == []
+
+
+def test_a_look_reads_only_what_is_new_of_a_record(told: Told) -> None:
+    record(told, 1, "baseline")
+    with Recent(told.settings.state_dir, create=False) as recent:
+        values = dict.fromkeys(re.findall(r":(\w+)", _FOUND), 0)
+        plan = [row[3] for row in recent._db.execute(f"EXPLAIN QUERY PLAN {_FOUND}", values)]
+    assert not [step for step in plan if step.startswith("SCAN")]
+    by_number = [step for step in plan if "USING INTEGER PRIMARY KEY" in step]
+    assert len(by_number) == 4, plan
 
 
 def test_a_held_match_is_said_as_one_that_waits_and_its_release_is_no_news(told: Told) -> None:
