@@ -374,7 +374,10 @@ def _place(below: str | None) -> str:
 def _show_all(
     app: App, output_format: str, rulings: Sequence[Ruling], *, removed: bool = False
 ) -> None:
-    shown = [(ruling, "it is removed" if removed else waiting(ruling)) for ruling in rulings]
+    if removed:
+        shown: list[tuple[Ruling, str | None]] = [(ruling, "it is removed") for ruling in rulings]
+    else:
+        shown = with_obstacles(app, rulings)
     app.show(
         output_format,
         {"exceptions": [document_of(ruling, obstacle) for ruling, obstacle in shown]},

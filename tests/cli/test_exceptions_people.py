@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hashclient.core.match import person_of
-from tests.cli.test_exceptions import CONFIG, REASON, Ruled
+from tests.cli.test_exceptions import CONFIG, REASON, RIGHT, Ruled
 from tests.kit import Run
 
 TWO = f"{CONFIG}[decisions]\npeople = 2\n"
@@ -121,6 +121,22 @@ def test_what_waits_is_renewed_in_its_place_by_another_author(world: Ruled, as_:
     assert approve(world, ruling).code == 2
     as_("alice")
     assert approve(world, ruling).code == 0
+
+
+def test_an_approval_after_the_entry_has_changed_says_that_nothing_is_covered(
+    world: Ruled, as_: As
+) -> None:
+    ruling = world.add("base/wrong")
+    world.provider.withdraw("wrong", list_name="base")
+    world.client.fetch()
+    world.provider.add({"wrong": RIGHT}, "base")
+    world.client.fetch()
+    as_("bob")
+    for done in (approve(world, ruling), world.exceptions("renew", ruling, *REASON)):
+        assert (done.code, "no more: base/wrong has changed" in done.out) == (0, True), done
+        world.configure(CONFIG)
+    (world.tree / "meant").write_bytes(RIGHT)
+    assert world.scan().code == 10
 
 
 def test_an_approval_that_is_edited_in_counts_for_nothing(world: Ruled, as_: As) -> None:
