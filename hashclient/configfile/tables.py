@@ -22,6 +22,7 @@ from msgspec import Meta
 from hashclient.configfile.faults import Fault, wrong_type
 from hashclient.core.patience import ATTEMPTS, MIN_RATE_KIB_S, TIMEOUT_S
 from hashclient.system.log import Log
+from hashclient.system.signed import Key
 
 #: Ten years: a longer time is a mistake, and its dates may be out of range.
 MAX_GRACE_HOURS = 87_600
@@ -130,7 +131,7 @@ class DecisionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     people: Annotated[int, Meta(ge=1, le=2)] = 1
-    trusted: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]] = {}
+    trusted: dict[str, Key] = {}
 
 
 class QuarantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,7 +166,7 @@ class PackageDestination(
 
     directory: str
     recipients: tuple[str, ...] = ()
-    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
+    key: Key | None = None
     deadline_hours: _Hours | None = None
 
 

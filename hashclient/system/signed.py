@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 
 from hashclient.errors import VerificationError
-from hashclient.system.strictjson import parse_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -46,6 +45,8 @@ def verify_document(data: bytes, tag: bytes, kind: type[T], max_bytes: int) -> t
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from hashclient.system.strictjson import parse_json
 
     line, end, rest = data.partition(b"\n")
     if not end or rest.find(b"\n") != len(rest) - 1 or len(data) > max_bytes:  # 1
