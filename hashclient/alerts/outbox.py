@@ -192,7 +192,8 @@ class Outbox:
         for name in self._config.receivers:
             lacking = [alert for alert in book.waiting if name in (alert.to or ())]
             state, now = book.receiver(name), self._session.now()
-            if not lacking or not (at_once or is_due(state.next_attempt, now)):
+            is_tried = at_once or is_due(state.next_attempt, now, longest=LONGEST_PAUSE)
+            if not lacking or not is_tried:
                 continue
             taken, error, began = 0, None, time.monotonic()
             for alert in lacking:

@@ -116,11 +116,11 @@ def _command(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
     kept = {key: value for key, value in environ.items() if key in _KEPT}
 
     def send(message: Message, limit_s: float) -> None:
-        # A file, and no pipe: the program gets all of it even if this process is killed.
-        with open(os.memfd_create("alert"), "w+b") as given:  # noqa: PTH123 - not a path
-            given.write(message.body)
-            given.seek(0)
-            try:
+        try:
+            # A file, and no pipe: the program gets all of it even if this process is killed.
+            with open(os.memfd_create("alert"), "w+b") as given:  # noqa: PTH123 - not a path
+                given.write(message.body)
+                given.seek(0)
                 process = subprocess.Popen(
                     config.command,
                     stdin=given,
@@ -129,8 +129,8 @@ def _command(config: AlertsConfig, environ: Mapping[str, str]) -> Send:
                     env=kept,
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise ConfigError(f"command: cannot be run: {error.strerror}") from error
+        except OSError as error:
+            raise ConfigError(f"command: cannot be run: {error.strerror}") from error
         try:
             process.wait(limit_s)
         except subprocess.TimeoutExpired as error:

@@ -19,9 +19,9 @@ def pause(attempts: int, asked_s: float | None = None, *, longest: timedelta = L
     return max(min(doubled, longest), min(timedelta(seconds=asked_s or 0.0), longest))
 
 
-def is_due(at: datetime | None, now: datetime) -> bool:
+def is_due(at: datetime | None, now: datetime, *, longest: timedelta = LAST) -> bool:
     """Return whether the next attempt, noted for the time `at`, is due; None stands for at once.
 
     A time further away than the longest pause was noted by a wrong clock, and does not count.
     """
-    return at is None or not now < at <= now + LAST
+    return at is None or not now < at <= now + longest

@@ -5,7 +5,9 @@ Run as a program, with the project on the path, this writes the vectors again.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import string
 from collections.abc import Iterator, Mapping
@@ -354,6 +356,23 @@ def test_a_receiver_that_fails_holds_up_no_other_and_is_tried_again_later(told: 
     told.configure(into(told.inbox))
     told.alert(at_once=True)
     assert told.book().waiting == ()
+
+
+def test_a_receiver_that_fails_is_tried_again_after_the_clock_was_set_back(told: Told) -> None:
+    told.configure('command = ["/bin/false"]\n')
+    told.refuse(ExitCode.UNREACHABLE)
+    told.alert()
+    told.wait(hours=-12)
+    assert len(told.alert()) == 1
+
+
+def test_without_free_descriptors_an_alert_waits(told: Told) -> None:
+    told.refuse(ExitCode.UNREACHABLE)
+    full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch("os.memfd_create", side_effect=full):
+        (attempt,) = told.alert()
+    assert attempt.error is not None and "Too many open files" in attempt.error.message
+    assert len(told.sent(at_once=True)) == 1
 
 
 @pytest.mark.slow
