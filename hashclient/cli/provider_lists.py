@@ -263,7 +263,7 @@ def revert(
 
     What N added is withdrawn, and what it withdrew comes back as it was, under its ids. An entry
     that a later generation has added or withdrawn stays as it is. To undo that again, revert the
-    new generation.
+    new generation. What another provider has withdrawn, whose list is shared on, cannot come back.
 
     \b
       hashclient provider revert /srv/lists baseline 7

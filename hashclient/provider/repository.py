@@ -64,7 +64,7 @@ from hashclient.provider.results import (
 )
 from hashclient.provider.revert import reversion
 from hashclient.provider.screen import read_screened
-from hashclient.provider.sharing import Share
+from hashclient.provider.sharing import Share, may_return
 from hashclient.system.files import sweep_temporary, writer_lock
 from hashclient.system.text import first_of, nearest, printable
 from hashclient.trust.additions import MAX_ENDED, NOTICES
@@ -280,13 +280,15 @@ class Repository:
         What it added and is still listed goes, what it withdrew comes back.
 
         Raises:
-            UsageError: there is no such list or generation, or nothing of it is left to undo.
+            UsageError: there is no such list or generation, nothing of it is left to undo, or
+                another provider, whose list is shared on, has withdrawn what would come back.
             StateError: as `publish`.
         """
         with self.changing_roles() as roles:
             require_list(roles, list_name)
             require_ready(roles, draft, list_name)
-            done, change = reversion(self.files, roles, list_name, generation)
+            ids = may_return(self.sources / list_name, roles, self.files)
+            done, change = reversion(self.files, roles, list_name, generation, ids)
             self.put(roles, {list_name}, draft, change.event, change.data, change)
             return done
 

@@ -7,6 +7,7 @@ stays as it is. Entries come back under their ids, with all that they had.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,13 +34,19 @@ if TYPE_CHECKING:
 
 
 def reversion(
-    files: ListFiles, roles: Roles, list_name: str, generation: int
+    files: ListFiles,
+    roles: Roles,
+    list_name: str,
+    generation: int,
+    may_return: Collection[str] | None = None,
 ) -> tuple[Published, Change]:
     """Compute the change that undoes a generation.
 
+    Only entries with the ids `may_return` may come back; without them, all may.
+
     Raises:
-        UsageError: there is no such generation, it was joined with others, or nothing of it is
-            left to undo.
+        UsageError: there is no such generation, it was joined with others, nothing of it is left to
+            undo, or an entry may not come back.
         StateError: published files cannot be read.
     """
     current = files.current(roles, list_name)
@@ -62,6 +69,14 @@ def reversion(
             hint=f"`hashclient provider diff` shows what a generation changed; the newest is"
             f" {current.generation}",
         )
+    if may_return is not None:
+        allowed = entry_hashes(np.array(sorted(may_return), "S"))
+        if not np.isin(entry_hashes(returns), allowed).all():
+            raise UsageError(
+                f"list {list_name} shares another one on, whose provider has withdrawn entries of"
+                f" generation {generation}: they cannot come back",
+                hint="`hashclient provider withdraw --generation` takes off what it added",
+            )
     number = current.generation + 1
     added = _earlier_rows(files, roles, current, generation, entry_hashes(returns))
     segments = withdrawals(number, goes) + [

@@ -156,7 +156,7 @@ class Share:
             where = make_private_dir(self._folder / "metadata")
             table = self._verified(where, files.provenance(roles, self._folder.name))
         ids = np.array(table.column("entry_id").to_pylist(), "S")
-        out = self._withdrawn_here(roles, files)
+        out = withdrawn_here(self._folder, self.source, roles, files)
         stays_out = np.isin(entry_hashes(ids), entry_hashes(np.array(sorted(out), "S")))
         kept_out = tuple(sorted(i.decode() for i in ids[stays_out].tolist()))
         self.source = msgspec.structs.replace(self.source, left_out=kept_out)
@@ -216,19 +216,37 @@ class Share:
         self._provenance = Provenance((*theirs.origins, origin), theirs.terms)
         return _entries_of(trust, index)  # 2
 
-    def _withdrawn_here(self, roles: Roles, files: ListFiles) -> set[str]:
-        """Return the ids that people have withdrawn from the list here, and not added again."""
-        assert self.source is not None
-        name = self._folder.name
-        if name not in roles.lists:
-            return set()
-        current, followed = files.current(roles, name), files.provenance(roles, name).followed
-        since = [s for s in current.segments if s.kind == "withdraw" and s.last > followed]
-        ids = [np.array(self.source.left_out, "S")]
-        ids += [b for _, b in files.batches(roles, name, since) if not isinstance(b, AddBatch)]
-        all_ids = np.concatenate(ids)
-        gone = ~np.isin(entry_hashes(all_ids), files.live_hashes(roles, current))
-        return {entry_id.decode() for entry_id in all_ids[gone].tolist()}
+
+def withdrawn_here(folder: Path, source: Source, roles: Roles, files: ListFiles) -> set[str]:
+    """Return the ids that people have withdrawn from the list of `folder`, and not added again.
+
+    Raises:
+        StateError: published files cannot be read.
+    """
+    name = folder.name
+    if name not in roles.lists:
+        return set()
+    current, followed = files.current(roles, name), files.provenance(roles, name).followed
+    since = [s for s in current.segments if s.kind == "withdraw" and s.last > followed]
+    ids = [np.array(source.left_out, "S")]
+    ids += [b for _, b in files.batches(roles, name, since) if not isinstance(b, AddBatch)]
+    all_ids = np.concatenate(ids)
+    gone = ~np.isin(entry_hashes(all_ids), files.live_hashes(roles, current))
+    return {entry_id.decode() for entry_id in all_ids[gone].tolist()}
+
+
+def may_return(folder: Path, roles: Roles, files: ListFiles) -> set[str] | None:
+    """Return the ids that may come back to a list; None if it shares none on, and all may.
+
+    What the other provider has withdrawn is not among them.
+
+    Raises:
+        StateError: what is shared on, or a published file, cannot be read.
+    """
+    if not files.provenance(roles, folder.name).followed:
+        return None
+    source = load_source(folder) or Source(folder.name)
+    return withdrawn_here(folder, source, roles, files)
 
 
 def load_source(folder: Path) -> Source | None:

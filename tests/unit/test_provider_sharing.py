@@ -159,6 +159,29 @@ def test_a_withdrawal_here_can_be_undone(countries: Countries) -> None:
     assert countries.listed(range(10)) == {0, *range(3, 10)}
 
 
+def test_what_its_provider_has_withdrawn_is_not_brought_back(countries: Countries) -> None:
+    countries.share()
+    countries.theirs.withdraw("e-5")
+    countries.share()
+    countries.share(where="entry_id != e-6")
+    countries.ours.withdraw("e-7", list_name="a")
+    revert = countries.ours.repository.revert
+    for generation in (2, 3):
+        with pytest.raises(UsageError, match="they cannot come back"):
+            revert("a", generation)
+    revert("a", 1)  # which only takes off
+    assert countries.listed(range(10)) == set()
+    revert("a", 4)
+    assert countries.listed(range(10)) == {7}
+    revert("a", 5)
+    assert countries.listed(range(10)) == {0, 3, 4, 7, 8, 9}
+    # Also where it is lost what is shared on.
+    for path in (countries.ours.repository.sources / "a").glob("*.json"):
+        path.unlink()
+    with pytest.raises(UsageError, match="they cannot come back"):
+        revert("a", 2)
+
+
 def test_what_its_provider_lists_again_is_shared_on_again(countries: Countries) -> None:
     countries.share()
     countries.theirs.withdraw("e-3")
