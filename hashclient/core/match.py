@@ -195,14 +195,32 @@ def taken_back(story: Sequence[Step]) -> frozenset[str]:
 
 def destruction_ordered(story: Sequence[Step]) -> str | None:
     """Return the order of a body to destroy the sealed file, as its last answer has it."""
-    order: str | None = None
-    for step in story:
+    step, asked = _last_request(story)
+    if asked.get("request") != "destroy" or step is None:
+        return None
+    return f"{asked.get('text')} ({step.detail.get('by')})"
+
+
+def keep_asked(story: Sequence[Step]) -> Mapping[str, Any] | None:
+    """Return the last request of a body, `by`, `text`, `until`, if it is to keep the sealed file.
+
+    None also if a person has ended a hold since.
+    """
+    step, asked = _last_request(story)
+    if asked.get("request") != "keep" or step is None:
+        return None
+    has_ended = HOLD_ENDED in {later.event for later in story[story.index(step) :]}
+    return None if has_ended else {**asked, "by": step.detail.get("by")}
+
+
+def _last_request(story: Sequence[Step]) -> tuple[Step | None, Mapping[str, Any]]:
+    """Return the last request of a body to keep or destroy the sealed file, and its step."""
+    for step in reversed(story):
         if step.event == ANSWERED:
-            for asked in step.detail.get("requests", ()):
+            for asked in reversed(step.detail.get("requests", ())):
                 if asked.get("request") in ("keep", "destroy"):
-                    is_order = asked["request"] == "destroy"
-                    order = f"{asked.get('text')} ({step.detail.get('by')})" if is_order else None
-    return order
+                    return step, asked
+    return None, {}
 
 
 def reviews_of(story: Sequence[Step]) -> list[Step]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from hashclient.audit.log import Event
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
+from hashclient.core.match import Match, keep_asked
 from hashclient.core.model import Seen
 from hashclient.core.objecturi import is_object_uri
 from hashclient.errors import HashclientError, StateError, UsageError
@@ -29,7 +30,7 @@ from hashclient.quarantine.isolators.interface import (
     UnclearError,
     hold_if_there,
 )
-from hashclient.quarantine.item import Item, ItemHit, Mark, Stage
+from hashclient.quarantine.item import Hold, Item, ItemHit, Mark, Stage
 from hashclient.quarantine.safe_rename import GONE, reason_of
 from hashclient.quarantine.sealing import (
     check_space,
@@ -336,12 +337,21 @@ def _seal(
             tags={a.label: tag.hex() for a, tag in match.tags.items()},
             key_id=match.key_id,
             tombstone=tombstone_text(config.tombstone, match.id, act.mark.time),
-            hold=None if replaced is None else replaced.hold,
+            hold=_asked_hold(act) if replaced is None else replaced.hold,
         )
         # The replaced item may go: the file is in its place, is open, and was just proven.
         room.admit(folder, item, replaces=replaced is not None)  # 7
     yield _sealed(act, item, is_new=item.hold is None)  # 7, 8
     return item
+
+
+def _asked_hold(act: _Act) -> Hold | None:
+    """Return the hold that a body has asked for while the file was still in its place."""
+    asked = keep_asked(act.matches.story(act.match.id))
+    if asked is None or (until := datetime.fromisoformat(asked["until"])) <= act.room.now():
+        return None
+    mark = Mark.of(str(asked["by"]), str(asked["text"]), act.mark.time)
+    return Hold(mark.by, mark.reason, mark.time, until)
 
 
 def _sealed(act: _Act, item: Item, *, is_new: bool) -> Wait:

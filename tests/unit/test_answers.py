@@ -19,7 +19,7 @@ from fixtures.answers import PUBLIC, answer_of, signed
 from fixtures.desk import A, Desk
 from hashclient.audit.log import Event, read
 from hashclient.core.kinds import MatchState
-from hashclient.core.match import Match
+from hashclient.core.match import Match, keep_asked
 from hashclient.errors import ConfigError, UsageError, VerificationError
 from hashclient.packages.answer import Answer, Request, parse_answer
 from hashclient.packages.chain import spelled_note
@@ -139,6 +139,23 @@ def test_what_a_body_asks_to_keep_is_not_purged(tmp_path: Path) -> None:
         purged = desk.purge(match, **options)
         assert purged.done is False and "on hold" in purged.detail and "until" in purged.detail
     desk.wait(days=31)
+    assert desk.purge(match).done is True
+
+
+def test_what_is_isolated_after_a_body_has_asked_to_keep_it_is_not_purged(tmp_path: Path) -> None:
+    desk = desk_at(tmp_path)
+    match = desk.find("a", A)
+    report = desk.send(desk.prepare(match)).report
+    until = desk.now() + timedelta(days=90)
+    take(desk, answer_of(desk, report, ask(match, "keep", until=until)))
+    desk.quarantine(match)
+    desk.wait(days=60)
+    for options in ({}, {"force": True}, {"order": "order 18/4"}):
+        purged = desk.purge(match, **options)
+        assert purged.done is False and "by Police, unit 7, until" in purged.detail
+    with desk.record() as record:
+        desk.room().release(match.id, record, reason="the body has called")
+        assert keep_asked(record.story(match.id)) is None
     assert desk.purge(match).done is True
 
 
