@@ -66,25 +66,23 @@ class Behind:
         kinds, start, count = list(self._kinds), 0, 0
         while start < data.size and count < _MAX_ARCHIVES:
             window = data.read_at(start, _WINDOW_BYTES + self._longest)
-            at, number = min(
-                (
-                    (found - kind.in_programs_at, number)
-                    for number, (kind, _) in enumerate(kinds)
-                    if (found := window.find(kind.in_programs, kind.in_programs_at)) >= 0
-                ),
-                default=(_WINDOW_BYTES, -1),
-            )
+            marks = [
+                (found - kind.in_programs_at, kind, expander)
+                for kind, expander in kinds
+                if (found := window.find(kind.in_programs, kind.in_programs_at)) >= 0
+            ]
+            at = min((place for place, *_ in marks), default=_WINDOW_BYTES)
             if at >= _WINDOW_BYTES:
                 start += _WINDOW_BYTES
                 continue
-            kind, expander = kinds[number]
-            part = part_of(data, start + at)
-            if expander is None:
-                del kinds[number]  # once is enough
-                yield kind, None, part
-                continue
-            length = expander.length(part)
-            if length:
-                count += 1
-                yield kind, expander, part
-            start += at + (length or 1)
+            part, lengths = part_of(data, start + at), []
+            # Marks of several kinds may be of one place: a false one must not hide another.
+            for kind, expander in [(k, e) for place, k, e in marks if place == at]:
+                if expander is None:
+                    kinds.remove((kind, None))  # once is enough
+                    yield kind, None, part
+                elif length := expander.length(part):
+                    count += 1
+                    lengths.append(length)
+                    yield kind, expander, part
+            start += at + min(lengths, default=1)

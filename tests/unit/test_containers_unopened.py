@@ -95,3 +95,12 @@ def test_an_installer_is_known_behind_its_program_alone(program: Callable[[bytes
     assert in_program(both) == ["nsis"]
     (behind,) = picked(both)
     assert opened(behind, both).contents == [b"benign"]
+
+
+def test_a_mark_of_another_kind_at_the_same_place_hides_no_archive() -> None:
+    content = b"ustar" * 100
+    archive = seven_zip_of({"a": content})
+    assert archive[257:262] == b"ustar"  # as a tar has it, whose sum is another
+    for data in (program_of(archive), elf_of(b"front" + archive)):
+        (behind,) = picked(data)
+        assert opened(behind, data).contents == [content]
