@@ -77,6 +77,10 @@ class Data(Stream, Protocol):
         ...
 
 
+#: No kind of container has this name.
+NEVER = "never"
+
+
 class Member(msgspec.Struct, frozen=True):
     """One member, as its container lists it.
 
@@ -86,7 +90,8 @@ class Member(msgspec.Struct, frozen=True):
     this size, the member is ruled out for certain, otherwise only by a claim. `chunks` reads it,
     once; of a container that is read as a stream, before the next member is asked for. `kind` is
     the name of the expander that opens the member whatever its bytes are, where the container gives
-    the kind (a message in a message); empty where the bytes have to show it. `head` returns the
+    the kind (a message in a message), and `NEVER` for another reading of bytes that are opened
+    already; empty where the bytes have to show it. `head` returns the
     first bytes, as many as are asked for or all there are, where that takes less than `chunks`.
     """
 

@@ -16,7 +16,7 @@ from itertools import chain
 import msgspec
 
 from hashclient.containers.forward import in_pieces
-from hashclient.containers.interface import HEAD_BYTES, Data, Member, Stream, Unlisted, Why
+from hashclient.containers.interface import HEAD_BYTES, NEVER, Data, Member, Stream, Unlisted, Why
 from hashclient.containers.mailmarks import BYTE_ORDER_MARK
 from hashclient.containers.mailreadings import (
     MAX_AGAIN_BYTES,
@@ -126,8 +126,9 @@ class _Walk:
         yield from self.parts()
         if 0 < len(whole) <= MAX_TEXT_BYTES:
             # To some programs the empty line ends a header without fields: the rest is the text.
-            text = whole.removeprefix(b"\r").removeprefix(b"\n")
-            yield from _read(self._next_name(b""), Kept([text]), b"")
+            # It is opened as a mail above: opened once more, its lines would double at each step.
+            name, text = self._next_name(b""), whole.removeprefix(b"\r").removeprefix(b"\n")
+            yield from ([_held(name, each, NEVER)] for each in (text, *other_texts([text])))
 
     def parts(self) -> Iterator[list[Member] | Unlisted]:
         """Yield all parts behind the boundary that was just met."""
@@ -349,5 +350,6 @@ def _read_by(name: bytes, way: Way, kept: Kept, kind: str = "") -> Member:
     return Member(name, None, is_exact=False, chunks=partial(way, kept), kind=kind)
 
 
-def _held(name: bytes, content: bytes) -> Member:
-    return Member(name, len(content), is_exact=True, chunks=partial(in_pieces, content))
+def _held(name: bytes, content: bytes, kind: str = "") -> Member:
+    chunks = partial(in_pieces, content)
+    return Member(name, len(content), is_exact=True, chunks=chunks, kind=kind)

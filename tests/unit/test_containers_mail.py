@@ -13,7 +13,7 @@ import pytest
 from fixtures import mails
 from fixtures.mails import BOUNDARY, base64_part, mail_of, multipart, raw, uuencoded
 from hashclient.containers import mimedecode
-from hashclient.containers.interface import Unlisted, Why
+from hashclient.containers.interface import NEVER, Unlisted, Why
 from hashclient.containers.mail import MAX_DEPTH, MESSAGE, Eml, Message
 from hashclient.containers.mailreadings import MAX_AGAIN_BYTES
 from hashclient.containers.mbox import Mbox
@@ -483,6 +483,14 @@ def test_behind_an_empty_first_line_all_is_text_as_well(monkeypatch: pytest.Monk
     monkeypatch.setattr("hashclient.containers.mail.MAX_TEXT_BYTES", len(data))
     assert data[1:] in look(data).contents
     assert data[1:] + b"x" not in look(data + b"x").contents
+
+
+def test_the_text_behind_an_empty_first_line_is_not_opened_again() -> None:
+    """The mail is opened already. Line ends in the other order double the work at each line."""
+    out = look(b"\rFrom: a\n\rTo: b\n\rSubject: c\n\r\n\rtext\n\r")
+    again = [each for each in out.listed if each.kind == NEVER]
+    assert again and all(b"From: a" in b"".join(each.chunks()) for each in again)
+    assert all(b"From: a" not in b"".join(e.chunks()) for e in out.listed if e.kind != NEVER)
 
 
 @pytest.mark.parametrize(
