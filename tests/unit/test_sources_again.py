@@ -249,6 +249,36 @@ def test_what_was_away_when_it_was_to_be_read_is_found_when_it_is_back(
     assert [(g.directory, g.names) for g in found] == [expected]
 
 
+def test_a_moved_directory_that_was_away_when_it_was_to_be_entered_is_entered_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = write_tree(tmp_path / "t", {"a/f": b"", "b/f": b""})
+    for name in ("a", "b"):
+        (tree / name).chmod(0o777)
+    place, away = tree / "a/x", tmp_path / "x"
+    write_tree(away, {"g": b""})
+    opens, moves = listing.Lister.open, list[str]()
+
+    def moving(lister: listing.Lister, fd: int, name: str, *, follow: bool) -> listing.Open:
+        if name != "x" or moves:
+            return opens(lister, fd, name, follow=follow)
+        moves.append(name)
+        place.rename(away)
+        try:
+            return opens(lister, fd, name, follow=follow)
+        finally:
+            away.rename(place)
+
+    trees = Trees([str(tree)], ScanOptions())
+    assert len([task for task in trees.batches() if isinstance(task, list)]) >= 1
+    away.rename(place)
+    monkeypatch.setattr(listing.Lister, "open", moving)
+    found = [group for task in trees.again() if isinstance(task, list) for group in task]
+    trees.close()
+    assert moves == ["x"]
+    assert [(group.directory, group.names) for group in found] == [(f"{tree}/a/x", ["g"])]
+
+
 def test_a_scan_reads_a_listed_file_that_was_away_when_its_directory_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -311,6 +311,8 @@ class Walk:
             if not inode or frame is None or error.errno not in GONE:
                 return Outcome(Kind.UNREAD, path, reason=reason_of(error))
             if self._late is not None:  # wherever it is now, that directory has changed
+                if self._again is not None:  # also where it was listed, if it comes back
+                    self._again.lost.add(inode)
                 return None
             try:
                 path, (fd, status, opened_ns), lost = self._find(path, frame, inode, error)
