@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-# Lines for people: those of a package are written without click, too.
-from hashclient.cli.output import facts as facts  # noqa: PLC0414
 from hashclient.cli.output import json_text
-from hashclient.cli.output import table as table  # noqa: PLC0414
 from hashclient.cli.outputfile import OutputFile
 from hashclient.errors import AuditError, ConfigError, ExitCode, HashclientError, LockedError
 from hashclient.system.secrets import without_secret_keys

@@ -7,18 +7,13 @@ from pathlib import Path
 import click
 
 from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.options import written_option
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted, printable
 
 
 @click.command("export")
-@click.option(
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Where to write it; a file that is there is replaced.",
-)
+@written_option
 @format_option("text", "json")
 @pass_app
 def export(app: App, output: Path, output_format: str) -> None:

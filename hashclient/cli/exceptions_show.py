@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hashclient.cli.app import App, facts
+from hashclient.cli.app import App
+from hashclient.cli.output import facts
 from hashclient.errors import StateError
 from hashclient.system.text import for_people, printable
 

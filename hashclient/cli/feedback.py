@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app
+from hashclient.cli.app import App, format_option, pass_app
+from hashclient.cli.options import written_option
 from hashclient.errors import StateError
 from hashclient.system.text import counted, printable
 
@@ -27,13 +28,7 @@ def command() -> None:
     required=True,
     help="The provider, as config.toml names it.",
 )
-@click.option(
-    "--output",
-    type=existing_path(dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Where to write it; a file that is there is replaced.",
-)
+@written_option
 @format_option("text", "json")
 @pass_app
 def write(app: App, provider: str, output: Path, output_format: str) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app, table
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.fleet_summary import summary
 from hashclient.cli.options import refuse_lost_directory, whole_output_option
-from hashclient.cli.output import json_text
+from hashclient.cli.output import json_text, table
 from hashclient.cli.outputfile import write_whole
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import printable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, facts, format_option, pass_app
+from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.matches_release import release
 from hashclient.cli.matches_review import review
 from hashclient.cli.matches_stats import stats
@@ -24,6 +24,7 @@ from hashclient.cli.options import (
     refuse_before_command,
     together,
 )
+from hashclient.cli.output import facts
 from hashclient.core.kinds import SETTLED, MatchState
 from hashclient.errors import ExitCode, UsageError
 from hashclient.formats.interface import FORMATS

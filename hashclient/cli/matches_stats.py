@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, facts, format_option, pass_app, shortened, table
+from hashclient.cli.app import App, format_option, pass_app, shortened
 from hashclient.cli.options import TIME
+from hashclient.cli.output import facts, table
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:

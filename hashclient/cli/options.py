@@ -47,6 +47,14 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]
     return add
 
 
+#: Of a command whose result is a file.
+written_option = click.option(
+    "--output",
+    type=existing_path(dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Where to write it; a file that is there is replaced.",
+)
 output_option = click.option(
     "--output",
     metavar="FILE",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app, table
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import ROLES, TIME
-from hashclient.cli.output import Terminated
+from hashclient.cli.output import Terminated, table
 from hashclient.cli.provider_ask import diff, find, show
 from hashclient.cli.provider_clients import client, server_config
 from hashclient.cli.provider_drafts import draft

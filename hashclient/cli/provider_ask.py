@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, format_option, pass_app, table
+from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.importing import make_reading, open_files, reading_options, say_remarks
+from hashclient.cli.output import table
 from hashclient.cli.provider_options import list_option, repo_argument, repository_at
 from hashclient.errors import ExitCode, UsageError
 from hashclient.system.text import counted, for_people

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, existing_path, format_option, pass_app, table
+from hashclient.cli.app import App, existing_path, format_option, pass_app
 from hashclient.cli.options import LISTS_OF_REPOSITORY, together
+from hashclient.cli.output import table
 from hashclient.cli.provider_options import repo_argument, repository_at
 from hashclient.errors import UsageError
 from hashclient.system.text import for_people, printable

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hashclient.cli.app import App, facts, format_option, pass_app, table
+from hashclient.cli.app import App, format_option, pass_app
 from hashclient.cli.options import REPORTS
+from hashclient.cli.output import facts, table
 from hashclient.errors import ExitCode, StateError
 from hashclient.system.text import counted, for_people, printable
 

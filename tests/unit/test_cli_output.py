@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from hashclient.cli.app import MOST_SHOWN, App, facts, shortened, table
-from hashclient.cli.output import json_text
+from hashclient.cli.app import MOST_SHOWN, App, shortened
+from hashclient.cli.output import facts, json_text, table
 from hashclient.core.kinds import MatchState
 from hashclient.errors import ExitCode
 
