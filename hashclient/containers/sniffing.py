@@ -74,7 +74,7 @@ def _expression(rows: Iterable[tuple[int, bytes | tuple[bytes, ...]]]) -> bytes:
 
 
 def _quick(mark: Mark) -> Callable[[Buffer, int], bool]:
-    """Return a quick look whether a mark may be in a buffer, of which so much is used."""
+    """Return a function that says quickly whether a mark may be in the used part of a buffer."""
     at, literals = mark.at, mark.literals
     return mark.may_be or (lambda data, length: data.startswith(literals, at, length))
 

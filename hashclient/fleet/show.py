@@ -1,8 +1,8 @@
 """Judges the documents of many machines: each gets its findings, and only one without any is well.
 
 1. A document counts if it verifies, and lies under the name that it has to have. Else it is forged.
-2. Its key is pinned to a machine; the document of another key is unknown. A machine whose key is
-   pinned, and of which there is no document, is missing.
+2. Its key is pinned to a machine; the document of another key is unknown. A machine with a
+   pinned key and without a document is missing.
 3. Two documents with one key are of twins: of a state that was copied to a second machine. So are
    two different documents with one number.
 4. A document with a lower number than the last one that was seen is replayed, or else the machine

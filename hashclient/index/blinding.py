@@ -161,7 +161,7 @@ NO_MAC = "0" * 64
 
 
 def authenticate(document: bytes, format_: str, sealer: Sealer) -> bytes:
-    """Return `document`, in which `NO_MAC` stands first where the code belongs, with the code."""
+    """Return `document` with its code in the place of the first `NO_MAC`."""
     return document.replace(NO_MAC.encode(), sealer.mac(format_, document).encode(), 1)
 
 

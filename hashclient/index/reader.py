@@ -134,8 +134,8 @@ class RunSet:
     def _blind(self, given: int, *, sized: bool) -> Iterator[tuple[Run, int, Flags]]:
         """Yield blocks of rows, of entries with a size or of those without.
 
-        Each is a run, the first row, and which rows are live and have no digest of `given`. Runs
-        are left out whose header says that they have no such entry.
+        Each is a run, the first row, and which rows are live and have no digest of `given`. A run
+        is left out if its header says that it has no such row.
         """
         for run, withdrawn in zip(self.runs, self.dead, strict=True):
             start, stop = (0, len(run.sizes)) if sized else (len(run.sizes), run.count)

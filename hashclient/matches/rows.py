@@ -192,8 +192,8 @@ def excepted_as(
     """Return the record of an outcome that is excepted.
 
     A match that was isolated or reported stays so. One that has other entries may be of a container
-    with other members: it stays a match until these are excepted, too. So does a container of which
-    a member was recorded as a match `since` the run began: its members may be of several batches.
+    with other members: it stays a match until these are excepted, too. A container also stays a
+    match if a member was recorded as one `since` the run began: members may be of several batches.
     """
     if before is not None:
         if ref.state not in (MatchState.FOUND, MatchState.HELD):

@@ -51,10 +51,10 @@ NAMING = ("snapshot", "timestamp")
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Keys of which `threshold` have to sign.
+    """Keys; at least `threshold` of them have to sign.
 
-    With `may`, they need not: these are keys that others take the place of, by which clients that
-    fetch just before that verify the role.
+    With `may`, they need not. These keys are about to be replaced. A client that has fetched just
+    before still verifies the role by them.
     """
 
     keys: dict[str, Key]

@@ -11,7 +11,7 @@ REPO/sources/LIST/ has what is needed for that:
 2. All segments are verified and parsed; count and checksum of what is left are those of its index.
 3. Entries that were withdrawn from the list here, while the other provider still lists them, stay
    out, until they are added again here.
-4. The rest, of which `where` holds, becomes the whole list (`replace`), in memory.
+4. The other entries that `where` chooses become the whole list (`replace`), in memory.
 
 So what the other provider withdraws is withdrawn here. The list's metadata say where it comes from
 and on which terms (`trust.provenance`).

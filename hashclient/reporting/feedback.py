@@ -21,8 +21,8 @@ _COUNTS = ("confirmed", "rejected", "excepted", "held")
 def make_feedback(session: Session, provider: str, record: Statistics) -> tuple[Feedback, bytes]:
     """Return the feedback for a provider, and the signed file; log it first.
 
-    It has the entries of the provider's lists here of which any count is above zero. The key is
-    that of the audit log.
+    It has those entries of the provider's lists that have a count above zero here. The key is that
+    of the audit log.
 
     Raises:
         ConfigError: there is no such provider, or no seal key.

@@ -1,6 +1,6 @@
 """What this machine has published of its status: how often, when, and failures since.
 
-Also how small files of our own state are read and written, each of which is one struct.
+Also how small files of our own state are read and written. Each file holds one struct.
 """
 
 from __future__ import annotations
