@@ -63,26 +63,33 @@ class Behind:
 
     def _found(self, data: Data) -> Iterator[tuple[Kind, Begun | None, Joined]]:
         """Yield kinds and archives, each with its expander; none that lies in the one before."""
-        kinds, start, count = list(self._kinds), 0, 0
+        kinds, begin, start, count = list(self._kinds), -_WINDOW_BYTES, 0, 0
+        window = b""
+        places: dict[str, int] = {}  # of the next mark of each kind, as far as the window goes
         while start < data.size and count < _MAX_ARCHIVES:
-            window = data.read_at(start, _WINDOW_BYTES + self._longest)
-            marks = [
-                (found - kind.in_programs_at, kind, expander)
-                for kind, expander in kinds
-                if (found := window.find(kind.in_programs, kind.in_programs_at)) >= 0
-            ]
-            at = min((place for place, *_ in marks), default=_WINDOW_BYTES)
-            if at >= _WINDOW_BYTES:
-                start += _WINDOW_BYTES
+            if start >= begin + _WINDOW_BYTES:
+                begin, window = start, data.read_at(start, _WINDOW_BYTES + self._longest)
+                places.clear()
+            for kind, _ in kinds:
+                if places.get(kind.name, -1) < start:
+                    found = window.find(kind.in_programs, start - begin + kind.in_programs_at)
+                    beyond = begin + _WINDOW_BYTES
+                    places[kind.name] = (
+                        begin + found - kind.in_programs_at if found >= 0 else beyond
+                    )
+            at = min(places.values(), default=begin + _WINDOW_BYTES)
+            if at >= begin + _WINDOW_BYTES:
+                start = begin + _WINDOW_BYTES
                 continue
-            part, lengths = part_of(data, start + at), []
+            part, lengths = part_of(data, at), []
             # Marks of several kinds may be of one place: a false one must not hide another.
-            for kind, expander in [(k, e) for place, k, e in marks if place == at]:
+            for kind, expander in [one for one in kinds if places[one[0].name] == at]:
                 if expander is None:
                     kinds.remove((kind, None))  # once is enough
+                    del places[kind.name]
                     yield kind, None, part
                 elif length := expander.length(part):
                     count += 1
                     lengths.append(length)
                     yield kind, expander, part
-            start += at + min(lengths, default=1)
+            start = at + min(lengths, default=1)

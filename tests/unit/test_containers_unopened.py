@@ -104,3 +104,13 @@ def test_a_mark_of_another_kind_at_the_same_place_hides_no_archive() -> None:
     for data in (program_of(archive), elf_of(b"front" + archive)):
         (behind,) = picked(data)
         assert opened(behind, data).contents == [content]
+
+
+def test_false_marks_behind_a_program_are_looked_at_once_each() -> None:
+    mark = b"7z\xbc\xaf\x27\x1c"
+    data = elf_of(mark * 10_000 + seven_zip_of({"a": b"benign"}))
+    (behind,) = picked(data)
+    whole = Whole(data)
+    assert [one for one in each(behind, whole) if isinstance(one, Unlisted)] == []
+    assert whole.given < 100 * len(data)
+    assert opened(behind, data).contents == [b"benign"]
