@@ -312,7 +312,9 @@ def placed_directory(path: Path) -> Iterator[Path]:
             _empty(made)
             for name in (temporary, path.name):
                 with contextlib.suppress(OSError):
-                    os.rmdir(name, dir_fd=parent.fd)
+                    status = parent.status(name)
+                    if status is not None and identity_of(status) == made.identity():
+                        os.rmdir(name, dir_fd=parent.fd)
             raise
 
 

@@ -17,6 +17,7 @@ from hashclient.system.outputs import (
     make_folder,
     new_directory,
     place_of,
+    placed_directory,
     remove_new,
     replaced_file,
     write_new,
@@ -112,6 +113,13 @@ def test_a_file_is_replaced_as_a_whole_and_so_is_a_link(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["other", "out"]  # noqa: PTH208
     with pytest.raises(StateError, match="No such file"), replaced_file(tmp_path / "no" / "out"):
         pass
+
+
+def test_an_empty_directory_of_the_name_of_a_new_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    with pytest.raises(FileExistsError), placed_directory(tmp_path / "new") as made:
+        put(made / "f")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
 
 
 def test_a_new_file_replaces_nothing_and_only_itself_is_removed(tmp_path: Path) -> None:
