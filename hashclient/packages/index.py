@@ -14,7 +14,12 @@ from typing import Any
 
 import msgspec
 
-from hashclient.errors import AuthorisationError, HashclientError, StateError
+from hashclient.errors import (
+    AuthorisationError,
+    HashclientError,
+    StateError,
+    VerificationError,
+)
 from hashclient.packages.contents import Opener
 from hashclient.packages.document import Document, Entry, Provider, file_path
 from hashclient.packages.verify import (
@@ -95,6 +100,10 @@ def extract(
             found = verify_package(
                 checked.path, opener=opener, public_key=public_key, on_evidence=take
             )
+            if found.document != checked.found.document:
+                raise VerificationError(
+                    f"somebody has exchanged the package meanwhile: {printable(checked.path)}"
+                )
     except FileExistsError:
         error: HashclientError = StateError(
             f"extracted already: {printable(target)}", hint="nothing is overwritten: move it away"

@@ -17,10 +17,13 @@ import msgspec
 import pytest
 
 from fixtures.desk import A, Desk
+from hashclient.errors import VerificationError
 from hashclient.officer.bundle import bundle, modules
 from hashclient.packages.answer import parse_answer
 from hashclient.packages.document import Document
-from hashclient.quarantine.age import write_identity
+from hashclient.packages.index import check, extract
+from hashclient.quarantine.age import load_identities, write_identity
+from hashclient.quarantine.evidence import opener_of
 from tests.kit import Run, call
 from tests.tampered import TAMPERINGS
 
@@ -133,6 +136,19 @@ def test_it_says_what_the_command_says(tool: Path, desk: Desk) -> None:
         theirs = use(tool, *words)
         assert (theirs.code, theirs.out) == (ours.code, ours.out) == (0, ours.out)
         assert ours.out.count("synthetic") == 3
+
+
+def test_a_package_that_is_exchanged_before_it_is_extracted_leaves_nothing(
+    desk: Desk, tmp_path: Path
+) -> None:
+    keys = [desk.officer, desk.directory / "recipient.key"]
+    opener = opener_of([key for path in keys for key in load_identities(path)])
+    first = check(folder_of(desk))
+    other = msgspec.structs.replace(first, path=sealed_of(desk))
+    for checked, has_error in ((other, True), (first, False)):
+        done = extract(checked, tmp_path, opener)
+        assert isinstance(done.error, VerificationError) is has_error
+        assert len(list(tmp_path.iterdir())) == (not has_error)
 
 
 def test_evidence_is_extracted_with_the_key_and_nothing_is_overwritten(
