@@ -9,7 +9,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import SimpleQueue
-from threading import TIMEOUT_MAX, Event, Semaphore, Thread
+from threading import Condition, Event, Semaphore, Thread
 from typing import Generic, TypeVar
 
 from hashclient.errors import StateError
@@ -45,15 +45,22 @@ def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
     """
     if len(items) < 2:
         return [do(item) for item in items]
-    left, done = deque(enumerate(items)), dict[int, T]()
+    left, done, running = deque(enumerate(items)), dict[int, T](), set[int]()
+    changed = Condition()
 
     def work() -> None:
         while True:
-            try:
+            with changed:
+                if not left:
+                    return
                 number, item = left.popleft()
-            except IndexError:
-                return
-            done[number] = do(item)
+                running.add(number)
+            try:
+                done[number] = do(item)
+            finally:
+                with changed:
+                    running.discard(number)
+                    changed.notify_all()
 
     tasks: list[Task[None]] = []
     try:
@@ -65,9 +72,10 @@ def together(do: Callable[[_In], T], items: Sequence[_In]) -> list[T]:
         for task in tasks:
             task.result()
     finally:
-        left.clear()
-        for task in tasks:
-            task.wait(TIMEOUT_MAX)
+        # Not the tasks are waited for: an interrupt may come before the newest one has its name.
+        with changed:
+            left.clear()
+            changed.wait_for(lambda: not running)
     return [done[number] for number in range(len(items))]
 
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_values_made_ahead_come_in_order() -> None:
     assert list(ahead(iter(()), ROOM)) == []
 
 
-def test_only_so_much_is_madeahead() -> None:
+def test_only_so_much_is_made_ahead() -> None:
     numbers = itertools.count()
     made = ahead(numbers, ROOM)
     assert [next(made) for _ in range(10)] == list(range(10))
@@ -145,3 +145,27 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert sorted(done) == sorted(begun) and len(begun) < 200
+
+
+def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interrupt comes when the thread runs, and nobody holds its task yet."""
+    begun, go_on, done = threading.Event(), threading.Event(), list[int]()
+    start = background.start_thread
+
+    def start_and_interrupt(work: Callable[[], None], name: str) -> threading.Thread:
+        start(work, name)
+        assert begun.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+        raise KeyboardInterrupt
+
+    def work(number: int) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        done.append(number)
+
+    monkeypatch.setattr(background, "start_thread", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        together(work, range(200))
+    assert done == [0]
