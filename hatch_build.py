@@ -18,7 +18,7 @@ from hatchling.builders.wheel import WheelBuilderConfig
 
 
 class DataFiles(BuildHookInterface[WheelBuilderConfig]):
-    """Adds what `manpages` makes as data of the wheel."""
+    """Adds what `docs/manpages` makes as data of the wheel."""
 
     PLUGIN_NAME = "custom"
 
@@ -28,8 +28,8 @@ class DataFiles(BuildHookInterface[WheelBuilderConfig]):
             return
         # The commands of this tree, whatever is installed; they import nothing but click.
         sys.path.insert(0, self.root)
-        from manpages.commands import CONFIG_PAGE, data_files
-        from manpages.configuration import config_page
+        from docs.manpages.commands import CONFIG_PAGE, data_files
+        from docs.manpages.configuration import config_page
 
         made = datetime.fromtimestamp(get_reproducible_timestamp(), UTC).date()
         self._temporary = tempfile.TemporaryDirectory()

@@ -12,10 +12,10 @@ from datetime import date
 import click
 import pytest
 
+from docs.manpages.commands import CONFIG_PAGE, data_files, page, pages
+from docs.manpages.configuration import config_page
 from hashclient.cli.main import COMMANDS, cli
 from hashclient.errors import ExitCode
-from manpages.commands import CONFIG_PAGE, data_files, page, pages
-from manpages.configuration import config_page
 from tests.kit import ROOT, environment
 from tests.kit.context import context_of
 
@@ -151,11 +151,11 @@ from datetime import date
 class Block:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in {"click", "hashclient", "manpages", *sys.stdlib_module_names}:
+        if top not in {"click", "docs", "hashclient", *sys.stdlib_module_names}:
             raise ImportError(f"{name} is not there")
 
 sys.meta_path.insert(0, Block())
-from manpages.commands import data_files
+from docs.manpages.commands import data_files
 for path, text in data_files(date(2026, 1, 31)).items():
     print(path, len(text))
 """

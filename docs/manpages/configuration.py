@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
+from docs.manpages.commands import CONFIG_PAGE, NAME, bold, bold_quoted, example
 from hashclient.core.version import __version__
-from manpages.commands import CONFIG_PAGE, NAME, bold, bold_quoted, example
 
 _COMMENT = re.compile(r"<!--.*?-->\n", re.DOTALL)
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
