@@ -16,7 +16,7 @@ from typing import Any
 from hashclient.daemon.options import NoVerdict, Options, Paths
 from tests.kit import arguments, environment
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 #: The options of a daemon that no command starts.
 OPTIONS = Options(
     NoVerdict.FOUND,

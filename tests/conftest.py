@@ -1,13 +1,16 @@
 """Settings of all tests: an environment of their own, and Hypothesis without chance.
 
 The caller's environment does not reach a test: no home directory, no settings, no proxy, no
-umask. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME` themselves.
+umask, no signal that is ignored. Tests that write state pass `--state-dir` or set `XDG_STATE_HOME`
+themselves.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set the depth, before modules of tests ask for it."""
     set_depth(deep=config.getoption("--deep"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what lives to the end, which is much, out of all collections of garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -104,6 +119,11 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         for name in ("CACHE", "CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
         umask = os.umask(0o022)
+        # A shell that starts pytest in the background ignores them, and so would all commands.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                is_python = number == signal.SIGINT
+                signal.signal(number, signal.default_int_handler if is_python else signal.SIG_DFL)
         yield
         os.umask(umask)
 

@@ -478,10 +478,12 @@ def test_nobody_learns_of_a_file_by_exchanging_what_leads_to_it(
     victim = Victim(ground / "closed" / "f", LISTED)
     tree = give_tree(ground / "tree", {"d/f": b"benign"})
     (tree / "link").symlink_to(victim.path.parent)
-    with attacking(exchange(tree / "d", tree / "link")) as attack:
-        for _ in range(rounds):
+    asked, was_link = 0, set[bool]()
+    with attacking(exchange(tree / "d", tree / "link")):
+        while asked < rounds or len(was_link) < 2:  # a busy machine may let the attacker wait
+            was_link.add((tree / "d").is_symlink())
             assert not scan(daemon, tree / "d" / "f").endswith(NAME)
             assert NAME not in scan(daemon, tree / "d")
-    assert attack.succeeded > rounds
+            asked += 1
     assert victim.is_untouched()
     assert records(ground) == []

@@ -2,8 +2,8 @@
 
 It runs by itself (`python -I -S`), and imports everything before it gives its rights up: afterwards
 it may not be able to read Python's own files. Its only argument is a JSON object with `uid`,
-`steps` and `most_pause_us`. On SIGTERM it ends its round, undoes nothing, and prints how many
-rounds it has made and how many steps of them have succeeded.
+`steps` and `most_pause_us`. It says when its first round is over. On SIGTERM it ends its round,
+undoes nothing, and prints how many rounds it has made and how many steps of them have succeeded.
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ def main() -> None:
     chance = random.Random(0)
     steps = [(_STEPS[name], *words) for name, *words in given["steps"]]
     pauses = given["most_pause_us"] * 1_000
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
     rounds = succeeded = 0
     while not ended:
         for step, one, other in steps:
@@ -88,6 +86,9 @@ def main() -> None:
             while time.perf_counter_ns() < until:  # of any length: a sleep is too coarse
                 pass
         rounds += 1
+        if rounds == 1:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
     sys.stdout.write(json.dumps([rounds, succeeded]))
 
 

@@ -102,7 +102,7 @@ class Attack:
 
 @contextlib.contextmanager
 def attacking(*steps: Step, uid: int = ATTACKER, most_pause_us: int = 0) -> Iterator[Attack]:
-    """Repeat `steps` as another user while the block runs; it begins after the first ones can run.
+    """Repeat `steps` as another user while the block runs; it begins after the first round.
 
     After each step the attacker waits for a time between nothing and `most_pause_us`, which is
     another one each time but the same in each run. A step that fails is passed over.

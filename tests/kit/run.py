@@ -154,8 +154,11 @@ def call(*args: object) -> Run:
 
 
 def wait_until(condition: Callable[[], bool], pid: int) -> None:
-    """Wait for something that a running scan does soon; give up when it takes far too long."""
-    for _ in range(2_000):
+    """Wait for something that a running scan does soon; give up when it takes far too long.
+
+    That is a minute and more: other tests have the processors, too.
+    """
+    for _ in range(6_000):
         if condition():
             return
         signal.sigtimedwait([], 0.01)
