@@ -37,6 +37,9 @@ from hashclient.session import Session
 from hashclient.system.layout import Layout
 from hashclient.system.text import printable
 
+#: After so many entries, the lists are read once for the entries of all rulings.
+_FEW = 4
+
 #: A file as it was when it was read: inode, size and time of its last change. None if it is not
 #: there.
 _Stamp = tuple[int, int, int] | None
@@ -63,7 +66,8 @@ class Exceptions:
         self._lock = threading.Lock()
         self._stamp: _Stamp = (0, 0, 0)
         self._book = Book()
-        self._by_entry: dict[tuple[str, str], list[Ruling]] | None = None
+        #: The rulings about entries that were matched.
+        self._about: dict[tuple[str, str], tuple[Ruling, ...]] = {}
         #: The fingerprints of the entries that rulings are about, as they are now.
         self._current: dict[tuple[str, str], Fingerprint | None] = {}
         #: A time that has passed.
@@ -90,7 +94,7 @@ class Exceptions:
         try:
             with self._lock:
                 self._refresh()
-                if not self._book.rulings:
+                if self._book.is_empty:
                     return outcome
                 covering = [self._covering(hit, outcome) for hit in outcome.hits]
         except StateError as error:  # the index is damaged
@@ -161,7 +165,9 @@ class Exceptions:
     def _covering(self, hit: Hit, outcome: Outcome) -> Ruling | None:
         """Return the ruling that covers a hit, by the numbers of the module."""
         key = hit.list_name, hit.entry
-        rulings = self._rulings().get(key)
+        rulings = self._about.get(key)
+        if rulings is None:
+            rulings = self._about[key] = self._book.about(*key)
         if not rulings or self._is_early(now := self._now()):
             return None
         for ruling in rulings:
@@ -187,10 +193,12 @@ class Exceptions:
         return found is not None and found.code == entry.fingerprint
 
     def _fingerprint(self, list_name: str, entry: str) -> Fingerprint | None:
-        """Return the fingerprint of an entry now; those of all rulings are made at once."""
+        """Return the fingerprint of an entry now; after a few, those of all rulings at once."""
         key = list_name, entry
         if key not in self._current:
-            self._look_up({key, *(k for k in self._rulings() if k not in self._current)})
+            rulings = self._book.rulings if len(self._current) >= _FEW else ()
+            all_keys = {key, *((e.list, e.id) for ruling in rulings for e in ruling.entries)}
+            self._look_up(all_keys - self._current.keys())
         return self._current[key]
 
     def _look_up(self, entries: Collection[tuple[str, str]]) -> None:
@@ -215,20 +223,12 @@ class Exceptions:
             tags.append(self._lists.sealer.tags_of(Algorithm.SHA256, [digest]).tobytes())
         return bytes.fromhex(ruling.content) in tags
 
-    def _rulings(self) -> dict[tuple[str, str], list[Ruling]]:
-        if self._by_entry is None:
-            self._by_entry = {}
-            for ruling in self._book.rulings:
-                for entry in ruling.entries:
-                    self._by_entry.setdefault((entry.list, entry.id), []).append(ruling)
-        return self._by_entry
-
     def _refresh(self) -> None:
         """Read the rulings again if their file has changed (1)."""
         stamp = _stamp_of(self._path)
         if stamp == self._stamp:
             return
-        self._book, self._by_entry = Book(), None
+        self._book, self._about = Book(), {}
         try:
             self._book = load_book(self._layout, self._lists.sealer)
         except StateError as error:

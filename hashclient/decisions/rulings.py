@@ -4,11 +4,14 @@ One file holds them all and is replaced as a whole. Its first line has a message
 code under the local key over every byte, as the manifest of a list has. So an edited file is
 refused. It also has the number of times that the file was written, and `state.json` has the same
 number: a lost file, and an earlier one that was put back, are not taken for what was written last.
-The rulings themselves are decoded when they are asked for, since most runs match nothing.
+The second line has the places of all entries in the rest, eight hexadecimal digits each, ordered by
+list and id; the rest is a JSON array with each ruling in a line of its own. So a run decodes the
+rulings about the entries that it matches, and no others.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -28,9 +31,10 @@ from hashclient.system.files import (
 )
 from hashclient.system.layout import Layout
 from hashclient.system.text import for_people, printable
-from hashclient.system.versions import format_of, is_newer, newer
+from hashclient.system.versions import format_of, is_newer, newer, older
 
-RULINGS_FORMAT = "hashclient-exceptions/1"
+RULINGS_FORMAT = "hashclient-exceptions/2"
+_FIRST_FORMAT = "hashclient-exceptions/1"
 #: How long a ruling counts if nobody says so, and at most.
 USUAL, LONGEST = timedelta(days=30), timedelta(days=90)
 #: `status` warns of rulings that end within this time.
@@ -62,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.list}/{self.id}"
 
 
-class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Ruling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, array_like=True):
     """What a person has ruled: these entries are not acted upon, for a while.
 
     `content` is the SHA-256 tag of the only file that it is about, in hexadecimal; `below` is the
@@ -121,13 +125,19 @@ class _Head(msgspec.Struct, frozen=True):
     imports: Imports = Imports()
 
 
+#: How many digits a place has.
+_DIGITS = 8
+
+
 class Book:
     """All rulings, as they are kept."""
 
-    def __init__(self, head: _Head | None = None, body: bytes = b"[]") -> None:
-        """Take the parts of the file; by default there is none."""
+    def __init__(self, head: _Head | None = None, data: bytes = b"\n\n[]\n") -> None:
+        """Take the first line of the file, and all of it; by default there is none."""
         self._head = head or _Head(RULINGS_FORMAT)
-        self._body = body
+        self._data = data  # whole: a copy of megabytes takes longer than all else
+        self._places = data.index(b"\n") + 1
+        self._rest = data.index(b"\n", self._places) + 1
 
     @property
     def at(self) -> datetime | None:
@@ -152,7 +162,35 @@ class Book:
     @functools.cached_property
     def rulings(self) -> tuple[Ruling, ...]:
         """The rulings in the order in which they were made, also those that have ended."""
-        return msgspec.json.decode(self._body, type=tuple[Ruling, ...])
+        return msgspec.json.decode(memoryview(self._data)[self._rest :], type=tuple[Ruling, ...])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no ruling."""
+        return self._rest == self._places + 1
+
+    def about(self, list_name: str, entry: str) -> tuple[Ruling, ...]:
+        """Return the rulings about an entry; no others are decoded."""
+        name = _name(list_name, entry)
+
+        def name_at(number: int) -> bytes:
+            place = self._place(number)
+            return self._data[place : place + len(name)]
+
+        number = (self._rest - self._places) // _DIGITS
+        first = bisect.bisect_left(range(number), name, key=name_at)
+        last = bisect.bisect_right(range(number), name, first, key=name_at)
+        lines = (self._line(self._place(one)) for one in range(first, last))
+        return tuple(msgspec.json.decode(line, type=Ruling) for line in lines)
+
+    def _place(self, number: int) -> int:
+        start = self._places + number * _DIGITS
+        return self._rest + int(self._data[start : start + _DIGITS], 16)
+
+    def _line(self, place: int) -> bytes:
+        """Return the ruling at a place, as JSON."""
+        start, end = self._data.rfind(b"\n", 0, place) + 1, self._data.index(b"\n", place)
+        return self._data[max(start, self._rest + 1) : end - 1]  # between `[` and `,`, or `]`
 
 
 def load_book(layout: Layout, sealer: Sealer) -> Book:
@@ -172,20 +210,23 @@ def load_book(layout: Layout, sealer: Sealer) -> Book:
         raise StateError(f"the exceptions are lost: {shown}", hint=_LOST_HINT) from None
     except OSError as error:
         raise state_error("cannot read exceptions", path, error) from error
-    line, _, body = data.partition(b"\n")
+    line = data[: data.find(b"\n") + 1]
     changed = StateError(f"the exceptions are not as they were written: {shown}", hint=_LOST_HINT)
-    if is_newer(format_of(line), RULINGS_FORMAT):
+    if is_newer(version := format_of(line), RULINGS_FORMAT):
         raise newer(path)
+    if version == _FIRST_FORMAT:
+        raise older(path, version, ", with `hashclient exceptions remove --all --reason …`")
     try:
         head = msgspec.json.decode(line, type=_Head)
         if head.key_id and head.key_id != sealer.key_id:
             raise StateError(f"exceptions of another seal key: {shown}", hint=_LOST_HINT)
         verify_document(data, head.mac, RULINGS_FORMAT, sealer)
+        book = Book(head, data)
     except (ValueError, RecursionError) as error:
         raise changed from error
     if head.number < written:
         raise StateError(f"earlier exceptions were put back: {shown}", hint=_LOST_HINT)
-    return Book(head, body)
+    return book
 
 
 def write_book(
@@ -210,10 +251,23 @@ def write_book(
     head = _Head(
         RULINGS_FORMAT, sealer.key_id, number, now, has_files, NO_MAC, imports or Imports()
     )
-    data = msgspec.json.encode(head) + b"\n" + msgspec.json.encode(rulings) + b"\n"
+    lines = [msgspec.json.encode(ruling) for ruling in rulings]
+    names: list[tuple[bytes, int]] = []
+    start = 1  # behind `[`
+    for ruling, line in zip(rulings, lines, strict=True):
+        own = {_name(entry.list, entry.id) for entry in ruling.entries}
+        names += [(name, start + line.index(name)) for name in own]
+        start += len(line) + 2  # and `,` and the end of the line
+    places = b"".join(b"%08x" % place for _, place in sorted(names))
+    data = b"%b\n%b\n[%b]\n" % (msgspec.json.encode(head), places, b",\n".join(lines))
     make_private_dir(path.parent)
     write_atomic(path, authenticate(data, RULINGS_FORMAT, sealer))
     write_version(layout, msgspec.structs.replace(state, exceptions=number))
+
+
+def _name(list_name: str, entry: str) -> bytes:
+    """Return how an entry begins in the file; no other one begins so."""
+    return msgspec.json.encode((list_name, entry))[:-1] + b","
 
 
 def _number_in(layout: Layout) -> int:

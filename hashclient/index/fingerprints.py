@@ -20,6 +20,8 @@ from hashclient.index.run import Run
 from hashclient.lists.wire import entry_hashes
 
 _PURPOSE = "entry"
+#: The hexadecimal digits of a code: half of those that the MAC has (RFC 2104, section 5).
+_DIGITS = 32
 
 
 class Fingerprint(NamedTuple):
@@ -54,7 +56,9 @@ def fingerprints(index: Index, ids: Sequence[str], sealer: Sealer) -> dict[str, 
             parts.setdefault(entry, []).append(content)
             masks[entry] = masks.get(entry, int(run.masks[row])) & int(run.masks[row])
     return {
-        entry: Fingerprint(sealer.mac(_PURPOSE, b"\n".join(sorted(content))), masks[entry])
+        entry: Fingerprint(
+            sealer.mac(_PURPOSE, b"\n".join(sorted(content)))[:_DIGITS], masks[entry]
+        )
         for entry, content in parts.items()
     }
 
