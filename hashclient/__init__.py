@@ -21,6 +21,7 @@ _MODULES = {
     "hashclient.scan.sources.interface": ("Source",),
     "hashclient.scan.sources.names": ("Names",),
     "hashclient.scan.check.streaming": ("Stream",),
+    "hashclient.daemon.program": ("Checked", "ContentChecker"),
     "hashclient.fetch.switch": ("Fetched",),
     "hashclient.status.status": ("Status",),
     "hashclient.errors": (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from hashclient.core.verdict import Summary
     from hashclient.core.version import __version__
+    from hashclient.daemon.program import Checked, ContentChecker
     from hashclient.errors import (
         AuditError,
         AuthorisationError,
@@ -77,8 +79,10 @@ __all__ = [
     "Algorithm",
     "AuditError",
     "AuthorisationError",
+    "Checked",
     "Client",
     "ConfigError",
+    "ContentChecker",
     "ExitCode",
     "Fetched",
     "FrontEnd",

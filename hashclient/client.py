@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hashclient.alerts.outbox import Attempt
     from hashclient.core.kinds import Verdict
     from hashclient.core.match import Match
+    from hashclient.daemon.program import ContentChecker
     from hashclient.errors import HashclientError
     from hashclient.fetch.build import Progress as FetchProgress
     from hashclient.fetch.notices import FetchedNotices
@@ -127,8 +128,9 @@ class Client:
     ) -> Scan:
         """Check files and trees; return the run, which works while the caller iterates over it.
 
-        `paths` are files and trees. Inputs from `sources` come after them, then `objects`, which
-        are in buckets; `stream` is read once, before all others. `options` say how files are
+        `paths` are files and trees, and URIs of objects in buckets. Inputs from `sources` come
+        after the files, then objects, which `objects` may list in other ways; `stream` is read
+        once, before all others. `options` say how files are
         checked, and what is done about matches. `lists` are the lists to compare with, by default
         those that should be here.
 
@@ -146,6 +148,34 @@ class Client:
             options or ScanOptions(),
             lists,
             front,
+        )
+
+    def checker(
+        self,
+        *,
+        actions: bool = True,
+        exceptions: bool = True,
+        members: bool = True,
+        spool_bytes: int | None = None,
+    ) -> ContentChecker:
+        """Return a checker of content that comes to this program, to be used until it is closed.
+
+        Open one in each process, after all forks. With `actions`, the policy is applied to matches.
+        `exceptions` and `members` are as for `scan`. Streams that may be containers have
+        `spool_bytes` of disk, of all threads together, by default as `serve` has it.
+
+        Raises:
+            StateError: no list can be used.
+            ConfigError: the seal key is missing or malformed, or the policy is wrong.
+        """
+        from hashclient.daemon.program import SPOOL_BYTES, ContentChecker
+
+        return ContentChecker(
+            self.session,
+            actions=actions,
+            exceptions=exceptions,
+            members=members,
+            spool_bytes=SPOOL_BYTES if spool_bytes is None else spool_bytes,
         )
 
     def lookup(

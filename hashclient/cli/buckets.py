@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -15,30 +14,6 @@ if TYPE_CHECKING:
     from hashclient.core.objecturi import ObjectUri
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.values.options import ScanOptions
-
-#: Bytes of disk for objects that may be containers, until they are opened.
-SPOOL_BYTES = 4 << 30
-
-
-def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
-    """Return the paths of files among arguments, and the URIs of objects.
-
-    Raises:
-        UsageError: a URI is wrong.
-    """
-    from hashclient.core.objecturi import is_object_uri, parse_uri
-
-    files = tuple(path for path in paths if not is_object_uri(path))
-    return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
-
-
-def _is_installed(library: str) -> bool:
-    from importlib.util import find_spec
-
-    try:
-        return find_spec(library) is not None
-    except ImportError:  # its parent package is missing
-        return False
 
 
 class Asked(NamedTuple):
@@ -109,37 +84,19 @@ class Asked(NamedTuple):
         """
         if not self.uris and self.report is None:
             return None
-        for library in ("obstore", "botocore", "arro3.core"):
-            if not _is_installed(library):  # before the scan begins, not in its middle
-                from hashclient.objects.failures import missing_extra
-
-                raise missing_extra(ImportError(name=library))
-        from hashclient.scan.cache.memory import InventoryPlace
-        from hashclient.scan.check.kept import Spool
-        from hashclient.scan.objects.cache import ObjectMemory
-        from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
         from hashclient.scan.objects.token import read_token
+        from hashclient.scan.run.start import objects_of
 
-        after = None if self.resume is None else read_token(self.resume, self.uris[0])
-        settings = app.settings
-        spool = Spool(settings.layout.spool, SPOOL_BYTES)
-        uris, report = self.uris, None
-        if self.report is not None:
-            from hashclient.objects.report import Report
-
-            report = Report(self.report, uris[0] if uris else None, make_file=spool.open)
-            uris = (report.uri,)
-        config = settings.config
-        reread_days = config.inventory.reread_days
-        place = InventoryPlace(settings.state_dir, key_id, reread_days)
-        memory = ObjectMemory(place, reread_days) if options.inventory else None
-
-        def trusts(bucket: str) -> bool:
-            known = config.objects.get(bucket)
-            return known is not None and known.trust_etag
-
-        tools = Tools(spool, memory, options.learn, trusts, options.jobs or READERS)
-        return Objects(Request(uris, self.reads, self.all_versions, after, report), tools)
+        return objects_of(
+            app.session,
+            self.uris,
+            options,
+            key_id,
+            reads=self.reads,
+            all_versions=self.all_versions,
+            after=None if self.resume is None else read_token(self.resume, self.uris[0]),
+            report=self.report,
+        )
 
 
 object_options = gathered(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hashclient.cli.app import App, existing_path, load_numpy, pass_app
-from hashclient.cli.buckets import Asked, object_options, split_paths
+from hashclient.cli.buckets import Asked, object_options
 from hashclient.cli.options import (
     OutcomeOptions,
     declared_options,
@@ -193,6 +193,7 @@ def command(
     """
     from hashclient.cli.run import RunOutput, load_lists
     from hashclient.client import Client
+    from hashclient.core.objecturi import split_paths
 
     publish_after(app)
     files, uris = split_paths(paths)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -61,6 +62,16 @@ def version_text(version: str | None) -> str:
 def is_object_uri(text: str) -> bool:
     """Return whether an argument names objects; a file with such a name is given as `./s3:…`."""
     return _PREFIX.match(text) is not None
+
+
+def split_paths(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[ObjectUri, ...]]:
+    """Return the paths of files among arguments, and the URIs of objects.
+
+    Raises:
+        UsageError: a URI is wrong.
+    """
+    files = tuple(path for path in paths if not is_object_uri(path))
+    return files, tuple(parse_uri(path) for path in paths if is_object_uri(path))
 
 
 def _shown(text: str) -> str:

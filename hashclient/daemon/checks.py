@@ -97,7 +97,6 @@ class Checks:
         self.is_stopping = False
         self._parent = parent
         self._lists = Lists(session, exceptions=options.exceptions)
-        self._doubt = self.lists.doubt
         percent = options.user_share
         self.open_files = Share(most_files, percent)
         self._kept = Share(options.kept_bytes, 100)
@@ -131,10 +130,8 @@ class Checks:
 
     def refresh(self, *, force: bool = False) -> None:
         """Open the lists again if they have changed, or with `force`."""
-        # No file is isolated because of a list that has become stale.
-        if self._lists.refresh(force=force or self.lists.doubt != self._doubt):
+        if self._lists.refresh(force=force):
             self.counts.add(Count.RELOADS)
-        self._doubt = self.lists.doubt
         self.records.use(self.lists)
 
     def end(self) -> None:
@@ -216,7 +213,7 @@ class Checks:
         try:
             yield None
             try:
-                openers.open(upload)
+                openers.open(upload, upload.client)
             except OSError as error:
                 reason = reason_of(error)
                 yield lambda: self.unread(upload, reason)

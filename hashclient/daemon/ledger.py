@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from hashclient.core.match import Place
-from hashclient.core.model import Outcome, Recorded
+from hashclient.core.model import Handled, Outcome, Recorded
 from hashclient.core.verdict import Summary, add_by_kind
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.lists import InUse
@@ -98,10 +98,10 @@ class Ledger:
         )
         return self._recorder
 
-    def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> None:
-        """Record matches and conflicts, judged with `lists`, and act on them.
+    def add(self, found: Sequence[Outcome], lists: InUse, *, each: bool = False) -> list[Handled]:
+        """Record matches and conflicts, judged with `lists`, act on them, and return them.
 
-        Those that came before from the same client are counted, unless `each` is set.
+        Those that came before from the same client are only counted, unless `each` is set.
         """
         with self._lock:
             recorder = self.use(lists)
@@ -118,14 +118,17 @@ class Ledger:
             if self._summary.failed is not None:
                 self._repeats.forget()  # what comes again is recorded then
             if self._responder is not None and kept:
-                self._act_on(kept, self._responder)
+                return self._act_on(kept, self._responder)
+            return [Handled(recorded.outcome, recorded.record) for recorded in kept]
 
-    def _act_on(self, kept: Sequence[Recorded], responder: Responder) -> None:
-        for handled in responder.respond_all(kept):
+    def _act_on(self, kept: Sequence[Recorded], responder: Responder) -> list[Handled]:
+        done = [*responder.respond_all(kept)]
+        for handled in done:
             if handled.record is None or not handled.record.held:
                 failed = sum(acted.done is False for acted in handled.acted)
                 self._counts.add(Count.FAILURES, failed)
         self._wants_reports = True
+        return done
 
     def leave(self, kinds: Mapping[str, int], lists: InUse) -> None:
         """Count files of kinds that are not opened, found with `lists`."""

@@ -110,6 +110,7 @@ class Lists:
         self._seen = session.list_folders()
         self._exceptions = exceptions
         self.now = self._open()
+        self._doubt = self.now.doubt
         self._opened = self._looked = time.monotonic()
 
     def _open(self) -> InUse:
@@ -122,6 +123,8 @@ class Lists:
         scan, and the next try is after `LOOK_S` seconds.
         """
         moment = time.monotonic()
+        # No file is isolated because of a list that has become stale.
+        force = force or self.now.doubt != self._doubt
         if not force and moment < self._looked + LOOK_S:
             return False
         self._looked = moment
@@ -135,6 +138,8 @@ class Lists:
             self._opened = -REOPEN_S
             self.now = self.now.doubted()
             return False
+        finally:
+            self._doubt = self.now.doubt
         self._opened = moment
         self._seen = seen
         return True

@@ -1,4 +1,4 @@
-"""Opens containers for clients, in threads, one container in each.
+"""Opens containers in threads, one container in each.
 
 Each thread needs a process of its own that opens the container; processes are kept and used again.
 """
@@ -17,9 +17,8 @@ from hashclient.config import Config
 from hashclient.configfile.tables import AcceptRule
 from hashclient.containers.limits import Options as ContainerOptions
 from hashclient.core.model import Outcome
-from hashclient.daemon.client import Client
 from hashclient.daemon.lists import InUse
-from hashclient.daemon.uploads import BY_WORST, Upload
+from hashclient.daemon.uploads import BY_WORST, Content
 from hashclient.scan.check.members import Members, Opened, container_options
 from hashclient.scan.check.reading import same_content
 from hashclient.scan.run.accept import accepting
@@ -51,7 +50,7 @@ class Opener(Members):
 
 
 class Openers:
-    """Opens containers, each for a client."""
+    """Opens containers, each for somebody who may have it stopped, such as a client."""
 
     def __init__(
         self,
@@ -65,17 +64,17 @@ class Openers:
         self._today = today
         self._idle: list[tuple[InUse, Opener]] = []
         #: Those in use, and for whom.
-        self._busy: dict[Opener, Client] = {}
+        self._busy: dict[Opener, object] = {}
 
     @contextlib.contextmanager
-    def taken(self, lists: InUse, client: Client) -> Iterator[Opener]:
+    def taken(self, lists: InUse, whose: object) -> Iterator[Opener]:
         """Have an opener in the block that judges with these lists.
 
         It is used again, unless its process has died: it would give up after some more deaths, and
         content of clients may be the reason for them.
         """
         opener = self._take(lists)
-        self._busy[opener] = client
+        self._busy[opener] = whose
         may_go_on = False
         try:
             yield opener
@@ -96,10 +95,10 @@ class Openers:
             opener.close()
         return Opener(lists.judge, self._options)
 
-    def stop(self, client: Client | None = None) -> None:
-        """Give up what other threads open for a client, or for all; it is unread then."""
-        for opener, whose in list(self._busy.items()):
-            if client in (None, whose) and self._busy.pop(opener, None) is not None:
+    def stop(self, whose: object = None) -> None:
+        """Give up what other threads open for somebody, or for all; it is unread then."""
+        for opener, user in list(self._busy.items()):
+            if whose in (None, user) and self._busy.pop(opener, None) is not None:
                 opener.stop()
 
     def accepted(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -109,17 +108,21 @@ class Openers:
         accept = accepting(self._rules, self._today())
         return [o for o in map(accept, outcomes) if o.kind in BY_WORST]
 
-    def open(self, upload: Upload) -> None:
-        """Open a stream or an open file, and note what is inside."""
-        with self.taken(upload.lists, upload.client) as opener:
-            if upload.kept is not None:
-                opened = opener.open_kept(upload.kept, upload.door)
+    def open(self, content: Content, whose: object) -> None:
+        """Open a stream or an open file, and note what is inside.
+
+        Raises:
+            OSError: an open file cannot be read.
+        """
+        with self.taken(content.lists, whose) as opener:
+            if content.kept is not None:
+                opened = opener.open_kept(content.kept, content.door)
             else:
-                opened = _open_file(opener, upload)
-        upload.not_opened = opened.not_opened
+                opened = _open_file(opener, content)
+        content.not_opened = opened.not_opened
         # An open file has no path that could be recorded.
         found = [msgspec.structs.replace(o, is_stream=True) for o in opened.outcomes]
-        upload.inside = [upload.lists.rule(outcome) for outcome in self.accepted(found)]
+        content.inside = [content.lists.rule(outcome) for outcome in self.accepted(found)]
 
     def close(self) -> None:
         """End the processes that open containers."""
@@ -127,14 +130,14 @@ class Openers:
             self._idle.pop()[1].close()
 
 
-def _open_file(opener: Opener, upload: Upload) -> Opened:
+def _open_file(opener: Opener, content: Content) -> Opened:
     """Open an open file; its offset stays as it is, since the client shares it."""
-    fd, before = upload.fd, upload.status
+    fd, before = content.fd, content.status
     assert fd is not None and before is not None
     at = os.lseek(fd, 0, os.SEEK_CUR)
     try:
         return opener.open(
-            *(fd, upload.digester.length, upload.door),
+            *(fd, content.digester.length, content.door),
             lambda: same_content(before, os.fstat(fd)),
         )
     finally:

@@ -25,11 +25,11 @@ from hashclient.core.model import Outcome
 from hashclient.daemon.checks import OK, Checks, answer, unknown
 from hashclient.daemon.client import Client, Form
 from hashclient.daemon.lists import InUse
+from hashclient.daemon.openers import Openers
 from hashclient.daemon.options import NoVerdict
 from hashclient.daemon.protocol import Command
-from hashclient.daemon.records import RECORDED
 from hashclient.daemon.turns import Job, begun
-from hashclient.daemon.uploads import worst
+from hashclient.daemon.uploads import RECORDED, worst
 from hashclient.scan.check.checker import Checker
 from hashclient.scan.check.members import Members
 from hashclient.scan.executors.here import Inline
@@ -149,6 +149,16 @@ def results_at(
             yield result
 
 
+def ruled(
+    outcomes: Sequence[Outcome], lists: InUse, openers: Openers | None, door: str | None
+) -> list[Outcome]:
+    """Return what was found of files as the configuration and people rule it; `door` asked."""
+    outcomes = [msgspec.structs.replace(outcome, door=door) for outcome in outcomes]
+    if openers is not None:
+        outcomes = openers.accepted(outcomes)
+    return [lists.rule(outcome) for outcome in outcomes]
+
+
 @begun
 def check_path(checks: Checks, client: Client, command: Command, path: str, form: Form) -> Job:
     """Check the file or tree at a path, and answer with all that is not clean."""
@@ -197,11 +207,7 @@ def check_path(checks: Checks, client: Client, command: Command, path: str, form
                 break
             if result.not_opened:
                 checks.records.of_paths.leave(result.not_opened, lists)
-            door = client.peer.door
-            outcomes = [msgspec.structs.replace(o, door=door) for o in result.outcomes]
-            if checks.openers is not None:
-                outcomes = checks.openers.accepted(outcomes)
-            outcomes = [lists.rule(outcome) for outcome in outcomes]
+            outcomes = ruled(result.outcomes, lists, checks.openers, client.peer.door)
             recorded = [o for o in outcomes if o.kind in RECORDED]
             if recorded:
                 checks.records.of_paths.add(recorded, lists, each=client.peer.is_trusted)

@@ -13,8 +13,6 @@ import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hashclient.core.kinds import Kind
-from hashclient.core.model import Outcome
 from hashclient.daemon.counts import Count, Row
 from hashclient.daemon.ledger import Ledger
 from hashclient.daemon.lists import InUse
@@ -22,9 +20,6 @@ from hashclient.daemon.uploads import Upload, by_lists
 from hashclient.system.log import Log
 
 _log = Log("daemon")
-
-#: The outcomes that are recorded.
-RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
 
 
 class Records:
@@ -85,7 +80,7 @@ class Records:
         Its tags are of the seal key of these lists, which may be another one by now.
         """
         for same in by_lists(found):
-            outcomes = [outcome for upload in same for outcome in _recorded_of(upload)]
+            outcomes = [outcome for upload in same for outcome in upload.recorded()]
             self._safely(functools.partial(self._of_streams.add, outcomes, same[0].lists))
 
     def _record(self, found: list[Upload]) -> None:
@@ -109,9 +104,3 @@ class Records:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
             self._counts.add(Count.FAILURES)
             _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
-
-
-def _recorded_of(upload: Upload) -> list[Outcome]:
-    """Return the outcomes of a stream to record: the one that decides the answer, and the rest."""
-    first = [upload.outcome] if upload.outcome is not None else []
-    return first + [o for o in upload.inside if o is not upload.outcome and o.kind in RECORDED]

@@ -1,7 +1,7 @@
-"""Streams from clients: digested as they arrive, and judged together with others.
+"""Content that comes once: digested as it arrives, and judged together with other content.
 
-A stream keeps the lists that it began with. One lookup serves all streams that end at about the
-same time, which makes many small streams cheap.
+It keeps the lists that it began with. One lookup serves all streams that end at about the same
+time, which makes many small streams cheap.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from hashclient.core.digests import StreamDigester
 from hashclient.core.kinds import Kind
@@ -22,16 +23,17 @@ from hashclient.scan.check.streaming import judge_streams
 BY_WORST = (Kind.MATCH, Kind.CONFLICT, Kind.UNREAD, Kind.EXCEPTED)
 
 
-class Upload:
-    """One stream, or one open file that was handed over: its state, and how it is answered."""
+#: The outcomes that are recorded.
+RECORDED = (Kind.MATCH, Kind.CONFLICT, Kind.EXCEPTED)
+
+
+class Content:
+    """One stream, or one open file that was handed over."""
 
     def __init__(
         self,
         lists: InUse,
-        name: str,
-        client: Client,
-        form: Form,
-        began: float,
+        door: str,
         *,
         kept_bytes: int = 0,
         kept: Spooled | None = None,
@@ -39,13 +41,10 @@ class Upload:
     ) -> None:
         """Begin; up to `kept_bytes` of it are kept, and all of it in `kept` or in the file `fd`.
 
-        `name` is its name in the answer, which has the form `form`.
+        `door` is its name in records: where it came from.
         """
         self.lists = lists
-        self.name = name
-        self.client = client
-        self.form = form
-        self.began = began
+        self.door = door
         self.kept_bytes = kept_bytes
         self.digester = StreamDigester(lists.judge.plan(None), kept_bytes)
         #: Its place in the spool, as long as it may be a container.
@@ -60,11 +59,6 @@ class Upload:
         #: The outcomes of its members; and of it and its members, those that are not opened.
         self.inside: list[Outcome] = []
         self.not_opened: dict[str, int] = {}
-
-    @property
-    def door(self) -> str:
-        """Its name in records: where it came from."""
-        return self.client.peer.door
 
     def update(self, chunk: memoryview) -> None:
         """Take the next bytes."""
@@ -102,22 +96,53 @@ class Upload:
             return True  # no entry has this size, and all entries have a size
         return not any(lists.may_be_listed(a, d) for a, d in digester.finish().items())
 
+    def recorded(self) -> list[Outcome]:
+        """Return the outcomes to record: the one that decides the answer, and the rest."""
+        first = [self.outcome] if self.outcome is not None else []
+        return first + [o for o in self.inside if o is not self.outcome and o.kind in RECORDED]
 
-def by_lists(uploads: Iterable[Upload]) -> Iterable[list[Upload]]:
+
+class Upload(Content):
+    """Content from a client of the daemon, and how it is answered."""
+
+    def __init__(
+        self,
+        lists: InUse,
+        name: str,
+        client: Client,
+        form: Form,
+        began: float,
+        *,
+        kept_bytes: int = 0,
+        kept: Spooled | None = None,
+        fd: int | None = None,
+    ) -> None:
+        """Begin, as `Content` does; `name` is its name in the answer, which has the form `form`."""
+        super().__init__(lists, client.peer.door, kept_bytes=kept_bytes, kept=kept, fd=fd)
+        self.name = name
+        self.client = client
+        self.form = form
+        self.began = began
+
+
+_Content = TypeVar("_Content", bound=Content)
+
+
+def by_lists(contents: Iterable[_Content]) -> Iterable[list[_Content]]:
     """Return them by the lists that they began with."""
-    found: dict[InUse, list[Upload]] = {}
-    for upload in uploads:
-        found.setdefault(upload.lists, []).append(upload)
+    found: dict[InUse, list[_Content]] = {}
+    for content in contents:
+        found.setdefault(content.lists, []).append(content)
     return found.values()
 
 
-def judge(uploads: Iterable[Upload]) -> None:
+def judge(contents: Iterable[Content]) -> None:
     """Set the outcomes of those that were read to their end; each stays None if it is clean."""
-    for same in by_lists(uploads):
+    for same in by_lists(contents):
         lists = same[0].lists
-        outcomes = judge_streams(lists.judge, [(upload.door, upload.digester) for upload in same])
-        for upload, outcome in zip(same, outcomes, strict=True):
-            upload.outcome = worst([lists.rule(outcome), *upload.inside])
+        outcomes = judge_streams(lists.judge, [(one.door, one.digester) for one in same])
+        for one, outcome in zip(same, outcomes, strict=True):
+            one.outcome = worst([lists.rule(outcome), *one.inside])
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome | None:

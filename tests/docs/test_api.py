@@ -50,11 +50,15 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
         "reports nothing, isolates nothing: True",
         "match: upload 4711",
         "clean: b",
+        *("may pass: True", "may pass: False", "may pass: True"),
+        "kind: clean None 0",
         "looked up: d41d8cd98f00b204e9800998ecf8427e clean",
         "looked up: some file clean",
         "list baseline can be used: True",
     ]
-    assert [line["path"] for line in again.lines] == [f"{tree}/a", "stdin:upload 4711"]
+    assert [line["path"] for line in again.lines] == [
+        *(f"{tree}/a", "stdin:upload 4711", "program:upload 4712")
+    ]
 
 
 def test_the_table_names_all_that_is_public() -> None:

@@ -53,12 +53,12 @@ USES: Mapping[str, str] = {
     " reporting",
     "fleet": "audit formats objects session status",
     "upkeep": "audit matches quarantine reporting scan session",
-    "client": "alerts config decisions fetch index lists matches scan session status upkeep",
+    "client": "alerts config daemon decisions fetch index lists matches scan session status upkeep",
     "watch": "client scan",
     "cli": "alerts audit client config configfile daemon decisions fetch fleet formats index lists"
-    " matches migrations notices objects packages provider quarantine reporting scan session status"
+    " matches migrations notices packages provider quarantine reporting scan session status"
     " watch",
-    "__init__": "client config fetch scan session status",
+    "__init__": "client config daemon fetch scan session status",
     "__main__": "cli",
     "officer": "cli packages",
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hashclient.containers.limits import Options
+from hashclient.core.objecturi import ObjectUri, split_paths
 from hashclient.core.verdict import Summary
 from hashclient.decisions.interface import Rule
 from hashclient.errors import UsageError
@@ -30,6 +32,10 @@ from hashclient.session import Session
 if TYPE_CHECKING:
     from hashclient.scan.objects.objects import Objects
     from hashclient.scan.run.actions import Responder
+
+
+#: Bytes of disk for objects that may be containers, until they are opened.
+SPOOL_BYTES = 4 << 30
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -69,6 +75,11 @@ def start_scan(
     if inputs.are_none:
         raise UsageError("nothing to scan", hint="give a path")
     front, lists = front or FrontEnd(), lists or session.open_lists()
+    paths, uris = split_paths(inputs.paths)
+    if uris and inputs.objects is not None:
+        raise UsageError("objects are given twice", hint="give URIs, or `objects`")
+    objects = inputs.objects or objects_of(session, uris, options, lists.sealer.key_id)
+    inputs = msgspec.structs.replace(inputs, paths=paths, objects=objects)
     observer, state_dir = front.observer, session.settings.state_dir
     config, key_id = session.settings.config, lists.sealer.key_id
     summary = Summary(lists=lists.states, missing=lists.missing)
@@ -127,6 +138,55 @@ def start_scan(
     )
     parts = outcomes, recorder, progress, mounts, trees.coverage
     return Scan(*parts, arguments=inputs.arguments(source), actions=responder, front=front)
+
+
+def objects_of(
+    session: Session,
+    uris: Sequence[ObjectUri],
+    options: ScanOptions,
+    key_id: str,
+    *,
+    reads: bool = True,
+    all_versions: bool = False,
+    after: str | None = None,
+    report: str | None = None,
+) -> Objects | None:
+    """Return the scan of the objects at `uris`, or of those in a `report`; None if there are none.
+
+    The tags of the inventory are sealed under the key `key_id`. `reads`, `all_versions` and `after`
+    are as in `Request`; `report` is the path or URI of an inventory report.
+
+    Raises:
+        UsageError: a library is missing, or the report is for something else.
+    """
+    if not uris and report is None:
+        return None
+    for library in ("obstore", "botocore", "arro3"):
+        if find_spec(library) is None:  # before the scan begins, not in its middle
+            from hashclient.objects.failures import missing_extra
+
+            raise missing_extra(ImportError(name=library))
+    from hashclient.scan.check.kept import Spool
+    from hashclient.scan.objects.cache import ObjectMemory
+    from hashclient.scan.objects.objects import READERS, Objects, Request, Tools
+
+    settings = session.settings
+    config, spool = settings.config, Spool(settings.layout.spool, SPOOL_BYTES)
+    listing = None
+    if report is not None:
+        from hashclient.objects.report import Report
+
+        listing = Report(report, uris[0] if uris else None, make_file=spool.open)
+        uris = (listing.uri,)
+    place = InventoryPlace(settings.state_dir, key_id, config.inventory.reread_days)
+    memory = ObjectMemory(place, config.inventory.reread_days) if options.inventory else None
+
+    def trusts(bucket: str) -> bool:
+        known = config.objects.get(bucket)
+        return known is not None and known.trust_etag
+
+    tools = Tools(spool, memory, options.learn, trusts, options.jobs or READERS)
+    return Objects(Request((*uris,), reads, all_versions, after, listing), tools)
 
 
 def _executor_of(

@@ -1,0 +1,376 @@
+"""Checks content for the program that it runs in, as a daemon does for its clients.
+
+Lists are opened once, and again when they have changed on the disk. What matches is recorded, and
+acted upon, before the answer is returned. Any thread may call, many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from hashclient.core.digests import CHUNK_BYTES, digest_of
+from hashclient.core.kinds import Kind
+from hashclient.core.model import Handled, Outcome
+from hashclient.core.objecturi import is_object_uri, parse_uri
+from hashclient.core.verdict import Summary
+from hashclient.daemon.counts import Count, Counts
+from hashclient.daemon.ledger import Ledger
+from hashclient.daemon.lists import InUse, Lists
+from hashclient.daemon.openers import Openers, opening
+from hashclient.daemon.options import LEAST_ALL_KEPT_BYTES
+from hashclient.daemon.paths import Named, results_at, ruled
+from hashclient.daemon.uploads import RECORDED, Content, judge, worst
+from hashclient.errors import UsageError
+from hashclient.scan.check.kept import Spool, may_be_container
+from hashclient.scan.check.members import Members
+from hashclient.scan.values.work import Result, reason_of
+from hashclient.session import Session
+from hashclient.system.log import Log
+
+_log = Log("check")
+
+#: What stands before the name of content in records.
+DOOR = "program"
+#: Bytes of disk for content that may be a container, of all calls together, as `serve` has it.
+SPOOL_BYTES = 1 << 30
+#: Threads that check for `acheck`.
+THREADS = 8
+#: Content that may be kept at the same time, so that not all digests are computed as it comes.
+_MOST_KEPT = 16
+_KEPT_BYTES = LEAST_ALL_KEPT_BYTES // _MOST_KEPT
+#: Bytes that `acheck` digests before other tasks have a turn.
+_TURN_BYTES = 1 << 16
+
+NO_OBJECT = "there is no such object"
+
+
+class Readable(Protocol):
+    """What has `read`, as files and the bodies of WSGI requests have."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, and none at the end."""
+
+
+class AsyncReadable(Protocol):
+    """What has an asynchronous `read`."""
+
+    async def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, and none at the end."""
+
+
+Given = (
+    bytes
+    | bytearray
+    | memoryview
+    | str
+    | os.PathLike[str]
+    | Readable
+    | Iterable[bytes | memoryview]
+)
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """The answer about one piece of content.
+
+    `kind` is the worst that was found of it and its members: `unread`, too, where no entry is hit
+    but a list is stale or missing. `reason` says why it is unread. `found` has what is recorded
+    now, with the results of actions; what came before under the same name within an hour is only
+    counted.
+    """
+
+    kind: Kind
+    reason: str | None = None
+    found: tuple[Handled, ...] = ()
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it was read, compared with all lists, and is clean or excepted."""
+        return self.kind in (Kind.CLEAN, Kind.EXCEPTED)
+
+
+class ContentChecker:
+    """Checks content in a program: from any thread, until it is closed."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        actions: bool = True,
+        exceptions: bool = True,
+        members: bool = True,
+        spool_bytes: int = SPOOL_BYTES,
+    ) -> None:
+        """Open the lists. Options are as for `serve`.
+
+        Raises:
+            StateError: no list can be used.
+            ConfigError: the seal key is missing or malformed, or the policy is wrong.
+        """
+        self._session = session
+        self._lists = Lists(session, exceptions=exceptions)
+        self._counts = Counts(1).row(0)
+        self._ledger = Ledger(session, self._counts, [DOOR], self._lists.now, act=actions)
+        self._ledger.use(self._lists.now)
+        self._spool = Spool(session.settings.layout.spool, spool_bytes)
+        self._openers: Openers | None = None
+        if members:
+            config = session.settings.config
+            self._containers = opening(config, config.containers.time_s, _log.info)
+            self._openers = Openers(self._containers, config.accept, lambda: session.now().date())
+        #: Of looking at the lists, and of the quick test of a digest, which is for one thread.
+        self._looking, self._screening = threading.Lock(), threading.Lock()
+        self._kept = threading.BoundedSemaphore(_MOST_KEPT)
+        self._threads = ThreadPoolExecutor(THREADS, "hashclient-check")
+        self._reporter = ThreadPoolExecutor(1, "hashclient-report")
+        self._process = os.getpid()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up containers that are being opened, write counts, and log the end."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._openers is not None:
+            self._openers.stop()
+        self._threads.shutdown(wait=True)
+        self._reporter.shutdown(wait=True)
+        self._ledger.end()
+        if self._openers is not None:
+            self._openers.close()
+
+    @property
+    def failures(self) -> int:
+        """How many matches were not recorded, or not acted upon; they are answered as matches."""
+        return self._counts.of(Count.FAILURES)
+
+    def check(self, content: Given, *, name: str = "content") -> Checked:
+        """Check bytes, a stream, or what a path or the URI of an object names.
+
+        A `str` is a path, or a URI such as `s3://BUCKET/KEY`. A stream has `read`, or yields bytes;
+        its errors are raised, and nothing is known of it then. `name` stands in records of content
+        that has no path: give each upload a name of its own.
+
+        Raises:
+            UsageError: it is none of these, the URI is wrong, or the checker is closed.
+        """
+        lists = self._in_use()
+        if isinstance(content, bytes | bytearray | memoryview):
+            data = memoryview(content).cast("B")
+            if self._is_clean(data, lists):
+                return _checked([], lists)
+            content = iter((data,))
+        elif isinstance(content, str | os.PathLike):
+            path = os.fsdecode(content)
+            return (
+                self._check_object(path, lists)
+                if is_object_uri(path)
+                else self._check_path(path, lists)
+            )
+        with self._begun(name, lists) as stream:
+            for chunk in _chunks_of(content):
+                stream.update(_bytes_of(chunk))
+            return self._finish(stream)
+
+    async def acheck(
+        self, content: Given | AsyncIterable[bytes] | AsyncReadable, *, name: str = "content"
+    ) -> Checked:
+        """Check as `check` does, in a thread; the content may be an asynchronous stream as well.
+
+        Such a stream is digested as it comes, in the thread of the loop.
+
+        Raises:
+            UsageError: as for `check`.
+        """
+        run = functools.partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        chunks = _async_chunks_of(content)
+        if chunks is None:
+            return await run(functools.partial(self.check, content, name=name))  # type: ignore[arg-type]
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(self._begun(name, self._in_use()))
+            async for chunk in chunks:
+                data = _bytes_of(chunk)
+                for at in range(0, len(data), _TURN_BYTES):
+                    stream.update(data[at : at + _TURN_BYTES])
+                    await asyncio.sleep(0)
+            # From here on the thread lets go of it, even if nobody waits for the answer any more.
+            rest = stack.pop_all()
+
+            def finish() -> Checked:
+                with rest:
+                    return self._finish(stream)
+
+            return await run(finish)
+
+    def _in_use(self) -> InUse:
+        """Return the lists as they are now.
+
+        Raises:
+            UsageError: this is another process, or the checker is closed.
+        """
+        if self._is_closed:
+            raise UsageError("this checker is closed", hint="open another one")
+        if os.getpid() != self._process:
+            raise UsageError(
+                "a checker is for the process that has opened it",
+                hint="open one in each process, after the fork",
+            )
+        # Others go on with the lists that were here before, while one thread opens new ones.
+        if self._looking.acquire(blocking=False):
+            try:
+                if self._lists.refresh():
+                    self._ledger.use(self._lists.now)
+            finally:
+                self._looking.release()
+        return self._lists.now
+
+    def _is_clean(self, data: memoryview, lists: InUse) -> bool:
+        """Tell in a few microseconds that bytes have no match; False if this is not sure."""
+        if self._openers is not None and may_be_container(data):
+            return False
+        digests = [(a, digest_of(a, data)) for a in lists.judge.plan(len(data))]
+        with self._screening:
+            return not any(lists.may_be_listed(a, digest) for a, digest in digests)
+
+    @contextlib.contextmanager
+    def _begun(self, name: str, lists: InUse) -> Iterator[Content]:
+        has_room = self._kept.acquire(blocking=False)
+        kept = None if self._openers is None else self._spool.keep()
+        door = f"{DOOR}:{name.encode(errors='replace').decode()}"
+        stream = Content(lists, door, kept_bytes=_KEPT_BYTES if has_room else 0, kept=kept)
+        try:
+            yield stream
+        finally:
+            stream.let_go()
+            if has_room:
+                self._kept.release()
+
+    def _finish(self, stream: Content) -> Checked:
+        """Open, judge and record a stream that has ended."""
+        if self._openers is not None and stream.may_be_container():
+            try:
+                self._openers.open(stream, self)
+            except OSError as error:
+                unread = Outcome(Kind.UNREAD, stream.door, reason=reason_of(error), is_stream=True)
+                stream.inside.append(unread)
+        judge([stream])
+        self._leave(stream.not_opened, stream.lists)
+        return self._answer(stream.recorded(), stream.lists)
+
+    def _check_path(self, path: str, lists: InUse) -> Checked:
+        outcomes: list[Outcome] = []
+        with contextlib.ExitStack() as stack:
+            named = stack.enter_context(contextlib.closing(Named(path)))
+            members = None
+            if self._openers is not None:
+                members = stack.enter_context(self._openers.taken(lists, self))
+            results = stack.enter_context(
+                contextlib.closing(results_at(lists, named, None, members))
+            )
+            for result in results:
+                self._leave(result.not_opened, lists)
+                outcomes += ruled(result.outcomes, lists, self._openers, None)
+        return self._answer(outcomes, lists, each=True)
+
+    def _check_object(self, uri: str, lists: InUse) -> Checked:
+        # Its libraries are large, and few programs have buckets.
+        from hashclient.scan.objects.objects import Objects, Request, Tools
+
+        made: list[Members] = []
+
+        def make_members() -> Members | None:
+            if self._openers is None:
+                return None
+            made.append(Members(lists.judge, self._containers))
+            return made[-1]
+
+        objects = Objects(Request((parse_uri(uri),)), Tools(self._spool, readers=1))
+        counts, outcomes = Summary(lists=()), list[Outcome]()
+        try:
+            for item in objects.check(lists.judge, make_members, keep_clean=False):
+                if isinstance(item, Outcome):
+                    outcomes.append(item)
+                elif isinstance(item, Result):
+                    outcomes += item.outcomes
+                    counts.counts[Kind.CLEAN] += item.clean
+                    self._leave(item.not_opened, lists)
+        finally:
+            for members in made:
+                members.close()
+        if not outcomes and not counts.counts[Kind.CLEAN]:
+            outcomes = [Outcome(Kind.UNREAD, uri, reason=NO_OBJECT, is_object=True)]
+        return self._answer(ruled(outcomes, lists, self._openers, None), lists, each=True)
+
+    def _leave(self, kinds: dict[str, int], lists: InUse) -> None:
+        if kinds:
+            self._ledger.leave(kinds, lists)
+
+    def _answer(self, outcomes: Sequence[Outcome], lists: InUse, *, each: bool = False) -> Checked:
+        """Record what is to be recorded, and return the answer."""
+        to_record = [outcome for outcome in outcomes if outcome.kind in RECORDED]
+        found: list[Handled] = []
+        if to_record:
+            try:
+                found = self._ledger.add(to_record, lists, each=each)
+            except Exception as error:  # noqa: BLE001 - a match is answered as one in any case
+                self._counts.add(Count.FAILURES)
+                _log.info("not recorded: %s", getattr(error, "message", type(error).__name__))
+            with contextlib.suppress(RuntimeError):  # it is being closed
+                self._reporter.submit(self._ledger.prepare_reports)
+        return _checked(outcomes, lists, found)
+
+
+def _checked(outcomes: Sequence[Outcome], lists: InUse, found: Sequence[Handled] = ()) -> Checked:
+    decides = worst(outcomes)
+    if decides is not None and decides.kind is not Kind.EXCEPTED:
+        return Checked(decides.kind, decides.reason, (*found,))
+    doubt = lists.doubt
+    if doubt is not None:
+        return Checked(Kind.UNREAD, f"lists are {doubt.lower()}", (*found,))
+    return Checked(Kind.CLEAN if decides is None else decides.kind, None, (*found,))
+
+
+def _bytes_of(chunk: Any) -> memoryview:
+    try:
+        return memoryview(chunk).cast("B")
+    except TypeError as error:
+        raise UsageError(f"the content yields {type(chunk).__name__}, and not bytes") from error
+
+
+def _chunks_of(content: Readable | Iterable[bytes] | Any) -> Iterator[Any]:
+    if hasattr(content, "read"):
+        return iter(functools.partial(content.read, CHUNK_BYTES), b"")
+    if isinstance(content, Iterable):
+        return iter(content)
+    raise UsageError(
+        f"no content to check: {type(content).__name__}",
+        hint="give bytes, a stream, a path, or the URI of an object",
+    )
+
+
+def _async_chunks_of(content: Any) -> AsyncIterator[Any] | None:
+    """Return the chunks of an asynchronous stream; None if it is something else."""
+    if isinstance(content, AsyncIterable):
+        return aiter(content)
+    if asyncio.iscoroutinefunction(getattr(content, "read", None)):
+        return _read_all(content)
+    return None
+
+
+async def _read_all(content: AsyncReadable) -> AsyncIterator[bytes]:
+    while chunk := await content.read(_TURN_BYTES):
+        yield chunk
