@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import buckets, inside
+from bench.checking import checking_rows
 from bench.door import door_rows, watch_rows, written_row
 from bench.importing import import_rows
 from bench.measure import (
@@ -374,6 +375,13 @@ def serve(bench: Bench) -> Iterator[Row]:
         yield from door_rows(bench.work, here.state, bench.scale)
 
 
+def checker(bench: Bench) -> Iterator[Row]:
+    """How long does a program wait for an upload's verdict, and does its memory grow?"""
+    entries = bench.count(10_000_000)
+    with site(bench.work, "all", entries=entries, algorithms=ALL, sizes=True) as here:
+        yield from checking_rows(here.state, bench.count(1_000_000))
+
+
 def watch(bench: Bench) -> Iterator[Row]:
     """What does watching take while nothing changes, and when many files are written?"""
     files = bench.count(100_000)
@@ -548,6 +556,7 @@ SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "lookup": lookup,
     "flat-memory": flat_memory,
     "serve": serve,
+    "checker": checker,
     "watch": watch,
     "members": members,
     "objects": objects,

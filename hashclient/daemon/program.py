@@ -1,6 +1,6 @@
 """Checks content for the program that it runs in, as a daemon does for its clients.
 
-Lists are opened once, and again when they have changed on the disk. What matches is recorded, and
+Lists are opened once, and again when they have changed on the disk. Each match is recorded, and
 acted upon, before the answer is returned. Any thread may call, many at a time.
 """
 
@@ -38,7 +38,7 @@ from hashclient.system.log import Log
 
 _log = Log("check")
 
-#: What stands before the name of content in records.
+#: In records this stands before the name of content.
 DOOR = "program"
 #: Bytes of disk for content that may be a container, of all calls together, as `serve` has it.
 SPOOL_BYTES = 1 << 30
@@ -54,14 +54,14 @@ NO_OBJECT = "there is no such object"
 
 
 class Readable(Protocol):
-    """What has `read`, as files and the bodies of WSGI requests have."""
+    """A file, or the body of a WSGI request: something with `read`."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, and none at the end."""
 
 
 class AsyncReadable(Protocol):
-    """What has an asynchronous `read`."""
+    """Something with an asynchronous `read`."""
 
     async def read(self, size: int, /) -> bytes:
         """Return up to `size` bytes, and none at the end."""
