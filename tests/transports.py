@@ -10,7 +10,7 @@ from typing import Any
 from hashclient.net.client import Access, Limits, Transport
 
 SECRET = "s3cret-value"
-LIMITS = Limits(base_s=2.0, stall_s=1.0, attempts=3)
+LIMITS = Limits(base_s=60.0, stall_s=60.0, attempts=3)
 BASE = "https://list.invalid/base/"
 
 #: Makes a file that only its owner can read.

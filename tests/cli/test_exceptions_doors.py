@@ -189,7 +189,7 @@ def test_a_watch_names_what_is_excepted_and_acts_upon_nothing(world: State) -> N
         while f"excepted 1: exception {ruling}" not in process.stderr.readline():
             pass
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert call("--state-dir", world.path, "audit", "verify").code == 0
     assert [data["excepted"] for _, data in world.events("scan-end")] == [1]
 

@@ -105,7 +105,7 @@ def test_a_pipe_that_gives_nothing_yet_is_not_at_its_end(state: Path) -> None:
         with contextlib.suppress(BrokenPipeError):
             os.write(writing, f"{MD5}\n".encode())
         os.close(writing)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     assert Run(process.returncode, out, "").summary["inputs"] == 2
     assert process.returncode == 10
 

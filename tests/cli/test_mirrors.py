@@ -23,7 +23,7 @@ class Mirrored(HostileSite):
     def __enter__(self) -> Mirrored:
         token = self.secret_file(next(iter(self.secrets)))
         assert self.call(*self.init_arguments("--token-file", token)).code == 0
-        self.settle(timeout_s=1.0, attempts=2)
+        self.settle(timeout_s=5.0, attempts=2)
         second = self.secret_file(SECOND, "second")
         with self.config.open("a") as config:
             config.write(

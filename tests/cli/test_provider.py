@@ -203,12 +203,12 @@ def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.
             verify=ssl.create_default_context(cafile=at["ca"]),
             headers={"Authorization": f"Bearer {token}"},
             trust_env=False,
-            timeout=10,
+            timeout=60,
         ) as browser:
             answer = browser.get("metadata/1.root.json")
             assert answer.content == simulator.files["metadata/1.root.json"]
             process.send_signal(number)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, b"")
     assert err == b"127.0.0.1: GET /metadata/1.root.json HTTP/1.1: 200\n"
 
@@ -217,7 +217,7 @@ def test_serve_says_where_and_ends_cleanly(simulator: Simulator, number: signal.
 def test_serve_says_where_in_words(simulator: Simulator) -> None:
     with serve(simulator.repository) as (process, line):
         process.terminate()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     keys = simulator.repository.directory / "keys/serve"
     assert line.startswith(b"serving https://127.0.0.1:")
     assert line.endswith(f"/ (--ca {keys}/ca.pem --token-file {keys}/token)\n".encode())

@@ -449,14 +449,14 @@ def test_an_interrupted_scan_says_where_to_go_on(site: Site, state: Path) -> Non
             return listing(first, more="next")
         if request[1].endswith("/z"):
             process.send_signal(signal.SIGINT)
-            has_ended.wait(20)
+            has_ended.wait(60)
         return None
 
     site.answer = hang
     with subprocess.Popen(
         words, env=environment(**site.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         has_ended.set()
     assert process.returncode == 130, (out, err)
     assert b"Traceback" not in err

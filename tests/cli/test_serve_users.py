@@ -397,7 +397,7 @@ def bind_at(ground: Path, path: Path) -> tuple[int, str]:
         assert process.stdout is not None
         if process.stdout.readline():
             process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     return process.returncode, said
 
 

@@ -42,7 +42,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
 
     def held(_url: str, data: bytes, _max_bytes: int) -> bytes:
         inside.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return data
 
     simulator.faults["*.parquet"] = held
@@ -50,7 +50,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
     first = threading.Thread(target=lambda: generations.append(client.fetch()[0].generation))
     first.start()
     try:
-        assert inside.wait(20)
+        assert inside.wait(60)
         with pytest.raises(LockedError) as caught:
             Client(tmp_path / "state", simulator, simulator.root).fetch()
         assert caught.value.exit_code is ExitCode.STATE
@@ -59,7 +59,7 @@ def test_of_two_fetches_one_wins(tmp_path: Path) -> None:
         assert run(tmp_path / "state", "scan", str(tmp_path))[0] == ExitCode.STATE
     finally:
         go_on.set()
-        first.join(20)
+        first.join(60)
     assert generations == [1]
     assert client.numbers(ALL) == set(range(5))
     assert client.leftovers() == set()

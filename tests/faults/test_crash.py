@@ -364,7 +364,7 @@ def test_real_command_killed_while_it_waits(world: Crashing, tmp_path: Path, vic
     started = threading.Event()
 
     def kill(connection: Connection, request: Request) -> bool:
-        started.wait(10)
+        started.wait(60)
         running[0].kill()
         return False
 
@@ -377,16 +377,16 @@ def test_real_command_killed_while_it_waits(world: Crashing, tmp_path: Path, vic
             check=True,
             capture_output=True,
             cwd=ROOT,
-            timeout=30,
+            timeout=60,
         )
         for path, data in world.simulator.files.items():
             if victim in path:
                 server.on(f"/{path}", kill, reply(data))
         running.append(subprocess.Popen([*arguments, "-q", "fetch"], cwd=ROOT))
         started.set()
-        assert running[0].wait(30) == -signal.SIGKILL
+        assert running[0].wait(60) == -signal.SIGKILL
         done = subprocess.run(
-            [*arguments, "fetch"], capture_output=True, cwd=ROOT, timeout=30, check=False
+            [*arguments, "fetch"], capture_output=True, cwd=ROOT, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
     client = Client(state, world.simulator, world.root)

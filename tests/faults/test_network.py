@@ -1,7 +1,6 @@
 """Attacks by a hostile or broken network on a fetch, one test each.
 
-The server is real and misbehaves on loopback; limits are short, so that each attack is over in a
-fraction of a second.
+The server is real and misbehaves on loopback; where an attack is slowness, limits are short.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import gzip
 import itertools
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fixtures import hostile
 from fixtures.hostile import HostileServer, head, reply
@@ -32,8 +31,9 @@ from hashclient.errors import (
 from hashclient.net.client import Access, HttpStatusError, Limits, RefusedError, Transport
 
 TOKEN = "t0ken-that-must-not-leak"
-SHORT = Limits(base_s=0.4, stall_s=0.2, min_rate=1e6, attempts=3)
-ONCE = Limits(base_s=0.4, stall_s=0.2, min_rate=1e6, attempts=1)
+#: What is not slow has time, however busy the machine is.
+PATIENT = Limits(base_s=60, stall_s=60, min_rate=1e6, attempts=3)
+SHORT = Limits(base_s=2, stall_s=0.5, min_rate=1e6, attempts=3)
 CAP = 1000
 OK = ("Content-Length", "5")
 
@@ -59,7 +59,7 @@ def token_file(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(
-    url: str, limits: Limits = SHORT, waits: list[float] | None = None, **settings: Any
+    url: str, limits: Limits = PATIENT, waits: list[float] | None = None, **settings: Any
 ) -> Iterator[Transport]:
     """A transport that does not really wait between attempts."""
     extra = {name: settings.pop(name) for name in ("resolve", "now") if name in settings}
@@ -72,14 +72,14 @@ def opened(
 
 
 def failure(
-    server: HostileServer, limits: Limits = SHORT, cap: int = CAP, **settings: Any
+    server: HostileServer, limits: Limits = PATIENT, cap: int = CAP, **settings: Any
 ) -> HashclientError:
     """Fetch /x from the server and return how that fails."""
-    with opened(server.origin, limits, **settings) as transport:
-        start = time.monotonic()
-        with pytest.raises(HashclientError) as caught:
-            transport.get(f"{server.origin}/x", cap)
-        assert time.monotonic() - start < 4
+    with (
+        opened(server.origin, limits, **settings) as transport,
+        pytest.raises(HashclientError) as caught,
+    ):
+        transport.get(f"{server.origin}/x", cap)
     return caught.value
 
 
@@ -89,7 +89,7 @@ def failure(
 @pytest.mark.slow
 def test_dripped_headers_meet_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.dripped(b"HTTP/1.1 200 OK\r\nX: "))
-    error = failure(server)
+    error = failure(server, SHORT)
     assert error.exit_code is ExitCode.UNREACHABLE
     assert "too slow" in error.message
     assert len(server.requests) == 1
@@ -98,13 +98,13 @@ def test_dripped_headers_meet_the_deadline(server: HostileServer) -> None:
 @pytest.mark.slow
 def test_dripped_informational_answers_meet_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.endless(b"", head(103)))
-    assert "too slow" in failure(server).message
+    assert "too slow" in failure(server, SHORT).message
 
 
 @pytest.mark.slow
 def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.dripped(head(200, [("Content-Length", "900")])))
-    error = failure(server)
+    error = failure(server, SHORT)
     assert error.exit_code is ExitCode.UNREACHABLE
     assert "too slow" in error.message
 
@@ -113,32 +113,33 @@ def test_a_dripped_body_meets_the_deadline(server: HostileServer) -> None:
 def test_a_body_below_the_minimum_rate_meets_the_deadline_it_was_given(
     server: HostileServer,
 ) -> None:
-    server.on("/x", hostile.dripped(head(200, [("Content-Length", "30")]), b"x" * 30))
+    """For each byte it gets a hundredth of a second here."""
+    server.on("/x", hostile.dripped(head(200, [("Content-Length", "300")]), b"x" * 300))
     with (
-        opened(server.origin, Limits(base_s=0.15, min_rate=1e6, attempts=1)) as transport,
+        opened(server.origin, replace(SHORT, attempts=1)) as transport,
         pytest.raises(UnreachableError, match="too slow"),
     ):
         transport.get(f"{server.origin}/x", CAP)
-    with opened(server.origin, Limits(base_s=0.15, min_rate=10, attempts=1)) as transport:
-        assert transport.get(f"{server.origin}/x", CAP) == b"x" * 30
+    with opened(server.origin, replace(SHORT, stall_s=60, min_rate=10, attempts=1)) as transport:
+        assert transport.get(f"{server.origin}/x", CAP) == b"x" * 300
 
 
 @pytest.mark.slow
 def test_silence_after_the_request_meets_the_deadline(server: HostileServer) -> None:
     server.on("/x", hostile.then_stall())
-    assert "too slow" in failure(server).message
+    assert "too slow" in failure(server, SHORT).message
 
 
 def test_silence_in_the_body_is_tried_again(server: HostileServer) -> None:
     server.on("/x", hostile.then_stall(head(200, [OK]) + b"he"), reply(b"hello"))
-    with opened(server.origin) as transport:
+    with opened(server.origin, replace(PATIENT, stall_s=0.2, attempts=50)) as transport:
         assert transport.get(f"{server.origin}/x", CAP) == b"hello"
 
 
 @pytest.mark.slow
 def test_silence_in_every_body_ends_unreachable(server: HostileServer) -> None:
     server.on("/x", hostile.then_stall(head(200, [OK]) + b"he"))
-    error = failure(server)
+    error = failure(server, SHORT)
     assert error.exit_code is ExitCode.UNREACHABLE
     assert "stopped sending" in error.message
     assert len(server.requests) == SHORT.attempts
@@ -148,14 +149,14 @@ def test_silence_in_every_body_ends_unreachable(server: HostileServer) -> None:
 def test_silence_in_the_tls_handshake_meets_the_deadline(authority: Authority) -> None:
     context = server_context(authority.issue("silent-tls"))
     with HostileServer(context, hostile.stall_at_once) as server:
-        assert "too slow" in failure(server, ca=authority.ca).message
+        assert "too slow" in failure(server, SHORT, ca=authority.ca).message
 
 
 @pytest.mark.slow
 def test_a_connect_that_hangs_meets_the_deadline() -> None:
     with hostile.silent_listener() as port:
         url = f"http://127.0.0.1:{port}"
-        with opened(url) as transport, pytest.raises(UnreachableError, match="too slow"):
+        with opened(url, SHORT) as transport, pytest.raises(UnreachableError, match="too slow"):
             transport.get(f"{url}/x", CAP)
 
 
@@ -170,7 +171,7 @@ def test_one_silent_address_leaves_time_for_the_next(server: HostileServer) -> N
             ]
 
         url = f"http://localhost:{server.port}"
-        with opened(url, ONCE, resolve=resolve) as transport:
+        with opened(url, replace(SHORT, attempts=1), resolve=resolve) as transport:
             assert transport.get(f"{url}/x", CAP) == b"hello"
 
 
@@ -183,7 +184,7 @@ def test_a_name_lookup_that_hangs_meets_the_deadline() -> None:
         return []
 
     with (
-        opened("http://localhost:1", resolve=resolve) as transport,
+        opened("http://localhost:1", SHORT, resolve=resolve) as transport,
         pytest.raises(UnreachableError, match="too slow"),
     ):
         transport.get("http://localhost:1/x", CAP)
@@ -257,7 +258,7 @@ def test_a_broken_answer_is_tried_again_and_then_unreachable(
     error = failure(server)
     assert error.exit_code is ExitCode.UNREACHABLE
     assert error.hint is not None and "stay in use" in error.hint
-    assert len(server.requests) == SHORT.attempts
+    assert len(server.requests) == PATIENT.attempts
     server.on("/x", behaviour, reply(b"hello"))
     with opened(server.origin) as transport:
         assert transport.get(f"{server.origin}/x", CAP) == b"hello"
@@ -349,7 +350,7 @@ def test_a_busy_server_is_tried_again_with_doubling_waits(
     server.on("/x", reply(status=status), reply(status=status), reply(b"hello"))
     with opened(server.origin, waits=waits) as transport:
         assert transport.get(f"{server.origin}/x", CAP) == b"hello"
-    assert waits == [SHORT.backoff_s, 2 * SHORT.backoff_s]
+    assert waits == [PATIENT.backoff_s, 2 * PATIENT.backoff_s]
 
 
 def test_retry_after_is_obeyed(server: HostileServer) -> None:
@@ -394,7 +395,7 @@ def test_a_closed_port_is_unreachable() -> None:
     with opened(url, waits=waits) as transport, pytest.raises(UnreachableError) as caught:
         transport.get(f"{url}/x", CAP)
     assert caught.value.message == f"provider does not answer: {url}: connection refused"
-    assert len(waits) == SHORT.attempts - 1
+    assert len(waits) == PATIENT.attempts - 1
 
 
 def test_an_unknown_host_is_unreachable() -> None:
@@ -473,7 +474,7 @@ def test_a_reset_in_the_handshake_is_tried_again(authority: Authority) -> None:
     context = server_context(authority.issue("reset-tls"))
     with HostileServer(context, hostile.reset_tls) as server:
         assert failure(server, ca=authority.ca).exit_code is ExitCode.UNREACHABLE
-        assert server.connections == SHORT.attempts
+        assert server.connections == PATIENT.attempts
 
 
 def test_a_missing_client_certificate_is_not_authorised(authority: Authority) -> None:
@@ -537,7 +538,7 @@ def test_a_proxy_that_wants_a_password_is_not_authorised(authority: Authority) -
         assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, SHORT.attempts)])
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (502, PATIENT.attempts)])
 def test_a_proxy_that_does_not_connect_is_unreachable(status: int, attempts: int) -> None:
     with HostileServer() as proxy:
         proxy.on("list.invalid:443", reply(status=status))
@@ -554,7 +555,7 @@ def test_a_proxy_that_drips_meets_the_deadline() -> None:
     with HostileServer() as proxy:
         proxy.on("list.invalid:443", hostile.dripped(b"HTTP/1.1 200 "))
         with (
-            opened("https://list.invalid", proxy=proxy.origin) as transport,
+            opened("https://list.invalid", SHORT, proxy=proxy.origin) as transport,
             pytest.raises(UnreachableError, match="too slow"),
         ):
             transport.get("https://list.invalid/x", CAP)
@@ -580,11 +581,11 @@ def test_threads_have_a_deadline_each(server: HostileServer) -> None:
         except HashclientError as error:
             outcomes.append(error)
 
-    with opened(server.origin) as transport:
+    with opened(server.origin, SHORT) as transport:
         threads = [threading.Thread(target=fetch, args=(path,)) for path in ["/slow", *["/x"] * 8]]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert outcomes.count(b"hello") == 8
-    assert isinstance(outcomes[-1], UnreachableError)
+    assert [type(outcome) for outcome in outcomes if outcome != b"hello"] == [UnreachableError]

@@ -50,8 +50,10 @@ MOST = 300
 
 
 @pytest.fixture
-def both() -> Iterator[tuple[Desk, ReportingService]]:
-    with fast_directory() as directory, desk_and_service(directory, timeout_s=0.5) as made:
+def both(request: pytest.FixtureRequest) -> Iterator[tuple[Desk, ReportingService]]:
+    """A desk and a service, for which it waits as long as the parameter says: else for long."""
+    timeout_s = getattr(request, "param", 60.0)
+    with fast_directory() as directory, desk_and_service(directory, timeout_s=timeout_s) as made:
         yield made
 
 
@@ -135,6 +137,7 @@ def test_a_line_that_is_cut_at_any_call(
 
 
 @pytest.mark.sampled
+@pytest.mark.parametrize("both", [1.0], indirect=True)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_service_that_says_nothing(
     desk: Desk, service: ReportingService, report: Report, call: str

@@ -57,7 +57,7 @@ def test_threads_end_when_no_more_is_wanted() -> None:
     assert next(made) == 0
     made.close()
     del made
-    assert closed.wait(10)
+    assert closed.wait(60)
 
 
 def test_a_task_gives_its_result_or_what_it_has_raised() -> None:
@@ -65,13 +65,13 @@ def test_a_task_gives_its_result_or_what_it_has_raised() -> None:
 
     def work() -> int:
         begun.set()
-        assert free.wait(10)
+        assert free.wait(60)
         return 7
 
     task = Task(work, "test")
-    assert begun.wait(10) and not task.wait(0)
+    assert begun.wait(60) and not task.wait(0)
     free.set()
-    assert task.wait(10)
+    assert task.wait(60)
     assert (task.result(), task.result()) == (7, 7)
 
     def failing() -> None:
@@ -133,7 +133,7 @@ def test_an_interrupted_wait_ends_when_nothing_runs_any_more() -> None:
         try:  # the interrupt is raised here if the caller works at this one itself
             if number == 1:
                 os.kill(os.getpid(), signal.SIGINT)
-            assert interrupted.wait(10)
+            assert interrupted.wait(60)
             signal.sigtimedwait([], 0.05)
         finally:
             done.append(number)
@@ -156,13 +156,13 @@ def test_an_interrupt_while_a_thread_starts_waits_for_what_this_thread_has_begun
 
     def start_and_interrupt(work: Callable[[], None], name: str) -> threading.Thread:
         start(work, name)
-        assert begun.wait(10)
+        assert begun.wait(60)
         threading.Timer(0.05, go_on.set).start()
         raise KeyboardInterrupt
 
     def work(number: int) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         done.append(number)
 
     monkeypatch.setattr(background, "start_thread", start_and_interrupt)

@@ -791,7 +791,7 @@ def test_progress_is_reported_within_a_segment(client: Client, simulator: Simula
 
     def halfway(_url: str, data: bytes, _max_bytes: int) -> bytes:
         received.add(len(data) // 2)
-        assert told.wait(20)
+        assert told.wait(60)
         received.add(len(data) - len(data) // 2)
         return data
 

@@ -293,7 +293,7 @@ def test_types_that_take_long_are_looked_at_side_by_side() -> None:
 
         def is_file(self, *, follow_symlinks: bool) -> bool:
             if self.name != "0" and int(self.name) % 4 == 1:
-                at_once.wait(20)  # until others are at it as well
+                at_once.wait(60)  # until others are at it as well
             return True
 
         def inode(self) -> int:

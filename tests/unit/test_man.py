@@ -35,7 +35,7 @@ def shown(text: str) -> str:
         input=text,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
     )
     return re.sub(r".\x08", "", done.stdout)
@@ -62,7 +62,7 @@ def test_it_is_valid(name: str) -> None:
         input=PAGES[name],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -179,7 +179,7 @@ def test_the_page_of_the_configuration_is_valid() -> None:
         input=CONFIG,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.stdout + done.stderr == ""

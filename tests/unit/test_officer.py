@@ -188,7 +188,7 @@ def test_a_key_that_does_not_fit(tool: Path, desk: Desk, tmp_path: Path) -> None
 def test_it_writes_an_answer_that_is_received(tool: Path, tmp_path: Path) -> None:
     key, answer = tmp_path / "answers.pem", tmp_path / "answer.json"
     make = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)]
-    subprocess.run(make, check=True, capture_output=True, timeout=30)
+    subprocess.run(make, check=True, capture_output=True, timeout=60)
     desk = Desk(tmp_path)
     match = desk.find("a", A)
     desk.quarantine(match)

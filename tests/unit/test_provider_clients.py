@@ -221,7 +221,7 @@ def test_the_trial_server_knows_clients_at_once(simulator: Simulator) -> None:
             base_url=at.url,
             verify=ssl.create_default_context(cafile=at.ca),
             trust_env=False,
-            timeout=10,
+            timeout=60,
         ) as browser,
     ):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

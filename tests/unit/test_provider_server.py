@@ -61,7 +61,7 @@ def browsing(endpoint: Endpoint, token: str | None = None) -> Iterator[httpx.Cli
         verify=ssl.create_default_context(cafile=endpoint.ca),
         headers={"Authorization": f"Bearer {token}"},
         trust_env=False,
-        timeout=10,
+        timeout=60,
     ) as browser:
         yield browser
 
@@ -72,7 +72,7 @@ def raw_request(endpoint: Endpoint, request: str) -> bytes:
     port = httpx.URL(endpoint.url).port
     token = endpoint.token_file.read_text().strip()
     with (
-        socket.create_connection(("127.0.0.1", port or 0), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port or 0), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as stream,
     ):
         stream.sendall(request.replace("TOKEN", f"Authorization: Bearer {token}").encode())
@@ -204,7 +204,7 @@ def test_the_server_only_reads(simulator: Simulator) -> None:
 def test_the_server_speaks_tls_only_and_survives_the_rest(simulator: Simulator) -> None:
     with serving(simulator.repository) as (endpoint, log):
         port = httpx.URL(endpoint.url).port or 0
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
             plain.sendall(b"GET /metadata/1.root.json HTTP/1.1\r\n\r\n")
             assert b"HTTP/1" not in plain.recv(1000)
         with browsing(endpoint) as browser:

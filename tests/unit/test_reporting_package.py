@@ -195,7 +195,7 @@ def test_the_key_is_compared(desk: Desk, package: Path) -> None:
 def test_evidence_opens_with_the_age_tool(desk: Desk, package: Path) -> None:
     (path,) = (package / "evidence").iterdir()
     done = subprocess.run(
-        ["age", "-d", "-i", desk.officer, path], capture_output=True, check=True, timeout=30
+        ["age", "-d", "-i", desk.officer, path], capture_output=True, check=True, timeout=60
     )
     assert done.stdout == A
 
@@ -389,7 +389,7 @@ def test_an_archive_opens_with_standard_tools(
     sealed: tuple[Desk, Path], recipient: tuple[Path, str], tmp_path: Path
 ) -> None:
     command = ["age", "-d", "-i", str(recipient[0]), str(sealed[1])]
-    opened = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    opened = subprocess.run(command, capture_output=True, check=True, timeout=60)
     (tmp_path / "package.tar").write_bytes(opened.stdout)
     verify_package(tmp_path / "package.tar")
     folder = tmp_path / sealed[1].name.removesuffix(".tar.age")
@@ -398,7 +398,7 @@ def test_an_archive_opens_with_standard_tools(
     evidence = found.document.matches[0].evidence
     assert evidence is not None
     command = ["age", "-d", "-i", str(recipient[0]), str(folder / evidence.name)]
-    assert subprocess.run(command, capture_output=True, check=True, timeout=30).stdout == A
+    assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == A
 
 
 @pytest.mark.skipif(shutil.which("age") is None, reason="the age tool is not installed")
@@ -411,7 +411,7 @@ def test_two_archives_unpack_side_by_side(
     place.mkdir()
     for path in desk.out.glob("*.tar.age"):
         command = f"age -d -i '{recipient[0]}' '{path}' | tar x"
-        subprocess.run(["sh", "-c", command], cwd=place, check=True, timeout=30)
+        subprocess.run(["sh", "-c", command], cwd=place, check=True, timeout=60)
     found = {verify_package(path).document.report for path in place.iterdir()}
     assert {f"hashclient-report-{report}" for report in found} == {p.name for p in place.iterdir()}
     assert len(found) == 2

@@ -84,7 +84,7 @@ def test_a_file_that_changes_all_the_time_is_looked_at_all_the_same(
         os.kill(os.getpid(), signal.SIGTERM)
 
     def write() -> None:
-        for _ in range(2000):  # at most for so long
+        for _ in range(6000):  # at most for so long
             (tree / "busy").write_bytes(LISTED)
             if over.wait(0.01):
                 return
@@ -201,7 +201,7 @@ def test_files_that_have_waited_for_longest_are_checked_first(
 
     def write() -> None:
         (tree / "z").write_bytes(LISTED)
-        for number in range(4000):  # at most for so long
+        for number in range(30_000):  # at most for so long
             (tree / f"a{number % 300}").write_bytes(b"benign")
             if over.wait(0.002):
                 return
