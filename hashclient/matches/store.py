@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from hashclient.core.kinds import SETTLED, Algorithm, MatchState
 from hashclient.core.match import (
     LISTED_AGAIN,
@@ -33,7 +35,7 @@ from hashclient.core.match import (
 from hashclient.core.model import Hit, hit_fields
 from hashclient.errors import UsageError
 from hashclient.matches.recording import ADD_MATCH, Recording
-from hashclient.matches.tables import MATCH, inodes_of, to_text
+from hashclient.matches.tables import MATCH, inodes_of, to_text, unknown_match
 
 _AFFECTED = "SELECT m.id, h.list, h.entry FROM hit h JOIN match m ON m.id = h.match WHERE "
 _OF_ENTRIES = (
@@ -120,7 +122,8 @@ class Matches(Recording):
             StateError: it cannot be read.
         """
         with self._errors():
-            self._get(match_id)
+            if self._db.execute(_FIRST_SEEN, (match_id,)).fetchone() is None:
+                raise unknown_match(match_id)
             return self._story(match_id)
 
     def _story(self, match_id: str) -> list[Step]:
@@ -179,14 +182,13 @@ class Matches(Recording):
         with self._transaction():
             match = self._get(match_id)
             self._step(match_id, state, now, detail)
-            if state not in PROGRESS or match.state is MatchState.GONE:
-                self._set_state(match_id, state)
-            elif match.state in PROGRESS:
-                self._set_state(match_id, max(state, match.state, key=PROGRESS.index))
-            if in_place is not None:
-                update = "UPDATE match SET in_place = ? WHERE id = ?"
-                self._db.execute(update, (in_place, match_id))
-            return self._get(match_id)
+            if state in PROGRESS and match.state is not MatchState.GONE:
+                is_later = match.state in PROGRESS
+                state = max(state, match.state, key=PROGRESS.index) if is_later else match.state
+            in_place = match.in_place if in_place is None else in_place
+            update = "UPDATE match SET state = ?, in_place = ? WHERE id = ?"
+            self._db.execute(update, (state, in_place, match_id))
+            return msgspec.structs.replace(match, state=state, in_place=in_place)
 
     def note(self, match_id: str, event: str, now: datetime, detail: Mapping[str, Any]) -> None:
         """Add a step that leaves the state as it is, such as a hold.

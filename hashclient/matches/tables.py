@@ -177,9 +177,7 @@ class MatchStore:
     def _get(self, match_id: str) -> Match:
         for match in self._matches(MATCH + " WHERE id = ?", (match_id,)):
             return match
-        raise UsageError(
-            f"no match has the id {printable(match_id)}", hint="`hashclient matches` lists them"
-        )
+        raise unknown_match(match_id)
 
     def _matches(self, query: str, values: tuple[Any, ...]) -> Iterator[Match]:
         for row in self._db.execute(query, values):
@@ -308,6 +306,13 @@ class MatchStore:
                 or "check that the state directory is writable and has room; if the file is"
                 " damaged, move it away: earlier matches are forgotten then",
             ) from error
+
+
+def unknown_match(match_id: str) -> UsageError:
+    """Return the error for an id that no match has."""
+    return UsageError(
+        f"no match has the id {printable(match_id)}", hint="`hashclient matches` lists them"
+    )
 
 
 def _hit(row: Sequence[Any]) -> Hit:

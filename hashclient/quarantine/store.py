@@ -329,19 +329,21 @@ class Room:
     def drop(self, *match_ids: str) -> None:
         """Remove the folders of items, each in one step for every observer.
 
+        They are renamed into one temporary folder, which the next act removes after a kill.
+
         Raises:
             StateError: one cannot be removed.
         """
-        doomed = []
+        with self.errors("cannot remove from the quarantine", self.directory):
+            doomed = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
         for match_id in match_ids:
-            with self.errors("cannot remove from the quarantine", self.folder(match_id)):
-                folder = Path(tempfile.mkdtemp(prefix=files.TEMP_PREFIX, dir=self.directory))
-                # Renaming onto an empty folder takes its place.
-                self.folder(match_id).rename(folder)
-                doomed.append(folder)
+            folder = self.folder(match_id)
+            with self.errors("cannot remove from the quarantine", folder):
+                folder.rename(doomed / match_id)
         with self.errors("cannot remove from the quarantine", self.directory):
             files.fsync_dir(self.directory)
-        together(remove_folder, doomed)
+        together(remove_folder, [doomed / match_id for match_id in match_ids])
+        remove_folder(doomed)
 
     def event(self, name: str, item: Item, mark: Mark, **data: Any) -> Event:
         """Return the event of an act on an item."""
@@ -409,9 +411,13 @@ def _close(act: Generator[Wait, None, Any]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the rest of an item's folder, as far as possible."""
+    """Remove the folder of an item, or one with several of these, as far as possible."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208 - names
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_folder(Path(entry.path))
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108 - thousands of names
         folder.rmdir()
