@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hashclient.cli.fleet_summary import summary
 from hashclient.cli.options import refuse_lost_directory, whole_output_option
 from hashclient.cli.output import json_text, table
 from hashclient.cli.outputfile import write_whole
-from hashclient.errors import ExitCode, UsageError
+from hashclient.errors import ExitCode, HashclientError, UsageError
 from hashclient.system.text import printable
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def show(
 
     A machine is well if its document is signed by the key that is pinned for it, is not older than
     it promises, does not go back, and says that all is well. The last checkpoint of each audit log
-    is kept here, so going back shows. Keys are pinned by a roster or by `fleet trust`.
+    is kept here, so going back shows. Keys are pinned by a roster or by `fleet trust`. A look that
+    fails replaces the file of -o by one that says so.
 
     \b
       hashclient fleet show /mnt/fleet
@@ -72,20 +74,19 @@ def show(
     `hashclient --help`.
     """
     from hashclient.cli.alerts import raise_silent
-    from hashclient.core.objecturi import is_object_uri
-    from hashclient.fleet.document import SUFFIX
-    from hashclient.fleet.known import changing, load_roster, pins_of
-    from hashclient.fleet.places import place_at
-    from hashclient.fleet.show import exit_code, judge
+    from hashclient.fleet.show import exit_code, failed
     from hashclient.fleet.writing import headline
 
-    if not is_object_uri(where):
-        refuse_lost_directory((where,))
-    listed = {} if roster is None else load_roster(roster)
-    place, now = place_at(where), app.now()
-    with changing(app.settings.layout) as known:
-        pins = pins_of(known.machines, listed)
-        rows = judge(place.read(SUFFIX), pins, known.seen.setdefault(place.id, {}), now)
+    now = app.now()
+    try:
+        rows = _judged(app, where, roster, now)
+    except HashclientError as error:
+        if output is not None:
+            # An old page would look as if all were still as it was.
+            text = _rendered(output_format, [failed(where, error)], error.exit_code, now)
+            with contextlib.suppress(HashclientError):
+                write_whole(app.out, output, text)
+        raise
     # Nothing is known where there is nothing to judge.
     code = exit_code(rows) if rows else ExitCode.INCOMPLETE
     write_whole(app.out, output, _rendered(output_format, rows, code, now))
@@ -93,6 +94,23 @@ def show(
     absent = {"missing", "silent"}
     raise_silent(app, [row.name for row in rows if absent & {f.word for f in row.findings}])
     return code
+
+
+def _judged(app: App, where: str, roster: Path | None, now: datetime) -> list[Row]:
+    """Return a row for each machine; what was seen is kept."""
+    from hashclient.core.objecturi import is_object_uri
+    from hashclient.fleet.document import SUFFIX
+    from hashclient.fleet.known import changing, load_roster, pins_of
+    from hashclient.fleet.places import place_at
+    from hashclient.fleet.show import judge
+
+    if not is_object_uri(where):
+        refuse_lost_directory((where,))
+    listed = {} if roster is None else load_roster(roster)
+    place = place_at(where)
+    with changing(app.settings.layout) as known:
+        pins = pins_of(known.machines, listed)
+        return judge(place.read(SUFFIX), pins, known.seen.setdefault(place.id, {}), now)
 
 
 def _rendered(output_format: str, rows: Sequence[Row], code: ExitCode, now: datetime) -> str:

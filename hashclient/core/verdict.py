@@ -33,10 +33,10 @@ class Counts(msgspec.Struct, array_like=True):
     Some answers do not rest on reading: `ruled_out_by_size` inputs have a size that no entry has;
     `ruled_out_by_claim` inputs have such a size only by the claim of a container, which may be
     wrong; `known_unchanged` inputs were read by an earlier scan and are unchanged since. Of the
-    last, `believed_unchanged` inputs are unproven, all others are proven. `by_store_digest` objects
-    are decided by a digest from their store. `members` of the inputs are in containers;
-    `members_read` of these were read. `not_opened` are inputs that hold others and are of a kind
-    that is not opened, by kind.
+    last, `believed_unchanged` inputs are unproven, all others are proven. `objects` of the inputs
+    are in buckets; `by_store_digest` of these are decided by a digest from their store. `members`
+    of the inputs are in containers; `members_read` of these were read. `not_opened` are inputs that
+    hold others and are of a kind that is not opened, by kind.
     """
 
     files_read: int = 0
@@ -49,6 +49,7 @@ class Counts(msgspec.Struct, array_like=True):
     members: int = 0
     members_read: int = 0
     not_opened: dict[str, int] = msgspec.field(default_factory=dict)
+    objects: int = 0
 
     def add_counts(self, more: Counts) -> None:
         """Add the counts of a part."""

@@ -27,14 +27,16 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from hashclient.audit.record import parse_checkpoint
-from hashclient.errors import ExitCode, VerificationError
+from hashclient.errors import ExitCode, HashclientError, VerificationError
 from hashclient.fleet.document import StatusDocument, Verified, verify_status
 from hashclient.fleet.known import Seen
 from hashclient.fleet.places import Found
 from hashclient.system.text import counted, for_people, printable
 
-#: Things that can be wrong, the worst first, with the exit code; `unwell` has that of the machine.
+#: Things that can be wrong, the worst first, with the exit code; `failed` has that of the error,
+#: and `unwell` that of the machine.
 FINDINGS: Mapping[str, ExitCode] = {
+    "failed": ExitCode.STATE,
     "rolled-back": ExitCode.AUDIT,
     "twin": ExitCode.UNVERIFIED,
     "replayed": ExitCode.UNVERIFIED,
@@ -139,6 +141,11 @@ def judge(
     missing = _finding("missing", "there is no document of it")
     rows += [_row(name, "", key, missing) for key, name in pins.items() if key not in keys]
     return sorted(rows, key=lambda row: (STATES.index(row.state), row.name, row.file))
+
+
+def failed(where: str, error: HashclientError) -> Row:
+    """Return the row of a look that failed: nothing is known of any machine."""
+    return _row(where, "", "", Finding("failed", error.message, error.exit_code))
 
 
 def exit_code(rows: Iterable[Row]) -> ExitCode:

@@ -68,13 +68,15 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 
 def _machines(rows: Sequence[Row]) -> int:
     """Return how many machines are pinned: twins have one name, and other files are of none."""
-    return len({row.name for row in rows if row.state not in ("forged", "unknown")})
+    return len({row.name for row in rows if row.state not in ("failed", "forged", "unknown")})
 
 
 def headline(rows: Sequence[Row]) -> str:
     """Return how many machines there are, and how many documents are in each state."""
     numbers = Counter(row.state for row in rows)
     states = [f"{numbers[state]:,} {state}" for state in STATES if numbers[state]]
+    if numbers["failed"]:
+        return "nothing is known of any machine"
     return f"{counted(_machines(rows), 'machine')}: {', '.join(states) or 'none'}"
 
 
@@ -138,8 +140,10 @@ def page(rows: Sequence[Row], code: ExitCode, now: datetime) -> str:
     """Return one HTML page, which needs nothing else."""
     numbers = Counter(row.state for row in rows)
     is_match = code in (ExitCode.MATCH, ExitCode.MATCH_ATTENTION)
-    tone = "bad" if is_match else "warn" if code else "good"
+    tone = "bad" if is_match or numbers["failed"] else "warn" if code else "good"
     title = f"{numbers[WELL]:,} of {counted(_machines(rows), 'machine')} well"
+    if numbers["failed"]:
+        title = "The machines could not be looked at"
     when = element("time", for_people(now), datetime=for_programs(now))
     header = element(
         "header",

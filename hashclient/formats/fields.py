@@ -193,7 +193,7 @@ def summary_fields(summary: Summary) -> dict[str, Any]:
         "files_read": summary.files_read,
         "bytes_read": summary.bytes_read,
         "ruled_out_by_size": summary.ruled_out_by_size,
-        **({"by_store_digest": summary.by_store_digest} if summary.asks_stores else {}),
+        **(_object_fields(summary) if summary.asks_stores else {}),
         "known_unchanged": summary.known_unchanged,
         "believed_unchanged": summary.believed_unchanged,
         "gone": summary.gone,
@@ -231,6 +231,10 @@ def held_texts(summary: Summary) -> list[str]:
     if summary.held_entries[HELD_ENTRIES:]:
         texts.append("matches of more entries are held: `hashclient matches --state held`")
     return texts or [f"held, waiting for a person: {counted(summary.held, 'match')}"]
+
+
+def _object_fields(summary: Summary) -> dict[str, int]:
+    return {"objects": summary.objects, "by_store_digest": summary.by_store_digest}
 
 
 def _inside_fields(summary: Summary) -> dict[str, Any]:

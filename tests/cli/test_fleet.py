@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -425,6 +426,33 @@ def test_nothing_at_all_is_not_well(yard: Yard) -> None:
     output = yard.state / "fleet.jsonl"
     assert yard.show("--format", "jsonl", "-o", output).code == 3
     assert output.read_bytes() == b""
+
+
+@pytest.mark.parametrize("what", ["place", "roster", "known", "configuration"])
+def test_a_look_that_fails_replaces_its_file_by_one_that_says_so(yard: Yard, what: str) -> None:
+    """An old page would look as if all were well."""
+    for output_format in ("table", "jsonl", "csv", "prometheus", "html"):
+        assert yard.show("--format", output_format, "-o", yard.state / output_format).code == 0
+    match what:
+        case "place":
+            shutil.rmtree(yard.place)
+        case "roster":
+            yard.roster.write_text("no roster")
+        case "known":
+            (yard.state / "fleet/known.json").write_text("{")
+        case _:
+            (yard.state / "config.toml").write_text("no configuration")
+    for output_format in ("table", "jsonl", "csv", "prometheus", "html"):
+        output = yard.state / output_format
+        shown = yard.show("--format", output_format, "-o", output)
+        assert (shown.code, shown.out) == (8 if what == "known" else 2, "")
+        text = output.read_text()
+        assert "failed" in text and not re.search('"well"} 1|web-1', text)
+        (message,) = re.findall("error: (.*)", shown.err)
+        assert output_format in ("prometheus", "html") or json.dumps(message)[1:-1] in text
+    assert "The machines could not be looked at" in (yard.state / "html").read_text()
+    line = json.loads((yard.state / "jsonl").read_text())
+    assert (line["machine"], line["state"], line["document"]) == (str(yard.place), "failed", None)
 
 
 def test_hostile_files_are_named_and_hold_nothing_up(yard: Yard) -> None:

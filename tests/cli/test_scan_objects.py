@@ -36,6 +36,7 @@ from fixtures.buckets import (
     is_listing,
     listing,
 )
+from hashclient.audit.reading import read
 from hashclient.core.objecturi import parse_uri
 from hashclient.matches.verify import verify_matches
 from hashclient.objects.others import PAGE_OBJECTS
@@ -246,10 +247,13 @@ def test_etags_that_are_trusted_decide(site: Site, state: Path, scan: Scan) -> N
     # A listed object is read before it is called a match, and as a check the first of the others,
     # and one in a thousand besides.
     assert result.outcomes[f"{bucket.uri}/one"] == "match"
-    read = set(bucket.reads())
-    assert read >= {"n0", "one"}
+    were_read = set(bucket.reads())
+    assert were_read >= {"n0", "one"}
     assert (summary["clean"], result.code) == (20, 10)
-    assert summary["by_store_digest"] == 20 - len(read - {"one"})
+    assert summary["by_store_digest"] == 20 - len(were_read - {"one"})
+    assert summary["objects"] == summary["inputs"] == 21
+    (end,) = read(state / "audit", event="scan-end")
+    assert end.data["objects"] == 21
     assert set(evidence(result).values()) == {"read", "etag"}
     without = scan("--no-read", bucket.uri)
     assert without.summary["by_store_digest"] == 20

@@ -160,7 +160,7 @@ class Sorter:
         """Sort a page, with the columns of `objects.pages.SCHEMA`."""
         options, judge = self._options, self._judge
         count = page.num_rows
-        result = Result()
+        result = Result(objects=count)
         sizes: Uint64 = page.column("size").to_numpy()
         is_open: Flags = np.ones(count, np.bool_)
         if page.column("note").null_count < count:

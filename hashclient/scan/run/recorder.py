@@ -288,12 +288,13 @@ class RunRecord:
             data |= {
                 "opens_containers": summary.opens_containers,
                 "members": summary.members,
+                "members_read": summary.members_read,
                 "ruled_out_by_claim": summary.ruled_out_by_claim,
             }
         if summary.opens_containers is not None or summary.not_opened:
             data["not_opened"] = summary.not_opened
         if summary.asks_stores:
-            data["by_store_digest"] = summary.by_store_digest
+            data |= {"objects": summary.objects, "by_store_digest": summary.by_store_digest}
         if summary.gaps:
             data |= {
                 "gaps": [gap_fields(gap) for gap in summary.gaps],
